@@ -1,0 +1,1 @@
+//! Fresh, isolated microVMs in milliseconds.

@@ -1,0 +1,179 @@
+//! Cutting a byte stream into frames, and finding the start of a session.
+//!
+//! A frame is a `u32` little-endian length and that many bytes of payload. A session starts with
+//! [`MAGIC`], which can never be read as a length, so a new session can begin at any frame
+//! boundary of an old one: that is what happens when a clone is restored from a snapshot, and
+//! its guest, whose serial line was never closed, meets a new host.
+
+use alloc::vec::Vec;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+
+use crate::limits::{MAX_FRAME, MAX_RESYNC};
+
+/// Eight bytes that start a session, in both directions.
+pub const MAGIC: [u8; 8] = *b"\xF1IronClw";
+
+const PREFIX: usize = 4;
+
+// A magic that could be a length would make a new session look like a frame of the old one.
+const _: () = {
+    let as_length = u32::from_le_bytes([MAGIC[0], MAGIC[1], MAGIC[2], MAGIC[3]]);
+    assert!(as_length as usize > MAX_FRAME);
+};
+
+/// Why a stream can't be read on.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FrameError {
+    /// A frame announced more than [`MAX_FRAME`] bytes.
+    #[error("a frame of {length} bytes is over the limit of {MAX_FRAME}")]
+    TooLong {
+        /// The length that was announced, or that a message to be sent would have.
+        length: usize,
+    },
+    /// No session start within [`MAX_RESYNC`] bytes.
+    #[error("no session start within {MAX_RESYNC} bytes")]
+    NoSession,
+    /// A payload is not a message of this protocol.
+    #[error("a frame does not hold a message of this protocol version")]
+    Malformed,
+}
+
+/// Appends `message` to `out` as one frame. On error `out` is as it was.
+///
+/// # Errors
+/// [`FrameError::TooLong`] if the message does not fit into [`MAX_FRAME`] bytes.
+pub fn encode<T: Serialize>(message: &T, out: &mut Vec<u8>) -> Result<(), FrameError> {
+    let start = out.len();
+    out.extend_from_slice(&[0; PREFIX]);
+    let sink = core::mem::take(out);
+    // The message types hold only what postcard can write, so the one way to fail is memory.
+    *out = postcard::to_extend(message, sink).map_err(|_| FrameError::Malformed)?;
+    let length = out.len() - start - PREFIX;
+    match u32::try_from(length) {
+        Ok(prefix) if length <= MAX_FRAME => {
+            out[start..start + PREFIX].copy_from_slice(&prefix.to_le_bytes());
+            Ok(())
+        }
+        _ => {
+            out.truncate(start);
+            Err(FrameError::TooLong { length })
+        }
+    }
+}
+
+/// Reads the message in a frame's payload; the payload must hold it and nothing else.
+///
+/// # Errors
+/// [`FrameError::Malformed`] if it does not.
+pub fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, FrameError> {
+    match postcard::take_from_bytes(payload) {
+        Ok((message, [])) => Ok(message),
+        _ => Err(FrameError::Malformed),
+    }
+}
+
+/// What a [`Decoder`] found next in the stream.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// The other end started a (new) session; whatever belonged to an older one is void.
+    Opened,
+    /// The payload of a frame.
+    Frame(&'a [u8]),
+}
+
+/// Incremental reader of one direction of a connection.
+///
+/// It starts out of step and skips everything up to a [`MAGIC`]. After an error it is out of
+/// step again, so a reader that wants to go on may just go on; one that has a connection to
+/// close should close it.
+///
+/// The buffer holds at most one frame and what was pushed last.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    buffer: Vec<u8>,
+    read: usize,
+    in_step: bool,
+    skipped: usize,
+}
+
+impl Decoder {
+    /// A decoder that waits for the start of a session.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes bytes as they came from the stream.
+    pub fn push(&mut self, bytes: &[u8]) {
+        if self.read > 0 {
+            self.buffer.drain(..self.read);
+            self.read = 0;
+        }
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next event, or `None` until more bytes are pushed.
+    ///
+    /// # Errors
+    /// [`FrameError::TooLong`] and [`FrameError::NoSession`]; the decoder is then out of step.
+    #[allow(clippy::should_implement_trait, reason = "lends from the buffer, as Iterator can't")]
+    pub fn next(&mut self) -> Result<Option<Event<'_>>, FrameError> {
+        if !self.in_step {
+            return Ok(self.find_session()?.then_some(Event::Opened));
+        }
+        let rest = &self.buffer[self.read..];
+        let Some(prefix) = rest.first_chunk::<PREFIX>() else { return Ok(None) };
+        if MAGIC.starts_with(prefix) {
+            if rest.len() < MAGIC.len() {
+                return Ok(None);
+            }
+            if rest.starts_with(&MAGIC) {
+                self.read += MAGIC.len();
+                return Ok(Some(Event::Opened));
+            }
+        }
+        let length = u32::from_le_bytes(*prefix) as usize;
+        if length > MAX_FRAME {
+            self.lose_step();
+            return Err(FrameError::TooLong { length });
+        }
+        if rest.len() < PREFIX + length {
+            return Ok(None);
+        }
+        let start = self.read + PREFIX;
+        self.read = start + length;
+        Ok(Some(Event::Frame(&self.buffer[start..start + length])))
+    }
+
+    /// Forgets the session, for a reader that found a frame's content out of order.
+    pub fn lose_step(&mut self) {
+        self.in_step = false;
+        self.skipped = 0;
+    }
+
+    fn find_session(&mut self) -> Result<bool, FrameError> {
+        let rest = &self.buffer[self.read..];
+        let found = rest.windows(MAGIC.len()).position(|window| window == MAGIC);
+        let skip = match found {
+            Some(at) => at,
+            // The tail may be the first part of a magic whose rest is still under way.
+            None => rest.len().saturating_sub(MAGIC.len() - 1),
+        };
+        self.read += skip;
+        self.skipped += skip;
+        if self.skipped > MAX_RESYNC {
+            self.skipped = 0;
+            return Err(FrameError::NoSession);
+        }
+        if found.is_some() {
+            self.read += MAGIC.len();
+            self.in_step = true;
+            self.skipped = 0;
+        }
+        Ok(found.is_some())
+    }
+}

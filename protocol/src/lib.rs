@@ -1,0 +1,41 @@
+//! What an IronClaw host and the agent inside a guest say to each other.
+//!
+//! The crate has no I/O and no `std`, so that the host, the Linux agent and a bare-metal guest
+//! share one implementation. It has two layers:
+//!
+//! * [`frame`]: how a byte stream is cut into frames, and how two ends that lost each other
+//!   (a snapshot was restored, a host process was replaced) find a common start again;
+//! * [`message`]: what is in the frames.
+//!
+//! ```text
+//!   host                                   guest
+//!    │ MAGIC, Hello{version, session} ──────▶│
+//!    │◀────── MAGIC, Hello{version, session} │   same session number: now both are in step
+//!    │ Request{id, Exec} ───────────────────▶│
+//!    │ Data{id} .. Eof{id} ─────────────────▶│   standard input, within the guest's credit
+//!    │◀──────────── Data{id, stdout|stderr}  │   within the host's credit
+//!    │ Credit{id} ──────────────────────────▶│
+//!    │◀───────────── Done{id, Outcome}       │   exactly one for every request
+//! ```
+//!
+//! Neither side trusts the other: every length, count and string is bounded by [`limits`], and
+//! the first thing out of bounds ends the session.
+
+#![no_std]
+#![cfg_attr(not(test), forbid(unsafe_code))]
+
+extern crate alloc;
+
+pub mod frame;
+pub mod limits;
+pub mod message;
+
+/// Version of the protocol; both ends say theirs in `Hello` and refuse any other.
+pub const VERSION: u16 = 1;
+
+/// Name of the virtio-serial port that the agent listens on
+/// (`/sys/class/virtio-ports/*/name` in the guest).
+pub const SERIAL_PORT_NAME: &str = "ironclaw.agent.0";
+
+/// Port that the agent listens on over virtio-vsock.
+pub const VSOCK_PORT: u32 = 5252;

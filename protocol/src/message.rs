@@ -1,0 +1,367 @@
+//! The messages, as they are written by postcard into the payload of a frame.
+//!
+//! Variants are told apart by their position: new ones go to the end, and any other change
+//! raises [`VERSION`](crate::VERSION).
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits::{MAX_ARGS, MAX_CHUNK, MAX_ENV, MAX_HOSTNAME, MAX_PATH, MAX_TEXT};
+
+/// Number of a request, chosen by the host, unique among the open ones of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RequestId(pub u32);
+
+/// What the host sends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToGuest {
+    /// First frame of a session.
+    Hello {
+        /// The host's [`VERSION`](crate::VERSION).
+        version: u16,
+        /// A number that the guest repeats, so that the host can tell this session's answer from
+        /// what an older one left on the line.
+        session: u64,
+    },
+    /// Opens a request.
+    Request {
+        /// Its number.
+        id: RequestId,
+        /// What is asked for.
+        request: Request,
+    },
+    /// Content for a request: standard input, or a file's bytes. Uses up the guest's credit.
+    Data {
+        /// The request.
+        id: RequestId,
+        /// At most [`MAX_CHUNK`] bytes.
+        #[serde(with = "serde_bytes")]
+        bytes: Vec<u8>,
+    },
+    /// No more content for this request.
+    Eof {
+        /// The request.
+        id: RequestId,
+    },
+    /// The host took that many bytes of a request's output.
+    Credit {
+        /// The request.
+        id: RequestId,
+        /// How many more bytes the guest may send.
+        bytes: u32,
+    },
+    /// A signal for the process group of a running `Exec`.
+    Signal {
+        /// The request.
+        id: RequestId,
+        /// Linux signal number.
+        signal: i32,
+    },
+    /// The host wants no more of this request: its process group is killed, its half-written
+    /// file removed. The guest still answers `Done`.
+    Cancel {
+        /// The request.
+        id: RequestId,
+    },
+}
+
+/// What the guest sends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToHost {
+    /// Answer to the host's `Hello`.
+    Hello {
+        /// The agent's [`VERSION`](crate::VERSION).
+        version: u16,
+        /// The number from the host's `Hello`.
+        session: u64,
+        /// The agent's name and release, for people.
+        agent: String,
+    },
+    /// Output of a request. Uses up the host's credit.
+    Data {
+        /// The request.
+        id: RequestId,
+        /// Where it comes from.
+        stream: Stream,
+        /// At most [`MAX_CHUNK`] bytes.
+        #[serde(with = "serde_bytes")]
+        bytes: Vec<u8>,
+    },
+    /// The guest took that many bytes of a request's content.
+    Credit {
+        /// The request.
+        id: RequestId,
+        /// How many more bytes the host may send.
+        bytes: u32,
+    },
+    /// The end of a request; its number may be used again.
+    Done {
+        /// The request.
+        id: RequestId,
+        /// How it ended.
+        outcome: Outcome,
+    },
+    /// The host broke the protocol; the session is over.
+    Fault {
+        /// In which way, for people.
+        reason: String,
+    },
+}
+
+/// Origin of a request's output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stream {
+    /// Standard output of a command.
+    Stdout,
+    /// Standard error of a command.
+    Stderr,
+    /// Content of a file.
+    File,
+}
+
+/// What a host can ask for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Nothing but an answer.
+    Ping,
+    /// The guest is a clone of a snapshot and has to become itself.
+    Restored(Restored),
+    /// Run a command.
+    Exec(Exec),
+    /// Write a file; its bytes follow as `Data` and `Eof`. It takes its name only when complete.
+    PutFile(PutFile),
+    /// Read a regular file.
+    GetFile(GetFile),
+    /// Power off.
+    Shutdown,
+}
+
+/// What makes a clone different from its siblings: see "A clone is not a copy" in the guide.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restored {
+    /// Fresh bytes of the host's random generator, credited in full.
+    pub entropy: [u8; crate::limits::ENTROPY],
+    /// The time at which the host sent this.
+    pub unix_time: UnixTime,
+    /// Who the clone is from now on.
+    pub identity: Identity,
+}
+
+/// Time since 1970-01-01 00:00:00 UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct UnixTime {
+    /// Whole seconds.
+    pub seconds: u64,
+    /// Nanoseconds of the second that has begun, below 1,000,000,000.
+    pub nanos: u32,
+}
+
+/// The names by which a guest and the programs in it know themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// For `/etc/machine-id`.
+    pub machine_id: [u8; 16],
+    /// For `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: [u8; 16],
+    /// Host name, at most [`MAX_HOSTNAME`] bytes.
+    pub hostname: String,
+}
+
+/// A command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exec {
+    /// Program and arguments. A program without a slash is looked up on `PATH`.
+    pub argv: Vec<String>,
+    /// Set on top of the agent's own environment.
+    pub env: Vec<(String, String)>,
+    /// Working directory; the agent's default when absent.
+    pub cwd: Option<String>,
+    /// Whether standard input follows as `Data`; otherwise it is empty.
+    pub stdin: bool,
+    /// Milliseconds after which the command's process group is killed.
+    pub timeout_ms: Option<u64>,
+}
+
+/// Where to write a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutFile {
+    /// Absolute path in the guest; its directory must exist.
+    pub path: String,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+/// Which file to read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GetFile {
+    /// Absolute path in the guest.
+    pub path: String,
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// `Ping` arrived.
+    Pong,
+    /// Entropy, clock and identity are in force.
+    Restored,
+    /// The command ended by itself, with this status.
+    Exited(u8),
+    /// The command was ended by this signal.
+    Signaled(i32),
+    /// The command was killed because its time was over.
+    TimedOut,
+    /// The file is written.
+    FileWritten {
+        /// Its size.
+        bytes: u64,
+    },
+    /// The file was sent in full.
+    FileRead {
+        /// Its permission bits.
+        mode: u32,
+        /// Its size.
+        bytes: u64,
+    },
+    /// The guest powers off.
+    ShuttingDown,
+    /// It could not be done.
+    Failed(Failure),
+}
+
+/// Why a request failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// For programs.
+    pub kind: FailureKind,
+    /// For people: what was tried, and on what. At most [`MAX_TEXT`] bytes.
+    pub message: String,
+}
+
+/// Kinds of failure that a caller can act on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum FailureKind {
+    /// The program of an `Exec`, or the file of a `GetFile`, does not exist.
+    NotFound,
+    /// The working directory of an `Exec`, or the directory of a `PutFile`, does not exist.
+    NoSuchDirectory,
+    /// The guest's kernel refused access.
+    PermissionDenied,
+    /// Not something the agent does: an empty argv, a relative path, a directory to read.
+    Invalid,
+    /// The guest has no room left.
+    NoSpace,
+    /// The guest has as many requests or processes as it can take.
+    TooMany,
+    /// The host cancelled it.
+    Cancelled,
+    /// Anything else the guest's kernel reported.
+    Io,
+}
+
+/// What of a message is out of bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct OutOfBounds(&'static str);
+
+fn check(within: bool, what: &'static str) -> Result<(), OutOfBounds> {
+    if within { Ok(()) } else { Err(OutOfBounds(what)) }
+}
+
+fn check_path(path: &str) -> Result<(), OutOfBounds> {
+    check(path.starts_with('/'), "a path in the guest must be absolute")?;
+    check(path.len() <= MAX_PATH, "a path is too long")?;
+    check(!path.contains('\0'), "a path holds a NUL byte")
+}
+
+impl ToGuest {
+    /// Whether everything in the message is within [`limits`](crate::limits). The host calls it
+    /// before it sends, the guest after it received.
+    ///
+    /// # Errors
+    /// Names what is not.
+    pub fn validate(&self) -> Result<(), OutOfBounds> {
+        match self {
+            Self::Data { bytes, .. } => check(bytes.len() <= MAX_CHUNK, "a chunk is too long"),
+            Self::Request { request, .. } => request.validate(),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Request {
+    /// See [`ToGuest::validate`].
+    ///
+    /// # Errors
+    /// Names what is out of bounds.
+    pub fn validate(&self) -> Result<(), OutOfBounds> {
+        match self {
+            Self::Ping | Self::Shutdown => Ok(()),
+            Self::Restored(restored) => {
+                let name = &restored.identity.hostname;
+                check(restored.unix_time.nanos < 1_000_000_000, "nanoseconds of a full second")?;
+                check(!name.is_empty(), "an empty host name")?;
+                check(name.len() <= MAX_HOSTNAME, "a host name is too long")?;
+                check(
+                    name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.'),
+                    "a host name holds other than letters, digits, '-' and '.'",
+                )
+            }
+            Self::Exec(exec) => {
+                let strings = || {
+                    exec.argv.iter().chain(exec.env.iter().flat_map(|(name, value)| [name, value]))
+                };
+                check(exec.argv.first().is_some_and(|p| !p.is_empty()), "no program to run")?;
+                check(exec.argv.len() <= MAX_ARGS, "too many arguments")?;
+                check(exec.env.len() <= MAX_ENV, "too many environment variables")?;
+                check(
+                    strings().all(|text| !text.contains('\0')),
+                    "an argument or environment variable holds a NUL byte",
+                )?;
+                check(
+                    exec.env.iter().all(|(name, _)| !name.is_empty() && !name.contains('=')),
+                    "the name of an environment variable is empty or holds '='",
+                )?;
+                exec.cwd.as_deref().map_or(Ok(()), check_path)
+            }
+            Self::PutFile(put) => {
+                check(put.mode <= 0o7777, "a mode is more than permission bits")?;
+                check_path(&put.path)
+            }
+            Self::GetFile(get) => check_path(&get.path),
+        }
+    }
+}
+
+impl ToHost {
+    /// Whether everything in the message is within [`limits`](crate::limits): a guest is
+    /// hostile, so the host checks before it uses any of it.
+    ///
+    /// # Errors
+    /// Names what is not.
+    pub fn validate(&self) -> Result<(), OutOfBounds> {
+        match self {
+            Self::Hello { agent, .. } => check(agent.len() <= MAX_TEXT, "an agent's name is too long"),
+            Self::Data { bytes, .. } => check(bytes.len() <= MAX_CHUNK, "a chunk is too long"),
+            Self::Done { outcome: Outcome::Failed(failure), .. } => {
+                check(failure.message.len() <= MAX_TEXT, "a failure's text is too long")
+            }
+            Self::Fault { reason } => check(reason.len() <= MAX_TEXT, "a fault's text is too long"),
+            Self::Credit { .. } | Self::Done { .. } => Ok(()),
+        }
+    }
+}
+
+/// Cuts `text` to the longest prefix of at most [`MAX_TEXT`] bytes.
+#[must_use]
+pub fn bounded_text(mut text: String) -> String {
+    let mut end = text.len().min(MAX_TEXT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
+}
