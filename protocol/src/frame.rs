@@ -120,13 +120,18 @@ impl Decoder {
     ///
     /// # Errors
     /// [`FrameError::TooLong`] and [`FrameError::NoSession`]; the decoder is then out of step.
-    #[allow(clippy::should_implement_trait, reason = "lends from the buffer, as Iterator can't")]
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "lends from the buffer, as Iterator can't"
+    )]
     pub fn next(&mut self) -> Result<Option<Event<'_>>, FrameError> {
         if !self.in_step {
             return Ok(self.find_session()?.then_some(Event::Opened));
         }
         let rest = &self.buffer[self.read..];
-        let Some(prefix) = rest.first_chunk::<PREFIX>() else { return Ok(None) };
+        let Some(prefix) = rest.first_chunk::<PREFIX>() else {
+            return Ok(None);
+        };
         if MAGIC.starts_with(prefix) {
             if rest.len() < MAGIC.len() {
                 return Ok(None);

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{MAX_ARGS, MAX_CHUNK, MAX_ENV, MAX_HOSTNAME, MAX_PATH, MAX_TEXT};
+use crate::limits::{MAX_ARGS, MAX_CHUNK, MAX_ENV, MAX_HOSTNAME, MAX_PATH, MAX_TEXT, WINDOW};
 
 /// Number of a request, chosen by the host, unique among the open ones of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -36,7 +36,7 @@ pub enum ToGuest {
     Data {
         /// The request.
         id: RequestId,
-        /// At most [`MAX_CHUNK`] bytes.
+        /// 1 to [`MAX_CHUNK`] bytes.
         #[serde(with = "serde_bytes")]
         bytes: Vec<u8>,
     },
@@ -49,7 +49,7 @@ pub enum ToGuest {
     Credit {
         /// The request.
         id: RequestId,
-        /// How many more bytes the guest may send.
+        /// How many more bytes the guest may send, 1 to [`WINDOW`].
         bytes: u32,
     },
     /// A signal for the process group of a running `Exec`.
@@ -85,7 +85,7 @@ pub enum ToHost {
         id: RequestId,
         /// Where it comes from.
         stream: Stream,
-        /// At most [`MAX_CHUNK`] bytes.
+        /// 1 to [`MAX_CHUNK`] bytes.
         #[serde(with = "serde_bytes")]
         bytes: Vec<u8>,
     },
@@ -93,7 +93,7 @@ pub enum ToHost {
     Credit {
         /// The request.
         id: RequestId,
-        /// How many more bytes the host may send.
+        /// How many more bytes the host may send, 1 to [`WINDOW`].
         bytes: u32,
     },
     /// The end of a request; its number may be used again.
@@ -268,11 +268,31 @@ pub enum FailureKind {
 pub struct OutOfBounds(&'static str);
 
 fn check(within: bool, what: &'static str) -> Result<(), OutOfBounds> {
-    if within { Ok(()) } else { Err(OutOfBounds(what)) }
+    if within {
+        Ok(())
+    } else {
+        Err(OutOfBounds(what))
+    }
+}
+
+/// An empty chunk costs no credit, so it could be sent without end.
+fn check_chunk(bytes: &[u8]) -> Result<(), OutOfBounds> {
+    check(!bytes.is_empty(), "an empty chunk")?;
+    check(bytes.len() <= MAX_CHUNK, "a chunk is too long")
+}
+
+fn check_credit(bytes: u32) -> Result<(), OutOfBounds> {
+    check(
+        (1..=WINDOW).contains(&bytes),
+        "a credit of nothing, or of more than the window",
+    )
 }
 
 fn check_path(path: &str) -> Result<(), OutOfBounds> {
-    check(path.starts_with('/'), "a path in the guest must be absolute")?;
+    check(
+        path.starts_with('/'),
+        "a path in the guest must be absolute",
+    )?;
     check(path.len() <= MAX_PATH, "a path is too long")?;
     check(!path.contains('\0'), "a path holds a NUL byte")
 }
@@ -285,7 +305,8 @@ impl ToGuest {
     /// Names what is not.
     pub fn validate(&self) -> Result<(), OutOfBounds> {
         match self {
-            Self::Data { bytes, .. } => check(bytes.len() <= MAX_CHUNK, "a chunk is too long"),
+            Self::Data { bytes, .. } => check_chunk(bytes),
+            Self::Credit { bytes, .. } => check_credit(*bytes),
             Self::Request { request, .. } => request.validate(),
             _ => Ok(()),
         }
@@ -302,19 +323,28 @@ impl Request {
             Self::Ping | Self::Shutdown => Ok(()),
             Self::Restored(restored) => {
                 let name = &restored.identity.hostname;
-                check(restored.unix_time.nanos < 1_000_000_000, "nanoseconds of a full second")?;
+                check(
+                    restored.unix_time.nanos < 1_000_000_000,
+                    "nanoseconds of a full second",
+                )?;
                 check(!name.is_empty(), "an empty host name")?;
                 check(name.len() <= MAX_HOSTNAME, "a host name is too long")?;
                 check(
-                    name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.'),
+                    name.bytes()
+                        .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.'),
                     "a host name holds other than letters, digits, '-' and '.'",
                 )
             }
             Self::Exec(exec) => {
                 let strings = || {
-                    exec.argv.iter().chain(exec.env.iter().flat_map(|(name, value)| [name, value]))
+                    exec.argv
+                        .iter()
+                        .chain(exec.env.iter().flat_map(|(name, value)| [name, value]))
                 };
-                check(exec.argv.first().is_some_and(|p| !p.is_empty()), "no program to run")?;
+                check(
+                    exec.argv.first().is_some_and(|p| !p.is_empty()),
+                    "no program to run",
+                )?;
                 check(exec.argv.len() <= MAX_ARGS, "too many arguments")?;
                 check(exec.env.len() <= MAX_ENV, "too many environment variables")?;
                 check(
@@ -322,7 +352,9 @@ impl Request {
                     "an argument or environment variable holds a NUL byte",
                 )?;
                 check(
-                    exec.env.iter().all(|(name, _)| !name.is_empty() && !name.contains('=')),
+                    exec.env
+                        .iter()
+                        .all(|(name, _)| !name.is_empty() && !name.contains('=')),
                     "the name of an environment variable is empty or holds '='",
                 )?;
                 exec.cwd.as_deref().map_or(Ok(()), check_path)
@@ -344,13 +376,20 @@ impl ToHost {
     /// Names what is not.
     pub fn validate(&self) -> Result<(), OutOfBounds> {
         match self {
-            Self::Hello { agent, .. } => check(agent.len() <= MAX_TEXT, "an agent's name is too long"),
-            Self::Data { bytes, .. } => check(bytes.len() <= MAX_CHUNK, "a chunk is too long"),
-            Self::Done { outcome: Outcome::Failed(failure), .. } => {
-                check(failure.message.len() <= MAX_TEXT, "a failure's text is too long")
+            Self::Hello { agent, .. } => {
+                check(agent.len() <= MAX_TEXT, "an agent's name is too long")
             }
+            Self::Data { bytes, .. } => check_chunk(bytes),
+            Self::Credit { bytes, .. } => check_credit(*bytes),
+            Self::Done {
+                outcome: Outcome::Failed(failure),
+                ..
+            } => check(
+                failure.message.len() <= MAX_TEXT,
+                "a failure's text is too long",
+            ),
             Self::Fault { reason } => check(reason.len() <= MAX_TEXT, "a fault's text is too long"),
-            Self::Credit { .. } | Self::Done { .. } => Ok(()),
+            Self::Done { .. } => Ok(()),
         }
     }
 }

@@ -19,8 +19,15 @@ fn exec(argv: &[&str]) -> Exec {
 fn restored(hostname: String) -> Request {
     Request::Restored(Restored {
         entropy: [0; 32],
-        unix_time: UnixTime { seconds: 0, nanos: 0 },
-        identity: Identity { machine_id: [0; 16], boot_id: [0; 16], hostname },
+        unix_time: UnixTime {
+            seconds: 0,
+            nanos: 0,
+        },
+        identity: Identity {
+            machine_id: [0; 16],
+            boot_id: [0; 16],
+            hostname,
+        },
     })
 }
 
@@ -33,7 +40,11 @@ fn a_command_needs_a_program() {
 
 #[test]
 fn a_command_is_bounded_and_without_nul_bytes() {
-    assert!(Request::Exec(exec(&vec!["a"; MAX_ARGS + 1])).validate().is_err());
+    assert!(
+        Request::Exec(exec(&vec!["a"; MAX_ARGS + 1]))
+            .validate()
+            .is_err()
+    );
     assert!(Request::Exec(exec(&["a", "b\0c"])).validate().is_err());
     for name in ["", "A=B", "A\0"] {
         let mut command = exec(&["a"]);
@@ -47,12 +58,21 @@ fn a_command_is_bounded_and_without_nul_bytes() {
 
 #[test]
 fn a_file_needs_an_absolute_path_and_a_plain_mode() {
-    let put = |path: &str, mode| Request::PutFile(PutFile { path: path.into(), mode });
+    let put = |path: &str, mode| {
+        Request::PutFile(PutFile {
+            path: path.into(),
+            mode,
+        })
+    };
     assert!(put("/a", 0o644).validate().is_ok());
     assert!(put("a", 0o644).validate().is_err());
     assert!(put("/a", 0o10_0644).validate().is_err());
     let get = |path: String| Request::GetFile(GetFile { path });
-    assert!(get(format!("/{}", "x".repeat(MAX_PATH))).validate().is_err());
+    assert!(
+        get(format!("/{}", "x".repeat(MAX_PATH)))
+            .validate()
+            .is_err()
+    );
     assert!(get("/a\0b".into()).validate().is_err());
 }
 
@@ -66,10 +86,31 @@ fn a_host_name_is_a_host_name() {
 
 #[test]
 fn a_guest_cannot_send_more_than_the_bounds() {
-    let data = |len| ToHost::Data { id: RequestId(0), stream: Stream::Stdout, bytes: vec![0; len] };
+    let data = |len| ToHost::Data {
+        id: RequestId(0),
+        stream: Stream::Stdout,
+        bytes: vec![0; len],
+    };
     assert!(data(MAX_CHUNK).validate().is_ok());
     assert!(data(MAX_CHUNK + 1).validate().is_err());
-    assert!(ToHost::Fault { reason: "x".repeat(MAX_TEXT + 1) }.validate().is_err());
+    assert!(
+        data(0).validate().is_err(),
+        "an empty chunk costs nothing and could be endless"
+    );
+    let credit = |bytes| ToHost::Credit {
+        id: RequestId(0),
+        bytes,
+    };
+    assert!(credit(1).validate().is_ok());
+    assert!(credit(0).validate().is_err());
+    assert!(credit(u32::MAX).validate().is_err());
+    assert!(
+        ToHost::Fault {
+            reason: "x".repeat(MAX_TEXT + 1)
+        }
+        .validate()
+        .is_err()
+    );
 }
 
 #[test]

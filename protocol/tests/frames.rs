@@ -13,8 +13,12 @@ fn arbitrary_message() -> impl Strategy<Value = ToGuest> {
         (id.clone(), prop::collection::vec(any::<u8>(), 0..600))
             .prop_map(|(id, bytes)| ToGuest::Data { id, bytes }),
         (id.clone(), any::<u32>()).prop_map(|(id, bytes)| ToGuest::Credit { id, bytes }),
-        (id, prop::collection::vec(".*", 1..5), prop::option::of("/.*")).prop_map(
-            |(id, argv, cwd)| ToGuest::Request {
+        (
+            id,
+            prop::collection::vec(".*", 1..5),
+            prop::option::of("/.*")
+        )
+            .prop_map(|(id, argv, cwd)| ToGuest::Request {
                 id,
                 request: Request::Exec(Exec {
                     argv,
@@ -23,13 +27,16 @@ fn arbitrary_message() -> impl Strategy<Value = ToGuest> {
                     stdin: true,
                     timeout_ms: Some(5),
                 }),
-            }
-        ),
+            }),
     ]
 }
 
 /// All that a decoder makes of `stream`, fed in pieces of `piece` bytes.
-fn read_all(decoder: &mut Decoder, stream: &[u8], piece: usize) -> Result<Vec<ToGuest>, FrameError> {
+fn read_all(
+    decoder: &mut Decoder,
+    stream: &[u8],
+    piece: usize,
+) -> Result<Vec<ToGuest>, FrameError> {
     let mut messages = Vec::new();
     for bytes in stream.chunks(piece) {
         decoder.push(bytes);
@@ -93,7 +100,10 @@ proptest! {
 
 #[test]
 fn a_new_session_can_start_at_any_frame_boundary() {
-    let hello = ToGuest::Hello { version: 1, session: 7 };
+    let hello = ToGuest::Hello {
+        version: 1,
+        session: 7,
+    };
     let mut decoder = Decoder::new();
     let mut stream = MAGIC.to_vec();
     encode(&hello, &mut stream).unwrap();
@@ -111,9 +121,18 @@ fn an_oversized_frame_is_refused_by_its_prefix_alone() {
     decoder.push(&MAGIC);
     decoder.push(&u32::try_from(MAX_FRAME + 1).unwrap().to_le_bytes());
     assert_eq!(decoder.next(), Ok(Some(Event::Opened)));
-    assert_eq!(decoder.next(), Err(FrameError::TooLong { length: MAX_FRAME + 1 }));
+    assert_eq!(
+        decoder.next(),
+        Err(FrameError::TooLong {
+            length: MAX_FRAME + 1
+        })
+    );
     decoder.push(&MAGIC);
-    assert_eq!(decoder.next(), Ok(Some(Event::Opened)), "a new session starts after the error");
+    assert_eq!(
+        decoder.next(),
+        Ok(Some(Event::Opened)),
+        "a new session starts after the error"
+    );
 }
 
 #[test]
@@ -131,8 +150,14 @@ fn endless_noise_is_an_error_and_not_a_wait() {
 #[test]
 fn an_oversized_message_is_refused_and_leaves_the_output_as_it_was() {
     let mut out = vec![1, 2, 3];
-    let message = ToGuest::Data { id: RequestId(1), bytes: vec![0; MAX_FRAME] };
-    assert!(matches!(encode(&message, &mut out), Err(FrameError::TooLong { .. })));
+    let message = ToGuest::Data {
+        id: RequestId(1),
+        bytes: vec![0; MAX_FRAME],
+    };
+    assert!(matches!(
+        encode(&message, &mut out),
+        Err(FrameError::TooLong { .. })
+    ));
     assert_eq!(out, [1, 2, 3]);
 }
 
@@ -146,7 +171,10 @@ fn trailing_bytes_in_a_frame_are_refused() {
 
 #[test]
 fn the_longest_chunk_fits_into_a_frame() {
-    let message = ToGuest::Data { id: RequestId(u32::MAX), bytes: vec![7; MAX_CHUNK] };
+    let message = ToGuest::Data {
+        id: RequestId(u32::MAX),
+        bytes: vec![7; MAX_CHUNK],
+    };
     message.validate().unwrap();
     encode(&message, &mut Vec::new()).unwrap();
 }
