@@ -1,1 +1,3 @@
 //! Fresh, isolated microVMs in milliseconds.
+
+pub mod template;

@@ -1,0 +1,146 @@
+//! What a VM boots from: a kernel, an initramfs and boot arguments, made from Debian's packages.
+//!
+//! A template is named by a hash over all of that, so the same agent, kernel and busybox give
+//! the same template on every machine. It is built in a staging directory, published by one
+//! rename, and never changed afterwards.
+//!
+//! ```text
+//! <root>/<hash>/vmlinux         the kernel's ELF image
+//!               initramfs       newc cpio archive, see `initramfs`
+//!               template.json   Manifest
+//!        default -> <hash>      replaced atomically by a build
+//!        .cache/                downloaded packages, checked again on every use
+//!        .staging-*/            builds under way; locked while their process lives
+//!        .lock                  held by the process that builds or deletes
+//! ```
+//!
+//! All functions block, [`TemplateStore::build`] for a minute or more: asynchronous callers run
+//! them on a thread for blocking work.
+
+mod archive;
+mod boot_args;
+mod build;
+mod compression;
+mod debian;
+mod elf;
+mod error;
+mod file;
+#[cfg(test)]
+mod fixture;
+mod hash;
+mod initramfs;
+mod kernel;
+mod manifest;
+mod modules;
+mod staging;
+mod store;
+mod tool;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use self::build::{BuildSpec, BusyboxSource, KernelSource, Step};
+pub use self::compression::DecompressError;
+pub use self::error::TemplateError;
+pub use self::hash::{Sha256Hex, TemplateHash};
+pub use self::kernel::KernelError;
+pub use self::manifest::{FORMAT, Initramfs, Kernel, Manifest, PackageVersion};
+pub use self::modules::ModuleError;
+pub use self::store::{Listed, TemplateStore};
+
+/// A published template; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Template(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    kernel: PathBuf,
+    initramfs: PathBuf,
+    manifest: Manifest,
+}
+
+impl Template {
+    const KERNEL: &str = "vmlinux";
+    const INITRAMFS: &str = "initramfs";
+    const MANIFEST: &str = "template.json";
+
+    /// Reads the manifest in `directory` and compares the sizes of the files.
+    fn load(directory: &Path, hash: &TemplateHash) -> Result<Self, TemplateError> {
+        let manifest = Manifest::read(&directory.join(Self::MANIFEST), hash)?;
+        let kernel = directory.join(Self::KERNEL);
+        let initramfs = directory.join(Self::INITRAMFS);
+        for (path, expected) in [
+            (&kernel, manifest.kernel.size),
+            (&initramfs, manifest.initramfs.size),
+        ] {
+            let found = path
+                .metadata()
+                .map_err(TemplateError::io("look at", path))?
+                .len();
+            if found != expected {
+                return Err(TemplateError::WrongSize {
+                    path: path.clone(),
+                    found,
+                    expected,
+                });
+            }
+        }
+        Ok(Self(Arc::new(Inner {
+            kernel,
+            initramfs,
+            manifest,
+        })))
+    }
+
+    /// Compares the content of the files with the hashes in the manifest. Reads all of them.
+    ///
+    /// # Errors
+    /// [`TemplateError::WrongContent`] names the first file that differs.
+    pub fn verify(&self) -> Result<(), TemplateError> {
+        let manifest = self.manifest();
+        for (path, expected) in [
+            (self.kernel(), &manifest.kernel.sha256),
+            (self.initramfs(), &manifest.initramfs.sha256),
+        ] {
+            if Sha256Hex::of_file(path)? != *expected {
+                return Err(TemplateError::WrongContent {
+                    path: path.to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The template's name.
+    #[must_use]
+    pub fn hash(&self) -> &TemplateHash {
+        &self.manifest().hash
+    }
+
+    /// The kernel: an ELF image with a PVH entry.
+    #[must_use]
+    pub fn kernel(&self) -> &Path {
+        &self.0.kernel
+    }
+
+    /// The initramfs: an uncompressed cpio archive.
+    #[must_use]
+    pub fn initramfs(&self) -> &Path {
+        &self.0.initramfs
+    }
+
+    /// Arguments for the kernel that do not depend on the VMM.
+    #[must_use]
+    pub fn boot_args(&self) -> &str {
+        &self.manifest().boot_args
+    }
+
+    /// What the template was made of.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.0.manifest
+    }
+}
+
+#[cfg(test)]
+mod tests;

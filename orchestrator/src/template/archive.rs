@@ -1,0 +1,116 @@
+//! A file tree as a reproducible "newc" cpio archive, the form in which Linux takes its first
+//! root file system.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use cpio::newc::{Builder, ModeFileType, trailer};
+
+/// A file tree in which everything belongs to root and dates from 1970.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct Tree {
+    /// By path, without a leading slash. A parent sorts before what it holds.
+    nodes: BTreeMap<String, Node>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Node {
+    Directory { mode: u32 },
+    File { mode: u32, bytes: Vec<u8> },
+    Symlink { target: String },
+    CharDevice { mode: u32, major: u32, minor: u32 },
+}
+
+/// Mode of directories that appear because something is in them.
+const DIRECTORY: u32 = 0o755;
+
+impl Tree {
+    /// Adds a directory, or gives one its mode.
+    pub(super) fn directory(&mut self, path: &str, mode: u32) {
+        self.add(path, Node::Directory { mode });
+    }
+
+    pub(super) fn file(&mut self, path: &str, mode: u32, bytes: impl Into<Vec<u8>>) {
+        self.add(
+            path,
+            Node::File {
+                mode,
+                bytes: bytes.into(),
+            },
+        );
+    }
+
+    pub(super) fn symlink(&mut self, path: &str, target: &str) {
+        self.add(
+            path,
+            Node::Symlink {
+                target: target.to_owned(),
+            },
+        );
+    }
+
+    pub(super) fn char_device(&mut self, path: &str, mode: u32, major: u32, minor: u32) {
+        self.add(path, Node::CharDevice { mode, major, minor });
+    }
+
+    pub(super) fn contains(&self, path: &str) -> bool {
+        self.nodes.contains_key(path)
+    }
+
+    fn add(&mut self, path: &str, node: Node) {
+        for (slash, _) in path.match_indices('/') {
+            let parent = path[..slash].to_owned();
+            self.nodes
+                .entry(parent)
+                .or_insert(Node::Directory { mode: DIRECTORY });
+        }
+        self.nodes.insert(path.to_owned(), node);
+    }
+
+    /// The archive. The same tree gives the same bytes.
+    ///
+    /// # Errors
+    /// If a file or the number of files does not fit into the format's 32 bits.
+    pub(super) fn to_cpio(&self) -> io::Result<Vec<u8>> {
+        let mut archive = Vec::new();
+        for (inode, (path, node)) in (1_u32..).zip(&self.nodes) {
+            let entry = Builder::new(path)
+                .ino(inode)
+                .mtime(0)
+                .uid(0)
+                .gid(0)
+                .nlink(1);
+            let (entry, bytes) = match node {
+                Node::Directory { mode } => {
+                    let entry = entry.mode(*mode).nlink(2);
+                    (
+                        entry.set_mode_file_type(ModeFileType::Directory),
+                        [].as_slice(),
+                    )
+                }
+                Node::File { mode, bytes } => {
+                    let entry = entry.mode(*mode).set_mode_file_type(ModeFileType::Regular);
+                    (entry, bytes.as_slice())
+                }
+                Node::Symlink { target } => {
+                    let entry = entry.mode(0o777).set_mode_file_type(ModeFileType::Symlink);
+                    (entry, target.as_bytes())
+                }
+                Node::CharDevice { mode, major, minor } => {
+                    let entry = entry.mode(*mode).rdev_major(*major).rdev_minor(*minor);
+                    (entry.set_mode_file_type(ModeFileType::Char), [].as_slice())
+                }
+            };
+            let length = u32::try_from(bytes.len())
+                .map_err(|_| io::Error::new(io::ErrorKind::FileTooLarge, path.clone()))?;
+            let mut writer = entry.write(&mut archive, length);
+            io::Write::write_all(&mut writer, bytes)?;
+            writer.finish()?;
+        }
+        trailer(&mut archive)?;
+        Ok(archive)
+    }
+}
+
+#[cfg(test)]
+mod tests;

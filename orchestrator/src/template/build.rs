@@ -1,0 +1,335 @@
+//! Making a template.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::boot_args::BOOT_ARGS;
+use super::debian::{self, Package, Workshop};
+use super::hash::Sha256Hex;
+use super::manifest::{FORMAT, Initramfs, Kernel, Manifest, PackageVersion};
+use super::modules::{self, Module};
+use super::staging::Staging;
+use super::{Template, TemplateError, TemplateStore, file, initramfs, kernel, tool};
+
+/// Debian's metapackage of the newest cloud kernel.
+const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
+
+const BUSYBOX_PACKAGE: &str = "busybox-static";
+
+/// Time for busybox to print a list.
+const BUSYBOX_LIMIT: Duration = Duration::from_secs(30);
+
+/// What a template is to be made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildSpec {
+    /// The guest agent: a static x86-64 executable, PID 1 of the guest.
+    pub agent: PathBuf,
+    /// Where the kernel and its modules come from.
+    pub kernel: KernelSource,
+    /// Where busybox comes from.
+    pub busybox: BusyboxSource,
+}
+
+impl BuildSpec {
+    /// A template from Debian's packages.
+    #[must_use]
+    pub fn new(agent: impl Into<PathBuf>) -> Self {
+        Self {
+            agent: agent.into(),
+            kernel: KernelSource::default(),
+            busybox: BusyboxSource::default(),
+        }
+    }
+}
+
+/// Where a kernel comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KernelSource {
+    /// A Debian package, or a metapackage that depends on one.
+    Package(String),
+    /// Files of the host, for one without APT.
+    Files {
+        /// A bzImage, as in `/boot/vmlinuz-*`, or an ELF image.
+        image: PathBuf,
+        /// Its modules, as in `/lib/modules/*`.
+        modules_dir: PathBuf,
+    },
+}
+
+impl Default for KernelSource {
+    /// Debian's newest cloud kernel: small, and with drivers for every VMM.
+    fn default() -> Self {
+        Self::Package(KERNEL_PACKAGE.to_owned())
+    }
+}
+
+/// Where busybox comes from. One that is installed on the host is not used unless it is named:
+/// what a template is made of must not depend on what a host happens to have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BusyboxSource {
+    /// A Debian package with a static busybox.
+    Package(String),
+    /// A static executable of the host, for one without APT.
+    File(PathBuf),
+}
+
+impl Default for BusyboxSource {
+    fn default() -> Self {
+        Self::Package(BUSYBOX_PACKAGE.to_owned())
+    }
+}
+
+/// What a build does next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Step {
+    /// Another process builds or deletes in the same store; this one waits for it.
+    Waiting,
+    /// A package is downloaded. Packages from an earlier build are not downloaded again.
+    Downloading {
+        /// The package.
+        package: String,
+    },
+    /// A package is unpacked.
+    Unpacking {
+        /// The package.
+        package: String,
+    },
+    /// The kernel's image is decompressed.
+    ExtractingKernel,
+    /// The initramfs is put together.
+    Packing,
+    /// The template is written and gets its name.
+    Publishing,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Waiting => f.write_str("waiting for another build"),
+            Self::Downloading { package } => write!(f, "downloading {package}"),
+            Self::Unpacking { package } => write!(f, "unpacking {package}"),
+            Self::ExtractingKernel => f.write_str("extracting the kernel"),
+            Self::Packing => f.write_str("packing the initramfs"),
+            Self::Publishing => f.write_str("publishing the template"),
+        }
+    }
+}
+
+impl TemplateStore {
+    /// Builds a template and makes it the default. If the store has one of the same inputs
+    /// already, that one is returned as it is.
+    ///
+    /// Blocks: for as long as the downloads and other builds in this store take, and then for
+    /// some seconds. `progress` is told of every step before it begins.
+    ///
+    /// # Errors
+    /// Whatever the matter is, the store is as it was, but for downloaded packages.
+    pub fn build(
+        &self,
+        spec: &BuildSpec,
+        progress: &mut dyn FnMut(Step),
+    ) -> Result<Template, TemplateError> {
+        // Read first: the likeliest mistake should not cost a download.
+        let agent = initramfs::read_program(&spec.agent)?;
+        let _lock = self.lock(|| progress(Step::Waiting))?;
+        let staging = Staging::create(self.root())?;
+        let cache = self.cache()?;
+        let workshop = Workshop {
+            cache: &cache,
+            staging: staging.path(),
+        };
+
+        let kernel = KernelFiles::find(&spec.kernel, &workshop, progress)?;
+        let busybox = BusyboxFile::find(&spec.busybox, &workshop, progress)?;
+        if let (Some(kernel), Some(busybox)) = (&kernel.package, &busybox.package) {
+            workshop.keep_only(&[kernel, busybox])?;
+        }
+
+        progress(Step::ExtractingKernel);
+        let (vmlinux, release) = kernel.extract()?;
+        let modules = modules::collect(&kernel.modules, &release)?;
+        progress(Step::Packing);
+        let agent_sha256 = Sha256Hex::of(&agent);
+        let archive = pack(agent, &busybox.path, modules, staging.path())?;
+
+        let manifest = manifest(
+            Kernel {
+                package: kernel.package.map(PackageVersion::from),
+                release,
+                sha256: Sha256Hex::of(&vmlinux),
+                size: vmlinux.len() as u64,
+            },
+            Initramfs {
+                busybox: busybox.package.map(PackageVersion::from),
+                agent_sha256,
+                sha256: Sha256Hex::of(&archive),
+                size: archive.len() as u64,
+            },
+        );
+        let built = staging.path().join("template");
+        file::create_directory(&built)?;
+        file::write_durably(&built.join(Template::KERNEL), &vmlinux)?;
+        file::write_durably(&built.join(Template::INITRAMFS), &archive)?;
+        let path = built.join(Template::MANIFEST);
+        let json = manifest
+            .to_json()
+            .map_err(|error| TemplateError::Manifest {
+                path: path.clone(),
+                reason: error.to_string(),
+            })?;
+        file::write_durably(&path, &json)?;
+        self.publish(&built, &manifest.hash, &staging, progress)
+    }
+}
+
+impl From<Package> for PackageVersion {
+    fn from(package: Package) -> Self {
+        Self {
+            name: package.name,
+            version: package.version,
+        }
+    }
+}
+
+struct KernelFiles {
+    package: Option<Package>,
+    image: PathBuf,
+    modules: PathBuf,
+}
+
+impl KernelFiles {
+    fn find(
+        source: &KernelSource,
+        workshop: &Workshop<'_>,
+        progress: &mut dyn FnMut(Step),
+    ) -> Result<Self, TemplateError> {
+        match source {
+            KernelSource::Files { image, modules_dir } => Ok(Self {
+                package: None,
+                image: image.clone(),
+                modules: modules_dir.clone(),
+            }),
+            KernelSource::Package(name) => {
+                let package = workshop.find_kernel(name)?;
+                let unpacked = workshop.fetch(&package, progress)?;
+                let lacks = |what| TemplateError::NotInPackage {
+                    package: package.name.clone(),
+                    what,
+                };
+                let image = first(&unpacked, &["boot"], |name| name.starts_with("vmlinuz-"))?;
+                let image = image.ok_or_else(|| lacks("kernel image"))?;
+                let modules = first(&unpacked, &["lib/modules", "usr/lib/modules"], |_| true)?;
+                let modules = modules.ok_or_else(|| lacks("modules"))?;
+                Ok(Self {
+                    package: Some(package),
+                    image,
+                    modules,
+                })
+            }
+        }
+    }
+
+    fn extract(&self) -> Result<(Vec<u8>, String), TemplateError> {
+        let bad = |source| TemplateError::Kernel {
+            path: self.image.clone(),
+            source,
+        };
+        let vmlinux = kernel::vmlinux(file::read(&self.image, kernel::MAX_IMAGE)?).map_err(bad)?;
+        let release = kernel::release(&vmlinux).map_err(bad)?;
+        Ok((vmlinux, release))
+    }
+}
+
+struct BusyboxFile {
+    package: Option<Package>,
+    path: PathBuf,
+}
+
+impl BusyboxFile {
+    fn find(
+        source: &BusyboxSource,
+        workshop: &Workshop<'_>,
+        progress: &mut dyn FnMut(Step),
+    ) -> Result<Self, TemplateError> {
+        match source {
+            BusyboxSource::File(path) => Ok(Self {
+                package: None,
+                path: path.clone(),
+            }),
+            BusyboxSource::Package(name) => {
+                let package = workshop.find(name)?;
+                let unpacked = workshop.fetch(&package, progress)?;
+                let path = first(&unpacked, &["bin", "usr/bin"], |name| name == "busybox")?;
+                let path = path.ok_or_else(|| TemplateError::NotInPackage {
+                    package: package.name.clone(),
+                    what: "busybox",
+                })?;
+                Ok(Self {
+                    package: Some(package),
+                    path,
+                })
+            }
+        }
+    }
+}
+
+/// The first match, by name, in the first of `directories` below `root` that has one.
+fn first(
+    root: &Path,
+    directories: &[&str],
+    matches: impl Fn(&str) -> bool,
+) -> Result<Option<PathBuf>, TemplateError> {
+    for directory in directories {
+        let directory = root.join(directory);
+        if file::exists(&directory)? {
+            let entries = debian::entries(&directory)?;
+            let mut names: Vec<_> = entries.iter().map(std::fs::DirEntry::file_name).collect();
+            names.sort();
+            if let Some(name) = names
+                .into_iter()
+                .find(|name| matches(&name.to_string_lossy()))
+            {
+                return Ok(Some(directory.join(name)));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The initramfs. Which applets busybox has is for busybox to say.
+fn pack(
+    agent: Vec<u8>,
+    busybox: &Path,
+    modules: Vec<Module>,
+    staging: &Path,
+) -> Result<Vec<u8>, TemplateError> {
+    let bytes = initramfs::read_program(busybox)?;
+    // It runs in another directory.
+    let program = busybox
+        .canonicalize()
+        .map_err(TemplateError::io("resolve", busybox))?;
+    let arguments = [OsString::from("--list-full")];
+    let list = tool::run("busybox", &program, &arguments, staging, BUSYBOX_LIMIT)?;
+    let tree = initramfs::tree(agent, bytes, &initramfs::applets(&list)?, modules);
+    tree.to_cpio()
+        .map_err(TemplateError::io("pack an initramfs in", staging))
+}
+
+fn manifest(kernel: Kernel, initramfs: Initramfs) -> Manifest {
+    // A clock before 1970 is no reason to fail: the time is for people only.
+    let created = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs());
+    Manifest {
+        format: FORMAT,
+        protocol: ironclaw_protocol::VERSION,
+        hash: Sha256Hex::of_template(&kernel.sha256, &initramfs.sha256, BOOT_ARGS),
+        kernel,
+        initramfs,
+        boot_args: BOOT_ARGS.to_owned(),
+        created,
+    }
+}

@@ -1,0 +1,234 @@
+//! Debian packages: found in APT's lists, downloaded, checked and unpacked, never installed.
+//! None of it needs root.
+
+use std::ffi::OsString;
+use std::fs::{self, DirEntry};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::hash::Sha256Hex;
+use super::{Step, TemplateError, file, tool};
+
+const LIST_LIMIT: Duration = Duration::from_secs(120);
+const DOWNLOAD_LIMIT: Duration = Duration::from_secs(30 * 60);
+const UNPACK_LIMIT: Duration = Duration::from_secs(5 * 60);
+
+/// Settings for `apt-get`: a dead network is given up after a minute or two instead of never,
+/// and root does not try to become `_apt`, who may not enter a directory of mode 0700.
+const APT_SETTINGS: [&str; 4] = [
+    "Acquire::Retries=2",
+    "Acquire::http::Timeout=30",
+    "Acquire::https::Timeout=30",
+    "APT::Sandbox::User=root",
+];
+
+/// A package in APT's lists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Package {
+    pub(super) name: String,
+    pub(super) version: String,
+    depends: String,
+    sha256: Sha256Hex,
+}
+
+/// Where packages are kept and handled.
+pub(super) struct Workshop<'a> {
+    /// Complete, checked packages by name and version.
+    pub(super) cache: &'a Path,
+    /// A private directory for what is under way.
+    pub(super) staging: &'a Path,
+}
+
+impl Workshop<'_> {
+    /// The version of a package that APT would install.
+    pub(super) fn find(&self, name: &str) -> Result<Package, TemplateError> {
+        let unknown = |message: &str| TemplateError::UnknownPackage {
+            package: name.to_owned(),
+            message: message.to_owned(),
+        };
+        if !is_selector(name) {
+            return Err(unknown("not a package name"));
+        }
+        let arguments = ["show", "--no-all-versions", name].map(OsString::from);
+        let shown = self
+            .run("apt-cache", &arguments, LIST_LIMIT)
+            .map_err(|error| match error {
+                TemplateError::ToolFailed { message, .. } => unknown(&message),
+                other => other,
+            })?;
+        // What is only in dpkg's list of installed packages can't be downloaded, and has no hash.
+        shown
+            .split("\n\n")
+            .find_map(parse)
+            .ok_or_else(|| unknown("it is in no package list"))
+    }
+
+    /// A kernel: `name` itself, or what it stands for if it is a metapackage.
+    pub(super) fn find_kernel(&self, name: &str) -> Result<Package, TemplateError> {
+        let package = self.find(name)?;
+        match depended_kernel(&package.depends) {
+            Some(selector) => self.find(&selector),
+            None => Ok(package),
+        }
+    }
+
+    /// Downloads a package unless it is in the cache, unpacks it, and returns where.
+    pub(super) fn fetch(
+        &self,
+        package: &Package,
+        progress: &mut dyn FnMut(Step),
+    ) -> Result<PathBuf, TemplateError> {
+        let archive = self.archive(package, progress)?;
+        progress(Step::Unpacking {
+            package: package.name.clone(),
+        });
+        let directory = self.staging.join(&package.name);
+        file::create_directory(&directory)?;
+        let arguments = [
+            OsString::from("-x"),
+            archive.into(),
+            directory.clone().into(),
+        ];
+        self.run("dpkg-deb", &arguments, UNPACK_LIMIT)?;
+        Ok(directory)
+    }
+
+    /// Removes all packages from the cache but these.
+    pub(super) fn keep_only(&self, packages: &[&Package]) -> Result<(), TemplateError> {
+        let kept: Vec<PathBuf> = packages
+            .iter()
+            .map(|package| self.cached(package))
+            .collect();
+        for entry in entries(self.cache)? {
+            let path = entry.path();
+            if !kept.contains(&path) {
+                fs::remove_file(&path).map_err(TemplateError::io("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn cached(&self, package: &Package) -> PathBuf {
+        self.cache.join(format!(
+            "{}_{}.deb",
+            package.name,
+            package.version.replace(':', "%3a")
+        ))
+    }
+
+    fn archive(
+        &self,
+        package: &Package,
+        progress: &mut dyn FnMut(Step),
+    ) -> Result<PathBuf, TemplateError> {
+        let cached = self.cached(package);
+        if file::exists(&cached)? {
+            if Sha256Hex::of_file(&cached)? == package.sha256 {
+                return Ok(cached);
+            }
+            tracing::warn!(path = %cached.display(), "a cached package is damaged; downloading it again");
+        }
+        progress(Step::Downloading {
+            package: package.name.clone(),
+        });
+        let selector = format!("{}={}", package.name, package.version);
+        let directory = self.staging.join(format!("{}.download", package.name));
+        file::create_directory(&directory)?;
+        let settings = APT_SETTINGS.into_iter().flat_map(|setting| ["-o", setting]);
+        let arguments: Vec<OsString> = ["-qq"]
+            .into_iter()
+            .chain(settings)
+            .chain(["download", &selector])
+            .map(Into::into)
+            .collect();
+        tool::run(
+            "apt-get",
+            Path::new("apt-get"),
+            &arguments,
+            &directory,
+            DOWNLOAD_LIMIT,
+        )
+        .map_err(|error| match error {
+            TemplateError::ToolFailed { message, .. } => TemplateError::Download {
+                package: selector.clone(),
+                message,
+            },
+            other => other,
+        })?;
+        let wrong = || TemplateError::WrongPackage {
+            package: selector.clone(),
+        };
+        let downloaded = entries(&directory)?
+            .first()
+            .map(DirEntry::path)
+            .ok_or_else(wrong)?;
+        if Sha256Hex::of_file(&downloaded)? != package.sha256 {
+            return Err(wrong());
+        }
+        fs::rename(&downloaded, &cached).map_err(TemplateError::io("create", &cached))?;
+        Ok(cached)
+    }
+
+    fn run(
+        &self,
+        program: &'static str,
+        arguments: &[OsString],
+        limit: Duration,
+    ) -> Result<String, TemplateError> {
+        tool::run(program, Path::new(program), arguments, self.staging, limit)
+    }
+}
+
+/// What a directory holds.
+pub(super) fn entries(directory: &Path) -> Result<Vec<DirEntry>, TemplateError> {
+    fs::read_dir(directory)
+        .and_then(Iterator::collect)
+        .map_err(TemplateError::io("list", directory))
+}
+
+/// Whether `text` is a package name, with a version or without: nothing that a program could
+/// take for an option or a path.
+fn is_selector(text: &str) -> bool {
+    let (name, version) = text.split_once('=').unwrap_or((text, "0"));
+    let plain = |text: &str, more: &str| {
+        text.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && text
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || more.contains(c))
+    };
+    plain(name, "+-.") && plain(version, "+-.~:")
+}
+
+/// Reads a stanza of `apt-cache show`.
+fn parse(stanza: &str) -> Option<Package> {
+    let field = |wanted: &str| {
+        let lines = stanza.lines().filter_map(|line| line.split_once(": "));
+        lines
+            .filter(|(name, _)| *name == wanted)
+            .map(|(_, value)| value.trim())
+            .next()
+    };
+    let (name, version) = (field("Package")?, field("Version")?);
+    is_selector(&format!("{name}={version}")).then_some(Package {
+        name: name.to_owned(),
+        version: version.to_owned(),
+        depends: field("Depends").unwrap_or_default().to_owned(),
+        sha256: field("SHA256")?.parse().ok()?,
+    })
+}
+
+/// The kernel package in the dependencies of a metapackage, as a selector for `apt-cache`:
+/// `linux-image-6.1.0-9-cloud-amd64 (= 6.1.27-1)`.
+fn depended_kernel(depends: &str) -> Option<String> {
+    let kernel = depends
+        .split(',')
+        .map(str::trim)
+        .find(|item| item.starts_with("linux-image-"))?;
+    match kernel.split_once(" (= ") {
+        Some((name, version)) => Some(format!("{name}={}", version.trim_end_matches(')'))),
+        None => kernel.split(' ').next().map(str::to_owned),
+    }
+}
+
+#[cfg(test)]
+mod tests;

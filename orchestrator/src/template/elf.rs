@@ -1,0 +1,89 @@
+//! The few facts about ELF files that a template depends on.
+
+use object::elf::{EM_X86_64, FileHeader64, NoteType, PT_INTERP};
+use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
+use object::{LittleEndian, Object, ObjectSection};
+
+type Header = FileHeader64<LittleEndian>;
+
+/// `XEN_ELFNOTE_PHYS32_ENTRY` of the Xen and Linux sources: where a kernel is entered in 32-bit
+/// mode by the PVH boot protocol.
+const PVH_ENTRY_NOTE: NoteType = NoteType(18);
+
+/// First bytes of every ELF file.
+pub(super) const MAGIC: &[u8] = b"\x7fELF";
+
+fn x86_64(bytes: &[u8]) -> Option<&Header> {
+    let header = Header::parse(bytes).ok()?;
+    let little_endian = header.endian().is_ok();
+    (little_endian && header.e_machine.get(LittleEndian) == EM_X86_64).then_some(header)
+}
+
+/// What keeps `bytes` from being a static x86-64 executable.
+pub(super) fn not_static(bytes: &[u8]) -> Option<&'static str> {
+    let Some(header) = x86_64(bytes) else {
+        return Some("it is no ELF file for x86-64");
+    };
+    let Ok(segments) = header.program_headers(LittleEndian, bytes) else {
+        return Some("its program headers are damaged or cut off");
+    };
+    if segments.is_empty() {
+        return Some("it has no program headers");
+    }
+    let dynamic = segments
+        .iter()
+        .any(|segment| segment.p_type(LittleEndian) == PT_INTERP);
+    dynamic.then_some("it needs a dynamic linker")
+}
+
+/// What an image says about itself as a kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum KernelKind {
+    /// Not an ELF file for x86-64, or a damaged one.
+    NotElf,
+    /// A kernel without a PVH entry.
+    WithoutPvh,
+    /// A kernel that every VMM can enter.
+    Pvh,
+}
+
+pub(super) fn kernel_kind(bytes: &[u8]) -> KernelKind {
+    let Some(header) = x86_64(bytes) else {
+        return KernelKind::NotElf;
+    };
+    let Ok(segments) = header.program_headers(LittleEndian, bytes) else {
+        return KernelKind::NotElf;
+    };
+    // A segment beyond the end of the file is the trace that a truncated image leaves.
+    if segments
+        .iter()
+        .any(|segment| segment.data(LittleEndian, bytes).is_err())
+    {
+        return KernelKind::NotElf;
+    }
+    let notes = segments
+        .iter()
+        .filter_map(|s| s.notes(LittleEndian, bytes).ok().flatten());
+    let pvh = notes.flat_map(|mut notes| std::iter::from_fn(move || notes.next().ok().flatten()));
+    let mut pvh = pvh.filter(|note| note.name() == b"Xen");
+    match pvh.any(|note| note.n_type(LittleEndian) == PVH_ENTRY_NOTE) {
+        true => KernelKind::Pvh,
+        false => KernelKind::WithoutPvh,
+    }
+}
+
+/// The `key=value` strings of a kernel module's `.modinfo` section; `None` if `bytes` is not a
+/// module.
+pub(super) fn modinfo(bytes: &[u8]) -> Option<Vec<(String, String)>> {
+    let file = ElfFile64::<LittleEndian>::parse(bytes).ok()?;
+    let section = file.section_by_name(".modinfo")?.data().ok()?;
+    let strings = section
+        .split(|byte| *byte == 0)
+        .filter_map(|text| str::from_utf8(text).ok());
+    let pairs = strings.filter_map(|text| text.split_once('='));
+    Some(
+        pairs
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect(),
+    )
+}

@@ -1,0 +1,213 @@
+//! What can go wrong with templates.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use super::TemplateHash;
+use super::compression::DecompressError;
+use super::kernel::KernelError;
+use super::modules::ModuleError;
+
+/// Why a template could not be built, loaded, verified or deleted.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum TemplateError {
+    /// The file system refused something.
+    #[error("can't {operation} {path}: {source}", path = .path.display())]
+    Io {
+        /// What was attempted, as an infinitive.
+        operation: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// A file that has to be read whole is larger than anything that belongs there.
+    #[error("{path} is larger than {limit} bytes", path = .path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The most that is accepted, in bytes.
+        limit: u64,
+    },
+    /// Something other than 64 hexadecimal digits was given as a template's hash.
+    #[error("{text:?} is not a template hash (64 lower-case hexadecimal digits)")]
+    BadHash {
+        /// What was given.
+        text: String,
+    },
+    /// There is no template of that hash.
+    #[error("there is no template {hash} in {root}", root = .root.display())]
+    NotFound {
+        /// The hash that was asked for.
+        hash: TemplateHash,
+        /// The store's directory.
+        root: PathBuf,
+    },
+    /// The manifest is not one of this format.
+    #[error("{path} is not a template manifest: {reason}; build the template again", path = .path.display())]
+    Manifest {
+        /// The manifest.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The template was made for another release of IronClaw.
+    #[error("template {hash} has {what} {found}, this program needs {needed}; build it again")]
+    Outdated {
+        /// The template.
+        hash: TemplateHash,
+        /// What differs: the manifest's format or the guest protocol.
+        what: &'static str,
+        /// The template's version.
+        found: u16,
+        /// The version that this program works with.
+        needed: u16,
+    },
+    /// A template's file has another size than its manifest says.
+    #[error(
+        "{path} has {found} bytes, its manifest says {expected}: it is damaged; build the template again",
+        path = .path.display()
+    )]
+    WrongSize {
+        /// The file.
+        path: PathBuf,
+        /// Its size in bytes.
+        found: u64,
+        /// Its size in bytes according to the manifest.
+        expected: u64,
+    },
+    /// A template's file has other content than its manifest says.
+    #[error("the content of {path} is not what its manifest says: it is damaged; build the template again", path = .path.display())]
+    WrongContent {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A program that is needed to build a template is not installed.
+    #[error(
+        "{program} is not installed; a template is made from Debian packages unless kernel image, modules and a static busybox are given as files"
+    )]
+    ToolMissing {
+        /// The program's name.
+        program: &'static str,
+    },
+    /// A program that is needed to build a template failed.
+    #[error("{command} failed ({status}): {message}")]
+    ToolFailed {
+        /// The command line.
+        command: String,
+        /// How it ended.
+        status: String,
+        /// The end of what it wrote to standard error.
+        message: String,
+    },
+    /// A program that is needed to build a template did not end in time.
+    #[error("{command} did not end within {seconds} s and was stopped")]
+    ToolTimedOut {
+        /// The command line.
+        command: String,
+        /// Its time limit.
+        seconds: u64,
+    },
+    /// A package is not in APT's lists.
+    #[error(
+        "APT offers no package {package}: run `apt-get update`, or check the package sources ({message})"
+    )]
+    UnknownPackage {
+        /// The package.
+        package: String,
+        /// What APT said.
+        message: String,
+    },
+    /// A package could not be downloaded.
+    #[error("can't download {package}: run `apt-get update` and check the network ({message})")]
+    Download {
+        /// The package, and its version.
+        package: String,
+        /// What APT said.
+        message: String,
+    },
+    /// A package was downloaded, but it is not what APT's lists say.
+    #[error(
+        "the download of {package} has another SHA-256 than APT's lists say; run `apt-get update` and try again"
+    )]
+    WrongPackage {
+        /// The package, and its version.
+        package: String,
+    },
+    /// A package does not hold what it is wanted for.
+    #[error("package {package} holds no {what}")]
+    NotInPackage {
+        /// The package.
+        package: String,
+        /// What was looked for.
+        what: &'static str,
+    },
+    /// The kernel image can't be used.
+    #[error("{path}: {source}", path = .path.display())]
+    Kernel {
+        /// The image.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: KernelError,
+    },
+    /// The kernel's modules can't be used.
+    #[error("the modules in {path} can't be used: {source}", path = .path.display())]
+    Modules {
+        /// The directory of the modules.
+        path: PathBuf,
+        /// What is wrong with them.
+        source: ModuleError,
+    },
+    /// A compressed kernel module can't be read.
+    #[error("can't decompress {path}: {source}", path = .path.display())]
+    Decompress {
+        /// The module.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: DecompressError,
+    },
+    /// A program for the guest can't run in it: there is no dynamic linker.
+    #[error("{path} is not a static x86-64 executable, which a guest needs: {reason}", path = .path.display())]
+    NotStatic {
+        /// The program.
+        path: PathBuf,
+        /// What it is instead.
+        reason: &'static str,
+    },
+    /// Busybox does not tell its applets as it should.
+    #[error("busybox names an applet {applet:?}, which is no path")]
+    Applet {
+        /// What it said.
+        applet: String,
+    },
+}
+
+impl TemplateError {
+    /// For `map_err`: the operation that failed, and where.
+    pub(super) fn io<'a>(
+        operation: &'static str,
+        path: &'a Path,
+    ) -> impl FnOnce(io::Error) -> Self + 'a {
+        move |source| Self::Io {
+            operation,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    /// Whether building the template again is the remedy.
+    #[must_use]
+    pub fn needs_rebuild(&self) -> bool {
+        matches!(
+            self,
+            Self::Manifest { .. }
+                | Self::Outdated { .. }
+                | Self::WrongSize { .. }
+                | Self::WrongContent { .. }
+                | Self::NotFound { .. }
+        )
+    }
+}

@@ -1,0 +1,121 @@
+//! What is in a guest's root file system.
+//!
+//! The contract with the guest agent: it is `/init`; it loads `/lib/modules/*.ko` in the order
+//! of their names; busybox's applets are where Debian has those programs; `/proc`, `/sys`,
+//! `/dev`, `/run` and `/tmp` exist for it to mount on.
+
+use std::path::Path;
+
+use super::archive::Tree;
+use super::modules::Module;
+use super::{TemplateError, elf, file};
+
+/// Largest agent or busybox that is read, in bytes. Both are a few megabytes; every byte of them
+/// is memory of every guest.
+const MAX_PROGRAM: u64 = 64 << 20;
+
+/// Most applets that busybox may name; Debian's has about 270.
+const MAX_APPLETS: usize = 2000;
+
+const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n\
+                      nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n";
+const GROUP: &str = "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n";
+const HOSTS: &str = "127.0.0.1 localhost\n::1 localhost\n";
+const HOSTNAME: &str = "ironclaw\n";
+const PROFILE: &str = "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n";
+
+/// Directories that nothing else makes, with their modes.
+const DIRECTORIES: [(&str, u32); 17] = [
+    ("dev", 0o755),
+    ("home", 0o755),
+    ("mnt", 0o755),
+    ("opt", 0o755),
+    ("proc", 0o555),
+    ("root", 0o700),
+    ("run", 0o755),
+    ("srv", 0o755),
+    ("sys", 0o555),
+    ("tmp", 0o1777),
+    ("usr/bin", 0o755),
+    ("usr/local/bin", 0o755),
+    ("usr/local/sbin", 0o755),
+    ("usr/sbin", 0o755),
+    ("var/lib", 0o755),
+    ("var/log", 0o755),
+    ("var/tmp", 0o1777),
+];
+
+/// A program that runs in the guest, where no dynamic linker is.
+pub(super) fn read_program(path: &Path) -> Result<Vec<u8>, TemplateError> {
+    let bytes = file::read(path, MAX_PROGRAM)?;
+    match elf::not_static(&bytes) {
+        None => Ok(bytes),
+        Some(reason) => Err(TemplateError::NotStatic {
+            path: path.to_owned(),
+            reason,
+        }),
+    }
+}
+
+/// The paths in the output of `busybox --list-full` that the guest gets: all but what the agent
+/// is in its place.
+pub(super) fn applets(list: &str) -> Result<Vec<&str>, TemplateError> {
+    let bad = |applet: &str| TemplateError::Applet {
+        applet: applet.chars().take(80).collect(),
+    };
+    let mut applets = Vec::new();
+    for path in list.lines() {
+        let plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains('\0');
+        if !path.split('/').all(plain) || applets.len() == MAX_APPLETS {
+            return Err(bad(path));
+        }
+        let name = path.rsplit('/').next().unwrap_or(path);
+        if !matches!(name, "init" | "linuxrc" | "busybox") {
+            applets.push(path);
+        }
+    }
+    if applets.is_empty() {
+        Err(bad(""))
+    } else {
+        Ok(applets)
+    }
+}
+
+/// The file tree of a guest.
+pub(super) fn tree(
+    agent: Vec<u8>,
+    busybox: Vec<u8>,
+    applets: &[&str],
+    modules: Vec<Module>,
+) -> Tree {
+    let mut tree = Tree::default();
+    for (path, mode) in DIRECTORIES {
+        tree.directory(path, mode);
+    }
+    tree.symlink("var/run", "/run");
+    tree.file("etc/passwd", 0o644, PASSWD);
+    tree.file("etc/group", 0o644, GROUP);
+    tree.file("etc/hosts", 0o644, HOSTS);
+    tree.file("etc/hostname", 0o644, HOSTNAME);
+    tree.file("etc/profile", 0o644, PROFILE);
+    // The kernel opens the console for PID 1 before anything is mounted on /dev.
+    tree.char_device("dev/console", 0o600, 5, 1);
+    tree.char_device("dev/null", 0o666, 1, 3);
+
+    let digits = if modules.len() > 100 { 3 } else { 2 };
+    for (number, module) in modules.into_iter().enumerate() {
+        let path = format!("lib/modules/{number:0digits$}-{}.ko", module.name);
+        tree.file(&path, 0o644, module.bytes);
+    }
+    tree.file("bin/busybox", 0o755, busybox);
+    for applet in applets {
+        if !tree.contains(applet) {
+            tree.symlink(applet, "/bin/busybox");
+        }
+    }
+    tree.file("init", 0o755, agent);
+    tree
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::template::fixture;
+
+/// A bzImage as Debian 12 has it.
+fn bz_image() -> Vec<u8> {
+    let content = fixture::vmlinux(true);
+    let mut payload = fixture::lz4_legacy(&content, 100);
+    payload.extend(u32::try_from(content.len()).unwrap().to_le_bytes());
+    fixture::bz_image(&payload)
+}
+
+#[test]
+fn an_elf_image_passes_as_it_is() {
+    let image = fixture::vmlinux(true);
+    assert_eq!(vmlinux(image.clone()).unwrap(), image);
+}
+
+#[test]
+fn a_bz_image_gives_the_elf_image_in_it() {
+    assert_eq!(vmlinux(bz_image()).unwrap(), fixture::vmlinux(true));
+}
+
+#[test]
+fn a_bz_image_may_hold_xz_or_nothing_compressed() {
+    let content = fixture::vmlinux(true);
+    let mut payload = fixture::xz(&content);
+    payload.extend(u32::try_from(content.len()).unwrap().to_le_bytes());
+    assert_eq!(vmlinux(fixture::bz_image(&payload)).unwrap(), content);
+    assert_eq!(vmlinux(fixture::bz_image(&content)).unwrap(), content);
+}
+
+#[test]
+fn the_release_is_taken_from_the_banner() {
+    assert_eq!(release(&fixture::vmlinux(true)).unwrap(), fixture::RELEASE);
+    assert!(matches!(
+        release(b"Linux version %s (%s)"),
+        Err(KernelError::NoBanner)
+    ));
+    assert!(matches!(
+        release(b"Linux version 6.1"),
+        Err(KernelError::NoBanner)
+    ));
+}
+
+#[test]
+fn what_is_no_kernel_is_refused() {
+    assert!(matches!(
+        vmlinux(b"MZ".repeat(1000)),
+        Err(KernelError::NotAKernel)
+    ));
+    assert!(matches!(vmlinux(Vec::new()), Err(KernelError::NotAKernel)));
+    let mut other_machine = fixture::vmlinux(true);
+    other_machine[18] = 183; // aarch64
+    assert!(matches!(vmlinux(other_machine), Err(KernelError::NotElf)));
+}
+
+#[test]
+fn a_kernel_without_a_pvh_entry_is_refused() {
+    assert!(matches!(
+        vmlinux(fixture::vmlinux(false)),
+        Err(KernelError::WithoutPvh)
+    ));
+}
+
+#[test]
+fn a_boot_protocol_without_a_payload_is_refused() {
+    let mut image = bz_image();
+    image[0x206] = 7;
+    assert!(matches!(
+        vmlinux(image),
+        Err(KernelError::OldProtocol { major: 2, minor: 7 })
+    ));
+}
+
+#[test]
+fn an_unknown_compression_is_shown_by_its_first_bytes() {
+    let image = fixture::bz_image(b"BZh91AY&SY");
+    assert!(
+        vmlinux(image)
+            .unwrap_err()
+            .to_string()
+            .contains("[42, 5a, 68, 39")
+    );
+}
+
+#[test]
+fn content_of_another_size_than_announced_is_refused() {
+    let content = fixture::vmlinux(true);
+    let mut payload = fixture::lz4_legacy(&content, 100);
+    payload.extend(u32::try_from(content.len() + 1).unwrap().to_le_bytes());
+    let result = vmlinux(fixture::bz_image(&payload));
+    assert!(matches!(result, Err(KernelError::WrongSize { .. })));
+}
+
+proptest! {
+    #[test]
+    fn a_truncated_image_is_refused(cut in any::<prop::sample::Index>()) {
+        let mut image = bz_image();
+        let payload_end = image.len() - 8;
+        image.truncate(cut.index(payload_end));
+        prop_assert!(vmlinux(image).is_err());
+    }
+
+    #[test]
+    fn a_damaged_image_never_panics(
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..20),
+    ) {
+        let mut image = bz_image();
+        for (at, byte) in damage {
+            let at = at.index(image.len());
+            image[at] = byte;
+        }
+        if let Ok(vmlinux) = vmlinux(image) {
+            prop_assert!(vmlinux.starts_with(elf::MAGIC));
+        }
+    }
+}

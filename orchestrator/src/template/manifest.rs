@@ -1,0 +1,124 @@
+//! `template.json`: what a template was made of.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::hash::Sha256Hex;
+use super::{TemplateError, TemplateHash, file};
+
+/// Version of the manifest's format.
+pub const FORMAT: u16 = 1;
+
+/// Largest manifest that is read, in bytes.
+const MAX_MANIFEST: u64 = 64 * 1024;
+
+/// What a template was made of, and how its files can be told from damaged ones.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Manifest {
+    /// [`FORMAT`] of the program that wrote it.
+    pub format: u16,
+    /// Version of the guest protocol that the agent was built against; it has to be
+    /// [`ironclaw_protocol::VERSION`].
+    pub protocol: u16,
+    /// The template's name.
+    pub hash: TemplateHash,
+    /// The kernel.
+    pub kernel: Kernel,
+    /// The initramfs.
+    pub initramfs: Initramfs,
+    /// Arguments for the guest's kernel that every VMM passes; backends add their own.
+    pub boot_args: String,
+    /// When it was built, in seconds since 1970-01-01 00:00:00 UTC.
+    pub created: u64,
+}
+
+/// The kernel of a template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Kernel {
+    /// The Debian package that it comes from, unless it was given as a file.
+    pub package: Option<PackageVersion>,
+    /// As `uname -r` prints it in the guest.
+    pub release: String,
+    /// Of the vmlinux.
+    pub sha256: Sha256Hex,
+    /// Of the vmlinux, in bytes.
+    pub size: u64,
+}
+
+/// The initramfs of a template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Initramfs {
+    /// The Debian package of busybox, unless it was given as a file.
+    pub busybox: Option<PackageVersion>,
+    /// Of the guest agent's executable.
+    pub agent_sha256: Sha256Hex,
+    /// Of the archive.
+    pub sha256: Sha256Hex,
+    /// Of the archive, in bytes.
+    pub size: u64,
+}
+
+/// A Debian package.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct PackageVersion {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// What is read before the rest, so that an older or newer format is told from a damaged one.
+#[derive(Deserialize)]
+struct Head {
+    format: u16,
+}
+
+impl Manifest {
+    /// Reads the manifest of the template `hash` and checks that this program can use it.
+    pub(super) fn read(path: &Path, hash: &TemplateHash) -> Result<Self, TemplateError> {
+        let bytes = file::read(path, MAX_MANIFEST)?;
+        let bad = |reason: String| TemplateError::Manifest {
+            path: path.to_owned(),
+            reason,
+        };
+        let outdated = |what, found, needed| TemplateError::Outdated {
+            hash: hash.clone(),
+            what,
+            found,
+            needed,
+        };
+        let head: Head = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
+        if head.format != FORMAT {
+            return Err(outdated("manifest format", head.format, FORMAT));
+        }
+        let manifest: Self =
+            serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
+        if manifest.protocol != ironclaw_protocol::VERSION {
+            let needed = ironclaw_protocol::VERSION;
+            return Err(outdated("guest protocol", manifest.protocol, needed));
+        }
+        if manifest.hash != *hash || manifest.computed_hash() != *hash {
+            return Err(bad("its hash does not belong to its content".to_owned()));
+        }
+        Ok(manifest)
+    }
+
+    pub(super) fn to_json(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let mut json = serde_json::to_vec_pretty(self)?;
+        json.push(b'\n');
+        Ok(json)
+    }
+
+    fn computed_hash(&self) -> TemplateHash {
+        Sha256Hex::of_template(&self.kernel.sha256, &self.initramfs.sha256, &self.boot_args)
+    }
+}
