@@ -57,7 +57,7 @@ use hardware::clock::Clock;
 use hardware::memory::Spare;
 use hardware::serial::log;
 use hardware::socket::Socket;
-use hardware::{interrupts, memory, paging, port};
+use hardware::{interrupts, memory, supervisor};
 use ironclaw_testguest::boot::{self, Device};
 use ironclaw_testguest::connections::Connections;
 use ironclaw_testguest::guest::{Guest, Machine};
@@ -90,8 +90,7 @@ extern "sysv64" fn start(zero_page: *const u8) -> ! {
     // SAFETY: this is the only CPU, and this function runs once, from the entry code, which got
     // `zero_page` from the boot loader.
     let (boot_info, spare) = unsafe {
-        interrupts::catch_exceptions();
-        paging::map_four_gibibytes();
+        interrupts::fill_table();
         let boot_info = memory::boot_info(zero_page);
         let spare = memory::claim(boot_info.zero_page);
         (boot_info, spare)
@@ -111,7 +110,7 @@ extern "sysv64" fn start(zero_page: *const u8) -> ! {
     ));
     let mut guest = Guest::new(Box::new(machine), &seed);
     match serve(socket, &mut guest) {
-        Ok(()) => port::reset(),
+        Ok(()) => supervisor::reset(),
         Err(error) => panic!("the vsock device failed: {error}"),
     }
 }
@@ -162,5 +161,5 @@ fn serve(mut socket: Socket, guest: &mut Guest) -> virtio_drivers::Result<()> {
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     log(format_args!("{info}"));
-    port::reset()
+    supervisor::reset()
 }

@@ -5,7 +5,7 @@ use core::ptr::addr_of;
 use core::sync::atomic::{Ordering, fence};
 use core::time::Duration;
 
-use super::port;
+use super::supervisor;
 
 const HYPERVISOR_LEAF: u32 = 0x4000_0000;
 const KVM_FEATURES: u32 = 0x4000_0001;
@@ -52,7 +52,7 @@ impl Clock {
         }
         // SAFETY: KVM announced the register. It will write to the page, which is 32 bytes,
         // aligned to 64, and read by nothing but `uptime`, in volatile reads.
-        unsafe { port::write_msr(SYSTEM_TIME_REGISTER, addr_of!(PAGE) as u64 | ENABLE) };
+        unsafe { supervisor::write_register(SYSTEM_TIME_REGISTER, addr_of!(PAGE) as u64 | ENABLE) };
         Some(Self(()))
     }
 

@@ -1,13 +1,27 @@
 //! From the first instruction to Rust code.
 //!
-//! Firecracker enters by the Linux 64-bit boot protocol: long mode, interrupts off, a flat GDT,
-//! the first GiB mapped one to one, and the address of the zero page in RSI.
+//! Firecracker enters by the Linux 64-bit boot protocol: ring 0 in long mode, interrupts off, a
+//! flat GDT, the first GiB mapped one to one, and the address of the zero page in RSI. This goes
+//! on to ring 3 as soon as it can; [`supervisor`](super::supervisor) says why.
 
 use core::arch::global_asm;
 
-// Rust code of this target uses SSE registers, so SSE must be on before it runs. CR0: caches on
-// (CD, NW off), no x87 emulation (EM off), MP on. CR4: OSFXSR and OSXMMEXCPT on. The stack is
-// not the boot loader's, which ends where its page tables begin.
+use super::supervisor::{USER_CODE, USER_DATA};
+
+const STACK_SIZE: usize = 256 * 1024;
+const SUPERVISOR_STACK_SIZE: usize = 4096;
+
+#[repr(C, align(4096))]
+struct Stack<const SIZE: usize>([u8; SIZE]);
+
+static mut STACK: Stack<STACK_SIZE> = Stack([0; STACK_SIZE]);
+static mut SUPERVISOR_STACK: Stack<SUPERVISOR_STACK_SIZE> = Stack([0; SUPERVISOR_STACK_SIZE]);
+
+// Rust code of this target uses SSE registers, so they must be on before it runs. CR0: caches on
+// (CD, NW off), no x87 emulation (EM off), MP on. CR4: OSFXSR and OSXMMEXCPT on.
+//
+// The descriptors are a flat 64-bit code segment and a data segment for each ring, then the task
+// state segment, which only says where the stack of ring 0 is.
 global_asm!(
     r#"
     .section .text.entry, "ax"
@@ -22,83 +36,58 @@ entry:
     mov rax, cr4
     or rax, 0x600
     mov cr4, rax
-    lea rsp, [rip + {stack} + {stack_size}]
-    xor ebp, ebp
+    lea rax, [rip + page_tables]
+    mov cr3, rax
+    lea rsp, [rip + {supervisor_stack} + {supervisor_stack_size}]
+    mov [rip + task_state + 4], rsp
+    lea rax, [rip + task_state]
+    mov word ptr [rip + task_descriptor + 2], ax
+    shr rax, 16
+    mov byte ptr [rip + task_descriptor + 4], al
+    mov byte ptr [rip + task_descriptor + 7], ah
+    lgdt [rip + descriptor_pointer]
+    lidt [rip + interrupt_pointer]
+    mov ax, 0x28
+    ltr ax
     mov rdi, rsi
-    call {start}
-    ud2
+    lea rax, [rip + {start}]
+    .global enter_user
+enter_user:
+    lea rcx, [rip + {stack} + {stack_size} - 8]
+    xor ebp, ebp
+    push {user_data}
+    push rcx
+    push 2
+    push {user_code}
+    push rax
+    iretq
+
+    .section .data.descriptors, "aw"
+    .balign 16
+descriptors:
+    .quad 0
+    .quad 0x00af9b000000ffff
+    .quad 0x00cf93000000ffff
+    .quad 0x00cff3000000ffff
+    .quad 0x00affb000000ffff
+task_descriptor:
+    .quad 0x0000890000000067, 0
+descriptor_pointer:
+    .word 55
+    .quad descriptors
+interrupt_pointer:
+    .word 4095
+    .quad {interrupts}
+    .balign 16
+task_state:
+    .skip 104
     "#,
     stack = sym STACK,
     stack_size = const STACK_SIZE,
+    supervisor_stack = sym SUPERVISOR_STACK,
+    supervisor_stack_size = const SUPERVISOR_STACK_SIZE,
+    user_code = const USER_CODE,
+    user_data = const USER_DATA,
+    interrupts = sym super::interrupts::TABLE,
     start = sym crate::start,
-);
-
-const STACK_SIZE: usize = 256 * 1024;
-
-#[repr(C, align(4096))]
-struct Stack([u8; STACK_SIZE]);
-
-static mut STACK: Stack = Stack([0; STACK_SIZE]);
-
-// The compiler calls these for moves and comparisons of memory, and this target expects them
-// from a C library. They are written in assembly since a loop in Rust could be compiled into a
-// call of itself. `rep movsb` and `rep stosb` are fast on every CPU that Firecracker supports.
-global_asm!(
-    r#"
-    .section .text.memory, "ax"
-    .global memcpy, memmove, memset, memcmp, bcmp
-memcpy:
-    mov rax, rdi
-    mov rcx, rdx
-    rep movsb
-    ret
-memmove:
-    mov rax, rdi
-    mov rcx, rdx
-    mov r8, rdi
-    sub r8, rsi
-    cmp r8, rdx
-    jb 2f
-    rep movsb
-    ret
-2:
-    lea rdi, [rdi + rdx - 1]
-    lea rsi, [rsi + rdx - 1]
-    std
-    rep movsb
-    cld
-    ret
-memset:
-    mov r8, rdi
-    mov eax, esi
-    mov rcx, rdx
-    rep stosb
-    mov rax, r8
-    ret
-memcmp:
-bcmp:
-    xor eax, eax
-    mov rcx, rdx
-    cmp rcx, rcx
-    repe cmpsb
-    je 3f
-    movzx eax, byte ptr [rdi - 1]
-    movzx ecx, byte ptr [rsi - 1]
-    sub ecx, eax
-    mov eax, ecx
-3:
-    ret
-    "#
-);
-
-// The standard library's `alloc` comes compiled for unwinding and refers to these two. With
-// panics that abort, nothing ever calls them.
-global_asm!(
-    r#"
-    .section .text.unwind, "ax"
-    .global rust_eh_personality, _Unwind_Resume
-rust_eh_personality:
-_Unwind_Resume:
-    ud2
-    "#
 );

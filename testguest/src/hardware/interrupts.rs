@@ -3,11 +3,11 @@
 //!
 //! The machine's exceptions end the guest with a line on the serial port.
 
-use core::arch::{asm, global_asm};
+use core::arch::global_asm;
 use core::ptr::addr_of;
 use core::time::Duration;
 
-use super::port;
+use super::supervisor;
 
 const LOCAL_APIC: u64 = 0xfee0_0000;
 const SPURIOUS: u64 = 0xf0;
@@ -25,17 +25,20 @@ const REDIRECTION: u32 = 0x10;
 const LEGACY_MASKS: [u16; 2] = [0x21, 0xa1];
 
 const EXCEPTIONS: usize = 32;
+const INVALID_OPCODE: usize = 6;
 const DEVICE_VECTOR: u8 = 0x40;
 const TIMER_VECTOR: u8 = 0x41;
 const SPURIOUS_VECTOR: u8 = 0xff;
 
-/// Selector of the code segment in Firecracker's GDT.
+/// Selector of ring 0's code segment.
 const CODE: u16 = 8;
 const INTERRUPT_GATE: u16 = 0x8e00;
 
 /// Distance between the entries for the exceptions, in bytes.
 const STUB: u64 = 16;
 
+// An exception is reported by Rust code in ring 3, which starts on an empty stack. Before that
+// code calls ring 0 again, what the CPU pushed is left alone at the top of ring 0's stack.
 global_asm!(
     r#"
     .section .text.interrupts, "ax"
@@ -45,17 +48,18 @@ exception_stubs:
     .rept {exceptions}
     .balign {stub}
     push vector
-    jmp exception_common
+    jmp exception
     .set vector, vector + 1
     .endr
-exception_common:
-    cld
+    .global invalid_opcode_exception
+invalid_opcode_exception:
+    push {invalid_opcode}
+exception:
     mov rdi, [rsp]
     lea rsi, [rsp + 8]
-    and rsp, -16
-    call {report}
-    ud2
-    .balign 16
+    mov rdx, cr2
+    lea rax, [rip + {report}]
+    jmp enter_user
 acknowledge:
     push rax
     mov eax, {end_of_interrupt}
@@ -66,22 +70,22 @@ ignore:
     "#,
     exceptions = const EXCEPTIONS,
     stub = const STUB,
+    invalid_opcode = const INVALID_OPCODE,
     end_of_interrupt = const 0xfee0_00b0_u32,
     report = sym report,
 );
 
 unsafe extern "C" {
     static exception_stubs: u8;
+    static invalid_opcode: u8;
     static acknowledge: u8;
     static ignore: u8;
 }
 
 /// Ends the guest because of an exception. `frame` is what the CPU pushed: an error code for some
-/// vectors, then the instruction's address, its segment, the flags.
-extern "sysv64" fn report(vector: u64, frame: &[u64; 4]) -> ! {
-    let page_fault: u64;
-    // SAFETY: reads the address that the last page fault was about.
-    unsafe { asm!("mov {}, cr2", out(reg) page_fault, options(nomem, nostack, preserves_flags)) };
+/// vectors, then the instruction's address, its segment, the flags, the stack's address.
+extern "sysv64" fn report(vector: u64, frame: &[u64; 5], page_fault: u64) -> ! {
+    let frame = *frame;
     panic!("exception {vector}, frame {frame:x?}, CR2 {page_fault:#x}");
 }
 
@@ -113,47 +117,40 @@ impl Gate {
 }
 
 #[repr(C, align(16))]
-struct Table([Gate; 256]);
+pub(super) struct Table([Gate; 256]);
 
-static mut TABLE: Table = Table([Gate::ABSENT; 256]);
+/// Loaded by the entry code while it is still empty.
+pub(super) static mut TABLE: Table = Table([Gate::ABSENT; 256]);
 
-#[repr(C, packed)]
-struct TablePointer {
-    limit: u16,
-    base: u64,
-}
-
-/// Reports exceptions from now on.
+/// Fills the interrupt table: exceptions are reported and ring 0 can be called from now on.
 ///
 /// # Safety
-/// Once, by the only CPU, with Firecracker's GDT loaded.
-pub(crate) unsafe fn catch_exceptions() {
+/// Once, before anything needs [`supervisor`].
+pub(crate) unsafe fn fill_table() {
     // SAFETY: nothing else refers to the table, and each gate leads to code made for it.
     unsafe {
         let table = &mut *core::ptr::addr_of_mut!(TABLE);
         for (gate, number) in table.0.iter_mut().zip(0_u64..).take(EXCEPTIONS) {
             *gate = Gate::to(addr_of!(exception_stubs) as u64 + number * STUB);
         }
+        table.0[INVALID_OPCODE] = Gate::to(addr_of!(invalid_opcode) as u64);
         for vector in [DEVICE_VECTOR, TIMER_VECTOR] {
             table.0[usize::from(vector)] = Gate::to(addr_of!(acknowledge) as u64);
         }
         table.0[usize::from(SPURIOUS_VECTOR)] = Gate::to(addr_of!(ignore) as u64);
-        let limit = u16::try_from(size_of::<Table>() - 1).unwrap_or(u16::MAX);
-        let pointer = TablePointer { limit, base: addr_of!(TABLE) as u64 };
-        asm!("lidt [{}]", in(reg) &raw const pointer, options(readonly, nostack, preserves_flags));
     }
 }
 
 /// Lets `input` of the I/O APIC and the timer end a [`wait`].
 ///
 /// # Safety
-/// Once, after paging is set up and [`catch_exceptions`] was called.
+/// Once, after [`fill_table`].
 pub(crate) unsafe fn enable(input: u8) {
     // SAFETY: the registers are where every PC with KVM's interrupt controllers has them, mapped
     // uncached; the vectors written have handlers.
     unsafe {
         for mask in LEGACY_MASKS {
-            port::write(mask, 0xff);
+            supervisor::write_port(mask, &[0xff]);
         }
         write(LOCAL_APIC + SPURIOUS, ENABLE | u32::from(SPURIOUS_VECTOR));
         write(LOCAL_APIC + TIMER_DIVIDE, DIVIDE_BY_ONE);
@@ -174,18 +171,14 @@ pub(crate) unsafe fn enable(input: u8) {
 /// limit is given.
 pub(crate) fn wait(limit: Option<Duration>) {
     let count = limit.map(|limit| u32::try_from(limit.as_nanos()).unwrap_or(u32::MAX).max(1));
-    // SAFETY: `enable` was called before there was anything to wait for. `sti` lets interrupts in
-    // only after the next instruction, so none is missed between the two. The handlers change no
-    // register; that the block may use the stack makes the compiler keep its data out of their
-    // way.
-    unsafe {
-        if let Some(count) = count {
-            write(LOCAL_APIC + TIMER_COUNT, count);
-        }
-        asm!("sti", "hlt", "cli");
-        if count.is_some() {
-            write(LOCAL_APIC + TIMER_COUNT, 0);
-        }
+    // SAFETY: the timer's only effect is an interrupt, which has a handler.
+    let set_timer = |count| unsafe { write(LOCAL_APIC + TIMER_COUNT, count) };
+    if let Some(count) = count {
+        set_timer(count);
+    }
+    supervisor::halt();
+    if count.is_some() {
+        set_timer(0);
     }
 }
 

@@ -5,8 +5,9 @@ use core::ptr::addr_of;
 use ironclaw_testguest::boot::{self, BOOT_PARAMS, MAX_COMMAND_LINE, Region};
 use linked_list_allocator::LockedHeap;
 
-/// Most bytes of heap: all windows of all requests of all connections, twice.
-const MAX_HEAP: u64 = 64 << 20;
+/// Most bytes of heap: a window of content for every request of every connection, and half as
+/// much for everything else.
+const MAX_HEAP: u64 = 48 << 20;
 
 const MIB: u64 = 1 << 20;
 const PAGE: u64 = 4096;
@@ -71,7 +72,7 @@ impl Spare {
 /// Splits the RAM behind the image into heap and spare memory; `None` if there is none.
 ///
 /// # Safety
-/// Once, after paging is set up, with the zero page of this machine.
+/// Once, with the zero page of this machine.
 pub(crate) unsafe fn claim(zero_page: &[u8; BOOT_PARAMS]) -> Option<Spare> {
     let start = addr_of!(image_end) as u64;
     let ram = boot::ram(zero_page).find(|ram| ram.start <= start && start < ram.end)?;

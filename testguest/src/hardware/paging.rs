@@ -1,49 +1,46 @@
-//! Maps the first 4 GiB one to one. The boot loader mapped only the first, and devices are in
-//! the fourth.
+//! The page tables: the first 4 GiB one to one, open to both rings. The boot loader's map only
+//! the first GiB, and only for ring 0; devices are in the fourth.
+//!
+//! They are made by the assembler, since filling them in ring 0 takes milliseconds where that is
+//! emulated (see [`supervisor`](super::supervisor)).
 
-use core::arch::asm;
-use core::ptr::{addr_of, addr_of_mut};
+use core::arch::global_asm;
 
-const GIB: u64 = 1 << 30;
-const LARGE_PAGE: u64 = 2 << 20;
-const ENTRIES: usize = 512;
+/// Present, writable, open to ring 3.
+const TABLE: u64 = 0b111;
 
-const PRESENT: u64 = 1 << 0;
-const WRITABLE: u64 = 1 << 1;
-const UNCACHED: u64 = 1 << 4;
+/// A page of 2 MiB.
 const LARGE: u64 = 1 << 7;
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
-/// The GiB that Firecracker keeps free of RAM for devices.
-const DEVICES: u64 = 3;
+/// Not cached, as registers of devices have to be.
+const UNCACHED: u64 = 1 << 4;
 
-#[repr(C, align(4096))]
-struct Directory([u64; ENTRIES]);
-
-static mut DIRECTORIES: [Directory; 3] = [const { Directory([0; ENTRIES]) }; 3];
-
-/// Adds the second to fourth GiB to the page tables in use.
-///
-/// # Safety
-/// Once, by the only CPU, while the tables are in the first GiB, mapped one to one.
-pub(crate) unsafe fn map_four_gibibytes() {
-    // SAFETY: the tables that CR3 leads to are the boot loader's, below 1 MiB and mapped; nothing
-    // else refers to the directories. Entries are added, none in use is changed.
-    unsafe {
-        let root: u64;
-        asm!("mov {}, cr3", out(reg) root, options(nomem, nostack, preserves_flags));
-        let first = ((root & ADDRESS) as *const u64).read();
-        let pointers = (first & ADDRESS) as *mut u64;
-        let directories = addr_of_mut!(DIRECTORIES).cast::<Directory>();
-        for number in 1..4_usize {
-            let directory = directories.add(number - 1);
-            let base = number as u64 * GIB;
-            let cache = if number as u64 == DEVICES { UNCACHED } else { 0 };
-            for (index, entry) in (*directory).0.iter_mut().enumerate() {
-                *entry = (base + index as u64 * LARGE_PAGE) | PRESENT | WRITABLE | LARGE | cache;
-            }
-            pointers.add(number).write_volatile(addr_of!(*directory) as u64 | PRESENT | WRITABLE);
-        }
-        asm!("mov cr3, {}", in(reg) root, options(nostack, preserves_flags));
-    }
-}
+global_asm!(
+    r#"
+    .section .data.paging, "aw"
+    .balign 4096
+    .global page_tables
+page_tables:
+    .quad page_directory_pointers + {table}
+    .skip 511 * 8
+page_directory_pointers:
+    .quad page_directories + {table}
+    .quad page_directories + 0x1000 + {table}
+    .quad page_directories + 0x2000 + {table}
+    .quad page_directories + 0x3000 + {table}
+    .skip 508 * 8
+page_directories:
+    .set page, 0
+    .rept 1536
+    .quad page * 0x200000 + {memory}
+    .set page, page + 1
+    .endr
+    .rept 512
+    .quad page * 0x200000 + {device}
+    .set page, page + 1
+    .endr
+    "#,
+    table = const TABLE,
+    memory = const TABLE | LARGE,
+    device = const TABLE | LARGE | UNCACHED,
+);
