@@ -1,0 +1,278 @@
+//! The event loop: one thread that waits for everything.
+//!
+//! One thread is what makes reaping safe: between a process's end and the look at its number
+//! nothing else can start one.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use ironclaw_protocol::limits::MAX_CHUNK;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
+use thiserror::Error;
+
+use crate::children;
+use crate::link::{Fate, Link};
+use crate::port_search::PortSearch;
+use crate::program::Surroundings;
+use crate::session::{Context, Source};
+use crate::system::System;
+use crate::transport::Transport;
+
+/// Most connections at a time; more wait in the listener's backlog.
+const MAX_CONNECTIONS: usize = 16;
+
+/// How long a guest that ends waits for its last words to be read.
+const FAREWELL: Duration = Duration::from_millis(250);
+
+/// The agent can't go on.
+#[derive(Debug, Error)]
+pub(crate) enum AgentError {
+    /// It would not learn of its children's ends.
+    #[error("watch for the end of child processes")]
+    Children(#[source] io::Error),
+    /// It would not learn of anything.
+    #[error("wait for events")]
+    Wait(#[source] io::Error),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct LinkId(u64);
+
+/// What a descriptor in the poll set belongs to.
+#[derive(Debug, Clone, Copy)]
+enum Token {
+    Children,
+    Devices,
+    Listener,
+    Line(LinkId),
+    Source(LinkId, Source),
+}
+
+/// The agent and all that it serves.
+pub(crate) struct Agent {
+    surroundings: Surroundings,
+    system: Box<dyn System>,
+    children: UnixStream,
+    listener: Option<OwnedFd>,
+    /// No descriptor was left for a connection; the listener is tried again when something else
+    /// happened.
+    out_of_descriptors: bool,
+    search: Option<PortSearch>,
+    links: BTreeMap<LinkId, Link>,
+    next: u64,
+    /// What is read passes through here: one buffer for all requests.
+    buffer: Box<[u8]>,
+    shutdown: bool,
+}
+
+impl Agent {
+    /// An agent that accepts connections from `listener`, which has to be non-blocking, and
+    /// looks for the serial port if `serial` says so.
+    pub(crate) fn new(
+        surroundings: Surroundings,
+        system: Box<dyn System>,
+        listener: Option<OwnedFd>,
+        serial: bool,
+    ) -> Result<Self, AgentError> {
+        Ok(Self {
+            surroundings,
+            system,
+            children: children::watch().map_err(AgentError::Children)?,
+            listener,
+            out_of_descriptors: false,
+            search: serial.then(PortSearch::start),
+            links: BTreeMap::new(),
+            next: 0,
+            buffer: vec![0; MAX_CHUNK].into_boxed_slice(),
+            shutdown: false,
+        })
+    }
+
+    /// Serves until a host asks to power off.
+    pub(crate) fn run(mut self) -> Result<(), AgentError> {
+        while !self.shutdown {
+            self.look_for_port();
+            let events = self.wait()?;
+            self.serve(&events);
+        }
+        self.say_farewell();
+        Ok(())
+    }
+
+    fn add(&mut self, transport: Transport) {
+        self.links.insert(LinkId(self.next), Link::new(transport));
+        self.next += 1;
+    }
+
+    fn look_for_port(&mut self) {
+        if let Some(search) = &mut self.search
+            && let Some(port) = search.look(Instant::now())
+        {
+            self.search = None;
+            self.add(Transport::Serial(port));
+        }
+    }
+
+    fn wait(&mut self) -> Result<Vec<(Token, PollFlags)>, AgentError> {
+        let mut set = Vec::new();
+        let mut tokens = Vec::new();
+        let mut ready = Vec::new();
+        let mut deadline = self.search.as_ref().and_then(PortSearch::deadline);
+        let mut add = |fd, flags, token| {
+            set.push(PollFd::from_borrowed_fd(fd, flags));
+            tokens.push(token);
+        };
+        add(self.children.as_fd(), PollFlags::IN, Token::Children);
+        if let Some(devices) = self.search.as_ref().and_then(PortSearch::devices) {
+            add(devices, PollFlags::IN, Token::Devices);
+        }
+        let connections = self.links.values().filter(|link| !link.is_serial()).count();
+        if let Some(listener) = &self.listener
+            && connections < MAX_CONNECTIONS
+            && !self.out_of_descriptors
+        {
+            add(listener.as_fd(), PollFlags::IN, Token::Listener);
+        }
+        for (&id, link) in &self.links {
+            let (fd, flags) = link.waits();
+            add(fd, flags, Token::Line(id));
+            if let Some((session, out)) = link.session() {
+                session.waits(out, &mut |fd: BorrowedFd<'_>, flags, source| {
+                    add(fd, flags, Token::Source(id, source));
+                });
+                session.ready_sources(out, &mut ready);
+                deadline = deadline.into_iter().chain(session.deadline()).min();
+            }
+        }
+        let now = Instant::now();
+        let longest = match deadline {
+            _ if !ready.is_empty() => Some(Duration::ZERO),
+            Some(deadline) => Some(deadline.saturating_duration_since(now)),
+            None => None,
+        };
+        // A time too long for the kernel's type is no time limit.
+        let timeout = longest.and_then(|time| Timespec::try_from(time).ok());
+        match poll(&mut set, timeout.as_ref()) {
+            Ok(_) => {}
+            Err(Errno::INTR | Errno::AGAIN | Errno::NOMEM) => return Ok(Vec::new()),
+            Err(error) => return Err(AgentError::Wait(error.into())),
+        }
+        self.out_of_descriptors = false;
+        let events = tokens
+            .into_iter()
+            .zip(&set)
+            .map(|(token, fd)| (token, fd.revents()));
+        Ok(events.filter(|(_, events)| !events.is_empty()).collect())
+    }
+
+    fn serve(&mut self, events: &[(Token, PollFlags)]) {
+        let mut sources: BTreeMap<LinkId, Vec<Source>> = BTreeMap::new();
+        for &(token, flags) in events {
+            match token {
+                Token::Children => self.reap(),
+                Token::Devices => {
+                    if let Some(search) = &mut self.search {
+                        search.announced();
+                    }
+                }
+                Token::Listener => self.accept(),
+                Token::Line(id) => self.serve_line(id, flags),
+                Token::Source(id, source) => sources.entry(id).or_default().push(source),
+            }
+        }
+        let now = Instant::now();
+        let mut over = Vec::new();
+        for (&id, link) in &mut self.links {
+            if let Some((session, out)) = link.session_mut() {
+                let mut ready = sources.remove(&id).unwrap_or_default();
+                session.ready_sources(out, &mut ready);
+                session.serve(ready, &mut self.buffer, out);
+                session.expire(now);
+                session.answer(out);
+            }
+            if link.flush() == Fate::Over {
+                over.push(id);
+            }
+        }
+        over.into_iter().for_each(|id| self.close(id));
+    }
+
+    fn reap(&mut self) {
+        while matches!(self.children.read(&mut self.buffer), Ok(count) if count > 0) {}
+        for (pid, end) in children::reap() {
+            for link in self.links.values_mut() {
+                if let Some((session, out)) = link.session_mut() {
+                    session.ended(pid, &end, out);
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        let Some(listener) = &self.listener else {
+            return;
+        };
+        match accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok(connection) => self.add(Transport::connection(connection)),
+            Err(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS) => {
+                self.out_of_descriptors = true;
+            }
+            // The host left before it was accepted.
+            Err(_) => {}
+        }
+    }
+
+    fn serve_line(&mut self, id: LinkId, flags: PollFlags) {
+        let Some(link) = self.links.get_mut(&id) else {
+            return;
+        };
+        let mut context = Context {
+            surroundings: &self.surroundings,
+            system: self.system.as_mut(),
+            shutdown: &mut self.shutdown,
+        };
+        if link.serve(flags, &mut self.buffer, &mut context) == Fate::Over {
+            self.close(id);
+        }
+    }
+
+    fn close(&mut self, id: LinkId) {
+        if self.links.remove(&id).is_some_and(|link| link.is_serial()) {
+            self.search = Some(PortSearch::start());
+        }
+    }
+
+    /// Writes what is queued, and lets the hosts that are connected by a socket read it: a reset
+    /// throws away what is still in the guest's send queue.
+    fn say_farewell(mut self) {
+        let deadline = Instant::now() + FAREWELL;
+        loop {
+            let buffer = &mut self.buffer;
+            self.links.retain(|_, link| !link.is_delivered(buffer));
+            let left = deadline.saturating_duration_since(Instant::now());
+            if self.links.is_empty() || left.is_zero() {
+                return;
+            }
+            let mut set = Vec::new();
+            for link in self.links.values() {
+                let flags = if link.is_flushed() {
+                    PollFlags::IN
+                } else {
+                    PollFlags::OUT
+                };
+                set.push(PollFd::from_borrowed_fd(link.waits().0, flags));
+            }
+            let Ok(timeout) = Timespec::try_from(left) else {
+                return;
+            };
+            if poll(&mut set, Some(&timeout)).is_err_and(|error| error != Errno::INTR) {
+                return;
+            }
+        }
+    }
+}

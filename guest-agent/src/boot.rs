@@ -1,0 +1,149 @@
+//! What PID 1 does before there is anything to talk to.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, mount};
+use rustix::system::finit_module;
+
+use crate::console::say;
+use crate::loopback;
+use crate::program::Surroundings;
+
+/// Where the template puts the modules, with names in the order of loading.
+const MODULES: &str = "/lib/modules";
+
+struct Mount {
+    kind: &'static str,
+    at: &'static str,
+    flags: MountFlags,
+    options: &'static std::ffi::CStr,
+}
+
+const PLAIN: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
+const DATA: MountFlags = PLAIN.union(MountFlags::NOEXEC);
+
+/// In the order of mounting.
+const MOUNTS: [Mount; 7] = [
+    Mount {
+        kind: "proc",
+        at: "/proc",
+        flags: DATA,
+        options: c"",
+    },
+    Mount {
+        kind: "sysfs",
+        at: "/sys",
+        flags: DATA,
+        options: c"",
+    },
+    Mount {
+        kind: "devtmpfs",
+        at: "/dev",
+        flags: MountFlags::NOSUID,
+        options: c"mode=0755",
+    },
+    Mount {
+        kind: "devpts",
+        at: "/dev/pts",
+        flags: MountFlags::NOSUID.union(MountFlags::NOEXEC),
+        options: c"gid=5,mode=0620,ptmxmode=0666",
+    },
+    Mount {
+        kind: "tmpfs",
+        at: "/dev/shm",
+        flags: PLAIN,
+        options: c"mode=1777",
+    },
+    Mount {
+        kind: "tmpfs",
+        at: "/tmp",
+        flags: PLAIN,
+        options: c"mode=1777",
+    },
+    Mount {
+        kind: "tmpfs",
+        at: "/run",
+        flags: PLAIN,
+        options: c"mode=0755",
+    },
+];
+
+/// Names that programs expect in /dev and only udev would make.
+const DEV_LINKS: [(&str, &str); 4] = [
+    ("/dev/fd", "/proc/self/fd"),
+    ("/dev/stdin", "/proc/self/fd/0"),
+    ("/dev/stdout", "/proc/self/fd/1"),
+    ("/dev/stderr", "/proc/self/fd/2"),
+];
+
+/// Mounts what programs expect, loads the template's modules and brings the loopback device up.
+///
+/// Each step that fails is reported on the console, and the next is tried: a guest without, say,
+/// a network module is of use, and one that gives up is of none.
+pub(crate) fn prepare() {
+    for Mount {
+        kind,
+        at,
+        flags,
+        options,
+    } in MOUNTS
+    {
+        if let Err(error) = fs::create_dir_all(at) {
+            say(format_args!("create the directory {at}: {error}"));
+        }
+        match mount(kind, at, kind, flags, Some(options)) {
+            // The kernel may have mounted it already.
+            Ok(()) | Err(Errno::BUSY) => {}
+            Err(error) => say(format_args!("mount {kind} at {at}: {error}")),
+        }
+    }
+    for (name, target) in DEV_LINKS {
+        match symlink(target, name) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => say(format_args!("link {name} to {target}: {error}")),
+        }
+    }
+    load_modules(Path::new(MODULES));
+    if let Err(error) = loopback::up() {
+        say(format_args!("bring the loopback device up: {error}"));
+    }
+}
+
+fn load_modules(directory: &Path) {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) => return say(format_args!("list {}: {error}", directory.display())),
+    };
+    let mut modules: Vec<PathBuf> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "ko"))
+        .collect();
+    modules.sort_unstable();
+    for path in modules {
+        let loaded = File::open(&path)
+            .and_then(|file| finit_module(file, c"", 0).map_err(std::io::Error::from));
+        match loaded {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => say(format_args!("load {}: {error}", path.display())),
+        }
+    }
+}
+
+/// What commands in a guest start with, whatever the kernel's command line gave to PID 1.
+pub(crate) fn surroundings() -> Surroundings {
+    let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    let env = [("PATH", path), ("HOME", "/root")];
+    Surroundings {
+        env: env
+            .map(|(name, value)| (OsString::from(name), OsString::from(value)))
+            .into(),
+        cwd: PathBuf::from("/"),
+    }
+}

@@ -1,0 +1,50 @@
+//! The processes below the agent: its own children, and the orphans that PID 1 inherits.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+
+use ironclaw_protocol::message::Outcome;
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process_group, wait};
+
+/// Gives a stream that becomes readable when a child ended.
+pub(crate) fn watch() -> io::Result<UnixStream> {
+    let (read, write) = UnixStream::pair()?;
+    read.set_nonblocking(true)?;
+    write.set_nonblocking(true)?;
+    signal_hook::low_level::pipe::register(Signal::CHILD.as_raw(), write)?;
+    Ok(read)
+}
+
+/// Collects every child that ended, and how.
+///
+/// Whoever started a child looks its number up in the result. The agent has one thread, so a
+/// number that is in use by an open request can't have been given to another process before.
+pub(crate) fn reap() -> Vec<(Pid, Outcome)> {
+    let mut ended = Vec::new();
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some((pid, status))) => ended.extend(outcome(status).map(|end| (pid, end))),
+            Err(Errno::INTR) => {}
+            // None has ended, or there is none.
+            Ok(None) | Err(_) => return ended,
+        }
+    }
+}
+
+fn outcome(status: WaitStatus) -> Option<Outcome> {
+    if let Some(signal) = status.terminating_signal() {
+        return Some(Outcome::Signaled(signal));
+    }
+    status
+        .exit_status()
+        .and_then(|code| u8::try_from(code).ok())
+        .map(Outcome::Exited)
+}
+
+/// Signals the process group that `leader` leads. Only for a leader that is not yet reaped: the
+/// number may belong to somebody else afterwards.
+pub(crate) fn signal_group(leader: Pid, signal: Signal) {
+    // The one possible error is that no process is left to be signalled.
+    let _ = kill_process_group(leader, signal);
+}

@@ -1,0 +1,105 @@
+//! A file that the host reads.
+
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::PathBuf;
+
+use ironclaw_protocol::limits::{MAX_CHUNK, WINDOW};
+use ironclaw_protocol::message::{FailureKind, GetFile, Outcome, RequestId, Stream, ToHost};
+use rustix::fs::OFlags;
+
+use crate::failure::{failed, refused};
+use crate::outgoing::Outgoing;
+
+/// An open `GetFile`.
+#[derive(Debug)]
+pub(crate) struct Download {
+    id: RequestId,
+    file: File,
+    path: PathBuf,
+    mode: u32,
+    sent: u64,
+    /// Bytes that the host still takes.
+    credit: u64,
+}
+
+impl Download {
+    /// Opens the file; only a regular one, since others may block or have effects.
+    pub(crate) fn start(id: RequestId, get: &GetFile) -> Result<Self, Outcome> {
+        let path = PathBuf::from(&get.path);
+        let attempt = || format!("read {}", path.display());
+        let irregular = || {
+            failed(
+                FailureKind::Invalid,
+                format_args!("{}: not a regular file", attempt()),
+            )
+        };
+        let refused = |error: &_| refused(attempt(), error, FailureKind::NotFound);
+        // Opening a device or a FIFO has effects of its own, so look before; and look again at
+        // what was opened, since the guest's programs may have swapped it.
+        if !path.metadata().map_err(|error| refused(&error))?.is_file() {
+            return Err(irregular());
+        }
+        let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags(flags)
+            .open(&path);
+        let file = opened.map_err(|error| refused(&error))?;
+        let found = file.metadata().map_err(|error| refused(&error))?;
+        if !found.is_file() {
+            return Err(irregular());
+        }
+        let mode = found.permissions().mode() & 0o7777;
+        Ok(Self {
+            id,
+            file,
+            path,
+            mode,
+            sent: 0,
+            credit: WINDOW.into(),
+        })
+    }
+
+    /// Whether the host takes more.
+    pub(crate) fn has_credit(&self) -> bool {
+        self.credit > 0
+    }
+
+    /// The host took `bytes` bytes.
+    pub(crate) fn grant(&mut self, bytes: u32) {
+        self.credit = self.credit.saturating_add(bytes.into());
+    }
+
+    /// Sends one chunk; gives the answer at the end of the file or when it can't be read on.
+    pub(crate) fn send(&mut self, buffer: &mut [u8], out: &mut Outgoing) -> Option<Outcome> {
+        let longest = buffer.len().min(MAX_CHUNK);
+        let longest = usize::try_from(self.credit).unwrap_or(longest).min(longest);
+        if longest == 0 {
+            return None;
+        }
+        match self.file.read(&mut buffer[..longest]) {
+            Ok(0) => Some(Outcome::FileRead {
+                mode: self.mode,
+                bytes: self.sent,
+            }),
+            Ok(count) => {
+                let bytes = buffer[..count].to_vec();
+                out.push(&ToHost::Data {
+                    id: self.id,
+                    stream: Stream::File,
+                    bytes,
+                });
+                self.sent += count as u64;
+                self.credit -= count as u64;
+                None
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => None,
+            Err(error) => {
+                let attempt = format_args!("read {}", self.path.display());
+                Some(refused(attempt, &error, FailureKind::NotFound))
+            }
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! The files by which a guest and its programs know themselves.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use ironclaw_protocol::message::Identity;
+use thiserror::Error;
+
+/// An identity file can't be written.
+#[derive(Debug, Error)]
+#[error("{attempt} {}", path.display())]
+pub(crate) struct IdentityError {
+    attempt: &'static str,
+    path: PathBuf,
+    pub(crate) source: io::Error,
+}
+
+/// Writes the machine id, the host name's file and the boot id below `root`, and gives the path
+/// of the latter, which is to be mounted over the kernel's own.
+pub(crate) fn write(root: &Path, identity: &Identity) -> Result<PathBuf, IdentityError> {
+    let etc = root.join("etc");
+    make_directory(&etc)?;
+    replace(
+        &etc.join("machine-id"),
+        0o444,
+        &format!("{}\n", hex(&identity.machine_id)),
+    )?;
+    replace(
+        &etc.join("hostname"),
+        0o644,
+        &format!("{}\n", identity.hostname),
+    )?;
+    let own = root.join("run/ironclaw");
+    make_directory(&own)?;
+    let boot_id = own.join("boot_id");
+    overwrite(&boot_id, &format!("{}\n", dashed(&identity.boot_id)))?;
+    Ok(boot_id)
+}
+
+fn make_directory(path: &Path) -> Result<(), IdentityError> {
+    fs::create_dir_all(path).map_err(failed("create the directory", path))
+}
+
+fn failed(attempt: &'static str, path: &Path) -> impl FnOnce(io::Error) -> IdentityError {
+    let path = path.to_owned();
+    move |source| IdentityError {
+        attempt,
+        path,
+        source,
+    }
+}
+
+/// Gives `path` new content in one step.
+fn replace(path: &Path, mode: u32, content: &str) -> Result<(), IdentityError> {
+    let fresh = path.with_extension("ironclaw-new");
+    fs::write(&fresh, content).map_err(failed("write", &fresh))?;
+    fs::set_permissions(&fresh, fs::Permissions::from_mode(mode))
+        .map_err(failed("set the mode of", &fresh))?;
+    fs::rename(&fresh, path).map_err(failed("replace", path))
+}
+
+/// Gives the file at `path` new content of the same length, in place: a file that is mounted
+/// somewhere else is the inode, not the name.
+fn overwrite(path: &Path, content: &str) -> Result<(), IdentityError> {
+    let mut options = fs::OpenOptions::new();
+    let file = options
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o444)
+        .open(path);
+    file.and_then(|file| file.write_all_at(content.as_bytes(), 0))
+        .map_err(failed("write", path))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string can't fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// The form of /proc/sys/kernel/random/boot_id: a UUID.
+fn dashed(bytes: &[u8; 16]) -> String {
+    let parts = [
+        &bytes[..4],
+        &bytes[4..6],
+        &bytes[6..8],
+        &bytes[8..10],
+        &bytes[10..],
+    ];
+    parts.map(hex).join("-")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    fn identity(byte: u8) -> Identity {
+        Identity {
+            machine_id: [byte; 16],
+            boot_id: [0x10, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, byte],
+            hostname: format!("task-{byte}"),
+        }
+    }
+
+    #[test]
+    fn each_restore_rewrites_the_files_and_keeps_the_inode_that_is_mounted() {
+        let root = tempfile::tempdir().unwrap();
+        let boot_id = write(root.path(), &identity(0xAB)).unwrap();
+        let inode = fs::metadata(&boot_id).unwrap().ino();
+        write(root.path(), &identity(0xCD)).unwrap();
+        let read = |path: &str| fs::read_to_string(root.path().join(path)).unwrap();
+        assert_eq!(read("etc/machine-id"), format!("{}\n", "cd".repeat(16)));
+        assert_eq!(read("etc/hostname"), "task-205\n");
+        assert_eq!(
+            read("run/ironclaw/boot_id"),
+            "10010203-0405-0607-0809-0a0b0c0d0ecd\n"
+        );
+        assert_eq!(fs::metadata(&boot_id).unwrap().ino(), inode);
+        let names: Vec<_> = fs::read_dir(root.path().join("etc"))
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
+        assert_eq!(names.len(), 2, "no temporary file is left: {names:?}");
+    }
+
+    #[test]
+    fn an_error_names_the_attempt_and_the_path() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("etc"), "").unwrap();
+        let error = write(root.path(), &identity(1)).unwrap_err();
+        assert!(error.to_string().contains("etc"), "{error}");
+    }
+}

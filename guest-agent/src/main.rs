@@ -1,0 +1,143 @@
+//! PID 1 of an IronClaw guest.
+//!
+//! It prepares the system, then serves the host's requests over the virtio-serial port and over
+//! vsock, whichever the machine has, and reaps orphans. It never exits: what it can't go on
+//! after ends the guest.
+//!
+//! ```text
+//!  main ─ boot, loopback, console      before and after
+//!   └ agent                            the event loop
+//!      ├ port_search, serial, uevents  where the lines come from
+//!      ├ children                      who ended, and how
+//!      └ link ─ transport, outgoing    one line: frames, phases
+//!         └ session                    one host's open requests
+//!            ├ command ─ program, stdin, inflow
+//!            ├ upload, download
+//!            └ system ─ random, identity
+//! ```
+//!
+//! For tests, `ironclaw-guest-agent --listen PATH` serves on a Unix socket as an ordinary
+//! process and leaves the system alone.
+
+mod agent;
+mod boot;
+mod children;
+mod command;
+mod console;
+mod download;
+mod failure;
+mod identity;
+mod inflow;
+mod link;
+mod loopback;
+mod outgoing;
+mod port_search;
+mod program;
+mod random;
+mod serial;
+mod session;
+mod stdin;
+mod system;
+mod transport;
+mod uevents;
+mod upload;
+mod violation;
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::ExitCode;
+
+use ironclaw_protocol::VSOCK_PORT;
+use rustix::process::{getpid, set_child_subreaper};
+use vsock::{VMADDR_CID_ANY, VsockListener};
+
+use crate::agent::Agent;
+use crate::console::{die, end_guest, say};
+use crate::program::Surroundings;
+use crate::system::{Bystander, Guest};
+
+const USAGE: &str = "usage: ironclaw-guest-agent --listen PATH | --version\n\
+    Without arguments it is PID 1 of a guest, and nothing else.";
+
+fn main() -> ExitCode {
+    if getpid().is_init() {
+        be_init();
+    }
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let arguments: Vec<&OsString> = arguments.iter().collect();
+    match arguments.as_slice() {
+        [option, path] if *option == "--listen" => match listen(Path::new(path)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                say(with_sources(error.as_ref()));
+                ExitCode::FAILURE
+            }
+        },
+        [option] if *option == "--version" => {
+            let version = env!("CARGO_PKG_VERSION");
+            let said = writeln!(std::io::stdout(), "ironclaw-guest-agent {version}");
+            if said.is_ok() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+        _ => {
+            say(USAGE);
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn be_init() -> ! {
+    std::panic::set_hook(Box::new(|panic| die(panic)));
+    boot::prepare();
+    let served = Agent::new(boot::surroundings(), Box::<Guest>::default(), vsock(), true)
+        .and_then(Agent::run);
+    match served {
+        Ok(()) => end_guest(),
+        Err(error) => die(with_sources(&error)),
+    }
+}
+
+/// The vsock listener; none in a kernel without vsock, where the serial port has to do.
+fn vsock() -> Option<std::os::fd::OwnedFd> {
+    let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, VSOCK_PORT).ok()?;
+    listener.set_nonblocking(true).ok()?;
+    Some(listener.into())
+}
+
+fn listen(path: &Path) -> Result<(), Box<dyn Error>> {
+    let listener = UnixListener::bind(path)
+        .map_err(|error| format!("listen on {}: {error}", path.display()))?;
+    listener.set_nonblocking(true)?;
+    // For whoever started the agent and has to know when to connect.
+    writeln!(std::io::stdout(), "listening on {}", path.display())?;
+    // Orphans come here as they come to PID 1.
+    set_child_subreaper(Some(getpid()))?;
+    let surroundings = Surroundings {
+        env: std::env::vars_os().collect(),
+        cwd: std::env::current_dir()?,
+    };
+    Agent::new(
+        surroundings,
+        Box::new(Bystander),
+        Some(listener.into()),
+        false,
+    )?
+    .run()?;
+    Ok(())
+}
+
+fn with_sources(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text = format!("{text}: {source}");
+        next = source.source();
+    }
+    text
+}

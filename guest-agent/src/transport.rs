@@ -1,0 +1,60 @@
+//! The kinds of line between agent and host.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::link::Fate;
+use crate::serial::SerialPort;
+
+/// A line, open and non-blocking.
+#[derive(Debug)]
+pub(crate) enum Transport {
+    /// The virtio-serial port: it exists as long as the guest, hosts come and go.
+    Serial(SerialPort),
+    /// One host's connection.
+    Connection(File),
+}
+
+impl Transport {
+    /// A connection that was accepted as non-blocking.
+    pub(crate) fn connection(fd: OwnedFd) -> Self {
+        Self::Connection(fd.into())
+    }
+
+    /// To read from and to write to.
+    pub(crate) fn file(&self) -> &File {
+        match self {
+            Self::Serial(port) => port.file(),
+            Self::Connection(file) => file,
+        }
+    }
+
+    /// What to wait for until a host comes; none while there is one.
+    pub(crate) fn absent_host(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Serial(port) => port.absent_host(),
+            Self::Connection(_) => None,
+        }
+    }
+
+    /// Looks whether a host has come.
+    pub(crate) fn look_for_host(&mut self) {
+        if let Self::Serial(port) = self {
+            port.look_for_host();
+        }
+    }
+
+    /// The host hung up, or the line is broken.
+    pub(crate) fn host_gone(&mut self) -> Fate {
+        match self {
+            Self::Serial(port) => port.host_gone(),
+            Self::Connection(_) => Fate::Over,
+        }
+    }
+}
+
+impl AsFd for Transport {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file().as_fd()
+    }
+}

@@ -1,0 +1,160 @@
+//! Commands: how they start, and what is told about their end.
+
+use std::fs;
+
+use ironclaw_protocol::message::{FailureKind, Outcome, Request, ToGuest};
+
+use crate::host::{Agent, exec, shell, text};
+
+#[test]
+fn a_commands_output_and_exit_code_come_back() {
+    let agent = Agent::start();
+    let mut host = agent.host();
+    let run = host.shell("echo out; echo err >&2; exit 7");
+    assert_eq!(run.outcome, Outcome::Exited(7));
+    assert_eq!(
+        (run.stdout.as_slice(), run.stderr.as_slice()),
+        (&b"out\n"[..], &b"err\n"[..])
+    );
+    assert_eq!(
+        host.run(Request::Exec(exec(&["true"]))).outcome,
+        Outcome::Exited(0)
+    );
+}
+
+#[test]
+fn a_command_that_dies_of_a_signal_says_which() {
+    let agent = Agent::start();
+    assert_eq!(
+        agent.host().shell("kill -9 $$").outcome,
+        Outcome::Signaled(9)
+    );
+}
+
+#[test]
+fn arguments_environment_and_directory_arrive_as_they_are() {
+    let agent = Agent::start();
+    let mut host = agent.host();
+    let mut command = exec(&[
+        "sh",
+        "-c",
+        "printf '%s|%s|%s' \"$1\" \"$NAME\" \"$PWD\"",
+        "x",
+        "a b*",
+    ]);
+    command.env = vec![("NAME".into(), "ä=1".into())];
+    command.cwd = Some("/usr".into());
+    assert_eq!(host.run(Request::Exec(command)).stdout(), "a b*|ä=1|/usr");
+}
+
+#[test]
+fn a_program_is_looked_up_on_the_path_that_the_command_gets() {
+    let agent = Agent::start();
+    let mut host = agent.host();
+    let script = "#!/bin/sh\necho found as $0";
+    fs::create_dir(agent.path("bin")).unwrap();
+    fs::write(agent.path("bin/tool"), script).unwrap();
+    fs::set_permissions(
+        agent.path("bin/tool"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
+    let mut command = exec(&["tool"]);
+    assert_eq!(
+        host.run(Request::Exec(command.clone())).failure().kind,
+        FailureKind::NotFound,
+        "not on the agent's own path"
+    );
+    let bin = text(&agent.path("bin"));
+    command.env = vec![("PATH".into(), format!("/nowhere:{bin}"))];
+    assert_eq!(
+        host.run(Request::Exec(command)).stdout(),
+        format!("found as {bin}/tool")
+    );
+    let mut relative = exec(&["bin/tool"]);
+    relative.cwd = Some(text(&agent.path("")));
+    assert_eq!(
+        host.run(Request::Exec(relative)).outcome,
+        Outcome::Exited(0)
+    );
+}
+
+#[test]
+fn a_program_that_is_missing_is_told_from_a_directory_that_is() {
+    let agent = Agent::start();
+    let mut host = agent.host();
+    for name in ["no-such-program", "/no/such/program"] {
+        let failure = host.run(Request::Exec(exec(&[name]))).failure();
+        assert_eq!(failure.kind, FailureKind::NotFound);
+        assert!(failure.message.contains(name), "{}", failure.message);
+    }
+    for directory in ["/no/such/directory", "/etc/passwd"] {
+        let mut command = exec(&["true"]);
+        command.cwd = Some(directory.into());
+        let failure = host.run(Request::Exec(command)).failure();
+        assert_eq!(failure.kind, FailureKind::NoSuchDirectory);
+        assert!(failure.message.contains(directory), "{}", failure.message);
+    }
+}
+
+#[test]
+fn what_is_not_executable_is_refused_and_a_missing_interpreter_is_not_found() {
+    let agent = Agent::start();
+    let mut host = agent.host();
+    let failure = host.run(Request::Exec(exec(&["/etc/passwd"]))).failure();
+    assert_eq!(failure.kind, FailureKind::PermissionDenied);
+    let failure = host.run(Request::Exec(exec(&["/etc"]))).failure();
+    assert_eq!(failure.kind, FailureKind::PermissionDenied);
+    let script = agent.path("script");
+    fs::write(&script, "#!/no/such/interpreter\n").unwrap();
+    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let failure = host.run(Request::Exec(exec(&[&text(&script)]))).failure();
+    assert_eq!(failure.kind, FailureKind::NotFound);
+    assert!(
+        failure.message.contains(&text(&script)),
+        "{}",
+        failure.message
+    );
+}
+
+#[test]
+fn a_command_over_its_time_is_killed_and_what_it_wrote_until_then_arrives() {
+    let agent = Agent::start();
+    let mut command = shell("echo before; exec sleep 1000");
+    command.timeout_ms = Some(300);
+    let run = agent.host().run(Request::Exec(command));
+    assert_eq!(run.outcome, Outcome::TimedOut);
+    assert_eq!(run.stdout(), "before");
+}
+
+#[test]
+fn the_longest_timeout_is_no_timeout() {
+    let agent = Agent::start();
+    let mut command = exec(&["true"]);
+    command.timeout_ms = Some(u64::MAX);
+    assert_eq!(
+        agent.host().run(Request::Exec(command)).outcome,
+        Outcome::Exited(0)
+    );
+}
+
+#[test]
+fn a_signal_reaches_the_process_group() {
+    let agent = Agent::start();
+    let mut host = agent.host();
+    let id = host.start(Request::Exec(shell(
+        "trap 'exit 5' TERM; echo ready; sleep 1000 & wait",
+    )));
+    assert_eq!(host.output(id), b"ready\n");
+    host.line.send(&ToGuest::Signal { id, signal: 15 });
+    assert_eq!(host.finish(id, &[]).outcome, Outcome::Exited(5));
+    host.line.send(&ToGuest::Signal { id, signal: 15 });
+    host.ping();
+}
+
+#[test]
+fn a_command_without_standard_input_reads_an_empty_one() {
+    let agent = Agent::start();
+    let run = agent.host().run(Request::Exec(exec(&["cat"])));
+    assert_eq!((run.outcome, run.stdout.len()), (Outcome::Exited(0), 0));
+}
