@@ -2,7 +2,8 @@
 //! None of it needs root.
 
 use std::ffi::OsString;
-use std::fs::{self, DirEntry};
+use std::fs::{self, DirEntry, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -165,6 +166,8 @@ impl Workshop<'_> {
         if Sha256Hex::of_file(&downloaded)? != package.sha256 {
             return Err(wrong());
         }
+        fs::set_permissions(&downloaded, Permissions::from_mode(0o600))
+            .map_err(TemplateError::io("set the mode of", &downloaded))?;
         fs::rename(&downloaded, &cached).map_err(TemplateError::io("create", &cached))?;
         Ok(cached)
     }

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -29,22 +30,21 @@ pub(super) fn run(
     directory: &Path,
     limit: Duration,
 ) -> Result<String, TemplateError> {
-    let capture = || {
-        tempfile::tempfile_in(directory).map_err(TemplateError::io("create a file in", directory))
+    // Not on the disk: if that is full, it is here that the program says so.
+    let capture = || -> std::io::Result<(File, File)> {
+        let capture = File::from(memfd_create(name, MemfdFlags::CLOEXEC)?);
+        Ok((capture.try_clone()?, capture))
     };
-    let share = |file: &File| {
-        file.try_clone()
-            .map_err(TemplateError::io("share a file in", directory))
-    };
-    let (mut stdout, mut stderr) = (capture()?, capture()?);
+    let capture = || capture().map_err(TemplateError::io("capture the output of", program));
+    let ((mut stdout, child_stdout), (mut stderr, child_stderr)) = (capture()?, capture()?);
     let child = Command::new(program)
         .args(arguments)
         .current_dir(directory)
         // Messages and field names are read by this program.
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
-        .stdout(share(&stdout)?)
-        .stderr(share(&stderr)?)
+        .stdout(child_stdout)
+        .stderr(child_stderr)
         .spawn();
     let child = child.map_err(|error| match error.kind() {
         ErrorKind::NotFound => TemplateError::ToolMissing { program: name },
@@ -70,7 +70,7 @@ pub(super) fn run(
         .wait()
         .map_err(TemplateError::io("wait for", program))?;
     if !status.success() {
-        let message = contents(&mut stderr, directory)?;
+        let message = contents(&mut stderr, program)?;
         let skip = message.trim().chars().count().saturating_sub(MAX_MESSAGE);
         let message = message
             .trim()
@@ -84,7 +84,7 @@ pub(super) fn run(
             message,
         });
     }
-    contents(&mut stdout, directory)
+    contents(&mut stdout, program)
 }
 
 /// Ends a child that is not waited for in the regular way.
@@ -114,11 +114,11 @@ fn ended_within(child: &Child, limit: Duration) -> Result<bool, Errno> {
     }
 }
 
-fn contents(file: &mut File, directory: &Path) -> Result<String, TemplateError> {
+fn contents(file: &mut File, program: &Path) -> Result<String, TemplateError> {
     let mut bytes = Vec::new();
     file.rewind()
         .and_then(|()| file.take(MAX_OUTPUT).read_to_end(&mut bytes))
-        .map_err(TemplateError::io("read a program's output in", directory))?;
+        .map_err(TemplateError::io("read the output of", program))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
