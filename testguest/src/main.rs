@@ -46,7 +46,10 @@
 
 extern crate alloc;
 
-#[allow(unsafe_code, reason = "there is nothing below this guest but the machine")]
+#[allow(
+    unsafe_code,
+    reason = "there is nothing below this guest but the machine"
+)]
 mod hardware;
 
 use alloc::boxed::Box;
@@ -55,7 +58,7 @@ use core::time::Duration;
 
 use hardware::clock::Clock;
 use hardware::memory::Spare;
-use hardware::serial::log;
+use hardware::serial::{log, stop};
 use hardware::socket::Socket;
 use hardware::{interrupts, memory, supervisor};
 use ironclaw_testguest::boot::{self, Device};
@@ -64,6 +67,10 @@ use ironclaw_testguest::guest::{Guest, Machine};
 
 /// How long the last answers may take to leave before the power goes off.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How long the guest looks for more to do before it halts. What follows on a packet comes soon,
+/// and to be woken costs more than to wait that long.
+const LINGER: Duration = Duration::from_micros(100);
 
 struct Bare {
     clock: Clock,
@@ -85,7 +92,10 @@ impl Machine for Bare {
 }
 
 /// Where the entry code goes to, with the address of the zero page.
-#[allow(unsafe_code, reason = "brings the machine up, each step once and in order")]
+#[allow(
+    unsafe_code,
+    reason = "brings the machine up, each step once and in order"
+)]
 extern "sysv64" fn start(zero_page: *const u8) -> ! {
     // SAFETY: this is the only CPU, and this function runs once, from the entry code, which got
     // `zero_page` from the boot loader.
@@ -95,8 +105,12 @@ extern "sysv64" fn start(zero_page: *const u8) -> ! {
         let spare = memory::claim(boot_info.zero_page);
         (boot_info, spare)
     };
-    let Some(spare) = spare else { panic!("no memory behind the image") };
-    let Some(clock) = Clock::start() else { panic!("the hypervisor has no KVM clock") };
+    let Some(spare) = spare else {
+        stop(format_args!("no memory behind the image"))
+    };
+    let Some(clock) = Clock::start() else {
+        stop(format_args!("the hypervisor has no KVM clock"))
+    };
     let machine = Bare { clock, spare };
     let (socket, device) = find_socket(boot_info.command_line);
     // SAFETY: as above.
@@ -111,7 +125,7 @@ extern "sysv64" fn start(zero_page: *const u8) -> ! {
     let mut guest = Guest::new(Box::new(machine), &seed);
     match serve(socket, &mut guest) {
         Ok(()) => supervisor::reset(),
-        Err(error) => panic!("the vsock device failed: {error}"),
+        Err(error) => stop(format_args!("the vsock device failed: {error}")),
     }
 }
 
@@ -122,15 +136,19 @@ fn find_socket(command_line: &[u8]) -> (Socket, Device) {
         match unsafe { Socket::open(device) } {
             Ok(socket) => return (socket, device),
             Err(virtio_drivers::Error::Unsupported) => {}
-            Err(error) => panic!("the vsock device at {:#x}: {error}", device.address),
+            Err(error) => stop(format_args!(
+                "the vsock device at {:#x}: {error}",
+                device.address
+            )),
         }
     }
-    panic!("no vsock device on the command line");
+    stop(format_args!("no vsock device on the command line"))
 }
 
 /// Answers the host until it wants the power off.
 fn serve(mut socket: Socket, guest: &mut Guest) -> virtio_drivers::Result<()> {
     let mut connections = Connections::new(socket.cid()?);
+    let mut busy_until = Duration::ZERO;
     loop {
         let mut worked = false;
         // First, since packets behind it belong to new connections.
@@ -149,10 +167,17 @@ fn serve(mut socket: Socket, guest: &mut Guest) -> virtio_drivers::Result<()> {
                 return Ok(());
             }
         }
-        if !worked {
+        let now = guest.machine.uptime();
+        if worked {
+            busy_until = now + LINGER;
+        } else if now < busy_until {
+            core::hint::spin_loop();
+        } else {
             let last_words = guest.power_off_at.map(|asked| asked + LAST_WORDS);
-            let wake = [connections.wakes_at(), last_words].into_iter().flatten().min();
-            let now = guest.machine.uptime();
+            let wake = [connections.wakes_at(), last_words]
+                .into_iter()
+                .flatten()
+                .min();
             interrupts::wait(wake.map(|wake| wake.saturating_sub(now)));
         }
     }
@@ -160,6 +185,5 @@ fn serve(mut socket: Socket, guest: &mut Guest) -> virtio_drivers::Result<()> {
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    log(format_args!("{info}"));
-    supervisor::reset()
+    stop(format_args!("{info}"))
 }
