@@ -1,5 +1,5 @@
 //! A guest without an operating system, for tests of IronClaw with a real Firecracker where a
-//! stock Linux kernel can't run or would only be slow. It boots in a millisecond, listens on
+//! stock Linux kernel can't run or would only be slow. It boots within some milliseconds, listens on
 //! [`VSOCK_PORT`](ironclaw_protocol::VSOCK_PORT) and is the guest's side of the protocol, for up
 //! to eight connections.
 //!
@@ -14,7 +14,8 @@
 //!
 //! # What it needs
 //! One vCPU (more stay off), at least 16 MiB of memory, a vsock device on the MMIO bus (not
-//! `--enable-pci`), KVM's clock. No drive, no initramfs; boot arguments are ignored.
+//! `--enable-pci`), KVM's clock. No drive, no initramfs; boot arguments are ignored, and so is
+//! memory beyond 3 GiB. KVM without hardware virtualisation (`kvm-pvm`) will do.
 //!
 //! # What it can do
 //! `Ping`, `Restored`, `Shutdown` (Firecracker exits), `PutFile` and `GetFile` on a table in
@@ -33,13 +34,14 @@
 //! | `fail CODE` | exits with that status |
 //! | `flood N` | prints N MiB of bytes that count from 0 to 250, over and over |
 //!
-//! Anything else is `NotFound`. Signals, `Cancel` and time limits end a command as they would end
+//! Anything else is `NotFound`. A connection has up to 16 requests open at a time. Signals, `Cancel` and time limits end a command as they would end
 //! a process; the environment is ignored. Problems of the guest itself are reported on the serial
 //! port, after which it resets, so that Firecracker exits.
 //!
 //! # Snapshots
 //! The device tells a restored guest that its connections are gone; the guest drops them, reads
-//! its context id again and goes on listening. It halts while there is nothing to do.
+//! its context id again and goes on listening. A host's connection from before the snapshot learns
+//! nothing of that until it sends something. The guest halts while there is nothing to do.
 
 #![no_std]
 #![no_main]
