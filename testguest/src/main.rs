@@ -8,9 +8,9 @@
 //! cargo build --manifest-path testguest/Cargo.toml --release --target x86_64-unknown-linux-gnu
 //! ```
 //! makes `testguest/target/x86_64-unknown-linux-gnu/release/ironclaw-testguest`, an ELF file to
-//! be given to Firecracker as `kernel_image_path`. It needs no target but the host's own and is
-//! not part of the workspace, since the panic strategy of a bare-metal image is. What needs no
-//! hardware is tested on the host by `cargo test --manifest-path testguest/Cargo.toml --lib`.
+//! be given to Firecracker as `kernel_image_path`. It needs no target but the host's own. It is not
+//! a member of the workspace, which has another panic strategy. What needs no hardware is
+//! tested on the host by `cargo test --manifest-path testguest/Cargo.toml --lib`.
 //!
 //! # What it needs
 //! One vCPU (more stay off), at least 16 MiB of memory, a vsock device on the MMIO bus (not
@@ -34,9 +34,10 @@
 //! | `fail CODE` | exits with that status |
 //! | `flood N` | prints N MiB of bytes that count from 0 to 250, over and over |
 //!
-//! Anything else is `NotFound`. A connection has up to 16 requests open at a time. Signals, `Cancel` and time limits end a command as they would end
-//! a process; the environment is ignored. Problems of the guest itself are reported on the serial
-//! port, after which it resets, so that Firecracker exits.
+//! Anything else is `NotFound`. A connection has up to 16 requests open at a time. Signals,
+//! `Cancel` and time limits end a command as they would end a process; the environment is ignored.
+//! Problems of the guest itself are reported on the serial port, after which it resets, so that
+//! Firecracker exits (with status 0, as for `Shutdown`).
 //!
 //! # Snapshots
 //! The device tells a restored guest that its connections are gone; the guest drops them, reads
