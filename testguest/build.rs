@@ -4,7 +4,9 @@ use std::env;
 use std::path::Path;
 
 fn main() {
-    let Some(here) = env::var_os("CARGO_MANIFEST_DIR") else { return };
+    let Some(here) = env::var_os("CARGO_MANIFEST_DIR") else {
+        return;
+    };
     let script = Path::new(&here).join("image.ld");
     println!("cargo:rerun-if-changed=image.ld");
     // These come after the compiler's own `-pie`, and the last one wins.

@@ -61,17 +61,28 @@ pub fn command_line(zero_page: &[u8; BOOT_PARAMS]) -> Option<u32> {
 
 /// The devices that a command line names as `virtio_mmio.device=4K@0xc0001000:5`.
 pub fn devices(command_line: &[u8]) -> impl Iterator<Item = Device> + '_ {
-    let end = command_line.iter().position(|&b| b == 0).unwrap_or(command_line.len());
-    command_line[..end].split(u8::is_ascii_whitespace).filter_map(|word| {
-        let (length, place) =
-            str::from_utf8(word).ok()?.strip_prefix("virtio_mmio.device=")?.split_once('@')?;
-        let (address, interrupt) = place.split_once(':')?;
-        Some(Device {
-            address: u64::from_str_radix(address.strip_prefix("0x")?, 16).ok()?,
-            length: length.strip_suffix('K')?.parse::<u64>().ok()?.checked_mul(1024)?,
-            interrupt: interrupt.split(':').next()?.parse().ok()?,
+    let end = command_line
+        .iter()
+        .position(|&b| b == 0)
+        .unwrap_or(command_line.len());
+    command_line[..end]
+        .split(u8::is_ascii_whitespace)
+        .filter_map(|word| {
+            let (length, place) = str::from_utf8(word)
+                .ok()?
+                .strip_prefix("virtio_mmio.device=")?
+                .split_once('@')?;
+            let (address, interrupt) = place.split_once(':')?;
+            Some(Device {
+                address: u64::from_str_radix(address.strip_prefix("0x")?, 16).ok()?,
+                length: length
+                    .strip_suffix('K')?
+                    .parse::<u64>()
+                    .ok()?
+                    .checked_mul(1024)?,
+                interrupt: interrupt.split(':').next()?.parse().ok()?,
+            })
         })
-    })
 }
 
 #[cfg(test)]
@@ -87,8 +98,16 @@ mod tests {
         assert_eq!(
             devices(line).collect::<Vec<_>>(),
             [
-                Device { address: 0xc000_1000, length: 4096, interrupt: 5 },
-                Device { address: 0xc000_2000, length: 8192, interrupt: 6 },
+                Device {
+                    address: 0xc000_1000,
+                    length: 4096,
+                    interrupt: 5
+                },
+                Device {
+                    address: 0xc000_2000,
+                    length: 8192,
+                    interrupt: 6
+                },
             ]
         );
     }
@@ -98,7 +117,9 @@ mod tests {
         let mut page = [0; BOOT_PARAMS];
         page[E820_ENTRIES] = 2;
         for (index, (start, size, kind)) in
-            [(0_u64, 0x9fc00_u64, 2_u32), (0x10_0000, 0x7f0_0000, 1)].into_iter().enumerate()
+            [(0_u64, 0x9fc00_u64, 2_u32), (0x10_0000, 0x7f0_0000, 1)]
+                .into_iter()
+                .enumerate()
         {
             let at = E820_TABLE + index * E820_ENTRY;
             page[at..at + 8].copy_from_slice(&start.to_le_bytes());
@@ -106,7 +127,13 @@ mod tests {
             page[at + 16..at + 20].copy_from_slice(&kind.to_le_bytes());
         }
         let found = ram(&page).collect::<Vec<_>>();
-        assert_eq!(found, [Region { start: 0x10_0000, end: 0x800_0000 }]);
+        assert_eq!(
+            found,
+            [Region {
+                start: 0x10_0000,
+                end: 0x800_0000
+            }]
+        );
     }
 
     #[test]

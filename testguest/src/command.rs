@@ -26,7 +26,10 @@ pub(crate) fn start(exec: &Exec, guest: &mut Guest) -> Result<Work, Failure> {
         && !DIRECTORIES.contains(&cwd)
     {
         let message = format!("working directory {cwd:?} does not exist");
-        return Err(Failure { kind: FailureKind::NoSuchDirectory, message });
+        return Err(Failure {
+            kind: FailureKind::NoSuchDirectory,
+            message,
+        });
     }
     let (program, args) = match exec.argv.split_first() {
         Some((program, args)) => (program.as_str(), args),
@@ -34,7 +37,9 @@ pub(crate) fn start(exec: &Exec, guest: &mut Guest) -> Result<Work, Failure> {
     };
     Ok(match program {
         "echo" => print(format!("{}\n", args.join(" "))),
-        "cat" => Work::Copy { held: VecDeque::new() },
+        "cat" => Work::Copy {
+            held: VecDeque::new(),
+        },
         "counter" => {
             guest.counter += 1;
             print(format!("{}\n", guest.counter))
@@ -46,7 +51,9 @@ pub(crate) fn start(exec: &Exec, guest: &mut Guest) -> Result<Work, Failure> {
         "sleep" => with_number(program, args, |milliseconds| {
             let now = guest.machine.uptime();
             let until = now.checked_add(Duration::from_millis(milliseconds));
-            Work::Sleep { until: until.unwrap_or(Duration::MAX) }
+            Work::Sleep {
+                until: until.unwrap_or(Duration::MAX),
+            }
         }),
         "fail" => with_number(program, args, |code| match u8::try_from(code) {
             Ok(code) => Work::print(Stream::Stdout, Vec::new(), Outcome::Exited(code)),
@@ -58,7 +65,10 @@ pub(crate) fn start(exec: &Exec, guest: &mut Guest) -> Result<Work, Failure> {
         }),
         _ => {
             let message = format!("no built-in command is called {program:?}");
-            return Err(Failure { kind: FailureKind::NotFound, message });
+            return Err(Failure {
+                kind: FailureKind::NotFound,
+                message,
+            });
         }
     })
 }
@@ -93,7 +103,10 @@ fn dirty(guest: &Guest, mebibytes: u64) -> Work {
 
 fn identity(guest: &Guest) -> Work {
     let Some(identity) = guest.identity() else {
-        return complain(1, "identity: the host has not said who this guest is".into());
+        return complain(
+            1,
+            "identity: the host has not said who this guest is".into(),
+        );
     };
     let boot = hex(&identity.boot_id);
     print(format!(

@@ -63,7 +63,8 @@ impl Connection {
 
     /// Bytes that the host has room for.
     fn room(&self) -> u32 {
-        self.host_buffer.saturating_sub(self.sent.wrapping_sub(self.host_taken))
+        self.host_buffer
+            .saturating_sub(self.sent.wrapping_sub(self.host_taken))
     }
 
     fn take(&mut self) {
@@ -113,7 +114,12 @@ impl Connections {
     /// No connection yet, for a guest with the context id `cid`.
     #[must_use]
     pub fn new(cid: u64) -> Self {
-        Self { cid, table: Vec::new(), refusals: VecDeque::new(), turn: 0 }
+        Self {
+            cid,
+            table: Vec::new(),
+            refusals: VecDeque::new(),
+            turn: 0,
+        }
     }
 
     /// Drops all connections without a word, because the other ends are gone: the guest was
@@ -137,13 +143,18 @@ impl Connections {
     /// Whether every session's output is on its way.
     #[must_use]
     pub fn is_drained(&self) -> bool {
-        self.table.iter().all(|connection| connection.session.output().is_empty())
+        self.table
+            .iter()
+            .all(|connection| connection.session.output().is_empty())
     }
 
     /// When [`pump`](Self::pump) is due although no packet came in.
     #[must_use]
     pub fn wakes_at(&self) -> Option<Duration> {
-        self.table.iter().filter_map(|connection| connection.session.wakes_at()).min()
+        self.table
+            .iter()
+            .filter_map(|connection| connection.session.wakes_at())
+            .min()
     }
 
     /// Lets every session work. Returns whether one of them did.
@@ -159,14 +170,19 @@ impl Connections {
     /// Takes a packet from the device. What does not fit the state of things is answered with a
     /// reset, as the specification wants it.
     pub fn receive(&mut self, packet: &[u8]) {
-        let Some(header) = Header::read(packet) else { return };
+        let Some(header) = Header::read(packet) else {
+            return;
+        };
         let body = &packet[HEADER..];
         let ours = header.target_cid == self.cid
             && header.source_cid == HOST
             && header.target_port == VSOCK_PORT
             && header.kind == STREAM
             && header.length as usize == body.len();
-        let found = self.table.iter().position(|c| ours && c.host_port == header.source_port);
+        let found = self
+            .table
+            .iter()
+            .position(|c| ours && c.host_port == header.source_port);
         let accepted = match (header.operation, found) {
             (Operation::Request, None) if ours && self.table.len() < MAX_CONNECTIONS => {
                 let mut connection = Connection::new(header.source_port);

@@ -43,7 +43,11 @@ impl Files {
             Some((directory, _)) => directory,
             None => return Err(FailureKind::Invalid),
         };
-        if DIRECTORIES.contains(&directory) { Ok(()) } else { Err(FailureKind::NoSuchDirectory) }
+        if DIRECTORIES.contains(&directory) {
+            Ok(())
+        } else {
+            Err(FailureKind::NoSuchDirectory)
+        }
     }
 
     /// Bytes that a new content of `path` may have.
@@ -94,7 +98,10 @@ mod tests {
     use super::*;
 
     fn file(bytes: usize) -> File {
-        File { mode: 0o600, content: vec![7; bytes] }
+        File {
+            mode: 0o600,
+            content: vec![7; bytes],
+        }
     }
 
     #[test]
@@ -120,7 +127,10 @@ mod tests {
     fn a_path_must_lie_in_a_directory_that_exists() {
         assert_eq!(Files::check_path("/a"), Ok(()));
         assert_eq!(Files::check_path("/tmp/a"), Ok(()));
-        assert_eq!(Files::check_path("/nowhere/a"), Err(FailureKind::NoSuchDirectory));
+        assert_eq!(
+            Files::check_path("/nowhere/a"),
+            Err(FailureKind::NoSuchDirectory)
+        );
         assert_eq!(Files::check_path("/tmp"), Err(FailureKind::Invalid));
         assert_eq!(Files::check_path("/tmp/"), Err(FailureKind::Invalid));
     }

@@ -40,7 +40,9 @@ pub struct Guest {
 
 impl core::fmt::Debug for Guest {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Guest").field("counter", &self.counter).finish_non_exhaustive()
+        f.debug_struct("Guest")
+            .field("counter", &self.counter)
+            .finish_non_exhaustive()
     }
 }
 

@@ -9,6 +9,8 @@ extern crate alloc;
 pub mod boot;
 mod command;
 pub mod connections;
+#[cfg(test)]
+mod fake_machine;
 pub mod files;
 pub mod generator;
 pub mod guest;

@@ -1,5 +1,5 @@
 //! A guest without an operating system, for tests of IronClaw with a real Firecracker where a
-//! stock Linux kernel can't run or would only be slow. It boots in a millisecond, listens on
+//! stock Linux kernel can't run or would only be slow. It boots within some milliseconds, listens on
 //! [`VSOCK_PORT`](ironclaw_protocol::VSOCK_PORT) and is the guest's side of the protocol, for up
 //! to eight connections.
 //!
@@ -8,13 +8,14 @@
 //! cargo build --manifest-path testguest/Cargo.toml --release --target x86_64-unknown-linux-gnu
 //! ```
 //! makes `testguest/target/x86_64-unknown-linux-gnu/release/ironclaw-testguest`, an ELF file to
-//! be given to Firecracker as `kernel_image_path`. It needs no target but the host's own and is
-//! not part of the workspace, since the panic strategy of a bare-metal image is. What needs no
-//! hardware is tested on the host by `cargo test --manifest-path testguest/Cargo.toml --lib`.
+//! be given to Firecracker as `kernel_image_path`. It needs no target but the host's own. It is not
+//! a member of the workspace, which has another panic strategy. What needs no hardware is
+//! tested on the host by `cargo test --manifest-path testguest/Cargo.toml --lib`.
 //!
 //! # What it needs
 //! One vCPU (more stay off), at least 16 MiB of memory, a vsock device on the MMIO bus (not
-//! `--enable-pci`), KVM's clock. No drive, no initramfs; boot arguments are ignored.
+//! `--enable-pci`), KVM's clock. No drive, no initramfs; boot arguments are ignored, and so is
+//! memory beyond 3 GiB. KVM without hardware virtualisation (`kvm-pvm`) will do.
 //!
 //! # What it can do
 //! `Ping`, `Restored`, `Shutdown` (Firecracker exits), `PutFile` and `GetFile` on a table in
@@ -33,20 +34,25 @@
 //! | `fail CODE` | exits with that status |
 //! | `flood N` | prints N MiB of bytes that count from 0 to 250, over and over |
 //!
-//! Anything else is `NotFound`. Signals, `Cancel` and time limits end a command as they would end
-//! a process; the environment is ignored. Problems of the guest itself are reported on the serial
-//! port, after which it resets, so that Firecracker exits.
+//! Anything else is `NotFound`. A connection has up to 16 requests open at a time. Signals,
+//! `Cancel` and time limits end a command as they would end a process; the environment is ignored.
+//! Problems of the guest itself are reported on the serial port, after which it resets, so that
+//! Firecracker exits (with status 0, as for `Shutdown`).
 //!
 //! # Snapshots
 //! The device tells a restored guest that its connections are gone; the guest drops them, reads
-//! its context id again and goes on listening. It halts while there is nothing to do.
+//! its context id again and goes on listening. A host's connection from before the snapshot learns
+//! nothing of that until it sends something. The guest halts while there is nothing to do.
 
 #![no_std]
 #![no_main]
 
 extern crate alloc;
 
-#[allow(unsafe_code, reason = "there is nothing below this guest but the machine")]
+#[allow(
+    unsafe_code,
+    reason = "there is nothing below this guest but the machine"
+)]
 mod hardware;
 
 use alloc::boxed::Box;
@@ -55,7 +61,7 @@ use core::time::Duration;
 
 use hardware::clock::Clock;
 use hardware::memory::Spare;
-use hardware::serial::log;
+use hardware::serial::{log, stop};
 use hardware::socket::Socket;
 use hardware::{interrupts, memory, supervisor};
 use ironclaw_testguest::boot::{self, Device};
@@ -64,6 +70,10 @@ use ironclaw_testguest::guest::{Guest, Machine};
 
 /// How long the last answers may take to leave before the power goes off.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How long the guest looks for more to do before it halts. What follows on a packet comes soon,
+/// and to be woken costs more than to wait that long.
+const LINGER: Duration = Duration::from_micros(100);
 
 struct Bare {
     clock: Clock,
@@ -85,7 +95,10 @@ impl Machine for Bare {
 }
 
 /// Where the entry code goes to, with the address of the zero page.
-#[allow(unsafe_code, reason = "brings the machine up, each step once and in order")]
+#[allow(
+    unsafe_code,
+    reason = "brings the machine up, each step once and in order"
+)]
 extern "sysv64" fn start(zero_page: *const u8) -> ! {
     // SAFETY: this is the only CPU, and this function runs once, from the entry code, which got
     // `zero_page` from the boot loader.
@@ -95,8 +108,12 @@ extern "sysv64" fn start(zero_page: *const u8) -> ! {
         let spare = memory::claim(boot_info.zero_page);
         (boot_info, spare)
     };
-    let Some(spare) = spare else { panic!("no memory behind the image") };
-    let Some(clock) = Clock::start() else { panic!("the hypervisor has no KVM clock") };
+    let Some(spare) = spare else {
+        stop(format_args!("no memory behind the image"))
+    };
+    let Some(clock) = Clock::start() else {
+        stop(format_args!("the hypervisor has no KVM clock"))
+    };
     let machine = Bare { clock, spare };
     let (socket, device) = find_socket(boot_info.command_line);
     // SAFETY: as above.
@@ -111,7 +128,7 @@ extern "sysv64" fn start(zero_page: *const u8) -> ! {
     let mut guest = Guest::new(Box::new(machine), &seed);
     match serve(socket, &mut guest) {
         Ok(()) => supervisor::reset(),
-        Err(error) => panic!("the vsock device failed: {error}"),
+        Err(error) => stop(format_args!("the vsock device failed: {error}")),
     }
 }
 
@@ -122,15 +139,19 @@ fn find_socket(command_line: &[u8]) -> (Socket, Device) {
         match unsafe { Socket::open(device) } {
             Ok(socket) => return (socket, device),
             Err(virtio_drivers::Error::Unsupported) => {}
-            Err(error) => panic!("the vsock device at {:#x}: {error}", device.address),
+            Err(error) => stop(format_args!(
+                "the vsock device at {:#x}: {error}",
+                device.address
+            )),
         }
     }
-    panic!("no vsock device on the command line");
+    stop(format_args!("no vsock device on the command line"))
 }
 
 /// Answers the host until it wants the power off.
 fn serve(mut socket: Socket, guest: &mut Guest) -> virtio_drivers::Result<()> {
     let mut connections = Connections::new(socket.cid()?);
+    let mut busy_until = Duration::ZERO;
     loop {
         let mut worked = false;
         // First, since packets behind it belong to new connections.
@@ -149,10 +170,17 @@ fn serve(mut socket: Socket, guest: &mut Guest) -> virtio_drivers::Result<()> {
                 return Ok(());
             }
         }
-        if !worked {
+        let now = guest.machine.uptime();
+        if worked {
+            busy_until = now + LINGER;
+        } else if now < busy_until {
+            core::hint::spin_loop();
+        } else {
             let last_words = guest.power_off_at.map(|asked| asked + LAST_WORDS);
-            let wake = [connections.wakes_at(), last_words].into_iter().flatten().min();
-            let now = guest.machine.uptime();
+            let wake = [connections.wakes_at(), last_words]
+                .into_iter()
+                .flatten()
+                .min();
             interrupts::wait(wake.map(|wake| wake.saturating_sub(now)));
         }
     }
@@ -160,6 +188,5 @@ fn serve(mut socket: Socket, guest: &mut Guest) -> virtio_drivers::Result<()> {
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    log(format_args!("{info}"));
-    supervisor::reset()
+    stop(format_args!("{info}"))
 }

@@ -144,7 +144,9 @@ impl Session {
         let mut worked = self.read(guest);
         let ids = self.tasks.keys().copied().collect::<Vec<_>>();
         for id in ids {
-            let Some(task) = self.tasks.get_mut(&id) else { continue };
+            let Some(task) = self.tasks.get_mut(&id) else {
+                continue;
+            };
             match task.step(id, guest, &mut self.outbox) {
                 Progress::Waiting => {}
                 Progress::Worked => worked = true,
@@ -191,29 +193,33 @@ impl Session {
         match (self.state, message) {
             (State::Greeting, ToGuest::Hello { version, session }) => {
                 self.greet(session);
-                if version != VERSION {
-                    return Err("another version of the protocol");
-                }
                 self.state = State::Open;
-                Ok(())
+                if version == VERSION {
+                    Ok(())
+                } else {
+                    Err("another version of the protocol")
+                }
             }
             (State::Open, ToGuest::Hello { .. }) => Err("a second hello in a session"),
             (State::Open, ToGuest::Request { id, request }) => self.request(id, request, guest),
             // The other kinds may cross the end of their request on the wire: that is no fault.
-            (State::Open, ToGuest::Data { id, bytes }) => {
-                self.tasks.get_mut(&id).map_or(Ok(()), |task| task.content(&bytes))
-            }
+            (State::Open, ToGuest::Data { id, bytes }) => self
+                .tasks
+                .get_mut(&id)
+                .map_or(Ok(()), |task| task.content(&bytes)),
             (State::Open, ToGuest::Eof { id }) => {
                 if let Some(task) = self.tasks.get_mut(&id) {
                     task.end_of_content();
                 }
                 Ok(())
             }
-            (State::Open, ToGuest::Credit { id, bytes }) => {
-                self.tasks.get_mut(&id).map_or(Ok(()), |task| task.credit(bytes))
-            }
+            (State::Open, ToGuest::Credit { id, bytes }) => self
+                .tasks
+                .get_mut(&id)
+                .map_or(Ok(()), |task| task.credit(bytes)),
             (State::Open, ToGuest::Signal { id, signal }) => {
-                let deadly = (1..=MAX_SIGNAL).contains(&signal) && !IGNORED_SIGNALS.contains(&signal);
+                let deadly =
+                    (1..=MAX_SIGNAL).contains(&signal) && !IGNORED_SIGNALS.contains(&signal);
                 if deadly && self.tasks.get(&id).is_some_and(Task::is_command) {
                     self.tasks.remove(&id);
                     self.done(id, Outcome::Signaled(signal));
@@ -223,7 +229,10 @@ impl Session {
             (State::Open, ToGuest::Cancel { id }) => {
                 if self.tasks.remove(&id).is_some() {
                     let message = "the host cancelled the request".into();
-                    let failure = Failure { kind: FailureKind::Cancelled, message };
+                    let failure = Failure {
+                        kind: FailureKind::Cancelled,
+                        message,
+                    };
                     self.done(id, Outcome::Failed(failure));
                 }
                 Ok(())
@@ -235,7 +244,11 @@ impl Session {
     fn greet(&mut self, session: u64) {
         self.outbox.bytes.extend_from_slice(&MAGIC);
         let agent = concat!("ironclaw-testguest ", env!("CARGO_PKG_VERSION")).into();
-        self.outbox.push(&ToHost::Hello { version: VERSION, session, agent });
+        self.outbox.push(&ToHost::Hello {
+            version: VERSION,
+            session,
+            agent,
+        });
     }
 
     fn request(
@@ -259,13 +272,25 @@ impl Session {
             }
             _ if self.tasks.len() >= MAX_OPEN => {
                 let message = format!("the guest takes no more than {MAX_OPEN} requests at a time");
-                self.done(id, Outcome::Failed(Failure { kind: FailureKind::TooMany, message }));
+                self.done(
+                    id,
+                    Outcome::Failed(Failure {
+                        kind: FailureKind::TooMany,
+                        message,
+                    }),
+                );
             }
             Request::Exec(exec) => self.exec(id, &exec, guest),
             Request::PutFile(put) => match Files::check_path(&put.path) {
                 Ok(()) => {
-                    let file = File { mode: put.mode, content: Vec::new() };
-                    let work = Work::Receive { path: put.path, file };
+                    let file = File {
+                        mode: put.mode,
+                        content: Vec::new(),
+                    };
+                    let work = Work::Receive {
+                        path: put.path,
+                        file,
+                    };
                     self.tasks.insert(id, Task::new(work, true, None));
                 }
                 Err(kind) => self.done(id, failed(kind, &put.path)),
@@ -273,7 +298,10 @@ impl Session {
             Request::GetFile(get) => match guest.files.get(&get.path) {
                 Ok(file) => {
                     let bytes = file.content.len() as u64;
-                    let outcome = Outcome::FileRead { mode: file.mode, bytes };
+                    let outcome = Outcome::FileRead {
+                        mode: file.mode,
+                        bytes,
+                    };
                     let work = Work::print(Stream::File, file.content.clone(), outcome);
                     self.tasks.insert(id, Task::new(work, false, None));
                 }
@@ -286,9 +314,12 @@ impl Session {
     fn exec(&mut self, id: RequestId, exec: &Exec, guest: &mut Guest) {
         match command::start(exec, guest) {
             Ok(work) => {
-                let deadline = exec
-                    .timeout_ms
-                    .and_then(|ms| guest.machine.uptime().checked_add(Duration::from_millis(ms)));
+                let deadline = exec.timeout_ms.and_then(|ms| {
+                    guest
+                        .machine
+                        .uptime()
+                        .checked_add(Duration::from_millis(ms))
+                });
                 self.tasks.insert(id, Task::new(work, exec.stdin, deadline));
             }
             Err(mut failure) => {
@@ -304,8 +335,14 @@ impl Session {
 
     fn fault(&mut self, reason: String) {
         self.tasks.clear();
+        if matches!(self.state, State::Waiting | State::Greeting) {
+            // The host skips what comes before the start of a session.
+            self.outbox.bytes.extend_from_slice(&MAGIC);
+        }
         self.state = State::Over;
-        self.outbox.push(&ToHost::Fault { reason: bounded_text(reason) });
+        self.outbox.push(&ToHost::Fault {
+            reason: bounded_text(reason),
+        });
     }
 }
 

@@ -21,7 +21,12 @@ const DIRTY_STEP: u32 = 16;
 #[derive(Debug)]
 pub(crate) enum Work {
     /// Sends what is already known.
-    Print { stream: Stream, text: Vec<u8>, sent: usize, outcome: Outcome },
+    Print {
+        stream: Stream,
+        text: Vec<u8>,
+        sent: usize,
+        outcome: Outcome,
+    },
     /// Sends back what comes in.
     Copy { held: VecDeque<u8> },
     /// Waits for a moment of [`Machine::uptime`](crate::guest::Machine::uptime).
@@ -37,7 +42,12 @@ pub(crate) enum Work {
 
 impl Work {
     pub(crate) fn print(stream: Stream, text: Vec<u8>, outcome: Outcome) -> Self {
-        Self::Print { stream, text, sent: 0, outcome }
+        Self::Print {
+            stream,
+            text,
+            sent: 0,
+            outcome,
+        }
     }
 }
 
@@ -87,8 +97,10 @@ impl Task {
             return Err("content for a request that takes no more");
         }
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        self.input_credit =
-            self.input_credit.checked_sub(length).ok_or("more content than there was credit")?;
+        self.input_credit = self
+            .input_credit
+            .checked_sub(length)
+            .ok_or("more content than there was credit")?;
         match &mut self.work {
             Work::Copy { held } => held.extend(bytes),
             Work::Receive { file, .. } => file.content.extend_from_slice(bytes),
@@ -117,13 +129,21 @@ impl Task {
     pub(crate) fn is_command(&self) -> bool {
         !matches!(
             self.work,
-            Work::Receive { .. } | Work::Print { stream: Stream::File, .. }
+            Work::Receive { .. }
+                | Work::Print {
+                    stream: Stream::File,
+                    ..
+                }
         )
     }
 
     /// When it needs a turn even if nothing comes from the host.
     pub(crate) fn wakes_at(&self) -> Option<Duration> {
-        let own = if let Work::Sleep { until } = self.work { Some(until) } else { None };
+        let own = if let Work::Sleep { until } = self.work {
+            Some(until)
+        } else {
+            None
+        };
         [own, self.deadline].into_iter().flatten().min()
     }
 
@@ -134,11 +154,19 @@ impl Task {
         guest: &mut Guest,
         outbox: &mut Outbox,
     ) -> Progress {
-        if self.deadline.is_some_and(|deadline| deadline <= guest.machine.uptime()) {
+        if self
+            .deadline
+            .is_some_and(|deadline| deadline <= guest.machine.uptime())
+        {
             return Progress::Ended(Outcome::TimedOut);
         }
         match &mut self.work {
-            Work::Print { stream, text, sent, outcome } => {
+            Work::Print {
+                stream,
+                text,
+                sent,
+                outcome,
+            } => {
                 if *sent == text.len() {
                     return Progress::Ended(outcome.clone());
                 }
@@ -193,7 +221,10 @@ impl Task {
                 }
                 if self.input_ended {
                     let bytes = file.content.len() as u64;
-                    let file = File { mode: file.mode, content: core::mem::take(&mut file.content) };
+                    let file = File {
+                        mode: file.mode,
+                        content: core::mem::take(&mut file.content),
+                    };
                     return Progress::Ended(match guest.files.put(path, file) {
                         Ok(()) => Outcome::FileWritten { bytes },
                         Err(kind) => failed(kind, path),
@@ -241,7 +272,11 @@ impl Task {
 
 /// How many of `left` bytes may be sent now.
 fn chunk(left: usize, credit: u32, outbox: &Outbox) -> usize {
-    if outbox.is_full() { 0 } else { left.min(MAX_CHUNK).min(credit as usize) }
+    if outbox.is_full() {
+        0
+    } else {
+        left.min(MAX_CHUNK).min(credit as usize)
+    }
 }
 
 fn flood_byte(position: u64) -> u8 {
@@ -256,5 +291,8 @@ pub(crate) fn failed(kind: FailureKind, path: &str) -> Outcome {
         FailureKind::NoSpace => "does not fit into the guest's memory for files",
         _ => "is not a regular file",
     };
-    Outcome::Failed(Failure { kind, message: bounded_text(alloc::format!("{path} {what}")) })
+    Outcome::Failed(Failure {
+        kind,
+        message: bounded_text(alloc::format!("{path} {what}")),
+    })
 }

@@ -57,7 +57,10 @@ impl Clock {
     }
 
     /// Time since the VM was started, by the hypervisor's count.
-    #[allow(clippy::unused_self, reason = "only a clock that was started can be read")]
+    #[allow(
+        clippy::unused_self,
+        reason = "only a clock that was started can be read"
+    )]
     pub(crate) fn uptime(self) -> Duration {
         loop {
             // SAFETY: the page is valid; the hypervisor writes to it only while this CPU does not
@@ -80,8 +83,15 @@ impl Page {
     fn at(&self, tsc: u64) -> Duration {
         let ticks = u128::from(tsc.saturating_sub(self.tsc));
         let shift = u32::from(self.shift.unsigned_abs());
-        let ticks = if self.shift < 0 { ticks >> shift } else { ticks << shift };
+        let ticks = if self.shift < 0 {
+            ticks >> shift
+        } else {
+            ticks << shift
+        };
         let passed = (ticks * u128::from(self.multiplier)) >> 32;
-        Duration::from_nanos(self.nanoseconds.saturating_add(passed.try_into().unwrap_or(0)))
+        Duration::from_nanos(
+            self.nanoseconds
+                .saturating_add(passed.try_into().unwrap_or(0)),
+        )
     }
 }

@@ -18,16 +18,22 @@ fn layout(pages: usize) -> Option<Layout> {
 // until it is deallocated; physical addresses are virtual ones.
 unsafe impl Hal for Identity {
     fn dma_alloc(pages: usize, _: BufferDirection) -> (PhysAddr, NonNull<u8>) {
-        let memory = layout(pages).filter(|layout| layout.size() > 0).and_then(|layout| {
-            // SAFETY: the size is not zero.
-            NonNull::new(unsafe { alloc_zeroed(layout) })
-        });
+        let memory = layout(pages)
+            .filter(|layout| layout.size() > 0)
+            .and_then(|layout| {
+                // SAFETY: the size is not zero.
+                NonNull::new(unsafe { alloc_zeroed(layout) })
+            });
         // The crate takes the physical address 0 for a failure.
-        memory.map_or((0, NonNull::dangling()), |memory| (memory.as_ptr() as PhysAddr, memory))
+        memory.map_or((0, NonNull::dangling()), |memory| {
+            (memory.as_ptr() as PhysAddr, memory)
+        })
     }
 
     unsafe fn dma_dealloc(_: PhysAddr, memory: NonNull<u8>, pages: usize) -> i32 {
-        let Some(layout) = layout(pages) else { return -1 };
+        let Some(layout) = layout(pages) else {
+            return -1;
+        };
         // SAFETY: the caller passes what `dma_alloc` returned for as many pages.
         unsafe { dealloc(memory.as_ptr(), layout) };
         0

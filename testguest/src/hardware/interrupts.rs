@@ -7,6 +7,7 @@ use core::arch::global_asm;
 use core::ptr::addr_of;
 use core::time::Duration;
 
+use super::serial::stop;
 use super::supervisor;
 
 const LOCAL_APIC: u64 = 0xfee0_0000;
@@ -86,7 +87,9 @@ unsafe extern "C" {
 /// vectors, then the instruction's address, its segment, the flags, the stack's address.
 extern "sysv64" fn report(vector: u64, frame: &[u64; 5], page_fault: u64) -> ! {
     let frame = *frame;
-    panic!("exception {vector}, frame {frame:x?}, CR2 {page_fault:#x}");
+    stop(format_args!(
+        "exception {vector}, frame {frame:x?}, CR2 {page_fault:#x}"
+    ))
 }
 
 #[repr(C)]
@@ -101,9 +104,19 @@ struct Gate {
 }
 
 impl Gate {
-    const ABSENT: Self = Self { low: 0, selector: 0, kind: 0, middle: 0, high: 0, reserved: 0 };
+    const ABSENT: Self = Self {
+        low: 0,
+        selector: 0,
+        kind: 0,
+        middle: 0,
+        high: 0,
+        reserved: 0,
+    };
 
-    #[allow(clippy::cast_possible_truncation, reason = "the address is cut into its parts")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "the address is cut into its parts"
+    )]
     fn to(handler: u64) -> Self {
         Self {
             low: handler as u16,

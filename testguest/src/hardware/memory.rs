@@ -40,7 +40,10 @@ pub(crate) unsafe fn boot_info(zero_page: *const u8) -> BootInfo {
         let command_line = boot::command_line(zero_page).map_or(&[][..], |address| {
             core::slice::from_raw_parts(address as usize as *const u8, MAX_COMMAND_LINE)
         });
-        BootInfo { zero_page, command_line }
+        BootInfo {
+            zero_page,
+            command_line,
+        }
     }
 }
 
@@ -79,7 +82,13 @@ pub(crate) unsafe fn claim(zero_page: &[u8; BOOT_PARAMS]) -> Option<Spare> {
     let end = ram.end.min(MAPPED_RAM);
     let heap = ((end - start) / 2).min(MAX_HEAP) & !(PAGE - 1);
     // SAFETY: the range is RAM, behind the image, and used by nothing else.
-    unsafe { HEAP.lock().init(start as *mut u8, usize::try_from(heap).ok()?) };
+    unsafe {
+        HEAP.lock()
+            .init(start as *mut u8, usize::try_from(heap).ok()?)
+    };
     let spare = (start + heap).next_multiple_of(PAGE);
-    Some(Spare(Region { start: spare, end: end.max(spare) }))
+    Some(Spare(Region {
+        start: spare,
+        end: end.max(spare),
+    }))
 }

@@ -80,7 +80,13 @@ impl Socket {
             buffer: vec![0; TRANSMIT_PACKET].into_boxed_slice(),
             in_use: None,
         });
-        Ok(Self { transport, receive, event, transmit, packets })
+        Ok(Self {
+            transport,
+            receive,
+            event,
+            transmit,
+            packets,
+        })
     }
 
     /// The context id that the device has now.
@@ -95,7 +101,9 @@ impl Socket {
     /// Whether the device said that all connections are gone. Telling it that this was heard is
     /// part of the call: until then it delivers no packets.
     pub(crate) fn was_reset(&mut self) -> Result<bool> {
-        let event = self.event.poll(&mut self.transport, |event| Ok(Some(event == TRANSPORT_RESET)));
+        let event = self.event.poll(&mut self.transport, |event| {
+            Ok(Some(event == TRANSPORT_RESET))
+        });
         Ok(event? == Some(true))
     }
 
@@ -116,11 +124,20 @@ impl Socket {
 
     /// Sends the packets that `write` makes: it fills a buffer and returns a length, or `None`
     /// when there is nothing to send. Returns whether anything was sent.
-    pub(crate) fn send(&mut self, mut write: impl FnMut(&mut [u8]) -> Option<usize>) -> Result<bool> {
+    pub(crate) fn send(
+        &mut self,
+        mut write: impl FnMut(&mut [u8]) -> Option<usize>,
+    ) -> Result<bool> {
         self.reclaim()?;
         let mut sent = false;
-        for packet in self.packets.iter_mut().filter(|packet| packet.in_use.is_none()) {
-            let Some(length) = write(&mut packet.buffer) else { break };
+        for packet in self
+            .packets
+            .iter_mut()
+            .filter(|packet| packet.in_use.is_none())
+        {
+            let Some(length) = write(&mut packet.buffer) else {
+                break;
+            };
             // SAFETY: the buffer is owned by `self`, which is never dropped while the device
             // runs, and is not touched while `in_use` is set.
             let token = unsafe { self.transmit.add(&[&packet.buffer[..length]], &mut [])? };
@@ -136,10 +153,17 @@ impl Socket {
     fn reclaim(&mut self) -> Result<()> {
         while let Some(token) = self.transmit.peek_used() {
             let with_token = |packet: &&mut Packet| packet.in_use.is_some_and(|(t, _)| t == token);
-            let packet = self.packets.iter_mut().find(with_token).ok_or(Error::WrongToken)?;
+            let packet = self
+                .packets
+                .iter_mut()
+                .find(with_token)
+                .ok_or(Error::WrongToken)?;
             let length = packet.in_use.take().map_or(0, |(_, length)| length);
             // SAFETY: this is the buffer, and the part of it, that was added under this token.
-            unsafe { self.transmit.pop_used(token, &[&packet.buffer[..length]], &mut [])? };
+            unsafe {
+                self.transmit
+                    .pop_used(token, &[&packet.buffer[..length]], &mut [])?
+            };
         }
         Ok(())
     }

@@ -80,7 +80,12 @@ pub(super) unsafe fn write_port(port: u16, bytes: &[u8]) {
     // SAFETY: the caller vouches for the device; the bytes are read only during the call, and the
     // register that steps through them need not be kept by a callee.
     unsafe {
-        supervisor_call(WRITE_PORT, bytes.as_ptr() as u64, bytes.len() as u64, port.into());
+        supervisor_call(
+            WRITE_PORT,
+            bytes.as_ptr() as u64,
+            bytes.len() as u64,
+            port.into(),
+        );
     }
 }
 
