@@ -1,3 +1,0 @@
-//! MicroVMs: what they are restored from, and how.
-
-pub mod snapshot;
