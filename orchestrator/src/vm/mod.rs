@@ -1,0 +1,3 @@
+//! MicroVMs: what they are restored from, and how.
+
+pub mod snapshot;
