@@ -1,3 +1,3 @@
-//! MicroVMs: what they are restored from, and how.
-
-pub mod snapshot;
+//! Virtual machines.
+pub mod guest;
+pub use guest::*;
