@@ -186,11 +186,23 @@ impl Launcher {
     /// [`LaunchError`]; neither a process nor a file is left behind.
     pub async fn create_snapshot(&self) -> Result<Created, LaunchError> {
         let store = self.0.snapshots.clone();
-        let staging = blocking(move || store.stage()).await?;
+        let bytes = self.0.machine.memory_bytes();
+        let staging = blocking(move || {
+            store.ensure_room(bytes)?;
+            store.stage()
+        })
+        .await?;
         let start = Instant::now();
         (self.0.progress)(&Stage::BootingTemplate);
-        // A boot that hung leaves its memory file, and the next one must start from none.
-        let (mut vm, guest) = self.boot(Ram::File(staging.memory())).await?;
+        let (mut vm, guest) = match self.boot(Ram::File(staging.memory())).await {
+            Ok(booted) => booted,
+            Err(error) => {
+                // The disk may have filled up meanwhile, which the VMM can't say.
+                let store = self.0.snapshots.clone();
+                blocking(move || store.ensure_room(1 << 20)).await?;
+                return Err(error);
+            }
+        };
         let boot = start.elapsed();
 
         (self.0.progress)(&Stage::WritingSnapshot);
@@ -268,6 +280,7 @@ impl Launcher {
             }
             tracing::warn!(%error, attempt, "the template did not come up, trying again");
             if let Ram::File(path) = &spec.ram {
+                // The next one must start from none.
                 match std::fs::remove_file(path) {
                     Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                         let operation = format!("remove {}", path.display());

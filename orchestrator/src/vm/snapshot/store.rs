@@ -102,6 +102,24 @@ impl SnapshotStore {
         &self.root
     }
 
+    /// Whether the file system has room for `bytes` more. Asked before a guest's memory is put
+    /// there: a VMM that finds the disk full under its mapping dies of SIGBUS without a word.
+    ///
+    /// # Errors
+    /// [`SnapshotError::NoSpace`] if it has not.
+    pub fn ensure_room(&self, bytes: u64) -> Result<(), SnapshotError> {
+        let stat = rustix::fs::statvfs(self.root())
+            .map_err(|error| SnapshotError::io("inspect", self.root(), error))?;
+        if stat.f_bavail.saturating_mul(stat.f_frsize) < bytes {
+            let path = self.root().to_owned();
+            return Err(SnapshotError::NoSpace {
+                operation: "write a snapshot to",
+                path,
+            });
+        }
+        Ok(())
+    }
+
     /// A private directory to make a snapshot in.
     ///
     /// # Errors

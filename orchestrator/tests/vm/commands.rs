@@ -1,0 +1,148 @@
+//! What a user does in a VM.
+
+use std::time::Duration;
+
+use ironclaw_orchestrator::vm::{Command, ExecEvent, ExitStatus, GuestError};
+use ironclaw_protocol::message::FailureKind;
+
+use crate::fixture::{sh, vm};
+
+const LIMIT: u64 = 16 << 20;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_runs_on_a_linux_of_its_own() {
+    let Some(vm) = vm("own-linux").await else {
+        return;
+    };
+    let own = sh(&vm, "uname -srn; cat /proc/1/comm").await;
+    assert!(own.starts_with("Linux own-linux "), "{own}");
+    assert_ne!(
+        own.split(' ').nth(2),
+        rustix::system::uname().release().to_str().ok()
+    );
+    vm.destroy().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exit_codes_signals_and_time_limits_are_told_apart() {
+    let Some(vm) = vm("codes").await else { return };
+    for code in [0, 1, 42, 255] {
+        let output = vm
+            .exec(["sh", "-c", &format!("exit {code}")])
+            .await
+            .unwrap();
+        assert_eq!(output.status, ExitStatus::Code(code));
+    }
+    let output = vm.exec(["sh", "-c", "kill -9 $$"]).await.unwrap();
+    assert_eq!(output.status, ExitStatus::Signal(9));
+    let sleep = Command::new("sleep")
+        .arg("1000")
+        .timeout(Duration::from_millis(100));
+    assert_eq!(vm.exec(sleep).await.unwrap().status, ExitStatus::TimedOut);
+    assert_eq!(sh(&vm, "pidof sleep || echo none").await, "none\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn environment_directory_and_input_arrive() {
+    let Some(vm) = vm("input").await else { return };
+    let command = Command::new("sh")
+        .args(["-c", "echo $GREETING from $(pwd); cat"])
+        .env("GREETING", "hello world")
+        .cwd("/proc")
+        .stdin("and its input\n");
+    let output = vm.exec(command).await.unwrap();
+    assert_eq!(output.stdout, b"hello world from /proc\nand its input\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_megabyte_goes_through_in_both_directions() {
+    let Some(vm) = vm("megabyte").await else {
+        return;
+    };
+    let content: Vec<u8> = (0..1 << 20)
+        .map(|n: u32| n.to_le_bytes()[n as usize % 3])
+        .collect();
+    let output = vm
+        .exec(Command::new("cat").stdin(content.clone()))
+        .await
+        .unwrap();
+    assert!(output.stdout == content);
+    vm.put_file("/tmp/there", 0o640, &content).await.unwrap();
+    assert_eq!(sh(&vm, "stat -c '%a %s' /tmp/there").await, "640 1048576\n");
+    assert!(vm.get_file("/tmp/there", LIMIT).await.unwrap() == content);
+    let error = vm.get_file("/tmp/there", 1000).await.unwrap_err();
+    assert!(
+        matches!(error, GuestError::TooMuchOutput { limit: 1000 }),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_is_streamed_while_the_command_runs() {
+    let Some(vm) = vm("stream").await else { return };
+    let script = "echo ready; read line; echo got $line >&2";
+    let command = Command::new("sh").args(["-c", script]).stdin_piped();
+    let mut running = vm.start(command).await.unwrap();
+    assert_eq!(
+        running.next().await.unwrap(),
+        ExecEvent::Stdout(b"ready\n".to_vec())
+    );
+    running
+        .take_stdin()
+        .unwrap()
+        .write_all(b"this\n")
+        .await
+        .unwrap();
+    assert_eq!(
+        running.next().await.unwrap(),
+        ExecEvent::Stderr(b"got this\n".to_vec())
+    );
+    assert_eq!(
+        running.next().await.unwrap(),
+        ExecEvent::Ended(ExitStatus::Code(0))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_command_is_killed_in_the_guest() {
+    let Some(vm) = vm("drop").await else { return };
+    let mut running = vm
+        .start(["sh", "-c", "echo on; exec sleep 1000"])
+        .await
+        .unwrap();
+    assert_eq!(
+        running.next().await.unwrap(),
+        ExecEvent::Stdout(b"on\n".to_vec())
+    );
+    drop(running);
+    // Requests are taken in order, and this one ends when the other's process is gone.
+    let gone = "while pidof sleep >/dev/null; do :; done; echo gone";
+    assert_eq!(sh(&vm, gone).await, "gone\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_exist_in_the_guest_has_an_error_of_its_own() {
+    let Some(vm) = vm("missing").await else {
+        return;
+    };
+    let failed = |result: Result<_, GuestError>| match result {
+        Err(GuestError::Failed { kind, message }) => (kind, message),
+        other => panic!("{other:?}"),
+    };
+    let (kind, message) = failed(vm.exec(["no-such-program"]).await.map(drop));
+    assert_eq!(kind, FailureKind::NotFound);
+    assert!(message.contains("no-such-program"), "{message}");
+    let (kind, message) = failed(vm.exec(Command::new("true").cwd("/no/dir")).await.map(drop));
+    assert_eq!(kind, FailureKind::NoSuchDirectory);
+    assert!(message.contains("/no/dir"), "{message}");
+    let (kind, _) = failed(vm.exec(["/etc"]).await.map(drop));
+    assert_eq!(kind, FailureKind::PermissionDenied);
+    let (kind, _) = failed(vm.put_file("/no/dir/file", 0o600, b"x").await);
+    assert_eq!(kind, FailureKind::NoSuchDirectory);
+    let (kind, _) = failed(vm.get_file("/no/file", LIMIT).await.map(drop));
+    assert_eq!(kind, FailureKind::NotFound);
+    let huge = Command::new("echo").args(vec!["x".repeat(100_000); 2]);
+    let error = vm.exec(huge).await.unwrap_err();
+    assert!(matches!(error, GuestError::TooLarge(_)), "{error}");
+    assert_eq!(sh(&vm, "echo alive").await, "alive\n");
+}

@@ -1,0 +1,136 @@
+//! What breaks, and what is left then.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use ironclaw_orchestrator::vm::snapshot::SnapshotError;
+use ironclaw_orchestrator::vm::{
+    ExecEvent, GuestError, LaunchError, Launcher, Origin, Pool, PoolOptions,
+};
+
+use crate::fixture::{files, in_directory, is_alive, launcher, private, sh, vm};
+use crate::pool::kill;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vmm_killed_in_mid_command_is_reported_at_once_and_leaves_no_process() {
+    let Some(vm) = vm("victim").await else { return };
+    let mut running = vm
+        .start(["sh", "-c", "echo on; exec sleep 1000"])
+        .await
+        .unwrap();
+    assert_eq!(
+        running.next().await.unwrap(),
+        ExecEvent::Stdout(b"on\n".to_vec())
+    );
+    kill(vm.pid());
+    let error = running.next().await.unwrap_err();
+    assert!(matches!(error, GuestError::Closed { .. }), "{error}");
+    let exit = vm.exited().await;
+    assert!(exit.status.contains("SIGKILL"), "{exit}");
+    assert!(!is_alive(vm.pid()));
+}
+
+async fn pool(launcher: &Launcher) -> Pool {
+    let options = PoolOptions {
+        size: 1,
+        warm: 0,
+        refresh: Duration::from_secs(3600),
+    };
+    Pool::open(launcher.clone(), options).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_truncated_memory_file_costs_a_boot_and_is_replaced() {
+    let Some((directory, launcher)) = private().await else {
+        return;
+    };
+    let created = launcher.create_snapshot().await.unwrap();
+    let bad = created.snapshot.id();
+    let pool = pool(&launcher).await;
+    let file = fs::File::options()
+        .write(true)
+        .open(created.snapshot.memory())
+        .unwrap();
+    file.set_len(1 << 20).unwrap();
+    drop(created);
+    let vm = pool.spawn("fallback").await.unwrap();
+    assert_eq!(vm.origin(), Origin::ColdBooted);
+    assert_eq!(sh(&vm, "echo served").await, "served\n");
+    assert!(pool.stats().failures > 0);
+    // The pool heals: another snapshot takes the bad one's place.
+    while pool.stats().snapshots == 0 {
+        let _ = pool.warmup().await;
+    }
+    let second = pool.spawn("healed").await.unwrap();
+    assert_eq!(second.origin(), Origin::Restored);
+    drop((vm, second));
+    pool.close().await;
+    let left = launcher.snapshots().list().unwrap();
+    assert!(
+        left.iter()
+            .all(|entry| entry.id != bad || entry.state.is_err()),
+        "{left:?}"
+    );
+    drop(directory);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_found_truncated_is_swept_when_a_pool_is_opened() {
+    let Some((_directory, launcher)) = private().await else {
+        return;
+    };
+    let created = launcher.create_snapshot().await.unwrap();
+    let memory = created.snapshot.memory().to_owned();
+    drop(created);
+    fs::File::options()
+        .write(true)
+        .open(&memory)
+        .unwrap()
+        .set_len(4096)
+        .unwrap();
+    let pool = pool(&launcher).await;
+    assert_eq!(pool.stats().snapshots, 0);
+    assert_eq!(
+        files(launcher.snapshots().root()),
+        Vec::<std::path::PathBuf>::new()
+    );
+    pool.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_one_clear_error_and_leaves_no_file() {
+    if launcher().await.is_none() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let mount = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=40m", "tmpfs"])
+        .arg(directory.path())
+        .output()
+        .unwrap();
+    if !mount.status.success() {
+        println!("skipped: mounting a small tmpfs needs root");
+        return;
+    }
+    let launcher = in_directory(directory.path()).await;
+    let error = launcher.create_snapshot().await.unwrap_err();
+    let left = files(directory.path());
+    drop(launcher);
+    assert!(
+        Command::new("umount")
+            .arg(directory.path())
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert!(
+        matches!(error, LaunchError::Snapshot(SnapshotError::NoSpace { .. })),
+        "{error}"
+    );
+    assert!(
+        error.to_string().contains("IRONCLAW_SNAPSHOT_PATH"),
+        "{error}"
+    );
+    assert!(left.is_empty(), "{left:?}");
+}

@@ -1,0 +1,103 @@
+//! One template and one snapshot for all tests.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ironclaw_orchestrator::vm::snapshot::{Snapshot, SnapshotStore};
+use ironclaw_orchestrator::vm::{Config, LaunchError, Launcher, VmHandle};
+use tokio::sync::OnceCell;
+
+static LAUNCHER: OnceCell<Option<Launcher>> = OnceCell::const_new();
+static SNAPSHOT: OnceCell<Snapshot> = OnceCell::const_new();
+
+/// The settings of the tests: kept between runs, apart from any user's.
+pub(crate) fn config() -> Config {
+    let state = Path::new(env!("CARGO_TARGET_TMPDIR")).join("vm");
+    let mut config = Config::from_env().unwrap();
+    config.template_path = state.join("templates");
+    config.snapshot_path = state.join("snapshots");
+    config
+}
+
+/// A launcher, or `None` and a line that says why there is none.
+pub(crate) async fn launcher() -> Option<Launcher> {
+    let open = || async {
+        let progress = Arc::new(|stage: &_| eprintln!("{stage}"));
+        match Launcher::open(&config(), progress).await {
+            Ok(launcher) => Some(launcher),
+            Err(error @ (LaunchError::Vmm(_) | LaunchError::NoGuestAgent { .. })) => {
+                println!("skipped: {error}");
+                None
+            }
+            Err(error) => panic!("{error}"),
+        }
+    };
+    LAUNCHER.get_or_init(open).await.clone()
+}
+
+/// A launcher with a snapshot directory of its own, which ends with the returned one.
+pub(crate) async fn private() -> Option<(tempfile::TempDir, Launcher)> {
+    // The template comes from the shared one.
+    launcher().await?;
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    Some((in_directory(directory.path()).await, directory)).map(|(l, d)| (d, l))
+}
+
+pub(crate) async fn in_directory(directory: &Path) -> Launcher {
+    let config = Config {
+        snapshot_path: directory.join("snapshots"),
+        ..config()
+    };
+    Launcher::open(&config, Arc::new(|_: &_| {})).await.unwrap()
+}
+
+/// A snapshot that all tests share, made by the first of them.
+pub(crate) async fn snapshot(launcher: &Launcher) -> &'static Snapshot {
+    let make = || async {
+        let store: &SnapshotStore = launcher.snapshots();
+        store.sweep().unwrap();
+        for entry in store.list().unwrap() {
+            match store.load(entry.id, launcher.requirements()) {
+                Ok(snapshot) => return snapshot,
+                // Of an earlier agent or kernel.
+                Err(_) => store.delete(entry.id).unwrap(),
+            }
+        }
+        launcher.create_snapshot().await.unwrap().snapshot
+    };
+    SNAPSHOT.get_or_init(make).await
+}
+
+/// A restored VM.
+pub(crate) async fn vm(name: &str) -> Option<VmHandle> {
+    let launcher = launcher().await?;
+    let snapshot = snapshot(&launcher).await;
+    Some(launcher.restore_vm(snapshot, name).await.unwrap())
+}
+
+/// Standard output of a command that must succeed.
+pub(crate) async fn sh(vm: &VmHandle, script: &str) -> String {
+    let output = vm.exec(["sh", "-c", script]).await.unwrap();
+    assert!(output.status.success(), "{script}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+pub(crate) fn is_alive(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// Everything below a directory.
+pub(crate) fn files(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    entries
+        .flat_map(|path| {
+            if path.is_dir() {
+                files(&path)
+            } else {
+                vec![path]
+            }
+        })
+        .collect()
+}

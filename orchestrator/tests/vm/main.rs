@@ -1,0 +1,17 @@
+//! Real VMs with a real Linux guest, under QEMU.
+//!
+//! They need Debian's `qemu-system-x86` and the static guest agent; `cargo xtask test` provides
+//! both. Without them each test says `skipped:` and why.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod clones;
+mod commands;
+mod faults;
+mod fixture;
+mod pool;
