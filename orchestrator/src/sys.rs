@@ -40,6 +40,14 @@ pub(crate) fn bind_to_parent(command: &mut Command, fds: &[OwnedFd]) {
     unsafe { command.pre_exec(prepare) };
 }
 
+/// Keeps the kernel from giving the child of `command` huge pages (`PR_SET_THP_DISABLE`, which
+/// survives the exec; prctl(2)): one that touches a little of many places would get 2 MiB each.
+pub(crate) fn refuse_huge_pages(command: &mut Command) {
+    let prepare = || Ok(rustix::thread::disable_transparent_huge_pages(true)?);
+    // SAFETY: between fork and exec it makes one system call, and neither allocates nor locks.
+    unsafe { command.pre_exec(prepare) };
+}
+
 /// The processor's time-stamp counter.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn time_stamp_counter() -> u64 {

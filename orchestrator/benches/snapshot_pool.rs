@@ -1,0 +1,119 @@
+//! What a spawn costs on each tier, each to the guest's confirmation of its new identity, with
+//! real VMs: `cargo xtask setup && cargo bench --bench snapshot_pool`.
+//!
+//! Settings come from the environment as for `ironclaw`; its template and snapshots are used and,
+//! where missing, made. On a machine without QEMU or the guest agent it says `skipped:` and why.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a benchmark fails by panicking"
+)]
+#![allow(missing_docs, reason = "criterion's macros make public functions")]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use ironclaw_orchestrator::vm::{Config, Launcher, Origin, Pool, PoolOptions, Stage};
+use tokio::runtime::Runtime;
+
+const REFRESH: Duration = Duration::from_secs(24 * 3600);
+
+fn options(warm: usize) -> PoolOptions {
+    PoolOptions {
+        size: 1,
+        warm,
+        refresh: REFRESH,
+    }
+}
+
+fn spawns(criterion: &mut Criterion) {
+    let runtime = Runtime::new().unwrap();
+    let config = Config::from_env().unwrap();
+    let progress = Arc::new(|stage: &Stage| eprintln!("{stage}"));
+    let launcher = match runtime.block_on(Launcher::open(&config, progress)) {
+        Ok(launcher) => launcher,
+        Err(error) => return println!("skipped: {error}"),
+    };
+    let vmm = launcher.vmm();
+    let machine = launcher.machine();
+    let name = format!("{}-{}-{}MiB", vmm.kind, vmm.accelerator, machine.memory_mib);
+    let mut group = criterion.benchmark_group(name);
+    group.sample_size(20);
+
+    group.bench_function("warm", |bencher| {
+        let pool = runtime
+            .block_on(Pool::open(launcher.clone(), options(1)))
+            .unwrap();
+        bencher
+            .to_async(&runtime)
+            .iter_custom(|rounds| measure(&pool, rounds, Origin::Warm));
+        runtime.block_on(pool.close());
+    });
+    group.bench_function("restored", |bencher| {
+        let pool = runtime
+            .block_on(Pool::open(launcher.clone(), options(0)))
+            .unwrap();
+        bencher
+            .to_async(&runtime)
+            .iter_custom(|rounds| measure(&pool, rounds, Origin::Restored));
+        runtime.block_on(pool.close());
+    });
+    group.sample_size(10);
+    group.bench_function("cold boot", |bencher| {
+        bencher
+            .to_async(&runtime)
+            .iter_custom(|rounds| boot(&launcher, rounds));
+    });
+    group.bench_function("create snapshot", |bencher| {
+        bencher
+            .to_async(&runtime)
+            .iter_custom(|rounds| snapshot(&launcher, rounds));
+    });
+    group.finish();
+}
+
+/// Spawns, with a full pool before each.
+async fn measure(pool: &Pool, rounds: u64, tier: Origin) -> Duration {
+    let mut total = Duration::ZERO;
+    for _ in 0..rounds {
+        pool.warmup().await.unwrap();
+        let start = Instant::now();
+        let vm = pool.spawn("bench").await.unwrap();
+        total += start.elapsed();
+        assert_eq!(vm.origin(), tier);
+        vm.destroy().await.unwrap();
+    }
+    total
+}
+
+async fn boot(launcher: &Launcher, rounds: u64) -> Duration {
+    let mut total = Duration::ZERO;
+    for _ in 0..rounds {
+        let start = Instant::now();
+        let vm = launcher.cold_boot("bench").await.unwrap();
+        total += start.elapsed();
+        vm.destroy().await.unwrap();
+    }
+    total
+}
+
+/// Pause, write, hash and publish; the boot before it is not counted.
+async fn snapshot(launcher: &Launcher, rounds: u64) -> Duration {
+    let mut total = Duration::ZERO;
+    for _ in 0..rounds {
+        let created = launcher.create_snapshot().await.unwrap();
+        total += created.write + created.publish;
+        let (store, id) = (launcher.snapshots().clone(), created.snapshot.id());
+        drop(created);
+        tokio::task::spawn_blocking(move || store.delete(id))
+            .await
+            .unwrap()
+            .unwrap();
+    }
+    total
+}
+
+criterion_group!(benches, spawns);
+criterion_main!(benches);
