@@ -5,6 +5,7 @@ mod agent;
 mod clone;
 mod error;
 mod prepare;
+mod probe;
 
 use std::fmt;
 use std::sync::Arc;
@@ -44,6 +45,8 @@ pub type Progress = Arc<dyn Fn(&Stage) + Send + Sync>;
 pub enum Stage {
     /// The template is built.
     Template(Step),
+    /// A boot is tried under KVM.
+    ProbingKvm,
     /// The template boots.
     BootingTemplate,
     /// The booted template's state is written.
@@ -56,6 +59,7 @@ impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Template(step) => write!(f, "template: {step}"),
+            Self::ProbingKvm => f.write_str("trying whether KVM runs the guest"),
             Self::BootingTemplate => f.write_str("booting the template"),
             Self::WritingSnapshot => f.write_str("writing the snapshot"),
             Self::PublishingSnapshot => f.write_str("publishing the snapshot"),

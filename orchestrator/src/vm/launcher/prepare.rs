@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Inner, LaunchError, Launcher, Progress, Stage, blocking, find_guest_agent};
+use super::{Inner, LaunchError, Launcher, Progress, Stage, blocking, find_guest_agent, probe};
 use crate::template::{BuildSpec, Template, TemplateStore};
 use crate::vm::config::{AccelChoice, BackendChoice, Config};
 use crate::vm::qemu::{Accelerator, Qemu, QemuBinary};
@@ -28,7 +28,11 @@ impl Launcher {
         };
         let accelerator = match config.qemu_accel {
             AccelChoice::Kvm => Accelerator::Kvm,
-            AccelChoice::Tcg | AccelChoice::Auto => Accelerator::Tcg,
+            AccelChoice::Tcg => Accelerator::Tcg,
+            AccelChoice::Auto => {
+                let trying = || progress(&Stage::ProbingKvm);
+                probe::accelerator(config, &binary, &template, trying).await
+            }
         };
         let vmm = Arc::new(Qemu::new(binary, accelerator));
         Self::with(vmm, template, config, snapshots, progress)

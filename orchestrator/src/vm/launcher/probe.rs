@@ -1,0 +1,183 @@
+//! Whether KVM runs our guest here: found out by trying, since a /dev/kvm that can be opened
+//! proves little. Some clouds emulate parts of it on which a stock kernel hangs.
+//!
+//! The answer is kept beside the templates, so that it is asked once for each combination of
+//! host, QEMU and template.
+
+use std::fs::{self, File, Permissions};
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
+
+use crate::template::{Template, TemplateHash};
+use crate::vm::config::Config;
+use crate::vm::guest::Guest;
+use crate::vm::qemu::{Accelerator, Qemu, QemuBinary};
+use crate::vm::snapshot::{Host, Machine};
+use crate::vm::vmm::{BootSpec, Ram, Vmm};
+
+/// The device of KVM (Linux Documentation/virt/kvm/api.rst).
+const DEVICE: &str = "/dev/kvm";
+/// Ten times what a boot takes under KVM on an idle machine.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Name of the file that keeps the answer.
+const ANSWER: &str = ".kvm-probe.json";
+/// Most bytes of it that are read.
+const MAX_BYTES: u64 = 4096;
+
+/// What an answer holds for.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Question {
+    cpu_model: String,
+    kernel_release: String,
+    qemu: String,
+    template: TemplateHash,
+    machine: Machine,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Answer {
+    question: Question,
+    works: bool,
+}
+
+/// The accelerator to use: KVM if our guest boots under it, translation otherwise.
+pub(super) async fn accelerator(
+    config: &Config,
+    binary: &QemuBinary,
+    template: &Template,
+    trying: impl FnOnce(),
+) -> Accelerator {
+    if File::options().read(true).write(true).open(DEVICE).is_err() {
+        return Accelerator::Tcg;
+    }
+    let Ok(Host {
+        cpu_model,
+        kernel_release,
+        ..
+    }) = Host::current(None)
+    else {
+        return Accelerator::Tcg;
+    };
+    let question = Question {
+        cpu_model,
+        kernel_release,
+        qemu: binary.version.clone(),
+        template: template.hash().clone(),
+        machine: config.machine,
+    };
+    let path = config.template_path.join(ANSWER);
+    let works = match recall(&path).filter(|answer| answer.question == question) {
+        Some(answer) => answer.works,
+        None => {
+            trying();
+            let works = boots(config, binary, template).await;
+            let answer = Answer { question, works };
+            if let Err(error) = remember(&path, &answer) {
+                tracing::warn!(path = %path.display(), %error, "KVM will be probed again");
+            }
+            works
+        }
+    };
+    if works {
+        Accelerator::Kvm
+    } else {
+        Accelerator::Tcg
+    }
+}
+
+async fn boots(config: &Config, binary: &QemuBinary, template: &Template) -> bool {
+    let qemu = Qemu::new(binary.clone(), Accelerator::Kvm);
+    let spec = BootSpec {
+        template: template.clone(),
+        machine: config.machine,
+        ram: Ram::Private,
+    };
+    let attempt = async {
+        let mut vm = qemu.boot(&spec).await.map_err(|error| error.to_string())?;
+        let stream = vm
+            .guest_channel()
+            .await
+            .map_err(|error| error.to_string())?;
+        let guest = Guest::open(stream).map_err(|error| error.to_string())?;
+        guest
+            .ping(PATIENCE)
+            .await
+            .map_err(|error| error.to_string())
+    };
+    match timeout(PATIENCE, attempt).await {
+        Ok(Ok(())) => true,
+        Ok(Err(reason)) => {
+            tracing::info!(reason, "KVM does not run the guest");
+            false
+        }
+        Err(_) => {
+            tracing::info!("KVM did not bring the guest up within {PATIENCE:?}");
+            false
+        }
+    }
+}
+
+fn recall(path: &Path) -> Option<Answer> {
+    use std::io::Read as _;
+    let mut json = Vec::new();
+    File::open(path)
+        .ok()?
+        .take(MAX_BYTES)
+        .read_to_end(&mut json)
+        .ok()?;
+    serde_json::from_slice(&json).ok()
+}
+
+fn remember(path: &Path, answer: &Answer) -> std::io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let mut file = tempfile::NamedTempFile::new_in(directory)?;
+    serde_json::to_writer_pretty(&mut file, answer)?;
+    file.flush()?;
+    fs::set_permissions(file.path(), Permissions::from_mode(0o600))?;
+    file.persist(path)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(works: bool) -> Answer {
+        let question = Question {
+            cpu_model: "CPU".to_owned(),
+            kernel_release: "6.1".to_owned(),
+            qemu: "7.2".to_owned(),
+            template: "ab".repeat(32).parse().unwrap(),
+            machine: Machine {
+                memory_mib: 128,
+                vcpus: 1,
+            },
+        };
+        Answer { question, works }
+    }
+
+    #[test]
+    fn an_answer_is_kept_private_and_the_last_one_counts() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(ANSWER);
+        assert!(recall(&path).is_none());
+        for works in [true, false] {
+            remember(&path, &answer(works)).unwrap();
+            let kept = recall(&path).unwrap();
+            assert_eq!((kept.works, kept.question), (works, answer(works).question));
+        }
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        fs::write(&path, "garbage").unwrap();
+        assert!(recall(&path).is_none(), "and the probe runs again");
+    }
+}
