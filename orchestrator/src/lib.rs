@@ -1,3 +1,4 @@
 //! Fresh, isolated microVMs in milliseconds.
 
 pub mod template;
+pub mod vm;

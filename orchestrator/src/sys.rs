@@ -1,0 +1,51 @@
+//! The few things that the standard library and `rustix` offer only as `unsafe`.
+//!
+//! This is the one module of the crate in which `unsafe` is allowed.
+#![allow(unsafe_code, reason = "the crate's one place for it; every use gives its reason")]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use rustix::io::FdFlags;
+use rustix::process::{Pid, Signal};
+
+/// Makes the child of `command` inherit `fds` under the numbers they have here, lead a session
+/// of its own, and be killed when the *thread* that spawns it ends, however that happens
+/// (`PR_SET_PDEATHSIG`, prctl(2)).
+pub(crate) fn bind_to_parent(command: &mut Command, fds: &[OwnedFd]) {
+    let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let parent = rustix::process::getpid();
+    let prepare = move || -> io::Result<()> {
+        rustix::process::setsid()?;
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        // The parent may have died before the line above: then no signal will ever come.
+        if rustix::process::getppid() != Some(parent) {
+            return Err(io::Error::from(rustix::io::Errno::SRCH));
+        }
+        for number in &numbers {
+            // SAFETY: the caller keeps the descriptors open until the child was spawned, and the
+            // child has a copy of every one of them.
+            let fd = unsafe { BorrowedFd::borrow_raw(*number) };
+            rustix::io::fcntl_setfd(fd, FdFlags::empty())?;
+        }
+        Ok(())
+    };
+    // SAFETY: `prepare` runs between fork and exec, where only async-signal-safe work is sound:
+    // it makes system calls and reads a vector filled before, and neither allocates nor locks.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// The processor's time-stamp counter.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn time_stamp_counter() -> u64 {
+    // SAFETY: RDTSC exists on every x86-64 processor and touches no memory; where the kernel
+    // forbids it (PR_SET_TSC) the process asked for that itself.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// The process that `pid` names, if it is one: 0 and negative numbers name groups.
+pub(crate) fn pid(number: u32) -> Option<Pid> {
+    i32::try_from(number).ok().and_then(Pid::from_raw)
+}

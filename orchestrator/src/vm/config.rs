@@ -1,0 +1,328 @@
+//! The settings: where they come from, what they may be.
+//!
+//! They are read once, from the environment, by [`Config::from_env`]; nothing else in the crate
+//! looks at it. A bad value is an error that names the variable, the value and what is allowed;
+//! nothing is silently clamped.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::vm::snapshot::Machine;
+
+/// Snapshots in the pool: 1 to 20.
+pub const POOL_SIZE: &str = "IRONCLAW_POOL_SIZE";
+/// Seconds after which a snapshot gets a successor: at least 60.
+pub const SNAPSHOT_REFRESH_SECS: &str = "IRONCLAW_SNAPSHOT_REFRESH_SECS";
+/// Directory of the snapshots.
+pub const SNAPSHOT_PATH: &str = "IRONCLAW_SNAPSHOT_PATH";
+/// Directory of the templates.
+pub const TEMPLATE_PATH: &str = "IRONCLAW_TEMPLATE_PATH";
+/// Which hypervisor to use.
+pub const BACKEND: &str = "IRONCLAW_BACKEND";
+/// Memory of a guest in MiB.
+pub const MEMORY_MIB: &str = "IRONCLAW_MEMORY_MIB";
+/// Processors of a guest.
+pub const VCPUS: &str = "IRONCLAW_VCPUS";
+/// The QEMU binary.
+pub const QEMU: &str = "IRONCLAW_QEMU";
+/// How QEMU runs a guest's code.
+pub const QEMU_ACCEL: &str = "IRONCLAW_QEMU_ACCEL";
+/// The guest agent's binary that goes into templates.
+pub const GUEST_AGENT: &str = "IRONCLAW_GUEST_AGENT";
+
+/// Every variable with its default and range, for help texts and documentation.
+pub const VARIABLES: &[(&str, &str, &str)] = &[
+    (POOL_SIZE, "5", "number of snapshots in the pool, 1-20"),
+    (SNAPSHOT_REFRESH_SECS, "3600", "seconds until a snapshot is replaced by a fresh one, 60 or more"),
+    (
+        SNAPSHOT_PATH,
+        "/var/lib/ironclaw/snapshots as root, $XDG_STATE_HOME/ironclaw/snapshots otherwise",
+        "absolute path of the snapshots' directory",
+    ),
+    (
+        TEMPLATE_PATH,
+        "/var/lib/ironclaw/templates as root, $XDG_STATE_HOME/ironclaw/templates otherwise",
+        "absolute path of the templates' directory",
+    ),
+    (BACKEND, "auto", "auto, firecracker or qemu"),
+    (MEMORY_MIB, "128", "memory of a guest in MiB, 96-16384"),
+    (VCPUS, "1", "processors of a guest, 1-32"),
+    (QEMU, "qemu-system-x86_64 on PATH", "path of the QEMU binary"),
+    (QEMU_ACCEL, "auto", "auto (KVM if a probe shows that it runs the guest), kvm or tcg"),
+    (GUEST_AGENT, "beside the ironclaw binary", "path of the guest agent's binary"),
+];
+
+/// All settings, valid.
+#[derive(Debug, Clone, Serialize)]
+pub struct Config {
+    /// Snapshots in the pool, 1 to 20.
+    pub pool_size: usize,
+    /// Age at which a snapshot gets a successor, at least 60 s.
+    pub snapshot_refresh: Duration,
+    /// Directory of the snapshots, absolute.
+    pub snapshot_path: PathBuf,
+    /// Directory of the templates, absolute.
+    pub template_path: PathBuf,
+    /// Which hypervisor to use.
+    pub backend: BackendChoice,
+    /// Memory and processors of a guest.
+    pub machine: Machine,
+    /// The QEMU binary, if not the one on PATH.
+    pub qemu: Option<PathBuf>,
+    /// How QEMU runs a guest's code.
+    pub qemu_accel: AccelChoice,
+    /// The guest agent's binary, if not the one beside the program.
+    pub guest_agent: Option<PathBuf>,
+}
+
+/// Which hypervisor to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendChoice {
+    /// Firecracker where it can run, QEMU elsewhere.
+    #[default]
+    Auto,
+    /// Firecracker or an error.
+    Firecracker,
+    /// QEMU or an error.
+    Qemu,
+}
+
+/// How QEMU runs a guest's code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccelChoice {
+    /// KVM if a probe showed that it runs our guest, translation otherwise.
+    #[default]
+    Auto,
+    /// KVM or an error.
+    Kvm,
+    /// QEMU's translator, on any machine.
+    Tcg,
+}
+
+impl FromStr for BackendChoice {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "firecracker" => Ok(Self::Firecracker),
+            "qemu" => Ok(Self::Qemu),
+            _ => Err(()),
+        }
+    }
+}
+
+impl FromStr for AccelChoice {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "kvm" => Ok(Self::Kvm),
+            "tcg" => Ok(Self::Tcg),
+            _ => Err(()),
+        }
+    }
+}
+
+/// A setting that can't be used.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A variable has a value outside of its range.
+    #[error("{variable}={value:?} can't be used: it takes {expected}")]
+    Invalid {
+        /// The variable.
+        variable: &'static str,
+        /// Its value.
+        value: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// There is no home directory to put state into.
+    #[error("no place for state: set HOME, XDG_STATE_HOME or {variable}")]
+    NoStateDirectory {
+        /// The variable that would say the place itself.
+        variable: &'static str,
+    },
+}
+
+impl Config {
+    /// The settings of this process's environment.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first bad value.
+    pub fn from_env() -> Result<Self, ConfigError> {
+        Self::from_vars(|name| std::env::var_os(name), rustix::process::geteuid().is_root())
+    }
+
+    /// The settings of an environment given by `var`, for a user that is root or not. An empty
+    /// variable counts as unset.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first bad value.
+    pub fn from_vars(
+        var: impl Fn(&str) -> Option<OsString>,
+        is_root: bool,
+    ) -> Result<Self, ConfigError> {
+        let vars = Vars(|name: &str| var(name).filter(|value| !value.is_empty()));
+        Ok(Self {
+            pool_size: vars.number(POOL_SIZE, 5, 1..=20)?,
+            snapshot_refresh: Duration::from_secs(vars.number(
+                SNAPSHOT_REFRESH_SECS,
+                3600,
+                60..=u64::MAX,
+            )?),
+            snapshot_path: vars.state_path(SNAPSHOT_PATH, "snapshots", is_root)?,
+            template_path: vars.state_path(TEMPLATE_PATH, "templates", is_root)?,
+            backend: vars.parse(BACKEND)?.unwrap_or_default(),
+            machine: Machine {
+                memory_mib: vars.number(MEMORY_MIB, 128, 96..=16384)?,
+                vcpus: vars.number(VCPUS, 1, 1..=32)?,
+            },
+            qemu: vars.path(QEMU)?,
+            qemu_accel: vars.parse(QEMU_ACCEL)?.unwrap_or_default(),
+            guest_agent: vars.path(GUEST_AGENT)?,
+        })
+    }
+}
+
+struct Vars<F>(F);
+
+impl<F: Fn(&str) -> Option<OsString>> Vars<F> {
+    fn parse<T: FromStr>(&self, variable: &'static str) -> Result<Option<T>, ConfigError> {
+        let Some(value) = (self.0)(variable) else { return Ok(None) };
+        match value.to_str().map(T::from_str) {
+            Some(Ok(parsed)) => Ok(Some(parsed)),
+            _ => Err(invalid(variable, &value)),
+        }
+    }
+
+    fn number<T: FromStr + PartialOrd>(
+        &self,
+        variable: &'static str,
+        default: T,
+        range: std::ops::RangeInclusive<T>,
+    ) -> Result<T, ConfigError> {
+        match self.parse(variable)? {
+            None => Ok(default),
+            Some(number) if range.contains(&number) => Ok(number),
+            Some(_) => Err(invalid(variable, &(self.0)(variable).unwrap_or_default())),
+        }
+    }
+
+    fn path(&self, variable: &'static str) -> Result<Option<PathBuf>, ConfigError> {
+        Ok((self.0)(variable).map(PathBuf::from))
+    }
+
+    fn state_path(
+        &self,
+        variable: &'static str,
+        leaf: &str,
+        is_root: bool,
+    ) -> Result<PathBuf, ConfigError> {
+        if let Some(path) = (self.0)(variable).map(PathBuf::from) {
+            return if path.is_absolute() {
+                Ok(path)
+            } else {
+                Err(invalid(variable, path.as_os_str()))
+            };
+        }
+        if is_root {
+            return Ok(PathBuf::from("/var/lib/ironclaw").join(leaf));
+        }
+        // XDG base directory specification: a relative path in it is to be ignored.
+        let state = (self.0)("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+        let home = || (self.0)("HOME").map(|home| PathBuf::from(home).join(".local/state"));
+        let state = state.or_else(home).ok_or(ConfigError::NoStateDirectory { variable })?;
+        Ok(state.join("ironclaw").join(leaf))
+    }
+}
+
+fn invalid(variable: &'static str, value: &std::ffi::OsStr) -> ConfigError {
+    let expected = VARIABLES
+        .iter()
+        .find(|(name, ..)| *name == variable)
+        .map_or("a valid value", |(_, _, expected)| expected);
+    ConfigError::Invalid { variable, value: value.to_string_lossy().into_owned(), expected }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn config(vars: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let lookup = |name: &str| {
+            vars.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
+        };
+        Config::from_vars(lookup, true)
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_documentation() {
+        let config = config(&[]).unwrap();
+        assert_eq!(config.pool_size, 5);
+        assert_eq!(config.snapshot_refresh, Duration::from_secs(3600));
+        assert_eq!(config.snapshot_path, PathBuf::from("/var/lib/ironclaw/snapshots"));
+        assert_eq!(config.backend, BackendChoice::Auto);
+        assert_eq!(config.machine, Machine { memory_mib: 128, vcpus: 1 });
+    }
+
+    #[test]
+    fn an_unprivileged_user_gets_the_xdg_state_directory() {
+        let with = |vars: &'static [(&str, &str)]| {
+            let lookup = move |name: &str| {
+                vars.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
+            };
+            Config::from_vars(lookup, false).map(|config| config.snapshot_path)
+        };
+        assert_eq!(
+            with(&[("XDG_STATE_HOME", "/x"), ("HOME", "/home/u")]).unwrap(),
+            PathBuf::from("/x/ironclaw/snapshots")
+        );
+        assert_eq!(
+            with(&[("XDG_STATE_HOME", "relative"), ("HOME", "/home/u")]).unwrap(),
+            PathBuf::from("/home/u/.local/state/ironclaw/snapshots")
+        );
+        assert!(matches!(with(&[]), Err(ConfigError::NoStateDirectory { .. })));
+    }
+
+    #[test]
+    fn a_bad_value_is_an_error_that_names_variable_value_and_range() {
+        for (variable, value) in [
+            (POOL_SIZE, "0"),
+            (POOL_SIZE, "21"),
+            (POOL_SIZE, "five"),
+            (POOL_SIZE, "-1"),
+            (SNAPSHOT_REFRESH_SECS, "59"),
+            (SNAPSHOT_PATH, "relative/path"),
+            (BACKEND, "xen"),
+            (MEMORY_MIB, "95"),
+            (VCPUS, "33"),
+            (QEMU_ACCEL, "hvf"),
+        ] {
+            let message = config(&[(variable, value)]).unwrap_err().to_string();
+            let (.., range) = VARIABLES.iter().find(|(name, ..)| *name == variable).unwrap();
+            for part in [variable, value, range] {
+                assert!(message.contains(part), "{message:?} does not say {part:?}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_pool_size_is_taken_as_it_is_or_refused(size in any::<i64>()) {
+            let text = size.to_string();
+            match config(&[(POOL_SIZE, &text)]) {
+                Ok(config) => prop_assert_eq!(i64::try_from(config.pool_size).unwrap(), size),
+                Err(_) => prop_assert!(!(1..=20).contains(&size)),
+            }
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The host's side of the protocol: commands, files, and a new identity for a clone.
+//!
+//! Guests are hostile. What one sends is checked against the protocol's limits before it is
+//! used; the first violation ends the connection, and memory is bounded by the window of each
+//! request.
+
+mod command;
+mod connection;
+mod error;
+mod inbox;
+mod running;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use ironclaw_protocol::message::{GetFile, Outcome, PutFile, Request, Restored};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+pub use command::{Command, ExitStatus, Output};
+pub use error::GuestError;
+pub use running::{ExecEvent, MAX_COLLECTED, Running, StdinWriter};
+
+use command::Stdin;
+use connection::Connection;
+use inbox::Arrival;
+use running::Pending;
+
+/// The agent in a guest, at the other end of a byte stream. Any number of requests may be under
+/// way at a time.
+#[derive(Debug)]
+pub struct Guest {
+    connection: Connection,
+}
+
+impl Guest {
+    /// Starts a session on `stream`. The guest need not run yet; what is asked waits for it.
+    ///
+    /// # Errors
+    /// [`GuestError::Closed`] if the stream is unusable.
+    pub fn open(stream: UnixStream) -> Result<Self, GuestError> {
+        Ok(Self { connection: Connection::open(stream)? })
+    }
+
+    async fn pending(&self, request: Request) -> Result<Pending, GuestError> {
+        Ok(Pending::new(self.connection.request(request).await?))
+    }
+
+    async fn ask(
+        &self,
+        operation: &'static str,
+        request: Request,
+        patience: Duration,
+    ) -> Result<Outcome, GuestError> {
+        timeout(patience, async { self.pending(request).await?.outcome().await })
+            .await
+            .map_err(|_| GuestError::NoAnswer { operation, after: patience })?
+    }
+
+    /// Waits until the agent answers, for at most `patience`.
+    ///
+    /// # Errors
+    /// [`GuestError`].
+    pub async fn ping(&self, patience: Duration) -> Result<(), GuestError> {
+        match self.ask("answer", Request::Ping, patience).await? {
+            Outcome::Pong => Ok(()),
+            other => Err(wrong("a ping", &other)),
+        }
+    }
+
+    /// Gives the guest entropy, time and identity, and waits until they are in force, for at most
+    /// `patience`.
+    ///
+    /// # Errors
+    /// [`GuestError`]; the guest must not be used then.
+    pub async fn restored(&self, new: Restored, patience: Duration) -> Result<(), GuestError> {
+        match self.ask("take its new identity", Request::Restored(new), patience).await? {
+            Outcome::Restored => Ok(()),
+            other => Err(wrong("a new identity", &other)),
+        }
+    }
+
+    /// Starts a command; what it prints comes through [`Running::next`].
+    ///
+    /// # Errors
+    /// [`GuestError`]. That the program does not exist is said by [`Running::next`].
+    pub async fn start(&self, command: impl Into<Command>) -> Result<Running, GuestError> {
+        let mut command: Command = command.into();
+        let pending = self.pending(Request::Exec(command.to_exec())).await?;
+        let stdin = std::mem::replace(&mut command.stdin, Stdin::Empty);
+        let mut running =
+            Running::new(pending, !matches!(stdin, Stdin::Empty), command.time_limit());
+        if let Stdin::Bytes(bytes) = stdin
+            && let Some(mut writer) = running.take_stdin()
+        {
+            // A command may print before it has read everything, so nobody must wait for this.
+            // The task ends with the command: its credit is closed then.
+            tokio::spawn(async move { writer.write_all(&bytes).await });
+        }
+        Ok(running)
+    }
+
+    /// Runs a command to its end and collects what it prints, up to [`MAX_COLLECTED`] bytes.
+    ///
+    /// # Errors
+    /// [`GuestError`]; a command that fails is no error, see [`Output::status`].
+    pub async fn exec(&self, command: impl Into<Command>) -> Result<Output, GuestError> {
+        self.start(command).await?.output().await
+    }
+
+    /// Writes a file: `path` is absolute in the guest, and its directory exists; `mode` are its
+    /// permission bits. The file has either all of `content` or does not change.
+    ///
+    /// # Errors
+    /// [`GuestError`].
+    pub async fn put_file(&self, path: &str, mode: u32, content: &[u8]) -> Result<(), GuestError> {
+        let put = PutFile { path: path.to_owned(), mode };
+        let mut pending = self.pending(Request::PutFile(put)).await?;
+        let mut writer = pending.writer();
+        writer.write_all(content).await?;
+        drop(writer);
+        match pending.outcome().await? {
+            Outcome::FileWritten { bytes } if bytes == content.len() as u64 => Ok(()),
+            other => Err(wrong("a file to write", &other)),
+        }
+    }
+
+    /// Reads a regular file of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// [`GuestError`]; [`GuestError::TooMuchOutput`] if it is larger.
+    pub async fn get_file(&self, path: &str, limit: u64) -> Result<Vec<u8>, GuestError> {
+        let get = GetFile { path: path.to_owned() };
+        let mut pending = self.pending(Request::GetFile(get)).await?;
+        let mut content = Vec::new();
+        loop {
+            match pending.next().await? {
+                Arrival::Data(_, bytes) => content.extend_from_slice(&bytes),
+                Arrival::Done(Outcome::FileRead { bytes, .. })
+                    if bytes == content.len() as u64 =>
+                {
+                    return Ok(content);
+                }
+                Arrival::Done(Outcome::Failed(failure)) => return Err(failure.into()),
+                Arrival::Done(other) => return Err(wrong("a file to read", &other)),
+            }
+            if content.len() as u64 > limit {
+                return Err(GuestError::TooMuchOutput { limit });
+            }
+        }
+    }
+}
+
+fn wrong(operation: &'static str, answer: &Outcome) -> GuestError {
+    GuestError::WrongAnswer { operation, answer: error::printable(&format!("{answer:?}")) }
+}

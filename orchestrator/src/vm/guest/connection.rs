@@ -1,0 +1,323 @@
+//! One session with the agent of a guest: a table of open requests over one byte stream.
+//!
+//! ```text
+//!   requests ── send ──▶ outgoing buffer ──▶ socket        (written at once, or by `flush`)
+//!   inboxes ◀── dispatch ── decoder ◀─────── socket        (the `read` task)
+//! ```
+//!
+//! Sending never waits: whatever the socket does not take at once, a task writes. What may pile
+//! up is bounded by the credit of each request and the number of requests.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ironclaw_protocol::VERSION;
+use ironclaw_protocol::frame::{self, Decoder, Event, MAGIC};
+use ironclaw_protocol::limits::{MAX_REQUESTS, WINDOW};
+use ironclaw_protocol::message::{Request, RequestId, ToGuest, ToHost};
+use tokio::net::UnixStream;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
+
+use super::error::{GuestError, printable};
+use super::inbox::Inbox;
+
+/// Bytes per read of the socket.
+const READ: usize = 64 * 1024;
+
+/// The session; dropping it ends it.
+#[derive(Debug)]
+pub(super) struct Connection {
+    line: Arc<Line>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+/// What the session's tasks and requests share.
+#[derive(Debug)]
+pub(super) struct Line {
+    stream: UnixStream,
+    session: u64,
+    state: Mutex<State>,
+    unsent: Notify,
+    greeted: AtomicBool,
+    slots: Arc<Semaphore>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    out: Vec<u8>,
+    open: HashMap<RequestId, Open>,
+    next: u32,
+    closed: Option<String>,
+}
+
+/// A request that the guest has not answered.
+#[derive(Debug)]
+struct Open {
+    inbox: Arc<Inbox>,
+    credit: Arc<Semaphore>,
+    _slot: OwnedSemaphorePermit,
+}
+
+/// The holder's side of an open request.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    pub(super) id: RequestId,
+    pub(super) inbox: Arc<Inbox>,
+    /// Bytes of content that the guest takes now; closed when the request is over.
+    pub(super) credit: Arc<Semaphore>,
+    pub(super) line: Arc<Line>,
+}
+
+impl Connection {
+    /// Starts a session on `stream`. The guest need not run yet: what is asked meanwhile waits on
+    /// the line, so the first request costs no round trip more than itself.
+    pub(super) fn open(stream: UnixStream) -> Result<Self, GuestError> {
+        let session = getrandom::u64().map_err(|error| GuestError::Closed {
+            reason: format!("the host has no random number for it: {error}"),
+        })?;
+        let line = Arc::new(Line {
+            stream,
+            session,
+            state: Mutex::default(),
+            unsent: Notify::new(),
+            greeted: AtomicBool::new(false),
+            slots: Arc::new(Semaphore::new(MAX_REQUESTS)),
+        });
+        line.state().out.extend_from_slice(&MAGIC);
+        line.send(&ToGuest::Hello { version: VERSION, session })?;
+        let tasks =
+            [tokio::spawn(Arc::clone(&line).read()), tokio::spawn(Arc::clone(&line).flush())];
+        Ok(Self { line, tasks })
+    }
+
+    /// Opens a request; waits if the guest has as many as it takes.
+    pub(super) async fn request(&self, request: Request) -> Result<Ticket, GuestError> {
+        request.validate()?;
+        let slots = Arc::clone(&self.line.slots);
+        let slot = slots.acquire_owned().await.map_err(|_| self.line.why_closed())?;
+        let inbox = Arc::new(Inbox::new());
+        let credit = Arc::new(Semaphore::new(WINDOW as usize));
+        let id = {
+            let mut state = self.line.state();
+            let id = state.free_id();
+            let open =
+                Open { inbox: Arc::clone(&inbox), credit: Arc::clone(&credit), _slot: slot };
+            state.open.insert(id, open);
+            id
+        };
+        let ticket = Ticket { id, inbox, credit, line: Arc::clone(&self.line) };
+        if let Err(error) = self.line.send(&ToGuest::Request { id, request }) {
+            self.line.state().open.remove(&id);
+            return Err(error);
+        }
+        Ok(ticket)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.line.close("the VM was given back");
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl State {
+    fn free_id(&mut self) -> RequestId {
+        loop {
+            let id = RequestId(self.next);
+            self.next = self.next.wrapping_add(1);
+            if !self.open.contains_key(&id) {
+                return id;
+            }
+        }
+    }
+}
+
+impl Line {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn why_closed(&self) -> GuestError {
+        let reason = self.state().closed.clone().unwrap_or_else(|| "it is over".to_owned());
+        GuestError::Closed { reason }
+    }
+
+    /// Writes a message as far as the socket takes it, and leaves the rest to the flushing task.
+    pub(super) fn send(&self, message: &ToGuest) -> Result<(), GuestError> {
+        message.validate()?;
+        let mut state = self.state();
+        if let Some(reason) = &state.closed {
+            return Err(GuestError::Closed { reason: reason.clone() });
+        }
+        frame::encode(message, &mut state.out).map_err(GuestError::TooLarge)?;
+        if let Err(error) = self.write_some(&mut state.out) {
+            drop(state);
+            self.close(&format!("writing failed: {error}"));
+            return Err(self.why_closed());
+        }
+        if !state.out.is_empty() {
+            self.unsent.notify_one();
+        }
+        Ok(())
+    }
+
+    fn write_some(&self, out: &mut Vec<u8>) -> io::Result<()> {
+        let mut written = 0;
+        let result = loop {
+            if written == out.len() {
+                break Ok(());
+            }
+            match self.stream.try_write(&out[written..]) {
+                Ok(count) => written += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        out.drain(..written);
+        result
+    }
+
+    /// Ends the session; the first reason counts.
+    pub(super) fn close(&self, reason: &str) {
+        let open = {
+            let mut state = self.state();
+            if state.closed.is_some() {
+                return;
+            }
+            state.closed = Some(reason.to_owned());
+            state.out = Vec::new();
+            std::mem::take(&mut state.open)
+        };
+        self.slots.close();
+        for request in open.into_values() {
+            request.credit.close();
+            request.inbox.end(Err(GuestError::Closed { reason: reason.to_owned() }));
+        }
+        // Whatever still waits for the socket, here or in the VMM, sees its end.
+        let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Both);
+    }
+
+    async fn flush(self: Arc<Self>) {
+        loop {
+            self.unsent.notified().await;
+            loop {
+                if let Err(error) = self.stream.writable().await {
+                    return self.close(&format!("waiting for the socket failed: {error}"));
+                }
+                let mut state = self.state();
+                let result = self.write_some(&mut state.out);
+                let finished = state.out.is_empty();
+                drop(state);
+                if let Err(error) = result {
+                    return self.close(&format!("writing failed: {error}"));
+                }
+                if finished {
+                    break;
+                }
+            }
+        }
+    }
+
+    async fn read(self: Arc<Self>) {
+        let mut decoder = Decoder::new();
+        let mut chunk = vec![0; READ];
+        let reason = loop {
+            if let Err(error) = self.stream.readable().await {
+                break format!("waiting for the socket failed: {error}");
+            }
+            match self.stream.try_read(&mut chunk) {
+                Ok(0) => break "the VM ended".to_owned(),
+                Ok(count) => decoder.push(&chunk[..count]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => break format!("reading failed: {error}"),
+            }
+            if let Err(reason) = self.dispatch_all(&mut decoder) {
+                break reason;
+            }
+        };
+        self.close(&reason);
+    }
+
+    fn dispatch_all(&self, decoder: &mut Decoder) -> Result<(), String> {
+        loop {
+            match decoder.next().map_err(|error| format!("the guest broke the protocol: {error}"))?
+            {
+                None => return Ok(()),
+                Some(Event::Opened) if self.greeted.load(Ordering::Relaxed) => {
+                    return Err("the guest started another session".to_owned());
+                }
+                Some(Event::Opened) => {}
+                Some(Event::Frame(payload)) => match frame::decode::<ToHost>(payload) {
+                    Ok(message) => {
+                        message
+                            .validate()
+                            .map_err(|error| format!("the guest broke the protocol: {error}"))?;
+                        self.dispatch(message)?;
+                    }
+                    // What an older session left on the line may be anything.
+                    Err(_) if !self.greeted.load(Ordering::Relaxed) => {}
+                    Err(error) => return Err(format!("the guest broke the protocol: {error}")),
+                },
+            }
+        }
+    }
+
+    fn dispatch(&self, message: ToHost) -> Result<(), String> {
+        if !self.greeted.load(Ordering::Relaxed) {
+            return match message {
+                ToHost::Hello { version, session, .. } if session == self.session => {
+                    if version != VERSION {
+                        return Err(format!(
+                            "its agent speaks version {version} of the protocol, this program \
+                             speaks {VERSION}: build the template again (ironclaw template build)"
+                        ));
+                    }
+                    self.greeted.store(true, Ordering::Relaxed);
+                    Ok(())
+                }
+                // Left on the line by the session that a snapshot was taken in.
+                _ => Ok(()),
+            };
+        }
+        match message {
+            ToHost::Hello { .. } => Err("the guest broke the protocol: a second hello".to_owned()),
+            ToHost::Fault { reason } => {
+                Err(format!("the agent ended it: {}", printable(&reason)))
+            }
+            ToHost::Data { id, stream, bytes } => {
+                let inbox = self.find(id, |open| Arc::clone(&open.inbox))?;
+                if inbox.push(stream, &bytes) {
+                    Ok(())
+                } else {
+                    Err("the guest broke the protocol: it sent more than it may".to_owned())
+                }
+            }
+            ToHost::Credit { id, bytes } => {
+                let credit = self.find(id, |open| Arc::clone(&open.credit))?;
+                if credit.available_permits() + bytes as usize > WINDOW as usize {
+                    return Err("the guest broke the protocol: more credit than a window".into());
+                }
+                credit.add_permits(bytes as usize);
+                Ok(())
+            }
+            ToHost::Done { id, outcome } => {
+                let open = self.state().open.remove(&id).ok_or_else(|| unknown(id))?;
+                open.credit.close();
+                open.inbox.end(Ok(outcome));
+                Ok(())
+            }
+        }
+    }
+
+    fn find<T>(&self, id: RequestId, take: impl FnOnce(&Open) -> T) -> Result<T, String> {
+        self.state().open.get(&id).map(take).ok_or_else(|| unknown(id))
+    }
+}
+
+fn unknown(id: RequestId) -> String {
+    format!("the guest broke the protocol: request {} is not open", id.0)
+}

@@ -1,0 +1,66 @@
+//! What can go wrong between the host and the agent in a guest.
+
+use std::time::Duration;
+
+use ironclaw_protocol::frame::FrameError;
+use ironclaw_protocol::message::{Failure, FailureKind, OutOfBounds};
+use thiserror::Error;
+
+/// Why a guest did not do what it was asked.
+#[derive(Debug, Clone, Error)]
+#[non_exhaustive]
+pub enum GuestError {
+    /// The agent answered that it could not do it.
+    #[error("{message}")]
+    Failed {
+        /// What kind of failure, for programs.
+        kind: FailureKind,
+        /// The agent's words, without control characters.
+        message: String,
+    },
+    /// The connection to the agent is over: the VM ended, or one side broke the protocol.
+    #[error("the connection to the guest is closed: {reason}")]
+    Closed {
+        /// Why it was closed.
+        reason: String,
+    },
+    /// A command printed, or a file holds, more than the caller takes.
+    #[error("the guest sent more than {limit} bytes; stream it instead of collecting it")]
+    TooMuchOutput {
+        /// The most bytes that are collected.
+        limit: u64,
+    },
+    /// The agent did not answer in time.
+    #[error("the guest did not {operation} within {after:?}")]
+    NoAnswer {
+        /// What it was asked.
+        operation: &'static str,
+        /// How long it was given.
+        after: Duration,
+    },
+    /// The request is outside of the protocol's limits and was not sent.
+    #[error("this can't be asked of a guest: {0}")]
+    Invalid(#[from] OutOfBounds),
+    /// The request does not fit into one frame and was not sent.
+    #[error("this can't be asked of a guest, it is too large for one message: {0}")]
+    TooLarge(FrameError),
+    /// The agent's answer is none to what was asked.
+    #[error("the guest answered {operation} with something else: {answer}")]
+    WrongAnswer {
+        /// What it was asked.
+        operation: &'static str,
+        /// What it said.
+        answer: String,
+    },
+}
+
+impl From<Failure> for GuestError {
+    fn from(failure: Failure) -> Self {
+        Self::Failed { kind: failure.kind, message: printable(&failure.message) }
+    }
+}
+
+/// A guest's text without what could drive the terminal that shows it.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}

@@ -1,0 +1,203 @@
+//! A command that runs in a guest.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ironclaw_protocol::limits::MAX_CHUNK;
+use ironclaw_protocol::message::{Outcome, RequestId, Stream, ToGuest};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+
+use super::command::{ExitStatus, Output};
+use super::connection::{Line, Ticket};
+use super::error::GuestError;
+use super::inbox::Arrival;
+
+/// Most bytes of output that [`Guest::exec`](super::Guest::exec) collects.
+pub const MAX_COLLECTED: u64 = 64 * 1024 * 1024;
+
+/// What a guest gets beyond a command's own time limit to kill it and say so.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// An open request. Dropping it before its end cancels it in the guest.
+#[derive(Debug)]
+pub(super) struct Pending {
+    ticket: Ticket,
+    over: bool,
+}
+
+impl Pending {
+    pub(super) fn new(ticket: Ticket) -> Self {
+        Self { ticket, over: false }
+    }
+
+    pub(super) async fn next(&mut self) -> Result<Arrival, GuestError> {
+        let (arrival, credit) = self.ticket.inbox.next().await;
+        if let Some(bytes) = credit {
+            // A line that closed meanwhile says so at the next call.
+            let _ = self.ticket.line.send(&ToGuest::Credit { id: self.ticket.id, bytes });
+        }
+        if !matches!(arrival, Ok(Arrival::Data(..))) {
+            self.over = true;
+        }
+        arrival
+    }
+
+    /// The end of a request that has no output.
+    pub(super) async fn outcome(&mut self) -> Result<Outcome, GuestError> {
+        loop {
+            if let Arrival::Done(outcome) = self.next().await? {
+                return match outcome {
+                    Outcome::Failed(failure) => Err(failure.into()),
+                    outcome => Ok(outcome),
+                };
+            }
+        }
+    }
+
+    pub(super) fn writer(&self) -> StdinWriter {
+        StdinWriter {
+            id: self.ticket.id,
+            credit: Arc::clone(&self.ticket.credit),
+            line: Arc::clone(&self.ticket.line),
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if !self.over {
+            // On a closed line there is nothing left to cancel.
+            let _ = self.ticket.line.send(&ToGuest::Cancel { id: self.ticket.id });
+        }
+    }
+}
+
+/// A command that runs in a guest. Dropping it kills the command with all its processes.
+#[derive(Debug)]
+#[must_use = "a command is killed when its handle is dropped"]
+pub struct Running {
+    pending: Pending,
+    stdin: Option<StdinWriter>,
+    deadline: Option<(Instant, Duration)>,
+}
+
+/// Something that a running command did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExecEvent {
+    /// It wrote to its standard output.
+    Stdout(Vec<u8>),
+    /// It wrote to its standard error.
+    Stderr(Vec<u8>),
+    /// It ended; all its output came before.
+    Ended(ExitStatus),
+}
+
+impl Running {
+    pub(super) fn new(pending: Pending, has_stdin: bool, limit: Option<Duration>) -> Self {
+        let stdin = has_stdin.then(|| pending.writer());
+        let deadline = limit.and_then(|limit| {
+            let after = limit.checked_add(GRACE)?;
+            Some((Instant::now().checked_add(after)?, after))
+        });
+        Self { pending, stdin, deadline }
+    }
+
+    /// What it does next. After [`ExecEvent::Ended`] it says the same again. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`GuestError`]: the command could not be started, or the connection ended.
+    pub async fn next(&mut self) -> Result<ExecEvent, GuestError> {
+        let arrival = match self.deadline {
+            None => self.pending.next().await?,
+            Some((deadline, after)) => timeout_at(deadline, self.pending.next()).await.map_err(
+                |_| GuestError::NoAnswer { operation: "end a command at its time limit", after },
+            )??,
+        };
+        Ok(match arrival {
+            Arrival::Data(Stream::Stderr, bytes) => ExecEvent::Stderr(bytes),
+            Arrival::Data(_, bytes) => ExecEvent::Stdout(bytes),
+            Arrival::Done(Outcome::Exited(code)) => ExecEvent::Ended(ExitStatus::Code(code)),
+            Arrival::Done(Outcome::Signaled(signal)) => {
+                ExecEvent::Ended(ExitStatus::Signal(signal))
+            }
+            Arrival::Done(Outcome::TimedOut) => ExecEvent::Ended(ExitStatus::TimedOut),
+            Arrival::Done(Outcome::Failed(failure)) => return Err(failure.into()),
+            Arrival::Done(other) => {
+                return Err(GuestError::WrongAnswer {
+                    operation: "a command",
+                    answer: format!("{other:?}"),
+                });
+            }
+        })
+    }
+
+    /// The command's standard input, if it was [piped](super::Command::stdin_piped); once.
+    pub fn take_stdin(&mut self) -> Option<StdinWriter> {
+        self.stdin.take()
+    }
+
+    /// Sends a signal (Linux number) to the command's process group.
+    ///
+    /// # Errors
+    /// [`GuestError::Closed`].
+    pub fn signal(&self, signal: i32) -> Result<(), GuestError> {
+        self.pending.ticket.line.send(&ToGuest::Signal { id: self.pending.ticket.id, signal })
+    }
+
+    /// Waits for the end and collects what was printed, up to [`MAX_COLLECTED`] bytes.
+    ///
+    /// # Errors
+    /// As for [`next`](Self::next), and [`GuestError::TooMuchOutput`]; the command is then killed.
+    pub async fn output(mut self) -> Result<Output, GuestError> {
+        // Nobody is left to write to it.
+        drop(self.stdin.take());
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        loop {
+            match self.next().await? {
+                ExecEvent::Stdout(bytes) => stdout.extend_from_slice(&bytes),
+                ExecEvent::Stderr(bytes) => stderr.extend_from_slice(&bytes),
+                ExecEvent::Ended(status) => return Ok(Output { status, stdout, stderr }),
+            }
+            if (stdout.len() + stderr.len()) as u64 > MAX_COLLECTED {
+                return Err(GuestError::TooMuchOutput { limit: MAX_COLLECTED });
+            }
+        }
+    }
+}
+
+/// The standard input of a running command. Dropping it is the end of the input.
+#[derive(Debug)]
+pub struct StdinWriter {
+    id: RequestId,
+    credit: Arc<Semaphore>,
+    line: Arc<Line>,
+}
+
+impl StdinWriter {
+    /// Writes all of `bytes`, as fast as the command reads them.
+    ///
+    /// Returns early, without an error, when the command has ended: who wants to know how, asks
+    /// [`Running::next`].
+    ///
+    /// # Errors
+    /// [`GuestError::Closed`].
+    pub async fn write_all(&mut self, bytes: &[u8]) -> Result<(), GuestError> {
+        for chunk in bytes.chunks(MAX_CHUNK) {
+            let want = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
+            let Ok(credit) = self.credit.acquire_many(want).await else { return Ok(()) };
+            credit.forget();
+            self.line.send(&ToGuest::Data { id: self.id, bytes: chunk.to_vec() })?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for StdinWriter {
+    fn drop(&mut self) {
+        if !self.credit.is_closed() {
+            // On a closed line the command is gone with its guest.
+            let _ = self.line.send(&ToGuest::Eof { id: self.id });
+        }
+    }
+}

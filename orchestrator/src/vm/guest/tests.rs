@@ -1,0 +1,224 @@
+//! A guest of the test's own making at the other end of the stream.
+
+use ironclaw_protocol::VERSION;
+use ironclaw_protocol::frame::{Decoder, Event, MAGIC, decode, encode};
+use ironclaw_protocol::limits::{MAX_CHUNK, WINDOW};
+use ironclaw_protocol::message::{
+    Failure, FailureKind, RequestId, Stream, ToGuest, ToHost,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Peer {
+    stream: UnixStream,
+    decoder: Decoder,
+}
+
+impl Peer {
+    async fn next(&mut self) -> Option<ToGuest> {
+        loop {
+            match self.decoder.next().unwrap() {
+                Some(Event::Opened) => {}
+                Some(Event::Frame(payload)) => return Some(decode(payload).unwrap()),
+                None => {
+                    let mut chunk = vec![0; 65536];
+                    let count = self.stream.read(&mut chunk).await.ok()?;
+                    if count == 0 {
+                        return None;
+                    }
+                    self.decoder.push(&chunk[..count]);
+                }
+            }
+        }
+    }
+
+    async fn say(&mut self, message: &ToHost) {
+        let mut frame = Vec::new();
+        encode(message, &mut frame).unwrap();
+        // The host may have closed the line, and that is what a test then looks at.
+        let _ = self.stream.write_all(&frame).await;
+    }
+
+    async fn greet(&mut self, version: u16) {
+        let Some(ToGuest::Hello { session, .. }) = self.next().await else { panic!("no hello") };
+        self.stream.write_all(&MAGIC).await.unwrap();
+        self.say(&ToHost::Hello { version, session, agent: "test".to_owned() }).await;
+    }
+
+    async fn request(&mut self) -> (RequestId, Request) {
+        match self.next().await {
+            Some(ToGuest::Request { id, request }) => (id, request),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn pair() -> (Guest, Peer) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    (Guest::open(ours).unwrap(), Peer { stream: theirs, decoder: Decoder::new() })
+}
+
+#[tokio::test]
+async fn requests_wait_for_the_guest_and_skip_what_an_older_session_left() {
+    let (guest, mut peer) = pair();
+    let answer = async {
+        peer.stream.write_all(b"rest of a frame").await.unwrap();
+        peer.stream.write_all(&MAGIC).await.unwrap();
+        let stale = ToHost::Hello { version: VERSION, session: 1, agent: String::new() };
+        peer.say(&stale).await;
+        peer.greet(VERSION).await;
+        let (id, _) = peer.request().await;
+        peer.say(&ToHost::Done { id, outcome: Outcome::Pong }).await;
+    };
+    let (pong, ()) = tokio::join!(guest.ping(PATIENCE), answer);
+    pong.unwrap();
+}
+
+#[tokio::test]
+async fn another_version_is_refused_with_what_to_do() {
+    let (guest, mut peer) = pair();
+    let (pong, ()) = tokio::join!(guest.ping(PATIENCE), peer.greet(VERSION + 1));
+    let text = pong.unwrap_err().to_string();
+    assert!(text.contains("ironclaw template build"), "{text}");
+}
+
+#[tokio::test]
+async fn output_comes_with_credit_and_the_exit_code() {
+    let (guest, mut peer) = pair();
+    let total = 3 * WINDOW as usize;
+    let serve = async {
+        peer.greet(VERSION).await;
+        let (id, _) = peer.request().await;
+        let (mut credit, mut left) = (WINDOW as usize, total);
+        while left > 0 {
+            let size = MAX_CHUNK.min(left).min(credit);
+            if size == 0 {
+                match peer.next().await {
+                    Some(ToGuest::Credit { bytes, .. }) => credit += bytes as usize,
+                    other => panic!("{other:?}"),
+                }
+                continue;
+            }
+            let bytes = vec![7; size];
+            peer.say(&ToHost::Data { id, stream: Stream::Stdout, bytes }).await;
+            (credit, left) = (credit - size, left - size);
+        }
+        peer.say(&ToHost::Data { id, stream: Stream::Stderr, bytes: b"e".to_vec() }).await;
+        peer.say(&ToHost::Done { id, outcome: Outcome::Exited(3) }).await;
+    };
+    let (output, ()) = tokio::join!(guest.exec(["cmd"]), serve);
+    let output = output.unwrap();
+    assert_eq!((output.status, output.stdout.len()), (ExitStatus::Code(3), total));
+    assert_eq!(output.stderr, b"e");
+}
+
+#[tokio::test]
+async fn a_hostile_guest_loses_its_connection_and_every_request_is_told() {
+    type Attack = fn(RequestId) -> Vec<u8>;
+    fn framed(message: &ToHost) -> Vec<u8> {
+        let mut frame = Vec::new();
+        encode(message, &mut frame).unwrap();
+        frame
+    }
+    let attacks: [(&str, Attack); 6] = [
+        ("limit", |_| u32::MAX.to_le_bytes().to_vec()),
+        ("message", |_| [4, 0, 0, 0, 250, 250, 250, 250].to_vec()),
+        ("not open", |_| framed(&ToHost::Done { id: RequestId(77), outcome: Outcome::Pong })),
+        ("more than it may", |id| {
+            let bytes = vec![0; MAX_CHUNK];
+            let chunk = framed(&ToHost::Data { id, stream: Stream::Stdout, bytes });
+            // Nobody takes anything from the ping's inbox before its end.
+            chunk.repeat(WINDOW as usize / MAX_CHUNK * 40)
+        }),
+        ("credit", |id| framed(&ToHost::Credit { id, bytes: WINDOW })),
+        ("hello", |_| {
+            framed(&ToHost::Hello { version: VERSION, session: 0, agent: String::new() })
+        }),
+    ];
+    for (word, attack) in attacks {
+        let (guest, mut peer) = pair();
+        let mut running = {
+            let (running, id) = tokio::join!(guest.start(["cmd"]), async {
+                peer.greet(VERSION).await;
+                peer.request().await.0
+            });
+            let bytes = attack(id);
+            tokio::spawn(async move {
+                let _ = peer.stream.write_all(&bytes).await;
+                // Kept open: the host has to close it.
+                while peer.next().await.is_some() {}
+            });
+            running.unwrap()
+        };
+        if word == "more than it may" {
+            // Taking nothing is the point; a second request sees the end.
+            let error = guest.ping(PATIENCE).await.unwrap_err();
+            assert!(error.to_string().contains(word), "{word}: {error}");
+            continue;
+        }
+        let error = running.next().await.unwrap_err();
+        assert!(matches!(error, GuestError::Closed { .. }), "{word}: {error:?}");
+        assert!(error.to_string().contains(word), "{word}: {error}");
+        assert!(guest.ping(PATIENCE).await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_command_is_cancelled_and_the_connection_goes_on() {
+    let (guest, mut peer) = pair();
+    let (running, id) = tokio::join!(guest.start(["sleep", "1000"]), async {
+        peer.greet(VERSION).await;
+        peer.request().await.0
+    });
+    drop(running);
+    assert_eq!(peer.next().await, Some(ToGuest::Cancel { id }));
+    let failure = Failure { kind: FailureKind::Cancelled, message: String::new() };
+    peer.say(&ToHost::Done { id, outcome: Outcome::Failed(failure) }).await;
+    let (pong, ()) = tokio::join!(guest.ping(PATIENCE), async {
+        let (id, _) = peer.request().await;
+        peer.say(&ToHost::Done { id, outcome: Outcome::Pong }).await;
+    });
+    pong.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_that_can_not_be_written_says_why_although_content_is_left() {
+    let (guest, mut peer) = pair();
+    let content = vec![1; 4 * WINDOW as usize];
+    let serve = async {
+        peer.greet(VERSION).await;
+        let (id, _) = peer.request().await;
+        let failure = Failure {
+            kind: FailureKind::NoSuchDirectory,
+            message: "no directory\x1b[2J /x".to_owned(),
+        };
+        peer.say(&ToHost::Done { id, outcome: Outcome::Failed(failure) }).await;
+        while let Some(message) = peer.next().await {
+            if matches!(message, ToGuest::Request { .. }) {
+                break;
+            }
+        }
+    };
+    let put = async {
+        let result = guest.put_file("/x/y", 0o600, &content).await;
+        drop(guest);
+        result
+    };
+    let (result, ()) = tokio::join!(put, serve);
+    match result {
+        Err(GuestError::Failed { kind: FailureKind::NoSuchDirectory, message }) => {
+            assert!(!message.contains('\x1b'), "{message:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_does_not_answer_is_given_up() {
+    let (guest, _peer) = pair();
+    let error = guest.ping(Duration::from_millis(20)).await.unwrap_err();
+    assert!(matches!(error, GuestError::NoAnswer { .. }), "{error:?}");
+}

@@ -1,0 +1,3 @@
+//! Virtual machines.
+pub mod guest;
+pub use guest::*;

@@ -1,0 +1,215 @@
+//! The process of a VMM: started so that it can't outlive us, watched so that its end is seen at
+//! once, and killed when it is dropped.
+//!
+//! Every process has a thread of its own, its keeper, which starts it, collects what it prints
+//! and reaps it. The thread is not an extravagance: the parent-death signal that ties a child to
+//! us is tied to the *thread* that forked it (prctl(2)), and threads of an async runtime come and
+//! go. It costs nothing on the warm path, where the process exists already.
+
+use std::collections::VecDeque;
+use std::io::{self, PipeReader, Read};
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::process::{PidfdFlags, Signal};
+use tokio::sync::{oneshot, watch};
+
+use crate::sys;
+use crate::vm::vmm::Exit;
+
+/// How much of what a VMM prints is kept: enough for a kernel panic and the VMM's last words.
+const LOG_BYTES: usize = 16 * 1024;
+
+/// A running VMM.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pid: u32,
+    pidfd: OwnedFd,
+    log: Log,
+    exit: watch::Receiver<Option<Exit>>,
+}
+
+impl Process {
+    /// Starts `command` with `inherited` descriptors open in it under their present numbers.
+    /// What it prints, both streams, goes into a bounded ring; its standard input is empty.
+    pub(crate) async fn start(mut command: Command, inherited: Vec<OwnedFd>) -> io::Result<Self> {
+        let (started, start) = oneshot::channel();
+        std::thread::Builder::new().name("vmm-keeper".to_owned()).stack_size(128 * 1024).spawn(
+            move || {
+                sys::bind_to_parent(&mut command, &inherited);
+                let child = spawn(&mut command);
+                // The child has its copies now; ours would keep its peers from seeing its end.
+                drop((command, inherited));
+                let (mut child, output, pidfd) = match child {
+                    Ok(child) => child,
+                    Err(error) => {
+                        let _ = started.send(Err(error));
+                        return;
+                    }
+                };
+                let log = Log::default();
+                let (gone, exit) = watch::channel(None);
+                let process = Self { pid: child.id(), pidfd, log: log.clone(), exit };
+                // Nobody waits any more: the process is dropped here, and so killed.
+                let _ = started.send(Ok(process));
+                log.collect(output);
+                let status = match child.wait() {
+                    Ok(status) => status.to_string(),
+                    Err(error) => format!("unknown: {error}"),
+                };
+                gone.send_replace(Some(Exit { status, log: log.tail() }));
+            },
+        )?;
+        start.await.map_err(|_| io::Error::other("the thread that starts the process ended"))?
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Sends SIGKILL. The pidfd names this process and no later one with the same number.
+    pub(crate) fn kill(&self) {
+        // ESRCH: it has ended already, which is what was wanted.
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+
+    /// Resolves when the process has ended and was reaped.
+    pub(crate) fn exited(&self) -> impl Future<Output = Exit> + Send + 'static {
+        let mut exit = self.exit.clone();
+        async move {
+            match exit.wait_for(Option::is_some).await.as_deref() {
+                Ok(Some(exit)) => exit.clone(),
+                // The keeper sends before it ends, so this is its panic.
+                _ => Exit { status: "unknown".to_owned(), log: String::new() },
+            }
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn spawn(command: &mut Command) -> io::Result<(std::process::Child, PipeReader, OwnedFd)> {
+    let (output, writer) = io::pipe()?;
+    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+    let mut child = command.spawn()?;
+    // Our copies of the pipe's writing end must go, or its end is never seen.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let pidfd = sys::pid(child.id())
+        .ok_or(rustix::io::Errno::SRCH)
+        .and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()));
+    match pidfd {
+        Ok(pidfd) => Ok((child, output, pidfd)),
+        Err(error) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(error.into())
+        }
+    }
+}
+
+/// The last [`LOG_BYTES`] of what a process printed.
+#[derive(Debug, Clone, Default)]
+struct Log(Arc<Mutex<VecDeque<u8>>>);
+
+impl Log {
+    fn collect(&self, mut output: PipeReader) {
+        let mut chunk = [0; 4096];
+        loop {
+            match output.read(&mut chunk) {
+                Ok(0) => return,
+                Ok(read) => {
+                    let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                    ring.extend(&chunk[..read]);
+                    let excess = ring.len().saturating_sub(LOG_BYTES);
+                    ring.drain(..excess);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// The text, with everything that could drive a terminal taken out: a guest's console is in
+    /// here, and guests are hostile.
+    fn tail(&self) -> String {
+        let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(ring.make_contiguous())
+            .chars()
+            .filter(|c| *c == '\n' || !c.is_control())
+            .collect()
+    }
+}
+
+/// A pair of connected sockets: one for us, and one to be inherited by a VMM. No path, no
+/// waiting for a listener, nothing to clean up.
+pub(crate) fn socket_pair() -> io::Result<(tokio::net::UnixStream, OwnedFd)> {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    Ok((tokio::net::UnixStream::from_std(ours)?, theirs.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    fn is_alive(pid: u32) -> bool {
+        std::path::Path::new(&format!("/proc/{pid}")).exists()
+    }
+
+    #[tokio::test]
+    async fn the_end_is_reported_with_the_last_lines() {
+        let process =
+            Process::start(shell("echo out; echo err >&2; exit 3"), Vec::new()).await.unwrap();
+        let exit = process.exited().await;
+        assert_eq!(exit.status, "exit status: 3");
+        assert!(exit.log.contains("out") && exit.log.contains("err"), "{exit}");
+    }
+
+    #[tokio::test]
+    async fn a_dropped_process_is_killed_and_reaped() {
+        let process = Process::start(shell("exec sleep 1000"), Vec::new()).await.unwrap();
+        let (pid, exited) = (process.pid(), process.exited());
+        assert!(is_alive(pid));
+        drop(process);
+        assert!(exited.await.status.contains("SIGKILL"));
+        assert!(!is_alive(pid));
+    }
+
+    #[tokio::test]
+    async fn a_missing_program_is_an_error() {
+        let error = Process::start(Command::new("/no/such/vmm"), Vec::new()).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn what_is_printed_is_bounded_and_without_escapes() {
+        let script = "printf '\\033[2Jstart'; head -c 100000 /dev/zero | tr '\\0' x; printf end";
+        let exit = Process::start(shell(script), Vec::new()).await.unwrap().exited().await;
+        assert!(exit.log.len() <= LOG_BYTES && exit.log.ends_with("end"));
+        let exit = Process::start(shell("printf '\\033[2Jx'"), Vec::new()).await.unwrap();
+        assert_eq!(exit.exited().await.log, "[2Jx");
+    }
+
+    #[tokio::test]
+    async fn an_inherited_descriptor_is_open_under_its_number() {
+        use std::os::fd::AsRawFd;
+        use tokio::io::AsyncReadExt;
+        let (mut ours, theirs) = socket_pair().unwrap();
+        let script = format!("echo hello >&{}", theirs.as_raw_fd());
+        let _process = Process::start(shell(&script), vec![theirs]).await.unwrap();
+        let mut heard = String::new();
+        ours.read_to_string(&mut heard).await.unwrap();
+        assert_eq!(heard, "hello\n");
+    }
+}

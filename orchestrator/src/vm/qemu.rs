@@ -1,0 +1,329 @@
+//! QEMU as a hypervisor: the portable one.
+//!
+//! It runs a real Linux guest on any x86-64 machine, by translation (TCG), and by KVM where a
+//! probe showed that KVM runs our guest. RAM lives in a file: shared with it while a template
+//! boots, mapped copy-on-write by every clone; with the migration capability `x-ignore-shared`
+//! the state file then holds devices and processors alone, some 60 kB (QEMU docs/devel/migration).
+//!
+//! A QEMU process has no path of its own: control and guest channel are descriptors of socket
+//! pairs that it inherits, so there is nothing to wait for and nothing to clean up.
+
+mod command;
+pub(crate) mod probe;
+mod qmp;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use crate::template::Template;
+use crate::vm::process::{Process, socket_pair};
+use crate::vm::snapshot::{Machine, Snapshot, VmmIdentity, VmmKind};
+use crate::vm::tsc;
+use crate::vm::vmm::{BootSpec, Exit, MicroVm, Ram, Vmm, VmmError};
+use command::{Memory, Sockets, Start};
+use qmp::{Qmp, QmpError};
+
+const PROGRAM: &str = "qemu-system-x86_64";
+
+/// A QMP answer takes milliseconds; one that takes this long is not coming.
+const ANSWER: Duration = Duration::from_secs(20);
+
+/// How QEMU runs a guest's code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accelerator {
+    /// Translation, on any machine.
+    Tcg,
+    /// The host's processor, through /dev/kvm.
+    Kvm,
+}
+
+impl Accelerator {
+    /// QEMU's name for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcg => "tcg",
+            Self::Kvm => "kvm",
+        }
+    }
+}
+
+/// The hypervisor.
+#[derive(Debug, Clone)]
+pub struct Qemu {
+    binary: PathBuf,
+    accelerator: Accelerator,
+    identity: VmmIdentity,
+    tsc_khz: Option<u32>,
+}
+
+/// A machine that runs in a QEMU process.
+#[derive(Debug)]
+pub struct QemuVm {
+    process: Process,
+    qmp: Qmp,
+    channel: Option<UnixStream>,
+    ram_is_shared: bool,
+}
+
+/// The QEMU binary and its version.
+#[derive(Debug, Clone)]
+pub struct QemuBinary {
+    /// Where it is.
+    pub path: PathBuf,
+    /// As it says itself: `7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)`.
+    pub version: String,
+}
+
+impl QemuBinary {
+    /// The binary at `configured`, or else the one on PATH.
+    ///
+    /// # Errors
+    /// [`VmmError::NotInstalled`] names Debian's package; [`VmmError::Unusable`] if it is not
+    /// QEMU.
+    pub async fn find(configured: Option<&Path>) -> Result<Self, VmmError> {
+        let path = match configured {
+            Some(path) => path.is_file().then(|| path.to_owned()),
+            None => std::env::var_os("PATH").and_then(|path| {
+                std::env::split_paths(&path).map(|dir| dir.join(PROGRAM)).find(|file| file.is_file())
+            }),
+        };
+        let path = path.ok_or_else(|| VmmError::NotInstalled {
+            program: PROGRAM,
+            path: configured.map(Path::to_owned),
+            hint: "install Debian's package qemu-system-x86 \
+                   (apt-get install --no-install-recommends qemu-system-x86), or set \
+                   IRONCLAW_QEMU to the binary",
+        })?;
+        let mut command = std::process::Command::new(&path);
+        command.arg("--version");
+        let process = Process::start(command, Vec::new())
+            .await
+            .map_err(VmmError::io(format!("start {}", path.display())))?;
+        let exit = timeout(ANSWER, process.exited()).await.map_err(|_| VmmError::TimedOut {
+            operation: "say its version",
+            after: ANSWER,
+        })?;
+        match exit.log.strip_prefix("QEMU emulator version ").and_then(|rest| rest.lines().next()) {
+            Some(version) => Ok(Self { path, version: version.trim().to_owned() }),
+            None => Err(VmmError::Unusable {
+                program: PROGRAM,
+                path,
+                reason: format!("it does not say a QEMU version ({exit})"),
+            }),
+        }
+    }
+}
+
+impl Qemu {
+    /// The hypervisor that `binary` and `accelerator` make.
+    #[must_use]
+    pub fn new(binary: QemuBinary, accelerator: Accelerator) -> Self {
+        let identity = VmmIdentity {
+            kind: VmmKind::Qemu,
+            version: binary.version,
+            accelerator: accelerator.name().to_owned(),
+        };
+        Self { binary: binary.path, accelerator, identity, tsc_khz: tsc::khz() }
+    }
+
+    async fn start(
+        &self,
+        machine: Machine,
+        memory: &Memory<'_>,
+        start: &Start<'_>,
+        state: Option<OwnedFd>,
+    ) -> Result<(Process, UnixStream, UnixStream), VmmError> {
+        let pair = || socket_pair().map_err(VmmError::io("make a socket pair for QEMU"));
+        let (monitor, monitor_end) = pair()?;
+        let (agent, agent_end) = pair()?;
+        let command = command::command(
+            &self.binary,
+            self.accelerator,
+            self.tsc_khz,
+            machine,
+            memory,
+            start,
+            &Sockets { monitor: &monitor_end, agent: &agent_end },
+        );
+        let inherited = [monitor_end, agent_end].into_iter().chain(state).collect();
+        let process = Process::start(command, inherited)
+            .await
+            .map_err(VmmError::io(format!("start {}", self.binary.display())))?;
+        Ok((process, monitor, agent))
+    }
+}
+
+impl Vmm for Qemu {
+    type Vm = QemuVm;
+
+    fn identity(&self) -> &VmmIdentity {
+        &self.identity
+    }
+
+    fn tsc_khz(&self) -> Option<u32> {
+        self.tsc_khz
+    }
+
+    async fn boot(&self, spec: &BootSpec) -> Result<QemuVm, VmmError> {
+        let memory = match &spec.ram {
+            Ram::Private => Memory::Private,
+            Ram::File(path) => Memory::Shared(path),
+        };
+        let start = Start::Boot(&spec.template);
+        let (process, monitor, channel) = self.start(spec.machine, &memory, &start, None).await?;
+        let mut vm = QemuVm {
+            qmp: Qmp::open(monitor).await.map_err(|error| match error {
+                QmpError::Io(source) => VmmError::io("write to QEMU's monitor")(source),
+                other => protocol("start", &other),
+            })?,
+            process,
+            channel: Some(channel),
+            ram_is_shared: matches!(memory, Memory::Shared(_)),
+        };
+        vm.converse("start", async |qmp| qmp.settle().await).await?;
+        Ok(vm)
+    }
+
+    async fn restore(&self, snapshot: &Snapshot) -> Result<QemuVm, VmmError> {
+        let state = File::open(snapshot.vmstate())
+            .map_err(VmmError::io(format!("open {}", snapshot.vmstate().display())))?;
+        let state = OwnedFd::from(state);
+        let uri = format!("fd:{}", state.as_raw_fd());
+        let memory = Memory::CopyOnWrite(snapshot.memory());
+        let start = Start::Incoming(snapshot.template());
+        let machine = snapshot.manifest().machine;
+        let (process, monitor, channel) =
+            self.start(machine, &memory, &start, Some(state)).await?;
+        let mut vm = QemuVm {
+            qmp: Qmp::open(monitor).await.map_err(|error| protocol("restore", &error))?,
+            process,
+            channel: Some(channel),
+            ram_is_shared: false,
+        };
+        vm.converse("restore", async |qmp| {
+            // All at once: QEMU works through them while it comes up.
+            qmp.send("migrate-set-capabilities", capabilities()).await?;
+            qmp.send("migrate-incoming", json!({ "uri": uri })).await?;
+            qmp.settle().await?;
+            migrated(qmp).await
+        })
+        .await?;
+        Ok(vm)
+    }
+}
+
+impl MicroVm for QemuVm {
+    async fn pause(&mut self) -> Result<(), VmmError> {
+        self.converse("pause", async |qmp| qmp.execute("stop", json!({})).await).await
+    }
+
+    async fn resume(&mut self) -> Result<(), VmmError> {
+        self.converse("resume", async |qmp| qmp.execute("cont", json!({})).await).await
+    }
+
+    async fn snapshot(&mut self, vmstate: &Path, memory: &Path) -> Result<(), VmmError> {
+        if !self.ram_is_shared {
+            return Err(VmmError::Refused {
+                operation: format!("write a snapshot to {}", memory.display()),
+                message: "this VM was not booted with its RAM in a file".to_owned(),
+            });
+        }
+        let state = create_private(vmstate)
+            .map_err(VmmError::io(format!("create {}", vmstate.display())))?;
+        self.converse("write a snapshot", async |qmp| {
+            qmp.send("migrate-set-capabilities", capabilities()).await?;
+            qmp.pass_fd("state", state.as_fd()).await?;
+            qmp.execute("migrate", json!({ "uri": "fd:state" })).await?;
+            migrated(qmp).await
+        })
+        .await
+    }
+
+    async fn guest_channel(&mut self) -> Result<UnixStream, VmmError> {
+        self.channel.take().ok_or(VmmError::NoChannel)
+    }
+
+    fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    fn kill(&self) {
+        self.process.kill();
+    }
+
+    fn exited(&self) -> impl Future<Output = Exit> + Send + 'static {
+        self.process.exited()
+    }
+}
+
+impl QemuVm {
+    /// Talks to QEMU about `operation`, with a deadline, and with the process's end as the
+    /// explanation of a broken connection.
+    async fn converse(
+        &mut self,
+        operation: &'static str,
+        talk: impl AsyncFnOnce(&mut Qmp) -> Result<(), QmpError>,
+    ) -> Result<(), VmmError> {
+        let exited = self.process.exited();
+        match timeout(ANSWER, talk(&mut self.qmp)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(QmpError::Io(_))) => {
+                // A closed monitor is the first sign of an exit; the keeper has the reason.
+                self.process.kill();
+                Err(VmmError::Died { operation, exit: exited.await })
+            }
+            Ok(Err(error)) => Err(protocol(operation, &error)),
+            Err(_) => Err(VmmError::TimedOut { operation, after: ANSWER }),
+        }
+    }
+}
+
+/// `events` makes QEMU say when a migration is over, so that nobody has to ask again and again.
+fn capabilities() -> serde_json::Value {
+    json!({ "capabilities": [
+        { "capability": "x-ignore-shared", "state": true },
+        { "capability": "events", "state": true },
+    ] })
+}
+
+async fn migrated(qmp: &mut Qmp) -> Result<(), QmpError> {
+    let completed = qmp
+        .event(|event| match event.data["status"].as_str() {
+            Some("completed") => Some(true),
+            Some("failed" | "cancelled") => Some(false),
+            _ => None,
+        })
+        .await?;
+    if completed {
+        Ok(())
+    } else {
+        Err(QmpError::Refused {
+            command: "migrate",
+            message: "QEMU reports that the migration failed".to_owned(),
+        })
+    }
+}
+
+fn protocol(operation: &'static str, error: &QmpError) -> VmmError {
+    match error {
+        QmpError::Refused { command, message } => VmmError::Refused {
+            operation: format!("{operation} ({command})"),
+            message: message.clone(),
+        },
+        QmpError::Io(error) => VmmError::Protocol { operation, detail: error.to_string() },
+        QmpError::Malformed(detail) => VmmError::Protocol { operation, detail: detail.clone() },
+    }
+}
+
+fn create_private(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    File::options().write(true).create_new(true).mode(0o600).open(path)
+}

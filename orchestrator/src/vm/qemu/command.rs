@@ -1,0 +1,120 @@
+//! QEMU's command line.
+//!
+//! A snapshot can be restored only into the very machine it was taken from, so one function
+//! writes the line for both, and the roles differ in nothing but where RAM comes from and whether
+//! a state is waited for.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::json;
+
+use super::Accelerator;
+use crate::template::Template;
+use crate::vm::snapshot::Machine;
+
+/// Bound on the memory that QEMU spends on translated guest code, in MiB. A guest chooses what
+/// code it runs, so without a bound it chooses how much of the host's memory that takes.
+const TRANSLATION_CACHE_MIB: u32 = 64;
+
+/// Where the guest's RAM comes from.
+pub(super) enum Memory<'a> {
+    /// Nowhere: it is made for this process.
+    Private,
+    /// A file that the guest writes through to, created here.
+    Shared(&'a Path),
+    /// A file that stays as it is: what the guest writes, it writes to pages of its own.
+    CopyOnWrite(&'a Path),
+}
+
+/// How the VM starts.
+pub(super) enum Start<'a> {
+    /// It boots this template.
+    Boot(&'a Template),
+    /// It waits for a state, paused.
+    Incoming(&'a Template),
+}
+
+/// Ends of the sockets that QEMU inherits.
+pub(super) struct Sockets<'a> {
+    pub(super) monitor: &'a OwnedFd,
+    pub(super) agent: &'a OwnedFd,
+}
+
+pub(super) fn command(
+    binary: &Path,
+    accelerator: Accelerator,
+    tsc_khz: Option<u32>,
+    machine: Machine,
+    memory: &Memory<'_>,
+    start: &Start<'_>,
+    sockets: &Sockets<'_>,
+) -> Command {
+    let mut command = Command::new(binary);
+    command.env_clear();
+    command.args(["-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"]);
+    command.args(["-name", "ironclaw"]);
+    // A guest that breaks out finds itself unable to start processes or to gain privileges.
+    command.args([
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    ]);
+    match accelerator {
+        Accelerator::Tcg => {
+            command.arg("-accel").arg(format!("tcg,tb-size={TRANSLATION_CACHE_MIB}"));
+            command.args(["-cpu", "max"]);
+        }
+        Accelerator::Kvm => {
+            command.args(["-accel", "kvm", "-cpu", "host"]);
+        }
+    }
+    command.args(["-M", "microvm,memory-backend=ram,pcie=off,usb=off,x-option-roms=off"]);
+    command.arg("-m").arg(format!("{}M", machine.memory_mib));
+    command.arg("-smp").arg(machine.vcpus.to_string());
+    command.arg("-object").arg(memory_backend(machine, memory).to_string());
+
+    let (Start::Boot(template) | Start::Incoming(template)) = start;
+    command.arg("-kernel").arg(template.kernel());
+    command.arg("-initrd").arg(template.initramfs());
+    command.arg("-append").arg(boot_args(template, accelerator, tsc_khz));
+    if let Start::Incoming(_) = start {
+        command.args(["-incoming", "defer", "-S"]);
+    }
+
+    command.args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
+    command.args(["-device", "virtio-rng-device", "-device", "virtio-serial-device"]);
+    command.arg("-chardev").arg(format!("socket,id=agent,fd={}", sockets.agent.as_raw_fd()));
+    command.arg("-device").arg(format!(
+        "virtserialport,chardev=agent,name={}",
+        ironclaw_protocol::SERIAL_PORT_NAME
+    ));
+    command.arg("-chardev").arg(format!("socket,id=monitor,fd={}", sockets.monitor.as_raw_fd()));
+    command.args(["-mon", "chardev=monitor,mode=control"]);
+    command
+}
+
+/// As JSON, because in the short form a comma in the path would start the next option.
+fn memory_backend(machine: Machine, memory: &Memory<'_>) -> serde_json::Value {
+    let size = u64::from(machine.memory_mib) << 20;
+    let file = |path: &Path, share: bool| {
+        json!({
+            "qom-type": "memory-backend-file", "id": "ram", "size": size,
+            "mem-path": path.to_string_lossy(), "share": share,
+        })
+    };
+    match memory {
+        Memory::Private => json!({ "qom-type": "memory-backend-ram", "id": "ram", "size": size }),
+        Memory::Shared(path) => file(path, true),
+        Memory::CopyOnWrite(path) => file(path, false),
+    }
+}
+
+fn boot_args(template: &Template, accelerator: Accelerator, tsc_khz: Option<u32>) -> String {
+    let mut args = template.boot_args().to_owned();
+    if let (Accelerator::Tcg, Some(khz)) = (accelerator, tsc_khz) {
+        // Without these a boot now and then hangs in "Unable to calibrate against PIT".
+        args.push_str(&format!(" tsc=reliable tsc_early_khz={khz} no_timer_check"));
+    }
+    args
+}

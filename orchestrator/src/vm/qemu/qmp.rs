@@ -1,0 +1,316 @@
+//! The QEMU Machine Protocol: JSON lines over a socket (QEMU docs/interop/qmp-spec.rst).
+//!
+//! Commands are sent and answered in order. They may be written before QEMU is ready to read
+//! them, all at once: that saves a round trip each when a clone is restored.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+
+/// QEMU's answers to our commands are some hundred bytes; a VMM that a guest took over could
+/// send anything.
+const MAX_LINE: usize = 256 * 1024;
+
+/// Why a conversation with QEMU ended.
+#[derive(Debug)]
+pub(super) enum QmpError {
+    /// QEMU answered with an error; the conversation goes on.
+    Refused { command: &'static str, message: String },
+    /// The socket failed or ended.
+    Io(io::Error),
+    /// Not QMP.
+    Malformed(String),
+}
+
+impl From<io::Error> for QmpError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// One line from QEMU.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Return {
+        #[serde(rename = "return")]
+        _value: Value,
+    },
+    Error {
+        error: ErrorBody,
+    },
+    Event(Event),
+    Greeting {
+        #[serde(rename = "QMP")]
+        _greeting: Value,
+    },
+}
+
+#[derive(Debug, Deserialize)]
+struct ErrorBody {
+    desc: String,
+}
+
+/// Something that happened in QEMU.
+#[derive(Debug, Deserialize)]
+pub(super) struct Event {
+    #[serde(rename = "event")]
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) data: Value,
+}
+
+/// Our end of the conversation.
+#[derive(Debug)]
+pub(super) struct Qmp {
+    stream: UnixStream,
+    received: Vec<u8>,
+    /// Commands that were sent and not answered.
+    pending: std::collections::VecDeque<&'static str>,
+    events: std::collections::VecDeque<Event>,
+}
+
+impl Qmp {
+    /// Starts the conversation; QEMU need not run yet.
+    pub(super) async fn open(stream: UnixStream) -> Result<Self, QmpError> {
+        let mut qmp = Self {
+            stream,
+            received: Vec::new(),
+            pending: std::collections::VecDeque::new(),
+            events: std::collections::VecDeque::new(),
+        };
+        qmp.send("qmp_capabilities", json!({})).await?;
+        Ok(qmp)
+    }
+
+    /// Sends a command without waiting for its answer.
+    pub(super) async fn send(
+        &mut self,
+        command: &'static str,
+        arguments: Value,
+    ) -> Result<(), QmpError> {
+        let line = command_line(command, &arguments);
+        self.pending.push_back(command);
+        self.write(line.as_bytes()).await?;
+        Ok(())
+    }
+
+    /// Waits until every command was answered.
+    ///
+    /// The first refusal is the error; the answers behind it are read nevertheless, so that the
+    /// conversation stays in step.
+    pub(super) async fn settle(&mut self) -> Result<(), QmpError> {
+        let mut refused = None;
+        while !self.pending.is_empty() {
+            match self.read_answer().await {
+                Err(refusal @ QmpError::Refused { .. }) => {
+                    refused.get_or_insert(refusal);
+                }
+                other => other?,
+            }
+        }
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// Sends a command and waits for its answer.
+    pub(super) async fn execute(
+        &mut self,
+        command: &'static str,
+        arguments: Value,
+    ) -> Result<(), QmpError> {
+        self.send(command, arguments).await?;
+        self.settle().await
+    }
+
+    /// Gives QEMU a copy of `fd`, to be named as `name` in later commands.
+    pub(super) async fn pass_fd(
+        &mut self,
+        name: &str,
+        fd: BorrowedFd<'_>,
+    ) -> Result<(), QmpError> {
+        let line = command_line("getfd", &json!({ "fdname": name }));
+        self.pending.push_back("getfd");
+        let sent = self
+            .stream
+            .async_io(Interest::WRITABLE, || {
+                let fds = [fd];
+                let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+                let mut control = SendAncillaryBuffer::new(&mut space);
+                control.push(SendAncillaryMessage::ScmRights(&fds));
+                let message = [IoSlice::new(line.as_bytes())];
+                let socket = self.stream.as_fd();
+                Ok(rustix::net::sendmsg(socket, &message, &mut control, SendFlags::NOSIGNAL)?)
+            })
+            .await?;
+        // The descriptor went with the first byte; the rest of the line is ordinary.
+        self.write(&line.as_bytes()[sent..]).await?;
+        self.settle().await
+    }
+
+    /// Waits for an event that `wanted` makes something of.
+    pub(super) async fn event<T>(
+        &mut self,
+        mut wanted: impl FnMut(&Event) -> Option<T>,
+    ) -> Result<T, QmpError> {
+        loop {
+            while let Some(event) = self.events.pop_front() {
+                if let Some(found) = wanted(&event) {
+                    return Ok(found);
+                }
+            }
+            match self.read_line().await? {
+                Line::Event(event) => self.events.push_back(event),
+                other => return Err(QmpError::Malformed(format!("{other:?} without a command"))),
+            }
+        }
+    }
+
+    async fn read_answer(&mut self) -> Result<(), QmpError> {
+        loop {
+            let line = self.read_line().await?;
+            match line {
+                Line::Greeting { .. } => {}
+                Line::Event(event) => self.keep(event),
+                Line::Return { .. } | Line::Error { .. } => {
+                    let command = self.pending.pop_front().unwrap_or("nothing");
+                    return match line {
+                        Line::Error { error } => {
+                            Err(QmpError::Refused { command, message: error.desc })
+                        }
+                        _ => Ok(()),
+                    };
+                }
+            }
+        }
+    }
+
+    /// Only migration events are ever waited for. The others are dropped, so that no guest can
+    /// fill our memory by making QEMU talk.
+    fn keep(&mut self, event: Event) {
+        if event.name == "MIGRATION" && self.events.len() < 64 {
+            self.events.push_back(event);
+        }
+    }
+
+    async fn read_line(&mut self) -> Result<Line, QmpError> {
+        loop {
+            if let Some(end) = self.received.iter().position(|byte| *byte == b'\n') {
+                let line = serde_json::from_slice(&self.received[..end]);
+                let line = line.map_err(|error| QmpError::Malformed(error.to_string()));
+                self.received.drain(..=end);
+                return line;
+            }
+            if self.received.len() > MAX_LINE {
+                return Err(QmpError::Malformed(format!("a line of over {MAX_LINE} bytes")));
+            }
+            self.stream.readable().await?;
+            match self.stream.try_read_buf(&mut self.received) {
+                Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn write(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            // First try, then wait: a command is far smaller than the socket's buffer.
+            match self.stream.try_write(bytes) {
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.stream.writable().await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn command_line(command: &str, arguments: &Value) -> String {
+    let mut line = json!({ "execute": command, "arguments": arguments }).to_string();
+    line.push('\n');
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    const GREETING: &str = "{\"QMP\": {\"version\": {}, \"capabilities\": []}}\n";
+
+    async fn conversation(answers: &str) -> (Qmp, UnixStream) {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(answers.as_bytes()).await.unwrap();
+        (Qmp::open(ours).await.unwrap(), theirs)
+    }
+
+    #[tokio::test]
+    async fn commands_are_answered_in_order_whatever_comes_between() {
+        let answers = format!(
+            "{GREETING}{{\"return\": {{}}}}\n{{\"event\": \"STOP\", \"timestamp\": {{}}}}\n\
+             {{\"return\": {{}}}}\n"
+        );
+        let (mut qmp, mut qemu) = conversation(&answers).await;
+        qmp.execute("stop", json!({})).await.unwrap();
+        let mut heard = [0; 512];
+        let length = qemu.read(&mut heard).await.unwrap();
+        let heard = std::str::from_utf8(&heard[..length]).unwrap();
+        let commands: Vec<Value> =
+            heard.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(commands[0]["execute"], "qmp_capabilities");
+        assert_eq!(commands[1]["execute"], "stop");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_names_the_command_and_the_conversation_goes_on() {
+        let answers = format!(
+            "{GREETING}{{\"return\": {{}}}}\n{{\"error\": {{\"class\": \"GenericError\", \
+             \"desc\": \"no\"}}}}\n{{\"return\": {{}}}}\n"
+        );
+        let (mut qmp, _qemu) = conversation(&answers).await;
+        match qmp.execute("cont", json!({})).await {
+            Err(QmpError::Refused { command: "cont", message }) => assert_eq!(message, "no"),
+            other => panic!("{other:?}"),
+        }
+        qmp.execute("stop", json!({})).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_process_ends_every_wait() {
+        let (mut qmp, qemu) = conversation(GREETING).await;
+        drop(qemu);
+        assert!(matches!(qmp.settle().await, Err(QmpError::Io(_))));
+    }
+
+    #[tokio::test]
+    async fn an_endless_line_and_a_line_of_garbage_are_errors() {
+        for garbage in ["x".repeat(2 * MAX_LINE), "garbage\n".to_owned()] {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            let writer = tokio::spawn(async move { theirs.write_all(garbage.as_bytes()).await });
+            let mut qmp = Qmp::open(ours).await.unwrap();
+            assert!(matches!(qmp.settle().await, Err(QmpError::Malformed(_))));
+            drop(qmp);
+            let _ = writer.await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn an_event_that_came_before_the_answer_is_not_lost() {
+        let answers = format!(
+            "{GREETING}{{\"return\": {{}}}}\n{{\"event\": \"MIGRATION\", \"data\": {{\"status\": \
+             \"completed\"}}}}\n{{\"return\": {{}}}}\n"
+        );
+        let (mut qmp, _qemu) = conversation(&answers).await;
+        qmp.execute("migrate", json!({})).await.unwrap();
+        let status = qmp.event(|event| event.data["status"].as_str().map(str::to_owned)).await;
+        assert_eq!(status.unwrap(), "completed");
+    }
+}

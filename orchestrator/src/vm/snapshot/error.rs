@@ -1,0 +1,209 @@
+//! What can go wrong with snapshots on disk.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::compat::Mismatch;
+use super::digest::Sha256Digest;
+use super::id::SnapshotId;
+use super::inspect::Defect;
+
+/// Failure of an operation on the snapshot store: what was attempted, where, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// The operating system refused an operation.
+    #[error("cannot {operation} {}: {source}", path.display())]
+    Io {
+        /// What was attempted, as a verb phrase.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The file system, or the user's quota on it, is full.
+    #[error(
+        "no space left to {operation} {}: free some on its file system (`ironclaw snapshot delete` \
+         removes snapshots) or set IRONCLAW_SNAPSHOT_PATH to a directory on a larger one",
+        path.display()
+    )]
+    NoSpace {
+        /// What was attempted, as a verb phrase.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+    },
+    /// The path of the store leads to something that is not a directory.
+    #[error(
+        "the snapshot store {} is not a directory: remove it or set IRONCLAW_SNAPSHOT_PATH to a \
+         directory",
+        path.display()
+    )]
+    RootNotDirectory {
+        /// Path of the store.
+        path: PathBuf,
+    },
+    /// The directory of the store may not be created, read or written by this user.
+    #[error(
+        "cannot {operation} the snapshot store {}: {source}; give this user read, write and search \
+         permission or set IRONCLAW_SNAPSHOT_PATH to a directory of its own",
+        path.display()
+    )]
+    RootUnusable {
+        /// What was attempted, as a verb phrase.
+        operation: &'static str,
+        /// Path of the store.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// Other users could replace the snapshots that this one restores.
+    #[error(
+        "the snapshot store {} can be changed by other users (owner {owner}, mode {mode:04o}): \
+         change its owner to this user and its mode to 0700, or set IRONCLAW_SNAPSHOT_PATH to a \
+         directory of its own",
+        path.display()
+    )]
+    RootExposed {
+        /// Path of the store.
+        path: PathBuf,
+        /// User id of its owner.
+        owner: u32,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Another process has held the lock of the store for longer than its short operations take.
+    #[error(
+        "the snapshot store {} stayed locked by another process for {waited_secs} s: a process \
+         using it hangs or is stopped, find it with `fuser -v {}`",
+        path.display(), path.display()
+    )]
+    Busy {
+        /// Path of the store.
+        path: PathBuf,
+        /// How long this process waited, in seconds.
+        waited_secs: u64,
+    },
+    /// No snapshot has this id.
+    #[error("no snapshot {id}: {} does not exist; `ironclaw snapshot list` shows what there is", path.display())]
+    NotFound {
+        /// The id asked for.
+        id: SnapshotId,
+        /// Where it would be.
+        path: PathBuf,
+    },
+    /// A clone, a pool or a build still uses the snapshot.
+    #[error("snapshot {id} is in use ({}): end the VMs and pools that use it, then try again", path.display())]
+    InUse {
+        /// The snapshot.
+        id: SnapshotId,
+        /// Its directory.
+        path: PathBuf,
+    },
+    /// The directory does not hold a usable snapshot.
+    #[error("{} holds no usable snapshot: {defect}; {}", path.display(), defect.remedy())]
+    Defective {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        defect: Defect,
+    },
+    /// The snapshot is sound but was made for something else.
+    #[error("snapshot {id} does not fit: {mismatch}; make a new one with `ironclaw snapshot create`")]
+    Incompatible {
+        /// The snapshot.
+        id: SnapshotId,
+        /// The first difference found.
+        mismatch: Mismatch,
+    },
+    /// The content of a file differs from what was published.
+    #[error(
+        "{} is corrupt: its SHA-256 is {found}, published was {expected}; delete the snapshot and \
+         check the disk",
+        path.display()
+    )]
+    Corrupt {
+        /// The file that differs.
+        path: PathBuf,
+        /// Digest in the manifest.
+        expected: Sha256Digest,
+        /// Digest of the file as it is.
+        found: Sha256Digest,
+    },
+    /// The VMM did not leave behind what a snapshot consists of.
+    #[error("cannot publish a snapshot: {} {fault}; the VMM did not write it as asked", path.display())]
+    Unpublishable {
+        /// The file or directory entry.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: FileFault,
+    },
+    /// The description cannot be stored in a manifest.
+    #[error("cannot publish a snapshot in {}: {reason}", path.display())]
+    BadDescription {
+        /// The staging directory.
+        path: PathBuf,
+        /// Which field breaks which rule.
+        reason: String,
+    },
+    /// This host does not say what it is.
+    #[error("{} names no {what}: snapshots could not be tied to this host", path.display())]
+    HostUnknown {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What is missing.
+        what: &'static str,
+    },
+}
+
+/// What is wrong with a file that should become part of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FileFault {
+    /// There is none.
+    #[error("is missing")]
+    Missing,
+    /// It is a link, a pipe, a device or a directory.
+    #[error("is not a regular file")]
+    NotRegular,
+    /// The memory file must be exactly as large as the machine's memory.
+    #[error("has {found} bytes instead of {expected}")]
+    WrongSize {
+        /// Bytes of the machine's memory.
+        expected: u64,
+        /// Bytes found.
+        found: u64,
+    },
+    /// A state file holds at least something.
+    #[error("is empty")]
+    Empty,
+    /// No VMM writes so much state: RAM went into the wrong file.
+    #[error("has {found} bytes, more than the {limit} that a VMM's state can take")]
+    TooLarge {
+        /// Bytes found.
+        found: u64,
+        /// Most bytes accepted.
+        limit: u64,
+    },
+    /// A snapshot's directory holds its own files only.
+    #[error("does not belong into a snapshot")]
+    Stray,
+}
+
+impl SnapshotError {
+    /// The error of `operation` on `path`; a full disk has its own variant, wherever it shows.
+    pub(super) fn io(
+        operation: &'static str,
+        path: impl AsRef<Path>,
+        source: impl Into<io::Error>,
+    ) -> Self {
+        let (path, source) = (path.as_ref().to_owned(), source.into());
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::NoSpace { operation, path }
+            }
+            _ => Self::Io { operation, path, source },
+        }
+    }
+}

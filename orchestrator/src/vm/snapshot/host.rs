@@ -1,0 +1,88 @@
+//! What a snapshot must find again on the host that restores it.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::error::SnapshotError;
+
+/// Facts about a host on which a VMM's saved state depends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Host {
+    /// `model name` in `/proc/cpuinfo`.
+    pub cpu_model: String,
+    /// Release of the kernel, as `uname -r` prints it.
+    pub kernel_release: String,
+    /// Frequency of the time stamp counter in kHz; `None` where it is unknown.
+    pub tsc_khz: Option<u32>,
+}
+
+const CPUINFO: &str = "/proc/cpuinfo";
+/// The first processor is enough; its entry takes about 1.5 kB.
+const CPUINFO_LIMIT: u64 = 16 << 10;
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+const BOOT_ID_LIMIT: u64 = 64;
+
+impl Host {
+    /// The host that this process runs on. The caller measured or read `tsc_khz`.
+    ///
+    /// # Errors
+    ///
+    /// `/proc` is not mounted, or names no CPU model.
+    pub fn current(tsc_khz: Option<u32>) -> Result<Self, SnapshotError> {
+        let unknown = |what| SnapshotError::HostUnknown { path: CPUINFO.into(), what };
+        let cpuinfo = read_start(Path::new(CPUINFO), CPUINFO_LIMIT)?;
+        let cpu_model = cpu_model(&cpuinfo).ok_or_else(|| unknown("CPU model"))?;
+        let kernel_release = rustix::system::uname().release().to_string_lossy().into_owned();
+        Ok(Self { cpu_model: cpu_model.to_owned(), kernel_release, tsc_khz })
+    }
+}
+
+fn cpu_model(cpuinfo: &str) -> Option<&str> {
+    cpuinfo
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(key, _)| key.trim_end() == "model name")
+        .map(|(_, model)| model.trim())
+        .filter(|model| !model.is_empty())
+}
+
+/// Number of the boot that this process runs in: another one after every start of the host.
+pub(super) fn boot_id() -> Result<Uuid, SnapshotError> {
+    let path = Path::new(BOOT_ID);
+    let text = read_start(path, BOOT_ID_LIMIT)?;
+    Uuid::try_parse(text.trim())
+        .map_err(|_| SnapshotError::HostUnknown { path: path.to_owned(), what: "boot id" })
+}
+
+fn read_start(path: &Path, limit: u64) -> Result<String, SnapshotError> {
+    let failed = |error| SnapshotError::io("read", path, error);
+    let mut bytes = Vec::new();
+    File::open(path).map_err(failed)?.take(limit).read_to_end(&mut bytes).map_err(failed)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_model_is_that_of_the_first_processor() {
+        let text = "processor\t: 0\nmodel\t\t: 1\nmodel name\t: Some CPU @ 2: fast\n\nmodel name : X";
+        assert_eq!(cpu_model(text), Some("Some CPU @ 2: fast"));
+        assert_eq!(cpu_model("model name\t:  \n"), None);
+        assert_eq!(cpu_model("processor\t: 0\n"), None);
+    }
+
+    #[test]
+    fn this_host_is_the_same_when_asked_twice() {
+        let host = Host::current(Some(1_000_000)).unwrap();
+        assert_eq!(host, Host::current(Some(1_000_000)).unwrap());
+        assert!(!host.kernel_release.is_empty());
+        assert_eq!(boot_id().unwrap(), boot_id().unwrap());
+    }
+}

@@ -1,0 +1,123 @@
+//! Locks on directories, by `flock`: they end with the process that holds them.
+//!
+//! Two kinds, always taken in this order:
+//!
+//! 1. the **root** lock, exclusive, around each short operation that takes or looks at the locks
+//!    of snapshots. So nobody meets a lock that is held only for a look, and changing a lock from
+//!    exclusive to shared (which the kernel does in two steps) has no gap;
+//! 2. the lock of **one snapshot's directory**: exclusive while it is built or deleted, shared
+//!    while it is in use.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
+use rustix::io::Errno;
+
+use super::error::SnapshotError;
+
+/// An open directory with a lock on it, released on drop.
+#[derive(Debug)]
+pub(super) struct DirLock {
+    directory: File,
+}
+
+/// Which others may hold the lock at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Any number of shared ones.
+    Shared,
+    /// None.
+    Exclusive,
+}
+
+impl Kind {
+    fn operation(self) -> FlockOperation {
+        match self {
+            Self::Shared => FlockOperation::NonBlockingLockShared,
+            Self::Exclusive => FlockOperation::NonBlockingLockExclusive,
+        }
+    }
+}
+
+/// How long the root lock is waited for. Its holders make a few system calls with it.
+const ROOT_PATIENCE: Duration = Duration::from_secs(10);
+const FIRST_PAUSE: Duration = Duration::from_micros(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+
+impl DirLock {
+    /// Locks the directory at `path` if nobody else holds a conflicting lock; links are not
+    /// followed. `None`: somebody does, or the directory was replaced meanwhile.
+    pub(super) fn try_lock(path: &Path, kind: Kind) -> io::Result<Option<Self>> {
+        let directory = open(path)?;
+        match flock(&directory, kind.operation()) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        }
+        let lock = Self { directory };
+        // The root lock keeps us from renaming it between the open and the lock, but not an
+        // administrator.
+        Ok(lock.is_at(path)?.then_some(lock))
+    }
+
+    /// Waits for the exclusive lock of the store's directory, but not for ever.
+    pub(super) fn root(path: &Path) -> Result<Self, SnapshotError> {
+        let failed = |error| SnapshotError::io("lock", path, error);
+        let directory = open(path).map_err(failed)?;
+        let start = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match flock(&directory, Kind::Exclusive.operation()) {
+                Ok(()) => return Ok(Self { directory }),
+                Err(Errno::WOULDBLOCK) if start.elapsed() < ROOT_PATIENCE => {
+                    // `flock` can wait, but without a limit; a limit costs a retry now and then.
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                Err(Errno::WOULDBLOCK) => {
+                    return Err(SnapshotError::Busy {
+                        path: path.to_owned(),
+                        waited_secs: ROOT_PATIENCE.as_secs(),
+                    });
+                }
+                Err(errno) => return Err(failed(errno.into())),
+            }
+        }
+    }
+
+    /// Lets others share the lock. The caller holds the root lock.
+    pub(super) fn share(&self) -> io::Result<()> {
+        Ok(flock(&self.directory, Kind::Shared.operation())?)
+    }
+
+    /// The directory itself, whatever its path is by now.
+    pub(super) fn directory(&self) -> &File {
+        &self.directory
+    }
+
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        let (held, there) = (self.directory.metadata()?, std::fs::symlink_metadata(path)?);
+        Ok(held.dev() == there.dev() && held.ino() == there.ino())
+    }
+}
+
+impl Drop for DirLock {
+    fn drop(&mut self) {
+        // Closing would do, were there not the moment between fork and exec in which a child of
+        // this process has the descriptor, too.
+        if let Err(error) = flock(&self.directory, FlockOperation::Unlock) {
+            tracing::warn!(%error, "cannot unlock a directory");
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory: OwnedFd = openat(CWD, path, flags, Mode::empty())?;
+    Ok(File::from(directory))
+}

@@ -1,0 +1,144 @@
+//! Sparse files: where their data is, and how a run of zeros becomes a hole.
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::Path;
+
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+use rustix::io::Errno;
+
+use super::error::SnapshotError;
+
+/// Bytes per page; the unit in which zeros are looked for, since it is the page size of the
+/// guests and the block size of the usual file systems.
+pub(super) const PAGE: usize = 4096;
+const ZERO_PAGE: &[u8; PAGE] = &[0; PAGE];
+
+/// A part of a file, in bytes from its start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// Has to be read; may hold zeros all the same.
+    Data(Range<u64>),
+    /// Reads as zeros and occupies nothing.
+    Hole(Range<u64>),
+}
+
+/// The extents of a file from its start to `len`, in order and without gaps; all but the last
+/// end on a page boundary.
+pub(super) struct Extents<'a> {
+    file: &'a File,
+    path: &'a Path,
+    at: u64,
+    len: u64,
+    ahead: Option<Range<u64>>,
+}
+
+impl<'a> Extents<'a> {
+    pub(super) fn new(file: &'a File, path: &'a Path, len: u64) -> Self {
+        Self { file, path, at: 0, len, ahead: None }
+    }
+
+    /// The data that begins at or after `at`, widened to whole pages: a file system with smaller
+    /// blocks may report less.
+    fn data_from(&self, at: u64) -> Result<Option<Range<u64>>, SnapshotError> {
+        let failed = |errno| SnapshotError::io("find the data of", self.path, errno);
+        let start = match seek(self.file, SeekFrom::Data(at)) {
+            Ok(start) if start < self.len => start,
+            Ok(_) | Err(Errno::NXIO) => return Ok(None),
+            Err(errno) => return Err(failed(errno)),
+        };
+        let end = seek(self.file, SeekFrom::Hole(start)).map_err(failed)?;
+        let page = PAGE as u64;
+        Ok(Some(start / page * page..end.next_multiple_of(page).min(self.len)))
+    }
+}
+
+impl Iterator for Extents<'_> {
+    type Item = Result<Extent, SnapshotError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.at >= self.len {
+            return None;
+        }
+        let data = match self.ahead.take() {
+            Some(data) => Some(data),
+            None => match self.data_from(self.at) {
+                Ok(data) => data,
+                Err(error) => {
+                    self.at = self.len;
+                    return Some(Err(error));
+                }
+            },
+        };
+        let extent = match data {
+            None => Extent::Hole(self.at..self.len),
+            Some(data) if data.start > self.at => {
+                let hole = Extent::Hole(self.at..data.start);
+                self.ahead = Some(data);
+                hole
+            }
+            Some(data) => Extent::Data(self.at..data.end),
+        };
+        self.at = match &extent {
+            Extent::Data(range) | Extent::Hole(range) => range.end,
+        };
+        Some(Ok(extent))
+    }
+}
+
+/// Turns zero pages into holes, neighbours by one system call.
+///
+/// On a file system that cannot punch holes it does nothing: the file is as good, only larger.
+pub(super) struct Puncher<'a> {
+    file: &'a File,
+    path: &'a Path,
+    enabled: bool,
+    run: Range<u64>,
+    punched: u64,
+}
+
+impl<'a> Puncher<'a> {
+    pub(super) fn new(file: &'a File, path: &'a Path, enabled: bool) -> Self {
+        Self { file, path, enabled, run: 0..0, punched: 0 }
+    }
+
+    /// Takes note of the page at byte `at`; `content` is shorter than a page only at the end of
+    /// the file.
+    pub(super) fn page(&mut self, at: u64, content: &[u8]) -> Result<(), SnapshotError> {
+        if !self.enabled || content != &ZERO_PAGE[..content.len()] {
+            return Ok(());
+        }
+        if self.run.end != at {
+            self.flush()?;
+            self.run = at..at;
+        }
+        self.run.end = at + content.len() as u64;
+        Ok(())
+    }
+
+    /// Punches what is left, and says how many bytes became holes in all.
+    pub(super) fn finish(mut self) -> Result<u64, SnapshotError> {
+        self.flush()?;
+        Ok(self.punched)
+    }
+
+    fn flush(&mut self) -> Result<(), SnapshotError> {
+        let run = std::mem::take(&mut self.run);
+        if run.is_empty() || !self.enabled {
+            return Ok(());
+        }
+        let len = run.end - run.start;
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        loop {
+            match fallocate(self.file, flags, run.start, len) {
+                Ok(()) => self.punched += len,
+                Err(Errno::INTR) => continue,
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.enabled = false,
+                Err(errno) => {
+                    return Err(SnapshotError::io("punch zero pages out of", self.path, errno));
+                }
+            }
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! What a hypervisor must be able to do: the traits [`Vmm`] and [`MicroVm`].
+//!
+//! The pool and the snapshot builder know hypervisors through these two alone. A backend is one
+//! folder that implements them.
+//!
+//! ```text
+//!            boot                  pause            snapshot
+//!   (none) ───────▶ running ──────────────▶ paused ───────────▶ paused
+//!                      ▲                     │  ▲
+//!                      └───────── resume ────┘  │ restore
+//!                                             (none)
+//!   any state ── kill, or the VMM's own death ──▶ gone
+//! ```
+
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tokio::net::UnixStream;
+
+use crate::template::Template;
+use crate::vm::snapshot::{Machine, Snapshot, VmmIdentity};
+
+/// A hypervisor: makes virtual machines, each in a process of its own.
+pub trait Vmm: Send + Sync + 'static {
+    /// The machines it makes.
+    type Vm: MicroVm;
+
+    /// What it is, exactly: recorded in every snapshot and compared before one is restored.
+    fn identity(&self) -> &VmmIdentity;
+
+    /// The host's time-stamp counter frequency in kHz, where the guests of this VMM see it.
+    fn tsc_khz(&self) -> Option<u32>;
+
+    /// Starts a VM that boots `spec`. Returns as soon as its processors run; the agent inside
+    /// answers later.
+    ///
+    /// # Errors
+    /// [`VmmError`]; no process is left behind.
+    fn boot(&self, spec: &BootSpec) -> impl Future<Output = Result<Self::Vm, VmmError>> + Send;
+
+    /// Starts a VM as a clone of `snapshot`: paused, with its memory shared copy-on-write with
+    /// all other clones.
+    ///
+    /// # Errors
+    /// [`VmmError`]; no process is left behind.
+    fn restore(
+        &self,
+        snapshot: &Snapshot,
+    ) -> impl Future<Output = Result<Self::Vm, VmmError>> + Send;
+}
+
+/// A virtual machine. Dropping it kills its process; nothing of it stays.
+pub trait MicroVm: Send + Sync + 'static {
+    /// Stops the processors; they go on at [`resume`](Self::resume) as if nothing had happened.
+    ///
+    /// # Errors
+    /// [`VmmError`]; the VM is then in an unknown state and fit for nothing but to be dropped.
+    fn pause(&mut self) -> impl Future<Output = Result<(), VmmError>> + Send;
+
+    /// Lets the processors run.
+    ///
+    /// # Errors
+    /// As for [`pause`](Self::pause).
+    fn resume(&mut self) -> impl Future<Output = Result<(), VmmError>> + Send;
+
+    /// Writes the state of a paused VM: devices and processors into a new file `vmstate`, RAM
+    /// into `memory`. A VM that was booted with [`Ram::File`] must be given that file's path and
+    /// has its RAM there already.
+    ///
+    /// # Errors
+    /// As for [`pause`](Self::pause).
+    fn snapshot(
+        &mut self,
+        vmstate: &Path,
+        memory: &Path,
+    ) -> impl Future<Output = Result<(), VmmError>> + Send;
+
+    /// A byte stream to the agent in the guest. Asked for once in a VM's life on this host.
+    ///
+    /// # Errors
+    /// [`VmmError::NoChannel`] the second time.
+    fn guest_channel(&mut self) -> impl Future<Output = Result<UnixStream, VmmError>> + Send;
+
+    /// Process id of the VMM, for statistics of the host.
+    fn pid(&self) -> u32;
+
+    /// Sends the VMM's process SIGKILL and does not wait.
+    fn kill(&self);
+
+    /// Resolves when the process has ended and was reaped, at once if it has.
+    fn exited(&self) -> impl Future<Output = Exit> + Send + 'static;
+}
+
+/// What to boot.
+#[derive(Debug, Clone)]
+pub struct BootSpec {
+    /// Kernel, initramfs and boot arguments.
+    pub template: Template,
+    /// Memory and processors.
+    pub machine: Machine,
+    /// Where the guest's RAM lives.
+    pub ram: Ram,
+}
+
+/// Where a booted guest's RAM lives.
+#[derive(Debug, Clone)]
+pub enum Ram {
+    /// In memory of the VMM's process.
+    Private,
+    /// In this file, which the VMM creates, so that a snapshot need not copy it. A VMM that
+    /// can't, ignores the path until [`MicroVm::snapshot`] names it again.
+    File(PathBuf),
+}
+
+/// How a VMM's process ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// The wait status in words: `exit status: 1`, `signal: 9 (SIGKILL)`.
+    pub status: String,
+    /// The last lines it printed, without control characters.
+    pub log: String,
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let log = self.log.trim();
+        if log.is_empty() {
+            write!(f, "{}, and it printed nothing", self.status)
+        } else {
+            write!(f, "{}; it printed: {log}", self.status)
+        }
+    }
+}
+
+/// Why a hypervisor did not do what it was asked.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum VmmError {
+    /// The program is not there.
+    #[error("{program} not found{}: {hint}", searched(path.as_deref()))]
+    NotInstalled {
+        /// The program's name.
+        program: &'static str,
+        /// The path that was configured, if one was.
+        path: Option<PathBuf>,
+        /// What to install or set.
+        hint: &'static str,
+    },
+    /// The program is there, and can't be used.
+    #[error("{program} at {} can't be used: {reason}", path.display())]
+    Unusable {
+        /// The program's name.
+        program: &'static str,
+        /// Where it is.
+        path: PathBuf,
+        /// Why not, and what to do.
+        reason: String,
+    },
+    /// The operating system refused something.
+    #[error("could not {operation}")]
+    Io {
+        /// What was tried, and on which path.
+        operation: String,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The VMM's process ended.
+    #[error("the VMM ended while it should {operation} ({exit})")]
+    Died {
+        /// What was under way.
+        operation: &'static str,
+        /// How it ended.
+        exit: Exit,
+    },
+    /// The VMM did not answer in time.
+    #[error("the VMM did not {operation} within {after:?}")]
+    TimedOut {
+        /// What was under way.
+        operation: &'static str,
+        /// How long it was given.
+        after: Duration,
+    },
+    /// The VMM answered with an error.
+    #[error("the VMM refused to {operation}: {message}")]
+    Refused {
+        /// What was asked.
+        operation: String,
+        /// The VMM's words.
+        message: String,
+    },
+    /// The VMM said something that its protocol does not allow.
+    #[error("the VMM answered out of protocol while it should {operation}: {detail}")]
+    Protocol {
+        /// What was under way.
+        operation: &'static str,
+        /// What is wrong with the answer.
+        detail: String,
+    },
+    /// The stream to the guest was handed out before.
+    #[error("the guest channel of this VM is taken")]
+    NoChannel,
+}
+
+fn searched(path: Option<&Path>) -> String {
+    path.map_or_else(|| " on PATH".to_owned(), |path| format!(" at {}", path.display()))
+}
+
+impl VmmError {
+    pub(crate) fn io(operation: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let operation = operation.into();
+        move |source| Self::Io { operation, source }
+    }
+}
