@@ -1,4 +1,5 @@
-//! Fresh, isolated microVMs in milliseconds.
+//! Fresh, isolated microVMs in milliseconds: see [`vm`].
 
+mod sys;
 pub mod template;
 pub mod vm;

@@ -1,7 +1,10 @@
 //! The few things that the standard library and `rustix` offer only as `unsafe`.
 //!
 //! This is the one module of the crate in which `unsafe` is allowed.
-#![allow(unsafe_code, reason = "the crate's one place for it; every use gives its reason")]
+#![allow(
+    unsafe_code,
+    reason = "the crate's one place for it; every use gives its reason"
+)]
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};

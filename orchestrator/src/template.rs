@@ -111,6 +111,14 @@ impl Template {
         Ok(())
     }
 
+    /// Whether the guest agent in it is the one at `path`. Reads that file.
+    ///
+    /// # Errors
+    /// [`TemplateError::Io`] if the file can't be read.
+    pub fn has_agent(&self, path: &Path) -> Result<bool, TemplateError> {
+        Ok(Sha256Hex::of_file(path)? == self.manifest().initramfs.agent_sha256)
+    }
+
     /// The template's name.
     #[must_use]
     pub fn hash(&self) -> &TemplateHash {

@@ -38,7 +38,11 @@ pub const GUEST_AGENT: &str = "IRONCLAW_GUEST_AGENT";
 /// Every variable with its default and range, for help texts and documentation.
 pub const VARIABLES: &[(&str, &str, &str)] = &[
     (POOL_SIZE, "5", "number of snapshots in the pool, 1-20"),
-    (SNAPSHOT_REFRESH_SECS, "3600", "seconds until a snapshot is replaced by a fresh one, 60 or more"),
+    (
+        SNAPSHOT_REFRESH_SECS,
+        "3600",
+        "seconds until a snapshot is replaced by a fresh one, 60 or more",
+    ),
     (
         SNAPSHOT_PATH,
         "/var/lib/ironclaw/snapshots as root, $XDG_STATE_HOME/ironclaw/snapshots otherwise",
@@ -52,9 +56,21 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
     (BACKEND, "auto", "auto, firecracker or qemu"),
     (MEMORY_MIB, "128", "memory of a guest in MiB, 96-16384"),
     (VCPUS, "1", "processors of a guest, 1-32"),
-    (QEMU, "qemu-system-x86_64 on PATH", "path of the QEMU binary"),
-    (QEMU_ACCEL, "auto", "auto (KVM if a probe shows that it runs the guest), kvm or tcg"),
-    (GUEST_AGENT, "beside the ironclaw binary", "path of the guest agent's binary"),
+    (
+        QEMU,
+        "qemu-system-x86_64 on PATH",
+        "path of the QEMU binary",
+    ),
+    (
+        QEMU_ACCEL,
+        "auto",
+        "auto (KVM if a probe shows that it runs the guest), kvm or tcg",
+    ),
+    (
+        GUEST_AGENT,
+        "beside the ironclaw binary",
+        "path of the guest agent's binary",
+    ),
 ];
 
 /// All settings, valid.
@@ -158,7 +174,10 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] for the first bad value.
     pub fn from_env() -> Result<Self, ConfigError> {
-        Self::from_vars(|name| std::env::var_os(name), rustix::process::geteuid().is_root())
+        Self::from_vars(
+            |name| std::env::var_os(name),
+            rustix::process::geteuid().is_root(),
+        )
     }
 
     /// The settings of an environment given by `var`, for a user that is root or not. An empty
@@ -196,7 +215,9 @@ struct Vars<F>(F);
 
 impl<F: Fn(&str) -> Option<OsString>> Vars<F> {
     fn parse<T: FromStr>(&self, variable: &'static str) -> Result<Option<T>, ConfigError> {
-        let Some(value) = (self.0)(variable) else { return Ok(None) };
+        let Some(value) = (self.0)(variable) else {
+            return Ok(None);
+        };
         match value.to_str().map(T::from_str) {
             Some(Ok(parsed)) => Ok(Some(parsed)),
             _ => Err(invalid(variable, &value)),
@@ -237,9 +258,13 @@ impl<F: Fn(&str) -> Option<OsString>> Vars<F> {
             return Ok(PathBuf::from("/var/lib/ironclaw").join(leaf));
         }
         // XDG base directory specification: a relative path in it is to be ignored.
-        let state = (self.0)("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+        let state = (self.0)("XDG_STATE_HOME")
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute());
         let home = || (self.0)("HOME").map(|home| PathBuf::from(home).join(".local/state"));
-        let state = state.or_else(home).ok_or(ConfigError::NoStateDirectory { variable })?;
+        let state = state
+            .or_else(home)
+            .ok_or(ConfigError::NoStateDirectory { variable })?;
         Ok(state.join("ironclaw").join(leaf))
     }
 }
@@ -249,7 +274,11 @@ fn invalid(variable: &'static str, value: &std::ffi::OsStr) -> ConfigError {
         .iter()
         .find(|(name, ..)| *name == variable)
         .map_or("a valid value", |(_, _, expected)| expected);
-    ConfigError::Invalid { variable, value: value.to_string_lossy().into_owned(), expected }
+    ConfigError::Invalid {
+        variable,
+        value: value.to_string_lossy().into_owned(),
+        expected,
+    }
 }
 
 #[cfg(test)]
@@ -259,7 +288,9 @@ mod tests {
 
     fn config(vars: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let lookup = |name: &str| {
-            vars.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
+            vars.iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| OsString::from(value))
         };
         Config::from_vars(lookup, true)
     }
@@ -269,16 +300,27 @@ mod tests {
         let config = config(&[]).unwrap();
         assert_eq!(config.pool_size, 5);
         assert_eq!(config.snapshot_refresh, Duration::from_secs(3600));
-        assert_eq!(config.snapshot_path, PathBuf::from("/var/lib/ironclaw/snapshots"));
+        assert_eq!(
+            config.snapshot_path,
+            PathBuf::from("/var/lib/ironclaw/snapshots")
+        );
         assert_eq!(config.backend, BackendChoice::Auto);
-        assert_eq!(config.machine, Machine { memory_mib: 128, vcpus: 1 });
+        assert_eq!(
+            config.machine,
+            Machine {
+                memory_mib: 128,
+                vcpus: 1
+            }
+        );
     }
 
     #[test]
     fn an_unprivileged_user_gets_the_xdg_state_directory() {
         let with = |vars: &'static [(&str, &str)]| {
             let lookup = move |name: &str| {
-                vars.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
+                vars.iter()
+                    .find(|(key, _)| *key == name)
+                    .map(|(_, value)| OsString::from(value))
             };
             Config::from_vars(lookup, false).map(|config| config.snapshot_path)
         };
@@ -290,7 +332,10 @@ mod tests {
             with(&[("XDG_STATE_HOME", "relative"), ("HOME", "/home/u")]).unwrap(),
             PathBuf::from("/home/u/.local/state/ironclaw/snapshots")
         );
-        assert!(matches!(with(&[]), Err(ConfigError::NoStateDirectory { .. })));
+        assert!(matches!(
+            with(&[]),
+            Err(ConfigError::NoStateDirectory { .. })
+        ));
     }
 
     #[test]
@@ -308,7 +353,10 @@ mod tests {
             (QEMU_ACCEL, "hvf"),
         ] {
             let message = config(&[(variable, value)]).unwrap_err().to_string();
-            let (.., range) = VARIABLES.iter().find(|(name, ..)| *name == variable).unwrap();
+            let (.., range) = VARIABLES
+                .iter()
+                .find(|(name, ..)| *name == variable)
+                .unwrap();
             for part in [variable, value, range] {
                 assert!(message.contains(part), "{message:?} does not say {part:?}");
             }

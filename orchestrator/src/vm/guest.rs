@@ -40,7 +40,9 @@ impl Guest {
     /// # Errors
     /// [`GuestError::Closed`] if the stream is unusable.
     pub fn open(stream: UnixStream) -> Result<Self, GuestError> {
-        Ok(Self { connection: Connection::open(stream)? })
+        Ok(Self {
+            connection: Connection::open(stream)?,
+        })
     }
 
     async fn pending(&self, request: Request) -> Result<Pending, GuestError> {
@@ -53,9 +55,14 @@ impl Guest {
         request: Request,
         patience: Duration,
     ) -> Result<Outcome, GuestError> {
-        timeout(patience, async { self.pending(request).await?.outcome().await })
-            .await
-            .map_err(|_| GuestError::NoAnswer { operation, after: patience })?
+        timeout(patience, async {
+            self.pending(request).await?.outcome().await
+        })
+        .await
+        .map_err(|_| GuestError::NoAnswer {
+            operation,
+            after: patience,
+        })?
     }
 
     /// Waits until the agent answers, for at most `patience`.
@@ -75,7 +82,10 @@ impl Guest {
     /// # Errors
     /// [`GuestError`]; the guest must not be used then.
     pub async fn restored(&self, new: Restored, patience: Duration) -> Result<(), GuestError> {
-        match self.ask("take its new identity", Request::Restored(new), patience).await? {
+        match self
+            .ask("take its new identity", Request::Restored(new), patience)
+            .await?
+        {
             Outcome::Restored => Ok(()),
             other => Err(wrong("a new identity", &other)),
         }
@@ -89,8 +99,11 @@ impl Guest {
         let mut command: Command = command.into();
         let pending = self.pending(Request::Exec(command.to_exec())).await?;
         let stdin = std::mem::replace(&mut command.stdin, Stdin::Empty);
-        let mut running =
-            Running::new(pending, !matches!(stdin, Stdin::Empty), command.time_limit());
+        let mut running = Running::new(
+            pending,
+            !matches!(stdin, Stdin::Empty),
+            command.time_limit(),
+        );
         if let Stdin::Bytes(bytes) = stdin
             && let Some(mut writer) = running.take_stdin()
         {
@@ -115,7 +128,10 @@ impl Guest {
     /// # Errors
     /// [`GuestError`].
     pub async fn put_file(&self, path: &str, mode: u32, content: &[u8]) -> Result<(), GuestError> {
-        let put = PutFile { path: path.to_owned(), mode };
+        let put = PutFile {
+            path: path.to_owned(),
+            mode,
+        };
         let mut pending = self.pending(Request::PutFile(put)).await?;
         let mut writer = pending.writer();
         writer.write_all(content).await?;
@@ -131,15 +147,15 @@ impl Guest {
     /// # Errors
     /// [`GuestError`]; [`GuestError::TooMuchOutput`] if it is larger.
     pub async fn get_file(&self, path: &str, limit: u64) -> Result<Vec<u8>, GuestError> {
-        let get = GetFile { path: path.to_owned() };
+        let get = GetFile {
+            path: path.to_owned(),
+        };
         let mut pending = self.pending(Request::GetFile(get)).await?;
         let mut content = Vec::new();
         loop {
             match pending.next().await? {
                 Arrival::Data(_, bytes) => content.extend_from_slice(&bytes),
-                Arrival::Done(Outcome::FileRead { bytes, .. })
-                    if bytes == content.len() as u64 =>
-                {
+                Arrival::Done(Outcome::FileRead { bytes, .. }) if bytes == content.len() as u64 => {
                     return Ok(content);
                 }
                 Arrival::Done(Outcome::Failed(failure)) => return Err(failure.into()),
@@ -153,5 +169,8 @@ impl Guest {
 }
 
 fn wrong(operation: &'static str, answer: &Outcome) -> GuestError {
-    GuestError::WrongAnswer { operation, answer: error::printable(&format!("{answer:?}")) }
+    GuestError::WrongAnswer {
+        operation,
+        answer: error::printable(&format!("{answer:?}")),
+    }
 }

@@ -1,3 +1,35 @@
-//! Virtual machines.
+//! Throw-away virtual machines, from a pool of snapshots.
+//!
+//! ```text
+//!             spawn_vm                               destroy_vm, drop,
+//!                │                                   or the guest's end
+//!   warm clone ──┤ resume, new identity                     │
+//!   snapshot ────┤ restore, resume, new identity ──▶ leased ─┴─▶ gone
+//!   template ────┘ boot, new identity
+//! ```
+//!
+//! A spawn is served by the highest tier that can: [`VmHandle::origin`] says which one it was,
+//! and [`pool_stats`] counts them. The free functions use one pool per process, set up from the
+//! environment ([`Config`]); [`Launcher`] and [`Pool`] are for those who want several, or other
+//! settings.
+
+pub mod config;
 pub mod guest;
-pub use guest::*;
+mod identity;
+mod launcher;
+mod pool;
+mod process;
+pub mod qemu;
+mod shared_pool;
+pub mod snapshot;
+mod tsc;
+mod vm_handle;
+pub mod vmm;
+
+pub use config::Config;
+pub use guest::{Command, ExecEvent, ExitStatus, GuestError, Output, Running, StdinWriter};
+pub use identity::BadName;
+pub use launcher::{Created, LaunchError, Launcher, Progress, Stage, find_guest_agent};
+pub use pool::{Pool, PoolError, PoolOptions, PoolStats, SpawnError};
+pub use shared_pool::{destroy_vm, pool_stats, spawn_vm, warmup_pool};
+pub use vm_handle::{DestroyError, Origin, Timings, VmHandle};

@@ -26,7 +26,6 @@ const LOG_BYTES: usize = 16 * 1024;
 pub(crate) struct Process {
     pid: u32,
     pidfd: OwnedFd,
-    log: Log,
     exit: watch::Receiver<Option<Exit>>,
 }
 
@@ -35,8 +34,10 @@ impl Process {
     /// What it prints, both streams, goes into a bounded ring; its standard input is empty.
     pub(crate) async fn start(mut command: Command, inherited: Vec<OwnedFd>) -> io::Result<Self> {
         let (started, start) = oneshot::channel();
-        std::thread::Builder::new().name("vmm-keeper".to_owned()).stack_size(128 * 1024).spawn(
-            move || {
+        std::thread::Builder::new()
+            .name("vmm-keeper".to_owned())
+            .stack_size(128 * 1024)
+            .spawn(move || {
                 sys::bind_to_parent(&mut command, &inherited);
                 let child = spawn(&mut command);
                 // The child has its copies now; ours would keep its peers from seeing its end.
@@ -50,7 +51,11 @@ impl Process {
                 };
                 let log = Log::default();
                 let (gone, exit) = watch::channel(None);
-                let process = Self { pid: child.id(), pidfd, log: log.clone(), exit };
+                let process = Self {
+                    pid: child.id(),
+                    pidfd,
+                    exit,
+                };
                 // Nobody waits any more: the process is dropped here, and so killed.
                 let _ = started.send(Ok(process));
                 log.collect(output);
@@ -58,10 +63,14 @@ impl Process {
                     Ok(status) => status.to_string(),
                     Err(error) => format!("unknown: {error}"),
                 };
-                gone.send_replace(Some(Exit { status, log: log.tail() }));
-            },
-        )?;
-        start.await.map_err(|_| io::Error::other("the thread that starts the process ended"))?
+                gone.send_replace(Some(Exit {
+                    status,
+                    log: log.tail(),
+                }));
+            })?;
+        start
+            .await
+            .map_err(|_| io::Error::other("the thread that starts the process ended"))?
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -81,7 +90,10 @@ impl Process {
             match exit.wait_for(Option::is_some).await.as_deref() {
                 Ok(Some(exit)) => exit.clone(),
                 // The keeper sends before it ends, so this is its panic.
-                _ => Exit { status: "unknown".to_owned(), log: String::new() },
+                _ => Exit {
+                    status: "unknown".to_owned(),
+                    log: String::new(),
+                },
             }
         }
     }
@@ -95,7 +107,10 @@ impl Drop for Process {
 
 fn spawn(command: &mut Command) -> io::Result<(std::process::Child, PipeReader, OwnedFd)> {
     let (output, writer) = io::pipe()?;
-    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+    command
+        .stdin(Stdio::null())
+        .stdout(writer.try_clone()?)
+        .stderr(writer);
     let mut child = command.spawn()?;
     // Our copies of the pipe's writing end must go, or its end is never seen.
     command.stdout(Stdio::null()).stderr(Stdio::null());
@@ -169,16 +184,22 @@ mod tests {
 
     #[tokio::test]
     async fn the_end_is_reported_with_the_last_lines() {
-        let process =
-            Process::start(shell("echo out; echo err >&2; exit 3"), Vec::new()).await.unwrap();
+        let process = Process::start(shell("echo out; echo err >&2; exit 3"), Vec::new())
+            .await
+            .unwrap();
         let exit = process.exited().await;
         assert_eq!(exit.status, "exit status: 3");
-        assert!(exit.log.contains("out") && exit.log.contains("err"), "{exit}");
+        assert!(
+            exit.log.contains("out") && exit.log.contains("err"),
+            "{exit}"
+        );
     }
 
     #[tokio::test]
     async fn a_dropped_process_is_killed_and_reaped() {
-        let process = Process::start(shell("exec sleep 1000"), Vec::new()).await.unwrap();
+        let process = Process::start(shell("exec sleep 1000"), Vec::new())
+            .await
+            .unwrap();
         let (pid, exited) = (process.pid(), process.exited());
         assert!(is_alive(pid));
         drop(process);
@@ -188,16 +209,24 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_program_is_an_error() {
-        let error = Process::start(Command::new("/no/such/vmm"), Vec::new()).await.unwrap_err();
+        let error = Process::start(Command::new("/no/such/vmm"), Vec::new())
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 
     #[tokio::test]
     async fn what_is_printed_is_bounded_and_without_escapes() {
         let script = "printf '\\033[2Jstart'; head -c 100000 /dev/zero | tr '\\0' x; printf end";
-        let exit = Process::start(shell(script), Vec::new()).await.unwrap().exited().await;
+        let exit = Process::start(shell(script), Vec::new())
+            .await
+            .unwrap()
+            .exited()
+            .await;
         assert!(exit.log.len() <= LOG_BYTES && exit.log.ends_with("end"));
-        let exit = Process::start(shell("printf '\\033[2Jx'"), Vec::new()).await.unwrap();
+        let exit = Process::start(shell("printf '\\033[2Jx'"), Vec::new())
+            .await
+            .unwrap();
         assert_eq!(exit.exited().await.log, "[2Jx");
     }
 

@@ -9,20 +9,20 @@
 //! pairs that it inherits, so there is nothing to wait for and nothing to clean up.
 
 mod command;
-pub(crate) mod probe;
 mod qmp;
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use serde_json::json;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use crate::template::Template;
 use crate::vm::process::{Process, socket_pair};
 use crate::vm::snapshot::{Machine, Snapshot, VmmIdentity, VmmKind};
 use crate::vm::tsc;
@@ -92,7 +92,9 @@ impl QemuBinary {
         let path = match configured {
             Some(path) => path.is_file().then(|| path.to_owned()),
             None => std::env::var_os("PATH").and_then(|path| {
-                std::env::split_paths(&path).map(|dir| dir.join(PROGRAM)).find(|file| file.is_file())
+                std::env::split_paths(&path)
+                    .map(|dir| dir.join(PROGRAM))
+                    .find(|file| file.is_file())
             }),
         };
         let path = path.ok_or_else(|| VmmError::NotInstalled {
@@ -107,12 +109,21 @@ impl QemuBinary {
         let process = Process::start(command, Vec::new())
             .await
             .map_err(VmmError::io(format!("start {}", path.display())))?;
-        let exit = timeout(ANSWER, process.exited()).await.map_err(|_| VmmError::TimedOut {
-            operation: "say its version",
-            after: ANSWER,
-        })?;
-        match exit.log.strip_prefix("QEMU emulator version ").and_then(|rest| rest.lines().next()) {
-            Some(version) => Ok(Self { path, version: version.trim().to_owned() }),
+        let exit = timeout(ANSWER, process.exited())
+            .await
+            .map_err(|_| VmmError::TimedOut {
+                operation: "say its version",
+                after: ANSWER,
+            })?;
+        match exit
+            .log
+            .strip_prefix("QEMU emulator version ")
+            .and_then(|rest| rest.lines().next())
+        {
+            Some(version) => Ok(Self {
+                path,
+                version: version.trim().to_owned(),
+            }),
             None => Err(VmmError::Unusable {
                 program: PROGRAM,
                 path,
@@ -131,7 +142,12 @@ impl Qemu {
             version: binary.version,
             accelerator: accelerator.name().to_owned(),
         };
-        Self { binary: binary.path, accelerator, identity, tsc_khz: tsc::khz() }
+        Self {
+            binary: binary.path,
+            accelerator,
+            identity,
+            tsc_khz: tsc::khz(),
+        }
     }
 
     async fn start(
@@ -151,7 +167,10 @@ impl Qemu {
             machine,
             memory,
             start,
-            &Sockets { monitor: &monitor_end, agent: &agent_end },
+            &Sockets {
+                monitor: &monitor_end,
+                agent: &agent_end,
+            },
         );
         let inherited = [monitor_end, agent_end].into_iter().chain(state).collect();
         let process = Process::start(command, inherited)
@@ -161,9 +180,8 @@ impl Qemu {
     }
 }
 
+#[async_trait]
 impl Vmm for Qemu {
-    type Vm = QemuVm;
-
     fn identity(&self) -> &VmmIdentity {
         &self.identity
     }
@@ -172,7 +190,7 @@ impl Vmm for Qemu {
         self.tsc_khz
     }
 
-    async fn boot(&self, spec: &BootSpec) -> Result<QemuVm, VmmError> {
+    async fn boot(&self, spec: &BootSpec) -> Result<Box<dyn MicroVm>, VmmError> {
         let memory = match &spec.ram {
             Ram::Private => Memory::Private,
             Ram::File(path) => Memory::Shared(path),
@@ -189,21 +207,24 @@ impl Vmm for Qemu {
             ram_is_shared: matches!(memory, Memory::Shared(_)),
         };
         vm.converse("start", async |qmp| qmp.settle().await).await?;
-        Ok(vm)
+        Ok(Box::new(vm))
     }
 
-    async fn restore(&self, snapshot: &Snapshot) -> Result<QemuVm, VmmError> {
-        let state = File::open(snapshot.vmstate())
-            .map_err(VmmError::io(format!("open {}", snapshot.vmstate().display())))?;
+    async fn restore(&self, snapshot: &Snapshot) -> Result<Box<dyn MicroVm>, VmmError> {
+        let state = File::open(snapshot.vmstate()).map_err(VmmError::io(format!(
+            "open {}",
+            snapshot.vmstate().display()
+        )))?;
         let state = OwnedFd::from(state);
         let uri = format!("fd:{}", state.as_raw_fd());
         let memory = Memory::CopyOnWrite(snapshot.memory());
-        let start = Start::Incoming(snapshot.template());
+        let start = Start::Incoming;
         let machine = snapshot.manifest().machine;
-        let (process, monitor, channel) =
-            self.start(machine, &memory, &start, Some(state)).await?;
+        let (process, monitor, channel) = self.start(machine, &memory, &start, Some(state)).await?;
         let mut vm = QemuVm {
-            qmp: Qmp::open(monitor).await.map_err(|error| protocol("restore", &error))?,
+            qmp: Qmp::open(monitor)
+                .await
+                .map_err(|error| protocol("restore", &error))?,
             process,
             channel: Some(channel),
             ram_is_shared: false,
@@ -216,17 +237,20 @@ impl Vmm for Qemu {
             migrated(qmp).await
         })
         .await?;
-        Ok(vm)
+        Ok(Box::new(vm))
     }
 }
 
+#[async_trait]
 impl MicroVm for QemuVm {
     async fn pause(&mut self) -> Result<(), VmmError> {
-        self.converse("pause", async |qmp| qmp.execute("stop", json!({})).await).await
+        self.converse("pause", async |qmp| qmp.execute("stop", json!({})).await)
+            .await
     }
 
     async fn resume(&mut self) -> Result<(), VmmError> {
-        self.converse("resume", async |qmp| qmp.execute("cont", json!({})).await).await
+        self.converse("resume", async |qmp| qmp.execute("cont", json!({})).await)
+            .await
     }
 
     async fn snapshot(&mut self, vmstate: &Path, memory: &Path) -> Result<(), VmmError> {
@@ -259,8 +283,8 @@ impl MicroVm for QemuVm {
         self.process.kill();
     }
 
-    fn exited(&self) -> impl Future<Output = Exit> + Send + 'static {
-        self.process.exited()
+    fn exited(&self) -> Pin<Box<dyn Future<Output = Exit> + Send>> {
+        Box::pin(self.process.exited())
     }
 }
 
@@ -278,10 +302,16 @@ impl QemuVm {
             Ok(Err(QmpError::Io(_))) => {
                 // A closed monitor is the first sign of an exit; the keeper has the reason.
                 self.process.kill();
-                Err(VmmError::Died { operation, exit: exited.await })
+                Err(VmmError::Died {
+                    operation,
+                    exit: exited.await,
+                })
             }
             Ok(Err(error)) => Err(protocol(operation, &error)),
-            Err(_) => Err(VmmError::TimedOut { operation, after: ANSWER }),
+            Err(_) => Err(VmmError::TimedOut {
+                operation,
+                after: ANSWER,
+            }),
         }
     }
 }
@@ -318,12 +348,22 @@ fn protocol(operation: &'static str, error: &QmpError) -> VmmError {
             operation: format!("{operation} ({command})"),
             message: message.clone(),
         },
-        QmpError::Io(error) => VmmError::Protocol { operation, detail: error.to_string() },
-        QmpError::Malformed(detail) => VmmError::Protocol { operation, detail: detail.clone() },
+        QmpError::Io(error) => VmmError::Protocol {
+            operation,
+            detail: error.to_string(),
+        },
+        QmpError::Malformed(detail) => VmmError::Protocol {
+            operation,
+            detail: detail.clone(),
+        },
     }
 }
 
 fn create_private(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
-    File::options().write(true).create_new(true).mode(0o600).open(path)
+    File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
 }

@@ -27,7 +27,9 @@ fn measure() -> Option<u32> {
     let (elapsed, last) = (start.elapsed(), time_stamp_counter());
     let ticks = u128::from(last.checked_sub(first)?);
     let khz = ticks * 1_000_000 / elapsed.as_nanos();
-    u32::try_from(khz).ok().filter(|khz| (100_000..=20_000_000).contains(khz))
+    u32::try_from(khz)
+        .ok()
+        .filter(|khz| (100_000..=20_000_000).contains(khz))
 }
 
 #[cfg(test)]

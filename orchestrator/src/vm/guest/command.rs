@@ -113,13 +113,19 @@ impl Command {
 
 impl<S: Into<String>, const N: usize> From<[S; N]> for Command {
     fn from(argv: [S; N]) -> Self {
-        argv.into_iter().map(Into::into).collect::<Vec<String>>().into()
+        argv.into_iter()
+            .map(Into::into)
+            .collect::<Vec<String>>()
+            .into()
     }
 }
 
 impl From<Vec<String>> for Command {
     fn from(argv: Vec<String>) -> Self {
-        Self { argv, ..Self::new(String::new()) }
+        Self {
+            argv,
+            ..Self::new(String::new())
+        }
     }
 }
 

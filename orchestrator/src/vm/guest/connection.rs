@@ -87,9 +87,14 @@ impl Connection {
             slots: Arc::new(Semaphore::new(MAX_REQUESTS)),
         });
         line.state().out.extend_from_slice(&MAGIC);
-        line.send(&ToGuest::Hello { version: VERSION, session })?;
-        let tasks =
-            [tokio::spawn(Arc::clone(&line).read()), tokio::spawn(Arc::clone(&line).flush())];
+        line.send(&ToGuest::Hello {
+            version: VERSION,
+            session,
+        })?;
+        let tasks = [
+            tokio::spawn(Arc::clone(&line).read()),
+            tokio::spawn(Arc::clone(&line).flush()),
+        ];
         Ok(Self { line, tasks })
     }
 
@@ -97,18 +102,29 @@ impl Connection {
     pub(super) async fn request(&self, request: Request) -> Result<Ticket, GuestError> {
         request.validate()?;
         let slots = Arc::clone(&self.line.slots);
-        let slot = slots.acquire_owned().await.map_err(|_| self.line.why_closed())?;
+        let slot = slots
+            .acquire_owned()
+            .await
+            .map_err(|_| self.line.why_closed())?;
         let inbox = Arc::new(Inbox::new());
         let credit = Arc::new(Semaphore::new(WINDOW as usize));
         let id = {
             let mut state = self.line.state();
             let id = state.free_id();
-            let open =
-                Open { inbox: Arc::clone(&inbox), credit: Arc::clone(&credit), _slot: slot };
+            let open = Open {
+                inbox: Arc::clone(&inbox),
+                credit: Arc::clone(&credit),
+                _slot: slot,
+            };
             state.open.insert(id, open);
             id
         };
-        let ticket = Ticket { id, inbox, credit, line: Arc::clone(&self.line) };
+        let ticket = Ticket {
+            id,
+            inbox,
+            credit,
+            line: Arc::clone(&self.line),
+        };
         if let Err(error) = self.line.send(&ToGuest::Request { id, request }) {
             self.line.state().open.remove(&id);
             return Err(error);
@@ -142,7 +158,11 @@ impl Line {
     }
 
     pub(super) fn why_closed(&self) -> GuestError {
-        let reason = self.state().closed.clone().unwrap_or_else(|| "it is over".to_owned());
+        let reason = self
+            .state()
+            .closed
+            .clone()
+            .unwrap_or_else(|| "it is over".to_owned());
         GuestError::Closed { reason }
     }
 
@@ -151,7 +171,9 @@ impl Line {
         message.validate()?;
         let mut state = self.state();
         if let Some(reason) = &state.closed {
-            return Err(GuestError::Closed { reason: reason.clone() });
+            return Err(GuestError::Closed {
+                reason: reason.clone(),
+            });
         }
         frame::encode(message, &mut state.out).map_err(GuestError::TooLarge)?;
         if let Err(error) = self.write_some(&mut state.out) {
@@ -195,7 +217,9 @@ impl Line {
         self.slots.close();
         for request in open.into_values() {
             request.credit.close();
-            request.inbox.end(Err(GuestError::Closed { reason: reason.to_owned() }));
+            request.inbox.end(Err(GuestError::Closed {
+                reason: reason.to_owned(),
+            }));
         }
         // Whatever still waits for the socket, here or in the VMM, sees its end.
         let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Both);
@@ -244,7 +268,9 @@ impl Line {
 
     fn dispatch_all(&self, decoder: &mut Decoder) -> Result<(), String> {
         loop {
-            match decoder.next().map_err(|error| format!("the guest broke the protocol: {error}"))?
+            match decoder
+                .next()
+                .map_err(|error| format!("the guest broke the protocol: {error}"))?
             {
                 None => return Ok(()),
                 Some(Event::Opened) if self.greeted.load(Ordering::Relaxed) => {
@@ -269,7 +295,9 @@ impl Line {
     fn dispatch(&self, message: ToHost) -> Result<(), String> {
         if !self.greeted.load(Ordering::Relaxed) {
             return match message {
-                ToHost::Hello { version, session, .. } if session == self.session => {
+                ToHost::Hello {
+                    version, session, ..
+                } if session == self.session => {
                     if version != VERSION {
                         return Err(format!(
                             "its agent speaks version {version} of the protocol, this program \
@@ -285,9 +313,7 @@ impl Line {
         }
         match message {
             ToHost::Hello { .. } => Err("the guest broke the protocol: a second hello".to_owned()),
-            ToHost::Fault { reason } => {
-                Err(format!("the agent ended it: {}", printable(&reason)))
-            }
+            ToHost::Fault { reason } => Err(format!("the agent ended it: {}", printable(&reason))),
             ToHost::Data { id, stream, bytes } => {
                 let inbox = self.find(id, |open| Arc::clone(&open.inbox))?;
                 if inbox.push(stream, &bytes) {
@@ -314,7 +340,11 @@ impl Line {
     }
 
     fn find<T>(&self, id: RequestId, take: impl FnOnce(&Open) -> T) -> Result<T, String> {
-        self.state().open.get(&id).map(take).ok_or_else(|| unknown(id))
+        self.state()
+            .open
+            .get(&id)
+            .map(take)
+            .ok_or_else(|| unknown(id))
     }
 }
 

@@ -56,11 +56,16 @@ pub enum GuestError {
 
 impl From<Failure> for GuestError {
     fn from(failure: Failure) -> Self {
-        Self::Failed { kind: failure.kind, message: printable(&failure.message) }
+        Self::Failed {
+            kind: failure.kind,
+            message: printable(&failure.message),
+        }
     }
 }
 
 /// A guest's text without what could drive the terminal that shows it.
 pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }

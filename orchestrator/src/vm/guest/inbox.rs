@@ -61,7 +61,9 @@ impl Inbox {
     #[must_use]
     pub(super) fn push(&self, stream: Stream, bytes: &[u8]) -> bool {
         let mut state = self.state();
-        let left = u32::try_from(bytes.len()).ok().and_then(|n| state.window.checked_sub(n));
+        let left = u32::try_from(bytes.len())
+            .ok()
+            .and_then(|n| state.window.checked_sub(n));
         let Some(left) = left else { return false };
         state.window = left;
         if stream == Stream::Stderr {

@@ -28,14 +28,20 @@ pub(super) struct Pending {
 
 impl Pending {
     pub(super) fn new(ticket: Ticket) -> Self {
-        Self { ticket, over: false }
+        Self {
+            ticket,
+            over: false,
+        }
     }
 
     pub(super) async fn next(&mut self) -> Result<Arrival, GuestError> {
         let (arrival, credit) = self.ticket.inbox.next().await;
         if let Some(bytes) = credit {
             // A line that closed meanwhile says so at the next call.
-            let _ = self.ticket.line.send(&ToGuest::Credit { id: self.ticket.id, bytes });
+            let _ = self.ticket.line.send(&ToGuest::Credit {
+                id: self.ticket.id,
+                bytes,
+            });
         }
         if !matches!(arrival, Ok(Arrival::Data(..))) {
             self.over = true;
@@ -68,7 +74,10 @@ impl Drop for Pending {
     fn drop(&mut self) {
         if !self.over {
             // On a closed line there is nothing left to cancel.
-            let _ = self.ticket.line.send(&ToGuest::Cancel { id: self.ticket.id });
+            let _ = self
+                .ticket
+                .line
+                .send(&ToGuest::Cancel { id: self.ticket.id });
         }
     }
 }
@@ -100,7 +109,11 @@ impl Running {
             let after = limit.checked_add(GRACE)?;
             Some((Instant::now().checked_add(after)?, after))
         });
-        Self { pending, stdin, deadline }
+        Self {
+            pending,
+            stdin,
+            deadline,
+        }
     }
 
     /// What it does next. After [`ExecEvent::Ended`] it says the same again. Cancel-safe.
@@ -108,12 +121,16 @@ impl Running {
     /// # Errors
     /// [`GuestError`]: the command could not be started, or the connection ended.
     pub async fn next(&mut self) -> Result<ExecEvent, GuestError> {
-        let arrival = match self.deadline {
-            None => self.pending.next().await?,
-            Some((deadline, after)) => timeout_at(deadline, self.pending.next()).await.map_err(
-                |_| GuestError::NoAnswer { operation: "end a command at its time limit", after },
-            )??,
-        };
+        let arrival =
+            match self.deadline {
+                None => self.pending.next().await?,
+                Some((deadline, after)) => timeout_at(deadline, self.pending.next())
+                    .await
+                    .map_err(|_| GuestError::NoAnswer {
+                        operation: "end a command at its time limit",
+                        after,
+                    })??,
+            };
         Ok(match arrival {
             Arrival::Data(Stream::Stderr, bytes) => ExecEvent::Stderr(bytes),
             Arrival::Data(_, bytes) => ExecEvent::Stdout(bytes),
@@ -142,7 +159,10 @@ impl Running {
     /// # Errors
     /// [`GuestError::Closed`].
     pub fn signal(&self, signal: i32) -> Result<(), GuestError> {
-        self.pending.ticket.line.send(&ToGuest::Signal { id: self.pending.ticket.id, signal })
+        self.pending.ticket.line.send(&ToGuest::Signal {
+            id: self.pending.ticket.id,
+            signal,
+        })
     }
 
     /// Waits for the end and collects what was printed, up to [`MAX_COLLECTED`] bytes.
@@ -157,10 +177,18 @@ impl Running {
             match self.next().await? {
                 ExecEvent::Stdout(bytes) => stdout.extend_from_slice(&bytes),
                 ExecEvent::Stderr(bytes) => stderr.extend_from_slice(&bytes),
-                ExecEvent::Ended(status) => return Ok(Output { status, stdout, stderr }),
+                ExecEvent::Ended(status) => {
+                    return Ok(Output {
+                        status,
+                        stdout,
+                        stderr,
+                    });
+                }
             }
             if (stdout.len() + stderr.len()) as u64 > MAX_COLLECTED {
-                return Err(GuestError::TooMuchOutput { limit: MAX_COLLECTED });
+                return Err(GuestError::TooMuchOutput {
+                    limit: MAX_COLLECTED,
+                });
             }
         }
     }
@@ -185,9 +213,14 @@ impl StdinWriter {
     pub async fn write_all(&mut self, bytes: &[u8]) -> Result<(), GuestError> {
         for chunk in bytes.chunks(MAX_CHUNK) {
             let want = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
-            let Ok(credit) = self.credit.acquire_many(want).await else { return Ok(()) };
+            let Ok(credit) = self.credit.acquire_many(want).await else {
+                return Ok(());
+            };
             credit.forget();
-            self.line.send(&ToGuest::Data { id: self.id, bytes: chunk.to_vec() })?;
+            self.line.send(&ToGuest::Data {
+                id: self.id,
+                bytes: chunk.to_vec(),
+            })?;
         }
         Ok(())
     }

@@ -3,9 +3,7 @@
 use ironclaw_protocol::VERSION;
 use ironclaw_protocol::frame::{Decoder, Event, MAGIC, decode, encode};
 use ironclaw_protocol::limits::{MAX_CHUNK, WINDOW};
-use ironclaw_protocol::message::{
-    Failure, FailureKind, RequestId, Stream, ToGuest, ToHost,
-};
+use ironclaw_protocol::message::{Failure, FailureKind, RequestId, Stream, ToGuest, ToHost};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
@@ -43,9 +41,16 @@ impl Peer {
     }
 
     async fn greet(&mut self, version: u16) {
-        let Some(ToGuest::Hello { session, .. }) = self.next().await else { panic!("no hello") };
+        let Some(ToGuest::Hello { session, .. }) = self.next().await else {
+            panic!("no hello")
+        };
         self.stream.write_all(&MAGIC).await.unwrap();
-        self.say(&ToHost::Hello { version, session, agent: "test".to_owned() }).await;
+        self.say(&ToHost::Hello {
+            version,
+            session,
+            agent: "test".to_owned(),
+        })
+        .await;
     }
 
     async fn request(&mut self) -> (RequestId, Request) {
@@ -58,7 +63,13 @@ impl Peer {
 
 fn pair() -> (Guest, Peer) {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    (Guest::open(ours).unwrap(), Peer { stream: theirs, decoder: Decoder::new() })
+    (
+        Guest::open(ours).unwrap(),
+        Peer {
+            stream: theirs,
+            decoder: Decoder::new(),
+        },
+    )
 }
 
 #[tokio::test]
@@ -67,11 +78,19 @@ async fn requests_wait_for_the_guest_and_skip_what_an_older_session_left() {
     let answer = async {
         peer.stream.write_all(b"rest of a frame").await.unwrap();
         peer.stream.write_all(&MAGIC).await.unwrap();
-        let stale = ToHost::Hello { version: VERSION, session: 1, agent: String::new() };
+        let stale = ToHost::Hello {
+            version: VERSION,
+            session: 1,
+            agent: String::new(),
+        };
         peer.say(&stale).await;
         peer.greet(VERSION).await;
         let (id, _) = peer.request().await;
-        peer.say(&ToHost::Done { id, outcome: Outcome::Pong }).await;
+        peer.say(&ToHost::Done {
+            id,
+            outcome: Outcome::Pong,
+        })
+        .await;
     };
     let (pong, ()) = tokio::join!(guest.ping(PATIENCE), answer);
     pong.unwrap();
@@ -103,15 +122,32 @@ async fn output_comes_with_credit_and_the_exit_code() {
                 continue;
             }
             let bytes = vec![7; size];
-            peer.say(&ToHost::Data { id, stream: Stream::Stdout, bytes }).await;
+            peer.say(&ToHost::Data {
+                id,
+                stream: Stream::Stdout,
+                bytes,
+            })
+            .await;
             (credit, left) = (credit - size, left - size);
         }
-        peer.say(&ToHost::Data { id, stream: Stream::Stderr, bytes: b"e".to_vec() }).await;
-        peer.say(&ToHost::Done { id, outcome: Outcome::Exited(3) }).await;
+        peer.say(&ToHost::Data {
+            id,
+            stream: Stream::Stderr,
+            bytes: b"e".to_vec(),
+        })
+        .await;
+        peer.say(&ToHost::Done {
+            id,
+            outcome: Outcome::Exited(3),
+        })
+        .await;
     };
     let (output, ()) = tokio::join!(guest.exec(["cmd"]), serve);
     let output = output.unwrap();
-    assert_eq!((output.status, output.stdout.len()), (ExitStatus::Code(3), total));
+    assert_eq!(
+        (output.status, output.stdout.len()),
+        (ExitStatus::Code(3), total)
+    );
     assert_eq!(output.stderr, b"e");
 }
 
@@ -126,16 +162,29 @@ async fn a_hostile_guest_loses_its_connection_and_every_request_is_told() {
     let attacks: [(&str, Attack); 6] = [
         ("limit", |_| u32::MAX.to_le_bytes().to_vec()),
         ("message", |_| [4, 0, 0, 0, 250, 250, 250, 250].to_vec()),
-        ("not open", |_| framed(&ToHost::Done { id: RequestId(77), outcome: Outcome::Pong })),
+        ("not open", |_| {
+            framed(&ToHost::Done {
+                id: RequestId(77),
+                outcome: Outcome::Pong,
+            })
+        }),
         ("more than it may", |id| {
             let bytes = vec![0; MAX_CHUNK];
-            let chunk = framed(&ToHost::Data { id, stream: Stream::Stdout, bytes });
+            let chunk = framed(&ToHost::Data {
+                id,
+                stream: Stream::Stdout,
+                bytes,
+            });
             // Nobody takes anything from the ping's inbox before its end.
             chunk.repeat(WINDOW as usize / MAX_CHUNK * 40)
         }),
         ("credit", |id| framed(&ToHost::Credit { id, bytes: WINDOW })),
         ("hello", |_| {
-            framed(&ToHost::Hello { version: VERSION, session: 0, agent: String::new() })
+            framed(&ToHost::Hello {
+                version: VERSION,
+                session: 0,
+                agent: String::new(),
+            })
         }),
     ];
     for (word, attack) in attacks {
@@ -160,7 +209,10 @@ async fn a_hostile_guest_loses_its_connection_and_every_request_is_told() {
             continue;
         }
         let error = running.next().await.unwrap_err();
-        assert!(matches!(error, GuestError::Closed { .. }), "{word}: {error:?}");
+        assert!(
+            matches!(error, GuestError::Closed { .. }),
+            "{word}: {error:?}"
+        );
         assert!(error.to_string().contains(word), "{word}: {error}");
         assert!(guest.ping(PATIENCE).await.is_err());
     }
@@ -175,11 +227,22 @@ async fn a_dropped_command_is_cancelled_and_the_connection_goes_on() {
     });
     drop(running);
     assert_eq!(peer.next().await, Some(ToGuest::Cancel { id }));
-    let failure = Failure { kind: FailureKind::Cancelled, message: String::new() };
-    peer.say(&ToHost::Done { id, outcome: Outcome::Failed(failure) }).await;
+    let failure = Failure {
+        kind: FailureKind::Cancelled,
+        message: String::new(),
+    };
+    peer.say(&ToHost::Done {
+        id,
+        outcome: Outcome::Failed(failure),
+    })
+    .await;
     let (pong, ()) = tokio::join!(guest.ping(PATIENCE), async {
         let (id, _) = peer.request().await;
-        peer.say(&ToHost::Done { id, outcome: Outcome::Pong }).await;
+        peer.say(&ToHost::Done {
+            id,
+            outcome: Outcome::Pong,
+        })
+        .await;
     });
     pong.unwrap();
 }
@@ -195,7 +258,11 @@ async fn a_file_that_can_not_be_written_says_why_although_content_is_left() {
             kind: FailureKind::NoSuchDirectory,
             message: "no directory\x1b[2J /x".to_owned(),
         };
-        peer.say(&ToHost::Done { id, outcome: Outcome::Failed(failure) }).await;
+        peer.say(&ToHost::Done {
+            id,
+            outcome: Outcome::Failed(failure),
+        })
+        .await;
         while let Some(message) = peer.next().await {
             if matches!(message, ToGuest::Request { .. }) {
                 break;
@@ -209,7 +276,10 @@ async fn a_file_that_can_not_be_written_says_why_although_content_is_left() {
     };
     let (result, ()) = tokio::join!(put, serve);
     match result {
-        Err(GuestError::Failed { kind: FailureKind::NoSuchDirectory, message }) => {
+        Err(GuestError::Failed {
+            kind: FailureKind::NoSuchDirectory,
+            message,
+        }) => {
             assert!(!message.contains('\x1b'), "{message:?}");
         }
         other => panic!("{other:?}"),

@@ -20,7 +20,10 @@ const MAX_LINE: usize = 256 * 1024;
 #[derive(Debug)]
 pub(super) enum QmpError {
     /// QEMU answered with an error; the conversation goes on.
-    Refused { command: &'static str, message: String },
+    Refused {
+        command: &'static str,
+        message: String,
+    },
     /// The socket failed or ended.
     Io(io::Error),
     /// Not QMP.
@@ -128,23 +131,25 @@ impl Qmp {
     }
 
     /// Gives QEMU a copy of `fd`, to be named as `name` in later commands.
-    pub(super) async fn pass_fd(
-        &mut self,
-        name: &str,
-        fd: BorrowedFd<'_>,
-    ) -> Result<(), QmpError> {
+    pub(super) async fn pass_fd(&mut self, name: &str, fd: BorrowedFd<'_>) -> Result<(), QmpError> {
         let line = command_line("getfd", &json!({ "fdname": name }));
         self.pending.push_back("getfd");
         let sent = self
             .stream
             .async_io(Interest::WRITABLE, || {
                 let fds = [fd];
-                let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+                let mut space =
+                    [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
                 let mut control = SendAncillaryBuffer::new(&mut space);
                 control.push(SendAncillaryMessage::ScmRights(&fds));
                 let message = [IoSlice::new(line.as_bytes())];
                 let socket = self.stream.as_fd();
-                Ok(rustix::net::sendmsg(socket, &message, &mut control, SendFlags::NOSIGNAL)?)
+                Ok(rustix::net::sendmsg(
+                    socket,
+                    &message,
+                    &mut control,
+                    SendFlags::NOSIGNAL,
+                )?)
             })
             .await?;
         // The descriptor went with the first byte; the rest of the line is ordinary.
@@ -179,9 +184,10 @@ impl Qmp {
                 Line::Return { .. } | Line::Error { .. } => {
                     let command = self.pending.pop_front().unwrap_or("nothing");
                     return match line {
-                        Line::Error { error } => {
-                            Err(QmpError::Refused { command, message: error.desc })
-                        }
+                        Line::Error { error } => Err(QmpError::Refused {
+                            command,
+                            message: error.desc,
+                        }),
                         _ => Ok(()),
                     };
                 }
@@ -206,7 +212,9 @@ impl Qmp {
                 return line;
             }
             if self.received.len() > MAX_LINE {
-                return Err(QmpError::Malformed(format!("a line of over {MAX_LINE} bytes")));
+                return Err(QmpError::Malformed(format!(
+                    "a line of over {MAX_LINE} bytes"
+                )));
             }
             self.stream.readable().await?;
             match self.stream.try_read_buf(&mut self.received) {
@@ -263,8 +271,10 @@ mod tests {
         let mut heard = [0; 512];
         let length = qemu.read(&mut heard).await.unwrap();
         let heard = std::str::from_utf8(&heard[..length]).unwrap();
-        let commands: Vec<Value> =
-            heard.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let commands: Vec<Value> = heard
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
         assert_eq!(commands[0]["execute"], "qmp_capabilities");
         assert_eq!(commands[1]["execute"], "stop");
     }
@@ -277,7 +287,10 @@ mod tests {
         );
         let (mut qmp, _qemu) = conversation(&answers).await;
         match qmp.execute("cont", json!({})).await {
-            Err(QmpError::Refused { command: "cont", message }) => assert_eq!(message, "no"),
+            Err(QmpError::Refused {
+                command: "cont",
+                message,
+            }) => assert_eq!(message, "no"),
             other => panic!("{other:?}"),
         }
         qmp.execute("stop", json!({})).await.unwrap();
@@ -310,7 +323,9 @@ mod tests {
         );
         let (mut qmp, _qemu) = conversation(&answers).await;
         qmp.execute("migrate", json!({})).await.unwrap();
-        let status = qmp.event(|event| event.data["status"].as_str().map(str::to_owned)).await;
+        let status = qmp
+            .event(|event| event.data["status"].as_str().map(str::to_owned))
+            .await;
         assert_eq!(status.unwrap(), "completed");
     }
 }

@@ -1,7 +1,8 @@
 //! Whether a snapshot fits the VMM, machine and host that would restore it.
 
 use super::host::Host;
-use super::manifest::{Machine, Manifest, TemplateHash, VmmIdentity, VmmKind};
+use super::manifest::{Machine, Manifest, VmmIdentity, VmmKind};
+use crate::template::TemplateHash;
 
 /// What a snapshot must have been made with to be restored here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -172,15 +173,36 @@ mod tests {
     fn each_field_is_compared_and_named_with_both_values() {
         type Change = fn(&mut Requirements);
         let cases: [(Change, &[&str]); 9] = [
-            (|r| r.template = "ee".repeat(32).parse().unwrap(), &["template", "eeee", "abab"]),
-            (|r| r.vmm.kind = VmmKind::Firecracker, &["QEMU", "Firecracker"]),
+            (
+                |r| r.template = "ee".repeat(32).parse().unwrap(),
+                &["template", "eeee", "abab"],
+            ),
+            (
+                |r| r.vmm.kind = VmmKind::Firecracker,
+                &["QEMU", "Firecracker"],
+            ),
             (|r| r.vmm.version = "8.0".into(), &["QEMU", "7.2.19", "8.0"]),
-            (|r| r.vmm.accelerator = "kvm".into(), &["accelerator", "tcg", "kvm"]),
-            (|r| r.machine.memory_mib = 256, &["memory", "1 MiB", "256 MiB"]),
+            (
+                |r| r.vmm.accelerator = "kvm".into(),
+                &["accelerator", "tcg", "kvm"],
+            ),
+            (
+                |r| r.machine.memory_mib = 256,
+                &["memory", "1 MiB", "256 MiB"],
+            ),
             (|r| r.machine.vcpus = 4, &["vCPUs", "has 2", "are 4"]),
-            (|r| r.host.cpu_model = "Other".into(), &["CPU", "Some CPU", "Other"]),
-            (|r| r.host.kernel_release = "6.2".into(), &["kernel", "6.1.0-test", "6.2"]),
-            (|r| r.host.tsc_khz = None, &["TSC", "2000000 kHz", "unknown"]),
+            (
+                |r| r.host.cpu_model = "Other".into(),
+                &["CPU", "Some CPU", "Other"],
+            ),
+            (
+                |r| r.host.kernel_release = "6.2".into(),
+                &["kernel", "6.1.0-test", "6.2"],
+            ),
+            (
+                |r| r.host.tsc_khz = None,
+                &["TSC", "2000000 kHz", "unknown"],
+            ),
         ];
         for (change, words) in cases {
             let mut required = requirements();

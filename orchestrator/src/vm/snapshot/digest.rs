@@ -89,9 +89,18 @@ mod tests {
 
     #[test]
     fn other_spellings_are_refused() {
-        for text in ["", &EMPTY[1..], &EMPTY.to_uppercase(), &format!("{EMPTY}0"), &"é".repeat(32)]
-        {
-            assert_eq!(text.parse::<Sha256Digest>(), Err(ParseDigestError), "{text:?}");
+        for text in [
+            "",
+            &EMPTY[1..],
+            &EMPTY.to_uppercase(),
+            &format!("{EMPTY}0"),
+            &"é".repeat(32),
+        ] {
+            assert_eq!(
+                text.parse::<Sha256Digest>(),
+                Err(ParseDigestError),
+                "{text:?}"
+            );
         }
     }
 }

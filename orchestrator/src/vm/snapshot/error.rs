@@ -110,7 +110,9 @@ pub enum SnapshotError {
         defect: Defect,
     },
     /// The snapshot is sound but was made for something else.
-    #[error("snapshot {id} does not fit: {mismatch}; make a new one with `ironclaw snapshot create`")]
+    #[error(
+        "snapshot {id} does not fit: {mismatch}; make a new one with `ironclaw snapshot create`"
+    )]
     Incompatible {
         /// The snapshot.
         id: SnapshotId,
@@ -203,7 +205,11 @@ impl SnapshotError {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 Self::NoSpace { operation, path }
             }
-            _ => Self::Io { operation, path, source },
+            _ => Self::Io {
+                operation,
+                path,
+                source,
+            },
         }
     }
 }

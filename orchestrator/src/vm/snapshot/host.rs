@@ -34,11 +34,21 @@ impl Host {
     ///
     /// `/proc` is not mounted, or names no CPU model.
     pub fn current(tsc_khz: Option<u32>) -> Result<Self, SnapshotError> {
-        let unknown = |what| SnapshotError::HostUnknown { path: CPUINFO.into(), what };
+        let unknown = |what| SnapshotError::HostUnknown {
+            path: CPUINFO.into(),
+            what,
+        };
         let cpuinfo = read_start(Path::new(CPUINFO), CPUINFO_LIMIT)?;
         let cpu_model = cpu_model(&cpuinfo).ok_or_else(|| unknown("CPU model"))?;
-        let kernel_release = rustix::system::uname().release().to_string_lossy().into_owned();
-        Ok(Self { cpu_model: cpu_model.to_owned(), kernel_release, tsc_khz })
+        let kernel_release = rustix::system::uname()
+            .release()
+            .to_string_lossy()
+            .into_owned();
+        Ok(Self {
+            cpu_model: cpu_model.to_owned(),
+            kernel_release,
+            tsc_khz,
+        })
     }
 }
 
@@ -55,14 +65,20 @@ fn cpu_model(cpuinfo: &str) -> Option<&str> {
 pub(super) fn boot_id() -> Result<Uuid, SnapshotError> {
     let path = Path::new(BOOT_ID);
     let text = read_start(path, BOOT_ID_LIMIT)?;
-    Uuid::try_parse(text.trim())
-        .map_err(|_| SnapshotError::HostUnknown { path: path.to_owned(), what: "boot id" })
+    Uuid::try_parse(text.trim()).map_err(|_| SnapshotError::HostUnknown {
+        path: path.to_owned(),
+        what: "boot id",
+    })
 }
 
 fn read_start(path: &Path, limit: u64) -> Result<String, SnapshotError> {
     let failed = |error| SnapshotError::io("read", path, error);
     let mut bytes = Vec::new();
-    File::open(path).map_err(failed)?.take(limit).read_to_end(&mut bytes).map_err(failed)?;
+    File::open(path)
+        .map_err(failed)?
+        .take(limit)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -72,7 +88,8 @@ mod tests {
 
     #[test]
     fn the_model_is_that_of_the_first_processor() {
-        let text = "processor\t: 0\nmodel\t\t: 1\nmodel name\t: Some CPU @ 2: fast\n\nmodel name : X";
+        let text =
+            "processor\t: 0\nmodel\t\t: 1\nmodel name\t: Some CPU @ 2: fast\n\nmodel name : X";
         assert_eq!(cpu_model(text), Some("Some CPU @ 2: fast"));
         assert_eq!(cpu_model("model name\t:  \n"), None);
         assert_eq!(cpu_model("processor\t: 0\n"), None);

@@ -89,7 +89,11 @@ mod tests {
         let bare = id.replace('-', "");
         let upper = "0192F0C1-7A2B-7C3D-8E4F-5A6B7C8D9E0F";
         for text in ["", ".", "..", "../x", upper, &braced, &bare, &random] {
-            assert_eq!(text.parse::<SnapshotId>(), Err(ParseSnapshotIdError), "{text:?}");
+            assert_eq!(
+                text.parse::<SnapshotId>(),
+                Err(ParseSnapshotIdError),
+                "{text:?}"
+            );
         }
     }
 }

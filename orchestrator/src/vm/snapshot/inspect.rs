@@ -123,7 +123,11 @@ pub(super) fn read(
         }
         let found = u64::try_from(stat.st_size).unwrap_or(0);
         if found != expected {
-            return Ok(Err(Defect::WrongSize { file, expected, found }));
+            return Ok(Err(Defect::WrongSize {
+                file,
+                expected,
+                found,
+            }));
         }
     }
     Ok(Ok(manifest))
@@ -140,7 +144,9 @@ fn read_manifest(directory: &File, path: &Path) -> Result<Result<Vec<u8>, Defect
         Err(error) => return Err(failed("open", error)),
     };
     let mut json = Vec::new();
-    file.take(MAX_BYTES + 1).read_to_end(&mut json).map_err(|error| failed("read", error))?;
+    file.take(MAX_BYTES + 1)
+        .read_to_end(&mut json)
+        .map_err(|error| failed("read", error))?;
     if json.len() as u64 > MAX_BYTES {
         return Ok(Err(Defect::ManifestTooLarge { limit: MAX_BYTES }));
     }

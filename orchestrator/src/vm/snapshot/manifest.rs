@@ -1,11 +1,12 @@
 //! `manifest.json`: what a snapshot is, and what its files must be.
 
 use std::fmt;
-use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+use crate::template::TemplateHash;
 
 use super::digest::Sha256Digest;
 use super::host::Host;
@@ -64,17 +65,6 @@ pub struct Description {
     /// Where the guest ran.
     pub host: Host,
 }
-
-/// Name of everything that determines a booted guest: kernel, initramfs, root file system,
-/// command line and machine. Lower-case hexadecimal digits, 16 to 128 of them.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct TemplateHash(String);
-
-/// The text is not the hash of a template.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a template hash is 16 to 128 lower-case hexadecimal digits")]
-pub struct ParseTemplateHashError;
 
 /// A hypervisor, as precisely as its state files depend on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,8 +139,20 @@ impl Machine {
 
 impl Timestamp {
     pub(super) fn now() -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { unix_seconds: since.as_secs(), nanoseconds: since.subsec_nanos() }
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Self {
+            unix_seconds: since.as_secs(),
+            nanoseconds: since.subsec_nanos(),
+        }
+    }
+
+    /// Time since then; none if it lies in the future.
+    #[must_use]
+    pub fn age(self) -> Duration {
+        let then = self.to_system_time().unwrap_or(UNIX_EPOCH);
+        SystemTime::now().duration_since(then).unwrap_or_default()
     }
 
     /// The same for `std`; `None` beyond what the host's clock can show.
@@ -170,42 +172,15 @@ impl fmt::Display for VmmKind {
     }
 }
 
-impl fmt::Display for TemplateHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl FromStr for TemplateHash {
-    type Err = ParseTemplateHashError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let hexadecimal = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-        if (16..=128).contains(&text.len()) && text.bytes().all(hexadecimal) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(ParseTemplateHashError)
-        }
-    }
-}
-
-impl TryFrom<String> for TemplateHash {
-    type Error = ParseTemplateHashError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<TemplateHash> for String {
-    fn from(hash: TemplateHash) -> Self {
-        hash.0
-    }
-}
-
 impl Description {
     pub(super) fn into_manifest(self, id: SnapshotId, boot_id: Uuid, files: Files) -> Manifest {
-        let Self { generation, template, vmm, machine, host } = self;
+        let Self {
+            generation,
+            template,
+            vmm,
+            machine,
+            host,
+        } = self;
         let created = Timestamp::now();
         Manifest {
             format: FORMAT,
@@ -260,7 +235,9 @@ impl Manifest {
             return Err("files.memory.bytes is not machine.memory_mib".to_owned());
         }
         if !(1..=MAX_VMSTATE_BYTES).contains(&self.files.vmstate.bytes) {
-            return Err(format!("files.vmstate.bytes is not 1 to {MAX_VMSTATE_BYTES}"));
+            return Err(format!(
+                "files.vmstate.bytes is not 1 to {MAX_VMSTATE_BYTES}"
+            ));
         }
         Ok(())
     }
@@ -284,7 +261,9 @@ fn check(vmm: &VmmIdentity, machine: Machine, host: &Host) -> Result<(), String>
     for (field, text) in texts {
         // Control characters would reach the terminal of whoever lists the snapshots.
         if text.is_empty() || text.len() > MAX_TEXT || text.chars().any(char::is_control) {
-            return Err(format!("{field} is not 1 to {MAX_TEXT} bytes of printable text"));
+            return Err(format!(
+                "{field} is not 1 to {MAX_TEXT} bytes of printable text"
+            ));
         }
     }
     if machine.memory_mib == 0 || machine.vcpus == 0 {
@@ -348,14 +327,20 @@ pub(super) mod tests {
                 version: "7.2.19".to_owned(),
                 accelerator: "tcg".to_owned(),
             },
-            machine: Machine { memory_mib: 1, vcpus: 2 },
+            machine: Machine {
+                memory_mib: 1,
+                vcpus: 2,
+            },
             host: Host {
                 cpu_model: "Some CPU".to_owned(),
                 kernel_release: "6.1.0-test".to_owned(),
                 tsc_khz: Some(2_000_000),
             },
             boot_id: "6f0b1c7e-2f43-4f5a-9d3c-0a1b2c3d4e5f".parse().unwrap(),
-            created: Timestamp { unix_seconds: 1_764_000_000, nanoseconds: 5 },
+            created: Timestamp {
+                unix_seconds: 1_764_000_000,
+                nanoseconds: 5,
+            },
             files: Files {
                 memory: FileFacts {
                     bytes: 1 << 20,
@@ -374,20 +359,37 @@ pub(super) mod tests {
     }
 
     pub(in crate::vm::snapshot) fn requirements() -> Requirements {
-        let Manifest { template, vmm, machine, host, .. } = manifest();
-        Requirements { template, vmm, machine, host }
+        let Manifest {
+            template,
+            vmm,
+            machine,
+            host,
+            ..
+        } = manifest();
+        Requirements {
+            template,
+            vmm,
+            machine,
+            host,
+        }
     }
 
     #[test]
     fn the_format_on_disk_is_the_golden_one() {
-        assert_eq!(String::from_utf8(manifest().to_json().unwrap()).unwrap(), GOLDEN);
+        assert_eq!(
+            String::from_utf8(manifest().to_json().unwrap()).unwrap(),
+            GOLDEN
+        );
         assert_eq!(Manifest::parse(GOLDEN.as_bytes()), Ok(manifest()));
     }
 
     #[test]
     fn another_format_is_told_apart_from_garbage() {
         let newer = GOLDEN.replacen("\"format\": 1", "\"format\": 2, \"new\": [1]", 1);
-        assert_eq!(Manifest::parse(newer.as_bytes()), Err(ManifestError::OtherFormat(2)));
+        assert_eq!(
+            Manifest::parse(newer.as_bytes()),
+            Err(ManifestError::OtherFormat(2))
+        );
     }
 
     #[test]
@@ -396,14 +398,22 @@ pub(super) mod tests {
             ("\"vcpus\": 2", "\"vcpus\": 2, \"color\": 1", "color"),
             ("\"vcpus\": 2", "\"vcpus\": 0", "vCPU"),
             ("\"vcpus\": 2", "\"vcpus\": 256", "256"),
-            ("\"memory_mib\": 1", "\"memory_mib\": 2", "files.memory.bytes"),
+            (
+                "\"memory_mib\": 1",
+                "\"memory_mib\": 2",
+                "files.memory.bytes",
+            ),
             ("\"bytes\": 7", "\"bytes\": 0", "files.vmstate.bytes"),
             ("\"bytes\": 7", "\"bytes\": 67108865", "files.vmstate.bytes"),
-            ("\"nanoseconds\": 5", "\"nanoseconds\": 1000000000", "created.nanoseconds"),
+            (
+                "\"nanoseconds\": 5",
+                "\"nanoseconds\": 1000000000",
+                "created.nanoseconds",
+            ),
             ("\"tcg\"", "\"\\u001b[2J\"", "vmm.accelerator"),
             ("\"tcg\"", "\"\"", "vmm.accelerator"),
             ("\"generation\": 3", "\"generation\": -3", "-3"),
-            ("abababab", "ABABABAB", "template hash"),
+            ("abababab", "ABABABAB", "hexadecimal"),
             ("0192f0c1", "0192F0C1", "snapshot id"),
             ("30e14955", "30E14955", "SHA-256"),
         ];

@@ -78,7 +78,10 @@ pub(super) fn run(
             Err(panic) => std::panic::resume_unwind(panic),
         };
         fed?;
-        Ok(Pass { sha256, punched: puncher.finish()? })
+        Ok(Pass {
+            sha256,
+            punched: puncher.finish()?,
+        })
     })
 }
 
@@ -110,7 +113,9 @@ fn feed(
                 }
                 Err(_) => empty.recv().ok(),
             };
-            let Some(mut buffer) = buffer else { return Ok(()) };
+            let Some(mut buffer) = buffer else {
+                return Ok(());
+            };
             let want = usize::try_from(range.end - at).map_or(BLOCK, |left| left.min(BLOCK));
             file.read_exact_at(&mut buffer[..want], at)
                 .map_err(|error| SnapshotError::io("read", path, error))?;

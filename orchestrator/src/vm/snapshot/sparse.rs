@@ -35,7 +35,13 @@ pub(super) struct Extents<'a> {
 
 impl<'a> Extents<'a> {
     pub(super) fn new(file: &'a File, path: &'a Path, len: u64) -> Self {
-        Self { file, path, at: 0, len, ahead: None }
+        Self {
+            file,
+            path,
+            at: 0,
+            len,
+            ahead: None,
+        }
     }
 
     /// The data that begins at or after `at`, widened to whole pages: a file system with smaller
@@ -49,7 +55,9 @@ impl<'a> Extents<'a> {
         };
         let end = seek(self.file, SeekFrom::Hole(start)).map_err(failed)?;
         let page = PAGE as u64;
-        Ok(Some(start / page * page..end.next_multiple_of(page).min(self.len)))
+        Ok(Some(
+            start / page * page..end.next_multiple_of(page).min(self.len),
+        ))
     }
 }
 
@@ -99,7 +107,13 @@ pub(super) struct Puncher<'a> {
 
 impl<'a> Puncher<'a> {
     pub(super) fn new(file: &'a File, path: &'a Path, enabled: bool) -> Self {
-        Self { file, path, enabled, run: 0..0, punched: 0 }
+        Self {
+            file,
+            path,
+            enabled,
+            run: 0..0,
+            punched: 0,
+        }
     }
 
     /// Takes note of the page at byte `at`; `content` is shorter than a page only at the end of
@@ -135,7 +149,11 @@ impl<'a> Puncher<'a> {
                 Err(Errno::INTR) => continue,
                 Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.enabled = false,
                 Err(errno) => {
-                    return Err(SnapshotError::io("punch zero pages out of", self.path, errno));
+                    return Err(SnapshotError::io(
+                        "punch zero pages out of",
+                        self.path,
+                        errno,
+                    ));
                 }
             }
             return Ok(());

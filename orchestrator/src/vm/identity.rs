@@ -1,0 +1,113 @@
+//! What makes one clone different from its siblings: fresh entropy, time and names.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ironclaw_protocol::limits::{ENTROPY, MAX_HOSTNAME};
+use ironclaw_protocol::message::{Identity, Restored, UnixTime};
+use thiserror::Error;
+use uuid::Uuid;
+
+/// The name of a VM, given by whoever spawns it: 1 to 64 bytes of printable text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct VmName(String);
+
+/// A text that can't name a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{0:?} can't name a VM: a name is 1 to {MAX_HOSTNAME} bytes of printable text")]
+pub struct BadName(String);
+
+impl VmName {
+    pub(crate) fn parse(text: &str) -> Result<Self, BadName> {
+        if (1..=MAX_HOSTNAME).contains(&text.len()) && !text.chars().any(char::is_control) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(BadName(text.chars().take(MAX_HOSTNAME).collect()))
+        }
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name as a host name: what can't be in one becomes a hyphen.
+    fn hostname(&self) -> String {
+        let allowed = |c: char| {
+            if c.is_ascii_alphanumeric() || c == '.' {
+                c
+            } else {
+                '-'
+            }
+        };
+        self.0.chars().map(allowed).collect()
+    }
+}
+
+/// A new identity for a guest that is called `name`, at this moment.
+///
+/// # Errors
+/// The host's random generator failed; a guest must not be handed out without it.
+pub(crate) fn fresh(name: &VmName) -> Result<Restored, getrandom::Error> {
+    let mut random = [0; ENTROPY + 32];
+    getrandom::fill(&mut random)?;
+    let part = |start: usize| {
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&random[start..start + 16]);
+        *uuid::Builder::from_random_bytes(bytes)
+            .into_uuid()
+            .as_bytes()
+    };
+    let mut entropy = [0; ENTROPY];
+    entropy.copy_from_slice(&random[..ENTROPY]);
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Ok(Restored {
+        entropy,
+        unix_time: UnixTime {
+            seconds: now.as_secs(),
+            nanos: now.subsec_nanos(),
+        },
+        identity: Identity {
+            machine_id: part(ENTROPY),
+            boot_id: part(ENTROPY + 16),
+            hostname: name.hostname(),
+        },
+    })
+}
+
+/// A name for guests that nobody asked for by name.
+pub(crate) fn anonymous() -> VmName {
+    VmName(format!("vm-{}", &Uuid::new_v4().simple().to_string()[..8]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ironclaw_protocol::message::Request;
+    use proptest::prelude::*;
+
+    #[test]
+    fn two_identities_share_nothing() {
+        let name = anonymous();
+        let (a, b) = (fresh(&name).unwrap(), fresh(&name).unwrap());
+        assert_ne!(a.entropy, b.entropy);
+        assert_ne!(a.identity.machine_id, b.identity.machine_id);
+        assert_ne!(a.identity.boot_id, b.identity.boot_id);
+        assert_ne!(a.identity.machine_id, a.identity.boot_id);
+    }
+
+    proptest! {
+        #[test]
+        fn every_accepted_name_makes_an_identity_within_the_protocols_limits(text in ".{0,80}") {
+            match VmName::parse(&text) {
+                Ok(name) => {
+                    let restored = Request::Restored(fresh(&name).unwrap());
+                    prop_assert_eq!(restored.validate(), Ok(()));
+                }
+                Err(_) => prop_assert!(
+                    text.is_empty() || text.len() > 64 || text.chars().any(char::is_control)
+                ),
+            }
+        }
+    }
+}

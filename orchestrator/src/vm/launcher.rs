@@ -1,0 +1,303 @@
+//! Making VMs, one way for each tier, and the snapshots for two of them. Which way is taken, and
+//! when, is the pool's business.
+
+mod agent;
+mod clone;
+mod error;
+mod prepare;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use crate::template::{Step, Template};
+use crate::vm::guest::Guest;
+use crate::vm::identity::{self, VmName};
+use crate::vm::snapshot::{
+    Description, Machine, Requirements, Snapshot, SnapshotId, SnapshotStore, VmmIdentity,
+};
+use crate::vm::vm_handle::{Origin, VmHandle};
+use crate::vm::vmm::{BootSpec, MicroVm, Ram, Vmm, VmmError};
+
+pub use agent::find_guest_agent;
+pub(crate) use clone::Clone as PausedClone;
+pub use error::LaunchError;
+
+/// How long a guest may take from power-on to its agent's answer. A translated one takes some
+/// seconds on an idle machine.
+const BOOTED: Duration = Duration::from_secs(60);
+/// A boot that does not come up is tried again: under QEMU's translator some hang in the
+/// calibration of a timer.
+const BOOTS: u32 = 3;
+/// How long a clone may take to confirm its identity; it takes milliseconds on an idle machine.
+const READY: Duration = Duration::from_secs(15);
+
+/// Called with what is under way, for people to see.
+pub type Progress = Arc<dyn Fn(&Stage) + Send + Sync>;
+
+/// What is under way when something takes long.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Stage {
+    /// The template is built.
+    Template(Step),
+    /// The template boots.
+    BootingTemplate,
+    /// The booted template's state is written.
+    WritingSnapshot,
+    /// The snapshot is hashed, made sparse and published.
+    PublishingSnapshot,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Template(step) => write!(f, "template: {step}"),
+            Self::BootingTemplate => f.write_str("booting the template"),
+            Self::WritingSnapshot => f.write_str("writing the snapshot"),
+            Self::PublishingSnapshot => f.write_str("publishing the snapshot"),
+        }
+    }
+}
+
+/// Everything that VMs are made from: a hypervisor, a template, and a place for snapshots.
+#[derive(Clone)]
+pub struct Launcher(Arc<Inner>);
+
+struct Inner {
+    vmm: Arc<dyn Vmm>,
+    template: Template,
+    machine: Machine,
+    snapshots: SnapshotStore,
+    requirements: Requirements,
+    progress: Progress,
+}
+
+impl fmt::Debug for Launcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner {
+            vmm,
+            machine,
+            snapshots,
+            ..
+        } = &*self.0;
+        f.debug_struct("Launcher")
+            .field("vmm", vmm)
+            .field("machine", machine)
+            .field("snapshots", snapshots)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A snapshot that was made, and where the time went.
+#[derive(Debug, Clone)]
+pub struct Created {
+    /// The snapshot.
+    pub snapshot: Snapshot,
+    /// Booting the template until its agent answered.
+    pub boot: Duration,
+    /// Pausing the VM and writing its state.
+    pub write: Duration,
+    /// Hashing, making sparse and publishing the files.
+    pub publish: Duration,
+    /// Bytes that its files take on disk.
+    pub disk_bytes: u64,
+}
+
+impl Launcher {
+    /// The hypervisor.
+    #[must_use]
+    pub fn vmm(&self) -> &VmmIdentity {
+        self.0.vmm.identity()
+    }
+
+    /// Memory and processors of each guest.
+    #[must_use]
+    pub fn machine(&self) -> Machine {
+        self.0.machine
+    }
+
+    /// What is booted.
+    #[must_use]
+    pub fn template(&self) -> &Template {
+        &self.0.template
+    }
+
+    /// Where snapshots are.
+    #[must_use]
+    pub fn snapshots(&self) -> &SnapshotStore {
+        &self.0.snapshots
+    }
+
+    /// What a snapshot must be to serve this launcher.
+    #[must_use]
+    pub fn requirements(&self) -> &Requirements {
+        &self.0.requirements
+    }
+
+    /// Boots the template and hands the VM out.
+    ///
+    /// # Errors
+    /// [`LaunchError`]; no process is left behind.
+    pub async fn cold_boot(&self, name: &str) -> Result<VmHandle, LaunchError> {
+        self.cold_boot_named(&VmName::parse(name)?).await
+    }
+
+    pub(crate) async fn cold_boot_named(&self, name: &VmName) -> Result<VmHandle, LaunchError> {
+        let (vm, guest) = self.boot(Ram::Private).await?;
+        guest.restored(identity::fresh(name)?, READY).await?;
+        Ok(VmHandle::new(
+            name.as_str(),
+            Origin::ColdBooted,
+            guest,
+            vm,
+            None,
+        ))
+    }
+
+    /// Restores a clone of `snapshot` and hands it out.
+    ///
+    /// # Errors
+    /// [`LaunchError`]; no process is left behind.
+    pub async fn restore_vm(
+        &self,
+        snapshot: &Snapshot,
+        name: &str,
+    ) -> Result<VmHandle, LaunchError> {
+        self.clone_of(snapshot)
+            .await?
+            .serve(&VmName::parse(name)?, Origin::Restored)
+            .await
+    }
+
+    /// A paused clone of `snapshot`.
+    pub(crate) async fn clone_of(&self, snapshot: &Snapshot) -> Result<PausedClone, LaunchError> {
+        let mut vm = self.0.vmm.restore(snapshot).await?;
+        let stream = vm.guest_channel().await?;
+        Ok(PausedClone::new(vm, Guest::open(stream)?, snapshot.clone()))
+    }
+
+    /// Boots the template, snapshots it and publishes the snapshot.
+    ///
+    /// # Errors
+    /// [`LaunchError`]; neither a process nor a file is left behind.
+    pub async fn create_snapshot(&self) -> Result<Created, LaunchError> {
+        let store = self.0.snapshots.clone();
+        let staging = blocking(move || store.stage()).await?;
+        let start = Instant::now();
+        (self.0.progress)(&Stage::BootingTemplate);
+        // A boot that hung leaves its memory file, and the next one must start from none.
+        let (mut vm, guest) = self.boot(Ram::File(staging.memory())).await?;
+        let boot = start.elapsed();
+
+        (self.0.progress)(&Stage::WritingSnapshot);
+        let start = Instant::now();
+        vm.pause().await?;
+        vm.snapshot(&staging.vmstate(), &staging.memory()).await?;
+        let write = start.elapsed();
+        // Gone before its memory is read, so that nothing changes under the digest.
+        let exited = vm.exited();
+        drop((guest, vm));
+        exited.await;
+
+        (self.0.progress)(&Stage::PublishingSnapshot);
+        let start = Instant::now();
+        let description = self.description();
+        let published = blocking(move || staging.publish(description)).await?;
+        let disk_bytes = published.disk_bytes;
+        let snapshot = published.snapshot;
+        Ok(Created {
+            snapshot,
+            boot,
+            write,
+            publish: start.elapsed(),
+            disk_bytes,
+        })
+    }
+
+    /// Loads a snapshot if it fits.
+    pub(crate) async fn load(&self, id: SnapshotId) -> Result<Snapshot, LaunchError> {
+        let inner = Arc::clone(&self.0);
+        blocking(move || inner.snapshots.load(id, &inner.requirements)).await
+    }
+
+    fn description(&self) -> Description {
+        let Requirements {
+            template,
+            vmm,
+            machine,
+            host,
+        } = self.0.requirements.clone();
+        Description {
+            generation: 0,
+            template,
+            vmm,
+            machine,
+            host,
+        }
+    }
+
+    /// A VM whose agent answered.
+    async fn boot(&self, ram: Ram) -> Result<(Box<dyn MicroVm>, Guest), LaunchError> {
+        let spec = BootSpec {
+            template: self.0.template.clone(),
+            machine: self.0.machine,
+            ram,
+        };
+        let mut attempt = 1;
+        loop {
+            let mut vm = self.0.vmm.boot(&spec).await?;
+            let guest = Guest::open(vm.guest_channel().await?)?;
+            let exited = vm.exited();
+            let error = tokio::select! {
+                answer = timeout(BOOTED, guest.ping(BOOTED)) => match answer {
+                    Ok(Ok(())) => return Ok((vm, guest)),
+                    _ => {
+                        let exited = vm.exited();
+                        drop((guest, vm));
+                        LaunchError::NoBoot { after: BOOTED, exit: exited.await }
+                    }
+                },
+                exit = exited => VmmError::Died { operation: "boot the template", exit }.into(),
+            };
+            if attempt == BOOTS {
+                return Err(error);
+            }
+            tracing::warn!(%error, attempt, "the template did not come up, trying again");
+            if let Ram::File(path) = &spec.ram {
+                match std::fs::remove_file(path) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        let operation = format!("remove {}", path.display());
+                        return Err(VmmError::Io {
+                            operation,
+                            source: error,
+                        }
+                        .into());
+                    }
+                    _ => {}
+                }
+            }
+            attempt += 1;
+        }
+    }
+}
+
+/// Runs what would hold up the runtime on a thread for such work.
+pub(crate) async fn blocking<T, E>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, LaunchError>
+where
+    T: Send + 'static,
+    E: Into<LaunchError> + Send + 'static,
+{
+    match spawn_blocking(work).await {
+        Ok(result) => result.map_err(Into::into),
+        Err(panic) => match panic.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(LaunchError::ShuttingDown),
+        },
+    }
+}

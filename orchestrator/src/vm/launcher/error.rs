@@ -1,0 +1,63 @@
+//! Why a VM or a snapshot could not be made.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::template::TemplateError;
+use crate::vm::guest::GuestError;
+use crate::vm::identity::BadName;
+use crate::vm::snapshot::SnapshotError;
+use crate::vm::vmm::{Exit, VmmError};
+
+/// Why a VM or a snapshot could not be made.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum LaunchError {
+    /// The template.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// The hypervisor.
+    #[error(transparent)]
+    Vmm(#[from] VmmError),
+    /// The agent in the guest.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    /// The snapshots on disk.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The name asked for.
+    #[error(transparent)]
+    Name(#[from] BadName),
+    /// The agent did not come up.
+    #[error("the guest's agent did not answer within {after:?} of its boot; {exit}")]
+    NoBoot {
+        /// How long it was given.
+        after: Duration,
+        /// How the VMM was ended, with the guest's last console lines.
+        exit: Exit,
+    },
+    /// The agent's binary, which goes into a template, is nowhere.
+    #[error(
+        "the guest agent's binary was not found (looked for {}): build it with `cargo xtask setup`, \
+         or set IRONCLAW_GUEST_AGENT to it",
+        looked.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+    )]
+    NoGuestAgent {
+        /// Where it was looked for.
+        looked: Vec<PathBuf>,
+    },
+    /// The hypervisor that was asked for is not part of this release.
+    #[error(
+        "IRONCLAW_BACKEND=firecracker can't be used: this release drives QEMU only; set it to \
+             qemu or auto"
+    )]
+    NoFirecracker,
+    /// The host has no random numbers.
+    #[error("the host's random generator failed: {0}")]
+    Random(#[from] getrandom::Error),
+    /// The async runtime is shutting down.
+    #[error("the program is ending")]
+    ShuttingDown,
+}

@@ -1,0 +1,141 @@
+//! The task that does what the slots decide, and reports back.
+
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+use tokio::time::sleep_until;
+
+use super::Core;
+use super::slots::{Action, Place};
+use crate::vm::launcher::{LaunchError, PausedClone, blocking};
+use crate::vm::snapshot::Snapshot;
+
+/// Runs until it is aborted; its unfinished work ends with it.
+pub(super) async fn run(core: Arc<Core>) {
+    let mut work = JoinSet::new();
+    loop {
+        let (actions, deadline) = {
+            let mut slots = core.slots();
+            let now = core.now();
+            (slots.actions(now), slots.next_deadline(now))
+        };
+        for action in actions {
+            perform(&core, &mut work, action);
+        }
+        let timer = async {
+            // A refresh in the far future is no deadline at all.
+            match deadline.and_then(|deadline| core.opened.checked_add(deadline)) {
+                Some(at) => sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = core.wake.notified() => {}
+            () = timer => {}
+            Some(_) = work.join_next() => {}
+        }
+    }
+}
+
+fn perform(core: &Arc<Core>, work: &mut JoinSet<()>, action: Action<Snapshot>) {
+    let core = Arc::clone(core);
+    match action {
+        Action::Build(place) => work.spawn(build(core, place)),
+        Action::Restore(place, snapshot) => work.spawn(restore(core, place, snapshot)),
+        Action::Retire(snapshot) => work.spawn(retire(core, snapshot)),
+    };
+}
+
+async fn build(core: Arc<Core>, place: Place) {
+    let created = async {
+        let _permit = core
+            .starts
+            .acquire()
+            .await
+            .map_err(|_| LaunchError::ShuttingDown)?;
+        core.launcher.create_snapshot().await
+    };
+    let (snapshot, failure) = split(created.await.map(|created| created.snapshot));
+    let action = core.slots().built(place, snapshot, core.now());
+    report(&core, failure);
+    if let Some(Action::Retire(old)) = action {
+        retire(core, old).await;
+    }
+}
+
+async fn restore(core: Arc<Core>, place: Place, snapshot: Snapshot) {
+    let primed = async {
+        let _permit = core
+            .starts
+            .acquire()
+            .await
+            .map_err(|_| LaunchError::ShuttingDown)?;
+        core.launcher.clone_of(&snapshot).await?.prime().await
+    };
+    let (clone, failure) = split(primed.await);
+    let exited = clone.as_ref().map(PausedClone::exited);
+    let number = core.slots().restored(place, clone, core.now());
+    let failed = failure.is_some();
+    report(&core, failure);
+    if failed {
+        give_up(&core, &snapshot);
+    }
+    drop(snapshot);
+    let (Some(exited), Some(number)) = (exited, number) else {
+        return;
+    };
+    let weak = Arc::downgrade(&core);
+    drop(core);
+    // Outlives the restore: a clone that dies while it is warm has to be replaced at once.
+    tokio::spawn(async move {
+        let exit = exited.await;
+        let Some(core) = weak.upgrade() else { return };
+        if core.slots().died(place, number, core.now()) {
+            tracing::warn!(%exit, "a warm clone ended");
+            core.counters.failed();
+            core.wake.notify_one();
+        }
+    });
+}
+
+/// Drops a snapshot that failed to restore; the next one takes its place.
+pub(super) fn give_up(core: &Arc<Core>, snapshot: &Snapshot) {
+    let id = snapshot.id();
+    let action = core.slots().discard(|other| other.id() == id);
+    core.wake.notify_one();
+    if let Some(Action::Retire(old)) = action {
+        tokio::spawn(retire(Arc::clone(core), old));
+    }
+}
+
+/// Deletes a snapshot, unless clones of it live: then the one that finds it expired later does.
+async fn retire(core: Arc<Core>, snapshot: Snapshot) {
+    let id = snapshot.id();
+    // Its own lock would keep it.
+    drop(snapshot);
+    let store = core.launcher.snapshots().clone();
+    if let Err(error) = blocking(move || store.delete(id)).await {
+        tracing::debug!(%id, %error, "a retired snapshot stays for now");
+    }
+}
+
+fn split<T>(result: Result<T, LaunchError>) -> (Option<T>, Option<LaunchError>) {
+    match result {
+        Ok(value) => (Some(value), None),
+        Err(error) => (None, Some(error)),
+    }
+}
+
+fn report(core: &Core, failure: Option<LaunchError>) {
+    if let Some(error) = &failure {
+        tracing::warn!(%error, "the pool could not be filled");
+        core.counters.failed();
+    }
+    core.progress.send_modify(|progress| {
+        if let Some(error) = failure {
+            progress.failures += 1;
+            progress.last_failure = Some(Arc::new(error));
+        }
+    });
+    core.wake.notify_one();
+}

@@ -1,0 +1,70 @@
+//! Why a pool could not serve.
+
+use std::fmt;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::vm::config::ConfigError;
+use crate::vm::identity::BadName;
+use crate::vm::launcher::LaunchError;
+use crate::vm::vm_handle::Origin;
+
+/// Why there is no VM.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SpawnError {
+    /// The name asked for.
+    #[error(transparent)]
+    Name(#[from] BadName),
+    /// The pool could not be opened.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// Every tier failed.
+    #[error("no tier could serve a VM: {0}")]
+    Failed(Tiers),
+}
+
+/// The tiers that were tried, and why each failed.
+#[derive(Debug)]
+pub struct Tiers(pub(super) Vec<(Origin, LaunchError)>);
+
+impl Tiers {
+    /// In the order they were tried; the last is the cold boot.
+    pub fn iter(&self) -> impl Iterator<Item = (Origin, &LaunchError)> {
+        self.0.iter().map(|(origin, error)| (*origin, error))
+    }
+}
+
+impl fmt::Display for Tiers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (origin, error)) in self.0.iter().enumerate() {
+            let separator = if index > 0 { "; " } else { "" };
+            write!(f, "{separator}{origin}: {error}")?;
+            let mut source = std::error::Error::source(error);
+            while let Some(cause) = source {
+                write!(f, ": {cause}")?;
+                source = cause.source();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a pool could not be opened or filled.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum PoolError {
+    /// A setting.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// What VMs are made from is not in order.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// A snapshot or a warm clone could not be made.
+    #[error("the pool could not be filled: {0}")]
+    WarmUp(#[source] Arc<LaunchError>),
+    /// A size of 0 was asked for.
+    #[error("a pool has at least one place")]
+    NoPlaces,
+}

@@ -1,0 +1,100 @@
+//! Snapshots on disk: made in private, published by one rename, immutable afterwards.
+//!
+//! ```text
+//! <root>/<id>/memory          the guest's RAM; zero pages are holes
+//!             vmstate         processors and devices, in the VMM's format
+//!             manifest.json   Manifest: what it is, and what its files must be
+//!        .staging-<id>/       one that is being made; locked while its maker lives
+//!        .trash-<id>/         one that is being deleted
+//! ```
+//!
+//! A directory's lock says who uses it, and ends with the process that holds it: exclusive while
+//! a snapshot is made, shared by everything that was restored from it. So any number of processes
+//! share one root, nothing of a living owner is ever removed, and whatever a killed process left
+//! is seen as such.
+//!
+//! All functions block; asynchronous callers run them on a thread for blocking work.
+
+mod compat;
+mod digest;
+mod error;
+mod host;
+mod id;
+mod inspect;
+mod lock;
+mod manifest;
+mod pass;
+mod sparse;
+mod staging;
+mod store;
+mod sweep;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use compat::{Mismatch, Requirements, TSC_TOLERANCE_PPM};
+pub use digest::{ParseDigestError, Sha256Digest};
+pub use error::{FileFault, SnapshotError};
+pub use host::Host;
+pub use id::{ParseSnapshotIdError, SnapshotId};
+pub use inspect::Defect;
+pub use manifest::{
+    Description, FORMAT, FileFacts, Files, MAX_VMSTATE_BYTES, Machine, Manifest, Timestamp,
+    VmmIdentity, VmmKind,
+};
+pub use staging::{Published, Staging};
+pub use store::{Entry, SnapshotStore, Verified};
+pub use sweep::Swept;
+
+use lock::DirLock;
+
+/// A published snapshot in use; cheap to clone. Nobody can delete it while one of these lives.
+#[derive(Debug, Clone)]
+pub struct Snapshot(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    manifest: Manifest,
+    memory: PathBuf,
+    vmstate: PathBuf,
+    _lock: DirLock,
+}
+
+impl Snapshot {
+    fn new(directory: &Path, manifest: Manifest, lock: DirLock) -> Self {
+        let memory = directory.join(inspect::MEMORY);
+        let vmstate = directory.join(inspect::VMSTATE);
+        Self(Arc::new(Inner {
+            manifest,
+            memory,
+            vmstate,
+            _lock: lock,
+        }))
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn id(&self) -> SnapshotId {
+        self.0.manifest.id
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.0.manifest
+    }
+
+    /// The file with the guest's RAM, to be mapped privately and never written.
+    #[must_use]
+    pub fn memory(&self) -> &Path {
+        &self.0.memory
+    }
+
+    /// The file with the state of processors and devices.
+    #[must_use]
+    pub fn vmstate(&self) -> &Path {
+        &self.0.vmstate
+    }
+}

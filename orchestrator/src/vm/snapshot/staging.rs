@@ -1,0 +1,248 @@
+//! A snapshot that is being made.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+use super::Snapshot;
+use super::error::{FileFault, SnapshotError};
+use super::host;
+use super::id::SnapshotId;
+use super::inspect::{MANIFEST, MEMORY, VMSTATE, disk_bytes, open_regular_as};
+use super::lock::{DirLock, Kind};
+use super::manifest::{Description, FileFacts, Files, MAX_VMSTATE_BYTES};
+use super::pass::{self, ZeroPages};
+use super::store::SnapshotStore;
+
+/// How the name of a staging directory starts.
+pub(super) const PREFIX: &str = ".staging-";
+
+/// A private directory for a VMM to write a snapshot into. Dropping it removes it.
+#[derive(Debug)]
+pub struct Staging {
+    store: SnapshotStore,
+    id: SnapshotId,
+    path: PathBuf,
+    /// Gone when the snapshot was published, and lives on in it.
+    lock: Option<DirLock>,
+}
+
+/// A snapshot that was just published.
+#[derive(Debug)]
+pub struct Published {
+    /// The snapshot, in use by whoever has this.
+    pub snapshot: Snapshot,
+    /// Bytes of zeros that became holes.
+    pub punched_bytes: u64,
+    /// Bytes that its files take on disk.
+    pub disk_bytes: u64,
+}
+
+impl Staging {
+    pub(super) fn create(store: &SnapshotStore) -> Result<Self, SnapshotError> {
+        let id = SnapshotId::generate();
+        let path = store.root().join(format!("{PREFIX}{id}"));
+        // With the root locked, no sweep sees the directory before it is locked itself.
+        let _root = DirLock::root(store.root())?;
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .map_err(|error| SnapshotError::io("create the directory", &path, error))?;
+        let lock = match DirLock::try_lock(&path, Kind::Exclusive) {
+            Ok(Some(lock)) => lock,
+            Ok(None) => {
+                let busy = io::ErrorKind::ResourceBusy;
+                return Err(SnapshotError::io("lock", &path, io::Error::from(busy)));
+            }
+            Err(error) => return Err(SnapshotError::io("lock", &path, error)),
+        };
+        Ok(Self {
+            store: store.clone(),
+            id,
+            path,
+            lock: Some(lock),
+        })
+    }
+
+    /// The name that the snapshot will have.
+    #[must_use]
+    pub fn id(&self) -> SnapshotId {
+        self.id
+    }
+
+    /// Where the guest's RAM belongs.
+    #[must_use]
+    pub fn memory(&self) -> PathBuf {
+        self.path.join(MEMORY)
+    }
+
+    /// Where the state of processors and devices belongs.
+    #[must_use]
+    pub fn vmstate(&self) -> PathBuf {
+        self.path.join(VMSTATE)
+    }
+
+    /// Publishes what a VMM wrote, which must not be written any more: checks it, makes its zero
+    /// pages holes, hashes it, puts it safely on disk, and gives it its name, at once or not at
+    /// all.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]; nothing of it is left then.
+    pub fn publish(mut self, description: Description) -> Result<Published, SnapshotError> {
+        description
+            .check()
+            .map_err(|reason| SnapshotError::BadDescription {
+                path: self.path.clone(),
+                reason,
+            })?;
+        self.refuse_strays()?;
+        let memory_bytes = description.machine.memory_bytes();
+        let (memory, punched_bytes) = self.seal(MEMORY, ZeroPages::Punch, |found| match found {
+            _ if found == memory_bytes => None,
+            _ => Some(FileFault::WrongSize {
+                expected: memory_bytes,
+                found,
+            }),
+        })?;
+        let (vmstate, _) = self.seal(VMSTATE, ZeroPages::Keep, |found| match found {
+            0 => Some(FileFault::Empty),
+            1..=MAX_VMSTATE_BYTES => None,
+            _ => Some(FileFault::TooLarge {
+                found,
+                limit: MAX_VMSTATE_BYTES,
+            }),
+        })?;
+        let files = Files { memory, vmstate };
+        let manifest = description.into_manifest(self.id, host::boot_id()?, files);
+        let path = self.path.join(MANIFEST);
+        let json = manifest.to_json().map_err(|error| {
+            SnapshotError::io(
+                "write",
+                &path,
+                io::Error::new(io::ErrorKind::InvalidData, error),
+            )
+        })?;
+        write_new(&path, &json)?;
+        sync_directory(&self.path)?;
+
+        let directory = self.id.directory(self.store.root());
+        let root = DirLock::root(self.store.root())?;
+        fs::rename(&self.path, &directory)
+            .map_err(|error| SnapshotError::io("publish", &directory, error))?;
+        self.path.clone_from(&directory);
+        sync_directory(self.store.root())?;
+        // From here on it is a snapshot like any other, and this process uses it.
+        let Some(lock) = self.lock.take() else {
+            let gone = io::Error::from(io::ErrorKind::NotFound);
+            return Err(SnapshotError::io("keep the lock of", &directory, gone));
+        };
+        lock.share()
+            .map_err(|error| SnapshotError::io("share the lock of", &directory, error))?;
+        drop(root);
+        let disk_bytes = disk_bytes(&directory)
+            .map_err(|error| SnapshotError::io("measure", &directory, error))?;
+        let snapshot = Snapshot::new(&directory, manifest, lock);
+        Ok(Published {
+            snapshot,
+            punched_bytes,
+            disk_bytes,
+        })
+    }
+
+    fn refuse_strays(&self) -> Result<(), SnapshotError> {
+        let failed = |error| SnapshotError::io("list", &self.path, error);
+        for entry in fs::read_dir(&self.path).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if ![MEMORY, VMSTATE]
+                .iter()
+                .any(|name| entry.file_name() == *name)
+            {
+                return Err(SnapshotError::Unpublishable {
+                    path: entry.path(),
+                    fault: FileFault::Stray,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks, hashes and syncs one file; says how many bytes of it became holes.
+    fn seal(
+        &self,
+        name: &'static str,
+        zero_pages: ZeroPages,
+        size_fault: impl FnOnce(u64) -> Option<FileFault>,
+    ) -> Result<(FileFacts, u64), SnapshotError> {
+        let path = self.path.join(name);
+        let faulty = |fault| SnapshotError::Unpublishable {
+            path: path.clone(),
+            fault,
+        };
+        let Some(lock) = &self.lock else {
+            return Err(faulty(FileFault::Missing));
+        };
+        let file = match open_regular_as(lock.directory(), name, OFlags::RDWR) {
+            Ok(Some(file)) => file,
+            Ok(None) => return Err(faulty(FileFault::NotRegular)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(faulty(FileFault::Missing));
+            }
+            Err(error) => return Err(SnapshotError::io("open", &path, error)),
+        };
+        let failed = |operation| {
+            let path = path.clone();
+            move |error: io::Error| SnapshotError::io(operation, path, error)
+        };
+        let bytes = file.metadata().map_err(failed("inspect"))?.len();
+        if let Some(fault) = size_fault(bytes) {
+            return Err(faulty(fault));
+        }
+        file.set_permissions(Permissions::from_mode(0o600))
+            .map_err(failed("protect"))?;
+        let pass = pass::run(&file, &path, bytes, zero_pages)?;
+        file.sync_all().map_err(failed("sync"))?;
+        Ok((
+            FileFacts {
+                bytes,
+                sha256: pass.sha256,
+            },
+            pass.punched,
+        ))
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if self.lock.is_none() {
+            return;
+        }
+        match fs::remove_dir_all(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(path = %self.path.display(), %error, "a later sweep must remove it");
+            }
+            _ => {}
+        }
+    }
+}
+
+fn write_new(path: &Path, content: &[u8]) -> Result<(), SnapshotError> {
+    let write = || {
+        let mut file = File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)?;
+        file.write_all(content)?;
+        file.sync_all()
+    };
+    write().map_err(|error| SnapshotError::io("write", path, error))
+}
+
+pub(super) fn sync_directory(path: &Path) -> Result<(), SnapshotError> {
+    File::open(path)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|error| SnapshotError::io("sync", path, error))
+}

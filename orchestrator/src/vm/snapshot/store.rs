@@ -1,0 +1,276 @@
+//! The directory that holds the snapshots.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Snapshot;
+use super::compat::Requirements;
+use super::error::SnapshotError;
+use super::id::SnapshotId;
+use super::inspect::{self, Defect, MEMORY, VMSTATE};
+use super::lock::{DirLock, Kind};
+use super::manifest::Manifest;
+use super::pass::{self, ZeroPages};
+use super::staging::Staging;
+use super::sweep::{self, Swept};
+
+/// Snapshots in one directory; cheap to clone. Any number of processes may use it at a time.
+#[derive(Debug, Clone)]
+pub struct SnapshotStore {
+    root: Arc<PathBuf>,
+}
+
+/// A directory with the name of a snapshot.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// The name.
+    pub id: SnapshotId,
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it is, or why it is none.
+    pub state: Result<Manifest, Defect>,
+    /// Bytes that its files take on disk.
+    pub disk_bytes: u64,
+    /// Whether a VM, a pool or a build uses it.
+    pub in_use: bool,
+}
+
+/// A snapshot whose content is what was published.
+#[derive(Debug, Clone)]
+pub struct Verified {
+    /// What it is.
+    pub manifest: Manifest,
+    /// Bytes that were hashed, holes included.
+    pub hashed_bytes: u64,
+    /// How long that took.
+    pub took: Duration,
+}
+
+impl SnapshotStore {
+    /// Opens the store in `root`, which is created with mode 0700 if it does not exist.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]: it can't be created or used, or other users could change what is in it.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self, SnapshotError> {
+        let path = root.into();
+        let unusable = |operation| {
+            let path = path.clone();
+            move |source: io::Error| match source.kind() {
+                io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+                    SnapshotError::RootNotDirectory { path }
+                }
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    SnapshotError::NoSpace { operation, path }
+                }
+                _ => SnapshotError::RootUnusable {
+                    operation,
+                    path,
+                    source,
+                },
+            }
+        };
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .map_err(unusable("create"))?;
+        // VMMs get paths below it, and they run in other directories.
+        let root = path.canonicalize().map_err(unusable("resolve"))?;
+        let metadata = fs::metadata(&root).map_err(unusable("inspect"))?;
+        let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
+        let ours = owner == rustix::process::geteuid().as_raw();
+        if !ours || mode & 0o022 != 0 {
+            return Err(SnapshotError::RootExposed {
+                path: root,
+                owner,
+                mode,
+            });
+        }
+        fs::read_dir(&root).map_err(unusable("read"))?;
+        Ok(Self {
+            root: Arc::new(root),
+        })
+    }
+
+    /// The store's directory, an absolute path.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A private directory to make a snapshot in.
+    ///
+    /// # Errors
+    /// [`SnapshotError`].
+    pub fn stage(&self) -> Result<Staging, SnapshotError> {
+        Staging::create(self)
+    }
+
+    /// Takes a snapshot into use, if it is sound as far as its manifest and the sizes of its
+    /// files tell, and fits `requirements`. Reads nothing else; see [`verify`](Self::verify).
+    ///
+    /// # Errors
+    /// [`SnapshotError`].
+    pub fn load(
+        &self,
+        id: SnapshotId,
+        requirements: &Requirements,
+    ) -> Result<Snapshot, SnapshotError> {
+        let (lock, manifest) = self.use_it(id)?;
+        requirements
+            .check(&manifest)
+            .map_err(|mismatch| SnapshotError::Incompatible { id, mismatch })?;
+        Ok(Snapshot::new(&id.directory(&self.root), manifest, lock))
+    }
+
+    /// Everything with the name of a snapshot, oldest first.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] if the directory can't be read; a snapshot that can't be used is an
+    /// entry of its own.
+    pub fn list(&self) -> Result<Vec<Entry>, SnapshotError> {
+        let mut entries = Vec::new();
+        for id in self.ids()? {
+            match self.entry(id) {
+                Ok(entry) => entries.push(entry),
+                // Deleted since.
+                Err(SnapshotError::Io { source, .. })
+                    if source.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Hashes the files of a snapshot and compares them with its manifest.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Corrupt`] names the first file that differs.
+    pub fn verify(&self, id: SnapshotId) -> Result<Verified, SnapshotError> {
+        let start = Instant::now();
+        let (lock, manifest) = self.use_it(id)?;
+        let directory = id.directory(&self.root);
+        let files = [
+            (MEMORY, manifest.files.memory),
+            (VMSTATE, manifest.files.vmstate),
+        ];
+        let mut hashed_bytes = 0;
+        for (name, facts) in files {
+            let path = directory.join(name);
+            let file = match inspect::open_regular(lock.directory(), name) {
+                Ok(Some(file)) => file,
+                Ok(None) => {
+                    let defect = Defect::NotRegular { file: name };
+                    return Err(SnapshotError::Defective {
+                        path: directory,
+                        defect,
+                    });
+                }
+                Err(error) => return Err(SnapshotError::io("open", path, error)),
+            };
+            let found = pass::run(&file, &path, facts.bytes, ZeroPages::Keep)?.sha256;
+            if found != facts.sha256 {
+                return Err(SnapshotError::Corrupt {
+                    path,
+                    expected: facts.sha256,
+                    found,
+                });
+            }
+            hashed_bytes += facts.bytes;
+        }
+        Ok(Verified {
+            manifest,
+            hashed_bytes,
+            took: start.elapsed(),
+        })
+    }
+
+    /// Deletes a snapshot, sound or not.
+    ///
+    /// # Errors
+    /// [`SnapshotError::InUse`] while anything that was restored from it lives.
+    pub fn delete(&self, id: SnapshotId) -> Result<(), SnapshotError> {
+        let path = id.directory(&self.root);
+        let root = DirLock::root(&self.root)?;
+        let lock = match DirLock::try_lock(&path, Kind::Exclusive) {
+            Ok(Some(lock)) => lock,
+            Ok(None) => return Err(SnapshotError::InUse { id, path }),
+            Err(error) => return Err(self.missing_or(id, "lock", error)),
+        };
+        let trash = sweep::put_aside(&self.root, &path, id)?;
+        drop((root, lock));
+        sweep::remove(&trash)
+    }
+
+    /// Removes what killed processes left: half-made and half-deleted snapshots, and directories
+    /// that hold no usable one. What a living process uses stays.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] for the first thing that could not be removed.
+    pub fn sweep(&self) -> Result<Swept, SnapshotError> {
+        sweep::run(&self.root, &self.ids()?)
+    }
+
+    fn ids(&self) -> Result<Vec<SnapshotId>, SnapshotError> {
+        let failed = |error| SnapshotError::io("list", &*self.root, error);
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(&*self.root).map_err(failed)? {
+            if let Some(Ok(id)) = entry.map_err(failed)?.file_name().to_str().map(str::parse) {
+                ids.push(id);
+            }
+        }
+        ids.sort();
+        Ok(ids)
+    }
+
+    fn entry(&self, id: SnapshotId) -> Result<Entry, SnapshotError> {
+        let path = id.directory(&self.root);
+        let failed = |error| SnapshotError::io("inspect", &path, error);
+        let _root = DirLock::root(&self.root)?;
+        let look = DirLock::try_lock(&path, Kind::Exclusive).map_err(failed)?;
+        let in_use = look.is_none();
+        let directory = fs::File::open(&path).map_err(failed)?;
+        let state = inspect::read(&directory, &path, id)?;
+        let disk_bytes = inspect::disk_bytes(&path).map_err(failed)?;
+        Ok(Entry {
+            id,
+            state,
+            disk_bytes,
+            in_use,
+            path: path.clone(),
+        })
+    }
+
+    /// The shared lock of a sound snapshot, and its manifest.
+    fn use_it(&self, id: SnapshotId) -> Result<(DirLock, Manifest), SnapshotError> {
+        let path = id.directory(&self.root);
+        let root = DirLock::root(&self.root)?;
+        let lock = match DirLock::try_lock(&path, Kind::Shared) {
+            Ok(Some(lock)) => lock,
+            Ok(None) => return Err(SnapshotError::InUse { id, path }),
+            Err(error) => return Err(self.missing_or(id, "lock", error)),
+        };
+        drop(root);
+        match inspect::read(lock.directory(), &path, id)? {
+            Ok(manifest) => Ok((lock, manifest)),
+            Err(defect) => Err(SnapshotError::Defective { path, defect }),
+        }
+    }
+
+    fn missing_or(
+        &self,
+        id: SnapshotId,
+        operation: &'static str,
+        error: io::Error,
+    ) -> SnapshotError {
+        let path = id.directory(&self.root);
+        match error.kind() {
+            io::ErrorKind::NotFound => SnapshotError::NotFound { id, path },
+            _ => SnapshotError::io(operation, path, error),
+        }
+    }
+}

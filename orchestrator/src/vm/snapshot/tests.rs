@@ -1,0 +1,312 @@
+use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::manifest::tests::{manifest, requirements};
+use super::*;
+
+fn description() -> Description {
+    let Manifest {
+        generation,
+        template,
+        vmm,
+        machine,
+        host,
+        ..
+    } = manifest();
+    Description {
+        generation,
+        template,
+        vmm,
+        machine,
+        host,
+    }
+}
+
+fn store() -> (TempDir, SnapshotStore) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = SnapshotStore::open(directory.path().join("snapshots")).unwrap();
+    (directory, store)
+}
+
+/// A memory file of the machine's 1 MiB with a few pages of content.
+fn memory() -> Vec<u8> {
+    let mut memory = vec![0; 1 << 20];
+    memory[5000] = 1;
+    memory[900_000] = 2;
+    memory
+}
+
+fn staged(store: &SnapshotStore) -> Staging {
+    let staging = store.stage().unwrap();
+    fs::write(staging.memory(), memory()).unwrap();
+    fs::write(staging.vmstate(), b"devices").unwrap();
+    staging
+}
+
+fn publish(store: &SnapshotStore) -> Snapshot {
+    staged(store).publish(description()).unwrap().snapshot
+}
+
+fn names(store: &SnapshotStore) -> Vec<String> {
+    let entries = fs::read_dir(store.root()).unwrap();
+    entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect()
+}
+
+#[test]
+fn a_published_snapshot_is_private_sparse_and_unchanged() {
+    let (_directory, store) = store();
+    let published = staged(&store).publish(description()).unwrap();
+    let snapshot = &published.snapshot;
+    assert_eq!(fs::read(snapshot.memory()).unwrap(), memory());
+    assert_eq!(fs::read(snapshot.vmstate()).unwrap(), b"devices");
+    assert!(published.punched_bytes >= (1 << 20) - 4 * 4096);
+    assert!(fs::metadata(snapshot.memory()).unwrap().blocks() * 512 < 1 << 18);
+    let directory = snapshot.memory().parent().unwrap();
+    assert_eq!(
+        fs::metadata(directory).unwrap().permissions().mode() & 0o777,
+        0o700
+    );
+    for entry in fs::read_dir(directory).unwrap() {
+        assert_eq!(
+            entry.unwrap().metadata().unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+    }
+    assert_eq!(names(&store), [snapshot.id().to_string()]);
+    store.verify(snapshot.id()).unwrap();
+}
+
+#[test]
+fn what_is_not_published_leaves_nothing() {
+    let (_directory, store) = store();
+    drop(staged(&store));
+    assert!(names(&store).is_empty());
+}
+
+#[test]
+fn what_a_vmm_did_not_write_as_asked_is_refused_and_removed() {
+    type Fault = fn(&Staging);
+    let faults: [(&str, Fault); 6] = [
+        ("missing", |staging| {
+            fs::remove_file(staging.memory()).unwrap()
+        }),
+        ("instead of", |staging| {
+            fs::write(staging.memory(), b"short").unwrap()
+        }),
+        ("empty", |staging| {
+            fs::write(staging.vmstate(), b"").unwrap()
+        }),
+        ("more than", |staging| {
+            fs::File::create(staging.vmstate())
+                .unwrap()
+                .set_len(MAX_VMSTATE_BYTES + 1)
+                .unwrap();
+        }),
+        ("regular", |staging| {
+            fs::remove_file(staging.vmstate()).unwrap();
+            symlink("/etc/passwd", staging.vmstate()).unwrap();
+        }),
+        ("belong", |staging| {
+            fs::write(staging.memory().with_file_name("other"), b"x").unwrap();
+        }),
+    ];
+    let (_directory, store) = store();
+    for (word, fault) in faults {
+        let staging = staged(&store);
+        fault(&staging);
+        let error = staging.publish(description()).unwrap_err().to_string();
+        assert!(error.contains(word), "{error:?} should say {word:?}");
+        assert!(names(&store).is_empty());
+    }
+}
+
+#[test]
+fn a_snapshot_of_another_template_is_not_loaded() {
+    let (_directory, store) = store();
+    let id = publish(&store).id();
+    assert_eq!(store.load(id, &requirements()).unwrap().id(), id);
+    let mut other = requirements();
+    other.template = "ee".repeat(32).parse().unwrap();
+    let error = store.load(id, &other).unwrap_err();
+    assert!(
+        matches!(error, SnapshotError::Incompatible { .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn damage_is_found_by_size_at_once_and_by_content_on_verify() {
+    let (_directory, store) = store();
+    let snapshot = publish(&store);
+    let file = fs::File::options()
+        .write(true)
+        .open(snapshot.memory())
+        .unwrap();
+    file.write_all_at(b"!", 700_000).unwrap();
+    let error = store.verify(snapshot.id()).unwrap_err();
+    assert!(matches!(error, SnapshotError::Corrupt { .. }), "{error}");
+    file.set_len(1000).unwrap();
+    let error = store
+        .load(snapshot.id(), &requirements())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("1000 bytes") && error.contains("1048576"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_snapshot_in_use_can_not_be_deleted() {
+    let (_directory, store) = store();
+    let snapshot = publish(&store);
+    let id = snapshot.id();
+    let second = store.load(id, &requirements()).unwrap();
+    assert!(store.list().unwrap()[0].in_use);
+    drop(snapshot);
+    assert!(matches!(store.delete(id), Err(SnapshotError::InUse { .. })));
+    drop(second);
+    assert!(!store.list().unwrap()[0].in_use);
+    store.delete(id).unwrap();
+    assert!(names(&store).is_empty());
+    assert!(matches!(
+        store.delete(id),
+        Err(SnapshotError::NotFound { .. })
+    ));
+    assert!(matches!(
+        store.load(id, &requirements()),
+        Err(SnapshotError::NotFound { .. })
+    ));
+}
+
+#[test]
+fn a_sweep_removes_what_the_dead_left_and_nothing_else() {
+    let (_directory, store) = store();
+    let sound = publish(&store).id();
+    let in_use = publish(&store);
+    let living = staged(&store);
+    let torn = publish(&store).id();
+    fs::remove_file(torn.directory(store.root()).join("vmstate")).unwrap();
+    let dead = staged(&store);
+    let dead_path = dead.memory().parent().unwrap().to_owned();
+    // As a killed process would: the lock goes, the directory stays.
+    let copy = store.root().join(".staging-copy");
+    fs::rename(&dead_path, &copy).unwrap();
+    drop(dead);
+    fs::create_dir(store.root().join(".trash-x")).unwrap();
+    fs::create_dir(store.root().join("not-ours")).unwrap();
+
+    let swept = store.sweep().unwrap();
+    assert_eq!(swept.removed.len(), 3, "{swept:?}");
+    assert!(swept.bytes > 0);
+    let mut left = names(&store);
+    left.sort();
+    let mut expected = vec![
+        sound.to_string(),
+        in_use.id().to_string(),
+        living
+            .memory()
+            .parent()
+            .unwrap()
+            .file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned(),
+        "not-ours".to_owned(),
+    ];
+    expected.sort();
+    assert_eq!(left, expected);
+}
+
+#[test]
+fn a_root_that_can_not_be_trusted_or_used_is_refused_with_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let exposed = directory.path().join("exposed");
+    fs::create_dir(&exposed).unwrap();
+    fs::set_permissions(&exposed, fs::Permissions::from_mode(0o777)).unwrap();
+    let error = SnapshotStore::open(&exposed).unwrap_err().to_string();
+    assert!(
+        error.contains("IRONCLAW_SNAPSHOT_PATH") && error.contains("0777"),
+        "{error}"
+    );
+    let file = directory.path().join("file");
+    fs::write(&file, b"").unwrap();
+    for path in [file.clone(), file.join("below")] {
+        let error = SnapshotStore::open(path).unwrap_err();
+        assert!(
+            matches!(error, SnapshotError::RootNotDirectory { .. }),
+            "{error}"
+        );
+    }
+    if !rustix::process::geteuid().is_root() {
+        let locked = directory.path().join("locked");
+        fs::create_dir(&locked).unwrap();
+        fs::set_permissions(&locked, fs::Permissions::from_mode(0o000)).unwrap();
+        let error = SnapshotStore::open(locked).unwrap_err();
+        assert!(
+            matches!(error, SnapshotError::RootUnusable { .. }),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn several_makers_publish_side_by_side_in_order_of_their_names() {
+    let (_directory, store) = store();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| publish(&store));
+        }
+    });
+    let ids: Vec<_> = store
+        .list()
+        .unwrap()
+        .into_iter()
+        .map(|entry| entry.id)
+        .collect();
+    assert_eq!(ids.len(), 4);
+    assert!(ids.is_sorted());
+    assert!(
+        store
+            .list()
+            .unwrap()
+            .iter()
+            .all(|entry| entry.state.is_ok())
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+    #[test]
+    fn whatever_is_in_memory_reads_back_the_same_and_has_the_digest_of_its_content(
+        pages in proptest::collection::vec((0..256usize, any::<u8>(), 1..9000usize), 0..40),
+        holes in any::<bool>(),
+    ) {
+        use sha2::Digest as _;
+        let (_directory, store) = store();
+        let staging = store.stage().unwrap();
+        let mut content = vec![0u8; 1 << 20];
+        let file = fs::File::create_new(staging.memory()).unwrap();
+        file.set_len(1 << 20).unwrap();
+        for (page, byte, length) in pages {
+            let start = page * 4096;
+            let end = (start + length).min(content.len());
+            content[start..end].fill(byte);
+            file.write_all_at(&content[start..end], start as u64).unwrap();
+        }
+        if !holes {
+            file.write_all_at(&content, 0).unwrap();
+        }
+        fs::write(staging.vmstate(), b"v").unwrap();
+        let snapshot = staging.publish(description()).unwrap().snapshot;
+        prop_assert!(fs::read(snapshot.memory()).unwrap() == content);
+        let digest = Sha256Digest::from(<[u8; 32]>::from(sha2::Sha256::digest(&content)));
+        prop_assert_eq!(snapshot.manifest().files.memory.sha256, digest);
+    }
+}

@@ -1,0 +1,196 @@
+//! A VM in use.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use thiserror::Error;
+use tokio::time::timeout;
+
+use crate::vm::guest::{Command, Guest, GuestError, Output, Running};
+use crate::vm::snapshot::Snapshot;
+use crate::vm::vmm::{Exit, MicroVm};
+
+/// How long a process is given to end after SIGKILL. It takes milliseconds; one that is stuck in
+/// the kernel may take longer, and is reaped whenever it ends.
+const REAPED: Duration = Duration::from_secs(10);
+
+/// Which tier served a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// A paused clone was resumed.
+    Warm,
+    /// A snapshot was restored.
+    Restored,
+    /// The template was booted.
+    ColdBooted,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Warm => "warm",
+            Self::Restored => "restored",
+            Self::ColdBooted => "cold boot",
+        })
+    }
+}
+
+/// Where the time of a spawn went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Timings {
+    /// Choosing a tier, and what higher tiers took before they failed.
+    pub acquire: Duration,
+    /// Starting the VMM and loading the snapshot; zero for a warm clone.
+    pub start: Duration,
+    /// Until the guest confirmed its new identity: resume or boot, hello, entropy and clock.
+    pub ready: Duration,
+    /// All of it.
+    pub total: Duration,
+}
+
+/// A VM of one's own. Nobody else ever had it, and nobody gets it afterwards.
+///
+/// Dropping it kills it; [`destroy_vm`](super::destroy_vm) also waits until it is gone.
+#[must_use = "a VM is killed when its handle is dropped"]
+#[derive(Debug)]
+pub struct VmHandle {
+    name: String,
+    origin: Origin,
+    timings: Timings,
+    guest: Guest,
+    vm: Box<dyn MicroVm>,
+    // Keeps the files below the VM's memory, and the pool's count of leases.
+    _snapshot: Option<Snapshot>,
+    _lease: Option<Arc<()>>,
+}
+
+/// A VM that could not be destroyed in time.
+#[derive(Debug, Error)]
+#[error("process {pid} of VM {name:?} was killed and has not ended within {after:?}")]
+pub struct DestroyError {
+    /// The VM.
+    pub name: String,
+    /// Its VMM's process.
+    pub pid: u32,
+    /// How long was waited.
+    pub after: Duration,
+}
+
+impl VmHandle {
+    pub(crate) fn new(
+        name: &str,
+        origin: Origin,
+        guest: Guest,
+        vm: Box<dyn MicroVm>,
+        snapshot: Option<Snapshot>,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            origin,
+            timings: Timings::default(),
+            guest,
+            vm,
+            _snapshot: snapshot,
+            _lease: None,
+        }
+    }
+
+    pub(crate) fn with_timings(mut self, timings: Timings) -> Self {
+        self.timings = timings;
+        self
+    }
+
+    pub(crate) fn with_lease(mut self, lease: Arc<()>) -> Self {
+        self._lease = Some(lease);
+        self
+    }
+
+    /// The name it was spawned under.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Process id of its VMM.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.vm.pid()
+    }
+
+    /// Which tier served it.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// Where the time of its spawn went.
+    #[must_use]
+    pub fn timings(&self) -> Timings {
+        self.timings
+    }
+
+    /// Runs a command to its end and collects what it prints; see [`Guest::exec`].
+    ///
+    /// # Errors
+    /// [`GuestError`]; a command that fails is no error, see [`Output::status`].
+    pub async fn exec(&self, command: impl Into<Command>) -> Result<Output, GuestError> {
+        self.guest.exec(command).await
+    }
+
+    /// Starts a command whose output is streamed; see [`Guest::start`].
+    ///
+    /// # Errors
+    /// [`GuestError`].
+    pub async fn start(&self, command: impl Into<Command>) -> Result<Running, GuestError> {
+        self.guest.start(command).await
+    }
+
+    /// Writes a file in the guest; see [`Guest::put_file`].
+    ///
+    /// # Errors
+    /// [`GuestError`].
+    pub async fn put_file(&self, path: &str, mode: u32, content: &[u8]) -> Result<(), GuestError> {
+        self.guest.put_file(path, mode, content).await
+    }
+
+    /// Reads a file of the guest; see [`Guest::get_file`].
+    ///
+    /// # Errors
+    /// [`GuestError`].
+    pub async fn get_file(&self, path: &str, limit: u64) -> Result<Vec<u8>, GuestError> {
+        self.guest.get_file(path, limit).await
+    }
+
+    /// Waits for a sign of life, for at most `patience`.
+    ///
+    /// # Errors
+    /// [`GuestError`].
+    pub async fn ping(&self, patience: Duration) -> Result<(), GuestError> {
+        self.guest.ping(patience).await
+    }
+
+    /// Resolves when the VM has ended, for whatever reason.
+    pub fn exited(&self) -> impl Future<Output = Exit> + Send + 'static {
+        self.vm.exited()
+    }
+
+    /// Kills the VM and waits until its process is gone.
+    ///
+    /// # Errors
+    /// [`DestroyError`] if the kernel takes too long to end it; it is killed nevertheless.
+    pub async fn destroy(self) -> Result<(), DestroyError> {
+        let exited = self.vm.exited();
+        self.vm.kill();
+        match timeout(REAPED, exited).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(DestroyError {
+                pid: self.pid(),
+                name: self.name,
+                after: REAPED,
+            }),
+        }
+    }
+}
