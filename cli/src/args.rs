@@ -123,7 +123,8 @@ pub(crate) enum PoolTask {
 }
 
 fn backend(text: &str) -> Result<BackendChoice, &'static str> {
-    text.parse().map_err(|_| "it takes auto, firecracker or qemu")
+    text.parse()
+        .map_err(|_| "it takes auto, firecracker or qemu")
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {
@@ -143,7 +144,11 @@ fn variable(text: &str) -> Result<(String, String), &'static str> {
 }
 
 fn absolute(text: &str) -> Result<String, &'static str> {
-    if text.starts_with('/') { Ok(text.to_owned()) } else { Err("it takes an absolute path") }
+    if text.starts_with('/') {
+        Ok(text.to_owned())
+    } else {
+        Err("it takes an absolute path")
+    }
 }
 
 #[cfg(test)]
@@ -161,7 +166,9 @@ mod tests {
         for words in [&["--", "ls", "-l", "--json"][..], &["ls", "-l", "--json"]] {
             let line = ["ironclaw", "run"].iter().chain(words);
             let cli = Cli::try_parse_from(line).unwrap();
-            let Task::Run(run) = cli.task else { panic!("not a run") };
+            let Task::Run(run) = cli.task else {
+                panic!("not a run")
+            };
             assert_eq!(run.command, ["ls", "-l", "--json"]);
             assert!(!cli.json);
         }

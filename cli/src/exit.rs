@@ -6,9 +6,9 @@ use std::io;
 use anyhow::Error;
 use ironclaw_orchestrator::template::TemplateError;
 use ironclaw_orchestrator::vm::config::ConfigError;
-use ironclaw_orchestrator::vm::guest::GuestError;
 use ironclaw_orchestrator::vm::snapshot::SnapshotError;
-use ironclaw_orchestrator::vm::vmm::VmmError;
+use ironclaw_orchestrator::vm::vmm::{self, VmmError};
+use ironclaw_orchestrator::vm::{GuestError, LaunchError, PoolError, SpawnError};
 use ironclaw_protocol::message::FailureKind;
 use thiserror::Error as ThisError;
 
@@ -73,8 +73,8 @@ pub(crate) struct OutputClosed;
 
 /// The VM ended under a running command.
 #[derive(Debug, ThisError)]
-#[error("the VM ended while the command ran")]
-pub(crate) struct VmEnded(#[source] pub(crate) GuestError);
+#[error("the VM ended while the command ran ({0})")]
+pub(crate) struct VmEnded(pub(crate) vmm::Exit);
 
 /// The exit code for `error`.
 pub(crate) fn code(error: &Error) -> u8 {
@@ -116,23 +116,69 @@ fn kind(error: &Error) -> Exit {
 }
 
 fn of_cause(cause: &(dyn StdError + 'static)) -> Option<Exit> {
-    if cause.is::<VmEnded>() || cause.is::<VmmError>() || cause.is::<GuestError>() {
-        Some(Exit::VmDied)
-    } else if cause.is::<ConfigError>() {
-        Some(Exit::Setting)
+    // The library's errors are transparent: what is in them is not in the chain of causes.
+    if let Some(spawn) = cause.downcast_ref() {
+        Some(of_spawn(spawn))
+    } else if let Some(pool) = cause.downcast_ref() {
+        Some(of_pool(pool))
+    } else if let Some(launch) = cause.downcast_ref() {
+        Some(of_launch(launch))
     } else if let Some(snapshot) = cause.downcast_ref() {
         Some(of_snapshot(snapshot))
+    } else if let Some(template) = cause.downcast_ref() {
+        Some(of_template(template))
+    } else if cause.is::<ConfigError>() {
+        Some(Exit::Setting)
     } else {
-        cause.downcast_ref().map(of_template)
+        (cause.is::<VmEnded>() || cause.is::<VmmError>()).then_some(Exit::VmDied)
+    }
+}
+
+fn of_spawn(error: &SpawnError) -> Exit {
+    match error {
+        SpawnError::Pool(pool) => of_pool(pool),
+        // The last tier is the one that should have worked whatever befell the others.
+        SpawnError::Failed(tiers) => tiers
+            .iter()
+            .last()
+            .map_or(Exit::Failed, |(_, error)| of_launch(error)),
+        _ => Exit::Failed,
+    }
+}
+
+fn of_pool(error: &PoolError) -> Exit {
+    match error {
+        PoolError::Config(_) => Exit::Setting,
+        PoolError::Launch(launch) => of_launch(launch),
+        PoolError::WarmUp(launch) => of_launch(launch),
+        _ => Exit::Failed,
+    }
+}
+
+fn of_launch(error: &LaunchError) -> Exit {
+    match error {
+        LaunchError::Template(template) => of_template(template),
+        LaunchError::Snapshot(snapshot) => of_snapshot(snapshot),
+        // Of an agent that was asked for nothing yet: the VM did not come up.
+        LaunchError::Vmm(_) | LaunchError::Guest(_) | LaunchError::NoBoot { .. } => Exit::VmDied,
+        LaunchError::NoFirecracker => Exit::Setting,
+        _ => Exit::Failed,
     }
 }
 
 fn of_guest(error: &GuestError) -> Exit {
     match error {
-        GuestError::Failed { kind: FailureKind::NotFound, .. } => Exit::NotFound,
-        GuestError::Failed { kind: FailureKind::NoSuchDirectory, .. } => Exit::NoSuchDirectory,
         GuestError::Failed {
-            kind: FailureKind::PermissionDenied | FailureKind::Invalid, ..
+            kind: FailureKind::NotFound,
+            ..
+        } => Exit::NotFound,
+        GuestError::Failed {
+            kind: FailureKind::NoSuchDirectory,
+            ..
+        } => Exit::NoSuchDirectory,
+        GuestError::Failed {
+            kind: FailureKind::PermissionDenied | FailureKind::Invalid,
+            ..
         }
         | GuestError::Invalid(..)
         | GuestError::TooLarge(..) => Exit::CannotRun,
@@ -173,18 +219,21 @@ pub(crate) fn written(error: io::Error) -> Error {
 mod tests {
     use super::*;
     use std::path::PathBuf;
+    use std::sync::Arc;
 
     fn failed(kind: FailureKind) -> Error {
-        GuestError::Failed { kind, message: "m".to_owned() }.into()
+        GuestError::Failed {
+            kind,
+            message: "m".to_owned(),
+        }
+        .into()
     }
 
     fn closed() -> GuestError {
-        GuestError::Closed { reason: "r".to_owned() }
+        GuestError::Closed {
+            reason: "r".to_owned(),
+        }
     }
-
-    #[derive(Debug, ThisError)]
-    #[error("can't make a VM")]
-    struct Launch<E: StdError + 'static>(#[source] E);
 
     #[test]
     fn each_failure_in_the_guest_has_the_code_a_shell_would_give() {
@@ -200,30 +249,56 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_guest_that_breaks_the_protocol_is_told_from_a_vm_that_ended() {
-        assert_eq!(code(&closed().into()), 120);
-        assert_eq!(code(&VmEnded(closed()).into()), 122);
-        assert_eq!(code(&Launch(closed()).into()), 122);
+    fn launched(error: impl Into<LaunchError>) -> LaunchError {
+        error.into()
     }
 
     #[test]
-    fn causes_below_other_errors_decide() {
-        let root = SnapshotError::RootUnusable {
+    fn a_guest_that_breaks_the_protocol_is_told_from_a_vm_that_ended() {
+        let end = vmm::Exit {
+            status: "signal: 9 (SIGKILL)".to_owned(),
+            log: String::new(),
+        };
+        assert_eq!(code(&closed().into()), 120);
+        assert_eq!(code(&VmEnded(end).into()), 122);
+        assert_eq!(code(&launched(closed()).into()), 122);
+    }
+
+    #[test]
+    fn what_is_in_the_librarys_errors_decides() {
+        let root = || SnapshotError::RootUnusable {
             operation: "open",
             path: PathBuf::from("/x"),
             source: io::ErrorKind::PermissionDenied.into(),
         };
-        assert_eq!(code(&Launch(root).into()), 121);
-        assert_eq!(code(&Launch(VmmError::NoChannel).into()), 122);
+        assert_eq!(code(&root().into()), 121);
+        assert_eq!(code(&launched(root()).into()), 121);
+        assert_eq!(code(&PoolError::from(launched(root())).into()), 121);
+        assert_eq!(
+            code(&PoolError::WarmUp(Arc::new(launched(root()))).into()),
+            121
+        );
+        assert_eq!(
+            code(&SpawnError::from(PoolError::from(launched(root()))).into()),
+            121
+        );
+        assert_eq!(code(&launched(VmmError::NoChannel).into()), 122);
+        assert_eq!(
+            code(&Error::new(launched(root())).context("around it")),
+            121
+        );
         assert_eq!(code(&anyhow::anyhow!("something")), 125);
     }
 
     #[test]
     fn a_cause_that_the_text_has_already_is_not_repeated() {
         let source = io::Error::other("disk on fire");
-        let inner = SnapshotError::Io { operation: "read", path: PathBuf::from("/x"), source };
-        let text = text(&Launch(inner).into()).unwrap();
+        let inner = SnapshotError::Io {
+            operation: "read",
+            path: PathBuf::from("/x"),
+            source,
+        };
+        let text = text(&Error::new(launched(inner)).context("can't make a VM")).unwrap();
         assert_eq!(text, "can't make a VM: cannot read /x: disk on fire");
     }
 
@@ -237,7 +312,11 @@ mod tests {
     fn codes_are_distinct_and_explained() {
         for (index, exit) in Exit::ALL.iter().enumerate() {
             assert!(!exit.meaning().is_empty());
-            assert!(Exit::ALL[..index].iter().all(|other| *other as u8 != *exit as u8));
+            assert!(
+                Exit::ALL[..index]
+                    .iter()
+                    .all(|other| *other as u8 != *exit as u8)
+            );
         }
     }
 }

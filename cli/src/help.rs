@@ -74,7 +74,10 @@ fn environment() -> String {
         // Writing to a string can't fail.
         let _ = writeln!(text, "  {name}\n      {meaning}\n      default: {default}");
     }
-    let _ = writeln!(text, "  RUST_LOG\n      what is logged on standard error\n      default: warn");
+    let _ = writeln!(
+        text,
+        "  RUST_LOG\n      what is logged on standard error\n      default: warn"
+    );
     text
 }
 

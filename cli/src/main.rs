@@ -15,14 +15,13 @@ mod signals;
 mod snapshot;
 mod statistics;
 mod template;
-mod vmm_process;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
-use ironclaw_orchestrator::vm::config::Config;
+use ironclaw_orchestrator::vm::Config;
 use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Task};
@@ -33,13 +32,16 @@ const RUNDOWN: Duration = Duration::from_secs(2);
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
     match with_runtime(cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             let code = exit::code(&error);
             if let Some(text) = exit::text(&error) {
-                eprintln!("ironclaw: error: {text}");
+                progress::note(&format!("error: {text}"));
             }
             ExitCode::from(code)
         }

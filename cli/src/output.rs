@@ -1,11 +1,12 @@
 //! Printing on standard output.
 
 use std::io::Write as _;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Error, Result};
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
+use ironclaw_orchestrator::vm::snapshot::Timestamp;
 use serde::Serialize;
 
 use crate::exit;
@@ -19,7 +20,9 @@ pub(crate) fn json(value: &impl Serialize) -> Result<()> {
 /// Prints a line of text, or several.
 pub(crate) fn line(text: &str) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(exit::written)
+    writeln!(stdout, "{text}")
+        .and_then(|()| stdout.flush())
+        .map_err(exit::written)
 }
 
 /// Prints a table.
@@ -33,6 +36,27 @@ pub(crate) fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -
 pub(crate) fn mebibytes(bytes: u64) -> String {
     let tenths = bytes.saturating_mul(10) >> 20;
     format!("{}.{} MiB", tenths / 10, tenths % 10)
+}
+
+/// How long ago that was, in whole seconds; 0 for the future.
+pub(crate) fn seconds_since(time: Timestamp) -> u64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    now.as_secs().saturating_sub(time.unix_seconds)
+}
+
+/// How long ago that was: `2h 3m 4s`
+pub(crate) fn age(time: Timestamp) -> String {
+    humantime::format_duration(Duration::from_secs(seconds_since(time))).to_string()
+}
+
+/// A point in time, from seconds since 1970: `2026-01-31T12:00:00Z`
+pub(crate) fn time(unix_seconds: u64) -> String {
+    /// The last second of the year 9999, after which the notation has no form.
+    const LAST: u64 = 253_402_300_799;
+    let time = UNIX_EPOCH + Duration::from_secs(unix_seconds.min(LAST));
+    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 /// A duration in milliseconds, for JSON and tables.
@@ -49,7 +73,10 @@ where
     T: Send + 'static,
     E: Into<Error> + Send + 'static,
 {
-    tokio::task::spawn_blocking(call).await.context("a thread failed")?.map_err(Into::into)
+    tokio::task::spawn_blocking(call)
+        .await
+        .context("a thread failed")?
+        .map_err(Into::into)
 }
 
 #[cfg(test)]

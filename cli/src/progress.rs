@@ -1,12 +1,12 @@
 //! What the program is doing, on standard error: a spinner on a terminal, lines elsewhere.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use ironclaw_orchestrator::template::Step;
-use ironclaw_orchestrator::vm::launcher::{Progress, Stage};
+use ironclaw_orchestrator::vm::{Progress, Stage};
 
 const TICK: Duration = Duration::from_millis(100);
 
@@ -24,7 +24,10 @@ struct Spinner {
 impl Reporter {
     pub(crate) fn new() -> Self {
         let on_terminal = std::io::stderr().is_terminal();
-        Self(Arc::new(Spinner { on_terminal, bar: Mutex::new(None) }))
+        Self(Arc::new(Spinner {
+            on_terminal,
+            bar: Mutex::new(None),
+        }))
     }
 
     /// For the library.
@@ -44,7 +47,7 @@ impl Reporter {
             let mut bar = self.0.bar.lock().unwrap_or_else(PoisonError::into_inner);
             bar.get_or_insert_with(spinner).set_message(text.to_owned());
         } else if long {
-            eprintln!("ironclaw: {text}");
+            note(text);
         }
     }
 
@@ -54,9 +57,18 @@ impl Reporter {
     }
 }
 
+/// A line on standard error. That nobody reads it is no reason to stop.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "ironclaw: {text}");
+}
+
 impl Spinner {
     fn clear(&self) {
-        let bar = self.bar.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let bar = self
+            .bar
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(bar) = bar {
             bar.finish_and_clear();
         }

@@ -41,15 +41,31 @@ mod tests {
     use super::*;
 
     fn of(millis: &[u64]) -> Option<Spread> {
-        Spread::of(&millis.iter().copied().map(Duration::from_millis).collect::<Vec<_>>())
+        Spread::of(
+            &millis
+                .iter()
+                .copied()
+                .map(Duration::from_millis)
+                .collect::<Vec<_>>(),
+        )
     }
 
     #[test]
     fn the_median_is_the_middle_or_the_mean_of_the_two_middle_ones() {
         assert_eq!(of(&[]), None);
-        let odd = Spread { samples: 3, min_ms: 1.0, median_ms: 2.0, max_ms: 9.0 };
+        let odd = Spread {
+            samples: 3,
+            min_ms: 1.0,
+            median_ms: 2.0,
+            max_ms: 9.0,
+        };
         assert_eq!(of(&[9, 1, 2]), Some(odd));
-        let even = Spread { samples: 4, min_ms: 1.0, median_ms: 3.0, max_ms: 9.0 };
+        let even = Spread {
+            samples: 4,
+            min_ms: 1.0,
+            median_ms: 3.0,
+            max_ms: 9.0,
+        };
         assert_eq!(of(&[9, 1, 2, 4]), Some(even));
     }
 }
