@@ -1,0 +1,202 @@
+//! The command line.
+
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use ironclaw_orchestrator::vm::config::BackendChoice;
+use ironclaw_orchestrator::vm::snapshot::SnapshotId;
+
+use crate::help;
+
+/// Longest time limit of a command.
+const MAX_TIMEOUT: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Runs commands in fresh microVMs, each restored from a snapshot in milliseconds.
+#[derive(Debug, Parser)]
+#[command(name = "ironclaw", version, after_help = help::MAIN_EXAMPLES, after_long_help = help::main())]
+pub(crate) struct Cli {
+    /// Print JSON on standard output instead of text.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Task {
+    /// Run a command in a fresh microVM.
+    Run(Run),
+    /// What VMs boot from.
+    #[command(subcommand)]
+    Template(TemplateTask),
+    /// What VMs are restored from.
+    #[command(subcommand)]
+    Snapshot(SnapshotTask),
+    /// The set of snapshots that VMs are taken from in turn.
+    #[command(subcommand)]
+    Pool(PoolTask),
+    /// Check what is installed, and say which hypervisor would be used and why.
+    #[command(after_help = help::DOCTOR_EXAMPLES)]
+    Doctor,
+    /// Measure cold boot, restore and warm spawn on this machine.
+    #[command(after_help = help::BENCH_EXAMPLES)]
+    Bench {
+        /// Measurements of each kind, 1 to 1000.
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        rounds: u16,
+    },
+    /// Print a completion script for a shell.
+    #[command(after_help = help::COMPLETIONS_EXAMPLES)]
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = help::RUN_EXAMPLES, after_long_help = help::run())]
+pub(crate) struct Run {
+    /// Hypervisor: auto, firecracker or qemu. Overrides IRONCLAW_BACKEND.
+    #[arg(long, value_parser = backend)]
+    pub(crate) backend: Option<BackendChoice>,
+    /// Kill the command after this time and exit with 124: 30s, 1m30s, 500ms.
+    #[arg(long, value_name = "TIME", value_parser = timeout)]
+    pub(crate) timeout: Option<Duration>,
+    /// Set an environment variable of the command; may be given more than once.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+    pub(crate) env: Vec<(String, String)>,
+    /// Run the command in this directory of the guest.
+    #[arg(long, value_name = "DIR", value_parser = absolute)]
+    pub(crate) cwd: Option<String>,
+    /// Forward standard input to the command; it is empty otherwise.
+    #[arg(long)]
+    pub(crate) stdin: bool,
+    /// Say on standard error how the VM came to be, and how long each stage took.
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+    /// The command and its arguments.
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TemplateTask {
+    /// Build a template from Debian's packages and make it the default.
+    #[command(after_help = help::TEMPLATE_EXAMPLES)]
+    Build,
+    /// Show the templates on disk.
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SnapshotTask {
+    /// Boot the template and take a snapshot of it.
+    Create,
+    /// Show the snapshots on disk.
+    List,
+    /// Compare the content of snapshots with what was published. Exits with 1 on a difference.
+    #[command(after_help = help::SNAPSHOT_EXAMPLES)]
+    Verify(Selection),
+    /// Delete snapshots that no VM uses.
+    Delete(Selection),
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Selection {
+    /// Ids, as `ironclaw snapshot list` shows them.
+    #[arg(value_name = "ID")]
+    pub(crate) ids: Vec<SnapshotId>,
+    /// All snapshots.
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PoolTask {
+    /// Build the snapshots that are missing, up to IRONCLAW_POOL_SIZE.
+    #[command(after_help = help::POOL_EXAMPLES)]
+    Warmup,
+    /// Show the snapshots on disk: age, size, use, and whether they fit this machine.
+    Stats,
+}
+
+fn backend(text: &str) -> Result<BackendChoice, &'static str> {
+    text.parse()
+        .map_err(|_| "it takes auto, firecracker or qemu")
+}
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if (Duration::from_millis(1)..=MAX_TIMEOUT).contains(&time) {
+        Ok(time)
+    } else {
+        Err("it takes 1ms to 30days".to_owned())
+    }
+}
+
+fn variable(text: &str) -> Result<(String, String), &'static str> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("it takes NAME=VALUE"),
+    }
+}
+
+fn absolute(text: &str) -> Result<String, &'static str> {
+    if text.starts_with('/') {
+        Ok(text.to_owned())
+    } else {
+        Err("it takes an absolute path")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_guests_command_is_taken_as_it_is() {
+        for words in [&["--", "ls", "-l", "--json"][..], &["ls", "-l", "--json"]] {
+            let line = ["ironclaw", "run"].iter().chain(words);
+            let cli = Cli::try_parse_from(line).unwrap();
+            let Task::Run(run) = cli.task else {
+                panic!("not a run")
+            };
+            assert_eq!(run.command, ["ls", "-l", "--json"]);
+            assert!(!cli.json);
+        }
+    }
+
+    #[test]
+    fn options_out_of_range_are_refused() {
+        for option in [
+            "--timeout=0s",
+            "--timeout=31days",
+            "--timeout=soon",
+            "--env=novalue",
+            "--env==x",
+            "--cwd=relative",
+            "--backend=xen",
+        ] {
+            let result = Cli::try_parse_from(["ironclaw", "run", option, "--", "true"]);
+            assert!(result.is_err(), "{option} is taken");
+        }
+    }
+
+    #[test]
+    fn ids_and_all_exclude_each_other_and_one_is_needed() {
+        let id = "0192f0c1-7a2b-7c3d-8e4f-5a6b7c8d9e0f";
+        let parse = |words: &[&str]| {
+            Cli::try_parse_from(["ironclaw", "snapshot", "verify"].iter().chain(words)).is_ok()
+        };
+        assert!(parse(&["--all"]) && parse(&[id]) && parse(&[id, id]));
+        assert!(!parse(&[]) && !parse(&["--all", id]) && !parse(&["nonsense"]));
+    }
+}

@@ -1,0 +1,16 @@
+//! `ironclaw completions`
+
+use anyhow::Result;
+use clap::CommandFactory as _;
+use clap_complete::Shell;
+
+use crate::args::Cli;
+use crate::output;
+
+/// Prints the script for `shell`.
+pub(crate) fn print(shell: Shell) -> Result<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "ironclaw", &mut script);
+    output::line(String::from_utf8_lossy(&script).trim_end())?;
+    Ok(0)
+}

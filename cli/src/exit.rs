@@ -1,0 +1,322 @@
+//! The exit codes, and which error has which.
+
+use std::error::Error as StdError;
+use std::io;
+
+use anyhow::Error;
+use ironclaw_orchestrator::template::TemplateError;
+use ironclaw_orchestrator::vm::config::ConfigError;
+use ironclaw_orchestrator::vm::snapshot::SnapshotError;
+use ironclaw_orchestrator::vm::vmm::{self, VmmError};
+use ironclaw_orchestrator::vm::{GuestError, LaunchError, PoolError, SpawnError};
+use ironclaw_protocol::message::FailureKind;
+use thiserror::Error as ThisError;
+
+use crate::signals::Interrupted;
+
+/// Exit codes of our own; any other is the guest command's.
+///
+/// From 124 on they are those of `timeout`, `env` and the shells. 141 is what a shell shows for a
+/// program in a pipe whose reader has gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Exit {
+    Found = 1,
+    Usage = 2,
+    Protocol = 120,
+    Setting = 121,
+    VmDied = 122,
+    NoSuchDirectory = 123,
+    TimedOut = 124,
+    Failed = 125,
+    CannotRun = 126,
+    NotFound = 127,
+    OutputClosed = 141,
+}
+
+impl Exit {
+    pub(crate) const ALL: &[Self] = &[
+        Self::Found,
+        Self::Usage,
+        Self::Protocol,
+        Self::Setting,
+        Self::VmDied,
+        Self::NoSuchDirectory,
+        Self::TimedOut,
+        Self::Failed,
+        Self::CannotRun,
+        Self::NotFound,
+        Self::OutputClosed,
+    ];
+
+    pub(crate) fn meaning(self) -> &'static str {
+        match self {
+            Self::Found => "`doctor` or `snapshot verify` found something wrong",
+            Self::Usage => "the command line is wrong",
+            Self::Protocol => "the guest broke the protocol",
+            Self::Setting => "a setting is wrong, or a snapshot or template directory unusable",
+            Self::VmDied => "the VM or its hypervisor died, or could not be started",
+            Self::NoSuchDirectory => "there is no such directory in the guest",
+            Self::TimedOut => "the command was killed because its time was over",
+            Self::Failed => "anything else that ironclaw could not do",
+            Self::CannotRun => "the command was found in the guest, but can't be run",
+            Self::NotFound => "there is no such command in the guest",
+            Self::OutputClosed => "nobody reads the output any more",
+        }
+    }
+}
+
+/// The reader of standard output or standard error has gone.
+#[derive(Debug, ThisError)]
+#[error("nobody reads the output any more")]
+pub(crate) struct OutputClosed;
+
+/// The VM ended under a running command.
+#[derive(Debug, ThisError)]
+#[error("the VM ended while the command ran ({0})")]
+pub(crate) struct VmEnded(pub(crate) vmm::Exit);
+
+/// The exit code for `error`.
+pub(crate) fn code(error: &Error) -> u8 {
+    if let Some(interrupted) = error.downcast_ref::<Interrupted>() {
+        return interrupted.exit_code();
+    }
+    kind(error) as u8
+}
+
+/// What to say about `error`, with all its causes; nothing about what the user did himself.
+pub(crate) fn text(error: &Error) -> Option<String> {
+    let quiet = error.is::<OutputClosed>() || error.is::<Interrupted>();
+    (!quiet).then(|| causes(error.as_ref()))
+}
+
+/// `error` and its causes in one line. Some texts have their cause in them: it is not repeated.
+pub(crate) fn causes(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let words = cause.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+fn kind(error: &Error) -> Exit {
+    if error.is::<OutputClosed>() {
+        return Exit::OutputClosed;
+    }
+    // Said of the command itself; below another error, it was said while a VM was made.
+    if let Some(guest) = error.downcast_ref::<GuestError>() {
+        return of_guest(guest);
+    }
+    error.chain().find_map(of_cause).unwrap_or(Exit::Failed)
+}
+
+fn of_cause(cause: &(dyn StdError + 'static)) -> Option<Exit> {
+    // The library's errors are transparent: what is in them is not in the chain of causes.
+    if let Some(spawn) = cause.downcast_ref() {
+        Some(of_spawn(spawn))
+    } else if let Some(pool) = cause.downcast_ref() {
+        Some(of_pool(pool))
+    } else if let Some(launch) = cause.downcast_ref() {
+        Some(of_launch(launch))
+    } else if let Some(snapshot) = cause.downcast_ref() {
+        Some(of_snapshot(snapshot))
+    } else if let Some(template) = cause.downcast_ref() {
+        Some(of_template(template))
+    } else if cause.is::<ConfigError>() {
+        Some(Exit::Setting)
+    } else {
+        (cause.is::<VmEnded>() || cause.is::<VmmError>()).then_some(Exit::VmDied)
+    }
+}
+
+fn of_spawn(error: &SpawnError) -> Exit {
+    match error {
+        SpawnError::Pool(pool) => of_pool(pool),
+        // The last tier is the one that should have worked whatever befell the others.
+        SpawnError::Failed(tiers) => tiers
+            .iter()
+            .last()
+            .map_or(Exit::Failed, |(_, error)| of_launch(error)),
+        _ => Exit::Failed,
+    }
+}
+
+fn of_pool(error: &PoolError) -> Exit {
+    match error {
+        PoolError::Config(_) => Exit::Setting,
+        PoolError::Launch(launch) => of_launch(launch),
+        PoolError::WarmUp(launch) => of_launch(launch),
+        _ => Exit::Failed,
+    }
+}
+
+fn of_launch(error: &LaunchError) -> Exit {
+    match error {
+        LaunchError::Template(template) => of_template(template),
+        LaunchError::Snapshot(snapshot) => of_snapshot(snapshot),
+        // Of an agent that was asked for nothing yet: the VM did not come up.
+        LaunchError::Vmm(_) | LaunchError::Guest(_) | LaunchError::NoBoot { .. } => Exit::VmDied,
+        LaunchError::NoFirecracker => Exit::Setting,
+        _ => Exit::Failed,
+    }
+}
+
+fn of_guest(error: &GuestError) -> Exit {
+    match error {
+        GuestError::Failed {
+            kind: FailureKind::NotFound,
+            ..
+        } => Exit::NotFound,
+        GuestError::Failed {
+            kind: FailureKind::NoSuchDirectory,
+            ..
+        } => Exit::NoSuchDirectory,
+        GuestError::Failed {
+            kind: FailureKind::PermissionDenied | FailureKind::Invalid,
+            ..
+        }
+        | GuestError::Invalid(..)
+        | GuestError::TooLarge(..) => Exit::CannotRun,
+        GuestError::Closed { .. } | GuestError::WrongAnswer { .. } => Exit::Protocol,
+        GuestError::NoAnswer { .. } => Exit::TimedOut,
+        _ => Exit::Failed,
+    }
+}
+
+fn of_snapshot(error: &SnapshotError) -> Exit {
+    match error {
+        SnapshotError::Io { .. }
+        | SnapshotError::NoSpace { .. }
+        | SnapshotError::RootNotDirectory { .. }
+        | SnapshotError::RootUnusable { .. }
+        | SnapshotError::RootExposed { .. } => Exit::Setting,
+        _ => Exit::Failed,
+    }
+}
+
+fn of_template(error: &TemplateError) -> Exit {
+    match error {
+        TemplateError::Io { .. } => Exit::Setting,
+        _ => Exit::Failed,
+    }
+}
+
+/// For `map_err` of a write to standard output or standard error.
+pub(crate) fn written(error: io::Error) -> Error {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        OutputClosed.into()
+    } else {
+        Error::new(error).context("can't write the output")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+    use std::sync::Arc;
+
+    fn failed(kind: FailureKind) -> Error {
+        GuestError::Failed {
+            kind,
+            message: "m".to_owned(),
+        }
+        .into()
+    }
+
+    fn closed() -> GuestError {
+        GuestError::Closed {
+            reason: "r".to_owned(),
+        }
+    }
+
+    #[test]
+    fn each_failure_in_the_guest_has_the_code_a_shell_would_give() {
+        for (kind, code_expected) in [
+            (FailureKind::NotFound, 127),
+            (FailureKind::PermissionDenied, 126),
+            (FailureKind::Invalid, 126),
+            (FailureKind::NoSuchDirectory, 123),
+            (FailureKind::NoSpace, 125),
+            (FailureKind::Io, 125),
+        ] {
+            assert_eq!(code(&failed(kind)), code_expected, "{kind:?}");
+        }
+    }
+
+    fn launched(error: impl Into<LaunchError>) -> LaunchError {
+        error.into()
+    }
+
+    #[test]
+    fn a_guest_that_breaks_the_protocol_is_told_from_a_vm_that_ended() {
+        let end = vmm::Exit {
+            status: "signal: 9 (SIGKILL)".to_owned(),
+            log: String::new(),
+        };
+        assert_eq!(code(&closed().into()), 120);
+        assert_eq!(code(&VmEnded(end).into()), 122);
+        assert_eq!(code(&launched(closed()).into()), 122);
+    }
+
+    #[test]
+    fn what_is_in_the_librarys_errors_decides() {
+        let root = || SnapshotError::RootUnusable {
+            operation: "open",
+            path: PathBuf::from("/x"),
+            source: io::ErrorKind::PermissionDenied.into(),
+        };
+        assert_eq!(code(&root().into()), 121);
+        assert_eq!(code(&launched(root()).into()), 121);
+        assert_eq!(code(&PoolError::from(launched(root())).into()), 121);
+        assert_eq!(
+            code(&PoolError::WarmUp(Arc::new(launched(root()))).into()),
+            121
+        );
+        assert_eq!(
+            code(&SpawnError::from(PoolError::from(launched(root()))).into()),
+            121
+        );
+        assert_eq!(code(&launched(VmmError::NoChannel).into()), 122);
+        assert_eq!(
+            code(&Error::new(launched(root())).context("around it")),
+            121
+        );
+        assert_eq!(code(&anyhow::anyhow!("something")), 125);
+    }
+
+    #[test]
+    fn a_cause_that_the_text_has_already_is_not_repeated() {
+        let source = io::Error::other("disk on fire");
+        let inner = SnapshotError::Io {
+            operation: "read",
+            path: PathBuf::from("/x"),
+            source,
+        };
+        let text = text(&Error::new(launched(inner)).context("can't make a VM")).unwrap();
+        assert_eq!(text, "can't make a VM: cannot read /x: disk on fire");
+    }
+
+    #[test]
+    fn a_closed_pipe_is_no_news() {
+        let error = written(io::ErrorKind::BrokenPipe.into());
+        assert_eq!((code(&error), text(&error)), (141, None));
+    }
+
+    #[test]
+    fn codes_are_distinct_and_explained() {
+        for (index, exit) in Exit::ALL.iter().enumerate() {
+            assert!(!exit.meaning().is_empty());
+            assert!(
+                Exit::ALL[..index]
+                    .iter()
+                    .all(|other| *other as u8 != *exit as u8)
+            );
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What follows the options in help texts.
+
+use std::fmt::Write as _;
+
+use ironclaw_orchestrator::vm::config::VARIABLES;
+
+use crate::exit::Exit;
+
+pub(crate) const MAIN_EXAMPLES: &str = "\
+Examples:
+  ironclaw run -- uname -a          run a command in a fresh Linux microVM
+  ironclaw doctor                   check what is installed
+  ironclaw pool warmup              build all snapshots before they are needed
+  ironclaw run --help               exit codes, environment variables";
+
+pub(crate) const RUN_EXAMPLES: &str = "\
+Examples:
+  ironclaw run -- uname -a
+  ironclaw run -v --timeout 10s -- sh -c 'echo $((6 * 7))'
+  echo 'b a' | ironclaw run --stdin -- tr ' ' '\\n'
+  ironclaw run --env LANG=C --cwd /tmp --json -- ls -la";
+
+pub(crate) const DOCTOR_EXAMPLES: &str = "\
+Exits with 1 if `ironclaw run` would not work.
+
+Examples:
+  ironclaw doctor
+  ironclaw doctor --json | jq '.checks[] | select(.status != \"ok\")'";
+
+pub(crate) const BENCH_EXAMPLES: &str = "\
+Takes a snapshot of its own, and deletes it at the end.
+
+Examples:
+  ironclaw bench
+  ironclaw bench --rounds 30 --json";
+
+pub(crate) const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  ironclaw completions bash > ~/.local/share/bash-completion/completions/ironclaw
+  ironclaw completions zsh > \"${fpath[1]}/_ironclaw\"";
+
+pub(crate) const TEMPLATE_EXAMPLES: &str = "\
+Needs apt-get and dpkg-deb; downloads some 30 MB. `ironclaw run` builds a template by itself when
+there is none.
+
+Examples:
+  ironclaw template build
+  ironclaw template list --json";
+
+pub(crate) const SNAPSHOT_EXAMPLES: &str = "\
+Examples:
+  ironclaw snapshot verify --all
+  ironclaw snapshot verify 0192f0c1-7a2b-7c3d-8e4f-5a6b7c8d9e0f";
+
+pub(crate) const POOL_EXAMPLES: &str = "\
+Examples:
+  ironclaw pool warmup
+  IRONCLAW_POOL_SIZE=2 ironclaw pool warmup
+  ironclaw pool stats --json";
+
+/// Below `ironclaw --help`.
+pub(crate) fn main() -> String {
+    format!("{MAIN_EXAMPLES}\n\n{}\n{}", environment(), exit_codes())
+}
+
+/// Below `ironclaw run --help`.
+pub(crate) fn run() -> String {
+    format!("{RUN_EXAMPLES}\n\n{}\n{}", exit_codes(), environment())
+}
+
+fn environment() -> String {
+    let mut text = String::from("Environment variables:\n");
+    for (name, default, meaning) in VARIABLES {
+        // Writing to a string can't fail.
+        let _ = writeln!(text, "  {name}\n      {meaning}\n      default: {default}");
+    }
+    let _ = writeln!(
+        text,
+        "  RUST_LOG\n      what is logged on standard error\n      default: warn"
+    );
+    text
+}
+
+fn exit_codes() -> String {
+    let mut text = String::from("Exit codes:\n");
+    for exit in Exit::ALL {
+        let _ = writeln!(text, "  {:>5}  {}", *exit as u8, exit.meaning());
+    }
+    let _ = writeln!(text, "  128+N  the command was ended by signal N");
+    let _ = writeln!(text, "  other  the command's own");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_variable_and_every_exit_code_is_in_the_help_of_run() {
+        let text = run();
+        for (name, default, meaning) in VARIABLES {
+            for part in [name, default, meaning] {
+                assert!(text.contains(part), "{part:?} is missing");
+            }
+        }
+        for exit in Exit::ALL {
+            assert!(text.contains(&format!("{:>5}  {}", *exit as u8, exit.meaning())));
+        }
+    }
+}

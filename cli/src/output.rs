@@ -1,0 +1,92 @@
+//! Printing on standard output.
+
+use std::io::Write as _;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Error, Result};
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+use ironclaw_orchestrator::vm::snapshot::Timestamp;
+use serde::Serialize;
+
+use crate::exit;
+
+/// Prints `value` as one JSON value on one line.
+pub(crate) fn json(value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string(value).context("can't write JSON")?;
+    line(&text)
+}
+
+/// Prints a line of text, or several.
+pub(crate) fn line(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{text}")
+        .and_then(|()| stdout.flush())
+        .map_err(exit::written)
+}
+
+/// Prints a table.
+pub(crate) fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> Result<()> {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header(header).add_rows(rows);
+    line(&table.trim_fmt())
+}
+
+/// `12.3 MiB`
+pub(crate) fn mebibytes(bytes: u64) -> String {
+    let tenths = bytes.saturating_mul(10) >> 20;
+    format!("{}.{} MiB", tenths / 10, tenths % 10)
+}
+
+/// How long ago that was, in whole seconds; 0 for the future.
+pub(crate) fn seconds_since(time: Timestamp) -> u64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    now.as_secs().saturating_sub(time.unix_seconds)
+}
+
+/// How long ago that was: `2h 3m 4s`
+pub(crate) fn age(time: Timestamp) -> String {
+    humantime::format_duration(Duration::from_secs(seconds_since(time))).to_string()
+}
+
+/// A point in time, from seconds since 1970: `2026-01-31T12:00:00Z`
+pub(crate) fn time(unix_seconds: u64) -> String {
+    /// The last second of the year 9999, after which the notation has no form.
+    const LAST: u64 = 253_402_300_799;
+    let time = UNIX_EPOCH + Duration::from_secs(unix_seconds.min(LAST));
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+/// A duration in milliseconds, for JSON and tables.
+pub(crate) fn milliseconds(duration: Duration) -> f64 {
+    // To a microsecond: what is finer is noise.
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// Runs a library call that blocks.
+pub(crate) async fn blocking<T, E>(
+    call: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T>
+where
+    T: Send + 'static,
+    E: Into<Error> + Send + 'static,
+{
+    tokio::task::spawn_blocking(call)
+        .await
+        .context("a thread failed")?
+        .map_err(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times_are_rounded_for_people() {
+        assert_eq!(mebibytes(0), "0.0 MiB");
+        assert_eq!(mebibytes((12 << 20) + (512 << 10)), "12.5 MiB");
+        assert!((milliseconds(Duration::from_nanos(1_234_567)) - 1.235).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,221 @@
+//! `ironclaw run`
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Error, Result};
+use ironclaw_orchestrator::vm::{
+    Command, Config, ExitStatus, GuestError, LaunchError, Launcher, Origin, Pool, PoolError,
+    PoolOptions, VmHandle,
+};
+use serde::Serialize;
+use tokio::time::timeout;
+
+use crate::args::Run;
+use crate::exit::{self, Exit, VmEnded};
+use crate::guest_io::{self, Sink};
+use crate::output::{self, milliseconds};
+use crate::progress::{self, Reporter};
+
+/// How long the end of a connection may come before the end of the VM that it belonged to.
+const END: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Serialize)]
+struct Report {
+    exit_code: u8,
+    signal: Option<i32>,
+    timed_out: bool,
+    stdout: String,
+    stderr: String,
+    origin: Origin,
+    timings_ms: Stages,
+}
+
+/// Where the time went, in milliseconds.
+#[derive(Debug, Serialize)]
+struct Stages {
+    /// Finding the hypervisor and the template, building it if need be.
+    open: f64,
+    /// Reading the snapshots' directory, making a snapshot if there is none.
+    pool: f64,
+    /// The spawn.
+    spawn: f64,
+    /// Part of the spawn: choosing a tier.
+    acquire: f64,
+    /// Part of the spawn: starting the hypervisor and loading the snapshot.
+    start: f64,
+    /// Part of the spawn: resume or boot, until the guest confirmed its identity.
+    ready: f64,
+    /// The command.
+    command: f64,
+}
+
+/// Runs the command; returns its exit code.
+pub(crate) async fn run(mut config: Config, run: Run, json: bool) -> Result<u8> {
+    if let Some(backend) = run.backend {
+        config.backend = backend;
+    }
+    let reporter = Reporter::new();
+    let start = Instant::now();
+    let launcher = Launcher::open(&config, reporter.progress()).await?;
+    let open = start.elapsed();
+
+    let start = Instant::now();
+    // One command takes one VM: a warm clone for another would be killed unused.
+    let options = PoolOptions {
+        size: 1,
+        warm: 0,
+        refresh: config.snapshot_refresh,
+    };
+    let pool = Pool::open(launcher, options).await?;
+    fill(&pool, &reporter).await?;
+    let ready = start.elapsed();
+
+    let handle = pool.spawn(&format!("run-{}", std::process::id())).await?;
+    reporter.over();
+    let (origin, timings) = (handle.origin(), handle.timings());
+    let mut stages = Stages {
+        open: milliseconds(open),
+        pool: milliseconds(ready),
+        spawn: milliseconds(timings.total),
+        acquire: milliseconds(timings.acquire),
+        start: milliseconds(timings.start),
+        ready: milliseconds(timings.ready),
+        command: 0.0,
+    };
+    if run.verbose {
+        say_origin(origin, &stages);
+    }
+
+    let mut sink = if json {
+        Sink::memory()
+    } else {
+        Sink::streams()
+    };
+    let start = Instant::now();
+    let result = follow(&handle, command(&run), &mut sink).await;
+    stages.command = milliseconds(start.elapsed());
+    let result = match result {
+        Err(error) => Err(explain(&handle, error).await),
+        Ok(status) => Ok(status),
+    };
+    handle.destroy().await?;
+    pool.close().await;
+    let status = result?;
+
+    if run.verbose {
+        progress::note(&format!("command: {status} after {:.1} ms", stages.command));
+    }
+    let code = code(status);
+    if let Sink::Memory(stdout, stderr) = sink {
+        output::json(&Report {
+            exit_code: code,
+            signal: if let ExitStatus::Signal(signal) = status {
+                Some(signal)
+            } else {
+                None
+            },
+            timed_out: status == ExitStatus::TimedOut,
+            stdout: String::from_utf8_lossy(&stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&stderr).into_owned(),
+            origin,
+            timings_ms: stages,
+        })?;
+    } else if let (ExitStatus::TimedOut, Some(limit)) = (status, run.timeout) {
+        let limit = humantime::format_duration(limit);
+        progress::note(&format!(
+            "the command was killed after its time limit of {limit}"
+        ));
+    }
+    Ok(code)
+}
+
+/// Makes a snapshot if there is none. If that fails, a boot may still serve.
+async fn fill(pool: &Pool, reporter: &Reporter) -> Result<()> {
+    match pool.warmup().await {
+        Ok(()) => Ok(()),
+        // A guest that does not come up for a snapshot does not come up without one.
+        Err(PoolError::WarmUp(error)) if !matches!(*error, LaunchError::NoBoot { .. }) => {
+            reporter.over();
+            let why = exit::causes(&*error);
+            progress::note(&format!(
+                "warning: no snapshot could be made, booting instead: {why}"
+            ));
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn command(run: &Run) -> Command {
+    let mut command = Command::from(run.command.as_slice());
+    for (name, value) in &run.env {
+        command = command.env(name, value);
+    }
+    if let Some(directory) = &run.cwd {
+        command = command.cwd(directory);
+    }
+    if let Some(limit) = run.timeout {
+        command = command.timeout(limit);
+    }
+    if run.stdin {
+        command.stdin_piped()
+    } else {
+        command
+    }
+}
+
+async fn follow(handle: &VmHandle, command: Command, sink: &mut Sink) -> Result<ExitStatus> {
+    let running = handle.start(command).await?;
+    guest_io::follow(running, sink).await
+}
+
+/// A closed connection has one of two reasons, and only the VM's process tells which.
+async fn explain(handle: &VmHandle, error: Error) -> Error {
+    if !matches!(error.downcast_ref(), Some(GuestError::Closed { .. })) {
+        return error;
+    }
+    match timeout(END, handle.exited()).await {
+        Ok(end) => VmEnded(end).into(),
+        Err(_) => error,
+    }
+}
+
+fn say_origin(origin: Origin, stages: &Stages) {
+    progress::note(&format!(
+        "VM: {origin} in {:.1} ms (acquire {:.1}, start {:.1}, ready {:.1}); before that: \
+         open {:.1} ms, pool {:.1} ms",
+        stages.spawn, stages.acquire, stages.start, stages.ready, stages.open, stages.pool
+    ));
+}
+
+/// The exit code for how a command ended, as shells give it.
+fn code(status: ExitStatus) -> u8 {
+    match status {
+        ExitStatus::Code(code) => code,
+        // Linux has 64 signals; a guest may name any number.
+        ExitStatus::Signal(signal) => u8::try_from(signal)
+            .ok()
+            .and_then(|n| n.checked_add(128))
+            .unwrap_or(u8::MAX),
+        ExitStatus::TimedOut => Exit::TimedOut as u8,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_those_of_a_shell() {
+        assert_eq!(code(ExitStatus::Code(3)), 3);
+        assert_eq!(code(ExitStatus::Signal(9)), 137);
+        assert_eq!(code(ExitStatus::TimedOut), 124);
+    }
+
+    #[test]
+    fn a_signal_that_does_not_exist_is_still_a_failure() {
+        for signal in [-1, 128, 1000, i32::MIN] {
+            assert_eq!(code(ExitStatus::Signal(signal)), 255);
+        }
+    }
+}

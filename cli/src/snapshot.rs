@@ -1,0 +1,211 @@
+//! `ironclaw snapshot`
+
+use anyhow::{Result, bail};
+use ironclaw_orchestrator::vm::snapshot::{Entry, Manifest, SnapshotId, SnapshotStore};
+use ironclaw_orchestrator::vm::{Config, Launcher};
+use serde::Serialize;
+
+use crate::args::{Selection, SnapshotTask};
+use crate::exit::{self, Exit};
+use crate::output::{self, blocking, mebibytes, milliseconds};
+use crate::progress::Reporter;
+
+#[derive(Debug, Serialize)]
+struct Made {
+    id: SnapshotId,
+    boot_ms: f64,
+    write_ms: f64,
+    publish_ms: f64,
+    disk_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    id: SnapshotId,
+    disk_bytes: u64,
+    in_use: bool,
+    manifest: Option<Manifest>,
+    /// Why there is no manifest.
+    defect: Option<String>,
+}
+
+/// What became of one snapshot.
+#[derive(Debug, Serialize)]
+struct Done {
+    id: SnapshotId,
+    ok: bool,
+    error: Option<String>,
+    /// Bytes that were compared, by a verification.
+    hashed_bytes: Option<u64>,
+}
+
+/// Makes, lists, verifies or deletes snapshots.
+pub(crate) async fn perform(config: &Config, task: SnapshotTask, json: bool) -> Result<u8> {
+    match task {
+        SnapshotTask::Create => create(config, json).await?,
+        SnapshotTask::List => list(config, json).await?,
+        SnapshotTask::Verify(selection) => return verify(config, selection, json).await,
+        SnapshotTask::Delete(selection) => delete(config, selection, json).await?,
+    }
+    Ok(0)
+}
+
+async fn create(config: &Config, json: bool) -> Result<()> {
+    let reporter = Reporter::new();
+    let launcher = Launcher::open(config, reporter.progress()).await?;
+    let created = launcher.create_snapshot().await?;
+    reporter.over();
+    let made = Made {
+        id: created.snapshot.id(),
+        boot_ms: milliseconds(created.boot),
+        write_ms: milliseconds(created.write),
+        publish_ms: milliseconds(created.publish),
+        disk_bytes: created.disk_bytes,
+    };
+    if json {
+        return output::json(&made);
+    }
+    output::line(&format!(
+        "{}  {} on disk; boot {:.0} ms, write {:.0} ms, publish {:.0} ms",
+        made.id,
+        mebibytes(made.disk_bytes),
+        made.boot_ms,
+        made.write_ms,
+        made.publish_ms
+    ))
+}
+
+async fn list(config: &Config, json: bool) -> Result<()> {
+    let entries = entries(config).await?;
+    if json {
+        let rows: Vec<_> = entries.into_iter().map(Row::from).collect();
+        return output::json(&rows);
+    }
+    let rows = entries.into_iter().map(|entry| {
+        let (made_by, age) = match &entry.state {
+            Ok(manifest) => {
+                let vmm = &manifest.vmm;
+                let made_by = format!("{} {} ({})", vmm.kind, vmm.version, vmm.accelerator);
+                (made_by, output::age(manifest.created))
+            }
+            Err(defect) => (defect.to_string(), String::new()),
+        };
+        let in_use = if entry.in_use { "yes" } else { "no" }.to_owned();
+        [
+            entry.id.to_string(),
+            age,
+            mebibytes(entry.disk_bytes),
+            in_use,
+            made_by,
+        ]
+    });
+    output::table(
+        ["SNAPSHOT", "AGE", "ON DISK", "IN USE", "MADE BY"],
+        rows.collect(),
+    )
+}
+
+impl From<Entry> for Row {
+    fn from(entry: Entry) -> Self {
+        let (manifest, defect) = match entry.state {
+            Ok(manifest) => (Some(manifest), None),
+            Err(defect) => (None, Some(defect.to_string())),
+        };
+        let Entry {
+            id,
+            disk_bytes,
+            in_use,
+            ..
+        } = entry;
+        Self {
+            id,
+            disk_bytes,
+            in_use,
+            manifest,
+            defect,
+        }
+    }
+}
+
+/// The snapshots on disk.
+pub(crate) async fn entries(config: &Config) -> Result<Vec<Entry>> {
+    let path = config.snapshot_path.clone();
+    blocking(move || SnapshotStore::open(path)?.list()).await
+}
+
+async fn verify(config: &Config, selection: Selection, json: bool) -> Result<u8> {
+    let done = for_each(config, selection, |store, id| {
+        Ok(Some(store.verify(id)?.hashed_bytes))
+    })
+    .await?;
+    report(&done, "intact", json)?;
+    Ok(if done.iter().all(|done| done.ok) {
+        0
+    } else {
+        Exit::Found as u8
+    })
+}
+
+async fn delete(config: &Config, selection: Selection, json: bool) -> Result<()> {
+    let done = for_each(config, selection, |store, id| {
+        store.delete(id)?;
+        Ok(None)
+    })
+    .await?;
+    report(&done, "deleted", json)?;
+    let failed = done.iter().filter(|done| !done.ok).count();
+    if failed > 0 {
+        bail!("{failed} of {} snapshots could not be deleted", done.len());
+    }
+    Ok(())
+}
+
+/// Does `action` to every chosen snapshot, whether or not it failed for others.
+async fn for_each(
+    config: &Config,
+    selection: Selection,
+    action: impl Fn(&SnapshotStore, SnapshotId) -> Result<Option<u64>> + Send + 'static,
+) -> Result<Vec<Done>> {
+    let path = config.snapshot_path.clone();
+    blocking(move || -> Result<_> {
+        let store = SnapshotStore::open(path)?;
+        let ids = if selection.all {
+            store.list()?.into_iter().map(|entry| entry.id).collect()
+        } else {
+            selection.ids
+        };
+        let done = ids.into_iter().map(|id| match action(&store, id) {
+            Ok(hashed_bytes) => Done {
+                id,
+                ok: true,
+                error: None,
+                hashed_bytes,
+            },
+            Err(error) => {
+                let error = Some(exit::causes(error.as_ref()));
+                Done {
+                    id,
+                    ok: false,
+                    error,
+                    hashed_bytes: None,
+                }
+            }
+        });
+        Ok(done.collect())
+    })
+    .await
+}
+
+fn report(done: &[Done], success: &str, json: bool) -> Result<()> {
+    if json {
+        return output::json(&done);
+    }
+    for done in done {
+        output::line(&format!(
+            "{}  {}",
+            done.id,
+            done.error.as_deref().unwrap_or(success)
+        ))?;
+    }
+    Ok(())
+}

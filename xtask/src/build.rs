@@ -1,0 +1,65 @@
+//! Building the guest agent and the `ironclaw` binary.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Error, Result};
+
+use crate::workspace::Workspace;
+use crate::{packages, step};
+
+const AGENT: &str = "ironclaw-guest-agent";
+const TRIPLE: &str = "x86_64-unknown-linux-gnu";
+
+/// Makes everything that `ironclaw` needs; returns the path of `ironclaw`.
+pub(crate) fn set_up(workspace: &Workspace) -> Result<PathBuf> {
+    packages::ensure_installed()?;
+    let agent = agent(workspace)?;
+    step::run(&mut workspace.cargo(&["build", "--quiet", "--release", "-p", "ironclaw-cli"]))?;
+    let release = workspace.target().join("release");
+    place(&agent, &release.join(AGENT))?;
+    Ok(release.join("ironclaw"))
+}
+
+/// Sets up and becomes `ironclaw run`.
+pub(crate) fn run(workspace: &Workspace, arguments: &[OsString]) -> Result<()> {
+    let ironclaw = set_up(workspace)?;
+    let error = Command::new(&ironclaw).arg("run").args(arguments).exec();
+    Err(Error::new(error).context(format!("can't run {}", ironclaw.display())))
+}
+
+/// Builds the static guest agent; returns its path.
+pub(crate) fn agent(workspace: &Workspace) -> Result<PathBuf> {
+    // Other flags than the rest's: in one directory, each build would throw away the other's.
+    let target = workspace.target().join("guest");
+    let build = [
+        "build",
+        "--quiet",
+        "--profile",
+        "guest",
+        "--target",
+        TRIPLE,
+        "-p",
+        AGENT,
+    ];
+    step::run(
+        workspace
+            .cargo(&build)
+            .env("CARGO_TARGET_DIR", &target)
+            // It would take precedence.
+            .env_remove("CARGO_ENCODED_RUSTFLAGS")
+            .env("RUSTFLAGS", "-C target-feature=+crt-static"),
+    )?;
+    Ok(target.join(TRIPLE).join("guest").join(AGENT))
+}
+
+/// Copies a program under a name that never shows half of it.
+fn place(from: &Path, to: &Path) -> Result<()> {
+    let part = to.with_extension("part");
+    fs::copy(from, &part)
+        .with_context(|| format!("can't copy {} to {}", from.display(), part.display()))?;
+    fs::rename(&part, to).with_context(|| format!("can't rename {}", part.display()))
+}

@@ -1,0 +1,43 @@
+//! Tests and lints: what CI runs.
+
+use anyhow::Result;
+
+use crate::workspace::Workspace;
+use crate::{build, packages, step};
+
+/// Manifest of the bare-metal guest, which is a workspace of its own.
+const TESTGUEST: &str = "testguest/Cargo.toml";
+
+/// All tests, with the agent that goes into guests.
+pub(crate) fn test(workspace: &Workspace) -> Result<()> {
+    packages::ensure_installed()?;
+    let agent = build::agent(workspace)?;
+    step::run(
+        workspace
+            .cargo(&["test", "--workspace"])
+            .env("IRONCLAW_GUEST_AGENT", agent),
+    )?;
+    step::run(&mut workspace.cargo(&["test", "--manifest-path", TESTGUEST, "--lib"]))
+}
+
+/// Formatting, clippy and documentation.
+pub(crate) fn lint(workspace: &Workspace) -> Result<()> {
+    let deny = ["--", "-D", "warnings"];
+    step::run(&mut workspace.cargo(&["fmt", "--all", "--check"]))?;
+    step::run(&mut workspace.cargo(&["fmt", "--manifest-path", TESTGUEST, "--check"]))?;
+    step::run(
+        workspace
+            .cargo(&["clippy", "--workspace", "--all-targets"])
+            .args(deny),
+    )?;
+    step::run(
+        workspace
+            .cargo(&["clippy", "--manifest-path", TESTGUEST, "--lib"])
+            .args(deny),
+    )?;
+    step::run(
+        workspace
+            .cargo(&["doc", "--workspace", "--no-deps"])
+            .env("RUSTDOCFLAGS", "-D warnings"),
+    )
+}

@@ -1,0 +1,94 @@
+//! What a developer of IronClaw types, with nothing to install first: `cargo xtask`.
+
+mod build;
+mod checks;
+mod packages;
+mod step;
+mod workspace;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use workspace::Workspace;
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about, version)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Install the Debian packages that are missing; build the guest agent and `ironclaw`.
+    Setup,
+    /// Set up, then `ironclaw run ARGS`: `cargo xtask run -- uname -a`.
+    Run {
+        /// Options of `ironclaw run`, then `--`, then the command for the guest. Without an
+        /// option in front, all of it is the command.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        arguments: Vec<OsString>,
+    },
+    /// All tests, those with real VMs included.
+    Test,
+    /// Formatting, clippy and documentation; every warning is an error.
+    Lint,
+    /// What CI runs: test, then lint.
+    Ci,
+}
+
+fn main() -> ExitCode {
+    match perform(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: Task) -> Result<()> {
+    let workspace = Workspace::find()?;
+    match task {
+        Task::Setup => build::set_up(&workspace).map(drop),
+        Task::Run { arguments } => build::run(&workspace, &arguments),
+        Task::Test => checks::test(&workspace),
+        Task::Lint => checks::lint(&workspace),
+        Task::Ci => {
+            checks::test(&workspace)?;
+            checks::lint(&workspace)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn run_passes_options_and_command_on_as_they_are() {
+        for line in [
+            &["-v", "--", "sh", "-c", "exit 3"][..],
+            &["uname", "-a"],
+            &["--timeout", "5s", "--", "true"],
+        ] {
+            let words = ["xtask", "run"].iter().chain(line);
+            let Task::Run { arguments } = Arguments::parse_from(words).task else {
+                panic!("{line:?} is not read as a run");
+            };
+            assert_eq!(
+                arguments,
+                line.iter().map(OsString::from).collect::<Vec<_>>()
+            );
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The Debian packages that building and running IronClaw takes.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Result, bail};
+
+use crate::step;
+
+/// A Debian package, and how its presence shows. A tool that came from elsewhere is as good.
+struct Package {
+    name: &'static str,
+    purpose: &'static str,
+    present: fn() -> bool,
+}
+
+const PACKAGES: &[Package] = &[
+    Package {
+        name: "gcc",
+        purpose: "links programs",
+        present: || on_path("gcc").is_some(),
+    },
+    Package {
+        name: "libc6-dev",
+        purpose: "C library that the guest agent is linked to statically",
+        present: static_libc,
+    },
+    Package {
+        name: "dpkg",
+        purpose: "unpacks the packages that a guest is made of",
+        present: || on_path("dpkg-deb").is_some(),
+    },
+    Package {
+        name: "qemu-system-x86",
+        purpose: "runs the VMs",
+        present: || {
+            env::var_os("IRONCLAW_QEMU").is_some() || on_path("qemu-system-x86_64").is_some()
+        },
+    },
+];
+
+/// What a guest is made of: downloaded when a template is built, never installed.
+const GUEST_PACKAGES: &[&str] = &["linux-image-cloud-amd64", "busybox-static"];
+
+/// Installs what is missing. Says nothing and does nothing if all is there.
+///
+/// # Errors
+/// If something is missing and can't be installed; says what to type.
+pub(crate) fn ensure_installed() -> Result<()> {
+    let missing: Vec<_> = PACKAGES
+        .iter()
+        .filter(|package| !(package.present)())
+        .collect();
+    if on_path("apt-get").is_none() {
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let list: Vec<_> = missing
+            .iter()
+            .map(|package| format!("{} ({})", package.name, package.purpose))
+            .collect();
+        bail!(
+            "this is not a Debian system (no apt-get); install what these Debian packages hold \
+             and try again: {}",
+            list.join(", ")
+        );
+    }
+    if missing.is_empty() && guest_packages_known() {
+        return Ok(());
+    }
+    let names: Vec<_> = missing.iter().map(|package| package.name).collect();
+    let Some(apt_get) = AptGet::find() else {
+        let install = match names.as_slice() {
+            [] => String::new(),
+            names => format!(
+                " && apt-get install -y --no-install-recommends {}",
+                names.join(" ")
+            ),
+        };
+        bail!("neither root nor sudo to set this system up with; as root: apt-get update{install}");
+    };
+    step::run(&mut apt_get.command(&["update", "-qq"]))?;
+    if !names.is_empty() {
+        let mut install = apt_get.command(&["install", "-y", "-qq", "--no-install-recommends"]);
+        step::run(install.args(&names))?;
+    }
+    Ok(())
+}
+
+/// Whether APT's lists were ever fetched: images of Debian come without them.
+fn guest_packages_known() -> bool {
+    succeeds(
+        Command::new("apt-cache")
+            .args(["show", "--no-all-versions"])
+            .args(GUEST_PACKAGES),
+    )
+}
+
+/// Whether the compiler finds a static C library.
+fn static_libc() -> bool {
+    let found = Command::new("gcc")
+        .arg("-print-file-name=libc.a")
+        .stderr(Stdio::null())
+        .output();
+    // It repeats the bare name of a file that it does not find.
+    found
+        .is_ok_and(|output| Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_absolute())
+}
+
+/// How APT may be called by this user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AptGet {
+    Root,
+    Sudo,
+}
+
+impl AptGet {
+    fn find() -> Option<Self> {
+        let id = Command::new("id").arg("-u").output().ok()?;
+        if id.stdout.trim_ascii() == b"0" {
+            Some(Self::Root)
+        } else {
+            on_path("sudo").map(|_| Self::Sudo)
+        }
+    }
+
+    fn command(self, arguments: &[&str]) -> Command {
+        let frontend = "DEBIAN_FRONTEND=noninteractive";
+        // sudo does not pass the environment on, hence env(1) on both ways.
+        let mut command = Command::new(if self == Self::Root { "env" } else { "sudo" });
+        if self == Self::Sudo {
+            command.arg("env");
+        }
+        command.args([frontend, "apt-get"]).args(arguments);
+        command
+    }
+}
+
+fn succeeds(command: &mut Command) -> bool {
+    command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+/// The first file of that name in the directories of PATH.
+fn on_path(program: &str) -> Option<PathBuf> {
+    env::split_paths(&env::var_os("PATH")?)
+        .map(|directory| directory.join(program))
+        .find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn apt_is_asked_without_questions_with_and_without_sudo() {
+        assert_eq!(
+            step::line(&AptGet::Root.command(&["update"])),
+            "env DEBIAN_FRONTEND=noninteractive apt-get update"
+        );
+        assert_eq!(
+            step::line(&AptGet::Sudo.command(&["update"])),
+            "sudo env DEBIAN_FRONTEND=noninteractive apt-get update"
+        );
+    }
+
+    #[test]
+    fn programs_are_found_on_path_and_others_are_not() {
+        assert!(on_path("sh").is_some_and(|path| path.ends_with("sh")));
+        assert_eq!(on_path("no-such-program-of-ironclaw"), None);
+    }
+}

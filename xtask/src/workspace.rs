@@ -1,0 +1,51 @@
+//! Where the repository and its build results are.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+/// The repository that this program was built from.
+#[derive(Debug)]
+pub(crate) struct Workspace {
+    root: PathBuf,
+    target: PathBuf,
+    cargo: OsString,
+}
+
+impl Workspace {
+    pub(crate) fn find() -> Result<Self> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .parent()
+            .context("the xtask directory has no parent")?
+            .to_owned();
+        let target = match env::var_os("CARGO_TARGET_DIR").filter(|path| !path.is_empty()) {
+            // A relative one counts from the directory that cargo is called in.
+            Some(path) => std::path::absolute(path).context("can't resolve CARGO_TARGET_DIR")?,
+            None => root.join("target"),
+        };
+        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        Ok(Self {
+            root,
+            target,
+            cargo,
+        })
+    }
+
+    /// Directory of build results.
+    pub(crate) fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// `cargo`, in the repository's directory, with one target directory for every call.
+    pub(crate) fn cargo(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.cargo);
+        command
+            .args(arguments)
+            .current_dir(&self.root)
+            .env("CARGO_TARGET_DIR", &self.target);
+        command
+    }
+}
