@@ -1,5 +1,7 @@
 //! What `ironclaw` does before it needs a VM.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
