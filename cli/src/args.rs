@@ -42,7 +42,7 @@ pub(crate) enum Task {
     /// Measure cold boot, restore and warm spawn on this machine.
     #[command(after_help = help::BENCH_EXAMPLES)]
     Bench {
-        /// Measurements of each kind, 1 to 1000.
+        /// Measurements of each kind, 1 to 1000; of cold boots 5 at most.
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
         rounds: u16,
     },

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use ironclaw_orchestrator::vm::config::{AccelChoice, BackendChoice};
 use ironclaw_orchestrator::vm::qemu::QemuBinary;
+use ironclaw_orchestrator::vm::snapshot::Entry;
 use ironclaw_orchestrator::vm::{Config, Launcher, find_guest_agent};
 use rustix::fs::{Access, access, statvfs};
 use serde::Serialize;
@@ -12,8 +13,8 @@ use serde::Serialize;
 use crate::exit::{self, Exit};
 use crate::output::{self, blocking, mebibytes};
 use crate::progress::Reporter;
-use crate::snapshot;
 use crate::template::{self, Current};
+use crate::{pool, snapshot};
 
 const KVM: &str = "/dev/kvm";
 
@@ -135,7 +136,7 @@ fn kvm(config: &Config) -> Check {
             "enable virtualization in the firmware, or nested virtualization of this VM, and load \
              kvm_intel or kvm_amd",
         )
-    } else if let Err(error) = access(KVM, Access::READ_OK | Access::WRITE_OK) {
+    } else if let Err(error) = kvm_opens() {
         (
             format!("{KVM} can't be opened by this user ({error}); {slow}"),
             "add the user to the group kvm: usermod -aG kvm USER",
@@ -151,6 +152,10 @@ fn kvm(config: &Config) -> Check {
         ),
         AccelChoice::Auto => Check::warn(NAME, missing.0, missing.1),
     }
+}
+
+fn kvm_opens() -> rustix::io::Result<()> {
+    access(KVM, Access::READ_OK | Access::WRITE_OK)
 }
 
 fn agent(config: &Config, to_build: bool) -> Check {
@@ -223,9 +228,19 @@ async fn snapshots(config: &Config) -> Vec<Check> {
     let path = config.snapshot_path.clone();
     match snapshot::entries(config).await {
         Ok(entries) => {
-            let sound = entries.iter().filter(|entry| entry.state.is_ok()).count();
-            let found = format!("{sound} of {} in {}", config.pool_size, path.display());
-            let count = if sound == 0 {
+            // What is unknown while there is no template or hypervisor is for their checks to say.
+            let required = pool::requirements(config).await.ok().flatten();
+            let usable = |entry: &&Entry| {
+                entry.state.as_ref().is_ok_and(|manifest| {
+                    required
+                        .as_ref()
+                        .is_none_or(|required| required.check(manifest).is_ok())
+                })
+            };
+            let usable = entries.iter().filter(usable).count();
+            let wanted = config.pool_size;
+            let found = format!("{usable} usable of {wanted} wanted, in {}", path.display());
+            let count = if usable == 0 {
                 Check::warn(
                     NAME,
                     found,
@@ -234,7 +249,7 @@ async fn snapshots(config: &Config) -> Vec<Check> {
             } else {
                 Check::ok(NAME, found)
             };
-            let missing = config.pool_size.saturating_sub(sound);
+            let missing = wanted.saturating_sub(usable);
             vec![count, space(config, path, missing).await]
         }
         // It says itself what to do.
@@ -290,7 +305,13 @@ async fn backend(config: &Config, checks: &[Check], to_build: bool) -> Check {
         Ok(launcher) => {
             let vmm = launcher.vmm();
             let found = format!("{} {} ({})", vmm.kind, vmm.version, vmm.accelerator);
-            Check::ok(NAME, format!("{found}; {}", why(config)))
+            let translated = config.qemu_accel == AccelChoice::Auto && vmm.accelerator == "tcg";
+            let hint = if translated && kvm_opens().is_ok() {
+                "; auto chose tcg, IRONCLAW_QEMU_ACCEL=kvm insists on KVM"
+            } else {
+                ""
+            };
+            Check::ok(NAME, format!("{found}; {}{hint}", why(config)))
         }
         Err(error) => Check::fail(NAME, exit::causes(&error), None),
     }

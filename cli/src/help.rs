@@ -28,7 +28,8 @@ Examples:
   ironclaw doctor --json | jq '.checks[] | select(.status != \"ok\")'";
 
 pub(crate) const BENCH_EXAMPLES: &str = "\
-Takes a snapshot of its own, and deletes it at the end.
+Takes a snapshot of its own and deletes it at the end; snapshots that the pool lacks are built, and
+stay.
 
 Examples:
   ironclaw bench

@@ -16,6 +16,7 @@ mod snapshot;
 mod statistics;
 mod template;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     match with_runtime(cli) {
         Ok(code) => ExitCode::from(code),

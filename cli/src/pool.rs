@@ -121,7 +121,7 @@ async fn stats(config: &Config, json: bool) -> Result<()> {
 
 /// What a snapshot must be to be restored here; `None` while there is no template, which showing
 /// statistics must not build.
-async fn requirements(config: &Config) -> Result<Option<Requirements>> {
+pub(crate) async fn requirements(config: &Config) -> Result<Option<Requirements>> {
     let Current::Ready(_) = template::current(config).await? else {
         return Ok(None);
     };

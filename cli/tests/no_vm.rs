@@ -1,0 +1,240 @@
+//! What `ironclaw` does before it needs a VM.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use assert_cmd::Command;
+use ironclaw_orchestrator::vm::config::VARIABLES;
+use predicates::prelude::*;
+use predicates::str::contains;
+use tempfile::TempDir;
+
+/// `ironclaw` with no settings but directories of its own below `state`.
+fn ironclaw(state: &Path) -> Command {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("ironclaw"));
+    for (name, ..) in VARIABLES {
+        command.env_remove(name);
+    }
+    command.env_remove("RUST_LOG");
+    command.env("IRONCLAW_SNAPSHOT_PATH", state.join("snapshots"));
+    command.env("IRONCLAW_TEMPLATE_PATH", state.join("templates"));
+    command
+}
+
+fn state() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+#[test]
+fn help_has_examples_variables_and_exit_codes() {
+    let state = state();
+    let mut help = ironclaw(state.path())
+        .args(["run", "--help"])
+        .assert()
+        .success();
+    for text in [
+        "Examples:",
+        "Exit codes:",
+        "124",
+        "IRONCLAW_POOL_SIZE",
+        "1-20",
+    ] {
+        help = help.stdout(contains(text));
+    }
+    for task in [
+        "template build",
+        "snapshot verify",
+        "pool warmup",
+        "doctor",
+        "bench",
+    ] {
+        let mut words: Vec<_> = task.split(' ').collect();
+        words.push("--help");
+        ironclaw(state.path())
+            .args(words)
+            .assert()
+            .success()
+            .stdout(contains("Examples:"));
+    }
+}
+
+#[test]
+fn a_bad_setting_is_named_with_its_value_and_range_for_every_command() {
+    let state = state();
+    for (variable, value, range) in [
+        ("IRONCLAW_POOL_SIZE", "21", "1-20"),
+        ("IRONCLAW_POOL_SIZE", "five", "1-20"),
+        ("IRONCLAW_SNAPSHOT_REFRESH_SECS", "59", "60"),
+        ("IRONCLAW_BACKEND", "xen", "qemu"),
+        ("IRONCLAW_MEMORY_MIB", "1", "16384"),
+    ] {
+        for words in [&["run", "--", "true"][..], &["pool", "stats"], &["doctor"]] {
+            ironclaw(state.path())
+                .env(variable, value)
+                .args(words)
+                .assert()
+                .code(121)
+                .stdout("")
+                .stderr(
+                    contains(variable)
+                        .and(contains(format!("{value:?}")))
+                        .and(contains(range))
+                        .and(contains("ironclaw: error: ")),
+                );
+        }
+    }
+}
+
+#[test]
+fn a_wrong_command_line_exits_with_2_and_says_what_is_wrong() {
+    let state = state();
+    for (words, said) in [
+        (
+            &["run", "--no-such-flag", "--", "true"][..],
+            "--no-such-flag",
+        ),
+        (&["run"], "CMD"),
+        (&["run", "--timeout", "0s", "--", "true"], "1ms"),
+        (&["run", "--env", "=x", "--", "true"], "NAME=VALUE"),
+        (&["run", "--cwd", "tmp", "--", "true"], "absolute"),
+        (&["snapshot", "verify"], "--all"),
+        (&["snapshot", "delete", "../../etc"], "UUID"),
+        (&["bench", "--rounds", "0"], "1..=1000"),
+        (&["frobnicate"], "frobnicate"),
+    ] {
+        ironclaw(state.path())
+            .args(words)
+            .assert()
+            .code(2)
+            .stdout("")
+            .stderr(contains(said));
+    }
+}
+
+#[test]
+fn completions_name_the_commands_and_need_no_valid_settings() {
+    let state = state();
+    for shell in ["bash", "zsh", "fish"] {
+        ironclaw(state.path())
+            .env("IRONCLAW_POOL_SIZE", "nonsense")
+            .args(["completions", shell])
+            .assert()
+            .success()
+            .stdout(contains("warmup").and(contains("doctor")));
+    }
+}
+
+#[test]
+fn an_empty_store_is_an_empty_list() {
+    let state = state();
+    for words in [["snapshot", "list"], ["template", "list"]] {
+        ironclaw(state.path())
+            .args(words)
+            .arg("--json")
+            .assert()
+            .success()
+            .stdout("[]\n");
+    }
+    let stats = ironclaw(state.path())
+        .args(["pool", "stats", "--json"])
+        .assert()
+        .success();
+    let stats: serde_json::Value = serde_json::from_slice(&stats.get_output().stdout).unwrap();
+    assert_eq!(stats["size"], 5);
+    assert_eq!(stats["fit"], 0);
+    assert_eq!(stats["snapshots"].as_array().map(Vec::len), Some(0));
+}
+
+#[test]
+fn a_snapshot_that_does_not_exist_is_a_finding_of_verify_and_an_error_of_delete() {
+    let state = state();
+    let id = "0192f0c1-7a2b-7c3d-8e4f-5a6b7c8d9e0f";
+    ironclaw(state.path())
+        .args(["snapshot", "verify", id])
+        .assert()
+        .code(1)
+        .stdout(contains(id).and(contains("no snapshot")));
+    ironclaw(state.path())
+        .args(["snapshot", "delete", id])
+        .assert()
+        .code(125)
+        .stderr(contains("1 of 1"));
+}
+
+#[test]
+fn a_snapshot_directory_that_is_a_file_is_named_with_what_to_do() {
+    let state = state();
+    let file = state.path().join("snapshots");
+    fs::write(&file, "").unwrap();
+    ironclaw(state.path())
+        .args(["snapshot", "list"])
+        .assert()
+        .code(121)
+        .stderr(contains(file.display().to_string()).and(contains("IRONCLAW_SNAPSHOT_PATH")));
+}
+
+/// Root may read anything, so the one thing that every user is refused is tested: a directory
+/// that others may write to.
+#[test]
+fn a_snapshot_directory_open_to_others_is_named_with_what_to_do() {
+    let state = state();
+    let directory = state.path().join("snapshots");
+    fs::create_dir(&directory).unwrap();
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o777)).unwrap();
+    ironclaw(state.path())
+        .args(["snapshot", "list"])
+        .assert()
+        .code(121)
+        .stderr(contains(directory.display().to_string()).and(contains("0777")));
+}
+
+#[test]
+fn a_missing_qemu_ends_a_run_and_is_found_by_doctor() {
+    let state = state();
+    let qemu = state.path().join("no-qemu-here");
+    ironclaw(state.path())
+        .env("IRONCLAW_QEMU", &qemu)
+        .args(["run", "--", "true"])
+        .assert()
+        .code(122)
+        .stderr(contains("qemu-system-x86").and(contains(qemu.display().to_string())));
+
+    let report = ironclaw(state.path())
+        .env("IRONCLAW_QEMU", &qemu)
+        .args(["doctor", "--json"])
+        .assert();
+    let report = report.code(1);
+    let report: serde_json::Value = serde_json::from_slice(&report.get_output().stdout).unwrap();
+    assert_eq!(report["works"], false);
+    let checks = report["checks"].as_array().unwrap();
+    let qemu_check = checks.iter().find(|check| check["name"] == "QEMU").unwrap();
+    assert_eq!(qemu_check["status"], "fail");
+}
+
+#[test]
+fn a_backend_of_another_release_is_a_bad_setting() {
+    let state = state();
+    ironclaw(state.path())
+        .args(["run", "--backend", "firecracker", "--", "true"])
+        .assert()
+        .code(121)
+        .stderr(contains("firecracker"));
+}
+
+#[test]
+fn output_that_nobody_reads_ends_the_program_quietly() {
+    let state = state();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = std::process::Command::new(assert_cmd::cargo::cargo_bin!("ironclaw"))
+        .env("IRONCLAW_SNAPSHOT_PATH", state.path().join("snapshots"))
+        .args(["completions", "bash"])
+        .stdout(writer)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(141));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
