@@ -1,0 +1,254 @@
+//! The command line with real VMs under QEMU. `cargo xtask test` provides what they need;
+//! without it each test says `skipped:` and why.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+
+fn state() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("vm")
+}
+
+fn ironclaw(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ironclaw"));
+    command
+        .args(arguments)
+        .env("IRONCLAW_TEMPLATE_PATH", state().join("templates"))
+        .env("IRONCLAW_SNAPSHOT_PATH", state().join("command-line"));
+    command
+}
+
+/// Whether a VM can be had here; if not, says why.
+fn runs() -> bool {
+    let doctor = ironclaw(&["doctor"]).output().unwrap();
+    if !doctor.status.success() {
+        println!("skipped: {}", String::from_utf8_lossy(&doctor.stdout));
+    }
+    doctor.status.success()
+}
+
+fn run(arguments: &[&str]) -> Output {
+    ironclaw(&[&["run"], arguments].concat()).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// A run whose command has started, and the process of its VM.
+fn started() -> (Child, u32) {
+    let mut child = ironclaw(&["run", "--", "sh", "-c", "echo on; exec sleep 1000"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "on\n");
+    let vmm = children(child.id());
+    assert_eq!(vmm.len(), 1, "{vmm:?}");
+    (child, vmm[0])
+}
+
+fn children(of: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{of}/task")).unwrap();
+    let lists = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("children")));
+    lists
+        .flat_map(|list| {
+            // A thread that has ended since has no children.
+            let list = list.unwrap_or_default();
+            list.split_whitespace()
+                .map(|pid| pid.parse().unwrap())
+                .collect::<Vec<u32>>()
+        })
+        .collect()
+}
+
+fn pid(number: u32) -> Pid {
+    Pid::from_raw(i32::try_from(number).unwrap()).unwrap()
+}
+
+fn watch(number: u32) -> OwnedFd {
+    pidfd_open(pid(number), PidfdFlags::empty()).unwrap()
+}
+
+/// Waits, by event, until a process has ended.
+fn ended(process: &OwnedFd) {
+    poll(&mut [PollFd::new(process, PollFlags::IN)], None).unwrap();
+}
+
+fn hidden(directory: &Path) -> Vec<String> {
+    let names = fs::read_dir(directory).unwrap();
+    names
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with('.'))
+        .collect()
+}
+
+#[test]
+fn a_command_runs_and_its_output_and_exit_code_come_back() {
+    if !runs() {
+        return;
+    }
+    let output = run(&[
+        "-v",
+        "--env",
+        "WHO=world",
+        "--",
+        "sh",
+        "-c",
+        "echo hello $WHO; exit 7",
+    ]);
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
+    assert_eq!(text(&output.stdout), "hello world\n");
+    assert!(text(&output.stderr).contains("restored"), "{output:?}");
+}
+
+#[test]
+fn standard_input_is_forwarded_and_json_tells_everything() {
+    if !runs() {
+        return;
+    }
+    let mut child = ironclaw(&[
+        "run",
+        "--json",
+        "--stdin",
+        "--",
+        "sh",
+        "-c",
+        "cat; kill -15 $$",
+    ])
+    .stdin(Stdio::piped())
+    .stdout(Stdio::piped())
+    .spawn()
+    .unwrap();
+    child.stdin.take().unwrap().write_all(b"input").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(128 + 15));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["stdout"], "input");
+    assert_eq!(report["signal"], 15);
+    assert_eq!(report["origin"], "restored");
+}
+
+#[test]
+fn each_failure_in_the_guest_has_an_exit_code_of_its_own() {
+    if !runs() {
+        return;
+    }
+    let cases: [(&[&str], i32, &str); 4] = [
+        (&["--", "no-such-program"], 127, "no-such-program"),
+        (&["--cwd", "/no/dir", "--", "true"], 123, "/no/dir"),
+        (&["--timeout", "200ms", "--", "sleep", "1000"], 124, "200ms"),
+        (&["--", "/etc"], 126, "/etc"),
+    ];
+    for (arguments, code, word) in cases {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        assert!(text(&output.stderr).contains(word), "{output:?}");
+    }
+}
+
+#[test]
+fn a_killed_vm_is_said_and_leaves_nothing_behind() {
+    if !runs() {
+        return;
+    }
+    let (child, vmm) = started();
+    let gone = watch(vmm);
+    kill_process(pid(vmm), Signal::KILL).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(122), "{output:?}");
+    assert!(text(&output.stderr).contains("SIGKILL"), "{output:?}");
+    ended(&gone);
+}
+
+#[test]
+fn a_signal_to_us_ends_the_vm() {
+    if !runs() {
+        return;
+    }
+    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
+        let (child, vmm) = started();
+        let gone = watch(vmm);
+        kill_process(pid(child.id()), signal).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        ended(&gone);
+    }
+}
+
+#[test]
+fn killing_us_without_warning_leaves_no_process_and_no_file() {
+    if !runs() {
+        return;
+    }
+    let (mut child, vmm) = started();
+    let gone = watch(vmm);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    ended(&gone);
+
+    // In mid-build: what is half made is swept by the next one that comes.
+    let state = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let snapshots = state.path().join("snapshots");
+    let mut child = ironclaw(&["snapshot", "create"])
+        .env("IRONCLAW_SNAPSHOT_PATH", &snapshots)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.as_mut().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("booting")));
+    // The line says what comes next: the build itself is seen by its directory.
+    let vmm = loop {
+        if let [vmm] = children(child.id())[..] {
+            break watch(vmm);
+        }
+        std::thread::yield_now();
+    };
+    child.kill().unwrap();
+    child.wait().unwrap();
+    ended(&vmm);
+    assert_eq!(hidden(&snapshots).len(), 1);
+    let output = ironclaw(&["run", "--", "true"])
+        .env("IRONCLAW_SNAPSHOT_PATH", &snapshots)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(hidden(&snapshots).is_empty());
+}
+
+#[test]
+fn many_runs_side_by_side_share_one_snapshot() {
+    if !runs() {
+        return;
+    }
+    // The first makes the snapshot if there is none.
+    assert!(run(&["--", "true"]).status.success());
+    let runs: Vec<_> = (0..10)
+        .map(|n| {
+            ironclaw(&["run", "--", "echo", &n.to_string()])
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for (n, run) in runs.into_iter().enumerate() {
+        let output = run.wait_with_output().unwrap();
+        assert_eq!(text(&output.stdout), format!("{n}\n"));
+    }
+}
