@@ -235,8 +235,10 @@ mod tests {
         use std::os::fd::AsRawFd;
         use tokio::io::AsyncReadExt;
         let (mut ours, theirs) = socket_pair().unwrap();
-        let script = format!("echo hello >&{}", theirs.as_raw_fd());
-        let _process = Process::start(shell(&script), vec![theirs]).await.unwrap();
+        // Not /bin/sh: dash takes a redirection to a descriptor of two digits for a syntax error.
+        let mut command = Command::new("/bin/bash");
+        command.args(["-c", &format!("echo hello >&{}", theirs.as_raw_fd())]);
+        let _process = Process::start(command, vec![theirs]).await.unwrap();
         let mut heard = String::new();
         ours.read_to_string(&mut heard).await.unwrap();
         assert_eq!(heard, "hello\n");
