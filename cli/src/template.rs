@@ -90,7 +90,8 @@ async fn list(config: &Config, json: bool) -> Result<()> {
         let default = if row.default { "yes" } else { "" }.to_owned();
         let [kernel, size, created] = match row.manifest {
             Some(manifest) => {
-                let bytes = manifest.kernel.size.saturating_add(manifest.initramfs.size);
+                let initramfs = manifest.initramfs.map_or(0, |initramfs| initramfs.size);
+                let bytes = manifest.kernel.size.saturating_add(initramfs);
                 [
                     manifest.kernel.release,
                     mebibytes(bytes),

@@ -28,6 +28,7 @@ mod file;
 #[cfg(test)]
 mod fixture;
 mod hash;
+mod import;
 mod initramfs;
 mod kernel;
 mod manifest;
@@ -43,6 +44,7 @@ pub use self::build::{BuildSpec, BusyboxSource, KernelSource, Step};
 pub use self::compression::DecompressError;
 pub use self::error::TemplateError;
 pub use self::hash::{Sha256Hex, TemplateHash};
+pub use self::import::ImportSpec;
 pub use self::kernel::KernelError;
 pub use self::manifest::{FORMAT, Initramfs, Kernel, Manifest, PackageVersion};
 pub use self::modules::ModuleError;
@@ -55,7 +57,7 @@ pub struct Template(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     kernel: PathBuf,
-    initramfs: PathBuf,
+    initramfs: Option<PathBuf>,
     manifest: Manifest,
 }
 
@@ -68,11 +70,12 @@ impl Template {
     fn load(directory: &Path, hash: &TemplateHash) -> Result<Self, TemplateError> {
         let manifest = Manifest::read(&directory.join(Self::MANIFEST), hash)?;
         let kernel = directory.join(Self::KERNEL);
-        let initramfs = directory.join(Self::INITRAMFS);
-        for (path, expected) in [
-            (&kernel, manifest.kernel.size),
-            (&initramfs, manifest.initramfs.size),
-        ] {
+        let initramfs = manifest.initramfs.as_ref();
+        let initramfs = initramfs.map(|facts| (directory.join(Self::INITRAMFS), facts.size));
+        let files = [Some((&kernel, manifest.kernel.size))]
+            .into_iter()
+            .chain([initramfs.as_ref().map(|(path, size)| (path, *size))]);
+        for (path, expected) in files.flatten() {
             let found = path
                 .metadata()
                 .map_err(TemplateError::io("look at", path))?
@@ -87,7 +90,7 @@ impl Template {
         }
         Ok(Self(Arc::new(Inner {
             kernel,
-            initramfs,
+            initramfs: initramfs.map(|(path, _)| path),
             manifest,
         })))
     }
@@ -98,10 +101,11 @@ impl Template {
     /// [`TemplateError::WrongContent`] names the first file that differs.
     pub fn verify(&self) -> Result<(), TemplateError> {
         let manifest = self.manifest();
-        for (path, expected) in [
-            (self.kernel(), &manifest.kernel.sha256),
-            (self.initramfs(), &manifest.initramfs.sha256),
-        ] {
+        let initramfs = self.initramfs().zip(manifest.initramfs.as_ref());
+        let files = [Some((self.kernel(), &manifest.kernel.sha256))]
+            .into_iter()
+            .chain([initramfs.map(|(path, facts)| (path, &facts.sha256))]);
+        for (path, expected) in files.flatten() {
             if Sha256Hex::of_file(path)? != *expected {
                 return Err(TemplateError::WrongContent {
                     path: path.to_owned(),
@@ -116,7 +120,18 @@ impl Template {
     /// # Errors
     /// [`TemplateError::Io`] if the file can't be read.
     pub fn has_agent(&self, path: &Path) -> Result<bool, TemplateError> {
-        Ok(Sha256Hex::of_file(path)? == self.manifest().initramfs.agent_sha256)
+        let agent = self.manifest().initramfs.as_ref();
+        let Some(agent) = agent.and_then(|initramfs| initramfs.agent_sha256.as_ref()) else {
+            return Ok(false);
+        };
+        Ok(Sha256Hex::of_file(path)? == *agent)
+    }
+
+    /// Whether it came as it is ([`TemplateStore::import`]), so that its agent is nobody's to
+    /// replace.
+    #[must_use]
+    pub fn is_imported(&self) -> bool {
+        self.manifest().is_imported()
     }
 
     /// The template's name.
@@ -131,10 +146,10 @@ impl Template {
         &self.0.kernel
     }
 
-    /// The initramfs: an uncompressed cpio archive.
+    /// The initramfs: an uncompressed cpio archive in a template that was built.
     #[must_use]
-    pub fn initramfs(&self) -> &Path {
-        &self.0.initramfs
+    pub fn initramfs(&self) -> Option<&Path> {
+        self.0.initramfs.as_deref()
     }
 
     /// Arguments for the kernel that do not depend on the VMM.

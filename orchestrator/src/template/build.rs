@@ -3,12 +3,12 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use super::boot_args::BOOT_ARGS;
 use super::debian::{self, Package, Workshop};
 use super::hash::Sha256Hex;
-use super::manifest::{FORMAT, Initramfs, Kernel, Manifest, PackageVersion};
+use super::manifest::{Initramfs, Kernel, Manifest, PackageVersion};
 use super::modules::{self, Module};
 use super::staging::Staging;
 use super::{Template, TemplateError, TemplateStore, file, initramfs, kernel, tool};
@@ -155,34 +155,56 @@ impl TemplateStore {
         let agent_sha256 = Sha256Hex::of(&agent);
         let archive = pack(agent, &busybox.path, modules, staging.path())?;
 
-        let manifest = manifest(
+        let manifest = Manifest::new(
             Kernel {
                 package: kernel.package.map(PackageVersion::from),
                 release,
                 sha256: Sha256Hex::of(&vmlinux),
                 size: vmlinux.len() as u64,
             },
-            Initramfs {
+            Some(Initramfs {
                 busybox: busybox.package.map(PackageVersion::from),
-                agent_sha256,
+                agent_sha256: Some(agent_sha256),
                 sha256: Sha256Hex::of(&archive),
                 size: archive.len() as u64,
-            },
+            }),
+            BOOT_ARGS.to_owned(),
         );
-        let built = staging.path().join("template");
-        file::create_directory(&built)?;
-        file::write_durably(&built.join(Template::KERNEL), &vmlinux)?;
-        file::write_durably(&built.join(Template::INITRAMFS), &archive)?;
-        let path = built.join(Template::MANIFEST);
-        let json = manifest
-            .to_json()
-            .map_err(|error| TemplateError::Manifest {
-                path: path.clone(),
-                reason: error.to_string(),
-            })?;
-        file::write_durably(&path, &json)?;
-        self.publish(&built, &manifest.hash, &staging, progress)
+        write(
+            &manifest,
+            &vmlinux,
+            Some(&archive),
+            self,
+            &staging,
+            progress,
+        )
     }
+}
+
+/// Writes a template's files and publishes them.
+pub(super) fn write(
+    manifest: &Manifest,
+    kernel: &[u8],
+    initramfs: Option<&[u8]>,
+    store: &TemplateStore,
+    staging: &Staging,
+    progress: &mut dyn FnMut(Step),
+) -> Result<Template, TemplateError> {
+    let built = staging.path().join("template");
+    file::create_directory(&built)?;
+    file::write_durably(&built.join(Template::KERNEL), kernel)?;
+    if let Some(initramfs) = initramfs {
+        file::write_durably(&built.join(Template::INITRAMFS), initramfs)?;
+    }
+    let path = built.join(Template::MANIFEST);
+    let json = manifest
+        .to_json()
+        .map_err(|error| TemplateError::Manifest {
+            path: path.clone(),
+            reason: error.to_string(),
+        })?;
+    file::write_durably(&path, &json)?;
+    store.publish(&built, &manifest.hash, staging, progress)
 }
 
 impl From<Package> for PackageVersion {
@@ -316,20 +338,4 @@ fn pack(
     let tree = initramfs::tree(agent, bytes, &initramfs::applets(&list)?, modules);
     tree.to_cpio()
         .map_err(TemplateError::io("pack an initramfs in", staging))
-}
-
-fn manifest(kernel: Kernel, initramfs: Initramfs) -> Manifest {
-    // A clock before 1970 is no reason to fail: the time is for people only.
-    let created = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |time| time.as_secs());
-    Manifest {
-        format: FORMAT,
-        protocol: ironclaw_protocol::VERSION,
-        hash: Sha256Hex::of_template(&kernel.sha256, &initramfs.sha256, BOOT_ARGS),
-        kernel,
-        initramfs,
-        boot_args: BOOT_ARGS.to_owned(),
-        created,
-    }
 }

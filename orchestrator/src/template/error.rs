@@ -32,6 +32,12 @@ pub enum TemplateError {
         /// The most that is accepted, in bytes.
         limit: u64,
     },
+    /// Boot arguments that no kernel takes.
+    #[error("boot arguments are one line of at most {limit} bytes")]
+    BootArgs {
+        /// The most that is accepted, in bytes.
+        limit: usize,
+    },
     /// Something other than 64 hexadecimal digits was given as a template's hash.
     #[error("{text:?} is not a template hash (64 lower-case hexadecimal digits)")]
     BadHash {

@@ -53,8 +53,14 @@ impl Sha256Hex {
 
     /// The hash of the template that is made of these.
     #[must_use]
-    pub(super) fn of_template(kernel: &Self, initramfs: &Self, boot_args: &str) -> TemplateHash {
-        // The digests have a fixed length, so the concatenation can't be read in two ways.
+    pub(super) fn of_template(
+        kernel: &Self,
+        initramfs: Option<&Self>,
+        boot_args: &str,
+    ) -> TemplateHash {
+        // The digests have a fixed length, so the concatenation can't be read in two ways; a
+        // hyphen is no digit of one.
+        let initramfs = initramfs.map_or("-", Self::as_str);
         Self::of(format!("{kernel}{initramfs}{boot_args}").as_bytes())
     }
 

@@ -1,6 +1,7 @@
 //! `template.json`: what a template was made of.
 
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -27,8 +28,9 @@ pub struct Manifest {
     pub hash: TemplateHash,
     /// The kernel.
     pub kernel: Kernel,
-    /// The initramfs.
-    pub initramfs: Initramfs,
+    /// The initramfs; an imported kernel may do without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initramfs: Option<Initramfs>,
     /// Arguments for the guest's kernel that every VMM passes; backends add their own.
     pub boot_args: String,
     /// When it was built, in seconds since 1970-01-01 00:00:00 UTC.
@@ -57,8 +59,9 @@ pub struct Kernel {
 pub struct Initramfs {
     /// The Debian package of busybox, unless it was given as a file.
     pub busybox: Option<PackageVersion>,
-    /// Of the guest agent's executable.
-    pub agent_sha256: Sha256Hex,
+    /// Of the guest agent's executable; not known of an imported archive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_sha256: Option<Sha256Hex>,
     /// Of the archive.
     pub sha256: Sha256Hex,
     /// Of the archive, in bytes.
@@ -83,6 +86,24 @@ struct Head {
 }
 
 impl Manifest {
+    /// Describes a template that is made now.
+    pub(super) fn new(kernel: Kernel, initramfs: Option<Initramfs>, boot_args: String) -> Self {
+        // A clock before 1970 is no reason to fail: the time is for people only.
+        let created = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |time| time.as_secs());
+        let archive = initramfs.as_ref().map(|initramfs| &initramfs.sha256);
+        Self {
+            format: FORMAT,
+            protocol: ironclaw_protocol::VERSION,
+            hash: Sha256Hex::of_template(&kernel.sha256, archive, &boot_args),
+            kernel,
+            initramfs,
+            boot_args,
+            created,
+        }
+    }
+
     /// Reads the manifest of the template `hash` and checks that this program can use it.
     pub(super) fn read(path: &Path, hash: &TemplateHash) -> Result<Self, TemplateError> {
         let bytes = file::read(path, MAX_MANIFEST)?;
@@ -118,7 +139,14 @@ impl Manifest {
         Ok(json)
     }
 
+    /// Whether nothing in it was put together by [`TemplateStore::build`](super::TemplateStore).
+    pub(super) fn is_imported(&self) -> bool {
+        let initramfs = self.initramfs.as_ref();
+        initramfs.is_none_or(|initramfs| initramfs.agent_sha256.is_none())
+    }
+
     fn computed_hash(&self) -> TemplateHash {
-        Sha256Hex::of_template(&self.kernel.sha256, &self.initramfs.sha256, &self.boot_args)
+        let initramfs = self.initramfs.as_ref().map(|initramfs| &initramfs.sha256);
+        Sha256Hex::of_template(&self.kernel.sha256, initramfs, &self.boot_args)
     }
 }

@@ -38,7 +38,7 @@ fn debian_s_packages_give_the_same_template_every_time() {
     );
     let vmlinux = fs::read(first.kernel()).unwrap();
     assert_eq!(elf::kernel_kind(&vmlinux), elf::KernelKind::Pvh);
-    let archive = fs::read(first.initramfs()).unwrap();
+    let archive = fs::read(first.initramfs().unwrap()).unwrap();
     for name in [
         &b"virtio_mmio.ko\0"[..],
         b"virtio_console.ko\0",

@@ -28,6 +28,10 @@ pub const BACKEND: &str = "IRONCLAW_BACKEND";
 pub const MEMORY_MIB: &str = "IRONCLAW_MEMORY_MIB";
 /// Processors of a guest.
 pub const VCPUS: &str = "IRONCLAW_VCPUS";
+/// The Firecracker binary.
+pub const FIRECRACKER: &str = "IRONCLAW_FIRECRACKER";
+/// Directory for what running VMs need.
+pub const RUN_PATH: &str = "IRONCLAW_RUN_PATH";
 /// The QEMU binary.
 pub const QEMU: &str = "IRONCLAW_QEMU";
 /// How QEMU runs a guest's code.
@@ -53,9 +57,19 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
         "/var/lib/ironclaw/templates as root, $XDG_STATE_HOME/ironclaw/templates otherwise",
         "absolute path of the templates' directory",
     ),
+    (
+        RUN_PATH,
+        "/var/lib/ironclaw/run as root, $XDG_STATE_HOME/ironclaw/run otherwise",
+        "absolute path of the directory for the sockets of running VMs",
+    ),
     (BACKEND, "auto", "auto, firecracker or qemu"),
     (MEMORY_MIB, "128", "memory of a guest in MiB, 96-16384"),
     (VCPUS, "1", "processors of a guest, 1-32"),
+    (
+        FIRECRACKER,
+        "firecracker on PATH",
+        "path of the Firecracker binary",
+    ),
     (
         QEMU,
         "qemu-system-x86_64 on PATH",
@@ -84,10 +98,14 @@ pub struct Config {
     pub snapshot_path: PathBuf,
     /// Directory of the templates, absolute.
     pub template_path: PathBuf,
+    /// Directory for what running VMs need, absolute.
+    pub run_path: PathBuf,
     /// Which hypervisor to use.
     pub backend: BackendChoice,
     /// Memory and processors of a guest.
     pub machine: Machine,
+    /// The Firecracker binary, if not the one on PATH.
+    pub firecracker: Option<PathBuf>,
     /// The QEMU binary, if not the one on PATH.
     pub qemu: Option<PathBuf>,
     /// How QEMU runs a guest's code.
@@ -199,11 +217,13 @@ impl Config {
             )?),
             snapshot_path: vars.state_path(SNAPSHOT_PATH, "snapshots", is_root)?,
             template_path: vars.state_path(TEMPLATE_PATH, "templates", is_root)?,
+            run_path: vars.state_path(RUN_PATH, "run", is_root)?,
             backend: vars.parse(BACKEND)?.unwrap_or_default(),
             machine: Machine {
                 memory_mib: vars.number(MEMORY_MIB, 128, 96..=16384)?,
                 vcpus: vars.number(VCPUS, 1, 1..=32)?,
             },
+            firecracker: vars.path(FIRECRACKER)?,
             qemu: vars.path(QEMU)?,
             qemu_accel: vars.parse(QEMU_ACCEL)?.unwrap_or_default(),
             guest_agent: vars.path(GUEST_AGENT)?,

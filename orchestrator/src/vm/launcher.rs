@@ -24,7 +24,7 @@ use crate::vm::vm_handle::{Origin, VmHandle};
 use crate::vm::vmm::{BootSpec, MicroVm, Ram, Vmm, VmmError};
 
 pub use agent::find_guest_agent;
-pub(crate) use clone::Clone as PausedClone;
+pub(crate) use clone::{PausedClone, RunningClone};
 pub use error::LaunchError;
 
 /// How long a guest may take from power-on to its agent's answer. A translated one takes some
@@ -177,11 +177,9 @@ impl Launcher {
             .await
     }
 
-    /// A paused clone of `snapshot`.
-    pub(crate) async fn clone_of(&self, snapshot: &Snapshot) -> Result<PausedClone, LaunchError> {
-        let mut vm = self.0.vmm.restore(snapshot).await?;
-        let stream = vm.guest_channel().await?;
-        Ok(PausedClone::new(vm, Guest::open(stream)?, snapshot.clone()))
+    /// A running clone of `snapshot`, without an identity of its own yet.
+    pub(crate) async fn clone_of(&self, snapshot: &Snapshot) -> Result<RunningClone, LaunchError> {
+        RunningClone::start(&*self.0.vmm, snapshot).await
     }
 
     /// Boots the template, snapshots it and publishes the snapshot.
@@ -266,14 +264,18 @@ impl Launcher {
         let mut attempt = 1;
         loop {
             let mut vm = self.0.vmm.boot(&spec).await?;
-            let guest = Guest::open(vm.guest_channel().await?)?;
             let exited = vm.exited();
+            let greeted = async {
+                let guest = Guest::open(vm.guest_channel().await?)?;
+                guest.ping(BOOTED).await?;
+                Ok::<Guest, LaunchError>(guest)
+            };
             let error = tokio::select! {
-                answer = timeout(BOOTED, guest.ping(BOOTED)) => match answer {
-                    Ok(Ok(())) => return Ok((vm, guest)),
+                greeted = timeout(BOOTED, greeted) => match greeted {
+                    Ok(Ok(guest)) => return Ok((vm, guest)),
                     _ => {
                         let exited = vm.exited();
-                        drop((guest, vm));
+                        drop(vm);
                         LaunchError::NoBoot { after: BOOTED, exit: exited.await }
                     }
                 },

@@ -14,6 +14,7 @@
 //! settings.
 
 pub mod config;
+pub mod firecracker;
 pub mod guest;
 mod identity;
 mod launcher;

@@ -32,7 +32,12 @@ pub(crate) struct Process {
 impl Process {
     /// Starts `command` with `inherited` descriptors open in it under their present numbers.
     /// What it prints, both streams, goes into a bounded ring; its standard input is empty.
-    pub(crate) async fn start(mut command: Command, inherited: Vec<OwnedFd>) -> io::Result<Self> {
+    /// `belongings` is dropped when it has ended, before anybody is told of that.
+    pub(crate) async fn start(
+        mut command: Command,
+        inherited: Vec<OwnedFd>,
+        belongings: impl Send + 'static,
+    ) -> io::Result<Self> {
         let (started, start) = oneshot::channel();
         std::thread::Builder::new()
             .name("vmm-keeper".to_owned())
@@ -63,6 +68,7 @@ impl Process {
                     Ok(status) => status.to_string(),
                     Err(error) => format!("unknown: {error}"),
                 };
+                drop(belongings);
                 gone.send_replace(Some(Exit {
                     status,
                     log: log.tail(),
@@ -184,7 +190,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_end_is_reported_with_the_last_lines() {
-        let process = Process::start(shell("echo out; echo err >&2; exit 3"), Vec::new())
+        let process = Process::start(shell("echo out; echo err >&2; exit 3"), Vec::new(), ())
             .await
             .unwrap();
         let exit = process.exited().await;
@@ -197,7 +203,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_dropped_process_is_killed_and_reaped() {
-        let process = Process::start(shell("exec sleep 1000"), Vec::new())
+        let process = Process::start(shell("exec sleep 1000"), Vec::new(), ())
             .await
             .unwrap();
         let (pid, exited) = (process.pid(), process.exited());
@@ -209,7 +215,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_program_is_an_error() {
-        let error = Process::start(Command::new("/no/such/vmm"), Vec::new())
+        let error = Process::start(Command::new("/no/such/vmm"), Vec::new(), ())
             .await
             .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
@@ -218,13 +224,13 @@ mod tests {
     #[tokio::test]
     async fn what_is_printed_is_bounded_and_without_escapes() {
         let script = "printf '\\033[2Jstart'; head -c 100000 /dev/zero | tr '\\0' x; printf end";
-        let exit = Process::start(shell(script), Vec::new())
+        let exit = Process::start(shell(script), Vec::new(), ())
             .await
             .unwrap()
             .exited()
             .await;
         assert!(exit.log.len() <= LOG_BYTES && exit.log.ends_with("end"));
-        let exit = Process::start(shell("printf '\\033[2Jx'"), Vec::new())
+        let exit = Process::start(shell("printf '\\033[2Jx'"), Vec::new(), ())
             .await
             .unwrap();
         assert_eq!(exit.exited().await.log, "[2Jx");
@@ -238,7 +244,7 @@ mod tests {
         // Not /bin/sh: dash takes a redirection to a descriptor of two digits for a syntax error.
         let mut command = Command::new("/bin/bash");
         command.args(["-c", &format!("echo hello >&{}", theirs.as_raw_fd())]);
-        let _process = Process::start(command, vec![theirs]).await.unwrap();
+        let _process = Process::start(command, vec![theirs], ()).await.unwrap();
         let mut heard = String::new();
         ours.read_to_string(&mut heard).await.unwrap();
         assert_eq!(heard, "hello\n");

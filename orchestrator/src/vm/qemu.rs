@@ -106,7 +106,7 @@ impl QemuBinary {
         })?;
         let mut command = std::process::Command::new(&path);
         command.arg("--version");
-        let process = Process::start(command, Vec::new())
+        let process = Process::start(command, Vec::new(), ())
             .await
             .map_err(VmmError::io(format!("start {}", path.display())))?;
         let exit = timeout(ANSWER, process.exited())
@@ -173,7 +173,7 @@ impl Qemu {
             },
         );
         let inherited = [monitor_end, agent_end].into_iter().chain(state).collect();
-        let process = Process::start(command, inherited)
+        let process = Process::start(command, inherited, ())
             .await
             .map_err(VmmError::io(format!("start {}", self.binary.display())))?;
         Ok((process, monitor, agent))
@@ -234,7 +234,8 @@ impl Vmm for Qemu {
             qmp.send("migrate-set-capabilities", capabilities()).await?;
             qmp.send("migrate-incoming", json!({ "uri": uri })).await?;
             qmp.settle().await?;
-            migrated(qmp).await
+            migrated(qmp).await?;
+            qmp.execute("cont", json!({})).await
         })
         .await?;
         Ok(Box::new(vm))

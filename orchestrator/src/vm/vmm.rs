@@ -8,9 +8,8 @@
 //! ```text
 //!            boot                  pause            snapshot
 //!   (none) ───────▶ running ──────────────▶ paused ───────────▶ paused
-//!                      ▲                     │  ▲
-//!                      └───────── resume ────┘  │ restore
-//!                                             (none)
+//!                    ▲ ▲                     │
+//!   (none) ─ restore ┘ └──────── resume ─────┘
 //!   any state ── kill, or the VMM's own death ──▶ gone
 //! ```
 
@@ -44,8 +43,8 @@ pub trait Vmm: fmt::Debug + Send + Sync + 'static {
     /// [`VmmError`]; no process is left behind.
     async fn boot(&self, spec: &BootSpec) -> Result<Box<dyn MicroVm>, VmmError>;
 
-    /// Starts a VM as a clone of `snapshot`: paused, with its memory shared copy-on-write with
-    /// all other clones.
+    /// Starts a VM as a clone of `snapshot`, with its memory shared copy-on-write with all other
+    /// clones. Its processors run when this returns.
     ///
     /// # Errors
     /// [`VmmError`]; no process is left behind.
@@ -75,10 +74,12 @@ pub trait MicroVm: fmt::Debug + Send + Sync + 'static {
     /// As for [`pause`](Self::pause).
     async fn snapshot(&mut self, vmstate: &Path, memory: &Path) -> Result<(), VmmError>;
 
-    /// A byte stream to the agent in the guest. Asked for once in a VM's life on this host.
+    /// A byte stream to the agent in the guest, whose processors must run. Asked for once in a
+    /// VM's life on this host. It may wait until the agent is up, for as long as the VM lives:
+    /// the caller sets the limit.
     ///
     /// # Errors
-    /// [`VmmError::NoChannel`] the second time.
+    /// [`VmmError::NoChannel`] the second time; [`VmmError`] if the VM ended.
     async fn guest_channel(&mut self) -> Result<UnixStream, VmmError>;
 
     /// Process id of the VMM, for statistics of the host.

@@ -71,7 +71,7 @@ fn a_built_template_is_the_default_and_loads() {
     assert_eq!(fs::read(found.kernel()).unwrap(), fixture::vmlinux(true));
     assert!(found.boot_args().contains("console=ttyS0"));
     found.verify().unwrap();
-    for path in [found.kernel(), found.initramfs()] {
+    for path in [found.kernel(), found.initramfs().unwrap()] {
         assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
     }
 }
@@ -85,7 +85,7 @@ fn the_same_inputs_change_nothing() {
         (
             metadata.ino(),
             metadata.mtime_nsec(),
-            fs::read(template.initramfs()).unwrap(),
+            fs::read(template.initramfs().unwrap()).unwrap(),
         )
     };
     let before = (stamp(&first), bench.names());
@@ -132,7 +132,7 @@ fn a_truncated_kernel_is_refused_at_load_and_repaired_by_a_build() {
 fn changed_content_is_found_by_verify_and_repaired_by_a_build() {
     let bench = bench();
     let template = bench.build("agent");
-    damage(template.initramfs(), |bytes| bytes[200] ^= 1);
+    damage(template.initramfs().unwrap(), |bytes| bytes[200] ^= 1);
     let loaded = bench.store.load(template.hash()).unwrap();
     let error = loaded.verify().unwrap_err();
     assert!(error.to_string().contains("initramfs"), "{error}");

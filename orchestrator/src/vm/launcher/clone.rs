@@ -1,13 +1,15 @@
-//! A clone that waits, paused, for its lease.
+//! A clone of a snapshot: running, as the hypervisor restores it, or paused until its lease.
 
 use std::time::Duration;
 
-use crate::vm::guest::{Command, Guest};
+use tokio::time::timeout;
+
+use crate::vm::guest::{Command, Guest, GuestError};
 use crate::vm::identity::{self, VmName};
 use crate::vm::launcher::{LaunchError, READY};
 use crate::vm::snapshot::Snapshot;
 use crate::vm::vm_handle::{Origin, VmHandle};
-use crate::vm::vmm::{Exit, MicroVm, VmmError};
+use crate::vm::vmm::{Exit, MicroVm, Vmm, VmmError};
 
 /// How often the path of a lease is run through while a clone is primed. Under a translator the
 /// second round is fast already; the others are for what a kernel does only now and then.
@@ -15,86 +17,121 @@ const ROUNDS: usize = 3;
 /// The longest a priming may take.
 const PRIMED: Duration = Duration::from_secs(30);
 
-/// A paused clone of a snapshot.
+/// A clone whose agent can be reached.
 #[derive(Debug)]
-pub(crate) struct Clone {
+struct Clone {
     vm: Box<dyn MicroVm>,
     guest: Guest,
     snapshot: Snapshot,
 }
 
-impl Clone {
-    pub(super) fn new(vm: Box<dyn MicroVm>, guest: Guest, snapshot: Snapshot) -> Self {
-        Self {
+/// A clone with the identity of its snapshot, running. Only the agent runs in it, which waits
+/// for us.
+#[derive(Debug)]
+pub(crate) struct RunningClone(Clone);
+
+/// A clone that waits, paused, for its lease.
+#[derive(Debug)]
+pub(crate) struct PausedClone(Clone);
+
+impl RunningClone {
+    /// Restores a clone of `snapshot` and reaches its agent.
+    pub(super) async fn start(vmm: &dyn Vmm, snapshot: &Snapshot) -> Result<Self, LaunchError> {
+        let mut vm = vmm.restore(snapshot).await?;
+        let stream =
+            timeout(READY, vm.guest_channel())
+                .await
+                .map_err(|_| GuestError::NoAnswer {
+                    operation: "accept a connection",
+                    after: READY,
+                })??;
+        Ok(Self(Clone {
             vm,
-            guest,
-            snapshot,
-        }
+            guest: Guest::open(stream)?,
+            snapshot: snapshot.clone(),
+        }))
     }
 
+    /// Runs it through what a lease does, so that its working set is in memory and its code
+    /// translated, and pauses it. Entropy, clock and names that it gets here are replaced when it
+    /// is served.
+    pub(crate) async fn prime(self) -> Result<PausedClone, LaunchError> {
+        let Self(mut clone) = self;
+        let name = identity::anonymous();
+        for _ in 0..ROUNDS {
+            let guest = &clone.guest;
+            guest.restored(identity::fresh(&name)?, PRIMED).await?;
+            match guest.exec(Command::new("/bin/true").timeout(PRIMED)).await {
+                // A template need not have that program; the path to the answer is warm.
+                Ok(_) | Err(GuestError::Failed { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+            guest.ping(PRIMED).await?;
+        }
+        clone.vm.pause().await?;
+        Ok(PausedClone(clone))
+    }
+
+    /// Gives it an identity of its own.
+    pub(crate) async fn serve(
+        self,
+        name: &VmName,
+        origin: Origin,
+    ) -> Result<VmHandle, LaunchError> {
+        let Self(clone) = self;
+        let new = identity::fresh(name)?;
+        tokio::select! {
+            served = clone.guest.restored(new, READY) => served?,
+            exit = clone.vm.exited() => return Err(died(exit)),
+        }
+        Ok(clone.hand_out(name, origin))
+    }
+}
+
+impl PausedClone {
     pub(crate) fn exited(&self) -> impl Future<Output = Exit> + Send + 'static {
-        self.vm.exited()
+        self.0.vm.exited()
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.vm.pid()
-    }
-
-    /// Runs it once through what a lease does, so that its working set is in memory and its code
-    /// translated, and pauses it again. Entropy, clock and names that it gets here are replaced
-    /// when it is served.
-    pub(crate) async fn prime(mut self) -> Result<Self, LaunchError> {
-        let name = identity::anonymous();
-        let guest = &self.guest;
-        let warm_up = async {
-            for _ in 0..ROUNDS {
-                guest.restored(identity::fresh(&name)?, PRIMED).await?;
-                guest
-                    .exec(Command::new("/bin/true").timeout(PRIMED))
-                    .await?;
-                guest.ping(PRIMED).await?;
-            }
-            Ok::<(), LaunchError>(())
-        };
-        let resume = async { self.vm.resume().await.map_err(LaunchError::from) };
-        tokio::try_join!(resume, warm_up)?;
-        self.vm.pause().await?;
-        Ok(self)
+        self.0.vm.pid()
     }
 
     /// Resumes it and gives it an identity of its own. The two go out together: the request is on
     /// the line when the guest's processors start.
     pub(crate) async fn serve(
-        mut self,
+        self,
         name: &VmName,
         origin: Origin,
     ) -> Result<VmHandle, LaunchError> {
+        let Self(mut clone) = self;
         let new = identity::fresh(name)?;
-        let exited = self.vm.exited();
-        let resume = async { self.vm.resume().await.map_err(LaunchError::from) };
+        let exited = clone.vm.exited();
+        let resume = async { clone.vm.resume().await.map_err(LaunchError::from) };
         let restored = async {
-            self.guest
-                .restored(new, READY)
-                .await
-                .map_err(LaunchError::from)
+            let restored = clone.guest.restored(new, READY);
+            restored.await.map_err(LaunchError::from)
         };
         tokio::select! {
             served = async { tokio::try_join!(resume, restored) } => { served?; }
-            exit = exited => {
-                return Err(VmmError::Died { operation: "serve a clone", exit }.into());
-            }
+            exit = exited => return Err(died(exit)),
         }
+        Ok(clone.hand_out(name, origin))
+    }
+}
+
+impl Clone {
+    fn hand_out(self, name: &VmName, origin: Origin) -> VmHandle {
         let Self {
             vm,
             guest,
             snapshot,
         } = self;
-        Ok(VmHandle::new(
-            name.as_str(),
-            origin,
-            guest,
-            vm,
-            Some(snapshot),
-        ))
+        VmHandle::new(name.as_str(), origin, guest, vm, Some(snapshot))
     }
+}
+
+fn died(exit: Exit) -> LaunchError {
+    let operation = "serve a clone";
+    VmmError::Died { operation, exit }.into()
 }

@@ -48,12 +48,15 @@ pub enum LaunchError {
         /// Where it was looked for.
         looked: Vec<PathBuf>,
     },
-    /// The hypervisor that was asked for is not part of this release.
+    /// Firecracker was asked for, and can't run here.
     #[error(
-        "IRONCLAW_BACKEND=firecracker can't be used: this release drives QEMU only; set it to \
-             qemu or auto"
+        "IRONCLAW_BACKEND=firecracker can't be used: {reason}; run `ironclaw doctor`, or set it \
+         to qemu or auto"
     )]
-    NoFirecracker,
+    NoKvm {
+        /// Why not.
+        reason: String,
+    },
     /// The host has no random numbers.
     #[error("the host's random generator failed: {0}")]
     Random(#[from] getrandom::Error),

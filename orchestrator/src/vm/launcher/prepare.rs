@@ -5,9 +5,10 @@ use std::sync::Arc;
 use super::{Inner, LaunchError, Launcher, Progress, Stage, blocking, find_guest_agent, probe};
 use crate::template::{BuildSpec, Template, TemplateStore};
 use crate::vm::config::{AccelChoice, BackendChoice, Config};
+use crate::vm::firecracker::{Firecracker, FirecrackerBinary};
 use crate::vm::qemu::{Accelerator, Qemu, QemuBinary};
 use crate::vm::snapshot::{Host, Requirements, SnapshotStore};
-use crate::vm::vmm::Vmm;
+use crate::vm::vmm::{Vmm, VmmError};
 
 impl Launcher {
     /// Finds the hypervisor, opens the directories, and builds the template if there is none yet,
@@ -16,25 +17,15 @@ impl Launcher {
     /// # Errors
     /// [`LaunchError`] with what is missing and what to do.
     pub async fn open(config: &Config, progress: Progress) -> Result<Self, LaunchError> {
-        if config.backend == BackendChoice::Firecracker {
-            return Err(LaunchError::NoFirecracker);
-        }
-        let binary = QemuBinary::find(config.qemu.as_deref()).await?;
+        // Looked for first: what is missing should not cost a template's build.
+        let found = Found::look(config).await?;
         let path = config.snapshot_path.clone();
         let snapshots = blocking(move || SnapshotStore::open(path)).await?;
         let template = {
             let (config, progress) = (config.clone(), Arc::clone(&progress));
             blocking(move || template(&config, &progress)).await?
         };
-        let accelerator = match config.qemu_accel {
-            AccelChoice::Kvm => Accelerator::Kvm,
-            AccelChoice::Tcg => Accelerator::Tcg,
-            AccelChoice::Auto => {
-                let trying = || progress(&Stage::ProbingKvm);
-                probe::accelerator(config, &binary, &template, trying).await
-            }
-        };
-        let vmm = Arc::new(Qemu::new(binary, accelerator));
+        let vmm = found.choose(config, &template, &progress).await?;
         Self::with(vmm, template, config, snapshots, progress)
     }
 
@@ -64,6 +55,75 @@ impl Launcher {
     }
 }
 
+/// The hypervisors that are installed and allowed by the settings.
+struct Found {
+    firecracker: Option<Firecracker>,
+    qemu: Result<QemuBinary, VmmError>,
+}
+
+impl Found {
+    /// # Errors
+    /// [`LaunchError`] if there is none that serves.
+    async fn look(config: &Config) -> Result<Self, LaunchError> {
+        let firecracker = match config.backend {
+            BackendChoice::Qemu => None,
+            BackendChoice::Firecracker => {
+                probe::device().map_err(|error| LaunchError::NoKvm {
+                    reason: format!("/dev/kvm can't be opened: {error}"),
+                })?;
+                Some(firecracker(config).await?)
+            }
+            BackendChoice::Auto if probe::device().is_err() => None,
+            BackendChoice::Auto => match firecracker(config).await {
+                Ok(firecracker) => Some(firecracker),
+                // Nobody asked for it by name.
+                Err(LaunchError::Vmm(VmmError::NotInstalled { path: None, .. })) => None,
+                Err(error) => return Err(error),
+            },
+        };
+        let qemu = QemuBinary::find(config.qemu.as_deref()).await;
+        match (&firecracker, qemu) {
+            (None, Err(error)) => Err(error.into()),
+            (_, qemu) => Ok(Self { firecracker, qemu }),
+        }
+    }
+
+    /// The one that runs the template's guest. KVM is tried only where nobody said that it works.
+    async fn choose(
+        self,
+        config: &Config,
+        template: &Template,
+        progress: &Progress,
+    ) -> Result<Arc<dyn Vmm>, LaunchError> {
+        let trying = || progress(&Stage::ProbingKvm);
+        let Self { firecracker, qemu } = self;
+        if let Some(firecracker) = firecracker
+            && (config.backend == BackendChoice::Firecracker
+                || probe::works(&firecracker, config, template, trying).await)
+        {
+            return Ok(Arc::new(firecracker));
+        }
+        let binary = qemu?;
+        let kvm = Qemu::new(binary.clone(), Accelerator::Kvm);
+        let use_kvm = match config.qemu_accel {
+            AccelChoice::Kvm => true,
+            AccelChoice::Tcg => false,
+            AccelChoice::Auto => {
+                probe::device().is_ok() && probe::works(&kvm, config, template, trying).await
+            }
+        };
+        if use_kvm {
+            return Ok(Arc::new(kvm));
+        }
+        Ok(Arc::new(Qemu::new(binary, Accelerator::Tcg)))
+    }
+}
+
+async fn firecracker(config: &Config) -> Result<Firecracker, LaunchError> {
+    let binary = FirecrackerBinary::find(config.firecracker.as_deref()).await?;
+    Ok(Firecracker::new(binary, &config.run_path)?)
+}
+
 /// The template in use, built if need be.
 ///
 /// # Errors
@@ -77,7 +137,7 @@ fn template(config: &Config, progress: &Progress) -> Result<Template, LaunchErro
             let Ok(agent) = &agent else {
                 return Ok(template);
             };
-            if template.has_agent(agent)? {
+            if template.is_imported() || template.has_agent(agent)? {
                 return Ok(template);
             }
         }

@@ -2,7 +2,7 @@
 //! proves little. Some clouds emulate parts of it on which a stock kernel hangs.
 //!
 //! The answer is kept beside the templates, so that it is asked once for each combination of
-//! host, QEMU and template.
+//! host, hypervisor and template.
 
 use std::fs::{self, File, Permissions};
 use std::io::Write as _;
@@ -16,16 +16,14 @@ use tokio::time::timeout;
 use crate::template::{Template, TemplateHash};
 use crate::vm::config::Config;
 use crate::vm::guest::Guest;
-use crate::vm::qemu::{Accelerator, Qemu, QemuBinary};
-use crate::vm::snapshot::{Host, Machine};
+use crate::vm::launcher::LaunchError;
+use crate::vm::snapshot::{Host, Machine, VmmIdentity};
 use crate::vm::vmm::{BootSpec, Ram, Vmm};
 
 /// The device of KVM (Linux Documentation/virt/kvm/api.rst).
 const DEVICE: &str = "/dev/kvm";
 /// Ten times what a boot takes under KVM on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Name of the file that keeps the answer.
-const ANSWER: &str = ".kvm-probe.json";
 /// Most bytes of it that are read.
 const MAX_BYTES: u64 = 4096;
 
@@ -35,7 +33,7 @@ const MAX_BYTES: u64 = 4096;
 struct Question {
     cpu_model: String,
     kernel_release: String,
-    qemu: String,
+    vmm: VmmIdentity,
     template: TemplateHash,
     machine: Machine,
 }
@@ -47,74 +45,70 @@ struct Answer {
     works: bool,
 }
 
-/// The accelerator to use: KVM if our guest boots under it, translation otherwise.
-pub(super) async fn accelerator(
+/// Whether this process may use KVM.
+///
+/// # Errors
+/// Why not: there is no such device, or no permission.
+pub(super) fn device() -> std::io::Result<()> {
+    File::options()
+        .read(true)
+        .write(true)
+        .open(DEVICE)
+        .map(drop)
+}
+
+/// Whether `template` boots under `vmm`, which runs guests by KVM.
+pub(super) async fn works(
+    vmm: &dyn Vmm,
     config: &Config,
-    binary: &QemuBinary,
     template: &Template,
     trying: impl FnOnce(),
-) -> Accelerator {
-    if File::options().read(true).write(true).open(DEVICE).is_err() {
-        return Accelerator::Tcg;
-    }
+) -> bool {
     let Ok(Host {
         cpu_model,
         kernel_release,
         ..
     }) = Host::current(None)
     else {
-        return Accelerator::Tcg;
+        return false;
     };
     let question = Question {
         cpu_model,
         kernel_release,
-        qemu: binary.version.clone(),
+        vmm: vmm.identity().clone(),
         template: template.hash().clone(),
         machine: config.machine,
     };
-    let path = config.template_path.join(ANSWER);
-    let works = match recall(&path).filter(|answer| answer.question == question) {
-        Some(answer) => answer.works,
-        None => {
-            trying();
-            let works = boots(config, binary, template).await;
-            let answer = Answer { question, works };
-            if let Err(error) = remember(&path, &answer) {
-                tracing::warn!(path = %path.display(), %error, "KVM will be probed again");
-            }
-            works
-        }
-    };
-    if works {
-        Accelerator::Kvm
-    } else {
-        Accelerator::Tcg
+    let path = config
+        .template_path
+        .join(format!(".kvm-probe-{}.json", question.vmm.kind));
+    if let Some(answer) = recall(&path).filter(|answer| answer.question == question) {
+        return answer.works;
     }
+    trying();
+    let works = boots(vmm, config, template).await;
+    let answer = Answer { question, works };
+    if let Err(error) = remember(&path, &answer) {
+        tracing::warn!(path = %path.display(), %error, "KVM will be probed again");
+    }
+    works
 }
 
-async fn boots(config: &Config, binary: &QemuBinary, template: &Template) -> bool {
-    let qemu = Qemu::new(binary.clone(), Accelerator::Kvm);
+async fn boots(vmm: &dyn Vmm, config: &Config, template: &Template) -> bool {
     let spec = BootSpec {
         template: template.clone(),
         machine: config.machine,
         ram: Ram::Private,
     };
     let attempt = async {
-        let mut vm = qemu.boot(&spec).await.map_err(|error| error.to_string())?;
-        let stream = vm
-            .guest_channel()
-            .await
-            .map_err(|error| error.to_string())?;
-        let guest = Guest::open(stream).map_err(|error| error.to_string())?;
-        guest
-            .ping(PATIENCE)
-            .await
-            .map_err(|error| error.to_string())
+        let mut vm = vmm.boot(&spec).await?;
+        let guest = Guest::open(vm.guest_channel().await?)?;
+        Ok::<(), LaunchError>(guest.ping(PATIENCE).await?)
     };
     match timeout(PATIENCE, attempt).await {
         Ok(Ok(())) => true,
-        Ok(Err(reason)) => {
-            tracing::info!(reason, "KVM does not run the guest");
+        Ok(Err(error)) => {
+            tracing::info!(%error, "KVM does not run the guest");
             false
         }
         Err(_) => {
@@ -148,12 +142,17 @@ fn remember(path: &Path, answer: &Answer) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vm::snapshot::VmmKind;
 
     fn answer(works: bool) -> Answer {
         let question = Question {
             cpu_model: "CPU".to_owned(),
             kernel_release: "6.1".to_owned(),
-            qemu: "7.2".to_owned(),
+            vmm: VmmIdentity {
+                kind: VmmKind::Qemu,
+                version: "7.2".to_owned(),
+                accelerator: "kvm".to_owned(),
+            },
             template: "ab".repeat(32).parse().unwrap(),
             machine: Machine {
                 memory_mib: 128,
@@ -166,7 +165,7 @@ mod tests {
     #[test]
     fn an_answer_is_kept_private_and_the_last_one_counts() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join(ANSWER);
+        let path = directory.path().join("answer.json");
         assert!(recall(&path).is_none());
         for works in [true, false] {
             remember(&path, &answer(works)).unwrap();

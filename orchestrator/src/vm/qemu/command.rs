@@ -95,7 +95,9 @@ pub(super) fn command(
     match start {
         Start::Boot(template) => {
             command.arg("-kernel").arg(template.kernel());
-            command.arg("-initrd").arg(template.initramfs());
+            if let Some(initramfs) = template.initramfs() {
+                command.arg("-initrd").arg(initramfs);
+            }
             command
                 .arg("-append")
                 .arg(boot_args(template, accelerator, tsc_khz));

@@ -1,0 +1,77 @@
+//! Templates from files that exist: a kernel of one's own, and what it boots into.
+
+use std::path::PathBuf;
+
+use super::build::write;
+use super::hash::Sha256Hex;
+use super::manifest::{Initramfs, Kernel, Manifest};
+use super::staging::Staging;
+use super::{Step, Template, TemplateError, TemplateStore, file, kernel};
+
+/// Largest initramfs that is imported, in bytes.
+const MAX_INITRAMFS: u64 = 1 << 30;
+/// Most bytes of boot arguments (COMMAND_LINE_SIZE of Linux on x86).
+const MAX_BOOT_ARGS: usize = 2048;
+
+/// A kernel and an initramfs that boot into something that speaks the guest protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImportSpec {
+    /// An ELF image that the VMM can boot.
+    pub kernel: PathBuf,
+    /// The initramfs, if the kernel wants one.
+    pub initramfs: Option<PathBuf>,
+    /// Arguments of the kernel; the VMM adds what it needs.
+    pub boot_args: String,
+}
+
+impl TemplateStore {
+    /// Copies files into a template and makes it the default. What is in them is not looked into:
+    /// a guest that does not boot, or whose agent does not speak this release's protocol, shows
+    /// when it is booted.
+    ///
+    /// # Errors
+    /// If a file can't be read, or the store can't be written; the store is then as it was.
+    pub fn import(
+        &self,
+        spec: &ImportSpec,
+        progress: &mut dyn FnMut(Step),
+    ) -> Result<Template, TemplateError> {
+        if spec.boot_args.len() > MAX_BOOT_ARGS || spec.boot_args.contains(['\0', '\n']) {
+            return Err(TemplateError::BootArgs {
+                limit: MAX_BOOT_ARGS,
+            });
+        }
+        let image = file::read(&spec.kernel, kernel::MAX_IMAGE)?;
+        let archive = spec
+            .initramfs
+            .as_ref()
+            .map(|path| file::read(path, MAX_INITRAMFS))
+            .transpose()?;
+        let _lock = self.lock(|| progress(Step::Waiting))?;
+        let staging = Staging::create(self.root())?;
+        let manifest = Manifest::new(
+            Kernel {
+                package: None,
+                // Not every ELF image is a Linux kernel that says it.
+                release: kernel::release(&image).unwrap_or_else(|_| "unknown".to_owned()),
+                sha256: Sha256Hex::of(&image),
+                size: image.len() as u64,
+            },
+            archive.as_ref().map(|archive| Initramfs {
+                busybox: None,
+                agent_sha256: None,
+                sha256: Sha256Hex::of(archive),
+                size: archive.len() as u64,
+            }),
+            spec.boot_args.clone(),
+        );
+        write(
+            &manifest,
+            &image,
+            archive.as_deref(),
+            self,
+            &staging,
+            progress,
+        )
+    }
+}

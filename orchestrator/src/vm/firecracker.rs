@@ -1,0 +1,329 @@
+//! Firecracker as a hypervisor: the one for production.
+//!
+//! Each VM is a Firecracker process, driven through its API socket; seccomp filters are always
+//! on. A clone maps its snapshot's memory file privately, so that all clones of it share what
+//! they do not write (Firecracker's docs/snapshotting/snapshot-support.md).
+//!
+//! A process lives in a directory of its own, and so all clones of a snapshot may call their
+//! sockets by the same names.
+
+pub mod api;
+mod binary;
+mod home;
+mod vsock;
+
+use std::fmt;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use ironclaw_protocol::VSOCK_PORT;
+use tokio::net::UnixStream;
+use tokio::time::{sleep, timeout};
+
+use crate::template::Template;
+use crate::vm::process::Process;
+use crate::vm::snapshot::{Snapshot, VmmIdentity, VmmKind};
+use crate::vm::tsc;
+use crate::vm::vmm::{BootSpec, Exit, MicroVm, Ram, Vmm, VmmError};
+use api::{
+    Action, ApiError, BootSource, Client, Entropy, MachineConfiguration, MemBackend,
+    MemBackendType, SnapshotCreate, SnapshotLoad, SnapshotType, Vm, Vsock, VsockOverride,
+};
+pub use binary::{FirecrackerBinary, MINIMUM_VERSION};
+use home::{Home, RunDirectory, Sockets};
+
+/// Names of the sockets in a VM's directory.
+const API: &str = "api.sock";
+const VSOCK: &str = "vsock.sock";
+
+/// The guest's address on its vsock; each guest has a vsock of its own, so all have the same.
+const GUEST_CID: u32 = 3;
+
+/// How long a process may take until its API answers; it takes 2 ms on an idle machine.
+const STARTED: Duration = Duration::from_secs(10);
+
+/// Pauses between attempts to reach an agent that is not up: vsock tells nobody when a program
+/// starts to listen.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(16);
+
+/// The hypervisor.
+#[derive(Debug, Clone)]
+pub struct Firecracker {
+    binary: PathBuf,
+    identity: VmmIdentity,
+    run: Arc<RunDirectory>,
+}
+
+/// A machine that runs in a Firecracker process.
+pub struct FirecrackerVm {
+    process: Process,
+    api: Client,
+    sockets: Sockets,
+    channel_taken: bool,
+    snapshot_type: SnapshotType,
+}
+
+impl fmt::Debug for FirecrackerVm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FirecrackerVm")
+            .field("process", &self.process)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Firecracker {
+    /// The hypervisor that `binary` makes, with directories for its VMs below `run_path`; what
+    /// dead processes left there is removed.
+    ///
+    /// # Errors
+    /// [`VmmError::Io`] if `run_path` can't be used.
+    pub fn new(binary: FirecrackerBinary, run_path: &Path) -> Result<Self, VmmError> {
+        let identity = VmmIdentity {
+            kind: VmmKind::Firecracker,
+            version: binary.version.to_string(),
+            accelerator: "kvm".to_owned(),
+        };
+        Ok(Self {
+            binary: binary.path,
+            identity,
+            run: RunDirectory::create(run_path)?,
+        })
+    }
+
+    /// A process that answers on its API, and has no VM yet.
+    async fn start(&self) -> Result<FirecrackerVm, VmmError> {
+        let home = self
+            .run
+            .home()
+            .map_err(VmmError::io("make a directory for a VM"))?;
+        let watch = home
+            .watch()
+            .map_err(VmmError::io(format!("watch {}", home.path().display())))?;
+        let sockets = home.sockets();
+        let process = Process::start(self.command(&home), Vec::new(), home)
+            .await
+            .map_err(VmmError::io(format!("start {}", self.binary.display())))?;
+        let path = sockets.path(API);
+        let connected = async {
+            let stream = watch
+                .connect(&path)
+                .await
+                .map_err(VmmError::io("connect to Firecracker's API socket"))?;
+            Client::over(stream)
+                .await
+                .map_err(|error| refused("start", error))
+        };
+        let api = tokio::select! {
+            connected = timeout(STARTED, connected) => match connected {
+                Ok(connected) => connected?,
+                Err(_) => return Err(VmmError::TimedOut { operation: "start", after: STARTED }),
+            },
+            exit = process.exited() => {
+                return Err(VmmError::Died { operation: "start", exit });
+            }
+        };
+        Ok(FirecrackerVm {
+            process,
+            api,
+            sockets,
+            channel_taken: false,
+            snapshot_type: SnapshotType::Full,
+        })
+    }
+
+    fn command(&self, home: &Home) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.env_clear().current_dir(home.path());
+        command.args(["--api-sock", API]);
+        // The log goes where the guest's console goes, and is bounded there. More of it costs
+        // milliseconds per restore.
+        command.args(["--level", "Error"]);
+        command
+    }
+}
+
+#[async_trait]
+impl Vmm for Firecracker {
+    fn identity(&self) -> &VmmIdentity {
+        &self.identity
+    }
+
+    fn tsc_khz(&self) -> Option<u32> {
+        tsc::khz()
+    }
+
+    async fn boot(&self, spec: &BootSpec) -> Result<Box<dyn MicroVm>, VmmError> {
+        let mut vm = self.start().await?;
+        // A snapshot of a booted VM's written pages is complete, since the rest is zeros: no
+        // need to write, to read and to make holes of what was never touched.
+        let track_dirty_pages = matches!(spec.ram, Ram::File(_));
+        if track_dirty_pages {
+            vm.snapshot_type = SnapshotType::Diff;
+        }
+        vm.converse("configure the VM", async |api| {
+            api.call(&MachineConfiguration {
+                vcpu_count: spec.machine.vcpus,
+                mem_size_mib: spec.machine.memory_mib,
+                track_dirty_pages,
+            })
+            .await?;
+            api.call(&boot_source(&spec.template)).await?;
+            api.call(&Vsock {
+                guest_cid: GUEST_CID,
+                uds_path: VSOCK.into(),
+            })
+            .await?;
+            api.call(&Entropy {}).await
+        })
+        .await?;
+        vm.converse("boot", async |api| api.call(&Action::InstanceStart).await)
+            .await?;
+        Ok(Box::new(vm))
+    }
+
+    async fn restore(&self, snapshot: &Snapshot) -> Result<Box<dyn MicroVm>, VmmError> {
+        let mut vm = self.start().await?;
+        let load = SnapshotLoad {
+            snapshot_path: snapshot.vmstate().to_owned(),
+            mem_backend: MemBackend {
+                backend_type: MemBackendType::File,
+                backend_path: snapshot.memory().to_owned(),
+            },
+            resume_vm: true,
+            network_overrides: Vec::new(),
+            vsock_override: Some(VsockOverride {
+                uds_path: VSOCK.into(),
+            }),
+            clock_realtime: Some(true),
+        };
+        vm.converse("restore", async |api| api.call(&load).await)
+            .await?;
+        Ok(Box::new(vm))
+    }
+}
+
+fn boot_source(template: &Template) -> BootSource {
+    BootSource {
+        kernel_image_path: template.kernel().to_owned(),
+        initrd_path: template.initramfs().map(Path::to_owned),
+        // There is no PCI bus to look for, and no keyboard but the one that resets the machine.
+        boot_args: Some(format!(
+            "{} pci=off i8042.noaux i8042.nomux i8042.dumbkbd",
+            template.boot_args()
+        )),
+    }
+}
+
+#[async_trait]
+impl MicroVm for FirecrackerVm {
+    async fn pause(&mut self) -> Result<(), VmmError> {
+        self.converse("pause", async |api| api.call(&Vm::Paused).await)
+            .await
+    }
+
+    async fn resume(&mut self) -> Result<(), VmmError> {
+        self.converse("resume", async |api| api.call(&Vm::Resumed).await)
+            .await
+    }
+
+    async fn snapshot(&mut self, vmstate: &Path, memory: &Path) -> Result<(), VmmError> {
+        for path in [vmstate, memory] {
+            // Firecracker would create them for all to read.
+            create_private(path)?;
+        }
+        let create = SnapshotCreate {
+            snapshot_type: self.snapshot_type,
+            snapshot_path: vmstate.to_owned(),
+            mem_file_path: memory.to_owned(),
+        };
+        self.converse("write a snapshot", async |api| api.call(&create).await)
+            .await
+    }
+
+    async fn guest_channel(&mut self) -> Result<UnixStream, VmmError> {
+        if self.channel_taken {
+            return Err(VmmError::NoChannel);
+        }
+        let path = self.sockets.path(VSOCK);
+        let connected = async {
+            let mut pause = FIRST_PAUSE;
+            loop {
+                if let Some(stream) = vsock::connect(&path, VSOCK_PORT).await? {
+                    return Ok(stream);
+                }
+                sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        };
+        let operation = "connect to the guest's agent";
+        let stream = tokio::select! {
+            connected = connected => connected.map_err(VmmError::io(operation))?,
+            exit = self.process.exited() => return Err(VmmError::Died { operation, exit }),
+        };
+        self.channel_taken = true;
+        Ok(stream)
+    }
+
+    fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    fn kill(&self) {
+        self.process.kill();
+    }
+
+    fn exited(&self) -> Pin<Box<dyn Future<Output = Exit> + Send>> {
+        Box::pin(self.process.exited())
+    }
+}
+
+impl FirecrackerVm {
+    /// Makes requests for `operation`; the process's end explains a connection that ends.
+    async fn converse(
+        &mut self,
+        operation: &'static str,
+        talk: impl AsyncFnOnce(&mut Client) -> Result<(), ApiError>,
+    ) -> Result<(), VmmError> {
+        match talk(&mut self.api).await {
+            Ok(()) => Ok(()),
+            Err(ApiError::Closed(_)) => {
+                self.process.kill();
+                Err(VmmError::Died {
+                    operation,
+                    exit: self.process.exited().await,
+                })
+            }
+            Err(error) => Err(refused(operation, error)),
+        }
+    }
+}
+
+fn refused(operation: &'static str, error: ApiError) -> VmmError {
+    match error {
+        ApiError::Refused { message, .. } => VmmError::Refused {
+            operation: operation.to_owned(),
+            message,
+        },
+        ApiError::TimedOut { after, .. } => VmmError::TimedOut { operation, after },
+        ApiError::Malformed { .. } | ApiError::Closed(_) => VmmError::Protocol {
+            operation,
+            detail: error.to_string(),
+        },
+    }
+}
+
+fn create_private(path: &Path) -> Result<(), VmmError> {
+    std::fs::File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map(drop)
+        .map_err(VmmError::io(format!("create {}", path.display())))
+}

@@ -1,0 +1,99 @@
+//! Firecracker's API: one type for each request, under Firecracker's own names (its
+//! `src/firecracker/swagger/firecracker.yaml`, 1.16 to 1.17).
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use ironclaw_orchestrator::vm::firecracker::api::{Client, GetVersion};
+//!
+//! let mut client = Client::connect("/run/firecracker.socket").await?;
+//! println!("{}", client.call(&GetVersion).await?.firecracker_version);
+//! # Ok(())
+//! # }
+//! ```
+
+mod calls;
+mod error;
+mod transport;
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+pub use calls::*;
+pub use error::ApiError;
+pub use hyper::Method;
+use transport::Transport;
+
+/// A request of the API.
+pub trait Call: Serialize + Sync {
+    /// What a success answers; `()` where that is nothing.
+    type Answer: DeserializeOwned;
+    /// The HTTP method; a `GET` sends no body.
+    const METHOD: Method;
+    /// How long an answer may take.
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// The resource.
+    fn path(&self) -> String;
+}
+
+/// A connection to the API of one Firecracker process. One request at a time, all on one
+/// connection.
+#[derive(Debug)]
+pub struct Client {
+    transport: Transport,
+}
+
+impl Client {
+    /// Connects to the API socket at `path`.
+    ///
+    /// # Errors
+    /// [`ApiError::Closed`] if nobody listens there.
+    pub async fn connect(path: impl AsRef<Path>) -> Result<Self, ApiError> {
+        let stream = UnixStream::connect(path)
+            .await
+            .map_err(|error| ApiError::Closed(error.to_string()))?;
+        Self::over(stream).await
+    }
+
+    /// Speaks on a connection that exists already.
+    ///
+    /// # Errors
+    /// [`ApiError::Closed`].
+    pub async fn over(stream: UnixStream) -> Result<Self, ApiError> {
+        Ok(Self {
+            transport: Transport::open(stream).await?,
+        })
+    }
+
+    /// Makes a request and waits for its answer, for at most [`Call::PATIENCE`].
+    ///
+    /// # Errors
+    /// [`ApiError`]; after anything but [`ApiError::Refused`] the connection is of no more use.
+    pub async fn call<C: Call>(&mut self, call: &C) -> Result<C::Answer, ApiError> {
+        let path = call.path();
+        let body = match C::METHOD {
+            Method::GET => Vec::new(),
+            _ => serde_json::to_vec(call).map_err(|error| ApiError::Malformed {
+                request: path.clone(),
+                detail: error.to_string(),
+            })?,
+        };
+        let answer = timeout(C::PATIENCE, self.transport.exchange(C::METHOD, &path, body))
+            .await
+            .map_err(|_| ApiError::TimedOut {
+                request: format!("{} {path}", C::METHOD),
+                after: C::PATIENCE,
+            })??;
+        // A success without content has no body at all.
+        let json: &[u8] = if answer.is_empty() { b"null" } else { &answer };
+        serde_json::from_slice(json).map_err(|error| ApiError::Malformed {
+            request: format!("{} {path}", C::METHOD),
+            detail: error.to_string(),
+        })
+    }
+}

@@ -1,0 +1,116 @@
+//! HTTP/1.1 over the API socket, within bounds.
+
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
+use hyper::{Method, Request};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
+
+use super::ApiError;
+
+/// Most bytes of headers that are read.
+const MAX_HEADERS: usize = 16 * 1024;
+/// Most bytes of an answer's body: `/vm/config`, the longest, has some kilobytes.
+const MAX_BODY: usize = 1 << 20;
+/// Most characters of a fault message that are kept.
+const MAX_MESSAGE: usize = 4096;
+
+/// A kept-alive connection.
+#[derive(Debug)]
+pub(super) struct Transport {
+    requests: SendRequest<Full<Bytes>>,
+    connection: JoinHandle<()>,
+}
+
+/// Firecracker's body of every error.
+#[derive(Deserialize)]
+struct Fault {
+    fault_message: String,
+}
+
+impl Transport {
+    pub(super) async fn open(stream: UnixStream) -> Result<Self, ApiError> {
+        let (requests, connection) = http1::Builder::new()
+            .max_buf_size(MAX_HEADERS)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(closed)?;
+        // Its errors come back through the request that was under way.
+        let connection = tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        Ok(Self {
+            requests,
+            connection,
+        })
+    }
+
+    /// The body of a successful answer.
+    pub(super) async fn exchange(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<Bytes, ApiError> {
+        let name = format!("{method} {path}");
+        let malformed = |detail: String| ApiError::Malformed {
+            request: name.clone(),
+            detail,
+        };
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, "localhost")
+            .header(ACCEPT, "application/json");
+        if !body.is_empty() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        let request = request
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|error| malformed(error.to_string()))?;
+        self.requests.ready().await.map_err(closed)?;
+        let answer = match self.requests.send_request(request).await {
+            Ok(answer) => answer,
+            Err(error) if error.is_parse() => return Err(malformed(error.to_string())),
+            Err(error) => return Err(closed(error)),
+        };
+        let status = answer.status();
+        let body = match Limited::new(answer.into_body(), MAX_BODY).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) if error.is::<LengthLimitError>() => {
+                return Err(malformed(format!("a body of more than {MAX_BODY} bytes")));
+            }
+            Err(error) => return Err(ApiError::Closed(error.to_string())),
+        };
+        if status.is_success() {
+            return Ok(body);
+        }
+        let message = match serde_json::from_slice::<Fault>(&body) {
+            Ok(fault) => fault.fault_message,
+            Err(_) => String::from_utf8_lossy(&body).into_owned(),
+        };
+        Err(ApiError::Refused {
+            request: name,
+            status: status.as_u16(),
+            message: message
+                .chars()
+                .filter(|c| !c.is_control())
+                .take(MAX_MESSAGE)
+                .collect(),
+        })
+    }
+}
+
+impl Drop for Transport {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+fn closed(error: hyper::Error) -> ApiError {
+    ApiError::Closed(error.to_string())
+}

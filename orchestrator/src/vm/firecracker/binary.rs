@@ -1,0 +1,106 @@
+//! The Firecracker binary, and whether it is new enough.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use semver::Version;
+use tokio::time::timeout;
+
+use crate::vm::process::Process;
+use crate::vm::vmm::VmmError;
+
+pub(super) const PROGRAM: &str = "firecracker";
+
+/// The oldest version that serves: `vsock_override` came with 1.16.0, and the vsock of a restored
+/// guest works since 1.16.1 (Firecracker's CHANGELOG.md).
+pub const MINIMUM_VERSION: Version = Version::new(1, 16, 1);
+
+/// Printing a version takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A Firecracker binary of a version that serves.
+#[derive(Debug, Clone)]
+pub struct FirecrackerBinary {
+    /// Where it is, absolute.
+    pub path: PathBuf,
+    /// As it says itself: `1.16.1`.
+    pub version: Version,
+}
+
+impl FirecrackerBinary {
+    /// The binary at `configured`, or else the one on PATH.
+    ///
+    /// # Errors
+    /// [`VmmError::NotInstalled`], or [`VmmError::Unusable`] if it is not Firecracker or below
+    /// [`MINIMUM_VERSION`].
+    pub async fn find(configured: Option<&Path>) -> Result<Self, VmmError> {
+        let path = match configured {
+            Some(path) => path.is_file().then(|| path.to_owned()),
+            None => on_path(PROGRAM),
+        };
+        // A VM's process starts in a directory of its own.
+        let path = path.and_then(|path| path.canonicalize().ok());
+        let path = path.ok_or_else(|| VmmError::NotInstalled {
+            program: PROGRAM,
+            path: configured.map(Path::to_owned),
+            hint: "put a release from https://github.com/firecracker-microvm/firecracker/releases \
+                   on PATH, or set IRONCLAW_FIRECRACKER to the binary",
+        })?;
+        let mut command = Command::new(&path);
+        command.arg("--version");
+        let process = Process::start(command, Vec::new(), ())
+            .await
+            .map_err(VmmError::io(format!("start {}", path.display())))?;
+        let exit = timeout(PATIENCE, process.exited())
+            .await
+            .map_err(|_| VmmError::TimedOut {
+                operation: "say its version",
+                after: PATIENCE,
+            })?;
+        let unusable = |reason: String| VmmError::Unusable {
+            program: PROGRAM,
+            path: path.clone(),
+            reason,
+        };
+        let version = parse(&exit.log)
+            .ok_or_else(|| unusable(format!("it does not say a Firecracker version ({exit})")))?;
+        if version < MINIMUM_VERSION {
+            return Err(unusable(format!(
+                "it is version {version}, and clones need {MINIMUM_VERSION} or newer"
+            )));
+        }
+        Ok(Self { path, version })
+    }
+}
+
+/// The first file called `program` in a directory of PATH.
+pub(super) fn on_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|directory| directory.join(program))
+        .find(|file| file.is_file())
+}
+
+/// The version in `Firecracker v1.16.1`, the first line of what `--version` prints.
+fn parse(printed: &str) -> Option<Version> {
+    let first = printed.lines().next()?;
+    let text = first.strip_prefix("Firecracker v")?;
+    Version::parse(text.trim()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_that_of_the_first_line() {
+        let release = "Firecracker v1.16.1\n\nSupported snapshot data format versions: v9.0.0\n";
+        assert_eq!(parse(release), Some(Version::new(1, 16, 1)));
+        let development = parse("Firecracker v1.17.0-dev\n").unwrap();
+        assert!(development > MINIMUM_VERSION);
+        for other in ["", "QEMU emulator version 7.2", "Firecracker v1", "v1.16.1"] {
+            assert_eq!(parse(other), None, "{other:?}");
+        }
+    }
+}
