@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -85,6 +86,20 @@ pub(crate) enum TemplateTask {
     /// Build a template from Debian's packages and make it the default.
     #[command(after_help = help::TEMPLATE_EXAMPLES)]
     Build,
+    /// Make a template from a kernel of your own, whose guest speaks IronClaw's protocol, and make
+    /// it the default.
+    #[command(after_help = help::IMPORT_EXAMPLES)]
+    Import {
+        /// An ELF kernel image.
+        #[arg(long, value_name = "FILE")]
+        kernel: PathBuf,
+        /// Its initramfs, if it wants one.
+        #[arg(long, value_name = "FILE")]
+        initramfs: Option<PathBuf>,
+        /// Its arguments; the hypervisor adds what it needs.
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        boot_args: String,
+    },
     /// Show the templates on disk.
     List,
 }

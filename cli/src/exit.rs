@@ -161,7 +161,7 @@ fn of_launch(error: &LaunchError) -> Exit {
         LaunchError::Snapshot(snapshot) => of_snapshot(snapshot),
         // Of an agent that was asked for nothing yet: the VM did not come up.
         LaunchError::Vmm(_) | LaunchError::Guest(_) | LaunchError::NoBoot { .. } => Exit::VmDied,
-        LaunchError::NoFirecracker => Exit::Setting,
+        LaunchError::NoKvm { .. } => Exit::Setting,
         _ => Exit::Failed,
     }
 }

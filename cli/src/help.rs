@@ -40,6 +40,11 @@ Examples:
   ironclaw completions bash > ~/.local/share/bash-completion/completions/ironclaw
   ironclaw completions zsh > \"${fpath[1]}/_ironclaw\"";
 
+pub(crate) const IMPORT_EXAMPLES: &str = "\
+Examples:
+  ironclaw template import --kernel vmlinux --initramfs initrd.img --boot-args 'console=ttyS0'
+  ironclaw template import --kernel unikernel.elf";
+
 pub(crate) const TEMPLATE_EXAMPLES: &str = "\
 Needs apt-get and dpkg-deb; downloads some 30 MB. `ironclaw run` builds a template by itself when
 there is none.

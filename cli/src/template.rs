@@ -1,7 +1,7 @@
 //! `ironclaw template`
 
 use anyhow::Result;
-use ironclaw_orchestrator::template::{BuildSpec, Manifest, Template, TemplateStore};
+use ironclaw_orchestrator::template::{BuildSpec, ImportSpec, Manifest, Template, TemplateStore};
 use ironclaw_orchestrator::vm::{Config, find_guest_agent};
 use serde::Serialize;
 
@@ -24,6 +24,18 @@ struct Row {
 pub(crate) async fn perform(config: &Config, task: TemplateTask, json: bool) -> Result<u8> {
     match task {
         TemplateTask::Build => build(config, json).await?,
+        TemplateTask::Import {
+            kernel,
+            initramfs,
+            boot_args,
+        } => {
+            let spec = ImportSpec {
+                kernel,
+                initramfs,
+                boot_args,
+            };
+            import(config, spec, json).await?;
+        }
         TemplateTask::List => list(config, json).await?,
     }
     Ok(0)
@@ -39,6 +51,22 @@ async fn build(config: &Config, json: bool) -> Result<()> {
     })
     .await?;
     reporter.over();
+    show(&template, json)
+}
+
+async fn import(config: &Config, spec: ImportSpec, json: bool) -> Result<()> {
+    let reporter = Reporter::new();
+    let (path, watcher) = (config.template_path.clone(), reporter.clone());
+    let template = blocking(move || -> Result<_> {
+        let store = TemplateStore::open(path)?;
+        Ok(store.import(&spec, &mut |step| watcher.step(&step))?)
+    })
+    .await?;
+    reporter.over();
+    show(&template, json)
+}
+
+fn show(template: &Template, json: bool) -> Result<()> {
     if json {
         return output::json(template.manifest());
     }
@@ -71,7 +99,7 @@ pub(crate) async fn current(config: &Config) -> Result<Current> {
             Err(error) => return Err(error.into()),
         };
         Ok(match find_guest_agent(&config) {
-            Ok(agent) if !template.has_agent(&agent)? => {
+            Ok(agent) if !template.is_imported() && !template.has_agent(&agent)? => {
                 Current::ToBuild(format!("it holds another agent than {}", agent.display()))
             }
             _ => Current::Ready(template),

@@ -13,6 +13,8 @@ use std::process::Command;
 
 use rustix::io::FdFlags;
 use rustix::process::{Pid, Signal};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// Makes the child of `command` inherit `fds` under the numbers they have here, lead a session
 /// of its own, and be killed when the *thread* that spawns it ends, however that happens
@@ -46,6 +48,13 @@ pub(crate) fn refuse_huge_pages(command: &mut Command) {
     let prepare = || Ok(rustix::thread::disable_transparent_huge_pages(true)?);
     // SAFETY: between fork and exec it makes one system call, and neither allocates nor locks.
     unsafe { command.pre_exec(prepare) };
+}
+
+/// Registers an inotify descriptor with the runtime, for reading.
+pub(crate) fn watch(inotify: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` names the same open descriptor for as long as it lives, and it lives
+    // in the returned value.
+    unsafe { AsyncFd::register_with_interest(inotify, Interest::READABLE) }.map_err(io::Error::from)
 }
 
 /// The processor's time-stamp counter.

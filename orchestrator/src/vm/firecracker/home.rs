@@ -19,11 +19,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{FlockOperation, flock};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use uuid::Uuid;
 
+use crate::sys;
 use crate::vm::vmm::VmmError;
 
 /// The directory of one owner's VMs. Removed when the last user of it is gone.
@@ -130,10 +130,7 @@ impl Home {
     pub(super) fn watch(&self) -> io::Result<Watch> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         inotify::add_watch(&inotify, &self.path, WatchFlags::CREATE)?;
-        Ok(Watch(AsyncFd::register_with_interest(
-            inotify,
-            Interest::READABLE,
-        )?))
+        Ok(Watch(sys::watch(inotify)?))
     }
 }
 
