@@ -13,22 +13,33 @@ use std::process::Command;
 
 use rustix::io::FdFlags;
 use rustix::process::{Pid, Signal};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Makes the child of `command` inherit `fds` under the numbers they have here, lead a session
-/// of its own, and be killed when the *thread* that spawns it ends, however that happens
-/// (`PR_SET_PDEATHSIG`, prctl(2)).
-pub(crate) fn bind_to_parent(command: &mut Command, fds: &[OwnedFd]) {
-    let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+/// Makes the child of `command` be killed when the *thread* that spawns it ends, however that
+/// happens (`PR_SET_PDEATHSIG`, prctl(2)). It must be of our PID namespace.
+pub(crate) fn bind_to_parent(command: &mut Command) {
     let parent = rustix::process::getpid();
     let prepare = move || -> io::Result<()> {
-        rustix::process::setsid()?;
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         // The parent may have died before the line above: then no signal will ever come.
         if rustix::process::getppid() != Some(parent) {
             return Err(io::Error::from(rustix::io::Errno::SRCH));
         }
+        Ok(())
+    };
+    // SAFETY: `prepare` runs between fork and exec, where only async-signal-safe work is sound:
+    // it makes system calls, and neither allocates nor locks.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// Makes the child of `command` inherit `fds` under the numbers they have here, and lead a session
+/// of its own.
+pub(crate) fn inherit(command: &mut Command, fds: &[OwnedFd]) {
+    let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let prepare = move || -> io::Result<()> {
+        rustix::process::setsid()?;
         for number in &numbers {
             // SAFETY: the caller keeps the descriptors open until the child was spawned, and the
             // child has a copy of every one of them.
@@ -48,6 +59,22 @@ pub(crate) fn refuse_huge_pages(command: &mut Command) {
     let prepare = || Ok(rustix::thread::disable_transparent_huge_pages(true)?);
     // SAFETY: between fork and exec it makes one system call, and neither allocates nor locks.
     unsafe { command.pre_exec(prepare) };
+}
+
+/// Gives the child of `command` a network namespace of its own, with nothing in it.
+pub(crate) fn leave_network(command: &mut Command) {
+    let prepare = || -> io::Result<()> {
+        // SAFETY: no descriptor is touched by a new network namespace.
+        Ok(unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?)
+    };
+    // SAFETY: between fork and exec it makes one system call, and neither allocates nor locks.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// Lets the processes that this thread starts from now on be in a new PID namespace.
+pub(crate) fn new_pid_namespace() -> io::Result<()> {
+    // SAFETY: no descriptor is touched by a new PID namespace.
+    Ok(unsafe { unshare_unsafe(UnshareFlags::NEWPID) }?)
 }
 
 /// Registers an inotify descriptor with the runtime, for reading.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::vm::firecracker::DEFAULT_USERS;
 use crate::vm::snapshot::Machine;
 
 /// Snapshots in the pool: 1 to 20.
@@ -30,6 +31,12 @@ pub const MEMORY_MIB: &str = "IRONCLAW_MEMORY_MIB";
 pub const VCPUS: &str = "IRONCLAW_VCPUS";
 /// The Firecracker binary.
 pub const FIRECRACKER: &str = "IRONCLAW_FIRECRACKER";
+/// Whether Firecracker is jailed.
+pub const JAIL: &str = "IRONCLAW_JAIL";
+/// The jailer binary.
+pub const JAILER: &str = "IRONCLAW_JAILER";
+/// User ids of jailed VMs.
+pub const JAIL_USERS: &str = "IRONCLAW_JAIL_USERS";
 /// Directory for what running VMs need.
 pub const RUN_PATH: &str = "IRONCLAW_RUN_PATH";
 /// The QEMU binary.
@@ -71,6 +78,17 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
         "path of the Firecracker binary",
     ),
     (
+        JAIL,
+        "auto",
+        "auto (on as root where there is a jailer), on or off",
+    ),
+    (JAILER, "jailer on PATH", "path of Firecracker's jailer"),
+    (
+        JAIL_USERS,
+        "70000-70999",
+        "unused user ids for jailed VMs, FIRST-LAST, both from 1 to 4294967294",
+    ),
+    (
         QEMU,
         "qemu-system-x86_64 on PATH",
         "path of the QEMU binary",
@@ -106,6 +124,12 @@ pub struct Config {
     pub machine: Machine,
     /// The Firecracker binary, if not the one on PATH.
     pub firecracker: Option<PathBuf>,
+    /// Whether Firecracker is jailed.
+    pub jail: JailChoice,
+    /// The jailer, if not the one on PATH.
+    pub jailer: Option<PathBuf>,
+    /// User ids of jailed VMs.
+    pub jail_users: Users,
     /// The QEMU binary, if not the one on PATH.
     pub qemu: Option<PathBuf>,
     /// How QEMU runs a guest's code.
@@ -138,6 +162,55 @@ pub enum AccelChoice {
     Kvm,
     /// QEMU's translator, on any machine.
     Tcg,
+}
+
+/// Whether Firecracker is jailed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JailChoice {
+    /// As root where there is a jailer; elsewhere a warning.
+    #[default]
+    Auto,
+    /// Jailed or an error.
+    On,
+    /// Not jailed.
+    Off,
+}
+
+/// A range of user ids.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Users(pub std::ops::RangeInclusive<u32>);
+
+impl Default for Users {
+    fn default() -> Self {
+        Self(DEFAULT_USERS)
+    }
+}
+
+impl FromStr for Users {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (first, last) = text.split_once('-').ok_or(())?;
+        let id = |text: &str| text.parse::<u32>().map_err(|_| ());
+        let (first, last) = (id(first)?, id(last)?);
+        // Root is no prisoner, and the largest means "no change" to the kernel.
+        if first == 0 || last == u32::MAX || first > last {
+            return Err(());
+        }
+        Ok(Self(first..=last))
+    }
+}
+
+impl FromStr for JailChoice {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "on" => Ok(Self::On),
+            "off" => Ok(Self::Off),
+            _ => Err(()),
+        }
+    }
 }
 
 impl FromStr for BackendChoice {
@@ -224,6 +297,9 @@ impl Config {
                 vcpus: vars.number(VCPUS, 1, 1..=32)?,
             },
             firecracker: vars.path(FIRECRACKER)?,
+            jail: vars.parse(JAIL)?.unwrap_or_default(),
+            jailer: vars.path(JAILER)?,
+            jail_users: vars.parse(JAIL_USERS)?.unwrap_or_default(),
             qemu: vars.path(QEMU)?,
             qemu_accel: vars.parse(QEMU_ACCEL)?.unwrap_or_default(),
             guest_agent: vars.path(GUEST_AGENT)?,
@@ -370,6 +446,10 @@ mod tests {
             (BACKEND, "xen"),
             (MEMORY_MIB, "95"),
             (VCPUS, "33"),
+            (JAIL, "yes"),
+            (JAIL_USERS, "70000"),
+            (JAIL_USERS, "0-10"),
+            (JAIL_USERS, "9-8"),
             (QEMU_ACCEL, "hvf"),
         ] {
             let message = config(&[(variable, value)]).unwrap_err().to_string();

@@ -9,11 +9,14 @@
 
 pub mod api;
 mod binary;
+mod cgroup;
+mod guard;
 mod home;
+mod jail;
+mod place;
 mod vsock;
 
 use std::fmt;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::Command;
@@ -26,8 +29,8 @@ use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
 use crate::template::Template;
-use crate::vm::process::Process;
-use crate::vm::snapshot::{Snapshot, VmmIdentity, VmmKind};
+use crate::vm::process::{Launch, Process};
+use crate::vm::snapshot::{Machine, Snapshot, VmmIdentity, VmmKind};
 use crate::vm::tsc;
 use crate::vm::vmm::{BootSpec, Exit, MicroVm, Ram, Vmm, VmmError};
 use api::{
@@ -35,11 +38,16 @@ use api::{
     MemBackendType, SnapshotCreate, SnapshotLoad, SnapshotType, Vm, Vsock, VsockOverride,
 };
 pub use binary::{FirecrackerBinary, MINIMUM_VERSION};
-use home::{Home, RunDirectory, Sockets};
+use home::{Home, RunDirectory};
+pub use jail::{DEFAULT_USERS, Jailer};
+use place::Place;
 
 /// Names of the sockets in a VM's directory.
 const API: &str = "api.sock";
 const VSOCK: &str = "vsock.sock";
+/// Names of a snapshot's files in a jail.
+const VMSTATE: &str = "vmstate";
+const MEMORY: &str = "memory";
 
 /// The guest's address on its vsock; each guest has a vsock of its own, so all have the same.
 const GUEST_CID: u32 = 3;
@@ -58,13 +66,14 @@ pub struct Firecracker {
     binary: PathBuf,
     identity: VmmIdentity,
     run: Arc<RunDirectory>,
+    jailer: Option<Arc<Jailer>>,
 }
 
 /// A machine that runs in a Firecracker process.
 pub struct FirecrackerVm {
     process: Process,
     api: Client,
-    sockets: Sockets,
+    place: Place,
     channel_taken: bool,
     snapshot_type: SnapshotType,
 }
@@ -79,11 +88,15 @@ impl fmt::Debug for FirecrackerVm {
 
 impl Firecracker {
     /// The hypervisor that `binary` makes, with directories for its VMs below `run_path`; what
-    /// dead processes left there is removed.
+    /// dead processes left there is removed. With a `jailer`, each VM is jailed.
     ///
     /// # Errors
     /// [`VmmError::Io`] if `run_path` can't be used.
-    pub fn new(binary: FirecrackerBinary, run_path: &Path) -> Result<Self, VmmError> {
+    pub fn new(
+        binary: FirecrackerBinary,
+        run_path: &Path,
+        jailer: Option<Jailer>,
+    ) -> Result<Self, VmmError> {
         let identity = VmmIdentity {
             kind: VmmKind::Firecracker,
             version: binary.version.to_string(),
@@ -93,26 +106,27 @@ impl Firecracker {
             binary: binary.path,
             identity,
             run: RunDirectory::create(run_path)?,
+            jailer: jailer.map(Arc::new),
         })
     }
 
     /// A process that answers on its API, and has no VM yet.
-    async fn start(&self) -> Result<FirecrackerVm, VmmError> {
-        let home = self
-            .run
-            .home()
-            .map_err(VmmError::io("make a directory for a VM"))?;
+    async fn start(&self, machine: Machine) -> Result<FirecrackerVm, VmmError> {
+        let home = match &self.jailer {
+            None => self.run.home(),
+            Some(jailer) => self.run.jail(jailer, &self.binary),
+        };
+        let home = home.map_err(VmmError::io("make a directory for a VM"))?;
+        let place = home.place().clone();
         let watch = home
             .watch()
-            .map_err(VmmError::io(format!("watch {}", home.path().display())))?;
-        let sockets = home.sockets();
-        let process = Process::start(self.command(&home), Vec::new(), home)
+            .map_err(VmmError::io(format!("watch {}", place.path().display())))?;
+        let process = Process::start(self.launch(home, machine))
             .await
             .map_err(VmmError::io(format!("start {}", self.binary.display())))?;
-        let path = sockets.path(API);
         let connected = async {
             let stream = watch
-                .connect(&path)
+                .connect(&place, API)
                 .await
                 .map_err(VmmError::io("connect to Firecracker's API socket"))?;
             Client::over(stream)
@@ -131,20 +145,28 @@ impl Firecracker {
         Ok(FirecrackerVm {
             process,
             api,
-            sockets,
+            place,
             channel_taken: false,
             snapshot_type: SnapshotType::Full,
         })
     }
 
-    fn command(&self, home: &Home) -> Command {
-        let mut command = Command::new(&self.binary);
-        command.env_clear().current_dir(home.path());
-        command.args(["--api-sock", API]);
+    fn launch(&self, home: Home, machine: Machine) -> Launch {
         // The log goes where the guest's console goes, and is bounded there. More of it costs
         // milliseconds per restore.
-        command.args(["--level", "Error"]);
-        command
+        let arguments = ["--api-sock", API, "--level", "Error"];
+        let (Some(jailer), Some(jail)) = (&self.jailer, home.jailed()) else {
+            let mut command = Command::new(&self.binary);
+            command.env_clear().current_dir(home.place().path());
+            command.args(arguments);
+            return Launch::new(command).with(home);
+        };
+        let (id, user) = (&jail.id, &jail.user);
+        let base = self.run.path();
+        let command = jailer.command(&self.binary, base, id, user, machine, &arguments);
+        Launch::new(command)
+            .in_pid_namespace(jailer.namespace())
+            .with(home)
     }
 }
 
@@ -159,13 +181,14 @@ impl Vmm for Firecracker {
     }
 
     async fn boot(&self, spec: &BootSpec) -> Result<Box<dyn MicroVm>, VmmError> {
-        let mut vm = self.start().await?;
+        let mut vm = self.start(spec.machine).await?;
         // A snapshot of a booted VM's written pages is complete, since the rest is zeros: no
         // need to write, to read and to make holes of what was never touched.
         let track_dirty_pages = matches!(spec.ram, Ram::File(_));
         if track_dirty_pages {
             vm.snapshot_type = SnapshotType::Diff;
         }
+        let boot_source = boot_source(&spec.template, &vm.place)?;
         vm.converse("configure the VM", async |api| {
             api.call(&MachineConfiguration {
                 vcpu_count: spec.machine.vcpus,
@@ -173,7 +196,7 @@ impl Vmm for Firecracker {
                 track_dirty_pages,
             })
             .await?;
-            api.call(&boot_source(&spec.template)).await?;
+            api.call(&boot_source).await?;
             api.call(&Vsock {
                 guest_cid: GUEST_CID,
                 uds_path: VSOCK.into(),
@@ -188,12 +211,12 @@ impl Vmm for Firecracker {
     }
 
     async fn restore(&self, snapshot: &Snapshot) -> Result<Box<dyn MicroVm>, VmmError> {
-        let mut vm = self.start().await?;
+        let mut vm = self.start(snapshot.manifest().machine).await?;
         let load = SnapshotLoad {
-            snapshot_path: snapshot.vmstate().to_owned(),
+            snapshot_path: vm.place.lend(&snapshot.vmstate(), VMSTATE)?,
             mem_backend: MemBackend {
                 backend_type: MemBackendType::File,
-                backend_path: snapshot.memory().to_owned(),
+                backend_path: vm.place.lend(&snapshot.memory(), MEMORY)?,
             },
             resume_vm: true,
             network_overrides: Vec::new(),
@@ -208,16 +231,19 @@ impl Vmm for Firecracker {
     }
 }
 
-fn boot_source(template: &Template) -> BootSource {
-    BootSource {
-        kernel_image_path: template.kernel().to_owned(),
-        initrd_path: template.initramfs().map(Path::to_owned),
+fn boot_source(template: &Template, place: &Place) -> Result<BootSource, VmmError> {
+    let initramfs = template.initramfs();
+    Ok(BootSource {
+        kernel_image_path: place.lend(template.kernel(), "kernel")?,
+        initrd_path: initramfs
+            .map(|initramfs| place.lend(initramfs, "initramfs"))
+            .transpose()?,
         // There is no PCI bus to look for, and no keyboard but the one that resets the machine.
         boot_args: Some(format!(
             "{} pci=off i8042.noaux i8042.nomux i8042.dumbkbd",
             template.boot_args()
         )),
-    }
+    })
 }
 
 #[async_trait]
@@ -233,28 +259,25 @@ impl MicroVm for FirecrackerVm {
     }
 
     async fn snapshot(&mut self, vmstate: &Path, memory: &Path) -> Result<(), VmmError> {
-        for path in [vmstate, memory] {
-            // Firecracker would create them for all to read.
-            create_private(path)?;
-        }
         let create = SnapshotCreate {
             snapshot_type: self.snapshot_type,
-            snapshot_path: vmstate.to_owned(),
-            mem_file_path: memory.to_owned(),
+            snapshot_path: self.place.outgoing(vmstate, VMSTATE)?,
+            mem_file_path: self.place.outgoing(memory, MEMORY)?,
         };
         self.converse("write a snapshot", async |api| api.call(&create).await)
-            .await
+            .await?;
+        self.place.collect(vmstate, VMSTATE)?;
+        self.place.collect(memory, MEMORY)
     }
 
     async fn guest_channel(&mut self) -> Result<UnixStream, VmmError> {
         if self.channel_taken {
             return Err(VmmError::NoChannel);
         }
-        let path = self.sockets.path(VSOCK);
         let connected = async {
             let mut pause = FIRST_PAUSE;
             loop {
-                if let Some(stream) = vsock::connect(&path, VSOCK_PORT).await? {
+                if let Some(stream) = vsock::connect(&self.place, VSOCK, VSOCK_PORT).await? {
                     return Ok(stream);
                 }
                 sleep(pause).await;
@@ -316,14 +339,4 @@ fn refused(operation: &'static str, error: ApiError) -> VmmError {
             detail: error.to_string(),
         },
     }
-}
-
-fn create_private(path: &Path) -> Result<(), VmmError> {
-    std::fs::File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map(drop)
-        .map_err(VmmError::io(format!("create {}", path.display())))
 }

@@ -6,13 +6,15 @@
 //! us is tied to the *thread* that forked it (prctl(2)), and threads of an async runtime come and
 //! go. It costs nothing on the warm path, where the process exists already.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::io::{self, PipeReader, Read};
-use std::os::fd::OwnedFd;
-use std::process::{Command, Stdio};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::process::{PidfdFlags, Signal};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::sync::{oneshot, watch};
 
 use crate::sys;
@@ -29,26 +31,94 @@ pub(crate) struct Process {
     exit: watch::Receiver<Option<Exit>>,
 }
 
+/// A process to be started.
+pub(crate) struct Launch {
+    command: Command,
+    inherited: Vec<OwnedFd>,
+    namespace: Option<Arc<OwnedFd>>,
+    belongings: Box<dyn Any + Send>,
+}
+
+impl Launch {
+    pub(crate) fn new(command: Command) -> Self {
+        Self {
+            command,
+            inherited: Vec::new(),
+            namespace: None,
+            belongings: Box::new(()),
+        }
+    }
+
+    /// Leaves `descriptors` open in it under their present numbers.
+    pub(crate) fn inherit(mut self, descriptors: Vec<OwnedFd>) -> Self {
+        self.inherited = descriptors;
+        self
+    }
+
+    /// Starts it in a PID namespace, which has to end with us.
+    pub(crate) fn in_pid_namespace(mut self, namespace: Arc<OwnedFd>) -> Self {
+        self.namespace = Some(namespace);
+        self
+    }
+
+    /// Drops `belongings` when it has ended, before anybody is told of that.
+    pub(crate) fn with(mut self, belongings: impl Send + 'static) -> Self {
+        self.belongings = Box::new(belongings);
+        self
+    }
+
+    /// Starts it as a child of this thread, whose last one it is.
+    fn spawn(self) -> io::Result<Spawned> {
+        let Self {
+            mut command,
+            inherited,
+            namespace,
+            belongings,
+        } = self;
+        sys::inherit(&mut command, &inherited);
+        match namespace {
+            None => sys::bind_to_parent(&mut command),
+            Some(namespace) => {
+                let kind = Some(LinkNameSpaceType::ProcessID);
+                move_into_link_name_space(namespace.as_fd(), kind)?;
+            }
+        }
+        let (child, output, pidfd) = spawn(&mut command)?;
+        Ok(Spawned {
+            child,
+            output,
+            pidfd,
+            belongings,
+        })
+    }
+}
+
+/// A process that was just started.
+struct Spawned {
+    child: Child,
+    output: PipeReader,
+    pidfd: OwnedFd,
+    belongings: Box<dyn Any + Send>,
+}
+
 impl Process {
-    /// Starts `command` with `inherited` descriptors open in it under their present numbers.
-    /// What it prints, both streams, goes into a bounded ring; its standard input is empty.
-    /// `belongings` is dropped when it has ended, before anybody is told of that.
-    pub(crate) async fn start(
-        mut command: Command,
-        inherited: Vec<OwnedFd>,
-        belongings: impl Send + 'static,
-    ) -> io::Result<Self> {
+    /// Starts a process. What it prints, both streams, goes into a bounded ring; its standard
+    /// input is empty.
+    pub(crate) async fn start(launch: Launch) -> io::Result<Self> {
         let (started, start) = oneshot::channel();
         std::thread::Builder::new()
             .name("vmm-keeper".to_owned())
             .stack_size(128 * 1024)
             .spawn(move || {
-                sys::bind_to_parent(&mut command, &inherited);
-                let child = spawn(&mut command);
-                // The child has its copies now; ours would keep its peers from seeing its end.
-                drop((command, inherited));
-                let (mut child, output, pidfd) = match child {
-                    Ok(child) => child,
+                // Our copies of what the child inherits go with the launch: they would keep its
+                // peers from seeing its end.
+                let (mut child, output, pidfd, belongings) = match launch.spawn() {
+                    Ok(Spawned {
+                        child,
+                        output,
+                        pidfd,
+                        belongings,
+                    }) => (child, output, pidfd, belongings),
                     Err(error) => {
                         let _ = started.send(Err(error));
                         return;
@@ -111,7 +181,7 @@ impl Drop for Process {
     }
 }
 
-fn spawn(command: &mut Command) -> io::Result<(std::process::Child, PipeReader, OwnedFd)> {
+fn spawn(command: &mut Command) -> io::Result<(Child, PipeReader, OwnedFd)> {
     let (output, writer) = io::pipe()?;
     command
         .stdin(Stdio::null())
@@ -190,7 +260,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_end_is_reported_with_the_last_lines() {
-        let process = Process::start(shell("echo out; echo err >&2; exit 3"), Vec::new(), ())
+        let process = Process::start(Launch::new(shell("echo out; echo err >&2; exit 3")))
             .await
             .unwrap();
         let exit = process.exited().await;
@@ -203,7 +273,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_dropped_process_is_killed_and_reaped() {
-        let process = Process::start(shell("exec sleep 1000"), Vec::new(), ())
+        let process = Process::start(Launch::new(shell("exec sleep 1000")))
             .await
             .unwrap();
         let (pid, exited) = (process.pid(), process.exited());
@@ -215,7 +285,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_program_is_an_error() {
-        let error = Process::start(Command::new("/no/such/vmm"), Vec::new(), ())
+        let error = Process::start(Launch::new(Command::new("/no/such/vmm")))
             .await
             .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
@@ -224,13 +294,13 @@ mod tests {
     #[tokio::test]
     async fn what_is_printed_is_bounded_and_without_escapes() {
         let script = "printf '\\033[2Jstart'; head -c 100000 /dev/zero | tr '\\0' x; printf end";
-        let exit = Process::start(shell(script), Vec::new(), ())
+        let exit = Process::start(Launch::new(shell(script)))
             .await
             .unwrap()
             .exited()
             .await;
         assert!(exit.log.len() <= LOG_BYTES && exit.log.ends_with("end"));
-        let exit = Process::start(shell("printf '\\033[2Jx'"), Vec::new(), ())
+        let exit = Process::start(Launch::new(shell("printf '\\033[2Jx'")))
             .await
             .unwrap();
         assert_eq!(exit.exited().await.log, "[2Jx");
@@ -244,7 +314,9 @@ mod tests {
         // Not /bin/sh: dash takes a redirection to a descriptor of two digits for a syntax error.
         let mut command = Command::new("/bin/bash");
         command.args(["-c", &format!("echo hello >&{}", theirs.as_raw_fd())]);
-        let _process = Process::start(command, vec![theirs], ()).await.unwrap();
+        let _process = Process::start(Launch::new(command).inherit(vec![theirs]))
+            .await
+            .unwrap();
         let mut heard = String::new();
         ours.read_to_string(&mut heard).await.unwrap();
         assert_eq!(heard, "hello\n");

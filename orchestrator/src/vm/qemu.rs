@@ -23,7 +23,7 @@ use serde_json::json;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use crate::vm::process::{Process, socket_pair};
+use crate::vm::process::{Launch, Process, socket_pair};
 use crate::vm::snapshot::{Machine, Snapshot, VmmIdentity, VmmKind};
 use crate::vm::tsc;
 use crate::vm::vmm::{BootSpec, Exit, MicroVm, Ram, Vmm, VmmError};
@@ -106,7 +106,7 @@ impl QemuBinary {
         })?;
         let mut command = std::process::Command::new(&path);
         command.arg("--version");
-        let process = Process::start(command, Vec::new(), ())
+        let process = Process::start(Launch::new(command))
             .await
             .map_err(VmmError::io(format!("start {}", path.display())))?;
         let exit = timeout(ANSWER, process.exited())
@@ -173,7 +173,7 @@ impl Qemu {
             },
         );
         let inherited = [monitor_end, agent_end].into_iter().chain(state).collect();
-        let process = Process::start(command, inherited, ())
+        let process = Process::start(Launch::new(command).inherit(inherited))
             .await
             .map_err(VmmError::io(format!("start {}", self.binary.display())))?;
         Ok((process, monitor, agent))

@@ -7,7 +7,7 @@ use std::time::Duration;
 use semver::Version;
 use tokio::time::timeout;
 
-use crate::vm::process::Process;
+use crate::vm::process::{Launch, Process};
 use crate::vm::vmm::VmmError;
 
 pub(super) const PROGRAM: &str = "firecracker";
@@ -49,7 +49,7 @@ impl FirecrackerBinary {
         })?;
         let mut command = Command::new(&path);
         command.arg("--version");
-        let process = Process::start(command, Vec::new(), ())
+        let process = Process::start(Launch::new(command))
             .await
             .map_err(VmmError::io(format!("start {}", path.display())))?;
         let exit = timeout(PATIENCE, process.exited())

@@ -3,15 +3,18 @@
 //! ```text
 //! <run directory>/<owner>/          locked while its process lives; swept by the next one
 //!                        <vm>/api.sock, vsock.sock
+//!                        firecracker/<owner>-<vm>/root/…    the same in a jail
+//!                .users/<uid>      locked while a jailed VM has that user id
 //! ```
 //!
 //! A process has its own directory as working directory and knows its sockets by their bare
-//! names. We reach them through a descriptor of the directory: a socket's path may have 107 bytes
-//! only (unix(7)), and state directories are often deeper.
+//! names; a jailed one has it as root directory. We reach them through a descriptor of the
+//! directory: a socket's path may have 107 bytes only (unix(7)), and state directories are often
+//! deeper.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,6 +26,9 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use uuid::Uuid;
 
+use super::cgroup::Cgroups;
+use super::jail::{self, Jailer, User};
+use super::place::Place;
 use crate::sys;
 use crate::vm::vmm::VmmError;
 
@@ -30,6 +36,7 @@ use crate::vm::vmm::VmmError;
 #[derive(Debug)]
 pub(super) struct RunDirectory {
     path: PathBuf,
+    name: String,
     next: AtomicU64,
     /// Keeps others from sweeping it.
     _lock: File,
@@ -48,7 +55,8 @@ impl RunDirectory {
             .map_err(io::Error::from)
             .map_err(failed("lock", root))?;
         sweep(root).map_err(failed("clean", root))?;
-        let path = root.join(Uuid::now_v7().simple().to_string());
+        let name = Uuid::now_v7().simple().to_string();
+        let path = root.join(&name);
         make(&path, false).map_err(failed("create", &path))?;
         let lock = File::open(&path).map_err(failed("open", &path))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)
@@ -56,6 +64,7 @@ impl RunDirectory {
             .map_err(failed("lock", &path))?;
         Ok(Arc::new(Self {
             path,
+            name,
             next: AtomicU64::new(0),
             _lock: lock,
         }))
@@ -63,15 +72,45 @@ impl RunDirectory {
 
     /// A directory for one more VM.
     pub(super) fn home(self: &Arc<Self>) -> io::Result<Home> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let path = self.path.join(number.to_string());
+        let path = self.path.join(self.number().to_string());
         make(&path, false)?;
-        let directory = Arc::new(OwnedFd::from(File::open(&path)?));
         Ok(Home {
+            place: Place::open(&path, None)?,
             path,
-            directory,
+            jail: None,
             _run: Arc::clone(self),
         })
+    }
+
+    /// A jail for one more VM, which `firecracker` will run in.
+    pub(super) fn jail(
+        self: &Arc<Self>,
+        jailer: &Arc<Jailer>,
+        firecracker: &Path,
+    ) -> io::Result<Home> {
+        // Control groups are named by it, so it is unique on the host.
+        let id = format!("{}-{}", self.name, self.number());
+        let root = self.path.parent().unwrap_or(&self.path);
+        let user = jailer.user(root)?;
+        let (path, root) = jail::root(&self.path, firecracker, &id)?;
+        Ok(Home {
+            place: Place::open(&root, Some(jailer.group()))?,
+            path,
+            jail: Some(Jail {
+                id,
+                user,
+                jailer: Arc::clone(jailer),
+            }),
+            _run: Arc::clone(self),
+        })
+    }
+
+    fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 }
 
@@ -94,12 +133,18 @@ fn make(path: &Path, recursive: bool) -> io::Result<()> {
 fn sweep(root: &Path) -> io::Result<()> {
     for entry in fs::read_dir(root)? {
         let path = entry?.path();
+        if path.file_name().is_some_and(|name| name == jail::USERS) {
+            continue;
+        }
         let lock = match File::open(&path) {
             Ok(lock) => lock,
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
         };
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            if let Some(cgroups) = Cgroups::find() {
+                jail::ids(&path)?.iter().for_each(|id| cgroups.remove(id));
+            }
             match fs::remove_dir_all(&path) {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
                 _ => tracing::debug!(path = %path.display(), "swept the VMs of a dead process"),
@@ -113,23 +158,32 @@ fn sweep(root: &Path) -> io::Result<()> {
 #[derive(Debug)]
 pub(super) struct Home {
     path: PathBuf,
-    directory: Arc<OwnedFd>,
+    place: Place,
+    jail: Option<Jail>,
     _run: Arc<RunDirectory>,
 }
 
+/// What a jailed VM takes of the host beside its directory.
+#[derive(Debug)]
+pub(super) struct Jail {
+    pub(super) id: String,
+    pub(super) user: User,
+    jailer: Arc<Jailer>,
+}
+
 impl Home {
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    pub(super) fn place(&self) -> &Place {
+        &self.place
     }
 
-    pub(super) fn sockets(&self) -> Sockets {
-        Sockets(Arc::clone(&self.directory))
+    pub(super) fn jailed(&self) -> Option<&Jail> {
+        self.jail.as_ref()
     }
 
     /// Watches for new sockets in it.
     pub(super) fn watch(&self) -> io::Result<Watch> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        inotify::add_watch(&inotify, &self.path, WatchFlags::CREATE)?;
+        inotify::add_watch(&inotify, self.place.path(), WatchFlags::CREATE)?;
         Ok(Watch(sys::watch(inotify)?))
     }
 }
@@ -139,16 +193,11 @@ impl Drop for Home {
         if let Err(error) = fs::remove_dir_all(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "a VM's directory stays until the next start");
         }
-    }
-}
-
-/// Reaches the sockets in a VM's directory, however long its path is.
-#[derive(Debug, Clone)]
-pub(super) struct Sockets(Arc<OwnedFd>);
-
-impl Sockets {
-    pub(super) fn path(&self, name: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}/{name}", self.0.as_raw_fd()))
+        if let Some(Jail { id, jailer, .. }) = &self.jail
+            && let Some(cgroups) = jailer.cgroups()
+        {
+            cgroups.remove(id);
+        }
     }
 }
 
@@ -157,10 +206,10 @@ impl Sockets {
 pub(super) struct Watch(AsyncFd<OwnedFd>);
 
 impl Watch {
-    /// Connects to the socket at `path` as soon as somebody listens there.
-    pub(super) async fn connect(&self, path: &Path) -> io::Result<UnixStream> {
+    /// Connects to the socket called `name` as soon as somebody listens there.
+    pub(super) async fn connect(&self, place: &Place, name: &str) -> io::Result<UnixStream> {
         loop {
-            match UnixStream::connect(path).await {
+            match place.connect(name).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) if error.kind() == ErrorKind::NotFound => self.changed().await?,
                 // Between its bind and its listen, a few microseconds.
@@ -187,6 +236,7 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsRawFd as _;
     use std::os::unix::fs::PermissionsExt as _;
 
     fn names(path: &Path) -> Vec<String> {
@@ -202,10 +252,13 @@ mod tests {
         let run = RunDirectory::create(root.path()).unwrap();
         let (one, two) = (run.home().unwrap(), run.home().unwrap());
         for home in [&one, &two] {
-            let mode = fs::metadata(home.path()).unwrap().permissions().mode();
+            let mode = fs::metadata(home.place().path())
+                .unwrap()
+                .permissions()
+                .mode();
             assert_eq!(mode & 0o777, 0o700);
         }
-        let gone = one.path().to_owned();
+        let gone = one.place().path().to_owned();
         fs::write(gone.join("left"), "over").unwrap();
         drop(one);
         assert!(!gone.exists());
@@ -234,13 +287,14 @@ mod tests {
         let run = RunDirectory::create(&deep).unwrap();
         let home = run.home().unwrap();
         let watch = home.watch().unwrap();
-        let path = home.sockets().path("api.sock");
+        let directory = File::open(home.place().path()).unwrap();
+        let path = format!("/proc/self/fd/{}/api.sock", directory.as_raw_fd());
         let listen = async {
             tokio::task::yield_now().await;
             let listener = tokio::net::UnixListener::bind(&path).unwrap();
             listener.accept().await.unwrap();
         };
-        let (connected, ()) = tokio::join!(watch.connect(&path), listen);
+        let (connected, ()) = tokio::join!(watch.connect(home.place(), "api.sock"), listen);
         connected.unwrap();
     }
 }

@@ -3,21 +3,26 @@
 //! accepted (Firecracker's docs/vsock.md).
 
 use std::io;
-use std::path::Path;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
+use super::place::Place;
+
 /// The longest answer is `OK 4294967295\n`.
 const MAX_ANSWER: usize = 16;
 
-/// Connects to `port` of the guest behind `socket`. `None`: nothing in the guest listens there,
+/// Connects to `port` of the guest behind the socket `name`. `None`: nothing in the guest listens there,
 /// or its kernel is not up.
 ///
 /// # Errors
 /// The socket is not there, or the answer is out of protocol.
-pub(super) async fn connect(socket: &Path, port: u32) -> io::Result<Option<UnixStream>> {
-    let mut stream = UnixStream::connect(socket).await?;
+pub(super) async fn connect(
+    place: &Place,
+    name: &str,
+    port: u32,
+) -> io::Result<Option<UnixStream>> {
+    let mut stream = place.connect(name).await?;
     let sent = stream
         .write_all(format!("CONNECT {port}\n").as_bytes())
         .await;
@@ -77,6 +82,7 @@ mod tests {
     async fn against(answer: &[u8]) -> io::Result<Option<Vec<u8>>> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("vsock");
+        let place = Place::open(directory.path(), None).unwrap();
         let listener = UnixListener::bind(&path).unwrap();
         let peer = async {
             let (mut stream, _) = listener.accept().await.unwrap();
@@ -86,7 +92,7 @@ mod tests {
             // A refusal may end the connection before all is written.
             let _ = stream.write_all(answer).await;
         };
-        let (result, ()) = tokio::join!(connect(&path, 5252), peer);
+        let (result, ()) = tokio::join!(connect(&place, "vsock", 5252), peer);
         match result? {
             None => Ok(None),
             Some(mut stream) => {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{Inner, LaunchError, Launcher, Progress, Stage, blocking, find_guest_agent, probe};
 use crate::template::{BuildSpec, Template, TemplateStore};
-use crate::vm::config::{AccelChoice, BackendChoice, Config};
-use crate::vm::firecracker::{Firecracker, FirecrackerBinary};
+use crate::vm::config::{AccelChoice, BackendChoice, Config, JailChoice};
+use crate::vm::firecracker::{Firecracker, FirecrackerBinary, Jailer};
 use crate::vm::qemu::{Accelerator, Qemu, QemuBinary};
 use crate::vm::snapshot::{Host, Requirements, SnapshotStore};
 use crate::vm::vmm::{Vmm, VmmError};
@@ -121,7 +121,27 @@ impl Found {
 
 async fn firecracker(config: &Config) -> Result<Firecracker, LaunchError> {
     let binary = FirecrackerBinary::find(config.firecracker.as_deref()).await?;
-    Ok(Firecracker::new(binary, &config.run_path)?)
+    let config = config.clone();
+    blocking(move || Firecracker::new(binary, &config.run_path, jailer(&config)?)).await
+}
+
+/// The jailer, if VMs are to be jailed.
+fn jailer(config: &Config) -> Result<Option<Jailer>, VmmError> {
+    let find = || Jailer::find(config.jailer.as_deref(), config.jail_users.0.clone());
+    let reason = match config.jail {
+        JailChoice::Off => return Ok(None),
+        JailChoice::On => return find().map(Some),
+        JailChoice::Auto if !rustix::process::geteuid().is_root() => "only root can jail them",
+        JailChoice::Auto => match find() {
+            Ok(jailer) => return Ok(Some(jailer)),
+            Err(VmmError::NotInstalled { path: None, .. }) => "there is no jailer on PATH",
+            Err(error) => return Err(error),
+        },
+    };
+    tracing::warn!(
+        "Firecracker runs without its jailer: {reason} (IRONCLAW_JAIL=off silences this)"
+    );
+    Ok(None)
 }
 
 /// The template in use, built if need be.

@@ -1,0 +1,182 @@
+//! What a jailed VM may use of the host: limits by control groups, of either version.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::vm::snapshot::Machine;
+
+/// The group above those of all VMs.
+const PARENT: &str = "ironclaw";
+/// What Firecracker itself may take beside the guest's memory: it takes 5 MiB (its
+/// SPECIFICATION.md), and files that it reads count here too, though they can be dropped.
+const OVERHEAD: u64 = 64 << 20;
+/// Threads beside the guest's processors: the main one, the API's, and some for devices.
+const THREADS: u32 = 8;
+/// The period that a share of processor time is granted for, in microseconds.
+const PERIOD: u32 = 100_000;
+
+/// The hierarchies of this host that can limit memory, processor time and processes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Cgroups {
+    version: Version,
+    /// Where the controllers are mounted.
+    mounts: Vec<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    V1,
+    V2,
+}
+
+const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
+
+impl Cgroups {
+    /// Those of this host; `None` if they lack a controller.
+    pub(super) fn find() -> Option<Self> {
+        let mounts = fs::read_to_string("/proc/mounts").ok()?;
+        Self::among(&mounts, |root| {
+            fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default()
+        })
+    }
+
+    /// Those in the text of `/proc/mounts`, with the controllers that a hierarchy of version 2
+    /// says it has.
+    fn among(mounts: &str, controllers: impl Fn(&Path) -> String) -> Option<Self> {
+        let mounts: Vec<[&str; 4]> = mounts
+            .lines()
+            .filter_map(|line| {
+                let mut fields = line.split(' ');
+                Some([
+                    fields.next()?,
+                    fields.next()?,
+                    fields.next()?,
+                    fields.next()?,
+                ])
+            })
+            .collect();
+        let unified = mounts.iter().find(|mount| mount[2] == "cgroup2");
+        if let Some([_, root, ..]) = unified {
+            let root = PathBuf::from(root);
+            let has = controllers(&root);
+            let has: Vec<&str> = has.split_whitespace().collect();
+            if CONTROLLERS
+                .iter()
+                .all(|controller| has.contains(controller))
+            {
+                return Some(Self {
+                    version: Version::V2,
+                    mounts: vec![root],
+                });
+            }
+        }
+        let mounted = |controller: &str| {
+            let has = |mount: &&[&str; 4]| {
+                mount[2] == "cgroup" && mount[3].split(',').any(|option| option == controller)
+            };
+            mounts.iter().find(has).map(|mount| PathBuf::from(mount[1]))
+        };
+        let mounts: Option<Vec<_>> = CONTROLLERS.iter().map(|c| mounted(c)).collect();
+        Some(Self {
+            version: Version::V1,
+            mounts: mounts?,
+        })
+    }
+
+    /// Tells the jailer the limits of a VM.
+    pub(super) fn limit(&self, machine: Machine, jailer: &mut Command) {
+        let memory = machine.memory_bytes() + OVERHEAD;
+        let processes = u32::from(machine.vcpus) + THREADS;
+        let quota = u32::from(machine.vcpus) * PERIOD;
+        let (version, limits) = match self.version {
+            Version::V1 => (
+                "1",
+                vec![
+                    format!("memory.limit_in_bytes={memory}"),
+                    format!("cpu.cfs_period_us={PERIOD}"),
+                    format!("cpu.cfs_quota_us={quota}"),
+                    format!("pids.max={processes}"),
+                ],
+            ),
+            Version::V2 => (
+                "2",
+                vec![
+                    format!("memory.max={memory}"),
+                    "memory.swap.max=0".to_owned(),
+                    format!("cpu.max={quota} {PERIOD}"),
+                    format!("pids.max={processes}"),
+                ],
+            ),
+        };
+        jailer.args(["--cgroup-version", version, "--parent-cgroup", PARENT]);
+        for limit in limits {
+            jailer.arg("--cgroup").arg(limit);
+        }
+    }
+
+    /// Removes the groups of the VM `id`, which must have ended.
+    pub(super) fn remove(&self, id: &str) {
+        for mount in &self.mounts {
+            let group = mount.join(PARENT).join(id);
+            match fs::remove_dir(&group) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    tracing::warn!(path = %group.display(), %error, "a control group stays");
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const V1: &str = "\
+tmpfs /sys/fs/cgroup tmpfs rw 0 0
+cgroup /sys/fs/cgroup/cpu,cpuacct cgroup rw,relatime,cpu,cpuacct 0 0
+cgroup /sys/fs/cgroup/memory cgroup rw,memory 0 0
+cgroup /sys/fs/cgroup/pids cgroup rw,pids 0 0
+cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0
+";
+
+    fn line(cgroups: &Cgroups) -> String {
+        let mut jailer = Command::new("jailer");
+        let machine = Machine {
+            memory_mib: 128,
+            vcpus: 2,
+        };
+        cgroups.limit(machine, &mut jailer);
+        format!("{jailer:?}")
+    }
+
+    #[test]
+    fn a_hybrid_host_is_limited_by_version_1() {
+        let cgroups = Cgroups::among(V1, |_| String::new()).unwrap();
+        assert_eq!(cgroups.version, Version::V1);
+        assert_eq!(cgroups.mounts[1], Path::new("/sys/fs/cgroup/cpu,cpuacct"));
+        let line = line(&cgroups);
+        assert!(line.contains("memory.limit_in_bytes=201326592"), "{line}");
+        assert!(line.contains("cpu.cfs_quota_us=200000"), "{line}");
+    }
+
+    #[test]
+    fn a_modern_host_is_limited_by_version_2() {
+        let mounts = "cgroup2 /sys/fs/cgroup cgroup2 rw,nsdelegate 0 0\n";
+        let cgroups = Cgroups::among(mounts, |_| "cpuset cpu io memory pids\n".to_owned());
+        let line = line(&cgroups.unwrap());
+        assert!(line.contains("memory.max=201326592"), "{line}");
+        assert!(line.contains("pids.max=10"), "{line}");
+    }
+
+    #[test]
+    fn a_host_that_lacks_a_controller_has_no_limits() {
+        let mounts = "cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n";
+        assert_eq!(Cgroups::among(mounts, |_| "cpu memory".to_owned()), None);
+        assert_eq!(Cgroups::among("", |_| String::new()), None);
+        let without = V1.replace(",memory ", " ");
+        assert_eq!(Cgroups::among(&without, |_| String::new()), None);
+    }
+}

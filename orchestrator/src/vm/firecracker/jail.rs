@@ -1,0 +1,186 @@
+//! The jailer: Firecracker's own program that locks a VMM into a directory, under a user that has
+//! nothing else, within limits (Firecracker's docs/jailer.md).
+//!
+//! Beside what the jailer does, each process gets an empty network namespace of its own, and all
+//! of one owner share a PID namespace which ends with the owner (see `guard`). The jailer's
+//! `--new-pid-ns` would make the VMM an orphan that we could neither wait for nor be sure to kill.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::binary::on_path;
+use super::cgroup::Cgroups;
+use super::guard::Guard;
+use crate::sys;
+use crate::vm::snapshot::Machine;
+use crate::vm::vmm::VmmError;
+
+const PROGRAM: &str = "jailer";
+/// The directory of the locks on user ids, beside those of the owners.
+pub(super) const USERS: &str = ".users";
+/// Bytes of a file that a VMM may write beyond the size of the guest's memory.
+const EXTRA_FILE: u64 = 64 << 20;
+
+/// User ids of jailed processes: unassigned on Debian, below those that are given to users for
+/// containers (systemd's docs/UIDS-GIDS.md).
+pub const DEFAULT_USERS: RangeInclusive<u32> = 70_000..=70_999;
+
+/// How VMMs are jailed.
+#[derive(Debug)]
+pub struct Jailer {
+    program: PathBuf,
+    users: RangeInclusive<u32>,
+    next: AtomicUsize,
+    cgroups: Option<Cgroups>,
+    guard: Guard,
+}
+
+impl Jailer {
+    /// The jailer at `configured`, or else the one on PATH, with a user id of `users` for each
+    /// VM. The first of them is the group of all, by which they may read snapshots.
+    ///
+    /// # Errors
+    /// [`VmmError::NotInstalled`], or [`VmmError::Io`] if a namespace can't be made, as without
+    /// root.
+    pub fn find(configured: Option<&Path>, users: RangeInclusive<u32>) -> Result<Self, VmmError> {
+        let path = match configured {
+            Some(path) => path.is_file().then(|| path.to_owned()),
+            None => on_path(PROGRAM),
+        };
+        let program = path.and_then(|path| path.canonicalize().ok());
+        let program = program.ok_or_else(|| VmmError::NotInstalled {
+            program: PROGRAM,
+            path: configured.map(Path::to_owned),
+            hint: "it comes with each release of Firecracker: put it on PATH, set \
+                   IRONCLAW_JAILER to it, or IRONCLAW_JAIL=off to do without",
+        })?;
+        let cgroups = Cgroups::find();
+        if cgroups.is_none() {
+            tracing::warn!(
+                "jailed VMs are not limited: this host lacks one of the control group \
+                 controllers memory, cpu and pids"
+            );
+        }
+        Ok(Self {
+            program,
+            users,
+            next: AtomicUsize::new(0),
+            cgroups,
+            guard: Guard::start().map_err(VmmError::io("make a PID namespace for jailed VMs"))?,
+        })
+    }
+
+    pub(super) fn group(&self) -> u32 {
+        *self.users.start()
+    }
+
+    pub(super) fn namespace(&self) -> Arc<OwnedFd> {
+        self.guard.namespace()
+    }
+
+    pub(super) fn cgroups(&self) -> Option<&Cgroups> {
+        self.cgroups.as_ref()
+    }
+
+    /// A user id that no other VM of this host has.
+    pub(super) fn user(&self, run_path: &Path) -> io::Result<User> {
+        let locks = run_path.join(USERS);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&locks)?;
+        let count = self.users.clone().count();
+        // A different one each time: the first are likely in use.
+        let first = self.next.fetch_add(1, Ordering::Relaxed);
+        for id in self.users.clone().cycle().skip(first % count).take(count) {
+            let lock = File::options()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(locks.join(id.to_string()))?;
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(User { id, _lock: lock }),
+                Err(rustix::io::Errno::WOULDBLOCK) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Err(io::Error::new(
+            io::ErrorKind::QuotaExceeded,
+            format!("all {count} user ids of jailed VMs are in use: widen IRONCLAW_JAIL_USERS"),
+        ))
+    }
+
+    /// The command that runs `firecracker` with `arguments` as the VM `id`, in the jail at
+    /// [`root`].
+    pub(super) fn command(
+        &self,
+        firecracker: &Path,
+        base: &Path,
+        id: &str,
+        user: &User,
+        machine: Machine,
+        arguments: &[&str],
+    ) -> Command {
+        let mut command = Command::new(&self.program);
+        command.env_clear().current_dir("/");
+        command.args(["--id", id]);
+        command.arg("--exec-file").arg(firecracker);
+        command.args(["--uid", &user.id.to_string()]);
+        command.args(["--gid", &self.group().to_string()]);
+        command.arg("--chroot-base-dir").arg(base);
+        let largest = machine.memory_bytes() + EXTRA_FILE;
+        command.args(["--resource-limit", &format!("fsize={largest}")]);
+        if let Some(cgroups) = &self.cgroups {
+            cgroups.limit(machine, &mut command);
+        }
+        command.arg("--").args(arguments);
+        sys::leave_network(&mut command);
+        command
+    }
+}
+
+/// A user id in use.
+#[derive(Debug)]
+pub(super) struct User {
+    id: u32,
+    _lock: File,
+}
+
+/// Where the jailer makes the jail of the VM `id`: the directory to remove, and the one that the
+/// VMM sees as its root.
+pub(super) fn root(base: &Path, firecracker: &Path, id: &str) -> io::Result<(PathBuf, PathBuf)> {
+    let name = firecracker
+        .file_name()
+        .ok_or(io::ErrorKind::InvalidFilename)?;
+    let directory = base.join(name).join(id);
+    let root = directory.join("root");
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&root)?;
+    Ok((directory, root))
+}
+
+/// Names of the jails below `base`, of whatever name the binary had.
+pub(super) fn ids(base: &Path) -> io::Result<Vec<String>> {
+    let mut ids = Vec::new();
+    for program in fs::read_dir(base)? {
+        let program = program?;
+        if program.file_type()?.is_dir() {
+            for jail in fs::read_dir(program.path())? {
+                ids.push(jail?.file_name().to_string_lossy().into_owned());
+            }
+        }
+    }
+    Ok(ids)
+}
