@@ -1,5 +1,7 @@
 //! `ironclaw doctor`
 
+mod firecracker;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -77,13 +79,16 @@ struct Report {
 pub(crate) async fn run(config: &Config, json: bool) -> Result<u8> {
     let current = template::current(config).await;
     let to_build = !matches!(current, Ok(Current::Ready(_)));
-    let mut checks = vec![
-        qemu(config).await,
+    let mut checks = firecracker::checks(config).await;
+    let firecracker = checks.iter().all(|check| check.status != Status::Fail)
+        && config.backend == BackendChoice::Firecracker;
+    checks.extend([
+        qemu(config, firecracker).await,
         kvm(config),
         agent(config, to_build),
         tools(to_build),
         template(&current),
-    ];
+    ]);
     checks.extend(snapshots(config).await);
     checks.push(backend(config, &checks, to_build).await);
     let works = checks.iter().all(|check| check.status != Status::Fail);
@@ -115,7 +120,8 @@ fn print(report: Report) -> Result<()> {
     })
 }
 
-async fn qemu(config: &Config) -> Check {
+/// `spare`: another hypervisor is insisted on.
+async fn qemu(config: &Config, spare: bool) -> Check {
     const NAME: &str = "QEMU";
     match QemuBinary::find(config.qemu.as_deref()).await {
         Ok(binary) => Check::ok(
@@ -123,6 +129,13 @@ async fn qemu(config: &Config) -> Check {
             format!("{} {}", binary.path.display(), binary.version),
         ),
         // It says itself what to install or set.
+        Err(error) if spare => Check::ok(
+            NAME,
+            format!(
+                "{}; IRONCLAW_BACKEND=firecracker does without",
+                exit::causes(&error)
+            ),
+        ),
         Err(error) => Check::fail(NAME, exit::causes(&error), None),
     }
 }
@@ -291,7 +304,7 @@ async fn backend(config: &Config, checks: &[Check], to_build: bool) -> Check {
     if checks.iter().any(|check| check.status == Status::Fail) {
         return Check::fail(NAME, "none could be used, see above", None);
     }
-    if to_build && config.backend != BackendChoice::Firecracker {
+    if to_build {
         return Check::warn(
             NAME,
             format!(
@@ -319,7 +332,9 @@ async fn backend(config: &Config, checks: &[Check], to_build: bool) -> Check {
 
 fn why(config: &Config) -> String {
     let backend = match config.backend {
-        BackendChoice::Auto => "IRONCLAW_BACKEND=auto takes QEMU, the one that this release drives",
+        BackendChoice::Auto => {
+            "IRONCLAW_BACKEND=auto takes Firecracker where it boots the template, else QEMU"
+        }
         BackendChoice::Qemu => "IRONCLAW_BACKEND=qemu",
         BackendChoice::Firecracker => "IRONCLAW_BACKEND=firecracker",
     };

@@ -5,6 +5,7 @@
 //! nothing is silently clamped.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -184,6 +185,12 @@ pub struct Users(pub std::ops::RangeInclusive<u32>);
 impl Default for Users {
     fn default() -> Self {
         Self(DEFAULT_USERS)
+    }
+}
+
+impl fmt::Display for Users {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.0.start(), self.0.end())
     }
 }
 

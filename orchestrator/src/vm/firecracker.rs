@@ -39,7 +39,7 @@ use api::{
 };
 pub use binary::{FirecrackerBinary, MINIMUM_VERSION};
 use home::{Home, RunDirectory};
-pub use jail::{DEFAULT_USERS, Jailer};
+pub use jail::{DEFAULT_USERS, Jailer, find_jailer};
 use place::Place;
 
 /// Names of the sockets in a VM's directory.
@@ -213,10 +213,10 @@ impl Vmm for Firecracker {
     async fn restore(&self, snapshot: &Snapshot) -> Result<Box<dyn MicroVm>, VmmError> {
         let mut vm = self.start(snapshot.manifest().machine).await?;
         let load = SnapshotLoad {
-            snapshot_path: vm.place.lend(&snapshot.vmstate(), VMSTATE)?,
+            snapshot_path: vm.place.lend(snapshot.vmstate(), VMSTATE)?,
             mem_backend: MemBackend {
                 backend_type: MemBackendType::File,
-                backend_path: vm.place.lend(&snapshot.memory(), MEMORY)?,
+                backend_path: vm.place.lend(snapshot.memory(), MEMORY)?,
             },
             resume_vm: true,
             network_overrides: Vec::new(),

@@ -52,17 +52,7 @@ impl Jailer {
     /// [`VmmError::NotInstalled`], or [`VmmError::Io`] if a namespace can't be made, as without
     /// root.
     pub fn find(configured: Option<&Path>, users: RangeInclusive<u32>) -> Result<Self, VmmError> {
-        let path = match configured {
-            Some(path) => path.is_file().then(|| path.to_owned()),
-            None => on_path(PROGRAM),
-        };
-        let program = path.and_then(|path| path.canonicalize().ok());
-        let program = program.ok_or_else(|| VmmError::NotInstalled {
-            program: PROGRAM,
-            path: configured.map(Path::to_owned),
-            hint: "it comes with each release of Firecracker: put it on PATH, set \
-                   IRONCLAW_JAILER to it, or IRONCLAW_JAIL=off to do without",
-        })?;
+        let program = find_jailer(configured)?;
         let cgroups = Cgroups::find();
         if cgroups.is_none() {
             tracing::warn!(
@@ -147,6 +137,24 @@ impl Jailer {
         sys::leave_network(&mut command);
         command
     }
+}
+
+/// The jailer at `configured`, or else the one on PATH.
+///
+/// # Errors
+/// [`VmmError::NotInstalled`].
+pub fn find_jailer(configured: Option<&Path>) -> Result<PathBuf, VmmError> {
+    let path = match configured {
+        Some(path) => path.is_file().then(|| path.to_owned()),
+        None => on_path(PROGRAM),
+    };
+    let program = path.and_then(|path| path.canonicalize().ok());
+    program.ok_or_else(|| VmmError::NotInstalled {
+        program: PROGRAM,
+        path: configured.map(Path::to_owned),
+        hint: "it comes with each release of Firecracker: put it on PATH, set IRONCLAW_JAILER to \
+               it, or IRONCLAW_JAIL=off to do without",
+    })
 }
 
 /// A user id in use.

@@ -1,0 +1,102 @@
+//! What `ironclaw doctor` says of Firecracker.
+
+use std::fs;
+
+use ironclaw_orchestrator::vm::Config;
+use ironclaw_orchestrator::vm::config::{BackendChoice, JailChoice};
+use ironclaw_orchestrator::vm::firecracker::{FirecrackerBinary, find_jailer};
+use rustix::process::geteuid;
+
+use super::Check;
+use crate::exit;
+
+/// The binary, and the jailer where there is one to jail.
+pub(super) async fn checks(config: &Config) -> Vec<Check> {
+    const NAME: &str = "Firecracker";
+    if config.backend == BackendChoice::Qemu {
+        return vec![Check::ok(NAME, "not asked for, as IRONCLAW_BACKEND=qemu")];
+    }
+    match FirecrackerBinary::find(config.firecracker.as_deref()).await {
+        Ok(binary) => {
+            let found = format!("{} {}", binary.path.display(), binary.version);
+            let mut checks = vec![Check::ok(NAME, found), jailer(config)];
+            if jailed(config) {
+                checks.extend(control_groups());
+            }
+            checks
+        }
+        // It says itself what to do.
+        Err(error) => {
+            let found = exit::causes(&error);
+            let only = config.backend == BackendChoice::Firecracker;
+            vec![if only || config.firecracker.is_some() {
+                Check::fail(NAME, found, None)
+            } else {
+                Check::warn(NAME, found, "until then QEMU runs the guests")
+            }]
+        }
+    }
+}
+
+fn jailed(config: &Config) -> bool {
+    config.jail != JailChoice::Off
+        && geteuid().is_root()
+        && find_jailer(config.jailer.as_deref()).is_ok()
+}
+
+fn jailer(config: &Config) -> Check {
+    const NAME: &str = "jailer";
+    let must = config.jail == JailChoice::On;
+    if config.jail == JailChoice::Off {
+        return Check::warn(
+            NAME,
+            "not used, as IRONCLAW_JAIL=off",
+            "a guest that breaks out of Firecracker has all rights of this user",
+        );
+    }
+    match find_jailer(config.jailer.as_deref()) {
+        Ok(path) if geteuid().is_root() => Check::ok(
+            NAME,
+            format!(
+                "{}, user ids {} (IRONCLAW_JAIL_USERS)",
+                path.display(),
+                config.jail_users
+            ),
+        ),
+        Ok(path) => {
+            let found = format!("{} is there, but only root can jail", path.display());
+            if must {
+                Check::fail(NAME, found, Some("run as root".to_owned()))
+            } else {
+                Check::warn(NAME, found, "run as root to have each VM jailed")
+            }
+        }
+        Err(error) if must || config.jailer.is_some() => {
+            Check::fail(NAME, exit::causes(&error), None)
+        }
+        Err(error) => Check::warn(NAME, exit::causes(&error), "until then VMs are not jailed"),
+    }
+}
+
+/// Firecracker's docs/prod-host-setup.md: without this option a jail on a host with cgroup v2
+/// takes some 10 ms longer to make.
+fn control_groups() -> Option<Check> {
+    const NAME: &str = "control groups";
+    let mounts = fs::read_to_string("/proc/mounts").ok()?;
+    let options = mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (path, kind, options) = (fields.next()?, fields.next()?, fields.next()?);
+        (path == "/sys/fs/cgroup" && kind == "cgroup2").then_some(options)
+    })?;
+    Some(
+        if options.split(',').any(|option| option == "favordynmods") {
+            Check::ok(NAME, "version 2, mounted with favordynmods")
+        } else {
+            Check::warn(
+                NAME,
+                "version 2, mounted without favordynmods: starting a jail waits for the kernel",
+                "mount -o remount,favordynmods /sys/fs/cgroup (Linux 6.1 or newer)",
+            )
+        },
+    )
+}
