@@ -215,13 +215,18 @@ fn a_missing_qemu_ends_a_run_and_is_found_by_doctor() {
 }
 
 #[test]
-fn a_backend_of_another_release_is_a_bad_setting() {
+fn a_firecracker_that_is_not_there_is_named_with_what_to_do() {
+    if !std::path::Path::new("/dev/kvm").exists() {
+        println!("skipped: without /dev/kvm it is that which is named");
+        return;
+    }
     let state = state();
     ironclaw(state.path())
+        .env("IRONCLAW_FIRECRACKER", "/no/such/firecracker")
         .args(["run", "--backend", "firecracker", "--", "true"])
         .assert()
-        .code(121)
-        .stderr(contains("firecracker"));
+        .code(122)
+        .stderr(contains("/no/such/firecracker").and(contains("IRONCLAW_FIRECRACKER")));
 }
 
 #[test]

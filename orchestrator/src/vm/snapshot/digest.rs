@@ -1,11 +1,11 @@
-//! SHA-256 of a file, as `sha256sum` prints it.
+//! A SHA-256 digest as text.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// SHA-256 of a whole file, holes read as zeros: `sha256sum FILE` prints the same.
+/// A SHA-256 digest.
 ///
 /// Text form: 64 lower-case hexadecimal digits, and only that.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

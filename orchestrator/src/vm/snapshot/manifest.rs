@@ -14,7 +14,7 @@ use super::id::SnapshotId;
 
 /// Version of the manifest's format. Raised with each change that an older reader would
 /// misunderstand or refuse.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// Most bytes of a manifest that are read; a real one has about 1 KiB.
 pub(super) const MAX_BYTES: u64 = 64 << 10;
@@ -125,8 +125,8 @@ pub struct Files {
 pub struct FileFacts {
     /// Size in bytes, holes included.
     pub bytes: u64,
-    /// Digest of the content.
-    pub sha256: Sha256Digest,
+    /// SHA-256 over the SHA-256 digests of the content in blocks of 64 KiB, holes read as zeros.
+    pub sha256_of_blocks: Sha256Digest,
 }
 
 impl Machine {
@@ -280,7 +280,7 @@ pub(super) mod tests {
 
     /// What is on disk. A change here needs another [`FORMAT`], or old snapshots become garbage.
     const GOLDEN: &str = r#"{
-  "format": 1,
+  "format": 2,
   "id": "0192f0c1-7a2b-7c3d-8e4f-5a6b7c8d9e0f",
   "generation": 3,
   "template": "abababababababababababababababababababababababababababababababab",
@@ -306,11 +306,11 @@ pub(super) mod tests {
   "files": {
     "memory": {
       "bytes": 1048576,
-      "sha256": "30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58"
+      "sha256_of_blocks": "30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58"
     },
     "vmstate": {
       "bytes": 7,
-      "sha256": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+      "sha256_of_blocks": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     }
   }
 }
@@ -344,15 +344,17 @@ pub(super) mod tests {
             files: Files {
                 memory: FileFacts {
                     bytes: 1 << 20,
-                    sha256: "30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58"
-                        .parse()
-                        .unwrap(),
+                    sha256_of_blocks:
+                        "30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58"
+                            .parse()
+                            .unwrap(),
                 },
                 vmstate: FileFacts {
                     bytes: 7,
-                    sha256: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-                        .parse()
-                        .unwrap(),
+                    sha256_of_blocks:
+                        "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+                            .parse()
+                            .unwrap(),
                 },
             },
         }
@@ -385,10 +387,10 @@ pub(super) mod tests {
 
     #[test]
     fn another_format_is_told_apart_from_garbage() {
-        let newer = GOLDEN.replacen("\"format\": 1", "\"format\": 2, \"new\": [1]", 1);
+        let newer = GOLDEN.replacen("\"format\": 2", "\"format\": 3, \"new\": [1]", 1);
         assert_eq!(
             Manifest::parse(newer.as_bytes()),
-            Err(ManifestError::OtherFormat(2))
+            Err(ManifestError::OtherFormat(3))
         );
     }
 

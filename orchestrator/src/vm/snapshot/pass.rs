@@ -1,20 +1,15 @@
-//! One pass over a file: SHA-256, and zero pages given back to the file system.
+//! What is done to a snapshot's file when it is published or verified: zero pages become holes,
+//! and the content gets a digest.
 //!
-//! SHA-256 is the long part (each 64-byte block depends on the one before, so one core does it
-//! all), hence it has a thread of its own. The calling thread keeps it fed: it finds the data
-//! between the holes, reads it, and punches the zero pages that it sees on the way.
-//!
-//! ```text
-//!   caller: next extent ─▶ read block ─▶ send ─▶ find zero pages ─▶ punch
-//!                             ▲           │
-//!                     empty buffers       ▼ blocks, lengths of holes
-//!   hasher:                   └──────── SHA-256
-//! ```
+//! The digest is SHA-256 over the SHA-256 digests of the file's blocks of [`BLOCK`] bytes, the
+//! last of which may be shorter. So all processors work at it, and blocks of nothing but zeros,
+//! half of an idle guest's memory, need no work at all.
 
 use std::fs::File;
+use std::num::NonZero;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use sha2::{Digest as _, Sha256};
@@ -23,13 +18,14 @@ use super::digest::Sha256Digest;
 use super::error::SnapshotError;
 use super::sparse::{Extent, Extents, PAGE, Puncher};
 
-/// Bytes per read: large enough that the system calls do not count, small enough that the blocks
-/// in flight stay in the cores' shared cache.
-const BLOCK: usize = 256 << 10;
-/// Blocks in flight between the reader and the hasher.
-const BLOCKS: usize = 8;
+/// Bytes of a block that has a digest of its own. Part of the format of a manifest.
+pub(super) const BLOCK: usize = 64 << 10;
+/// Bytes per read in search of zero pages.
+const READ: usize = 256 << 10;
+/// Most threads that hash.
+const THREADS: usize = 4;
 
-/// What happens to the zero pages that the pass finds.
+/// What happens to the zero pages that are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ZeroPages {
     /// They stay: the file is only read.
@@ -38,115 +34,114 @@ pub(super) enum ZeroPages {
     Punch,
 }
 
-/// What one pass found out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Pass {
-    /// Digest of the whole file.
-    pub(super) sha256: Sha256Digest,
+/// A file whose blocks of zeros are known.
+#[derive(Debug)]
+pub(super) struct Scanned<'a> {
+    file: &'a File,
+    path: &'a Path,
+    len: u64,
+    /// Indexes of the blocks that are not all zeros, in order.
+    filled: Vec<usize>,
     /// Bytes turned into holes.
     pub(super) punched: u64,
 }
 
-enum Piece {
-    Data(Vec<u8>, usize),
-    Hole(u64),
-}
-
-/// Reads the first `len` bytes of `file` once. `path` is for error messages.
+/// Reads the data in the first `len` bytes of `file`. `path` is for error messages.
 ///
 /// The file must not change meanwhile: a page that becomes non-zero after it was read would be
 /// punched all the same.
-pub(super) fn run(
-    file: &File,
-    path: &Path,
+pub(super) fn scan<'a>(
+    file: &'a File,
+    path: &'a Path,
     len: u64,
     zero_pages: ZeroPages,
-) -> Result<Pass, SnapshotError> {
-    thread::scope(|scope| {
-        let (pieces, to_hash) = sync_channel(BLOCKS);
-        let (give_back, empty) = sync_channel(BLOCKS);
-        let hasher = thread::Builder::new()
-            .name("snapshot-hash".to_owned())
-            .spawn_scoped(scope, move || hash(&to_hash, &give_back))
-            .map_err(|error| SnapshotError::io("start a thread to hash", path, error))?;
-
-        let mut puncher = Puncher::new(file, path, zero_pages == ZeroPages::Punch);
-        // Moved in, so that the channel closes and the hasher ends, whatever the result.
-        let fed = feed(file, path, len, &mut puncher, pieces, &empty);
-        let sha256 = match hasher.join() {
-            Ok(sha256) => sha256,
-            Err(panic) => std::panic::resume_unwind(panic),
-        };
-        fed?;
-        Ok(Pass {
-            sha256,
-            punched: puncher.finish()?,
-        })
-    })
-}
-
-fn feed(
-    file: &File,
-    path: &Path,
-    len: u64,
-    puncher: &mut Puncher<'_>,
-    pieces: SyncSender<Piece>,
-    empty: &Receiver<Vec<u8>>,
-) -> Result<(), SnapshotError> {
-    let mut allocated = 0;
+) -> Result<Scanned<'a>, SnapshotError> {
+    let mut puncher = Puncher::new(file, path, zero_pages == ZeroPages::Punch);
+    let mut filled = Vec::new();
+    let mut buffer = vec![0; READ];
     for extent in Extents::new(file, path, len) {
-        let range = match extent? {
-            Extent::Hole(range) => {
-                // A failed send means that the hasher panicked; joining it reports that.
-                let _ = pieces.send(Piece::Hole(range.end - range.start));
-                continue;
-            }
-            Extent::Data(range) => range,
+        let Extent::Data(range) = extent? else {
+            continue;
         };
         let mut at = range.start;
         while at < range.end {
-            let buffer = match empty.try_recv() {
-                Ok(buffer) => Some(buffer),
-                Err(_) if allocated < BLOCKS => {
-                    allocated += 1;
-                    Some(vec![0; BLOCK])
-                }
-                Err(_) => empty.recv().ok(),
-            };
-            let Some(mut buffer) = buffer else {
-                return Ok(());
-            };
-            let want = usize::try_from(range.end - at).map_or(BLOCK, |left| left.min(BLOCK));
+            let want = usize::try_from(range.end - at).map_or(READ, |left| left.min(READ));
             file.read_exact_at(&mut buffer[..want], at)
                 .map_err(|error| SnapshotError::io("read", path, error))?;
             for page in buffer[..want].chunks(PAGE) {
-                puncher.page(at, page)?;
+                if !puncher.page(at, page)? {
+                    let block = block_of(at, path)?;
+                    if filled.last() != Some(&block) {
+                        filled.push(block);
+                    }
+                }
                 at += page.len() as u64;
             }
-            let _ = pieces.send(Piece::Data(buffer, want));
         }
     }
-    Ok(())
+    Ok(Scanned {
+        file,
+        path,
+        len,
+        filled,
+        punched: puncher.finish()?,
+    })
 }
 
-fn hash(pieces: &Receiver<Piece>, give_back: &SyncSender<Vec<u8>>) -> Sha256Digest {
-    const ZEROS: &[u8] = &[0; 64 << 10];
-    let mut sha256 = Sha256::new();
-    for piece in pieces {
-        match piece {
-            Piece::Data(buffer, len) => {
-                sha256.update(&buffer[..len]);
-                // The reader may have finished; then nobody needs the buffer.
-                let _ = give_back.send(buffer);
-            }
-            Piece::Hole(mut left) => {
-                while left > 0 {
-                    let part = usize::try_from(left).map_or(ZEROS.len(), |l| l.min(ZEROS.len()));
-                    sha256.update(&ZEROS[..part]);
-                    left -= part as u64;
-                }
-            }
+impl Scanned<'_> {
+    /// The digest of the content.
+    pub(super) fn digest(&self) -> Result<Sha256Digest, SnapshotError> {
+        let threads = thread::available_parallelism()
+            .map_or(1, NonZero::get)
+            .min(THREADS);
+        let next = AtomicUsize::new(0);
+        let hashed = thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads)
+                .map(|_| scope.spawn(|| self.work(&next)))
+                .collect();
+            let results = workers.into_iter().map(|worker| match worker.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            });
+            results.collect::<Result<Vec<_>, _>>()
+        })?;
+
+        let block = BLOCK as u64;
+        let blocks = block_of(self.len.div_ceil(block) * block, self.path)?;
+        let zeros: [u8; 32] = Sha256::digest([0; BLOCK]).into();
+        let mut digests = vec![zeros; blocks];
+        // A last, shorter block of zeros has another digest than the others.
+        if let (Some(last), Ok(tail)) = (digests.last_mut(), usize::try_from(self.len % block))
+            && tail != 0
+        {
+            *last = Sha256::digest(&[0; BLOCK][..tail]).into();
         }
+        for (index, digest) in hashed.into_iter().flatten() {
+            digests[index] = digest;
+        }
+        Ok(<[u8; 32]>::from(Sha256::digest(digests.as_flattened())).into())
     }
-    Sha256Digest::from(<[u8; 32]>::from(sha256.finalize()))
+
+    /// Hashes blocks until there are no more.
+    fn work(&self, next: &AtomicUsize) -> Result<Vec<(usize, [u8; 32])>, SnapshotError> {
+        let mut hashed = Vec::new();
+        let mut buffer = vec![0; BLOCK];
+        while let Some(&index) = self.filled.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let start = index as u64 * BLOCK as u64;
+            let len = usize::try_from(self.len - start).map_or(BLOCK, |left| left.min(BLOCK));
+            self.file
+                .read_exact_at(&mut buffer[..len], start)
+                .map_err(|error| SnapshotError::io("read", self.path, error))?;
+            hashed.push((index, Sha256::digest(&buffer[..len]).into()));
+        }
+        Ok(hashed)
+    }
+}
+
+/// The index of the block that byte `at` is in.
+fn block_of(at: u64, path: &Path) -> Result<usize, SnapshotError> {
+    usize::try_from(at / BLOCK as u64).map_err(|_| {
+        let large = std::io::ErrorKind::FileTooLarge;
+        SnapshotError::io("read", path, std::io::Error::from(large))
+    })
 }

@@ -116,18 +116,21 @@ impl<'a> Puncher<'a> {
         }
     }
 
-    /// Takes note of the page at byte `at`; `content` is shorter than a page only at the end of
-    /// the file.
-    pub(super) fn page(&mut self, at: u64, content: &[u8]) -> Result<(), SnapshotError> {
-        if !self.enabled || content != &ZERO_PAGE[..content.len()] {
-            return Ok(());
+    /// Takes note of the page at byte `at`, and says whether it is all zeros; `content` is shorter
+    /// than a page only at the end of the file.
+    pub(super) fn page(&mut self, at: u64, content: &[u8]) -> Result<bool, SnapshotError> {
+        if content != &ZERO_PAGE[..content.len()] {
+            return Ok(false);
+        }
+        if !self.enabled {
+            return Ok(true);
         }
         if self.run.end != at {
             self.flush()?;
             self.run = at..at;
         }
         self.run.end = at + content.len() as u64;
-        Ok(())
+        Ok(true)
     }
 
     /// Punches what is left, and says how many bytes became holes in all.

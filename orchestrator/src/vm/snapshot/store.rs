@@ -190,11 +190,11 @@ impl SnapshotStore {
                 }
                 Err(error) => return Err(SnapshotError::io("open", path, error)),
             };
-            let found = pass::run(&file, &path, facts.bytes, ZeroPages::Keep)?.sha256;
-            if found != facts.sha256 {
+            let found = pass::scan(&file, &path, facts.bytes, ZeroPages::Keep)?.digest()?;
+            if found != facts.sha256_of_blocks {
                 return Err(SnapshotError::Corrupt {
                     path,
-                    expected: facts.sha256,
+                    expected: facts.sha256_of_blocks,
                     found,
                 });
             }

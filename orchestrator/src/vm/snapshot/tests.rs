@@ -306,7 +306,9 @@ proptest! {
         fs::write(staging.vmstate(), b"v").unwrap();
         let snapshot = staging.publish(description()).unwrap().snapshot;
         prop_assert!(fs::read(snapshot.memory()).unwrap() == content);
-        let digest = Sha256Digest::from(<[u8; 32]>::from(sha2::Sha256::digest(&content)));
-        prop_assert_eq!(snapshot.manifest().files.memory.sha256, digest);
+        let blocks: Vec<u8> = content.chunks(64 << 10).flat_map(sha2::Sha256::digest).collect();
+        let digest = Sha256Digest::from(<[u8; 32]>::from(sha2::Sha256::digest(&blocks)));
+        prop_assert_eq!(snapshot.manifest().files.memory.sha256_of_blocks, digest);
+        prop_assert!(store.verify(snapshot.id()).is_ok());
     }
 }
