@@ -13,6 +13,8 @@ use crate::statistics::Spread;
 
 /// A cold boot takes seconds: more of them than this would be waiting, not knowledge.
 const MAX_BOOTS: u16 = 5;
+/// Clones of one snapshot whose memory is read.
+const SIBLINGS: usize = 5;
 
 #[derive(Debug, Serialize)]
 struct Report {
@@ -23,7 +25,10 @@ struct Report {
     tiers: Vec<Tier>,
     /// Making the snapshot that the restores used.
     snapshot: Snapshots,
-    warm_clones: WarmClones,
+    /// Clones that share a snapshot, each after one command.
+    siblings: IdleClones,
+    /// Warm clones of the pool, each of another snapshot.
+    warm_clones: IdleClones,
 }
 
 #[derive(Debug, Serialize)]
@@ -46,8 +51,8 @@ struct Snapshots {
 }
 
 #[derive(Debug, Serialize)]
-struct WarmClones {
-    /// Idle clones that lived when their memory was read.
+struct IdleClones {
+    /// How many lived when their memory was read.
     clones: usize,
     /// Each one's proportional share of memory; shared pages count in parts.
     pss_bytes: Vec<u64>,
@@ -105,10 +110,11 @@ pub(crate) async fn run(config: &Config, rounds: u16, json: bool) -> Result<u8> 
     let created = launcher.create_snapshot().await?;
     let id = created.snapshot.id();
     let restored = restores(&launcher, &created.snapshot, rounds, &reporter).await;
+    let siblings = siblings(&launcher, &created.snapshot).await;
     let snapshot = Snapshots::of(created);
     let store = launcher.snapshots().clone();
     blocking(move || store.delete(id)).await?;
-    let restored = restored?;
+    let (restored, siblings) = (restored?, siblings?);
 
     let options = PoolOptions {
         size: config.pool_size,
@@ -133,6 +139,7 @@ pub(crate) async fn run(config: &Config, rounds: u16, json: bool) -> Result<u8> 
         vcpus: machine.vcpus,
         tiers: vec![warm, restored, cold],
         snapshot,
+        siblings,
         warm_clones,
     };
     if json {
@@ -159,18 +166,34 @@ async fn restores(
     Ok(samples)
 }
 
-async fn warm(pool: &Pool, rounds: u16, reporter: &Reporter) -> Result<(Samples, WarmClones)> {
+async fn siblings(launcher: &Launcher, snapshot: &Snapshot) -> Result<IdleClones> {
+    let mut handles = Vec::new();
+    for _ in 0..SIBLINGS {
+        let handle = launcher.restore_vm(snapshot, "bench-sibling").await?;
+        handle.exec(["echo", "bench"]).await?;
+        handles.push(handle);
+    }
+    let clones = IdleClones::of(handles.iter().map(VmHandle::pid))?;
+    for handle in handles {
+        handle.destroy().await?;
+    }
+    Ok(clones)
+}
+
+impl IdleClones {
+    fn of(pids: impl IntoIterator<Item = u32>) -> Result<Self> {
+        let pss_bytes = pids.into_iter().map(pss).collect::<Result<Vec<_>>>()?;
+        Ok(Self {
+            clones: pss_bytes.len(),
+            pss_bytes,
+        })
+    }
+}
+
+async fn warm(pool: &Pool, rounds: u16, reporter: &Reporter) -> Result<(Samples, IdleClones)> {
     reporter.stage("warming up the pool", true);
     pool.warmup().await?;
-    let pss_bytes = pool
-        .warm_pids()
-        .into_iter()
-        .map(pss)
-        .collect::<Result<Vec<_>>>()?;
-    let warm_clones = WarmClones {
-        clones: pss_bytes.len(),
-        pss_bytes,
-    };
+    let warm_clones = IdleClones::of(pool.warm_pids())?;
     let mut samples = Samples::default();
     for round in 1..=rounds {
         reporter.stage(&format!("warm spawn {round} of {rounds}"), round == 1);
@@ -253,11 +276,17 @@ fn print(report: &Report) -> Result<()> {
          {boot_ms:.0} ms; {} on disk",
         mebibytes(*disk_bytes)
     ))?;
-    let clones = &report.warm_clones;
-    if let (Some(min), Some(max)) = (clones.pss_bytes.iter().min(), clones.pss_bytes.iter().max()) {
+    for (clones, what) in [
+        (&report.siblings, "clones of one snapshot after a command"),
+        (&report.warm_clones, "idle warm clones of as many snapshots"),
+    ] {
+        let (Some(min), Some(max)) = (clones.pss_bytes.iter().min(), clones.pss_bytes.iter().max())
+        else {
+            continue;
+        };
         let (min, max) = (mebibytes(*min), mebibytes(*max));
         output::line(&format!(
-            "{} idle warm clones: PSS {min} to {max} each",
+            "{} {what}: PSS {min} to {max} each",
             clones.clones
         ))?;
     }
