@@ -12,6 +12,8 @@ use crate::workspace::Workspace;
 use crate::{packages, step};
 
 const AGENT: &str = "ironclaw-guest-agent";
+/// Manifest of the bare-metal guest, which is a workspace of its own.
+pub(crate) const TESTGUEST: &str = "testguest/Cargo.toml";
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
 /// Makes everything that `ironclaw` needs; returns the path of `ironclaw`.
@@ -54,6 +56,15 @@ pub(crate) fn agent(workspace: &Workspace) -> Result<PathBuf> {
             .env("RUSTFLAGS", "-C target-feature=+crt-static"),
     )?;
     Ok(target.join(TRIPLE).join("guest").join(AGENT))
+}
+
+/// Builds the bare-metal guest for tests with a real Firecracker; returns its path.
+pub(crate) fn testguest(workspace: &Workspace) -> Result<PathBuf> {
+    let target = workspace.target().join("testguest");
+    let mut build = workspace.cargo(&["build", "--quiet", "--release"]);
+    build.args(["--manifest-path", TESTGUEST, "--target", TRIPLE]);
+    step::run(build.env("CARGO_TARGET_DIR", &target))?;
+    Ok(target.join(TRIPLE).join("release/ironclaw-testguest"))
 }
 
 /// Copies a program under a name that never shows half of it.

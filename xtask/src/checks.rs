@@ -2,20 +2,20 @@
 
 use anyhow::Result;
 
+use crate::build::TESTGUEST;
 use crate::workspace::Workspace;
 use crate::{build, packages, step};
-
-/// Manifest of the bare-metal guest, which is a workspace of its own.
-const TESTGUEST: &str = "testguest/Cargo.toml";
 
 /// All tests, with the agent that goes into guests.
 pub(crate) fn test(workspace: &Workspace) -> Result<()> {
     packages::ensure_installed()?;
     let agent = build::agent(workspace)?;
+    let testguest = build::testguest(workspace)?;
     step::run(
         workspace
             .cargo(&["test", "--workspace"])
-            .env("IRONCLAW_GUEST_AGENT", agent),
+            .env("IRONCLAW_GUEST_AGENT", agent)
+            .env("IRONCLAW_TESTGUEST", testguest),
     )?;
     step::run(&mut workspace.cargo(&["test", "--manifest-path", TESTGUEST, "--lib"]))
 }

@@ -29,7 +29,7 @@ use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
 use crate::template::Template;
-use crate::vm::process::{Launch, Process};
+use crate::vm::process::{self, Launch, Process};
 use crate::vm::snapshot::{Machine, Snapshot, VmmIdentity, VmmKind};
 use crate::vm::tsc;
 use crate::vm::vmm::{BootSpec, Exit, MicroVm, Ram, Vmm, VmmError};
@@ -112,6 +112,10 @@ impl Firecracker {
 
     /// A process that answers on its API, and has no VM yet.
     async fn start(&self, machine: Machine) -> Result<FirecrackerVm, VmmError> {
+        gone_unless_ok(self.try_start(machine).await).await
+    }
+
+    async fn try_start(&self, machine: Machine) -> Result<FirecrackerVm, VmmError> {
         let home = match &self.jailer {
             None => self.run.home(),
             Some(jailer) => self.run.jail(jailer, &self.binary),
@@ -181,6 +185,26 @@ impl Vmm for Firecracker {
     }
 
     async fn boot(&self, spec: &BootSpec) -> Result<Box<dyn MicroVm>, VmmError> {
+        let vm = gone_unless_ok(self.try_boot(spec).await).await?;
+        Ok(Box::new(vm))
+    }
+
+    async fn restore(&self, snapshot: &Snapshot) -> Result<Box<dyn MicroVm>, VmmError> {
+        let vm = gone_unless_ok(self.try_restore(snapshot).await).await?;
+        Ok(Box::new(vm))
+    }
+}
+
+/// A failure is told when the process that failed is gone.
+async fn gone_unless_ok<T>(result: Result<T, VmmError>) -> Result<T, VmmError> {
+    if result.is_err() {
+        process::dropped_ones_ended().await;
+    }
+    result
+}
+
+impl Firecracker {
+    async fn try_boot(&self, spec: &BootSpec) -> Result<FirecrackerVm, VmmError> {
         let mut vm = self.start(spec.machine).await?;
         // A snapshot of a booted VM's written pages is complete, since the rest is zeros: no
         // need to write, to read and to make holes of what was never touched.
@@ -207,10 +231,10 @@ impl Vmm for Firecracker {
         .await?;
         vm.converse("boot", async |api| api.call(&Action::InstanceStart).await)
             .await?;
-        Ok(Box::new(vm))
+        Ok(vm)
     }
 
-    async fn restore(&self, snapshot: &Snapshot) -> Result<Box<dyn MicroVm>, VmmError> {
+    async fn try_restore(&self, snapshot: &Snapshot) -> Result<FirecrackerVm, VmmError> {
         let mut vm = self.start(snapshot.manifest().machine).await?;
         let load = SnapshotLoad {
             snapshot_path: vm.place.lend(snapshot.vmstate(), VMSTATE)?,
@@ -227,7 +251,7 @@ impl Vmm for Firecracker {
         };
         vm.converse("restore", async |api| api.call(&load).await)
             .await?;
-        Ok(Box::new(vm))
+        Ok(vm)
     }
 }
 

@@ -17,9 +17,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::vm::identity::VmName;
 use crate::vm::launcher::{LaunchError, Launcher, PausedClone, blocking};
+use crate::vm::process;
 use crate::vm::snapshot::Snapshot;
 use crate::vm::vm_handle::{Origin, Timings, VmHandle};
 use slots::{Rules, Served, Slots};
@@ -71,6 +73,9 @@ struct Core {
     /// Starting VMMs is work for processors: more at a time than there are is slower for all.
     starts: Semaphore,
     leases: Arc<()>,
+    /// Asks the driver to end, and tells that it has.
+    closing: CancellationToken,
+    closed: CancellationToken,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -140,6 +145,8 @@ impl Pool {
             counters: Counters::default(),
             starts: Semaphore::new(processors),
             leases: Arc::new(()),
+            closing: CancellationToken::new(),
+            closed: CancellationToken::new(),
         });
         let driver = Driver(tokio::spawn(driver::run(Arc::clone(&core))));
         Ok(Self {
@@ -279,16 +286,13 @@ impl Pool {
         self.core.slots().warm().map(PausedClone::pid).collect()
     }
 
-    /// Ends the warm clones and waits until their processes are gone. VMs that were handed out
-    /// live on.
+    /// Ends the warm clones and whatever is under way, and waits until their processes are gone.
+    /// VMs that were handed out live on.
     pub async fn close(self) {
-        self.driver.0.abort();
-        let clones = self.core.slots().drain();
-        let ends: Vec<_> = clones.iter().map(PausedClone::exited).collect();
-        drop(clones);
-        for end in ends {
-            end.await;
-        }
+        self.core.closing.cancel();
+        self.core.closed.cancelled().await;
+        drop(self.core.slots().drain());
+        process::dropped_ones_ended().await;
     }
 
     /// Whether the runtime that the pool was opened in is still there.

@@ -28,7 +28,7 @@ const LOG_BYTES: usize = 16 * 1024;
 pub(crate) struct Process {
     pid: u32,
     pidfd: OwnedFd,
-    exit: watch::Receiver<Option<Exit>>,
+    exit: Ending,
 }
 
 /// A process to be started.
@@ -106,6 +106,8 @@ impl Process {
     /// input is empty.
     pub(crate) async fn start(launch: Launch) -> io::Result<Self> {
         let (started, start) = oneshot::channel();
+        let (gone, exit) = watch::channel(None);
+        let mut unless_started = Dying(Some(exit.clone()));
         std::thread::Builder::new()
             .name("vmm-keeper".to_owned())
             .stack_size(128 * 1024)
@@ -125,7 +127,6 @@ impl Process {
                     }
                 };
                 let log = Log::default();
-                let (gone, exit) = watch::channel(None);
                 let process = Self {
                     pid: child.id(),
                     pidfd,
@@ -144,9 +145,11 @@ impl Process {
                     log: log.tail(),
                 }));
             })?;
-        start
+        let process = start
             .await
-            .map_err(|_| io::Error::other("the thread that starts the process ended"))?
+            .map_err(|_| io::Error::other("the thread that starts the process ended"))??;
+        unless_started.0 = None;
+        Ok(process)
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -175,9 +178,42 @@ impl Process {
     }
 }
 
+/// The end of a process, as its keeper tells it.
+type Ending = watch::Receiver<Option<Exit>>;
+
+/// Ends of processes that nobody has any more, and that are not known to be reaped.
+static DYING: Mutex<Vec<Ending>> = Mutex::new(Vec::new());
+
+/// Adds to [`DYING`] on drop.
+struct Dying(Option<Ending>);
+
+impl Drop for Dying {
+    fn drop(&mut self) {
+        if let Some(ending) = self.0.take() {
+            let mut dying = DYING.lock().unwrap_or_else(PoisonError::into_inner);
+            // Ended, or its keeper is gone and will tell nothing.
+            dying.retain(|other| other.borrow().is_none() && other.has_changed().is_ok());
+            dying.push(ending);
+        }
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
+        drop(Dying(Some(self.exit.clone())));
+    }
+}
+
+/// Resolves when every process that was dropped until now has ended, and its belongings are gone.
+pub(crate) async fn dropped_ones_ended() {
+    let dying = {
+        let dying = DYING.lock().unwrap_or_else(PoisonError::into_inner);
+        dying.clone()
+    };
+    for mut exit in dying {
+        // An error is the panic of a keeper: nothing more comes of it.
+        let _ = exit.wait_for(Option::is_some).await;
     }
 }
 
@@ -281,6 +317,19 @@ mod tests {
         drop(process);
         assert!(exited.await.status.contains("SIGKILL"));
         assert!(!is_alive(pid));
+    }
+
+    #[tokio::test]
+    async fn a_drop_can_be_waited_for_together_with_what_belonged_to_the_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().to_owned();
+        let launch = Launch::new(shell("exec sleep 1000")).with(directory);
+        let process = Process::start(launch).await.unwrap();
+        let pid = process.pid();
+        drop(process);
+        dropped_ones_ended().await;
+        assert!(!is_alive(pid));
+        assert!(!path.exists());
     }
 
     #[tokio::test]

@@ -10,8 +10,10 @@ use super::slots::{Action, Place};
 use crate::vm::launcher::{LaunchError, PausedClone, blocking};
 use crate::vm::snapshot::Snapshot;
 
-/// Runs until it is aborted; its unfinished work ends with it.
+/// Runs until the pool is closed, or it is aborted; its unfinished work ends with it.
 pub(super) async fn run(core: Arc<Core>) {
+    // However it ends: nobody may wait for it in vain.
+    let _closed = core.closed.clone().drop_guard();
     let mut work = JoinSet::new();
     loop {
         let (actions, deadline) = {
@@ -30,6 +32,7 @@ pub(super) async fn run(core: Arc<Core>) {
             }
         };
         tokio::select! {
+            () = core.closing.cancelled() => return work.shutdown().await,
             () = core.wake.notified() => {}
             () = timer => {}
             Some(_) = work.join_next() => {}

@@ -1,0 +1,104 @@
+//! Jailed VMs; they need root and Firecracker's jailer.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::sync::Once;
+
+use ironclaw_orchestrator::vm::config::JailChoice;
+use ironclaw_orchestrator::vm::firecracker::find_jailer;
+use ironclaw_orchestrator::vm::{Config, Origin};
+
+use crate::fixture::{Bench, bench_with, out};
+use crate::pool::pool;
+
+async fn jailed() -> Option<Bench> {
+    let config = Config::from_env().unwrap();
+    if !rustix::process::geteuid().is_root() || find_jailer(config.jailer.as_deref()).is_err() {
+        static SAID: Once = Once::new();
+        SAID.call_once(|| {
+            let _ = writeln!(std::io::stderr(), "skipped: no jailer, or not root");
+        });
+        return None;
+    }
+    bench_with(JailChoice::On).await
+}
+
+fn status(pid: u32, field: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    line.unwrap().trim().to_owned()
+}
+
+/// The control groups of a process that are below ours.
+fn groups(pid: u32) -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap();
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let ours = text.lines().filter_map(|line| {
+        let (controller, path) = line.split_once(':')?.1.split_once(':')?;
+        let path = path.strip_prefix('/')?;
+        path.starts_with("ironclaw/").then_some((controller, path))
+    });
+    ours.map(|(controller, path)| {
+        let mount = mounts.lines().find_map(|line| {
+            let fields: Vec<&str> = line.split(' ').collect();
+            let option = |wanted| fields[3].split(',').any(|option| option == wanted);
+            let found = match controller {
+                "" => fields[2] == "cgroup2",
+                _ => fields[2] == "cgroup" && controller.split(',').all(option),
+            };
+            found.then(|| fields[1].to_owned())
+        });
+        PathBuf::from(mount.unwrap()).join(path)
+    })
+    .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_jailed_vm_has_a_user_a_root_namespaces_and_limits_of_its_own() {
+    let Some(bench) = jailed().await else { return };
+    let one = bench.vm("one").await;
+    let two = bench.vm("two").await;
+    let user = |pid| status(pid, "Uid:");
+    assert_ne!(user(one.pid()), user(two.pid()));
+    for vm in [&one, &two] {
+        let pid = vm.pid();
+        assert!(!user(pid).starts_with("0\t"));
+        assert_eq!(status(pid, "CapEff:"), "0000000000000000");
+        assert_eq!(status(pid, "Seccomp:"), "2", "filters are on");
+        for namespace in ["mnt", "net", "pid"] {
+            let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{namespace}")).unwrap();
+            assert_ne!(of(&pid.to_string()), of("self"), "{namespace}");
+        }
+        let memory = fs::metadata(format!("/proc/{pid}/root/memory")).unwrap();
+        assert_eq!((memory.uid(), memory.mode() & 0o777), (0, 0o640));
+        assert_eq!(out(vm, &["echo", "inside"]).await, "inside\n");
+    }
+    let net = |pid| fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
+    assert_ne!(net(one.pid()), net(two.pid()));
+    let limited = groups(one.pid());
+    assert!(limited.iter().all(|group| group.is_dir()), "{limited:?}");
+    for vm in [one, two] {
+        vm.destroy().await.unwrap();
+    }
+    assert!(bench.homes().is_empty(), "{:?}", bench.homes());
+    let left: Vec<_> = limited.iter().filter(|group| group.exists()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_jailed_pool_serves_warm_clones_and_leaves_nothing() {
+    let Some(bench) = jailed().await else { return };
+    let pool = pool(&bench.launcher, 3).await;
+    for _ in 0..6 {
+        pool.warmup().await.unwrap();
+        let vm = pool.spawn("jailed").await.unwrap();
+        assert_eq!(vm.origin(), Origin::Warm);
+        assert_eq!(out(&vm, &["counter"]).await, "1\n");
+        vm.destroy().await.unwrap();
+    }
+    assert_eq!(pool.stats().failures, 0);
+    pool.close().await;
+    assert!(bench.homes().is_empty(), "{:?}", bench.homes());
+}
