@@ -112,10 +112,16 @@ pub struct Created {
 }
 
 impl Launcher {
-    /// The hypervisor.
+    /// The hypervisor's name and version.
     #[must_use]
     pub fn vmm(&self) -> &VmmIdentity {
         self.0.vmm.identity()
+    }
+
+    /// The hypervisor itself.
+    #[must_use]
+    pub fn hypervisor(&self) -> Arc<dyn Vmm> {
+        Arc::clone(&self.0.vmm)
     }
 
     /// Memory and processors of each guest.

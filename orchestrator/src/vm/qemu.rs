@@ -211,6 +211,7 @@ impl Vmm for Qemu {
     }
 
     async fn restore(&self, snapshot: &Snapshot) -> Result<Box<dyn MicroVm>, VmmError> {
+        memory_is_there(snapshot)?;
         let state = File::open(snapshot.vmstate()).map_err(VmmError::io(format!(
             "open {}",
             snapshot.vmstate().display()
@@ -315,6 +316,22 @@ impl QemuVm {
             }),
         }
     }
+}
+
+/// QEMU would make a memory file that is missing, and run a clone of nothing.
+fn memory_is_there(snapshot: &Snapshot) -> Result<(), VmmError> {
+    let path = snapshot.memory();
+    let found = std::fs::metadata(path)
+        .map_err(VmmError::io(format!("look at {}", path.display())))?
+        .len();
+    let expected = snapshot.manifest().machine.memory_bytes();
+    if found == expected {
+        return Ok(());
+    }
+    Err(VmmError::Refused {
+        operation: format!("restore from {}", path.display()),
+        message: format!("it has {found} bytes, and the guest's memory {expected}"),
+    })
 }
 
 /// `events` makes QEMU say when a migration is over, so that nobody has to ask again and again.

@@ -40,7 +40,7 @@ impl FirecrackerBinary {
             None => on_path(PROGRAM),
         };
         // A VM's process starts in a directory of its own.
-        let path = path.and_then(|path| path.canonicalize().ok());
+        let path = path.and_then(|path| std::path::absolute(path).ok());
         let path = path.ok_or_else(|| VmmError::NotInstalled {
             program: PROGRAM,
             path: configured.map(Path::to_owned),

@@ -29,8 +29,12 @@ impl Launcher {
         Self::with(vmm, template, config, snapshots, progress)
     }
 
-    /// A launcher for a hypervisor that was chosen already.
-    pub(crate) fn with(
+    /// A launcher for a hypervisor, a template and a directory that were chosen already; of
+    /// `config` only the machine counts.
+    ///
+    /// # Errors
+    /// [`LaunchError::Snapshot`] if nothing can be found out about this host.
+    pub fn with(
         vmm: Arc<dyn Vmm>,
         template: Template,
         config: &Config,

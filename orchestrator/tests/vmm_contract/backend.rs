@@ -1,0 +1,134 @@
+//! The hypervisors that the suite runs against.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ironclaw_orchestrator::template::{ImportSpec, Template, TemplateStore};
+use ironclaw_orchestrator::vm::config::{BackendChoice, JailChoice};
+use ironclaw_orchestrator::vm::firecracker::{Firecracker, FirecrackerBinary};
+use ironclaw_orchestrator::vm::snapshot::{Machine, SnapshotStore};
+use ironclaw_orchestrator::vm::vmm::Vmm;
+use ironclaw_orchestrator::vm::{Config, Launcher};
+
+use crate::simulator::Simulator;
+
+/// A kind of hypervisor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Simulator,
+    Firecracker,
+    Qemu,
+}
+
+/// A hypervisor with what it boots, in directories of its own.
+pub(crate) struct Backend {
+    pub(crate) launcher: Launcher,
+    pub(crate) vmm: Arc<dyn Vmm>,
+    pub(crate) config: Config,
+    pub(crate) simulator: Option<Simulator>,
+    _directory: tempfile::TempDir,
+}
+
+/// What is missing.
+pub(crate) type Missing = String;
+
+impl Kind {
+    pub(crate) const ALL: [Self; 3] = [Self::Simulator, Self::Firecracker, Self::Qemu];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Simulator => "simulator",
+            Self::Firecracker => "firecracker",
+            Self::Qemu => "qemu",
+        }
+    }
+
+    pub(crate) async fn start(self) -> Result<Backend, Missing> {
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let mut config = Config::from_env().unwrap();
+        config.jail = JailChoice::Off;
+        config.machine = Machine {
+            memory_mib: 128,
+            vcpus: 1,
+        };
+        config.snapshot_path = directory.path().join("snapshots");
+        config.run_path = directory.path().join("run");
+        let mut simulator = None;
+        let (vmm, template): (Arc<dyn Vmm>, Template) = match self {
+            Self::Qemu => {
+                // Built by the first of all tests that need it, and kept.
+                config.template_path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("vm/templates");
+                config.backend = BackendChoice::Qemu;
+                let launcher = Launcher::open(&config, Arc::new(|_: &_| {}))
+                    .await
+                    .map_err(|error| error.to_string())?;
+                (launcher.hypervisor(), launcher.template().clone())
+            }
+            Self::Firecracker => {
+                let guest = std::env::var_os("IRONCLAW_TESTGUEST")
+                    .ok_or("the test guest is not built (cargo xtask test does it)")?;
+                let kvm = std::fs::File::options()
+                    .read(true)
+                    .write(true)
+                    .open("/dev/kvm");
+                kvm.map_err(|error| format!("no firecracker: /dev/kvm: {error}"))?;
+                let binary = FirecrackerBinary::find(config.firecracker.as_deref())
+                    .await
+                    .map_err(|error| format!("no firecracker: {error}"))?;
+                let vmm = Firecracker::new(binary, &config.run_path, None).unwrap();
+                (Arc::new(vmm), import(directory.path(), guest.into()))
+            }
+            Self::Simulator => {
+                let installed = Simulator::install(directory.path());
+                let binary = FirecrackerBinary::find(Some(installed.binary()))
+                    .await
+                    .unwrap();
+                simulator = Some(installed);
+                let vmm = Firecracker::new(binary, &config.run_path, None).unwrap();
+                // It looks at no kernel; any file will do.
+                let kernel = directory.path().join("kernel");
+                std::fs::write(&kernel, "kernel").unwrap();
+                (Arc::new(vmm), import(directory.path(), kernel))
+            }
+        };
+        let snapshots = SnapshotStore::open(&config.snapshot_path).unwrap();
+        let progress = Arc::new(|_: &_| {});
+        let launcher =
+            Launcher::with(Arc::clone(&vmm), template, &config, snapshots, progress).unwrap();
+        Ok(Backend {
+            launcher,
+            vmm,
+            config,
+            simulator,
+            _directory: directory,
+        })
+    }
+}
+
+fn import(directory: &Path, kernel: PathBuf) -> Template {
+    let store = TemplateStore::open(directory.join("templates")).unwrap();
+    let spec = ImportSpec {
+        kernel,
+        initramfs: None,
+        boot_args: String::new(),
+    };
+    store.import(&spec, &mut |_| {}).unwrap()
+}
+
+impl Backend {
+    /// Directories of VMs of this backend.
+    pub(crate) fn homes(&self) -> Vec<PathBuf> {
+        let list = |path: &Path| -> Vec<PathBuf> {
+            std::fs::read_dir(path).map_or_else(
+                |_| Vec::new(),
+                |entries| entries.map(|entry| entry.unwrap().path()).collect(),
+            )
+        };
+        let owners = list(&self.config.run_path).into_iter();
+        owners.flat_map(|owner| list(&owner)).collect()
+    }
+}
+
+pub(crate) fn is_alive(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}

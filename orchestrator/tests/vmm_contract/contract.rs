@@ -1,0 +1,195 @@
+//! What every hypervisor does.
+
+use std::io::Write as _;
+use std::sync::Once;
+use std::time::Duration;
+
+use ironclaw_orchestrator::vm::guest::Guest;
+use ironclaw_orchestrator::vm::snapshot::{Description, Snapshot};
+use ironclaw_orchestrator::vm::vmm::{BootSpec, MicroVm, Ram, VmmError};
+use libtest_mimic::Trial;
+use tokio::time::timeout;
+
+use crate::backend::{Backend, Kind, is_alive};
+use crate::trial;
+
+/// Long enough for a boot under translation on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Long enough for an answer to come that must not come.
+const SILENCE: Duration = Duration::from_millis(200);
+
+macro_rules! behaviours {
+    ($($name:ident),* $(,)?) => {
+        pub(crate) fn trials() -> Vec<Trial> {
+            Kind::ALL
+                .into_iter()
+                .flat_map(|kind| {
+                    [$(trial(
+                        format!("contract::{}::{}", kind.name(), stringify!($name)),
+                        move || on(kind, async |backend| $name(backend).await),
+                    )),*]
+                })
+                .collect()
+        }
+    };
+}
+
+behaviours!(
+    a_boot_comes_up_and_can_be_reached_once,
+    a_paused_vm_says_nothing_until_it_is_resumed,
+    pausing_and_resuming_twice_is_no_error,
+    clones_run_at_once_and_share_their_memory_only_as_it_was,
+    a_clone_can_be_paused_for_later,
+    a_killed_vm_is_told_to_whoever_waits_and_refuses_the_rest,
+    a_dropped_vm_is_gone,
+    a_snapshot_without_memory_is_refused_and_leaves_nothing,
+);
+
+async fn on(kind: Kind, behaviour: impl AsyncFnOnce(&Backend)) {
+    match kind.start().await {
+        Ok(backend) => {
+            behaviour(&backend).await;
+            assert!(backend.homes().is_empty(), "{:?}", backend.homes());
+        }
+        Err(missing) => {
+            static SAID: [Once; 3] = [const { Once::new() }; 3];
+            SAID[kind as usize].call_once(|| {
+                let _ = writeln!(std::io::stderr(), "skipped: {missing}");
+            });
+        }
+    }
+}
+
+/// A VM whose agent answered.
+async fn booted(backend: &Backend, ram: Ram) -> (Box<dyn MicroVm>, Guest) {
+    let spec = BootSpec {
+        template: backend.launcher.template().clone(),
+        machine: backend.config.machine,
+        ram,
+    };
+    let mut vm = backend.vmm.boot(&spec).await.unwrap();
+    let stream = timeout(PATIENCE, vm.guest_channel())
+        .await
+        .unwrap()
+        .unwrap();
+    let guest = Guest::open(stream).unwrap();
+    guest.ping(PATIENCE).await.unwrap();
+    (vm, guest)
+}
+
+async fn gone(vm: Box<dyn MicroVm>) {
+    let exited = vm.exited();
+    drop(vm);
+    exited.await;
+}
+
+/// A published snapshot of a VM that booted.
+async fn snapshot(backend: &Backend) -> Snapshot {
+    let staging = backend.launcher.snapshots().stage().unwrap();
+    let (mut vm, guest) = booted(backend, Ram::File(staging.memory())).await;
+    vm.pause().await.unwrap();
+    vm.snapshot(&staging.vmstate(), &staging.memory())
+        .await
+        .unwrap();
+    drop(guest);
+    gone(vm).await;
+    let needs = backend.launcher.requirements().clone();
+    let description = Description {
+        generation: 0,
+        template: needs.template,
+        vmm: needs.vmm,
+        machine: needs.machine,
+        host: needs.host,
+    };
+    staging.publish(description).unwrap().snapshot
+}
+
+async fn restored(backend: &Backend, snapshot: &Snapshot) -> (Box<dyn MicroVm>, Guest) {
+    let mut vm = backend.vmm.restore(snapshot).await.unwrap();
+    let stream = timeout(PATIENCE, vm.guest_channel())
+        .await
+        .unwrap()
+        .unwrap();
+    let guest = Guest::open(stream).unwrap();
+    guest.ping(PATIENCE).await.unwrap();
+    (vm, guest)
+}
+
+async fn a_boot_comes_up_and_can_be_reached_once(backend: &Backend) {
+    let (mut vm, _guest) = booted(backend, Ram::Private).await;
+    assert!(is_alive(vm.pid()));
+    let error = vm.guest_channel().await.unwrap_err();
+    assert!(matches!(error, VmmError::NoChannel), "{error}");
+    gone(vm).await;
+}
+
+async fn a_paused_vm_says_nothing_until_it_is_resumed(backend: &Backend) {
+    let (mut vm, guest) = booted(backend, Ram::Private).await;
+    vm.pause().await.unwrap();
+    let mut answer = Box::pin(guest.ping(PATIENCE));
+    assert!(timeout(SILENCE, &mut answer).await.is_err());
+    vm.resume().await.unwrap();
+    answer.await.unwrap();
+    gone(vm).await;
+}
+
+async fn pausing_and_resuming_twice_is_no_error(backend: &Backend) {
+    let (mut vm, guest) = booted(backend, Ram::Private).await;
+    vm.resume().await.unwrap();
+    vm.pause().await.unwrap();
+    vm.pause().await.unwrap();
+    vm.resume().await.unwrap();
+    guest.ping(PATIENCE).await.unwrap();
+    gone(vm).await;
+}
+
+async fn clones_run_at_once_and_share_their_memory_only_as_it_was(backend: &Backend) {
+    let snapshot = snapshot(backend).await;
+    let (one, first) = restored(backend, &snapshot).await;
+    let (two, second) = restored(backend, &snapshot).await;
+    first.put_file("/tmp/mine", 0o600, b"first").await.unwrap();
+    assert!(second.get_file("/tmp/mine", 64).await.is_err());
+    assert_eq!(first.get_file("/tmp/mine", 64).await.unwrap(), b"first");
+    let verified = backend.launcher.snapshots().verify(snapshot.id());
+    assert!(verified.is_ok(), "a clone wrote to its snapshot");
+    gone(one).await;
+    gone(two).await;
+}
+
+async fn a_clone_can_be_paused_for_later(backend: &Backend) {
+    let snapshot = snapshot(backend).await;
+    let (mut vm, guest) = restored(backend, &snapshot).await;
+    vm.pause().await.unwrap();
+    let mut answer = Box::pin(guest.ping(PATIENCE));
+    assert!(timeout(SILENCE, &mut answer).await.is_err());
+    vm.resume().await.unwrap();
+    answer.await.unwrap();
+    gone(vm).await;
+}
+
+async fn a_killed_vm_is_told_to_whoever_waits_and_refuses_the_rest(backend: &Backend) {
+    let (mut vm, guest) = booted(backend, Ram::Private).await;
+    let exited = vm.exited();
+    vm.kill();
+    let exit = exited.await;
+    assert!(exit.status.contains("SIGKILL"), "{exit}");
+    assert!(!is_alive(vm.pid()));
+    assert!(guest.ping(PATIENCE).await.is_err());
+    let error = vm.pause().await.unwrap_err();
+    assert!(matches!(error, VmmError::Died { .. }), "{error}");
+    gone(vm).await;
+}
+
+async fn a_dropped_vm_is_gone(backend: &Backend) {
+    let (vm, _guest) = booted(backend, Ram::Private).await;
+    let pid = vm.pid();
+    gone(vm).await;
+    assert!(!is_alive(pid));
+}
+
+async fn a_snapshot_without_memory_is_refused_and_leaves_nothing(backend: &Backend) {
+    let snapshot = snapshot(backend).await;
+    std::fs::remove_file(snapshot.memory()).unwrap();
+    assert!(backend.vmm.restore(&snapshot).await.is_err());
+    assert!(!snapshot.memory().exists(), "it was made anew");
+}

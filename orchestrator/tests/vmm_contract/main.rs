@@ -1,0 +1,48 @@
+//! One suite of behaviours for every hypervisor, and faults that only a simulator can have.
+//!
+//! `contract::…` runs against QEMU, the real Firecracker and the simulator, where each is there;
+//! `faults::…` against the simulator; `honesty::…` compares the simulator with the real one.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking"
+)]
+
+mod backend;
+mod contract;
+mod faults;
+mod honesty;
+mod simulator;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() -> ExitCode {
+    let program = std::env::args_os().next().unwrap_or_default();
+    let program = Path::new(&program);
+    if program
+        .file_name()
+        .is_some_and(|name| name == simulator::NAME)
+    {
+        return simulator::run(program);
+    }
+    let arguments = Arguments::from_args();
+    let trials = [contract::trials(), faults::trials(), honesty::trials()];
+    libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
+}
+
+/// A trial that runs on a runtime of its own.
+fn trial<F: Future<Output = ()>>(name: String, test: impl FnOnce() -> F + Send + 'static) -> Trial {
+    Trial::test(name, move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(test());
+        Ok(())
+    })
+}

@@ -1,0 +1,64 @@
+//! A simulator of Firecracker, for faults that the real one can't be asked for.
+//!
+//! It is a process with Firecracker's command line: this test program, called by the name
+//! `firecracker`. It speaks Firecracker's API as strictly (an unknown field is a 400, requests are
+//! legal in the same states, a failed load ends the process) and runs the test guest's library
+//! behind its vsock socket. `honesty` compares it with the real one. A test injects faults
+//! through files beside the link by which it is called; each strikes once.
+
+mod api;
+mod fault;
+mod guest;
+mod http;
+mod instance;
+mod server;
+
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+pub(crate) use fault::{Fault, Simulator};
+
+/// The name that makes this program the simulator.
+pub(crate) const NAME: &str = "firecracker";
+/// The version that it claims unless a test says another.
+pub(crate) const VERSION: &str = "1.17.0";
+
+impl Simulator {
+    /// Makes a simulator in `directory`.
+    pub(crate) fn install(directory: &Path) -> Self {
+        let binary = directory.join(NAME);
+        symlink(std::env::current_exe().unwrap(), &binary).unwrap();
+        Self::at(binary)
+    }
+}
+
+/// What the process does that is called `program`.
+pub(crate) fn run(program: &Path) -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let simulator = Simulator::at(program.to_owned());
+    let version = simulator.version();
+    if arguments.iter().any(|argument| argument == "--version") {
+        println!("Firecracker v{version}\n");
+        return ExitCode::SUCCESS;
+    }
+    let Some(socket) = api_socket(&arguments) else {
+        println!("Arguments parsing error: {arguments:?}");
+        return ExitCode::from(153);
+    };
+    simulator.strike("start", None);
+    server::serve(&simulator, &version, &socket)
+}
+
+/// The value of `--api-sock`, if the arguments are of those that Firecracker takes.
+fn api_socket(arguments: &[String]) -> Option<PathBuf> {
+    let mut socket = None;
+    for pair in arguments.chunks(2) {
+        match pair {
+            [name, value] if name == "--api-sock" => socket = Some(PathBuf::from(value)),
+            [name, _] if name == "--id" || name == "--level" => {}
+            _ => return None,
+        }
+    }
+    socket
+}

@@ -1,0 +1,123 @@
+//! Faults, planned by a test and met by the process.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// What goes wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Fault {
+    /// The process is killed before it answers.
+    Die,
+    /// The process is killed after its answer.
+    DieAfterAnswer,
+    /// There is no answer, ever.
+    Hang,
+    /// The answer is a 400 with this message.
+    Refuse(String),
+    /// The answer takes this many milliseconds.
+    Slow(u64),
+    /// The answer ends in its middle, and the connection with it.
+    Truncate,
+    /// The answer is not HTTP.
+    Garbage,
+    /// The answer's body never ends.
+    Endless,
+}
+
+/// A simulator's directory: the binary, its version, and the faults that wait for it.
+#[derive(Debug)]
+pub(crate) struct Simulator {
+    binary: PathBuf,
+    planned: AtomicU32,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Plan {
+    at: String,
+    fault: Fault,
+}
+
+impl Simulator {
+    pub(super) fn at(binary: PathBuf) -> Self {
+        Self {
+            binary,
+            planned: AtomicU32::new(0),
+        }
+    }
+
+    pub(crate) fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.binary.with_file_name(name)
+    }
+
+    /// Claims to be another version.
+    pub(crate) fn claim(&self, version: &str) {
+        fs::write(self.file("version"), version).unwrap();
+    }
+
+    pub(super) fn version(&self) -> String {
+        fs::read_to_string(self.file("version")).unwrap_or_else(|_| super::VERSION.to_owned())
+    }
+
+    /// Lets `fault` strike once, at the next call `at`: `start`, or a method and a path.
+    pub(crate) fn inject(&self, at: &str, fault: Fault) {
+        let number = self.planned.fetch_add(1, Ordering::Relaxed);
+        let plan = Plan {
+            at: at.to_owned(),
+            fault,
+        };
+        let path = self.file(&format!("fault-{number}"));
+        // Complete before it has its name: processes look at any moment.
+        let new = self.file("new");
+        fs::write(&new, serde_json::to_vec(&plan).unwrap()).unwrap();
+        fs::rename(new, path).unwrap();
+    }
+
+    /// How many faults have not struck.
+    pub(crate) fn waiting(&self) -> usize {
+        self.plans().count()
+    }
+
+    fn plans(&self) -> impl Iterator<Item = PathBuf> {
+        let directory = fs::read_dir(self.binary.parent().unwrap()).unwrap();
+        directory.map(|entry| entry.unwrap().path()).filter(|path| {
+            let name = path.file_name().unwrap().to_string_lossy();
+            name.starts_with("fault-")
+        })
+    }
+
+    /// The fault that strikes at a call, if one does. Those that end or delay do it in here.
+    pub(super) fn strike(&self, method: &str, path: Option<&str>) -> Option<Fault> {
+        let at = path.map_or(method.to_owned(), |path| format!("{method} {path}"));
+        let fault = self.plans().find_map(|path| {
+            let plan: Plan = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
+            // Of several processes, one is struck.
+            (plan.at == at && fs::remove_file(&path).is_ok()).then_some(plan.fault)
+        })?;
+        match fault {
+            Fault::Die => die(),
+            Fault::Hang => loop {
+                std::thread::park();
+            },
+            Fault::Slow(milliseconds) => {
+                std::thread::sleep(Duration::from_millis(milliseconds));
+                None
+            }
+            other => Some(other),
+        }
+    }
+}
+
+/// Ends this process as the kernel ends one that is out of memory.
+pub(super) fn die() -> ! {
+    let us = rustix::process::getpid();
+    let _ = rustix::process::kill_process(us, rustix::process::Signal::KILL);
+    unreachable!("SIGKILL came and went")
+}
