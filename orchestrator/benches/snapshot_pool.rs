@@ -1,6 +1,13 @@
 //! What a spawn costs on each tier, each to the guest's confirmation of its new identity, with
 //! real VMs: `cargo xtask setup && cargo bench --bench snapshot_pool`.
 //!
+//! Under Firecracker a minimal client does the same in the same run, for comparison:
+//!
+//! * `bare resume + ping`: `PATCH /vm` and a ping on a connection that exists. `warm` also draws
+//!   entropy, and has the guest take it, its clock and its names.
+//! * `bare start + load + resume`: the process and `PUT /snapshot/load`. `restored` also connects
+//!   to the agent, and waits for what `warm` waits for.
+//!
 //! Settings come from the environment as for `ironclaw`; its template and snapshots are used and,
 //! where missing, made. On a machine without QEMU or the guest agent it says `skipped:` and why.
 
@@ -11,10 +18,15 @@
 )]
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 
+mod bare;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
+use ironclaw_orchestrator::vm::firecracker::FirecrackerBinary;
+use ironclaw_orchestrator::vm::snapshot::VmmKind;
 use ironclaw_orchestrator::vm::{Config, Launcher, Origin, Pool, PoolOptions, Stage};
 use tokio::runtime::Runtime;
 
@@ -60,6 +72,9 @@ fn spawns(criterion: &mut Criterion) {
             .iter_custom(|rounds| measure(&pool, rounds, Origin::Restored));
         runtime.block_on(pool.close());
     });
+    if vmm.kind == VmmKind::Firecracker {
+        beside_a_minimal_client(&mut group, &runtime, &config, &launcher);
+    }
     group.sample_size(10);
     group.bench_function("cold boot", |bencher| {
         bencher
@@ -72,6 +87,33 @@ fn spawns(criterion: &mut Criterion) {
             .iter_custom(|rounds| snapshot(&launcher, rounds));
     });
     group.finish();
+}
+
+fn beside_a_minimal_client(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    runtime: &Runtime,
+    config: &Config,
+    launcher: &Launcher,
+) {
+    let found = FirecrackerBinary::find(config.firecracker.as_deref());
+    let firecracker = runtime.block_on(found).unwrap().path;
+    let created = runtime.block_on(launcher.create_snapshot()).unwrap();
+    let snapshot = &created.snapshot;
+    group.bench_function("bare resume + ping", |bencher| {
+        bencher.iter_custom(|rounds| {
+            let bare = || bare::Bare::restore(&firecracker, snapshot).resume_and_ping();
+            (0..rounds).map(|_| bare()).sum()
+        });
+    });
+    group.bench_function("bare start + load + resume", |bencher| {
+        bencher.iter_custom(|rounds| {
+            let bare = || bare::Bare::restore(&firecracker, snapshot).took;
+            (0..rounds).map(|_| bare()).sum()
+        });
+    });
+    let id = snapshot.id();
+    drop(created);
+    launcher.snapshots().delete(id).unwrap();
 }
 
 /// Spawns, with a full pool before each.

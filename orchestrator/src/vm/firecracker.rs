@@ -122,15 +122,12 @@ impl Firecracker {
         };
         let home = home.map_err(VmmError::io("make a directory for a VM"))?;
         let place = home.place().clone();
-        let watch = home
-            .watch()
-            .map_err(VmmError::io(format!("watch {}", place.path().display())))?;
         let process = Process::start(self.launch(home, machine))
             .await
             .map_err(VmmError::io(format!("start {}", self.binary.display())))?;
         let connected = async {
-            let stream = watch
-                .connect(&place, API)
+            let stream = place
+                .connect_when_up(API)
                 .await
                 .map_err(VmmError::io("connect to Firecracker's API socket"))?;
             Client::over(stream)

@@ -49,6 +49,33 @@ pub struct Pool {
     driver: Arc<Driver>,
 }
 
+/// How long a refill waits for the spawn that made it necessary.
+const REFILL_AFTER: Duration = Duration::from_millis(20);
+
+/// Lets the driver refill on drop.
+struct Refill<'a>(&'a Notify);
+
+impl Drop for Refill<'_> {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+/// Serves a warm clone, and starts nothing beside it: another VMM's start takes processors and
+/// locks of the kernel that the resume needs.
+async fn serve_alone(
+    clone: PausedClone,
+    name: &VmName,
+    refill: Refill<'_>,
+) -> Result<VmHandle, LaunchError> {
+    let mut serve = std::pin::pin!(clone.serve(name, Origin::Warm));
+    tokio::select! {
+        served = &mut serve => return served,
+        () = tokio::time::sleep(REFILL_AFTER) => drop(refill),
+    }
+    serve.await
+}
+
 /// Ends the driver with the last handle.
 #[derive(Debug)]
 struct Driver(JoinHandle<()>);
@@ -172,10 +199,10 @@ impl Pool {
         let mut failed = Vec::new();
         loop {
             let served = core.slots().acquire();
-            core.wake.notify_one();
+            let refill = Refill(&core.wake);
             let (tier, begun) = (start.elapsed(), Instant::now());
             let (handle, started) = match served {
-                Served::Warm(clone) => match clone.serve(&name, Origin::Warm).await {
+                Served::Warm(clone) => match serve_alone(clone, &name, refill).await {
                     Ok(handle) => (handle, Duration::ZERO),
                     Err(error) => {
                         core.counters.fell_back(Origin::Warm, &error);
@@ -183,17 +210,23 @@ impl Pool {
                         continue;
                     }
                 },
-                Served::Restore(snapshot) => match self.restore(&snapshot, &name).await {
-                    Ok(served) => served,
-                    Err(error) => {
-                        core.counters.fell_back(Origin::Restored, &error);
-                        // A snapshot that can't be restored now can't be later either.
-                        driver::give_up(&self.core, &snapshot);
-                        failed.push((Origin::Restored, error));
-                        self.boot(&name, failed).await?
+                Served::Restore(snapshot) => {
+                    drop(refill);
+                    match self.restore(&snapshot, &name).await {
+                        Ok(served) => served,
+                        Err(error) => {
+                            core.counters.fell_back(Origin::Restored, &error);
+                            // A snapshot that can't be restored now can't be later either.
+                            driver::give_up(&self.core, &snapshot);
+                            failed.push((Origin::Restored, error));
+                            self.boot(&name, failed).await?
+                        }
                     }
-                },
-                Served::Boot => self.boot(&name, failed).await?,
+                }
+                Served::Boot => {
+                    drop(refill);
+                    self.boot(&name, failed).await?
+                }
             };
             core.counters.served(handle.origin());
             let timings = Timings {

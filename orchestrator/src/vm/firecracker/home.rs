@@ -8,28 +8,21 @@
 //! ```
 //!
 //! A process has its own directory as working directory and knows its sockets by their bare
-//! names; a jailed one has it as root directory. We reach them through a descriptor of the
-//! directory: a socket's path may have 107 bytes only (unix(7)), and state directories are often
-//! deeper.
+//! names; a jailed one has it as root directory.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{FlockOperation, flock};
-use tokio::io::unix::AsyncFd;
-use tokio::net::UnixStream;
 use uuid::Uuid;
 
 use super::cgroup::Cgroups;
 use super::jail::{self, Jailer, User};
 use super::place::Place;
-use crate::sys;
 use crate::vm::vmm::VmmError;
 
 /// The directory of one owner's VMs. Removed when the last user of it is gone.
@@ -179,13 +172,6 @@ impl Home {
     pub(super) fn jailed(&self) -> Option<&Jail> {
         self.jail.as_ref()
     }
-
-    /// Watches for new sockets in it.
-    pub(super) fn watch(&self) -> io::Result<Watch> {
-        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        inotify::add_watch(&inotify, self.place.path(), WatchFlags::CREATE)?;
-        Ok(Watch(sys::watch(inotify)?))
-    }
 }
 
 impl Drop for Home {
@@ -201,42 +187,9 @@ impl Drop for Home {
     }
 }
 
-/// Tells when something is new in a directory.
-#[derive(Debug)]
-pub(super) struct Watch(AsyncFd<OwnedFd>);
-
-impl Watch {
-    /// Connects to the socket called `name` as soon as somebody listens there.
-    pub(super) async fn connect(&self, place: &Place, name: &str) -> io::Result<UnixStream> {
-        loop {
-            match place.connect(name).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) if error.kind() == ErrorKind::NotFound => self.changed().await?,
-                // Between its bind and its listen, a few microseconds.
-                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-                    tokio::task::yield_now().await;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    async fn changed(&self) -> io::Result<()> {
-        let mut buffer = [0; 1024];
-        loop {
-            let mut ready = self.0.readable().await?;
-            match ready.try_io(|inotify| Ok(rustix::io::read(inotify.as_fd(), &mut buffer)?)) {
-                Ok(events) => return events.map(drop),
-                Err(_would_block) => {}
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsRawFd as _;
     use std::os::unix::fs::PermissionsExt as _;
 
     fn names(path: &Path) -> Vec<String> {
@@ -278,23 +231,5 @@ mod tests {
         let _next = RunDirectory::create(root.path()).unwrap();
         assert!(!dead.exists());
         assert!(living.path.exists());
-    }
-
-    #[tokio::test]
-    async fn a_socket_is_connected_to_when_it_appears_however_deep_it_is() {
-        let root = tempfile::tempdir().unwrap();
-        let deep = root.path().join("d".repeat(120));
-        let run = RunDirectory::create(&deep).unwrap();
-        let home = run.home().unwrap();
-        let watch = home.watch().unwrap();
-        let directory = File::open(home.place().path()).unwrap();
-        let path = format!("/proc/self/fd/{}/api.sock", directory.as_raw_fd());
-        let listen = async {
-            tokio::task::yield_now().await;
-            let listener = tokio::net::UnixListener::bind(&path).unwrap();
-            listener.accept().await.unwrap();
-        };
-        let (connected, ()) = tokio::join!(watch.connect(home.place(), "api.sock"), listen);
-        connected.unwrap();
     }
 }

@@ -3,18 +3,31 @@
 //! Without a jail it sees the host's file system, and only its sockets are here. In a jail this
 //! directory is all that it sees: what it reads is linked in, and what it writes is taken out. It
 //! may have been taken over by its guest, so nothing in here is followed if it is a link.
+//!
+//! Sockets are reached through descriptors: a socket's path may have 107 bytes only (unix(7)), and
+//! state directories are often deeper.
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, linkat, openat};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
+use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 
+use crate::sys;
 use crate::vm::vmm::VmmError;
+
+/// Time between attempts to reach a socket of a process that starts, which takes it 2 ms.
+const RETRY: Duration = Duration::from_micros(100);
 
 /// The directory of a VM.
 #[derive(Debug, Clone)]
@@ -52,6 +65,27 @@ impl Place {
             ));
         }
         UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd())).await
+    }
+
+    /// Connects to the socket called `name` as soon as somebody listens there.
+    ///
+    /// By trying, a few microseconds at a time: to be told of a new file costs more, since the
+    /// kernel takes milliseconds to close an inotify descriptor.
+    pub(super) async fn connect_when_up(&self, name: &str) -> io::Result<UnixStream> {
+        let ticks = Ticks::start(RETRY)?;
+        loop {
+            match self.connect(name).await {
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                    ) =>
+                {
+                    ticks.next().await?;
+                }
+                other => return other,
+            }
+        }
     }
 
     /// Lets the process read `file`, which goes by `name` in a jail; returns what it calls it.
@@ -115,6 +149,34 @@ impl Place {
     }
 }
 
+/// A clock that ticks finer than the runtime's timers, which know milliseconds.
+struct Ticks(AsyncFd<OwnedFd>);
+
+impl Ticks {
+    fn start(interval: Duration) -> io::Result<Self> {
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        let interval = Timespec::try_from(interval).map_err(io::Error::other)?;
+        let setting = Itimerspec {
+            it_interval: interval,
+            it_value: interval,
+        };
+        timerfd_settime(&timer, TimerfdTimerFlags::empty(), &setting)?;
+        Ok(Self(sys::readable(timer)?))
+    }
+
+    async fn next(&self) -> io::Result<()> {
+        let mut count = [0; 8];
+        loop {
+            let mut ready = self.0.readable().await?;
+            match ready.try_io(|timer| Ok(rustix::io::read(timer.as_fd(), &mut count)?)) {
+                Ok(ticked) => return ticked.map(drop),
+                Err(_would_block) => {}
+            }
+        }
+    }
+}
+
 /// Lets a group read a file that only its owner may read. Its directory stays closed to them:
 /// they meet the file through a link of ours.
 fn readable_by(file: &Path, group: u32) -> io::Result<()> {
@@ -125,4 +187,78 @@ fn readable_by(file: &Path, group: u32) -> io::Result<()> {
         file.set_permissions(fs::Permissions::from_mode(0o640))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+    use tokio::net::UnixListener;
+
+    #[tokio::test]
+    async fn a_socket_is_connected_to_when_it_is_there_however_deep_that_is() {
+        let root = tempfile::tempdir().unwrap();
+        let deep = root.path().join("d".repeat(120));
+        fs::create_dir(&deep).unwrap();
+        let place = Place::open(&deep, None).unwrap();
+        let directory = File::open(&deep).unwrap();
+        let path = format!("/proc/self/fd/{}/api.sock", directory.as_raw_fd());
+        let listen = async {
+            tokio::task::yield_now().await;
+            let listener = UnixListener::bind(&path).unwrap();
+            listener.accept().await.unwrap();
+        };
+        let (connected, ()) = tokio::join!(place.connect_when_up("api.sock"), listen);
+        connected.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_not_a_socket_is_not_followed_out_of_the_directory() {
+        let root = tempfile::tempdir().unwrap();
+        let outside = root.path().join("outside.sock");
+        let _listener = UnixListener::bind(&outside).unwrap();
+        let home = root.path().join("home");
+        fs::create_dir(&home).unwrap();
+        symlink(&outside, home.join("link")).unwrap();
+        fs::write(home.join("file"), "").unwrap();
+        let place = Place::open(&home, None).unwrap();
+        assert!(place.connect("link").await.is_err());
+        assert!(place.connect("file").await.is_err());
+    }
+
+    #[test]
+    fn what_a_jailed_process_made_a_link_of_is_not_taken() {
+        let root = tempfile::tempdir().unwrap();
+        let (home, secret) = (root.path().join("home"), root.path().join("secret"));
+        fs::create_dir(&home).unwrap();
+        fs::write(&secret, "secret").unwrap();
+        let us = rustix::process::getegid().as_raw();
+        let place = Place::open(&home, Some(us)).unwrap();
+        let target = root.path().join("taken");
+        symlink(&secret, home.join("soft")).unwrap();
+        fs::hard_link(&secret, home.join("hard")).unwrap();
+        for name in ["soft", "hard", "missing"] {
+            assert!(place.collect(&target, name).is_err(), "{name}");
+            assert!(!target.exists());
+        }
+        fs::write(home.join("own"), "own").unwrap();
+        place.collect(&target, "own").unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"own");
+        assert_eq!(fs::metadata(&target).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_file_is_lent_for_reading_without_leaving_its_own_directory_open() {
+        let root = tempfile::tempdir().unwrap();
+        let (home, file) = (root.path().join("home"), root.path().join("memory"));
+        fs::create_dir(&home).unwrap();
+        fs::write(&file, "pages").unwrap();
+        let us = rustix::process::getegid().as_raw();
+        let free = Place::open(&home, None).unwrap();
+        assert_eq!(free.lend(&file, "memory").unwrap(), file);
+        let jailed = Place::open(&home, Some(us)).unwrap();
+        assert_eq!(jailed.lend(&file, "memory").unwrap(), Path::new("memory"));
+        let lent = fs::metadata(home.join("memory")).unwrap();
+        assert_eq!((lent.nlink(), lent.mode() & 0o777), (2, 0o640));
+    }
 }

@@ -1,14 +1,17 @@
 //! HTTP/1.1 over the API socket, within bounds.
 
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::Poll;
+
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Bytes;
-use hyper::client::conn::http1::{self, SendRequest};
+use hyper::client::conn::http1::{self, Connection, SendRequest};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::net::UnixStream;
-use tokio::task::JoinHandle;
 
 use super::ApiError;
 
@@ -19,11 +22,12 @@ const MAX_BODY: usize = 1 << 20;
 /// Most characters of a fault message that are kept.
 const MAX_MESSAGE: usize = 4096;
 
-/// A kept-alive connection.
+/// A kept-alive connection. Nothing moves on it but while a request is under way, so it needs no
+/// task of its own: each change of tasks would cost the spawn some 50 microseconds.
 #[derive(Debug)]
 pub(super) struct Transport {
     requests: SendRequest<Full<Bytes>>,
-    connection: JoinHandle<()>,
+    connection: Connection<TokioIo<UnixStream>, Full<Bytes>>,
 }
 
 /// Firecracker's body of every error.
@@ -39,10 +43,6 @@ impl Transport {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(closed)?;
-        // Its errors come back through the request that was under way.
-        let connection = tokio::spawn(async move {
-            let _ = connection.await;
-        });
         Ok(Self {
             requests,
             connection,
@@ -72,20 +72,27 @@ impl Transport {
         let request = request
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| malformed(error.to_string()))?;
-        self.requests.ready().await.map_err(closed)?;
-        let answer = match self.requests.send_request(request).await {
-            Ok(answer) => answer,
-            Err(error) if error.is_parse() => return Err(malformed(error.to_string())),
-            Err(error) => return Err(closed(error)),
-        };
-        let status = answer.status();
-        let body = match Limited::new(answer.into_body(), MAX_BODY).collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(error) if error.is::<LengthLimitError>() => {
-                return Err(malformed(format!("a body of more than {MAX_BODY} bytes")));
+        let Self {
+            requests,
+            connection,
+        } = self;
+        let answered = async {
+            requests.ready().await.map_err(closed)?;
+            let answer = match requests.send_request(request).await {
+                Ok(answer) => answer,
+                Err(error) if error.is_parse() => return Err(malformed(error.to_string())),
+                Err(error) => return Err(closed(error)),
+            };
+            let status = answer.status();
+            match Limited::new(answer.into_body(), MAX_BODY).collect().await {
+                Ok(body) => Ok((status, body.to_bytes())),
+                Err(error) if error.is::<LengthLimitError>() => {
+                    Err(malformed(format!("a body of more than {MAX_BODY} bytes")))
+                }
+                Err(error) => Err(ApiError::Closed(error.to_string())),
             }
-            Err(error) => return Err(ApiError::Closed(error.to_string())),
         };
+        let (status, body) = alongside(connection, answered).await?;
         if status.is_success() {
             return Ok(body);
         }
@@ -105,10 +112,25 @@ impl Transport {
     }
 }
 
-impl Drop for Transport {
-    fn drop(&mut self) {
-        self.connection.abort();
-    }
+/// The outcome of `request`, with `connection` at work for as long as that takes. A connection
+/// that ends tells its request why.
+async fn alongside<T>(
+    connection: &mut Connection<TokioIo<UnixStream>, Full<Bytes>>,
+    request: impl Future<Output = T>,
+) -> T {
+    let mut request = pin!(request);
+    let mut ended = false;
+    poll_fn(|context| {
+        if let Poll::Ready(outcome) = request.as_mut().poll(context) {
+            return Poll::Ready(outcome);
+        }
+        if !ended {
+            ended = Pin::new(&mut *connection).poll(context).is_ready();
+        }
+        // What it did just now may be what the request waits for.
+        request.as_mut().poll(context)
+    })
+    .await
 }
 
 fn closed(error: hyper::Error) -> ApiError {

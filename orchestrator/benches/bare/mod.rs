@@ -1,0 +1,144 @@
+//! The least that a client of Firecracker can do, to compare ours with: blocking sockets,
+//! requests written as they are, no runtime.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use ironclaw_orchestrator::vm::snapshot::Snapshot;
+use ironclaw_protocol::frame::{Decoder, Event, MAGIC, decode, encode};
+use ironclaw_protocol::message::{Request, RequestId, ToGuest, ToHost};
+use ironclaw_protocol::{VERSION, VSOCK_PORT};
+
+/// Pings before a measurement, so that the guest's working set is in memory.
+const PRIMING: u32 = 9;
+
+/// A Firecracker process that restored a clone, running.
+pub(crate) struct Bare {
+    process: Child,
+    api: UnixStream,
+    directory: tempfile::TempDir,
+    /// From the start of the process to the answer of the load.
+    pub(crate) took: Duration,
+}
+
+impl Bare {
+    pub(crate) fn restore(firecracker: &Path, snapshot: &Snapshot) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("api.sock");
+        let start = Instant::now();
+        let process = Command::new(firecracker)
+            .args(["--api-sock", "api.sock", "--level", "Error"])
+            .current_dir(directory.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut api = loop {
+            match UnixStream::connect(&socket) {
+                Ok(stream) => break stream,
+                Err(_) => std::thread::sleep(Duration::from_micros(50)),
+            }
+        };
+        let body = format!(
+            r#"{{"snapshot_path":"{}","mem_backend":{{"backend_type":"File","backend_path":"{}"}},"resume_vm":true,"vsock_override":{{"uds_path":"vsock.sock"}},"clock_realtime":true}}"#,
+            snapshot.vmstate().display(),
+            snapshot.memory().display(),
+        );
+        ask(&mut api, "PUT /snapshot/load", &body);
+        Self {
+            process,
+            api,
+            directory,
+            took: start.elapsed(),
+        }
+    }
+
+    /// How long a paused clone takes from the request to resume to a ping's answer.
+    pub(crate) fn resume_and_ping(&mut self) -> Duration {
+        let mut agent = Agent::connect(&self.directory.path().join("vsock.sock"));
+        for id in 0..PRIMING {
+            agent.ping(id);
+        }
+        ask(&mut self.api, "PATCH /vm", r#"{"state":"Paused"}"#);
+        let start = Instant::now();
+        ask(&mut self.api, "PATCH /vm", r#"{"state":"Resumed"}"#);
+        agent.ping(PRIMING);
+        start.elapsed()
+    }
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn ask(api: &mut UnixStream, request: &str, body: &str) {
+    let length = body.len();
+    let text = format!(
+        "{request} HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n\
+         {body}"
+    );
+    api.write_all(text.as_bytes()).unwrap();
+    let mut answer = [0; 4096];
+    let read = api.read(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer[..read]);
+    assert!(answer.starts_with("HTTP/1.1 204"), "{request}: {answer}");
+}
+
+struct Agent {
+    stream: UnixStream,
+    decoder: Decoder,
+}
+
+impl Agent {
+    fn connect(socket: &Path) -> Self {
+        let mut stream = UnixStream::connect(socket).unwrap();
+        stream
+            .write_all(format!("CONNECT {VSOCK_PORT}\n").as_bytes())
+            .unwrap();
+        let mut byte = [0];
+        while byte != *b"\n" {
+            stream.read_exact(&mut byte).unwrap();
+        }
+        let mut hello = MAGIC.to_vec();
+        let message = ToGuest::Hello {
+            version: VERSION,
+            session: 1,
+        };
+        encode(&message, &mut hello).unwrap();
+        stream.write_all(&hello).unwrap();
+        Self {
+            stream,
+            decoder: Decoder::new(),
+        }
+    }
+
+    fn ping(&mut self, id: u32) {
+        let mut bytes = Vec::new();
+        let message = ToGuest::Request {
+            id: RequestId(id),
+            request: Request::Ping,
+        };
+        encode(&message, &mut bytes).unwrap();
+        self.stream.write_all(&bytes).unwrap();
+        let mut chunk = [0; 4096];
+        loop {
+            while let Some(event) = self.decoder.next().unwrap() {
+                if let Event::Frame(payload) = event
+                    && let ToHost::Done { id: done, .. } = decode(payload).unwrap()
+                    && done == RequestId(id)
+                {
+                    return;
+                }
+            }
+            let read = self.stream.read(&mut chunk).unwrap();
+            assert!(read > 0, "the guest ended the connection");
+            self.decoder.push(&chunk[..read]);
+        }
+    }
+}
