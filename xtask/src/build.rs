@@ -12,6 +12,8 @@ use crate::workspace::Workspace;
 use crate::{packages, step};
 
 const AGENT: &str = "ironclaw-guest-agent";
+/// Manifest of the bare-metal guest, which is a workspace of its own.
+pub(crate) const TESTGUEST: &str = "testguest/Cargo.toml";
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
 /// Makes everything that `ironclaw` needs; returns the path of `ironclaw`.
@@ -54,6 +56,39 @@ pub(crate) fn agent(workspace: &Workspace) -> Result<PathBuf> {
             .env("RUSTFLAGS", "-C target-feature=+crt-static"),
     )?;
     Ok(target.join(TRIPLE).join("guest").join(AGENT))
+}
+
+/// Builds the bare-metal test guest; returns its path, or `None` on a host for whose own target it
+/// is not written.
+pub(crate) fn testguest(workspace: &Workspace) -> Result<Option<PathBuf>> {
+    if !cfg!(all(
+        target_arch = "x86_64",
+        target_os = "linux",
+        target_env = "gnu"
+    )) {
+        return Ok(None);
+    }
+    // Not with the workspace's: it is a workspace of its own, with profiles of its own.
+    let target = workspace.target().join("testguest");
+    let build = [
+        "build",
+        "--quiet",
+        "--release",
+        "--target",
+        TRIPLE,
+        "--manifest-path",
+        TESTGUEST,
+    ];
+    step::run(
+        workspace
+            .cargo(&build)
+            .env("CARGO_TARGET_DIR", &target)
+            // The guest's build script says all that its linking takes.
+            .env_remove("CARGO_ENCODED_RUSTFLAGS")
+            .env_remove("RUSTFLAGS"),
+    )?;
+    let image = target.join(TRIPLE).join("release/ironclaw-testguest");
+    Ok(Some(image))
 }
 
 /// Copies a program under a name that never shows half of it.
