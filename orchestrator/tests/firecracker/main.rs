@@ -1,0 +1,23 @@
+//! Real VMs under a real Firecracker, on `/dev/kvm`.
+//!
+//! They need a Firecracker (`IRONCLAW_FIRECRACKER`, or on `PATH`) and the bare-metal test guest,
+//! which `cargo xtask test` builds and names in `IRONCLAW_TESTGUEST`. Without one of them the run
+//! says `skipped:` and why, once.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod clones;
+mod commands;
+mod faults;
+mod lab;
+mod life;
+mod owner;
+mod pool;
+mod process;
+mod program;
+mod raw_api;
