@@ -1,23 +1,32 @@
 //! Snapshots that went bad, and what a real Firecracker makes of them.
 
 use std::fs::File;
-use std::io::{Seek as _, SeekFrom, Write as _};
+use std::io::Write as _;
 use std::path::Path;
 
 use ironclaw_orchestrator::vm::snapshot::Snapshot;
 use ironclaw_orchestrator::vm::vmm::VmmError;
-use ironclaw_orchestrator::vm::{LaunchError, Launcher, Origin, Pool, SpawnError};
+use ironclaw_orchestrator::vm::{LaunchError, Origin, Pool, SpawnError};
 
 use crate::lab::{Lab, list, pool, run, words};
 use crate::process::living_in;
 
-/// Ways to spoil a snapshot, and words of Firecracker's that say what is wrong.
-const SPOILED: &[(fn(&Snapshot), &str)] = &[
-    (lose_memory, "XX1"),
-    (truncate_memory, "XX2"),
-    (corrupt_state, "XX3"),
-    (change_version, "XX4"),
-    (empty_state, "XX5"),
+/// A way to spoil a snapshot.
+type Spoil = fn(&Snapshot);
+
+/// Ways to spoil a snapshot, and Firecracker's words for what is wrong then.
+const SPOILED: &[(Spoil, &str)] = &[
+    (
+        lose_memory,
+        "Failed to load guest memory: No such file or directory",
+    ),
+    (
+        truncate_memory,
+        "memory regions exceeds largest possible file offset",
+    ),
+    (corrupt_state, "CRC64 validation failed"),
+    (change_version, "Invalid data version"),
+    (empty_state, "File too short to contain CRC"),
 ];
 
 fn lose_memory(snapshot: &Snapshot) {
@@ -59,6 +68,15 @@ fn writable(path: &Path) -> File {
     File::options().write(true).open(path).unwrap()
 }
 
+/// Writes over all of memory, as a program would that takes the file for its own.
+pub(crate) fn overwrite_memory(snapshot: &Snapshot) {
+    let mut file = writable(snapshot.memory());
+    let block = [0xff; 1 << 16];
+    for _ in 0..file.metadata().unwrap().len() / block.len() as u64 {
+        file.write_all(&block).unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spoiled_snapshot_is_refused_in_firecrackers_words_and_leaves_nothing() {
     let Some(lab) = Lab::open().await else { return };
@@ -67,16 +85,99 @@ async fn a_spoiled_snapshot_is_refused_in_firecrackers_words_and_leaves_nothing(
         let snapshot = launcher.create_snapshot().await.unwrap().snapshot;
         spoil(&snapshot);
         let error = launcher.restore_vm(&snapshot, "spoiled").await.unwrap_err();
-        eprintln!("{error:?}");
-        assert!(
-            matches!(error, LaunchError::Vmm(VmmError::Refused { .. })),
-            "{error:?}"
-        );
-        assert!(words(&error).contains(said), "{error} does not say {said}");
-        nothing_runs(&lab).await;
+        match &error {
+            LaunchError::Vmm(VmmError::Refused { message, .. }) => {
+                assert!(message.contains(said), "{message:?} does not say {said:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(words(&error).contains(said), "{error}");
+        lab.until_no_home();
+        let left = living_in(&lab.config.run_path);
+        assert!(left.is_empty(), "{left:?}");
     }
 }
 
-async fn nothing_runs(lab: &Lab) {
-    let _ = lab;
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spoiled_snapshot_costs_the_pool_a_boot_and_is_replaced() {
+    let Some(lab) = Lab::open().await else { return };
+    let launcher = lab.launcher().await;
+    for (spoil, said) in SPOILED {
+        let snapshot = launcher.create_snapshot().await.unwrap().snapshot;
+        let bad = snapshot.id();
+        let pool = pool(&launcher, 1, 0).await;
+        assert_eq!(pool.stats().snapshots, 1);
+        spoil(&snapshot);
+        drop(snapshot);
+        let vm = pool.spawn("fallback").await.unwrap();
+        assert_eq!(vm.origin(), Origin::ColdBooted, "{said}");
+        assert_eq!(run(&vm, ["echo", "served"]).await, "served\n");
+        heals(&pool, 0).await;
+        drop(vm);
+        pool.close().await;
+        lab.until_no_home();
+        let left = launcher.snapshots().list().unwrap();
+        assert_eq!(left.len(), 1, "{said}: {left:?}");
+        assert_ne!(left[0].id, bad, "{said}");
+        launcher.snapshots().delete(left[0].id).unwrap();
+    }
+}
+
+/// The pool fills up again and serves from its best tier.
+async fn heals(pool: &Pool, warm: usize) {
+    assert!(pool.stats().failures > 0);
+    while pool.stats().snapshots == 0 || pool.stats().warm < warm {
+        // It reports what failed meanwhile, and goes on.
+        let _ = pool.warmup().await;
+    }
+    let vm = pool.spawn("healed").await.unwrap();
+    let best = [Origin::Restored, Origin::Warm][warm.min(1)];
+    assert_eq!(vm.origin(), best);
+    assert_eq!(run(&vm, ["counter"]).await, "1\n");
+    vm.destroy().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_warm_clone_whose_memory_was_overwritten_is_not_handed_out() {
+    let Some(lab) = Lab::open().await else { return };
+    let (launcher, snapshot) = lab.snapshot().await;
+    let pool = pool(&launcher, 1, 1).await;
+    pool.warmup().await.unwrap();
+    overwrite_memory(&snapshot);
+    drop(snapshot);
+    let vm = pool.spawn("fallback").await.unwrap();
+    assert_eq!(vm.origin(), Origin::ColdBooted);
+    assert_eq!(run(&vm, ["echo", "served"]).await, "served\n");
+    heals(&pool, 1).await;
+    drop(vm);
+    pool.close().await;
+    lab.until_no_home();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_run_directory_a_pool_says_so_for_each_tier_and_loses_no_snapshot() {
+    let Some(lab) = Lab::open().await else { return };
+    let (launcher, snapshot) = lab.snapshot().await;
+    let id = snapshot.id();
+    drop(snapshot);
+    let pool = pool(&launcher, 1, 0).await;
+    let owner = list(&lab.config.run_path).remove(0);
+    let aside = lab.path().join("aside");
+    std::fs::rename(&owner, &aside).unwrap();
+    let error = pool.spawn("nowhere").await.unwrap_err();
+    let SpawnError::Failed(tiers) = &error else {
+        panic!("{error:?}");
+    };
+    let tried: Vec<Origin> = tiers.iter().map(|(origin, _)| origin).collect();
+    assert_eq!(tried, [Origin::Restored, Origin::ColdBooted]);
+    for (_, error) in tiers.iter() {
+        let text = words(error);
+        assert!(text.contains("directory for a VM"), "{text}");
+        assert!(text.contains("No such file"), "{text}");
+    }
+    std::fs::rename(&aside, &owner).unwrap();
+    heals(&pool, 0).await;
+    pool.close().await;
+    let left = launcher.snapshots().list().unwrap();
+    assert_eq!((left.len(), left[0].id), (1, id));
 }

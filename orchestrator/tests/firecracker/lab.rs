@@ -10,13 +10,19 @@ use ironclaw_orchestrator::vm::config::BackendChoice;
 use ironclaw_orchestrator::vm::firecracker::FirecrackerBinary;
 use ironclaw_orchestrator::vm::snapshot::Snapshot;
 use ironclaw_orchestrator::vm::{Command, Config, Launcher, Pool, PoolOptions, VmHandle};
+use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
+
+use crate::process::readable_within;
 
 /// The ELF image of the test guest.
 const TESTGUEST: &str = "IRONCLAW_TESTGUEST";
 /// The device of KVM.
 const KVM: &str = "/dev/kvm";
+
+/// How long a killed process may take to be gone; it takes milliseconds.
+const GONE: Duration = Duration::from_secs(10);
 
 /// A test's directories and settings. What is below them must be gone when the test is over.
 pub(crate) struct Lab {
@@ -81,6 +87,19 @@ impl Lab {
     pub(crate) fn homes(&self) -> Vec<PathBuf> {
         let owners = list(&self.config.run_path);
         owners.iter().flat_map(|owner| list(owner)).collect()
+    }
+
+    /// Waits until the directories of VMs are gone. One goes when its process was reaped, which
+    /// nobody waits for after a failure.
+    pub(crate) fn until_no_home(&self) {
+        let watch = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).unwrap();
+        for owner in list(&self.config.run_path) {
+            add_watch(&watch, owner, WatchFlags::DELETE).unwrap();
+        }
+        while !self.homes().is_empty() {
+            assert!(readable_within(&watch, GONE), "{:?}", self.homes());
+            rustix::io::read(&watch, &mut [0; 4096]).unwrap();
+        }
     }
 }
 

@@ -2,9 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use ironclaw_orchestrator::vm::firecracker::{Firecracker, FirecrackerBinary};
+use ironclaw_orchestrator::vm::guest::Guest;
+use ironclaw_orchestrator::vm::vmm::{Vmm as _, VmmError};
 use ironclaw_orchestrator::vm::{ExecEvent, GuestError};
 
-use crate::lab::{Lab, run};
+use crate::lab::{Lab, list, run};
 use crate::process::{is_alive, kill, living_in};
 
 /// Far less than any time limit of ours, and far more than an event takes on a busy machine.
@@ -23,7 +26,7 @@ async fn a_destroyed_vm_leaves_no_process_and_no_directory() {
     assert!(!is_alive(pid));
     assert!(lab.homes().is_empty());
     drop(launcher);
-    let left = crate::lab::list(&lab.config.run_path);
+    let left = list(&lab.config.run_path);
     assert!(left.is_empty(), "{left:?}");
 }
 
@@ -78,4 +81,28 @@ async fn a_command_in_flight_does_not_keep_a_vm_from_its_end() {
         }
     };
     assert!(matches!(end, Err(GuestError::Closed { .. })), "{end:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_vm_does_nothing_and_goes_on_where_it_was() {
+    let Some(lab) = Lab::open().await else { return };
+    let (_launcher, snapshot) = lab.snapshot().await;
+    let binary = FirecrackerBinary::find(lab.config.firecracker.as_deref()).await;
+    let firecracker = Firecracker::new(binary.unwrap(), &lab.config.run_path).unwrap();
+    let mut vm = firecracker.restore(&snapshot).await.unwrap();
+    let guest = Guest::open(vm.guest_channel().await.unwrap()).unwrap();
+    let error = vm.guest_channel().await.unwrap_err();
+    assert!(matches!(error, VmmError::NoChannel), "{error}");
+    guest.ping(AT_ONCE).await.unwrap();
+    for _ in 0..2 {
+        vm.pause().await.unwrap();
+    }
+    let output = guest.start(["counter"]).await.unwrap();
+    let error = guest.ping(Duration::from_millis(50)).await.unwrap_err();
+    assert!(matches!(error, GuestError::NoAnswer { .. }), "{error}");
+    for _ in 0..2 {
+        vm.resume().await.unwrap();
+    }
+    assert_eq!(output.output().await.unwrap().stdout, b"1\n");
+    guest.ping(AT_ONCE).await.unwrap();
 }

@@ -29,10 +29,14 @@ impl Watched {
 
     /// Whether it ends within `patience`.
     pub(crate) fn ends_within(&self, patience: Duration) -> bool {
-        let patience = Timespec::try_from(patience).unwrap();
-        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
-        poll(&mut fds, Some(&patience)).unwrap() == 1
+        readable_within(&self.0, patience)
     }
+}
+
+/// Whether there is something to read from `fd`, within `patience`.
+pub(crate) fn readable_within(fd: &OwnedFd, patience: Duration) -> bool {
+    let patience = Timespec::try_from(patience).unwrap();
+    poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&patience)).unwrap() == 1
 }
 
 /// The processes whose working directory is below `directory`, which Firecracker's are.
