@@ -58,13 +58,37 @@ pub(crate) fn agent(workspace: &Workspace) -> Result<PathBuf> {
     Ok(target.join(TRIPLE).join("guest").join(AGENT))
 }
 
-/// Builds the bare-metal guest for tests with a real Firecracker; returns its path.
-pub(crate) fn testguest(workspace: &Workspace) -> Result<PathBuf> {
+/// Builds the bare-metal test guest; returns its path, or `None` on a host for whose own target it
+/// is not written.
+pub(crate) fn testguest(workspace: &Workspace) -> Result<Option<PathBuf>> {
+    if !cfg!(all(
+        target_arch = "x86_64",
+        target_os = "linux",
+        target_env = "gnu"
+    )) {
+        return Ok(None);
+    }
+    // Not with the workspace's: it is a workspace of its own, with profiles of its own.
     let target = workspace.target().join("testguest");
-    let mut build = workspace.cargo(&["build", "--quiet", "--release"]);
-    build.args(["--manifest-path", TESTGUEST, "--target", TRIPLE]);
-    step::run(build.env("CARGO_TARGET_DIR", &target))?;
-    Ok(target.join(TRIPLE).join("release/ironclaw-testguest"))
+    let build = [
+        "build",
+        "--quiet",
+        "--release",
+        "--target",
+        TRIPLE,
+        "--manifest-path",
+        TESTGUEST,
+    ];
+    step::run(
+        workspace
+            .cargo(&build)
+            .env("CARGO_TARGET_DIR", &target)
+            // The guest's build script says all that its linking takes.
+            .env_remove("CARGO_ENCODED_RUSTFLAGS")
+            .env_remove("RUSTFLAGS"),
+    )?;
+    let image = target.join(TRIPLE).join("release/ironclaw-testguest");
+    Ok(Some(image))
 }
 
 /// Copies a program under a name that never shows half of it.

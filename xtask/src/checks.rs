@@ -2,21 +2,20 @@
 
 use anyhow::Result;
 
-use crate::build::TESTGUEST;
+use crate::build::{self, TESTGUEST};
 use crate::workspace::Workspace;
-use crate::{build, packages, step};
+use crate::{packages, step};
 
-/// All tests, with the agent that goes into guests.
+/// All tests, with the agent that goes into guests and the guest that needs no kernel.
 pub(crate) fn test(workspace: &Workspace) -> Result<()> {
     packages::ensure_installed()?;
     let agent = build::agent(workspace)?;
-    let testguest = build::testguest(workspace)?;
-    step::run(
-        workspace
-            .cargo(&["test", "--workspace"])
-            .env("IRONCLAW_GUEST_AGENT", agent)
-            .env("IRONCLAW_TESTGUEST", testguest),
-    )?;
+    let mut tests = workspace.cargo(&["test", "--workspace"]);
+    tests.env("IRONCLAW_GUEST_AGENT", agent);
+    if let Some(image) = build::testguest(workspace)? {
+        tests.env("IRONCLAW_TESTGUEST", image);
+    }
+    step::run(&mut tests)?;
     step::run(&mut workspace.cargo(&["test", "--manifest-path", TESTGUEST, "--lib"]))
 }
 

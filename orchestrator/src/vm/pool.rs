@@ -216,8 +216,9 @@ impl Pool {
                         Ok(served) => served,
                         Err(error) => {
                             core.counters.fell_back(Origin::Restored, &error);
-                            // A snapshot that can't be restored now can't be later either.
-                            driver::give_up(&self.core, &snapshot);
+                            if error.may_be_the_snapshots() {
+                                driver::give_up(&self.core, snapshot);
+                            }
                             failed.push((Origin::Restored, error));
                             self.boot(&name, failed).await?
                         }

@@ -10,10 +10,9 @@ use ironclaw_orchestrator::vm::config::JailChoice;
 use ironclaw_orchestrator::vm::firecracker::find_jailer;
 use ironclaw_orchestrator::vm::{Config, Origin};
 
-use crate::fixture::{Bench, bench_with, out};
-use crate::pool::pool;
+use crate::lab::{Lab, pool, run};
 
-async fn jailed() -> Option<Bench> {
+async fn jailed() -> Option<Lab> {
     let config = Config::from_env().unwrap();
     if !rustix::process::geteuid().is_root() || find_jailer(config.jailer.as_deref()).is_err() {
         static SAID: Once = Once::new();
@@ -22,7 +21,9 @@ async fn jailed() -> Option<Bench> {
         });
         return None;
     }
-    bench_with(JailChoice::On).await
+    let mut lab = Lab::open().await?;
+    lab.config.jail = JailChoice::On;
+    Some(lab)
 }
 
 fn status(pid: u32, field: &str) -> String {
@@ -57,9 +58,10 @@ fn groups(pid: u32) -> Vec<PathBuf> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_jailed_vm_has_a_user_a_root_namespaces_and_limits_of_its_own() {
-    let Some(bench) = jailed().await else { return };
-    let one = bench.vm("one").await;
-    let two = bench.vm("two").await;
+    let Some(lab) = jailed().await else { return };
+    let (launcher, snapshot) = lab.snapshot().await;
+    let one = launcher.restore_vm(&snapshot, "one").await.unwrap();
+    let two = launcher.restore_vm(&snapshot, "two").await.unwrap();
     let user = |pid| status(pid, "Uid:");
     assert_ne!(user(one.pid()), user(two.pid()));
     for vm in [&one, &two] {
@@ -73,7 +75,7 @@ async fn a_jailed_vm_has_a_user_a_root_namespaces_and_limits_of_its_own() {
         }
         let memory = fs::metadata(format!("/proc/{pid}/root/memory")).unwrap();
         assert_eq!((memory.uid(), memory.mode() & 0o777), (0, 0o640));
-        assert_eq!(out(vm, &["echo", "inside"]).await, "inside\n");
+        assert_eq!(run(vm, ["echo", "inside"]).await, "inside\n");
     }
     let net = |pid| fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
     assert_ne!(net(one.pid()), net(two.pid()));
@@ -82,23 +84,24 @@ async fn a_jailed_vm_has_a_user_a_root_namespaces_and_limits_of_its_own() {
     for vm in [one, two] {
         vm.destroy().await.unwrap();
     }
-    assert!(bench.homes().is_empty(), "{:?}", bench.homes());
+    assert!(lab.homes().is_empty(), "{:?}", lab.homes());
     let left: Vec<_> = limited.iter().filter(|group| group.exists()).collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_jailed_pool_serves_warm_clones_and_leaves_nothing() {
-    let Some(bench) = jailed().await else { return };
-    let pool = pool(&bench.launcher, 3).await;
+    let Some(lab) = jailed().await else { return };
+    let launcher = lab.launcher().await;
+    let pool = pool(&launcher, 3, 1).await;
     for _ in 0..6 {
         pool.warmup().await.unwrap();
         let vm = pool.spawn("jailed").await.unwrap();
         assert_eq!(vm.origin(), Origin::Warm);
-        assert_eq!(out(&vm, &["counter"]).await, "1\n");
+        assert_eq!(run(&vm, ["counter"]).await, "1\n");
         vm.destroy().await.unwrap();
     }
     assert_eq!(pool.stats().failures, 0);
     pool.close().await;
-    assert!(bench.homes().is_empty(), "{:?}", bench.homes());
+    assert!(lab.homes().is_empty(), "{:?}", lab.homes());
 }

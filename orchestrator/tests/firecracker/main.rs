@@ -1,8 +1,8 @@
-//! The real Firecracker on /dev/kvm, with the bare-metal guest of `testguest/`.
+//! Real VMs under a real Firecracker, on `/dev/kvm`.
 //!
-//! They look for Firecracker as `ironclaw` does (IRONCLAW_FIRECRACKER, PATH) and for the guest at
-//! IRONCLAW_TESTGUEST, which `cargo xtask test` sets. Where one of them or KVM is missing, all of
-//! them say so in one line and pass.
+//! They need a Firecracker (`IRONCLAW_FIRECRACKER`, or on `PATH`) and the bare-metal test guest,
+//! which `cargo xtask test` builds and names in `IRONCLAW_TESTGUEST`. Without one of them the run
+//! says `skipped:` and why, once.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,10 +11,14 @@
     reason = "a test fails by panicking"
 )]
 
-mod binary;
 mod clones;
 mod commands;
 mod faults;
-mod fixture;
 mod jail;
+mod lab;
+mod life;
+mod owner;
 mod pool;
+mod process;
+mod program;
+mod raw_api;

@@ -1,83 +1,123 @@
-//! The pool with real Firecracker processes.
+//! The pool with a real Firecracker.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
-use ironclaw_orchestrator::vm::{Launcher, Origin, Pool, PoolOptions};
+use ironclaw_orchestrator::vm::{Origin, VmHandle};
 use tokio::task::JoinSet;
 
-use crate::fixture::{bench, is_alive, out};
+use crate::lab::{Lab, pool, run};
+use crate::process::{is_alive, kill, living_in};
 
-pub(crate) async fn pool(launcher: &Launcher, size: usize) -> Pool {
-    let options = PoolOptions {
-        size,
-        warm: size,
-        refresh: Duration::from_secs(3600),
-    };
-    Pool::open(launcher.clone(), options).await.unwrap()
+#[tokio::test(flavor = "multi_thread")]
+async fn a_warm_clone_serves_and_is_replaced() {
+    let Some(lab) = Lab::open().await else { return };
+    let launcher = lab.launcher().await;
+    let pool = pool(&launcher, 1, 1).await;
+    pool.warmup().await.unwrap();
+    let warm = pool.warm_pids();
+    let vm = pool.spawn("warm").await.unwrap();
+    assert_eq!((vm.origin(), vec![vm.pid()]), (Origin::Warm, warm));
+    assert!(run(&vm, ["identity"]).await.starts_with("warm\n"));
+    assert_eq!(pool.stats().leased, 1);
+    pool.warmup().await.unwrap();
+    assert_eq!(pool.stats().warm, 1);
+    assert_ne!(pool.warm_pids(), [vm.pid()]);
+    let (leased, waiting) = (vm.pid(), pool.warm_pids()[0]);
+    vm.destroy().await.unwrap();
+    assert_eq!(pool.stats().leased, 0);
+    pool.close().await;
+    assert!(!is_alive(leased) && !is_alive(waiting));
+    assert!(lab.homes().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn warm_clones_serve_are_never_served_twice_and_leave_nothing() {
-    let Some(bench) = bench().await else { return };
-    let pool = pool(&bench.launcher, 3).await;
-    let mut pids = HashSet::new();
-    for round in 0..12 {
-        pool.warmup().await.unwrap();
-        let vm = pool.spawn("warm").await.unwrap();
-        assert_eq!(vm.origin(), Origin::Warm);
-        assert!(pids.insert(vm.pid()), "round {round}: handed out twice");
-        assert_eq!(out(&vm, &["counter"]).await, "1\n", "it was used before");
-        vm.destroy().await.unwrap();
-    }
-    pids.extend(pool.warm_pids());
+async fn without_a_warm_clone_a_snapshot_serves_and_without_that_a_boot() {
+    let Some(lab) = Lab::open().await else { return };
+    let launcher = lab.launcher().await;
+    let pool = pool(&launcher, 1, 0).await;
+    let vm = pool.spawn("first").await.unwrap();
+    assert_eq!(vm.origin(), Origin::ColdBooted);
+    pool.warmup().await.unwrap();
+    let vm = pool.spawn("second").await.unwrap();
+    assert_eq!(vm.origin(), Origin::Restored);
     pool.close().await;
-    assert!(pids.iter().all(|pid| !is_alive(*pid)));
-    assert!(bench.homes().is_empty(), "{:?}", bench.homes());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_warm_clone_that_was_killed_is_replaced() {
+    let Some(lab) = Lab::open().await else { return };
+    let launcher = lab.launcher().await;
+    let pool = pool(&launcher, 1, 1).await;
+    pool.warmup().await.unwrap();
+    let victim = pool.warm_pids()[0];
+    kill(victim);
+    let vm = pool.spawn("survivor").await.unwrap();
+    assert_ne!(vm.pid(), victim);
+    assert_eq!(run(&vm, ["echo", "here"]).await, "here\n");
+    pool.warmup().await.unwrap();
+    assert_eq!(pool.stats().warm, 1);
+    pool.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_spawns_at_a_time_get_twenty_vms() {
-    let Some(bench) = bench().await else { return };
-    let pool = pool(&bench.launcher, 4).await;
+    let Some(lab) = Lab::open().await else { return };
+    let launcher = lab.launcher().await;
+    let pool = pool(&launcher, 5, 5).await;
     pool.warmup().await.unwrap();
     let mut spawns = JoinSet::new();
-    for number in 0..20 {
+    for n in 0..20 {
         let pool = pool.clone();
         spawns.spawn(async move {
-            let vm = pool.spawn(&format!("vm-{number}")).await.unwrap();
-            assert_eq!(out(&vm, &["counter"]).await, "1\n");
+            let vm = pool.spawn(&format!("vm-{n}")).await.unwrap();
+            let identity = run(&vm, ["identity"]).await;
+            assert_eq!(identity.lines().next().unwrap(), format!("vm-{n}"));
+            // Nobody was in it before, and nobody is in it besides.
+            assert_eq!(run(&vm, ["counter"]).await, "1\n");
             vm
         });
     }
-    let vms = spawns.join_all().await;
-    let pids: HashSet<u32> = vms.iter().map(|vm| vm.pid()).collect();
+    let vms: Vec<VmHandle> = spawns.join_all().await;
+    let pids: HashSet<u32> = vms.iter().map(VmHandle::pid).collect();
     assert_eq!(pids.len(), 20);
-    assert_eq!(pool.stats().leased, 20);
-    for vm in vms {
-        vm.destroy().await.unwrap();
+    let stats = pool.stats();
+    assert_eq!((stats.leased, stats.failures), (20, 0), "{stats:?}");
+    assert!(stats.served_warm >= 5, "{stats:?}");
+    assert_eq!(stats.served_cold, 0, "{stats:?}");
+    let ends: Vec<_> = vms.iter().map(VmHandle::exited).collect();
+    drop(vms);
+    for end in ends {
+        end.await;
     }
+    assert_eq!(pool.stats().leased, 0);
     pool.close().await;
-    assert!(bench.homes().is_empty());
+    assert!(lab.homes().is_empty());
+    let left = living_in(&lab.config.run_path);
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_hundred_warm_slots_are_made_without_a_failure() {
-    let Some(bench) = bench().await else { return };
-    let pool = pool(&bench.launcher, 20).await;
-    let mut pids = HashSet::new();
-    while pids.len() < 200 {
+async fn two_hundred_warm_clones_are_made_without_a_failure() {
+    let Some(lab) = Lab::open().await else { return };
+    let launcher = lab.launcher().await;
+    let pool = pool(&launcher, 5, 5).await;
+    let mut pids = Vec::new();
+    for round in 0..40 {
         pool.warmup().await.unwrap();
-        let warm = pool.warm_pids();
-        assert_eq!(warm.len(), 20);
-        pids.extend(warm);
-        for _ in 0..20 {
-            let vm = pool.spawn("slot").await.unwrap();
-            pids.insert(vm.pid());
+        assert_eq!(pool.warm_pids().len(), 5, "round {round}");
+        for n in 0..5 {
+            let vm = pool.spawn(&format!("vm-{round}-{n}")).await.unwrap();
+            assert_eq!(run(&vm, ["counter"]).await, "1\n");
+            pids.push(vm.pid());
             vm.destroy().await.unwrap();
         }
     }
-    assert_eq!(pool.stats().failures, 0);
+    pool.warmup().await.unwrap();
+    let stats = pool.stats();
+    assert_eq!(stats.failures, 0, "{stats:?}");
+    assert_eq!(stats.served_warm, 200, "{stats:?}");
+    assert!(pids.iter().all(|pid| !is_alive(*pid)));
+    assert_eq!(lab.homes().len(), 5, "those that wait");
     pool.close().await;
-    assert!(bench.homes().is_empty());
+    assert!(lab.homes().is_empty());
 }

@@ -64,3 +64,15 @@ pub enum LaunchError {
     #[error("the program is ending")]
     ShuttingDown,
 }
+
+impl LaunchError {
+    /// Whether a restore that failed so may have failed by its snapshot, which then can't serve
+    /// later either. What this process or its host lacks will be there again.
+    pub(crate) fn may_be_the_snapshots(&self) -> bool {
+        match self {
+            Self::Vmm(error) => !matches!(error, VmmError::Io { .. }),
+            Self::Guest(_) | Self::Snapshot(_) => true,
+            _ => false,
+        }
+    }
+}

@@ -78,12 +78,16 @@ async fn restore(core: Arc<Core>, place: Place, snapshot: Snapshot) {
     let (clone, failure) = split(primed.await);
     let exited = clone.as_ref().map(PausedClone::exited);
     let number = core.slots().restored(place, clone, core.now());
-    let failed = failure.is_some();
+    let at_fault = failure
+        .as_ref()
+        .is_some_and(LaunchError::may_be_the_snapshots);
     report(&core, failure);
-    if failed {
-        give_up(&core, &snapshot);
+    if at_fault {
+        give_up(&core, snapshot);
+    } else {
+        // The task below outlives the clone's lease, and must not keep its files.
+        drop(snapshot);
     }
-    drop(snapshot);
     let (Some(exited), Some(number)) = (exited, number) else {
         return;
     };
@@ -101,14 +105,14 @@ async fn restore(core: Arc<Core>, place: Place, snapshot: Snapshot) {
     });
 }
 
-/// Drops a snapshot that failed to restore; the next one takes its place.
-pub(super) fn give_up(core: &Arc<Core>, snapshot: &Snapshot) {
+/// Drops a snapshot that failed to restore; the next one takes its place. Of several spawns that
+/// failed by the same one, the last deletes it.
+pub(super) fn give_up(core: &Arc<Core>, snapshot: Snapshot) {
     let id = snapshot.id();
-    let action = core.slots().discard(|other| other.id() == id);
+    // The action is to retire the same snapshot.
+    drop(core.slots().discard(|other| other.id() == id));
     core.wake.notify_one();
-    if let Some(Action::Retire(old)) = action {
-        tokio::spawn(retire(Arc::clone(core), old));
-    }
+    tokio::spawn(retire(Arc::clone(core), snapshot));
 }
 
 /// Deletes a snapshot, unless clones of it live: then the one that finds it expired later does.

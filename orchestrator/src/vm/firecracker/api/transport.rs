@@ -27,8 +27,11 @@ const MAX_MESSAGE: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Transport {
     requests: SendRequest<Full<Bytes>>,
-    connection: Connection<TokioIo<UnixStream>, Full<Bytes>>,
+    /// `None` when it has ended.
+    connection: Option<Line>,
 }
+
+type Line = Connection<TokioIo<UnixStream>, Full<Bytes>>;
 
 /// Firecracker's body of every error.
 #[derive(Deserialize)]
@@ -45,7 +48,7 @@ impl Transport {
             .map_err(closed)?;
         Ok(Self {
             requests,
-            connection,
+            connection: Some(connection),
         })
     }
 
@@ -112,20 +115,18 @@ impl Transport {
     }
 }
 
-/// The outcome of `request`, with `connection` at work for as long as that takes. A connection
-/// that ends tells its request why.
-async fn alongside<T>(
-    connection: &mut Connection<TokioIo<UnixStream>, Full<Bytes>>,
-    request: impl Future<Output = T>,
-) -> T {
+/// The outcome of `request`, with `connection` at work for as long as that takes. One that ends is
+/// dropped: that tells the request.
+async fn alongside<T>(connection: &mut Option<Line>, request: impl Future<Output = T>) -> T {
     let mut request = pin!(request);
-    let mut ended = false;
     poll_fn(|context| {
         if let Poll::Ready(outcome) = request.as_mut().poll(context) {
             return Poll::Ready(outcome);
         }
-        if !ended {
-            ended = Pin::new(&mut *connection).poll(context).is_ready();
+        if let Some(line) = connection
+            && Pin::new(line).poll(context).is_ready()
+        {
+            *connection = None;
         }
         // What it did just now may be what the request waits for.
         request.as_mut().poll(context)

@@ -1,0 +1,194 @@
+//! A place of its own for each test: a run directory, snapshots, and the test guest's template.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ironclaw_orchestrator::template::{ImportSpec, TemplateStore};
+use ironclaw_orchestrator::vm::config::{BackendChoice, JailChoice};
+use ironclaw_orchestrator::vm::firecracker::FirecrackerBinary;
+use ironclaw_orchestrator::vm::snapshot::Snapshot;
+use ironclaw_orchestrator::vm::{Command, Config, Launcher, Pool, PoolOptions, VmHandle};
+use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
+use tempfile::TempDir;
+use tokio::sync::OnceCell;
+
+use crate::process::readable_within;
+
+/// The ELF image of the test guest.
+const TESTGUEST: &str = "IRONCLAW_TESTGUEST";
+/// The device of KVM.
+const KVM: &str = "/dev/kvm";
+
+/// How long a killed process may take to be gone; it takes milliseconds.
+const GONE: Duration = Duration::from_secs(10);
+
+/// A test's directories and settings. What is below them must be gone when the test is over.
+pub(crate) struct Lab {
+    directory: TempDir,
+    pub(crate) config: Config,
+}
+
+impl Lab {
+    /// `None` where a real Firecracker can't be tested; the first one says why.
+    pub(crate) async fn open() -> Option<Self> {
+        static MISSING: OnceCell<Option<String>> = OnceCell::const_new();
+        let missing = MISSING.get_or_init(|| async {
+            let reason = missing().await;
+            if let Some(reason) = &reason {
+                // Past the harness, which keeps what a test prints to itself if the test passes.
+                let _ = writeln!(std::io::stderr(), "skipped: no firecracker tests: {reason}");
+            }
+            reason
+        });
+        if missing.await.is_some() {
+            return None;
+        }
+        let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let config = Self::config_below(directory.path());
+        import(&config).await;
+        Some(Self { directory, config })
+    }
+
+    /// The settings of a test whose directory is `directory`.
+    pub(crate) fn config_below(directory: &Path) -> Config {
+        let mut config = Config::from_env().unwrap();
+        config.backend = BackendChoice::Firecracker;
+        // Which has tests of its own.
+        config.jail = JailChoice::Off;
+        config.template_path = directory.join("templates");
+        config.snapshot_path = directory.join("snapshots");
+        config.run_path = directory.join("run");
+        config
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub(crate) async fn launcher(&self) -> Launcher {
+        launcher(&self.config).await
+    }
+
+    /// A launcher and a snapshot.
+    pub(crate) async fn snapshot(&self) -> (Launcher, Snapshot) {
+        let launcher = self.launcher().await;
+        let snapshot = launcher.create_snapshot().await.unwrap().snapshot;
+        (launcher, snapshot)
+    }
+
+    /// A launcher, and a clone of a snapshot.
+    pub(crate) async fn vm(&self, name: &str) -> (Launcher, VmHandle) {
+        let (launcher, snapshot) = self.snapshot().await;
+        let vm = launcher.restore_vm(&snapshot, name).await.unwrap();
+        (launcher, vm)
+    }
+
+    /// Directories and sockets of VMs, below the run directories of all their owners.
+    pub(crate) fn homes(&self) -> Vec<PathBuf> {
+        let owners = list(&self.config.run_path).into_iter();
+        owners
+            .filter(|owner| !owner.ends_with(".users"))
+            .flat_map(|owner| list(&owner))
+            .flat_map(|home| match home.ends_with("firecracker") {
+                // The jails of one binary share a directory.
+                true => list(&home),
+                false => vec![home],
+            })
+            .collect()
+    }
+
+    /// Waits until the directories of VMs are gone. One goes when its process was reaped, which
+    /// nobody waits for after a failure.
+    pub(crate) fn until_no_home(&self) {
+        let watch = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).unwrap();
+        for owner in list(&self.config.run_path) {
+            add_watch(&watch, owner, WatchFlags::DELETE).unwrap();
+        }
+        while !self.homes().is_empty() {
+            assert!(readable_within(&watch, GONE), "{:?}", self.homes());
+            rustix::io::read(&watch, &mut [0; 4096]).unwrap();
+        }
+    }
+}
+
+pub(crate) async fn launcher(config: &Config) -> Launcher {
+    Launcher::open(config, Arc::new(|_: &_| {})).await.unwrap()
+}
+
+async fn missing() -> Option<String> {
+    let config = match Config::from_env() {
+        Ok(config) => config,
+        Err(error) => return Some(error.to_string()),
+    };
+    if let Err(error) = FirecrackerBinary::find(config.firecracker.as_deref()).await {
+        return Some(error.to_string());
+    }
+    let mut kvm = std::fs::File::options();
+    if let Err(error) = kvm.read(true).write(true).open(KVM) {
+        return Some(format!("{KVM} can't be opened: {error}"));
+    }
+    match image() {
+        Some(path) if path.is_file() => None,
+        Some(path) => Some(format!("there is no test guest at {}", path.display())),
+        None => Some(format!(
+            "{TESTGUEST} does not say where the test guest is; `cargo xtask test` builds it"
+        )),
+    }
+}
+
+fn image() -> Option<PathBuf> {
+    std::env::var_os(TESTGUEST).map(PathBuf::from)
+}
+
+async fn import(config: &Config) {
+    let path = config.template_path.clone();
+    let spec = ImportSpec {
+        kernel: image().unwrap(),
+        initramfs: None,
+        boot_args: String::new(),
+    };
+    let import = move || {
+        let store = TemplateStore::open(path).unwrap();
+        store.import(&spec, &mut |_| {}).unwrap();
+    };
+    tokio::task::spawn_blocking(import).await.unwrap();
+}
+
+/// A pool with one snapshot and `warm` warm clones for each of `size` places.
+pub(crate) async fn pool(launcher: &Launcher, size: usize, warm: usize) -> Pool {
+    let options = PoolOptions {
+        size,
+        warm,
+        refresh: Duration::from_secs(24 * 3600),
+    };
+    Pool::open(launcher.clone(), options).await.unwrap()
+}
+
+/// Standard output of a command that must succeed.
+pub(crate) async fn run(vm: &VmHandle, command: impl Into<Command>) -> String {
+    let output = vm.exec(command).await.unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What is in a directory; nothing if it does not exist.
+pub(crate) fn list(directory: &Path) -> Vec<PathBuf> {
+    match std::fs::read_dir(directory) {
+        Ok(entries) => entries.map(|entry| entry.unwrap().path()).collect(),
+        Err(error) => {
+            assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}");
+            Vec::new()
+        }
+    }
+}
+
+/// An error with its causes.
+pub(crate) fn words(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}

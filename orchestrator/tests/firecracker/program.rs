@@ -1,0 +1,100 @@
+//! Firecracker binaries and directories that won't do.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ironclaw_orchestrator::vm::firecracker::MINIMUM_VERSION;
+use ironclaw_orchestrator::vm::vmm::VmmError;
+use ironclaw_orchestrator::vm::{LaunchError, Launcher};
+
+use crate::lab::{Lab, list, words};
+
+/// Why a launcher with this binary is refused.
+async fn refusal(lab: &Lab, binary: PathBuf) -> LaunchError {
+    let mut config = lab.config.clone();
+    config.firecracker = Some(binary);
+    let error = Launcher::open(&config, Arc::new(|_: &_| {})).await;
+    let error = error.expect_err("it is no Firecracker of ours");
+    assert!(list(&config.run_path).is_empty());
+    error
+}
+
+/// A program that does what a shell script says.
+fn script(lab: &Lab, text: &str) -> PathBuf {
+    let path = lab.path().join("firecracker");
+    std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o700)).unwrap();
+    path
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_binary_that_is_not_there_is_named_with_what_to_do() {
+    let Some(lab) = Lab::open().await else { return };
+    let path = lab.path().join("nothing");
+    let error = refusal(&lab, path.clone()).await;
+    assert!(
+        matches!(error, LaunchError::Vmm(VmmError::NotInstalled { .. })),
+        "{error:?}"
+    );
+    let text = error.to_string();
+    for part in [path.to_str().unwrap(), "IRONCLAW_FIRECRACKER", "releases"] {
+        assert!(text.contains(part), "{text:?} does not say {part:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_can_not_be_run_is_named() {
+    let Some(lab) = Lab::open().await else { return };
+    let path = lab.path().join("data");
+    std::fs::write(&path, "data").unwrap();
+    let text = words(&refusal(&lab, path.clone()).await);
+    assert!(text.contains(path.to_str().unwrap()), "{text}");
+    assert!(text.contains("Permission denied"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_program_is_told_from_firecracker() {
+    let Some(lab) = Lab::open().await else { return };
+    let path = script(&lab, "echo something else; exit 3");
+    let error = refusal(&lab, path.clone()).await;
+    assert!(
+        matches!(error, LaunchError::Vmm(VmmError::Unusable { .. })),
+        "{error:?}"
+    );
+    let text = error.to_string();
+    for part in [path.to_str().unwrap(), "something else", "exit status: 3"] {
+        assert!(text.contains(part), "{text:?} does not say {part:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_version_is_named_with_the_one_that_is_needed() {
+    let Some(lab) = Lab::open().await else { return };
+    for old in ["1.16.0", "1.7.0", "0.25.2"] {
+        let path = script(&lab, &format!("echo Firecracker v{old}"));
+        let error = refusal(&lab, path).await;
+        let text = error.to_string();
+        for part in [old, &MINIMUM_VERSION.to_string()] {
+            assert!(text.contains(part), "{text:?} does not say {part:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_path_that_can_not_be_made_is_named() {
+    let Some(lab) = Lab::open().await else { return };
+    let blocked = lab.path().join("file");
+    std::fs::write(&blocked, "in the way").unwrap();
+    let mut config = lab.config.clone();
+    config.run_path = blocked.join("run");
+    let error = Launcher::open(&config, Arc::new(|_: &_| {})).await;
+    let error = error.expect_err("there is a file in the way");
+    assert!(
+        matches!(error, LaunchError::Vmm(VmmError::Io { .. })),
+        "{error:?}"
+    );
+    let text = words(&error);
+    assert!(text.contains(config.run_path.to_str().unwrap()), "{text}");
+    assert!(text.contains("Not a directory"), "{text}");
+}

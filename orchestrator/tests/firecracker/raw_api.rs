@@ -1,0 +1,191 @@
+//! The API client against a Firecracker process that nothing of ours has started.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use ironclaw_orchestrator::vm::firecracker::FirecrackerBinary;
+use ironclaw_orchestrator::vm::firecracker::api::{
+    ApiError, Client, GetInstance, GetVersion, InstanceState, MemBackend, MemBackendType,
+    SnapshotLoad, Vm, Vsock, VsockOverride,
+};
+use ironclaw_orchestrator::vm::snapshot::Snapshot;
+use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
+
+use crate::faults::overwrite_memory;
+use crate::lab::Lab;
+
+/// A process with an API socket, in a directory of its own.
+struct Raw {
+    child: Child,
+    binary: FirecrackerBinary,
+    socket: PathBuf,
+}
+
+impl Raw {
+    async fn start(directory: &Path) -> Self {
+        let configured = std::env::var_os("IRONCLAW_FIRECRACKER").map(PathBuf::from);
+        let binary = FirecrackerBinary::find(configured.as_deref())
+            .await
+            .unwrap();
+        let home = directory.join("raw");
+        std::fs::create_dir(&home).unwrap();
+        let watch = init(CreateFlags::CLOEXEC).unwrap();
+        add_watch(&watch, &home, WatchFlags::CREATE).unwrap();
+        let child = Command::new(&binary.path)
+            .args(["--api-sock", "api.sock", "--level", "Error"])
+            .current_dir(&home)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // The socket is the one thing that it makes.
+        rustix::io::read(&watch, &mut [0; 512]).unwrap();
+        let socket = home.join("api.sock");
+        Self {
+            child,
+            binary,
+            socket,
+        }
+    }
+
+    /// A connection, once the socket listens: a moment after it appears.
+    async fn client(&self) -> Client {
+        loop {
+            match Client::connect(&self.socket).await {
+                Ok(client) => return client,
+                Err(error) => assert!(error.to_string().contains("refused"), "{error}"),
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn load(snapshot: &Snapshot) -> SnapshotLoad {
+    SnapshotLoad {
+        snapshot_path: snapshot.vmstate().to_owned(),
+        mem_backend: MemBackend {
+            backend_type: MemBackendType::File,
+            backend_path: snapshot.memory().to_owned(),
+        },
+        resume_vm: false,
+        network_overrides: Vec::new(),
+        vsock_override: Some(VsockOverride {
+            uds_path: "vsock.sock".into(),
+        }),
+        clock_realtime: Some(true),
+    }
+}
+
+fn refusal<T: std::fmt::Debug>(result: Result<T, ApiError>) -> String {
+    match result {
+        Err(ApiError::Refused {
+            status: 400,
+            message,
+            ..
+        }) => message,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_says_its_version_and_what_it_does() {
+    let Some(lab) = Lab::open().await else { return };
+    let (_launcher, snapshot) = lab.snapshot().await;
+    let raw = Raw::start(lab.path()).await;
+    let mut client = raw.client().await;
+    let version = client.call(&GetVersion).await.unwrap().firecracker_version;
+    assert_eq!(version, raw.binary.version.to_string());
+    let mut states = Vec::new();
+    states.push(client.call(&GetInstance).await.unwrap().state);
+    client.call(&load(&snapshot)).await.unwrap();
+    for vm in [Vm::Paused, Vm::Resumed, Vm::Resumed, Vm::Paused, Vm::Paused] {
+        states.push(client.call(&GetInstance).await.unwrap().state);
+        client.call(&vm).await.unwrap();
+    }
+    use InstanceState::{NotStarted, Paused, Running};
+    assert_eq!(
+        states,
+        [NotStarted, Paused, Paused, Running, Running, Paused]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_load_is_refused_in_firecrackers_own_words() {
+    let Some(lab) = Lab::open().await else { return };
+    let (_launcher, snapshot) = lab.snapshot().await;
+    let raw = Raw::start(lab.path()).await;
+    let mut client = raw.client().await;
+    client.call(&load(&snapshot)).await.unwrap();
+    let message = refusal(client.call(&load(&snapshot)).await);
+    assert!(
+        message.contains("not supported after starting the microVM"),
+        "{message}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_after_any_configuration_is_refused() {
+    let Some(lab) = Lab::open().await else { return };
+    let (_launcher, snapshot) = lab.snapshot().await;
+    let raw = Raw::start(lab.path()).await;
+    let mut client = raw.client().await;
+    let vsock = Vsock {
+        guest_cid: 3,
+        uds_path: "vsock.sock".into(),
+    };
+    client.call(&vsock).await.unwrap();
+    let message = refusal(client.call(&load(&snapshot)).await);
+    assert!(
+        message.contains("not allowed after configuring boot-specific resources"),
+        "{message}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_fault_handler_that_is_not_there_is_named() {
+    let Some(lab) = Lab::open().await else { return };
+    let (_launcher, snapshot) = lab.snapshot().await;
+    let mut raw = Raw::start(lab.path()).await;
+    let mut client = raw.client().await;
+    let mut load = load(&snapshot);
+    load.mem_backend = MemBackend {
+        backend_type: MemBackendType::Uffd,
+        backend_path: lab.path().join("nobody.sock"),
+    };
+    let message = refusal(client.call(&load).await);
+    assert!(
+        message.contains("Failed to connect to UDS Unix stream: No such file"),
+        "{message}"
+    );
+    // A failed load ends the process.
+    assert_eq!(raw.child.wait().unwrap().code(), Some(1));
+    let error = client.call(&GetInstance).await.unwrap_err();
+    assert!(matches!(error, ApiError::Closed(_)), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_that_is_overwritten_after_the_load_ends_the_vm_at_its_resume() {
+    let Some(lab) = Lab::open().await else { return };
+    let (_launcher, snapshot) = lab.snapshot().await;
+    let mut raw = Raw::start(lab.path()).await;
+    let mut client = raw.client().await;
+    client.call(&load(&snapshot)).await.unwrap();
+    overwrite_memory(&snapshot);
+    // The guest crashes while the answer is on its way: most often 204, now and then none.
+    match client.call(&Vm::Resumed).await {
+        Ok(()) | Err(ApiError::Closed(_)) => {}
+        other => panic!("{other:?}"),
+    }
+    raw.child.wait().unwrap();
+    let error = client.call(&Vm::Paused).await.unwrap_err();
+    assert!(matches!(error, ApiError::Closed(_)), "{error}");
+}
