@@ -78,8 +78,7 @@ fn jailer(config: &Config) -> Check {
     }
 }
 
-/// Firecracker's docs/prod-host-setup.md: without this option a jail on a host with cgroup v2
-/// takes some 10 ms longer to make.
+/// Firecracker's docs/prod-host-setup.md recommends this option for hosts with cgroup v2.
 fn control_groups() -> Option<Check> {
     const NAME: &str = "control groups";
     let mounts = fs::read_to_string("/proc/mounts").ok()?;
