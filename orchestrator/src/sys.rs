@@ -6,7 +6,9 @@
     reason = "the crate's one place for it; every use gives its reason"
 )]
 
+use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -75,6 +77,22 @@ pub(crate) fn leave_network(command: &mut Command) {
 pub(crate) fn new_pid_namespace() -> io::Result<()> {
     // SAFETY: no descriptor is touched by a new PID namespace.
     Ok(unsafe { unshare_unsafe(UnshareFlags::NEWPID) }?)
+}
+
+/// Lets the kernel begin to write the dirty pages of `part` of `file` to the disk, without waiting
+/// (`SYNC_FILE_RANGE_WRITE`, sync_file_range(2)). A hint: only a sync tells whether they arrived.
+pub(crate) fn start_writing(file: &File, part: &Range<u64>) {
+    let (Ok(start), Ok(len)) = (
+        i64::try_from(part.start),
+        i64::try_from(part.end - part.start),
+    ) else {
+        return;
+    };
+    // SAFETY: the descriptor is open for as long as `file` is borrowed, and the call touches no
+    // memory of ours.
+    unsafe {
+        libc::sync_file_range(file.as_raw_fd(), start, len, libc::SYNC_FILE_RANGE_WRITE);
+    }
 }
 
 /// Registers a descriptor with the runtime, for reading.

@@ -2,14 +2,15 @@
 //! and the content gets a digest.
 //!
 //! The digest is SHA-256 over the SHA-256 digests of the file's blocks of [`BLOCK`] bytes, the
-//! last of which may be shorter. So all processors work at it, and blocks of nothing but zeros,
-//! half of an idle guest's memory, need no work at all.
+//! last of which may be shorter. So all processors work at it, each byte is read once, and blocks
+//! of nothing but zeros, half of an idle guest's memory, need no hashing at all.
 
 use std::fs::File;
 use std::num::NonZero;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use sha2::{Digest as _, Sha256};
@@ -17,12 +18,14 @@ use sha2::{Digest as _, Sha256};
 use super::digest::Sha256Digest;
 use super::error::SnapshotError;
 use super::sparse::{Extent, Extents, PAGE, Puncher};
+use crate::sys;
 
 /// Bytes of a block that has a digest of its own. Part of the format of a manifest.
 pub(super) const BLOCK: usize = 64 << 10;
-/// Bytes per read in search of zero pages.
-const READ: usize = 256 << 10;
-/// Most threads that hash.
+/// Bytes that one thread takes at a time: a run of zero pages is punched in as many pieces as it
+/// has parts of this size, and the disk has something to write early.
+const SHARE: u64 = 2 << 20;
+/// Most threads that work at one file.
 const THREADS: usize = 4;
 
 /// What happens to the zero pages that are found.
@@ -30,84 +33,133 @@ const THREADS: usize = 4;
 pub(super) enum ZeroPages {
     /// They stay: the file is only read.
     Keep,
-    /// They become holes; the content stays the same.
+    /// They become holes, and the disk begins to write the others; the content stays the same.
     Punch,
 }
 
-/// A file whose blocks of zeros are known.
+/// What a pass over a file found and did.
 #[derive(Debug)]
-pub(super) struct Scanned<'a> {
-    file: &'a File,
-    path: &'a Path,
-    len: u64,
-    /// Indexes of the blocks that are not all zeros, in order.
-    filled: Vec<usize>,
+pub(super) struct Passed {
+    /// The digest of the content.
+    pub(super) digest: Sha256Digest,
     /// Bytes turned into holes.
     pub(super) punched: u64,
 }
 
-/// Reads the data in the first `len` bytes of `file`. `path` is for error messages.
+/// Reads the first `len` bytes of `file`. `path` is for error messages.
 ///
 /// The file must not change meanwhile: a page that becomes non-zero after it was read would be
 /// punched all the same.
-pub(super) fn scan<'a>(
+pub(super) fn over(
+    file: &File,
+    path: &Path,
+    len: u64,
+    zero_pages: ZeroPages,
+) -> Result<Passed, SnapshotError> {
+    let pass = Pass {
+        file,
+        path,
+        len,
+        zero_pages,
+        next: AtomicU64::new(0),
+    };
+    let threads = thread::available_parallelism()
+        .map_or(1, NonZero::get)
+        .min(THREADS);
+    let found = thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(|| pass.work())).collect();
+        let results = workers.into_iter().map(|worker| match worker.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        results.collect::<Result<Vec<_>, _>>()
+    })?;
+    Ok(Passed {
+        digest: pass.digest(&found)?,
+        punched: found.iter().map(|found| found.punched).sum(),
+    })
+}
+
+/// One pass, shared by the threads that work at it.
+struct Pass<'a> {
     file: &'a File,
     path: &'a Path,
     len: u64,
     zero_pages: ZeroPages,
-) -> Result<Scanned<'a>, SnapshotError> {
-    let mut puncher = Puncher::new(file, path, zero_pages == ZeroPages::Punch);
-    let mut filled = Vec::new();
-    let mut buffer = vec![0; READ];
-    for extent in Extents::new(file, path, len) {
-        let Extent::Data(range) = extent? else {
-            continue;
-        };
-        let mut at = range.start;
-        while at < range.end {
-            let want = usize::try_from(range.end - at).map_or(READ, |left| left.min(READ));
-            file.read_exact_at(&mut buffer[..want], at)
-                .map_err(|error| SnapshotError::io("read", path, error))?;
-            for page in buffer[..want].chunks(PAGE) {
-                if !puncher.page(at, page)? {
-                    let block = block_of(at, path)?;
-                    if filled.last() != Some(&block) {
-                        filled.push(block);
-                    }
-                }
-                at += page.len() as u64;
-            }
-        }
-    }
-    Ok(Scanned {
-        file,
-        path,
-        len,
-        filled,
-        punched: puncher.finish()?,
-    })
+    /// The first byte that no thread has taken.
+    next: AtomicU64,
 }
 
-impl Scanned<'_> {
-    /// The digest of the content.
-    pub(super) fn digest(&self) -> Result<Sha256Digest, SnapshotError> {
-        let threads = thread::available_parallelism()
-            .map_or(1, NonZero::get)
-            .min(THREADS);
-        let next = AtomicUsize::new(0);
-        let hashed = thread::scope(|scope| {
-            let workers: Vec<_> = (0..threads)
-                .map(|_| scope.spawn(|| self.work(&next)))
-                .collect();
-            let results = workers.into_iter().map(|worker| match worker.join() {
-                Ok(result) => result,
-                Err(panic) => std::panic::resume_unwind(panic),
-            });
-            results.collect::<Result<Vec<_>, _>>()
-        })?;
+/// What one thread found.
+#[derive(Default)]
+struct Found {
+    /// The blocks that are not all zeros, and their digests.
+    digests: Vec<(u64, [u8; 32])>,
+    punched: u64,
+}
 
+impl Pass<'_> {
+    /// Takes shares until there are no more.
+    fn work(&self) -> Result<Found, SnapshotError> {
+        let mut found = Found::default();
+        let mut block = Block::new();
+        loop {
+            let start = self.next.fetch_add(SHARE, Ordering::Relaxed);
+            if start >= self.len {
+                return Ok(found);
+            }
+            let share = start..(start + SHARE).min(self.len);
+            self.share(share, &mut block, &mut found)?;
+        }
+    }
+
+    fn share(
+        &self,
+        share: Range<u64>,
+        block: &mut Block,
+        found: &mut Found,
+    ) -> Result<(), SnapshotError> {
+        let punch = self.zero_pages == ZeroPages::Punch;
+        let mut puncher = Puncher::new(self.file, self.path, punch);
+        for extent in Extents::new(self.file, self.path, share.clone()) {
+            let Extent::Data(data) = extent? else {
+                continue;
+            };
+            let mut at = data.start;
+            while at < data.end {
+                let index = at / BLOCK as u64;
+                if index != block.index {
+                    found.digests.extend(block.turn_to(index, self.len));
+                }
+                let end = data.end.min((index + 1) * BLOCK as u64);
+                let part = block.part(at..end);
+                self.file
+                    .read_exact_at(part, at)
+                    .map_err(|error| SnapshotError::io("read", self.path, error))?;
+                let mut filled = false;
+                for page in part.chunks(PAGE) {
+                    filled |= !puncher.page(at, page)?;
+                    at += page.len() as u64;
+                }
+                block.filled |= filled;
+            }
+        }
+        found.digests.extend(block.turn_to(Block::NONE, self.len));
+        found.punched += puncher.finish()?;
+        if punch {
+            sys::start_writing(self.file, &share);
+        }
+        Ok(())
+    }
+
+    /// The digest of the whole, with the blocks of zeros that no thread had to hash.
+    fn digest(&self, found: &[Found]) -> Result<Sha256Digest, SnapshotError> {
+        let too_large = || {
+            let large = std::io::ErrorKind::FileTooLarge;
+            SnapshotError::io("read", self.path, std::io::Error::from(large))
+        };
         let block = BLOCK as u64;
-        let blocks = block_of(self.len.div_ceil(block) * block, self.path)?;
+        let blocks = usize::try_from(self.len.div_ceil(block)).map_err(|_| too_large())?;
         let zeros: [u8; 32] = Sha256::digest([0; BLOCK]).into();
         let mut digests = vec![zeros; blocks];
         // A last, shorter block of zeros has another digest than the others.
@@ -116,32 +168,120 @@ impl Scanned<'_> {
         {
             *last = Sha256::digest(&[0; BLOCK][..tail]).into();
         }
-        for (index, digest) in hashed.into_iter().flatten() {
-            digests[index] = digest;
+        for (index, digest) in found.iter().flat_map(|found| &found.digests) {
+            let index = usize::try_from(*index).map_err(|_| too_large())?;
+            digests[index] = *digest;
         }
         Ok(<[u8; 32]>::from(Sha256::digest(digests.as_flattened())).into())
     }
+}
 
-    /// Hashes blocks until there are no more.
-    fn work(&self, next: &AtomicUsize) -> Result<Vec<(usize, [u8; 32])>, SnapshotError> {
-        let mut hashed = Vec::new();
-        let mut buffer = vec![0; BLOCK];
-        while let Some(&index) = self.filled.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let start = index as u64 * BLOCK as u64;
-            let len = usize::try_from(self.len - start).map_or(BLOCK, |left| left.min(BLOCK));
-            self.file
-                .read_exact_at(&mut buffer[..len], start)
-                .map_err(|error| SnapshotError::io("read", self.path, error))?;
-            hashed.push((index, Sha256::digest(&buffer[..len]).into()));
+/// The block that a thread is at.
+struct Block {
+    index: u64,
+    content: Box<[u8]>,
+    /// Whether anything but zeros was read.
+    filled: bool,
+}
+
+impl Block {
+    /// The index of no block.
+    const NONE: u64 = u64::MAX;
+
+    fn new() -> Self {
+        Self {
+            index: Self::NONE,
+            content: vec![0; BLOCK].into_boxed_slice(),
+            filled: false,
         }
-        Ok(hashed)
+    }
+
+    /// Begins with block `index`; gives the digest of the one before unless that was all zeros.
+    /// The file has `len` bytes.
+    fn turn_to(&mut self, index: u64, len: u64) -> Option<(u64, [u8; 32])> {
+        let done = self.filled.then(|| {
+            let left = len - self.index * BLOCK as u64;
+            let bytes = usize::try_from(left).map_or(BLOCK, |left| left.min(BLOCK));
+            (self.index, Sha256::digest(&self.content[..bytes]).into())
+        });
+        self.index = index;
+        self.filled = false;
+        // Holes are not read.
+        self.content.fill(0);
+        done
+    }
+
+    /// Where bytes `range` of the file belong, which are in this block.
+    fn part(&mut self, range: Range<u64>) -> &mut [u8] {
+        let start = range.start % BLOCK as u64;
+        let end = start + (range.end - range.start);
+        let within = |at: u64| usize::try_from(at).map_or(BLOCK, |at| at.min(BLOCK));
+        &mut self.content[within(start)..within(end)]
     }
 }
 
-/// The index of the block that byte `at` is in.
-fn block_of(at: u64, path: &Path) -> Result<usize, SnapshotError> {
-    usize::try_from(at / BLOCK as u64).map_err(|_| {
-        let large = std::io::ErrorKind::FileTooLarge;
-        SnapshotError::io("read", path, std::io::Error::from(large))
-    })
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::os::unix::fs::MetadataExt as _;
+
+    /// The digest by its definition.
+    fn defined(content: &[u8]) -> Sha256Digest {
+        let mut digests = Sha256::new();
+        for block in content.chunks(BLOCK) {
+            digests.update(Sha256::digest(block));
+        }
+        <[u8; 32]>::from(digests.finalize()).into()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn the_digest_is_as_defined_and_punching_keeps_the_content(
+            len in 1_u64..(5 << 20),
+            // Where, how many bytes, and of what: zeros are data too until they are punched.
+            writes in proptest::collection::vec(
+                (0_u64..(5 << 20), 1_usize..300_000, prop_oneof![Just(0_u8), any::<u8>()]),
+                0..12,
+            ),
+        ) {
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(len).unwrap();
+            let size = usize::try_from(len).unwrap();
+            let mut content = vec![0; size];
+            for (start, bytes, value) in writes {
+                let start = usize::try_from(start).unwrap() % size;
+                let end = (start + bytes).min(size);
+                content[start..end].fill(value);
+                file.write_all_at(&content[start..end], start as u64).unwrap();
+            }
+            let path = Path::new("memory");
+            let before = file.metadata().unwrap().blocks();
+            let kept = over(&file, path, len, ZeroPages::Keep).unwrap();
+            prop_assert_eq!(kept.digest, defined(&content));
+            prop_assert_eq!(kept.punched, 0);
+            let punched = over(&file, path, len, ZeroPages::Punch).unwrap();
+            prop_assert_eq!(punched.digest, kept.digest);
+            let mut now = vec![1; size];
+            file.read_exact_at(&mut now, 0).unwrap();
+            prop_assert!(now == content);
+            file.sync_all().unwrap();
+            prop_assert!(before == 0 || file.metadata().unwrap().blocks() <= before + 16);
+        }
+    }
+
+    #[test]
+    fn a_page_of_zeros_becomes_a_hole_and_its_neighbours_stay() {
+        let file = tempfile::tempfile().unwrap();
+        let share = usize::try_from(SHARE).unwrap();
+        let mut content = vec![7; 2 * share];
+        // Across the border of two shares, and so in two pieces.
+        content[share - 4 * PAGE..share + 4 * PAGE].fill(0);
+        file.write_all_at(&content, 0).unwrap();
+        let len = content.len() as u64;
+        let passed = over(&file, Path::new("memory"), len, ZeroPages::Punch).unwrap();
+        assert_eq!(passed.punched, 8 * PAGE as u64);
+        assert_eq!(passed.digest, defined(&content));
+    }
 }

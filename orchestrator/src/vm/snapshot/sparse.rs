@@ -23,23 +23,24 @@ pub(super) enum Extent {
     Hole(Range<u64>),
 }
 
-/// The extents of a file from its start to `len`, in order and without gaps; all but the last
-/// end on a page boundary.
+/// The extents of a part of a file, in order and without gaps; all but the last end on a page
+/// boundary.
 pub(super) struct Extents<'a> {
     file: &'a File,
     path: &'a Path,
     at: u64,
-    len: u64,
+    end: u64,
     ahead: Option<Range<u64>>,
 }
 
 impl<'a> Extents<'a> {
-    pub(super) fn new(file: &'a File, path: &'a Path, len: u64) -> Self {
+    /// Those in `part`, which starts on a page boundary.
+    pub(super) fn new(file: &'a File, path: &'a Path, part: Range<u64>) -> Self {
         Self {
             file,
             path,
-            at: 0,
-            len,
+            at: part.start,
+            end: part.end,
             ahead: None,
         }
     }
@@ -49,14 +50,14 @@ impl<'a> Extents<'a> {
     fn data_from(&self, at: u64) -> Result<Option<Range<u64>>, SnapshotError> {
         let failed = |errno| SnapshotError::io("find the data of", self.path, errno);
         let start = match seek(self.file, SeekFrom::Data(at)) {
-            Ok(start) if start < self.len => start,
+            Ok(start) if start < self.end => start,
             Ok(_) | Err(Errno::NXIO) => return Ok(None),
             Err(errno) => return Err(failed(errno)),
         };
         let end = seek(self.file, SeekFrom::Hole(start)).map_err(failed)?;
         let page = PAGE as u64;
         Ok(Some(
-            start / page * page..end.next_multiple_of(page).min(self.len),
+            start / page * page..end.next_multiple_of(page).min(self.end),
         ))
     }
 }
@@ -65,7 +66,7 @@ impl Iterator for Extents<'_> {
     type Item = Result<Extent, SnapshotError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.at >= self.len {
+        if self.at >= self.end {
             return None;
         }
         let data = match self.ahead.take() {
@@ -73,13 +74,13 @@ impl Iterator for Extents<'_> {
             None => match self.data_from(self.at) {
                 Ok(data) => data,
                 Err(error) => {
-                    self.at = self.len;
+                    self.at = self.end;
                     return Some(Err(error));
                 }
             },
         };
         let extent = match data {
-            None => Extent::Hole(self.at..self.len),
+            None => Extent::Hole(self.at..self.end),
             Some(data) if data.start > self.at => {
                 let hole = Extent::Hole(self.at..data.start);
                 self.ahead = Some(data);

@@ -4,7 +4,6 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::thread;
 
 use rustix::fs::OFlags;
 
@@ -203,25 +202,13 @@ impl Staging {
         }
         file.set_permissions(Permissions::from_mode(0o600))
             .map_err(failed("protect"))?;
-        let scanned = pass::scan(&file, &path, bytes, zero_pages)?;
-        // The disk and the processors, side by side.
-        let (synced, digest) = thread::scope(|scope| {
-            let sync = scope.spawn(|| file.sync_all());
-            let digest = scanned.digest();
-            match sync.join() {
-                Ok(synced) => (synced, digest),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        });
-        synced.map_err(failed("sync"))?;
-        let sha256_of_blocks = digest?;
-        Ok((
-            FileFacts {
-                bytes,
-                sha256_of_blocks,
-            },
-            scanned.punched,
-        ))
+        let passed = pass::over(&file, &path, bytes, zero_pages)?;
+        file.sync_all().map_err(failed("sync"))?;
+        let facts = FileFacts {
+            bytes,
+            sha256_of_blocks: passed.digest,
+        };
+        Ok((facts, passed.punched))
     }
 }
 
