@@ -119,7 +119,10 @@ impl Compression {
 
     /// A magic number, then blocks: a `u32` length and that many bytes of an LZ4 block.
     fn lz4_legacy(self, bytes: &[u8], limit: usize) -> Result<Vec<u8>, DecompressError> {
-        let mut rest = &bytes[self.magic().len()..];
+        // What surrounds the stream may have cut into the magic number that it was known by.
+        let Some(mut rest) = bytes.strip_prefix(self.magic()) else {
+            return Err(self.damaged("the magic number is cut off"));
+        };
         let mut output = Vec::new();
         let mut block = vec![0; LZ4_LEGACY_BLOCK];
         while let Some((length, after)) = rest.split_first_chunk() {

@@ -54,8 +54,8 @@ proptest! {
         cut in any::<prop::sample::Index>(),
     ) {
         let compressed = compress(compression, &bytes);
-        let magic = compression.magic().len();
-        let cut = magic + cut.index(compressed.len() - magic);
+        // Even into the magic number: a stream may be cut after it was recognized.
+        let cut = cut.index(compressed.len());
         match compression.decompress(&compressed[..cut], LIMIT) {
             Ok(shorter) => prop_assert!(bytes.starts_with(&shorter)),
             Err(error) => prop_assert!(error.to_string().contains("truncated")),

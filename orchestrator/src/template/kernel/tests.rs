@@ -94,6 +94,15 @@ fn content_of_another_size_than_announced_is_refused() {
     assert!(matches!(result, Err(KernelError::WrongSize { .. })));
 }
 
+#[test]
+fn a_payload_that_ends_within_its_magic_number_is_refused() {
+    for length in 0..=8 {
+        let mut image = bz_image();
+        image[setup::PAYLOAD_LENGTH..][..4].copy_from_slice(&u32::to_le_bytes(length));
+        assert!(vmlinux(image).is_err(), "{length} bytes");
+    }
+}
+
 proptest! {
     #[test]
     fn a_truncated_image_is_refused(cut in any::<prop::sample::Index>()) {
