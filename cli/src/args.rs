@@ -133,6 +133,9 @@ pub(crate) enum PoolTask {
     /// Build the snapshots that are missing, up to IRONCLAW_POOL_SIZE.
     #[command(after_help = help::POOL_EXAMPLES)]
     Warmup,
+    /// Replace every snapshot by one of a fresh boot; the former are deleted when nothing uses
+    /// them any more.
+    Refresh,
     /// Show the snapshots on disk: age, size, use, and whether they fit this machine.
     Stats,
 }

@@ -13,7 +13,7 @@ use crate::statistics::Spread;
 
 /// A cold boot takes seconds: more of them than this would be waiting, not knowledge.
 const MAX_BOOTS: u16 = 5;
-/// Clones of one snapshot whose memory is read.
+/// Warm clones of one snapshot whose memory is read.
 const SIBLINGS: usize = 5;
 
 #[derive(Debug, Serialize)]
@@ -25,9 +25,9 @@ struct Report {
     tiers: Vec<Tier>,
     /// Making the snapshot that the restores used.
     snapshot: Snapshots,
-    /// Clones that share a snapshot, each after one command.
+    /// Warm clones that share a snapshot.
     siblings: IdleClones,
-    /// Warm clones of the pool, each of another snapshot.
+    /// Warm clones as the settings have them.
     warm_clones: IdleClones,
 }
 
@@ -110,18 +110,13 @@ pub(crate) async fn run(config: &Config, rounds: u16, json: bool) -> Result<u8> 
     let created = launcher.create_snapshot().await?;
     let id = created.snapshot.id();
     let restored = restores(&launcher, &created.snapshot, rounds, &reporter).await;
-    let siblings = siblings(&launcher, &created.snapshot).await;
+    let siblings = siblings(&launcher).await;
     let snapshot = Snapshots::of(created);
     let store = launcher.snapshots().clone();
     blocking(move || store.delete(id)).await?;
     let (restored, siblings) = (restored?, siblings?);
 
-    let options = PoolOptions {
-        size: config.pool_size,
-        warm: config.pool_size,
-        refresh: config.snapshot_refresh,
-    };
-    let pool = Pool::open(launcher.clone(), options).await?;
+    let pool = Pool::open(launcher.clone(), PoolOptions::from(config)).await?;
     let warmed = warm(&pool, rounds, &reporter).await;
     pool.close().await;
     let (warm, warm_clones) = warmed?;
@@ -166,18 +161,14 @@ async fn restores(
     Ok(samples)
 }
 
-async fn siblings(launcher: &Launcher, snapshot: &Snapshot) -> Result<IdleClones> {
-    let mut handles = Vec::new();
-    for _ in 0..SIBLINGS {
-        let handle = launcher.restore_vm(snapshot, "bench-sibling").await?;
-        handle.exec(["echo", "bench"]).await?;
-        handles.push(handle);
-    }
-    let clones = IdleClones::of(handles.iter().map(VmHandle::pid))?;
-    for handle in handles {
-        handle.destroy().await?;
-    }
-    Ok(clones)
+async fn siblings(launcher: &Launcher) -> Result<IdleClones> {
+    let options = PoolOptions::new(1).with_warm(SIBLINGS);
+    let pool = Pool::open(launcher.clone(), options).await?;
+    let warmed = pool.warmup().await;
+    let clones = IdleClones::of(pool.warm_pids());
+    pool.close().await;
+    warmed?;
+    clones
 }
 
 impl IdleClones {
@@ -277,8 +268,11 @@ fn print(report: &Report) -> Result<()> {
         mebibytes(*disk_bytes)
     ))?;
     for (clones, what) in [
-        (&report.siblings, "clones of one snapshot after a command"),
-        (&report.warm_clones, "idle warm clones of as many snapshots"),
+        (&report.siblings, "idle warm clones of one snapshot"),
+        (
+            &report.warm_clones,
+            "idle warm clones of as many snapshots as the pool has",
+        ),
     ] {
         let (Some(min), Some(max)) = (clones.pss_bytes.iter().min(), clones.pss_bytes.iter().max())
         else {

@@ -62,6 +62,7 @@ pub(crate) const POOL_EXAMPLES: &str = "\
 Examples:
   ironclaw pool warmup
   IRONCLAW_POOL_SIZE=2 ironclaw pool warmup
+  ironclaw pool refresh
   ironclaw pool stats --json";
 
 /// Below `ironclaw --help`.

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use ironclaw_orchestrator::vm::snapshot::{Entry, Requirements, SnapshotId};
-use ironclaw_orchestrator::vm::{Config, Launcher, Pool, PoolOptions};
+use ironclaw_orchestrator::vm::{Config, Launcher, Pool, PoolError, PoolOptions};
 use serde::Serialize;
 
 use crate::args::PoolTask;
@@ -46,23 +46,35 @@ struct Row {
 pub(crate) async fn perform(config: &Config, task: PoolTask, json: bool) -> Result<u8> {
     match task {
         PoolTask::Warmup => warm_up(config, json).await?,
+        PoolTask::Refresh => refresh(config, json).await?,
         PoolTask::Stats => stats(config, json).await?,
     }
     Ok(0)
 }
 
 async fn warm_up(config: &Config, json: bool) -> Result<()> {
+    fill(config, json, async |pool| pool.warmup().await).await
+}
+
+async fn refresh(config: &Config, json: bool) -> Result<()> {
+    fill(config, json, async |pool| pool.refresh().await).await
+}
+
+async fn fill(
+    config: &Config,
+    json: bool,
+    how: impl AsyncFnOnce(&Pool) -> Result<(), PoolError>,
+) -> Result<()> {
     let reporter = Reporter::new();
     let start = Instant::now();
     let launcher = Launcher::open(config, reporter.progress()).await?;
     // Warm clones would end with this process; snapshots stay.
     let options = PoolOptions {
         size: config.pool_size,
-        warm: 0,
-        refresh: config.snapshot_refresh,
+        ..PoolOptions::from(config)
     };
-    let pool = Pool::open(launcher, options).await?;
-    pool.warmup().await?;
+    let pool = Pool::open(launcher, options.with_warm(0)).await?;
+    how(&pool).await?;
     let warm = Warm {
         snapshots: pool.stats().snapshots,
         took_ms: milliseconds(start.elapsed()),

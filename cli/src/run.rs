@@ -40,7 +40,7 @@ struct Stages {
     /// The spawn.
     spawn: f64,
     /// Part of the spawn: choosing a tier.
-    acquire: f64,
+    queue: f64,
     /// Part of the spawn: starting the hypervisor and loading the snapshot.
     start: f64,
     /// Part of the spawn: resume or boot, until the guest confirmed its identity.
@@ -63,10 +63,9 @@ pub(crate) async fn run(mut config: Config, run: Run, json: bool) -> Result<u8> 
     // One command takes one VM: a warm clone for another would be killed unused.
     let options = PoolOptions {
         size: 1,
-        warm: 0,
-        refresh: config.snapshot_refresh,
+        ..PoolOptions::from(&config)
     };
-    let pool = Pool::open(launcher, options).await?;
+    let pool = Pool::open(launcher, options.with_warm(0)).await?;
     fill(&pool, &reporter).await?;
     let ready = start.elapsed();
 
@@ -77,7 +76,7 @@ pub(crate) async fn run(mut config: Config, run: Run, json: bool) -> Result<u8> 
         open: milliseconds(open),
         pool: milliseconds(ready),
         spawn: milliseconds(timings.total),
-        acquire: milliseconds(timings.acquire),
+        queue: milliseconds(timings.queue),
         start: milliseconds(timings.start),
         ready: milliseconds(timings.ready),
         command: 0.0,
@@ -182,9 +181,9 @@ async fn explain(handle: &VmHandle, error: Error) -> Error {
 
 fn say_origin(origin: Origin, stages: &Stages) {
     progress::note(&format!(
-        "VM: {origin} in {:.1} ms (acquire {:.1}, start {:.1}, ready {:.1}); before that: \
+        "VM: {origin} in {:.1} ms (queue {:.1}, start {:.1}, ready {:.1}); before that: \
          open {:.1} ms, pool {:.1} ms",
-        stages.spawn, stages.acquire, stages.start, stages.ready, stages.open, stages.pool
+        stages.spawn, stages.queue, stages.start, stages.ready, stages.open, stages.pool
     ));
 }
 

@@ -48,6 +48,7 @@ fn help_has_examples_variables_and_exit_codes() {
         "template build",
         "snapshot verify",
         "pool warmup",
+        "pool refresh",
         "doctor",
         "bench",
     ] {

@@ -30,14 +30,8 @@ use ironclaw_orchestrator::vm::snapshot::VmmKind;
 use ironclaw_orchestrator::vm::{Config, Launcher, Origin, Pool, PoolOptions, Stage};
 use tokio::runtime::Runtime;
 
-const REFRESH: Duration = Duration::from_secs(24 * 3600);
-
 fn options(warm: usize) -> PoolOptions {
-    PoolOptions {
-        size: 1,
-        warm,
-        refresh: REFRESH,
-    }
+    PoolOptions::new(1).with_warm(warm)
 }
 
 fn spawns(criterion: &mut Criterion) {

@@ -18,6 +18,14 @@ use crate::vm::snapshot::Machine;
 
 /// Snapshots in the pool: 1 to 20.
 pub const POOL_SIZE: &str = "IRONCLAW_POOL_SIZE";
+/// Warm clones that are always there: 0 to 100.
+pub const MIN_WARM: &str = "IRONCLAW_MIN_WARM";
+/// The most warm clones: 0 to 100.
+pub const MAX_WARM: &str = "IRONCLAW_MAX_WARM";
+/// The most VMs at a time.
+pub const MAX_VMS: &str = "IRONCLAW_MAX_VMS";
+/// Memory of all VMs together.
+pub const MEMORY_BUDGET_MIB: &str = "IRONCLAW_MEMORY_BUDGET_MIB";
 /// Seconds after which a snapshot gets a successor: at least 60.
 pub const SNAPSHOT_REFRESH_SECS: &str = "IRONCLAW_SNAPSHOT_REFRESH_SECS";
 /// Directory of the snapshots.
@@ -47,9 +55,34 @@ pub const QEMU_ACCEL: &str = "IRONCLAW_QEMU_ACCEL";
 /// The guest agent's binary that goes into templates.
 pub const GUEST_AGENT: &str = "IRONCLAW_GUEST_AGENT";
 
+/// Age at which a snapshot gets a successor, if nothing else is said.
+pub const DEFAULT_REFRESH: Duration = Duration::from_secs(3600);
+/// More warm clones than this are no pool for one process.
+const MOST_WARM: usize = 100;
+
 /// Every variable with its default and range, for help texts and documentation.
 pub const VARIABLES: &[(&str, &str, &str)] = &[
     (POOL_SIZE, "5", "number of snapshots in the pool, 1-20"),
+    (
+        MIN_WARM,
+        "one for each snapshot",
+        "number of warm clones that are always there, 0-100",
+    ),
+    (
+        MAX_WARM,
+        "IRONCLAW_MIN_WARM",
+        "most warm clones, IRONCLAW_MIN_WARM-100; as many as the bursts of the last hours needed",
+    ),
+    (
+        MAX_VMS,
+        "as many as fit into the memory budget",
+        "most VMs at a time, warm clones included, 1 or more",
+    ),
+    (
+        MEMORY_BUDGET_MIB,
+        "three quarters of the host's memory",
+        "memory of all VMs together in MiB: each guest's own and 32 MiB, 128 or more",
+    ),
     (
         SNAPSHOT_REFRESH_SECS,
         "3600",
@@ -111,6 +144,14 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
 pub struct Config {
     /// Snapshots in the pool, 1 to 20.
     pub pool_size: usize,
+    /// Warm clones that are always there, 0 to 100.
+    pub min_warm: usize,
+    /// The most warm clones, `min_warm` to 100.
+    pub max_warm: usize,
+    /// The most VMs at a time, if not as many as there is memory for.
+    pub max_vms: Option<usize>,
+    /// Memory of all VMs together in MiB, if not three quarters of the host's.
+    pub memory_budget_mib: Option<u64>,
     /// Age at which a snapshot gets a successor, at least 60 s.
     pub snapshot_refresh: Duration,
     /// Directory of the snapshots, absolute.
@@ -288,11 +329,18 @@ impl Config {
         is_root: bool,
     ) -> Result<Self, ConfigError> {
         let vars = Vars(|name: &str| var(name).filter(|value| !value.is_empty()));
+        let pool_size = vars.number(POOL_SIZE, 5, 1..=20)?;
+        let min_warm = vars.number(MIN_WARM, pool_size, 0..=MOST_WARM)?;
+        let max_warm = vars.number(MAX_WARM, min_warm, min_warm..=MOST_WARM)?;
         Ok(Self {
-            pool_size: vars.number(POOL_SIZE, 5, 1..=20)?,
+            pool_size,
+            min_warm,
+            max_warm,
+            max_vms: vars.optional_number(MAX_VMS, 1..=usize::MAX)?,
+            memory_budget_mib: vars.optional_number(MEMORY_BUDGET_MIB, 128..=u64::MAX)?,
             snapshot_refresh: Duration::from_secs(vars.number(
                 SNAPSHOT_REFRESH_SECS,
-                3600,
+                DEFAULT_REFRESH.as_secs(),
                 60..=u64::MAX,
             )?),
             snapshot_path: vars.state_path(SNAPSHOT_PATH, "snapshots", is_root)?,
@@ -333,10 +381,19 @@ impl<F: Fn(&str) -> Option<OsString>> Vars<F> {
         default: T,
         range: std::ops::RangeInclusive<T>,
     ) -> Result<T, ConfigError> {
+        Ok(self.optional_number(variable, range)?.unwrap_or(default))
+    }
+
+    fn optional_number<T: FromStr + PartialOrd>(
+        &self,
+        variable: &'static str,
+        range: std::ops::RangeInclusive<T>,
+    ) -> Result<Option<T>, ConfigError> {
         match self.parse(variable)? {
-            None => Ok(default),
-            Some(number) if range.contains(&number) => Ok(number),
-            Some(_) => Err(invalid(variable, &(self.0)(variable).unwrap_or_default())),
+            Some(number) if !range.contains(&number) => {
+                Err(invalid(variable, &(self.0)(variable).unwrap_or_default()))
+            }
+            number => Ok(number),
         }
     }
 
@@ -448,6 +505,10 @@ mod tests {
             (POOL_SIZE, "21"),
             (POOL_SIZE, "five"),
             (POOL_SIZE, "-1"),
+            (MIN_WARM, "101"),
+            (MAX_WARM, "4"),
+            (MAX_VMS, "0"),
+            (MEMORY_BUDGET_MIB, "127"),
             (SNAPSHOT_REFRESH_SECS, "59"),
             (SNAPSHOT_PATH, "relative/path"),
             (BACKEND, "xen"),

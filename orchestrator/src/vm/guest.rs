@@ -4,6 +4,7 @@
 //! used; the first violation ends the connection, and memory is bounded by the window of each
 //! request.
 
+mod activity;
 mod command;
 mod connection;
 mod error;
@@ -18,6 +19,7 @@ use ironclaw_protocol::message::{GetFile, Outcome, PutFile, Request, Restored};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+pub(crate) use activity::Activity;
 pub use command::{Command, ExitStatus, Output};
 pub use error::GuestError;
 pub use running::{ExecEvent, MAX_COLLECTED, Running, StdinWriter};
@@ -43,6 +45,11 @@ impl Guest {
         Ok(Self {
             connection: Connection::open(stream)?,
         })
+    }
+
+    /// Whether anything is asked of it.
+    pub(crate) fn activity(&self) -> Activity {
+        self.connection.activity()
     }
 
     async fn pending(&self, request: Request) -> Result<Pending, GuestError> {

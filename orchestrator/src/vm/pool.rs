@@ -7,8 +7,12 @@
 //!                  └── driver task ──▶ builds, restores, deletions
 //! ```
 
+mod budget;
+mod demand;
 mod driver;
 mod error;
+mod lease;
+mod line;
 pub(crate) mod slots;
 mod stats;
 
@@ -17,28 +21,101 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::vm::config::{Config, DEFAULT_REFRESH};
 use crate::vm::identity::VmName;
 use crate::vm::launcher::{LaunchError, Launcher, PausedClone, blocking};
+use crate::vm::limits::Limits;
 use crate::vm::process;
 use crate::vm::snapshot::Snapshot;
 use crate::vm::vm_handle::{Origin, Timings, VmHandle};
+use lease::Lease;
+use line::{Line, Turn, Waiting};
 use slots::{Rules, Served, Slots};
 use stats::Counters;
 
+pub use budget::{Budget, Limit};
 pub use error::{PoolError, SpawnError};
 pub use stats::PoolStats;
 
-/// What a pool keeps ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a pool keeps ready, and how much it may take.
+#[derive(Debug, Clone)]
 pub struct PoolOptions {
     /// Snapshots, at least 1.
     pub size: usize,
-    /// How many of them have a warm clone in front of them; at most `size` count.
-    pub warm: usize,
-    /// Age at which a snapshot gets a successor.
+    /// Warm clones that are always there, spread over the snapshots.
+    pub min_warm: usize,
+    /// The most warm clones there may be. If it is more than `min_warm`, there are as many as the
+    /// largest burst of the last three hours needed.
+    pub max_warm: usize,
+    /// Age at which a snapshot gets a successor; up to a fifth of it less, by chance, so that not
+    /// all are replaced at a time.
     pub refresh: Duration,
+    /// What this pool's VMs may take, with those of other pools that share the budget.
+    pub budget: Budget,
+}
+
+impl PoolOptions {
+    /// A pool of `size` snapshots with a warm clone of each, within three quarters of the host's
+    /// memory.
+    #[must_use]
+    pub fn new(size: usize) -> Self {
+        Self {
+            size,
+            min_warm: size,
+            max_warm: size,
+            refresh: DEFAULT_REFRESH,
+            budget: Budget::of_host(),
+        }
+    }
+
+    /// The same pool with always so many warm clones.
+    #[must_use]
+    pub fn with_warm(self, warm: usize) -> Self {
+        Self {
+            min_warm: warm,
+            max_warm: warm,
+            ..self
+        }
+    }
+}
+
+impl From<&Config> for PoolOptions {
+    fn from(config: &Config) -> Self {
+        Self {
+            size: config.pool_size,
+            min_warm: config.min_warm,
+            max_warm: config.max_warm,
+            refresh: config.snapshot_refresh,
+            budget: Budget::new(Limit {
+                vms: config.max_vms.unwrap_or(usize::MAX),
+                memory_mib: config
+                    .memory_budget_mib
+                    .unwrap_or_else(|| Budget::of_host().limit().memory_mib),
+            }),
+        }
+    }
+}
+
+/// How a VM is spawned, and how long it may live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpawnOptions {
+    /// How long to wait for room when as many VMs live as may.
+    pub patience: Duration,
+    /// When the VM is killed.
+    pub limits: Limits,
+}
+
+impl Default for SpawnOptions {
+    /// Waits for 30 s, and sets no limits.
+    fn default() -> Self {
+        Self {
+            patience: Duration::from_secs(30),
+            limits: Limits::default(),
+        }
+    }
 }
 
 /// A snapshot pool; cheap to clone. It lives until its last handle is dropped, in the async
@@ -90,16 +167,17 @@ impl Drop for Driver {
 #[derive(Debug)]
 struct Core {
     launcher: Launcher,
-    options: PoolOptions,
+    size: usize,
+    budget: Budget,
     slots: Mutex<Slots<Snapshot, PausedClone>>,
+    line: Line,
     opened: Instant,
     wake: Notify,
-    /// Moves whenever a build or a restore ended.
+    /// Moves whenever a build, a restore or a deletion ended.
     progress: watch::Sender<Progress>,
     counters: Counters,
     /// Starting VMMs is work for processors: more at a time than there are is slower for all.
     starts: Semaphore,
-    leases: Arc<()>,
     /// Asks the driver to end, and tells that it has.
     closing: CancellationToken,
     closed: CancellationToken,
@@ -128,50 +206,48 @@ impl Pool {
     /// # Errors
     /// [`PoolError`] if the directory can't be read or the options make no pool.
     pub async fn open(launcher: Launcher, options: PoolOptions) -> Result<Self, PoolError> {
-        if options.size == 0 {
+        let PoolOptions {
+            size,
+            min_warm,
+            max_warm,
+            refresh,
+            budget,
+        } = options;
+        if size == 0 {
             return Err(PoolError::NoPlaces);
         }
-        let store = launcher.snapshots().clone();
-        let listed = blocking(move || {
-            store.sweep()?;
-            store.list()
-        })
-        .await?;
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let rules = Rules {
-            size: options.size,
-            warm: options.warm,
-            refresh: options.refresh,
-            builds: processors,
-        };
-        let mut slots = Slots::new(rules);
-        // The youngest first: they have the longest to live.
-        for entry in listed.iter().rev() {
-            let Ok(manifest) = &entry.state else { continue };
-            if launcher.requirements().check(manifest).is_err() {
-                continue;
-            }
-            match launcher.load(entry.id).await {
-                Ok(snapshot) => {
-                    let age = manifest.created.age();
-                    if !slots.adopt(snapshot, age, Duration::ZERO) {
-                        break;
-                    }
-                }
-                // Another process deletes it just now.
-                Err(error) => tracing::debug!(id = %entry.id, %error, "not adopted"),
-            }
+        if min_warm > max_warm {
+            return Err(PoolError::WarmRange { min_warm, max_warm });
         }
+        let guest_mib = u64::from(launcher.machine().memory_mib);
+        if !budget.could_hold(guest_mib) {
+            let limit = budget.limit();
+            return Err(PoolError::NoRoom { guest_mib, limit });
+        }
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let seed = getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id()));
+        let mut slots = Slots::new(Rules {
+            size,
+            min_warm,
+            max_warm,
+            refresh,
+            builds: processors,
+            guest_mib,
+            budget: budget.clone(),
+            seed,
+        });
+        adopt(&launcher, &mut slots).await?;
         let core = Arc::new(Core {
             launcher,
-            options,
+            size,
+            budget,
             slots: Mutex::new(slots),
+            line: Line::default(),
             opened: Instant::now(),
             wake: Notify::new(),
             progress: watch::Sender::new(Progress::default()),
             counters: Counters::default(),
             starts: Semaphore::new(processors),
-            leases: Arc::new(()),
             closing: CancellationToken::new(),
             closed: CancellationToken::new(),
         });
@@ -191,14 +267,29 @@ impl Pool {
     /// A VM of one's own, from the best tier that serves.
     ///
     /// # Errors
-    /// [`SpawnError`] says for each tier that was tried why it failed.
+    /// As for [`spawn_with`](Self::spawn_with).
     pub async fn spawn(&self, name: &str) -> Result<VmHandle, SpawnError> {
+        self.spawn_with(name, SpawnOptions::default()).await
+    }
+
+    /// A VM of one's own, from the best tier that serves. Dropping the future takes the spawn
+    /// back, at any point.
+    ///
+    /// # Errors
+    /// [`SpawnError::PoolExhausted`] if there was no room in time; [`SpawnError::Failed`] says
+    /// for each tier that was tried why it failed.
+    pub async fn spawn_with(
+        &self,
+        name: &str,
+        options: SpawnOptions,
+    ) -> Result<VmHandle, SpawnError> {
         let start = Instant::now();
         let core = &*self.core;
         let name = VmName::parse(name)?;
+        let (lease, mut served) = self.turn(options.patience).await?;
+        let queue = start.elapsed();
         let mut failed = Vec::new();
         loop {
-            let served = core.slots().acquire();
             let refill = Refill(&core.wake);
             let (tier, begun) = (start.elapsed(), Instant::now());
             let (handle, started) = match served {
@@ -207,17 +298,21 @@ impl Pool {
                     Err(error) => {
                         core.counters.fell_back(Origin::Warm, &error);
                         failed.push((Origin::Warm, error));
+                        served = core.slots().serve_again(lease.id());
                         continue;
                     }
                 },
-                Served::Restore(snapshot) => {
+                Served::Restore(generation, snapshot) => {
                     drop(refill);
                     match self.restore(&snapshot, &name).await {
                         Ok(served) => served,
                         Err(error) => {
                             core.counters.fell_back(Origin::Restored, &error);
+                            // Deleting it needs that nobody holds it.
+                            drop(snapshot);
+                            core.slots().boots(lease.id());
                             if error.may_be_the_snapshots() {
-                                driver::give_up(&self.core, snapshot);
+                                driver::give_up(core, generation);
                             }
                             failed.push((Origin::Restored, error));
                             self.boot(&name, failed).await?
@@ -229,16 +324,44 @@ impl Pool {
                     self.boot(&name, failed).await?
                 }
             };
-            core.counters.served(handle.origin());
             let timings = Timings {
-                acquire: tier,
+                queue,
+                failed: tier.saturating_sub(queue),
                 start: started,
                 ready: begun.elapsed().saturating_sub(started),
                 total: start.elapsed(),
             };
+            core.counters.served(handle.origin());
             return Ok(handle
                 .with_timings(timings)
-                .with_lease(Arc::clone(&core.leases)));
+                .holding(Box::new(lease))
+                .limited(options.limits));
+        }
+    }
+
+    /// Room for a VM, and what is to serve it.
+    async fn turn(&self, patience: Duration) -> Result<Turn, SpawnError> {
+        let core = &self.core;
+        if core.closing.is_cancelled() {
+            return Err(SpawnError::Closed);
+        }
+        let start = Instant::now();
+        let mut waiting = {
+            let mut slots = core.slots();
+            match slots.acquire(core.now()) {
+                Ok(granted) => return Ok((Lease::new(granted.lease, core), granted.served)),
+                Err(ticket) => Waiting::join(core, ticket),
+            }
+        };
+        // What was given back since it was found missing is noticed by the driver.
+        core.wake.notify_one();
+        match timeout(patience, waiting.turn()).await {
+            Ok(Some(turn)) => Ok(turn),
+            Ok(None) => Err(SpawnError::Closed),
+            Err(_) => Err(SpawnError::PoolExhausted {
+                waited: start.elapsed(),
+                limit: core.budget.limit(),
+            }),
         }
     }
 
@@ -281,21 +404,43 @@ impl Pool {
     }
 
     /// Builds the snapshots that are missing and fills the warm places; returns when all are
-    /// full.
+    /// full, or there is no room for more.
     ///
     /// # Errors
     /// [`PoolError::WarmUp`] with the first failure; the pool itself goes on trying.
     pub async fn warmup(&self) -> Result<(), PoolError> {
-        let mut progress = self.core.progress.subscribe();
-        let before = progress.borrow_and_update().failures;
         self.core.slots().want();
-        self.core.wake.notify_one();
+        self.until(|slots, now| slots.is_full(now)).await
+    }
+
+    /// Replaces every snapshot by one of a fresh boot, one after the other, and returns when all
+    /// are. Spawns are served as ever meanwhile; a former snapshot is deleted when its last clone
+    /// is gone.
+    ///
+    /// # Errors
+    /// As for [`warmup`](Self::warmup).
+    pub async fn refresh(&self) -> Result<(), PoolError> {
+        self.core.slots().refresh(self.core.now());
+        self.until(|slots, now| slots.is_fresh(now)).await
+    }
+
+    async fn until(
+        &self,
+        reached: impl Fn(&mut Slots<Snapshot, PausedClone>, Duration) -> bool,
+    ) -> Result<(), PoolError> {
+        let core = &self.core;
+        let mut progress = core.progress.subscribe();
+        let before = progress.borrow_and_update().failures;
+        core.wake.notify_one();
         loop {
-            if self.core.slots().is_full() {
+            if reached(&mut core.slots(), core.now()) {
                 return Ok(());
             }
-            // The sender lives in the core.
-            let _ = progress.changed().await;
+            tokio::select! {
+                // The sender lives in the core.
+                _ = progress.changed() => {}
+                () = core.closing.cancelled() => return Err(PoolError::Closed),
+            }
             let now = progress.borrow_and_update().clone();
             if let Some(error) = now.last_failure.filter(|_| now.failures > before) {
                 return Err(PoolError::WarmUp(error));
@@ -307,11 +452,7 @@ impl Pool {
     #[must_use]
     pub fn stats(&self) -> PoolStats {
         let counts = self.core.slots().counts();
-        // One reference is the pool's own.
-        let leased = Arc::strong_count(&self.core.leases) - 1;
-        self.core
-            .counters
-            .snapshot(&self.core.options, counts, leased)
+        self.core.counters.snapshot(self.core.size, counts)
     }
 
     /// Process ids of the warm clones' VMMs, for statistics of the host.
@@ -321,11 +462,13 @@ impl Pool {
     }
 
     /// Ends the warm clones and whatever is under way, and waits until their processes are gone.
-    /// VMs that were handed out live on.
+    /// VMs that were handed out live on; spawns that wait fail.
     pub async fn close(self) {
         self.core.closing.cancel();
         self.core.closed.cancelled().await;
-        drop(self.core.slots().drain());
+        self.core.line.close();
+        let drained = self.core.slots().drain();
+        drop(drained);
         process::dropped_ones_ended().await;
     }
 
@@ -333,4 +476,34 @@ impl Pool {
     pub(crate) fn is_alive(&self) -> bool {
         !self.driver.0.is_finished()
     }
+}
+
+/// Takes in the snapshots that are there and fit.
+async fn adopt(
+    launcher: &Launcher,
+    slots: &mut Slots<Snapshot, PausedClone>,
+) -> Result<(), PoolError> {
+    let store = launcher.snapshots().clone();
+    let listed = blocking(move || {
+        store.sweep()?;
+        store.list()
+    })
+    .await?;
+    // The youngest first: they have the longest to live.
+    for entry in listed.iter().rev() {
+        let Ok(manifest) = &entry.state else { continue };
+        if launcher.requirements().check(manifest).is_err() {
+            continue;
+        }
+        match launcher.load(entry.id).await {
+            Ok(snapshot) => {
+                if !slots.adopt(snapshot, manifest.created.age(), Duration::ZERO) {
+                    break;
+                }
+            }
+            // Another process deletes it just now.
+            Err(error) => tracing::debug!(id = %entry.id, %error, "not adopted"),
+        }
+    }
+    Ok(())
 }

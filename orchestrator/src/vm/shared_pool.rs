@@ -21,12 +21,8 @@ async fn pool() -> Result<Pool, PoolError> {
     let config = Config::from_env()?;
     let progress = Arc::new(|stage: &_| tracing::info!("{stage}"));
     let launcher = Launcher::open(&config, progress).await?;
-    let options = PoolOptions {
-        size: config.pool_size,
-        warm: config.pool_size,
-        refresh: config.snapshot_refresh,
-    };
-    Ok(shared.insert(Pool::open(launcher, options).await?).clone())
+    let pool = Pool::open(launcher, PoolOptions::from(&config)).await?;
+    Ok(shared.insert(pool).clone())
 }
 
 /// A fresh VM of one's own, named `name` (1 to 64 bytes; also its host name), from the best tier

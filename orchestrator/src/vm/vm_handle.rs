@@ -9,6 +9,7 @@ use thiserror::Error;
 use tokio::time::timeout;
 
 use crate::vm::guest::{Command, Guest, GuestError, Output, Running};
+use crate::vm::limits::Limits;
 use crate::vm::snapshot::Snapshot;
 use crate::vm::vmm::{Exit, MicroVm};
 
@@ -41,8 +42,10 @@ impl fmt::Display for Origin {
 /// Where the time of a spawn went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Timings {
-    /// Choosing a tier, and what higher tiers took before they failed.
-    pub acquire: Duration,
+    /// Waiting for room, and choosing a tier.
+    pub queue: Duration,
+    /// What higher tiers took before they failed.
+    pub failed: Duration,
     /// Starting the VMM and loading the snapshot; zero for a warm clone.
     pub start: Duration,
     /// Until the guest confirmed its new identity: resume or boot, hello, entropy and clock.
@@ -61,10 +64,10 @@ pub struct VmHandle {
     origin: Origin,
     timings: Timings,
     guest: Guest,
-    vm: Box<dyn MicroVm>,
-    // Keeps the files below the VM's memory, and the pool's count of leases.
+    vm: Arc<dyn MicroVm>,
+    // Keeps the files below the VM's memory; goes before what tells the pool that it went.
     _snapshot: Option<Snapshot>,
-    _lease: Option<Arc<()>>,
+    _held: Option<Box<dyn fmt::Debug + Send + Sync>>,
 }
 
 /// A VM that could not be destroyed in time.
@@ -92,9 +95,9 @@ impl VmHandle {
             origin,
             timings: Timings::default(),
             guest,
-            vm,
+            vm: vm.into(),
             _snapshot: snapshot,
-            _lease: None,
+            _held: None,
         }
     }
 
@@ -103,8 +106,14 @@ impl VmHandle {
         self
     }
 
-    pub(crate) fn with_lease(mut self, lease: Arc<()>) -> Self {
-        self._lease = Some(lease);
+    /// Keeps something until the VM's end.
+    pub(crate) fn holding(mut self, held: Box<dyn fmt::Debug + Send + Sync>) -> Self {
+        self._held = Some(held);
+        self
+    }
+
+    pub(crate) fn limited(self, limits: Limits) -> Self {
+        limits.enforce(&self.vm, self.guest.activity());
         self
     }
 

@@ -156,13 +156,9 @@ async fn import(config: &Config) {
     tokio::task::spawn_blocking(import).await.unwrap();
 }
 
-/// A pool with one snapshot and `warm` warm clones for each of `size` places.
+/// A pool of `size` snapshots and `warm` warm clones.
 pub(crate) async fn pool(launcher: &Launcher, size: usize, warm: usize) -> Pool {
-    let options = PoolOptions {
-        size,
-        warm,
-        refresh: Duration::from_secs(24 * 3600),
-    };
+    let options = PoolOptions::new(size).with_warm(warm);
     Pool::open(launcher.clone(), options).await.unwrap()
 }
 

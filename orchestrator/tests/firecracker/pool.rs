@@ -2,7 +2,12 @@
 
 use std::collections::HashSet;
 
-use ironclaw_orchestrator::vm::{Origin, VmHandle};
+use std::time::Duration;
+
+use ironclaw_orchestrator::vm::{
+    Budget, GuestError, Limit, Limits, Origin, Pool, PoolOptions, SpawnError, SpawnOptions,
+    VmHandle,
+};
 use tokio::task::JoinSet;
 
 use crate::lab::{Lab, pool, run};
@@ -120,4 +125,162 @@ async fn two_hundred_warm_clones_are_made_without_a_failure() {
     assert_eq!(lab.homes().len(), 5, "those that wait");
     pool.close().await;
     assert!(lab.homes().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_warm_clones_share_one_snapshot() {
+    let Some(lab) = Lab::open().await else { return };
+    let launcher = lab.launcher().await;
+    let pool = pool(&launcher, 1, 5).await;
+    pool.warmup().await.unwrap();
+    let stats = pool.stats();
+    assert_eq!((stats.snapshots, stats.warm), (1, 5));
+    let mut vms = Vec::new();
+    for n in 0..5 {
+        vms.push(pool.spawn(&format!("vm-{n}")).await.unwrap());
+    }
+    assert!(vms.iter().all(|vm| vm.origin() == Origin::Warm));
+    let mut seen = HashSet::new();
+    for vm in &vms {
+        assert!(seen.insert(run(vm, ["entropy"]).await), "entropy twice");
+    }
+    pool.close().await;
+}
+
+fn room_for(vms: usize) -> Budget {
+    Budget::new(Limit {
+        vms,
+        memory_mib: u64::MAX,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spawn_without_room_waits_for_the_end_of_a_vm_and_not_for_ever() {
+    let Some(lab) = Lab::open().await else { return };
+    let options = PoolOptions {
+        budget: room_for(1),
+        ..PoolOptions::new(1).with_warm(0)
+    };
+    let pool = Pool::open(lab.launcher().await, options).await.unwrap();
+    pool.warmup().await.unwrap();
+    let first = pool.spawn("first").await.unwrap();
+
+    let hasty = SpawnOptions {
+        patience: Duration::from_millis(50),
+        ..SpawnOptions::default()
+    };
+    let error = pool.spawn_with("hasty", hasty).await.unwrap_err();
+    match &error {
+        SpawnError::PoolExhausted { waited, limit } => {
+            assert_eq!(limit.vms, 1);
+            assert!(*waited >= hasty.patience);
+        }
+        other => panic!("{other}"),
+    }
+    assert_eq!(pool.stats().waiting, 0, "it left the line");
+
+    let (spawned, destroyed) = tokio::join!(pool.spawn("second"), async {
+        while pool.stats().waiting == 0 {
+            tokio::task::yield_now().await;
+        }
+        first.destroy().await
+    });
+    destroyed.unwrap();
+    let second = spawned.unwrap();
+    assert_eq!(second.name(), "second");
+    assert!(second.timings().queue > Duration::ZERO);
+    drop(second);
+    pool.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_pools_share_one_budget() {
+    let Some(lab) = Lab::open().await else { return };
+    let options = PoolOptions {
+        budget: room_for(2),
+        ..PoolOptions::new(1).with_warm(0)
+    };
+    let one = Pool::open(lab.launcher().await, options.clone())
+        .await
+        .unwrap();
+    let other = Pool::open(lab.launcher().await, options).await.unwrap();
+    let vms = (
+        one.spawn("a").await.unwrap(),
+        other.spawn("b").await.unwrap(),
+    );
+    let (spawned, ()) = tokio::join!(one.spawn("c"), async {
+        while one.stats().waiting == 0 {
+            tokio::task::yield_now().await;
+        }
+        drop(vms.1);
+    });
+    assert_eq!(spawned.unwrap().name(), "c");
+    drop(vms.0);
+    one.close().await;
+    other.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_is_killed_when_its_time_is_over_or_nobody_uses_it() {
+    let Some(lab) = Lab::open().await else { return };
+    let pool = pool(&lab.launcher().await, 1, 0).await;
+    let moment = Some(Duration::from_millis(200));
+    let limited = async |limits| {
+        let options = SpawnOptions {
+            limits,
+            ..SpawnOptions::default()
+        };
+        pool.spawn_with("limited", options).await.unwrap()
+    };
+    let vm = limited(Limits {
+        lifetime: moment,
+        idle: None,
+    })
+    .await;
+    let error = vm.exec(["sleep", "60"]).await.unwrap_err();
+    assert!(matches!(error, GuestError::Closed { .. }), "{error}");
+    assert!(error.to_string().contains("time limit"), "{error}");
+    vm.exited().await;
+
+    let vm = limited(Limits {
+        lifetime: None,
+        idle: moment,
+    })
+    .await;
+    // Busy for longer than it may be idle.
+    run(&vm, ["sleep", "1"]).await;
+    vm.exited().await;
+    let error = vm.ping(Duration::from_secs(1)).await.unwrap_err();
+    assert!(error.to_string().contains("idle"), "{error}");
+    assert_eq!(pool.stats().leased, 1, "its handle is held still");
+    drop(vm);
+    assert_eq!(pool.stats().leased, 0);
+    pool.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_replaces_every_snapshot_and_spares_those_in_use_until_they_are_not() {
+    let Some(lab) = Lab::open().await else { return };
+    let launcher = lab.launcher().await;
+    let pool = pool(&launcher, 2, 0).await;
+    pool.warmup().await.unwrap();
+    let ids = || {
+        let entries = launcher.snapshots().list().unwrap();
+        entries.iter().map(|entry| entry.id).collect::<HashSet<_>>()
+    };
+    let before = ids();
+    let vm = pool.spawn("old").await.unwrap();
+    pool.refresh().await.unwrap();
+    let stats = pool.stats();
+    assert_eq!((stats.snapshots, stats.retired), (2, 1));
+    assert_eq!(run(&vm, ["echo", "here"]).await, "here\n");
+    vm.destroy().await.unwrap();
+    let young = pool.spawn("young").await.unwrap();
+    assert_eq!(young.origin(), Origin::Restored);
+    drop(young);
+    // Deletions that are under way end before it does.
+    pool.close().await;
+    let after = ids();
+    assert_eq!(after.len(), 2);
+    assert!(after.is_disjoint(&before));
 }

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::process::Command;
-use std::time::Duration;
 
 use ironclaw_orchestrator::vm::snapshot::SnapshotError;
 use ironclaw_orchestrator::vm::{
@@ -32,11 +31,7 @@ async fn a_vmm_killed_in_mid_command_is_reported_at_once_and_leaves_no_process()
 }
 
 async fn pool(launcher: &Launcher) -> Pool {
-    let options = PoolOptions {
-        size: 1,
-        warm: 0,
-        refresh: Duration::from_secs(3600),
-    };
+    let options = PoolOptions::new(1).with_warm(0);
     Pool::open(launcher.clone(), options).await.unwrap()
 }
 

@@ -1,20 +1,13 @@
 //! The pool with real VMs.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
 use ironclaw_orchestrator::vm::{Origin, Pool, PoolOptions};
 
 use crate::fixture::{is_alive, launcher, sh, snapshot};
 
-const REFRESH: Duration = Duration::from_secs(3600);
-
 fn options(warm: usize) -> PoolOptions {
-    PoolOptions {
-        size: 1,
-        warm,
-        refresh: REFRESH,
-    }
+    PoolOptions::new(1).with_warm(warm)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -121,11 +121,7 @@ async fn a_snapshot_fails_cleanly(b: &Backend, s: &Simulator, at: &str, fault: F
 }
 
 fn options(size: usize) -> PoolOptions {
-    PoolOptions {
-        size,
-        warm: size,
-        refresh: Duration::from_secs(3600),
-    }
+    PoolOptions::new(size)
 }
 
 /// Whatever happens to one VMM, the spawn is served and no slot is lost.

@@ -21,6 +21,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
+use super::activity::{Activity, Busy, Requests};
 use super::error::{GuestError, printable};
 use super::inbox::Inbox;
 
@@ -43,6 +44,7 @@ pub(super) struct Line {
     unsent: Notify,
     greeted: AtomicBool,
     slots: Arc<Semaphore>,
+    pub(super) requests: Requests,
 }
 
 #[derive(Debug, Default)]
@@ -59,6 +61,7 @@ struct Open {
     inbox: Arc<Inbox>,
     credit: Arc<Semaphore>,
     _slot: OwnedSemaphorePermit,
+    _busy: Busy,
 }
 
 /// The holder's side of an open request.
@@ -85,6 +88,7 @@ impl Connection {
             unsent: Notify::new(),
             greeted: AtomicBool::new(false),
             slots: Arc::new(Semaphore::new(MAX_REQUESTS)),
+            requests: Requests::none(),
         });
         line.state().out.extend_from_slice(&MAGIC);
         line.send(&ToGuest::Hello {
@@ -96,6 +100,10 @@ impl Connection {
             tokio::spawn(Arc::clone(&line).flush()),
         ];
         Ok(Self { line, tasks })
+    }
+
+    pub(super) fn activity(&self) -> Activity {
+        Activity::of(&self.line)
     }
 
     /// Opens a request; waits if the guest has as many as it takes.
@@ -115,6 +123,7 @@ impl Connection {
                 inbox: Arc::clone(&inbox),
                 credit: Arc::clone(&credit),
                 _slot: slot,
+                _busy: self.line.requests.begin(),
             };
             state.open.insert(id, open);
             id

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 
-use super::Core;
-use super::slots::{Action, Place};
+use super::slots::{Action, Generation, Place};
+use super::{Core, line};
 use crate::vm::launcher::{LaunchError, PausedClone, blocking};
 use crate::vm::snapshot::Snapshot;
 
@@ -14,8 +14,10 @@ use crate::vm::snapshot::Snapshot;
 pub(super) async fn run(core: Arc<Core>) {
     // However it ends: nobody may wait for it in vain.
     let _closed = core.closed.clone().drop_guard();
-    let mut work = JoinSet::new();
+    let mut work = Work::default();
     loop {
+        // Asked for before the slots are, so that nothing is missed in between.
+        let freed = core.budget.freed();
         let (actions, deadline) = {
             let mut slots = core.slots();
             let now = core.now();
@@ -32,21 +34,47 @@ pub(super) async fn run(core: Arc<Core>) {
             }
         };
         tokio::select! {
-            () = core.closing.cancelled() => return work.shutdown().await,
+            () = core.closing.cancelled() => return work.end().await,
             () = core.wake.notified() => {}
+            () = freed => {}
             () = timer => {}
-            Some(_) = work.join_next() => {}
+            Some(_) = work.fills.join_next() => {}
+            Some(_) = work.deletions.join_next() => {}
         }
     }
 }
 
-fn perform(core: &Arc<Core>, work: &mut JoinSet<()>, action: Action<Snapshot>) {
+/// What is under way.
+#[derive(Default)]
+struct Work {
+    fills: JoinSet<()>,
+    deletions: JoinSet<()>,
+}
+
+impl Work {
+    /// What is being made ends at once; what is half deleted must not stay so.
+    async fn end(mut self) {
+        self.fills.shutdown().await;
+        while self.deletions.join_next().await.is_some() {}
+    }
+}
+
+fn perform(core: &Arc<Core>, work: &mut Work, action: Action<Snapshot, PausedClone>) {
     let core = Arc::clone(core);
     match action {
-        Action::Build(place) => work.spawn(build(core, place)),
-        Action::Restore(place, snapshot) => work.spawn(restore(core, place, snapshot)),
-        Action::Retire(snapshot) => work.spawn(retire(core, snapshot)),
-    };
+        Action::Grant(ticket, granted) => line::grant(&core, ticket, granted),
+        Action::Build(place) => {
+            work.fills.spawn(build(core, place));
+        }
+        Action::Restore(place, generation, snapshot) => {
+            work.fills.spawn(restore(core, place, generation, snapshot));
+        }
+        // Its process is killed, and reaped elsewhere.
+        Action::End(clone) => drop(clone),
+        Action::Delete(snapshot) => {
+            work.deletions.spawn(delete(core, snapshot));
+        }
+    }
 }
 
 async fn build(core: Arc<Core>, place: Place) {
@@ -59,14 +87,11 @@ async fn build(core: Arc<Core>, place: Place) {
         core.launcher.create_snapshot().await
     };
     let (snapshot, failure) = split(created.await.map(|created| created.snapshot));
-    let action = core.slots().built(place, snapshot, core.now());
+    core.slots().built(place, snapshot, core.now());
     report(&core, failure);
-    if let Some(Action::Retire(old)) = action {
-        retire(core, old).await;
-    }
 }
 
-async fn restore(core: Arc<Core>, place: Place, snapshot: Snapshot) {
+async fn restore(core: Arc<Core>, place: Place, generation: Generation, snapshot: Snapshot) {
     let primed = async {
         let _permit = core
             .starts
@@ -77,18 +102,17 @@ async fn restore(core: Arc<Core>, place: Place, snapshot: Snapshot) {
     };
     let (clone, failure) = split(primed.await);
     let exited = clone.as_ref().map(PausedClone::exited);
-    let number = core.slots().restored(place, clone, core.now());
+    // The task below outlives the clone's lease, and must not keep its files.
+    drop(snapshot);
+    let restored = core.slots().restored(place, generation, clone, core.now());
     let at_fault = failure
         .as_ref()
         .is_some_and(LaunchError::may_be_the_snapshots);
     report(&core, failure);
     if at_fault {
-        give_up(&core, snapshot);
-    } else {
-        // The task below outlives the clone's lease, and must not keep its files.
-        drop(snapshot);
+        give_up(&core, generation);
     }
-    let (Some(exited), Some(number)) = (exited, number) else {
+    let (Some(exited), Ok(id)) = (exited, restored) else {
         return;
     };
     let weak = Arc::downgrade(&core);
@@ -97,7 +121,8 @@ async fn restore(core: Arc<Core>, place: Place, snapshot: Snapshot) {
     tokio::spawn(async move {
         let exit = exited.await;
         let Some(core) = weak.upgrade() else { return };
-        if core.slots().died(place, number, core.now()) {
+        let remains = core.slots().died(id, core.now());
+        if remains.is_some() {
             tracing::warn!(%exit, "a warm clone ended");
             core.counters.failed();
             core.wake.notify_one();
@@ -105,18 +130,16 @@ async fn restore(core: Arc<Core>, place: Place, snapshot: Snapshot) {
     });
 }
 
-/// Drops a snapshot that failed to restore; the next one takes its place. Of several spawns that
-/// failed by the same one, the last deletes it.
-pub(super) fn give_up(core: &Arc<Core>, snapshot: Snapshot) {
-    let id = snapshot.id();
-    // The action is to retire the same snapshot.
-    drop(core.slots().discard(|other| other.id() == id));
+/// Drops a snapshot that failed to restore; the next one takes its place.
+pub(super) fn give_up(core: &Core, generation: Generation) {
+    let ended = core.slots().discard(generation);
+    drop(ended);
     core.wake.notify_one();
-    tokio::spawn(retire(Arc::clone(core), snapshot));
 }
 
-/// Deletes a snapshot, unless clones of it live: then the one that finds it expired later does.
-async fn retire(core: Arc<Core>, snapshot: Snapshot) {
+/// Deletes a snapshot, unless another process uses it: then the one that finds it expired later
+/// does.
+async fn delete(core: Arc<Core>, snapshot: Snapshot) {
     let id = snapshot.id();
     // Its own lock would keep it.
     drop(snapshot);
@@ -124,6 +147,7 @@ async fn retire(core: Arc<Core>, snapshot: Snapshot) {
     if let Err(error) = blocking(move || store.delete(id)).await {
         tracing::debug!(%id, %error, "a retired snapshot stays for now");
     }
+    report(&core, None);
 }
 
 fn split<T>(result: Result<T, LaunchError>) -> (Option<T>, Option<LaunchError>) {

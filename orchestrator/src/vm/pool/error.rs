@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use thiserror::Error;
 
 use crate::vm::config::ConfigError;
 use crate::vm::identity::BadName;
 use crate::vm::launcher::LaunchError;
+use crate::vm::pool::budget::Limit;
 use crate::vm::vm_handle::Origin;
 
 /// Why there is no VM.
@@ -20,6 +22,17 @@ pub enum SpawnError {
     /// The pool could not be opened.
     #[error(transparent)]
     Pool(#[from] PoolError),
+    /// As many VMs live as may, and none ended in time.
+    #[error("no room for another VM after waiting for {waited:?}: the limit is {limit}")]
+    PoolExhausted {
+        /// How long this spawn waited.
+        waited: Duration,
+        /// What all VMs of the budget may take.
+        limit: Limit,
+    },
+    /// The pool was closed.
+    #[error("the pool is closed")]
+    Closed,
     /// Every tier failed.
     #[error("no tier could serve a VM: {0}")]
     Failed(Tiers),
@@ -67,4 +80,23 @@ pub enum PoolError {
     /// A size of 0 was asked for.
     #[error("a pool has at least one place")]
     NoPlaces,
+    /// Not even one VM fits.
+    #[error("a VM with {guest_mib} MiB does not fit into the limit of {limit}")]
+    NoRoom {
+        /// Memory of a guest.
+        guest_mib: u64,
+        /// What all VMs of the budget may take.
+        limit: Limit,
+    },
+    /// More warm clones are wanted at least than at most.
+    #[error("at least {min_warm} warm clones and at most {max_warm} contradict each other")]
+    WarmRange {
+        /// The least.
+        min_warm: usize,
+        /// The most.
+        max_warm: usize,
+    },
+    /// The pool was closed.
+    #[error("the pool is closed")]
+    Closed,
 }

@@ -1,25 +1,38 @@
 //! The pool's policy, as a state machine without I/O and without a clock: events and `now` go in,
 //! actions come out.
 //!
-//! The pool has as many places as it has snapshots. A place holds a snapshot and, if the pool
-//! keeps warm clones, one clone of it:
+//! The pool has as many places as it has snapshots. A place holds a snapshot and warm clones of
+//! it:
 //!
 //! ```text
 //!  snapshot:  missing ──▶ building ──▶ ready ──▶ ready, successor building ──▶ ready (new)
 //!                ▲            │                            │
 //!                └── backoff ─┴────── failed ◀─────────────┘ (the old one stays)
-//!  clone:     empty ──▶ restoring ──▶ warm ──▶ (leased: out of the pool for ever)
+//!                                      the old: retired ── last clone gone ──▶ deleted
+//!
+//!  clone:     wanted ──▶ restoring ──▶ warm ──▶ leased ──▶ released
 //!                ▲           │          │
 //!                └─ backoff ─┴─ failed, ┴ died
+//!
+//!  spawn:     ──▶ leased at once, or waiting in line ──▶ leased, or cancelled
 //! ```
 //!
-//! A clone that is handed out leaves the machine, so nothing can hand it out again.
+//! * A clone that is handed out leaves the machine, so nothing can hand it out again.
+//! * A spawn waits for room alone, never for a build or a restore; nobody overtakes who waits.
+//! * A snapshot is deleted when it has a successor and no clone.
 
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
+
+use super::budget::{Budget, Share};
+use super::demand::Demand;
 
 /// Shortest and longest wait after a failure; it doubles in between.
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
+/// By how much of itself a wait or an age is shortened at most, by chance: what was begun together
+/// must not be repeated together.
+const JITTER: f64 = 0.2;
 
 /// Number of a place, below the pool's size.
 pub(crate) type Place = usize;
@@ -27,15 +40,42 @@ pub(crate) type Place = usize;
 /// Time since the pool was opened.
 pub(crate) type Now = Duration;
 
+/// A snapshot of this pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Generation(u64);
+
+/// A VM that was handed out, or is about to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct LeaseId(u64);
+
+/// A place in the line of spawns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Ticket(u64);
+
+/// A warm clone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct CloneId(u64);
+
 /// Something that the pool's driver has to do, and to report when it is done.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Action<S> {
+pub(crate) enum Action<S, C> {
+    /// Hand this out to the spawn that holds the ticket, which waits no more.
+    Grant(Ticket, Granted<S, C>),
     /// Make a snapshot, then report [`Slots::built`].
     Build(Place),
     /// Restore and prime a clone of this snapshot, then report [`Slots::restored`].
-    Restore(Place, S),
-    /// This snapshot has a successor: delete it when its last clone is gone.
-    Retire(S),
+    Restore(Place, Generation, S),
+    /// End this clone: it is not wanted any more.
+    End(C),
+    /// Delete this snapshot: it has neither clones nor a future.
+    Delete(S),
+}
+
+/// What a spawn got.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Granted<S, C> {
+    pub(crate) lease: LeaseId,
+    pub(crate) served: Served<S, C>,
 }
 
 /// What serves a spawn.
@@ -44,45 +84,42 @@ pub(crate) enum Served<S, C> {
     /// A paused clone: it belongs to the caller now.
     Warm(C),
     /// A snapshot to restore.
-    Restore(S),
+    Restore(Generation, S),
     /// Neither is there: boot.
     Boot,
 }
 
-/// How many places are in which state.
+/// How many there are of what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Counts {
     pub(crate) ready: usize,
     pub(crate) building: usize,
     pub(crate) warm: usize,
     pub(crate) restoring: usize,
+    pub(crate) leased: usize,
+    pub(crate) waiting: usize,
+    /// Snapshots that wait for the end of their last clone.
+    pub(crate) retired: usize,
 }
 
 /// The rules that do not change while a pool lives.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Rules {
     /// Places, each with a snapshot.
     pub(crate) size: usize,
-    /// How many of them keep a warm clone.
-    pub(crate) warm: usize,
+    /// Warm clones that are always there, and the most there may be.
+    pub(crate) min_warm: usize,
+    pub(crate) max_warm: usize,
     /// Age at which a snapshot gets a successor.
     pub(crate) refresh: Duration,
     /// Most snapshots that are built at a time.
     pub(crate) builds: usize,
-}
-
-#[derive(Debug)]
-struct Ready<S> {
-    snapshot: S,
-    expires: Now,
-}
-
-#[derive(Debug)]
-enum Warmth<C> {
-    Empty,
-    Restoring,
-    /// The number tells this clone's death from that of an earlier one.
-    Warm(C, u64),
+    /// Memory of a guest.
+    pub(crate) guest_mib: u64,
+    /// What all VMs together may take.
+    pub(crate) budget: Budget,
+    /// Of the chance that spreads what would happen together.
+    pub(crate) seed: u64,
 }
 
 #[derive(Debug, Default)]
@@ -92,9 +129,10 @@ struct Backoff {
 }
 
 impl Backoff {
-    fn failed(&mut self, now: Now) {
+    fn failed(&mut self, now: Now, chance: &mut Chance) {
         let factor = 1u32 << self.failures.min(16);
-        self.until = now + FIRST_BACKOFF.saturating_mul(factor).min(LONGEST_BACKOFF);
+        let wait = FIRST_BACKOFF.saturating_mul(factor).min(LONGEST_BACKOFF);
+        self.until = now + chance.shorten(wait);
         self.failures = self.failures.saturating_add(1);
     }
 
@@ -104,96 +142,286 @@ impl Backoff {
 }
 
 #[derive(Debug)]
-struct Spot<S, C> {
-    ready: Option<Ready<S>>,
+struct Chance(fastrand::Rng);
+
+impl Chance {
+    fn shorten(&mut self, time: Duration) -> Duration {
+        // An age may be as long as a number can be.
+        Duration::try_from_secs_f64(time.as_secs_f64() * (1.0 - JITTER * self.0.f64()))
+            .map_or(time, |shorter| shorter.min(time))
+    }
+}
+
+/// A snapshot, with what there is of it.
+#[derive(Debug)]
+struct Entry<S> {
+    snapshot: S,
+    /// Clones that live: being restored, warm or leased.
+    clones: usize,
+    retired: bool,
+}
+
+#[derive(Debug)]
+struct Warm<C> {
+    clone: C,
+    id: CloneId,
+    of: Generation,
+    share: Share,
+}
+
+#[derive(Debug)]
+struct Lease {
+    of: Option<Generation>,
+    _share: Share,
+}
+
+#[derive(Debug)]
+struct Spot<C> {
+    ready: Option<(Generation, Now)>,
     building: bool,
     build_backoff: Backoff,
-    warmth: Warmth<C>,
+    /// The oldest first.
+    warm: VecDeque<Warm<C>>,
+    restoring: Vec<(Generation, Share)>,
     restore_backoff: Backoff,
+}
+
+impl<C> Spot<C> {
+    fn empty() -> Self {
+        Self {
+            ready: None,
+            building: false,
+            build_backoff: Backoff::default(),
+            warm: VecDeque::new(),
+            restoring: Vec::new(),
+            restore_backoff: Backoff::default(),
+        }
+    }
+
+    /// Clones of the present snapshot that are there or on their way.
+    fn fresh(&self) -> usize {
+        let Some((present, _)) = self.ready else {
+            return 0;
+        };
+        let warm = self.warm.iter().filter(|warm| warm.of == present).count();
+        let restoring = self.restoring.iter().filter(|(of, _)| *of == present);
+        warm + restoring.count()
+    }
+
+    /// Takes out a clone of a snapshot that has a successor.
+    fn stale(&mut self) -> Option<Warm<C>> {
+        let (present, _) = self.ready?;
+        let at = self.warm.iter().position(|warm| warm.of != present)?;
+        self.warm.remove(at)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Nobody asked for anything yet, and so nothing is built.
+    Lazy,
+    Filling,
+    Closed,
 }
 
 /// The state machine. `S` is a snapshot, `C` a paused clone.
 #[derive(Debug)]
 pub(crate) struct Slots<S, C> {
     rules: Rules,
-    places: Vec<Spot<S, C>>,
+    places: Vec<Spot<C>>,
+    snapshots: HashMap<Generation, Entry<S>>,
+    leases: HashMap<LeaseId, Lease>,
+    line: VecDeque<Ticket>,
+    demand: Demand,
+    chance: Chance,
     next: Place,
-    /// Building starts when the first spawn or warm-up asks for it: a pool is lazy.
-    wanted: bool,
-    clones: u64,
+    phase: Phase,
+    numbers: u64,
 }
 
 impl<S: Clone, C> Slots<S, C> {
     pub(crate) fn new(rules: Rules) -> Self {
-        let place = || Spot {
-            ready: None,
-            building: false,
-            build_backoff: Backoff::default(),
-            warmth: Warmth::Empty,
-            restore_backoff: Backoff::default(),
-        };
-        let places = std::iter::repeat_with(place).take(rules.size).collect();
         Self {
-            rules,
-            places,
+            places: std::iter::repeat_with(Spot::empty)
+                .take(rules.size)
+                .collect(),
+            snapshots: HashMap::new(),
+            leases: HashMap::new(),
+            line: VecDeque::new(),
+            demand: Demand::up_to(rules.max_warm),
+            chance: Chance(fastrand::Rng::with_seed(rules.seed)),
             next: 0,
-            wanted: false,
-            clones: 0,
+            phase: Phase::Lazy,
+            numbers: 0,
+            rules,
         }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
     }
 
     /// Takes in a snapshot that exists already and is `age` old; `false` if every place has one.
     pub(crate) fn adopt(&mut self, snapshot: S, age: Duration, now: Now) -> bool {
-        let expires = now.saturating_add(self.rules.refresh.saturating_sub(age));
-        match self
-            .places
-            .iter_mut()
-            .find(|spot| spot.ready.is_none() && !spot.building)
-        {
-            Some(spot) => {
-                spot.ready = Some(Ready { snapshot, expires });
-                true
-            }
-            None => false,
-        }
+        let vacant = |spot: &Spot<C>| spot.ready.is_none() && !spot.building;
+        let Some(at) = self.places.iter().position(vacant) else {
+            return false;
+        };
+        let life = self.chance.shorten(self.rules.refresh);
+        let expires = now.saturating_add(life.saturating_sub(age));
+        self.place(at, snapshot, expires);
+        true
+    }
+
+    fn place(&mut self, at: Place, snapshot: S, expires: Now) -> Option<Generation> {
+        let generation = Generation(self.number());
+        let entry = Entry {
+            snapshot,
+            clones: 0,
+            retired: false,
+        };
+        self.snapshots.insert(generation, entry);
+        let old = self.places[at].ready.replace((generation, expires));
+        old.map(|(old, _)| old)
     }
 
     /// From now on the places are filled.
     pub(crate) fn want(&mut self) {
-        self.wanted = true;
+        if self.phase == Phase::Lazy {
+            self.phase = Phase::Filling;
+        }
     }
 
-    /// Serves a spawn from the best tier there is: the places take turns.
-    pub(crate) fn acquire(&mut self) -> Served<S, C> {
-        self.wanted = true;
-        let order = || (0..self.places.len()).map(|step| (self.next + step) % self.places.len());
-        let warm = order().find(|at| matches!(self.places[*at].warmth, Warmth::Warm(..)));
-        let ready = warm.or_else(|| order().find(|at| self.places[*at].ready.is_some()));
-        let Some(at) = ready else { return Served::Boot };
-        self.next = (at + 1) % self.places.len();
-        let spot = &mut self.places[at];
-        match std::mem::replace(&mut spot.warmth, Warmth::Empty) {
-            Warmth::Warm(clone, _) => Served::Warm(clone),
-            other => {
-                spot.warmth = other;
-                match &spot.ready {
-                    Some(ready) => Served::Restore(ready.snapshot.clone()),
-                    None => Served::Boot,
-                }
+    /// A spawn arrived: it is served, or gets a place in the line.
+    pub(crate) fn acquire(&mut self, now: Now) -> Result<Granted<S, C>, Ticket> {
+        self.want();
+        self.demand.arrived(now);
+        if self.line.is_empty()
+            && let Some(granted) = self.grant()
+        {
+            return Ok(granted);
+        }
+        let ticket = Ticket(self.number());
+        self.line.push_back(ticket);
+        Err(ticket)
+    }
+
+    /// A spawn that waited went away; `false` if it had been served before.
+    pub(crate) fn cancel(&mut self, ticket: Ticket) -> bool {
+        let before = self.line.len();
+        self.line.retain(|other| *other != ticket);
+        self.line.len() < before
+    }
+
+    /// A lease for the best that there is, if there is room for another VM.
+    fn grant(&mut self) -> Option<Granted<S, C>> {
+        let lease = LeaseId(self.number());
+        let (served, of, share) = match self.take_warm() {
+            Some(warm) => (Served::Warm(warm.clone), Some(warm.of), warm.share),
+            None => {
+                let share = self.rules.budget.take(self.rules.guest_mib)?;
+                let (served, of) = self.restore_or_boot();
+                (served, of, share)
             }
+        };
+        self.leases.insert(lease, Lease { of, _share: share });
+        Some(Granted { lease, served })
+    }
+
+    /// The VM that was to serve this lease failed: the best that there is now.
+    pub(crate) fn serve_again(&mut self, lease: LeaseId) -> Served<S, C> {
+        let (served, of) = match self.take_warm() {
+            Some(warm) => (Served::Warm(warm.clone), Some(warm.of)),
+            None => self.restore_or_boot(),
+        };
+        self.hold(lease, of);
+        served
+    }
+
+    /// The lease will be served by a boot.
+    pub(crate) fn boots(&mut self, lease: LeaseId) {
+        self.hold(lease, None);
+    }
+
+    fn hold(&mut self, lease: LeaseId, of: Option<Generation>) {
+        let Some(lease) = self.leases.get_mut(&lease) else {
+            return;
+        };
+        if let Some(before) = std::mem::replace(&mut lease.of, of) {
+            self.clone_ended(before);
+        }
+    }
+
+    fn turns(&self) -> impl Iterator<Item = Place> + use<S, C> {
+        let (next, size) = (self.next, self.places.len());
+        (0..size).map(move |step| (next + step) % size)
+    }
+
+    /// The places take turns.
+    fn take_warm(&mut self) -> Option<Warm<C>> {
+        let at = self.turns().find(|at| !self.places[*at].warm.is_empty())?;
+        self.next = (at + 1) % self.places.len();
+        self.places[at].warm.pop_front()
+    }
+
+    fn restore_or_boot(&mut self) -> (Served<S, C>, Option<Generation>) {
+        let ready = self
+            .turns()
+            .find_map(|at| Some((at, self.places[at].ready?.0)));
+        let Some((at, generation)) = ready else {
+            return (Served::Boot, None);
+        };
+        self.next = (at + 1) % self.places.len();
+        match self.clone_begun(generation) {
+            Some(snapshot) => (Served::Restore(generation, snapshot), Some(generation)),
+            None => (Served::Boot, None),
+        }
+    }
+
+    fn clone_begun(&mut self, of: Generation) -> Option<S> {
+        let entry = self.snapshots.get_mut(&of)?;
+        entry.clones += 1;
+        Some(entry.snapshot.clone())
+    }
+
+    fn clone_ended(&mut self, of: Generation) {
+        if let Some(entry) = self.snapshots.get_mut(&of) {
+            entry.clones -= 1;
+        }
+    }
+
+    /// The VM of this lease ended, or never came to be.
+    pub(crate) fn released(&mut self, lease: LeaseId) {
+        if let Some(Lease { of: Some(of), .. }) = self.leases.remove(&lease) {
+            self.clone_ended(of);
         }
     }
 
     /// What is to be done now. Each action is given out once.
-    pub(crate) fn actions(&mut self, now: Now) -> Vec<Action<S>> {
+    pub(crate) fn actions(&mut self, now: Now) -> Vec<Action<S, C>> {
         let mut actions = Vec::new();
-        if !self.wanted {
-            return actions;
+        while let Some(ticket) = self.line.front().copied() {
+            let Some(granted) = self.grant() else { break };
+            self.line.pop_front();
+            actions.push(Action::Grant(ticket, granted));
         }
+        if self.phase == Phase::Filling {
+            self.build(now, &mut actions);
+            self.trim(now, &mut actions);
+            self.restore(now, &mut actions);
+        }
+        let over = |_: &Generation, entry: &mut Entry<S>| entry.retired && entry.clones == 0;
+        let over = self.snapshots.extract_if(over);
+        actions.extend(over.map(|(_, entry)| Action::Delete(entry.snapshot)));
+        actions
+    }
+
+    fn build(&mut self, now: Now, actions: &mut Vec<Action<S, C>>) {
         let mut building = self.places.iter().filter(|spot| spot.building).count();
+        // What is missing comes before what is old, of which one at a time is replaced.
         for (at, spot) in self.places.iter_mut().enumerate() {
-            let due = spot.ready.as_ref().is_none_or(|ready| ready.expires <= now);
-            if due
+            if spot.ready.is_none()
                 && !spot.building
                 && spot.build_backoff.until <= now
                 && building < self.rules.builds
@@ -202,142 +430,272 @@ impl<S: Clone, C> Slots<S, C> {
                 building += 1;
                 actions.push(Action::Build(at));
             }
-            if at < self.rules.warm
-                && matches!(spot.warmth, Warmth::Empty)
-                && spot.restore_backoff.until <= now
-                && let Some(ready) = &spot.ready
-            {
-                spot.warmth = Warmth::Restoring;
-                actions.push(Action::Restore(at, ready.snapshot.clone()));
+        }
+        let due = |spot: &Spot<C>| {
+            !spot.building
+                && spot.build_backoff.until <= now
+                && spot.ready.is_some_and(|(_, expires)| expires <= now)
+        };
+        if building == 0
+            && let Some(at) = self.places.iter().position(due)
+        {
+            self.places[at].building = true;
+            actions.push(Action::Build(at));
+        }
+    }
+
+    /// How many warm clones each place should have.
+    fn quotas(&mut self, now: Now) -> Vec<usize> {
+        let Rules {
+            size,
+            min_warm,
+            max_warm,
+            ..
+        } = self.rules;
+        let target = if min_warm < max_warm {
+            self.demand.peak(now).clamp(min_warm, max_warm)
+        } else {
+            max_warm
+        };
+        (0..size)
+            .map(|at| target / size + usize::from(at < target % size))
+            .collect()
+    }
+
+    /// Ends the clones that are too many, those of former snapshots first.
+    fn trim(&mut self, now: Now, actions: &mut Vec<Action<S, C>>) {
+        for (at, quota) in self.quotas(now).into_iter().enumerate() {
+            while self.places[at].warm.len() > quota {
+                let spot = &mut self.places[at];
+                let Some(warm) = spot.stale().or_else(|| spot.warm.pop_front()) else {
+                    break;
+                };
+                self.end(warm, actions);
             }
         }
-        actions
+    }
+
+    fn end(&mut self, warm: Warm<C>, actions: &mut Vec<Action<S, C>>) {
+        self.clone_ended(warm.of);
+        actions.push(Action::End(warm.clone));
+    }
+
+    fn restore(&mut self, now: Now, actions: &mut Vec<Action<S, C>>) {
+        // The room is for those who wait.
+        if !self.line.is_empty() {
+            return;
+        }
+        let quotas = self.quotas(now);
+        // One for each place before a second one for any.
+        for round in 0..quotas.iter().max().copied().unwrap_or(0) {
+            for (at, quota) in quotas.iter().enumerate() {
+                let spot = &self.places[at];
+                if round >= *quota || spot.fresh() > round || spot.restore_backoff.until > now {
+                    continue;
+                }
+                let Some((generation, _)) = spot.ready else {
+                    continue;
+                };
+                let Some(share) = self.room(at, actions) else {
+                    continue;
+                };
+                if let Some(snapshot) = self.clone_begun(generation) {
+                    self.places[at].restoring.push((generation, share));
+                    actions.push(Action::Restore(at, generation, snapshot));
+                }
+            }
+        }
+    }
+
+    /// Room for a clone: the successor of a snapshot may take that of the former.
+    fn room(&mut self, at: Place, actions: &mut Vec<Action<S, C>>) -> Option<Share> {
+        let Rules {
+            budget, guest_mib, ..
+        } = &self.rules;
+        if let Some(share) = budget.take(*guest_mib) {
+            return Some(share);
+        }
+        let Warm {
+            clone, of, share, ..
+        } = self.places[at].stale()?;
+        self.clone_ended(of);
+        actions.push(Action::End(clone));
+        Some(share)
     }
 
     /// When [`actions`](Self::actions) may have something new without another event.
     pub(crate) fn next_deadline(&self, now: Now) -> Option<Now> {
-        if !self.wanted {
+        if self.phase != Phase::Filling {
             return None;
         }
-        let times = self.places.iter().enumerate().flat_map(|(at, spot)| {
-            let build = (!spot.building).then(|| {
-                spot.ready
-                    .as_ref()
-                    .map_or(Duration::ZERO, |ready| ready.expires)
-                    .max(spot.build_backoff.until)
-            });
-            let restore = (at < self.rules.warm
-                && spot.ready.is_some()
-                && matches!(spot.warmth, Warmth::Empty))
-            .then_some(spot.restore_backoff.until);
+        let times = self.places.iter().flat_map(|spot| {
+            let expires = spot.ready.map_or(Duration::ZERO, |(_, expires)| expires);
+            let build = (!spot.building).then(|| expires.max(spot.build_backoff.until));
+            let restore = spot.ready.map(|_| spot.restore_backoff.until);
             [build, restore]
         });
-        // What is due already waits for a build to end, which is an event.
-        times.flatten().filter(|time| *time > now).min()
+        let adapts = self.rules.min_warm < self.rules.max_warm;
+        let shrinks = adapts.then(|| self.demand.next_change()).flatten();
+        // What is due already waits for a build or a VM to end, which are events.
+        times
+            .flatten()
+            .chain(shrinks)
+            .filter(|time| *time > now)
+            .min()
     }
 
     /// A build ended.
-    pub(crate) fn built(&mut self, at: Place, snapshot: Option<S>, now: Now) -> Option<Action<S>> {
-        let expires = now.saturating_add(self.rules.refresh);
+    pub(crate) fn built(&mut self, at: Place, snapshot: Option<S>, now: Now) {
+        let life = self.chance.shorten(self.rules.refresh);
         let spot = &mut self.places[at];
         spot.building = false;
         let Some(snapshot) = snapshot else {
-            spot.build_backoff.failed(now);
-            return None;
+            spot.build_backoff.failed(now, &mut self.chance);
+            return;
         };
         spot.build_backoff.succeeded();
         spot.restore_backoff.succeeded();
-        let old = spot.ready.replace(Ready { snapshot, expires })?;
-        // A warm clone of the old one is dropped, and so killed: the next one is of the new.
-        if let Warmth::Warm(..) = spot.warmth {
-            spot.warmth = Warmth::Empty;
+        let old = self.place(at, snapshot, now.saturating_add(life));
+        // Its warm clones serve until those of the new one are there.
+        if let Some(entry) = old.and_then(|old| self.snapshots.get_mut(&old)) {
+            entry.retired = true;
         }
-        Some(Action::Retire(old.snapshot))
     }
 
-    /// A restore ended. Returns the clone's number, for [`died`](Self::died).
-    pub(crate) fn restored(&mut self, at: Place, clone: Option<C>, now: Now) -> Option<u64> {
+    /// A restore ended. Returns the clone's name, for [`died`](Self::died), or the clone itself
+    /// if it is not wanted any more.
+    pub(crate) fn restored(
+        &mut self,
+        at: Place,
+        of: Generation,
+        clone: Option<C>,
+        now: Now,
+    ) -> Result<CloneId, Option<C>> {
+        let id = CloneId(self.number());
         let spot = &mut self.places[at];
-        match clone {
-            Some(clone) => {
-                self.clones += 1;
-                spot.restore_backoff.succeeded();
-                spot.warmth = Warmth::Warm(clone, self.clones);
-                Some(self.clones)
-            }
-            None => {
-                spot.restore_backoff.failed(now);
-                spot.warmth = Warmth::Empty;
-                None
-            }
-        }
-    }
-
-    /// A clone ended while it was warm; `true` if it was here still.
-    pub(crate) fn died(&mut self, at: Place, number: u64, now: Now) -> bool {
-        let spot = &mut self.places[at];
-        let here = matches!(spot.warmth, Warmth::Warm(_, this) if this == number);
-        if here {
-            spot.warmth = Warmth::Empty;
-            spot.restore_backoff.failed(now);
-        }
-        here
-    }
-
-    /// The snapshot at fault, as far as it is here still, is given up and built anew.
-    pub(crate) fn discard(&mut self, is_it: impl Fn(&S) -> bool) -> Option<Action<S>> {
-        let spot = self.places.iter_mut().find(|spot| {
-            spot.ready
-                .as_ref()
-                .is_some_and(|ready| is_it(&ready.snapshot))
-        })?;
-        spot.warmth = match std::mem::replace(&mut spot.warmth, Warmth::Empty) {
-            Warmth::Restoring => Warmth::Restoring,
-            _ => Warmth::Empty,
+        let begun = spot.restoring.iter().position(|(other, _)| *other == of);
+        let Some((_, share)) = begun.map(|begun| spot.restoring.swap_remove(begun)) else {
+            return Err(clone);
         };
-        spot.ready
-            .take()
-            .map(|ready| Action::Retire(ready.snapshot))
+        let Some(clone) = clone else {
+            spot.restore_backoff.failed(now, &mut self.chance);
+            self.clone_ended(of);
+            return Err(None);
+        };
+        spot.restore_backoff.succeeded();
+        if self.phase == Phase::Closed || spot.ready.is_none_or(|(present, _)| present != of) {
+            self.clone_ended(of);
+            return Err(Some(clone));
+        }
+        spot.warm.push_back(Warm {
+            clone,
+            id,
+            of,
+            share,
+        });
+        Ok(id)
+    }
+
+    /// A clone ended while it was warm: what is left of it, if it was here still.
+    pub(crate) fn died(&mut self, id: CloneId, now: Now) -> Option<C> {
+        let (spot, at) = self.places.iter_mut().find_map(|spot| {
+            let at = spot.warm.iter().position(|warm| warm.id == id)?;
+            Some((spot, at))
+        })?;
+        let warm = spot.warm.remove(at)?;
+        spot.restore_backoff.failed(now, &mut self.chance);
+        self.clone_ended(warm.of);
+        Some(warm.clone)
+    }
+
+    /// A snapshot is at fault: as far as it is here still, it is given up and built anew. Returns
+    /// its warm clones, to be ended.
+    pub(crate) fn discard(&mut self, generation: Generation) -> Vec<C> {
+        let Some(entry) = self.snapshots.get_mut(&generation) else {
+            return Vec::new();
+        };
+        entry.retired = true;
+        let mut ended = Vec::new();
+        for spot in &mut self.places {
+            spot.ready.take_if(|(present, _)| *present == generation);
+            let (faulty, sound) = std::mem::take(&mut spot.warm)
+                .into_iter()
+                .partition(|warm| warm.of == generation);
+            spot.warm = sound;
+            ended.extend::<VecDeque<Warm<C>>>(faulty);
+        }
+        for _ in &ended {
+            self.clone_ended(generation);
+        }
+        ended.into_iter().map(|warm| warm.clone).collect()
+    }
+
+    /// Every snapshot gets a successor, one after the other.
+    pub(crate) fn refresh(&mut self, now: Now) {
+        self.want();
+        for spot in &mut self.places {
+            if let Some((_, expires)) = &mut spot.ready {
+                *expires = now.min(*expires);
+            }
+        }
     }
 
     pub(crate) fn counts(&self) -> Counts {
-        let mut counts = Counts::default();
-        for spot in &self.places {
-            counts.ready += usize::from(spot.ready.is_some());
-            counts.building += usize::from(spot.building);
-            counts.warm += usize::from(matches!(spot.warmth, Warmth::Warm(..)));
-            counts.restoring += usize::from(matches!(spot.warmth, Warmth::Restoring));
+        let sum = |count: fn(&Spot<C>) -> usize| self.places.iter().map(count).sum();
+        Counts {
+            ready: sum(|spot| usize::from(spot.ready.is_some())),
+            building: sum(|spot| usize::from(spot.building)),
+            warm: sum(|spot| spot.warm.len()),
+            restoring: sum(|spot| spot.restoring.len()),
+            leased: self.leases.len(),
+            waiting: self.line.len(),
+            retired: self.snapshots.values().filter(|it| it.retired).count(),
         }
-        counts
     }
 
-    /// Whether every place has its snapshot and every warm place its clone.
-    pub(crate) fn is_full(&self) -> bool {
-        let Counts { ready, warm, .. } = self.counts();
-        ready == self.rules.size && warm == self.rules.warm.min(self.rules.size)
+    /// Whether every place has its snapshot, and its warm clones as far as there is room.
+    pub(crate) fn is_full(&mut self, now: Now) -> bool {
+        let quotas = self.quotas(now);
+        let has_all = |(spot, quota): (&Spot<C>, &usize)| {
+            spot.ready.is_some() && spot.restoring.is_empty() && spot.fresh() >= *quota
+        };
+        if self.places.iter().zip(&quotas).all(has_all) {
+            return true;
+        }
+        let settled = |spot: &Spot<C>| spot.ready.is_some() && spot.restoring.is_empty();
+        let Rules {
+            budget, guest_mib, ..
+        } = &self.rules;
+        self.places.iter().all(settled) && !budget.has_room(*guest_mib)
+    }
+
+    /// Whether no snapshot is older than it should be, or on its way.
+    pub(crate) fn is_fresh(&self, now: Now) -> bool {
+        self.places
+            .iter()
+            .all(|spot| !spot.building && spot.ready.is_some_and(|(_, expires)| expires > now))
     }
 
     pub(crate) fn warm(&self) -> impl Iterator<Item = &C> {
-        self.places.iter().filter_map(|spot| match &spot.warmth {
-            Warmth::Warm(clone, _) => Some(clone),
-            Warmth::Empty | Warmth::Restoring => None,
-        })
+        let places = self.places.iter();
+        places.flat_map(|spot| spot.warm.iter().map(|warm| &warm.clone))
     }
 
-    /// Takes out all clones, to be killed.
+    /// Takes out all clones, to be ended, and starts nothing any more.
     pub(crate) fn drain(&mut self) -> Vec<C> {
-        self.wanted = false;
-        self.places
-            .iter_mut()
-            .filter_map(
-                |spot| match std::mem::replace(&mut spot.warmth, Warmth::Empty) {
-                    Warmth::Warm(clone, _) => Some(clone),
-                    Warmth::Empty | Warmth::Restoring => None,
-                },
-            )
-            .collect()
+        self.phase = Phase::Closed;
+        let mut drained = Vec::new();
+        for at in 0..self.places.len() {
+            while let Some(warm) = self.places[at].warm.pop_front() {
+                self.clone_ended(warm.of);
+                drained.push(warm.clone);
+            }
+        }
+        drained
     }
 }
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod world;

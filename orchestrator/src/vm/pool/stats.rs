@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
-use super::PoolOptions;
 use super::slots::Counts;
 use crate::vm::launcher::LaunchError;
 use crate::vm::vm_handle::Origin;
@@ -24,6 +23,10 @@ pub struct PoolStats {
     pub restoring: usize,
     /// VMs that were handed out and live.
     pub leased: usize,
+    /// Spawns that wait for room.
+    pub waiting: usize,
+    /// Snapshots with a successor, kept for clones that live.
+    pub retired: usize,
     /// Spawns served by a warm clone.
     pub served_warm: u64,
     /// Spawns served by restoring a snapshot.
@@ -61,19 +64,16 @@ impl Counters {
         self.failed();
     }
 
-    pub(super) fn snapshot(
-        &self,
-        options: &PoolOptions,
-        counts: Counts,
-        leased: usize,
-    ) -> PoolStats {
+    pub(super) fn snapshot(&self, size: usize, counts: Counts) -> PoolStats {
         PoolStats {
-            size: options.size,
+            size,
             snapshots: counts.ready,
             building: counts.building,
             warm: counts.warm,
             restoring: counts.restoring,
-            leased,
+            leased: counts.leased,
+            waiting: counts.waiting,
+            retired: counts.retired,
             served_warm: self.warm.load(Ordering::Relaxed),
             served_restored: self.restored.load(Ordering::Relaxed),
             served_cold: self.cold.load(Ordering::Relaxed),

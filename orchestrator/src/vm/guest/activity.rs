@@ -1,0 +1,64 @@
+//! Whether anything is asked of a guest.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::connection::Line;
+
+/// How many requests are open.
+#[derive(Debug)]
+pub(super) struct Requests(watch::Sender<usize>);
+
+/// Counts while it lives.
+#[derive(Debug)]
+pub(super) struct Busy(watch::Sender<usize>);
+
+impl Requests {
+    pub(super) fn none() -> Self {
+        Self(watch::Sender::new(0))
+    }
+
+    pub(super) fn begin(&self) -> Busy {
+        self.0.send_modify(|open| *open += 1);
+        Busy(self.0.clone())
+    }
+
+    fn watch(&self) -> watch::Receiver<usize> {
+        self.0.subscribe()
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.send_modify(|open| *open -= 1);
+    }
+}
+
+/// A view of what a session does.
+#[derive(Debug)]
+pub(crate) struct Activity(Arc<Line>);
+
+impl Activity {
+    pub(super) fn of(line: &Arc<Line>) -> Self {
+        Self(Arc::clone(line))
+    }
+
+    /// Resolves when no request was open for so long, from now.
+    pub(crate) async fn none_for(&self, time: Duration) {
+        let mut open = self.0.requests.watch();
+        // Its sender lives in the line.
+        while let Ok(_idle) = open.wait_for(|open| *open == 0).await.map(|_| ()) {
+            if timeout(time, open.changed()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Ends the session; what is asked of it fails for this reason.
+    pub(crate) fn close(&self, reason: &str) {
+        self.0.close(reason);
+    }
+}

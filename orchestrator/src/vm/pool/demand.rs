@@ -1,0 +1,118 @@
+//! How many warm clones the recent past would have needed.
+//!
+//! The measure is the largest number of spawns that arrived within [`WINDOW`], about what a pool
+//! needs to replace what it gave away. It is remembered for [`MEMORY`]: a burst that comes once an
+//! hour finds its clones again, and a pool that nobody uses any more shrinks.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::slots::Now;
+
+/// Spawns this close to each other are one burst.
+const WINDOW: Duration = Duration::from_secs(2);
+/// How finely the past is kept.
+const BUCKET: Duration = Duration::from_secs(600);
+/// How long a burst is remembered.
+const MEMORY: Duration = Duration::from_secs(3 * 3600);
+
+/// The bursts that were, none counted higher than `most`.
+#[derive(Debug)]
+pub(super) struct Demand {
+    most: usize,
+    recent: VecDeque<Now>,
+    /// The largest burst of each bucket, by the time at which the bucket is forgotten.
+    peaks: VecDeque<(Now, usize)>,
+}
+
+impl Demand {
+    pub(super) fn up_to(most: usize) -> Self {
+        Self {
+            most,
+            recent: VecDeque::new(),
+            peaks: VecDeque::new(),
+        }
+    }
+
+    /// A spawn arrived.
+    pub(super) fn arrived(&mut self, now: Now) {
+        if self.most == 0 {
+            return;
+        }
+        let over = |time: &Now| now.saturating_sub(*time) > WINDOW;
+        while self.recent.len() == self.most || self.recent.front().is_some_and(over) {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(now);
+        let burst = self.recent.len();
+        match self.peaks.back_mut() {
+            Some((forgotten, peak)) if now + MEMORY < *forgotten => *peak = burst.max(*peak),
+            _ => self.peaks.push_back((now + MEMORY + BUCKET, burst)),
+        }
+    }
+
+    /// The largest burst that is remembered.
+    pub(super) fn peak(&mut self, now: Now) -> usize {
+        while self.next_change().is_some_and(|forgotten| forgotten <= now) {
+            self.peaks.pop_front();
+        }
+        self.peaks.iter().map(|(_, peak)| *peak).max().unwrap_or(0)
+    }
+
+    /// When something is forgotten.
+    pub(super) fn next_change(&self) -> Option<Now> {
+        self.peaks.front().map(|(forgotten, _)| *forgotten)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_is_what_arrives_together() {
+        let mut demand = Demand::up_to(50);
+        for _ in 0..20 {
+            demand.arrived(Duration::from_secs(1));
+        }
+        assert_eq!(demand.peak(Duration::from_secs(1)), 20);
+        demand.arrived(Duration::from_secs(10));
+        assert_eq!(
+            demand.peak(Duration::from_secs(10)),
+            20,
+            "the largest counts"
+        );
+    }
+
+    #[test]
+    fn single_spawns_far_apart_need_one_clone() {
+        let mut demand = Demand::up_to(50);
+        for second in (0..1000).step_by(5) {
+            demand.arrived(Duration::from_secs(second));
+            assert_eq!(demand.peak(Duration::from_secs(second)), 1);
+        }
+    }
+
+    #[test]
+    fn a_burst_is_remembered_over_a_quiet_hour_and_forgotten_after_a_quiet_night() {
+        let mut demand = Demand::up_to(50);
+        for _ in 0..20 {
+            demand.arrived(Duration::ZERO);
+        }
+        assert_eq!(demand.peak(Duration::from_secs(3600)), 20);
+        assert_eq!(demand.peak(Duration::from_secs(8 * 3600)), 0);
+        assert_eq!(demand.next_change(), None);
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_however_many_arrive() {
+        let mut demand = Demand::up_to(7);
+        for milli in 0..1_000_000 {
+            demand.arrived(Duration::from_millis(100 * milli));
+            assert!(demand.recent.len() <= 7);
+            demand.peak(Duration::from_millis(100 * milli));
+            assert!(demand.peaks.len() <= 20);
+        }
+        assert_eq!(demand.peak(Duration::from_secs(100_000)), 7);
+    }
+}

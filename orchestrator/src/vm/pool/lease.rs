@@ -1,0 +1,35 @@
+//! What a VM that was handed out holds of its pool.
+
+use std::sync::{Arc, Weak};
+
+use super::Core;
+use super::slots::LeaseId;
+
+/// Room in the pool's budget, and a claim on the snapshot. Both are given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Lease {
+    id: LeaseId,
+    pool: Weak<Core>,
+}
+
+impl Lease {
+    pub(super) fn new(id: LeaseId, pool: &Arc<Core>) -> Self {
+        Self {
+            id,
+            pool: Arc::downgrade(pool),
+        }
+    }
+
+    pub(super) fn id(&self) -> LeaseId {
+        self.id
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(core) = self.pool.upgrade() {
+            core.slots().released(self.id);
+            core.wake.notify_one();
+        }
+    }
+}
