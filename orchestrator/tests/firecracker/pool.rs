@@ -237,7 +237,7 @@ async fn a_vm_is_killed_when_its_time_is_over_or_nobody_uses_it() {
         idle: None,
     })
     .await;
-    let error = vm.exec(["sleep", "60"]).await.unwrap_err();
+    let error = vm.exec(["sleep", "60000"]).await.unwrap_err();
     assert!(matches!(error, GuestError::Closed { .. }), "{error}");
     assert!(error.to_string().contains("time limit"), "{error}");
     vm.exited().await;
@@ -248,7 +248,7 @@ async fn a_vm_is_killed_when_its_time_is_over_or_nobody_uses_it() {
     })
     .await;
     // Busy for longer than it may be idle.
-    run(&vm, ["sleep", "1"]).await;
+    run(&vm, ["sleep", "1000"]).await;
     vm.exited().await;
     let error = vm.ping(Duration::from_secs(1)).await.unwrap_err();
     assert!(error.to_string().contains("idle"), "{error}");

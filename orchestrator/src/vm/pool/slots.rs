@@ -669,11 +669,14 @@ impl<S: Clone, C> Slots<S, C> {
         self.places.iter().all(settled) && !budget.has_room(*guest_mib)
     }
 
-    /// Whether no snapshot is older than it should be, or on its way.
+    /// Whether no snapshot is older than it should be, on its way, or kept for nobody.
     pub(crate) fn is_fresh(&self, now: Now) -> bool {
-        self.places
-            .iter()
-            .all(|spot| !spot.building && spot.ready.is_some_and(|(_, expires)| expires > now))
+        let useless = |entry: &Entry<S>| entry.retired && entry.clones == 0;
+        !self.snapshots.values().any(useless)
+            && self
+                .places
+                .iter()
+                .all(|spot| !spot.building && spot.ready.is_some_and(|(_, expires)| expires > now))
     }
 
     pub(crate) fn warm(&self) -> impl Iterator<Item = &C> {
