@@ -135,6 +135,7 @@ pub(crate) enum PoolTask {
     Warmup,
     /// Replace every snapshot by one of a fresh boot; the former are deleted when nothing uses
     /// them any more.
+    #[command(after_help = help::POOL_EXAMPLES)]
     Refresh,
     /// Show the snapshots on disk: age, size, use, and whether they fit this machine.
     Stats,

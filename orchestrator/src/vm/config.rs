@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::vm::firecracker::DEFAULT_USERS;
+use crate::vm::firecracker::{DEFAULT_USERS, Tap};
 use crate::vm::snapshot::Machine;
 
 /// Snapshots in the pool: 1 to 20.
@@ -46,6 +46,12 @@ pub const JAIL: &str = "IRONCLAW_JAIL";
 pub const JAILER: &str = "IRONCLAW_JAILER";
 /// User ids of jailed VMs.
 pub const JAIL_USERS: &str = "IRONCLAW_JAIL_USERS";
+/// A drive that guests find as their root.
+pub const ROOT_DRIVE: &str = "IRONCLAW_ROOT_DRIVE";
+/// Tap devices, one for each VM.
+pub const TAPS: &str = "IRONCLAW_TAPS";
+/// A CPU template of Firecracker.
+pub const CPU_TEMPLATE: &str = "IRONCLAW_CPU_TEMPLATE";
 /// Directory for what running VMs need.
 pub const RUN_PATH: &str = "IRONCLAW_RUN_PATH";
 /// The QEMU binary.
@@ -123,6 +129,21 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
         "unused user ids for jailed VMs, FIRST-LAST, both from 1 to 4294967294",
     ),
     (
+        ROOT_DRIVE,
+        "none",
+        "path of an image that guests get as a read-only root drive (Firecracker)",
+    ),
+    (
+        TAPS,
+        "none",
+        "tap devices, one for each VM, as tap0,tap1 or jailed /run/netns/vm0:tap0 (Firecracker)",
+    ),
+    (
+        CPU_TEMPLATE,
+        "none",
+        "path of a custom CPU template in JSON (Firecracker)",
+    ),
+    (
         QEMU,
         "qemu-system-x86_64 on PATH",
         "path of the QEMU binary",
@@ -172,6 +193,12 @@ pub struct Config {
     pub jailer: Option<PathBuf>,
     /// User ids of jailed VMs.
     pub jail_users: Users,
+    /// The image of a read-only root drive.
+    pub root_drive: Option<PathBuf>,
+    /// Tap devices, one for each VM; without any, VMs have no network.
+    pub taps: Taps,
+    /// A CPU template's file.
+    pub cpu_template: Option<PathBuf>,
     /// The QEMU binary, if not the one on PATH.
     pub qemu: Option<PathBuf>,
     /// How QEMU runs a guest's code.
@@ -249,6 +276,18 @@ impl FromStr for Users {
     }
 }
 
+/// Tap devices.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Taps(pub Vec<Tap>);
+
+impl FromStr for Taps {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let taps = text.split(',').map(str::parse).collect::<Result<_, _>>()?;
+        Ok(Self(taps))
+    }
+}
+
 impl FromStr for JailChoice {
     type Err = ();
     fn from_str(text: &str) -> Result<Self, ()> {
@@ -308,6 +347,16 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// The first setting that QEMU has nothing for.
+    pub(crate) fn needs_firecracker(&self) -> Option<&'static str> {
+        let set = [
+            (ROOT_DRIVE, self.root_drive.is_some()),
+            (TAPS, !self.taps.0.is_empty()),
+            (CPU_TEMPLATE, self.cpu_template.is_some()),
+        ];
+        set.into_iter().find(|(_, set)| *set).map(|(name, _)| name)
+    }
+
     /// The settings of this process's environment.
     ///
     /// # Errors
@@ -355,6 +404,9 @@ impl Config {
             jail: vars.parse(JAIL)?.unwrap_or_default(),
             jailer: vars.path(JAILER)?,
             jail_users: vars.parse(JAIL_USERS)?.unwrap_or_default(),
+            root_drive: vars.path(ROOT_DRIVE)?,
+            taps: vars.parse(TAPS)?.unwrap_or_default(),
+            cpu_template: vars.path(CPU_TEMPLATE)?,
             qemu: vars.path(QEMU)?,
             qemu_accel: vars.parse(QEMU_ACCEL)?.unwrap_or_default(),
             guest_agent: vars.path(GUEST_AGENT)?,
@@ -518,6 +570,8 @@ mod tests {
             (JAIL_USERS, "70000"),
             (JAIL_USERS, "0-10"),
             (JAIL_USERS, "9-8"),
+            (TAPS, "tap0,"),
+            (TAPS, "netns:tap0"),
             (QEMU_ACCEL, "hvf"),
         ] {
             let message = config(&[(variable, value)]).unwrap_err().to_string();

@@ -10,6 +10,8 @@
 pub mod api;
 mod binary;
 mod cgroup;
+mod claim;
+mod devices;
 mod guard;
 mod home;
 mod jail;
@@ -17,6 +19,7 @@ mod place;
 mod vsock;
 
 use std::fmt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::Command;
@@ -26,11 +29,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ironclaw_protocol::VSOCK_PORT;
 use tokio::net::UnixStream;
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use crate::template::Template;
 use crate::vm::process::{self, Launch, Process};
-use crate::vm::snapshot::{Machine, Snapshot, VmmIdentity, VmmKind};
+use crate::vm::snapshot::{self, Machine, Snapshot, VmmIdentity, VmmKind};
 use crate::vm::tsc;
 use crate::vm::vmm::{BootSpec, Exit, MicroVm, Ram, Vmm, VmmError};
 use api::{
@@ -38,6 +42,8 @@ use api::{
     MemBackendType, SnapshotCreate, SnapshotLoad, SnapshotType, Vm, Vsock, VsockOverride,
 };
 pub use binary::{FirecrackerBinary, MINIMUM_VERSION};
+use devices::Interface;
+pub use devices::{Devices, Tap};
 use home::{Home, RunDirectory};
 pub use jail::{DEFAULT_USERS, Jailer, find_jailer};
 use place::Place;
@@ -67,6 +73,7 @@ pub struct Firecracker {
     identity: VmmIdentity,
     run: Arc<RunDirectory>,
     jailer: Option<Arc<Jailer>>,
+    devices: Arc<Devices>,
 }
 
 /// A machine that runs in a Firecracker process.
@@ -75,7 +82,15 @@ pub struct FirecrackerVm {
     api: Client,
     place: Place,
     channel_taken: bool,
-    snapshot_type: SnapshotType,
+    writes: Writes,
+}
+
+/// What of its memory a VM's snapshot writes.
+enum Writes {
+    /// All of it.
+    Full,
+    /// What was written since the boot, or since the snapshot whose memory file this is.
+    Since(Option<File>),
 }
 
 impl fmt::Debug for FirecrackerVm {
@@ -88,7 +103,8 @@ impl fmt::Debug for FirecrackerVm {
 
 impl Firecracker {
     /// The hypervisor that `binary` makes, with directories for its VMs below `run_path`; what
-    /// dead processes left there is removed. With a `jailer`, each VM is jailed.
+    /// dead processes left there is removed. With a `jailer`, each VM is jailed. All have
+    /// `devices`.
     ///
     /// # Errors
     /// [`VmmError::Io`] if `run_path` can't be used.
@@ -96,33 +112,44 @@ impl Firecracker {
         binary: FirecrackerBinary,
         run_path: &Path,
         jailer: Option<Jailer>,
+        devices: Devices,
     ) -> Result<Self, VmmError> {
         let identity = VmmIdentity {
             kind: VmmKind::Firecracker,
             version: binary.version.to_string(),
             accelerator: "kvm".to_owned(),
+            devices: devices.digest(),
         };
         Ok(Self {
             binary: binary.path,
             identity,
             run: RunDirectory::create(run_path)?,
             jailer: jailer.map(Arc::new),
+            devices: Arc::new(devices),
         })
     }
 
     /// A process that answers on its API, and has no VM yet.
-    async fn start(&self, machine: Machine) -> Result<FirecrackerVm, VmmError> {
-        gone_unless_ok(self.try_start(machine).await).await
+    async fn start(
+        &self,
+        machine: Machine,
+        interface: Option<Interface>,
+    ) -> Result<FirecrackerVm, VmmError> {
+        gone_unless_ok(self.try_start(machine, interface).await).await
     }
 
-    async fn try_start(&self, machine: Machine) -> Result<FirecrackerVm, VmmError> {
+    async fn try_start(
+        &self,
+        machine: Machine,
+        interface: Option<Interface>,
+    ) -> Result<FirecrackerVm, VmmError> {
         let home = match &self.jailer {
             None => self.run.home(),
             Some(jailer) => self.run.jail(jailer, &self.binary),
         };
         let home = home.map_err(VmmError::io("make a directory for a VM"))?;
         let place = home.place().clone();
-        let process = Process::start(self.launch(home, machine))
+        let process = Process::start(self.launch(home, machine, interface))
             .await
             .map_err(VmmError::io(format!("start {}", self.binary.display())))?;
         let connected = async {
@@ -148,11 +175,11 @@ impl Firecracker {
             api,
             place,
             channel_taken: false,
-            snapshot_type: SnapshotType::Full,
+            writes: Writes::Full,
         })
     }
 
-    fn launch(&self, home: Home, machine: Machine) -> Launch {
+    fn launch(&self, home: Home, machine: Machine, interface: Option<Interface>) -> Launch {
         // The log goes where the guest's console goes, and is bounded there. More of it costs
         // milliseconds per restore.
         let arguments = ["--api-sock", API, "--level", "Error"];
@@ -160,14 +187,16 @@ impl Firecracker {
             let mut command = Command::new(&self.binary);
             command.env_clear().current_dir(home.place().path());
             command.args(arguments);
-            return Launch::new(command).with(home);
+            return Launch::new(command).with((home, interface));
         };
         let (id, user) = (&jail.id, &jail.user);
         let base = self.run.path();
-        let command = jailer.command(&self.binary, base, id, user, machine, &arguments);
+        let tap = interface.as_ref().map(Interface::tap);
+        let network = tap.and_then(|tap| tap.namespace.as_deref());
+        let command = jailer.command(&self.binary, base, id, user, machine, network, &arguments);
         Launch::new(command)
             .in_pid_namespace(jailer.namespace())
-            .with(home)
+            .with((home, interface))
     }
 }
 
@@ -202,14 +231,17 @@ async fn gone_unless_ok<T>(result: Result<T, VmmError>) -> Result<T, VmmError> {
 
 impl Firecracker {
     async fn try_boot(&self, spec: &BootSpec) -> Result<FirecrackerVm, VmmError> {
-        let mut vm = self.start(spec.machine).await?;
+        let (interface, tap) = self.interface()?;
+        let mut vm = self.start(spec.machine, interface).await?;
         // A snapshot of a booted VM's written pages is complete, since the rest is zeros: no
         // need to write, to read and to make holes of what was never touched.
         let track_dirty_pages = matches!(spec.ram, Ram::File(_));
         if track_dirty_pages {
-            vm.snapshot_type = SnapshotType::Diff;
+            vm.writes = Writes::Since(None);
         }
         let boot_source = boot_source(&spec.template, &vm.place)?;
+        let drive = self.devices.lend_drive(&vm.place)?;
+        let devices = Arc::clone(&self.devices);
         vm.converse("configure the VM", async |api| {
             api.call(&MachineConfiguration {
                 vcpu_count: spec.machine.vcpus,
@@ -218,6 +250,7 @@ impl Firecracker {
             })
             .await?;
             api.call(&boot_source).await?;
+            devices.configure(api, drive, tap.as_ref()).await?;
             api.call(&Vsock {
                 guest_cid: GUEST_CID,
                 uds_path: VSOCK.into(),
@@ -231,8 +264,18 @@ impl Firecracker {
         Ok(vm)
     }
 
+    fn interface(&self) -> Result<(Option<Interface>, Option<Tap>), VmmError> {
+        let root = self.run.path().parent().unwrap_or(self.run.path());
+        let interface = self.devices.interface(root)?;
+        let tap = interface.as_ref().map(|interface| interface.tap().clone());
+        Ok((interface, tap))
+    }
+
     async fn try_restore(&self, snapshot: &Snapshot) -> Result<FirecrackerVm, VmmError> {
-        let mut vm = self.start(snapshot.manifest().machine).await?;
+        let (interface, tap) = self.interface()?;
+        let mut vm = self.start(snapshot.manifest().machine, interface).await?;
+        // By the path that the snapshot remembers.
+        self.devices.lend_drive(&vm.place)?;
         let load = SnapshotLoad {
             snapshot_path: vm.place.lend(snapshot.vmstate(), VMSTATE)?,
             mem_backend: MemBackend {
@@ -240,7 +283,7 @@ impl Firecracker {
                 backend_path: vm.place.lend(snapshot.memory(), MEMORY)?,
             },
             resume_vm: true,
-            network_overrides: Vec::new(),
+            network_overrides: tap.iter().map(Tap::instead).collect(),
             vsock_override: Some(VsockOverride {
                 uds_path: VSOCK.into(),
             }),
@@ -281,14 +324,26 @@ impl MicroVm for FirecrackerVm {
 
     async fn snapshot(&mut self, vmstate: &Path, memory: &Path) -> Result<(), VmmError> {
         let create = SnapshotCreate {
-            snapshot_type: self.snapshot_type,
+            snapshot_type: match self.writes {
+                Writes::Full => SnapshotType::Full,
+                Writes::Since(_) => SnapshotType::Diff,
+            },
             snapshot_path: self.place.outgoing(vmstate, VMSTATE)?,
             mem_file_path: self.place.outgoing(memory, MEMORY)?,
         };
         self.converse("write a snapshot", async |api| api.call(&create).await)
             .await?;
         self.place.collect(vmstate, VMSTATE)?;
-        self.place.collect(memory, MEMORY)
+        self.place.collect(memory, MEMORY)?;
+        if let Writes::Since(base) = &mut self.writes {
+            let before = base.take();
+            let written = memory.to_owned();
+            let completed = spawn_blocking(move || completed(&written, before)).await;
+            *base = Some(completed.map_err(|error| {
+                VmmError::io("complete the memory of a snapshot")(error.into())
+            })??);
+        }
+        Ok(())
     }
 
     async fn guest_channel(&mut self) -> Result<UnixStream, VmmError> {
@@ -325,6 +380,19 @@ impl MicroVm for FirecrackerVm {
     fn exited(&self) -> Pin<Box<dyn Future<Output = Exit> + Send>> {
         Box::pin(self.process.exited())
     }
+}
+
+/// The memory file at `path`, with what Firecracker did not write again.
+fn completed(path: &Path, before: Option<File>) -> Result<File, VmmError> {
+    let failed = || VmmError::io(format!("complete {}", path.display()));
+    let file = File::options().read(true).write(true).open(path);
+    let file = file.map_err(failed())?;
+    if let Some(before) = before {
+        let bytes = file.metadata().map_err(failed())?.len();
+        snapshot::complete(&file, &before, bytes, path)
+            .map_err(|error| failed()(std::io::Error::other(error)))?;
+    }
+    Ok(file)
 }
 
 impl FirecrackerVm {

@@ -141,6 +141,7 @@ impl Qemu {
             kind: VmmKind::Qemu,
             version: binary.version,
             accelerator: accelerator.name().to_owned(),
+            devices: None,
         };
         Self {
             binary: binary.path,

@@ -23,6 +23,7 @@ mod id;
 mod inspect;
 mod lock;
 mod manifest;
+mod merge;
 mod pass;
 mod sparse;
 mod staging;
@@ -49,6 +50,7 @@ pub use store::{Entry, SnapshotStore, Verified};
 pub use sweep::Swept;
 
 use lock::DirLock;
+pub(crate) use merge::complete;
 
 /// A published snapshot in use; cheap to clone. Nobody can delete it while one of these lives.
 #[derive(Debug, Clone)]

@@ -4,7 +4,9 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ironclaw_orchestrator::vm::VmHandle;
-use ironclaw_orchestrator::vm::snapshot::VmmKind;
+use ironclaw_orchestrator::vm::guest::Guest;
+use ironclaw_orchestrator::vm::snapshot::{Description, VmmKind};
+use ironclaw_orchestrator::vm::vmm::{BootSpec, Ram};
 
 use crate::lab::{Lab, list, run};
 
@@ -102,4 +104,48 @@ async fn clock(vm: &VmHandle) -> Duration {
 
 fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap()
+}
+
+/// The second one has only what changed since the first, until it is completed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_snapshot_of_a_vm_is_as_complete_as_the_first() {
+    let Some(lab) = Lab::open().await else { return };
+    let launcher = lab.launcher().await;
+    let spec = BootSpec {
+        template: launcher.template().clone(),
+        machine: launcher.machine(),
+        ram: Ram::File(lab.path().join("unused")),
+    };
+    let mut vm = launcher.hypervisor().boot(&spec).await.unwrap();
+    let guest = Guest::open(vm.guest_channel().await.unwrap()).unwrap();
+    guest.ping(Duration::from_secs(10)).await.unwrap();
+    for _ in 0..3 {
+        guest.exec(["counter"]).await.unwrap();
+    }
+    guest.exec(["dirty", "8"]).await.unwrap();
+    let mut snapshots = Vec::new();
+    for _ in 0..2 {
+        vm.pause().await.unwrap();
+        let staging = launcher.snapshots().stage().unwrap();
+        vm.snapshot(&staging.vmstate(), &staging.memory())
+            .await
+            .unwrap();
+        let needs = launcher.requirements().clone();
+        let description = Description {
+            generation: 0,
+            template: needs.template,
+            vmm: needs.vmm,
+            machine: needs.machine,
+            host: needs.host,
+        };
+        let publish = tokio::task::spawn_blocking(move || staging.publish(description));
+        snapshots.push(publish.await.unwrap().unwrap().snapshot);
+        vm.resume().await.unwrap();
+    }
+    drop(vm);
+    for snapshot in &snapshots {
+        let clone = launcher.restore_vm(snapshot, "clone").await.unwrap();
+        assert_eq!(run(&clone, ["counter"]).await, "4\n");
+        clone.destroy().await.unwrap();
+    }
 }

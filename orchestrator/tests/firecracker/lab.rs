@@ -89,7 +89,7 @@ impl Lab {
     pub(crate) fn homes(&self) -> Vec<PathBuf> {
         let owners = list(&self.config.run_path).into_iter();
         owners
-            .filter(|owner| !owner.ends_with(".users"))
+            .filter(|owner| !owner.ends_with(".claims"))
             .flat_map(|owner| list(&owner))
             .flat_map(|home| match home.ends_with("firecracker") {
                 // The jails of one binary share a directory.

@@ -13,6 +13,7 @@
 
 mod clones;
 mod commands;
+mod devices;
 mod faults;
 mod jail;
 mod lab;

@@ -241,6 +241,7 @@ async fn a_vm_is_killed_when_its_time_is_over_or_nobody_uses_it() {
     assert!(matches!(error, GuestError::Closed { .. }), "{error}");
     assert!(error.to_string().contains("time limit"), "{error}");
     vm.exited().await;
+    drop(vm);
 
     let vm = limited(Limits {
         lifetime: None,

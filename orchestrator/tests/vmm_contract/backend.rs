@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ironclaw_orchestrator::template::{ImportSpec, Template, TemplateStore};
 use ironclaw_orchestrator::vm::config::{BackendChoice, JailChoice};
-use ironclaw_orchestrator::vm::firecracker::{Firecracker, FirecrackerBinary};
+use ironclaw_orchestrator::vm::firecracker::{Devices, Firecracker, FirecrackerBinary};
 use ironclaw_orchestrator::vm::snapshot::{Machine, SnapshotStore};
 use ironclaw_orchestrator::vm::vmm::Vmm;
 use ironclaw_orchestrator::vm::{Config, Launcher};
@@ -75,7 +75,8 @@ impl Kind {
                 let binary = FirecrackerBinary::find(config.firecracker.as_deref())
                     .await
                     .map_err(|error| format!("no firecracker: {error}"))?;
-                let vmm = Firecracker::new(binary, &config.run_path, None).unwrap();
+                let vmm =
+                    Firecracker::new(binary, &config.run_path, None, Devices::default()).unwrap();
                 (Arc::new(vmm), import(directory.path(), guest.into()))
             }
             Self::Simulator => {
@@ -84,7 +85,8 @@ impl Kind {
                     .await
                     .unwrap();
                 simulator = Some(installed);
-                let vmm = Firecracker::new(binary, &config.run_path, None).unwrap();
+                let vmm =
+                    Firecracker::new(binary, &config.run_path, None, Devices::default()).unwrap();
                 // It looks at no kernel; any file will do.
                 let kernel = directory.path().join("kernel");
                 std::fs::write(&kernel, "kernel").unwrap();

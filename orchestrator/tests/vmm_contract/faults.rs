@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ironclaw_orchestrator::vm::vmm::VmmError;
+use ironclaw_orchestrator::vm::vmm::{BootSpec, Ram, VmmError};
 use ironclaw_orchestrator::vm::{LaunchError, Origin, Pool, PoolOptions};
 use libtest_mimic::Trial;
 
@@ -24,6 +24,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial(
             "faults::memory_overwritten_after_the_load_kills_the_clone_and_not_the_spawn".into(),
             || with(async |b, s| overwritten_memory(b, s).await),
+        ),
+        trial(
+            "faults::a_vmm_that_hangs_is_given_up_and_killed".into(),
+            || with(async |b, s| a_vmm_that_hangs_is_given_up(b, s).await),
         ),
         trial("faults::a_slow_vmm_is_waited_for".into(), || {
             with(async |b, s| a_slow_vmm_is_waited_for(b, s).await)
@@ -196,4 +200,37 @@ async fn a_slow_vmm_is_waited_for(b: &Backend, s: &Simulator) {
     assert!(start.elapsed() >= Duration::from_millis(300));
     s.inject(STATE, Fault::DieAfterAnswer);
     vm.destroy().await.unwrap();
+}
+
+/// The patience of each call is 10 s, which this test takes.
+async fn a_vmm_that_hangs_is_given_up(b: &Backend, s: &Simulator) {
+    let created = b.launcher.create_snapshot().await.unwrap();
+    let pool = Pool::open(b.launcher.clone(), options(1)).await.unwrap();
+    pool.warmup().await.unwrap();
+    s.inject(STATE, Fault::Hang);
+    let spawned = async {
+        let vm = pool.spawn("served").await.unwrap();
+        assert_ne!(vm.origin(), Origin::Warm, "its VMM hangs");
+        assert_eq!(vm.exec(["counter"]).await.unwrap().stdout, b"1\n");
+        vm.destroy().await.unwrap();
+    };
+    let failed = async {
+        let other = b.launcher.hypervisor();
+        let spec = BootSpec {
+            template: b.launcher.template().clone(),
+            machine: b.launcher.machine(),
+            ram: Ram::Private,
+        };
+        s.inject("PUT /vsock", Fault::Hang);
+        let error = other.boot(&spec).await.unwrap_err();
+        let VmmError::TimedOut { operation, .. } = &error else {
+            panic!("{error}");
+        };
+        assert_eq!(*operation, "configure the VM");
+    };
+    tokio::join!(spawned, failed);
+    assert_eq!(s.waiting(), 0);
+    pool.warmup().await.unwrap();
+    pool.close().await;
+    drop(created);
 }

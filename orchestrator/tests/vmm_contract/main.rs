@@ -1,7 +1,7 @@
 //! One suite of behaviours for every hypervisor, and faults that only a simulator can have.
 //!
 //! `contract::…` runs against QEMU, the real Firecracker and the simulator, where each is there;
-//! `faults::…` against the simulator; `honesty::…` compares the simulator with the real one.
+//! `devices::…` and `faults::…` against the simulator; `honesty::…` compares the simulator with the real one.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,6 +13,7 @@
 
 mod backend;
 mod contract;
+mod devices;
 mod faults;
 mod honesty;
 mod simulator;
@@ -32,7 +33,12 @@ fn main() -> ExitCode {
         return simulator::run(program);
     }
     let arguments = Arguments::from_args();
-    let trials = [contract::trials(), faults::trials(), honesty::trials()];
+    let trials = [
+        contract::trials(),
+        devices::trials(),
+        faults::trials(),
+        honesty::trials(),
+    ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
 }
 

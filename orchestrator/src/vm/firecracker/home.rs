@@ -4,7 +4,7 @@
 //! <run directory>/<owner>/          locked while its process lives; swept by the next one
 //!                        <vm>/api.sock, vsock.sock
 //!                        firecracker/<owner>-<vm>/root/…    the same in a jail
-//!                .users/<uid>      locked while a jailed VM has that user id
+//!                .claims/<name>    locked while a VM has that user id or tap device
 //! ```
 //!
 //! A process has its own directory as working directory and knows its sockets by their bare
@@ -21,6 +21,7 @@ use rustix::fs::{FlockOperation, flock};
 use uuid::Uuid;
 
 use super::cgroup::Cgroups;
+use super::claim::CLAIMS;
 use super::jail::{self, Jailer, User};
 use super::place::Place;
 use crate::vm::vmm::VmmError;
@@ -126,7 +127,7 @@ fn make(path: &Path, recursive: bool) -> io::Result<()> {
 fn sweep(root: &Path) -> io::Result<()> {
     for entry in fs::read_dir(root)? {
         let path = entry?.path();
-        if path.file_name().is_some_and(|name| name == jail::USERS) {
+        if path.file_name().is_some_and(|name| name == CLAIMS) {
             continue;
         }
         let lock = match File::open(&path) {

@@ -1,32 +1,30 @@
 //! The jailer: Firecracker's own program that locks a VMM into a directory, under a user that has
 //! nothing else, within limits (Firecracker's docs/jailer.md).
 //!
-//! Beside what the jailer does, each process gets an empty network namespace of its own, and all
+//! Beside what the jailer does, each process gets an empty network namespace of its own, unless
+//! its tap device is in another, and all
 //! of one owner share a PID namespace which ends with the owner (see `guard`). The jailer's
 //! `--new-pid-ns` would make the VMM an orphan that we could neither wait for nor be sure to kill.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rustix::fs::{FlockOperation, flock};
-
 use super::binary::on_path;
 use super::cgroup::Cgroups;
+use super::claim::Claim;
 use super::guard::Guard;
 use crate::sys;
 use crate::vm::snapshot::Machine;
 use crate::vm::vmm::VmmError;
 
 const PROGRAM: &str = "jailer";
-/// The directory of the locks on user ids, beside those of the owners.
-pub(super) const USERS: &str = ".users";
 /// Bytes of a file that a VMM may write beyond the size of the guest's memory.
 const EXTRA_FILE: u64 = 64 << 20;
 
@@ -83,25 +81,12 @@ impl Jailer {
 
     /// A user id that no other VM of this host has.
     pub(super) fn user(&self, run_path: &Path) -> io::Result<User> {
-        let locks = run_path.join(USERS);
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&locks)?;
         let count = self.users.clone().count();
         // A different one each time: the first are likely in use.
         let first = self.next.fetch_add(1, Ordering::Relaxed);
         for id in self.users.clone().cycle().skip(first % count).take(count) {
-            let lock = File::options()
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .open(locks.join(id.to_string()))?;
-            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(User { id, _lock: lock }),
-                Err(rustix::io::Errno::WOULDBLOCK) => {}
-                Err(errno) => return Err(errno.into()),
+            if let Some(claim) = Claim::take(run_path, &id.to_string())? {
+                return Ok(User { id, _claim: claim });
             }
         }
         Err(io::Error::new(
@@ -111,7 +96,8 @@ impl Jailer {
     }
 
     /// The command that runs `firecracker` with `arguments` as the VM `id`, in the jail at
-    /// [`root`].
+    /// [`root`] and the network namespace `network`, or else in one with nothing in it.
+    #[expect(clippy::too_many_arguments, reason = "a command line has as many")]
     pub(super) fn command(
         &self,
         firecracker: &Path,
@@ -119,6 +105,7 @@ impl Jailer {
         id: &str,
         user: &User,
         machine: Machine,
+        network: Option<&Path>,
         arguments: &[&str],
     ) -> Command {
         let mut command = Command::new(&self.program);
@@ -133,8 +120,13 @@ impl Jailer {
         if let Some(cgroups) = &self.cgroups {
             cgroups.limit(machine, &mut command);
         }
+        match network {
+            Some(namespace) => {
+                command.arg("--netns").arg(namespace);
+            }
+            None => sys::leave_network(&mut command),
+        }
         command.arg("--").args(arguments);
-        sys::leave_network(&mut command);
         command
     }
 }
@@ -161,7 +153,7 @@ pub fn find_jailer(configured: Option<&Path>) -> Result<PathBuf, VmmError> {
 #[derive(Debug)]
 pub(super) struct User {
     id: u32,
-    _lock: File,
+    _claim: Claim,
 }
 
 /// Where the jailer makes the jail of the VM `id`: the directory to remove, and the one that the

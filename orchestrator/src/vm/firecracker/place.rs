@@ -182,7 +182,9 @@ impl Ticks {
 fn readable_by(file: &Path, group: u32) -> io::Result<()> {
     let file = File::open(file)?;
     let facts = file.metadata()?;
-    if facts.gid() != group || facts.mode() & 0o777 != 0o640 {
+    // What all may read is somebody's own: an image, a kernel.
+    let open_to_all = facts.mode() & 0o004 != 0;
+    if !open_to_all && (facts.gid() != group || facts.mode() & 0o777 != 0o640) {
         fchown(&file, None, Some(group))?;
         file.set_permissions(fs::Permissions::from_mode(0o640))?;
     }
@@ -253,6 +255,7 @@ mod tests {
         let (home, file) = (root.path().join("home"), root.path().join("memory"));
         fs::create_dir(&home).unwrap();
         fs::write(&file, "pages").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
         let us = rustix::process::getegid().as_raw();
         let free = Place::open(&home, None).unwrap();
         assert_eq!(free.lend(&file, "memory").unwrap(), file);
@@ -260,5 +263,11 @@ mod tests {
         assert_eq!(jailed.lend(&file, "memory").unwrap(), Path::new("memory"));
         let lent = fs::metadata(home.join("memory")).unwrap();
         assert_eq!((lent.nlink(), lent.mode() & 0o777), (2, 0o640));
+        let image = root.path().join("image");
+        fs::write(&image, "for all").unwrap();
+        fs::set_permissions(&image, fs::Permissions::from_mode(0o644)).unwrap();
+        jailed.lend(&image, "image").unwrap();
+        let lent = fs::metadata(&image).unwrap();
+        assert_eq!(lent.mode() & 0o777, 0o644, "what all may read stays as it is");
     }
 }

@@ -57,6 +57,14 @@ pub enum LaunchError {
         /// Why not.
         reason: String,
     },
+    /// A setting asks for what QEMU does not have.
+    #[error(
+        "{variable} is set, which needs Firecracker, and QEMU is what would run; see `ironclaw doctor`"
+    )]
+    NeedsFirecracker {
+        /// The setting.
+        variable: &'static str,
+    },
     /// The host has no random numbers.
     #[error("the host's random generator failed: {0}")]
     Random(#[from] getrandom::Error),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Inner, LaunchError, Launcher, Progress, Stage, blocking, find_guest_agent, probe};
 use crate::template::{BuildSpec, Template, TemplateStore};
 use crate::vm::config::{AccelChoice, BackendChoice, Config, JailChoice};
-use crate::vm::firecracker::{Firecracker, FirecrackerBinary, Jailer};
+use crate::vm::firecracker::{Devices, Firecracker, FirecrackerBinary, Jailer};
 use crate::vm::qemu::{Accelerator, Qemu, QemuBinary};
 use crate::vm::snapshot::{Host, Requirements, SnapshotStore};
 use crate::vm::vmm::{Vmm, VmmError};
@@ -108,6 +108,9 @@ impl Found {
             return Ok(Arc::new(firecracker));
         }
         let binary = qemu?;
+        if let Some(variable) = config.needs_firecracker() {
+            return Err(LaunchError::NeedsFirecracker { variable });
+        }
         let kvm = Qemu::new(binary.clone(), Accelerator::Kvm);
         let use_kvm = match config.qemu_accel {
             AccelChoice::Kvm => true,
@@ -126,7 +129,17 @@ impl Found {
 async fn firecracker(config: &Config) -> Result<Firecracker, LaunchError> {
     let binary = FirecrackerBinary::find(config.firecracker.as_deref()).await?;
     let config = config.clone();
-    blocking(move || Firecracker::new(binary, &config.run_path, jailer(&config)?)).await
+    blocking(move || {
+        let jailer = jailer(&config)?;
+        let devices = Devices::new(
+            config.root_drive.as_deref(),
+            config.cpu_template.as_deref(),
+            config.taps.0,
+            jailer.is_some(),
+        )?;
+        Firecracker::new(binary, &config.run_path, jailer, devices)
+    })
+    .await
 }
 
 /// The jailer, if VMs are to be jailed.

@@ -152,6 +152,7 @@ mod tests {
                 kind: VmmKind::Qemu,
                 version: "7.2".to_owned(),
                 accelerator: "kvm".to_owned(),
+                devices: None,
             },
             template: "ab".repeat(32).parse().unwrap(),
             machine: Machine {

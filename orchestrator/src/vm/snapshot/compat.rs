@@ -61,6 +61,9 @@ pub enum Mismatch {
         /// In the requirements.
         required: String,
     },
+    /// A guest knows its devices by name and keeps what it read of them.
+    #[error("it has other devices or another CPU template than the settings")]
+    Devices,
     /// The memory file is the machine's RAM.
     #[error("its memory is {snapshot} MiB, needed are {required} MiB")]
     Memory {
@@ -134,6 +137,9 @@ impl Requirements {
         same!(vmm.kind, VmmKind);
         same!(vmm.version, VmmVersion, kind: self.vmm.kind);
         same!(vmm.accelerator, Accelerator);
+        if manifest.vmm.devices != self.vmm.devices {
+            return Err(Mismatch::Devices);
+        }
         same!(machine.memory_mib, Memory);
         same!(machine.vcpus, Vcpus);
         same!(host.cpu_model, CpuModel);
@@ -162,6 +168,7 @@ fn same_tsc(a: Option<u32>, b: Option<u32>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vm::snapshot::Sha256Digest;
     use crate::vm::snapshot::manifest::tests::{manifest, requirements};
 
     #[test]
@@ -172,7 +179,7 @@ mod tests {
     #[test]
     fn each_field_is_compared_and_named_with_both_values() {
         type Change = fn(&mut Requirements);
-        let cases: [(Change, &[&str]); 9] = [
+        let cases: [(Change, &[&str]); 10] = [
             (
                 |r| r.template = "ee".repeat(32).parse().unwrap(),
                 &["template", "eeee", "abab"],
@@ -185,6 +192,10 @@ mod tests {
             (
                 |r| r.vmm.accelerator = "kvm".into(),
                 &["accelerator", "tcg", "kvm"],
+            ),
+            (
+                |r| r.vmm.devices = Some(Sha256Digest::from([1; 32])),
+                &["devices", "CPU template"],
             ),
             (
                 |r| r.machine.memory_mib = 256,

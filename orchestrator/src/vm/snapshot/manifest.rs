@@ -76,6 +76,9 @@ pub struct VmmIdentity {
     pub version: String,
     /// What executes guest code, like `kvm` or `tcg`.
     pub accelerator: String,
+    /// Of drives, network interfaces and a CPU template, if it gives guests any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices: Option<Sha256Digest>,
 }
 
 /// The hypervisors that snapshots are made with.
@@ -326,6 +329,7 @@ pub(super) mod tests {
                 kind: VmmKind::Qemu,
                 version: "7.2.19".to_owned(),
                 accelerator: "tcg".to_owned(),
+                devices: None,
             },
             machine: Machine {
                 memory_mib: 1,

@@ -13,6 +13,9 @@ pub(super) enum Request {
     MachineConfig(MachineConfig),
     BootSource(BootSource),
     Vsock(Vsock),
+    Drive(Drive),
+    Interface(Interface),
+    CpuConfig(Value),
     /// A device of which nothing more is simulated.
     Device,
     Start,
@@ -44,6 +47,22 @@ pub(super) struct BootSource {
 pub(super) struct Vsock {
     pub(super) guest_cid: u32,
     pub(super) uds_path: PathBuf,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Drive {
+    pub(super) drive_id: String,
+    pub(super) path_on_host: PathBuf,
+    pub(super) is_root_device: bool,
+    pub(super) is_read_only: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Interface {
+    pub(super) iface_id: String,
+    pub(super) host_dev_name: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -84,7 +103,7 @@ pub(super) struct Load {
     #[serde(default)]
     pub(super) resume_vm: bool,
     #[serde(default)]
-    pub(super) network_overrides: Vec<Value>,
+    pub(super) network_overrides: Vec<Interface>,
     pub(super) vsock_override: Option<Override>,
     pub(super) clock_realtime: Option<bool>,
 }
@@ -123,6 +142,9 @@ pub(super) fn parse(
         ("PUT", "/machine-config", _) => Request::MachineConfig(json(body)?),
         ("PUT", "/boot-source", _) => Request::BootSource(json(body)?),
         ("PUT", "/vsock", _) => Request::Vsock(json(body)?),
+        ("PUT", _, Some("drives")) => Request::Drive(json(body)?),
+        ("PUT", _, Some("network-interfaces")) => Request::Interface(json(body)?),
+        ("PUT", "/cpu-config", _) => Request::CpuConfig(json(body)?),
         ("PUT", "/entropy", _) => {
             let _: NoFields = json(body)?;
             Request::Device

@@ -1,14 +1,18 @@
 //! The virtual machine's states, and its snapshots on disk.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::api::{BackendType, Create, Load, MachineConfig, Request, State, Type, Vsock};
+use super::api::{
+    BackendType, Create, Drive, Interface, Load, MachineConfig, Request, State, Type, Vsock,
+};
 use super::guest::{Memory, Running};
 use super::http::Answer;
 
@@ -29,11 +33,20 @@ pub(super) struct Configuration {
     machine: Option<MachineConfig>,
     kernel: bool,
     vsock: Option<Vsock>,
+    devices: Devices,
+}
+
+/// By their ids, with what of the host is behind them.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Devices {
+    drives: BTreeMap<String, PathBuf>,
+    interfaces: BTreeMap<String, String>,
 }
 
 pub(super) struct Machine {
     config: MachineConfig,
     vsock: Option<Vsock>,
+    devices: Devices,
     pub(super) guest: Running,
     pub(super) running: bool,
     pub(super) listener: Option<UnixListener>,
@@ -55,7 +68,8 @@ struct VmState {
     version: String,
     vcpu_count: u8,
     mem_size_mib: u64,
-    vsock: Option<(u32, std::path::PathBuf)>,
+    vsock: Option<(u32, PathBuf)>,
+    devices: Devices,
 }
 
 impl Instance {
@@ -139,7 +153,11 @@ impl Instance {
 
 impl Configuration {
     fn is_untouched(&self) -> bool {
-        self.machine.is_none() && !self.kernel && self.vsock.is_none()
+        self.machine.is_none()
+            && !self.kernel
+            && self.vsock.is_none()
+            && self.devices.drives.is_empty()
+            && self.devices.interfaces.is_empty()
     }
 
     fn take(&mut self, request: Request) -> Result<Answer, String> {
@@ -158,6 +176,17 @@ impl Configuration {
                 self.kernel = true;
             }
             Request::Vsock(vsock) => self.vsock = Some(vsock),
+            Request::Drive(drive) => self.devices.attach(drive)?,
+            Request::Interface(interface) => {
+                let Interface {
+                    iface_id,
+                    host_dev_name,
+                } = interface;
+                self.devices.interfaces.insert(iface_id, host_dev_name);
+            }
+            Request::CpuConfig(template) if !template.is_object() => {
+                return Err("The CPU template is no object".to_owned());
+            }
             _ => {}
         }
         Ok(Answer::Done)
@@ -172,7 +201,43 @@ impl Configuration {
             mem_size_mib: 128,
             track_dirty_pages: false,
         });
-        Machine::new(config, self.vsock.take(), Running::booted(), true, None)
+        let devices = std::mem::take(&mut self.devices);
+        let guest = Running::booted();
+        Machine::new(config, self.vsock.take(), devices, guest, true, None)
+    }
+}
+
+impl Devices {
+    fn attach(&mut self, drive: Drive) -> Result<(), String> {
+        if !(drive.is_root_device && drive.is_read_only) {
+            return Err("only read-only root drives are simulated".to_owned());
+        }
+        self.drives.insert(drive.drive_id, drive.path_on_host);
+        self.open()
+    }
+
+    fn open(&self) -> Result<(), String> {
+        match self.drives.values().find(|path| !path.is_file()) {
+            Some(path) => Err(format!("Unable to open the drive {}", path.display())),
+            None => Ok(()),
+        }
+    }
+
+    /// A tap device has one user at a time, so a clone needs another one than its snapshot had.
+    fn restore(&mut self, overrides: &[Interface]) -> Result<(), String> {
+        self.open()?;
+        for Interface {
+            iface_id,
+            host_dev_name,
+        } in overrides
+        {
+            let known = self.interfaces.get_mut(iface_id);
+            *known.ok_or("Unknown Network Device")? = String::clone(host_dev_name);
+        }
+        if overrides.len() < self.interfaces.len() {
+            return Err("Open tap device failed: Resource busy".to_owned());
+        }
+        Ok(())
     }
 }
 
@@ -180,6 +245,7 @@ impl Machine {
     fn new(
         config: MachineConfig,
         vsock: Option<Vsock>,
+        devices: Devices,
         guest: Running,
         running: bool,
         backing: Option<File>,
@@ -192,6 +258,7 @@ impl Machine {
         Ok(Self {
             config,
             vsock,
+            devices,
             guest,
             running,
             listener,
@@ -215,6 +282,7 @@ impl Machine {
                 .vsock
                 .as_ref()
                 .map(|v| (v.guest_cid, v.uds_path.clone())),
+            devices: self.devices.clone(),
         };
         let json = serde_json::to_vec(&state).unwrap();
         let mut bytes = Sha256::digest(&json).to_vec();
@@ -269,9 +337,8 @@ impl Machine {
                 None => uds_path,
             },
         });
-        if !load.network_overrides.is_empty() {
-            return Err("Unknown Network Device".to_owned());
-        }
+        let mut devices = state.devices;
+        devices.restore(&load.network_overrides)?;
         let _ = load.clock_realtime;
         let config = MachineConfig {
             vcpu_count: state.vcpu_count,
@@ -279,7 +346,7 @@ impl Machine {
             track_dirty_pages: false,
         };
         let guest = Running::new(memory);
-        Self::new(config, vsock, guest, load.resume_vm, Some(backing))
+        Self::new(config, vsock, devices, guest, load.resume_vm, Some(backing))
     }
 
     /// Whether the file behind a memory that was never touched has changed: the guest's next

@@ -1,0 +1,354 @@
+//! What a VM may have beside processors, memory, vsock and entropy: a root drive, a network
+//! interface, and a CPU template.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+
+use super::api::{ApiError, Client, CpuConfig, Drive, NetworkInterface, NetworkOverride};
+use super::claim::Claim;
+use super::place::Place;
+use crate::vm::snapshot::Sha256Digest;
+use crate::vm::vmm::VmmError;
+
+/// Names by which Firecracker and its snapshots know them.
+const ROOT_DRIVE: &str = "root";
+const INTERFACE: &str = "eth0";
+/// Longest name of a network device (`IFNAMSIZ` of linux/if.h, less the end of the string).
+const MAX_DEVICE: usize = 15;
+
+/// What each VM of a hypervisor has.
+#[derive(Debug, Default)]
+pub struct Devices {
+    root_drive: Option<PathBuf>,
+    cpu_template: Option<serde_json::Value>,
+    taps: Vec<Tap>,
+    digest: Option<Sha256Digest>,
+}
+
+/// A tap device of this host, which one VM at a time may have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Tap {
+    /// The network namespace that it is in, as a file, if it is not in this process's.
+    pub namespace: Option<PathBuf>,
+    /// Its name.
+    pub device: String,
+}
+
+impl FromStr for Tap {
+    type Err = ();
+
+    /// `tap0`, or `/run/netns/vm0:tap0`.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (namespace, device) = match text.rsplit_once(':') {
+            None => (None, text),
+            Some((namespace, device)) => (Some(PathBuf::from(namespace)), device),
+        };
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+        let is_name = (1..=MAX_DEVICE).contains(&device.len())
+            && device.bytes().all(fits)
+            && !device.starts_with('.');
+        let is_path = namespace.as_deref().is_none_or(Path::is_absolute);
+        (is_name && is_path)
+            .then(|| Self {
+                namespace,
+                device: device.to_owned(),
+            })
+            .ok_or(())
+    }
+}
+
+/// What of it a snapshot depends on.
+#[derive(Debug, Serialize)]
+struct Identity<'a> {
+    root_drive: Option<FileIdentity>,
+    cpu_template: Option<&'a serde_json::Value>,
+    network: bool,
+    /// A snapshot knows its drive by a path, which is another one in a jail.
+    jailed: bool,
+}
+
+/// A file that was not replaced or written to. Its content is not read: images are large, and a
+/// program that starts has no time for it.
+#[derive(Debug, Serialize)]
+struct FileIdentity {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+}
+
+impl Devices {
+    /// A read-only `root_drive` that all VMs share, which must not be written to while they live;
+    /// the CPU template in the JSON file `cpu_template` (Firecracker's
+    /// docs/cpu_templates/cpu-templates.md); and a network interface on one of `taps` for each
+    /// VM, if there are any. `jailed` says whether the VMs will be.
+    ///
+    /// # Errors
+    /// [`VmmError::Io`] if a file can't be read; [`VmmError::Unusable`] if the template is not
+    /// JSON, or a tap device is where VMs can't reach it.
+    pub fn new(
+        root_drive: Option<&Path>,
+        cpu_template: Option<&Path>,
+        taps: Vec<Tap>,
+        jailed: bool,
+    ) -> Result<Self, VmmError> {
+        let root_drive = root_drive
+            .map(|path| {
+                let failed = VmmError::io(format!("find the root drive {}", path.display()));
+                fs::canonicalize(path).map_err(failed)
+            })
+            .transpose()?;
+        let cpu_template = cpu_template.map(read_json).transpose()?;
+        if let Some(tap) = taps.iter().find(|tap| tap.namespace.is_some() != jailed) {
+            return Err(unreachable(tap, jailed));
+        }
+        let mut devices = Self {
+            root_drive,
+            cpu_template,
+            taps,
+            digest: None,
+        };
+        if devices.root_drive.is_some() || devices.cpu_template.is_some() || devices.has_network() {
+            devices.digest = Some(devices.identify(jailed)?);
+        }
+        Ok(devices)
+    }
+
+    fn identify(&self, jailed: bool) -> Result<Sha256Digest, VmmError> {
+        let root_drive = self.root_drive.as_deref().map(identify).transpose()?;
+        let identity = Identity {
+            jailed: jailed && root_drive.is_some(),
+            root_drive,
+            cpu_template: self.cpu_template.as_ref(),
+            network: self.has_network(),
+        };
+        let json = serde_json::to_vec(&identity)
+            .map_err(|error| VmmError::io("describe the devices")(error.into()))?;
+        Ok(Sha256Digest::from(<[u8; 32]>::from(Sha256::digest(json))))
+    }
+
+    /// What tells VMs with other devices from these; `None` if there are none.
+    pub(super) fn digest(&self) -> Option<Sha256Digest> {
+        self.digest
+    }
+
+    fn has_network(&self) -> bool {
+        !self.taps.is_empty()
+    }
+
+    /// A tap device for one more VM, if VMs have a network interface.
+    pub(super) fn interface(&self, run_path: &Path) -> Result<Option<Interface>, VmmError> {
+        if !self.has_network() {
+            return Ok(None);
+        }
+        let failed = || VmmError::io("get a tap device for a VM");
+        for tap in &self.taps {
+            let file = tap.namespace.as_deref().and_then(Path::file_name);
+            let namespace = file.map(|name| name.to_string_lossy()).unwrap_or_default();
+            let name = format!("tap-{namespace}:{}", tap.device);
+            if let Some(claim) = Claim::take(run_path, &name).map_err(failed())? {
+                return Ok(Some(Interface {
+                    tap: tap.clone(),
+                    _claim: claim,
+                }));
+            }
+        }
+        let all = format!(
+            "all {} are in use: each VM needs one, so add some to IRONCLAW_TAPS, or lower \
+             IRONCLAW_MIN_WARM or IRONCLAW_MAX_VMS",
+            self.taps.len()
+        );
+        Err(failed()(std::io::Error::new(
+            std::io::ErrorKind::QuotaExceeded,
+            all,
+        )))
+    }
+
+    /// Makes the root drive visible in a VM's place, and says by which path.
+    pub(super) fn lend_drive(&self, place: &Place) -> Result<Option<PathBuf>, VmmError> {
+        let lend = |path: &PathBuf| place.lend(path, ROOT_DRIVE);
+        self.root_drive.as_ref().map(lend).transpose()
+    }
+
+    /// Gives them to a VM that is about to boot.
+    pub(super) async fn configure(
+        &self,
+        api: &mut Client,
+        drive: Option<PathBuf>,
+        interface: Option<&Tap>,
+    ) -> Result<(), ApiError> {
+        if let Some(template) = &self.cpu_template {
+            api.call(&CpuConfig(template.clone())).await?;
+        }
+        if let Some(path_on_host) = drive {
+            api.call(&Drive {
+                drive_id: ROOT_DRIVE.to_owned(),
+                path_on_host,
+                is_root_device: true,
+                is_read_only: true,
+            })
+            .await?;
+        }
+        if let Some(tap) = interface {
+            api.call(&NetworkInterface {
+                iface_id: INTERFACE.to_owned(),
+                host_dev_name: tap.device.clone(),
+                guest_mac: None,
+            })
+            .await?;
+        }
+        Ok(())
+    }
+}
+
+/// A tap device that one VM has, until it is gone.
+#[derive(Debug)]
+pub(super) struct Interface {
+    tap: Tap,
+    _claim: Claim,
+}
+
+impl Interface {
+    pub(super) fn tap(&self) -> &Tap {
+        &self.tap
+    }
+}
+
+impl Tap {
+    /// For a clone, in place of the one that its snapshot had.
+    pub(super) fn instead(&self) -> NetworkOverride {
+        NetworkOverride {
+            iface_id: INTERFACE.to_owned(),
+            host_dev_name: self.device.clone(),
+        }
+    }
+}
+
+fn read_json(path: &Path) -> Result<serde_json::Value, VmmError> {
+    let failed = || VmmError::io(format!("read the CPU template {}", path.display()));
+    let text = fs::read(path).map_err(failed())?;
+    serde_json::from_slice(&text).map_err(|error| failed()(error.into()))
+}
+
+fn identify(path: &Path) -> Result<FileIdentity, VmmError> {
+    let failed = VmmError::io(format!("inspect the root drive {}", path.display()));
+    let facts = fs::metadata(path).map_err(failed)?;
+    Ok(FileIdentity {
+        device: facts.dev(),
+        inode: facts.ino(),
+        bytes: facts.len(),
+        modified: (facts.mtime(), facts.mtime_nsec()),
+    })
+}
+
+fn unreachable(tap: &Tap, jailed: bool) -> VmmError {
+    let reason = if jailed {
+        "jailed VMs reach no tap device of this network namespace: give each one of its own, as \
+         in IRONCLAW_TAPS=/run/netns/vm0:tap0, or set IRONCLAW_JAIL=off"
+    } else {
+        "it takes the jailer to enter a network namespace: run as root with a jailer, or name tap \
+         devices of this namespace"
+    };
+    VmmError::Unusable {
+        program: "tap device",
+        path: tap.device.clone().into(),
+        reason: reason.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tap(text: &str) -> Tap {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_tap_device_is_named_with_or_without_its_namespace() {
+        assert_eq!(tap("tap0").namespace, None);
+        let jailed = tap("/run/netns/vm0:tap0");
+        assert_eq!(jailed.namespace, Some("/run/netns/vm0".into()));
+        assert_eq!(jailed.device, "tap0");
+        let long = "a".repeat(16);
+        for bad in [
+            "", ":", "/run/x:", "vm0:tap0", "tap/0", "..", "tap 0", &long,
+        ] {
+            assert!(bad.parse::<Tap>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn tap_devices_that_vms_can_not_reach_are_refused_when_it_is_set_up() {
+        for (text, jailed) in [("tap0", true), ("/run/netns/vm0:tap0", false)] {
+            let error = Devices::new(None, None, vec![tap(text)], jailed).unwrap_err();
+            assert!(error.to_string().contains("tap0"), "{error}");
+        }
+    }
+
+    #[test]
+    fn each_vm_gets_a_tap_device_of_its_own_until_there_is_none() {
+        let run = tempfile::tempdir().unwrap();
+        let devices = Devices::new(None, None, vec![tap("tap0"), tap("tap1")], false).unwrap();
+        let first = devices.interface(run.path()).unwrap().unwrap();
+        let second = devices.interface(run.path()).unwrap().unwrap();
+        assert_eq!((first.tap(), second.tap()), (&tap("tap0"), &tap("tap1")));
+        let error = devices.interface(run.path()).unwrap_err();
+        let why = std::error::Error::source(&error).unwrap().to_string();
+        assert!(why.contains("IRONCLAW_TAPS"), "{why}");
+        drop(first);
+        let again = devices.interface(run.path()).unwrap().unwrap();
+        assert_eq!(again.tap(), &tap("tap0"));
+    }
+
+    #[test]
+    fn a_drive_that_was_written_to_and_another_template_are_other_devices() {
+        let directory = tempfile::tempdir().unwrap();
+        let (drive, template) = (directory.path().join("d"), directory.path().join("t"));
+        fs::write(&drive, "a drive").unwrap();
+        fs::write(&template, "{}").unwrap();
+        let digest = |drive, template| {
+            let devices = Devices::new(drive, template, Vec::new(), false).unwrap();
+            devices.digest()
+        };
+        assert_eq!(digest(None, None), None);
+        let mut digests = vec![
+            digest(Some(&drive), None),
+            digest(None, Some(&template)),
+            digest(Some(&drive), Some(&template)),
+        ];
+        assert_eq!(digest(Some(&drive), None), digests[0]);
+        fs::write(&drive, "another drive").unwrap();
+        digests.push(digest(Some(&drive), None));
+        fs::write(&template, r#"{"msr_modifiers": []}"#).unwrap();
+        digests.push(digest(None, Some(&template)));
+        let different: std::collections::HashSet<_> = digests
+            .iter()
+            .map(|digest| digest.unwrap().to_string())
+            .collect();
+        assert_eq!(different.len(), digests.len());
+    }
+
+    #[test]
+    fn what_is_missing_or_malformed_is_an_error_that_names_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let (missing, text) = (directory.path().join("none"), directory.path().join("text"));
+        fs::write(&text, "not JSON").unwrap();
+        for (drive, template) in [
+            (Some(&missing), None),
+            (None, Some(&missing)),
+            (None, Some(&text)),
+        ] {
+            let drive = drive.map(PathBuf::as_path);
+            let template = template.map(PathBuf::as_path);
+            let error = Devices::new(drive, template, Vec::new(), false).unwrap_err();
+            let path = drive.or(template).unwrap().display().to_string();
+            assert!(error.to_string().contains(&path), "{error}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! A memory file that holds only what changed, completed from the one before.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use super::error::SnapshotError;
+use super::sparse::{Extent, Extents};
+
+/// Bytes per copy.
+const CHUNK: usize = 1 << 20;
+
+/// Fills the holes of the first `bytes` of `changes` with what `base` has there, so that it is a
+/// memory file of its own; what neither has stays a hole. A page that became zero must be data in
+/// `changes`, as Firecracker writes it (docs/snapshotting/snapshot-support.md). Both are of one
+/// file system whose blocks are no larger than a guest's page.
+pub(crate) fn complete(
+    changes: &File,
+    base: &File,
+    bytes: u64,
+    path: &Path,
+) -> Result<(), SnapshotError> {
+    let failed = |error| SnapshotError::io("complete", path, error);
+    let mut buffer = vec![0; CHUNK];
+    for extent in Extents::new(changes, path, 0..bytes) {
+        let Extent::Hole(hole) = extent? else {
+            continue;
+        };
+        for extent in Extents::new(base, path, hole) {
+            let Extent::Data(data) = extent? else {
+                continue;
+            };
+            let mut at = data.start;
+            while at < data.end {
+                let wanted = usize::try_from(data.end - at).unwrap_or(CHUNK).min(CHUNK);
+                let chunk = &mut buffer[..wanted];
+                base.read_exact_at(chunk, at).map_err(failed)?;
+                changes.write_all_at(chunk, at).map_err(failed)?;
+                at += wanted as u64;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vm::snapshot::sparse::PAGE;
+    use proptest::prelude::*;
+
+    /// A file with a page of that byte wherever there is one.
+    fn file(pages: &[Option<u8>]) -> File {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len((pages.len() * PAGE) as u64).unwrap();
+        for (at, page) in pages.iter().enumerate() {
+            if let Some(byte) = page {
+                file.write_all_at(&[*byte; PAGE], (at * PAGE) as u64)
+                    .unwrap();
+            }
+        }
+        file
+    }
+
+    fn pages() -> impl Strategy<Value = Vec<(Option<u8>, Option<u8>)>> {
+        proptest::collection::vec((any::<Option<u8>>(), any::<Option<u8>>()), 1..64)
+    }
+
+    proptest! {
+        #[test]
+        fn every_page_is_the_changed_one_or_else_that_of_the_base(pages in pages()) {
+            let (changed, former): (Vec<_>, Vec<_>) = pages.iter().copied().unzip();
+            let (changes, base) = (file(&changed), file(&former));
+            complete(&changes, &base, (pages.len() * PAGE) as u64, Path::new("memory")).unwrap();
+            for (at, (changed, former)) in pages.into_iter().enumerate() {
+                let mut page = [0; PAGE];
+                changes.read_exact_at(&mut page, (at * PAGE) as u64).unwrap();
+                prop_assert_eq!(page, [changed.or(former).unwrap_or(0); PAGE]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_neither_file_has_takes_no_room() {
+        use std::os::unix::fs::MetadataExt as _;
+        let mut sparse = vec![None; 1000];
+        let changes = file(&sparse);
+        sparse[500] = Some(1);
+        let before = changes.metadata().unwrap().blocks();
+        complete(&changes, &file(&sparse), 1000 * 4096, Path::new("memory")).unwrap();
+        let grown = changes.metadata().unwrap().blocks() - before;
+        assert!((1..=64).contains(&grown), "{grown} blocks of 512 bytes");
+    }
+}
