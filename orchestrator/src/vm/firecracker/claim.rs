@@ -12,9 +12,7 @@ pub(super) const CLAIMS: &str = ".claims";
 
 /// Ends when it is dropped, or its process ends.
 #[derive(Debug)]
-pub(super) struct Claim {
-    _lock: File,
-}
+pub(super) struct Claim(File);
 
 impl Claim {
     /// The claim to `name`, unless another VM has it, of whatever process with this `run_path`.
@@ -31,9 +29,17 @@ impl Claim {
             .mode(0o600)
             .open(locks.join(name))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Self { _lock: lock })),
+            Ok(()) => Ok(Some(Self(lock))),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(errno) => Err(errno.into()),
         }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // Closing it is not enough: a process that another thread starts just now has it open too,
+        // until it becomes another program.
+        let _ = flock(&self.0, FlockOperation::Unlock);
     }
 }

@@ -268,6 +268,10 @@ mod tests {
         fs::set_permissions(&image, fs::Permissions::from_mode(0o644)).unwrap();
         jailed.lend(&image, "image").unwrap();
         let lent = fs::metadata(&image).unwrap();
-        assert_eq!(lent.mode() & 0o777, 0o644, "what all may read stays as it is");
+        assert_eq!(
+            lent.mode() & 0o777,
+            0o644,
+            "what all may read stays as it is"
+        );
     }
 }
