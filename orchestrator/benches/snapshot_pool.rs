@@ -4,7 +4,8 @@
 //! Under Firecracker a minimal client does the same in the same run, for comparison:
 //!
 //! * `bare resume + ping`: `PATCH /vm` and a ping on a connection that exists. `warm` also draws
-//!   entropy, and has the guest take it, its clock and its names.
+//!   entropy, and has the guest take it, its clock and its names; `bare resume + identity` has it
+//!   take some that were made before.
 //! * `bare start + load + resume`: the process and `PUT /snapshot/load`. `restored` also connects
 //!   to the agent, and waits for what `warm` waits for.
 //!
@@ -28,14 +29,20 @@ use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
 use ironclaw_orchestrator::vm::firecracker::FirecrackerBinary;
 use ironclaw_orchestrator::vm::snapshot::VmmKind;
 use ironclaw_orchestrator::vm::{Config, Launcher, Origin, Pool, PoolOptions, Stage};
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, Runtime};
 
 fn options(warm: usize) -> PoolOptions {
     PoolOptions::new(1).with_warm(warm)
 }
 
 fn spawns(criterion: &mut Criterion) {
-    let runtime = Runtime::new().unwrap();
+    // The other half of the processors is for the VMMs and their guests.
+    let processors = std::thread::available_parallelism().unwrap().get();
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(processors.div_ceil(2))
+        .enable_all()
+        .build()
+        .unwrap();
     let config = Config::from_env().unwrap();
     let progress = Arc::new(|stage: &Stage| eprintln!("{stage}"));
     let launcher = match runtime.block_on(Launcher::open(&config, progress)) {
@@ -96,6 +103,12 @@ fn beside_a_minimal_client(
     group.bench_function("bare resume + ping", |bencher| {
         bencher.iter_custom(|rounds| {
             let bare = || bare::Bare::restore(&firecracker, snapshot).resume_and_ping();
+            (0..rounds).map(|_| bare()).sum()
+        });
+    });
+    group.bench_function("bare resume + identity", |bencher| {
+        bencher.iter_custom(|rounds| {
+            let bare = || bare::Bare::restore(&firecracker, snapshot).resume_and_identify();
             (0..rounds).map(|_| bare()).sum()
         });
     });

@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 
 use ironclaw_orchestrator::vm::snapshot::Snapshot;
 use ironclaw_protocol::frame::{Decoder, Event, MAGIC, decode, encode};
-use ironclaw_protocol::message::{Request, RequestId, ToGuest, ToHost};
+use ironclaw_protocol::limits::ENTROPY;
+use ironclaw_protocol::message::{
+    Identity, Request, RequestId, Restored, ToGuest, ToHost, UnixTime,
+};
 use ironclaw_protocol::{VERSION, VSOCK_PORT};
 
 /// Pings before a measurement, so that the guest's working set is in memory.
@@ -58,14 +61,36 @@ impl Bare {
 
     /// How long a paused clone takes from the request to resume to a ping's answer.
     pub(crate) fn resume_and_ping(&mut self) -> Duration {
+        self.resume_and_ask(|| Request::Ping)
+    }
+
+    /// How long it takes until the guest has confirmed a new identity.
+    pub(crate) fn resume_and_identify(&mut self) -> Duration {
+        self.resume_and_ask(|| {
+            Request::Restored(Restored {
+                entropy: [7; ENTROPY],
+                unix_time: UnixTime {
+                    seconds: 1_800_000_000,
+                    nanos: 0,
+                },
+                identity: Identity {
+                    machine_id: [1; 16],
+                    boot_id: [2; 16],
+                    hostname: "bench".to_owned(),
+                },
+            })
+        })
+    }
+
+    fn resume_and_ask(&mut self, request: impl Fn() -> Request) -> Duration {
         let mut agent = Agent::connect(&self.directory.path().join("vsock.sock"));
         for id in 0..PRIMING {
-            agent.ping(id);
+            agent.ask(id, request());
         }
         ask(&mut self.api, "PATCH /vm", r#"{"state":"Paused"}"#);
         let start = Instant::now();
         ask(&mut self.api, "PATCH /vm", r#"{"state":"Resumed"}"#);
-        agent.ping(PRIMING);
+        agent.ask(PRIMING, request());
         start.elapsed()
     }
 }
@@ -118,11 +143,11 @@ impl Agent {
         }
     }
 
-    fn ping(&mut self, id: u32) {
+    fn ask(&mut self, id: u32, request: Request) {
         let mut bytes = Vec::new();
         let message = ToGuest::Request {
             id: RequestId(id),
-            request: Request::Ping,
+            request,
         };
         encode(&message, &mut bytes).unwrap();
         self.stream.write_all(&bytes).unwrap();
