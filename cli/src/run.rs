@@ -39,12 +39,18 @@ struct Stages {
     pool: f64,
     /// The spawn.
     spawn: f64,
-    /// Part of the spawn: choosing a tier.
+    /// Part of the spawn: waiting for room, and choosing a tier.
     queue: f64,
-    /// Part of the spawn: starting the hypervisor and loading the snapshot.
+    /// Part of the spawn: what higher tiers took before they failed.
+    failed: f64,
+    /// Part of the spawn: starting the hypervisor's process.
     start: f64,
-    /// Part of the spawn: resume or boot, until the guest confirmed its identity.
-    ready: f64,
+    /// Part of the spawn: loading the snapshot.
+    load: f64,
+    /// Part of the spawn: resuming a warm clone.
+    resume: f64,
+    /// Part of the spawn: until the guest confirmed its identity, and a boot before that.
+    hello: f64,
     /// The command.
     command: f64,
 }
@@ -77,8 +83,11 @@ pub(crate) async fn run(mut config: Config, run: Run, json: bool) -> Result<u8> 
         pool: milliseconds(ready),
         spawn: milliseconds(timings.total),
         queue: milliseconds(timings.queue),
+        failed: milliseconds(timings.failed),
         start: milliseconds(timings.start),
-        ready: milliseconds(timings.ready),
+        load: milliseconds(timings.load),
+        resume: milliseconds(timings.resume),
+        hello: milliseconds(timings.hello),
         command: 0.0,
     };
     if run.verbose {
@@ -181,9 +190,9 @@ async fn explain(handle: &VmHandle, error: Error) -> Error {
 
 fn say_origin(origin: Origin, stages: &Stages) {
     progress::note(&format!(
-        "VM: {origin} in {:.1} ms (queue {:.1}, start {:.1}, ready {:.1}); before that: \
+        "VM: {origin} in {:.1} ms (start {:.1}, load {:.1}, hello {:.1}); before that: \
          open {:.1} ms, pool {:.1} ms",
-        stages.spawn, stages.queue, stages.start, stages.ready, stages.open, stages.pool
+        stages.spawn, stages.start, stages.load, stages.hello, stages.open, stages.pool
     ));
 }
 

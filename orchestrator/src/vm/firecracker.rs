@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use ironclaw_protocol::VSOCK_PORT;
@@ -83,6 +83,7 @@ pub struct FirecrackerVm {
     place: Place,
     channel_taken: bool,
     writes: Writes,
+    started_in: Duration,
 }
 
 /// What of its memory a VM's snapshot writes.
@@ -143,6 +144,7 @@ impl Firecracker {
         machine: Machine,
         interface: Option<Interface>,
     ) -> Result<FirecrackerVm, VmmError> {
+        let start = Instant::now();
         let home = match &self.jailer {
             None => self.run.home(),
             Some(jailer) => self.run.jail(jailer, &self.binary),
@@ -176,6 +178,7 @@ impl Firecracker {
             place,
             channel_taken: false,
             writes: Writes::Full,
+            started_in: start.elapsed(),
         })
     }
 
@@ -367,6 +370,10 @@ impl MicroVm for FirecrackerVm {
         };
         self.channel_taken = true;
         Ok(stream)
+    }
+
+    fn started_in(&self) -> Duration {
+        self.started_in
     }
 
     fn pid(&self) -> u32 {

@@ -18,9 +18,10 @@ use crate::template::{Step, Template};
 use crate::vm::guest::Guest;
 use crate::vm::identity::{self, VmName};
 use crate::vm::snapshot::{
-    Description, Machine, Requirements, Snapshot, SnapshotId, SnapshotStore, VmmIdentity,
+    Description, Machine, Requirements, Snapshot, SnapshotError, SnapshotId, SnapshotStore,
+    VmmIdentity,
 };
-use crate::vm::vm_handle::{Origin, VmHandle};
+use crate::vm::vm_handle::{Origin, Timings, VmHandle};
 use crate::vm::vmm::{BootSpec, MicroVm, Ram, Vmm, VmmError};
 
 pub use agent::find_guest_agent;
@@ -157,15 +158,16 @@ impl Launcher {
     }
 
     pub(crate) async fn cold_boot_named(&self, name: &VmName) -> Result<VmHandle, LaunchError> {
+        let begun = Instant::now();
         let (vm, guest) = self.boot(Ram::Private).await?;
         guest.restored(identity::fresh(name)?, READY).await?;
-        Ok(VmHandle::new(
-            name.as_str(),
-            Origin::ColdBooted,
-            guest,
-            vm,
-            None,
-        ))
+        let start = vm.started_in();
+        let timings = Timings {
+            start,
+            hello: begun.elapsed().saturating_sub(start),
+            ..Timings::default()
+        };
+        Ok(VmHandle::new(name.as_str(), Origin::ColdBooted, guest, vm, None).with_timings(timings))
     }
 
     /// Restores a clone of `snapshot` and hands it out.
@@ -195,9 +197,9 @@ impl Launcher {
     pub async fn create_snapshot(&self) -> Result<Created, LaunchError> {
         let store = self.0.snapshots.clone();
         let bytes = self.0.machine.memory_bytes();
-        let staging = blocking(move || {
+        let (staging, generation) = blocking(move || {
             store.ensure_room(bytes)?;
-            store.stage()
+            Ok::<_, SnapshotError>((store.stage()?, store.next_generation()?))
         })
         .await?;
         let start = Instant::now();
@@ -225,7 +227,7 @@ impl Launcher {
 
         (self.0.progress)(&Stage::PublishingSnapshot);
         let start = Instant::now();
-        let description = self.description();
+        let description = self.description(generation);
         let published = blocking(move || staging.publish(description)).await?;
         let disk_bytes = published.disk_bytes;
         let snapshot = published.snapshot;
@@ -244,7 +246,7 @@ impl Launcher {
         blocking(move || inner.snapshots.load(id, &inner.requirements)).await
     }
 
-    fn description(&self) -> Description {
+    fn description(&self, generation: u64) -> Description {
         let Requirements {
             template,
             vmm,
@@ -252,7 +254,7 @@ impl Launcher {
             host,
         } = self.0.requirements.clone();
         Description {
-            generation: 0,
+            generation,
             template,
             vmm,
             machine,

@@ -33,6 +33,11 @@ pub use guest::{Command, ExecEvent, ExitStatus, GuestError, Output, Running, Std
 pub use identity::BadName;
 pub use launcher::{Created, LaunchError, Launcher, Progress, Stage, find_guest_agent};
 pub use limits::Limits;
-pub use pool::{Budget, Limit, Pool, PoolError, PoolOptions, PoolStats, SpawnError, SpawnOptions};
-pub use shared_pool::{destroy_vm, pool_stats, spawn_vm, warmup_pool};
+pub use pool::{
+    Budget, Footprint, Limit, Pool, PoolError, PoolOptions, PoolStats, Quantiles, SNAPSHOT_BUDGET,
+    SpawnError, SpawnOptions, SpawnStage,
+};
+pub use shared_pool::{
+    destroy_vm, pool_stats, prometheus_text, spawn_vm, spawn_vm_with, warmup_pool,
+};
 pub use vm_handle::{DestroyError, Origin, Timings, VmHandle};

@@ -11,6 +11,7 @@ mod budget;
 mod demand;
 mod driver;
 mod error;
+mod footprint;
 mod lease;
 mod line;
 pub(crate) mod slots;
@@ -19,7 +20,7 @@ mod stats;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -38,7 +39,8 @@ use stats::Counters;
 
 pub use budget::{Budget, Limit};
 pub use error::{PoolError, SpawnError};
-pub use stats::PoolStats;
+pub use footprint::{Footprint, SNAPSHOT_BUDGET};
+pub use stats::{PoolStats, Quantiles, SpawnStage};
 
 /// What a pool keeps ready, and how much it may take.
 #[derive(Debug, Clone)]
@@ -100,18 +102,22 @@ impl From<&Config> for PoolOptions {
 }
 
 /// How a VM is spawned, and how long it may live.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpawnOptions {
+    /// The VM's name, 1 to 64 bytes; also its host name.
+    pub name: String,
     /// How long to wait for room when as many VMs live as may.
     pub patience: Duration,
     /// When the VM is killed.
     pub limits: Limits,
 }
 
-impl Default for SpawnOptions {
-    /// Waits for 30 s, and sets no limits.
-    fn default() -> Self {
+impl SpawnOptions {
+    /// Waits for room for 30 s, and sets no limits.
+    #[must_use]
+    pub fn named(name: impl Into<String>) -> Self {
         Self {
+            name: name.into(),
             patience: Duration::from_secs(30),
             limits: Limits::default(),
         }
@@ -197,6 +203,18 @@ impl Core {
     fn now(&self) -> Duration {
         self.opened.elapsed()
     }
+
+    fn stats(&self) -> PoolStats {
+        let (counts, ages) = {
+            let slots = self.slots();
+            let ages = slots
+                .snapshots()
+                .map(|snapshot| snapshot.manifest().created.age());
+            (slots.counts(), ages.collect())
+        };
+        self.counters
+            .snapshot(self.size, counts, ages, &self.budget)
+    }
 }
 
 impl Pool {
@@ -269,7 +287,7 @@ impl Pool {
     /// # Errors
     /// As for [`spawn_with`](Self::spawn_with).
     pub async fn spawn(&self, name: &str) -> Result<VmHandle, SpawnError> {
-        self.spawn_with(name, SpawnOptions::default()).await
+        self.spawn_with(SpawnOptions::named(name)).await
     }
 
     /// A VM of one's own, from the best tier that serves. Dropping the future takes the spawn
@@ -278,34 +296,28 @@ impl Pool {
     /// # Errors
     /// [`SpawnError::PoolExhausted`] if there was no room in time; [`SpawnError::Failed`] says
     /// for each tier that was tried why it failed.
-    pub async fn spawn_with(
-        &self,
-        name: &str,
-        options: SpawnOptions,
-    ) -> Result<VmHandle, SpawnError> {
+    pub async fn spawn_with(&self, options: SpawnOptions) -> Result<VmHandle, SpawnError> {
         let start = Instant::now();
         let core = &*self.core;
-        let name = VmName::parse(name)?;
+        let name = VmName::parse(&options.name)?;
         let (lease, mut served) = self.turn(options.patience).await?;
         let queue = start.elapsed();
         let mut failed = Vec::new();
-        loop {
+        let handle = loop {
             let refill = Refill(&core.wake);
-            let (tier, begun) = (start.elapsed(), Instant::now());
-            let (handle, started) = match served {
+            match served {
                 Served::Warm(clone) => match serve_alone(clone, &name, refill).await {
-                    Ok(handle) => (handle, Duration::ZERO),
+                    Ok(handle) => break handle,
                     Err(error) => {
                         core.counters.fell_back(Origin::Warm, &error);
                         failed.push((Origin::Warm, error));
                         served = core.slots().serve_again(lease.id());
-                        continue;
                     }
                 },
                 Served::Restore(generation, snapshot) => {
                     drop(refill);
                     match self.restore(&snapshot, &name).await {
-                        Ok(served) => served,
+                        Ok(handle) => break handle,
                         Err(error) => {
                             core.counters.fell_back(Origin::Restored, &error);
                             // Deleting it needs that nobody holds it.
@@ -315,28 +327,36 @@ impl Pool {
                                 driver::give_up(core, generation);
                             }
                             failed.push((Origin::Restored, error));
-                            self.boot(&name, failed).await?
+                            served = Served::Boot;
                         }
                     }
                 }
                 Served::Boot => {
                     drop(refill);
-                    self.boot(&name, failed).await?
+                    break self.boot(&name, failed).await?;
                 }
-            };
-            let timings = Timings {
-                queue,
-                failed: tier.saturating_sub(queue),
-                start: started,
-                ready: begun.elapsed().saturating_sub(started),
-                total: start.elapsed(),
-            };
-            core.counters.served(handle.origin());
-            return Ok(handle
-                .with_timings(timings)
-                .holding(Box::new(lease))
-                .limited(options.limits));
-        }
+            }
+        };
+        let total = start.elapsed();
+        let stages = handle.timings();
+        let Timings {
+            start,
+            load,
+            resume,
+            hello,
+            ..
+        } = stages;
+        let timings = Timings {
+            queue,
+            failed: total.saturating_sub(queue + start + load + resume + hello),
+            total,
+            ..stages
+        };
+        core.counters.served(handle.origin(), &timings);
+        Ok(handle
+            .with_timings(timings)
+            .holding(Box::new(lease))
+            .limited(options.limits))
     }
 
     /// Room for a VM, and what is to serve it.
@@ -365,42 +385,32 @@ impl Pool {
         }
     }
 
-    async fn restore(
-        &self,
-        snapshot: &Snapshot,
-        name: &VmName,
-    ) -> Result<(VmHandle, Duration), LaunchError> {
-        let start = Instant::now();
-        let permit = self
-            .core
-            .starts
-            .acquire()
-            .await
-            .map_err(|_| LaunchError::ShuttingDown)?;
+    async fn restore(&self, snapshot: &Snapshot, name: &VmName) -> Result<VmHandle, LaunchError> {
+        let permit = self.start_permit().await?;
         let clone = self.core.launcher.clone_of(snapshot).await?;
         drop(permit);
-        let started = start.elapsed();
-        Ok((clone.serve(name, Origin::Restored).await?, started))
+        clone.serve(name, Origin::Restored).await
     }
 
     async fn boot(
         &self,
         name: &VmName,
         mut failed: Vec<(Origin, LaunchError)>,
-    ) -> Result<(VmHandle, Duration), SpawnError> {
-        let permit = self.core.starts.acquire().await;
-        let result = match permit {
-            Ok(_permit) => self.core.launcher.cold_boot_named(name).await,
-            Err(_) => Err(LaunchError::ShuttingDown),
+    ) -> Result<VmHandle, SpawnError> {
+        let booted = async {
+            let _permit = self.start_permit().await?;
+            self.core.launcher.cold_boot_named(name).await
         };
-        match result {
-            Ok(handle) => Ok((handle, Duration::ZERO)),
-            Err(error) => {
-                self.core.counters.fell_back(Origin::ColdBooted, &error);
-                failed.push((Origin::ColdBooted, error));
-                Err(SpawnError::Failed(error::Tiers(failed)))
-            }
-        }
+        booted.await.map_err(|error| {
+            self.core.counters.fell_back(Origin::ColdBooted, &error);
+            failed.push((Origin::ColdBooted, error));
+            SpawnError::Failed(error::Tiers(failed))
+        })
+    }
+
+    async fn start_permit(&self) -> Result<SemaphorePermit<'_>, LaunchError> {
+        let permit = self.core.starts.acquire().await;
+        permit.map_err(|_| LaunchError::ShuttingDown)
     }
 
     /// Builds the snapshots that are missing and fills the warm places; returns when all are
@@ -448,11 +458,20 @@ impl Pool {
         }
     }
 
-    /// The pool at this moment.
+    /// The pool at this moment. Reads nothing but memory of this process.
     #[must_use]
     pub fn stats(&self) -> PoolStats {
-        let counts = self.core.slots().counts();
-        self.core.counters.snapshot(self.core.size, counts)
+        self.core.stats()
+    }
+
+    /// What the pool takes of the host at this moment.
+    ///
+    /// # Errors
+    /// [`PoolError::Launch`] if the files of a snapshot can't be inspected.
+    pub async fn footprint(&self) -> Result<Footprint, PoolError> {
+        let warm = self.warm_pids();
+        let snapshots: Vec<_> = self.core.slots().snapshots().cloned().collect();
+        Ok(blocking(move || Footprint::of(&warm, &snapshots)).await?)
     }
 
     /// Process ids of the warm clones' VMMs, for statistics of the host.

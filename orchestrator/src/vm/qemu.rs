@@ -16,7 +16,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use serde_json::json;
@@ -71,6 +71,7 @@ pub struct QemuVm {
     qmp: Qmp,
     channel: Option<UnixStream>,
     ram_is_shared: bool,
+    started_in: Duration,
 }
 
 /// The QEMU binary and its version.
@@ -192,6 +193,7 @@ impl Vmm for Qemu {
     }
 
     async fn boot(&self, spec: &BootSpec) -> Result<Box<dyn MicroVm>, VmmError> {
+        let begun = Instant::now();
         let memory = match &spec.ram {
             Ram::Private => Memory::Private,
             Ram::File(path) => Memory::Shared(path),
@@ -206,12 +208,15 @@ impl Vmm for Qemu {
             process,
             channel: Some(channel),
             ram_is_shared: matches!(memory, Memory::Shared(_)),
+            started_in: Duration::ZERO,
         };
         vm.converse("start", async |qmp| qmp.settle().await).await?;
+        vm.started_in = begun.elapsed();
         Ok(Box::new(vm))
     }
 
     async fn restore(&self, snapshot: &Snapshot) -> Result<Box<dyn MicroVm>, VmmError> {
+        let begun = Instant::now();
         memory_is_there(snapshot)?;
         let state = File::open(snapshot.vmstate()).map_err(VmmError::io(format!(
             "open {}",
@@ -230,16 +235,20 @@ impl Vmm for Qemu {
             process,
             channel: Some(channel),
             ram_is_shared: false,
+            started_in: Duration::ZERO,
         };
+        let mut started_in = Duration::ZERO;
         vm.converse("restore", async |qmp| {
             // All at once: QEMU works through them while it comes up.
             qmp.send("migrate-set-capabilities", capabilities()).await?;
             qmp.send("migrate-incoming", json!({ "uri": uri })).await?;
             qmp.settle().await?;
+            started_in = begun.elapsed();
             migrated(qmp).await?;
             qmp.execute("cont", json!({})).await
         })
         .await?;
+        vm.started_in = started_in;
         Ok(Box::new(vm))
     }
 }
@@ -276,6 +285,10 @@ impl MicroVm for QemuVm {
 
     async fn guest_channel(&mut self) -> Result<UnixStream, VmmError> {
         self.channel.take().ok_or(VmmError::NoChannel)
+    }
+
+    fn started_in(&self) -> Duration {
+        self.started_in
     }
 
     fn pid(&self) -> u32 {

@@ -88,6 +88,16 @@ impl Snapshot {
         &self.0.manifest
     }
 
+    /// Bytes that its files take on disk, holes not counted.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Io`].
+    pub fn disk_bytes(&self) -> Result<u64, SnapshotError> {
+        let directory = self.0.memory.parent().unwrap_or(&self.0.memory);
+        inspect::disk_bytes(directory)
+            .map_err(|error| SnapshotError::io("inspect", directory, error))
+    }
+
     /// The file with the guest's RAM, to be mapped privately and never written.
     #[must_use]
     pub fn memory(&self) -> &Path {

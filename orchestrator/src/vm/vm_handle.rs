@@ -46,10 +46,15 @@ pub struct Timings {
     pub queue: Duration,
     /// What higher tiers took before they failed.
     pub failed: Duration,
-    /// Starting the VMM and loading the snapshot; zero for a warm clone.
+    /// Starting the VMM's process, until it took commands; zero for a warm clone.
     pub start: Duration,
-    /// Until the guest confirmed its new identity: resume or boot, hello, entropy and clock.
-    pub ready: Duration,
+    /// Loading the snapshot and letting its processors run; zero for other tiers.
+    pub load: Duration,
+    /// Resuming a warm clone, until its VMM said so; zero for other tiers.
+    pub resume: Duration,
+    /// From then on until the guest confirmed its new entropy, clock and identity; of a boot, all
+    /// that the guest's start took.
+    pub hello: Duration,
     /// All of it.
     pub total: Duration,
 }

@@ -82,6 +82,9 @@ pub trait MicroVm: fmt::Debug + Send + Sync + 'static {
     /// [`VmmError::NoChannel`] the second time; [`VmmError`] if the VM ended.
     async fn guest_channel(&mut self) -> Result<UnixStream, VmmError>;
 
+    /// How long its process took from its start until it took commands.
+    fn started_in(&self) -> Duration;
+
     /// Process id of the VMM, for statistics of the host.
     fn pid(&self) -> u32;
 

@@ -165,15 +165,16 @@ async fn a_spawn_without_room_waits_for_the_end_of_a_vm_and_not_for_ever() {
     pool.warmup().await.unwrap();
     let first = pool.spawn("first").await.unwrap();
 
+    let patience = Duration::from_millis(50);
     let hasty = SpawnOptions {
-        patience: Duration::from_millis(50),
-        ..SpawnOptions::default()
+        patience,
+        ..SpawnOptions::named("hasty")
     };
-    let error = pool.spawn_with("hasty", hasty).await.unwrap_err();
+    let error = pool.spawn_with(hasty).await.unwrap_err();
     match &error {
         SpawnError::PoolExhausted { waited, limit } => {
             assert_eq!(limit.vms, 1);
-            assert!(*waited >= hasty.patience);
+            assert!(*waited >= patience);
         }
         other => panic!("{other}"),
     }
@@ -228,9 +229,9 @@ async fn a_vm_is_killed_when_its_time_is_over_or_nobody_uses_it() {
     let limited = async |limits| {
         let options = SpawnOptions {
             limits,
-            ..SpawnOptions::default()
+            ..SpawnOptions::named("limited")
         };
-        pool.spawn_with("limited", options).await.unwrap()
+        pool.spawn_with(options).await.unwrap()
     };
     let vm = limited(Limits {
         lifetime: moment,
@@ -284,4 +285,9 @@ async fn a_refresh_replaces_every_snapshot_and_spares_those_in_use_until_they_ar
     let after = ids();
     assert_eq!(after.len(), 2);
     assert!(after.is_disjoint(&before));
+    let entries = launcher.snapshots().list().unwrap();
+    let generations = entries
+        .iter()
+        .map(|entry| entry.state.as_ref().unwrap().generation);
+    assert!(generations.min() >= Some(2), "each build is one later");
 }

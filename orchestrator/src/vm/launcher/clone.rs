@@ -1,6 +1,6 @@
 //! A clone of a snapshot: running, as the hypervisor restores it, or paused until its lease.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
@@ -8,7 +8,7 @@ use crate::vm::guest::{Command, Guest, GuestError};
 use crate::vm::identity::{self, VmName};
 use crate::vm::launcher::{LaunchError, READY};
 use crate::vm::snapshot::Snapshot;
-use crate::vm::vm_handle::{Origin, VmHandle};
+use crate::vm::vm_handle::{Origin, Timings, VmHandle};
 use crate::vm::vmm::{Exit, MicroVm, Vmm, VmmError};
 
 /// How often the path of a lease is run through while a clone is primed. Under a translator the
@@ -23,6 +23,8 @@ struct Clone {
     vm: Box<dyn MicroVm>,
     guest: Guest,
     snapshot: Snapshot,
+    begun: Instant,
+    timings: Timings,
 }
 
 /// A clone with the identity of its snapshot, running. Only the agent runs in it, which waits
@@ -37,7 +39,13 @@ pub(crate) struct PausedClone(Clone);
 impl RunningClone {
     /// Restores a clone of `snapshot` and reaches its agent.
     pub(super) async fn start(vmm: &dyn Vmm, snapshot: &Snapshot) -> Result<Self, LaunchError> {
+        let begun = Instant::now();
         let mut vm = vmm.restore(snapshot).await?;
+        let timings = Timings {
+            start: vm.started_in(),
+            load: begun.elapsed().saturating_sub(vm.started_in()),
+            ..Timings::default()
+        };
         let stream =
             timeout(READY, vm.guest_channel())
                 .await
@@ -49,6 +57,8 @@ impl RunningClone {
             vm,
             guest: Guest::open(stream)?,
             snapshot: snapshot.clone(),
+            begun,
+            timings,
         }))
     }
 
@@ -69,6 +79,8 @@ impl RunningClone {
             guest.ping(PRIMED).await?;
         }
         clone.vm.pause().await?;
+        // Nobody waited for that.
+        clone.timings = Timings::default();
         Ok(PausedClone(clone))
     }
 
@@ -78,12 +90,14 @@ impl RunningClone {
         name: &VmName,
         origin: Origin,
     ) -> Result<VmHandle, LaunchError> {
-        let Self(clone) = self;
+        let Self(mut clone) = self;
         let new = identity::fresh(name)?;
         tokio::select! {
             served = clone.guest.restored(new, READY) => served?,
             exit = clone.vm.exited() => return Err(died(exit)),
         }
+        let Timings { start, load, .. } = clone.timings;
+        clone.timings.hello = clone.begun.elapsed().saturating_sub(start + load);
         Ok(clone.hand_out(name, origin))
     }
 }
@@ -105,17 +119,22 @@ impl PausedClone {
         origin: Origin,
     ) -> Result<VmHandle, LaunchError> {
         let Self(mut clone) = self;
+        let begun = Instant::now();
         let new = identity::fresh(name)?;
         let exited = clone.vm.exited();
-        let resume = async { clone.vm.resume().await.map_err(LaunchError::from) };
+        let resume = async {
+            clone.vm.resume().await?;
+            Ok::<_, LaunchError>(begun.elapsed())
+        };
         let restored = async {
             let restored = clone.guest.restored(new, READY);
             restored.await.map_err(LaunchError::from)
         };
         tokio::select! {
-            served = async { tokio::try_join!(resume, restored) } => { served?; }
+            served = async { tokio::try_join!(resume, restored) } => clone.timings.resume = served?.0,
             exit = exited => return Err(died(exit)),
         }
+        clone.timings.hello = begun.elapsed().saturating_sub(clone.timings.resume);
         Ok(clone.hand_out(name, origin))
     }
 }
@@ -126,8 +145,10 @@ impl Clone {
             vm,
             guest,
             snapshot,
+            timings,
+            ..
         } = self;
-        VmHandle::new(name.as_str(), origin, guest, vm, Some(snapshot))
+        VmHandle::new(name.as_str(), origin, guest, vm, Some(snapshot)).with_timings(timings)
     }
 }
 

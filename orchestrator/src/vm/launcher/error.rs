@@ -74,6 +74,30 @@ pub enum LaunchError {
 }
 
 impl LaunchError {
+    /// In one word, for counters.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Template(_) => "template",
+            Self::Vmm(error) => match error {
+                VmmError::NotInstalled { .. } | VmmError::Unusable { .. } => "vmm_unusable",
+                VmmError::Io { .. } => "io",
+                VmmError::Died { .. } => "vmm_died",
+                VmmError::TimedOut { .. } => "vmm_timed_out",
+                VmmError::Refused { .. } => "vmm_refused",
+                VmmError::Protocol { .. } | VmmError::NoChannel => "vmm_protocol",
+            },
+            Self::Guest(_) | Self::NoBoot { .. } => "guest",
+            Self::Snapshot(_) => "snapshot",
+            Self::Name(_) => "name",
+            Self::NoGuestAgent { .. } | Self::NoKvm { .. } | Self::NeedsFirecracker { .. } => {
+                "settings"
+            }
+            Self::Random(_) => "random",
+            Self::ShuttingDown => "shutting_down",
+        }
+    }
+
     /// Whether a restore that failed so may have failed by its snapshot, which then can't serve
     /// later either. What this process or its host lacks will be there again.
     pub(crate) fn may_be_the_snapshots(&self) -> bool {

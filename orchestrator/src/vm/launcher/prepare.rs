@@ -19,12 +19,34 @@ impl Launcher {
     pub async fn open(config: &Config, progress: Progress) -> Result<Self, LaunchError> {
         // Looked for first: what is missing should not cost a template's build.
         let found = Found::look(config).await?;
-        let path = config.snapshot_path.clone();
-        let snapshots = blocking(move || SnapshotStore::open(path)).await?;
         let template = {
             let (config, progress) = (config.clone(), Arc::clone(&progress));
             blocking(move || template(&config, &progress)).await?
         };
+        Self::found(found, template, config, progress).await
+    }
+
+    /// As [`open`](Self::open), for a template that is there.
+    ///
+    /// # Errors
+    /// [`LaunchError`] with what is missing and what to do.
+    pub async fn of(
+        template: Template,
+        config: &Config,
+        progress: Progress,
+    ) -> Result<Self, LaunchError> {
+        let found = Found::look(config).await?;
+        Self::found(found, template, config, progress).await
+    }
+
+    async fn found(
+        found: Found,
+        template: Template,
+        config: &Config,
+        progress: Progress,
+    ) -> Result<Self, LaunchError> {
+        let path = config.snapshot_path.clone();
+        let snapshots = blocking(move || SnapshotStore::open(path)).await?;
         let vmm = found.choose(config, &template, &progress).await?;
         Self::with(vmm, template, config, snapshots, progress)
     }

@@ -7,6 +7,7 @@ use tokio::time::sleep_until;
 
 use super::slots::{Action, Generation, Place};
 use super::{Core, line};
+use crate::metrics;
 use crate::vm::launcher::{LaunchError, PausedClone, blocking};
 use crate::vm::snapshot::Snapshot;
 
@@ -23,6 +24,7 @@ pub(super) async fn run(core: Arc<Core>) {
             let now = core.now();
             (slots.actions(now), slots.next_deadline(now))
         };
+        metrics::pool(&core.stats());
         for action in actions {
             perform(&core, &mut work, action);
         }

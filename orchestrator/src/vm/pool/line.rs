@@ -66,7 +66,8 @@ impl Drop for Waiting {
 /// Hands out what the slots granted.
 pub(super) fn grant(core: &Arc<Core>, ticket: Ticket, granted: Granted<Snapshot, PausedClone>) {
     let lease = Lease::new(granted.lease, core);
-    let sender = core.line.with(|line| line.remove(&ticket));
-    // A spawn that went away drops its turn, and with it the lease and the clone.
-    drop(sender.map(|sender| sender.send((lease, granted.served))));
+    if let Some(sender) = core.line.with(|line| line.remove(&ticket)) {
+        // A spawn that went away drops its turn, and with it the lease and the clone.
+        drop(sender.send((lease, granted.served)));
+    }
 }

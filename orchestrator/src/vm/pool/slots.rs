@@ -679,6 +679,11 @@ impl<S: Clone, C> Slots<S, C> {
                 .all(|spot| !spot.building && spot.ready.is_some_and(|(_, expires)| expires > now))
     }
 
+    pub(crate) fn snapshots(&self) -> impl Iterator<Item = &S> {
+        let present = self.places.iter().filter_map(|spot| spot.ready);
+        present.filter_map(|(generation, _)| Some(&self.snapshots.get(&generation)?.snapshot))
+    }
+
     pub(crate) fn warm(&self) -> impl Iterator<Item = &C> {
         let places = self.places.iter();
         places.flat_map(|spot| spot.warm.iter().map(|warm| &warm.clone))

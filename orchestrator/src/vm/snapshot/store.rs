@@ -145,6 +145,17 @@ impl SnapshotStore {
         Ok(Snapshot::new(&id.directory(&self.root), manifest, lock))
     }
 
+    /// One more than the highest generation that is there.
+    ///
+    /// # Errors
+    /// As for [`list`](Self::list).
+    pub fn next_generation(&self) -> Result<u64, SnapshotError> {
+        let entries = self.list()?;
+        let manifests = entries.iter().filter_map(|entry| entry.state.as_ref().ok());
+        let highest = manifests.map(|manifest| manifest.generation).max();
+        Ok(highest.map_or(0, |highest| highest.saturating_add(1)))
+    }
+
     /// Everything with the name of a snapshot, oldest first.
     ///
     /// # Errors
