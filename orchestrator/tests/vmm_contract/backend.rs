@@ -1,5 +1,6 @@
 //! The hypervisors that the suite runs against.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,6 +10,9 @@ use ironclaw_orchestrator::vm::firecracker::{Devices, Firecracker, FirecrackerBi
 use ironclaw_orchestrator::vm::snapshot::{Machine, SnapshotStore};
 use ironclaw_orchestrator::vm::vmm::Vmm;
 use ironclaw_orchestrator::vm::{Config, Launcher};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::task::spawn_blocking;
 
 use crate::simulator::Simulator;
 
@@ -133,4 +137,28 @@ impl Backend {
 
 pub(crate) fn is_alive(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// How long a process that was killed may take to end; it takes milliseconds.
+const ENDS: Timespec = Timespec {
+    tv_sec: 10,
+    tv_nsec: 0,
+};
+
+/// A process that is watched for its end.
+pub(crate) struct Watched(OwnedFd);
+
+impl Watched {
+    pub(crate) fn new(pid: u32) -> Self {
+        let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        Self(pidfd_open(pid, PidfdFlags::empty()).unwrap())
+    }
+
+    /// Waits for it; one that goes on is a failure.
+    pub(crate) async fn ended(self) {
+        let ended = spawn_blocking(move || {
+            poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&ENDS)).unwrap()
+        });
+        assert_eq!(ended.await.unwrap(), 1, "the process goes on");
+    }
 }

@@ -6,7 +6,7 @@ use ironclaw_orchestrator::vm::vmm::{BootSpec, Ram, VmmError};
 use ironclaw_orchestrator::vm::{LaunchError, Origin, Pool, PoolOptions};
 use libtest_mimic::Trial;
 
-use crate::backend::{Backend, Kind, is_alive};
+use crate::backend::{Backend, Kind, Watched};
 use crate::simulator::{Fault, Simulator};
 use crate::trial;
 
@@ -207,12 +207,14 @@ async fn a_vmm_that_hangs_is_given_up(b: &Backend, s: &Simulator) {
     let created = b.launcher.create_snapshot().await.unwrap();
     let pool = Pool::open(b.launcher.clone(), options(1)).await.unwrap();
     pool.warmup().await.unwrap();
-    let hangs = pool.warm_pids()[0];
+    let pid = pool.warm_pids()[0];
+    let hangs = Watched::new(pid);
     s.inject(STATE, Fault::Hang);
     let spawned = async {
         let vm = pool.spawn("served").await.unwrap();
-        assert_ne!(vm.pid(), hangs, "its VMM hangs");
-        assert!(!is_alive(hangs));
+        assert_ne!(vm.pid(), pid, "its VMM hangs");
+        // It is reaped beside the spawn, not before it.
+        hangs.ended().await;
         assert_eq!(vm.exec(["counter"]).await.unwrap().stdout, b"1\n");
         vm.destroy().await.unwrap();
     };
