@@ -6,6 +6,7 @@ mod clone;
 mod error;
 mod prepare;
 mod probe;
+mod seek;
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::template::{Step, Template};
 use crate::vm::guest::Guest;
 use crate::vm::identity::{self, VmName};
 use crate::vm::snapshot::{
-    Description, Machine, Requirements, Snapshot, SnapshotError, SnapshotId, SnapshotStore,
+    Description, Machine, Owners, Requirements, Snapshot, SnapshotId, SnapshotStore, Staging,
     VmmIdentity,
 };
 use crate::vm::vm_handle::{Origin, Timings, VmHandle};
@@ -27,6 +28,7 @@ use crate::vm::vmm::{BootSpec, MicroVm, Ram, Vmm, VmmError};
 pub use agent::find_guest_agent;
 pub(crate) use clone::{PausedClone, RunningClone};
 pub use error::LaunchError;
+pub(crate) use seek::Sought;
 
 /// How long a guest may take from power-on to its agent's answer. A translated one takes some
 /// seconds on an idle machine.
@@ -48,6 +50,8 @@ pub enum Stage {
     Template(Step),
     /// A boot is tried under KVM.
     ProbingKvm,
+    /// Another process makes the snapshot that is needed here: it is waited for.
+    WaitingForSnapshot(Owners),
     /// The template boots.
     BootingTemplate,
     /// The booted template's state is written.
@@ -61,6 +65,9 @@ impl fmt::Display for Stage {
         match self {
             Self::Template(step) => write!(f, "template: {step}"),
             Self::ProbingKvm => f.write_str("trying whether KVM runs the guest"),
+            Self::WaitingForSnapshot(owners) => {
+                write!(f, "waiting for {owners}, which builds a snapshot")
+            }
             Self::BootingTemplate => f.write_str("booting the template"),
             Self::WritingSnapshot => f.write_str("writing the snapshot"),
             Self::PublishingSnapshot => f.write_str("publishing the snapshot"),
@@ -195,11 +202,18 @@ impl Launcher {
     /// # Errors
     /// [`LaunchError`]; neither a process nor a file is left behind.
     pub async fn create_snapshot(&self) -> Result<Created, LaunchError> {
+        let inner = Arc::clone(&self.0);
+        let staging = blocking(move || inner.snapshots.stage(&inner.requirements)).await?;
+        self.create_in(staging).await
+    }
+
+    /// The same in a directory that is there already.
+    pub(crate) async fn create_in(&self, staging: Staging) -> Result<Created, LaunchError> {
         let store = self.0.snapshots.clone();
         let bytes = self.0.machine.memory_bytes();
-        let (staging, generation) = blocking(move || {
+        let generation = blocking(move || {
             store.ensure_room(bytes)?;
-            Ok::<_, SnapshotError>((store.stage()?, store.next_generation()?))
+            store.next_generation()
         })
         .await?;
         let start = Instant::now();

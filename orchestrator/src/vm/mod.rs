@@ -20,6 +20,7 @@ mod identity;
 mod launcher;
 mod limits;
 mod pool;
+mod proc;
 mod process;
 pub mod qemu;
 mod shared_pool;

@@ -17,6 +17,7 @@ mod line;
 pub(crate) mod slots;
 mod stats;
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,7 +31,7 @@ use crate::vm::identity::VmName;
 use crate::vm::launcher::{LaunchError, Launcher, PausedClone, blocking};
 use crate::vm::limits::Limits;
 use crate::vm::process;
-use crate::vm::snapshot::Snapshot;
+use crate::vm::snapshot::{Snapshot, SnapshotId};
 use crate::vm::vm_handle::{Origin, Timings, VmHandle};
 use lease::Lease;
 use line::{Line, Turn, Waiting};
@@ -184,6 +185,8 @@ struct Core {
     counters: Counters,
     /// Starting VMMs is work for processors: more at a time than there are is slower for all.
     starts: Semaphore,
+    /// Snapshots that this pool had, whatever became of them, or makes.
+    known: tokio::sync::Mutex<HashSet<SnapshotId>>,
     /// Asks the driver to end, and tells that it has.
     closing: CancellationToken,
     closed: CancellationToken,
@@ -254,7 +257,7 @@ impl Pool {
             budget: budget.clone(),
             seed,
         });
-        adopt(&launcher, &mut slots).await?;
+        let known = adopt(&launcher, &mut slots).await?;
         let core = Arc::new(Core {
             launcher,
             size,
@@ -266,6 +269,7 @@ impl Pool {
             progress: watch::Sender::new(Progress::default()),
             counters: Counters::default(),
             starts: Semaphore::new(processors),
+            known: tokio::sync::Mutex::new(known),
             closing: CancellationToken::new(),
             closed: CancellationToken::new(),
         });
@@ -497,17 +501,18 @@ impl Pool {
     }
 }
 
-/// Takes in the snapshots that are there and fit.
+/// Takes in the snapshots that are there and fit; returns which.
 async fn adopt(
     launcher: &Launcher,
     slots: &mut Slots<Snapshot, PausedClone>,
-) -> Result<(), PoolError> {
+) -> Result<HashSet<SnapshotId>, PoolError> {
     let store = launcher.snapshots().clone();
     let listed = blocking(move || {
         store.sweep()?;
         store.list()
     })
     .await?;
+    let mut adopted = HashSet::new();
     // The youngest first: they have the longest to live.
     for entry in listed.iter().rev() {
         let Ok(manifest) = &entry.state else { continue };
@@ -519,10 +524,11 @@ async fn adopt(
                 if !slots.adopt(snapshot, manifest.created.age(), Duration::ZERO) {
                     break;
                 }
+                adopted.insert(entry.id);
             }
             // Another process deletes it just now.
             Err(error) => tracing::debug!(id = %entry.id, %error, "not adopted"),
         }
     }
-    Ok(())
+    Ok(adopted)
 }

@@ -4,14 +4,14 @@
 //! <root>/<id>/memory          the guest's RAM; zero pages are holes
 //!             vmstate         processors and devices, in the VMM's format
 //!             manifest.json   Manifest: what it is, and what its files must be
-//!        .staging-<id>/       one that is being made; locked while its maker lives
+//!        .staging-<id>-…/     one that is being made, and for what; locked while its maker lives
 //!        .trash-<id>/         one that is being deleted
 //! ```
 //!
 //! A directory's lock says who uses it, and ends with the process that holds it: exclusive while
 //! a snapshot is made, shared by everything that was restored from it. So any number of processes
 //! share one root, nothing of a living owner is ever removed, and whatever a killed process left
-//! is seen as such.
+//! is seen as such. Who holds a lock is asked of the kernel ([`Owners`]).
 //!
 //! All functions block; asynchronous callers run them on a thread for blocking work.
 
@@ -24,7 +24,9 @@ mod inspect;
 mod lock;
 mod manifest;
 mod merge;
+mod owner;
 mod pass;
+mod search;
 mod sparse;
 mod staging;
 mod store;
@@ -45,6 +47,8 @@ pub use manifest::{
     Description, FORMAT, FileFacts, Files, MAX_VMSTATE_BYTES, Machine, Manifest, Timestamp,
     VmmIdentity, VmmKind,
 };
+pub use owner::{Owner, Owners};
+pub use search::{Kept, Search, Theirs};
 pub use staging::{Published, Staging};
 pub use store::{Entry, SnapshotStore, Verified};
 pub use sweep::Swept;

@@ -8,7 +8,7 @@ use tokio::time::sleep_until;
 use super::slots::{Action, Generation, Place};
 use super::{Core, line};
 use crate::metrics;
-use crate::vm::launcher::{LaunchError, PausedClone, blocking};
+use crate::vm::launcher::{LaunchError, PausedClone, Sought, blocking};
 use crate::vm::snapshot::Snapshot;
 
 /// Runs until the pool is closed, or it is aborted; its unfinished work ends with it.
@@ -79,18 +79,39 @@ fn perform(core: &Arc<Core>, work: &mut Work, action: Action<Snapshot, PausedClo
     }
 }
 
+/// Another process's snapshot takes the place, if there is one, or one that is built here.
 async fn build(core: Arc<Core>, place: Place) {
-    let created = async {
-        let _permit = core
-            .starts
-            .acquire()
-            .await
-            .map_err(|_| LaunchError::ShuttingDown)?;
-        core.launcher.create_snapshot().await
+    let failure = match build_or_find(&core, place).await {
+        Ok(()) => None,
+        Err(error) => {
+            core.slots().built(place, None, core.now());
+            Some(error)
+        }
     };
-    let (snapshot, failure) = split(created.await.map(|created| created.snapshot));
-    core.slots().built(place, snapshot, core.now());
     report(&core, failure);
+}
+
+async fn build_or_find(core: &Core, place: Place) -> Result<(), LaunchError> {
+    // One at a time looks, so that two places do not find the same.
+    let mut known = core.known.lock().await;
+    let oldest = core.slots().oldest_successor(place, core.now());
+    let staging = match core.launcher.seek(&known, oldest).await? {
+        Sought::Found(snapshot) => {
+            known.insert(snapshot.id());
+            let age = snapshot.manifest().created.age();
+            core.slots().found(place, snapshot, age, core.now());
+            return Ok(());
+        }
+        Sought::Ours(staging) => staging,
+    };
+    known.insert(staging.id());
+    drop(known);
+    let permit = core.starts.acquire().await;
+    let _permit = permit.map_err(|_| LaunchError::ShuttingDown)?;
+    let created = core.launcher.create_in(staging).await?;
+    let snapshot = Some(created.snapshot);
+    core.slots().built(place, snapshot, core.now());
+    Ok(())
 }
 
 async fn restore(core: Arc<Core>, place: Place, generation: Generation, snapshot: Snapshot) {

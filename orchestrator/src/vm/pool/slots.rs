@@ -236,6 +236,8 @@ pub(crate) struct Slots<S, C> {
     chance: Chance,
     next: Place,
     phase: Phase,
+    /// When a refresh was last asked for.
+    asked: Option<Now>,
     numbers: u64,
 }
 
@@ -252,6 +254,7 @@ impl<S: Clone, C> Slots<S, C> {
             chance: Chance(fastrand::Rng::with_seed(rules.seed)),
             next: 0,
             phase: Phase::Lazy,
+            asked: None,
             numbers: 0,
             rules,
         }
@@ -544,9 +547,31 @@ impl<S: Clone, C> Slots<S, C> {
             .min()
     }
 
+    /// How old a snapshot of another process may be to take the place of one that is built: a
+    /// successor has most of its life before it, and one that was asked for is younger than that
+    /// request.
+    pub(crate) fn oldest_successor(&self, at: Place, now: Now) -> Duration {
+        match self.places[at].ready {
+            None => self.rules.refresh,
+            Some(_) => match self.asked {
+                Some(asked) => now.saturating_sub(asked).min(self.rules.refresh / 2),
+                None => self.rules.refresh / 2,
+            },
+        }
+    }
+
     /// A build ended.
     pub(crate) fn built(&mut self, at: Place, snapshot: Option<S>, now: Now) {
-        let life = self.chance.shorten(self.rules.refresh);
+        self.filled(at, snapshot, Duration::ZERO, now);
+    }
+
+    /// Instead of a build, a snapshot of another process was found, which is `age` old.
+    pub(crate) fn found(&mut self, at: Place, snapshot: S, age: Duration, now: Now) {
+        self.filled(at, Some(snapshot), age, now);
+    }
+
+    fn filled(&mut self, at: Place, snapshot: Option<S>, age: Duration, now: Now) {
+        let life = self.chance.shorten(self.rules.refresh).saturating_sub(age);
         let spot = &mut self.places[at];
         spot.building = false;
         let Some(snapshot) = snapshot else {
@@ -632,6 +657,7 @@ impl<S: Clone, C> Slots<S, C> {
 
     /// Every snapshot gets a successor, one after the other.
     pub(crate) fn refresh(&mut self, now: Now) {
+        self.asked = Some(now);
         self.want();
         for spot in &mut self.places {
             if let Some((_, expires)) = &mut spot.ready {

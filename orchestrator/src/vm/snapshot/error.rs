@@ -7,6 +7,7 @@ use super::compat::Mismatch;
 use super::digest::Sha256Digest;
 use super::id::SnapshotId;
 use super::inspect::Defect;
+use super::owner::Owners;
 
 /// Failure of an operation on the snapshot store: what was attempted, where, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -75,13 +76,15 @@ pub enum SnapshotError {
     },
     /// Another process has held the lock of the store for longer than its short operations take.
     #[error(
-        "the snapshot store {} stayed locked by another process for {waited_secs} s: a process \
-         using it hangs or is stopped, find it with `fuser -v {}`",
-        path.display(), path.display()
+        "the snapshot store {} stayed locked by {owners} for {waited_secs} s: it hangs or is \
+         stopped; continue or end it, then try again",
+        path.display()
     )]
     Busy {
         /// Path of the store.
         path: PathBuf,
+        /// Who has locked it.
+        owners: Owners,
         /// How long this process waited, in seconds.
         waited_secs: u64,
     },
@@ -94,12 +97,17 @@ pub enum SnapshotError {
         path: PathBuf,
     },
     /// A clone, a pool or a build still uses the snapshot.
-    #[error("snapshot {id} is in use ({}): end the VMs and pools that use it, then try again", path.display())]
+    #[error(
+        "snapshot {id} is in use by {owners}: end the VMs and pools that use {}, then try again",
+        path.display()
+    )]
     InUse {
         /// The snapshot.
         id: SnapshotId,
         /// Its directory.
         path: PathBuf,
+        /// Who uses it.
+        owners: Owners,
     },
     /// The directory does not hold a usable snapshot.
     #[error("{} holds no usable snapshot: {defect}; {}", path.display(), defect.remedy())]

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use uuid::{Uuid, Version};
@@ -27,6 +28,13 @@ impl SnapshotId {
     /// A new id, later than all that this process made before.
     pub(super) fn generate() -> Self {
         Self(Uuid::now_v7())
+    }
+
+    /// Time since it was made; none if that lies in the future.
+    pub(super) fn age(self) -> Duration {
+        let (seconds, nanoseconds) = self.0.get_timestamp().map_or((0, 0), |it| it.to_unix());
+        let made = UNIX_EPOCH + Duration::new(seconds, nanoseconds);
+        SystemTime::now().duration_since(made).unwrap_or_default()
     }
 
     /// The directory of this snapshot in the store at `root`.

@@ -16,9 +16,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 use super::error::SnapshotError;
+use super::owner::Owners;
 
 /// An open directory with a lock on it, released on drop.
 #[derive(Debug)]
@@ -48,6 +49,8 @@ impl Kind {
 const ROOT_PATIENCE: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_micros(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+/// After so long, it is said who is waited for.
+const SILENCE: Duration = Duration::from_secs(1);
 
 impl DirLock {
     /// Locks the directory at `path` if nobody else holds a conflicting lock; links are not
@@ -71,16 +74,23 @@ impl DirLock {
         let directory = open(path).map_err(failed)?;
         let start = Instant::now();
         let mut pause = FIRST_PAUSE;
+        let mut silent = true;
         loop {
             match flock(&directory, Kind::Exclusive.operation()) {
                 Ok(()) => return Ok(Self { directory }),
                 Err(Errno::WOULDBLOCK) if start.elapsed() < ROOT_PATIENCE => {
+                    if silent && start.elapsed() > SILENCE {
+                        silent = false;
+                        let (path, owners) = (path.display(), Owners::of(&directory));
+                        tracing::warn!("waiting for {owners} with the lock of {path}");
+                    }
                     // `flock` can wait, but without a limit; a limit costs a retry now and then.
                     std::thread::sleep(pause);
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
                 Err(Errno::WOULDBLOCK) => {
                     return Err(SnapshotError::Busy {
+                        owners: Owners::of(&directory),
                         path: path.to_owned(),
                         waited_secs: ROOT_PATIENCE.as_secs(),
                     });
@@ -88,6 +98,13 @@ impl DirLock {
                 Err(errno) => return Err(failed(errno.into())),
             }
         }
+    }
+
+    /// Waits for a shared lock of an open directory, however long that takes, and whatever the
+    /// directory's name is by then.
+    pub(super) fn wait(directory: File) -> io::Result<Self> {
+        retry_on_intr(|| flock(&directory, FlockOperation::LockShared))?;
+        Ok(Self { directory })
     }
 
     /// Lets others share the lock. The caller holds the root lock.
@@ -100,7 +117,8 @@ impl DirLock {
         &self.directory
     }
 
-    fn is_at(&self, path: &Path) -> io::Result<bool> {
+    /// Whether it is the directory at `path`.
+    pub(super) fn is_at(&self, path: &Path) -> io::Result<bool> {
         let (held, there) = (self.directory.metadata()?, std::fs::symlink_metadata(path)?);
         Ok(held.dev() == there.dev() && held.ino() == there.ino())
     }
@@ -116,7 +134,8 @@ impl Drop for DirLock {
     }
 }
 
-fn open(path: &Path) -> io::Result<File> {
+/// Opens a directory, and follows no link.
+pub(super) fn open(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let directory: OwnedFd = openat(CWD, path, flags, Mode::empty())?;
     Ok(File::from(directory))

@@ -140,15 +140,19 @@ impl Machine {
     }
 }
 
-impl Timestamp {
-    pub(super) fn now() -> Self {
-        let since = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+impl From<SystemTime> for Timestamp {
+    fn from(time: SystemTime) -> Self {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             unix_seconds: since.as_secs(),
             nanoseconds: since.subsec_nanos(),
         }
+    }
+}
+
+impl Timestamp {
+    pub(super) fn now() -> Self {
+        SystemTime::now().into()
     }
 
     /// Time since then; none if it lies in the future.

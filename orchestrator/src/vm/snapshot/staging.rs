@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 
 use super::Snapshot;
+use super::compat::Requirements;
 use super::error::{FileFault, SnapshotError};
 use super::host;
 use super::id::SnapshotId;
@@ -15,6 +16,7 @@ use super::inspect::{MANIFEST, MEMORY, VMSTATE, disk_bytes, open_regular_as};
 use super::lock::{DirLock, Kind};
 use super::manifest::{Description, FileFacts, Files, MAX_VMSTATE_BYTES};
 use super::pass::{self, ZeroPages};
+use super::search;
 use super::store::SnapshotStore;
 
 /// How the name of a staging directory starts.
@@ -42,11 +44,15 @@ pub struct Published {
 }
 
 impl Staging {
-    pub(super) fn create(store: &SnapshotStore) -> Result<Self, SnapshotError> {
+    /// With the root locked, nobody sees the directory before it is locked itself.
+    pub(super) fn create(
+        store: &SnapshotStore,
+        _root: &DirLock,
+        requirements: &Requirements,
+    ) -> Result<Self, SnapshotError> {
         let id = SnapshotId::generate();
-        let path = store.root().join(format!("{PREFIX}{id}"));
-        // With the root locked, no sweep sees the directory before it is locked itself.
-        let _root = DirLock::root(store.root())?;
+        let purpose = search::purpose(requirements);
+        let path = store.root().join(format!("{PREFIX}{id}-{purpose}"));
         fs::DirBuilder::new()
             .mode(0o700)
             .create(&path)
@@ -224,6 +230,12 @@ impl Drop for Staging {
             _ => {}
         }
     }
+}
+
+/// The snapshot that a staging directory of this name and purpose will become.
+pub(super) fn id(name: &str, purpose: &str) -> Option<SnapshotId> {
+    let rest = name.strip_prefix(PREFIX)?.strip_suffix(purpose)?;
+    rest.strip_suffix('-')?.parse().ok()
 }
 
 fn write_new(path: &Path, content: &[u8]) -> Result<(), SnapshotError> {

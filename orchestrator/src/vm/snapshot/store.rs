@@ -12,8 +12,9 @@ use super::compat::Requirements;
 use super::error::SnapshotError;
 use super::id::SnapshotId;
 use super::inspect::{self, Defect, MEMORY, VMSTATE};
-use super::lock::{DirLock, Kind};
+use super::lock::{self, DirLock, Kind};
 use super::manifest::Manifest;
+use super::owner::Owners;
 use super::pass::{self, ZeroPages};
 use super::staging::Staging;
 use super::sweep::{self, Swept};
@@ -120,12 +121,12 @@ impl SnapshotStore {
         Ok(())
     }
 
-    /// A private directory to make a snapshot in.
+    /// A private directory to make a snapshot in that will meet `requirements`.
     ///
     /// # Errors
     /// [`SnapshotError`].
-    pub fn stage(&self) -> Result<Staging, SnapshotError> {
-        Staging::create(self)
+    pub fn stage(&self, requirements: &Requirements) -> Result<Staging, SnapshotError> {
+        Staging::create(self, &DirLock::root(&self.root)?, requirements)
     }
 
     /// Takes a snapshot into use, if it is sound as far as its manifest and the sizes of its
@@ -227,12 +228,45 @@ impl SnapshotStore {
         let root = DirLock::root(&self.root)?;
         let lock = match DirLock::try_lock(&path, Kind::Exclusive) {
             Ok(Some(lock)) => lock,
-            Ok(None) => return Err(SnapshotError::InUse { id, path }),
+            Ok(None) => return Err(in_use(id, path)),
             Err(error) => return Err(self.missing_or(id, "lock", error)),
         };
         let trash = sweep::put_aside(&self.root, &path, id)?;
         drop((root, lock));
         sweep::remove(&trash)
+    }
+
+    /// Deletes every snapshot that is at least so old and that nobody uses, for whatever settings
+    /// it was made.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] for the first that could not be deleted.
+    pub fn delete_unused(&self, age: Duration) -> Result<Swept, SnapshotError> {
+        let mut swept = Swept::default();
+        for id in self.ids()?.into_iter().filter(|id| id.age() >= age) {
+            let path = id.directory(&self.root);
+            let bytes = inspect::disk_bytes(&path).unwrap_or(0);
+            match self.delete(id) {
+                Ok(()) => {
+                    swept.removed.push(path);
+                    swept.bytes += bytes;
+                }
+                // Another process was faster.
+                Err(SnapshotError::InUse { .. } | SnapshotError::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(swept)
+    }
+
+    /// The processes that use a snapshot at this moment.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] if there is no such snapshot.
+    pub fn owners(&self, id: SnapshotId) -> Result<Owners, SnapshotError> {
+        let directory = lock::open(&id.directory(&self.root))
+            .map_err(|error| self.missing_or(id, "open", error))?;
+        Ok(Owners::of(&directory))
     }
 
     /// Removes what killed processes left: half-made and half-deleted snapshots, and directories
@@ -244,7 +278,7 @@ impl SnapshotStore {
         sweep::run(&self.root, &self.ids()?)
     }
 
-    fn ids(&self) -> Result<Vec<SnapshotId>, SnapshotError> {
+    pub(super) fn ids(&self) -> Result<Vec<SnapshotId>, SnapshotError> {
         let failed = |error| SnapshotError::io("list", &*self.root, error);
         let mut ids = Vec::new();
         for entry in fs::read_dir(&*self.root).map_err(failed)? {
@@ -280,7 +314,7 @@ impl SnapshotStore {
         let root = DirLock::root(&self.root)?;
         let lock = match DirLock::try_lock(&path, Kind::Shared) {
             Ok(Some(lock)) => lock,
-            Ok(None) => return Err(SnapshotError::InUse { id, path }),
+            Ok(None) => return Err(in_use(id, path)),
             Err(error) => return Err(self.missing_or(id, "lock", error)),
         };
         drop(root);
@@ -301,5 +335,15 @@ impl SnapshotStore {
             io::ErrorKind::NotFound => SnapshotError::NotFound { id, path },
             _ => SnapshotError::io(operation, path, error),
         }
+    }
+}
+
+/// Whoever holds the lock may have let go of it meanwhile; then nobody is named.
+fn in_use(id: SnapshotId, path: PathBuf) -> SnapshotError {
+    let owners = lock::open(&path).map(|directory| Owners::of(&directory));
+    SnapshotError::InUse {
+        id,
+        owners: owners.unwrap_or_default(),
+        path,
     }
 }

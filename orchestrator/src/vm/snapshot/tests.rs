@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use super::manifest::tests::{manifest, requirements};
 use super::*;
 
-fn description() -> Description {
+pub(super) fn description() -> Description {
     let Manifest {
         generation,
         template,
@@ -25,7 +25,7 @@ fn description() -> Description {
     }
 }
 
-fn store() -> (TempDir, SnapshotStore) {
+pub(super) fn store() -> (TempDir, SnapshotStore) {
     let directory = tempfile::tempdir().unwrap();
     let store = SnapshotStore::open(directory.path().join("snapshots")).unwrap();
     (directory, store)
@@ -39,10 +39,14 @@ fn memory() -> Vec<u8> {
     memory
 }
 
-fn staged(store: &SnapshotStore) -> Staging {
-    let staging = store.stage().unwrap();
+pub(super) fn fill(staging: &Staging) {
     fs::write(staging.memory(), memory()).unwrap();
     fs::write(staging.vmstate(), b"devices").unwrap();
+}
+
+pub(super) fn staged(store: &SnapshotStore) -> Staging {
+    let staging = store.stage(&requirements()).unwrap();
+    fill(&staging);
     staging
 }
 
@@ -50,7 +54,7 @@ fn publish(store: &SnapshotStore) -> Snapshot {
     staged(store).publish(description()).unwrap().snapshot
 }
 
-fn names(store: &SnapshotStore) -> Vec<String> {
+pub(super) fn names(store: &SnapshotStore) -> Vec<String> {
     let entries = fs::read_dir(store.root()).unwrap();
     entries
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -169,9 +173,14 @@ fn a_snapshot_in_use_can_not_be_deleted() {
     let second = store.load(id, &requirements()).unwrap();
     assert!(store.list().unwrap()[0].in_use);
     drop(snapshot);
-    assert!(matches!(store.delete(id), Err(SnapshotError::InUse { .. })));
+    let error = store.delete(id).unwrap_err();
+    assert!(matches!(error, SnapshotError::InUse { .. }), "{error}");
+    let us = format!("this process ({})", std::process::id());
+    assert!(error.to_string().contains(&us), "{error}");
+    assert_eq!(store.owners(id).unwrap().0.len(), 1);
     drop(second);
     assert!(!store.list().unwrap()[0].in_use);
+    assert!(store.owners(id).unwrap().0.is_empty());
     store.delete(id).unwrap();
     assert!(names(&store).is_empty());
     assert!(matches!(
@@ -222,6 +231,19 @@ fn a_sweep_removes_what_the_dead_left_and_nothing_else() {
     ];
     expected.sort();
     assert_eq!(left, expected);
+}
+
+#[test]
+fn what_is_old_and_unused_is_deleted_on_request_and_nothing_else() {
+    let (_directory, store) = store();
+    let unused = publish(&store).id();
+    let in_use = publish(&store);
+    let hour = std::time::Duration::from_secs(3600);
+    assert!(store.delete_unused(hour).unwrap().removed.is_empty());
+    let deleted = store.delete_unused(std::time::Duration::ZERO).unwrap();
+    assert_eq!(deleted.removed, [unused.directory(store.root())]);
+    assert!(deleted.bytes > 0);
+    assert_eq!(names(&store), [in_use.id().to_string()]);
 }
 
 #[test]
@@ -290,7 +312,7 @@ proptest! {
     ) {
         use sha2::Digest as _;
         let (_directory, store) = store();
-        let staging = store.stage().unwrap();
+        let staging = store.stage(&requirements()).unwrap();
         let mut content = vec![0u8; 1 << 20];
         let file = fs::File::create_new(staging.memory()).unwrap();
         file.set_len(1 << 20).unwrap();

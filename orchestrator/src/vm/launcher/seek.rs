@@ -1,0 +1,79 @@
+//! A snapshot of another process instead of one of our own: several that start at once must not
+//! each boot what one boot could give to all.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::{LaunchError, Launcher, Stage, blocking};
+use crate::vm::snapshot::{Kept, Search, Snapshot, SnapshotId, Staging, Theirs};
+use crate::vm::vmm::VmmError;
+
+/// How long other processes are waited for in all, which take some seconds for a snapshot on an
+/// idle machine. One that hangs must not keep this one from making its own.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What is used, or made.
+#[derive(Debug)]
+pub(crate) enum Sought {
+    /// A snapshot of another process.
+    Found(Snapshot),
+    /// None: a place to make one.
+    Ours(Staging),
+}
+
+impl Launcher {
+    /// A snapshot that fits, is not `known` and at most `age` old. One that another process makes
+    /// is waited for, and the progress says so.
+    pub(crate) async fn seek(
+        &self,
+        known: &HashSet<SnapshotId>,
+        age: Duration,
+    ) -> Result<Sought, LaunchError> {
+        let start = Instant::now();
+        // What was waited for stays until it was looked for again.
+        let mut _kept: Option<Kept> = None;
+        loop {
+            let (inner, known) = (Arc::clone(&self.0), known.clone());
+            let search = move || inner.snapshots.search(&inner.requirements, &known, age);
+            let theirs = match blocking(search).await? {
+                Search::Found(snapshot) => return Ok(Sought::Found(snapshot)),
+                Search::Ours(staging) => return Ok(Sought::Ours(staging)),
+                Search::Theirs(theirs) => theirs,
+            };
+            (self.0.progress)(&Stage::WaitingForSnapshot(theirs.owners.clone()));
+            let patience = PATIENCE.saturating_sub(start.elapsed());
+            let owners = theirs.owners.clone();
+            match timeout(patience, over(theirs)).await {
+                Ok(kept) => _kept = Some(kept?),
+                Err(_) => {
+                    tracing::warn!("{owners} took too long to build a snapshot: one is built here");
+                    let inner = Arc::clone(&self.0);
+                    let stage = move || inner.snapshots.stage(&inner.requirements);
+                    return Ok(Sought::Ours(blocking(stage).await?));
+                }
+            }
+        }
+    }
+}
+
+/// Resolves when another process has made its snapshot, or ended.
+async fn over(theirs: Theirs) -> Result<Kept, LaunchError> {
+    let (over, wait) = oneshot::channel();
+    // Not one of the runtime's threads, which it would wait for when it ends. This one ends with
+    // the other process's work, or with this process.
+    let thread = std::thread::Builder::new()
+        .name("snapshot-wait".to_owned())
+        .stack_size(128 * 1024)
+        .spawn(move || {
+            let _ = over.send(theirs.wait());
+        });
+    drop(thread.map_err(VmmError::io("start a thread"))?);
+    match wait.await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(LaunchError::ShuttingDown),
+    }
+}

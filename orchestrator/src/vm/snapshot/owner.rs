@@ -1,0 +1,105 @@
+//! Who holds a lock. The kernel is asked at that moment: nothing is recorded that could be stale,
+//! or name a process that has its number from an earlier one.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+
+use serde::Serialize;
+
+use super::manifest::Timestamp;
+use crate::vm::proc::{self, FileId, Proc};
+
+/// A process that holds a lock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Owner {
+    /// Its process id.
+    pub pid: u32,
+    /// The name that its program was called by.
+    pub program: String,
+    /// When the process started.
+    pub started: Timestamp,
+}
+
+/// The processes that hold a lock, as far as this one may know of them; none if they are in
+/// another container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Owners(pub Vec<Owner>);
+
+impl Owners {
+    /// Those of the lock on the open `file`.
+    pub(super) fn of(file: &File) -> Self {
+        let found = || -> io::Result<Vec<Owner>> {
+            let stat = rustix::fs::fstat(file)?;
+            let id = FileId {
+                device: stat.st_dev,
+                inode: stat.st_ino,
+            };
+            let holders = proc::with_locks()?.into_iter();
+            // One of another user, or that ended meanwhile.
+            let holders = holders.filter(|process| process.locks(id).unwrap_or(false));
+            Ok(holders.filter_map(|it| Owner::of(&it).ok()).collect())
+        };
+        match found() {
+            Ok(owners) => Self(owners),
+            Err(error) => {
+                tracing::debug!(%error, "can't tell who holds a lock");
+                Self::default()
+            }
+        }
+    }
+}
+
+impl Owner {
+    fn of(process: &Proc) -> io::Result<Self> {
+        Ok(Self {
+            pid: process.pid(),
+            program: process.program()?,
+            started: process.started()?.into(),
+        })
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pid, program, .. } = self;
+        if *pid == std::process::id() {
+            write!(f, "this process ({pid})")
+        } else {
+            write!(f, "{program} (process {pid})")
+        }
+    }
+}
+
+impl fmt::Display for Owners {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("a process that can't be seen from here");
+        }
+        for (index, owner) in self.0.iter().enumerate() {
+            let separator = if index > 0 { ", " } else { "" };
+            write!(f, "{separator}{owner}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners_are_told_by_program_and_number() {
+        let owner = |pid, program: &str| Owner {
+            pid,
+            program: program.to_owned(),
+            started: Timestamp::now(),
+        };
+        let us = std::process::id();
+        let owners = Owners(vec![owner(1, "ironclaw"), owner(us, "test")]);
+        let expected = format!("ironclaw (process 1), this process ({us})");
+        assert_eq!(owners.to_string(), expected);
+        assert!(Owners::default().to_string().contains("can't be seen"));
+    }
+}

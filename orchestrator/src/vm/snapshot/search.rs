@@ -1,0 +1,257 @@
+//! Looking for a snapshot that another process made, or is making, before one is made here.
+//!
+//! The name of a staging directory says for what the snapshot will be, and its lock that its maker
+//! lives. So processes that need the same wait for the one that came first, and a maker that is
+//! killed is noticed by its lock.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+
+use super::Snapshot;
+use super::compat::Requirements;
+use super::error::SnapshotError;
+use super::id::SnapshotId;
+use super::lock::{self, DirLock, Kind};
+use super::manifest::Manifest;
+use super::owner::Owners;
+use super::staging::{self, Staging};
+use super::store::{Entry, SnapshotStore};
+
+/// What a search came to.
+#[derive(Debug)]
+pub enum Search {
+    /// A snapshot that fits, in use by whoever has this.
+    Found(Snapshot),
+    /// Another process makes one at this moment.
+    Theirs(Theirs),
+    /// There is none: it is for the caller to make one here.
+    Ours(Staging),
+}
+
+/// A snapshot that another process makes.
+#[derive(Debug)]
+pub struct Theirs {
+    store: SnapshotStore,
+    id: SnapshotId,
+    directory: File,
+    /// Who makes it.
+    pub owners: Owners,
+}
+
+/// Keeps a snapshot that was waited for from being deleted.
+#[derive(Debug)]
+pub struct Kept {
+    _lock: Option<DirLock>,
+}
+
+impl SnapshotStore {
+    /// Looks for a snapshot that meets `requirements`, is not `known` and at most `age` old, the
+    /// youngest first, or else for a process that makes one.
+    ///
+    /// # Errors
+    /// [`SnapshotError`].
+    pub fn search(
+        &self,
+        requirements: &Requirements,
+        known: &HashSet<SnapshotId>,
+        age: Duration,
+    ) -> Result<Search, SnapshotError> {
+        loop {
+            let entries = self.list()?;
+            let ids: Vec<_> = entries.iter().map(|entry| entry.id).collect();
+            let serves = |entry: &&Entry| {
+                let fits =
+                    |it: &Manifest| requirements.check(it).is_ok() && it.created.age() <= age;
+                !known.contains(&entry.id) && entry.state.as_ref().is_ok_and(fits)
+            };
+            for entry in entries.iter().rev().filter(serves) {
+                // An error: another process deletes it just now.
+                if let Ok(snapshot) = self.load(entry.id, requirements) {
+                    return Ok(Search::Found(snapshot));
+                }
+            }
+            let root = DirLock::root(self.root())?;
+            if let Some(theirs) = self.in_the_making(requirements, known)? {
+                return Ok(Search::Theirs(theirs));
+            }
+            // Nothing was published between the two looks: then this one's directory is seen by
+            // all who look later.
+            if self.ids()? == ids {
+                return Staging::create(self, &root, requirements).map(Search::Ours);
+            }
+        }
+    }
+
+    /// The caller holds the root lock.
+    fn in_the_making(
+        &self,
+        requirements: &Requirements,
+        known: &HashSet<SnapshotId>,
+    ) -> Result<Option<Theirs>, SnapshotError> {
+        let failed = |error| SnapshotError::io("list", self.root(), error);
+        let suffix = purpose(requirements);
+        for entry in fs::read_dir(self.root()).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name();
+            let Some(id) = name.to_str().and_then(|name| staging::id(name, &suffix)) else {
+                continue;
+            };
+            if known.contains(&id) {
+                continue;
+            }
+            // Gone since, or left by a process that was killed: for a sweep.
+            let path = entry.path();
+            let Ok(None) = DirLock::try_lock(&path, Kind::Exclusive) else {
+                continue;
+            };
+            let Ok(directory) = lock::open(&path) else {
+                continue;
+            };
+            return Ok(Some(Theirs {
+                store: self.clone(),
+                owners: Owners::of(&directory),
+                id,
+                directory,
+            }));
+        }
+        Ok(None)
+    }
+}
+
+impl Theirs {
+    /// Blocks until it is published, or its maker has failed or ended, and then removes what that
+    /// left.
+    ///
+    /// # Errors
+    /// [`SnapshotError`].
+    pub fn wait(self) -> Result<Kept, SnapshotError> {
+        let path = self.id.directory(self.store.root());
+        let lock = DirLock::wait(self.directory)
+            .map_err(|error| SnapshotError::io("wait for", &path, error))?;
+        if lock.is_at(&path).unwrap_or(false) {
+            return Ok(Kept { _lock: Some(lock) });
+        }
+        drop(lock);
+        self.store.sweep()?;
+        Ok(Kept { _lock: None })
+    }
+}
+
+/// In a staging directory's name: what the snapshot will be for. The frequency of the host's clock
+/// is left out, since each process measures it a little differently.
+pub(super) fn purpose(requirements: &Requirements) -> String {
+    let Requirements {
+        template,
+        vmm,
+        machine,
+        host: _,
+    } = requirements;
+    let digest = Sha256::digest(format!("{template:?} {vmm:?} {machine:?}"));
+    digest[..8]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vm::snapshot::manifest::tests::requirements;
+    use crate::vm::snapshot::tests::{description, names, staged, store};
+
+    const ANY_AGE: Duration = Duration::MAX;
+
+    fn search(store: &SnapshotStore) -> Search {
+        store
+            .search(&requirements(), &HashSet::new(), ANY_AGE)
+            .unwrap()
+    }
+
+    #[test]
+    fn what_fits_is_found_the_youngest_first_unless_it_is_known_or_too_old() {
+        let (_directory, store) = store();
+        let publish = || staged(&store).publish(description()).unwrap().snapshot.id();
+        let (older, younger) = (publish(), publish());
+        let found = |known: &[SnapshotId], age| {
+            let known = known.iter().copied().collect();
+            match store.search(&requirements(), &known, age).unwrap() {
+                Search::Found(snapshot) => Some(snapshot.id()),
+                _ => None,
+            }
+        };
+        assert_eq!(found(&[], ANY_AGE), Some(younger));
+        assert_eq!(found(&[younger], ANY_AGE), Some(older));
+        assert_eq!(found(&[younger, older], ANY_AGE), None);
+        assert_eq!(found(&[], Duration::ZERO), None);
+    }
+
+    #[test]
+    fn what_is_made_for_the_same_is_waited_for_and_then_found() {
+        let (_directory, store) = store();
+        let staging = staged(&store);
+        let id = staging.id();
+        let Search::Theirs(theirs) = search(&store) else {
+            panic!("nobody seems to make one");
+        };
+        let pids: Vec<u32> = theirs.owners.0.iter().map(|owner| owner.pid).collect();
+        assert_eq!(pids, [std::process::id()]);
+        let mut other = requirements();
+        other.machine.vcpus += 1;
+        let for_other = store.search(&other, &HashSet::new(), ANY_AGE).unwrap();
+        assert!(matches!(for_other, Search::Ours(_)), "{for_other:?}");
+
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| theirs.wait().unwrap());
+            drop(staging.publish(description()).unwrap());
+            let kept = waiting.join().unwrap();
+            assert!(matches!(store.delete(id), Err(SnapshotError::InUse { .. })));
+            let Search::Found(snapshot) = search(&store) else {
+                panic!("it is not found");
+            };
+            assert_eq!(snapshot.id(), id);
+            drop((snapshot, kept));
+        });
+        store.delete(id).unwrap();
+    }
+
+    #[test]
+    fn a_maker_that_failed_is_not_waited_for_and_leaves_nothing() {
+        let (_directory, store) = store();
+        let staging = staged(&store);
+        let Search::Theirs(theirs) = search(&store) else {
+            panic!("nobody seems to make one");
+        };
+        drop(staging);
+        drop(theirs.wait().unwrap());
+        assert!(names(&store).is_empty());
+        assert!(matches!(search(&store), Search::Ours(_)));
+    }
+
+    #[test]
+    fn of_many_that_search_at_once_one_makes_it() {
+        let (_directory, store) = store();
+        let ids: HashSet<_> = std::thread::scope(|scope| {
+            let searchers: Vec<_> = (0..8)
+                .map(|_| {
+                    scope.spawn(|| {
+                        loop {
+                            match search(&store) {
+                                Search::Found(snapshot) => return snapshot.id(),
+                                Search::Theirs(theirs) => drop(theirs.wait().unwrap()),
+                                Search::Ours(staging) => {
+                                    crate::vm::snapshot::tests::fill(&staging);
+                                    return staging.publish(description()).unwrap().snapshot.id();
+                                }
+                            }
+                        }
+                    })
+                })
+                .collect();
+            searchers.into_iter().map(|it| it.join().unwrap()).collect()
+        });
+        assert_eq!(ids.len(), 1);
+    }
+}
