@@ -134,7 +134,8 @@ pub(crate) enum PoolTask {
     #[command(after_help = help::POOL_EXAMPLES)]
     Warmup,
     /// Replace every snapshot by one of a fresh boot; the former are deleted when nothing uses
-    /// them any more.
+    /// them any more, and so is whatever else is older than IRONCLAW_SNAPSHOT_REFRESH_SECS and
+    /// used by nobody.
     #[command(after_help = help::POOL_EXAMPLES)]
     Refresh,
     /// Show the snapshots on disk: age, size, use, and whether they fit this machine.

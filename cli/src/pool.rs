@@ -1,14 +1,15 @@
 //! `ironclaw pool`
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
-use ironclaw_orchestrator::vm::snapshot::{Entry, Requirements, SnapshotId};
+use ironclaw_orchestrator::vm::snapshot::{Entry, Requirements, SnapshotId, SnapshotStore};
 use ironclaw_orchestrator::vm::{Config, Launcher, Pool, PoolError, PoolOptions};
 use serde::Serialize;
 
 use crate::args::PoolTask;
-use crate::output::{self, mebibytes, milliseconds};
+use crate::output::{self, blocking, mebibytes, milliseconds};
 use crate::progress::Reporter;
 use crate::snapshot;
 use crate::template::{self, Current};
@@ -17,6 +18,15 @@ use crate::template::{self, Current};
 struct Warm {
     snapshots: usize,
     took_ms: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Refreshed {
+    snapshots: usize,
+    took_ms: f64,
+    /// Directories of other snapshots that were too old and unused, and are deleted.
+    deleted: Vec<PathBuf>,
+    freed_bytes: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -53,18 +63,46 @@ pub(crate) async fn perform(config: &Config, task: PoolTask, json: bool) -> Resu
 }
 
 async fn warm_up(config: &Config, json: bool) -> Result<()> {
-    fill(config, json, async |pool| pool.warmup().await).await
+    let warm = fill(config, async |pool| pool.warmup().await).await?;
+    if json {
+        return output::json(&warm);
+    }
+    output::line(&ready(&warm))
 }
 
 async fn refresh(config: &Config, json: bool) -> Result<()> {
-    fill(config, json, async |pool| pool.refresh().await).await
+    let warm = fill(config, async |pool| pool.refresh().await).await?;
+    let (path, age) = (config.snapshot_path.clone(), config.snapshot_refresh);
+    // What fits other settings only, and what is more than the pool has places for.
+    let deleted = blocking(move || SnapshotStore::open(path)?.delete_unused(age)).await?;
+    let refreshed = Refreshed {
+        snapshots: warm.snapshots,
+        took_ms: warm.took_ms,
+        deleted: deleted.removed,
+        freed_bytes: deleted.bytes,
+    };
+    if json {
+        return output::json(&refreshed);
+    }
+    output::line(&ready(&warm))?;
+    match refreshed.deleted.len() {
+        0 => Ok(()),
+        count => output::line(&format!(
+            "{count} old ones that nobody used are deleted ({})",
+            mebibytes(refreshed.freed_bytes)
+        )),
+    }
+}
+
+fn ready(warm: &Warm) -> String {
+    let Warm { snapshots, took_ms } = warm;
+    format!("{snapshots} snapshots are ready ({took_ms:.0} ms)")
 }
 
 async fn fill(
     config: &Config,
-    json: bool,
     how: impl AsyncFnOnce(&Pool) -> Result<(), PoolError>,
-) -> Result<()> {
+) -> Result<Warm> {
     let reporter = Reporter::new();
     let start = Instant::now();
     let launcher = Launcher::open(config, reporter.progress()).await?;
@@ -81,13 +119,7 @@ async fn fill(
     };
     pool.close().await;
     reporter.over();
-    if json {
-        return output::json(&warm);
-    }
-    output::line(&format!(
-        "{} snapshots are ready ({:.0} ms)",
-        warm.snapshots, warm.took_ms
-    ))
+    Ok(warm)
 }
 
 async fn stats(config: &Config, json: bool) -> Result<()> {

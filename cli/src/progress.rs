@@ -94,7 +94,7 @@ fn spinner() -> ProgressBar {
 fn is_long(stage: &Stage) -> bool {
     match stage {
         Stage::Template(step) => is_long_step(step),
-        Stage::BootingTemplate => true,
+        Stage::BootingTemplate | Stage::WaitingForSnapshot(_) => true,
         _ => false,
     }
 }

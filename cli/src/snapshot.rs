@@ -1,7 +1,9 @@
 //! `ironclaw snapshot`
 
 use anyhow::{Result, bail};
-use ironclaw_orchestrator::vm::snapshot::{Entry, Manifest, SnapshotId, SnapshotStore};
+use ironclaw_orchestrator::vm::snapshot::{
+    Entry, Manifest, Owners, SnapshotError, SnapshotId, SnapshotStore,
+};
 use ironclaw_orchestrator::vm::{Config, Launcher};
 use serde::Serialize;
 
@@ -24,6 +26,8 @@ struct Row {
     id: SnapshotId,
     disk_bytes: u64,
     in_use: bool,
+    /// The processes that use it, as far as they can be seen.
+    owners: Owners,
     manifest: Option<Manifest>,
     /// Why there is no manifest.
     defect: Option<String>,
@@ -76,12 +80,12 @@ async fn create(config: &Config, json: bool) -> Result<()> {
 }
 
 async fn list(config: &Config, json: bool) -> Result<()> {
-    let entries = entries(config).await?;
+    let entries = owned(config).await?;
     if json {
         let rows: Vec<_> = entries.into_iter().map(Row::from).collect();
         return output::json(&rows);
     }
-    let rows = entries.into_iter().map(|entry| {
+    let rows = entries.into_iter().map(|(entry, owners)| {
         let (made_by, age) = match &entry.state {
             Ok(manifest) => {
                 let vmm = &manifest.vmm;
@@ -90,7 +94,11 @@ async fn list(config: &Config, json: bool) -> Result<()> {
             }
             Err(defect) => (defect.to_string(), String::new()),
         };
-        let in_use = if entry.in_use { "yes" } else { "no" }.to_owned();
+        let in_use = if entry.in_use {
+            format!("by {owners}")
+        } else {
+            "no".to_owned()
+        };
         [
             entry.id.to_string(),
             age,
@@ -105,8 +113,8 @@ async fn list(config: &Config, json: bool) -> Result<()> {
     )
 }
 
-impl From<Entry> for Row {
-    fn from(entry: Entry) -> Self {
+impl From<(Entry, Owners)> for Row {
+    fn from((entry, owners): (Entry, Owners)) -> Self {
         let (manifest, defect) = match entry.state {
             Ok(manifest) => (Some(manifest), None),
             Err(defect) => (None, Some(defect.to_string())),
@@ -121,6 +129,7 @@ impl From<Entry> for Row {
             id,
             disk_bytes,
             in_use,
+            owners,
             manifest,
             defect,
         }
@@ -131,6 +140,24 @@ impl From<Entry> for Row {
 pub(crate) async fn entries(config: &Config) -> Result<Vec<Entry>> {
     let path = config.snapshot_path.clone();
     blocking(move || SnapshotStore::open(path)?.list()).await
+}
+
+/// The snapshots on disk, each with the processes that use it.
+async fn owned(config: &Config) -> Result<Vec<(Entry, Owners)>> {
+    let path = config.snapshot_path.clone();
+    blocking(move || -> Result<_, SnapshotError> {
+        let store = SnapshotStore::open(path)?;
+        let entries = store.list()?.into_iter().map(|entry| {
+            let owners = match entry.in_use {
+                // Deleted since: nobody uses it.
+                true => store.owners(entry.id).unwrap_or_default(),
+                false => Owners::default(),
+            };
+            (entry, owners)
+        });
+        Ok(entries.collect())
+    })
+    .await
 }
 
 async fn verify(config: &Config, selection: Selection, json: bool) -> Result<u8> {

@@ -136,6 +136,9 @@ pub struct Pool {
 /// How long a refill waits for the spawn that made it necessary.
 const REFILL_AFTER: Duration = Duration::from_millis(20);
 
+/// Snapshots in the same directory may be for other settings, whose pool runs now and then.
+const FORSAKEN: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Lets the driver refill on drop.
 struct Refill<'a>(&'a Notify);
 
@@ -187,6 +190,8 @@ struct Core {
     starts: Semaphore,
     /// Snapshots that this pool had, whatever became of them, or makes.
     known: tokio::sync::Mutex<HashSet<SnapshotId>>,
+    /// Age at which a snapshot that nobody uses is deleted, for whatever it was made.
+    forsaken: Duration,
     /// Asks the driver to end, and tells that it has.
     closing: CancellationToken,
     closed: CancellationToken,
@@ -270,6 +275,7 @@ impl Pool {
             counters: Counters::default(),
             starts: Semaphore::new(processors),
             known: tokio::sync::Mutex::new(known),
+            forsaken: refresh.max(FORSAKEN),
             closing: CancellationToken::new(),
             closed: CancellationToken::new(),
         });

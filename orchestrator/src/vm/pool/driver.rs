@@ -111,7 +111,23 @@ async fn build_or_find(core: &Core, place: Place) -> Result<(), LaunchError> {
     let created = core.launcher.create_in(staging).await?;
     let snapshot = Some(created.snapshot);
     core.slots().built(place, snapshot, core.now());
+    clear(core).await;
     Ok(())
+}
+
+/// Deletes what fits no more, or is more than anybody has places for: nobody would ever come to
+/// delete it otherwise.
+async fn clear(core: &Core) {
+    let store = core.launcher.snapshots().clone();
+    let age = core.forsaken;
+    match blocking(move || store.delete_unused(age)).await {
+        Ok(swept) if swept.removed.is_empty() => {}
+        Ok(swept) => {
+            let (count, bytes) = (swept.removed.len(), swept.bytes);
+            tracing::info!(count, bytes, "old snapshots that nobody used are deleted");
+        }
+        Err(error) => tracing::warn!(%error, "an old snapshot stays for now"),
+    }
 }
 
 async fn restore(core: Arc<Core>, place: Place, generation: Generation, snapshot: Snapshot) {
