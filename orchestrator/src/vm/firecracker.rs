@@ -34,6 +34,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::template::Template;
 use crate::vm::process::{self, Launch, Process};
+use crate::vm::run_directory::RunDirectory;
 use crate::vm::snapshot::{self, Machine, Snapshot, VmmIdentity, VmmKind};
 use crate::vm::tsc;
 use crate::vm::vmm::{BootSpec, Exit, MicroVm, Ram, Vmm, VmmError};
@@ -44,7 +45,8 @@ use api::{
 pub use binary::{FirecrackerBinary, MINIMUM_VERSION};
 use devices::Interface;
 pub use devices::{Devices, Tap};
-use home::{Home, RunDirectory};
+use home::Home;
+pub(in crate::vm) use jail::remove_groups;
 pub use jail::{DEFAULT_USERS, Jailer, find_jailer};
 use place::Place;
 
@@ -146,8 +148,8 @@ impl Firecracker {
     ) -> Result<FirecrackerVm, VmmError> {
         let start = Instant::now();
         let home = match &self.jailer {
-            None => self.run.home(),
-            Some(jailer) => self.run.jail(jailer, &self.binary),
+            None => Home::new(&self.run),
+            Some(jailer) => Home::in_jail(&self.run, jailer, &self.binary),
         };
         let home = home.map_err(VmmError::io("make a directory for a VM"))?;
         let place = home.place().clone();
@@ -190,7 +192,9 @@ impl Firecracker {
             let mut command = Command::new(&self.binary);
             command.env_clear().current_dir(home.place().path());
             command.args(arguments);
-            return Launch::new(command).with((home, interface));
+            return Launch::new(command)
+                .recorded_in(Arc::clone(&self.run))
+                .with((home, interface));
         };
         let (id, user) = (&jail.id, &jail.user);
         let base = self.run.path();
@@ -199,6 +203,7 @@ impl Firecracker {
         let command = jailer.command(&self.binary, base, id, user, machine, network, &arguments);
         Launch::new(command)
             .in_pid_namespace(jailer.namespace())
+            .recorded_in(Arc::clone(&self.run))
             .with((home, interface))
     }
 }
@@ -268,8 +273,7 @@ impl Firecracker {
     }
 
     fn interface(&self) -> Result<(Option<Interface>, Option<Tap>), VmmError> {
-        let root = self.run.path().parent().unwrap_or(self.run.path());
-        let interface = self.devices.interface(root)?;
+        let interface = self.devices.interface(self.run.root())?;
         let tap = interface.as_ref().map(|interface| interface.tap().clone());
         Ok((interface, tap))
     }

@@ -18,6 +18,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::sync::{oneshot, watch};
 
 use crate::sys;
+use crate::vm::run_directory::RunDirectory;
 use crate::vm::vmm::Exit;
 
 /// How much of what a VMM prints is kept: enough for a kernel panic and the VMM's last words.
@@ -36,6 +37,7 @@ pub(crate) struct Launch {
     command: Command,
     inherited: Vec<OwnedFd>,
     namespace: Option<Arc<OwnedFd>>,
+    run: Option<Arc<RunDirectory>>,
     belongings: Box<dyn Any + Send>,
 }
 
@@ -45,6 +47,7 @@ impl Launch {
             command,
             inherited: Vec::new(),
             namespace: None,
+            run: None,
             belongings: Box::new(()),
         }
     }
@@ -61,6 +64,12 @@ impl Launch {
         self
     }
 
+    /// Records in `run` that it lives, so that it is ended should it outlive us nevertheless.
+    pub(crate) fn recorded_in(mut self, run: Arc<RunDirectory>) -> Self {
+        self.run = Some(run);
+        self
+    }
+
     /// Drops `belongings` when it has ended, before anybody is told of that.
     pub(crate) fn with(mut self, belongings: impl Send + 'static) -> Self {
         self.belongings = Box::new(belongings);
@@ -73,6 +82,7 @@ impl Launch {
             mut command,
             inherited,
             namespace,
+            run,
             belongings,
         } = self;
         sys::inherit(&mut command, &inherited);
@@ -84,12 +94,22 @@ impl Launch {
             }
         }
         let (child, output, pidfd) = spawn(&mut command)?;
-        Ok(Spawned {
+        let mut spawned = Spawned {
             child,
             output,
             pidfd,
             belongings,
-        })
+        };
+        match run.map(|run| run.record(spawned.child.id())).transpose() {
+            Ok(recorded) => {
+                spawned.belongings = Box::new((spawned.belongings, recorded));
+                Ok(spawned)
+            }
+            Err(error) => {
+                end(&mut spawned.child);
+                Err(error)
+            }
+        }
     }
 }
 
@@ -232,11 +252,16 @@ fn spawn(command: &mut Command) -> io::Result<(Child, PipeReader, OwnedFd)> {
     match pidfd {
         Ok(pidfd) => Ok((child, output, pidfd)),
         Err(error) => {
-            let _ = child.kill();
-            let _ = child.wait();
+            end(&mut child);
             Err(error.into())
         }
     }
+}
+
+fn end(child: &mut Child) {
+    // It has ended already, or it is ours to reap.
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 /// The last [`LOG_BYTES`] of what a process printed.

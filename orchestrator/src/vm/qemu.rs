@@ -6,7 +6,8 @@
 //! the state file then holds devices and processors alone, some 60 kB (QEMU docs/devel/migration).
 //!
 //! A QEMU process has no path of its own: control and guest channel are descriptors of socket
-//! pairs that it inherits, so there is nothing to wait for and nothing to clean up.
+//! pairs that it inherits, so there is nothing to wait for and nothing to clean up but the record
+//! that it lives.
 
 mod command;
 mod qmp;
@@ -16,6 +17,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -24,6 +26,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::vm::process::{Launch, Process, socket_pair};
+use crate::vm::run_directory::RunDirectory;
 use crate::vm::snapshot::{Machine, Snapshot, VmmIdentity, VmmKind};
 use crate::vm::tsc;
 use crate::vm::vmm::{BootSpec, Exit, MicroVm, Ram, Vmm, VmmError};
@@ -62,6 +65,7 @@ pub struct Qemu {
     accelerator: Accelerator,
     identity: VmmIdentity,
     tsc_khz: Option<u32>,
+    run: Arc<RunDirectory>,
 }
 
 /// A machine that runs in a QEMU process.
@@ -135,20 +139,42 @@ impl QemuBinary {
 }
 
 impl Qemu {
-    /// The hypervisor that `binary` and `accelerator` make.
-    #[must_use]
-    pub fn new(binary: QemuBinary, accelerator: Accelerator) -> Self {
+    /// The hypervisor that `binary` and `accelerator` make. Below `run_path` it is recorded which
+    /// of its processes live, and what dead owners left there is removed.
+    ///
+    /// # Errors
+    /// [`VmmError::Io`] if `run_path` can't be used.
+    pub fn new(
+        binary: QemuBinary,
+        accelerator: Accelerator,
+        run_path: &Path,
+    ) -> Result<Self, VmmError> {
+        let run = RunDirectory::create(run_path)?;
         let identity = VmmIdentity {
             kind: VmmKind::Qemu,
             version: binary.version,
             accelerator: accelerator.name().to_owned(),
             devices: None,
         };
-        Self {
+        Ok(Self {
             binary: binary.path,
             accelerator,
             identity,
             tsc_khz: tsc::khz(),
+            run,
+        })
+    }
+
+    /// The same with another accelerator.
+    #[must_use]
+    pub fn accelerated_by(self, accelerator: Accelerator) -> Self {
+        Self {
+            accelerator,
+            identity: VmmIdentity {
+                accelerator: accelerator.name().to_owned(),
+                ..self.identity
+            },
+            ..self
         }
     }
 
@@ -175,7 +201,10 @@ impl Qemu {
             },
         );
         let inherited = [monitor_end, agent_end].into_iter().chain(state).collect();
-        let process = Process::start(Launch::new(command).inherit(inherited))
+        let launch = Launch::new(command)
+            .inherit(inherited)
+            .recorded_in(Arc::clone(&self.run));
+        let process = Process::start(launch)
             .await
             .map_err(VmmError::io(format!("start {}", self.binary.display())))?;
         Ok((process, monitor, agent))

@@ -91,6 +91,8 @@ impl Lab {
         owners
             .filter(|owner| !owner.ends_with(".claims"))
             .flat_map(|owner| list(&owner))
+            // Not the records of their processes.
+            .filter(|home| home.is_dir())
             .flat_map(|home| match home.ends_with("firecracker") {
                 // The jails of one binary share a directory.
                 true => list(&home),

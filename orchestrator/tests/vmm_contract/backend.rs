@@ -30,7 +30,7 @@ pub(crate) struct Backend {
     pub(crate) vmm: Arc<dyn Vmm>,
     pub(crate) config: Config,
     pub(crate) simulator: Option<Simulator>,
-    _directory: tempfile::TempDir,
+    _directory: Option<tempfile::TempDir>,
 }
 
 /// What is missing.
@@ -49,14 +49,21 @@ impl Kind {
 
     pub(crate) async fn start(self) -> Result<Backend, Missing> {
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let mut backend = self.start_in(directory.path()).await?;
+        backend._directory = Some(directory);
+        Ok(backend)
+    }
+
+    /// In a directory that may have been used before.
+    pub(crate) async fn start_in(self, directory: &Path) -> Result<Backend, Missing> {
         let mut config = Config::from_env().unwrap();
         config.jail = JailChoice::Off;
         config.machine = Machine {
             memory_mib: 128,
             vcpus: 1,
         };
-        config.snapshot_path = directory.path().join("snapshots");
-        config.run_path = directory.path().join("run");
+        config.snapshot_path = directory.join("snapshots");
+        config.run_path = directory.join("run");
         let mut simulator = None;
         let (vmm, template): (Arc<dyn Vmm>, Template) = match self {
             Self::Qemu => {
@@ -81,10 +88,10 @@ impl Kind {
                     .map_err(|error| format!("no firecracker: {error}"))?;
                 let vmm =
                     Firecracker::new(binary, &config.run_path, None, Devices::default()).unwrap();
-                (Arc::new(vmm), import(directory.path(), guest.into()))
+                (Arc::new(vmm), import(directory, guest.into()))
             }
             Self::Simulator => {
-                let installed = Simulator::install(directory.path());
+                let installed = Simulator::install(directory);
                 let binary = FirecrackerBinary::find(Some(installed.binary()))
                     .await
                     .unwrap();
@@ -92,9 +99,9 @@ impl Kind {
                 let vmm =
                     Firecracker::new(binary, &config.run_path, None, Devices::default()).unwrap();
                 // It looks at no kernel; any file will do.
-                let kernel = directory.path().join("kernel");
+                let kernel = directory.join("kernel");
                 std::fs::write(&kernel, "kernel").unwrap();
-                (Arc::new(vmm), import(directory.path(), kernel))
+                (Arc::new(vmm), import(directory, kernel))
             }
         };
         let snapshots = SnapshotStore::open(&config.snapshot_path).unwrap();
@@ -106,7 +113,7 @@ impl Kind {
             vmm,
             config,
             simulator,
-            _directory: directory,
+            _directory: None,
         })
     }
 }
@@ -131,7 +138,9 @@ impl Backend {
             )
         };
         let owners = list(&self.config.run_path).into_iter();
-        owners.flat_map(|owner| list(&owner)).collect()
+        let all = owners.flat_map(|owner| list(&owner));
+        // Not the records of their processes.
+        all.filter(|home| home.is_dir()).collect()
     }
 }
 

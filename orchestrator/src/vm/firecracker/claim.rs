@@ -8,7 +8,7 @@ use std::path::Path;
 use rustix::fs::{FlockOperation, flock};
 
 /// The directory of the locks, beside those of the owners.
-pub(super) const CLAIMS: &str = ".claims";
+const CLAIMS: &str = ".claims";
 
 /// Ends when it is dropped, or its process ends.
 #[derive(Debug)]

@@ -171,8 +171,16 @@ pub(super) fn root(base: &Path, firecracker: &Path, id: &str) -> io::Result<(Pat
     Ok((directory, root))
 }
 
+/// Removes the control groups of the jails in the directory of a dead owner.
+pub(in crate::vm) fn remove_groups(owner: &Path) -> io::Result<()> {
+    if let Some(cgroups) = Cgroups::find() {
+        ids(owner)?.iter().for_each(|id| cgroups.remove(id));
+    }
+    Ok(())
+}
+
 /// Names of the jails below `base`, of whatever name the binary had.
-pub(super) fn ids(base: &Path) -> io::Result<Vec<String>> {
+fn ids(base: &Path) -> io::Result<Vec<String>> {
     let mut ids = Vec::new();
     for program in fs::read_dir(base)? {
         let program = program?;

@@ -133,7 +133,10 @@ impl Found {
         if let Some(variable) = config.needs_firecracker() {
             return Err(LaunchError::NeedsFirecracker { variable });
         }
-        let kvm = Qemu::new(binary.clone(), Accelerator::Kvm);
+        let run_path = config.run_path.clone();
+        let new = move || Qemu::new(binary, Accelerator::Tcg, &run_path);
+        let translated = blocking(new).await?;
+        let kvm = translated.clone().accelerated_by(Accelerator::Kvm);
         let use_kvm = match config.qemu_accel {
             AccelChoice::Kvm => true,
             AccelChoice::Tcg => false,
@@ -144,7 +147,7 @@ impl Found {
         if use_kvm {
             return Ok(Arc::new(kvm));
         }
-        Ok(Arc::new(Qemu::new(binary, Accelerator::Tcg)))
+        Ok(Arc::new(translated))
     }
 }
 

@@ -1,0 +1,209 @@
+//! VMMs that outlived their owner, though they should have died with it: the parent-death signal
+//! is lost where the kernel takes the start of a program for a gain of privileges (prctl(2)), as
+//! with a VMM that has file capabilities.
+//!
+//! Each VMM is recorded in its owner's directory while it lives. Whoever sweeps the directory of a
+//! dead owner kills what is recorded there: the process with that number and start time, in this
+//! boot of the host, and no other.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+
+use crate::sys;
+use crate::vm::proc::Proc;
+
+/// How the name of a record starts.
+const PREFIX: &str = ".vmm-";
+/// Most bytes of a record that are read.
+const MOST: u64 = 1024;
+/// How long killed processes may take to end, all together; they take milliseconds.
+const ENDED: Duration = Duration::from_secs(10);
+
+/// A process, told from all others that this host has, had and will have.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Identity {
+    /// Which start of the host.
+    boot_id: String,
+    /// Whose numbers: a container has its own.
+    pid_namespace: PathBuf,
+    pid: u32,
+    start_ticks: u64,
+}
+
+/// The record of a living process; removed on drop.
+#[derive(Debug)]
+pub(crate) struct Record(PathBuf);
+
+impl Record {
+    /// Records the process `pid`, a child of ours, in `directory`.
+    pub(crate) fn create(directory: &Path, pid: u32) -> io::Result<Self> {
+        let identity = Identity::of(&Proc::open(pid)?)?;
+        let path = directory.join(format!("{PREFIX}{pid}"));
+        let mut file = File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?;
+        let record = Self(path);
+        file.write_all(&serde_json::to_vec(&identity)?)?;
+        Ok(record)
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        match fs::remove_file(&self.0) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                tracing::warn!(path = %self.0.display(), %error, "a VMM's record stays");
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Identity {
+    fn of(process: &Proc) -> io::Result<Self> {
+        Ok(Self {
+            boot_id: fs::read_to_string("/proc/sys/kernel/random/boot_id")?,
+            pid_namespace: fs::read_link("/proc/self/ns/pid")?,
+            pid: process.pid(),
+            start_ticks: process.start_ticks()?,
+        })
+    }
+
+    /// What a record says; one that its writer did not complete says nothing.
+    fn read(path: &Path) -> io::Result<Option<Self>> {
+        let mut json = Vec::new();
+        File::open(path)?.take(MOST).read_to_end(&mut json)?;
+        Ok(serde_json::from_slice(&json).ok())
+    }
+
+    /// The process, if it lives.
+    fn find(&self) -> io::Result<Option<OwnedFd>> {
+        let Some(pid) = sys::pid(self.pid) else {
+            return Ok(None);
+        };
+        let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => pidfd,
+            Err(Errno::SRCH) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        };
+        // Looked at once it can't be mistaken any more.
+        let found = Proc::open(self.pid).and_then(|process| Self::of(&process));
+        Ok(found.is_ok_and(|found| found == *self).then_some(pidfd))
+    }
+}
+
+/// Kills the processes that are recorded in `directory`, whose owner is dead, and waits for their
+/// end.
+///
+/// # Errors
+/// [`ErrorKind::TimedOut`] if one does not end, and whatever keeps a record from being read.
+pub(crate) fn end_all(directory: &Path) -> io::Result<()> {
+    let mut orphans = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            continue;
+        }
+        let Some(identity) = Identity::read(&entry.path())? else {
+            continue;
+        };
+        if let Some(pidfd) = identity.find()? {
+            // It may be on its way out already: those that died with their owner are met here too,
+            // if that was a moment ago.
+            let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+            orphans.push((identity.pid, pidfd));
+        }
+    }
+    let start = Instant::now();
+    for (pid, pidfd) in orphans {
+        let rest = ENDED.saturating_sub(start.elapsed());
+        let rest = Timespec::try_from(rest).map_err(io::Error::other)?;
+        let ended = &mut [PollFd::new(&pidfd, PollFlags::IN)];
+        if rustix::io::retry_on_intr(|| poll(ended, Some(&rest)))? == 0 {
+            let text = format!("process {pid} was killed and has not ended within {ENDED:?}");
+            return Err(io::Error::new(ErrorKind::TimedOut, text));
+        }
+        tracing::info!(pid, "a VMM whose owner is dead has ended");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::process::{Child, Command, Stdio};
+
+    /// A process that goes on until it is killed or its standard input ends.
+    fn orphan() -> Child {
+        let mut command = Command::new("/bin/cat");
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        command.spawn().unwrap()
+    }
+
+    /// Lets it end by itself, if it still can; says whether it did.
+    fn ends_by_itself(mut process: Child) -> bool {
+        drop(process.stdin.take());
+        process.wait().unwrap().success()
+    }
+
+    fn rewrite(path: &Path, change: impl FnOnce(&mut Identity)) {
+        let mut identity = Identity::read(path).unwrap().unwrap();
+        change(&mut identity);
+        fs::write(path, serde_json::to_vec(&identity).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn a_recorded_process_is_killed() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut process = orphan();
+        let _record = Record::create(directory.path(), process.id()).unwrap();
+        end_all(directory.path()).unwrap();
+        assert_eq!(process.wait().unwrap().signal(), Some(9));
+        // It is gone, and so there is nothing left to do.
+        end_all(directory.path()).unwrap();
+    }
+
+    #[test]
+    fn another_process_with_the_same_number_is_left_alone() {
+        type Change = fn(&mut Identity);
+        let changes: [Change; 3] = [
+            |it| it.start_ticks -= 1,
+            |it| it.boot_id = "another".to_owned(),
+            |it| it.pid_namespace = "pid:[1]".into(),
+        ];
+        for change in changes {
+            let directory = tempfile::tempdir().unwrap();
+            let process = orphan();
+            let record = Record::create(directory.path(), process.id()).unwrap();
+            rewrite(&record.0, change);
+            end_all(directory.path()).unwrap();
+            assert!(ends_by_itself(process));
+        }
+    }
+
+    #[test]
+    fn a_record_that_is_torn_or_gone_harms_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let process = orphan();
+        let record = Record::create(directory.path(), process.id()).unwrap();
+        let json = fs::read(&record.0).unwrap();
+        fs::write(&record.0, &json[..json.len() / 2]).unwrap();
+        end_all(directory.path()).unwrap();
+        drop(record);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        assert!(ends_by_itself(process));
+    }
+}
