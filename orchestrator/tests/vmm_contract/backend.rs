@@ -11,6 +11,7 @@ use ironclaw_orchestrator::vm::snapshot::{Machine, SnapshotStore};
 use ironclaw_orchestrator::vm::vmm::Vmm;
 use ironclaw_orchestrator::vm::{Config, Launcher};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::task::spawn_blocking;
 
@@ -159,8 +160,16 @@ pub(crate) struct Watched(OwnedFd);
 
 impl Watched {
     pub(crate) fn new(pid: u32) -> Self {
+        Self::if_alive(pid).unwrap()
+    }
+
+    /// `None`: it has ended.
+    pub(crate) fn if_alive(pid: u32) -> Option<Self> {
         let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-        Self(pidfd_open(pid, PidfdFlags::empty()).unwrap())
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Err(Errno::SRCH) => None,
+            opened => Some(Self(opened.unwrap())),
+        }
     }
 
     /// Waits for it; one that goes on is a failure.

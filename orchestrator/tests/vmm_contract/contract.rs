@@ -85,7 +85,8 @@ async fn gone(vm: Box<dyn MicroVm>) {
 
 /// A published snapshot of a VM that booted.
 async fn snapshot(backend: &Backend) -> Snapshot {
-    let staging = backend.launcher.snapshots().stage().unwrap();
+    let launcher = &backend.launcher;
+    let staging = launcher.snapshots().stage(launcher.requirements()).unwrap();
     let (mut vm, guest) = booted(backend, Ram::File(staging.memory())).await;
     vm.pause().await.unwrap();
     vm.snapshot(&staging.vmstate(), &staging.memory())

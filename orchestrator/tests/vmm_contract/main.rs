@@ -1,7 +1,8 @@
 //! One suite of behaviours for every hypervisor, and faults that only a simulator can have.
 //!
 //! `contract::…` runs against QEMU, the real Firecracker and the simulator, where each is there;
-//! `devices::…` and `faults::…` against the simulator; `honesty::…` compares the simulator with the real one.
+//! `crash::…` kills a process that uses it, at any moment; `devices::…` and `faults::…` run against
+//! the simulator; `honesty::…` compares the simulator with the real one.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,10 +14,12 @@
 
 mod backend;
 mod contract;
+mod crash;
 mod devices;
 mod faults;
 mod honesty;
 mod simulator;
+mod victim;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -32,9 +35,13 @@ fn main() -> ExitCode {
     {
         return simulator::run(program);
     }
+    if let Some(life) = victim::Life::from_env() {
+        return life.live();
+    }
     let arguments = Arguments::from_args();
     let trials = [
         contract::trials(),
+        crash::trials(),
         devices::trials(),
         faults::trials(),
         honesty::trials(),

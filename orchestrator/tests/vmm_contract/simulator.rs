@@ -13,6 +13,7 @@ mod http;
 mod instance;
 mod server;
 
+use std::io::ErrorKind;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -28,7 +29,11 @@ impl Simulator {
     /// Makes a simulator in `directory`.
     pub(crate) fn install(directory: &Path) -> Self {
         let binary = directory.join(NAME);
-        symlink(std::env::current_exe().unwrap(), &binary).unwrap();
+        match symlink(std::env::current_exe().unwrap(), &binary) {
+            // By one that used the directory before.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            made => made.unwrap(),
+        }
         Self::at(binary)
     }
 }

@@ -1,0 +1,192 @@
+//! Processes that are killed without warning, at random moments: what they published stays, and
+//! what they leave behind is gone with the next start.
+//!
+//! `IRONCLAW_TEST_SEED` repeats the moments of an earlier run, which says its seed.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use ironclaw_orchestrator::vm::Pool;
+use ironclaw_orchestrator::vm::snapshot::{SnapshotId, SnapshotStore};
+use libtest_mimic::Trial;
+
+use crate::backend::{Kind, Watched};
+use crate::trial;
+use crate::victim::{self, FULL, Life, ROUND};
+
+/// Deaths on each kind of hypervisor, and after how many of them the survivors' directory is
+/// exchanged for an empty one: so that the first builds are met, too.
+const DEATHS: [(Kind, usize, usize); 2] = [(Kind::Simulator, 42, 7), (Kind::Qemu, 8, 3)];
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let deaths = DEATHS.into_iter().map(|(kind, deaths, each)| {
+        let behaviour = "a_process_killed_at_any_point_loses_no_snapshot_and_leaks_nothing";
+        let name = format!("crash::{}::{behaviour}", kind.name());
+        trial(name, move || killed_at_any_point(kind, deaths, each))
+    });
+    deaths.collect()
+}
+
+async fn killed_at_any_point(kind: Kind, deaths: usize, each: usize) {
+    if let Err(missing) = kind.start().await {
+        println!("skipped: {missing}");
+        return;
+    }
+    let seed = std::env::var("IRONCLAW_TEST_SEED").map_or_else(
+        |_| fastrand::u64(..),
+        |seed| seed.parse().expect("a seed is a number"),
+    );
+    println!("crash::{}: IRONCLAW_TEST_SEED={seed}", kind.name());
+    let mut chance = fastrand::Rng::with_seed(seed);
+    let mut scene = Scene::new(kind);
+    let round = scene.one_round();
+    scene = Scene::new(kind);
+    for death in 0..deaths {
+        let after = round.mul_f64(chance.f64());
+        let place = format!("death {death}, after {after:?} of {round:?}, seed {seed}");
+        scene.dies(after, &place).await;
+        if (death + 1) % each == 0 || death + 1 == deaths {
+            scene.ends(&place).await;
+            scene = Scene::new(kind);
+        }
+    }
+}
+
+/// A directory that one victim after the other lives in.
+struct Scene {
+    life: Life,
+    /// Whether a pool was full here: from then on it is never less than that.
+    was_full: bool,
+    _directory: tempfile::TempDir,
+}
+
+impl Scene {
+    fn new(kind: Kind) -> Self {
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let life = Life {
+            kind,
+            directory: directory.path().to_owned(),
+        };
+        Self {
+            life,
+            was_full: false,
+            _directory: directory,
+        }
+    }
+
+    /// How long a victim lives until it has done everything.
+    fn one_round(&self) -> Duration {
+        let start = Instant::now();
+        let mut victim = self.life.start();
+        let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap() == ROUND), "it died too soon");
+        let round = start.elapsed();
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+        round
+    }
+
+    /// One more victim dies, and another process comes after it.
+    async fn dies(&mut self, after: Duration, place: &str) {
+        let mut victim = self.life.start();
+        let said = victim.stdout.take().unwrap();
+        // The fault itself: at any moment, so no event says when.
+        std::thread::sleep(after);
+        victim.kill().unwrap();
+        let status = victim.wait().unwrap();
+        assert_eq!(status.signal(), Some(9), "it ended by itself: {place}");
+        let mut lines = BufReader::new(said).lines();
+        self.was_full |= lines.any(|line| line.unwrap() == FULL);
+        // They die with it, by themselves; a moment later for the kernel.
+        for process in living_below(&self.life.directory) {
+            if let Some(process) = Watched::if_alive(process) {
+                process.ended().await;
+            }
+        }
+        self.is_cleaned_by_the_next(place).await;
+    }
+
+    async fn is_cleaned_by_the_next(&self, place: &str) {
+        let Life { kind, directory } = &self.life;
+        let snapshots = directory.join("snapshots");
+        let published = if snapshots.exists() {
+            sound(&SnapshotStore::open(&snapshots).unwrap())
+        } else {
+            BTreeSet::new()
+        };
+        let size = victim::options(*kind).size;
+        assert!(
+            !self.was_full || published.len() >= size,
+            "snapshots are lost, {published:?} are left: {place}"
+        );
+
+        let next = kind.start_in(directory).await.unwrap();
+        let pool = Pool::open(next.launcher.clone(), victim::options(*kind));
+        let pool = pool.await.unwrap();
+        let store = next.launcher.snapshots();
+        assert_eq!(sound(store), published, "{place}");
+        assert_eq!(pool.stats().snapshots, published.len().min(size), "{place}");
+        for id in &published {
+            let loaded = store.load(*id, next.launcher.requirements());
+            assert!(loaded.is_ok(), "{loaded:?}: {place}");
+        }
+        assert_eq!(names(&snapshots).len(), published.len(), "{place}");
+        assert!(next.homes().is_empty(), "{:?}: {place}", next.homes());
+        let owners = names(&directory.join("run"));
+        assert_eq!(owners.len(), 1, "its own alone: {owners:?}: {place}");
+        pool.close().await;
+        let living = living_below(directory);
+        assert!(living.is_empty(), "{living:?}: {place}");
+    }
+
+    /// The end of the directory: all that is in it is what was published, and serves.
+    async fn ends(&self, place: &str) {
+        let Life { kind, directory } = &self.life;
+        let last = kind.start_in(directory).await.unwrap();
+        let store = last.launcher.snapshots();
+        for id in sound(store) {
+            let verified = store.verify(id);
+            assert!(verified.is_ok(), "{verified:?}: {place}");
+        }
+        let pool = Pool::open(last.launcher.clone(), victim::options(*kind));
+        let pool = pool.await.unwrap();
+        pool.warmup().await.unwrap();
+        pool.spawn("last").await.unwrap().destroy().await.unwrap();
+        pool.close().await;
+    }
+}
+
+fn sound(store: &SnapshotStore) -> BTreeSet<SnapshotId> {
+    let entries = store.list().unwrap().into_iter();
+    entries
+        .filter(|entry| entry.state.is_ok())
+        .map(|entry| entry.id)
+        .collect()
+}
+
+/// What is in a directory, the hidden too.
+fn names(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).unwrap();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+/// The processes that work below `directory`, or were told of a file there.
+fn living_below(directory: &Path) -> Vec<u32> {
+    let numbers = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let name = entry.ok()?.file_name();
+        name.to_str()?.parse::<u32>().ok()
+    });
+    let text = directory.as_os_str().as_bytes();
+    let is_below = |number: &u32| {
+        // One that ended meanwhile has neither.
+        let place = fs::read_link(format!("/proc/{number}/cwd")).unwrap_or_default();
+        let line = fs::read(format!("/proc/{number}/cmdline")).unwrap_or_default();
+        place.starts_with(directory) || line.windows(text.len()).any(|part| part == text)
+    };
+    numbers.filter(is_below).collect()
+}
