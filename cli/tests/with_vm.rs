@@ -13,6 +13,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
@@ -26,7 +27,8 @@ fn ironclaw(arguments: &[&str]) -> Command {
     command
         .args(arguments)
         .env("IRONCLAW_TEMPLATE_PATH", state().join("templates"))
-        .env("IRONCLAW_SNAPSHOT_PATH", state().join("command-line"));
+        .env("IRONCLAW_SNAPSHOT_PATH", state().join("command-line"))
+        .env("IRONCLAW_RUN_PATH", state().join("run"));
     command
 }
 
@@ -233,22 +235,94 @@ fn killing_us_without_warning_leaves_no_process_and_no_file() {
 }
 
 #[test]
-fn many_runs_side_by_side_share_one_snapshot() {
+fn many_runs_at_once_on_an_empty_directory_share_the_snapshot_of_one() {
     if !runs() {
         return;
     }
-    // The first makes the snapshot if there is none.
-    assert!(run(&["--", "true"]).status.success());
+    let state = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let here = |arguments: &[&str]| {
+        let mut command = ironclaw(arguments);
+        command.env("IRONCLAW_SNAPSHOT_PATH", state.path().join("snapshots"));
+        command
+    };
     let runs: Vec<_> = (0..10)
         .map(|n| {
-            ironclaw(&["run", "--", "echo", &n.to_string()])
+            here(&["run", "--", "echo", &n.to_string()])
                 .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
                 .spawn()
                 .unwrap()
         })
         .collect();
+    let pids: Vec<u32> = runs.iter().map(Child::id).collect();
+    let mut waited = 0;
     for (n, run) in runs.into_iter().enumerate() {
         let output = run.wait_with_output().unwrap();
-        assert_eq!(text(&output.stdout), format!("{n}\n"));
+        assert_eq!(text(&output.stdout), format!("{n}\n"), "{output:?}");
+        let said = text(&output.stderr).lines();
+        for line in said.filter(|line| line.contains("waiting for ")) {
+            waited += 1;
+            let named = |pid: &u32| line.contains(&format!("ironclaw (process {pid})"));
+            assert!(pids.iter().any(named), "{line}");
+        }
     }
+    assert!(waited > 0, "nobody said that it waited");
+    let list = here(&["snapshot", "list", "--json"]).output().unwrap();
+    let list: serde_json::Value = serde_json::from_slice(&list.stdout).unwrap();
+    assert_eq!(list.as_array().unwrap().len(), 1, "{list}");
+    assert_eq!(list[0]["in_use"], false);
+}
+
+#[test]
+fn who_uses_a_snapshot_is_named() {
+    if !runs() {
+        return;
+    }
+    let (mut child, _) = started();
+    let list = ironclaw(&["snapshot", "list", "--json"]).output().unwrap();
+    let list: serde_json::Value = serde_json::from_slice(&list.stdout).unwrap();
+    let used = |row: &&serde_json::Value| {
+        let owners = row["owners"].as_array().unwrap();
+        owners.iter().any(|owner| owner["pid"] == child.id())
+    };
+    let row = list.as_array().unwrap().iter().find(used);
+    let id = row.expect("a snapshot of that process")["id"]
+        .as_str()
+        .unwrap();
+    let delete = ironclaw(&["snapshot", "delete", id]).output().unwrap();
+    assert_eq!(delete.status.code(), Some(125), "{delete:?}");
+    let owner = format!("ironclaw (process {})", child.id());
+    assert!(text(&delete.stdout).contains(&owner), "{delete:?}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_refresh_by_hand_deletes_what_is_old_and_used_by_nobody() {
+    if !runs() {
+        return;
+    }
+    let state = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    // Of another release: no sweep may remove it, and nobody here can use it.
+    let make = |age: u64| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let time = (now.as_secs() - age) * 1000;
+        let (high, low) = (time >> 16, time & 0xffff);
+        let name = format!("{high:08x}-{low:04x}-7000-8000-000000000000");
+        let path = state.path().join(name);
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("manifest.json"), r#"{"format": 999}"#).unwrap();
+        path
+    };
+    let (old, young) = (make(2 * 3600), make(600));
+    let refresh = ironclaw(&["pool", "refresh", "--json"])
+        .env("IRONCLAW_SNAPSHOT_PATH", state.path())
+        .env("IRONCLAW_POOL_SIZE", "1")
+        .output()
+        .unwrap();
+    assert!(refresh.status.success(), "{refresh:?}");
+    let report: serde_json::Value = serde_json::from_slice(&refresh.stdout).unwrap();
+    assert_eq!(report["snapshots"], 1);
+    assert_eq!(report["deleted"], serde_json::json!([old]));
+    assert!(!old.exists() && young.exists());
 }

@@ -16,6 +16,7 @@ pub(crate) fn config() -> Config {
     let mut config = Config::from_env().unwrap();
     config.template_path = state.join("templates");
     config.snapshot_path = state.join("snapshots");
+    config.run_path = state.join("run");
     config
 }
 

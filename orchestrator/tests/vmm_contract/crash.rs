@@ -21,7 +21,7 @@ use crate::victim::{self, FULL, Life, ROUND};
 
 /// Deaths on each kind of hypervisor, and after how many of them the survivors' directory is
 /// exchanged for an empty one: so that the first builds are met, too.
-const DEATHS: [(Kind, usize, usize); 2] = [(Kind::Simulator, 42, 7), (Kind::Qemu, 8, 3)];
+const DEATHS: [(Kind, usize, usize); 2] = [(Kind::Simulator, 42, 7), (Kind::Qemu, 8, 8)];
 
 pub(crate) fn trials() -> Vec<Trial> {
     let deaths = DEATHS.into_iter().map(|(kind, deaths, each)| {
