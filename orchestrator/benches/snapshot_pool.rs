@@ -3,11 +3,12 @@
 //!
 //! Under Firecracker a minimal client does the same in the same run, for comparison:
 //!
-//! * `bare resume + ping`: `PATCH /vm` and a ping on a connection that exists. `warm` also draws
-//!   entropy, and has the guest take it, its clock and its names; `bare resume + identity` has it
-//!   take some that were made before.
-//! * `bare start + load + resume`: the process and `PUT /snapshot/load`. `restored` also connects
-//!   to the agent, and waits for what `warm` waits for.
+//! * for `warm`, `PATCH /vm` and a ping on a connection that exists. `warm` also draws entropy,
+//!   and has the guest take it, its clock and its names;
+//! * for `restored`, the process's start and `PUT /snapshot/load`. `restored` also connects to the
+//!   agent, and waits for what `warm` waits for.
+//!
+//! The two take turns, and the ratios of their quantiles are printed.
 //!
 //! Settings come from the environment as for `ironclaw`; its template and snapshots are used and,
 //! where missing, made. On a machine without QEMU or the guest agent it says `skipped:` and why.
@@ -20,6 +21,7 @@
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 
 mod bare;
+mod overhead;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -100,24 +102,7 @@ fn beside_a_minimal_client(
     let firecracker = runtime.block_on(found).unwrap().path;
     let created = runtime.block_on(launcher.create_snapshot()).unwrap();
     let snapshot = &created.snapshot;
-    group.bench_function("bare resume + ping", |bencher| {
-        bencher.iter_custom(|rounds| {
-            let bare = || bare::Bare::restore(&firecracker, snapshot).resume_and_ping();
-            (0..rounds).map(|_| bare()).sum()
-        });
-    });
-    group.bench_function("bare resume + identity", |bencher| {
-        bencher.iter_custom(|rounds| {
-            let bare = || bare::Bare::restore(&firecracker, snapshot).resume_and_identify();
-            (0..rounds).map(|_| bare()).sum()
-        });
-    });
-    group.bench_function("bare start + load + resume", |bencher| {
-        bencher.iter_custom(|rounds| {
-            let bare = || bare::Bare::restore(&firecracker, snapshot).took;
-            (0..rounds).map(|_| bare()).sum()
-        });
-    });
+    overhead::compare(group, runtime, &firecracker, launcher, snapshot);
     let id = snapshot.id();
     drop(created);
     launcher.snapshots().delete(id).unwrap();

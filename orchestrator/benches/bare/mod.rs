@@ -1,6 +1,7 @@
 //! The least that a client of Firecracker can do, to compare ours with: blocking sockets,
 //! requests written as they are, no runtime.
 
+use std::any::Any;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -9,10 +10,7 @@ use std::time::{Duration, Instant};
 
 use ironclaw_orchestrator::vm::snapshot::Snapshot;
 use ironclaw_protocol::frame::{Decoder, Event, MAGIC, decode, encode};
-use ironclaw_protocol::limits::ENTROPY;
-use ironclaw_protocol::message::{
-    Identity, Request, RequestId, Restored, ToGuest, ToHost, UnixTime,
-};
+use ironclaw_protocol::message::{Request, RequestId, ToGuest, ToHost};
 use ironclaw_protocol::{VERSION, VSOCK_PORT};
 
 /// Pings before a measurement, so that the guest's working set is in memory.
@@ -59,39 +57,30 @@ impl Bare {
         }
     }
 
-    /// How long a paused clone takes from the request to resume to a ping's answer.
-    pub(crate) fn resume_and_ping(&mut self) -> Duration {
-        self.resume_and_ask(|| Request::Ping)
-    }
-
-    /// How long it takes until the guest has confirmed a new identity.
-    pub(crate) fn resume_and_identify(&mut self) -> Duration {
-        self.resume_and_ask(|| {
-            Request::Restored(Restored {
-                entropy: [7; ENTROPY],
-                unix_time: UnixTime {
-                    seconds: 1_800_000_000,
-                    nanos: 0,
-                },
-                identity: Identity {
-                    machine_id: [1; 16],
-                    boot_id: [2; 16],
-                    hostname: "bench".to_owned(),
-                },
-            })
-        })
-    }
-
-    fn resume_and_ask(&mut self, request: impl Fn() -> Request) -> Duration {
+    /// Primes it as far as a ping goes, and pauses it.
+    pub(crate) fn pause(mut self) -> Paused {
         let mut agent = Agent::connect(&self.directory.path().join("vsock.sock"));
         for id in 0..PRIMING {
-            agent.ask(id, request());
+            agent.ping(id);
         }
         ask(&mut self.api, "PATCH /vm", r#"{"state":"Paused"}"#);
+        Paused { bare: self, agent }
+    }
+}
+
+/// A clone that waits, paused, with a connection to its agent.
+pub(crate) struct Paused {
+    bare: Bare,
+    agent: Agent,
+}
+
+impl Paused {
+    /// How long it takes from the request to resume to a ping's answer.
+    pub(crate) fn resume_and_ping(mut self) -> (Duration, Box<dyn Any>) {
         let start = Instant::now();
-        ask(&mut self.api, "PATCH /vm", r#"{"state":"Resumed"}"#);
-        agent.ask(PRIMING, request());
-        start.elapsed()
+        ask(&mut self.bare.api, "PATCH /vm", r#"{"state":"Resumed"}"#);
+        self.agent.ping(PRIMING);
+        (start.elapsed(), Box::new(self))
     }
 }
 
@@ -143,11 +132,11 @@ impl Agent {
         }
     }
 
-    fn ask(&mut self, id: u32, request: Request) {
+    fn ping(&mut self, id: u32) {
         let mut bytes = Vec::new();
         let message = ToGuest::Request {
             id: RequestId(id),
-            request,
+            request: Request::Ping,
         };
         encode(&message, &mut bytes).unwrap();
         self.stream.write_all(&bytes).unwrap();
