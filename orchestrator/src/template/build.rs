@@ -135,6 +135,36 @@ impl TemplateStore {
         // Read first: the likeliest mistake should not cost a download.
         let agent = initramfs::read_program(&spec.agent)?;
         let _lock = self.lock(|| progress(Step::Waiting))?;
+        self.build_with(spec, agent, progress)
+    }
+
+    /// The default template if it can serve with the agent of `spec`; else as
+    /// [`build`](Self::build). Of many processes that come at once, one builds.
+    ///
+    /// # Errors
+    /// As for [`build`](Self::build).
+    pub fn build_if_missing(
+        &self,
+        spec: &BuildSpec,
+        progress: &mut dyn FnMut(Step),
+    ) -> Result<Template, TemplateError> {
+        let agent = initramfs::read_program(&spec.agent)?;
+        let _lock = self.lock(|| progress(Step::Waiting))?;
+        if let Ok(Some(template)) = self.default_template()
+            && (template.is_imported() || template.has_agent(&spec.agent)?)
+        {
+            return Ok(template);
+        }
+        self.build_with(spec, agent, progress)
+    }
+
+    /// The caller holds the lock.
+    fn build_with(
+        &self,
+        spec: &BuildSpec,
+        agent: Vec<u8>,
+        progress: &mut dyn FnMut(Step),
+    ) -> Result<Template, TemplateError> {
         let staging = Staging::create(self.root())?;
         let cache = self.cache()?;
         let workshop = Workshop {

@@ -245,6 +245,30 @@ fn concurrent_builds_make_one_template() {
 }
 
 #[test]
+fn of_many_that_need_a_template_one_builds_it() {
+    let bench = bench();
+    let spec = bench.spec("agent");
+    let (steps, reported) = mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            let (steps, spec) = (steps.clone(), &spec);
+            let store = TemplateStore::open(bench.store.root()).unwrap();
+            scope.spawn(move || {
+                let build = &mut |step| steps.send(step).unwrap();
+                store.build_if_missing(spec, build).unwrap();
+            });
+        }
+    });
+    let packed = |step: &Step| *step == Step::Packing;
+    assert_eq!(reported.try_iter().filter(packed).count(), 1);
+    // Another agent needs another one.
+    let other = bench.spec("another agent");
+    let build = &mut |step| steps.send(step).unwrap();
+    bench.store.build_if_missing(&other, build).unwrap();
+    assert_eq!(reported.try_iter().filter(packed).count(), 1);
+}
+
+#[test]
 fn a_hash_is_64_lower_case_digits() {
     let good = "0123456789abcdef".repeat(4);
     assert_eq!(good.parse::<TemplateHash>().unwrap().as_str(), good);

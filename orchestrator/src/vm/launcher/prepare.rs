@@ -210,5 +210,6 @@ fn template(config: &Config, progress: &Progress) -> Result<Template, LaunchErro
         Err(error) => return Err(error.into()),
     }
     let spec = BuildSpec::new(agent?);
-    Ok(store.build(&spec, &mut |step| progress(&Stage::Template(step)))?)
+    let build = &mut |step| progress(&Stage::Template(step));
+    Ok(store.build_if_missing(&spec, build)?)
 }
