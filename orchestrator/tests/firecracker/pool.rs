@@ -234,7 +234,7 @@ async fn a_vm_is_killed_when_its_time_is_over_or_nobody_uses_it() {
         pool.spawn_with(options).await.unwrap()
     };
     let vm = limited(Limits {
-        lifetime: moment,
+        max_lifetime: moment,
         idle: None,
     })
     .await;
@@ -245,7 +245,7 @@ async fn a_vm_is_killed_when_its_time_is_over_or_nobody_uses_it() {
     drop(vm);
 
     let vm = limited(Limits {
-        lifetime: None,
+        max_lifetime: None,
         idle: moment,
     })
     .await;
