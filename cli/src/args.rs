@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use ironclaw_orchestrator::vm::config::BackendChoice;
 use ironclaw_orchestrator::vm::snapshot::SnapshotId;
@@ -138,8 +138,25 @@ pub(crate) enum PoolTask {
     /// used by nobody.
     #[command(after_help = help::POOL_EXAMPLES)]
     Refresh,
-    /// Show the snapshots on disk: age, size, use, and whether they fit this machine.
-    Stats,
+    /// Show the snapshots on disk: age, size, use, and whether they fit this machine; and how many
+    /// VMs there is memory for.
+    ///
+    /// What the pool of a running program has warm and has served, only that program knows: see
+    /// `pool_stats` and `prometheus_text` of the library.
+    #[command(after_help = help::POOL_STATS_EXAMPLES)]
+    Stats {
+        /// As a table, as one line of JSON (also --json), or in the text format of Prometheus.
+        #[arg(long, value_enum, conflicts_with = "json")]
+        format: Option<StatsFormat>,
+    },
+}
+
+/// How figures are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StatsFormat {
+    Table,
+    Json,
+    Prometheus,
 }
 
 fn backend(text: &str) -> Result<BackendChoice, &'static str> {
@@ -208,6 +225,19 @@ mod tests {
             let result = Cli::try_parse_from(["ironclaw", "run", option, "--", "true"]);
             assert!(result.is_err(), "{option} is taken");
         }
+    }
+
+    #[test]
+    fn figures_have_one_format() {
+        let parse = |words: &[&str]| {
+            let line = ["ironclaw", "pool", "stats"].iter().chain(words);
+            Cli::try_parse_from(line).is_ok()
+        };
+        for format in ["table", "json", "prometheus"] {
+            assert!(parse(&["--format", format]));
+        }
+        assert!(parse(&["--json"]) && parse(&[]));
+        assert!(!parse(&["--json", "--format", "table"]) && !parse(&["--format", "xml"]));
     }
 
     #[test]

@@ -62,8 +62,13 @@ pub(crate) const POOL_EXAMPLES: &str = "\
 Examples:
   ironclaw pool warmup
   IRONCLAW_POOL_SIZE=2 ironclaw pool warmup
-  ironclaw pool refresh
-  ironclaw pool stats --json";
+  ironclaw pool refresh";
+
+pub(crate) const POOL_STATS_EXAMPLES: &str = "\
+Examples:
+  ironclaw pool stats
+  ironclaw pool stats --json | jq '.snapshots[] | select(.fits | not)'
+  ironclaw pool stats --format prometheus > ironclaw.new && mv ironclaw.new ironclaw.prom";
 
 /// Below `ironclaw --help`.
 pub(crate) fn main() -> String {

@@ -1,17 +1,19 @@
 //! `ironclaw pool`
 
+mod prometheus;
+mod stats;
+
 use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
-use ironclaw_orchestrator::vm::snapshot::{Entry, Requirements, SnapshotId, SnapshotStore};
+use ironclaw_orchestrator::vm::snapshot::{Requirements, SnapshotStore};
 use ironclaw_orchestrator::vm::{Config, Launcher, Pool, PoolError, PoolOptions};
 use serde::Serialize;
 
-use crate::args::PoolTask;
+use crate::args::{PoolTask, StatsFormat};
 use crate::output::{self, blocking, mebibytes, milliseconds};
 use crate::progress::Reporter;
-use crate::snapshot;
 use crate::template::{self, Current};
 
 #[derive(Debug, Serialize)]
@@ -29,35 +31,19 @@ struct Refreshed {
     freed_bytes: u64,
 }
 
-#[derive(Debug, Serialize)]
-struct Stats {
-    /// Snapshots that the pool wants to have.
-    size: usize,
-    /// Snapshots that a pool would use now.
-    fit: usize,
-    disk_bytes: u64,
-    snapshots: Vec<Row>,
-}
-
-#[derive(Debug, Serialize)]
-struct Row {
-    id: SnapshotId,
-    age_seconds: Option<u64>,
-    disk_bytes: u64,
-    in_use: bool,
-    fits: bool,
-    /// Why it does not fit.
-    reason: Option<String>,
-    #[serde(skip)]
-    age: String,
-}
-
 /// Fills the pool or shows it.
 pub(crate) async fn perform(config: &Config, task: PoolTask, json: bool) -> Result<u8> {
     match task {
         PoolTask::Warmup => warm_up(config, json).await?,
         PoolTask::Refresh => refresh(config, json).await?,
-        PoolTask::Stats => stats(config, json).await?,
+        PoolTask::Stats { format } => {
+            let format = format.unwrap_or(if json {
+                StatsFormat::Json
+            } else {
+                StatsFormat::Table
+            });
+            stats::show(config, format).await?;
+        }
     }
     Ok(0)
 }
@@ -122,47 +108,6 @@ async fn fill(
     Ok(warm)
 }
 
-async fn stats(config: &Config, json: bool) -> Result<()> {
-    let entries = snapshot::entries(config).await?;
-    let required = requirements(config).await?;
-    let rows: Vec<_> = entries
-        .into_iter()
-        .map(|entry| row(entry, required.as_ref()))
-        .collect();
-    let stats = Stats {
-        size: config.pool_size,
-        fit: rows.iter().filter(|row| row.fits).count(),
-        disk_bytes: rows.iter().map(|row| row.disk_bytes).sum(),
-        snapshots: rows,
-    };
-    if json {
-        return output::json(&stats);
-    }
-    output::line(&format!(
-        "{} of {} snapshots ready, {} on disk",
-        stats.fit.min(stats.size),
-        stats.size,
-        mebibytes(stats.disk_bytes)
-    ))?;
-    let rows = stats.snapshots.into_iter().map(|row| {
-        let in_use = if row.in_use { "yes" } else { "no" }.to_owned();
-        let fits = row
-            .reason
-            .map_or_else(|| "yes".to_owned(), |reason| format!("no: {reason}"));
-        [
-            row.id.to_string(),
-            row.age,
-            mebibytes(row.disk_bytes),
-            in_use,
-            fits,
-        ]
-    });
-    output::table(
-        ["SNAPSHOT", "AGE", "ON DISK", "IN USE", "FITS"],
-        rows.collect(),
-    )
-}
-
 /// What a snapshot must be to be restored here; `None` while there is no template, which showing
 /// statistics must not build.
 pub(crate) async fn requirements(config: &Config) -> Result<Option<Requirements>> {
@@ -171,25 +116,4 @@ pub(crate) async fn requirements(config: &Config) -> Result<Option<Requirements>
     };
     let launcher = Launcher::open(config, Reporter::new().progress()).await?;
     Ok(Some(launcher.requirements().clone()))
-}
-
-fn row(entry: Entry, required: Option<&Requirements>) -> Row {
-    let reason = match (&entry.state, required) {
-        (Err(defect), _) => Some(defect.to_string()),
-        (Ok(_), None) => Some("there is no usable template".to_owned()),
-        (Ok(manifest), Some(required)) => required
-            .check(manifest)
-            .err()
-            .map(|mismatch| mismatch.to_string()),
-    };
-    let created = entry.state.ok().map(|manifest| manifest.created);
-    Row {
-        id: entry.id,
-        age_seconds: created.map(output::seconds_since),
-        disk_bytes: entry.disk_bytes,
-        in_use: entry.in_use,
-        fits: reason.is_none(),
-        reason,
-        age: created.map(output::age).unwrap_or_default(),
-    }
 }

@@ -94,11 +94,7 @@ async fn list(config: &Config, json: bool) -> Result<()> {
             }
             Err(defect) => (defect.to_string(), String::new()),
         };
-        let in_use = if entry.in_use {
-            format!("by {owners}")
-        } else {
-            "no".to_owned()
-        };
+        let in_use = used_by(entry.in_use, &owners);
         [
             entry.id.to_string(),
             age,
@@ -142,8 +138,16 @@ pub(crate) async fn entries(config: &Config) -> Result<Vec<Entry>> {
     blocking(move || SnapshotStore::open(path)?.list()).await
 }
 
+/// Whether a snapshot is in use, for people.
+pub(crate) fn used_by(in_use: bool, owners: &Owners) -> String {
+    match in_use {
+        true => format!("by {owners}"),
+        false => "no".to_owned(),
+    }
+}
+
 /// The snapshots on disk, each with the processes that use it.
-async fn owned(config: &Config) -> Result<Vec<(Entry, Owners)>> {
+pub(crate) async fn owned(config: &Config) -> Result<Vec<(Entry, Owners)>> {
     let path = config.snapshot_path.clone();
     blocking(move || -> Result<_, SnapshotError> {
         let store = SnapshotStore::open(path)?;

@@ -29,7 +29,8 @@ pub const FALLBACKS: &str = "ironclaw_pool_fallbacks_total";
 pub const FAILURES: &str = "ironclaw_pool_failures_total";
 /// Gauge: age of the oldest snapshot that is ready.
 pub const OLDEST_SNAPSHOT: &str = "ironclaw_pool_oldest_snapshot_seconds";
-/// Gauge: time of spawns by `stage` and `quantile`, over the pool's life.
+/// Gauge: time of spawns by `stage` and `percentile` (`50`, `90`, `99`; `100` is the longest), over
+/// the pool's life.
 pub const STAGE_SECONDS: &str = "ironclaw_pool_spawn_stage_seconds";
 /// Histogram: time of each spawn by `stage` and `tier`, for recorders.
 pub const SPAWN_SECONDS: &str = "ironclaw_pool_spawn_seconds";
@@ -65,7 +66,7 @@ pub fn describe() {
     describe_gauge!(
         STAGE_SECONDS,
         Unit::Seconds,
-        "Time of spawns by stage and quantile, over the life of the pool."
+        "Time of spawns by stage and percentile, over the life of the pool."
     );
     describe_histogram!(
         SPAWN_SECONDS,
@@ -141,14 +142,15 @@ pub(crate) fn pool(stats: &PoolStats) {
     let oldest = stats.snapshot_ages_seconds.iter().max();
     gauge!(OLDEST_SNAPSHOT).set(oldest.copied().unwrap_or(0) as f64);
     for (stage, times) in &stats.stages {
-        let quantiles = [
-            ("0.5", times.p50_us),
-            ("0.9", times.p90_us),
-            ("0.99", times.p99_us),
-            ("1", times.max_us),
+        // Not `quantile`: that label is for summaries, which a gauge is not.
+        let percentiles = [
+            ("50", times.p50_us),
+            ("90", times.p90_us),
+            ("99", times.p99_us),
+            ("100", times.max_us),
         ];
-        for (quantile, micros) in quantiles {
-            let labels = [("stage", stage.name()), ("quantile", quantile)];
+        for (percentile, micros) in percentiles {
+            let labels = [("stage", stage.name()), ("percentile", percentile)];
             gauge!(STAGE_SECONDS, &labels).set(micros as f64 / 1e6);
         }
     }
@@ -181,4 +183,116 @@ pub fn prometheus_text(stats: &PoolStats, taken: &Footprint) -> String {
         footprint(taken);
     });
     recorder.handle().render()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+    use crate::vm::{Limit, Quantiles};
+
+    /// A pool in which every figure is there, and is told from the others.
+    fn busy() -> (PoolStats, Footprint) {
+        let times = Quantiles {
+            count: 10,
+            p50_us: 11,
+            p90_us: 12,
+            p99_us: 13,
+            max_us: 1_500_000,
+        };
+        let stats = PoolStats {
+            size: 20,
+            snapshots: 21,
+            building: 22,
+            retired: 23,
+            warm: 24,
+            restoring: 25,
+            leased: 26,
+            waiting: 27,
+            used: Limit {
+                vms: 28,
+                memory_mib: 29,
+            },
+            limit: Limit {
+                vms: usize::MAX,
+                memory_mib: 30,
+            },
+            served_warm: 31,
+            served_restored: 32,
+            served_cold: 33,
+            failures: 34,
+            fallbacks: BTreeMap::from([("snapshot", 35), ("shutting_down", 36)]),
+            snapshot_ages_seconds: vec![37, 38],
+            stages: BTreeMap::from([(SpawnStage::Queue, times), (SpawnStage::Total, times)]),
+        };
+        let taken = Footprint {
+            warm_pss_bytes: vec![40, 1],
+            snapshot_disk_bytes: vec![50, 2],
+        };
+        (stats, taken)
+    }
+
+    #[test]
+    fn every_figure_of_a_pool_is_in_the_text() {
+        let (stats, taken) = busy();
+        let text = prometheus_text(&stats, &taken);
+        for line in [
+            "ironclaw_pool_snapshots{state=\"ready\"} 21",
+            "ironclaw_pool_snapshots{state=\"building\"} 22",
+            "ironclaw_pool_snapshots{state=\"retired\"} 23",
+            "ironclaw_pool_size 20",
+            "ironclaw_pool_vms{state=\"warm\"} 24",
+            "ironclaw_pool_vms{state=\"restoring\"} 25",
+            "ironclaw_pool_vms{state=\"leased\"} 26",
+            "ironclaw_pool_waiting 27",
+            "ironclaw_pool_spawns_total{tier=\"warm\"} 31",
+            "ironclaw_pool_spawns_total{tier=\"restored\"} 32",
+            "ironclaw_pool_spawns_total{tier=\"cold_boot\"} 33",
+            "ironclaw_pool_failures_total 34",
+            "ironclaw_pool_fallbacks_total{reason=\"snapshot\"} 35",
+            "ironclaw_pool_fallbacks_total{reason=\"shutting_down\"} 36",
+            "ironclaw_pool_oldest_snapshot_seconds 38",
+            "ironclaw_pool_spawn_stage_seconds{stage=\"queue\",percentile=\"50\"} 0.000011",
+            "ironclaw_pool_spawn_stage_seconds{stage=\"total\",percentile=\"100\"} 1.5",
+            "ironclaw_pool_budget_used_bytes 30408704",
+            "ironclaw_pool_budget_bytes 31457280",
+            "ironclaw_pool_warm_memory_bytes 41",
+            "ironclaw_pool_snapshot_disk_bytes 52",
+        ] {
+            assert!(text.lines().any(|there| there == line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn prometheus_has_nothing_to_say_against_the_text() {
+        let (stats, taken) = busy();
+        let mut command = Command::new("promtool");
+        command.args(["check", "metrics"]).stdin(Stdio::piped());
+        let mut promtool = match command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+        {
+            Ok(promtool) => promtool,
+            Err(error) => {
+                println!("skipped: promtool (Debian package prometheus): {error}");
+                return;
+            }
+        };
+        let mut stdin = promtool.stdin.take().unwrap();
+        stdin
+            .write_all(prometheus_text(&stats, &taken).as_bytes())
+            .unwrap();
+        drop(stdin);
+        let output = promtool.wait_with_output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        assert!(
+            output.status.success() && said.is_empty(),
+            "{}",
+            String::from_utf8_lossy(&said)
+        );
+    }
 }

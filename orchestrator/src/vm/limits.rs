@@ -14,7 +14,7 @@ use crate::vm::vmm::MicroVm;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Limits {
     /// At this age, counted from when it was handed out.
-    pub lifetime: Option<Duration>,
+    pub max_lifetime: Option<Duration>,
     /// When nothing was under way in it for so long: no command, no file, no ping.
     pub idle: Option<Duration>,
 }
@@ -22,8 +22,8 @@ pub struct Limits {
 impl Limits {
     /// Kills the VM in time. What watches it ends with it.
     pub(super) fn enforce(self, vm: &Arc<dyn MicroVm>, activity: Activity) {
-        let Self { lifetime, idle } = self;
-        if lifetime.is_none() && idle.is_none() {
+        let Self { max_lifetime, idle } = self;
+        if max_lifetime.is_none() && idle.is_none() {
             return;
         }
         let exited = vm.exited();
@@ -31,7 +31,7 @@ impl Limits {
         tokio::spawn(async move {
             let reason = tokio::select! {
                 _ = exited => return,
-                reason = expired(lifetime) => reason,
+                reason = expired(max_lifetime) => reason,
                 reason = unused(idle, &activity) => reason,
             };
             tracing::info!(reason, "a VM is killed");

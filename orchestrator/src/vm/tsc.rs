@@ -12,6 +12,8 @@ use crate::sys::time_stamp_counter;
 
 /// Long enough that reading both clocks, well below a microsecond, is lost in it.
 const WINDOW: Duration = Duration::from_millis(10);
+/// Readings of which the best counts; a few microseconds in all.
+const TRIES: u32 = 32;
 
 /// Frequency in kHz, measured against the monotonic clock on first use: takes 10 ms then, and
 /// nothing afterwards. `None` if it is no frequency that a processor of today has.
@@ -21,24 +23,56 @@ pub(crate) fn khz() -> Option<u32> {
 }
 
 fn measure() -> Option<u32> {
-    let (start, first) = (Instant::now(), time_stamp_counter());
+    let (start, first) = reading();
     std::thread::sleep(WINDOW);
-    // Both ends read the clock first and the counter second, so that the order cancels out.
-    let (elapsed, last) = (start.elapsed(), time_stamp_counter());
+    let (end, last) = reading();
+    let elapsed = end.duration_since(start);
     let ticks = u128::from(last.checked_sub(first)?);
-    let khz = ticks * 1_000_000 / elapsed.as_nanos();
+    let khz = (ticks * 1_000_000).checked_div(elapsed.as_nanos())?;
     u32::try_from(khz)
         .ok()
         .filter(|khz| (100_000..=20_000_000).contains(khz))
 }
 
+/// Both clocks at one moment. A thread that is interrupted between them is microseconds off, and the
+/// first reading of a process is, by the page faults that it takes: of several the closest counts.
+fn reading() -> (Instant, u64) {
+    let try_it = |_| {
+        let before = time_stamp_counter();
+        let now = Instant::now();
+        let apart = time_stamp_counter().saturating_sub(before);
+        (apart, now, before + apart / 2)
+    };
+    let tries = (1..TRIES).map(try_it);
+    let (_, now, counter) = tries.fold(
+        try_it(0),
+        |best, next| if next.0 < best.0 { next } else { best },
+    );
+    (now, counter)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[test]
-    fn two_measurements_agree_within_the_tolerance_of_the_compatibility_check() {
-        let (a, b) = (measure().unwrap(), measure().unwrap());
-        assert!(a.abs_diff(b) < a / 2000, "{a} and {b} kHz");
+    fn measurements_agree_within_the_tolerance_of_the_compatibility_check_on_a_busy_host_too() {
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let processors = std::thread::available_parallelism().unwrap().get();
+            for _ in 0..4 * processors {
+                scope.spawn(|| {
+                    while !over.load(Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                });
+            }
+            let all: Vec<_> = (0..20).map(|_| measure().unwrap()).collect();
+            over.store(true, Ordering::Relaxed);
+            let (least, most) = (all.iter().min().unwrap(), all.iter().max().unwrap());
+            assert!(most - least < least / 2000, "{all:?} kHz");
+        });
     }
 }

@@ -61,7 +61,29 @@ pub struct Timings {
 
 /// A VM of one's own. Nobody else ever had it, and nobody gets it afterwards.
 ///
-/// Dropping it kills it; [`destroy_vm`](super::destroy_vm) also waits until it is gone.
+/// Dropping it kills it, as does the end of this process, however that comes;
+/// [`destroy_vm`](super::destroy_vm) also waits until it is gone. [`Limits`] bound how long it lives.
+///
+/// A VM that nobody holds would be killed at once, which the compiler warns of:
+///
+/// ```compile_fail
+/// #![deny(unused_must_use)]
+/// # use ironclaw_orchestrator::vm::{Pool, SpawnError};
+/// # async fn example(pool: &Pool) -> Result<(), SpawnError> {
+/// pool.spawn("unused").await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// ```
+/// #![deny(unused_must_use)]
+/// # use ironclaw_orchestrator::vm::{Pool, SpawnError};
+/// # async fn example(pool: &Pool) -> Result<(), SpawnError> {
+/// let vm = pool.spawn("used").await?;
+/// drop(vm);
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "a VM is killed when its handle is dropped"]
 #[derive(Debug)]
 pub struct VmHandle {

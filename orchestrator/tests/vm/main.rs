@@ -10,8 +10,11 @@
     reason = "a test fails by panicking"
 )]
 
+mod acquire;
 mod clones;
 mod commands;
 mod faults;
 mod fixture;
+mod leases;
 mod pool;
+mod templates;

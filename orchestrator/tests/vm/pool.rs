@@ -29,7 +29,9 @@ async fn a_warm_clone_serves_is_replaced_and_leaves_nothing_behind() {
         );
         assert_eq!(sh(&vm, "hostname; ls /tmp").await, "warm\n");
         assert_eq!(pool.stats().leased, 1);
+        let pid = vm.pid();
         vm.destroy().await.unwrap();
+        assert!(!is_alive(pid), "it could run still");
         assert_eq!(pool.stats().leased, 0);
     }
     pool.warmup().await.unwrap();

@@ -36,9 +36,19 @@ pub struct Limit {
 
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.vms {
-            usize::MAX => write!(f, "{} MiB of memory", self.memory_mib),
-            vms => write!(f, "{vms} VMs and {} MiB of memory", self.memory_mib),
+        let vms = match self.vms {
+            usize::MAX => None,
+            1 => Some("1 VM".to_owned()),
+            vms => Some(format!("{vms} VMs")),
+        };
+        let memory = match self.memory_mib {
+            u64::MAX => None,
+            memory_mib => Some(format!("{memory_mib} MiB of memory")),
+        };
+        match (vms, memory) {
+            (Some(vms), Some(memory)) => write!(f, "{vms} and {memory}"),
+            (Some(one), None) | (None, Some(one)) => f.write_str(&one),
+            (None, None) => f.write_str("none"),
         }
     }
 }
@@ -80,6 +90,14 @@ impl Budget {
     #[must_use]
     pub fn used(&self) -> Limit {
         *self.lock()
+    }
+
+    /// How many VMs with so much memory each it allows, if there are no others.
+    #[must_use]
+    pub fn holds(&self, guest_mib: u32) -> usize {
+        let Limit { vms, memory_mib } = self.0.limit;
+        let each = u64::from(guest_mib) + VMM_MIB;
+        usize::try_from(memory_mib / each).map_or(vms, |fit| fit.min(vms))
     }
 
     /// A share for a VM whose guest has so much memory, if there is room.
@@ -161,6 +179,24 @@ mod tests {
         assert!(budget.take(0).is_none(), "number");
         drop((first, second, third));
         assert_eq!(budget.used(), Limit::default());
+    }
+
+    #[test]
+    fn a_limit_names_only_what_is_limited() {
+        let text = |vms, memory_mib| Limit { vms, memory_mib }.to_string();
+        assert_eq!(text(1, 640), "1 VM and 640 MiB of memory");
+        assert_eq!(text(20, u64::MAX), "20 VMs");
+        assert_eq!(text(usize::MAX, 640), "640 MiB of memory");
+        assert_eq!(text(usize::MAX, u64::MAX), "none");
+    }
+
+    #[test]
+    fn it_says_how_many_vms_there_can_be() {
+        for (vms, memory_mib) in [(3, u64::MAX), (usize::MAX, 500), (usize::MAX, 99), (2, 500)] {
+            let budget = Budget::new(Limit { vms, memory_mib });
+            let shares: Vec<_> = std::iter::from_fn(|| budget.take(100)).collect();
+            assert_eq!(budget.holds(100), shares.len(), "{:?}", budget.limit());
+        }
     }
 
     #[test]

@@ -23,7 +23,10 @@ pub enum SpawnError {
     #[error(transparent)]
     Pool(#[from] PoolError),
     /// As many VMs live as may, and none ended in time.
-    #[error("no room for another VM after waiting for {waited:?}: the limit is {limit}")]
+    #[error(
+        "no room for another VM after waiting for {waited:.1?}: the limit is {limit}; end VMs, or \
+         raise IRONCLAW_MAX_VMS or IRONCLAW_MEMORY_BUDGET_MIB"
+    )]
     PoolExhausted {
         /// How long this spawn waited.
         waited: Duration,
@@ -81,7 +84,10 @@ pub enum PoolError {
     #[error("a pool has at least one place")]
     NoPlaces,
     /// Not even one VM fits.
-    #[error("a VM with {guest_mib} MiB does not fit into the limit of {limit}")]
+    #[error(
+        "a VM with {guest_mib} MiB, and 32 MiB for its VMM, does not fit into the limit of \
+         {limit}: raise IRONCLAW_MEMORY_BUDGET_MIB or lower IRONCLAW_MEMORY_MIB"
+    )]
     NoRoom {
         /// Memory of a guest.
         guest_mib: u64,

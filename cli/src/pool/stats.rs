@@ -1,0 +1,149 @@
+//! `ironclaw pool stats`: what a process that has no pool can know of one.
+
+use anyhow::Result;
+use ironclaw_orchestrator::vm::snapshot::{Entry, Owners, Requirements, SnapshotId};
+use ironclaw_orchestrator::vm::{Config, PoolOptions, SNAPSHOT_BUDGET};
+use serde::Serialize;
+
+use super::{prometheus, requirements};
+use crate::args::StatsFormat;
+use crate::output::{self, mebibytes};
+use crate::snapshot;
+
+#[derive(Debug, Serialize)]
+pub(super) struct Stats {
+    /// Snapshots that the pool wants to have.
+    pub(super) size: usize,
+    /// Snapshots that a pool would use now.
+    pub(super) fit: usize,
+    /// What all of them take on disk.
+    pub(super) disk_bytes: u64,
+    /// What each should take at most.
+    pub(super) disk_budget_bytes: u64,
+    /// Age at which a snapshot is replaced.
+    pub(super) refresh_seconds: u64,
+    /// Most VMs at a time: a setting, or as many as there is memory for.
+    pub(super) max_vms: usize,
+    /// Memory of all of them.
+    pub(super) memory_budget_bytes: u64,
+    pub(super) snapshots: Vec<Row>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Row {
+    pub(super) id: SnapshotId,
+    /// Unknown of a directory without a manifest.
+    pub(super) age_seconds: Option<u64>,
+    pub(super) disk_bytes: u64,
+    pub(super) in_use: bool,
+    /// The processes that use it, as far as they can be seen.
+    owners: Owners,
+    pub(super) fits: bool,
+    /// Why it does not fit.
+    reason: Option<String>,
+    #[serde(skip)]
+    age: String,
+}
+
+/// Prints the figures.
+pub(super) async fn show(config: &Config, format: StatsFormat) -> Result<()> {
+    let stats = Stats::gather(config).await?;
+    match format {
+        StatsFormat::Json => output::json(&stats),
+        StatsFormat::Prometheus => output::line(prometheus::text(&stats).trim_end()),
+        StatsFormat::Table => stats.print(),
+    }
+}
+
+impl Stats {
+    async fn gather(config: &Config) -> Result<Self> {
+        let entries = snapshot::owned(config).await?;
+        let required = requirements(config).await?;
+        let snapshots: Vec<_> = entries
+            .into_iter()
+            .map(|(entry, owners)| row(entry, owners, required.as_ref()))
+            .collect();
+        let budget = PoolOptions::from(config).budget;
+        Ok(Self {
+            size: config.pool_size,
+            fit: snapshots.iter().filter(|row| row.fits).count(),
+            disk_bytes: snapshots.iter().map(|row| row.disk_bytes).sum(),
+            disk_budget_bytes: SNAPSHOT_BUDGET,
+            refresh_seconds: config.snapshot_refresh.as_secs(),
+            max_vms: budget.holds(config.machine.memory_mib),
+            memory_budget_bytes: budget.limit().memory_mib.saturating_mul(1 << 20),
+            snapshots,
+        })
+    }
+
+    fn print(self) -> Result<()> {
+        output::line(&format!(
+            "{} of {} snapshots ready, {} on disk",
+            self.fit.min(self.size),
+            self.size,
+            mebibytes(self.disk_bytes)
+        ))?;
+        output::line(&format!(
+            "room for {} VMs at a time, in {} of memory",
+            self.max_vms,
+            mebibytes(self.memory_budget_bytes)
+        ))?;
+        if self.snapshots.is_empty() {
+            return output::line("`ironclaw pool warmup` makes the snapshots");
+        }
+        let rows = self.snapshots.into_iter().map(|row| {
+            let in_use = snapshot::used_by(row.in_use, &row.owners);
+            let fits = row
+                .reason
+                .map_or_else(|| "yes".to_owned(), |reason| format!("no: {reason}"));
+            [
+                row.id.to_string(),
+                row.age,
+                mebibytes(row.disk_bytes),
+                percent(row.disk_bytes, self.disk_budget_bytes),
+                in_use,
+                fits,
+            ]
+        });
+        let header = ["SNAPSHOT", "AGE", "ON DISK", "OF BUDGET", "IN USE", "FITS"];
+        output::table(header, rows.collect())
+    }
+}
+
+fn row(entry: Entry, owners: Owners, required: Option<&Requirements>) -> Row {
+    let reason = match (&entry.state, required) {
+        (Err(defect), _) => Some(defect.to_string()),
+        (Ok(_), None) => Some("there is no usable template".to_owned()),
+        (Ok(manifest), Some(required)) => required
+            .check(manifest)
+            .err()
+            .map(|mismatch| mismatch.to_string()),
+    };
+    let created = entry.state.ok().map(|manifest| manifest.created);
+    Row {
+        id: entry.id,
+        age_seconds: created.map(output::seconds_since),
+        disk_bytes: entry.disk_bytes,
+        in_use: entry.in_use,
+        owners,
+        fits: reason.is_none(),
+        reason,
+        age: created.map(output::age).unwrap_or_default(),
+    }
+}
+
+fn percent(part: u64, whole: u64) -> String {
+    format!("{}%", part.saturating_mul(100).div_ceil(whole))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_just_over_its_budget_shows_as_more_than_all_of_it() {
+        assert_eq!(percent(0, SNAPSHOT_BUDGET), "0%");
+        assert_eq!(percent(SNAPSHOT_BUDGET, SNAPSHOT_BUDGET), "100%");
+        assert_eq!(percent(SNAPSHOT_BUDGET + 1, SNAPSHOT_BUDGET), "101%");
+    }
+}

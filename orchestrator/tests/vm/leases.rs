@@ -1,0 +1,83 @@
+//! How long a VM that was handed out lives.
+
+use std::time::Duration;
+
+use ironclaw_orchestrator::vm::{GuestError, Limits, Pool, PoolOptions, SpawnOptions, VmHandle};
+
+use crate::fixture::{is_alive, launcher, sh, snapshot};
+
+const MOMENT: Duration = Duration::from_millis(300);
+
+/// A pool without warm clones.
+async fn pool() -> Option<Pool> {
+    let launcher = launcher().await?;
+    snapshot(&launcher).await;
+    let options = PoolOptions::new(1).with_warm(0);
+    Some(Pool::open(launcher, options).await.unwrap())
+}
+
+async fn limited(pool: &Pool, limits: Limits) -> VmHandle {
+    let options = SpawnOptions {
+        limits,
+        ..SpawnOptions::named("limited")
+    };
+    pool.spawn_with(options).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_is_killed_at_its_longest_age_whatever_it_does() {
+    let Some(pool) = pool().await else { return };
+    let limits = Limits {
+        max_lifetime: Some(MOMENT),
+        idle: None,
+    };
+    let vm = limited(&pool, limits).await;
+    let error = vm.exec(["sleep", "1000"]).await.unwrap_err();
+    assert!(matches!(error, GuestError::Closed { .. }), "{error}");
+    assert!(error.to_string().contains("time limit of 300ms"), "{error}");
+    vm.exited().await;
+    assert!(!is_alive(vm.pid()));
+    let error = vm.exec(["true"]).await.unwrap_err();
+    assert!(error.to_string().contains("time limit"), "{error}");
+    assert_eq!(pool.stats().leased, 1, "its handle is held still");
+    vm.destroy().await.unwrap();
+    assert_eq!(pool.stats().leased, 0);
+    pool.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_is_killed_when_nothing_is_asked_of_it_and_not_while_it_works() {
+    let Some(pool) = pool().await else { return };
+    let limits = Limits {
+        max_lifetime: None,
+        idle: Some(MOMENT),
+    };
+    let vm = limited(&pool, limits).await;
+    // Busy for longer than it may be idle.
+    assert_eq!(sh(&vm, "sleep 1; echo awake").await, "awake\n");
+    vm.exited().await;
+    assert!(!is_alive(vm.pid()));
+    let error = vm.exec(["true"]).await.unwrap_err();
+    assert!(error.to_string().contains("idle for 300ms"), "{error}");
+    drop(vm);
+    pool.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_is_killed_when_its_handle_is_dropped_though_it_has_limits_and_a_command() {
+    let Some(pool) = pool().await else { return };
+    let limits = Limits {
+        max_lifetime: Some(Duration::MAX),
+        idle: Some(Duration::MAX),
+    };
+    let vm = limited(&pool, limits).await;
+    let (pid, exited) = (vm.pid(), vm.exited());
+    let running = vm.start(["sleep", "1000"]).await.unwrap();
+    drop(vm);
+    exited.await;
+    assert!(!is_alive(pid));
+    assert_eq!(pool.stats().leased, 0);
+    assert_eq!(pool.stats().used.vms, 0, "its room is free");
+    drop(running);
+    pool.close().await;
+}

@@ -1,0 +1,102 @@
+//! Several templates in one process.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use ironclaw_orchestrator::template::{ImportSpec, Template, TemplateStore};
+use ironclaw_orchestrator::vm::{
+    self, Launcher, Limits, SpawnError, SpawnOptions, destroy_vm, spawn_vm, spawn_vm_with,
+};
+
+use crate::fixture::{launcher, sh};
+
+/// Tells the second test of this file where its templates are; it does nothing without.
+const TEMPLATES: &str = "IRONCLAW_TEST_TWO_TEMPLATES";
+
+/// A copy of the launcher's template, and the default of the store at `root` from now on.
+fn copy(launcher: &Launcher, root: &Path, more_args: &str) -> Template {
+    let of = launcher.template();
+    let spec = ImportSpec {
+        kernel: of.kernel().to_owned(),
+        initramfs: of.initramfs().map(Path::to_owned),
+        boot_args: format!("{} {more_args}", of.boot_args()),
+    };
+    let store = TemplateStore::open(root).unwrap();
+    store.import(&spec, &mut |_| {}).unwrap()
+}
+
+/// The pools of the free functions take their settings from the environment, once in a process:
+/// this test has one of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_templates_have_a_pool_each_and_one_budget() {
+    let Some(launcher) = launcher().await else {
+        return;
+    };
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let templates = directory.path().join("templates");
+    let (one, other) = (
+        copy(&launcher, &templates, "one=1"),
+        copy(&launcher, &templates, "two=2"),
+    );
+    assert_ne!(one.hash(), other.hash());
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "templates::spawns_of_two_templates",
+            "--nocapture",
+        ])
+        .env(TEMPLATES, one.hash().to_string())
+        .env("IRONCLAW_TEMPLATE_PATH", &templates)
+        .env("IRONCLAW_SNAPSHOT_PATH", directory.path().join("snapshots"))
+        .env("IRONCLAW_RUN_PATH", directory.path().join("run"))
+        .env("IRONCLAW_POOL_SIZE", "1")
+        .env("IRONCLAW_MIN_WARM", "0")
+        .env("IRONCLAW_MAX_VMS", "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && said.contains("both served"),
+        "{output:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn spawns_of_two_templates() {
+    let Ok(hash) = std::env::var(TEMPLATES) else {
+        return;
+    };
+    let config = vm::Config::from_env().unwrap();
+    let store = TemplateStore::open(config.template_path).unwrap();
+    let template = store.load(&hash.parse().unwrap()).unwrap();
+
+    let default = spawn_vm("default").await.unwrap();
+    let arguments = sh(&default, "cat /proc/cmdline").await;
+    assert!(arguments.contains("two=2"), "{arguments}");
+    let hasty = || SpawnOptions {
+        patience: Duration::from_millis(50),
+        ..SpawnOptions::named("other")
+    };
+    let error = spawn_vm_with(&template, hasty()).await.unwrap_err();
+    assert!(
+        matches!(&error, SpawnError::PoolExhausted { limit, .. } if limit.vms == 1),
+        "{error}"
+    );
+
+    destroy_vm(default).await.unwrap();
+    let options = SpawnOptions {
+        limits: Limits {
+            max_lifetime: Some(Duration::from_secs(600)),
+            ..Limits::default()
+        },
+        ..hasty()
+    };
+    let other = spawn_vm_with(&template, options).await.unwrap();
+    let arguments = sh(&other, "cat /proc/cmdline").await;
+    assert!(arguments.contains("one=1"), "{arguments}");
+    let stats = vm::pool_stats().await.unwrap();
+    assert_eq!(stats.used.vms, 1, "the default pool counts it");
+    println!("both served");
+    destroy_vm(other).await.unwrap();
+}
