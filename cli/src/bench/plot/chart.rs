@@ -1,0 +1,147 @@
+//! Lines over an axis.
+
+use std::ops::Range;
+
+use anyhow::Result;
+use plotters::coord::ranged1d::{AsRangedCoord, Ranged, ValueFormatter};
+use plotters::prelude::*;
+
+use super::canvas::{Area, INK, font};
+
+/// One line of a chart.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) name: String,
+    pub(super) color: RGBColor,
+    pub(super) points: Vec<(f64, f64)>,
+}
+
+/// What a chart's axes are.
+#[derive(Debug)]
+pub(super) struct Axes<'a, X, Y> {
+    pub(super) title: &'a str,
+    pub(super) x: X,
+    pub(super) x_name: &'a str,
+    pub(super) y: Y,
+    pub(super) y_name: &'a str,
+    pub(super) legend: SeriesLabelPosition,
+    /// Size of the dots at the points; 0 for lines alone.
+    pub(super) dots: u32,
+}
+
+/// Draws lines.
+pub(super) fn draw<X, Y>(area: &Area<'_>, axes: Axes<'_, X, Y>, lines: Vec<Line>) -> Result<()>
+where
+    X: AsRangedCoord<Value = f64>,
+    Y: AsRangedCoord<Value = f64>,
+    X::CoordDescType: Ranged<ValueType = f64> + ValueFormatter<f64>,
+    Y::CoordDescType: Ranged<ValueType = f64> + ValueFormatter<f64>,
+{
+    let mut chart = ChartBuilder::on(area)
+        .caption(axes.title, font(15).color(&INK))
+        .margin_right(14)
+        .x_label_area_size(44)
+        .y_label_area_size(60)
+        .build_cartesian_2d(axes.x, axes.y)?;
+    chart
+        .configure_mesh()
+        .label_style(font(13).color(&INK))
+        .axis_desc_style(font(14).color(&INK))
+        .light_line_style(WHITE)
+        .bold_line_style(INK.mix(0.12))
+        .x_desc(axes.x_name)
+        .y_desc(axes.y_name)
+        .x_label_formatter(&|value| number(*value))
+        .y_label_formatter(&|value| number(*value))
+        .draw()?;
+    for Line {
+        name,
+        color,
+        points,
+    } in lines
+    {
+        let style = color.stroke_width(2);
+        chart
+            .draw_series(LineSeries::new(points.iter().copied(), style))?
+            .label(name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+        if axes.dots > 0 {
+            let dots = points
+                .into_iter()
+                .map(|point| Circle::new(point, axes.dots, color.filled()));
+            chart.draw_series(dots)?;
+        }
+    }
+    chart
+        .configure_series_labels()
+        .position(axes.legend)
+        .label_font(font(13).color(&INK))
+        .background_style(WHITE.mix(0.85))
+        .border_style(INK.mix(0.2))
+        .draw()?;
+    Ok(())
+}
+
+/// From 0 to a little more than the largest value.
+pub(super) fn from_zero(values: impl Iterator<Item = f64>) -> Range<f64> {
+    let largest = values.fold(0.0, f64::max);
+    0.0..if largest > 0.0 { largest * 1.1 } else { 1.0 }
+}
+
+/// The decades around all values, for an axis that has no zero.
+pub(super) fn decades(values: impl Iterator<Item = f64> + Clone) -> Range<f64> {
+    let positive = values.filter(|value| *value > 0.0);
+    let least = positive.clone().fold(f64::INFINITY, f64::min);
+    let most = positive.fold(0.0, f64::max);
+    if most == 0.0 {
+        return 1.0..10.0;
+    }
+    let low = 10_f64.powf(least.log10().floor());
+    let high = 10_f64.powf(most.log10().ceil());
+    low..if high > low { high } else { low * 10.0 }
+}
+
+/// Without digits that say nothing: `0.01`, `25`, `1000`.
+fn number(value: f64) -> String {
+    let text = format!("{value:.3}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(values: &[f64]) -> (Range<f64>, Range<f64>) {
+        (
+            from_zero(values.iter().copied()),
+            decades(values.iter().copied()),
+        )
+    }
+
+    fn near(range: &Range<f64>, low: f64, high: f64) -> bool {
+        (range.start - low).abs() < 1e-9 && (range.end / high - 1.0).abs() < 1e-9
+    }
+
+    #[test]
+    fn every_value_is_on_the_axis() {
+        let (linear, decades) = of(&[4.4, 158.5, 2603.0]);
+        assert!(near(&linear, 0.0, 2863.3) && near(&decades, 1.0, 10_000.0));
+    }
+
+    #[test]
+    fn axes_of_nothing_and_of_zeros_have_a_length_too() {
+        for values in [&[][..], &[0.0], &[10.0]] {
+            let (linear, decades) = of(values);
+            assert!(linear.end > linear.start, "{values:?}: {linear:?}");
+            assert!(decades.end > decades.start, "{values:?}: {decades:?}");
+        }
+    }
+
+    #[test]
+    fn labels_have_no_digits_that_say_nothing() {
+        assert_eq!(
+            [0.01, 25.0, 1000.0, 0.0].map(number),
+            ["0.01", "25", "1000", "0"]
+        );
+    }
+}
