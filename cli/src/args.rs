@@ -53,7 +53,8 @@ pub(crate) enum Task {
 
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
-    /// Measurements of each kind, 1 to 1000; of cold boots 5 at most. The 99th percentile takes
+    /// Measurements of each kind, 1 to 1000; of cold boots 5 at most, 3
+    /// of a quick run. The 99th percentile takes
     /// 100 to be more than the slowest one.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub(crate) rounds: u16,

@@ -32,6 +32,8 @@ use tiers::Tier;
 
 /// A cold boot takes seconds: more of them than this would be waiting, not knowledge.
 const MAX_BOOTS: u16 = 5;
+/// The same, of a quick run.
+const MAX_QUICK_BOOTS: u16 = 3;
 /// Warm clones of one snapshot, and spawns at a time.
 const COUNTS: &[usize] = &[1, 2, 5, 10, 20];
 /// The least that share something: enough for a ratio.
@@ -77,7 +79,12 @@ async fn measure(config: &Config, task: &Bench) -> Result<Report> {
     let load_before = Load::now()?;
     let rounds = task.rounds;
 
-    let boots = tiers::cold_boots(&launcher, rounds.min(MAX_BOOTS), &reporter).await?;
+    let boots = if task.quick {
+        MAX_QUICK_BOOTS
+    } else {
+        MAX_BOOTS
+    };
+    let cold = tiers::cold_boots(&launcher, rounds.min(boots), &reporter).await?;
     let created = launcher.create_snapshot().await?;
     let cached_before_bytes = cached(&created.snapshot).await?;
     let bench = Measuring {
@@ -107,7 +114,7 @@ async fn measure(config: &Config, task: &Bench) -> Result<Report> {
     }
     reporter.over();
 
-    let tiers = vec![warm, restored, boots];
+    let tiers = vec![warm, restored, cold];
     let vmm = launcher.vmm().clone();
     let guest = Guest {
         memory_mib: launcher.machine().memory_mib,

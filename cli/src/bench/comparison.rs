@@ -121,7 +121,7 @@ impl Comparison {
                 ),
             },
             None => Found::Nothing {
-                because: format!("it has no section [{kind}-{accelerator}]"),
+                because: format!("it has no ratios of {kind} with {accelerator}"),
             },
         };
         Self {
@@ -210,7 +210,7 @@ mod tests {
     fn a_slip_in_the_file_is_named_with_its_place() {
         for (from, to, said) in [
             ("warm_queue", "warm_qeue", "warm_qeue"),
-            ("[qemu-tcg]", "[qemu-tgc]", "qemu-tgc"),
+            ("qemu-tcg", "qemu-tgc", "qemu-tgc"),
             ("vcpus = 1", "vcpus = \"one\"", "vcpus"),
             ("warm_queue = 0", "warm_queue = -0", "warm_queue"),
         ] {

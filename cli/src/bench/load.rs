@@ -9,6 +9,10 @@ use tokio::task::JoinSet;
 
 use crate::statistics::Spread;
 
+/// The least that a client spawns in turn. The first ones take what the pool had before: those
+/// after them tell what it makes.
+const LEAST: usize = 4;
+
 /// What so many spawns at a time take, with as many warm clones of one snapshot at the start.
 #[derive(Debug, Serialize)]
 pub(super) struct Concurrency {
@@ -49,8 +53,7 @@ pub(super) async fn measure(pool: &Pool, concurrency: usize, rounds: u16) -> Res
     Ok(Concurrency {
         concurrency,
         burst: bursts(pool, concurrency, times).await?,
-        // What the first ones take, the pool had before: the second ones tell what it makes.
-        sustained: sustained(pool, concurrency, times.max(2)).await?,
+        sustained: sustained(pool, concurrency, times.max(LEAST)).await?,
     })
 }
 

@@ -10,7 +10,7 @@ use super::host::Host;
 use super::load::Concurrency;
 use super::ratios::Ratios;
 use super::tiers::Tier;
-use crate::output::{mebibytes, milliseconds};
+use crate::output::milliseconds;
 
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
@@ -75,7 +75,7 @@ impl Report {
         }
     }
 
-    /// `qemu 7.2.0 (tcg), guests of 128 MiB and 1 vCPU`
+    /// `QEMU 7.2.0 (tcg), guests of 128 MiB and 1 vCPU`
     pub(super) fn vmm_line(&self) -> String {
         let Guest { memory_mib, vcpus } = self.guest;
         format!(
@@ -93,8 +93,8 @@ impl Report {
             kernel,
             ..
         } = &self.host;
-        let memory = mebibytes(*memory_bytes);
-        format!("{cpu_model}, {processors} processors, {memory}, Linux {kernel}")
+        let gibibytes = *memory_bytes as f64 / f64::from(1 << 30);
+        format!("{cpu_model}, {processors} processors, {gibibytes:.1} GiB, Linux {kernel}")
     }
 }
 

@@ -45,9 +45,12 @@ impl Tier {
         let faults = |of: &dyn Fn(&Life) -> u64| {
             Spread::of(lives.iter().map(of)).context("nothing was measured")
         };
-        let stages = SpawnStage::ALL
-            .into_iter()
-            .filter(|stage| *stage != SpawnStage::Total && stage.is_part_of(origin));
+        let stages = SpawnStage::ALL.into_iter().filter(|stage| match stage {
+            SpawnStage::Total => false,
+            // Boots are measured without a pool: a pool boots only where all else failed.
+            SpawnStage::Queue => origin != Origin::ColdBooted,
+            stage => stage.is_part_of(origin),
+        });
         Ok(Self {
             origin,
             spawn_ms: times(&|life| life.timings.total)?,

@@ -68,7 +68,7 @@ impl<'a> Canvas<'a> {
                 text(&root, line, (MARGIN, y), 13, FAINT)?;
             }
             let (_, area) = root.split_vertically(TITLE);
-            content(&area.margin(4, 10, 10, MARGIN))?;
+            content(&area.margin(6, 10, MARGIN, MARGIN))?;
             root.present()?;
         }
         fs::write(&path, svg).with_context(|| format!("can't write {}", path.display()))

@@ -1,4 +1,4 @@
-//! Lines over an axis.
+//! Lines over an axis, with their names above: there they hide none of them.
 
 use std::ops::Range;
 
@@ -6,7 +6,13 @@ use anyhow::Result;
 use plotters::coord::ranged1d::{AsRangedCoord, Ranged, ValueFormatter};
 use plotters::prelude::*;
 
-use super::canvas::{Area, INK, font};
+use super::canvas::{Area, INK, font, text};
+
+/// Height of the title, and of each line's name.
+const TITLE: i32 = 26;
+const NAME: i32 = 18;
+/// Where the names begin, above the axis.
+const LEFT: i32 = 60;
 
 /// One line of a chart.
 #[derive(Debug)]
@@ -24,7 +30,6 @@ pub(super) struct Axes<'a, X, Y> {
     pub(super) x_name: &'a str,
     pub(super) y: Y,
     pub(super) y_name: &'a str,
-    pub(super) legend: SeriesLabelPosition,
     /// Size of the dots at the points; 0 for lines alone.
     pub(super) dots: u32,
 }
@@ -37,8 +42,9 @@ where
     X::CoordDescType: Ranged<ValueType = f64> + ValueFormatter<f64>,
     Y::CoordDescType: Ranged<ValueType = f64> + ValueFormatter<f64>,
 {
-    let mut chart = ChartBuilder::on(area)
-        .caption(axes.title, font(15).color(&INK))
+    let (above, below) = area.split_vertically(names_height(lines.len()));
+    text(&above, axes.title, (LEFT, 2), 15, INK)?;
+    let mut chart = ChartBuilder::on(&below)
         .margin_right(14)
         .x_label_area_size(44)
         .y_label_area_size(60)
@@ -54,32 +60,34 @@ where
         .x_label_formatter(&|value| number(*value))
         .y_label_formatter(&|value| number(*value))
         .draw()?;
-    for Line {
-        name,
-        color,
-        points,
-    } in lines
+    for (line, y) in lines
+        .into_iter()
+        .zip((TITLE..).step_by(NAME.unsigned_abs() as usize))
     {
+        let Line {
+            name,
+            color,
+            points,
+        } = line;
         let style = color.stroke_width(2);
-        chart
-            .draw_series(LineSeries::new(points.iter().copied(), style))?
-            .label(name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
-        if axes.dots > 0 {
-            let dots = points
-                .into_iter()
-                .map(|point| Circle::new(point, axes.dots, color.filled()));
-            chart.draw_series(dots)?;
-        }
+        let middle = y + NAME / 2;
+        above.draw(&PathElement::new(
+            [(LEFT, middle), (LEFT + 18, middle)],
+            style,
+        ))?;
+        text(&above, &name, (LEFT + 26, y + 1), 13, INK)?;
+        chart.draw_series(LineSeries::new(points.iter().copied(), style))?;
+        let dots = points
+            .into_iter()
+            .map(|point| Circle::new(point, axes.dots, color.filled()));
+        chart.draw_series(dots.filter(|_| axes.dots > 0))?;
     }
-    chart
-        .configure_series_labels()
-        .position(axes.legend)
-        .label_font(font(13).color(&INK))
-        .background_style(WHITE.mix(0.85))
-        .border_style(INK.mix(0.2))
-        .draw()?;
     Ok(())
+}
+
+fn names_height(lines: usize) -> i32 {
+    let lines = i32::try_from(lines).unwrap_or(i32::MAX);
+    NAME.saturating_mul(lines).saturating_add(TITLE + 6)
 }
 
 /// From 0 to a little more than the largest value.
@@ -102,7 +110,7 @@ pub(super) fn decades(values: impl Iterator<Item = f64> + Clone) -> Range<f64> {
 }
 
 /// Without digits that say nothing: `0.01`, `25`, `1000`.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     let text = format!("{value:.3}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }

@@ -8,6 +8,7 @@ use plotters::prelude::*;
 
 use super::canvas::{Area, BLUE, GREEN, VERMILION};
 use super::chart::{self, Axes, Line};
+use crate::bench::text;
 use crate::bench::tiers::Tier;
 use crate::output::milliseconds;
 
@@ -20,7 +21,6 @@ pub(super) fn draw(area: &Area<'_>, tiers: &[Tier]) -> Result<()> {
         x_name: "milliseconds (logarithmic)",
         y: 0.0..100.0,
         y_name: "percent of spawns that took no longer",
-        legend: SeriesLabelPosition::LowerRight,
         dots: 0,
     };
     chart::draw(area, axes, lines)
@@ -33,7 +33,7 @@ fn line(tier: &Tier) -> Line {
         name: format!(
             "{} (median {} ms, {} spawns)",
             tier.origin,
-            crate::bench::text::milliseconds(tier.spawn_ms.p50),
+            text::milliseconds(tier.spawn_ms.p50),
             tier.spawn_ms.samples
         ),
         color: match tier.origin {

@@ -1,7 +1,6 @@
 //! Memory against the number of clones.
 
 use anyhow::Result;
-use plotters::prelude::*;
 
 use super::canvas::{Area, BLUE, GREEN, ORANGE, SKY};
 use super::chart::{self, Axes, Line};
@@ -46,7 +45,6 @@ fn panel(area: &Area<'_>, title: &str, mut lines: Vec<Line>) -> Result<()> {
         x_name: "warm clones",
         y: chart::from_zero(points().map(|(_, y)| *y)),
         y_name: "MiB",
-        legend: SeriesLabelPosition::LowerRight,
         dots: 3,
     };
     chart::draw(area, axes, lines)

@@ -6,6 +6,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::canvas::{Area, BLUE, GREEN, GREY, INK, ORANGE, PINK, SKY, VERMILION, font, text};
+use super::chart;
 use crate::bench::text::milliseconds;
 use crate::bench::tiers::Tier;
 
@@ -73,19 +74,17 @@ fn bar(area: &Area<'_>, parts: &[Part]) -> Result<()> {
     let all: f64 = parts.iter().map(|part| part.milliseconds).sum();
     // A clock that saw no time pass must not make an axis without length.
     let length = all.max(0.001);
-    let mut chart = ChartBuilder::on(area)
+    let mut axis = ChartBuilder::on(area)
         .margin_right(14)
-        .x_label_area_size(40)
+        .x_label_area_size(26)
         .build_cartesian_2d(0.0..length, 0.0..1.0)?;
-    chart
-        .configure_mesh()
+    axis.configure_mesh()
         .disable_y_mesh()
         .disable_y_axis()
         .label_style(font(13).color(&INK))
-        .axis_desc_style(font(13).color(&INK))
         .light_line_style(WHITE)
         .bold_line_style(INK.mix(0.12))
-        .x_desc("milliseconds")
+        .x_label_formatter(&|value| format!("{} ms", chart::number(*value)))
         .draw()?;
     let style = font(13)
         .color(&INK)
@@ -94,10 +93,10 @@ fn bar(area: &Area<'_>, parts: &[Part]) -> Result<()> {
     for part in parts {
         let end = start + part.milliseconds;
         let corners = [(start, 0.1), (end, 0.9)];
-        chart.draw_series([Rectangle::new(corners, part.color.mix(0.75).filled())])?;
+        axis.draw_series([Rectangle::new(corners, part.color.mix(0.75).filled())])?;
         if part.milliseconds / length >= NAMED {
             let middle = ((start + end) / 2.0, 0.5);
-            chart.draw_series([Text::new(part.name, middle, style.clone())])?;
+            axis.draw_series([Text::new(part.name, middle, style.clone())])?;
         }
         start = end;
     }

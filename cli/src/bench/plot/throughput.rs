@@ -40,7 +40,6 @@ pub(super) fn draw(area: &Area<'_>, levels: &[Concurrency]) -> Result<()> {
         x_name: "spawns at a time",
         y: chart::decades(values(&rates)).log_scale(),
         y_name: "spawns per second (logarithmic)",
-        legend: SeriesLabelPosition::LowerRight,
         dots: 3,
     };
     chart::draw(&left, throughput, rates)?;
@@ -50,7 +49,6 @@ pub(super) fn draw(area: &Area<'_>, levels: &[Concurrency]) -> Result<()> {
         x_name: "spawns at a time",
         y: chart::decades(values(&latencies)).log_scale(),
         y_name: "milliseconds (logarithmic)",
-        legend: SeriesLabelPosition::LowerRight,
         dots: 3,
     };
     chart::draw(&right, latency, latencies)
