@@ -3,6 +3,8 @@
 mod clones;
 mod comparison;
 mod faults;
+#[cfg(test)]
+mod fixture;
 mod host;
 mod life;
 mod load;

@@ -191,7 +191,7 @@ fn rows(measured: &Ratios, committed: &Ratios) -> Vec<Row> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::ratios::tests::RATIOS;
+    use crate::bench::fixture::report;
 
     /// The file of this repository.
     const FILE: &str = include_str!("../../../docs/bench-ratios.toml");
@@ -220,24 +220,52 @@ mod tests {
         }
     }
 
+    /// A file whose ratios are those of `report()`, all multiplied by `factor`.
+    fn committed(factor: f64) -> Committed {
+        let ratios = report().ratios.named();
+        let lines = ratios.map(|(name, ratio)| format!("{name} = {:.9}", ratio * factor));
+        let text = format!(
+            "[qemu-tcg]\nmemory_mib = 128\nvcpus = 1\n[qemu-tcg.ratios]\n{}",
+            lines.join("\n")
+        );
+        parse(&text).unwrap()
+    }
+
     #[test]
     fn only_more_than_twice_the_committed_ratio_is_broken() {
-        let broken = |measured: Ratios| {
-            let rows = rows(&measured, &RATIOS);
-            let names = rows.iter().filter(|row| row.broken).map(|row| row.name);
-            names.collect::<Vec<_>>()
+        for (factor, broken) in [(10.0, false), (1.0, false), (0.51, false), (0.49, true)] {
+            let comparison = Comparison::new(&committed(factor), &report());
+            assert_eq!(comparison.is_broken(), broken, "{factor}");
+        }
+    }
+
+    #[test]
+    fn a_single_broken_ratio_breaks_and_is_named() {
+        let mut worse = report();
+        worse.ratios.warm_of_restored *= 2.5;
+        let comparison = Comparison::new(&committed(1.0), &worse);
+        assert!(comparison.is_broken());
+        let Found::Ratios(rows) = comparison.result else {
+            panic!("nothing was compared");
         };
-        assert!(broken(RATIOS).is_empty());
-        let twice = Ratios {
-            warm_of_restored: 2.0 * RATIOS.warm_of_restored,
-            ..RATIOS
-        };
-        assert!(broken(twice).is_empty());
-        let more = Ratios {
-            warm_of_restored: 2.01 * RATIOS.warm_of_restored,
-            disk_of_guest_memory: RATIOS.disk_of_guest_memory / 10.0,
-            ..RATIOS
-        };
-        assert_eq!(broken(more), ["warm_of_restored"]);
+        let names: Vec<_> = rows.iter().filter(|row| row.broken).collect();
+        assert!(matches!(names[..], [row] if row.name == "warm_of_restored"));
+    }
+
+    #[test]
+    fn guests_of_another_size_and_other_vmms_are_not_compared_and_the_reason_is_said() {
+        let (mut larger, mut other) = (report(), report());
+        larger.guest.memory_mib = 512;
+        other.vmm.kind = VmmKind::Firecracker;
+        other.vmm.accelerator = "kvm".to_owned();
+        for (report, said) in [(larger, "512 MiB"), (other, "Firecracker")] {
+            // With these ratios it would be broken.
+            let comparison = Comparison::new(&committed(0.1), &report);
+            assert!(!comparison.is_broken());
+            let Found::Nothing { because } = comparison.result else {
+                panic!("{said} was compared");
+            };
+            assert!(because.contains(said), "{because}");
+        }
     }
 }

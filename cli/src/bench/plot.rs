@@ -36,3 +36,43 @@ pub(super) fn draw(report: &Report, directory: &Path) -> Result<()> {
         |area| throughput::draw(area, &report.concurrency),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::fixture::report;
+
+    #[test]
+    fn each_picture_says_what_it_shows_and_what_it_was_measured_on() {
+        let directory = tempfile::tempdir().unwrap();
+        draw(&report(), directory.path()).unwrap();
+        for (file, axis) in [
+            ("latency.svg", "milliseconds"),
+            ("stages.svg", "restored: 100 ms"),
+            ("memory.svg", "MiB"),
+            ("throughput.svg", "spawns per second"),
+        ] {
+            let svg = std::fs::read_to_string(directory.path().join(file)).unwrap();
+            for text in [axis, "QEMU 7.2.0 (tcg)", "Some CPU &lt;1&gt; &amp; Co"] {
+                assert!(svg.contains(text), "{file} has no {text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_measured_at_a_time_still_makes_a_picture() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut report = report();
+        report.concurrency.clear();
+        report.clones.clear();
+        draw(&report, directory.path()).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let gone = directory.path().join("gone");
+        let error = draw(&report(), &gone).unwrap_err().to_string();
+        assert!(error.contains("gone/latency.svg"), "{error}");
+    }
+}

@@ -124,66 +124,14 @@ fn median(values: impl Iterator<Item = f64>) -> Result<f64> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
-    use crate::bench::faults::Faults;
-    use crate::statistics::Spread;
-
-    pub(crate) const RATIOS: Ratios = Ratios {
-        restored_of_cold_boot: 0.1,
-        warm_of_restored: 0.05,
-        warm_overhead: 0.02,
-        warm_queue: 0.01,
-        restored_overhead: 0.01,
-        clone_of_guest_memory: 0.4,
-        disk_of_guest_memory: 0.4,
-    };
-
-    fn life(timings: [u64; 6]) -> Life {
-        let [queue, start, load, resume, hello, total] = timings.map(Duration::from_millis);
-        Life {
-            timings: Timings {
-                queue,
-                failed: Duration::ZERO,
-                start,
-                load,
-                resume,
-                hello,
-                total,
-            },
-            exec: Duration::from_millis(1),
-            destroy: Duration::from_millis(1),
-            faults: Faults::default(),
-        }
-    }
-
-    fn clones(clones: usize, snapshots: usize, pss_bytes: u64) -> Clones {
-        let pss_bytes = Spread::of([pss_bytes]).unwrap();
-        Clones {
-            clones,
-            snapshots,
-            pss_bytes,
-            uss_bytes: pss_bytes,
-            total_pss_bytes: 0,
-        }
-    }
+    use crate::bench::fixture::{GUEST, clones, snapshots, tiers};
 
     #[test]
     fn each_ratio_is_of_what_its_name_says() {
-        let tiers = [
-            Tier::new(Origin::Warm, vec![life([1, 0, 0, 3, 5, 10])]).unwrap(),
-            Tier::new(Origin::Restored, vec![life([2, 20, 8, 0, 50, 100])]).unwrap(),
-            Tier::new(Origin::ColdBooted, vec![life([0, 20, 0, 0, 980, 1000])]).unwrap(),
-        ];
         let clones = [clones(1, 1, 90), clones(2, 2, 80), clones(2, 1, 50)];
-        let snapshots = Snapshots {
-            boot_ms: 0.0,
-            write_ms: 0.0,
-            publish_ms: 0.0,
-            disk_bytes: 25,
-            pool_disk_bytes: Vec::new(),
-        };
-        let ratios = Ratios::of(&tiers, &clones, &snapshots, 100).unwrap();
+        let ratios = Ratios::of(&tiers(), &clones, &snapshots(), GUEST).unwrap();
         let expected = [0.1, 0.1, 0.2, 0.1, 0.22, 0.5, 0.25];
         for ((name, ratio), expected) in ratios.named().into_iter().zip(expected) {
             assert!((ratio - expected).abs() < 1e-9, "{name}: {ratio}");
@@ -192,17 +140,7 @@ pub(super) mod tests {
 
     #[test]
     fn without_two_clones_of_a_snapshot_the_settings_in_the_way_are_named() {
-        let lives = || vec![life([1, 0, 0, 3, 5, 10])];
-        let tiers = [Origin::Warm, Origin::Restored, Origin::ColdBooted]
-            .map(|origin| Tier::new(origin, lives()).unwrap());
-        let snapshots = Snapshots {
-            boot_ms: 0.0,
-            write_ms: 0.0,
-            publish_ms: 0.0,
-            disk_bytes: 25,
-            pool_disk_bytes: Vec::new(),
-        };
-        let error = Ratios::of(&tiers, &[clones(1, 1, 1)], &snapshots, 100).unwrap_err();
+        let error = Ratios::of(&tiers(), &[clones(1, 1, 1)], &snapshots(), GUEST).unwrap_err();
         assert!(error.to_string().contains("IRONCLAW_MAX_VMS"), "{error}");
     }
 }

@@ -70,7 +70,7 @@ where
             points,
         } = line;
         let style = color.stroke_width(2);
-        let middle = y + NAME / 2;
+        let middle = y + NAME / 2 - 2;
         above.draw(&PathElement::new(
             [(LEFT, middle), (LEFT + 18, middle)],
             style,
