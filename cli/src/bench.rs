@@ -88,7 +88,7 @@ async fn measure(config: &Config, task: &Bench) -> Result<Report> {
     };
     let cold = tiers::cold_boots(&launcher, rounds.min(boots), &reporter).await?;
     let created = launcher.create_snapshot().await?;
-    let cached_before_bytes = cached(&created.snapshot).await?;
+    let cached_before_bytes = cached(&created.snapshot).await;
     let bench = Measuring {
         config,
         launcher: &launcher,
@@ -129,7 +129,7 @@ async fn measure(config: &Config, task: &Bench) -> Result<Report> {
         guest,
         cache: Cache {
             memory_bytes,
-            before_bytes: cached_before_bytes,
+            before_bytes: cached_before_bytes?,
             after_bytes: cached_after_bytes?,
         },
         tiers,
