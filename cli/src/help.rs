@@ -33,7 +33,9 @@ stay.
 
 Examples:
   ironclaw bench
-  ironclaw bench --rounds 30 --json";
+  ironclaw bench --rounds 200 --plot plots
+  ironclaw bench --json | jq '.tiers[] | {origin, p50: .spawn_ms.p50}'
+  ironclaw bench --quick --compare docs/bench-ratios.toml";
 
 pub(crate) const COMPLETIONS_EXAMPLES: &str = "\
 Examples:

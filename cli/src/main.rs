@@ -79,7 +79,7 @@ async fn perform(cli: Cli) -> Result<u8> {
         Task::Snapshot(task) => snapshot::perform(&config, task, json).await,
         Task::Pool(task) => pool::perform(&config, task, json).await,
         Task::Doctor => doctor::run(&config, json).await,
-        Task::Bench { rounds } => bench::run(&config, rounds, json).await,
+        Task::Bench(task) => bench::run(&config, &task, json).await,
         Task::Completions { shell } => completions::print(shell),
     }
 }

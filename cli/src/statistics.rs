@@ -6,32 +6,47 @@ use serde::Serialize;
 
 use crate::output::milliseconds;
 
-/// Least, middle and greatest of some measurements, in milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub(crate) struct Spread {
+/// How measurements spread: each percentile is one of them, the least that so many of a hundred
+/// do not exceed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct Spread<T> {
     pub(crate) samples: usize,
-    pub(crate) min_ms: f64,
-    pub(crate) median_ms: f64,
-    pub(crate) max_ms: f64,
+    pub(crate) min: T,
+    pub(crate) p50: T,
+    pub(crate) p90: T,
+    pub(crate) p99: T,
+    pub(crate) max: T,
 }
 
-impl Spread {
+impl<T: Ord + Copy> Spread<T> {
     /// Of `samples` in any order; `None` if there are none.
-    pub(crate) fn of(samples: &[Duration]) -> Option<Self> {
-        let mut sorted = samples.to_vec();
-        sorted.sort();
-        let (min, max) = (sorted.first()?, sorted.last()?);
-        let upper = sorted.len() / 2;
-        let median = if sorted.len() % 2 == 1 {
-            sorted[upper]
-        } else {
-            (sorted[upper - 1] + sorted[upper]) / 2
-        };
+    pub(crate) fn of(samples: impl IntoIterator<Item = T>) -> Option<Self> {
+        let mut sorted: Vec<_> = samples.into_iter().collect();
+        sorted.sort_unstable();
+        let (min, max) = (*sorted.first()?, *sorted.last()?);
+        let percentile = |share: usize| sorted[(sorted.len() * share).div_ceil(100) - 1];
         Some(Self {
             samples: sorted.len(),
-            min_ms: milliseconds(*min),
-            median_ms: milliseconds(median),
-            max_ms: milliseconds(*max),
+            min,
+            p50: percentile(50),
+            p90: percentile(90),
+            p99: percentile(99),
+            max,
+        })
+    }
+}
+
+impl Spread<f64> {
+    /// In milliseconds.
+    pub(crate) fn of_times(samples: impl IntoIterator<Item = Duration>) -> Option<Self> {
+        let times = Spread::of(samples)?;
+        Some(Self {
+            samples: times.samples,
+            min: milliseconds(times.min),
+            p50: milliseconds(times.p50),
+            p90: milliseconds(times.p90),
+            p99: milliseconds(times.p99),
+            max: milliseconds(times.max),
         })
     }
 }
@@ -40,32 +55,36 @@ impl Spread {
 mod tests {
     use super::*;
 
-    fn of(millis: &[u64]) -> Option<Spread> {
-        Spread::of(
-            &millis
-                .iter()
-                .copied()
-                .map(Duration::from_millis)
-                .collect::<Vec<_>>(),
-        )
+    #[test]
+    fn nothing_has_no_spread() {
+        assert_eq!(Spread::<u64>::of([]), None);
     }
 
     #[test]
-    fn the_median_is_the_middle_or_the_mean_of_the_two_middle_ones() {
-        assert_eq!(of(&[]), None);
-        let odd = Spread {
-            samples: 3,
-            min_ms: 1.0,
-            median_ms: 2.0,
-            max_ms: 9.0,
+    fn percentiles_are_measurements_that_so_many_do_not_exceed() {
+        let spread = Spread::of((1..=200).rev()).unwrap();
+        let expected = Spread {
+            samples: 200,
+            min: 1,
+            p50: 100,
+            p90: 180,
+            p99: 198,
+            max: 200,
         };
-        assert_eq!(of(&[9, 1, 2]), Some(odd));
-        let even = Spread {
-            samples: 4,
-            min_ms: 1.0,
-            median_ms: 3.0,
-            max_ms: 9.0,
-        };
-        assert_eq!(of(&[9, 1, 2, 4]), Some(even));
+        assert_eq!(spread, expected);
+    }
+
+    #[test]
+    fn of_few_measurements_high_percentiles_are_the_greatest() {
+        let spread = Spread::of([9, 1, 2]).unwrap();
+        assert_eq!((spread.p50, spread.p90, spread.p99), (2, 9, 9));
+        let one = Spread::of([7]).unwrap();
+        assert_eq!((one.min, one.p50, one.p99, one.max), (7, 7, 7, 7));
+    }
+
+    #[test]
+    fn times_are_told_in_milliseconds() {
+        let spread = Spread::of_times([Duration::from_micros(1500)]).unwrap();
+        assert!((spread.p50 - 1.5).abs() < 1e-9);
     }
 }

@@ -105,6 +105,7 @@ fn a_wrong_command_line_exits_with_2_and_says_what_is_wrong() {
         (&["snapshot", "verify"], "--all"),
         (&["snapshot", "delete", "../../etc"], "UUID"),
         (&["bench", "--rounds", "0"], "1..=1000"),
+        (&["bench", "--quick", "--plot", "plots"], "--plot"),
         (&["frobnicate"], "frobnicate"),
     ] {
         ironclaw(state.path())
@@ -309,6 +310,32 @@ fn a_firecracker_that_is_not_there_is_named_with_what_to_do() {
         .assert()
         .code(122)
         .stderr(contains("/no/such/firecracker").and(contains("IRONCLAW_FIRECRACKER")));
+}
+
+#[test]
+fn a_bench_fails_before_it_measures_where_its_files_are_unusable() {
+    let state = state();
+    let (missing, wrong) = (
+        state.path().join("none.toml"),
+        state.path().join("ratios.toml"),
+    );
+    fs::write(&wrong, "[qemu-tcg]\nmemory_mb = 128\n").unwrap();
+    let below_a_file = wrong.join("plots");
+    for (option, path, said) in [
+        ("--compare", &missing, "No such file"),
+        ("--compare", &wrong, "memory_mb"),
+        ("--plot", &below_a_file, "Not a directory"),
+    ] {
+        ironclaw(state.path())
+            .arg("bench")
+            .arg(option)
+            .arg(path)
+            .assert()
+            .code(125)
+            .stdout("")
+            .stderr(contains(path.display().to_string()).and(contains(said)));
+    }
+    assert!(!state.path().join("snapshots").exists());
 }
 
 #[test]

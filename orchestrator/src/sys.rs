@@ -14,6 +14,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use rustix::io::FdFlags;
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use rustix::process::{Pid, Signal};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use tokio::io::Interest;
@@ -95,6 +96,30 @@ pub(crate) fn start_writing(file: &File, part: &Range<u64>) {
     }
 }
 
+/// Bytes of `file` that are in the page cache, in whole pages (mincore(2)). For a file that neither
+/// belongs to this user nor may be written by it, the kernel says that all of it is.
+pub(crate) fn cached_bytes(file: &File) -> io::Result<u64> {
+    let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+    if length == 0 {
+        return Ok(0);
+    }
+    let page = rustix::param::page_size();
+    let mut pages = vec![0_u8; length.div_ceil(page)];
+    let (read, shared) = (ProtFlags::READ, MapFlags::SHARED);
+    // SAFETY: it is a new mapping at a place of the kernel's choice, and nothing reads through it.
+    let mapping = unsafe { mmap(std::ptr::null_mut(), length, read, shared, file, 0) }?;
+    // SAFETY: the range is the mapping made above, and the vector has one byte for each page of it.
+    let failed = unsafe { libc::mincore(mapping, length, pages.as_mut_ptr()) } != 0;
+    let error = io::Error::last_os_error();
+    // SAFETY: the mapping was made above, is unmapped once, and nothing points into it.
+    unsafe { munmap(mapping, length) }?;
+    if failed {
+        return Err(error);
+    }
+    let resident = pages.iter().filter(|page| *page & 1 == 1).count();
+    Ok((resident as u64).saturating_mul(page as u64))
+}
+
 /// Registers a descriptor with the runtime, for reading.
 pub(crate) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` names the same open descriptor for as long as it lives, and it lives
@@ -113,4 +138,20 @@ pub(crate) fn time_stamp_counter() -> u64 {
 /// The process that `pid` names, if it is one: 0 and negative numbers name groups.
 pub(crate) fn pid(number: u32) -> Option<Pid> {
     i32::try_from(number).ok().and_then(Pid::from_raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn what_was_written_just_now_is_in_the_page_cache_and_a_hole_is_not() {
+        let mut file = tempfile::tempfile().unwrap();
+        assert_eq!(cached_bytes(&file).unwrap(), 0);
+        file.write_all(&[1; 64 << 10]).unwrap();
+        file.set_len(1 << 20).unwrap();
+        assert_eq!(cached_bytes(&file).unwrap(), 64 << 10);
+    }
 }

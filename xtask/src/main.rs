@@ -1,5 +1,6 @@
 //! What a developer of IronClaw types, with nothing to install first: `cargo xtask`.
 
+mod bench;
 mod build;
 mod checks;
 mod packages;
@@ -32,11 +33,18 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         arguments: Vec<OsString>,
     },
+    /// Set up, then `ironclaw bench ARGS`, compared with docs/bench-ratios.toml:
+    /// `cargo xtask bench --quick`.
+    Bench {
+        /// Options of `ironclaw bench`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// All tests, those with real VMs included.
     Test,
     /// Formatting, clippy and documentation; every warning is an error.
     Lint,
-    /// What CI runs: test, then lint.
+    /// What CI runs: test, then lint, then the quick part of bench.
     Ci,
 }
 
@@ -55,11 +63,13 @@ fn perform(task: Task) -> Result<()> {
     match task {
         Task::Setup => build::set_up(&workspace).map(drop),
         Task::Run { arguments } => build::run(&workspace, &arguments),
+        Task::Bench { arguments } => bench::run(&workspace, &arguments),
         Task::Test => checks::test(&workspace),
         Task::Lint => checks::lint(&workspace),
         Task::Ci => {
             checks::test(&workspace)?;
-            checks::lint(&workspace)
+            checks::lint(&workspace)?;
+            bench::quick(&workspace)
         }
     }
 }
@@ -72,6 +82,16 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn bench_passes_options_on_as_they_are() {
+        let Task::Bench { arguments } =
+            Arguments::parse_from(["xtask", "bench", "--quick", "--rounds", "3"]).task
+        else {
+            panic!("it is not read as a bench");
+        };
+        assert_eq!(arguments, ["--quick", "--rounds", "3"]);
     }
 
     #[test]

@@ -34,6 +34,11 @@ impl Workspace {
         })
     }
 
+    /// Directory of the repository.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Directory of build results.
     pub(crate) fn target(&self) -> &Path {
         &self.target

@@ -37,8 +37,8 @@ pub use identity::BadName;
 pub use launcher::{Created, LaunchError, Launcher, Progress, Stage, find_guest_agent};
 pub use limits::Limits;
 pub use pool::{
-    Budget, Footprint, Limit, Pool, PoolError, PoolOptions, PoolStats, Quantiles, SNAPSHOT_BUDGET,
-    SpawnError, SpawnOptions, SpawnStage,
+    Budget, Footprint, Limit, Pool, PoolError, PoolOptions, PoolStats, ProcessMemory, Quantiles,
+    SNAPSHOT_BUDGET, SpawnError, SpawnOptions, SpawnStage,
 };
 pub use shared_pool::{
     destroy_vm, pool_stats, prometheus_text, spawn_vm, spawn_vm_with, warmup_pool,

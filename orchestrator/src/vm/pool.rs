@@ -14,6 +14,7 @@ mod error;
 mod footprint;
 mod lease;
 mod line;
+mod memory;
 pub(crate) mod slots;
 mod stats;
 
@@ -41,6 +42,7 @@ use stats::Counters;
 pub use budget::{Budget, Limit};
 pub use error::{PoolError, SpawnError};
 pub use footprint::{Footprint, SNAPSHOT_BUDGET};
+pub use memory::ProcessMemory;
 pub use stats::{PoolStats, Quantiles, SpawnStage};
 
 /// What a pool keeps ready, and how much it may take.

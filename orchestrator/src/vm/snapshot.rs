@@ -34,8 +34,11 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use crate::sys;
 
 pub use compat::{Mismatch, Requirements, TSC_TOLERANCE_PPM};
 pub use digest::{ParseDigestError, Sha256Digest};
@@ -100,6 +103,17 @@ impl Snapshot {
         let directory = self.0.memory.parent().unwrap_or(&self.0.memory);
         inspect::disk_bytes(directory)
             .map_err(|error| SnapshotError::io("inspect", directory, error))
+    }
+
+    /// Bytes of its memory file that are in the host's page cache, from which a clone gets them
+    /// without the disk.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Io`].
+    pub fn cached_bytes(&self) -> Result<u64, SnapshotError> {
+        File::open(&self.0.memory)
+            .and_then(|file| sys::cached_bytes(&file))
+            .map_err(|error| SnapshotError::io("inspect", &self.0.memory, error))
     }
 
     /// The file with the guest's RAM, to be mapped privately and never written.

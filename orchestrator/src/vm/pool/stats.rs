@@ -77,7 +77,8 @@ pub enum SpawnStage {
 }
 
 impl SpawnStage {
-    const ALL: [Self; 6] = [
+    /// All of them, in the order in which a spawn goes through them; the total is last.
+    pub const ALL: [Self; 6] = [
         Self::Queue,
         Self::Start,
         Self::Load,
@@ -86,7 +87,9 @@ impl SpawnStage {
         Self::Total,
     ];
 
-    fn of(self, timings: &Timings) -> Duration {
+    /// What it took of a spawn.
+    #[must_use]
+    pub fn of(self, timings: &Timings) -> Duration {
         match self {
             Self::Queue => timings.queue,
             Self::Start => timings.start,
@@ -97,7 +100,9 @@ impl SpawnStage {
         }
     }
 
-    fn is_part_of(self, origin: Origin) -> bool {
+    /// Whether spawns that are served by that tier go through it.
+    #[must_use]
+    pub fn is_part_of(self, origin: Origin) -> bool {
         match self {
             Self::Queue | Self::Hello | Self::Total => true,
             Self::Start => origin != Origin::Warm,

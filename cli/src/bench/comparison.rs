@@ -1,0 +1,271 @@
+//! The ratios of a run beside those that were committed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use ironclaw_orchestrator::vm::snapshot::VmmKind;
+use serde::{Deserialize, Serialize};
+
+use super::ratios::Ratios;
+use super::report::Report;
+use crate::output;
+
+/// How many times a committed ratio is a gross break: machines are noisy.
+const GROSS: f64 = 2.0;
+
+/// A file of ratios, in TOML.
+#[derive(Debug)]
+pub(super) struct Committed {
+    path: PathBuf,
+    by_vmm: ByVmm,
+}
+
+/// One section for each VMM and what executes the guest's code.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct ByVmm {
+    qemu_tcg: Option<Section>,
+    qemu_kvm: Option<Section>,
+    firecracker_kvm: Option<Section>,
+}
+
+/// Ratios, and the guests that they hold for.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Section {
+    memory_mib: u32,
+    vcpus: u8,
+    ratios: Ratios,
+}
+
+/// What came of it.
+#[derive(Debug, Serialize)]
+pub(super) struct Comparison {
+    file: PathBuf,
+    /// Where there are ratios of such guests; otherwise why not.
+    #[serde(flatten)]
+    result: Found,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Found {
+    Ratios(Vec<Row>),
+    Nothing { because: String },
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    name: &'static str,
+    measured: f64,
+    committed: f64,
+    /// How many times the committed one.
+    times: f64,
+    /// Whether it is more than twice that.
+    broken: bool,
+}
+
+impl Committed {
+    /// Reads a file of ratios.
+    pub(super) fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path)
+            .with_context(|| format!("can't read the ratios in {}", path.display()))?;
+        Self::parse(path, &text).with_context(|| format!("{} has no ratios", path.display()))
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self> {
+        let by_vmm: ByVmm = toml::from_str(text)?;
+        let ByVmm {
+            qemu_tcg,
+            qemu_kvm,
+            firecracker_kvm,
+        } = &by_vmm;
+        for section in [qemu_tcg, qemu_kvm, firecracker_kvm].into_iter().flatten() {
+            for (name, ratio) in section.ratios.named() {
+                ensure!(
+                    ratio.is_finite() && ratio > 0.0,
+                    "{name} = {ratio} is not greater than 0"
+                );
+            }
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            by_vmm,
+        })
+    }
+
+    fn section(&self, kind: VmmKind, accelerator: &str) -> Option<Section> {
+        match (kind, accelerator) {
+            (VmmKind::Qemu, "tcg") => self.by_vmm.qemu_tcg,
+            (VmmKind::Qemu, "kvm") => self.by_vmm.qemu_kvm,
+            (VmmKind::Firecracker, "kvm") => self.by_vmm.firecracker_kvm,
+            _ => None,
+        }
+    }
+}
+
+impl Comparison {
+    pub(super) fn new(committed: &Committed, report: &Report) -> Self {
+        let (kind, accelerator) = (report.vmm.kind, report.vmm.accelerator.as_str());
+        let (memory_mib, vcpus) = (report.guest.memory_mib, report.guest.vcpus);
+        let result = match committed.section(kind, accelerator) {
+            Some(section) if (section.memory_mib, section.vcpus) == (memory_mib, vcpus) => {
+                Found::Ratios(rows(&report.ratios, &section.ratios))
+            }
+            Some(section) => Found::Nothing {
+                because: format!(
+                    "its ratios are of guests of {} MiB and {} vCPU, and these have {memory_mib} \
+                     MiB and {vcpus} vCPU",
+                    section.memory_mib, section.vcpus
+                ),
+            },
+            None => Found::Nothing {
+                because: format!("it has no ratios of {kind} with {accelerator}"),
+            },
+        };
+        Self {
+            file: committed.path.clone(),
+            result,
+        }
+    }
+
+    /// Whether a ratio is grossly more than was committed.
+    pub(super) fn is_broken(&self) -> bool {
+        match &self.result {
+            Found::Ratios(rows) => rows.iter().any(|row| row.broken),
+            Found::Nothing { .. } => false,
+        }
+    }
+
+    pub(super) fn print(&self, ratios: &Ratios) -> Result<()> {
+        let file = self.file.display();
+        match &self.result {
+            Found::Nothing { because } => {
+                super::text::ratios(ratios)?;
+                output::line(&format!("\nnot compared with {file}: {because}"))
+            }
+            Found::Ratios(rows) => {
+                output::line(&format!("\nratios, the less the better, beside {file}:"))?;
+                let cells = rows.iter().map(|row| {
+                    [
+                        row.name.to_owned(),
+                        format!("{:.4}", row.measured),
+                        format!("{:.4}", row.committed),
+                        format!("{:.2}x", row.times),
+                        if row.broken { "BROKEN" } else { "ok" }.to_owned(),
+                    ]
+                });
+                output::table(
+                    ["RATIO", "MEASURED", "COMMITTED", "TIMES", ""],
+                    cells.collect(),
+                )?;
+                if self.is_broken() {
+                    output::line(&format!(
+                        "more than {GROSS} times what was committed: something got much worse, or \
+                         the machine was very busy; repeat the run to tell"
+                    ))?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn rows(measured: &Ratios, committed: &Ratios) -> Vec<Row> {
+    let pairs = measured.named().into_iter().zip(committed.named());
+    pairs
+        .map(|((name, measured), (_, committed))| {
+            let times = measured / committed;
+            Row {
+                name,
+                measured,
+                committed,
+                times,
+                broken: times > GROSS,
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::fixture::report;
+
+    /// The file of this repository.
+    const FILE: &str = include_str!("../../../docs/bench-ratios.toml");
+
+    fn parse(text: &str) -> Result<Committed> {
+        Committed::parse(Path::new("ratios.toml"), text)
+    }
+
+    #[test]
+    fn the_committed_file_has_what_ci_compares_with() {
+        let section = parse(FILE).unwrap().section(VmmKind::Qemu, "tcg").unwrap();
+        assert_eq!((section.memory_mib, section.vcpus), (128, 1));
+    }
+
+    #[test]
+    fn a_slip_in_the_file_is_named_with_its_place() {
+        for (from, to, said) in [
+            ("warm_queue", "warm_qeue", "warm_qeue"),
+            ("qemu-tcg", "qemu-tgc", "qemu-tgc"),
+            ("vcpus = 1", "vcpus = \"one\"", "vcpus"),
+            ("warm_queue = 0", "warm_queue = -0", "warm_queue"),
+        ] {
+            assert!(FILE.contains(from), "{from}");
+            let error = parse(&FILE.replace(from, to)).unwrap_err();
+            assert!(format!("{error:#}").contains(said), "{from}: {error:#}");
+        }
+    }
+
+    /// A file whose ratios are those of `report()`, all multiplied by `factor`.
+    fn committed(factor: f64) -> Committed {
+        let ratios = report().ratios.named();
+        let lines = ratios.map(|(name, ratio)| format!("{name} = {:.9}", ratio * factor));
+        let text = format!(
+            "[qemu-tcg]\nmemory_mib = 128\nvcpus = 1\n[qemu-tcg.ratios]\n{}",
+            lines.join("\n")
+        );
+        parse(&text).unwrap()
+    }
+
+    #[test]
+    fn only_more_than_twice_the_committed_ratio_is_broken() {
+        for (factor, broken) in [(10.0, false), (1.0, false), (0.51, false), (0.49, true)] {
+            let comparison = Comparison::new(&committed(factor), &report());
+            assert_eq!(comparison.is_broken(), broken, "{factor}");
+        }
+    }
+
+    #[test]
+    fn a_single_broken_ratio_breaks_and_is_named() {
+        let mut worse = report();
+        worse.ratios.warm_of_restored *= 2.5;
+        let comparison = Comparison::new(&committed(1.0), &worse);
+        assert!(comparison.is_broken());
+        let Found::Ratios(rows) = comparison.result else {
+            panic!("nothing was compared");
+        };
+        let names: Vec<_> = rows.iter().filter(|row| row.broken).collect();
+        assert!(matches!(names[..], [row] if row.name == "warm_of_restored"));
+    }
+
+    #[test]
+    fn guests_of_another_size_and_other_vmms_are_not_compared_and_the_reason_is_said() {
+        let (mut larger, mut other) = (report(), report());
+        larger.guest.memory_mib = 512;
+        other.vmm.kind = VmmKind::Firecracker;
+        other.vmm.accelerator = "kvm".to_owned();
+        for (report, said) in [(larger, "512 MiB"), (other, "Firecracker")] {
+            // With these ratios it would be broken.
+            let comparison = Comparison::new(&committed(0.1), &report);
+            assert!(!comparison.is_broken());
+            let Found::Nothing { because } = comparison.result else {
+                panic!("{said} was compared");
+            };
+            assert!(because.contains(said), "{because}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! What the measurements ran on.
+
+use std::fs;
+use std::thread::available_parallelism;
+
+use anyhow::{Context as _, Result};
+use ironclaw_orchestrator::vm::snapshot;
+use procfs::{Current as _, LoadAverage, Meminfo};
+use serde::Serialize;
+
+/// How the kernel chooses the frequency of the first processor.
+const GOVERNOR: &str = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor";
+
+/// The machine, and what else it did.
+#[derive(Debug, Serialize)]
+pub(super) struct Host {
+    pub(super) cpu_model: String,
+    /// Those that this process may use.
+    pub(super) processors: usize,
+    pub(super) memory_bytes: u64,
+    pub(super) kernel: String,
+    /// `None` where the kernel does not choose the processors' frequency.
+    pub(super) cpu_governor: Option<String>,
+    pub(super) load_before: Load,
+    pub(super) load_after: Load,
+}
+
+/// Load averages: processes that ran or wanted to, on average over so many minutes.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct Load {
+    pub(super) one: f32,
+    pub(super) five: f32,
+    pub(super) fifteen: f32,
+}
+
+impl Host {
+    /// At the end of the measurements.
+    pub(super) fn new(host: &snapshot::Host, load_before: Load) -> Result<Self> {
+        let memory = Meminfo::current().context("can't read /proc/meminfo")?;
+        Ok(Self {
+            cpu_model: host.cpu_model.clone(),
+            processors: available_parallelism().map_or(1, usize::from),
+            memory_bytes: memory.mem_total,
+            kernel: host.kernel_release.clone(),
+            cpu_governor: fs::read_to_string(GOVERNOR)
+                .ok()
+                .map(|text| text.trim().to_owned()),
+            load_before,
+            load_after: Load::now()?,
+        })
+    }
+}
+
+impl Load {
+    pub(super) fn now() -> Result<Self> {
+        let load = LoadAverage::current().context("can't read /proc/loadavg")?;
+        Ok(Self {
+            one: load.one,
+            five: load.five,
+            fifteen: load.fifteen,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_is_known() {
+        let host = snapshot::Host::current(None).unwrap();
+        let host = Host::new(&host, Load::now().unwrap()).unwrap();
+        assert!(!host.kernel.is_empty() && host.processors > 0);
+        assert!(host.memory_bytes > 1 << 20);
+    }
+}

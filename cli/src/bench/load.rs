@@ -1,0 +1,159 @@
+//! Many spawns at a time.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use ironclaw_orchestrator::vm::{Origin, Pool};
+use serde::Serialize;
+use tokio::task::JoinSet;
+
+use crate::statistics::Spread;
+
+/// The least that a client spawns in turn. The first ones take what the pool had before: those
+/// after them tell what it makes.
+const LEAST: usize = 4;
+
+/// What so many spawns at a time take, with as many warm clones of one snapshot at the start.
+#[derive(Debug, Serialize)]
+pub(super) struct Concurrency {
+    pub(super) concurrency: usize,
+    /// All at once from a full pool, which is filled again before the next time.
+    pub(super) burst: Spawns,
+    /// So many clients, each of which spawns, destroys, and goes on.
+    pub(super) sustained: Spawns,
+}
+
+/// Spawns of several clients.
+#[derive(Debug, Serialize)]
+pub(super) struct Spawns {
+    /// Of bursts, until all of a burst were answered; sustained, until all were destroyed.
+    pub(super) per_second: f64,
+    /// To the agent's confirmation of the guest's identity.
+    pub(super) spawn_ms: Spread<f64>,
+    pub(super) served: Served,
+}
+
+/// How many spawns each tier served.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(super) struct Served {
+    pub(super) warm: usize,
+    pub(super) restored: usize,
+    pub(super) cold_boot: usize,
+}
+
+/// Of one spawn.
+struct Spawned {
+    took: Duration,
+    origin: Origin,
+}
+
+/// Measures with a pool that wants `concurrency` warm clones.
+pub(super) async fn measure(pool: &Pool, concurrency: usize, rounds: u16) -> Result<Concurrency> {
+    let times = usize::from(rounds).div_ceil(concurrency);
+    Ok(Concurrency {
+        concurrency,
+        burst: bursts(pool, concurrency, times).await?,
+        sustained: sustained(pool, concurrency, times.max(LEAST)).await?,
+    })
+}
+
+async fn bursts(pool: &Pool, concurrency: usize, times: usize) -> Result<Spawns> {
+    let mut all = Vec::new();
+    let mut elapsed = Duration::ZERO;
+    for _ in 0..times {
+        pool.warmup().await?;
+        let start = Instant::now();
+        let mut clients = JoinSet::new();
+        for _ in 0..concurrency {
+            let pool = pool.clone();
+            clients.spawn(async move {
+                let start = Instant::now();
+                let handle = pool.spawn("bench-burst").await?;
+                Ok::<_, anyhow::Error>((start.elapsed(), handle))
+            });
+        }
+        let mut living = Vec::new();
+        while let Some(client) = clients.join_next().await {
+            living.push(client.context("a task failed")??);
+        }
+        elapsed += start.elapsed();
+        for (took, handle) in living {
+            let origin = handle.origin();
+            handle.destroy().await?;
+            all.push(Spawned { took, origin });
+        }
+    }
+    Spawns::of(&all, elapsed)
+}
+
+async fn sustained(pool: &Pool, concurrency: usize, times: usize) -> Result<Spawns> {
+    pool.warmup().await?;
+    let start = Instant::now();
+    let mut clients = JoinSet::new();
+    for _ in 0..concurrency {
+        let pool = pool.clone();
+        clients.spawn(async move {
+            let mut spawned = Vec::new();
+            for _ in 0..times {
+                let start = Instant::now();
+                let handle = pool.spawn("bench-load").await?;
+                let took = start.elapsed();
+                let origin = handle.origin();
+                handle.destroy().await?;
+                spawned.push(Spawned { took, origin });
+            }
+            Ok::<_, anyhow::Error>(spawned)
+        });
+    }
+    let mut all = Vec::new();
+    while let Some(client) = clients.join_next().await {
+        all.extend(client.context("a task failed")??);
+    }
+    Spawns::of(&all, start.elapsed())
+}
+
+impl Spawns {
+    fn of(all: &[Spawned], elapsed: Duration) -> Result<Self> {
+        let spawn_ms = Spread::of_times(all.iter().map(|spawned| spawned.took));
+        let mut served = Served::default();
+        for spawned in all {
+            match spawned.origin {
+                Origin::Warm => served.warm += 1,
+                Origin::Restored => served.restored += 1,
+                Origin::ColdBooted => served.cold_boot += 1,
+            }
+        }
+        Ok(Self {
+            per_second: all.len() as f64 / elapsed.as_secs_f64(),
+            spawn_ms: spawn_ms.context("nothing was measured")?,
+            served,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spawns_are_counted_by_tier_and_second() {
+        let spawned = |origin, millis| Spawned {
+            took: Duration::from_millis(millis),
+            origin,
+        };
+        let all = [
+            spawned(Origin::Warm, 1),
+            spawned(Origin::Warm, 3),
+            spawned(Origin::Restored, 200),
+        ];
+        let spawns = Spawns::of(&all, Duration::from_millis(500)).unwrap();
+        assert!((spawns.per_second - 6.0).abs() < 1e-9);
+        assert!((spawns.spawn_ms.p50 - 3.0).abs() < 1e-9);
+        let served = Served {
+            warm: 2,
+            restored: 1,
+            cold_boot: 0,
+        };
+        assert_eq!(spawns.served, served);
+    }
+}

@@ -1,0 +1,111 @@
+//! All that was measured, as it is printed in JSON.
+
+use ironclaw_orchestrator::vm::Created;
+use ironclaw_orchestrator::vm::snapshot::VmmIdentity;
+use serde::Serialize;
+
+use super::clones::Clones;
+use super::comparison::Comparison;
+use super::host::Host;
+use super::load::Concurrency;
+use super::ratios::Ratios;
+use super::tiers::Tier;
+use crate::output::milliseconds;
+
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    pub(super) host: Host,
+    pub(super) vmm: VmmIdentity,
+    pub(super) guest: Guest,
+    /// The page cache, of the snapshot that most was measured with.
+    pub(super) cache: Cache,
+    /// Warm, restored, cold boot.
+    pub(super) tiers: Vec<Tier>,
+    pub(super) snapshots: Snapshots,
+    pub(super) clones: Vec<Clones>,
+    /// Empty in a quick run.
+    pub(super) concurrency: Vec<Concurrency>,
+    pub(super) ratios: Ratios,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Guest {
+    pub(super) memory_mib: u32,
+    pub(super) vcpus: u8,
+}
+
+/// How much of a snapshot's memory file was in the page cache: nothing warms it but that the
+/// snapshot was written just before.
+#[derive(Debug, Serialize)]
+pub(super) struct Cache {
+    /// The file's length, holes included.
+    pub(super) memory_bytes: u64,
+    /// When the snapshot was published, before the first restore.
+    pub(super) before_bytes: u64,
+    /// After the last one. Holes that a clone read are in the cache, too.
+    pub(super) after_bytes: u64,
+}
+
+/// Making a snapshot, and what snapshots take on disk.
+#[derive(Debug, Serialize)]
+pub(super) struct Snapshots {
+    pub(super) boot_ms: f64,
+    pub(super) write_ms: f64,
+    pub(super) publish_ms: f64,
+    /// Blocks of the one that most was measured with.
+    pub(super) disk_bytes: u64,
+    /// Blocks of each snapshot of the pool; empty in a quick run.
+    pub(super) pool_disk_bytes: Vec<u64>,
+}
+
+/// A report and what came of its comparison.
+#[derive(Debug, Serialize)]
+pub(super) struct Compared {
+    #[serde(flatten)]
+    report: Report,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    comparison: Option<Comparison>,
+}
+
+impl Report {
+    pub(super) fn with(self, comparison: Option<Comparison>) -> Compared {
+        Compared {
+            report: self,
+            comparison,
+        }
+    }
+
+    /// `QEMU 7.2.0 (tcg), guests of 128 MiB and 1 vCPU`
+    pub(super) fn vmm_line(&self) -> String {
+        let Guest { memory_mib, vcpus } = self.guest;
+        format!(
+            "{} {} ({}), guests of {memory_mib} MiB and {vcpus} vCPU",
+            self.vmm.kind, self.vmm.version, self.vmm.accelerator
+        )
+    }
+
+    /// `Some CPU, 2 processors, 15.6 GiB, Linux 6.1.0`
+    pub(super) fn host_line(&self) -> String {
+        let Host {
+            cpu_model,
+            processors,
+            memory_bytes,
+            kernel,
+            ..
+        } = &self.host;
+        let gibibytes = *memory_bytes as f64 / f64::from(1 << 30);
+        format!("{cpu_model}, {processors} processors, {gibibytes:.1} GiB, Linux {kernel}")
+    }
+}
+
+impl Snapshots {
+    pub(super) fn of(created: Created) -> Self {
+        Self {
+            boot_ms: milliseconds(created.boot),
+            write_ms: milliseconds(created.write),
+            publish_ms: milliseconds(created.publish),
+            disk_bytes: created.disk_bytes,
+            pool_disk_bytes: Vec::new(),
+        }
+    }
+}
