@@ -30,9 +30,9 @@ use tokio::time::timeout;
 use vm::Simulated;
 use world::World;
 
-const CYCLES: usize = 100_000;
-const WORKERS: usize = 48;
-/// Fewer VMs than workers and warm clones together: some have to wait in line.
+/// Cycles, by so many workers at a time. In the first wave there is room for warm clones beside
+/// them; in the second some have to wait in line, and all room is for those.
+const WAVES: [(usize, usize); 2] = [(50_000, 8), (50_000, 48)];
 const ROOM: usize = 40;
 /// Spawns between two replacements of all snapshots.
 const REFRESH_EVERY: usize = 10_000;
@@ -45,7 +45,8 @@ const ENDS: Duration = Duration::from_secs(20);
 struct Run {
     pool: Pool,
     world: Arc<World>,
-    cycles: AtomicUsize,
+    /// Cycles that are left in this wave.
+    left: AtomicUsize,
     leased: Mutex<HashSet<u32>>,
     tally: Tally,
 }
@@ -65,7 +66,11 @@ struct Tally {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_thousand_spawns_with_faults_leave_nothing_and_no_vm_serves_twice() {
-    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let tasks = || {
+        tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks()
+    };
     let tasks_before = tasks();
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let world = World::new();
@@ -88,15 +93,18 @@ async fn a_hundred_thousand_spawns_with_faults_leave_nothing_and_no_vm_serves_tw
     let run = Arc::new(Run {
         pool: pool.clone(),
         world: Arc::clone(&world),
-        cycles: AtomicUsize::new(0),
+        left: AtomicUsize::new(0),
         leased: Mutex::default(),
         tally: Tally::default(),
     });
-    let workers: Vec<_> = (0..WORKERS)
-        .map(|_| tokio::spawn(work(Arc::clone(&run))))
-        .collect();
-    for worker in workers {
-        worker.await.unwrap();
+    for (cycles, workers) in WAVES {
+        run.left.store(cycles, Ordering::Relaxed);
+        let workers: Vec<_> = (0..workers)
+            .map(|_| tokio::spawn(work(Arc::clone(&run))))
+            .collect();
+        for worker in workers {
+            worker.await.unwrap();
+        }
     }
     world.faults(false);
     let stats = pool.stats();
@@ -123,7 +131,10 @@ async fn a_hundred_thousand_spawns_with_faults_leave_nothing_and_no_vm_serves_tw
     assert_eq!(budget.used().vms, stats.warm);
     // Where there were no more clones before, there are no more descriptors.
     let grown = descriptors().saturating_sub(descriptors_before);
-    assert!(grown <= (stats.warm - warm) * PER_CLONE, "{grown} descriptors");
+    assert!(
+        grown <= (stats.warm - warm) * PER_CLONE,
+        "{grown} descriptors"
+    );
 
     drop(run);
     pool.close().await;
@@ -145,11 +156,11 @@ async fn a_hundred_thousand_spawns_with_faults_leave_nothing_and_no_vm_serves_tw
 }
 
 async fn work(run: Arc<Run>) {
-    loop {
-        let cycle = run.cycles.fetch_add(1, Ordering::Relaxed);
-        if cycle >= CYCLES {
-            return;
-        }
+    let next = |left: usize| left.checked_sub(1);
+    while let Ok(cycle) = run
+        .left
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
+    {
         if cycle % REFRESH_EVERY == REFRESH_EVERY / 2 {
             let pool = run.pool.clone();
             // Whether it succeeds is up to the faults.
