@@ -39,7 +39,7 @@ pub(super) async fn run(core: Arc<Core>) {
             tell = Instant::now() + TOLD_EVERY;
         }
         // A refresh in the far future is no deadline at all.
-        let deadline = deadline.and_then(|deadline| core.opened.checked_add(deadline));
+        let deadline = deadline.and_then(|deadline| core.clock.reaches(deadline));
         let next = deadline.map(Instant::from).into_iter();
         let next = next.chain(untold.then_some(tell)).min();
         let timer = async {
