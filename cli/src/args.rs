@@ -47,12 +47,36 @@ pub(crate) enum Task {
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
         rounds: u16,
     },
+    /// Use a pool for long, let things go wrong, and look for what is left. Exits with 1 if
+    /// anything leaked, or failed that should not.
+    #[command(after_help = help::SOAK_EXAMPLES)]
+    Soak(Soak),
     /// Print a completion script for a shell.
     #[command(after_help = help::COMPLETIONS_EXAMPLES)]
     Completions {
         /// The shell.
         shell: Shell,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Soak {
+    /// How long: 30s, 10m, 8h. Without it and --spawns, 1m.
+    #[arg(long = "for", value_name = "TIME", value_parser = timeout)]
+    pub(crate) time: Option<Duration>,
+    /// Stop after this many spawns; with --for, whichever comes first.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) spawns: Option<u64>,
+    /// Spawns at a time, 1 to 200.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=200))]
+    pub(crate) concurrency: u16,
+    /// Kill VMMs, damage snapshots, fill the disk and let the pool's clock jump meanwhile.
+    #[arg(long)]
+    pub(crate) faults: bool,
+    /// Choose as the run did that printed this seed. What happens at the same time as what still
+    /// differs.
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
 }
 
 #[derive(Debug, Args)]

@@ -51,7 +51,7 @@ impl Exit {
 
     pub(crate) fn meaning(self) -> &'static str {
         match self {
-            Self::Found => "`doctor` or `snapshot verify` found something wrong",
+            Self::Found => "`doctor`, `snapshot verify` or `soak` found something wrong",
             Self::Usage => "the command line is wrong",
             Self::Protocol => "the guest broke the protocol",
             Self::Setting => "a setting is wrong, or a snapshot or template directory unusable",
