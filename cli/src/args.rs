@@ -43,6 +43,10 @@ pub(crate) enum Task {
     /// Measure spawns on this machine: time by tier and stage, memory, disk, throughput.
     #[command(after_help = help::BENCH_EXAMPLES)]
     Bench(Bench),
+    /// Use a pool for long, let things go wrong, and look for what is left. Exits with 1 if
+    /// anything leaked, or failed that should not.
+    #[command(after_help = help::SOAK_EXAMPLES)]
+    Soak(Soak),
     /// Print a completion script for a shell.
     #[command(after_help = help::COMPLETIONS_EXAMPLES)]
     Completions {
@@ -68,6 +72,27 @@ pub(crate) struct Bench {
     /// it says. The last one given counts.
     #[arg(long, value_name = "FILE", overrides_with = "compare")]
     pub(crate) compare: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = help::SOAK_EXAMPLES)]
+pub(crate) struct Soak {
+    /// How long: 30s, 10m, 8h. Without it and --spawns, 1m.
+    #[arg(long = "for", value_name = "TIME", value_parser = timeout)]
+    pub(crate) time: Option<Duration>,
+    /// Stop after this many spawns; with --for, whichever comes first.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) spawns: Option<u64>,
+    /// Spawns at a time, 1 to 200.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=200))]
+    pub(crate) concurrency: u16,
+    /// Kill VMMs, damage snapshots, fill the disk and let the pool's clock jump meanwhile.
+    #[arg(long)]
+    pub(crate) faults: bool,
+    /// Choose as the run did that printed this seed. What happens at the same time as what still
+    /// differs.
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
 }
 
 #[derive(Debug, Args)]

@@ -51,7 +51,9 @@ impl Exit {
 
     pub(crate) fn meaning(self) -> &'static str {
         match self {
-            Self::Found => "`doctor`, `snapshot verify` or `bench --compare` found something wrong",
+            Self::Found => {
+                "`doctor`, `snapshot verify`, `bench --compare` or `soak` found something wrong"
+            }
             Self::Usage => "the command line is wrong",
             Self::Protocol => "the guest broke the protocol",
             Self::Setting => "a setting is wrong, or a snapshot or template directory unusable",

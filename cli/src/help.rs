@@ -37,6 +37,19 @@ Examples:
   ironclaw bench --json | jq '.tiers[] | {origin, p50: .spawn_ms.p50}'
   ironclaw bench --quick --compare docs/bench-ratios.toml";
 
+pub(crate) const SOAK_EXAMPLES: &str = "\
+Works in a directory of its own beside the snapshots' directory, with the default template and the
+settings of the environment; no snapshot but its own is touched. As root it mounts a file system
+there, which --faults fills up. Ctrl-C ends it early, with a report; a second one at once.
+
+Exits with 1 if anything leaked (processes, descriptors, sockets, files, memory, room in the pool),
+or failed without an injected fault that explains it.
+
+Examples:
+  ironclaw soak --for 10m --concurrency 20 --faults
+  ironclaw soak --spawns 2000 --json | jq '.leaks[] | select(.leaked)'
+  IRONCLAW_POOL_SIZE=2 ironclaw soak --for 8h --faults --seed 7";
+
 pub(crate) const COMPLETIONS_EXAMPLES: &str = "\
 Examples:
   ironclaw completions bash > ~/.local/share/bash-completion/completions/ironclaw

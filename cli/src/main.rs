@@ -13,6 +13,7 @@ mod progress;
 mod run;
 mod signals;
 mod snapshot;
+mod soak;
 mod statistics;
 mod template;
 
@@ -56,6 +57,10 @@ fn with_runtime(cli: Cli) -> Result<u8> {
         .build()
         .context("can't start threads")?;
     let result = runtime.block_on(async {
+        // Ends at a signal by itself, with a report.
+        if let Task::Soak(soak) = cli.task {
+            return soak::run(&Config::from_env()?, soak, cli.json).await;
+        }
         // A signal drops the work, and with it every VM: a handle kills its VM when dropped.
         let signal = signals::first()?;
         tokio::select! {
@@ -81,5 +86,6 @@ async fn perform(cli: Cli) -> Result<u8> {
         Task::Doctor => doctor::run(&config, json).await,
         Task::Bench(task) => bench::run(&config, &task, json).await,
         Task::Completions { shell } => completions::print(shell),
+        Task::Soak(task) => soak::run(&config, task, json).await,
     }
 }

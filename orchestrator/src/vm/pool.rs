@@ -8,6 +8,7 @@
 //! ```
 
 mod budget;
+mod clock;
 mod demand;
 mod driver;
 mod error;
@@ -34,6 +35,7 @@ use crate::vm::limits::Limits;
 use crate::vm::process;
 use crate::vm::snapshot::{Snapshot, SnapshotId};
 use crate::vm::vm_handle::{Origin, Timings, VmHandle};
+use clock::Clock;
 use lease::Lease;
 use line::{Line, Turn, Waiting};
 use slots::{Rules, Served, Slots};
@@ -183,7 +185,7 @@ struct Core {
     budget: Budget,
     slots: Mutex<Slots<Snapshot, PausedClone>>,
     line: Line,
-    opened: Instant,
+    clock: Clock,
     wake: Notify,
     /// Moves whenever a build, a restore or a deletion ended.
     progress: watch::Sender<Progress>,
@@ -211,7 +213,7 @@ impl Core {
     }
 
     fn now(&self) -> Duration {
-        self.opened.elapsed()
+        self.clock.now()
     }
 
     fn stats(&self) -> PoolStats {
@@ -271,7 +273,7 @@ impl Pool {
             budget,
             slots: Mutex::new(slots),
             line: Line::default(),
-            opened: Instant::now(),
+            clock: Clock::start(),
             wake: Notify::new(),
             progress: watch::Sender::new(Progress::default()),
             counters: Counters::default(),
@@ -444,6 +446,14 @@ impl Pool {
     pub async fn refresh(&self) -> Result<(), PoolError> {
         self.core.slots().refresh(self.core.now());
         self.until(|slots, now| slots.is_fresh(now)).await
+    }
+
+    /// Lets the pool's clock jump ahead, by a year at most: snapshots get that much older, waits
+    /// after failures that much shorter, bursts are forgotten that much sooner. No other clock
+    /// moves. For tests of what time does to a pool, such as `ironclaw soak`.
+    pub fn advance_clock(&self, by: Duration) {
+        self.core.clock.advance(by);
+        self.core.wake.notify_one();
     }
 
     async fn until(

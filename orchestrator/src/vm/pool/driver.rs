@@ -1,9 +1,10 @@
 //! The task that does what the slots decide, and reports back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 
 use super::slots::{Action, Generation, Place};
 use super::{Core, line};
@@ -11,11 +12,16 @@ use crate::metrics;
 use crate::vm::launcher::{LaunchError, PausedClone, Sought, blocking};
 use crate::vm::snapshot::Snapshot;
 
+/// How often a recorder of metrics is told how the pool is. Summing up takes longer than all the
+/// rest of a turn, and nobody looks that often.
+const TOLD_EVERY: Duration = Duration::from_millis(250);
+
 /// Runs until the pool is closed, or it is aborted; its unfinished work ends with it.
 pub(super) async fn run(core: Arc<Core>) {
     // However it ends: nobody may wait for it in vain.
     let _closed = core.closed.clone().drop_guard();
     let mut work = Work::default();
+    let mut tell = Instant::now();
     loop {
         // Asked for before the slots are, so that nothing is missed in between.
         let freed = core.budget.freed();
@@ -24,14 +30,21 @@ pub(super) async fn run(core: Arc<Core>) {
             let now = core.now();
             (slots.actions(now), slots.next_deadline(now))
         };
-        metrics::pool(&core.stats());
         for action in actions {
             perform(&core, &mut work, action);
         }
+        let untold = Instant::now() < tell;
+        if !untold {
+            metrics::pool(&core.stats());
+            tell = Instant::now() + TOLD_EVERY;
+        }
+        // A refresh in the far future is no deadline at all.
+        let deadline = deadline.and_then(|deadline| core.clock.reaches(deadline));
+        let next = deadline.map(Instant::from).into_iter();
+        let next = next.chain(untold.then_some(tell)).min();
         let timer = async {
-            // A refresh in the far future is no deadline at all.
-            match deadline.and_then(|deadline| core.opened.checked_add(deadline)) {
-                Some(at) => sleep_until(at.into()).await,
+            match next {
+                Some(at) => sleep_until(at).await,
                 None => std::future::pending().await,
             }
         };

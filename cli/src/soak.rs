@@ -1,0 +1,416 @@
+//! `ironclaw soak`: works with a pool for long, lets things go wrong, and looks for what is left.
+
+mod fault;
+mod guest;
+mod home;
+mod leaks;
+mod report;
+mod tally;
+mod work;
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use fastrand::Rng;
+use ironclaw_orchestrator::vm::{Budget, Config, Launcher, Origin, Pool, PoolOptions, PoolStats};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, interval, sleep, timeout};
+
+use crate::args::Soak;
+use crate::exit::{self, Exit};
+use crate::output::blocking;
+use crate::progress::{self, Reporter};
+use crate::signals;
+use fault::Fault;
+use guest::Dialect;
+use home::Home;
+use leaks::{Line, Taken};
+use report::Report;
+use tally::{Blame, Tally};
+use work::{Shift, Until};
+
+/// How long it takes if nothing is said.
+const DEFAULT_TIME: Duration = Duration::from_secs(60);
+/// Time between two faults, in milliseconds.
+const CALM: std::ops::Range<u64> = 200..1500;
+/// How long the disk is full, in milliseconds.
+const FULL: std::ops::Range<u64> = 100..2000;
+/// How often a terminal is told how it goes.
+const TOLD: Duration = Duration::from_millis(250);
+/// How long a pool may take to be as it was after the last fault: it boots every snapshot anew.
+const HEALS: Duration = Duration::from_secs(300);
+/// Longer than the longest wait of a pool after failures.
+const AFTER_FAILURES: Duration = Duration::from_secs(60);
+
+/// Soaks and prints; the exit code says whether all was well.
+///
+/// The first signal ends it early, with its report; the second at once.
+pub(crate) async fn run(config: &Config, soak: Soak, json: bool) -> Result<u8> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let reporter = Reporter::new();
+    let first = signals::first()?;
+    let report = {
+        let mut soaked = pin!(perform(config, &soak, &stop, &reporter));
+        tokio::select! {
+            report = &mut soaked => report?,
+            _ = first => {
+                stop.store(true, Ordering::Relaxed);
+                reporter.over();
+                progress::note("ending with a report; another signal ends it at once");
+                tokio::select! {
+                    report = soaked => report?,
+                    signal = signals::first()? => return Err(signal.into()),
+                }
+            }
+        }
+    };
+    reporter.over();
+    report.print(json)?;
+    Ok(if report.ok { 0 } else { Exit::Found as u8 })
+}
+
+async fn perform(
+    config: &Config,
+    soak: &Soak,
+    stop: &Arc<AtomicBool>,
+    reporter: &Reporter,
+) -> Result<Report> {
+    let seed = soak.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
+    let mut skipped = Vec::new();
+    let template = Launcher::open(config, reporter.progress())
+        .await?
+        .template()
+        .clone();
+    let mut home = Home::create(config)?;
+    if soak.faults
+        && let Err(error) = home.own_disk(config)
+    {
+        skipped.push(format!(
+            "{}: no file system of its own can be mounted, which takes root: {error}",
+            Fault::Disk.name()
+        ));
+    }
+    let (home, config) = {
+        let config = config.clone();
+        blocking(move || {
+            let settings = home.settings(&config, &template)?;
+            Ok::<_, anyhow::Error>((home, settings))
+        })
+        .await?
+    };
+
+    // What the first use of anything leaves in this process is no leak.
+    reporter.stage("warming up", true);
+    warm_up(&config, soak, seed).await?;
+    let before = Taken::now(&config)?;
+
+    let launcher = Launcher::open(&config, reporter.progress()).await?;
+    let vmm = launcher.vmm();
+    let vmm = format!("{} {} ({})", vmm.kind, vmm.version, vmm.accelerator);
+    let (pool, budget) = pool(launcher, &config).await?;
+    pool.warmup().await?;
+    let dialect = dialect(&pool).await?;
+    let until = until(soak);
+    let shift = Shift::new(pool.clone(), dialect, soak.faults, until, Arc::clone(stop));
+    let shift = Arc::new(shift);
+    let load = Load::put(&shift, soak.concurrency, seed, &home, reporter).await?;
+    let stats = pool.stats();
+    if soak.faults {
+        reporter.stage("healing", true);
+        if let Err(text) = heal(&pool).await {
+            let mut tally = shift.tally();
+            tally.failed(Blame::Unexpected, "healing", text);
+        }
+    }
+    let seconds = shift.elapsed().as_secs_f64();
+    let tally = std::mem::take(&mut *shift.tally());
+    drop(shift);
+    pool.close().await;
+    let after = Taken::settled(&before, &config).await?;
+    let mut leaks = Taken::compare(&before, &after);
+    leaks.extend(leaks::budget(budget.used()));
+    leaks.extend(load.memory);
+    drop(home);
+    Ok(Tallied {
+        tally,
+        stats,
+        leaks,
+        skipped,
+    }
+    .report(vmm, seed, seconds, soak.faults, stop))
+}
+
+fn until(soak: &Soak) -> Until {
+    let time = match (soak.time, soak.spawns) {
+        (None, None) => Some(DEFAULT_TIME),
+        (time, _) => time,
+    };
+    Until {
+        deadline: time.map(|time| Instant::now() + time),
+        spawns: soak.spawns,
+    }
+}
+
+async fn pool(launcher: Launcher, config: &Config) -> Result<(Pool, Budget)> {
+    let options = PoolOptions::from(config);
+    let budget = options.budget.clone();
+    Ok((Pool::open(launcher, options).await?, budget))
+}
+
+/// A round without faults: everything is used and closed again.
+async fn warm_up(config: &Config, soak: &Soak, seed: u64) -> Result<()> {
+    let launcher = Launcher::open(config, Reporter::new().progress()).await?;
+    let (pool, _) = pool(launcher, config).await?;
+    pool.warmup().await?;
+    let until = Until {
+        deadline: None,
+        spawns: Some(u64::from(soak.concurrency)),
+    };
+    let dialect = dialect(&pool).await?;
+    let go_on = Arc::new(AtomicBool::new(false));
+    let shift = Arc::new(Shift::new(pool.clone(), dialect, false, until, go_on));
+    workers(&shift, soak.concurrency, seed).join_all().await;
+    let failures = shift.tally().failures();
+    drop(shift);
+    pool.close().await;
+    if let Some(failure) = failures.first() {
+        bail!("the warm-up failed: {}: {}", failure.what, failure.first);
+    }
+    Ok(())
+}
+
+async fn dialect(pool: &Pool) -> Result<Dialect> {
+    let vm = pool.spawn("soak-dialect").await?;
+    let dialect = Dialect::of(&vm).await;
+    vm.destroy().await?;
+    dialect
+}
+
+fn workers(shift: &Arc<Shift>, count: u16, seed: u64) -> JoinSet<()> {
+    let mut workers = JoinSet::new();
+    for worker in 0..u64::from(count) {
+        workers.spawn(work::work(Arc::clone(shift), seed.wrapping_add(worker)));
+    }
+    workers
+}
+
+/// The work between warm-up and report.
+struct Load {
+    memory: Option<Line>,
+}
+
+impl Load {
+    async fn put(
+        shift: &Arc<Shift>,
+        concurrency: u16,
+        seed: u64,
+        home: &Home,
+        reporter: &Reporter,
+    ) -> Result<Self> {
+        let mut first_quarter = None;
+        {
+            let mut workers = workers(shift, concurrency, seed);
+            let done = async {
+                while let Some(worker) = workers.join_next().await {
+                    worker.context("a worker failed")?;
+                }
+                Ok(())
+            };
+            let mut rng = Rng::with_seed(seed.wrapping_add(u64::from(concurrency)));
+            tokio::select! {
+                done = done => done,
+                watched = watch(shift, reporter, &mut first_quarter) => watched,
+                sabotaged = sabotage(shift, home, &mut rng) => sabotaged,
+            }?;
+        }
+        if let Some(disk) = home.disk() {
+            disk.free().context("can't make room on the soak's disk")?;
+            shift.strikes.disk_is_full(false);
+        }
+        let end = leaks::resident()?;
+        Ok(Self {
+            memory: first_quarter.map(|quarter| leaks::memory(quarter, end)),
+        })
+    }
+}
+
+/// Tells how it goes, and notes the memory that it takes after a quarter; never ends by itself.
+async fn watch(shift: &Shift, reporter: &Reporter, first_quarter: &mut Option<u64>) -> Result<()> {
+    let mut ticks = interval(TOLD);
+    loop {
+        ticks.tick().await;
+        let progress = shift.progress();
+        if progress >= 0.25 && first_quarter.is_none() {
+            *first_quarter = Some(leaks::resident()?);
+        }
+        let (spawns, faults, unexpected) = {
+            let tally = shift.tally();
+            let faults: u64 = tally.faults.values().sum();
+            (tally.spawns(), faults, tally.unexpected())
+        };
+        if shift.stopped() {
+            continue;
+        }
+        let text = format!(
+            "soaking: {:.0}%, {spawns} spawns, {faults} faults, {unexpected} unexpected failures",
+            progress * 100.0
+        );
+        reporter.stage(&text, false);
+    }
+}
+
+/// Lets things go wrong, one after the other; never ends by itself.
+async fn sabotage(shift: &Shift, home: &Home, rng: &mut Rng) -> Result<()> {
+    if !shift.faults {
+        return std::future::pending().await;
+    }
+    loop {
+        for fault in Fault::shuffled(rng) {
+            sleep(Duration::from_millis(rng.u64(CALM))).await;
+            if inject(fault, shift, home, rng).await? {
+                shift.tally().fault(fault.name());
+            }
+        }
+    }
+}
+
+/// Whether there was something to strike at.
+async fn inject(fault: Fault, shift: &Shift, home: &Home, rng: &mut Rng) -> Result<bool> {
+    let (pool, strikes) = (&shift.pool, &shift.strikes);
+    match fault {
+        Fault::WarmClone => {
+            let pid = rng.choice(pool.warm_pids());
+            Ok(pid.is_some_and(|pid| strikes.kill(pid)))
+        }
+        Fault::AnyVmm => {
+            let pid = rng.choice(fault::vmms());
+            Ok(pid.is_some_and(|pid| strikes.kill(pid)))
+        }
+        Fault::Snapshot => {
+            strikes.strike();
+            let store = pool.launcher().snapshots().clone();
+            let (aside, mut rng) = (home.aside(), rng.fork());
+            let damage = move || fault::damage(&store, &aside, &mut rng);
+            let damaged = blocking(damage).await.context("can't damage a snapshot")?;
+            if let Some(what) = damaged {
+                tracing::info!(what, "a snapshot was damaged");
+            }
+            Ok(damaged.is_some())
+        }
+        Fault::Clock => {
+            pool.advance_clock(fault::jump(rng));
+            Ok(true)
+        }
+        Fault::Disk => {
+            let Some(disk) = home.disk() else {
+                return Ok(false);
+            };
+            strikes.disk_is_full(true);
+            disk.fill().context("can't fill the soak's disk")?;
+            sleep(Duration::from_millis(rng.u64(FULL))).await;
+            disk.free().context("can't make room on the soak's disk")?;
+            strikes.disk_is_full(false);
+            Ok(true)
+        }
+    }
+}
+
+/// After the last fault the pool must become what it was: every snapshot sound, every warm place
+/// filled, and spawns served from them.
+async fn heal(pool: &Pool) -> Result<(), String> {
+    let size = pool.stats().size;
+    let healed = async {
+        loop {
+            // A failure of before may be waited for yet.
+            pool.advance_clock(AFTER_FAILURES);
+            // A damaged snapshot that nobody met is still there: all are replaced.
+            let filled = match pool.refresh().await {
+                Ok(()) => pool.warmup().await,
+                failed => failed,
+            };
+            match filled {
+                Ok(()) => return,
+                Err(error) => tracing::info!(%error, "not healed yet"),
+            }
+        }
+    };
+    if timeout(HEALS, healed).await.is_err() {
+        return Err(format!(
+            "the pool is not whole {HEALS:?} after the last fault"
+        ));
+    }
+    for number in 0..=size {
+        let vm = pool
+            .spawn(&format!("healed-{number}"))
+            .await
+            .map_err(|error| exit::causes(&error))?;
+        if vm.origin() == Origin::ColdBooted {
+            return Err("a pool that should be whole had to boot a VM".to_owned());
+        }
+        vm.destroy().await.map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+/// What there is to report.
+struct Tallied {
+    tally: Tally,
+    stats: PoolStats,
+    leaks: Vec<Line>,
+    skipped: Vec<String>,
+}
+
+impl Tallied {
+    fn report(
+        mut self,
+        vmm: String,
+        seed: u64,
+        seconds: f64,
+        faults: bool,
+        stop: &AtomicBool,
+    ) -> Report {
+        for (reason, count) in &self.stats.fallbacks {
+            if !faults || !CONSEQUENCES.contains(reason) {
+                let text = format!("{count} attempts of a tier to serve failed: {reason}");
+                self.tally.failed(Blame::Unexpected, "fallback", text);
+            }
+        }
+        if !faults && self.stats.failures > 0 {
+            let text = format!("{} builds, restores or clones failed", self.stats.failures);
+            self.tally
+                .failed(Blame::Unexpected, "filling the pool", text);
+        }
+        let Self {
+            tally,
+            stats,
+            leaks,
+            skipped,
+        } = self;
+        let unexpected_failures = tally.unexpected();
+        Report {
+            vmm,
+            seed,
+            seconds,
+            interrupted: stop.load(Ordering::Relaxed),
+            ok: unexpected_failures == 0 && !leaks.iter().any(|line| line.leaked),
+            spawns: tally.spawns(),
+            cancelled: tally.cancelled,
+            commands: tally.commands,
+            served: tally.by_tier(),
+            failures: tally.failures(),
+            unexpected_failures,
+            endings: tally.endings,
+            faults: tally.faults,
+            skipped,
+            fallbacks: stats.fallbacks,
+            leaks,
+        }
+    }
+}
+
+/// Why a tier may fail to serve when faults are injected: a killed VMM, a damaged snapshot, a
+/// full disk.
+const CONSEQUENCES: [&str; 5] = ["vmm_died", "vmm_refused", "guest", "snapshot", "io"];

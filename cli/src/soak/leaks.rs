@@ -1,0 +1,284 @@
+//! What a process takes of its host, and whether all of it came back.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use ironclaw_orchestrator::vm::{Config, Limit};
+use serde::Serialize;
+use tokio::time::{Instant, sleep_until};
+
+use crate::output::blocking;
+
+/// Threads and descriptors end a moment after the process that they belonged to; what is there
+/// after this time stays.
+const SETTLES: Duration = Duration::from_secs(10);
+/// How often it is looked at meanwhile.
+const LOOKS: Duration = Duration::from_millis(20);
+/// By how much memory may grow from the first quarter of a soak to its end: an allocator keeps
+/// what it had at the busiest moment, in an arena for each thread.
+const MEMORY_ALLOWANCE: u64 = 16 << 20;
+/// Threads that the runtime keeps for blocking work, and ends when there was none for a while.
+const RUNTIME_THREADS: u64 = 64;
+
+/// What a process takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Taken {
+    /// Its child processes, zombies included.
+    processes: usize,
+    threads: usize,
+    descriptors: usize,
+    sockets: usize,
+    /// Below the run directory, and hidden ones among the snapshots, which are half made or half
+    /// deleted.
+    paths: Vec<PathBuf>,
+}
+
+/// One line of the check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Line {
+    pub(super) what: &'static str,
+    pub(super) before: u64,
+    pub(super) after: u64,
+    /// How much more than before is no leak.
+    pub(super) allowed: u64,
+    pub(super) leaked: bool,
+    /// What is left, if it has names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) left: Vec<PathBuf>,
+}
+
+impl Line {
+    fn new(what: &'static str, before: u64, after: u64, allowed: u64) -> Self {
+        Self {
+            what,
+            before,
+            after,
+            allowed,
+            leaked: after > before.saturating_add(allowed),
+            left: Vec::new(),
+        }
+    }
+}
+
+impl Taken {
+    /// At this moment, with what is below the directories of `config`.
+    pub(super) fn now(config: &Config) -> Result<Self> {
+        let links = descriptors()?;
+        let is_socket = |link: &&PathBuf| link.to_string_lossy().starts_with("socket:");
+        let mut paths = below(&config.run_path);
+        // A name is claimed by a lock on its file, which stays.
+        paths.retain(|path| !path.starts_with(config.run_path.join(".claims")));
+        paths.extend(hidden(&config.snapshot_path));
+        Ok(Self {
+            processes: children()?,
+            threads: threads()?,
+            sockets: links.iter().filter(is_socket).count(),
+            descriptors: links.len(),
+            paths,
+        })
+    }
+
+    /// When it is no more than `before`, or will not become so.
+    pub(super) async fn settled(before: &Self, config: &Config) -> Result<Self> {
+        let deadline = Instant::now() + SETTLES;
+        loop {
+            let config = config.clone();
+            let now = blocking(move || Self::now(&config)).await?;
+            let leaked = Self::compare(before, &now).iter().any(|line| line.leaked);
+            if !leaked || Instant::now() >= deadline {
+                return Ok(now);
+            }
+            sleep_until(Instant::now() + LOOKS).await;
+        }
+    }
+
+    /// What `after` has more than `before`.
+    pub(super) fn compare(before: &Self, after: &Self) -> Vec<Line> {
+        let count = |what, of: fn(&Self) -> usize, allowed| {
+            Line::new(what, of(before) as u64, of(after) as u64, allowed)
+        };
+        let left = after.paths.iter();
+        let left = left.filter(|path| !before.paths.contains(path));
+        let paths = Line {
+            left: left.cloned().collect(),
+            ..count("files and directories", |taken| taken.paths.len(), 0)
+        };
+        vec![
+            count("child processes", |taken| taken.processes, 0),
+            count("threads", |taken| taken.threads, RUNTIME_THREADS),
+            count("file descriptors", |taken| taken.descriptors, 0),
+            count("sockets", |taken| taken.sockets, 0),
+            paths,
+        ]
+    }
+}
+
+/// Whether the budget is as it was.
+pub(super) fn budget(used: Limit) -> Vec<Line> {
+    vec![
+        Line::new("VMs in the budget", 0, used.vms as u64, 0),
+        Line::new("MiB in the budget", 0, used.memory_mib, 0),
+    ]
+}
+
+/// Whether memory grew.
+pub(super) fn memory(first_quarter: u64, end: u64) -> Line {
+    Line::new("bytes of memory", first_quarter, end, MEMORY_ALLOWANCE)
+}
+
+/// Resident memory of this process in bytes.
+pub(super) fn resident() -> Result<u64> {
+    let path = "/proc/self/status";
+    let status = fs::read_to_string(path).with_context(|| format!("can't read {path}"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+    let kibibytes: u64 = line
+        .and_then(|number| number.trim().parse().ok())
+        .with_context(|| format!("{path} does not say VmRSS"))?;
+    Ok(kibibytes << 10)
+}
+
+fn descriptors() -> Result<Vec<PathBuf>> {
+    let path = "/proc/self/fd";
+    let entries = fs::read_dir(path).with_context(|| format!("can't list {path}"))?;
+    // One may be closed while we look.
+    Ok(entries
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .collect())
+}
+
+fn threads() -> Result<usize> {
+    let path = "/proc/self/task";
+    let entries = fs::read_dir(path).with_context(|| format!("can't list {path}"))?;
+    Ok(entries.count())
+}
+
+fn children() -> Result<usize> {
+    let path = "/proc/self/task";
+    let entries = fs::read_dir(path).with_context(|| format!("can't list {path}"))?;
+    let of_thread = |entry: io::Result<fs::DirEntry>| -> usize {
+        // A thread that ends now gives its children to another, or has none.
+        let children = entry.and_then(|entry| fs::read_to_string(entry.path().join("children")));
+        children.map_or(0, |list| list.split_whitespace().count())
+    };
+    Ok(entries.map(of_thread).sum())
+}
+
+/// Everything below a directory.
+fn below(directory: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return Vec::new();
+    };
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    paths
+        .flat_map(|path| {
+            let inner = if path.is_dir() && !path.is_symlink() {
+                below(&path)
+            } else {
+                Vec::new()
+            };
+            std::iter::once(path).chain(inner)
+        })
+        .collect()
+}
+
+fn hidden(directory: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with('.'))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(directory: &Path) -> Config {
+        let mut config = Config::from_vars(|_| None, true).unwrap();
+        config.run_path = directory.join("run");
+        config.snapshot_path = directory.join("snapshots");
+        config
+    }
+
+    fn leaked(before: &Taken, after: &Taken) -> Vec<&'static str> {
+        let lines = Taken::compare(before, after).into_iter();
+        lines
+            .filter(|line| line.leaked)
+            .map(|line| line.what)
+            .collect()
+    }
+
+    #[test]
+    fn what_is_left_is_found_by_its_kind() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(directory.path());
+        let none = Taken {
+            processes: 0,
+            threads: 1,
+            descriptors: 5,
+            sockets: 1,
+            paths: Taken::now(&config).unwrap().paths,
+        };
+        assert!(leaked(&none, &none).is_empty());
+        fs::create_dir_all(config.run_path.join(".claims")).unwrap();
+        fs::create_dir_all(config.snapshot_path.join("a-snapshot")).unwrap();
+        assert!(Taken::now(&config).unwrap().paths.is_empty());
+        fs::create_dir_all(config.run_path.join("owner/0")).unwrap();
+        fs::create_dir_all(config.snapshot_path.join(".staging-x")).unwrap();
+        let more = Taken {
+            processes: 1,
+            threads: 100,
+            descriptors: 6,
+            sockets: 2,
+            paths: Taken::now(&config).unwrap().paths,
+        };
+        let all = [
+            "child processes",
+            "threads",
+            "file descriptors",
+            "sockets",
+            "files and directories",
+        ];
+        assert_eq!(leaked(&none, &more), all);
+        assert!(leaked(&more, &none).is_empty(), "less is no leak");
+    }
+
+    #[test]
+    fn a_child_a_descriptor_and_a_socket_of_this_process_count() {
+        let config = config(Path::new("/nonexistent"));
+        let mut child = std::process::Command::new("sleep")
+            .arg("1000")
+            .spawn()
+            .unwrap();
+        let pair = std::os::unix::net::UnixStream::pair().unwrap();
+        let now = Taken::now(&config).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        drop(pair);
+        // Other tests run beside this one.
+        assert!(now.processes >= 1 && now.sockets >= 2 && now.descriptors > now.sockets);
+        assert!(resident().unwrap() > 1 << 20);
+    }
+
+    #[test]
+    fn memory_may_grow_by_its_allowance_and_a_budget_by_nothing() {
+        assert!(!memory(1 << 20, (1 << 20) + MEMORY_ALLOWANCE).leaked);
+        assert!(memory(1 << 20, (2 << 20) + MEMORY_ALLOWANCE).leaked);
+        let share = Limit {
+            vms: 1,
+            memory_mib: 160,
+        };
+        assert!(budget(share).iter().all(|line| line.leaked));
+        assert!(!budget(Limit::default()).iter().any(|line| line.leaked));
+    }
+}

@@ -1,0 +1,143 @@
+//! What a soak says at its end.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::leaks::Line;
+use super::tally::{Blame, Failures, Served, Tier};
+use crate::output;
+
+/// All of it.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    pub(super) vmm: String,
+    pub(super) seed: u64,
+    pub(super) seconds: f64,
+    /// Whether a signal ended it early.
+    pub(super) interrupted: bool,
+    /// Whether nothing leaked, and nothing failed that should not.
+    pub(super) ok: bool,
+    pub(super) spawns: u64,
+    pub(super) cancelled: u64,
+    pub(super) commands: u64,
+    pub(super) served: Vec<Served>,
+    /// How VMs ended.
+    pub(super) endings: BTreeMap<&'static str, u64>,
+    pub(super) faults: BTreeMap<&'static str, u64>,
+    /// Faults that can't be injected here, and why.
+    pub(super) skipped: Vec<String>,
+    /// Attempts of a tier to serve that failed, by reason; another tier served then.
+    pub(super) fallbacks: BTreeMap<&'static str, u64>,
+    pub(super) failures: Vec<Failures>,
+    pub(super) unexpected_failures: u64,
+    /// After everything was closed.
+    pub(super) leaks: Vec<Line>,
+}
+
+impl Report {
+    pub(super) fn print(&self, json: bool) -> Result<()> {
+        if json {
+            return output::json(self);
+        }
+        output::line(&format!(
+            "{}, seed {}: {} spawns, {} taken back, {} commands in {:.0} s{}",
+            self.vmm,
+            self.seed,
+            self.spawns,
+            self.cancelled,
+            self.commands,
+            self.seconds,
+            if self.interrupted {
+                ", ended by a signal"
+            } else {
+                ""
+            }
+        ))?;
+        let milliseconds = |micros: u64| format!("{}.{}", micros / 1000, micros % 1000 / 100);
+        let rows = self.served.iter().map(|served| {
+            let tier = match served.tier {
+                Tier::Warm => "warm",
+                Tier::Restored => "restored",
+                Tier::ColdBooted => "cold boot",
+            };
+            [
+                tier.to_owned(),
+                served.count.to_string(),
+                milliseconds(served.p50_us),
+                milliseconds(served.p90_us),
+                milliseconds(served.p99_us),
+                milliseconds(served.max_us),
+            ]
+        });
+        output::table(
+            [
+                "\nTIER", "\nSPAWNS", "\np50 ms", "\np90 ms", "\np99 ms", "\nmax ms",
+            ],
+            rows.collect(),
+        )?;
+        counted("VMS ENDED", &self.endings)?;
+        counted("FAULTS INJECTED", &self.faults)?;
+        counted("FELL BACK TO ANOTHER TIER", &self.fallbacks)?;
+        if !self.failures.is_empty() {
+            let rows = self.failures.iter().map(|failures| {
+                let blame = match failures.blame {
+                    Blame::Injected => "injected",
+                    Blame::Unexpected => "UNEXPECTED",
+                };
+                [
+                    failures.what.to_owned(),
+                    blame.to_owned(),
+                    failures.count.to_string(),
+                    failures.first.replace('\n', " "),
+                ]
+            });
+            output::table(
+                ["\nFAILURE", "\nCAUSE", "\nTIMES", "\nTHE FIRST"],
+                rows.collect(),
+            )?;
+        }
+        let rows = self.leaks.iter().map(|line| {
+            let verdict = if line.leaked { "LEAKED" } else { "ok" };
+            [
+                line.what.to_owned(),
+                line.before.to_string(),
+                line.after.to_string(),
+                line.allowed.to_string(),
+                verdict.to_owned(),
+            ]
+        });
+        output::table(
+            [
+                "\nLEFT OVER",
+                "\nBEFORE",
+                "\nAFTER",
+                "\nALLOWED MORE",
+                "\nVERDICT",
+            ],
+            rows.collect(),
+        )?;
+        for path in self.leaks.iter().flat_map(|line| &line.left) {
+            output::line(&format!("  {}", path.display()))?;
+        }
+        for skipped in &self.skipped {
+            output::line(&format!("skipped: {skipped}"))?;
+        }
+        output::line(if self.ok {
+            "\nnothing leaked, and nothing failed that should not"
+        } else {
+            "\nFAILED: something leaked, or failed unexpectedly"
+        })
+    }
+}
+
+fn counted(title: &str, counts: &BTreeMap<&'static str, u64>) -> Result<()> {
+    if counts.is_empty() {
+        return Ok(());
+    }
+    let rows = counts
+        .iter()
+        .map(|(what, count)| [(*what).to_owned(), count.to_string()]);
+    output::table([&format!("\n{title}"), "\nTIMES"], rows.collect())
+}

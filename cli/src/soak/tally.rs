@@ -1,0 +1,184 @@
+//! What happened, counted.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use ironclaw_orchestrator::vm::{Origin, VmHandle};
+use serde::Serialize;
+
+/// The longest time that is told from longer ones, in microseconds.
+const LONGEST: u64 = 3_600_000_000;
+/// Characters of a failure's text that are kept.
+const MAX_TEXT: usize = 500;
+
+/// Whether a failure is what a fault is expected to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Blame {
+    Injected,
+    Unexpected,
+}
+
+/// All that happened.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    served: BTreeMap<Tier, Histogram<u64>>,
+    pub(super) cancelled: u64,
+    pub(super) commands: u64,
+    pub(super) endings: BTreeMap<&'static str, u64>,
+    pub(super) faults: BTreeMap<&'static str, u64>,
+    failures: BTreeMap<(Blame, &'static str), (u64, String)>,
+}
+
+/// A tier, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Tier {
+    Warm,
+    Restored,
+    ColdBooted,
+}
+
+/// How long the spawns of a tier took.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Served {
+    pub(super) tier: Tier,
+    pub(super) count: u64,
+    pub(super) p50_us: u64,
+    pub(super) p90_us: u64,
+    pub(super) p99_us: u64,
+    pub(super) max_us: u64,
+}
+
+/// Failures of one kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Failures {
+    pub(super) blame: Blame,
+    /// What was tried.
+    pub(super) what: &'static str,
+    pub(super) count: u64,
+    /// The text of the first.
+    pub(super) first: String,
+}
+
+impl From<Origin> for Tier {
+    fn from(origin: Origin) -> Self {
+        match origin {
+            Origin::Warm => Self::Warm,
+            Origin::Restored => Self::Restored,
+            Origin::ColdBooted => Self::ColdBooted,
+        }
+    }
+}
+
+impl Tally {
+    pub(super) fn served(&mut self, vm: &VmHandle) {
+        self.took(vm.origin().into(), vm.timings().total);
+    }
+
+    fn took(&mut self, tier: Tier, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(LONGEST);
+        let times = match self.served.entry(tier) {
+            std::collections::btree_map::Entry::Occupied(times) => times.into_mut(),
+            std::collections::btree_map::Entry::Vacant(none) => {
+                // Three digits of a constant range, which it takes.
+                let Ok(times) = Histogram::new_with_max(LONGEST, 3) else {
+                    return;
+                };
+                none.insert(times)
+            }
+        };
+        times.saturating_record(micros);
+    }
+
+    pub(super) fn failed(&mut self, blame: Blame, what: &'static str, text: impl Into<String>) {
+        let (count, _) = self.failures.entry((blame, what)).or_insert_with(|| {
+            let text: String = text.into();
+            (0, text.chars().take(MAX_TEXT).collect())
+        });
+        *count += 1;
+    }
+
+    pub(super) fn ended(&mut self, how: &'static str) {
+        *self.endings.entry(how).or_default() += 1;
+    }
+
+    pub(super) fn fault(&mut self, what: &'static str) {
+        *self.faults.entry(what).or_default() += 1;
+    }
+
+    /// Spawns that were served.
+    pub(super) fn spawns(&self) -> u64 {
+        self.served.values().map(Histogram::len).sum()
+    }
+
+    pub(super) fn by_tier(&self) -> Vec<Served> {
+        let served = self.served.iter();
+        served
+            .map(|(tier, times)| Served {
+                tier: *tier,
+                count: times.len(),
+                p50_us: times.value_at_quantile(0.5),
+                p90_us: times.value_at_quantile(0.9),
+                p99_us: times.value_at_quantile(0.99),
+                max_us: times.max(),
+            })
+            .collect()
+    }
+
+    /// Injected ones first.
+    pub(super) fn failures(&self) -> Vec<Failures> {
+        let failures = self.failures.iter();
+        failures
+            .map(|((blame, what), (count, first))| Failures {
+                blame: *blame,
+                what,
+                count: *count,
+                first: first.clone(),
+            })
+            .collect()
+    }
+
+    pub(super) fn unexpected(&self) -> u64 {
+        let unexpected = self.failures.iter();
+        unexpected
+            .filter(|((blame, _), _)| *blame == Blame::Unexpected)
+            .map(|(_, (count, _))| count)
+            .sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_counted_by_kind_and_the_first_of_each_is_kept_in_part() {
+        let mut tally = Tally::default();
+        tally.failed(Blame::Injected, "spawn", "first");
+        tally.failed(Blame::Injected, "spawn", "second");
+        assert_eq!(tally.unexpected(), 0);
+        tally.failed(Blame::Unexpected, "spawn", "ä".repeat(MAX_TEXT + 1));
+        assert_eq!(tally.unexpected(), 1);
+        let failures = tally.failures();
+        assert_eq!((failures[0].count, &*failures[0].first), (2, "first"));
+        assert_eq!(failures[1].first.chars().count(), MAX_TEXT);
+    }
+
+    #[test]
+    fn times_are_told_by_tier() {
+        let mut tally = Tally::default();
+        for millis in 1..=100 {
+            tally.took(Tier::Warm, Duration::from_millis(millis));
+        }
+        tally.took(Tier::ColdBooted, Duration::MAX);
+        let [warm, cold] = &tally.by_tier()[..] else {
+            panic!("{tally:?}");
+        };
+        assert_eq!((warm.count, warm.tier), (100, Tier::Warm));
+        assert!((49_900..=50_100).contains(&warm.p50_us), "{warm:?}");
+        assert!(cold.max_us >= LONGEST);
+        assert_eq!(tally.spawns(), 101);
+    }
+}

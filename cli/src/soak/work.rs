@@ -1,0 +1,265 @@
+//! What the workers of a soak do, one cycle after another.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use fastrand::Rng;
+use ironclaw_orchestrator::vm::{Limits, Pool, SpawnOptions, VmHandle};
+use tokio::time::{Instant, timeout};
+
+use super::fault::{Moment, Strikes};
+use super::guest::{self, Deed, Dialect, Mishap};
+use super::tally::{Blame, Tally};
+use crate::exit;
+
+/// How long a spawn may wait for room, and then how long anything may take that should go by
+/// itself.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// A spawn that is taken back has this long at most.
+const CHANGES_ITS_MIND: u64 = 30;
+/// A VM with a time limit has this many milliseconds at most.
+const SHORT_LIFE: u64 = 200;
+/// Most deeds in one VM.
+const DEEDS: usize = 3;
+
+/// When the workers stop.
+#[derive(Debug)]
+pub(super) struct Until {
+    pub(super) deadline: Option<Instant>,
+    pub(super) spawns: Option<u64>,
+}
+
+/// What the workers share.
+#[derive(Debug)]
+pub(super) struct Shift {
+    pub(super) pool: Pool,
+    pub(super) dialect: Dialect,
+    /// Whether workers kill VMs.
+    pub(super) faults: bool,
+    pub(super) strikes: Strikes,
+    pub(super) until: Until,
+    begun: Instant,
+    numbers: AtomicU64,
+    stop: Arc<AtomicBool>,
+    tally: Mutex<Tally>,
+}
+
+impl Shift {
+    pub(super) fn new(
+        pool: Pool,
+        dialect: Dialect,
+        faults: bool,
+        until: Until,
+        stop: Arc<AtomicBool>,
+    ) -> Self {
+        Self {
+            pool,
+            dialect,
+            faults,
+            until,
+            stop,
+            strikes: Strikes::default(),
+            begun: Instant::now(),
+            numbers: AtomicU64::new(0),
+            tally: Mutex::default(),
+        }
+    }
+
+    pub(super) fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn elapsed(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    pub(super) fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// How much of it is over, from 0 to 1: by time or by number, whichever ends it.
+    pub(super) fn progress(&self) -> f64 {
+        let part = |done: f64, all: f64| if all > 0.0 { done / all } else { 1.0 };
+        let time = self.until.deadline.map(|deadline| {
+            let all = deadline.saturating_duration_since(self.begun);
+            part(self.elapsed().as_secs_f64(), all.as_secs_f64())
+        });
+        let number = self.until.spawns.map(|spawns| {
+            let done = self.numbers.load(Ordering::Relaxed);
+            // Shown and compared with a quarter: exact enough.
+            #[expect(clippy::cast_precision_loss, reason = "a share, for people")]
+            let share = part(done as f64, spawns as f64);
+            share
+        });
+        time.unwrap_or(0.0).max(number.unwrap_or(0.0)).min(1.0)
+    }
+
+    /// The number of the next spawn; `None` when it is time to stop.
+    fn next(&self) -> Option<u64> {
+        let over = self
+            .until
+            .deadline
+            .is_some_and(|deadline| Instant::now() >= deadline);
+        if over || self.stopped() {
+            return None;
+        }
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        match self.until.spawns {
+            Some(spawns) if number >= spawns => None,
+            _ => Some(number),
+        }
+    }
+
+    /// Failures that a fault explains are expected.
+    fn failed(&self, injected: bool, what: &'static str, text: &str) {
+        let blame = if injected {
+            Blame::Injected
+        } else {
+            tracing::warn!(what, text, "an unexpected failure");
+            Blame::Unexpected
+        };
+        self.tally().failed(blame, what, text);
+    }
+}
+
+/// One worker, until it is time to stop.
+pub(super) async fn work(shift: Arc<Shift>, seed: u64) {
+    let mut rng = Rng::with_seed(seed);
+    while let Some(number) = shift.next() {
+        let name = format!("soak-{number}");
+        match rng.u8(..100) {
+            0..6 => taken_back(&shift, &name, &mut rng).await,
+            _ => cycle(&shift, &name, &mut rng).await,
+        }
+    }
+}
+
+async fn taken_back(shift: &Shift, name: &str, rng: &mut Rng) {
+    let patience = Duration::from_millis(rng.u64(..CHANGES_ITS_MIND));
+    let then = shift.strikes.now();
+    match timeout(patience, shift.pool.spawn(name)).await {
+        Err(_) => shift.tally().cancelled += 1,
+        Ok(Ok(vm)) => {
+            let mut tally = shift.tally();
+            tally.served(&vm);
+            tally.ended("dropped at once");
+        }
+        Ok(Err(error)) => {
+            let injected = shift.strikes.any_since(then);
+            shift.failed(injected, "spawn", &exit::causes(&error));
+        }
+    }
+}
+
+async fn cycle(shift: &Shift, name: &str, rng: &mut Rng) {
+    let mut options = SpawnOptions::named(name);
+    options.patience = PATIENCE;
+    let short_lived = rng.u8(..100) < 3;
+    if short_lived {
+        options.limits = Limits {
+            max_lifetime: Some(Duration::from_millis(rng.u64(1..SHORT_LIFE))),
+            idle: None,
+        };
+    }
+    let then = shift.strikes.now();
+    let vm = match timeout(2 * PATIENCE, shift.pool.spawn_with(options)).await {
+        Ok(Ok(vm)) => vm,
+        Ok(Err(error)) => {
+            let injected = shift.strikes.any_since(then);
+            return shift.failed(injected, "spawn", &exit::causes(&error));
+        }
+        Err(_) => {
+            let text = format!("no answer within {:?}", 2 * PATIENCE);
+            return shift.failed(false, "spawn", &text);
+        }
+    };
+    shift.tally().served(&vm);
+    if short_lived {
+        return lives_out(shift, vm).await;
+    }
+    if let Err((what, mishap)) = use_it(shift, &vm, rng).await {
+        let injected = shift.strikes.killed(vm.pid());
+        shift.failed(injected, what, &mishap.to_string());
+        shift.tally().ended("lost");
+        return end(shift, vm, then, false).await;
+    }
+    if shift.faults && rng.u8(..100) < 8 {
+        return killed_while_busy(shift, vm).await;
+    }
+    end(shift, vm, then, rng.bool()).await;
+}
+
+/// Everything that is asked of a VM; a failure comes with what was asked.
+async fn use_it(shift: &Shift, vm: &VmHandle, rng: &mut Rng) -> Result<(), (&'static str, Mishap)> {
+    in_time(guest::first_use(vm))
+        .await
+        .map_err(|mishap| ("first use", mishap))?;
+    for _ in 0..rng.usize(..=DEEDS) {
+        let deed = Deed::any(rng);
+        shift.tally().commands += 1;
+        in_time(deed.perform(vm, shift.dialect, rng))
+            .await
+            .map_err(|mishap| (deed.name(), mishap))?;
+    }
+    Ok(())
+}
+
+async fn in_time(deed: impl Future<Output = Result<(), Mishap>>) -> Result<(), Mishap> {
+    timeout(PATIENCE, deed)
+        .await
+        .unwrap_or_else(|_| Err(Mishap::Wrong(format!("no answer within {PATIENCE:?}"))))
+}
+
+/// A command that would run for ever ends with its VM, whose time is limited.
+async fn lives_out(shift: &Shift, vm: VmHandle) {
+    let ended = timeout(PATIENCE, vm.exec(shift.dialect.sleep())).await;
+    match ended {
+        Ok(Err(error)) if error.to_string().contains("time limit") => {
+            shift.tally().ended("reached its time limit");
+        }
+        Ok(Err(error)) => {
+            let injected = shift.strikes.killed(vm.pid());
+            shift.failed(injected, "lifetime", &exit::causes(&error));
+        }
+        Ok(Ok(_)) => shift.failed(false, "lifetime", "an endless command ended"),
+        Err(_) => shift.failed(false, "lifetime", "the VM outlives its time limit"),
+    }
+}
+
+async fn killed_while_busy(shift: &Shift, vm: VmHandle) {
+    let running = match vm.start(shift.dialect.sleep()).await {
+        Ok(running) => running,
+        Err(error) => {
+            let injected = shift.strikes.killed(vm.pid());
+            return shift.failed(injected, "start of a command", &exit::causes(&error));
+        }
+    };
+    if shift.strikes.kill(vm.pid()) {
+        shift.tally().fault("VMM killed in mid-command");
+    }
+    let seen = async {
+        let told = running.output().await.is_err();
+        vm.exited().await;
+        told
+    };
+    match timeout(PATIENCE, seen).await {
+        Ok(true) => shift.tally().ended("killed"),
+        Ok(false) => shift.failed(false, "kill", "a command succeeded in a VM that was killed"),
+        Err(_) => shift.failed(false, "kill", "the end of a VM that was killed is not seen"),
+    }
+}
+
+async fn end(shift: &Shift, vm: VmHandle, then: Moment, by_drop: bool) {
+    if by_drop {
+        drop(vm);
+        return shift.tally().ended("dropped");
+    }
+    match vm.destroy().await {
+        Ok(()) => shift.tally().ended("destroyed"),
+        Err(error) => {
+            let injected = shift.strikes.any_since(then);
+            shift.failed(injected, "destroy", &exit::causes(&error));
+        }
+    }
+}

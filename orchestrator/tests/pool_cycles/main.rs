@@ -1,0 +1,271 @@
+//! The pool's real driver through 100,000 spawns, with a hypervisor that lives in this process and
+//! fails in every way that one can: at the end nothing of any VM is left.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod fault;
+mod guest;
+mod vm;
+mod world;
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ironclaw_orchestrator::template::{ImportSpec, TemplateStore};
+use ironclaw_orchestrator::vm::snapshot::{Machine, SnapshotStore};
+use ironclaw_orchestrator::vm::{
+    Budget, Config, GuestError, Launcher, Limit, Limits, Pool, PoolOptions, SpawnError,
+    SpawnOptions, VmHandle,
+};
+use tokio::time::timeout;
+
+use vm::Simulated;
+use world::World;
+
+/// Cycles, by so many workers at a time. In the first wave there is room for warm clones beside
+/// them; in the second some have to wait in line, and all room is for those.
+const WAVES: [(usize, usize); 2] = [(20_000, 8), (80_000, 48)];
+const ROOM: usize = 40;
+/// Spawns between two replacements of all snapshots.
+const REFRESH_EVERY: usize = 10_000;
+/// Spawns between two deaths of a VM that nobody expects.
+const DEATH_EVERY: usize = 97;
+/// Tasks end a moment after what they waited for; one that takes this long does not end.
+const ENDS: Duration = Duration::from_secs(20);
+
+/// What the workers share.
+struct Run {
+    pool: Pool,
+    world: Arc<World>,
+    /// Cycles that are left in this wave.
+    left: AtomicUsize,
+    leased: Mutex<HashSet<u32>>,
+    tally: Tally,
+}
+
+/// How cycles ended.
+#[derive(Debug, Default)]
+struct Tally {
+    completed: AtomicUsize,
+    cancelled: AtomicUsize,
+    /// Spawns that every tier failed to serve.
+    unserved: AtomicUsize,
+    /// VMs that ended, or fell silent, while they were used.
+    lost: AtomicUsize,
+    /// VMs that reached their time limit.
+    expired: AtomicUsize,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_thousand_spawns_with_faults_leave_nothing_and_no_vm_serves_twice() {
+    let tasks = || {
+        tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks()
+    };
+    let tasks_before = tasks();
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let world = World::new();
+    let launcher = launcher(directory.path(), &world);
+    let descriptors_before = descriptors();
+    let budget = Budget::new(Limit {
+        vms: ROOM,
+        memory_mib: u64::MAX,
+    });
+    let options = PoolOptions {
+        max_warm: 12,
+        budget: budget.clone(),
+        ..PoolOptions::new(4)
+    };
+    let pool = Pool::open(launcher.clone(), options).await.unwrap();
+    pool.warmup().await.unwrap();
+
+    world.faults(true);
+    let run = Arc::new(Run {
+        pool: pool.clone(),
+        world: Arc::clone(&world),
+        left: AtomicUsize::new(0),
+        leased: Mutex::default(),
+        tally: Tally::default(),
+    });
+    for (cycles, workers) in WAVES {
+        run.left.store(cycles, Ordering::Relaxed);
+        let workers: Vec<_> = (0..workers)
+            .map(|_| tokio::spawn(work(Arc::clone(&run))))
+            .collect();
+        for worker in workers {
+            worker.await.unwrap();
+        }
+    }
+    world.faults(false);
+    let stats = pool.stats();
+    println!("{:?}\n{:?}\n{stats:?}", run.tally, world.struck());
+    assert_eq!((stats.leased, stats.waiting), (0, 0));
+    for (count, what) in [
+        (&run.tally.completed, "completed"),
+        (&run.tally.cancelled, "cancelled"),
+        (&run.tally.lost, "lost"),
+        (&run.tally.expired, "expired"),
+    ] {
+        assert!(count.load(Ordering::Relaxed) > 100, "hardly any was {what}");
+    }
+    assert!(stats.served_warm > 1000 && stats.served_restored > 1000 && stats.served_cold > 10);
+    for (fault, struck) in world.struck() {
+        assert!(struck > 0, "{fault:?} never struck");
+    }
+
+    // It heals: what failed is made anew, in time.
+    while pool.warmup().await.is_err() {}
+    let stats = pool.stats();
+    assert_eq!((stats.snapshots, stats.leased), (4, 0));
+    assert!(stats.warm >= 4, "{stats:?}");
+    assert_eq!(budget.used().vms, stats.warm);
+
+    drop(run);
+    pool.close().await;
+    let ended = async {
+        while tasks() > tasks_before || world.living() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let ended = timeout(ENDS, ended).await;
+    assert!(ended.is_ok(), "{} tasks, {world:?}", tasks());
+    assert_eq!(descriptors(), descriptors_before);
+    assert_eq!(budget.used(), Limit::default());
+    assert_eq!(world.served_twice(), 0);
+    let names: Vec<_> = std::fs::read_dir(launcher.snapshots().root())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with('.'))
+        .collect();
+    assert!(names.is_empty(), "{names:?}");
+}
+
+async fn work(run: Arc<Run>) {
+    let next = |left: usize| left.checked_sub(1);
+    while let Ok(cycle) = run
+        .left
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
+    {
+        if cycle % REFRESH_EVERY == REFRESH_EVERY / 2 {
+            let pool = run.pool.clone();
+            // Whether it succeeds is up to the faults.
+            tokio::spawn(async move { drop(pool.refresh().await) });
+        }
+        if cycle % DEATH_EVERY == 0 {
+            run.world.end_somebody();
+        }
+        let ended = match fastrand::u8(..100) {
+            0..5 => cancelled(&run, cycle).await,
+            _ => served(&run, cycle).await,
+        };
+        ended.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Takes a spawn back before it is served, or drops what it got.
+async fn cancelled(run: &Run, cycle: usize) -> &AtomicUsize {
+    let name = format!("cycle-{cycle}");
+    let patience = Duration::from_millis(fastrand::u64(0..4));
+    if let Ok(Ok(vm)) = timeout(patience, run.pool.spawn(&name)).await {
+        once(run, &vm);
+    }
+    &run.tally.cancelled
+}
+
+async fn served(run: &Run, cycle: usize) -> &AtomicUsize {
+    let mut options = SpawnOptions::named(format!("cycle-{cycle}"));
+    options.patience = ENDS;
+    if fastrand::u8(..100) == 0 {
+        options.limits = Limits {
+            max_lifetime: Some(Duration::from_millis(1)),
+            idle: None,
+        };
+    }
+    let limited = options.limits.max_lifetime.is_some();
+    let vm = match run.pool.spawn_with(options).await {
+        Ok(vm) => vm,
+        Err(SpawnError::Failed(_)) => return &run.tally.unserved,
+        Err(error) => panic!("{error}"),
+    };
+    once(run, &vm);
+    let used = use_it(&vm, cycle, limited).await;
+    if fastrand::bool() {
+        vm.destroy().await.unwrap();
+    } else {
+        drop(vm);
+    }
+    match used {
+        Used::Completed => &run.tally.completed,
+        Used::Lost => &run.tally.lost,
+        Used::Expired => &run.tally.expired,
+    }
+}
+
+enum Used {
+    Completed,
+    Lost,
+    Expired,
+}
+
+async fn use_it(vm: &VmHandle, cycle: usize, limited: bool) -> Used {
+    let used = async {
+        if limited {
+            return vm.exec(["forever"]).await.map(drop);
+        }
+        if cycle.is_multiple_of(2) {
+            return vm.ping(ENDS).await;
+        }
+        let output = vm.exec(["echo", "something"]).await?;
+        assert_eq!(output.stdout, b"something");
+        Ok(())
+    };
+    // A guest that hangs in a command is its user's to give up.
+    match timeout(Duration::from_millis(500), used).await {
+        Ok(Ok(())) => Used::Completed,
+        Ok(Err(GuestError::Closed { reason })) if reason.contains("time limit") => Used::Expired,
+        Ok(Err(GuestError::Closed { .. })) | Err(_) => Used::Lost,
+        Ok(Err(error)) => panic!("{error}"),
+    }
+}
+
+/// Every VM has a number of its own, and is handed out once.
+fn once(run: &Run, vm: &VmHandle) {
+    assert!(
+        run.leased.lock().unwrap().insert(vm.pid()),
+        "VM {} was handed out twice",
+        vm.pid()
+    );
+}
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+fn launcher(directory: &Path, world: &Arc<World>) -> Launcher {
+    let kernel = directory.join("kernel");
+    std::fs::write(&kernel, "kernel").unwrap();
+    let templates = TemplateStore::open(directory.join("templates")).unwrap();
+    let spec = ImportSpec {
+        kernel,
+        initramfs: None,
+        boot_args: String::new(),
+    };
+    let template = templates.import(&spec, &mut |_| {}).unwrap();
+    let mut config = Config::from_env().unwrap();
+    config.machine = Machine {
+        memory_mib: 1,
+        vcpus: 1,
+    };
+    let snapshots = SnapshotStore::open(directory.join("snapshots")).unwrap();
+    let vmm = Arc::new(Simulated::new(Arc::clone(world)));
+    Launcher::with(vmm, template, &config, snapshots, Arc::new(|_: &_| {})).unwrap()
+}

@@ -1,0 +1,229 @@
+//! The hypervisor: its VMs are tasks of this process.
+
+use std::fmt;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use ironclaw_orchestrator::vm::snapshot::{Snapshot, VmmIdentity, VmmKind};
+use ironclaw_orchestrator::vm::vmm::{BootSpec, Exit, MicroVm, Vmm, VmmError};
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio::time::sleep;
+
+use crate::fault::Fault;
+use crate::guest;
+use crate::world::World;
+
+/// How slow what is slow is.
+const SLOW: Duration = Duration::from_millis(5);
+
+pub(crate) struct Simulated {
+    identity: VmmIdentity,
+    world: Arc<World>,
+}
+
+impl fmt::Debug for Simulated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Simulated")
+    }
+}
+
+impl Simulated {
+    pub(crate) fn new(world: Arc<World>) -> Self {
+        Self {
+            world,
+            identity: VmmIdentity {
+                kind: VmmKind::Qemu,
+                version: "simulated".to_owned(),
+                accelerator: "none".to_owned(),
+                devices: None,
+            },
+        }
+    }
+
+    fn start(&self) -> SimulatedVm {
+        let id = self.world.born();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let life = Arc::new(Life {
+            exit: watch::Sender::new(None),
+            guest: Mutex::default(),
+        });
+        self.world.lives(&life);
+        let presence = self.world.guest();
+        let served = guest::serve(theirs, Arc::clone(&self.world), Arc::downgrade(&life));
+        let guest = tokio::spawn(async move {
+            served.await;
+            drop(presence);
+        });
+        *life.guest.lock().unwrap() = Some(guest.abort_handle());
+        // It may have ended before that was known.
+        if life.has_ended() {
+            guest.abort();
+        }
+        SimulatedVm {
+            id,
+            world: Arc::clone(&self.world),
+            life,
+            channel: Some(ours),
+        }
+    }
+}
+
+#[async_trait]
+impl Vmm for Simulated {
+    fn identity(&self) -> &VmmIdentity {
+        &self.identity
+    }
+
+    fn tsc_khz(&self) -> Option<u32> {
+        None
+    }
+
+    async fn boot(&self, _: &BootSpec) -> Result<Box<dyn MicroVm>, VmmError> {
+        if self.world.strikes(Fault::BootRefused) {
+            return Err(refused("boot"));
+        }
+        Ok(Box::new(self.start()))
+    }
+
+    async fn restore(&self, snapshot: &Snapshot) -> Result<Box<dyn MicroVm>, VmmError> {
+        assert!(snapshot.memory().exists(), "deleted under its clones");
+        let vm = self.start();
+        if self.world.strikes(Fault::RestoreSlow) {
+            sleep(SLOW).await;
+        }
+        if self.world.strikes(Fault::RestoreTimedOut) {
+            sleep(SLOW).await;
+            return Err(timed_out("restore"));
+        }
+        if self.world.strikes(Fault::RestoreDied) {
+            return Err(vm.dies("restore"));
+        }
+        Ok(Box::new(vm))
+    }
+}
+
+/// What there is of a VM beside its handle.
+#[derive(Debug)]
+pub(crate) struct Life {
+    exit: watch::Sender<Option<Exit>>,
+    guest: Mutex<Option<AbortHandle>>,
+}
+
+impl Life {
+    /// Ends it, with its guest; the first end counts.
+    pub(crate) fn end(&self, status: &str) {
+        self.exit.send_if_modified(|exit| {
+            let first = exit.is_none();
+            exit.get_or_insert_with(|| Exit {
+                status: status.to_owned(),
+                log: String::new(),
+            });
+            first
+        });
+        if let Some(guest) = &*self.guest.lock().unwrap() {
+            guest.abort();
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.exit.borrow().is_some()
+    }
+}
+
+#[derive(Debug)]
+struct SimulatedVm {
+    id: u32,
+    world: Arc<World>,
+    life: Arc<Life>,
+    channel: Option<UnixStream>,
+}
+
+impl SimulatedVm {
+    fn dies(&self, operation: &'static str) -> VmmError {
+        self.life.end("exit status: 1");
+        let exit = self.life.exit.borrow().clone();
+        VmmError::Died {
+            operation,
+            exit: exit.unwrap(),
+        }
+    }
+}
+
+#[async_trait]
+impl MicroVm for SimulatedVm {
+    async fn pause(&mut self) -> Result<(), VmmError> {
+        if self.world.strikes(Fault::PauseRefused) {
+            return Err(refused("pause"));
+        }
+        Ok(())
+    }
+
+    async fn resume(&mut self) -> Result<(), VmmError> {
+        if self.world.strikes(Fault::ResumeDied) {
+            return Err(self.dies("resume"));
+        }
+        if self.world.strikes(Fault::ResumeTimedOut) {
+            sleep(SLOW).await;
+            return Err(timed_out("resume"));
+        }
+        Ok(())
+    }
+
+    async fn snapshot(&mut self, vmstate: &Path, memory: &Path) -> Result<(), VmmError> {
+        std::fs::write(vmstate, "state").unwrap();
+        std::fs::write(memory, vec![0; 1 << 20]).unwrap();
+        Ok(())
+    }
+
+    async fn guest_channel(&mut self) -> Result<UnixStream, VmmError> {
+        self.channel.take().ok_or(VmmError::NoChannel)
+    }
+
+    fn started_in(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn pid(&self) -> u32 {
+        self.id
+    }
+
+    fn kill(&self) {
+        self.life.end("signal: 9 (SIGKILL)");
+    }
+
+    fn exited(&self) -> Pin<Box<dyn Future<Output = Exit> + Send>> {
+        let mut exit = self.life.exit.subscribe();
+        let life = Arc::clone(&self.life);
+        Box::pin(async move {
+            let exit = exit.wait_for(Option::is_some).await.unwrap().clone();
+            drop(life);
+            exit.unwrap()
+        })
+    }
+}
+
+impl Drop for SimulatedVm {
+    fn drop(&mut self) {
+        self.kill();
+        self.world.dropped();
+    }
+}
+
+fn refused(operation: &str) -> VmmError {
+    VmmError::Refused {
+        operation: operation.to_owned(),
+        message: "by chance".to_owned(),
+    }
+}
+
+fn timed_out(operation: &'static str) -> VmmError {
+    VmmError::TimedOut {
+        operation,
+        after: SLOW,
+    }
+}
