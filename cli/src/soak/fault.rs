@@ -62,6 +62,8 @@ impl Fault {
 pub(super) struct Strikes {
     count: AtomicU64,
     disk_is_full: AtomicBool,
+    /// When the disk had room again: a [`Moment`].
+    disk_was_freed: AtomicU64,
     victims: Mutex<VecDeque<u32>>,
 }
 
@@ -78,6 +80,17 @@ impl Strikes {
     pub(super) fn disk_is_full(&self, full: bool) {
         self.strike();
         self.disk_is_full.store(full, Ordering::SeqCst);
+        if !full {
+            self.disk_was_freed.store(self.now().0, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether the disk was full at some time since `then`. That ends VMs, too: a file system in
+    /// memory needs room even for a hole that is read through a mapping (SIGBUS otherwise), and
+    /// memory files are full of holes.
+    pub(super) fn disk_was_full_since(&self, then: Moment) -> bool {
+        self.disk_is_full.load(Ordering::SeqCst)
+            || self.disk_was_freed.load(Ordering::SeqCst) > then.0
     }
 
     pub(super) fn now(&self) -> Moment {
@@ -235,6 +248,8 @@ mod tests {
         assert!(strikes.any_since(then));
         strikes.disk_is_full(false);
         assert!(strikes.any_since(then), "it was full then");
+        assert!(strikes.disk_was_full_since(then));
+        assert!(!strikes.disk_was_full_since(strikes.now()));
         assert!(!strikes.any_since(strikes.now()));
     }
 

@@ -21,6 +21,8 @@ use tempfile::TempDir;
 const PREFIX: &str = "soak-";
 /// What a soak needs of a file system beside snapshots: a template, sockets, logs.
 const BESIDE: u64 = 512 << 20;
+/// Of its own file system. Device files work on it: a jail has its own /dev/kvm.
+const FLAGS: MountFlags = MountFlags::NOSUID;
 
 /// A soak's directories.
 #[derive(Debug)]
@@ -93,8 +95,7 @@ impl Home {
         };
         let options = format!("mode=0700,size={}", disk.bytes);
         let options = std::ffi::CString::new(options)?;
-        let flags = MountFlags::NOSUID | MountFlags::NODEV;
-        mount("ironclaw-soak", &self.state, "tmpfs", flags, &*options)?;
+        mount("ironclaw-soak", &self.state, "tmpfs", FLAGS, &*options)?;
         self.disk = Some(disk);
         Ok(())
     }
@@ -142,10 +143,17 @@ impl Home {
 impl Disk {
     /// Leaves no room. It takes no memory to fill it: its size is cut down to what is used.
     pub(super) fn fill(&self) -> io::Result<()> {
-        let stat = rustix::fs::statvfs(&self.mounted_at)?;
-        let used = (stat.f_blocks - stat.f_bfree) * stat.f_frsize;
-        // None would mean no limit.
-        self.resize(used.max(stat.f_frsize))
+        loop {
+            let stat = rustix::fs::statvfs(&self.mounted_at)?;
+            let used = (stat.f_blocks - stat.f_bfree) * stat.f_frsize;
+            // None would mean no limit.
+            match self.resize(used.max(stat.f_frsize)) {
+                // Less than is used: somebody wrote since it was asked. Each time there is less
+                // room to do so.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+                filled => return filled,
+            }
+        }
     }
 
     /// Makes room again.
@@ -154,9 +162,8 @@ impl Disk {
     }
 
     fn resize(&self, bytes: u64) -> io::Result<()> {
-        let flags = MountFlags::NOSUID | MountFlags::NODEV;
         let options = format!("size={bytes}");
-        Ok(mount_remount(&self.mounted_at, flags, options)?)
+        Ok(mount_remount(&self.mounted_at, FLAGS, options)?)
     }
 }
 

@@ -111,6 +111,11 @@ impl Shift {
         }
     }
 
+    /// Whether a fault explains that this VM, which was asked for at `then`, failed.
+    fn struck(&self, vm: &VmHandle, then: Moment) -> bool {
+        self.strikes.killed(vm.pid()) || self.strikes.disk_was_full_since(then)
+    }
+
     /// Failures that a fault explains are expected.
     fn failed(&self, injected: bool, what: &'static str, text: &str) {
         let blame = if injected {
@@ -176,16 +181,16 @@ async fn cycle(shift: &Shift, name: &str, rng: &mut Rng) {
     };
     shift.tally().served(&vm);
     if short_lived {
-        return lives_out(shift, vm).await;
+        return lives_out(shift, vm, then).await;
     }
     if let Err((what, mishap)) = use_it(shift, &vm, rng).await {
-        let injected = shift.strikes.killed(vm.pid());
+        let injected = shift.struck(&vm, then);
         shift.failed(injected, what, &mishap.to_string());
         shift.tally().ended("lost");
         return end(shift, vm, then, false).await;
     }
     if shift.faults && rng.u8(..100) < 8 {
-        return killed_while_busy(shift, vm).await;
+        return killed_while_busy(shift, vm, then).await;
     }
     end(shift, vm, then, rng.bool()).await;
 }
@@ -212,14 +217,14 @@ async fn in_time(deed: impl Future<Output = Result<(), Mishap>>) -> Result<(), M
 }
 
 /// A command that would run for ever ends with its VM, whose time is limited.
-async fn lives_out(shift: &Shift, vm: VmHandle) {
+async fn lives_out(shift: &Shift, vm: VmHandle, then: Moment) {
     let ended = timeout(PATIENCE, vm.exec(shift.dialect.sleep())).await;
     match ended {
         Ok(Err(error)) if error.to_string().contains("time limit") => {
             shift.tally().ended("reached its time limit");
         }
         Ok(Err(error)) => {
-            let injected = shift.strikes.killed(vm.pid());
+            let injected = shift.struck(&vm, then);
             shift.failed(injected, "lifetime", &exit::causes(&error));
         }
         Ok(Ok(_)) => shift.failed(false, "lifetime", "an endless command ended"),
@@ -227,11 +232,11 @@ async fn lives_out(shift: &Shift, vm: VmHandle) {
     }
 }
 
-async fn killed_while_busy(shift: &Shift, vm: VmHandle) {
+async fn killed_while_busy(shift: &Shift, vm: VmHandle, then: Moment) {
     let running = match vm.start(shift.dialect.sleep()).await {
         Ok(running) => running,
         Err(error) => {
-            let injected = shift.strikes.killed(vm.pid());
+            let injected = shift.struck(&vm, then);
             return shift.failed(injected, "start of a command", &exit::causes(&error));
         }
     };
