@@ -368,3 +368,26 @@ fn a_bench_tells_what_it_measured_and_fails_where_a_ratio_is_grossly_worse() {
     // The snapshot was its own.
     assert_eq!(fs::read_dir(&snapshots).unwrap().count(), 0);
 }
+
+#[test]
+fn a_short_soak_with_faults_ends_with_nothing_left() {
+    if !runs() {
+        return;
+    }
+    let output = ironclaw(&["soak", "--for=15s", "--concurrency=4", "--faults", "--json"])
+        .env("IRONCLAW_POOL_SIZE", "2")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:#?}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["ok"], true, "{report:#}");
+    assert!(report["spawns"].as_u64() > Some(0), "{report:#}");
+    let faults = report["faults"].as_object().unwrap();
+    assert!(!faults.is_empty(), "{report:#}");
+    let left: Vec<_> = fs::read_dir(state())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with("soak-"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}

@@ -13,6 +13,7 @@
 mod acquire;
 mod clones;
 mod commands;
+mod examples;
 mod faults;
 mod fixture;
 mod leases;

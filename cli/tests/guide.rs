@@ -1,0 +1,152 @@
+//! The guide: what it says is what there is.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use ironclaw_orchestrator::vm::config::VARIABLES;
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+fn guide() -> String {
+    fs::read_to_string(repository().join("docs/snapshot-pool-guide.md")).unwrap()
+}
+
+/// The rows of the table below `heading`, each as its cells.
+fn table(heading: &str) -> Vec<Vec<String>> {
+    let guide = guide();
+    let (_, section) = guide.split_once(heading).unwrap();
+    let rows = section
+        .lines()
+        .skip_while(|line| !line.starts_with('|'))
+        .take_while(|line| line.starts_with('|'));
+    // The first two are its head.
+    rows.skip(2)
+        .map(|row| {
+            let cells = row.trim_matches('|').split('|');
+            cells.map(|cell| cell.trim().to_owned()).collect()
+        })
+        .collect()
+}
+
+/// Settings for a directory of its own, with the template of the other tests.
+fn settings() -> [(&'static str, PathBuf); 3] {
+    let state = Path::new(env!("CARGO_TARGET_TMPDIR")).join("vm");
+    [
+        ("IRONCLAW_TEMPLATE_PATH", state.join("templates")),
+        ("IRONCLAW_SNAPSHOT_PATH", state.join("guide")),
+        ("IRONCLAW_RUN_PATH", state.join("run")),
+    ]
+}
+
+/// Whether a VM can be had here; if not, says why.
+fn runs() -> bool {
+    let doctor = Command::new(env!("CARGO_BIN_EXE_ironclaw"))
+        .arg("doctor")
+        .envs(settings())
+        .output()
+        .unwrap();
+    if !doctor.status.success() {
+        println!("skipped: {}", String::from_utf8_lossy(&doctor.stdout));
+    }
+    doctor.status.success()
+}
+
+#[test]
+fn every_setting_is_in_the_guide_with_its_default() {
+    let plain = |cell: &str| cell.replace('`', "");
+    let told: Vec<_> = table("## Settings")
+        .iter()
+        .map(|row| (plain(&row[0]), plain(&row[1])))
+        .collect();
+    let known: Vec<_> = VARIABLES
+        .iter()
+        .map(|(name, default, _)| ((*name).to_owned(), (*default).to_owned()))
+        .collect();
+    assert_eq!(told, known);
+}
+
+/// The texts of all `#[error("…")]` in the library.
+fn messages() -> String {
+    let mut all = String::new();
+    let mut directories = vec![repository().join("orchestrator/src")];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+                continue;
+            }
+            let source = fs::read_to_string(path).unwrap();
+            for attribute in source.split("#[error(").skip(1) {
+                let end = attribute.find(")]").unwrap();
+                // One line each; a text may be continued on the next.
+                let words = attribute[..end].replace("\\\n", "");
+                all.push_str(&words.split_whitespace().collect::<Vec<_>>().join(" "));
+                all.push('\n');
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn every_message_in_the_guide_is_one_of_the_library() {
+    let messages = messages();
+    let rows = table("## Troubleshooting");
+    assert!(rows.len() > 10);
+    for row in rows {
+        let quoted = row[0].trim_matches('`');
+        let parts: Vec<_> = quoted.split('…').map(str::trim).collect();
+        let has_all = |message: &str| {
+            let mut rest = message;
+            parts.iter().all(|part| match rest.split_once(part) {
+                Some((_, after)) => {
+                    rest = after;
+                    true
+                }
+                None => false,
+            })
+        };
+        assert!(messages.lines().any(has_all), "no error says {quoted:?}");
+    }
+}
+
+#[test]
+fn the_code_in_the_guide_and_in_the_readme_is_that_of_the_examples() {
+    let readme = fs::read_to_string(repository().join("README.md")).unwrap();
+    for (text, example) in [(guide(), "pool"), (readme, "quickstart")] {
+        let path = format!("orchestrator/examples/{example}.rs");
+        let source = fs::read_to_string(repository().join(path)).unwrap();
+        let block = text.split("```rust\n").nth(1).unwrap();
+        let block = block.split("```").next().unwrap();
+        assert!(source.ends_with(block), "{example} differs");
+    }
+}
+
+#[test]
+fn the_commands_of_the_guide_print_what_it_says() {
+    if !runs() {
+        return;
+    }
+    let commands = trycmd::TestCases::new();
+    commands.env("IRONCLAW_POOL_SIZE", "2");
+    for (name, path) in settings() {
+        // Snapshots of its own: how many there are is printed.
+        let path = match name {
+            "IRONCLAW_SNAPSHOT_PATH" => path.with_file_name("guide-commands"),
+            _ => path,
+        };
+        commands.env(name, path.to_str().unwrap());
+    }
+    commands.case(repository().join("docs/snapshot-pool-guide.md"));
+}

@@ -1,0 +1,43 @@
+//! The examples, as a user would run them.
+
+use std::process::Command;
+
+use crate::fixture::{config, launcher};
+
+/// Its output; `None` where no VM can be had. Cargo builds examples beside a package's tests.
+async fn output_of(example: &'static str) -> Option<String> {
+    launcher().await?;
+    let test = std::env::current_exe().unwrap();
+    let build = test.parent().unwrap().parent().unwrap();
+    let program = build.join("examples").join(example);
+    let config = config();
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let run = move || {
+        let output = Command::new(program)
+            .env("IRONCLAW_TEMPLATE_PATH", &config.template_path)
+            .env("IRONCLAW_SNAPSHOT_PATH", directory.path().join("snapshots"))
+            .env("IRONCLAW_RUN_PATH", &config.run_path)
+            .env("IRONCLAW_POOL_SIZE", "1")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    Some(tokio::task::spawn_blocking(run).await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_quickstart_prints_the_name_of_its_guest() {
+    let Some(printed) = output_of("quickstart").await else {
+        return;
+    };
+    assert!(printed.starts_with("Linux my-task "), "{printed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_of_ones_own_serves_a_warm_clone() {
+    let Some(printed) = output_of("pool").await else {
+        return;
+    };
+    assert_eq!(printed, "warm: 6\nserved by warm clones: 1\n");
+}
