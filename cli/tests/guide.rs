@@ -124,7 +124,7 @@ fn every_message_in_the_guide_is_one_of_the_library() {
 #[test]
 fn the_code_in_the_guide_and_in_the_readme_is_that_of_the_examples() {
     let readme = fs::read_to_string(repository().join("README.md")).unwrap();
-    for (text, example) in [(guide(), "pool"), (readme, "quickstart")] {
+    for (text, example) in [(guide(), "own_pool"), (readme, "quickstart")] {
         let path = format!("orchestrator/examples/{example}.rs");
         let source = fs::read_to_string(repository().join(path)).unwrap();
         let block = text.split("```rust\n").nth(1).unwrap();

@@ -25,7 +25,7 @@ async fn main() -> anyhow::Result<()> {
     pool.warmup().await?;
 
     let job = |name: &str| SpawnOptions {
-        patience: Duration::from_millis(100),
+        patience: Duration::from_secs(3),
         limits: Limits {
             max_lifetime: Some(Duration::from_secs(600)),
             idle: Some(Duration::from_secs(60)),

@@ -35,9 +35,21 @@ async fn the_quickstart_prints_the_name_of_its_guest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pool_of_ones_own_serves_a_warm_clone() {
-    let Some(printed) = output_of("pool").await else {
+async fn a_pool_of_ones_own_has_room_for_as_many_as_its_budget_says() {
+    let Some(printed) = output_of("own_pool").await else {
         return;
     };
-    assert_eq!(printed, "warm: 6\nserved by warm clones: 1\n");
+    assert_eq!(
+        printed,
+        "one\ntwo\nno third one: 2 VMs and 1024 MiB of memory\nthree has room now\n"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checkouts_are_served_warm_and_told_by_stage() {
+    let Some(printed) = output_of("checkout").await else {
+        return;
+    };
+    assert!(printed.starts_with("10 of 10 served warm\n"), "{printed}");
+    assert!(printed.contains("\nqueue: median "), "{printed}");
 }
