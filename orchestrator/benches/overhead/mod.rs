@@ -61,8 +61,8 @@ impl<'a> Pair<'a> {
 
     fn bench(&mut self, group: &mut BenchmarkGroup<'_, WallTime>, floor: &str) {
         let names = [
-            self.name.to_owned(),
-            format!("{}: floor, {floor}", self.name),
+            format!("{} in turns with its floor", self.name),
+            format!("floor of {}: {floor}", self.name),
         ];
         for (side, name) in names.into_iter().enumerate() {
             group.bench_function(name, |bencher| {
