@@ -161,9 +161,7 @@ impl Firecracker {
                 .connect_when_up(API)
                 .await
                 .map_err(VmmError::io("connect to Firecracker's API socket"))?;
-            Client::over(stream)
-                .await
-                .map_err(|error| refused("start", error))
+            Ok::<_, VmmError>(Client::over(stream))
         };
         let api = tokio::select! {
             connected = timeout(STARTED, connected) => match connected {

@@ -25,7 +25,7 @@ use tokio::time::timeout;
 
 pub use calls::*;
 pub use error::ApiError;
-pub use hyper::Method;
+pub use http::Method;
 use transport::Transport;
 
 /// A request of the API.
@@ -57,17 +57,15 @@ impl Client {
         let stream = UnixStream::connect(path)
             .await
             .map_err(|error| ApiError::Closed(error.to_string()))?;
-        Self::over(stream).await
+        Ok(Self::over(stream))
     }
 
     /// Speaks on a connection that exists already.
-    ///
-    /// # Errors
-    /// [`ApiError::Closed`].
-    pub async fn over(stream: UnixStream) -> Result<Self, ApiError> {
-        Ok(Self {
-            transport: Transport::open(stream).await?,
-        })
+    #[must_use]
+    pub fn over(stream: UnixStream) -> Self {
+        Self {
+            transport: Transport::over(stream),
+        }
     }
 
     /// Makes a request and waits for its answer, for at most [`Call::PATIENCE`].
@@ -83,12 +81,15 @@ impl Client {
                 detail: error.to_string(),
             })?,
         };
-        let answer = timeout(C::PATIENCE, self.transport.exchange(C::METHOD, &path, body))
-            .await
-            .map_err(|_| ApiError::TimedOut {
-                request: format!("{} {path}", C::METHOD),
-                after: C::PATIENCE,
-            })??;
+        let answer = timeout(
+            C::PATIENCE,
+            self.transport.exchange(C::METHOD, &path, &body),
+        )
+        .await
+        .map_err(|_| ApiError::TimedOut {
+            request: format!("{} {path}", C::METHOD),
+            after: C::PATIENCE,
+        })??;
         // A success without content has no body at all.
         let json: &[u8] = if answer.is_empty() { b"null" } else { &answer };
         serde_json::from_slice(json).map_err(|error| ApiError::Malformed {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hyper::Method;
+use http::Method;
 use serde::{Deserialize, Serialize};
 
 use super::Call;
