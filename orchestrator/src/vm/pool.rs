@@ -16,6 +16,7 @@ mod footprint;
 mod lease;
 mod line;
 mod memory;
+mod serving;
 pub(crate) mod slots;
 mod stats;
 
@@ -38,6 +39,7 @@ use crate::vm::vm_handle::{Origin, Timings, VmHandle};
 use clock::Clock;
 use lease::Lease;
 use line::{Line, Turn, Waiting};
+use serving::Serving;
 use slots::{Rules, Served, Slots};
 use stats::Counters;
 
@@ -137,35 +139,8 @@ pub struct Pool {
     driver: Arc<Driver>,
 }
 
-/// How long a refill waits for the spawn that made it necessary.
-const REFILL_AFTER: Duration = Duration::from_millis(20);
-
 /// Snapshots in the same directory may be for other settings, whose pool runs now and then.
 const FORSAKEN: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// Lets the driver refill on drop.
-struct Refill<'a>(&'a Notify);
-
-impl Drop for Refill<'_> {
-    fn drop(&mut self) {
-        self.0.notify_one();
-    }
-}
-
-/// Serves a warm clone, and starts nothing beside it: another VMM's start takes processors and
-/// locks of the kernel that the resume needs.
-async fn serve_alone(
-    clone: PausedClone,
-    name: &VmName,
-    refill: Refill<'_>,
-) -> Result<VmHandle, LaunchError> {
-    let mut serve = std::pin::pin!(clone.serve(name, Origin::Warm));
-    tokio::select! {
-        served = &mut serve => return served,
-        () = tokio::time::sleep(REFILL_AFTER) => drop(refill),
-    }
-    serve.await
-}
 
 /// Ends the driver with the last handle.
 #[derive(Debug)]
@@ -190,6 +165,7 @@ struct Core {
     /// Moves whenever a build, a restore or a deletion ended.
     progress: watch::Sender<Progress>,
     counters: Counters,
+    serving: Serving,
     /// Starting VMMs is work for processors: more at a time than there are is slower for all.
     starts: Semaphore,
     /// Snapshots that this pool had, whatever became of them, or makes.
@@ -277,6 +253,7 @@ impl Pool {
             wake: Notify::new(),
             progress: watch::Sender::new(Progress::default()),
             counters: Counters::default(),
+            serving: Serving::default(),
             starts: Semaphore::new(processors),
             known: tokio::sync::Mutex::new(known),
             forsaken: refresh.max(FORSAKEN),
@@ -318,18 +295,22 @@ impl Pool {
         let queue = start.elapsed();
         let mut failed = Vec::new();
         let handle = loop {
-            let refill = Refill(&core.wake);
             match served {
-                Served::Warm(clone) => match serve_alone(clone, &name, refill).await {
-                    Ok(handle) => break handle,
-                    Err(error) => {
-                        core.counters.fell_back(Origin::Warm, &error);
-                        failed.push((Origin::Warm, error));
-                        served = core.slots().serve_again(lease.id());
+                Served::Warm(clone) => {
+                    let serving = core.serving.begin(&core.wake);
+                    let warm = clone.serve(&name, Origin::Warm).await;
+                    drop(serving);
+                    match warm {
+                        Ok(handle) => break handle,
+                        Err(error) => {
+                            core.counters.fell_back(Origin::Warm, &error);
+                            failed.push((Origin::Warm, error));
+                            served = core.slots().serve_again(lease.id());
+                        }
                     }
-                },
+                }
                 Served::Restore(generation, snapshot) => {
-                    drop(refill);
+                    core.wake.notify_one();
                     match self.restore(&snapshot, &name).await {
                         Ok(handle) => break handle,
                         Err(error) => {
@@ -346,7 +327,7 @@ impl Pool {
                     }
                 }
                 Served::Boot => {
-                    drop(refill);
+                    core.wake.notify_one();
                     break self.boot(&name, failed).await?;
                 }
             }

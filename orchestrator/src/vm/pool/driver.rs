@@ -119,6 +119,7 @@ async fn build_or_find(core: &Core, place: Place) -> Result<(), LaunchError> {
     };
     known.insert(staging.id());
     drop(known);
+    core.serving.give_way().await;
     let permit = core.starts.acquire().await;
     let _permit = permit.map_err(|_| LaunchError::ShuttingDown)?;
     let created = core.launcher.create_in(staging).await?;
@@ -145,6 +146,7 @@ async fn clear(core: &Core) {
 
 async fn restore(core: Arc<Core>, place: Place, generation: Generation, snapshot: Snapshot) {
     let primed = async {
+        core.serving.give_way().await;
         let _permit = core
             .starts
             .acquire()
