@@ -715,7 +715,7 @@ impl<S: Clone, C> Slots<S, C> {
         places.flat_map(|spot| spot.warm.iter().map(|warm| &warm.clone))
     }
 
-    /// Takes out all clones, to be ended, and starts nothing any more.
+    /// Takes out all clones, to be ended, lets go of all snapshots, and starts nothing any more.
     pub(crate) fn drain(&mut self) -> Vec<C> {
         self.phase = Phase::Closed;
         let mut drained = Vec::new();
@@ -725,6 +725,8 @@ impl<S: Clone, C> Slots<S, C> {
                 drained.push(warm.clone);
             }
         }
+        self.places.iter_mut().for_each(|spot| spot.ready = None);
+        self.snapshots.clear();
         drained
     }
 }
