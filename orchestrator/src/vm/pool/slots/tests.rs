@@ -268,7 +268,11 @@ fn a_closed_pool_starts_nothing_and_keeps_nothing() {
     };
     slots.restored(place, of, Some(5), at(0)).unwrap();
     assert_eq!(slots.drain(), [5]);
-    assert_eq!(slots.snapshots().count(), 0, "whoever wants to delete it can");
+    assert_eq!(
+        slots.snapshots().count(),
+        0,
+        "whoever wants to delete it can"
+    );
     assert_eq!(slots.restored(place, of, Some(6), at(0)), Err(Some(6)));
     slots.want();
     assert_eq!(slots.actions(at(1000)), []);
