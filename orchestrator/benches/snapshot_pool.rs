@@ -1,5 +1,6 @@
 //! What a spawn costs on each tier, each to the guest's confirmation of its new identity, with
-//! real VMs: `cargo xtask setup && cargo bench --bench snapshot_pool`.
+//! real VMs: `cargo xtask setup && cargo bench --bench snapshot_pool`. Also bursts of spawns, guests
+//! of several sizes, guests that write to memory, and the end of a VM.
 //!
 //! Under Firecracker a minimal client does the same in the same run, for comparison:
 //!
@@ -21,6 +22,7 @@
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 
 mod bare;
+mod load;
 mod overhead;
 
 use std::sync::Arc;
@@ -30,8 +32,12 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
 use ironclaw_orchestrator::vm::firecracker::FirecrackerBinary;
 use ironclaw_orchestrator::vm::snapshot::VmmKind;
-use ironclaw_orchestrator::vm::{Config, Launcher, Origin, Pool, PoolOptions, Stage};
+use ironclaw_orchestrator::vm::{Config, Launcher, Origin, Pool, PoolOptions, Progress, Stage};
 use tokio::runtime::{Builder, Runtime};
+
+fn progress() -> Progress {
+    Arc::new(|stage: &Stage| eprintln!("{stage}"))
+}
 
 fn options(warm: usize) -> PoolOptions {
     PoolOptions::new(1).with_warm(warm)
@@ -46,8 +52,7 @@ fn spawns(criterion: &mut Criterion) {
         .build()
         .unwrap();
     let config = Config::from_env().unwrap();
-    let progress = Arc::new(|stage: &Stage| eprintln!("{stage}"));
-    let launcher = match runtime.block_on(Launcher::open(&config, progress)) {
+    let launcher = match runtime.block_on(Launcher::open(&config, progress())) {
         Ok(launcher) => launcher,
         Err(error) => return println!("skipped: {error}"),
     };
@@ -77,8 +82,17 @@ fn spawns(criterion: &mut Criterion) {
     });
     if vmm.kind == VmmKind::Firecracker {
         beside_a_minimal_client(&mut group, &runtime, &config, &launcher);
+    } else {
+        println!("skipped: the floor, whose client speaks to Firecracker only");
     }
     group.sample_size(10);
+    load::bursts(&mut group, &runtime, &launcher);
+    load::dirty_memory(&mut group, &runtime, &launcher);
+    group.bench_function("destroy", |bencher| {
+        bencher
+            .to_async(&runtime)
+            .iter_custom(|rounds| destroy(&launcher, rounds));
+    });
     group.bench_function("cold boot", |bencher| {
         bencher
             .to_async(&runtime)
@@ -90,6 +104,15 @@ fn spawns(criterion: &mut Criterion) {
             .iter_custom(|rounds| snapshot(&launcher, rounds));
     });
     group.finish();
+    for memory_mib in [256, 512] {
+        let mut config = config.clone();
+        config.machine.memory_mib = memory_mib;
+        let name = format!("{}-{}-{memory_mib}MiB", vmm.kind, vmm.accelerator);
+        let mut group = criterion.benchmark_group(name);
+        group.sample_size(10);
+        load::guest_memory(&mut group, &runtime, &config);
+        group.finish();
+    }
 }
 
 fn beside_a_minimal_client(
@@ -125,6 +148,21 @@ async fn measure(pool: &Pool, rounds: u64, tier: Origin) -> Duration {
         assert_eq!(vm.origin(), tier);
         vm.destroy().await.unwrap();
     }
+    total
+}
+
+/// From the request until the process is gone.
+async fn destroy(launcher: &Launcher, rounds: u64) -> Duration {
+    let pool = Pool::open(launcher.clone(), options(0)).await.unwrap();
+    let mut total = Duration::ZERO;
+    for _ in 0..rounds {
+        pool.warmup().await.unwrap();
+        let vm = pool.spawn("bench").await.unwrap();
+        let start = Instant::now();
+        vm.destroy().await.unwrap();
+        total += start.elapsed();
+    }
+    pool.close().await;
     total
 }
 
