@@ -21,9 +21,11 @@
 )]
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 
+#[allow(dead_code, reason = "tuning.rs uses the rest")]
 mod bare;
 mod load;
 mod overhead;
+mod turns;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

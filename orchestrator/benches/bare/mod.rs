@@ -18,18 +18,20 @@ const PRIMING: u32 = 9;
 
 /// A Firecracker process that restored a clone, running.
 pub(crate) struct Bare {
+    started: Started,
+}
+
+/// A Firecracker process that waits for its first request.
+pub(crate) struct Started {
     process: Child,
     api: UnixStream,
     directory: tempfile::TempDir,
-    /// From the start of the process to the answer of the load.
-    pub(crate) took: Duration,
 }
 
-impl Bare {
-    pub(crate) fn restore(firecracker: &Path, snapshot: &Snapshot) -> Self {
+impl Started {
+    pub(crate) fn start(firecracker: &Path) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("api.sock");
-        let start = Instant::now();
         let process = Command::new(firecracker)
             .args(["--api-sock", "api.sock", "--level", "Error"])
             .current_dir(directory.path())
@@ -37,33 +39,45 @@ impl Bare {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let mut api = loop {
+        let api = loop {
             match UnixStream::connect(&socket) {
                 Ok(stream) => break stream,
                 Err(_) => std::thread::sleep(Duration::from_micros(50)),
             }
         };
+        Self {
+            process,
+            api,
+            directory,
+        }
+    }
+
+    pub(crate) fn load(mut self, snapshot: &Snapshot) -> Bare {
         let body = format!(
             r#"{{"snapshot_path":"{}","mem_backend":{{"backend_type":"File","backend_path":"{}"}},"resume_vm":true,"vsock_override":{{"uds_path":"vsock.sock"}},"clock_realtime":true}}"#,
             snapshot.vmstate().display(),
             snapshot.memory().display(),
         );
-        ask(&mut api, "PUT /snapshot/load", &body);
-        Self {
-            process,
-            api,
-            directory,
-            took: start.elapsed(),
-        }
+        ask(&mut self.api, "PUT /snapshot/load", &body);
+        Bare { started: self }
     }
+}
 
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Bare {
     /// Primes it as far as a ping goes, and pauses it.
     pub(crate) fn pause(mut self) -> Paused {
-        let mut agent = Agent::connect(&self.directory.path().join("vsock.sock"));
+        let mut agent = Agent::connect(&self.started.directory.path().join("vsock.sock"));
         for id in 0..PRIMING {
             agent.ping(id);
         }
-        ask(&mut self.api, "PATCH /vm", r#"{"state":"Paused"}"#);
+        ask(&mut self.started.api, "PATCH /vm", r#"{"state":"Paused"}"#);
         Paused { bare: self, agent }
     }
 }
@@ -75,19 +89,30 @@ pub(crate) struct Paused {
 }
 
 impl Paused {
+    /// The threads that run the guest's processors.
+    pub(crate) fn vcpus(&self) -> Vec<rustix::thread::Pid> {
+        let tasks = format!("/proc/{}/task", self.bare.started.process.id());
+        let tasks = std::fs::read_dir(tasks).unwrap().map(Result::unwrap);
+        let vcpus = tasks.filter(|task| {
+            let name = std::fs::read_to_string(task.path().join("comm")).unwrap();
+            name.starts_with("fc_vcpu")
+        });
+        let number = |name: std::ffi::OsString| name.to_str().unwrap().parse().unwrap();
+        let pids = vcpus.map(|task| number(task.file_name()));
+        pids.map(|pid: i32| rustix::thread::Pid::from_raw(pid).unwrap())
+            .collect()
+    }
+
     /// How long it takes from the request to resume to a ping's answer.
     pub(crate) fn resume_and_ping(mut self) -> (Duration, Box<dyn Any>) {
         let start = Instant::now();
-        ask(&mut self.bare.api, "PATCH /vm", r#"{"state":"Resumed"}"#);
+        ask(
+            &mut self.bare.started.api,
+            "PATCH /vm",
+            r#"{"state":"Resumed"}"#,
+        );
         self.agent.ping(PRIMING);
         (start.elapsed(), Box::new(self))
-    }
-}
-
-impl Drop for Bare {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 
