@@ -74,8 +74,8 @@ impl Drop for Record {
 impl Identity {
     fn of(process: &Proc) -> io::Result<Self> {
         Ok(Self {
-            boot_id: fs::read_to_string("/proc/sys/kernel/random/boot_id")?,
-            pid_namespace: fs::read_link("/proc/self/ns/pid")?,
+            boot_id: boot_id()?,
+            pid_namespace: pid_namespace()?,
             pid: process.pid(),
             start_ticks: process.start_ticks()?,
         })
@@ -90,12 +90,17 @@ impl Identity {
 
     /// The process, if it lives.
     fn find(&self) -> io::Result<Option<OwnedFd>> {
+        // In another boot or container the number means nothing.
+        if self.boot_id != boot_id()? || self.pid_namespace != pid_namespace()? {
+            return Ok(None);
+        }
         let Some(pid) = sys::pid(self.pid) else {
             return Ok(None);
         };
         let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(pidfd) => pidfd,
-            Err(Errno::SRCH) => return Ok(None),
+            // Nobody has the number, or a thread has it by now: EINVAL, or ENOENT since Linux 6.15.
+            Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(errno.into()),
         };
         // Looked at once it can't be mistaken any more.
@@ -104,38 +109,64 @@ impl Identity {
     }
 }
 
+fn boot_id() -> io::Result<String> {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id")
+}
+
+fn pid_namespace() -> io::Result<PathBuf> {
+    fs::read_link("/proc/self/ns/pid")
+}
+
 /// Kills the processes that are recorded in `directory`, whose owner is dead, and waits for their
-/// end.
+/// end. One that can't be found or does not end keeps none of the others alive.
 ///
 /// # Errors
-/// [`ErrorKind::TimedOut`] if one does not end, and whatever keeps a record from being read.
+/// [`ErrorKind::TimedOut`] if one does not end, and whatever keeps one from being found; the first
+/// of several.
 pub(crate) fn end_all(directory: &Path) -> io::Result<()> {
+    let mut result = Ok(());
     let mut orphans = Vec::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
             continue;
         }
-        let Some(identity) = Identity::read(&entry.path())? else {
-            continue;
-        };
-        if let Some(pidfd) = identity.find()? {
-            // It may be on its way out already: those that died with their owner are met here too,
-            // if that was a moment ago.
-            let _ = pidfd_send_signal(&pidfd, Signal::KILL);
-            orphans.push((identity.pid, pidfd));
+        match kill(&entry.path()) {
+            Ok(killed) => orphans.extend(killed),
+            Err(error) => result = result.and(Err(error)),
         }
     }
     let start = Instant::now();
     for (pid, pidfd) in orphans {
-        let rest = ENDED.saturating_sub(start.elapsed());
-        let rest = Timespec::try_from(rest).map_err(io::Error::other)?;
-        let ended = &mut [PollFd::new(&pidfd, PollFlags::IN)];
-        if rustix::io::retry_on_intr(|| poll(ended, Some(&rest)))? == 0 {
-            let text = format!("process {pid} was killed and has not ended within {ENDED:?}");
-            return Err(io::Error::new(ErrorKind::TimedOut, text));
+        match wait(pid, &pidfd, ENDED.saturating_sub(start.elapsed())) {
+            Ok(()) => tracing::info!(pid, "a VMM whose owner is dead has ended"),
+            Err(error) => result = result.and(Err(error)),
         }
-        tracing::info!(pid, "a VMM whose owner is dead has ended");
+    }
+    result
+}
+
+/// Kills the process that is recorded at `record`, if it lives.
+fn kill(record: &Path) -> io::Result<Option<(u32, OwnedFd)>> {
+    let Some(identity) = Identity::read(record)? else {
+        return Ok(None);
+    };
+    let Some(pidfd) = identity.find()? else {
+        return Ok(None);
+    };
+    // It may be on its way out already: those that died with their owner are met here too, if that
+    // was a moment ago.
+    let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+    Ok(Some((identity.pid, pidfd)))
+}
+
+/// Waits for the end of a process that was killed.
+fn wait(pid: u32, pidfd: &OwnedFd, patience: Duration) -> io::Result<()> {
+    let patience = Timespec::try_from(patience).map_err(io::Error::other)?;
+    let ended = &mut [PollFd::new(pidfd, PollFlags::IN)];
+    if rustix::io::retry_on_intr(|| poll(ended, Some(&patience)))? == 0 {
+        let text = format!("process {pid} was killed and has not ended within {ENDED:?}");
+        return Err(io::Error::new(ErrorKind::TimedOut, text));
     }
     Ok(())
 }
@@ -192,6 +223,26 @@ mod tests {
             end_all(directory.path()).unwrap();
             assert!(ends_by_itself(process));
         }
+    }
+
+    #[test]
+    fn a_number_that_a_thread_has_by_now_keeps_no_orphan_alive() {
+        let directory = tempfile::tempdir().unwrap();
+        let (over, wait) = std::sync::mpsc::channel::<()>();
+        let (tell, number) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            tell.send(rustix::thread::gettid()).unwrap();
+            let _ = wait.recv();
+        });
+        let number = number.recv().unwrap().as_raw_nonzero().get();
+        let number = u32::try_from(number).unwrap();
+        let _thread = Record::create(directory.path(), number).unwrap();
+        let mut process = orphan();
+        let _record = Record::create(directory.path(), process.id()).unwrap();
+        end_all(directory.path()).unwrap();
+        assert_eq!(process.wait().unwrap().signal(), Some(9));
+        drop(over);
+        thread.join().unwrap();
     }
 
     #[test]
