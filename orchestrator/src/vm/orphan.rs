@@ -2,12 +2,14 @@
 //! is lost where the kernel takes the start of a program for a gain of privileges (prctl(2)), as
 //! with a VMM that has file capabilities.
 //!
-//! Each VMM is recorded in its owner's directory while it lives. Whoever sweeps the directory of a
-//! dead owner kills what is recorded there: the process with that number and start time, in this
-//! boot of the host, and no other.
+//! Each VMM is recorded in its owner's directory while it lives, by an empty file: all is in its
+//! name, so that it is there whole or not at all, and takes no block of a disk that is full.
+//! Whoever sweeps the directory of a dead owner kills what is recorded there: the process with that
+//! number and start time, in this boot of the host, and no other.
 
+use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -16,28 +18,25 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::sys;
-use crate::vm::proc::Proc;
+use crate::vm::proc::{self, Proc};
 
 /// How the name of a record starts.
 const PREFIX: &str = ".vmm-";
-/// Most bytes of a record that are read.
-const MOST: u64 = 1024;
 /// How long killed processes may take to end, all together; they take milliseconds.
 const ENDED: Duration = Duration::from_secs(10);
 
 /// A process, told from all others that this host has, had and will have.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, PartialEq, Eq)]
 struct Identity {
-    /// Which start of the host.
-    boot_id: String,
-    /// Whose numbers: a container has its own.
-    pid_namespace: PathBuf,
     pid: u32,
     start_ticks: u64,
+    /// Whose numbers: a container has its own.
+    pid_namespace: u64,
+    /// Which start of the host.
+    boot_id: Uuid,
 }
 
 /// The record of a living process; removed on drop.
@@ -48,15 +47,13 @@ impl Record {
     /// Records the process `pid`, a child of ours, in `directory`.
     pub(crate) fn create(directory: &Path, pid: u32) -> io::Result<Self> {
         let identity = Identity::of(&Proc::open(pid)?)?;
-        let path = directory.join(format!("{PREFIX}{pid}"));
-        let mut file = File::options()
+        let path = directory.join(identity.to_string());
+        File::options()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(&path)?;
-        let record = Self(path);
-        file.write_all(&serde_json::to_vec(&identity)?)?;
-        Ok(record)
+        Ok(Self(path))
     }
 }
 
@@ -74,24 +71,28 @@ impl Drop for Record {
 impl Identity {
     fn of(process: &Proc) -> io::Result<Self> {
         Ok(Self {
-            boot_id: boot_id()?,
-            pid_namespace: pid_namespace()?,
             pid: process.pid(),
             start_ticks: process.start_ticks()?,
+            pid_namespace: proc::pid_namespace()?,
+            boot_id: proc::boot_id()?,
         })
     }
 
-    /// What a record says; one that its writer did not complete says nothing.
-    fn read(path: &Path) -> io::Result<Option<Self>> {
-        let mut json = Vec::new();
-        File::open(path)?.take(MOST).read_to_end(&mut json)?;
-        Ok(serde_json::from_slice(&json).ok())
+    /// What the name of a record says.
+    fn parse(name: &str) -> Option<Self> {
+        let mut fields = name.strip_prefix(PREFIX)?.splitn(4, '-');
+        Some(Self {
+            pid: fields.next()?.parse().ok()?,
+            start_ticks: fields.next()?.parse().ok()?,
+            pid_namespace: fields.next()?.parse().ok()?,
+            boot_id: fields.next()?.parse().ok()?,
+        })
     }
 
     /// The process, if it lives.
     fn find(&self) -> io::Result<Option<OwnedFd>> {
         // In another boot or container the number means nothing.
-        if self.boot_id != boot_id()? || self.pid_namespace != pid_namespace()? {
+        if self.boot_id != proc::boot_id()? || self.pid_namespace != proc::pid_namespace()? {
             return Ok(None);
         }
         let Some(pid) = sys::pid(self.pid) else {
@@ -109,12 +110,16 @@ impl Identity {
     }
 }
 
-fn boot_id() -> io::Result<String> {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id")
-}
-
-fn pid_namespace() -> io::Result<PathBuf> {
-    fs::read_link("/proc/self/ns/pid")
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            pid,
+            start_ticks,
+            pid_namespace,
+            boot_id,
+        } = self;
+        write!(f, "{PREFIX}{pid}-{start_ticks}-{pid_namespace}-{boot_id}")
+    }
 }
 
 /// Kills the processes that are recorded in `directory`, whose owner is dead, and waits for their
@@ -128,11 +133,11 @@ pub(crate) fn end_all(directory: &Path) -> io::Result<()> {
     let mut orphans = Vec::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+        let Some(identity) = Identity::parse(&entry.file_name().to_string_lossy()) else {
             continue;
-        }
-        match kill(&entry.path()) {
-            Ok(killed) => orphans.extend(killed),
+        };
+        match kill(&identity) {
+            Ok(killed) => orphans.extend(killed.map(|pidfd| (identity.pid, pidfd))),
             Err(error) => result = result.and(Err(error)),
         }
     }
@@ -146,18 +151,15 @@ pub(crate) fn end_all(directory: &Path) -> io::Result<()> {
     result
 }
 
-/// Kills the process that is recorded at `record`, if it lives.
-fn kill(record: &Path) -> io::Result<Option<(u32, OwnedFd)>> {
-    let Some(identity) = Identity::read(record)? else {
-        return Ok(None);
-    };
-    let Some(pidfd) = identity.find()? else {
-        return Ok(None);
-    };
-    // It may be on its way out already: those that died with their owner are met here too, if that
-    // was a moment ago.
-    let _ = pidfd_send_signal(&pidfd, Signal::KILL);
-    Ok(Some((identity.pid, pidfd)))
+/// Kills a process, if it lives.
+fn kill(identity: &Identity) -> io::Result<Option<OwnedFd>> {
+    let process = identity.find()?;
+    if let Some(pidfd) = &process {
+        // It may be on its way out already: those that died with their owner are met here too, if
+        // that was a moment ago.
+        let _ = pidfd_send_signal(pidfd, Signal::KILL);
+    }
+    Ok(process)
 }
 
 /// Waits for the end of a process that was killed.
@@ -190,10 +192,9 @@ mod tests {
         process.wait().unwrap().success()
     }
 
-    fn rewrite(path: &Path, change: impl FnOnce(&mut Identity)) {
-        let mut identity = Identity::read(path).unwrap().unwrap();
-        change(&mut identity);
-        fs::write(path, serde_json::to_vec(&identity).unwrap()).unwrap();
+    fn identity(record: &Record) -> Identity {
+        let name = record.0.file_name().unwrap().to_str().unwrap();
+        Identity::parse(name).unwrap()
     }
 
     #[test]
@@ -212,14 +213,18 @@ mod tests {
         type Change = fn(&mut Identity);
         let changes: [Change; 3] = [
             |it| it.start_ticks -= 1,
-            |it| it.boot_id = "another".to_owned(),
-            |it| it.pid_namespace = "pid:[1]".into(),
+            |it| it.boot_id = Uuid::nil(),
+            |it| it.pid_namespace += 1,
         ];
         for change in changes {
             let directory = tempfile::tempdir().unwrap();
             let process = orphan();
-            let record = Record::create(directory.path(), process.id()).unwrap();
-            rewrite(&record.0, change);
+            let mut record = Record::create(directory.path(), process.id()).unwrap();
+            let mut other = identity(&record);
+            change(&mut other);
+            let renamed = directory.path().join(other.to_string());
+            fs::rename(&record.0, &renamed).unwrap();
+            record.0 = renamed;
             end_all(directory.path()).unwrap();
             assert!(ends_by_itself(process));
         }
@@ -246,15 +251,29 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_is_torn_or_gone_harms_nobody() {
+    fn a_record_takes_no_room_and_is_gone_with_its_process() {
         let directory = tempfile::tempdir().unwrap();
         let process = orphan();
         let record = Record::create(directory.path(), process.id()).unwrap();
-        let json = fs::read(&record.0).unwrap();
-        fs::write(&record.0, &json[..json.len() / 2]).unwrap();
-        end_all(directory.path()).unwrap();
+        assert_eq!(fs::metadata(&record.0).unwrap().len(), 0);
         drop(record);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        assert!(ends_by_itself(process));
+    }
+
+    #[test]
+    fn what_is_no_record_harms_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let process = orphan();
+        let record = Record::create(directory.path(), process.id()).unwrap();
+        let whole = identity(&record).to_string();
+        drop(record);
+        for cut in 0..whole.len() {
+            assert_eq!(Identity::parse(&whole[..cut]), None, "{}", &whole[..cut]);
+        }
+        fs::write(directory.path().join(&whole[..whole.len() - 1]), "").unwrap();
+        fs::create_dir(directory.path().join("0")).unwrap();
+        end_all(directory.path()).unwrap();
         assert!(ends_by_itself(process));
     }
 }

@@ -4,12 +4,15 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, openat, statat};
+use uuid::Uuid;
 
 /// Most bytes that are read of a file in `/proc`.
 const MOST: u64 = 16 << 10;
+pub(crate) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Most characters of a program's name, which its user chooses.
 const NAME: usize = 64;
 
@@ -115,6 +118,19 @@ impl Proc {
         }
         Ok(false)
     }
+}
+
+/// Number of the boot that this process runs in: another one after every start of the host.
+pub(crate) fn boot_id() -> io::Result<Uuid> {
+    let mut text = String::new();
+    File::open(BOOT_ID)?.take(MOST).read_to_string(&mut text)?;
+    let number = Uuid::try_parse(text.trim());
+    number.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// Number of the PID namespace that this process is in: a container has its own.
+pub(crate) fn pid_namespace() -> io::Result<u64> {
+    Ok(std::fs::metadata("/proc/self/ns/pid")?.ino())
 }
 
 /// A line of `/proc/<pid>/fdinfo/<fd>` about a lock that was taken through that descriptor.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <run directory>/<owner>/          locked while its process lives; swept by the next one
-//!                        .vmm-<pid>   the record of a living VMM
+//!                        .vmm-<pid>-… the record of a living VMM
 //!                        …            what the hypervisor has there
 //!                .claims/<name>    locked while a VM has that user id or tap device
 //! ```
@@ -35,7 +35,7 @@ pub(crate) struct RunDirectory {
 #[derive(Debug)]
 pub(crate) struct Recorded {
     // Goes before the directory.
-    _record: Record,
+    _record: Option<Record>,
     _run: Arc<RunDirectory>,
 }
 
@@ -88,10 +88,24 @@ impl RunDirectory {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Records that the VMM `pid` lives, until that is dropped.
+    /// Records that the VMM `pid` lives, until that is dropped. On a full disk there is no record:
+    /// it is for the rare VMM that does not die with its owner by itself.
     pub(crate) fn record(self: Arc<Self>, pid: u32) -> io::Result<Recorded> {
+        let record = match Record::create(&self.path, pid) {
+            Ok(record) => Some(record),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+                ) =>
+            {
+                tracing::warn!(pid, path = %self.path.display(), %error, "a VMM is not recorded");
+                None
+            }
+            Err(error) => return Err(error),
+        };
         Ok(Recorded {
-            _record: Record::create(&self.path, pid)?,
+            _record: record,
             _run: self,
         })
     }

@@ -5,7 +5,6 @@ use std::io::Read as _;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::error::SnapshotError;
 
@@ -24,8 +23,6 @@ pub struct Host {
 const CPUINFO: &str = "/proc/cpuinfo";
 /// The first processor is enough; its entry takes about 1.5 kB.
 const CPUINFO_LIMIT: u64 = 16 << 10;
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-const BOOT_ID_LIMIT: u64 = 64;
 
 impl Host {
     /// The host that this process runs on. The caller measured or read `tsc_khz`.
@@ -61,16 +58,6 @@ fn cpu_model(cpuinfo: &str) -> Option<&str> {
         .filter(|model| !model.is_empty())
 }
 
-/// Number of the boot that this process runs in: another one after every start of the host.
-pub(super) fn boot_id() -> Result<Uuid, SnapshotError> {
-    let path = Path::new(BOOT_ID);
-    let text = read_start(path, BOOT_ID_LIMIT)?;
-    Uuid::try_parse(text.trim()).map_err(|_| SnapshotError::HostUnknown {
-        path: path.to_owned(),
-        what: "boot id",
-    })
-}
-
 fn read_start(path: &Path, limit: u64) -> Result<String, SnapshotError> {
     let failed = |error| SnapshotError::io("read", path, error);
     let mut bytes = Vec::new();
@@ -100,6 +87,5 @@ mod tests {
         let host = Host::current(Some(1_000_000)).unwrap();
         assert_eq!(host, Host::current(Some(1_000_000)).unwrap());
         assert!(!host.kernel_release.is_empty());
-        assert_eq!(boot_id().unwrap(), boot_id().unwrap());
     }
 }

@@ -10,7 +10,6 @@ use rustix::fs::OFlags;
 use super::Snapshot;
 use super::compat::Requirements;
 use super::error::{FileFault, SnapshotError};
-use super::host;
 use super::id::SnapshotId;
 use super::inspect::{MANIFEST, MEMORY, VMSTATE, disk_bytes, open_regular_as};
 use super::lock::{DirLock, Kind};
@@ -18,6 +17,7 @@ use super::manifest::{Description, FileFacts, Files, MAX_VMSTATE_BYTES};
 use super::pass::{self, ZeroPages};
 use super::search;
 use super::store::SnapshotStore;
+use crate::vm::proc;
 
 /// How the name of a staging directory starts.
 pub(super) const PREFIX: &str = ".staging-";
@@ -122,7 +122,9 @@ impl Staging {
             }),
         })?;
         let files = Files { memory, vmstate };
-        let manifest = description.into_manifest(self.id, host::boot_id()?, files);
+        let boot_id = proc::boot_id()
+            .map_err(|error| SnapshotError::io("read the boot id in", proc::BOOT_ID, error))?;
+        let manifest = description.into_manifest(self.id, boot_id, files);
         let path = self.path.join(MANIFEST);
         let json = manifest.to_json().map_err(|error| {
             SnapshotError::io(
