@@ -24,6 +24,7 @@ mod pool;
 mod proc;
 mod process;
 pub mod qemu;
+mod root_lock;
 mod run_directory;
 mod shared_pool;
 pub mod snapshot;

@@ -357,12 +357,13 @@ impl Pool {
     /// Room for a VM, and what is to serve it.
     async fn turn(&self, patience: Duration) -> Result<Turn, SpawnError> {
         let core = &self.core;
-        if core.closing.is_cancelled() {
-            return Err(SpawnError::Closed);
-        }
         let start = Instant::now();
         let mut waiting = {
             let mut slots = core.slots();
+            // A pool that closes cancels first and locks the slots then: what comes later sees it.
+            if core.closing.is_cancelled() {
+                return Err(SpawnError::Closed);
+            }
             match slots.acquire(core.now()) {
                 Ok(granted) => return Ok((Lease::new(granted.lease, core), granted.served)),
                 Err(ticket) => Waiting::join(core, ticket),
@@ -488,8 +489,9 @@ impl Pool {
     pub async fn close(self) {
         self.core.closing.cancel();
         self.core.closed.cancelled().await;
-        self.core.line.close();
         let drained = self.core.slots().drain();
+        // Nobody joins it any more.
+        self.core.line.close();
         drop(drained);
         process::dropped_ones_ended().await;
     }

@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use crate::vm::firecracker;
 use crate::vm::orphan::{self, Record};
+use crate::vm::root_lock::{self, RootLock, RootLockError};
 use crate::vm::vmm::VmmError;
 
 /// The directory of one owner's VMs. Removed when the last user of it is gone.
@@ -47,12 +48,9 @@ impl RunDirectory {
             VmmError::io(format!("{operation} the directory {}", path.display()))
         };
         make(root, true).map_err(failed("create", root))?;
-        let root_lock = File::open(root).map_err(failed("open", root))?;
         // Held for a few system calls: nobody sees a directory before it is locked.
-        flock(&root_lock, FlockOperation::LockExclusive)
-            .map_err(io::Error::from)
-            .map_err(failed("lock", root))?;
-        sweep(root).map_err(failed("clean", root))?;
+        let root_lock = lock(root)?;
+        let dead = dead_owners(root).map_err(failed("list", root))?;
         let name = Uuid::now_v7().simple().to_string();
         let path = root.join(&name);
         make(&path, false).map_err(failed("create", &path))?;
@@ -60,6 +58,9 @@ impl RunDirectory {
         flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(io::Error::from)
             .map_err(failed("lock", &path))?;
+        drop(root_lock);
+        // Ending VMMs may take its time, and is nobody else's business.
+        dead.into_iter().for_each(DeadOwner::remove);
         Ok(Arc::new(Self {
             path,
             name,
@@ -127,8 +128,31 @@ pub(crate) fn make(path: &Path, recursive: bool) -> io::Result<()> {
         .create(path)
 }
 
-/// Removes the directories whose owners are gone.
-fn sweep(root: &Path) -> io::Result<()> {
+fn lock(root: &Path) -> Result<RootLock, VmmError> {
+    let failed = || VmmError::io(format!("lock the directory {}", root.display()));
+    let directory = File::open(root).map_err(failed())?;
+    RootLock::take(directory, root).map_err(|error| match error {
+        RootLockError::Io(error) => failed()(error),
+        RootLockError::Busy(owners) => {
+            let text = format!(
+                "{owners} has had it for {:?}, so it hangs or is stopped: continue or end it, then \
+                 try again",
+                root_lock::PATIENCE
+            );
+            failed()(io::Error::new(ErrorKind::TimedOut, text))
+        }
+    })
+}
+
+/// What a process left that is gone; locked, so that one alone removes it.
+struct DeadOwner {
+    path: PathBuf,
+    _lock: File,
+}
+
+/// Those of `root`, which is locked. One that can't be looked at stays.
+fn dead_owners(root: &Path) -> io::Result<Vec<DeadOwner>> {
+    let mut dead = Vec::new();
     for entry in fs::read_dir(root)? {
         let entry = entry?;
         let path = entry.path();
@@ -136,32 +160,40 @@ fn sweep(root: &Path) -> io::Result<()> {
         if entry.file_name().to_string_lossy().starts_with('.') {
             continue;
         }
-        let lock = match File::open(&path) {
-            Ok(lock) => lock,
-            Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            match remove(&path) {
-                Ok(()) => {
-                    tracing::debug!(path = %path.display(), "swept the VMs of a dead process")
+        match File::open(&path) {
+            Ok(lock) => {
+                if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+                    dead.push(DeadOwner { path, _lock: lock });
                 }
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) if error.kind() == ErrorKind::TimedOut => {
-                    tracing::warn!(path = %path.display(), %error, "left for the next start");
-                }
-                Err(error) => return Err(error),
             }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => stays(&path, &error),
         }
     }
-    Ok(())
+    Ok(dead)
 }
 
-/// Processes first: what they use can't be removed, or would be missed by nobody.
-fn remove(owner: &Path) -> io::Result<()> {
-    orphan::end_all(owner)?;
-    firecracker::remove_groups(owner)?;
-    fs::remove_dir_all(owner)
+impl DeadOwner {
+    /// What can't be removed keeps nobody from starting.
+    fn remove(self) {
+        match self.try_remove() {
+            Ok(()) => tracing::debug!(path = %self.path.display(), "swept a dead process's VMs"),
+            // Another process, or its own owner in its last moment.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => stays(&self.path, &error),
+        }
+    }
+
+    /// Processes first: what they use can't be removed, or would be missed by nobody.
+    fn try_remove(&self) -> io::Result<()> {
+        orphan::end_all(&self.path)?;
+        firecracker::remove_groups(&self.path)?;
+        fs::remove_dir_all(&self.path)
+    }
+}
+
+fn stays(path: &Path, error: &io::Error) {
+    tracing::warn!(path = %path.display(), %error, "what a dead process left stays until the next start");
 }
 
 #[cfg(test)]
@@ -180,6 +212,29 @@ mod tests {
         let _next = RunDirectory::create(root.path()).unwrap();
         assert!(!dead.exists());
         assert!(living.path.exists());
+    }
+
+    #[test]
+    fn what_can_not_be_swept_keeps_nobody_from_starting() {
+        let root = tempfile::tempdir().unwrap();
+        let stray = root.path().join("stray");
+        fs::write(&stray, "").unwrap();
+        let dead = root.path().join("dead");
+        fs::create_dir(&dead).unwrap();
+        let _next = RunDirectory::create(root.path()).unwrap();
+        assert!(stray.exists() && !dead.exists());
+    }
+
+    #[test]
+    fn a_dead_owners_directory_that_another_sweeps_is_left_to_it_without_waiting() {
+        let root = tempfile::tempdir().unwrap();
+        let dead = root.path().join("dead");
+        fs::create_dir(&dead).unwrap();
+        let swept = dead_owners(root.path()).unwrap();
+        let _next = RunDirectory::create(root.path()).unwrap();
+        assert!(dead.exists());
+        swept.into_iter().for_each(DeadOwner::remove);
+        assert!(!dead.exists());
     }
 
     #[test]

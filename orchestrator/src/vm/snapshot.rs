@@ -51,7 +51,7 @@ pub use manifest::{
     VmmIdentity, VmmKind,
 };
 pub use owner::{Owner, Owners};
-pub use search::{Kept, Search, Theirs};
+pub(crate) use search::{Kept, Search, Theirs};
 pub use staging::{Published, Staging};
 pub use store::{Entry, SnapshotStore, Verified};
 pub use sweep::Swept;

@@ -40,8 +40,10 @@ fn reading() -> (Instant, u64) {
     let try_it = |_| {
         let before = time_stamp_counter();
         let now = Instant::now();
-        let apart = time_stamp_counter().saturating_sub(before);
-        (apart, now, before + apart / 2)
+        // It goes back for a thread that is moved to a processor whose counter is behind: the
+        // worst of readings then.
+        let apart = time_stamp_counter().checked_sub(before).unwrap_or(u64::MAX);
+        (apart, now, before.saturating_add(apart / 2))
     };
     let tries = (1..TRIES).map(try_it);
     let (_, now, counter) = tries.fold(

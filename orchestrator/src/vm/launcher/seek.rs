@@ -27,18 +27,20 @@ pub(crate) enum Sought {
 
 impl Launcher {
     /// A snapshot that fits, is not `known` and at most `age` old. One that another process makes
-    /// is waited for, and the progress says so.
+    /// is waited for, and the progress says so; one that takes too long is `known` from then on.
     pub(crate) async fn seek(
         &self,
-        known: &HashSet<SnapshotId>,
+        known: &mut HashSet<SnapshotId>,
         age: Duration,
     ) -> Result<Sought, LaunchError> {
         let start = Instant::now();
         // What was waited for stays until it was looked for again.
         let mut _kept: Option<Kept> = None;
         loop {
-            let (inner, known) = (Arc::clone(&self.0), known.clone());
-            let search = move || inner.snapshots.search(&inner.requirements, &known, age);
+            let (inner, not_these) = (Arc::clone(&self.0), known.clone());
+            // What is made while it is waited for is younger than what was asked for.
+            let age = age.saturating_add(start.elapsed());
+            let search = move || inner.snapshots.search(&inner.requirements, &not_these, age);
             let theirs = match blocking(search).await? {
                 Search::Found(snapshot) => return Ok(Sought::Found(snapshot)),
                 Search::Ours(staging) => return Ok(Sought::Ours(staging)),
@@ -46,11 +48,13 @@ impl Launcher {
             };
             (self.0.progress)(&Stage::WaitingForSnapshot(theirs.owners.clone()));
             let patience = PATIENCE.saturating_sub(start.elapsed());
-            let owners = theirs.owners.clone();
+            let (owners, id) = (theirs.owners.clone(), theirs.id);
             match timeout(patience, over(theirs)).await {
                 Ok(kept) => _kept = Some(kept?),
                 Err(_) => {
                     tracing::warn!("{owners} took too long to build a snapshot: one is built here");
+                    // Not to be waited for again, for the next place.
+                    known.insert(id);
                     let inner = Arc::clone(&self.0);
                     let stage = move || inner.snapshots.stage(&inner.requirements);
                     return Ok(Sought::Ours(blocking(stage).await?));

@@ -108,7 +108,7 @@ async fn build_or_find(core: &Core, place: Place) -> Result<(), LaunchError> {
     // One at a time looks, so that two places do not find the same.
     let mut known = core.known.lock().await;
     let oldest = core.slots().oldest_successor(place, core.now());
-    let staging = match core.launcher.seek(&known, oldest).await? {
+    let staging = match core.launcher.seek(&mut known, oldest).await? {
         Sought::Found(snapshot) => {
             known.insert(snapshot.id());
             let age = snapshot.manifest().created.age();
@@ -119,12 +119,15 @@ async fn build_or_find(core: &Core, place: Place) -> Result<(), LaunchError> {
     };
     known.insert(staging.id());
     drop(known);
-    core.serving.give_way().await;
     let permit = core.starts.acquire().await;
-    let _permit = permit.map_err(|_| LaunchError::ShuttingDown)?;
+    let permit = permit.map_err(|_| LaunchError::ShuttingDown)?;
+    core.serving.give_way().await;
     let created = core.launcher.create_in(staging).await?;
+    drop(permit);
     let snapshot = Some(created.snapshot);
     core.slots().built(place, snapshot, core.now());
+    // Whoever waits for it need not wait until others are deleted.
+    report(core, None);
     clear(core).await;
     Ok(())
 }
@@ -146,12 +149,9 @@ async fn clear(core: &Core) {
 
 async fn restore(core: Arc<Core>, place: Place, generation: Generation, snapshot: Snapshot) {
     let primed = async {
+        let permit = core.starts.acquire().await;
+        let _permit = permit.map_err(|_| LaunchError::ShuttingDown)?;
         core.serving.give_way().await;
-        let _permit = core
-            .starts
-            .acquire()
-            .await
-            .map_err(|_| LaunchError::ShuttingDown)?;
         core.launcher.clone_of(&snapshot).await?.prime().await
     };
     let (clone, failure) = split(primed.await);
@@ -159,6 +159,8 @@ async fn restore(core: Arc<Core>, place: Place, generation: Generation, snapshot
     // The task below outlives the clone's lease, and must not keep its files.
     drop(snapshot);
     let restored = core.slots().restored(place, generation, clone, core.now());
+    // One that nobody wants ends before the driver is woken, which may delete its snapshot.
+    let restored = restored.map_err(drop);
     let at_fault = failure
         .as_ref()
         .is_some_and(LaunchError::may_be_the_snapshots);
@@ -176,7 +178,9 @@ async fn restore(core: Arc<Core>, place: Place, generation: Generation, snapshot
         let exit = exited.await;
         let Some(core) = weak.upgrade() else { return };
         let remains = core.slots().died(id, core.now());
-        if remains.is_some() {
+        if let Some(remains) = remains {
+            // First of all: the driver may delete its snapshot.
+            drop(remains);
             tracing::warn!(%exit, "a warm clone ended");
             core.counters.failed();
             core.wake.notify_one();

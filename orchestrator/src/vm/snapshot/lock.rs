@@ -13,13 +13,12 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::error::SnapshotError;
-use super::owner::Owners;
+use crate::vm::root_lock::{self, RootLock, RootLockError};
 
 /// An open directory with a lock on it, released on drop.
 #[derive(Debug)]
@@ -45,12 +44,18 @@ impl Kind {
     }
 }
 
-/// How long the root lock is waited for. Its holders make a few system calls with it.
-const ROOT_PATIENCE: Duration = Duration::from_secs(10);
-const FIRST_PAUSE: Duration = Duration::from_micros(50);
-const LONGEST_PAUSE: Duration = Duration::from_millis(20);
-/// After so long, it is said who is waited for.
-const SILENCE: Duration = Duration::from_secs(1);
+/// Waits for the lock of the store's directory, but not for ever.
+pub(super) fn root(path: &Path) -> Result<RootLock, SnapshotError> {
+    let failed = |error| SnapshotError::io("lock", path, error);
+    RootLock::take(open(path).map_err(failed)?, path).map_err(|error| match error {
+        RootLockError::Io(error) => failed(error),
+        RootLockError::Busy(owners) => SnapshotError::Busy {
+            path: path.to_owned(),
+            owners,
+            waited_secs: root_lock::PATIENCE.as_secs(),
+        },
+    })
+}
 
 impl DirLock {
     /// Locks the directory at `path` if nobody else holds a conflicting lock; links are not
@@ -66,38 +71,6 @@ impl DirLock {
         // The root lock keeps us from renaming it between the open and the lock, but not an
         // administrator.
         Ok(lock.is_at(path)?.then_some(lock))
-    }
-
-    /// Waits for the exclusive lock of the store's directory, but not for ever.
-    pub(super) fn root(path: &Path) -> Result<Self, SnapshotError> {
-        let failed = |error| SnapshotError::io("lock", path, error);
-        let directory = open(path).map_err(failed)?;
-        let start = Instant::now();
-        let mut pause = FIRST_PAUSE;
-        let mut silent = true;
-        loop {
-            match flock(&directory, Kind::Exclusive.operation()) {
-                Ok(()) => return Ok(Self { directory }),
-                Err(Errno::WOULDBLOCK) if start.elapsed() < ROOT_PATIENCE => {
-                    if silent && start.elapsed() > SILENCE {
-                        silent = false;
-                        let (path, owners) = (path.display(), Owners::of(&directory));
-                        tracing::warn!("waiting for {owners} with the lock of {path}");
-                    }
-                    // `flock` can wait, but without a limit; a limit costs a retry now and then.
-                    std::thread::sleep(pause);
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
-                Err(Errno::WOULDBLOCK) => {
-                    return Err(SnapshotError::Busy {
-                        owners: Owners::of(&directory),
-                        path: path.to_owned(),
-                        waited_secs: ROOT_PATIENCE.as_secs(),
-                    });
-                }
-                Err(errno) => return Err(failed(errno.into())),
-            }
-        }
     }
 
     /// Waits for a shared lock of an open directory, however long that takes, and whatever the

@@ -29,7 +29,7 @@ pub struct Owners(pub Vec<Owner>);
 
 impl Owners {
     /// Those of the lock on the open `file`.
-    pub(super) fn of(file: &File) -> Self {
+    pub(crate) fn of(file: &File) -> Self {
         let found = || -> io::Result<Vec<Owner>> {
             let stat = rustix::fs::fstat(file)?;
             let id = FileId {

@@ -22,7 +22,7 @@ use super::store::{Entry, SnapshotStore};
 
 /// What a search came to.
 #[derive(Debug)]
-pub enum Search {
+pub(crate) enum Search {
     /// A snapshot that fits, in use by whoever has this.
     Found(Snapshot),
     /// Another process makes one at this moment.
@@ -33,17 +33,18 @@ pub enum Search {
 
 /// A snapshot that another process makes.
 #[derive(Debug)]
-pub struct Theirs {
+pub(crate) struct Theirs {
     store: SnapshotStore,
-    id: SnapshotId,
+    /// Its own, once it is published.
+    pub(crate) id: SnapshotId,
     directory: File,
     /// Who makes it.
-    pub owners: Owners,
+    pub(crate) owners: Owners,
 }
 
 /// Keeps a snapshot that was waited for from being deleted.
 #[derive(Debug)]
-pub struct Kept {
+pub(crate) struct Kept {
     _lock: Option<DirLock>,
 }
 
@@ -53,7 +54,7 @@ impl SnapshotStore {
     ///
     /// # Errors
     /// [`SnapshotError`].
-    pub fn search(
+    pub(crate) fn search(
         &self,
         requirements: &Requirements,
         known: &HashSet<SnapshotId>,
@@ -73,9 +74,17 @@ impl SnapshotStore {
                     return Ok(Search::Found(snapshot));
                 }
             }
-            let root = DirLock::root(self.root())?;
-            if let Some(theirs) = self.in_the_making(requirements, known)? {
-                return Ok(Search::Theirs(theirs));
+            let root = lock::root(self.root())?;
+            if let Some((id, directory)) = self.in_the_making(requirements, known)? {
+                // Finding out who it is may take long.
+                drop(root);
+                let (store, owners) = (self.clone(), Owners::of(&directory));
+                return Ok(Search::Theirs(Theirs {
+                    store,
+                    id,
+                    directory,
+                    owners,
+                }));
             }
             // Nothing was published between the two looks: then this one's directory is seen by
             // all who look later.
@@ -90,7 +99,7 @@ impl SnapshotStore {
         &self,
         requirements: &Requirements,
         known: &HashSet<SnapshotId>,
-    ) -> Result<Option<Theirs>, SnapshotError> {
+    ) -> Result<Option<(SnapshotId, File)>, SnapshotError> {
         let failed = |error| SnapshotError::io("list", self.root(), error);
         let suffix = purpose(requirements);
         for entry in fs::read_dir(self.root()).map_err(failed)? {
@@ -110,12 +119,7 @@ impl SnapshotStore {
             let Ok(directory) = lock::open(&path) else {
                 continue;
             };
-            return Ok(Some(Theirs {
-                store: self.clone(),
-                owners: Owners::of(&directory),
-                id,
-                directory,
-            }));
+            return Ok(Some((id, directory)));
         }
         Ok(None)
     }
@@ -127,7 +131,7 @@ impl Theirs {
     ///
     /// # Errors
     /// [`SnapshotError`].
-    pub fn wait(self) -> Result<Kept, SnapshotError> {
+    pub(crate) fn wait(self) -> Result<Kept, SnapshotError> {
         let path = self.id.directory(self.store.root());
         let lock = DirLock::wait(self.directory)
             .map_err(|error| SnapshotError::io("wait for", &path, error))?;

@@ -12,12 +12,13 @@ use super::compat::Requirements;
 use super::error::{FileFault, SnapshotError};
 use super::id::SnapshotId;
 use super::inspect::{MANIFEST, MEMORY, VMSTATE, disk_bytes, open_regular_as};
-use super::lock::{DirLock, Kind};
+use super::lock::{self, DirLock, Kind};
 use super::manifest::{Description, FileFacts, Files, MAX_VMSTATE_BYTES};
 use super::pass::{self, ZeroPages};
 use super::search;
 use super::store::SnapshotStore;
 use crate::vm::proc;
+use crate::vm::root_lock::RootLock;
 
 /// How the name of a staging directory starts.
 pub(super) const PREFIX: &str = ".staging-";
@@ -47,7 +48,7 @@ impl Staging {
     /// With the root locked, nobody sees the directory before it is locked itself.
     pub(super) fn create(
         store: &SnapshotStore,
-        _root: &DirLock,
+        _root: &RootLock,
         requirements: &Requirements,
     ) -> Result<Self, SnapshotError> {
         let id = SnapshotId::generate();
@@ -137,7 +138,7 @@ impl Staging {
         sync_directory(&self.path)?;
 
         let directory = self.id.directory(self.store.root());
-        let root = DirLock::root(self.store.root())?;
+        let root = lock::root(self.store.root())?;
         fs::rename(&self.path, &directory)
             .map_err(|error| SnapshotError::io("publish", &directory, error))?;
         self.path.clone_from(&directory);

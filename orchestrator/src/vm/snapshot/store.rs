@@ -126,7 +126,7 @@ impl SnapshotStore {
     /// # Errors
     /// [`SnapshotError`].
     pub fn stage(&self, requirements: &Requirements) -> Result<Staging, SnapshotError> {
-        Staging::create(self, &DirLock::root(&self.root)?, requirements)
+        Staging::create(self, &lock::root(&self.root)?, requirements)
     }
 
     /// Takes a snapshot into use, if it is sound as far as its manifest and the sizes of its
@@ -224,16 +224,26 @@ impl SnapshotStore {
     /// # Errors
     /// [`SnapshotError::InUse`] while anything that was restored from it lives.
     pub fn delete(&self, id: SnapshotId) -> Result<(), SnapshotError> {
+        if self.delete_if_unused(id)? {
+            Ok(())
+        } else {
+            Err(in_use(id, id.directory(&self.root)))
+        }
+    }
+
+    /// Whether it did.
+    fn delete_if_unused(&self, id: SnapshotId) -> Result<bool, SnapshotError> {
         let path = id.directory(&self.root);
-        let root = DirLock::root(&self.root)?;
+        let root = lock::root(&self.root)?;
         let lock = match DirLock::try_lock(&path, Kind::Exclusive) {
             Ok(Some(lock)) => lock,
-            Ok(None) => return Err(in_use(id, path)),
+            Ok(None) => return Ok(false),
             Err(error) => return Err(self.missing_or(id, "lock", error)),
         };
         let trash = sweep::put_aside(&self.root, &path, id)?;
         drop((root, lock));
-        sweep::remove(&trash)
+        sweep::remove(&trash)?;
+        Ok(true)
     }
 
     /// Deletes every snapshot that is at least so old and that nobody uses, for whatever settings
@@ -246,13 +256,13 @@ impl SnapshotStore {
         for id in self.ids()?.into_iter().filter(|id| id.age() >= age) {
             let path = id.directory(&self.root);
             let bytes = inspect::disk_bytes(&path).unwrap_or(0);
-            match self.delete(id) {
-                Ok(()) => {
+            match self.delete_if_unused(id) {
+                Ok(true) => {
                     swept.removed.push(path);
                     swept.bytes += bytes;
                 }
-                // Another process was faster.
-                Err(SnapshotError::InUse { .. } | SnapshotError::NotFound { .. }) => {}
+                // In use, or another process was faster.
+                Ok(false) | Err(SnapshotError::NotFound { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -293,7 +303,7 @@ impl SnapshotStore {
     fn entry(&self, id: SnapshotId) -> Result<Entry, SnapshotError> {
         let path = id.directory(&self.root);
         let failed = |error| SnapshotError::io("inspect", &path, error);
-        let _root = DirLock::root(&self.root)?;
+        let _root = lock::root(&self.root)?;
         let look = DirLock::try_lock(&path, Kind::Exclusive).map_err(failed)?;
         let in_use = look.is_none();
         let directory = fs::File::open(&path).map_err(failed)?;
@@ -311,10 +321,13 @@ impl SnapshotStore {
     /// The shared lock of a sound snapshot, and its manifest.
     fn use_it(&self, id: SnapshotId) -> Result<(DirLock, Manifest), SnapshotError> {
         let path = id.directory(&self.root);
-        let root = DirLock::root(&self.root)?;
+        let root = lock::root(&self.root)?;
         let lock = match DirLock::try_lock(&path, Kind::Shared) {
             Ok(Some(lock)) => lock,
-            Ok(None) => return Err(in_use(id, path)),
+            Ok(None) => {
+                drop(root);
+                return Err(in_use(id, path));
+            }
             Err(error) => return Err(self.missing_or(id, "lock", error)),
         };
         drop(root);
@@ -338,7 +351,8 @@ impl SnapshotStore {
     }
 }
 
-/// Whoever holds the lock may have let go of it meanwhile; then nobody is named.
+/// Not to be called with the root locked: finding out who it is may take long, and others would wait
+/// for it. Whoever holds the lock may have let go of it meanwhile; then nobody is named.
 fn in_use(id: SnapshotId, path: PathBuf) -> SnapshotError {
     let owners = lock::open(&path).map(|directory| Owners::of(&directory));
     SnapshotError::InUse {

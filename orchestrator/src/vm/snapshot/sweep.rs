@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::error::SnapshotError;
 use super::id::SnapshotId;
 use super::inspect;
-use super::lock::{DirLock, Kind};
+use super::lock::{self, DirLock, Kind};
 use super::staging;
 
 /// How the name of a snapshot starts that is being deleted.
@@ -55,7 +55,7 @@ pub(super) fn run(root: &Path, ids: &[SnapshotId]) -> Result<Swept, SnapshotErro
             swept.take(&entry.path())?;
         } else if name.starts_with(staging::PREFIX) {
             let path = entry.path();
-            let _root = DirLock::root(root)?;
+            let _root = lock::root(root)?;
             // Locked: its maker lives.
             if let Some(_lock) = try_lock(&path)? {
                 swept.take(&path)?;
@@ -64,7 +64,7 @@ pub(super) fn run(root: &Path, ids: &[SnapshotId]) -> Result<Swept, SnapshotErro
     }
     for id in ids {
         let path = id.directory(root);
-        let root_lock = DirLock::root(root)?;
+        let root_lock = lock::root(root)?;
         let Some(lock) = try_lock(&path)? else {
             continue;
         };

@@ -152,6 +152,10 @@ fn head(read: &[u8]) -> Result<Option<Head>, String> {
     };
     let status = response.code.unwrap_or_default();
     let status = StatusCode::from_u16(status).map_err(|error| error.to_string())?;
+    if status.is_informational() {
+        // The answer would be yet to come, and taken for that of the next request.
+        return Err(format!("{status} is no answer"));
+    }
     let mut body_bytes = None;
     for header in response.headers {
         if header.name.eq_ignore_ascii_case(TRANSFER_ENCODING.as_str()) {
@@ -258,6 +262,7 @@ mod tests {
             (b"HTTP/1.1 200 \r\nContent-Length: 9999999999\r\n\r\n", true),
             (b"HTTP/1.1 200 \r\nTransfer-Encoding: chunked\r\n\r\n", true),
             (b"HTTP/1.1 204 \r\n\r\nmore", true),
+            (b"HTTP/1.1 100 \r\n\r\n", true),
             (&[b'a'; MAX_HEAD + READ], true),
             (b"HTTP/1.1 200 \r\nContent-Length: 5\r\n\r\nab", false),
             (b"HTTP/1.1 2", false),
