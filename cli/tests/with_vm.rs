@@ -1,5 +1,5 @@
 //! The command line with real VMs under QEMU. `cargo xtask test` provides what they need;
-//! without it each test says `skipped:` and why.
+//! where that is not installed each test says `skipped:` and why.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,37 +8,22 @@
     reason = "a test fails by panicking"
 )]
 
+mod vm;
+
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
-fn state() -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join("vm")
-}
+use vm::{runs, state};
 
 fn ironclaw(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ironclaw"));
-    command
-        .args(arguments)
-        .env("IRONCLAW_TEMPLATE_PATH", state().join("templates"))
-        .env("IRONCLAW_SNAPSHOT_PATH", state().join("command-line"))
-        .env("IRONCLAW_RUN_PATH", state().join("run"));
-    command
-}
-
-/// Whether a VM can be had here; if not, says why.
-fn runs() -> bool {
-    let doctor = ironclaw(&["doctor"]).output().unwrap();
-    if !doctor.status.success() {
-        println!("skipped: {}", String::from_utf8_lossy(&doctor.stdout));
-    }
-    doctor.status.success()
+    vm::ironclaw("command-line", arguments)
 }
 
 fn run(arguments: &[&str]) -> Output {
@@ -66,6 +51,7 @@ fn started() -> (Child, u32) {
     (child, vmm[0])
 }
 
+/// The processes that a process has started and that have not ended.
 fn children(of: u32) -> Vec<u32> {
     let tasks = fs::read_dir(format!("/proc/{of}/task")).unwrap();
     let lists = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("children")));

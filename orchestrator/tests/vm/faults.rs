@@ -10,6 +10,7 @@ use ironclaw_orchestrator::vm::{
 
 use crate::fixture::{files, in_directory, is_alive, launcher, private, sh, vm};
 use crate::pool::kill;
+use crate::skip::skipped;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vmm_killed_in_mid_command_is_reported_at_once_and_leaves_no_process() {
@@ -105,7 +106,7 @@ async fn a_full_disk_is_one_clear_error_and_leaves_no_file() {
         .output()
         .unwrap();
     if !mount.status.success() {
-        println!("skipped: mounting a small tmpfs needs root");
+        skipped(&"mounting a small tmpfs needs root");
         return;
     }
     let launcher = in_directory(directory.path()).await;

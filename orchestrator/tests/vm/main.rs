@@ -18,4 +18,6 @@ mod faults;
 mod fixture;
 mod leases;
 mod pool;
+#[path = "../shared/skip.rs"]
+mod skip;
 mod templates;

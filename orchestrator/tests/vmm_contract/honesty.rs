@@ -11,6 +11,7 @@ use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
 use crate::simulator::Simulator;
+use crate::skip::skipped;
 use crate::trial;
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -112,12 +113,7 @@ async fn both() -> Option<([Process; 2], Value, tempfile::TempDir)> {
     let guest = std::env::var("IRONCLAW_TESTGUEST");
     let (Ok(real), Ok(_), Ok(guest)) = (real, kvm, guest) else {
         static SAID: std::sync::Once = std::sync::Once::new();
-        SAID.call_once(|| {
-            let _ = writeln!(
-                std::io::stderr(),
-                "skipped: no firecracker to be compared with"
-            );
-        });
+        SAID.call_once(|| skipped(&"no firecracker to be compared with"));
         return None;
     };
     let directory = tempfile::tempdir().unwrap();

@@ -19,6 +19,8 @@ mod devices;
 mod faults;
 mod honesty;
 mod simulator;
+#[path = "../shared/skip.rs"]
+mod skip;
 mod victim;
 
 use std::path::Path;
