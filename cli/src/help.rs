@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use ironclaw_orchestrator::vm::config::VARIABLES;
+use ironclaw_orchestrator::vm::guest::MAX_COLLECTED;
 
 use crate::exit::Exit;
 
@@ -13,7 +14,15 @@ Examples:
   ironclaw pool warmup              build all snapshots before they are needed
   ironclaw run --help               exit codes, environment variables";
 
+const _: () = assert!(
+    MAX_COLLECTED == 64 << 20,
+    "the help of run says another limit"
+);
+
 pub(crate) const RUN_EXAMPLES: &str = "\
+With --json the output is printed when the command has ended, 64 MiB of it at most: as text, and in
+base64 besides where it is not UTF-8. A run that fails prints {\"error\", \"exit_code\"}.
+
 Examples:
   ironclaw run -- uname -a
   ironclaw run -v --timeout 10s -- sh -c 'echo $((6 * 7))'
@@ -113,7 +122,11 @@ fn exit_codes() -> String {
     for exit in Exit::ALL {
         let _ = writeln!(text, "  {:>5}  {}", *exit as u8, exit.meaning());
     }
-    let _ = writeln!(text, "  128+N  the command was ended by signal N");
+    let _ = writeln!(
+        text,
+        "  128+N  the command, or ironclaw itself, was ended by signal N"
+    );
+    let _ = writeln!(text, "    255  the same, of a signal that does not exist");
     let _ = writeln!(text, "  other  the command's own");
     text
 }

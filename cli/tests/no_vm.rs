@@ -109,6 +109,7 @@ fn a_wrong_command_line_exits_with_2_and_says_what_is_wrong() {
         (&["bench", "--rounds", "0"], "1..=1000"),
         (&["bench", "--quick", "--plot", "plots"], "--plot"),
         (&["frobnicate"], "frobnicate"),
+        (&["completions", "bash", "--json"], "--json"),
     ] {
         ironclaw(state.path())
             .args(words)
@@ -290,6 +291,16 @@ fn a_missing_qemu_ends_a_run_and_is_found_by_doctor() {
         .assert()
         .code(122)
         .stderr(contains("qemu-system-x86").and(contains(qemu.display().to_string())));
+    let failure = ironclaw(state.path())
+        .env("IRONCLAW_BACKEND", "qemu")
+        .env("IRONCLAW_QEMU", &qemu)
+        .args(["run", "--json", "--", "true"])
+        .assert()
+        .code(122);
+    let failure: serde_json::Value = serde_json::from_slice(&failure.get_output().stdout).unwrap();
+    assert_eq!(failure["exit_code"], 122);
+    let error = failure["error"].as_str().unwrap();
+    assert!(error.contains(&qemu.display().to_string()), "{error}");
 
     let report = ironclaw(state.path())
         .env("IRONCLAW_BACKEND", "qemu")

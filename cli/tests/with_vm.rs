@@ -148,6 +148,12 @@ fn each_failure_in_the_guest_has_an_exit_code_of_its_own() {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(code), "{output:?}");
         assert!(text(&output.stderr).contains(word), "{output:?}");
+        let output = run(&[&["--json"], arguments].concat());
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["exit_code"], code, "{report}");
+        let told = report["error"].as_str();
+        assert!(code == 124 || told.unwrap().contains(word), "{report}");
     }
 }
 
