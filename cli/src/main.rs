@@ -26,6 +26,7 @@ use ironclaw_orchestrator::vm::Config;
 use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Task};
+use signals::until_first;
 
 /// For work that a signal cut off: tasks drop what they hold, threads get this long to end.
 const RUNDOWN: Duration = Duration::from_secs(2);
@@ -68,22 +69,13 @@ async fn perform(task: Task, json: bool) -> Result<u8> {
     let config = Config::from_env;
     match task {
         Task::Completions { shell } => completions::print(shell),
-        // Ends at a signal by itself, with a report.
+        // These two end at a signal by themselves: there is something to do yet.
+        Task::Bench(task) => bench::run(&config()?, &task, json).await,
         Task::Soak(task) => soak::run(&config()?, task, json).await,
-        Task::Run(task) => until_signal(run::run(config()?, task, json)).await,
-        Task::Template(task) => until_signal(template::perform(&config()?, task, json)).await,
-        Task::Snapshot(task) => until_signal(snapshot::perform(&config()?, task, json)).await,
-        Task::Pool(task) => until_signal(pool::perform(&config()?, task, json)).await,
-        Task::Doctor => until_signal(doctor::run(&config()?, json)).await,
-        Task::Bench(task) => until_signal(bench::run(&config()?, &task, json)).await,
-    }
-}
-
-/// A signal drops the work, and with it every VM: a handle kills its VM when dropped.
-async fn until_signal(work: impl Future<Output = Result<u8>>) -> Result<u8> {
-    let signal = signals::first()?;
-    tokio::select! {
-        result = work => result,
-        signal = signal => Err(signal.into()),
+        Task::Run(task) => until_first(run::run(config()?, task, json)).await,
+        Task::Template(task) => until_first(template::perform(&config()?, task, json)).await,
+        Task::Snapshot(task) => until_first(snapshot::perform(&config()?, task, json)).await,
+        Task::Pool(task) => until_first(pool::perform(&config()?, task, json)).await,
+        Task::Doctor => until_first(doctor::run(&config()?, json)).await,
     }
 }

@@ -320,48 +320,6 @@ fn a_refresh_by_hand_deletes_what_is_old_and_used_by_nobody() {
 }
 
 #[test]
-fn a_bench_tells_what_it_measured_and_fails_where_a_ratio_is_grossly_worse() {
-    if !runs() {
-        return;
-    }
-    // Of whatever runs here: no clone takes as little as this.
-    let sections = ["qemu-tcg", "qemu-kvm", "firecracker-kvm"].map(|vmm| {
-        format!(
-            "[{vmm}]\nmemory_mib = 128\nvcpus = 1\n[{vmm}.ratios]\nrestored_of_cold_boot = 1000\n\
-             warm_of_restored = 1000\nwarm_overhead = 1000\nwarm_queue = 1000\n\
-             restored_overhead = 1000\nclone_of_guest_memory = 0.000001\n\
-             disk_of_guest_memory = 1000\n"
-        )
-    });
-    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let ratios = directory.path().join("ratios.toml");
-    fs::write(&ratios, sections.concat()).unwrap();
-    let snapshots = directory.path().join("snapshots");
-    let output = ironclaw(&["bench", "--quick", "--rounds", "1", "--json", "--compare"])
-        .arg(&ratios)
-        .env("IRONCLAW_SNAPSHOT_PATH", &snapshots)
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    for (index, tier) in ["warm", "restored", "cold_booted"].iter().enumerate() {
-        let measured = &report["tiers"][index];
-        assert_eq!(measured["origin"], *tier);
-        assert_eq!(measured["spawn_ms"]["samples"], 1);
-        assert!(measured["spawn_ms"]["p50"].as_f64() > Some(0.0));
-        assert!(measured["stages_ms"]["hello"]["p99"].as_f64() > Some(0.0));
-    }
-    assert!(report["cache"]["before_bytes"].as_u64() > Some(0));
-    assert!(report["clones"][0]["uss_bytes"]["p50"].as_u64() > Some(0));
-    let compared = report["comparison"]["ratios"].as_array().unwrap();
-    let broken = compared.iter().filter(|ratio| ratio["broken"] == true);
-    let broken: Vec<_> = broken.map(|ratio| &ratio["name"]).collect();
-    assert_eq!(broken, ["clone_of_guest_memory"]);
-    // The snapshot was its own.
-    assert_eq!(fs::read_dir(&snapshots).unwrap().count(), 0);
-}
-
-#[test]
 fn a_short_soak_with_faults_ends_with_nothing_left() {
     if !runs() {
         return;
