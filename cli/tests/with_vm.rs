@@ -15,12 +15,15 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use vm::{runs, state};
+
+/// Far longer than anything takes that works, on any machine.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn ironclaw(arguments: &[&str]) -> Command {
     vm::ironclaw("command-line", arguments)
@@ -74,9 +77,11 @@ fn watch(number: u32) -> OwnedFd {
     pidfd_open(pid(number), PidfdFlags::empty()).unwrap()
 }
 
-/// Waits, by event, until a process has ended.
+/// Waits, by event, until a process has ended; one that goes on is a failure.
 fn ended(process: &OwnedFd) {
-    poll(&mut [PollFd::new(process, PollFlags::IN)], None).unwrap();
+    let patience = Timespec::try_from(PATIENCE).unwrap();
+    let ended = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&patience)).unwrap();
+    assert_eq!(ended, 1, "the process goes on");
 }
 
 fn hidden(directory: &Path) -> Vec<String> {
@@ -207,11 +212,13 @@ fn killing_us_without_warning_leaves_no_process_and_no_file() {
         .unwrap();
     let mut lines = BufReader::new(child.stderr.as_mut().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().contains("booting")));
-    // The line says what comes next: the build itself is seen by its directory.
+    // The line says what comes next: the build itself is seen by its process.
+    let start = Instant::now();
     let vmm = loop {
         if let [vmm] = children(child.id())[..] {
             break watch(vmm);
         }
+        assert!(start.elapsed() < PATIENCE, "there is no VM");
         std::thread::yield_now();
     };
     child.kill().unwrap();

@@ -21,3 +21,5 @@ mod pool;
 #[path = "../shared/skip.rs"]
 mod skip;
 mod templates;
+#[path = "../shared/within.rs"]
+mod within;

@@ -9,6 +9,7 @@ use libtest_mimic::Trial;
 use crate::backend::{Backend, Kind, Watched};
 use crate::simulator::{Fault, Simulator};
 use crate::trial;
+use crate::within::within;
 
 const LOAD: &str = "PUT /snapshot/load";
 const CREATE: &str = "PUT /snapshot/create";
@@ -138,13 +139,16 @@ async fn a_pool_serves_all_the_same(b: &Backend, s: &Simulator, at: &str, fault:
     assert_ne!(one.pid(), two.pid());
     assert_eq!(one.exec(["counter"]).await.unwrap().stdout, b"1\n");
     assert_eq!(two.exec(["counter"]).await.unwrap().stdout, b"1\n");
-    while pool.stats().warm < 2 || s.waiting() > 0 {
-        // A warm-up may meet the fault itself.
-        let _ = pool.warmup().await;
-        if s.waiting() > 0 {
-            drop(pool.spawn("meets the fault").await.unwrap());
+    let healed = async {
+        while pool.stats().warm < 2 || s.waiting() > 0 {
+            // A warm-up may meet the fault itself.
+            let _ = pool.warmup().await;
+            if s.waiting() > 0 {
+                drop(pool.spawn("meets the fault").await.unwrap());
+            }
         }
-    }
+    };
+    within("a full pool, and the fault is over", healed).await;
     let three = pool.spawn("three").await.unwrap();
     assert_eq!(three.origin(), Origin::Warm);
     for vm in [one, two, three] {
@@ -176,9 +180,12 @@ async fn overwritten_memory(b: &Backend, _: &Simulator) {
     std::fs::write(&path, vec![0xff; 1 << 20]).unwrap();
     let vm = pool.spawn("served").await.unwrap();
     assert_eq!(vm.exec(["echo", "on"]).await.unwrap().stdout, b"on\n");
-    while pool.stats().warm == 0 {
-        let _ = pool.warmup().await;
-    }
+    let healed = async {
+        while pool.stats().warm == 0 {
+            let _ = pool.warmup().await;
+        }
+    };
+    within("another warm clone", healed).await;
     vm.destroy().await.unwrap();
     let healed = b.launcher.snapshots().list().unwrap();
     assert!(

@@ -22,6 +22,8 @@ mod simulator;
 #[path = "../shared/skip.rs"]
 mod skip;
 mod victim;
+#[path = "../shared/within.rs"]
+mod within;
 
 use std::path::Path;
 use std::process::ExitCode;
