@@ -52,7 +52,7 @@ impl Exit {
     pub(crate) fn meaning(self) -> &'static str {
         match self {
             Self::Found => {
-                "`doctor`, `snapshot verify`, `bench --compare` or `soak` found something wrong"
+                "`doctor`, `snapshot verify`, `template verify`, `bench --compare` or `soak` found something wrong"
             }
             Self::Usage => "the command line is wrong",
             Self::Protocol => "the guest broke the protocol",

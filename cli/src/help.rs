@@ -77,10 +77,42 @@ Examples:
   ironclaw template build
   ironclaw template list --json";
 
-pub(crate) const SNAPSHOT_EXAMPLES: &str = "\
+pub(crate) const TEMPLATE_LIST_EXAMPLES: &str = "\
+Examples:
+  ironclaw template list
+  ironclaw template list --json | jq -r '.[] | select(.default) | .hash'";
+
+pub(crate) const TEMPLATE_VERIFY_EXAMPLES: &str = "\
+Examples:
+  ironclaw template verify --all
+  ironclaw template verify $(ironclaw template list --json | jq -r '.[] | select(.default) | .hash')";
+
+pub(crate) const TEMPLATE_DELETE_EXAMPLES: &str = "\
+Examples:
+  ironclaw template delete $(ironclaw template list --json | jq -r '.[] | select(.default | not) | .hash')
+  ironclaw template delete --all";
+
+pub(crate) const SNAPSHOT_CREATE_EXAMPLES: &str = "\
+`ironclaw run` and `ironclaw pool warmup` make the snapshots that they lack by themselves.
+
+Examples:
+  ironclaw snapshot create
+  IRONCLAW_MEMORY_MIB=256 ironclaw snapshot create --json | jq .boot_ms";
+
+pub(crate) const SNAPSHOT_LIST_EXAMPLES: &str = "\
+Examples:
+  ironclaw snapshot list
+  ironclaw snapshot list --json | jq '.[] | select(.in_use) | {id, owners}'";
+
+pub(crate) const SNAPSHOT_VERIFY_EXAMPLES: &str = "\
 Examples:
   ironclaw snapshot verify --all
   ironclaw snapshot verify 0192f0c1-7a2b-7c3d-8e4f-5a6b7c8d9e0f";
+
+pub(crate) const SNAPSHOT_DELETE_EXAMPLES: &str = "\
+Examples:
+  ironclaw snapshot delete 0192f0c1-7a2b-7c3d-8e4f-5a6b7c8d9e0f
+  ironclaw snapshot delete --all";
 
 pub(crate) const POOL_EXAMPLES: &str = "\
 Examples:

@@ -4,6 +4,7 @@ mod args;
 mod bench;
 mod completions;
 mod doctor;
+mod each;
 mod exit;
 mod guest_io;
 mod help;

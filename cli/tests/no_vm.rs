@@ -46,23 +46,6 @@ fn help_has_examples_variables_and_exit_codes() {
     ] {
         help = help.stdout(contains(text));
     }
-    for task in [
-        "template build",
-        "snapshot verify",
-        "pool warmup",
-        "pool refresh",
-        "pool stats",
-        "doctor",
-        "bench",
-    ] {
-        let mut words: Vec<_> = task.split(' ').collect();
-        words.push("--help");
-        ironclaw(state.path())
-            .args(words)
-            .assert()
-            .success()
-            .stdout(contains("Examples:"));
-    }
 }
 
 #[test]
@@ -105,6 +88,8 @@ fn a_wrong_command_line_exits_with_2_and_says_what_is_wrong() {
         (&["run", "--env", "=x", "--", "true"], "NAME=VALUE"),
         (&["run", "--cwd", "tmp", "--", "true"], "absolute"),
         (&["snapshot", "verify"], "--all"),
+        (&["template", "delete"], "--all"),
+        (&["template", "verify", "../../etc"], "hash"),
         (&["snapshot", "delete", "../../etc"], "UUID"),
         (&["bench", "--rounds", "0"], "1..=1000"),
         (&["bench", "--quick", "--plot", "plots"], "--plot"),
@@ -234,6 +219,46 @@ fn prometheus_has_nothing_to_say_against_the_figures() {
         .success()
         .stdout("")
         .stderr("");
+}
+
+#[test]
+fn a_template_is_verified_and_deleted() {
+    let state = state();
+    let kernel = state.path().join("kernel");
+    fs::write(&kernel, "kernel").unwrap();
+    let json = |words: &[&str], code: i32| -> serde_json::Value {
+        let done = ironclaw(state.path())
+            .arg("--json")
+            .arg("template")
+            .args(words)
+            .assert()
+            .code(code);
+        serde_json::from_slice(&done.get_output().stdout).unwrap()
+    };
+    json(&["import", "--kernel", kernel.to_str().unwrap()], 0);
+    let hash = json(&["list"], 0)[0]["hash"].clone();
+    let word = hash.as_str().unwrap();
+    let intact = serde_json::json!([
+        {"hash": hash, "ok": true, "error": null, "hashed_bytes": 6}
+    ]);
+    assert_eq!(json(&["verify", "--all"], 0), intact);
+
+    let there = state.path().join("templates").join(word).join("vmlinux");
+    fs::remove_file(&there).unwrap();
+    fs::write(&there, "Kernel").unwrap();
+    let changed = json(&["verify", word], 1);
+    assert_eq!(changed[0]["ok"], false);
+    let error = changed[0]["error"].as_str().unwrap();
+    assert!(error.contains("damaged"), "{error}");
+
+    assert_eq!(json(&["delete", word], 0)[0]["ok"], true);
+    assert_eq!(json(&["list"], 0), serde_json::json!([]));
+    ironclaw(state.path())
+        .args(["template", "delete", word])
+        .assert()
+        .code(125)
+        .stdout(contains("there is no template"))
+        .stderr(contains("1 of 1 templates"));
 }
 
 #[test]
