@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use ironclaw_orchestrator::template::TemplateHash;
 use ironclaw_orchestrator::vm::config::BackendChoice;
 use ironclaw_orchestrator::vm::snapshot::SnapshotId;
 
@@ -22,6 +24,20 @@ pub(crate) struct Cli {
     pub(crate) json: bool,
     #[command(subcommand)]
     pub(crate) task: Task,
+}
+
+impl Cli {
+    /// The command line of this process. Ends the program where it is wrong, or asks for help.
+    pub(crate) fn of_process() -> Self {
+        let cli = Self::parse();
+        if cli.json && matches!(cli.task, Task::Completions { .. }) {
+            let text = "--json can't be used with `completions`, which prints a script";
+            Self::command()
+                .error(ErrorKind::ArgumentConflict, text)
+                .exit();
+        }
+        cli
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -141,25 +157,47 @@ pub(crate) enum TemplateTask {
         boot_args: String,
     },
     /// Show the templates on disk.
+    #[command(after_help = help::TEMPLATE_LIST_EXAMPLES)]
     List,
+    /// Compare the content of templates with what was built. Exits with 1 on a difference.
+    #[command(after_help = help::TEMPLATE_VERIFY_EXAMPLES)]
+    Verify(Templates),
+    /// Delete templates. Their snapshots stay, and so do VMs that run; a program that uses one can't
+    /// boot it again. Without the default one, the next run builds a template.
+    #[command(after_help = help::TEMPLATE_DELETE_EXAMPLES)]
+    Delete(Templates),
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Templates {
+    /// Hashes, as `ironclaw template list` shows them.
+    #[arg(value_name = "HASH")]
+    pub(crate) hashes: Vec<TemplateHash>,
+    /// All templates.
+    #[arg(long)]
+    pub(crate) all: bool,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SnapshotTask {
     /// Boot the template and take a snapshot of it.
+    #[command(after_help = help::SNAPSHOT_CREATE_EXAMPLES)]
     Create,
     /// Show the snapshots on disk.
+    #[command(after_help = help::SNAPSHOT_LIST_EXAMPLES)]
     List,
     /// Compare the content of snapshots with what was published. Exits with 1 on a difference.
-    #[command(after_help = help::SNAPSHOT_EXAMPLES)]
-    Verify(Selection),
+    #[command(after_help = help::SNAPSHOT_VERIFY_EXAMPLES)]
+    Verify(Snapshots),
     /// Delete snapshots that no VM uses.
-    Delete(Selection),
+    #[command(after_help = help::SNAPSHOT_DELETE_EXAMPLES)]
+    Delete(Snapshots),
 }
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
-pub(crate) struct Selection {
+pub(crate) struct Snapshots {
     /// Ids, as `ironclaw snapshot list` shows them.
     #[arg(value_name = "ID")]
     pub(crate) ids: Vec<SnapshotId>,
@@ -231,7 +269,6 @@ fn absolute(text: &str) -> Result<String, &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     #[test]
     fn the_command_line_is_sound() {
@@ -288,5 +325,19 @@ mod tests {
         };
         assert!(parse(&["--all"]) && parse(&[id]) && parse(&[id, id]));
         assert!(!parse(&[]) && !parse(&["--all", id]) && !parse(&["nonsense"]));
+    }
+
+    #[test]
+    fn every_command_has_examples() {
+        let mut commands = vec![Cli::command()];
+        while let Some(command) = commands.pop() {
+            let after = command.get_after_help().map(ToString::to_string);
+            if command.has_subcommands() {
+                commands.extend(command.get_subcommands().cloned());
+            } else {
+                let has = after.is_some_and(|text| text.contains("Examples:\n  "));
+                assert!(has, "{}", command.get_name());
+            }
+        }
     }
 }

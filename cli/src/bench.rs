@@ -8,6 +8,7 @@ mod fixture;
 mod host;
 mod life;
 mod load;
+mod own;
 mod plot;
 mod ratios;
 mod report;
@@ -18,7 +19,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use ironclaw_orchestrator::vm::snapshot::Snapshot;
-use ironclaw_orchestrator::vm::{Config, Launcher, Pool, PoolOptions};
+use ironclaw_orchestrator::vm::{Config, Launcher, PoolOptions};
 
 use crate::args::Bench;
 use crate::exit::Exit;
@@ -28,6 +29,7 @@ use clones::Clones;
 use comparison::{Committed, Comparison};
 use host::{Host, Load};
 use load::Concurrency;
+use own::Own;
 use ratios::Ratios;
 use report::{Cache, Guest, Report, Snapshots};
 use tiers::Tier;
@@ -41,7 +43,7 @@ const COUNTS: &[usize] = &[1, 2, 5, 10, 20];
 /// The least that share something: enough for a ratio.
 const FEW: usize = 2;
 
-/// Measures and prints.
+/// Measures and prints. A signal ends it early, without a report and with nothing left.
 pub(crate) async fn run(config: &Config, task: &Bench, json: bool) -> Result<u8> {
     // What can fail before minutes of measuring does.
     let committed = task.compare.as_deref().map(Committed::read).transpose()?;
@@ -49,7 +51,8 @@ pub(crate) async fn run(config: &Config, task: &Bench, json: bool) -> Result<u8>
         std::fs::create_dir_all(directory)
             .with_context(|| format!("can't make the directory {}", directory.display()))?;
     }
-    let report = measure(config, task).await?;
+    let own = Own::default();
+    let report = own.measured(measure(config, task, &own)).await?;
     if let Some(directory) = &task.plot {
         plot::draw(&report, directory)?;
     }
@@ -75,7 +78,7 @@ fn print(report: &Report, comparison: Option<&Comparison>, plots: Option<&Path>)
     Ok(())
 }
 
-async fn measure(config: &Config, task: &Bench) -> Result<Report> {
+async fn measure(config: &Config, task: &Bench, own: &Own) -> Result<Report> {
     let reporter = Reporter::new();
     let launcher = Launcher::open(config, reporter.progress()).await?;
     let load_before = Load::now()?;
@@ -88,27 +91,26 @@ async fn measure(config: &Config, task: &Bench) -> Result<Report> {
     };
     let cold = tiers::cold_boots(&launcher, rounds.min(boots), &reporter).await?;
     let created = launcher.create_snapshot().await?;
+    own.snapshot(launcher.snapshots().clone(), created.snapshot.id());
     let cached_before_bytes = cached(&created.snapshot).await;
     let bench = Measuring {
         config,
         launcher: &launcher,
+        own,
         rounds,
         reporter: &reporter,
     };
     let shared = bench.shared(task).await;
     let cached_after_bytes = cached(&created.snapshot).await;
-    let id = created.snapshot.id();
     let memory_bytes = launcher.machine().memory_bytes();
     let mut snapshots = Snapshots::of(created);
-    let store = launcher.snapshots().clone();
-    let deleted = blocking(move || store.delete(id)).await;
+    own.end().await;
     let Shared {
         restored,
         warm,
         mut clones,
         concurrency,
     } = shared?;
-    deleted?;
     if !task.quick {
         let several = bench.several().await?;
         clones.extend(several.clones);
@@ -156,6 +158,7 @@ struct Several {
 struct Measuring<'a> {
     config: &'a Config,
     launcher: &'a Launcher,
+    own: &'a Own,
     rounds: u16,
     reporter: &'a Reporter,
 }
@@ -171,25 +174,27 @@ impl Measuring<'_> {
     }
 
     async fn shared(&self, task: &Bench) -> Result<Shared> {
-        let restored = tiers::restores(self.launcher, self.rounds, self.reporter).await?;
-        let warm = tiers::warm(self.launcher, self.rounds, self.reporter).await?;
+        let restored = tiers::restores(self.own, self.launcher, self.rounds, self.reporter).await?;
+        let warm = tiers::warm(self.own, self.launcher, self.rounds, self.reporter).await?;
         let counts = if task.quick { &[FEW] } else { COUNTS };
         let mut clones = Vec::new();
         let mut concurrency = Vec::new();
         for &count in counts {
             let text = format!("{count} warm clones of one snapshot");
             self.reporter.stage(&text, true);
-            let measured = with_pool(self.launcher, self.options(1, count), async |pool| {
-                pool.warmup().await?;
-                let clones = Clones::of(1, &pool.warm_pids())?;
-                if task.quick {
-                    return Ok((clones, None));
-                }
-                let text = format!("{count} spawns at a time");
-                self.reporter.stage(&text, true);
-                let load = load::measure(pool, count, self.rounds).await?;
-                Ok((clones, Some(load)))
-            });
+            let measured =
+                self.own
+                    .with_pool(self.launcher, self.options(1, count), async |pool| {
+                        pool.warmup().await?;
+                        let clones = Clones::of(1, &pool.warm_pids())?;
+                        if task.quick {
+                            return Ok((clones, None));
+                        }
+                        let text = format!("{count} spawns at a time");
+                        self.reporter.stage(&text, true);
+                        let load = load::measure(pool, count, self.rounds).await?;
+                        Ok((clones, Some(load)))
+                    });
             let (memory, load) = measured.await?;
             clones.extend(memory);
             concurrency.extend(load);
@@ -215,7 +220,7 @@ impl Measuring<'_> {
         {
             let text = format!("{count} warm clones of {snapshots} snapshots");
             self.reporter.stage(&text, true);
-            let measured = with_pool(
+            let measured = self.own.with_pool(
                 self.launcher,
                 self.options(snapshots, count),
                 async |pool| {
@@ -231,18 +236,6 @@ impl Measuring<'_> {
         }
         Ok(several)
     }
-}
-
-/// Does something with a pool, which has ended afterwards, whatever came of it.
-async fn with_pool<T>(
-    launcher: &Launcher,
-    options: PoolOptions,
-    work: impl AsyncFnOnce(&Pool) -> Result<T>,
-) -> Result<T> {
-    let pool = Pool::open(launcher.clone(), options).await?;
-    let result = work(&pool).await;
-    pool.close().await;
-    result
 }
 
 async fn cached(snapshot: &Snapshot) -> Result<u64> {

@@ -1,12 +1,13 @@
 //! `ironclaw doctor`
 
 mod firecracker;
+mod kvm;
+mod qemu;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use ironclaw_orchestrator::vm::config::{AccelChoice, BackendChoice};
-use ironclaw_orchestrator::vm::qemu::QemuBinary;
 use ironclaw_orchestrator::vm::snapshot::Entry;
 use ironclaw_orchestrator::vm::{Config, Launcher, find_guest_agent};
 use rustix::fs::{Access, access, statvfs};
@@ -17,8 +18,6 @@ use crate::output::{self, blocking, mebibytes};
 use crate::progress::Reporter;
 use crate::template::{self, Current};
 use crate::{pool, snapshot};
-
-const KVM: &str = "/dev/kvm";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -79,12 +78,11 @@ struct Report {
 pub(crate) async fn run(config: &Config, json: bool) -> Result<u8> {
     let current = template::current(config).await;
     let to_build = !matches!(current, Ok(Current::Ready(_)));
-    let mut checks = firecracker::checks(config).await;
-    let firecracker = checks.iter().all(|check| check.status != Status::Fail)
-        && config.backend == BackendChoice::Firecracker;
+    let opened = kvm::open();
+    let (mut checks, purpose) = firecracker::checks(config, &opened).await;
     checks.extend([
-        qemu(config, firecracker).await,
-        kvm(config),
+        qemu::check(config, purpose).await,
+        kvm::check(config, &opened),
         agent(config, to_build),
         tools(to_build),
         template(&current),
@@ -118,57 +116,6 @@ fn print(report: Report) -> Result<()> {
     } else {
         "`ironclaw run` would not work: see FAIL above."
     })
-}
-
-/// `spare`: another hypervisor is insisted on.
-async fn qemu(config: &Config, spare: bool) -> Check {
-    const NAME: &str = "QEMU";
-    match QemuBinary::find(config.qemu.as_deref()).await {
-        Ok(binary) => Check::ok(
-            NAME,
-            format!("{} {}", binary.path.display(), binary.version),
-        ),
-        // It says itself what to install or set.
-        Err(error) if spare => Check::ok(
-            NAME,
-            format!(
-                "{}; IRONCLAW_BACKEND=firecracker does without",
-                exit::causes(&error)
-            ),
-        ),
-        Err(error) => Check::fail(NAME, exit::causes(&error), None),
-    }
-}
-
-fn kvm(config: &Config) -> Check {
-    const NAME: &str = "KVM";
-    let slow = "guests run by translation, which is slower";
-    let missing = if !Path::new(KVM).exists() {
-        (
-            format!("{KVM} does not exist; {slow}"),
-            "enable virtualization in the firmware, or nested virtualization of this VM, and load \
-             kvm_intel or kvm_amd",
-        )
-    } else if let Err(error) = kvm_opens() {
-        (
-            format!("{KVM} can't be opened by this user ({error}); {slow}"),
-            "add the user to the group kvm: usermod -aG kvm USER",
-        )
-    } else {
-        return Check::ok(NAME, format!("{KVM} is there and this user may open it"));
-    };
-    match config.qemu_accel {
-        AccelChoice::Kvm => Check::fail(NAME, missing.0, Some(missing.1.to_owned())),
-        AccelChoice::Tcg => Check::ok(
-            NAME,
-            format!("{}, as IRONCLAW_QEMU_ACCEL=tcg asks for", missing.0),
-        ),
-        AccelChoice::Auto => Check::warn(NAME, missing.0, missing.1),
-    }
-}
-
-fn kvm_opens() -> rustix::io::Result<()> {
-    access(KVM, Access::READ_OK | Access::WRITE_OK)
 }
 
 fn agent(config: &Config, to_build: bool) -> Check {
@@ -319,7 +266,7 @@ async fn backend(config: &Config, checks: &[Check], to_build: bool) -> Check {
             let vmm = launcher.vmm();
             let found = format!("{} {} ({})", vmm.kind, vmm.version, vmm.accelerator);
             let translated = config.qemu_accel == AccelChoice::Auto && vmm.accelerator == "tcg";
-            let hint = if translated && kvm_opens().is_ok() {
+            let hint = if translated && kvm::open().is_ok() {
                 "; auto chose tcg, IRONCLAW_QEMU_ACCEL=kvm insists on KVM"
             } else {
                 ""
@@ -344,4 +291,70 @@ fn why(config: &Config) -> String {
         AccelChoice::Tcg => "tcg",
     };
     format!("{backend}, IRONCLAW_QEMU_ACCEL={accelerator}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::qemu::Purpose;
+    use super::*;
+    use std::ffi::OsString;
+    use std::fs::Permissions;
+    use std::io;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    /// Settings of which some are set.
+    pub(super) fn config(set: &[(&str, &str)]) -> Config {
+        let home = [("HOME", "/nonexistent")];
+        let of = |name: &str| {
+            let set = set.iter().chain(&home).find(|(known, _)| *known == name);
+            set.map(|(_, value)| OsString::from(value))
+        };
+        Config::from_vars(of, false).unwrap()
+    }
+
+    pub(super) fn no_kvm() -> io::Result<()> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    #[tokio::test]
+    async fn a_wrong_firecracker_fails_where_it_would_be_used() {
+        const WRONG: (&str, &str) = ("IRONCLAW_FIRECRACKER", "/nonexistent/firecracker");
+        for (backend, opened, status) in [
+            ("auto", Ok(()), Status::Fail),
+            ("auto", no_kvm(), Status::Ok),
+            ("qemu", Ok(()), Status::Ok),
+            ("firecracker", Ok(()), Status::Fail),
+            ("firecracker", no_kvm(), Status::Fail),
+        ] {
+            let config = config(&[WRONG, ("IRONCLAW_BACKEND", backend)]);
+            let (checks, purpose) = firecracker::checks(&config, &opened).await;
+            assert_eq!(checks[0].status, status, "{backend} {opened:?}");
+            let expected = match backend {
+                "firecracker" => Purpose::Nothing,
+                _ => Purpose::Hypervisor,
+            };
+            assert_eq!(purpose, expected, "{backend} {opened:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn beside_a_firecracker_qemu_is_for_what_that_does_not_boot() {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("firecracker");
+        std::fs::write(&program, "#!/bin/sh\necho Firecracker v1.17.0\n").unwrap();
+        std::fs::set_permissions(&program, Permissions::from_mode(0o700)).unwrap();
+        for (backend, expected) in [
+            ("auto", Purpose::Fallback),
+            ("firecracker", Purpose::Nothing),
+        ] {
+            let config = config(&[
+                ("IRONCLAW_FIRECRACKER", program.to_str().unwrap()),
+                ("IRONCLAW_BACKEND", backend),
+                ("IRONCLAW_JAIL", "off"),
+            ]);
+            let (checks, purpose) = firecracker::checks(&config, &Ok(())).await;
+            assert_eq!(checks[0].status, Status::Ok, "{checks:?}");
+            assert_eq!(purpose, expected, "{backend}");
+        }
+    }
 }

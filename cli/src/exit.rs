@@ -52,7 +52,7 @@ impl Exit {
     pub(crate) fn meaning(self) -> &'static str {
         match self {
             Self::Found => {
-                "`doctor`, `snapshot verify`, `bench --compare` or `soak` found something wrong"
+                "`doctor`, `snapshot verify`, `template verify`, `bench --compare` or `soak` found something wrong"
             }
             Self::Usage => "the command line is wrong",
             Self::Protocol => "the guest broke the protocol",
@@ -150,7 +150,10 @@ fn of_spawn(error: &SpawnError) -> Exit {
 
 fn of_pool(error: &PoolError) -> Exit {
     match error {
-        PoolError::Config(_) => Exit::Setting,
+        PoolError::Config(_)
+        | PoolError::NoPlaces
+        | PoolError::NoRoom { .. }
+        | PoolError::WarmRange { .. } => Exit::Setting,
         PoolError::Launch(launch) => of_launch(launch),
         PoolError::WarmUp(launch) => of_launch(launch),
         _ => Exit::Failed,
@@ -163,7 +166,9 @@ fn of_launch(error: &LaunchError) -> Exit {
         LaunchError::Snapshot(snapshot) => of_snapshot(snapshot),
         // Of an agent that was asked for nothing yet: the VM did not come up.
         LaunchError::Vmm(_) | LaunchError::Guest(_) | LaunchError::NoBoot { .. } => Exit::VmDied,
-        LaunchError::NoKvm { .. } => Exit::Setting,
+        LaunchError::NoKvm { .. }
+        | LaunchError::NeedsFirecracker { .. }
+        | LaunchError::NoGuestAgent { .. } => Exit::Setting,
         _ => Exit::Failed,
     }
 }
@@ -222,6 +227,9 @@ mod tests {
     use super::*;
     use std::path::PathBuf;
     use std::sync::Arc;
+    use std::time::Duration;
+
+    use ironclaw_orchestrator::vm::Limit;
 
     fn failed(kind: FailureKind) -> Error {
         GuestError::Failed {
@@ -290,6 +298,31 @@ mod tests {
             121
         );
         assert_eq!(code(&anyhow::anyhow!("something")), 125);
+    }
+
+    #[test]
+    fn what_a_setting_forbids_is_told_from_what_failed() {
+        let limit = Limit {
+            vms: 1,
+            memory_mib: 128,
+        };
+        let no_room = || PoolError::NoRoom {
+            guest_mib: 128,
+            limit,
+        };
+        let agent = LaunchError::NoGuestAgent { looked: vec![] };
+        let drive = LaunchError::NeedsFirecracker {
+            variable: "IRONCLAW_ROOT_DRIVE",
+        };
+        assert_eq!(code(&no_room().into()), 121);
+        assert_eq!(code(&SpawnError::from(no_room()).into()), 121);
+        assert_eq!(code(&agent.into()), 121);
+        assert_eq!(code(&drive.into()), 121);
+        let exhausted = SpawnError::PoolExhausted {
+            waited: Duration::from_secs(1),
+            limit,
+        };
+        assert_eq!(code(&exhausted.into()), 125);
     }
 
     #[test]

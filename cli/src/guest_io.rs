@@ -3,13 +3,14 @@
 use std::io::Read as _;
 use std::pin::pin;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use ironclaw_orchestrator::vm::guest::MAX_COLLECTED;
-use ironclaw_orchestrator::vm::{ExecEvent, ExitStatus, GuestError, Running, StdinWriter};
+use ironclaw_orchestrator::vm::{ExecEvent, ExitStatus, Running, StdinWriter};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _, Stderr, Stdout};
 use tokio::sync::mpsc;
 
 use crate::exit;
+use crate::output::mebibytes;
 
 /// Bytes that are read from standard input at a time.
 const CHUNK: usize = 32 * 1024;
@@ -57,12 +58,12 @@ async fn write(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Result<(
 
 fn collect(into: &mut Vec<u8>, bytes: &[u8], others: usize) -> Result<()> {
     into.extend_from_slice(bytes);
-    if (into.len() + others) as u64 > MAX_COLLECTED {
-        return Err(GuestError::TooMuchOutput {
-            limit: MAX_COLLECTED,
-        }
-        .into());
-    }
+    ensure!(
+        (into.len() + others) as u64 <= MAX_COLLECTED,
+        "the command printed more than {}, which is the most that --json collects; run it without \
+         --json, which passes output on as it comes",
+        mebibytes(MAX_COLLECTED)
+    );
     Ok(())
 }
 
@@ -130,7 +131,6 @@ fn read_stdin() -> Result<mpsc::Receiver<std::io::Result<Vec<u8>>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ironclaw_orchestrator::vm::guest::GuestError;
 
     #[tokio::test]
     async fn collected_output_is_kept_apart_and_bounded_in_sum() {
@@ -147,11 +147,7 @@ mod tests {
 
         stdout.resize(usize::try_from(MAX_COLLECTED).unwrap() - 3, 0);
         let error = sink.stderr(b"x").await.unwrap_err();
-        assert!(matches!(
-            error.downcast_ref(),
-            Some(GuestError::TooMuchOutput {
-                limit: MAX_COLLECTED
-            })
-        ));
+        let text = error.to_string();
+        assert!(text.contains("64.0 MiB") && text.contains("without --json"));
     }
 }

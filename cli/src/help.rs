@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use ironclaw_orchestrator::vm::config::VARIABLES;
+use ironclaw_orchestrator::vm::guest::MAX_COLLECTED;
 
 use crate::exit::Exit;
 
@@ -13,7 +14,15 @@ Examples:
   ironclaw pool warmup              build all snapshots before they are needed
   ironclaw run --help               exit codes, environment variables";
 
+const _: () = assert!(
+    MAX_COLLECTED == 64 << 20,
+    "the help of run says another limit"
+);
+
 pub(crate) const RUN_EXAMPLES: &str = "\
+With --json the output is printed when the command has ended, 64 MiB of it at most: as text, and in
+base64 besides where it is not UTF-8. A run that fails prints {\"error\", \"exit_code\"}.
+
 Examples:
   ironclaw run -- uname -a
   ironclaw run -v --timeout 10s -- sh -c 'echo $((6 * 7))'
@@ -68,10 +77,42 @@ Examples:
   ironclaw template build
   ironclaw template list --json";
 
-pub(crate) const SNAPSHOT_EXAMPLES: &str = "\
+pub(crate) const TEMPLATE_LIST_EXAMPLES: &str = "\
+Examples:
+  ironclaw template list
+  ironclaw template list --json | jq -r '.[] | select(.default) | .hash'";
+
+pub(crate) const TEMPLATE_VERIFY_EXAMPLES: &str = "\
+Examples:
+  ironclaw template verify --all
+  ironclaw template verify $(ironclaw template list --json | jq -r '.[] | select(.default) | .hash')";
+
+pub(crate) const TEMPLATE_DELETE_EXAMPLES: &str = "\
+Examples:
+  ironclaw template delete $(ironclaw template list --json | jq -r '.[] | select(.default | not) | .hash')
+  ironclaw template delete --all";
+
+pub(crate) const SNAPSHOT_CREATE_EXAMPLES: &str = "\
+`ironclaw run` and `ironclaw pool warmup` make the snapshots that they lack by themselves.
+
+Examples:
+  ironclaw snapshot create
+  IRONCLAW_MEMORY_MIB=256 ironclaw snapshot create --json | jq .boot_ms";
+
+pub(crate) const SNAPSHOT_LIST_EXAMPLES: &str = "\
+Examples:
+  ironclaw snapshot list
+  ironclaw snapshot list --json | jq '.[] | select(.in_use) | {id, owners}'";
+
+pub(crate) const SNAPSHOT_VERIFY_EXAMPLES: &str = "\
 Examples:
   ironclaw snapshot verify --all
   ironclaw snapshot verify 0192f0c1-7a2b-7c3d-8e4f-5a6b7c8d9e0f";
+
+pub(crate) const SNAPSHOT_DELETE_EXAMPLES: &str = "\
+Examples:
+  ironclaw snapshot delete 0192f0c1-7a2b-7c3d-8e4f-5a6b7c8d9e0f
+  ironclaw snapshot delete --all";
 
 pub(crate) const POOL_EXAMPLES: &str = "\
 Examples:
@@ -113,7 +154,11 @@ fn exit_codes() -> String {
     for exit in Exit::ALL {
         let _ = writeln!(text, "  {:>5}  {}", *exit as u8, exit.meaning());
     }
-    let _ = writeln!(text, "  128+N  the command was ended by signal N");
+    let _ = writeln!(
+        text,
+        "  128+N  the command, or ironclaw itself, was ended by signal N"
+    );
+    let _ = writeln!(text, "    255  the same, of a signal that does not exist");
     let _ = writeln!(text, "  other  the command's own");
     text
 }

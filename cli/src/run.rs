@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use ironclaw_orchestrator::vm::{
     Command, Config, ExitStatus, GuestError, LaunchError, Launcher, Origin, Pool, PoolError,
     PoolOptions, VmHandle,
@@ -24,10 +26,58 @@ struct Report {
     exit_code: u8,
     signal: Option<i32>,
     timed_out: bool,
-    stdout: String,
-    stderr: String,
+    #[serde(flatten)]
+    output: Output,
     origin: Origin,
     timings_ms: Stages,
+}
+
+/// What the command printed. JSON has text only: where a stream is not UTF-8, its text has U+FFFD
+/// in place of what is not, and its bytes are there in base64 (RFC 4648) besides.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Output {
+    stdout: String,
+    stdout_base64: Option<String>,
+    stderr: String,
+    stderr_base64: Option<String>,
+}
+
+impl Output {
+    fn new(stdout: Vec<u8>, stderr: Vec<u8>) -> Self {
+        let ((stdout, stdout_base64), (stderr, stderr_base64)) = (told(stdout), told(stderr));
+        Self {
+            stdout,
+            stdout_base64,
+            stderr,
+            stderr_base64,
+        }
+    }
+}
+
+fn told(bytes: Vec<u8>) -> (String, Option<String>) {
+    match String::from_utf8(bytes) {
+        Ok(text) => (text, None),
+        Err(error) => {
+            let bytes = error.as_bytes();
+            let text = String::from_utf8_lossy(bytes).into_owned();
+            (text, Some(BASE64_STANDARD.encode(bytes)))
+        }
+    }
+}
+
+/// In place of a [`Report`], where there is nothing to report of.
+#[derive(Debug, Serialize)]
+struct Failure {
+    error: String,
+    exit_code: u8,
+}
+
+/// Prints why there is no report of a run, for whoever reads its JSON.
+pub(crate) fn print_failure(error: &Error) -> Result<()> {
+    output::json(&Failure {
+        error: exit::causes(error.as_ref()),
+        exit_code: exit::code(error),
+    })
 }
 
 /// Where the time went, in milliseconds.
@@ -123,8 +173,7 @@ pub(crate) async fn run(mut config: Config, run: Run, json: bool) -> Result<u8> 
                 None
             },
             timed_out: status == ExitStatus::TimedOut,
-            stdout: String::from_utf8_lossy(&stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&stderr).into_owned(),
+            output: Output::new(stdout, stderr),
             origin,
             timings_ms: stages,
         })?;
@@ -196,7 +245,7 @@ fn say_origin(origin: Origin, stages: &Stages) {
     ));
 }
 
-/// The exit code for how a command ended, as shells give it.
+/// The exit code for how a command ended, as shells give it; 255 for a signal that does not exist.
 fn code(status: ExitStatus) -> u8 {
     match status {
         ExitStatus::Code(code) => code,
@@ -218,6 +267,18 @@ mod tests {
         assert_eq!(code(ExitStatus::Code(3)), 3);
         assert_eq!(code(ExitStatus::Signal(9)), 137);
         assert_eq!(code(ExitStatus::TimedOut), 124);
+    }
+
+    #[test]
+    fn output_that_is_no_text_is_told_as_it_is_too() {
+        let output = Output::new(b"text".to_vec(), b"a\xffb".to_vec());
+        let expected = Output {
+            stdout: "text".to_owned(),
+            stdout_base64: None,
+            stderr: "a\u{fffd}b".to_owned(),
+            stderr_base64: Some("Yf9i".to_owned()),
+        };
+        assert_eq!(output, expected);
     }
 
     #[test]

@@ -33,3 +33,16 @@ pub(crate) fn first() -> Result<impl Future<Output = Interrupted>> {
         }
     })
 }
+
+/// Does `work` until a signal comes, which drops it, and with it every VM: a handle kills its VM
+/// when dropped.
+///
+/// # Errors
+/// [`Interrupted`], or that of the work.
+pub(crate) async fn until_first<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let signal = first()?;
+    tokio::select! {
+        result = work => result,
+        signal = signal => Err(signal.into()),
+    }
+}

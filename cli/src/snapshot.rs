@@ -1,14 +1,14 @@
 //! `ironclaw snapshot`
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use ironclaw_orchestrator::vm::snapshot::{
     Entry, Manifest, Owners, SnapshotError, SnapshotId, SnapshotStore,
 };
 use ironclaw_orchestrator::vm::{Config, Launcher};
 use serde::Serialize;
 
-use crate::args::{Selection, SnapshotTask};
-use crate::exit::{self, Exit};
+use crate::args::{SnapshotTask, Snapshots};
+use crate::each::{self, Done, Name};
 use crate::output::{self, blocking, mebibytes, milliseconds};
 use crate::progress::Reporter;
 
@@ -33,23 +33,13 @@ struct Row {
     defect: Option<String>,
 }
 
-/// What became of one snapshot.
-#[derive(Debug, Serialize)]
-struct Done {
-    id: SnapshotId,
-    ok: bool,
-    error: Option<String>,
-    /// Bytes that were compared, by a verification.
-    hashed_bytes: Option<u64>,
-}
-
 /// Makes, lists, verifies or deletes snapshots.
 pub(crate) async fn perform(config: &Config, task: SnapshotTask, json: bool) -> Result<u8> {
     match task {
         SnapshotTask::Create => create(config, json).await?,
         SnapshotTask::List => list(config, json).await?,
         SnapshotTask::Verify(selection) => return verify(config, selection, json).await,
-        SnapshotTask::Delete(selection) => delete(config, selection, json).await?,
+        SnapshotTask::Delete(selection) => return delete(config, selection, json).await,
     }
     Ok(0)
 }
@@ -164,37 +154,25 @@ pub(crate) async fn owned(config: &Config) -> Result<Vec<(Entry, Owners)>> {
     .await
 }
 
-async fn verify(config: &Config, selection: Selection, json: bool) -> Result<u8> {
+async fn verify(config: &Config, selection: Snapshots, json: bool) -> Result<u8> {
     let done = for_each(config, selection, |store, id| {
         Ok(Some(store.verify(id)?.hashed_bytes))
-    })
-    .await?;
-    report(&done, "intact", json)?;
-    Ok(if done.iter().all(|done| done.ok) {
-        0
-    } else {
-        Exit::Found as u8
-    })
+    });
+    each::verified(&done.await?, json)
 }
 
-async fn delete(config: &Config, selection: Selection, json: bool) -> Result<()> {
+async fn delete(config: &Config, selection: Snapshots, json: bool) -> Result<u8> {
     let done = for_each(config, selection, |store, id| {
         store.delete(id)?;
         Ok(None)
-    })
-    .await?;
-    report(&done, "deleted", json)?;
-    let failed = done.iter().filter(|done| !done.ok).count();
-    if failed > 0 {
-        bail!("{failed} of {} snapshots could not be deleted", done.len());
-    }
-    Ok(())
+    });
+    each::deleted(&done.await?, "snapshots", json)
 }
 
 /// Does `action` to every chosen snapshot, whether or not it failed for others.
 async fn for_each(
     config: &Config,
-    selection: Selection,
+    selection: Snapshots,
     action: impl Fn(&SnapshotStore, SnapshotId) -> Result<Option<u64>> + Send + 'static,
 ) -> Result<Vec<Done>> {
     let path = config.snapshot_path.clone();
@@ -205,38 +183,10 @@ async fn for_each(
         } else {
             selection.ids
         };
-        let done = ids.into_iter().map(|id| match action(&store, id) {
-            Ok(hashed_bytes) => Done {
-                id,
-                ok: true,
-                error: None,
-                hashed_bytes,
-            },
-            Err(error) => {
-                let error = Some(exit::causes(error.as_ref()));
-                Done {
-                    id,
-                    ok: false,
-                    error,
-                    hashed_bytes: None,
-                }
-            }
-        });
+        let done = ids
+            .into_iter()
+            .map(|id| Done::new(Name::Id(id), action(&store, id)));
         Ok(done.collect())
     })
     .await
-}
-
-fn report(done: &[Done], success: &str, json: bool) -> Result<()> {
-    if json {
-        return output::json(&done);
-    }
-    for done in done {
-        output::line(&format!(
-            "{}  {}",
-            done.id,
-            done.error.as_deref().unwrap_or(success)
-        ))?;
-    }
-    Ok(())
 }

@@ -1,5 +1,6 @@
 //! `ironclaw soak`: works with a pool for long, lets things go wrong, and looks for what is left.
 
+mod children;
 mod fault;
 mod guest;
 mod home;

@@ -1,11 +1,14 @@
 //! `ironclaw template`
 
 use anyhow::Result;
-use ironclaw_orchestrator::template::{BuildSpec, ImportSpec, Manifest, Template, TemplateStore};
+use ironclaw_orchestrator::template::{
+    BuildSpec, ImportSpec, Manifest, Template, TemplateHash, TemplateStore,
+};
 use ironclaw_orchestrator::vm::{Config, find_guest_agent};
 use serde::Serialize;
 
-use crate::args::TemplateTask;
+use crate::args::{TemplateTask, Templates};
+use crate::each::{self, Done, Name};
 use crate::exit;
 use crate::output::{self, blocking, mebibytes};
 use crate::progress::Reporter;
@@ -20,7 +23,7 @@ struct Row {
     error: Option<String>,
 }
 
-/// Builds or lists templates.
+/// Builds, imports, lists, verifies or deletes templates.
 pub(crate) async fn perform(config: &Config, task: TemplateTask, json: bool) -> Result<u8> {
     match task {
         TemplateTask::Build => build(config, json).await?,
@@ -37,6 +40,8 @@ pub(crate) async fn perform(config: &Config, task: TemplateTask, json: bool) -> 
             import(config, spec, json).await?;
         }
         TemplateTask::List => list(config, json).await?,
+        TemplateTask::Verify(selection) => return verify(config, selection, json).await,
+        TemplateTask::Delete(selection) => return delete(config, selection, json).await,
     }
     Ok(0)
 }
@@ -118,13 +123,9 @@ async fn list(config: &Config, json: bool) -> Result<()> {
         let default = if row.default { "yes" } else { "" }.to_owned();
         let [kernel, size, created] = match row.manifest {
             Some(manifest) => {
-                let initramfs = manifest.initramfs.map_or(0, |initramfs| initramfs.size);
-                let bytes = manifest.kernel.size.saturating_add(initramfs);
-                [
-                    manifest.kernel.release,
-                    mebibytes(bytes),
-                    output::time(manifest.created),
-                ]
+                let size = mebibytes(size(&manifest));
+                let created = output::time(manifest.created);
+                [manifest.kernel.release, size, created]
             }
             None => [row.error.unwrap_or_default(), String::new(), String::new()],
         };
@@ -134,6 +135,13 @@ async fn list(config: &Config, json: bool) -> Result<()> {
         ["TEMPLATE", "DEFAULT", "KERNEL", "SIZE", "BUILT"],
         rows.collect(),
     )
+}
+
+/// Bytes of its files.
+fn size(manifest: &Manifest) -> u64 {
+    let initramfs = manifest.initramfs.as_ref();
+    let initramfs = initramfs.map_or(0, |initramfs| initramfs.size);
+    manifest.kernel.size.saturating_add(initramfs)
 }
 
 fn rows(store: &TemplateStore) -> Result<Vec<Row>> {
@@ -155,4 +163,48 @@ fn rows(store: &TemplateStore) -> Result<Vec<Row>> {
         }
     });
     Ok(rows.collect())
+}
+
+async fn verify(config: &Config, selection: Templates, json: bool) -> Result<u8> {
+    let done = for_each(config, selection, |store, hash| {
+        let template = store.load(hash)?;
+        template.verify()?;
+        Ok(Some(size(template.manifest())))
+    });
+    each::verified(&done.await?, json)
+}
+
+async fn delete(config: &Config, selection: Templates, json: bool) -> Result<u8> {
+    let done = for_each(config, selection, |store, hash| {
+        store.delete(hash)?;
+        Ok(None)
+    });
+    each::deleted(&done.await?, "templates", json)
+}
+
+/// Does `action` to every chosen template, whether or not it failed for others.
+async fn for_each(
+    config: &Config,
+    selection: Templates,
+    action: impl Fn(&TemplateStore, &TemplateHash) -> Result<Option<u64>> + Send + 'static,
+) -> Result<Vec<Done>> {
+    let path = config.template_path.clone();
+    blocking(move || -> Result<_> {
+        let store = TemplateStore::open(path)?;
+        let hashes = if selection.all {
+            store
+                .list()?
+                .into_iter()
+                .map(|listed| listed.hash)
+                .collect()
+        } else {
+            selection.hashes
+        };
+        let done = hashes.into_iter().map(|hash| {
+            let result = action(&store, &hash);
+            Done::new(Name::Hash(hash), result)
+        });
+        Ok(done.collect())
+    })
+    .await
 }

@@ -7,9 +7,10 @@
     reason = "a test fails by panicking"
 )]
 
+mod vm;
+
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use ironclaw_orchestrator::vm::config::VARIABLES;
 
@@ -36,29 +37,6 @@ fn table(heading: &str) -> Vec<Vec<String>> {
             cells.map(|cell| cell.trim().to_owned()).collect()
         })
         .collect()
-}
-
-/// Settings for a directory of its own, with the template of the other tests.
-fn settings() -> [(&'static str, PathBuf); 3] {
-    let state = Path::new(env!("CARGO_TARGET_TMPDIR")).join("vm");
-    [
-        ("IRONCLAW_TEMPLATE_PATH", state.join("templates")),
-        ("IRONCLAW_SNAPSHOT_PATH", state.join("guide")),
-        ("IRONCLAW_RUN_PATH", state.join("run")),
-    ]
-}
-
-/// Whether a VM can be had here; if not, says why.
-fn runs() -> bool {
-    let doctor = Command::new(env!("CARGO_BIN_EXE_ironclaw"))
-        .arg("doctor")
-        .envs(settings())
-        .output()
-        .unwrap();
-    if !doctor.status.success() {
-        println!("skipped: {}", String::from_utf8_lossy(&doctor.stdout));
-    }
-    doctor.status.success()
 }
 
 #[test]
@@ -135,17 +113,13 @@ fn the_code_in_the_guide_and_in_the_readme_is_that_of_the_examples() {
 
 #[test]
 fn the_commands_of_the_guide_print_what_it_says() {
-    if !runs() {
+    if !vm::runs() {
         return;
     }
     let commands = trycmd::TestCases::new();
     commands.env("IRONCLAW_POOL_SIZE", "2");
-    for (name, path) in settings() {
-        // Snapshots of its own: how many there are is printed.
-        let path = match name {
-            "IRONCLAW_SNAPSHOT_PATH" => path.with_file_name("guide-commands"),
-            _ => path,
-        };
+    // Snapshots of its own: how many there are is printed.
+    for (name, path) in vm::settings("guide-commands") {
         commands.env(name, path.to_str().unwrap());
     }
     commands.case(repository().join("docs/snapshot-pool-guide.md"));

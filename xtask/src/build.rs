@@ -22,7 +22,8 @@ pub(crate) fn set_up(workspace: &Workspace) -> Result<PathBuf> {
     let agent = agent(workspace)?;
     step::run(&mut workspace.cargo(&["build", "--quiet", "--release", "-p", "ironclaw-cli"]))?;
     let release = workspace.target().join("release");
-    place(&agent, &release.join(AGENT))?;
+    // Not beside it, where the next build of the workspace puts an agent that is not static.
+    place(&agent, &release.join("lib/ironclaw").join(AGENT))?;
     Ok(release.join("ironclaw"))
 }
 
@@ -93,6 +94,10 @@ pub(crate) fn testguest(workspace: &Workspace) -> Result<Option<PathBuf>> {
 
 /// Copies a program under a name that never shows half of it.
 fn place(from: &Path, to: &Path) -> Result<()> {
+    if let Some(directory) = to.parent() {
+        fs::create_dir_all(directory)
+            .with_context(|| format!("can't make the directory {}", directory.display()))?;
+    }
     let part = to.with_extension("part");
     fs::copy(from, &part)
         .with_context(|| format!("can't copy {} to {}", from.display(), part.display()))?;

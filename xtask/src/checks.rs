@@ -11,7 +11,10 @@ pub(crate) fn test(workspace: &Workspace) -> Result<()> {
     packages::ensure_installed()?;
     let agent = build::agent(workspace)?;
     let mut tests = workspace.cargo(&["test", "--workspace"]);
-    tests.env("IRONCLAW_GUEST_AGENT", agent);
+    tests
+        .env("IRONCLAW_GUEST_AGENT", agent)
+        // What VMs take is there: a test without one has failed.
+        .env("IRONCLAW_TEST_REQUIRE_VM", "1");
     if let Some(image) = build::testguest(workspace)? {
         tests.env("IRONCLAW_TESTGUEST", image);
     }

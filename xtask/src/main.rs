@@ -44,7 +44,7 @@ enum Task {
     Test,
     /// Formatting, clippy and documentation; every warning is an error.
     Lint,
-    /// What CI runs: test, then the quick part of bench, then lint.
+    /// What CI runs: test, then the quick part of bench with what that has built, then lint.
     Ci,
 }
 

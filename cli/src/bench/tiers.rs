@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::faults::Faults;
 use super::life::Life;
-use super::with_pool;
+use super::own::Own;
 use crate::progress::Reporter;
 use crate::statistics::Spread;
 
@@ -82,18 +82,24 @@ pub(super) async fn cold_boots(
 }
 
 pub(super) async fn restores(
+    own: &Own,
     launcher: &Launcher,
     rounds: u16,
     reporter: &Reporter,
 ) -> Result<Tier> {
-    with_pool(launcher, alone(0), async |pool| {
+    own.with_pool(launcher, alone(0), async |pool| {
         spawns(pool, Origin::Restored, rounds, reporter).await
     })
     .await
 }
 
-pub(super) async fn warm(launcher: &Launcher, rounds: u16, reporter: &Reporter) -> Result<Tier> {
-    with_pool(launcher, alone(1), async |pool| {
+pub(super) async fn warm(
+    own: &Own,
+    launcher: &Launcher,
+    rounds: u16,
+    reporter: &Reporter,
+) -> Result<Tier> {
+    own.with_pool(launcher, alone(1), async |pool| {
         spawns(pool, Origin::Warm, rounds, reporter).await
     })
     .await

@@ -1,41 +1,53 @@
 //! What `ironclaw doctor` says of Firecracker.
 
 use std::fs;
+use std::io;
 
 use ironclaw_orchestrator::vm::Config;
 use ironclaw_orchestrator::vm::config::{BackendChoice, JailChoice};
 use ironclaw_orchestrator::vm::firecracker::{FirecrackerBinary, find_jailer};
+use ironclaw_orchestrator::vm::vmm::VmmError;
 use rustix::process::geteuid;
 
 use super::Check;
+use super::qemu::Purpose;
 use crate::exit;
 
-/// The binary, and the jailer where there is one to jail.
-pub(super) async fn checks(config: &Config) -> Vec<Check> {
+/// The binary, and the jailer where there is one to jail; and what is left for QEMU to do. `opened`
+/// says whether there is KVM, without which `auto` does not even look for Firecracker.
+pub(super) async fn checks(config: &Config, opened: &io::Result<()>) -> (Vec<Check>, Purpose) {
     const NAME: &str = "Firecracker";
-    if config.backend == BackendChoice::Qemu {
-        return vec![Check::ok(NAME, "not asked for, as IRONCLAW_BACKEND=qemu")];
+    let unused = |why: &str| (vec![Check::ok(NAME, why)], Purpose::Hypervisor);
+    match config.backend {
+        BackendChoice::Qemu => return unused("not asked for, as IRONCLAW_BACKEND=qemu"),
+        BackendChoice::Auto if opened.is_err() => {
+            return unused("not looked for: it takes KVM, and IRONCLAW_BACKEND=auto does without");
+        }
+        BackendChoice::Auto | BackendChoice::Firecracker => {}
     }
-    match FirecrackerBinary::find(config.firecracker.as_deref()).await {
+    let only = config.backend == BackendChoice::Firecracker;
+    let (checks, purpose) = match FirecrackerBinary::find(config.firecracker.as_deref()).await {
         Ok(binary) => {
             let found = format!("{} {}", binary.path.display(), binary.version);
             let mut checks = vec![Check::ok(NAME, found), jailer(config)];
             if jailed(config) {
                 checks.extend(control_groups());
             }
-            checks
+            (checks, Purpose::Fallback)
+        }
+        // Nobody asked for it by name.
+        Err(error @ VmmError::NotInstalled { path: None, .. }) if !only => {
+            let found = exit::causes(&error);
+            let check = Check::warn(NAME, found, "until then QEMU runs the guests");
+            (vec![check], Purpose::Hypervisor)
         }
         // It says itself what to do.
         Err(error) => {
-            let found = exit::causes(&error);
-            let only = config.backend == BackendChoice::Firecracker;
-            vec![if only || config.firecracker.is_some() {
-                Check::fail(NAME, found, None)
-            } else {
-                Check::warn(NAME, found, "until then QEMU runs the guests")
-            }]
+            let check = Check::fail(NAME, exit::causes(&error), None);
+            (vec![check], Purpose::Hypervisor)
         }
-    }
+    };
+    (checks, if only { Purpose::Nothing } else { purpose })
 }
 
 fn jailed(config: &Config) -> bool {

@@ -12,6 +12,8 @@ use fastrand::Rng;
 use ironclaw_orchestrator::vm::snapshot::SnapshotStore;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use super::children::children;
+
 /// Victims that are remembered. A VM's user learns of its end at once.
 const REMEMBERED: usize = 1000;
 
@@ -141,23 +143,13 @@ fn parent(pid: u32) -> Option<u32> {
 /// The VMMs of this process, by number: all children but the guard of a jail's PID namespace,
 /// which is no VMM, and whose end is the end of all.
 pub(super) fn vmms() -> Vec<u32> {
-    let Ok(tasks) = fs::read_dir("/proc/self/task") else {
-        return Vec::new();
-    };
-    let lists =
-        tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok());
-    let pids: Vec<u32> = lists
-        .flat_map(|list| {
-            let pids = list.split_whitespace().filter_map(|pid| pid.parse().ok());
-            pids.collect::<Vec<_>>()
-        })
-        .collect();
     let is_vmm = |pid: &u32| {
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         ["qemu", "firecracker", "jailer"]
             .iter()
             .any(|vmm| name.starts_with(vmm))
     };
+    let pids = children().unwrap_or_default();
     pids.into_iter().filter(is_vmm).collect()
 }
 

@@ -1,7 +1,6 @@
 //! What a process takes of its host, and whether all of it came back.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use ironclaw_orchestrator::vm::{Config, Limit};
 use serde::Serialize;
 use tokio::time::{Instant, sleep_until};
 
+use super::children::children;
 use crate::output::blocking;
 
 /// Threads and descriptors end a moment after the process that they belonged to; what is there
@@ -73,7 +73,7 @@ impl Taken {
         paths.retain(|path| !path.starts_with(config.run_path.join(".claims")));
         paths.extend(hidden(&config.snapshot_path));
         Ok(Self {
-            processes: children()?,
+            processes: children()?.len(),
             threads: threads()?,
             sockets: links.iter().filter(is_socket).count(),
             descriptors: links.len(),
@@ -155,17 +155,6 @@ fn threads() -> Result<usize> {
     let path = "/proc/self/task";
     let entries = fs::read_dir(path).with_context(|| format!("can't list {path}"))?;
     Ok(entries.count())
-}
-
-fn children() -> Result<usize> {
-    let path = "/proc/self/task";
-    let entries = fs::read_dir(path).with_context(|| format!("can't list {path}"))?;
-    let of_thread = |entry: io::Result<fs::DirEntry>| -> usize {
-        // A thread that ends now gives its children to another, or has none.
-        let children = entry.and_then(|entry| fs::read_to_string(entry.path().join("children")));
-        children.map_or(0, |list| list.split_whitespace().count())
-    };
-    Ok(entries.map(of_thread).sum())
 }
 
 /// Everything below a directory.

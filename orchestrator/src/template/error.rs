@@ -93,7 +93,7 @@ pub enum TemplateError {
     },
     /// A program that is needed to build a template is not installed.
     #[error(
-        "{program} is not installed; a template is made from Debian packages unless kernel image, modules and a static busybox are given as files"
+        "{program} is not installed, and a template is made from Debian packages: build it on a Debian machine by `ironclaw template build` and copy its directory here (IRONCLAW_TEMPLATE_PATH), or use a kernel of your own (`ironclaw template import`)"
     )]
     ToolMissing {
         /// The program's name.
@@ -176,7 +176,10 @@ pub enum TemplateError {
         source: DecompressError,
     },
     /// A program for the guest can't run in it: there is no dynamic linker.
-    #[error("{path} is not a static x86-64 executable, which a guest needs: {reason}", path = .path.display())]
+    #[error(
+        "{path} is not a static x86-64 executable, which a guest needs: {reason}; `cargo xtask setup` builds a static guest agent",
+        path = .path.display()
+    )]
     NotStatic {
         /// The program.
         path: PathBuf,

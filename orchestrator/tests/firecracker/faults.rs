@@ -10,6 +10,7 @@ use ironclaw_orchestrator::vm::{LaunchError, Origin, Pool, SpawnError};
 
 use crate::lab::{Lab, list, pool, run, words};
 use crate::process::living_in;
+use crate::within::within;
 
 /// A way to spoil a snapshot.
 type Spoil = fn(&Snapshot);
@@ -126,10 +127,13 @@ async fn a_spoiled_snapshot_costs_the_pool_a_boot_and_is_replaced() {
 /// The pool fills up again and serves from its best tier.
 async fn heals(pool: &Pool, warm: usize) {
     assert!(pool.stats().failures > 0);
-    while pool.stats().snapshots == 0 || pool.stats().warm < warm {
-        // It reports what failed meanwhile, and goes on.
-        let _ = pool.warmup().await;
-    }
+    let healed = async {
+        while pool.stats().snapshots == 0 || pool.stats().warm < warm {
+            // It reports what failed meanwhile, and goes on.
+            let _ = pool.warmup().await;
+        }
+    };
+    within("a full pool", healed).await;
     let vm = pool.spawn("healed").await.unwrap();
     let best = [Origin::Restored, Origin::Warm][warm.min(1)];
     assert_eq!(vm.origin(), best);

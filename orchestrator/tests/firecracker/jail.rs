@@ -56,6 +56,61 @@ fn groups(pid: u32) -> Vec<PathBuf> {
     .collect()
 }
 
+/// Whether this host has all controllers that limit a VM, of either version.
+fn can_limit() -> bool {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap();
+    let mounts: Vec<Vec<&str>> = mounts.lines().map(|l| l.split(' ').collect()).collect();
+    let unified = mounts.iter().find(|mount| mount[2] == "cgroup2");
+    let unified = unified.map(|mount| {
+        let file = PathBuf::from(mount[1]).join("cgroup.controllers");
+        fs::read_to_string(file).unwrap()
+    });
+    let unified = unified.unwrap_or_default();
+    let all = |has: &dyn Fn(&str) -> bool| ["memory", "cpu", "pids"].into_iter().all(has);
+    all(&|wanted| unified.split_whitespace().any(|has| has == wanted))
+        || all(&|wanted| {
+            mounts.iter().any(|mount| {
+                mount[2] == "cgroup" && mount[3].split(',').any(|option| option == wanted)
+            })
+        })
+}
+
+/// What the control groups of a process allow it.
+#[derive(Debug)]
+struct Limits {
+    /// In bytes.
+    memory: u64,
+    processors: u64,
+    processes: u64,
+}
+
+impl Limits {
+    fn of(groups: &[PathBuf]) -> Self {
+        let read = |name: &str| {
+            let files = groups.iter().map(|group| group.join(name));
+            files.flat_map(fs::read_to_string).next()
+        };
+        let number = |text: &str| text.trim().parse::<u64>().unwrap();
+        // The names of version 2, then those of version 1.
+        let memory = read("memory.max").or_else(|| read("memory.limit_in_bytes"));
+        let (quota, period) = match read("cpu.max") {
+            Some(both) => {
+                let (quota, period) = both.split_once(' ').unwrap();
+                (number(quota), number(period))
+            }
+            None => (
+                number(&read("cpu.cfs_quota_us").unwrap()),
+                number(&read("cpu.cfs_period_us").unwrap()),
+            ),
+        };
+        Self {
+            memory: number(&memory.unwrap()),
+            processors: quota / period,
+            processes: number(&read("pids.max").unwrap()),
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_jailed_vm_has_a_user_a_root_namespaces_and_limits_of_its_own() {
     let Some(lab) = jailed().await else { return };
@@ -80,7 +135,13 @@ async fn a_jailed_vm_has_a_user_a_root_namespaces_and_limits_of_its_own() {
     let net = |pid| fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
     assert_ne!(net(one.pid()), net(two.pid()));
     let limited = groups(one.pid());
-    assert!(limited.iter().all(|group| group.is_dir()), "{limited:?}");
+    if can_limit() {
+        let limits = Limits::of(&limited);
+        let machine = lab.config.machine;
+        assert_eq!(limits.memory, machine.memory_bytes() + (64 << 20));
+        assert_eq!(limits.processors, u64::from(machine.vcpus));
+        assert!((1..100).contains(&limits.processes), "{limits:?}");
+    }
     for vm in [one, two] {
         vm.destroy().await.unwrap();
     }

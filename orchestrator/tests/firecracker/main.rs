@@ -23,3 +23,5 @@ mod pool;
 mod process;
 mod program;
 mod raw_api;
+#[path = "../shared/within.rs"]
+mod within;

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::lab::{Lab, pool, run};
 use crate::process::{is_alive, kill, living_in};
+use crate::within::within;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_warm_clone_serves_and_is_replaced() {
@@ -182,9 +183,7 @@ async fn a_spawn_without_room_waits_for_the_end_of_a_vm_and_not_for_ever() {
     assert_eq!(pool.stats().waiting, 0, "it left the line");
 
     let (spawned, destroyed) = tokio::join!(pool.spawn("second"), async {
-        while pool.stats().waiting == 0 {
-            tokio::task::yield_now().await;
-        }
+        somebody_waits(&pool).await;
         first.destroy().await
     });
     destroyed.unwrap();
@@ -193,6 +192,15 @@ async fn a_spawn_without_room_waits_for_the_end_of_a_vm_and_not_for_ever() {
     assert!(second.timings().queue > Duration::ZERO);
     drop(second);
     pool.close().await;
+}
+
+async fn somebody_waits(pool: &Pool) {
+    let waiting = async {
+        while pool.stats().waiting == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("a spawn in line", waiting).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -211,9 +219,7 @@ async fn two_pools_share_one_budget() {
         other.spawn("b").await.unwrap(),
     );
     let (spawned, ()) = tokio::join!(one.spawn("c"), async {
-        while one.stats().waiting == 0 {
-            tokio::task::yield_now().await;
-        }
+        somebody_waits(&one).await;
         drop(vms.1);
     });
     assert_eq!(spawned.unwrap().name(), "c");

@@ -11,6 +11,8 @@
 mod fault;
 mod guest;
 mod vm;
+#[path = "../shared/within.rs"]
+mod within;
 mod world;
 
 use std::collections::HashSet;
@@ -28,6 +30,7 @@ use ironclaw_orchestrator::vm::{
 use tokio::time::timeout;
 
 use vm::Simulated;
+use within::within;
 use world::World;
 
 /// Cycles, by so many workers at a time. In the first wave there is room for warm clones beside
@@ -123,7 +126,8 @@ async fn a_hundred_thousand_spawns_with_faults_leave_nothing_and_no_vm_serves_tw
     }
 
     // It heals: what failed is made anew, in time.
-    while pool.warmup().await.is_err() {}
+    let healed = async { while pool.warmup().await.is_err() {} };
+    within("all is made that failed", healed).await;
     let stats = pool.stats();
     assert_eq!((stats.snapshots, stats.leased), (4, 0));
     assert!(stats.warm >= 4, "{stats:?}");

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use tokio::task::{JoinSet, yield_now};
 
 use crate::fixture::{config, is_alive, launcher, sh, snapshot};
+use crate::within::within;
 
 /// Room for one VM.
 const ONE: Limit = Limit {
@@ -175,6 +176,16 @@ async fn a_spawn_cancelled_wherever_it_waits_gives_its_room_back_and_leaves_no_p
     assert!(living.is_empty(), "{living:?}");
 }
 
+/// Waits until so many spawns wait.
+async fn in_line(pool: &Pool, count: usize) {
+    let waiting = async {
+        while pool.stats().waiting < count {
+            yield_now().await;
+        }
+    };
+    within("as many spawns in line", waiting).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn spawns_that_leave_the_line_pass_their_turn_on_even_when_it_just_came() {
     let Some(launcher) = launcher().await else {
@@ -188,13 +199,9 @@ async fn spawns_that_leave_the_line_pass_their_turn_on_even_when_it_just_came() 
             let pool = pool.clone();
             leaving.spawn(async move { pool.spawn(name).await.unwrap() });
         }
-        while pool.stats().waiting < 3 {
-            yield_now().await;
-        }
+        in_line(&pool, 3).await;
         let (next, ()) = tokio::join!(pool.spawn("next"), async {
-            while pool.stats().waiting < 4 {
-                yield_now().await;
-            }
+            in_line(&pool, 4).await;
             drop(vm);
             leaving.abort_all();
         });

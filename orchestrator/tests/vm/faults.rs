@@ -10,6 +10,8 @@ use ironclaw_orchestrator::vm::{
 
 use crate::fixture::{files, in_directory, is_alive, launcher, private, sh, vm};
 use crate::pool::kill;
+use crate::skip::skipped;
+use crate::within::within;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vmm_killed_in_mid_command_is_reported_at_once_and_leaves_no_process() {
@@ -54,9 +56,12 @@ async fn a_truncated_memory_file_costs_a_boot_and_is_replaced() {
     assert_eq!(sh(&vm, "echo served").await, "served\n");
     assert!(pool.stats().failures > 0);
     // The pool heals: another snapshot takes the bad one's place.
-    while pool.stats().snapshots == 0 {
-        let _ = pool.warmup().await;
-    }
+    let healed = async {
+        while pool.stats().snapshots == 0 {
+            let _ = pool.warmup().await;
+        }
+    };
+    within("another snapshot", healed).await;
     let second = pool.spawn("healed").await.unwrap();
     assert_eq!(second.origin(), Origin::Restored);
     drop((vm, second));
@@ -105,7 +110,7 @@ async fn a_full_disk_is_one_clear_error_and_leaves_no_file() {
         .output()
         .unwrap();
     if !mount.status.success() {
-        println!("skipped: mounting a small tmpfs needs root");
+        skipped(&"mounting a small tmpfs needs root");
         return;
     }
     let launcher = in_directory(directory.path()).await;

@@ -4,8 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ironclaw_orchestrator::vm::snapshot::{Snapshot, SnapshotStore};
+use ironclaw_orchestrator::vm::vmm::VmmError;
 use ironclaw_orchestrator::vm::{Config, LaunchError, Launcher, VmHandle};
 use tokio::sync::OnceCell;
+
+use crate::skip;
 
 static LAUNCHER: OnceCell<Option<Launcher>> = OnceCell::const_new();
 static SNAPSHOT: OnceCell<Snapshot> = OnceCell::const_new();
@@ -20,14 +23,18 @@ pub(crate) fn config() -> Config {
     config
 }
 
-/// A launcher, or `None` and a line that says why there is none.
+/// A launcher, or `None` and a line that says what is not installed.
 pub(crate) async fn launcher() -> Option<Launcher> {
     let open = || async {
         let progress = Arc::new(|stage: &_| eprintln!("{stage}"));
         match Launcher::open(&config(), progress).await {
             Ok(launcher) => Some(launcher),
-            Err(error @ (LaunchError::Vmm(_) | LaunchError::NoGuestAgent { .. })) => {
-                println!("skipped: {error}");
+            Err(
+                error @ (LaunchError::Vmm(VmmError::NotInstalled { .. })
+                | LaunchError::NoGuestAgent { .. }),
+            ) => {
+                skip::unless_required(&error);
+                skip::skipped(&error);
                 None
             }
             Err(error) => panic!("{error}"),

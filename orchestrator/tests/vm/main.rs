@@ -18,4 +18,8 @@ mod faults;
 mod fixture;
 mod leases;
 mod pool;
+#[path = "../shared/skip.rs"]
+mod skip;
 mod templates;
+#[path = "../shared/within.rs"]
+mod within;

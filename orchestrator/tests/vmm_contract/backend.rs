@@ -8,14 +8,15 @@ use ironclaw_orchestrator::template::{ImportSpec, Template, TemplateStore};
 use ironclaw_orchestrator::vm::config::{BackendChoice, JailChoice};
 use ironclaw_orchestrator::vm::firecracker::{Devices, Firecracker, FirecrackerBinary};
 use ironclaw_orchestrator::vm::snapshot::{Machine, SnapshotStore};
-use ironclaw_orchestrator::vm::vmm::Vmm;
-use ironclaw_orchestrator::vm::{Config, Launcher};
+use ironclaw_orchestrator::vm::vmm::{Vmm, VmmError};
+use ironclaw_orchestrator::vm::{Config, LaunchError, Launcher};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::task::spawn_blocking;
 
 use crate::simulator::Simulator;
+use crate::skip;
 
 /// A kind of hypervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +35,7 @@ pub(crate) struct Backend {
     _directory: Option<tempfile::TempDir>,
 }
 
-/// What is missing.
+/// What is not installed.
 pub(crate) type Missing = String;
 
 impl Kind {
@@ -71,9 +72,16 @@ impl Kind {
                 // Built by the first of all tests that need it, and kept.
                 config.template_path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("vm/templates");
                 config.backend = BackendChoice::Qemu;
-                let launcher = Launcher::open(&config, Arc::new(|_: &_| {}))
-                    .await
-                    .map_err(|error| error.to_string())?;
+                let launcher = match Launcher::open(&config, Arc::new(|_: &_| {})).await {
+                    Err(
+                        error @ (LaunchError::Vmm(VmmError::NotInstalled { .. })
+                        | LaunchError::NoGuestAgent { .. }),
+                    ) => {
+                        skip::unless_required(&error);
+                        return Err(error.to_string());
+                    }
+                    opened => opened.unwrap(),
+                };
                 (launcher.hypervisor(), launcher.template().clone())
             }
             Self::Firecracker => {

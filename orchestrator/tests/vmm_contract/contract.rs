@@ -1,6 +1,5 @@
 //! What every hypervisor does.
 
-use std::io::Write as _;
 use std::sync::Once;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use libtest_mimic::Trial;
 use tokio::time::timeout;
 
 use crate::backend::{Backend, Kind, is_alive};
+use crate::skip::skipped;
 use crate::trial;
 
 /// Long enough for a boot under translation on a busy machine.
@@ -53,9 +53,7 @@ async fn on(kind: Kind, behaviour: impl AsyncFnOnce(&Backend)) {
         }
         Err(missing) => {
             static SAID: [Once; 3] = [const { Once::new() }; 3];
-            SAID[kind as usize].call_once(|| {
-                let _ = writeln!(std::io::stderr(), "skipped: {missing}");
-            });
+            SAID[kind as usize].call_once(|| skipped(&missing));
         }
     }
 }

@@ -16,6 +16,7 @@ use ironclaw_orchestrator::vm::snapshot::{SnapshotId, SnapshotStore};
 use libtest_mimic::Trial;
 
 use crate::backend::{Kind, Watched};
+use crate::skip::skipped;
 use crate::trial;
 use crate::victim::{self, FULL, Life, ROUND};
 
@@ -34,7 +35,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 async fn killed_at_any_point(kind: Kind, deaths: usize, each: usize) {
     if let Err(missing) = kind.start().await {
-        println!("skipped: {missing}");
+        skipped(&missing);
         return;
     }
     let seed = std::env::var("IRONCLAW_TEST_SEED").map_or_else(

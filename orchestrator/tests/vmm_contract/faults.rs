@@ -3,12 +3,15 @@
 use std::time::{Duration, Instant};
 
 use ironclaw_orchestrator::vm::vmm::{BootSpec, Ram, VmmError};
-use ironclaw_orchestrator::vm::{LaunchError, Origin, Pool, PoolOptions};
+use ironclaw_orchestrator::vm::{
+    Budget, LaunchError, Limit, Origin, Pool, PoolOptions, SpawnError,
+};
 use libtest_mimic::Trial;
 
 use crate::backend::{Backend, Kind, Watched};
 use crate::simulator::{Fault, Simulator};
 use crate::trial;
+use crate::within::within;
 
 const LOAD: &str = "PUT /snapshot/load";
 const CREATE: &str = "PUT /snapshot/create";
@@ -28,6 +31,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial(
             "faults::a_vmm_that_hangs_is_given_up_and_killed".into(),
             || with(async |b, s| a_vmm_that_hangs_is_given_up(b, s).await),
+        ),
+        trial(
+            "faults::a_pool_that_closes_serves_neither_who_waits_nor_who_comes_later".into(),
+            || with(async |b, _| a_closed_pool_serves_nobody(b).await),
         ),
         trial("faults::a_slow_vmm_is_waited_for".into(), || {
             with(async |b, s| a_slow_vmm_is_waited_for(b, s).await)
@@ -138,13 +145,16 @@ async fn a_pool_serves_all_the_same(b: &Backend, s: &Simulator, at: &str, fault:
     assert_ne!(one.pid(), two.pid());
     assert_eq!(one.exec(["counter"]).await.unwrap().stdout, b"1\n");
     assert_eq!(two.exec(["counter"]).await.unwrap().stdout, b"1\n");
-    while pool.stats().warm < 2 || s.waiting() > 0 {
-        // A warm-up may meet the fault itself.
-        let _ = pool.warmup().await;
-        if s.waiting() > 0 {
-            drop(pool.spawn("meets the fault").await.unwrap());
+    let healed = async {
+        while pool.stats().warm < 2 || s.waiting() > 0 {
+            // A warm-up may meet the fault itself.
+            let _ = pool.warmup().await;
+            if s.waiting() > 0 {
+                drop(pool.spawn("meets the fault").await.unwrap());
+            }
         }
-    }
+    };
+    within("a full pool, and the fault is over", healed).await;
     let three = pool.spawn("three").await.unwrap();
     assert_eq!(three.origin(), Origin::Warm);
     for vm in [one, two, three] {
@@ -166,6 +176,31 @@ async fn an_old_version_is_refused_by_its_fields(b: &Backend, s: &Simulator) {
     assert!(error.to_string().contains("vsock_override"), "{error}");
 }
 
+async fn a_closed_pool_serves_nobody(b: &Backend) {
+    let one = Limit {
+        vms: 1,
+        memory_mib: u64::MAX,
+    };
+    let options = PoolOptions {
+        budget: Budget::new(one),
+        ..options(1)
+    };
+    let pool = Pool::open(b.launcher.clone(), options).await.unwrap();
+    let served = pool.spawn("served").await.unwrap();
+    let (waits, later) = (pool.clone(), pool.clone());
+    let waiting = tokio::spawn(async move { waits.spawn("waits").await });
+    while pool.stats().waiting == 0 {
+        tokio::task::yield_now().await;
+    }
+    pool.close().await;
+    for error in [waiting.await.unwrap(), later.spawn("later").await] {
+        let error = error.unwrap_err();
+        assert!(matches!(error, SpawnError::Closed), "{error}");
+    }
+    assert_eq!(served.exec(["echo", "on"]).await.unwrap().stdout, b"on\n");
+    served.destroy().await.unwrap();
+}
+
 async fn overwritten_memory(b: &Backend, _: &Simulator) {
     let pool = Pool::open(b.launcher.clone(), options(1)).await.unwrap();
     pool.warmup().await.unwrap();
@@ -176,9 +211,12 @@ async fn overwritten_memory(b: &Backend, _: &Simulator) {
     std::fs::write(&path, vec![0xff; 1 << 20]).unwrap();
     let vm = pool.spawn("served").await.unwrap();
     assert_eq!(vm.exec(["echo", "on"]).await.unwrap().stdout, b"on\n");
-    while pool.stats().warm == 0 {
-        let _ = pool.warmup().await;
-    }
+    let healed = async {
+        while pool.stats().warm == 0 {
+            let _ = pool.warmup().await;
+        }
+    };
+    within("another warm clone", healed).await;
     vm.destroy().await.unwrap();
     let healed = b.launcher.snapshots().list().unwrap();
     assert!(

@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use ironclaw_orchestrator::vm::Config;
 use ironclaw_orchestrator::vm::firecracker::FirecrackerBinary;
@@ -11,6 +12,7 @@ use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
 use crate::simulator::Simulator;
+use crate::skip::skipped;
 use crate::trial;
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -27,6 +29,9 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
+/// How long either may take until it listens; it takes milliseconds.
+const LISTENS: Duration = Duration::from_secs(120);
+
 /// A process that is driven by raw requests.
 struct Process {
     child: Child,
@@ -37,7 +42,7 @@ struct Process {
 impl Process {
     fn start(binary: &Path) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let child = Command::new(binary)
+        let mut child = Command::new(binary)
             .args(["--api-sock", "api.sock", "--level", "Error"])
             .current_dir(directory.path())
             .stdout(Stdio::null())
@@ -45,10 +50,16 @@ impl Process {
             .spawn()
             .unwrap();
         let path = directory.path().join("api.sock");
+        let start = Instant::now();
         let stream = loop {
             match UnixStream::connect(&path) {
                 Ok(stream) => break stream,
-                Err(_) => std::thread::yield_now(),
+                Err(error) => {
+                    let ended = child.try_wait().unwrap();
+                    assert!(ended.is_none(), "{ended:?}");
+                    assert!(start.elapsed() < LISTENS, "{error}");
+                    std::thread::yield_now();
+                }
             }
         };
         Self {
@@ -112,12 +123,7 @@ async fn both() -> Option<([Process; 2], Value, tempfile::TempDir)> {
     let guest = std::env::var("IRONCLAW_TESTGUEST");
     let (Ok(real), Ok(_), Ok(guest)) = (real, kvm, guest) else {
         static SAID: std::sync::Once = std::sync::Once::new();
-        SAID.call_once(|| {
-            let _ = writeln!(
-                std::io::stderr(),
-                "skipped: no firecracker to be compared with"
-            );
-        });
+        SAID.call_once(|| skipped(&"no firecracker to be compared with"));
         return None;
     };
     let directory = tempfile::tempdir().unwrap();

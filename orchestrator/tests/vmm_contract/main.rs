@@ -19,7 +19,11 @@ mod devices;
 mod faults;
 mod honesty;
 mod simulator;
+#[path = "../shared/skip.rs"]
+mod skip;
 mod victim;
+#[path = "../shared/within.rs"]
+mod within;
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -1,0 +1,95 @@
+//! What a bench makes on the machine that it measures, and takes away again however it ends.
+
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Result, bail};
+use ironclaw_orchestrator::vm::snapshot::{SnapshotId, SnapshotStore};
+use ironclaw_orchestrator::vm::{Launcher, Pool, PoolOptions};
+
+use crate::exit;
+use crate::output::blocking;
+use crate::progress;
+use crate::signals;
+
+/// The bench's own snapshot, and the pool that is open.
+#[derive(Default)]
+pub(super) struct Own {
+    snapshot: Mutex<Option<(SnapshotStore, SnapshotId)>>,
+    pool: Mutex<Option<Pool>>,
+    /// No pool is opened any more.
+    stopped: AtomicBool,
+}
+
+impl Own {
+    /// Measures, and ends what there is then. A signal stops it; the second at once.
+    pub(super) async fn measured<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let first = signals::first()?;
+        let mut work = pin!(work);
+        let result = tokio::select! {
+            result = &mut work => result,
+            signal = first => {
+                if lock(&self.snapshot).is_some() {
+                    // Its tasks have VMs of the snapshot: without a pool it ends, and they with it.
+                    self.stopped.store(true, Ordering::Relaxed);
+                    let stop = async { Ok(tokio::join!(self.close_pool(), work)) };
+                    // That the pool is closed is no news.
+                    drop(signals::until_first(stop).await?);
+                }
+                Err(signal.into())
+            }
+        };
+        let end = async {
+            self.end().await;
+            Ok(())
+        };
+        signals::until_first(end).await?;
+        result
+    }
+
+    pub(super) fn snapshot(&self, store: SnapshotStore, id: SnapshotId) {
+        *lock(&self.snapshot) = Some((store, id));
+    }
+
+    /// Does something with a pool, which has ended afterwards, whatever came of it.
+    pub(super) async fn with_pool<T>(
+        &self,
+        launcher: &Launcher,
+        options: PoolOptions,
+        work: impl AsyncFnOnce(&Pool) -> Result<T>,
+    ) -> Result<T> {
+        let pool = Pool::open(launcher.clone(), options).await?;
+        *lock(&self.pool) = Some(pool.clone());
+        if self.stopped.load(Ordering::Relaxed) {
+            self.close_pool().await;
+            bail!("no pool is opened any more");
+        }
+        let result = work(&pool).await;
+        self.close_pool().await;
+        result
+    }
+
+    /// Deletes the snapshot. One that another process uses meanwhile stays: it is as good as any,
+    /// and goes when it is old.
+    pub(super) async fn end(&self) {
+        let Some((store, id)) = lock(&self.snapshot).take() else {
+            return;
+        };
+        if let Err(error) = blocking(move || store.delete(id)).await {
+            let why = exit::causes(error.as_ref());
+            progress::note(&format!("warning: the bench's snapshot stays: {why}"));
+        }
+    }
+
+    async fn close_pool(&self) {
+        let pool = lock(&self.pool).take();
+        if let Some(pool) = pool {
+            pool.close().await;
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

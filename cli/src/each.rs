@@ -1,0 +1,91 @@
+//! What is done to each of several snapshots or templates.
+
+use std::fmt;
+
+use anyhow::{Result, bail};
+use ironclaw_orchestrator::template::TemplateHash;
+use ironclaw_orchestrator::vm::snapshot::SnapshotId;
+use serde::Serialize;
+
+use crate::exit::{self, Exit};
+use crate::output;
+
+/// What it is called; in JSON as in the list of its kind.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Name {
+    /// A snapshot.
+    Id(SnapshotId),
+    /// A template.
+    Hash(TemplateHash),
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => id.fmt(f),
+            Self::Hash(hash) => hash.fmt(f),
+        }
+    }
+}
+
+/// What became of one.
+#[derive(Debug, Serialize)]
+pub(crate) struct Done {
+    #[serde(flatten)]
+    name: Name,
+    ok: bool,
+    error: Option<String>,
+    /// Bytes that were compared, by a verification.
+    hashed_bytes: Option<u64>,
+}
+
+impl Done {
+    /// How it went, and how many bytes were compared.
+    pub(crate) fn new(name: Name, result: Result<Option<u64>>) -> Self {
+        let (hashed_bytes, error) = match result {
+            Ok(hashed_bytes) => (hashed_bytes, None),
+            Err(error) => (None, Some(exit::causes(error.as_ref()))),
+        };
+        Self {
+            name,
+            ok: error.is_none(),
+            error,
+            hashed_bytes,
+        }
+    }
+}
+
+/// Prints what was verified; the exit code says whether all is as it was published.
+pub(crate) fn verified(done: &[Done], json: bool) -> Result<u8> {
+    print(done, "intact", json)?;
+    Ok(if done.iter().all(|done| done.ok) {
+        0
+    } else {
+        Exit::Found as u8
+    })
+}
+
+/// Prints what was deleted of `what`.
+///
+/// # Errors
+/// If one was not.
+pub(crate) fn deleted(done: &[Done], what: &str, json: bool) -> Result<u8> {
+    print(done, "deleted", json)?;
+    let failed = done.iter().filter(|done| !done.ok).count();
+    if failed > 0 {
+        bail!("{failed} of {} {what} could not be deleted", done.len());
+    }
+    Ok(0)
+}
+
+fn print(done: &[Done], success: &str, json: bool) -> Result<()> {
+    if json {
+        return output::json(&done);
+    }
+    for Done { name, error, .. } in done {
+        let how = error.as_deref().unwrap_or(success);
+        output::line(&format!("{name}  {how}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! `ironclaw bench` with real VMs. `cargo xtask test` provides what they need; where that is not
+//! installed each test says `skipped:` and why.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod vm;
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// As quick as it gets, with its figures as JSON.
+fn bench(snapshots: &Path) -> Command {
+    let mut command = vm::ironclaw("bench", &["bench", "--quick", "--rounds=1", "--json"]);
+    command.env("IRONCLAW_SNAPSHOT_PATH", snapshots);
+    command
+}
+
+/// A bench that has its snapshot, and the rest of what it says.
+fn measuring(snapshots: &Path) -> (Child, BufReader<impl std::io::Read>) {
+    let mut child = bench(snapshots)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("restored spawn") {
+        line.clear();
+        assert_ne!(said.read_line(&mut line).unwrap(), 0, "it ended");
+    }
+    (child, said)
+}
+
+fn list(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).unwrap();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+#[test]
+fn a_bench_tells_what_it_measured_and_fails_where_a_ratio_is_grossly_worse() {
+    if !vm::runs() {
+        return;
+    }
+    // Of whatever runs here: no clone takes as little as this.
+    let sections = ["qemu-tcg", "qemu-kvm", "firecracker-kvm"].map(|vmm| {
+        format!(
+            "[{vmm}]\nmemory_mib = 128\nvcpus = 1\n[{vmm}.ratios]\nrestored_of_cold_boot = 1000\n\
+             warm_of_restored = 1000\nwarm_overhead = 1000\nwarm_queue = 1000\n\
+             restored_overhead = 1000\nclone_of_guest_memory = 0.000001\n\
+             disk_of_guest_memory = 1000\n"
+        )
+    });
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let ratios = directory.path().join("ratios.toml");
+    fs::write(&ratios, sections.concat()).unwrap();
+    let snapshots = directory.path().join("snapshots");
+    let output = bench(&snapshots)
+        .arg("--compare")
+        .arg(&ratios)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    for (index, tier) in ["warm", "restored", "cold_booted"].iter().enumerate() {
+        let measured = &report["tiers"][index];
+        assert_eq!(measured["origin"], *tier);
+        assert_eq!(measured["spawn_ms"]["samples"], 1);
+        assert!(measured["spawn_ms"]["p50"].as_f64() > Some(0.0));
+        assert!(measured["stages_ms"]["hello"]["p99"].as_f64() > Some(0.0));
+    }
+    assert!(report["cache"]["before_bytes"].as_u64() > Some(0));
+    assert!(report["clones"][0]["uss_bytes"]["p50"].as_u64() > Some(0));
+    let compared = report["comparison"]["ratios"].as_array().unwrap();
+    let broken = compared.iter().filter(|ratio| ratio["broken"] == true);
+    let broken: Vec<_> = broken.map(|ratio| &ratio["name"]).collect();
+    assert_eq!(broken, ["clone_of_guest_memory"]);
+    // The snapshot was its own.
+    assert_eq!(fs::read_dir(&snapshots).unwrap().count(), 0);
+}
+
+#[test]
+fn a_bench_that_is_interrupted_leaves_nothing() {
+    if !vm::runs() {
+        return;
+    }
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let snapshots = directory.path().join("snapshots");
+    let (child, mut said) = measuring(&snapshots);
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{rest}");
+    assert_eq!(list(&snapshots), Vec::<PathBuf>::new(), "{rest}");
+}
+
+#[test]
+fn a_bench_whose_snapshot_another_process_uses_tells_its_figures_all_the_same() {
+    if !vm::runs() {
+        return;
+    }
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let snapshots = directory.path().join("snapshots");
+    let (child, mut said) = measuring(&snapshots);
+    let snapshot = list(&snapshots).pop().unwrap();
+    let used = File::open(&snapshot).unwrap();
+    flock(&used, FlockOperation::LockShared).unwrap();
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{rest}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["tiers"].as_array().unwrap().len(), 3);
+    assert!(rest.contains("in use by"), "{rest}");
+    assert_eq!(list(&snapshots), [snapshot]);
+}

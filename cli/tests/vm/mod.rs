@@ -1,0 +1,67 @@
+//! Whether there are VMs for a test, and where their state is.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use ironclaw_orchestrator::vm::qemu::QemuBinary;
+use ironclaw_orchestrator::vm::vmm::VmmError;
+use ironclaw_orchestrator::vm::{Config, find_guest_agent};
+
+/// Set by `cargo xtask test`, which installs QEMU and builds the agent: tests have to run then.
+const REQUIRED: &str = "IRONCLAW_TEST_REQUIRE_VM";
+
+/// Where all tests have what they share, kept between runs and apart from any user's.
+pub(crate) fn state() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("vm")
+}
+
+/// Settings with the template of all tests, and the directory of that name for snapshots.
+pub(crate) fn settings(snapshots: &str) -> [(&'static str, PathBuf); 3] {
+    [
+        ("IRONCLAW_TEMPLATE_PATH", state().join("templates")),
+        ("IRONCLAW_SNAPSHOT_PATH", state().join(snapshots)),
+        ("IRONCLAW_RUN_PATH", state().join("run")),
+    ]
+}
+
+/// `ironclaw` with those settings.
+pub(crate) fn ironclaw(snapshots: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ironclaw"));
+    command.args(arguments).envs(settings(snapshots));
+    command
+}
+
+/// Whether a VM can be had here; if not, says what is not installed. Anything else that is wrong
+/// is a failure.
+pub(crate) fn runs() -> bool {
+    let doctor = ironclaw("command-line", &["doctor"]).output().unwrap();
+    if doctor.status.success() {
+        return true;
+    }
+    let missing = missing();
+    let required = std::env::var_os(REQUIRED).is_some_and(|value| value == "1");
+    assert!(
+        missing.is_some() && !required,
+        "{}",
+        String::from_utf8_lossy(&doctor.stdout)
+    );
+    // Past the harness, which keeps what a test prints to itself if the test passes.
+    let reason = missing.unwrap_or_default();
+    let _ = writeln!(std::io::stderr(), "skipped: {reason}");
+    false
+}
+
+/// What is not installed of that which runs VMs.
+fn missing() -> Option<String> {
+    let config = Config::from_env().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    match runtime.block_on(QemuBinary::find(config.qemu.as_deref())) {
+        Err(error @ VmmError::NotInstalled { .. }) => Some(error.to_string()),
+        Err(_) => None,
+        Ok(_) => Some(find_guest_agent(&config).err()?.to_string()),
+    }
+}
