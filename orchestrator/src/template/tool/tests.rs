@@ -65,7 +65,7 @@ fn a_program_that_is_not_installed_is_named_with_the_alternative() {
     );
     let text = error.unwrap_err().to_string();
     assert!(
-        text.contains("apt-get is not installed") && text.contains("given as files"),
+        text.contains("apt-get is not installed") && text.contains("ironclaw template import"),
         "{text}"
     );
 }
