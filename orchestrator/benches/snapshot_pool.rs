@@ -6,6 +6,7 @@
 //!
 //! * for `warm`, `PATCH /vm` and a ping on a connection that exists. `warm` also draws entropy,
 //!   and has the guest take it, its clock and its names;
+//! * for the last of 20 `warm` at once, the same of 20 clones, all asked before any is heard;
 //! * for `restored`, the process's start and `PUT /snapshot/load`. `restored` also connects to the
 //!   agent, and waits for what `warm` waits for.
 //!

@@ -11,6 +11,7 @@
 )]
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 
+#[allow(dead_code, reason = "snapshot_pool.rs uses the rest")]
 mod bare;
 mod turns;
 

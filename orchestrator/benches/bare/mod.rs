@@ -16,6 +16,9 @@ use ironclaw_protocol::{VERSION, VSOCK_PORT};
 /// Pings before a measurement, so that the guest's working set is in memory.
 const PRIMING: u32 = 9;
 
+const RESUME: &str = "PATCH /vm";
+const RESUMED: &str = r#"{"state":"Resumed"}"#;
+
 /// A Firecracker process that restored a clone, running.
 pub(crate) struct Bare {
     started: Started,
@@ -106,27 +109,45 @@ impl Paused {
     /// How long it takes from the request to resume to a ping's answer.
     pub(crate) fn resume_and_ping(mut self) -> (Duration, Box<dyn Any>) {
         let start = Instant::now();
-        ask(
-            &mut self.bare.started.api,
-            "PATCH /vm",
-            r#"{"state":"Resumed"}"#,
-        );
+        ask(&mut self.bare.started.api, RESUME, RESUMED);
         self.agent.ping(PRIMING);
         (start.elapsed(), Box::new(self))
     }
+
+    /// The same of many at once, until the last has answered: all are asked before any is heard.
+    pub(crate) fn resume_and_ping_all(mut clones: Vec<Self>) -> (Duration, Box<dyn Any>) {
+        let start = Instant::now();
+        for clone in &mut clones {
+            request(&mut clone.bare.started.api, RESUME, RESUMED);
+            clone.agent.send_ping(PRIMING);
+        }
+        for clone in &mut clones {
+            confirm(&mut clone.bare.started.api, RESUME);
+            clone.agent.hear(PRIMING);
+        }
+        (start.elapsed(), Box::new(clones))
+    }
 }
 
-fn ask(api: &mut UnixStream, request: &str, body: &str) {
+fn ask(api: &mut UnixStream, what: &str, body: &str) {
+    request(api, what, body);
+    confirm(api, what);
+}
+
+fn request(api: &mut UnixStream, what: &str, body: &str) {
     let length = body.len();
     let text = format!(
-        "{request} HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n\
+        "{what} HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n\
          {body}"
     );
     api.write_all(text.as_bytes()).unwrap();
+}
+
+fn confirm(api: &mut UnixStream, what: &str) {
     let mut answer = [0; 4096];
     let read = api.read(&mut answer).unwrap();
     let answer = String::from_utf8_lossy(&answer[..read]);
-    assert!(answer.starts_with("HTTP/1.1 204"), "{request}: {answer}");
+    assert!(answer.starts_with("HTTP/1.1 204"), "{what}: {answer}");
 }
 
 struct Agent {
@@ -158,6 +179,11 @@ impl Agent {
     }
 
     fn ping(&mut self, id: u32) {
+        self.send_ping(id);
+        self.hear(id);
+    }
+
+    fn send_ping(&mut self, id: u32) {
         let mut bytes = Vec::new();
         let message = ToGuest::Request {
             id: RequestId(id),
@@ -165,6 +191,10 @@ impl Agent {
         };
         encode(&message, &mut bytes).unwrap();
         self.stream.write_all(&bytes).unwrap();
+    }
+
+    /// Waits until a ping is answered.
+    fn hear(&mut self, id: u32) {
         let mut chunk = [0; 4096];
         loop {
             while let Some(event) = self.decoder.next().unwrap() {

@@ -10,11 +10,15 @@ use criterion::measurement::WallTime;
 use ironclaw_orchestrator::vm::snapshot::Snapshot;
 use ironclaw_orchestrator::vm::{Launcher, Origin, Pool, PoolOptions};
 use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
 
-use crate::bare::Started;
+use crate::bare::{Paused, Started};
 use crate::turns::{Pair, Prepare};
 
-/// Compares a warm spawn and a restore with the minimal client's, and prints the ratios.
+/// Spawns at once.
+const BURST: usize = 20;
+
+/// Compares a warm spawn, a burst of them and a restore with the minimal client's, and prints the ratios.
 pub(crate) fn compare(
     group: &mut BenchmarkGroup<'_, WallTime>,
     runtime: &Runtime,
@@ -43,6 +47,27 @@ pub(crate) fn compare(
     pair.bench(group);
     pair.report();
 
+    let many = pool(runtime, launcher, BURST);
+    let ours: Prepare<'_> = Box::new(|| {
+        runtime.block_on(many.warmup()).unwrap();
+        Box::new(|| {
+            let served = burst(runtime, &many);
+            runtime.block_on(many.warmup()).unwrap();
+            served
+        })
+    });
+    let floor: Prepare<'_> = Box::new(|| {
+        let one = || Started::start(firecracker).load(snapshot).pause();
+        let clones = std::iter::repeat_with(one).take(BURST).collect();
+        Box::new(move || Paused::resume_and_ping_all(clones))
+    });
+    let mut pair = Pair::new(
+        ("the last of 20 warm in turns with its floor", ours),
+        ("floor of the last of 20: resume + ping", floor),
+    );
+    pair.bench(group);
+    pair.report();
+
     let cold = pool(runtime, launcher, 0);
     let ours: Prepare<'_> = Box::new(|| Box::new(|| spawn(runtime, &cold, Origin::Restored)));
     let floor: Prepare<'_> = Box::new(|| {
@@ -60,6 +85,7 @@ pub(crate) fn compare(
     pair.report();
     runtime.block_on(async {
         warm.close().await;
+        many.close().await;
         cold.close().await;
     });
 }
@@ -84,4 +110,21 @@ fn spawn(runtime: &Runtime, pool: &Pool, tier: Origin) -> (Duration, Box<dyn Any
     let (vm, took) = runtime.block_on(spawned).unwrap();
     assert_eq!(vm.origin(), tier);
     (took, Box::new(vm))
+}
+
+/// Until the last one is served.
+fn burst(runtime: &Runtime, pool: &Pool) -> (Duration, Box<dyn Any>) {
+    let all = async {
+        let start = Instant::now();
+        let mut served = JoinSet::new();
+        for _ in 0..BURST {
+            let pool = pool.clone();
+            served.spawn(async move { pool.spawn("bench").await.unwrap() });
+        }
+        let vms = served.join_all().await;
+        (start.elapsed(), vms)
+    };
+    let (took, vms) = runtime.block_on(all);
+    assert!(vms.iter().all(|vm| vm.origin() == Origin::Warm));
+    (took, Box::new(vms))
 }
