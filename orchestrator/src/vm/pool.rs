@@ -18,29 +18,26 @@ mod line;
 mod memory;
 mod serving;
 pub(crate) mod slots;
+mod spawn;
 mod stats;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::vm::config::{Config, DEFAULT_REFRESH};
-use crate::vm::identity::VmName;
 use crate::vm::launcher::{LaunchError, Launcher, PausedClone, blocking};
 use crate::vm::limits::Limits;
 use crate::vm::process;
 use crate::vm::snapshot::{Snapshot, SnapshotId};
-use crate::vm::vm_handle::{Origin, Timings, VmHandle};
 use clock::Clock;
-use lease::Lease;
-use line::{Line, Turn, Waiting};
+use line::Line;
 use serving::Serving;
-use slots::{Rules, Served, Slots};
+use slots::{Rules, Slots};
 use stats::Counters;
 
 pub use budget::{Budget, Limit};
@@ -113,7 +110,8 @@ impl From<&Config> for PoolOptions {
 pub struct SpawnOptions {
     /// The VM's name, 1 to 64 bytes; also its host name.
     pub name: String,
-    /// How long to wait for room when as many VMs live as may.
+    /// How long to wait for room when as many VMs live as may, and for others that are being
+    /// started. It is not counted how long a VM then takes to start, which has limits of its own.
     pub patience: Duration,
     /// When the VM is killed.
     pub limits: Limits,
@@ -166,8 +164,10 @@ struct Core {
     progress: watch::Sender<Progress>,
     counters: Counters,
     serving: Serving,
-    /// Starting VMMs is work for processors: more at a time than there are is slower for all.
+    /// Starting VMMs is work for processors: more at a time than there are is slower for all. So
+    /// many may start for spawns, and as many for the pool, since a spawn must not wait for it.
     starts: Semaphore,
+    fills: Semaphore,
     /// Snapshots that this pool had, whatever became of them, or makes.
     known: tokio::sync::Mutex<HashSet<SnapshotId>>,
     /// Age at which a snapshot that nobody uses is deleted, for whatever it was made.
@@ -255,6 +255,7 @@ impl Pool {
             counters: Counters::default(),
             serving: Serving::default(),
             starts: Semaphore::new(processors),
+            fills: Semaphore::new(processors),
             known: tokio::sync::Mutex::new(known),
             forsaken: refresh.max(FORSAKEN),
             closing: CancellationToken::new(),
@@ -271,142 +272,6 @@ impl Pool {
     #[must_use]
     pub fn launcher(&self) -> &Launcher {
         &self.core.launcher
-    }
-
-    /// A VM of one's own, from the best tier that serves.
-    ///
-    /// # Errors
-    /// As for [`spawn_with`](Self::spawn_with).
-    pub async fn spawn(&self, name: &str) -> Result<VmHandle, SpawnError> {
-        self.spawn_with(SpawnOptions::named(name)).await
-    }
-
-    /// A VM of one's own, from the best tier that serves. Dropping the future takes the spawn
-    /// back, at any point.
-    ///
-    /// # Errors
-    /// [`SpawnError::PoolExhausted`] if there was no room in time; [`SpawnError::Failed`] says
-    /// for each tier that was tried why it failed.
-    pub async fn spawn_with(&self, options: SpawnOptions) -> Result<VmHandle, SpawnError> {
-        let start = Instant::now();
-        let core = &*self.core;
-        let name = VmName::parse(&options.name)?;
-        let (lease, mut served) = self.turn(options.patience).await?;
-        let queue = start.elapsed();
-        let mut failed = Vec::new();
-        let handle = loop {
-            match served {
-                Served::Warm(clone) => {
-                    let serving = core.serving.begin(&core.wake);
-                    let warm = clone.serve(&name, Origin::Warm).await;
-                    drop(serving);
-                    match warm {
-                        Ok(handle) => break handle,
-                        Err(error) => {
-                            core.counters.fell_back(Origin::Warm, &error);
-                            failed.push((Origin::Warm, error));
-                            served = core.slots().serve_again(lease.id());
-                        }
-                    }
-                }
-                Served::Restore(generation, snapshot) => {
-                    core.wake.notify_one();
-                    match self.restore(&snapshot, &name).await {
-                        Ok(handle) => break handle,
-                        Err(error) => {
-                            core.counters.fell_back(Origin::Restored, &error);
-                            // Deleting it needs that nobody holds it.
-                            drop(snapshot);
-                            core.slots().boots(lease.id());
-                            if error.may_be_the_snapshots() {
-                                driver::give_up(core, generation);
-                            }
-                            failed.push((Origin::Restored, error));
-                            served = Served::Boot;
-                        }
-                    }
-                }
-                Served::Boot => {
-                    core.wake.notify_one();
-                    break self.boot(&name, failed).await?;
-                }
-            }
-        };
-        let total = start.elapsed();
-        let stages = handle.timings();
-        let Timings {
-            start,
-            load,
-            resume,
-            hello,
-            ..
-        } = stages;
-        let timings = Timings {
-            queue,
-            failed: total.saturating_sub(queue + start + load + resume + hello),
-            total,
-            ..stages
-        };
-        core.counters.served(handle.origin(), &timings);
-        Ok(handle
-            .with_timings(timings)
-            .holding(Box::new(lease))
-            .limited(options.limits))
-    }
-
-    /// Room for a VM, and what is to serve it.
-    async fn turn(&self, patience: Duration) -> Result<Turn, SpawnError> {
-        let core = &self.core;
-        let start = Instant::now();
-        let mut waiting = {
-            let mut slots = core.slots();
-            // A pool that closes cancels first and locks the slots then: what comes later sees it.
-            if core.closing.is_cancelled() {
-                return Err(SpawnError::Closed);
-            }
-            match slots.acquire(core.now()) {
-                Ok(granted) => return Ok((Lease::new(granted.lease, core), granted.served)),
-                Err(ticket) => Waiting::join(core, ticket),
-            }
-        };
-        // What was given back since it was found missing is noticed by the driver.
-        core.wake.notify_one();
-        match timeout(patience, waiting.turn()).await {
-            Ok(Some(turn)) => Ok(turn),
-            Ok(None) => Err(SpawnError::Closed),
-            Err(_) => Err(SpawnError::PoolExhausted {
-                waited: start.elapsed(),
-                limit: core.budget.limit(),
-            }),
-        }
-    }
-
-    async fn restore(&self, snapshot: &Snapshot, name: &VmName) -> Result<VmHandle, LaunchError> {
-        let permit = self.start_permit().await?;
-        let clone = self.core.launcher.clone_of(snapshot).await?;
-        drop(permit);
-        clone.serve(name, Origin::Restored).await
-    }
-
-    async fn boot(
-        &self,
-        name: &VmName,
-        mut failed: Vec<(Origin, LaunchError)>,
-    ) -> Result<VmHandle, SpawnError> {
-        let booted = async {
-            let _permit = self.start_permit().await?;
-            self.core.launcher.cold_boot_named(name).await
-        };
-        booted.await.map_err(|error| {
-            self.core.counters.fell_back(Origin::ColdBooted, &error);
-            failed.push((Origin::ColdBooted, error));
-            SpawnError::Failed(error::Tiers(failed))
-        })
-    }
-
-    async fn start_permit(&self) -> Result<SemaphorePermit<'_>, LaunchError> {
-        let permit = self.core.starts.acquire().await;
-        permit.map_err(|_| LaunchError::ShuttingDown)
     }
 
     /// Builds the snapshots that are missing and fills the warm places; returns when all are

@@ -1,8 +1,10 @@
 //! How many VMs there may be, and how much memory they may take together.
 //!
 //! A guest may write to all of its memory at any moment, so each counts with all of it, although
-//! clones share what they do not write. A budget can be shared by several pools.
+//! clones share what they do not write. A budget can be shared by several pools: who waits for room
+//! gets it in the order of arrival, whichever pool they wait in.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,11 +20,27 @@ const VMM_MIB: u64 = 32;
 #[derive(Debug, Clone)]
 pub struct Budget(Arc<Inner>);
 
+impl PartialEq for Budget {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Budget {}
+
 #[derive(Debug)]
 struct Inner {
     limit: Limit,
-    used: Mutex<Limit>,
-    freed: Notify,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    used: Limit,
+    /// Who waits, by number, and the memory of each guest.
+    line: VecDeque<(u64, u64)>,
+    numbers: u64,
 }
 
 /// VMs and memory.
@@ -55,9 +73,18 @@ impl fmt::Display for Limit {
 
 /// What one VM takes of a budget. Given back when it is dropped.
 #[derive(Debug)]
-pub(super) struct Share {
+#[cfg_attr(test, derive(PartialEq, Eq))]
+pub(crate) struct Share {
     budget: Budget,
     memory_mib: u64,
+}
+
+/// A place in the line for a share. Given up when it is dropped.
+#[derive(Debug)]
+pub(super) struct Claim {
+    budget: Budget,
+    number: u64,
+    guest_mib: u64,
 }
 
 impl Budget {
@@ -66,8 +93,8 @@ impl Budget {
     pub fn new(limit: Limit) -> Self {
         Self(Arc::new(Inner {
             limit,
-            used: Mutex::default(),
-            freed: Notify::new(),
+            state: Mutex::default(),
+            changed: Notify::new(),
         }))
     }
 
@@ -89,7 +116,7 @@ impl Budget {
     /// What is taken.
     #[must_use]
     pub fn used(&self) -> Limit {
-        *self.lock()
+        self.lock().used
     }
 
     /// How many VMs with so much memory each it allows, if there are no others.
@@ -100,21 +127,52 @@ impl Budget {
         usize::try_from(memory_mib / each).map_or(vms, |fit| fit.min(vms))
     }
 
-    /// A share for a VM whose guest has so much memory, if there is room.
+    /// A share for a VM whose guest has so much memory, if there is room and nobody waits for it.
     pub(super) fn take(&self, guest_mib: u64) -> Option<Share> {
-        let mut used = self.lock();
-        let with = self.with_another(*used, guest_mib)?;
-        let memory_mib = with.memory_mib - used.memory_mib;
-        *used = with;
+        let mut state = self.lock();
+        if !state.line.is_empty() {
+            return None;
+        }
+        self.share(&mut state, guest_mib)
+    }
+
+    /// A place in the line.
+    pub(super) fn claim(&self, guest_mib: u64) -> Claim {
+        let mut state = self.lock();
+        state.numbers += 1;
+        let number = state.numbers;
+        state.line.push_back((number, guest_mib));
+        drop(state);
+        // Other pools may have clones that nobody needs as much.
+        self.0.changed.notify_waiters();
+        Claim {
+            budget: self.clone(),
+            number,
+            guest_mib,
+        }
+    }
+
+    fn share(&self, state: &mut State, guest_mib: u64) -> Option<Share> {
+        let with = self.with_another(state.used, guest_mib)?;
+        let memory_mib = with.memory_mib - state.used.memory_mib;
+        state.used = with;
         Some(Share {
             budget: self.clone(),
             memory_mib,
         })
     }
 
-    /// Whether there is room for such a VM now.
+    /// Whether a share for such a VM could be had now.
     pub(super) fn has_room(&self, guest_mib: u64) -> bool {
-        self.with_another(self.used(), guest_mib).is_some()
+        let state = self.lock();
+        state.line.is_empty() && self.with_another(state.used, guest_mib).is_some()
+    }
+
+    /// Whether there is too little room for who waits, and has waited longest.
+    pub(super) fn is_short(&self) -> bool {
+        let state = self.lock();
+        let first = state.line.front();
+        first.is_some_and(|(_, guest_mib)| self.with_another(state.used, *guest_mib).is_none())
     }
 
     /// Whether there will ever be room for such a VM.
@@ -134,24 +192,47 @@ impl Budget {
         (with.vms <= vms && with.memory_mib <= memory_mib).then_some(with)
     }
 
-    /// Resolves when something was given back after this was called.
-    pub(super) fn freed(&self) -> Notified<'_> {
-        self.0.freed.notified()
+    /// Resolves when something was given back, or somebody came to wait or went, after this was
+    /// called.
+    pub(super) fn changed(&self) -> Notified<'_> {
+        self.0.changed.notified()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Limit> {
-        self.0.used.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Claim {
+    /// The share, if it is this one's turn and there is room.
+    pub(super) fn take(&self) -> Option<Share> {
+        let mut state = self.budget.lock();
+        let (first, _) = state.line.front()?;
+        if *first != self.number {
+            return None;
+        }
+        self.budget.share(&mut state, self.guest_mib)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut state = self.budget.lock();
+        state.line.retain(|(number, _)| *number != self.number);
+        drop(state);
+        // It is another one's turn now.
+        self.budget.0.changed.notify_waiters();
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
         {
-            let mut used = self.budget.lock();
-            used.vms -= 1;
-            used.memory_mib -= self.memory_mib;
+            let mut state = self.budget.lock();
+            state.used.vms -= 1;
+            state.used.memory_mib -= self.memory_mib;
         }
-        self.budget.0.freed.notify_waiters();
+        self.budget.0.changed.notify_waiters();
     }
 }
 
@@ -179,6 +260,39 @@ mod tests {
         assert!(budget.take(0).is_none(), "number");
         drop((first, second, third));
         assert_eq!(budget.used(), Limit::default());
+    }
+
+    #[test]
+    fn who_waits_is_served_in_the_order_of_arrival_and_nobody_overtakes() {
+        let budget = Budget::new(Limit {
+            vms: 2,
+            memory_mib: u64::MAX,
+        });
+        let shares = [budget.take(1).unwrap(), budget.take(1).unwrap()];
+        assert!(!budget.is_short(), "nobody waits");
+        let (first, second) = (budget.claim(1), budget.claim(1));
+        assert!(budget.is_short() && first.take().is_none());
+        drop(shares);
+        assert!(!budget.is_short() && !budget.has_room(1));
+        assert!(budget.take(1).is_none(), "it overtook");
+        assert!(second.take().is_none(), "it overtook");
+        let share = first.take().unwrap();
+        drop(first);
+        drop((second.take().unwrap(), second, share));
+        assert_eq!(budget.used(), Limit::default());
+        assert!(budget.has_room(1));
+    }
+
+    #[test]
+    fn who_went_away_holds_up_nobody() {
+        let budget = Budget::new(Limit {
+            vms: 1,
+            memory_mib: 1000,
+        });
+        let (large, small) = (budget.claim(2000), budget.claim(100));
+        assert!(budget.is_short() && small.take().is_none());
+        drop(large);
+        assert!(small.take().is_some());
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub(super) async fn run(core: Arc<Core>) {
     let mut tell = Instant::now();
     loop {
         // Asked for before the slots are, so that nothing is missed in between.
-        let freed = core.budget.freed();
+        let room = core.budget.changed();
         let (actions, deadline) = {
             let mut slots = core.slots();
             let now = core.now();
@@ -32,6 +32,10 @@ pub(super) async fn run(core: Arc<Core>) {
         };
         for action in actions {
             perform(&core, &mut work, action);
+        }
+        // Room may be gone, without which the pool is as full as it gets.
+        if core.progress.receiver_count() > 0 {
+            core.progress.send_modify(|_| ());
         }
         let untold = Instant::now() < tell;
         if !untold {
@@ -51,7 +55,7 @@ pub(super) async fn run(core: Arc<Core>) {
         tokio::select! {
             () = core.closing.cancelled() => return work.end().await,
             () = core.wake.notified() => {}
-            () = freed => {}
+            () = room => {}
             () = timer => {}
             Some(_) = work.fills.join_next() => {}
             Some(_) = work.deletions.join_next() => {}
@@ -119,11 +123,16 @@ async fn build_or_find(core: &Core, place: Place) -> Result<(), LaunchError> {
     };
     known.insert(staging.id());
     drop(known);
-    let permit = core.starts.acquire().await;
+    let permit = core.fills.acquire().await;
     let permit = permit.map_err(|_| LaunchError::ShuttingDown)?;
     core.serving.give_way().await;
-    let created = core.launcher.create_in(staging).await?;
+    let id = staging.id();
+    let created = core.launcher.create_in(staging).await;
     drop(permit);
+    if created.is_err() {
+        core.known.lock().await.remove(&id);
+    }
+    let created = created?;
     let snapshot = Some(created.snapshot);
     core.slots().built(place, snapshot, core.now());
     // Whoever waits for it need not wait until others are deleted.
@@ -149,7 +158,7 @@ async fn clear(core: &Core) {
 
 async fn restore(core: Arc<Core>, place: Place, generation: Generation, snapshot: Snapshot) {
     let primed = async {
-        let permit = core.starts.acquire().await;
+        let permit = core.fills.acquire().await;
         let _permit = permit.map_err(|_| LaunchError::ShuttingDown)?;
         core.serving.give_way().await;
         core.launcher.clone_of(&snapshot).await?.prime().await
@@ -190,7 +199,7 @@ async fn restore(core: Arc<Core>, place: Place, generation: Generation, snapshot
 
 /// Drops a snapshot that failed to restore; the next one takes its place.
 pub(super) fn give_up(core: &Core, generation: Generation) {
-    let ended = core.slots().discard(generation);
+    let ended = core.slots().discard(generation, core.now());
     drop(ended);
     core.wake.notify_one();
 }

@@ -3,20 +3,24 @@
 use std::sync::{Arc, Weak};
 
 use super::Core;
+use super::budget::Share;
 use super::slots::LeaseId;
 
-/// Room in the pool's budget, and a claim on the snapshot. Both are given back when it is dropped.
+/// Room in the budget, and a claim on the snapshot. Both are given back when it is dropped.
 #[derive(Debug)]
 pub(super) struct Lease {
     id: LeaseId,
     pool: Weak<Core>,
+    /// Here, because other pools may share the budget, and this one may be gone before the VM.
+    _share: Share,
 }
 
 impl Lease {
-    pub(super) fn new(id: LeaseId, pool: &Arc<Core>) -> Self {
+    pub(super) fn new(id: LeaseId, share: Share, pool: &Arc<Core>) -> Self {
         Self {
             id,
             pool: Arc::downgrade(pool),
+            _share: share,
         }
     }
 

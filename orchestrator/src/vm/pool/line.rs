@@ -65,7 +65,7 @@ impl Drop for Waiting {
 
 /// Hands out what the slots granted.
 pub(super) fn grant(core: &Arc<Core>, ticket: Ticket, granted: Granted<Snapshot, PausedClone>) {
-    let lease = Lease::new(granted.lease, core);
+    let lease = Lease::new(granted.lease, granted.share, core);
     if let Some(sender) = core.line.with(|line| line.remove(&ticket)) {
         // A spawn that went away drops its turn, and with it the lease and the clone.
         drop(sender.send((lease, granted.served)));

@@ -18,13 +18,15 @@
 //! ```
 //!
 //! * A clone that is handed out leaves the machine, so nothing can hand it out again.
-//! * A spawn waits for room alone, never for a build or a restore; nobody overtakes who waits.
+//! * A spawn waits for room alone, never for a build or a restore; nobody overtakes who waits, and
+//!   warm clones end for spawns of other pools that wait.
+//! * A wait after a failure ends with a success that a spawn had, not with one of the pool's own.
 //! * A snapshot is deleted when it has a successor and no clone.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use super::budget::{Budget, Share};
+use super::budget::{Budget, Claim, Share};
 use super::demand::Demand;
 
 /// Shortest and longest wait after a failure; it doubles in between.
@@ -57,7 +59,8 @@ pub(crate) struct Ticket(u64);
 pub(crate) struct CloneId(u64);
 
 /// Something that the pool's driver has to do, and to report when it is done.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 pub(crate) enum Action<S, C> {
     /// Hand this out to the spawn that holds the ticket, which waits no more.
     Grant(Ticket, Granted<S, C>),
@@ -72,9 +75,12 @@ pub(crate) enum Action<S, C> {
 }
 
 /// What a spawn got.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 pub(crate) struct Granted<S, C> {
     pub(crate) lease: LeaseId,
+    /// Its room, for as long as the VM lives.
+    pub(crate) share: Share,
     pub(crate) served: Served<S, C>,
 }
 
@@ -130,6 +136,10 @@ struct Backoff {
 
 impl Backoff {
     fn failed(&mut self, now: Now, chance: &mut Chance) {
+        // What failed together, most likely failed for one reason.
+        if now < self.until {
+            return;
+        }
         let factor = 1u32 << self.failures.min(16);
         let wait = FIRST_BACKOFF.saturating_mul(factor).min(LONGEST_BACKOFF);
         self.until = now + chance.shorten(wait);
@@ -166,13 +176,8 @@ struct Warm<C> {
     clone: C,
     id: CloneId,
     of: Generation,
+    since: Now,
     share: Share,
-}
-
-#[derive(Debug)]
-struct Lease {
-    of: Option<Generation>,
-    _share: Share,
 }
 
 #[derive(Debug)]
@@ -230,8 +235,9 @@ pub(crate) struct Slots<S, C> {
     rules: Rules,
     places: Vec<Spot<C>>,
     snapshots: HashMap<Generation, Entry<S>>,
-    leases: HashMap<LeaseId, Lease>,
-    line: VecDeque<Ticket>,
+    /// The snapshot of each VM that was handed out, unless it was booted.
+    leases: HashMap<LeaseId, Option<Generation>>,
+    line: VecDeque<(Ticket, Claim)>,
     demand: Demand,
     chance: Chance,
     next: Place,
@@ -300,36 +306,53 @@ impl<S: Clone, C> Slots<S, C> {
     pub(crate) fn acquire(&mut self, now: Now) -> Result<Granted<S, C>, Ticket> {
         self.want();
         self.demand.arrived(now);
+        let (budget, guest_mib) = (self.rules.budget.clone(), self.rules.guest_mib);
         if self.line.is_empty()
-            && let Some(granted) = self.grant()
+            && let Some(granted) = self.grant(|| budget.take(guest_mib))
         {
             return Ok(granted);
         }
         let ticket = Ticket(self.number());
-        self.line.push_back(ticket);
+        self.line.push_back((ticket, budget.claim(guest_mib)));
         Err(ticket)
     }
 
     /// A spawn that waited went away; `false` if it had been served before.
     pub(crate) fn cancel(&mut self, ticket: Ticket) -> bool {
         let before = self.line.len();
-        self.line.retain(|other| *other != ticket);
+        self.line.retain(|(other, _)| *other != ticket);
         self.line.len() < before
     }
 
-    /// A lease for the best that there is, if there is room for another VM.
-    fn grant(&mut self) -> Option<Granted<S, C>> {
+    /// A lease for the best that there is, if there is a clone or room for another VM.
+    fn grant(&mut self, room: impl FnOnce() -> Option<Share>) -> Option<Granted<S, C>> {
         let lease = LeaseId(self.number());
         let (served, of, share) = match self.take_warm() {
             Some(warm) => (Served::Warm(warm.clone), Some(warm.of), warm.share),
             None => {
-                let share = self.rules.budget.take(self.rules.guest_mib)?;
+                let share = room()?;
                 let (served, of) = self.restore_or_boot();
                 (served, of, share)
             }
         };
-        self.leases.insert(lease, Lease { of, _share: share });
-        Some(Granted { lease, served })
+        self.leases.insert(lease, of);
+        Some(Granted {
+            lease,
+            share,
+            served,
+        })
+    }
+
+    /// The VM of this lease serves, so what it came from is sound: failures before are history.
+    pub(crate) fn serves(&mut self, lease: LeaseId) {
+        let Some(Some(of)) = self.leases.get(&lease) else {
+            return;
+        };
+        let is_its = |spot: &&mut Spot<C>| spot.ready.is_some_and(|(present, _)| present == *of);
+        if let Some(spot) = self.places.iter_mut().find(is_its) {
+            spot.build_backoff.succeeded();
+            spot.restore_backoff.succeeded();
+        }
     }
 
     /// The VM that was to serve this lease failed: the best that there is now.
@@ -348,10 +371,10 @@ impl<S: Clone, C> Slots<S, C> {
     }
 
     fn hold(&mut self, lease: LeaseId, of: Option<Generation>) {
-        let Some(lease) = self.leases.get_mut(&lease) else {
+        let Some(leased) = self.leases.get_mut(&lease) else {
             return;
         };
-        if let Some(before) = std::mem::replace(&mut lease.of, of) {
+        if let Some(before) = std::mem::replace(leased, of) {
             self.clone_ended(before);
         }
     }
@@ -396,7 +419,7 @@ impl<S: Clone, C> Slots<S, C> {
 
     /// The VM of this lease ended, or never came to be.
     pub(crate) fn released(&mut self, lease: LeaseId) {
-        if let Some(Lease { of: Some(of), .. }) = self.leases.remove(&lease) {
+        if let Some(Some(of)) = self.leases.remove(&lease) {
             self.clone_ended(of);
         }
     }
@@ -404,11 +427,14 @@ impl<S: Clone, C> Slots<S, C> {
     /// What is to be done now. Each action is given out once.
     pub(crate) fn actions(&mut self, now: Now) -> Vec<Action<S, C>> {
         let mut actions = Vec::new();
-        while let Some(ticket) = self.line.front().copied() {
-            let Some(granted) = self.grant() else { break };
-            self.line.pop_front();
+        while let Some((ticket, claim)) = self.line.pop_front() {
+            let Some(granted) = self.grant(|| claim.take()) else {
+                self.line.push_front((ticket, claim));
+                break;
+            };
             actions.push(Action::Grant(ticket, granted));
         }
+        self.give_way(&mut actions);
         if self.phase == Phase::Filling {
             self.build(now, &mut actions);
             self.trim(now, &mut actions);
@@ -418,6 +444,17 @@ impl<S: Clone, C> Slots<S, C> {
         let over = self.snapshots.extract_if(over);
         actions.extend(over.map(|(_, entry)| Action::Delete(entry.snapshot)));
         actions
+    }
+
+    /// A spawn that waits, in whatever pool, needs the room more than a warm clone does.
+    fn give_way(&mut self, actions: &mut Vec<Action<S, C>>) {
+        while self.rules.budget.is_short() {
+            let fullest = self.places.iter_mut().max_by_key(|spot| spot.warm.len());
+            let Some(warm) = fullest.and_then(|spot| spot.warm.pop_front()) else {
+                return;
+            };
+            self.end(warm, actions);
+        }
     }
 
     fn build(&mut self, now: Now, actions: &mut Vec<Action<S, C>>) {
@@ -578,7 +615,7 @@ impl<S: Clone, C> Slots<S, C> {
             spot.build_backoff.failed(now, &mut self.chance);
             return;
         };
-        spot.build_backoff.succeeded();
+        // Whether it is any good is not known yet.
         spot.restore_backoff.succeeded();
         let old = self.place(at, snapshot, now.saturating_add(life));
         // Its warm clones serve until those of the new one are there.
@@ -607,7 +644,6 @@ impl<S: Clone, C> Slots<S, C> {
             self.clone_ended(of);
             return Err(None);
         };
-        spot.restore_backoff.succeeded();
         if self.phase == Phase::Closed || spot.ready.is_none_or(|(present, _)| present != of) {
             self.clone_ended(of);
             return Err(Some(clone));
@@ -616,6 +652,7 @@ impl<S: Clone, C> Slots<S, C> {
             clone,
             id,
             of,
+            since: now,
             share,
         });
         Ok(id)
@@ -628,21 +665,28 @@ impl<S: Clone, C> Slots<S, C> {
             Some((spot, at))
         })?;
         let warm = spot.warm.remove(at)?;
+        if now.saturating_sub(warm.since) >= LONGEST_BACKOFF {
+            // It is not its restore that it died of.
+            spot.restore_backoff.succeeded();
+        }
         spot.restore_backoff.failed(now, &mut self.chance);
         self.clone_ended(warm.of);
         Some(warm.clone)
     }
 
-    /// A snapshot is at fault: as far as it is here still, it is given up and built anew. Returns
-    /// its warm clones, to be ended.
-    pub(crate) fn discard(&mut self, generation: Generation) -> Vec<C> {
+    /// A snapshot is at fault: as far as it is here still, it is given up and, after a while, built
+    /// anew. Returns its warm clones, to be ended.
+    pub(crate) fn discard(&mut self, generation: Generation, now: Now) -> Vec<C> {
         let Some(entry) = self.snapshots.get_mut(&generation) else {
             return Vec::new();
         };
         entry.retired = true;
         let mut ended = Vec::new();
         for spot in &mut self.places {
-            spot.ready.take_if(|(present, _)| *present == generation);
+            let given_up = spot.ready.take_if(|(present, _)| *present == generation);
+            if given_up.is_some() {
+                spot.build_backoff.failed(now, &mut self.chance);
+            }
             let (faulty, sound) = std::mem::take(&mut spot.warm)
                 .into_iter()
                 .partition(|warm| warm.of == generation);
@@ -718,6 +762,7 @@ impl<S: Clone, C> Slots<S, C> {
     /// Takes out all clones, to be ended, lets go of all snapshots, and starts nothing any more.
     pub(crate) fn drain(&mut self) -> Vec<C> {
         self.phase = Phase::Closed;
+        self.line.clear();
         let mut drained = Vec::new();
         for at in 0..self.places.len() {
             while let Some(warm) = self.places[at].warm.pop_front() {
@@ -725,7 +770,11 @@ impl<S: Clone, C> Slots<S, C> {
                 drained.push(warm.clone);
             }
         }
-        self.places.iter_mut().for_each(|spot| spot.ready = None);
+        for spot in &mut self.places {
+            spot.ready = None;
+            // What is under way is aborted, and not reported any more.
+            spot.restoring.clear();
+        }
         self.snapshots.clear();
         drained
     }

@@ -196,19 +196,107 @@ fn a_faulty_snapshot_is_given_up_and_built_anew() {
     let Granted {
         lease,
         served: Served::Restore(generation, 1),
+        ..
     } = slots.acquire(at(0)).unwrap()
     else {
         panic!("not restored")
     };
     slots.boots(lease);
-    assert_eq!(slots.discard(generation), Vec::<u32>::new());
-    assert_eq!(
-        slots.actions(at(0)),
-        [Action::Build(0), Action::Delete(1)],
-        "once"
-    );
-    assert_eq!(slots.discard(generation), Vec::<u32>::new());
+    assert_eq!(slots.discard(generation, at(0)), Vec::<u32>::new());
+    assert_eq!(slots.actions(at(0)), [Action::Delete(1)], "once");
+    assert_eq!(slots.discard(generation, at(0)), Vec::<u32>::new());
+    assert_eq!(slots.actions(at(1)), [Action::Build(0)]);
     assert_eq!(served(&mut slots), Served::Boot);
+}
+
+/// Times at which a place is built anew whose snapshots are all given up at their first restore,
+/// unless a spawn was served meanwhile.
+fn builds_of_faulty_snapshots(mut meanwhile: impl FnMut(&mut Slots<u32, u32>, Now)) -> Vec<Now> {
+    let mut slots = slots(1, 1, 9);
+    let (mut now, mut builds) = (at(0), Vec::new());
+    slots.want();
+    while builds.len() < 16 {
+        let actions = slots.actions(now);
+        if actions.is_empty() {
+            now = slots.next_deadline(now).unwrap();
+        }
+        for action in actions {
+            match action {
+                Action::Build(place) => {
+                    builds.push(now);
+                    slots.built(place, Some(7), now);
+                    meanwhile(&mut slots, now);
+                }
+                Action::Restore(place, of, _) => {
+                    slots.restored(place, of, None, now).unwrap_err();
+                    slots.discard(of, now);
+                }
+                _ => {}
+            }
+        }
+    }
+    builds
+}
+
+#[test]
+fn snapshots_that_are_faulty_one_after_the_other_are_built_ever_more_rarely() {
+    let builds = builds_of_faulty_snapshots(|_, _| ());
+    let waits: Vec<_> = builds.windows(2).map(|two| two[1] - two[0]).collect();
+    assert!(waits[0] <= FIRST_BACKOFF);
+    assert!(waits.iter().all(|wait| *wait <= LONGEST_BACKOFF));
+    let last = waits.last().unwrap();
+    assert!(*last >= LONGEST_BACKOFF.mul_f64(1.0 - JITTER), "{waits:?}");
+}
+
+#[test]
+fn a_spawn_that_is_served_ends_the_waits_after_failures() {
+    let builds = builds_of_faulty_snapshots(|slots, now| {
+        let granted = slots.acquire(now).unwrap();
+        slots.serves(granted.lease);
+        slots.released(granted.lease);
+    });
+    let longest = builds.windows(2).map(|two| two[1] - two[0]).max().unwrap();
+    assert!(longest <= FIRST_BACKOFF, "{longest:?}");
+}
+
+#[test]
+fn clones_that_die_soon_after_their_restore_are_replaced_ever_more_rarely() {
+    let mut slots = slots(1, 1, 9);
+    slots.adopt(1, at(0), at(0));
+    slots.want();
+    let (mut now, mut restores) = (at(0), Vec::new());
+    while restores.len() < 6 {
+        for action in slots.actions(now) {
+            if let Action::Restore(place, of, _) = action {
+                let id = slots.restored(place, of, Some(5), now).unwrap();
+                assert_eq!(slots.died(id, now), Some(5));
+                restores.push(now);
+            }
+        }
+        now = slots.next_deadline(now).unwrap();
+    }
+    let waits: Vec<_> = restores.windows(2).map(|two| two[1] - two[0]).collect();
+    assert!(waits[4] > 8 * waits[0], "{waits:?}");
+}
+
+#[test]
+fn spawns_of_another_pool_that_wait_get_the_room_of_warm_clones() {
+    let rules = rules(1, 2..=2, 2);
+    let mut idle = Slots::<u32, u32>::new(rules.clone());
+    let mut busy = Slots::<u32, u32>::new(rules.clone());
+    idle.adopt(1, at(0), at(0));
+    idle.want();
+    restore_all(&mut idle, 100, at(0));
+    let tickets: Vec<_> = (0..2).map(|_| busy.acquire(at(0)).unwrap_err()).collect();
+    assert_eq!(idle.actions(at(0)), [Action::End(100)]);
+    let granted = busy.actions(at(0));
+    assert!(matches!(&granted[..], [Action::Grant(ticket, _), ..] if *ticket == tickets[0]));
+    assert!(idle.acquire(at(0)).is_ok(), "its own clone serves");
+    assert_eq!(idle.actions(at(0)), [], "what is left is for who waits");
+    assert!(idle.acquire(at(0)).is_err());
+    drop(granted);
+    let granted = busy.actions(at(0));
+    assert!(matches!(&granted[..], [Action::Grant(ticket, _), ..] if *ticket == tickets[1]));
 }
 
 #[test]
@@ -222,6 +310,7 @@ fn spawns_without_room_wait_in_line_and_a_cancelled_one_gives_its_place_up() {
     assert!(!slots.cancel(tickets[0]));
     assert_eq!(slots.actions(at(0)), [], "there is no room yet");
     slots.released(first.lease);
+    drop(first);
     let [Action::Grant(ticket, granted)] = &slots.actions(at(0))[..] else {
         panic!("nothing granted")
     };
@@ -289,6 +378,8 @@ fn event() -> impl Strategy<Value = Event> {
         1 => any::<usize>().prop_map(Event::Dies),
         1 => any::<usize>().prop_map(Event::Discard),
         1 => any::<usize>().prop_map(Event::LeaseFails),
+        2 => any::<usize>().prop_map(Event::LeaseServes),
+        1 => (any::<usize>(), 0..100u64).prop_map(|(n, age)| Event::Finds(n, age)),
         1 => Just(Event::Refresh),
         2 => (0..100_000u64).prop_map(Event::Later),
         1 => (0..1_000_000_000u64).prop_map(Event::Later),
@@ -310,6 +401,21 @@ proptest! {
             world.happens(event);
         }
         world.settles();
+        world.closes();
+    }
+
+    #[test]
+    fn a_pool_that_is_closed_at_any_moment_keeps_nothing(
+        events in proptest::collection::vec(event(), 0..60),
+        size in 1..4usize,
+        warm in 0..4usize,
+        vms in 1..6usize,
+    ) {
+        let mut world = World::new(rules(size, warm..=warm, vms));
+        for event in events {
+            world.happens(event);
+        }
+        world.closes();
     }
 }
 

@@ -5,8 +5,10 @@ use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::super::budget::{Budget, Limit};
-use super::{Action, CloneId, Generation, Granted, LeaseId, Place, Rules, Served, Slots, Ticket};
+use super::super::budget::{Budget, Limit, Share};
+use super::{
+    Action, CloneId, Generation, Granted, LeaseId, Place, Rules, Served, Slots, Spot, Ticket,
+};
 
 const REFRESH: Duration = Duration::from_secs(60);
 const GUEST_MIB: u64 = 100;
@@ -35,10 +37,13 @@ pub(super) enum Event {
     Cancel(usize),
     Release(usize),
     BuildEnds(usize, bool),
+    /// Instead of a build, a snapshot of another process that is so many seconds old.
+    Finds(usize, u64),
     RestoreEnds(usize, bool),
     Dies(usize),
     Discard(usize),
     LeaseFails(usize),
+    LeaseServes(usize),
     Refresh,
     Later(u64),
 }
@@ -55,7 +60,7 @@ pub(super) struct World {
     restores: Vec<(Place, Generation, u32)>,
     /// Warm once: whether they still are is the machine's business.
     clones: Vec<(CloneId, Clone)>,
-    leases: Vec<(LeaseId, Option<Generation>)>,
+    leases: Vec<(LeaseId, Option<Generation>, Share)>,
     line: Vec<Ticket>,
     /// Clones that were leased, were ended or died: none may come twice.
     gone: HashSet<u32>,
@@ -92,21 +97,36 @@ impl World {
 
     pub(super) fn happens(&mut self, event: Event) {
         match event {
-            Event::Acquire => match self.slots.acquire(self.now) {
-                Ok(granted) => {
-                    assert_eq!(self.line, [], "it overtook");
-                    self.granted(granted);
+            Event::Acquire => {
+                let (next, able) = (self.slots.next, self.able());
+                match self.slots.acquire(self.now) {
+                    Ok(granted) => {
+                        assert_eq!(self.line, [], "it overtook");
+                        self.took_its_turn(next, &able);
+                        self.granted(granted);
+                    }
+                    Err(ticket) => self.line.push(ticket),
                 }
-                Err(ticket) => self.line.push(ticket),
-            },
+            }
             Event::Cancel(n) if !self.line.is_empty() => {
                 let ticket = self.line.remove(n % self.line.len());
                 assert!(self.slots.cancel(ticket));
                 assert!(!self.slots.cancel(ticket), "cancelled twice");
             }
             Event::Release(n) => {
-                if let Some((lease, _)) = pick(&mut self.leases, n) {
+                if let Some((lease, ..)) = pick(&mut self.leases, n) {
                     self.slots.released(lease);
+                }
+            }
+            Event::LeaseServes(n) if !self.leases.is_empty() => {
+                let (lease, ..) = self.leases[n % self.leases.len()];
+                self.slots.serves(lease);
+            }
+            Event::Finds(n, seconds) => {
+                let serial = self.serial();
+                if let Some(place) = pick(&mut self.builds, n) {
+                    let age = Duration::from_secs(seconds);
+                    self.slots.found(place, serial, age, self.now);
                 }
             }
             Event::BuildEnds(n, ok) => {
@@ -128,7 +148,7 @@ impl World {
                 let mut known: Vec<_> = self.snapshots.keys().copied().collect();
                 known.sort_unstable();
                 if let Some(generation) = pick(&mut known, n) {
-                    for clone in self.slots.discard(generation) {
+                    for clone in self.slots.discard(generation, self.now) {
                         self.goes(clone);
                     }
                 }
@@ -136,10 +156,33 @@ impl World {
             Event::LeaseFails(n) => self.lease_fails(n),
             Event::Refresh => self.slots.refresh(self.now),
             Event::Later(millis) => self.now += Duration::from_millis(millis),
-            Event::Cancel(_) => {}
+            Event::Cancel(_) | Event::LeaseServes(_) => {}
         }
         self.act();
         self.check();
+    }
+
+    /// Places that can serve: by a warm clone, or if there is none at all, by a restore.
+    fn able(&self) -> Vec<Place> {
+        let having = |has: fn(&Spot<Clone>) -> bool| {
+            let places = self.slots.places.iter().enumerate();
+            let having = places.filter(move |(_, spot)| has(spot));
+            having.map(|(at, _)| at).collect::<Vec<_>>()
+        };
+        let warm = having(|spot| !spot.warm.is_empty());
+        if warm.is_empty() {
+            having(|spot| spot.ready.is_some())
+        } else {
+            warm
+        }
+    }
+
+    /// Of those that can serve, the next one after the last one did.
+    fn took_its_turn(&self, next: Place, able: &[Place]) {
+        let turn = able.iter().find(|at| **at >= next).or(able.first());
+        if let Some(turn) = turn {
+            assert_eq!(self.slots.next, (turn + 1) % self.rules.size, "{able:?}");
+        }
     }
 
     fn restore_ends(&mut self, n: usize, ok: bool) {
@@ -160,7 +203,7 @@ impl World {
 
     /// What a spawn does when its VM can't be made.
     fn lease_fails(&mut self, n: usize) {
-        let Some((lease, of)) = pick(&mut self.leases, n) else {
+        let Some((lease, of, share)) = pick(&mut self.leases, n) else {
             return;
         };
         let of = if of.is_some() && n.is_multiple_of(2) {
@@ -170,13 +213,17 @@ impl World {
             let served = self.slots.serve_again(lease);
             self.serves(served)
         };
-        self.leases.push((lease, of));
+        self.leases.push((lease, of, share));
     }
 
     fn granted(&mut self, granted: Granted<u32, Clone>) {
         let of = self.serves(granted.served);
-        assert!(self.leases.iter().all(|(lease, _)| *lease != granted.lease));
-        self.leases.push((granted.lease, of));
+        assert!(
+            self.leases
+                .iter()
+                .all(|(lease, ..)| *lease != granted.lease)
+        );
+        self.leases.push((granted.lease, of, granted.share));
     }
 
     fn serves(&mut self, served: Served<u32, Clone>) -> Option<Generation> {
@@ -239,7 +286,7 @@ impl World {
                     !self
                         .leases
                         .iter()
-                        .any(|(_, leased)| leased.as_ref().is_some_and(of))
+                        .any(|(_, leased, _)| leased.as_ref().is_some_and(of))
                 );
                 assert!(!self.warm().any(|(_, generation)| of(generation)));
             }
@@ -274,6 +321,31 @@ impl World {
         );
         let leased_or_ended = |clone: &Clone| self.gone.contains(&clone.0);
         assert!(!self.warm().any(leased_or_ended));
+    }
+
+    /// The pool is closed: nothing is begun any more, and when the last VM is gone all room is
+    /// there again.
+    pub(super) fn closes(mut self) {
+        for clone in self.slots.drain() {
+            self.goes(clone);
+        }
+        assert_eq!(self.slots.counts().waiting, 0);
+        for (place, of, serial) in std::mem::take(&mut self.restores) {
+            let clone = (serial, of);
+            let unwanted = self.slots.restored(place, of, Some(clone), self.now);
+            assert_eq!(unwanted, Err(Some(clone)), "it is nobody's");
+        }
+        for place in std::mem::take(&mut self.builds) {
+            self.slots.built(place, None, self.now);
+        }
+        assert_eq!(self.rules.budget.used().vms, self.leases.len());
+        for (lease, ..) in std::mem::take(&mut self.leases) {
+            self.slots.released(lease);
+        }
+        assert_eq!(self.rules.budget.used(), Limit::default());
+        self.slots.want();
+        assert_eq!(self.slots.actions(Duration::MAX), []);
+        assert_eq!(self.slots.next_deadline(self.now), None);
     }
 
     /// Everything succeeds from now on, and the leases end: the pool fills up, nobody waits, and

@@ -1,0 +1,248 @@
+//! A spawn's way: its turn, then one tier after the other.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::SemaphorePermit;
+use tokio::time::sleep_until;
+
+use super::error::Tiers;
+use super::lease::Lease;
+use super::line::{Turn, Waiting};
+use super::slots::Served;
+use super::{Core, Pool, SpawnError, SpawnOptions, driver};
+use crate::vm::identity::VmName;
+use crate::vm::launcher::{LaunchError, PausedClone};
+use crate::vm::snapshot::Snapshot;
+use crate::vm::vm_handle::{Origin, Timings, VmHandle};
+
+/// How many clones are tried before the VM is booted: each may take its time to fail.
+const CLONES: usize = 3;
+
+impl Pool {
+    /// A VM of one's own, from the best tier that serves.
+    ///
+    /// # Errors
+    /// As for [`spawn_with`](Self::spawn_with).
+    pub async fn spawn(&self, name: &str) -> Result<VmHandle, SpawnError> {
+        self.spawn_with(SpawnOptions::named(name)).await
+    }
+
+    /// A VM of one's own, from the best tier that serves. Dropping the future takes the spawn
+    /// back, at any point.
+    ///
+    /// # Errors
+    /// [`SpawnError::PoolExhausted`] if there was no room in time; [`SpawnError::Failed`] says
+    /// for each tier that was tried why it failed.
+    pub async fn spawn_with(&self, options: SpawnOptions) -> Result<VmHandle, SpawnError> {
+        let core = &*self.core;
+        let name = VmName::parse(&options.name)?;
+        let wait = Wait::begin(options.patience);
+        let (lease, served) = self.turn(&wait).await?;
+        let mut spawn = Spawn {
+            core,
+            name: &name,
+            queue: wait.begun.elapsed(),
+            wait,
+            failed: Vec::new(),
+        };
+        let handle = spawn.serve(&lease, served).await?;
+        core.slots().serves(lease.id());
+        let timings = spawn.timings(&handle);
+        core.counters.served(handle.origin(), &timings);
+        Ok(handle
+            .with_timings(timings)
+            .holding(Box::new(lease))
+            .limited(options.limits))
+    }
+
+    /// Room for a VM, and what is to serve it.
+    async fn turn(&self, wait: &Wait) -> Result<Turn, SpawnError> {
+        let core = &self.core;
+        let mut waiting = {
+            let mut slots = core.slots();
+            // A pool that closes cancels first and locks the slots then: what comes later sees it.
+            if core.closing.is_cancelled() {
+                return Err(SpawnError::Closed);
+            }
+            match slots.acquire(core.now()) {
+                Ok(granted) => {
+                    let lease = Lease::new(granted.lease, granted.share, core);
+                    return Ok((lease, granted.served));
+                }
+                Err(ticket) => Waiting::join(core, ticket),
+            }
+        };
+        // What was given back since it was found missing is noticed by the driver.
+        core.wake.notify_one();
+        tokio::select! {
+            turn = waiting.turn() => turn.ok_or(SpawnError::Closed),
+            () = wait.over() => Err(wait.exhausted(core)),
+        }
+    }
+}
+
+/// How long a spawn may wait.
+struct Wait {
+    begun: Instant,
+    /// None: for ever.
+    until: Option<Instant>,
+}
+
+impl Wait {
+    fn begin(patience: Duration) -> Self {
+        let begun = Instant::now();
+        let until = begun.checked_add(patience);
+        Self { begun, until }
+    }
+
+    async fn over(&self) {
+        match self.until {
+            Some(until) => sleep_until(until.into()).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn exhausted(&self, core: &Core) -> SpawnError {
+        SpawnError::PoolExhausted {
+            waited: self.begun.elapsed(),
+            limit: core.budget.limit(),
+        }
+    }
+}
+
+/// A spawn that has a lease.
+struct Spawn<'a> {
+    core: &'a Core,
+    name: &'a VmName,
+    wait: Wait,
+    /// What of its time it waited.
+    queue: Duration,
+    failed: Vec<(Origin, LaunchError)>,
+}
+
+impl<'a> Spawn<'a> {
+    async fn serve(
+        &mut self,
+        lease: &Lease,
+        mut served: Served<Snapshot, PausedClone>,
+    ) -> Result<VmHandle, SpawnError> {
+        loop {
+            served = match served {
+                Served::Warm(clone) => match self.resume(clone).await {
+                    Ok(handle) => return Ok(handle),
+                    Err(error) => {
+                        self.failed(Origin::Warm, error);
+                        self.again(lease)
+                    }
+                },
+                Served::Restore(generation, snapshot) => {
+                    self.core.wake.notify_one();
+                    match self.restore(&snapshot).await? {
+                        Ok(handle) => return Ok(handle),
+                        Err(error) => {
+                            // Deleting it needs that nobody holds it.
+                            drop(snapshot);
+                            let at_fault = error.may_be_the_snapshots();
+                            self.failed(Origin::Restored, error);
+                            if at_fault {
+                                driver::give_up(self.core, generation);
+                                self.again(lease)
+                            } else {
+                                self.boots(lease)
+                            }
+                        }
+                    }
+                }
+                Served::Boot => {
+                    self.core.wake.notify_one();
+                    return self.boot().await;
+                }
+            }
+        }
+    }
+
+    fn failed(&mut self, tier: Origin, error: LaunchError) {
+        self.core.counters.fell_back(tier, &error);
+        self.failed.push((tier, error));
+    }
+
+    /// The best that there is after a failure.
+    fn again(&self, lease: &Lease) -> Served<Snapshot, PausedClone> {
+        if self.failed.len() >= CLONES {
+            return self.boots(lease);
+        }
+        let served = self.core.slots().serve_again(lease.id());
+        // It may have been the last clone of a snapshot that is over.
+        self.core.wake.notify_one();
+        served
+    }
+
+    fn boots(&self, lease: &Lease) -> Served<Snapshot, PausedClone> {
+        self.core.slots().boots(lease.id());
+        self.core.wake.notify_one();
+        Served::Boot
+    }
+
+    async fn resume(&self, clone: PausedClone) -> Result<VmHandle, LaunchError> {
+        let _serving = self.core.serving.begin(&self.core.wake);
+        clone.serve(self.name, Origin::Warm).await
+    }
+
+    async fn restore(
+        &mut self,
+        snapshot: &Snapshot,
+    ) -> Result<Result<VmHandle, LaunchError>, SpawnError> {
+        let permit = self.permit().await?;
+        let _serving = self.core.serving.begin(&self.core.wake);
+        let clone = self.core.launcher.clone_of(snapshot).await;
+        drop(permit);
+        Ok(match clone {
+            Ok(clone) => clone.serve(self.name, Origin::Restored).await,
+            Err(error) => Err(error),
+        })
+    }
+
+    async fn boot(&mut self) -> Result<VmHandle, SpawnError> {
+        let _permit = self.permit().await?;
+        match self.core.launcher.cold_boot_named(self.name).await {
+            Ok(handle) => Ok(handle),
+            Err(error) => {
+                self.failed(Origin::ColdBooted, error);
+                Err(SpawnError::Failed(Tiers(std::mem::take(&mut self.failed))))
+            }
+        }
+    }
+
+    /// To start a VMM.
+    async fn permit(&mut self) -> Result<SemaphorePermit<'a>, SpawnError> {
+        let begun = Instant::now();
+        let core = self.core;
+        let permit = tokio::select! {
+            biased;
+            permit = core.starts.acquire() => permit.map_err(|_| SpawnError::Closed)?,
+            () = self.wait.over() => return Err(self.wait.exhausted(core)),
+        };
+        self.queue += begun.elapsed();
+        Ok(permit)
+    }
+
+    /// Where the time went.
+    fn timings(&self, handle: &VmHandle) -> Timings {
+        let total = self.wait.begun.elapsed();
+        let stages = handle.timings();
+        let Timings {
+            start,
+            load,
+            resume,
+            hello,
+            ..
+        } = stages;
+        let served = self.queue + start + load + resume + hello;
+        Timings {
+            queue: self.queue,
+            failed: total.saturating_sub(served),
+            total,
+            ..stages
+        }
+    }
+}
