@@ -78,7 +78,7 @@ fn faults() -> Vec<(&'static str, Fault)> {
     ]
 }
 
-async fn with(test: impl AsyncFnOnce(&Backend, &Simulator)) {
+pub(crate) async fn with(test: impl AsyncFnOnce(&Backend, &Simulator)) {
     let backend = Kind::Simulator.start().await.unwrap();
     test(&backend, backend.simulator.as_ref().unwrap()).await;
     assert!(backend.homes().is_empty(), "{:?}", backend.homes());

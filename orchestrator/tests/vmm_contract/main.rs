@@ -1,7 +1,7 @@
 //! One suite of behaviours for every hypervisor, and faults that only a simulator can have.
 //!
 //! `contract::…` runs against QEMU, the real Firecracker and the simulator, where each is there;
-//! `crash::…` kills a process that uses it, at any moment; `devices::…` and `faults::…` run against
+//! `crash::…` kills a process that uses it, at any moment; `devices::…`, `faults::…` and `room::…` run against
 //! the simulator; `honesty::…` compares the simulator with the real one.
 
 #![allow(
@@ -18,6 +18,7 @@ mod crash;
 mod devices;
 mod faults;
 mod honesty;
+mod room;
 mod simulator;
 #[path = "../shared/skip.rs"]
 mod skip;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         devices::trials(),
         faults::trials(),
         honesty::trials(),
+        room::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
 }
