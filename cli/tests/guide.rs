@@ -9,6 +9,7 @@
 
 mod vm;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -50,6 +51,22 @@ fn every_setting_is_in_the_guide_with_its_default() {
         .iter()
         .map(|(name, default, _)| ((*name).to_owned(), (*default).to_owned()))
         .collect();
+    assert_eq!(told, known);
+}
+
+#[test]
+fn every_metric_is_in_the_guide() {
+    let source = repository().join("orchestrator/src/metrics.rs");
+    let source = fs::read_to_string(source).unwrap();
+    let constants = source.lines().filter(|line| line.starts_with("pub const "));
+    let known: BTreeSet<_> = constants
+        .map(|line| line.split('"').nth(1).unwrap().to_owned())
+        .collect();
+    let told: BTreeSet<_> = table("what the pool takes of the host")
+        .iter()
+        .map(|row| row[0].replace('`', ""))
+        .collect();
+    assert!(known.len() > 10);
     assert_eq!(told, known);
 }
 

@@ -1,17 +1,23 @@
 //! A pool's figures as metrics, through the `metrics` facade: whoever embeds the library installs
 //! the recorder of their choice, and without one all of this costs next to nothing.
 //!
-//! [`prometheus_text`] needs no recorder.
+//! All but the budget's have a label `template`, the first digits of its hash: each template has a
+//! pool of its own. [`prometheus_text`] needs no recorder.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{
-    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
-    with_local_recorder,
+    SharedString, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram, with_local_recorder,
 };
 use metrics_exporter_prometheus::PrometheusBuilder;
 
-use crate::vm::{Footprint, Origin, PoolStats, SpawnStage};
+use crate::template::TemplateHash;
+use crate::vm::{Footprint, Origin, PoolStats, SNAPSHOT_BUDGET, SpawnStage};
+
+/// Digits of a template's hash in a label.
+const DIGITS: usize = 12;
 
 /// Gauge: snapshots by `state`: `ready`, `building`, `retired`.
 pub const SNAPSHOTS: &str = "ironclaw_pool_snapshots";
@@ -27,8 +33,9 @@ pub const SPAWNS: &str = "ironclaw_pool_spawns_total";
 pub const FALLBACKS: &str = "ironclaw_pool_fallbacks_total";
 /// Counter: builds, restores, warm clones and attempts to serve that failed.
 pub const FAILURES: &str = "ironclaw_pool_failures_total";
-/// Gauge: age of the oldest snapshot that is ready.
-pub const OLDEST_SNAPSHOT: &str = "ironclaw_pool_oldest_snapshot_seconds";
+/// Gauge: when the oldest snapshot that is ready was made, in seconds since 1970; 0 if none is. An
+/// age would stand still while nothing else happens.
+pub const OLDEST_SNAPSHOT: &str = "ironclaw_pool_oldest_snapshot_created_seconds";
 /// Gauge: time of spawns by `stage` and `percentile` (`50`, `90`, `99`; `100` is the longest), over
 /// the pool's life.
 pub const STAGE_SECONDS: &str = "ironclaw_pool_spawn_stage_seconds";
@@ -42,6 +49,9 @@ pub const BUDGET: &str = "ironclaw_pool_budget_bytes";
 pub const WARM_MEMORY: &str = "ironclaw_pool_warm_memory_bytes";
 /// Gauge: blocks of all snapshots on disk.
 pub const SNAPSHOT_DISK: &str = "ironclaw_pool_snapshot_disk_bytes";
+/// Gauge: the most that the pool's snapshots should take on disk, and as many warm clones of
+/// memory: [`SNAPSHOT_BUDGET`] for each.
+pub const SNAPSHOT_BUDGETS: &str = "ironclaw_pool_snapshot_budget_bytes";
 
 /// Says what the metrics are, to the recorder that is installed. To be called once, after it was.
 pub fn describe() {
@@ -61,7 +71,7 @@ pub fn describe() {
     describe_gauge!(
         OLDEST_SNAPSHOT,
         Unit::Seconds,
-        "Age of the oldest snapshot that is ready."
+        "When the oldest snapshot that is ready was made, since 1970."
     );
     describe_gauge!(
         STAGE_SECONDS,
@@ -89,10 +99,47 @@ pub fn describe() {
         Unit::Bytes,
         "Blocks of all snapshots on disk."
     );
+    describe_gauge!(
+        SNAPSHOT_BUDGETS,
+        Unit::Bytes,
+        "Blocks that all snapshots should take on disk at most."
+    );
 }
 
-pub(crate) fn spawn_stage(stage: SpawnStage, tier: Origin, took: Duration) {
-    histogram!(SPAWN_SECONDS, "stage" => stage.name(), "tier" => label(tier)).record(took);
+/// Which pool a figure is of.
+#[derive(Debug, Clone)]
+pub(crate) struct Label(SharedString);
+
+impl From<&TemplateHash> for Label {
+    fn from(hash: &TemplateHash) -> Self {
+        let digits = hash.as_str().get(..DIGITS).unwrap_or_default();
+        Self(SharedString::from_shared(Arc::from(digits)))
+    }
+}
+
+impl Label {
+    pub(crate) fn served(&self, tier: Origin) {
+        let labels = [("template", self.0.clone()), ("tier", label(tier).into())];
+        counter!(SPAWNS, &labels).increment(1);
+    }
+
+    pub(crate) fn failed(&self) {
+        counter!(FAILURES, &[("template", self.0.clone())]).increment(1);
+    }
+
+    pub(crate) fn fell_back(&self, reason: &'static str) {
+        let labels = [("template", self.0.clone()), ("reason", reason.into())];
+        counter!(FALLBACKS, &labels).increment(1);
+    }
+
+    pub(crate) fn spawn_stage(&self, stage: SpawnStage, tier: Origin, took: Duration) {
+        let labels = [
+            ("template", self.0.clone()),
+            ("stage", stage.name().into()),
+            ("tier", label(tier).into()),
+        ];
+        histogram!(SPAWN_SECONDS, &labels).record(took);
+    }
 }
 
 fn label(tier: Origin) -> &'static str {
@@ -109,38 +156,27 @@ fn label(tier: Origin) -> &'static str {
     reason = "a gauge is a float, exact up to 2^53"
 )]
 pub(crate) fn pool(stats: &PoolStats) {
-    let states = [
-        ("ready", stats.snapshots),
-        ("building", stats.building),
-        ("retired", stats.retired),
-    ];
-    for (state, count) in states {
-        gauge!(SNAPSHOTS, "state" => state).set(count as f64);
-    }
-    gauge!(SIZE).set(stats.size as f64);
-    let states = [
-        ("warm", stats.warm),
-        ("restoring", stats.restoring),
-        ("leased", stats.leased),
-    ];
-    for (state, count) in states {
-        gauge!(VMS, "state" => state).set(count as f64);
-    }
-    gauge!(WAITING).set(stats.waiting as f64);
-    let tiers = [
-        (Origin::Warm, stats.served_warm),
-        (Origin::Restored, stats.served_restored),
-        (Origin::ColdBooted, stats.served_cold),
-    ];
-    for (tier, count) in tiers {
-        counter!(SPAWNS, "tier" => label(tier)).absolute(count);
-    }
-    for (reason, count) in &stats.fallbacks {
-        counter!(FALLBACKS, "reason" => *reason).absolute(*count);
-    }
-    counter!(FAILURES).absolute(stats.failures);
-    let oldest = stats.snapshot_ages_seconds.iter().max();
-    gauge!(OLDEST_SNAPSHOT).set(oldest.copied().unwrap_or(0) as f64);
+    let Label(template) = Label::from(&stats.template);
+    let of = |name: &'static str| gauge!(name, &[("template", template.clone())]);
+    let by = |name: &'static str, state: &'static str| {
+        gauge!(
+            name,
+            &[("template", template.clone()), ("state", state.into())]
+        )
+    };
+    by(SNAPSHOTS, "ready").set(stats.snapshots as f64);
+    by(SNAPSHOTS, "building").set(stats.building as f64);
+    by(SNAPSHOTS, "retired").set(stats.retired as f64);
+    of(SIZE).set(stats.size as f64);
+    by(VMS, "warm").set(stats.warm as f64);
+    by(VMS, "restoring").set(stats.restoring as f64);
+    by(VMS, "leased").set(stats.leased as f64);
+    of(WAITING).set(stats.waiting as f64);
+    let made = stats.snapshot_ages_seconds.iter().max().map(|age| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        now.unwrap_or_default().as_secs().saturating_sub(*age)
+    });
+    of(OLDEST_SNAPSHOT).set(made.unwrap_or(0) as f64);
     for (stage, times) in &stats.stages {
         // Not `quantile`: that label is for summaries, which a gauge is not.
         let percentiles = [
@@ -150,37 +186,61 @@ pub(crate) fn pool(stats: &PoolStats) {
             ("100", times.max_us),
         ];
         for (percentile, micros) in percentiles {
-            let labels = [("stage", stage.name()), ("percentile", percentile)];
+            let labels = [
+                ("template", template.clone()),
+                ("stage", stage.name().into()),
+                ("percentile", percentile.into()),
+            ];
             gauge!(STAGE_SECONDS, &labels).set(micros as f64 / 1e6);
         }
     }
     let bytes = |mebibytes: u64| mebibytes as f64 * f64::from(1 << 20);
     gauge!(BUDGET_USED).set(bytes(stats.used.memory_mib));
     gauge!(BUDGET).set(bytes(stats.limit.memory_mib));
-}
-
-/// Tells the recorder what the pool takes of the host.
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "a gauge is a float, exact up to 2^53"
-)]
-pub(crate) fn footprint(footprint: &Footprint) {
-    let Footprint {
+    of(SNAPSHOT_BUDGETS).set(stats.size as f64 * SNAPSHOT_BUDGET as f64);
+    if let Some(Footprint {
         warm_pss_bytes,
         snapshot_disk_bytes,
-    } = footprint;
-    gauge!(WARM_MEMORY).set(warm_pss_bytes.iter().sum::<u64>() as f64);
-    gauge!(SNAPSHOT_DISK).set(snapshot_disk_bytes.iter().sum::<u64>() as f64);
+    }) = &stats.footprint
+    {
+        of(WARM_MEMORY).set(warm_pss_bytes.iter().sum::<u64>() as f64);
+        of(SNAPSHOT_DISK).set(snapshot_disk_bytes.iter().sum::<u64>() as f64);
+    }
 }
 
-/// A pool in the text format of Prometheus, each metric with a line of help.
+/// Tells a recorder that is new what was counted before.
+fn totals(stats: &PoolStats) {
+    let Label(template) = Label::from(&stats.template);
+    let by = |name: &'static str, label: &'static str, value: &'static str| {
+        counter!(
+            name,
+            &[("template", template.clone()), (label, value.into())]
+        )
+    };
+    let tiers = [
+        (Origin::Warm, stats.served_warm),
+        (Origin::Restored, stats.served_restored),
+        (Origin::ColdBooted, stats.served_cold),
+    ];
+    for (tier, count) in tiers {
+        by(SPAWNS, "tier", label(tier)).absolute(count);
+    }
+    for (reason, count) in &stats.fallbacks {
+        by(FALLBACKS, "reason", reason).absolute(*count);
+    }
+    counter!(FAILURES, &[("template", template.clone())]).absolute(stats.failures);
+}
+
+/// Pools in the text format of Prometheus, each metric with a line of help.
 #[must_use]
-pub fn prometheus_text(stats: &PoolStats, taken: &Footprint) -> String {
+pub fn prometheus_text(pools: &[PoolStats]) -> String {
     let recorder = PrometheusBuilder::new().build_recorder();
     with_local_recorder(&recorder, || {
         describe();
-        pool(stats);
-        footprint(taken);
+        for stats in pools {
+            pool(stats);
+            totals(stats);
+        }
     });
     recorder.handle().render()
 }
@@ -192,10 +252,11 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::*;
+    use crate::template::Sha256Hex;
     use crate::vm::{Limit, Quantiles};
 
     /// A pool in which every figure is there, and is told from the others.
-    fn busy() -> (PoolStats, Footprint) {
+    fn busy() -> PoolStats {
         let times = Quantiles {
             count: 10,
             p50_us: 11,
@@ -203,7 +264,8 @@ mod tests {
             p99_us: 13,
             max_us: 1_500_000,
         };
-        let stats = PoolStats {
+        PoolStats {
+            template: Sha256Hex::of(b"template"),
             size: 20,
             snapshots: 21,
             building: 22,
@@ -227,48 +289,103 @@ mod tests {
             fallbacks: BTreeMap::from([("snapshot", 35), ("shutting_down", 36)]),
             snapshot_ages_seconds: vec![37, 38],
             stages: BTreeMap::from([(SpawnStage::Queue, times), (SpawnStage::Total, times)]),
-        };
-        let taken = Footprint {
-            warm_pss_bytes: vec![40, 1],
-            snapshot_disk_bytes: vec![50, 2],
-        };
-        (stats, taken)
+            footprint: Some(Footprint {
+                warm_pss_bytes: vec![40, 1],
+                snapshot_disk_bytes: vec![50, 2],
+            }),
+        }
+    }
+
+    /// What is in `text`, by name and labels without the template's.
+    fn figures(text: &str) -> BTreeMap<String, f64> {
+        let template = format!(
+            "template=\"{}\"",
+            &Sha256Hex::of(b"template").as_str()[..DIGITS]
+        );
+        let lines = text
+            .lines()
+            .filter(|line| !line.starts_with('#') && !line.is_empty());
+        lines
+            .map(|line| {
+                let (name, value) = line.rsplit_once(' ').unwrap();
+                let name = name.replace(&format!("{template},"), "");
+                let name = name.replace(&format!("{{{template}}}"), "");
+                (name, value.parse().unwrap())
+            })
+            .collect()
     }
 
     #[test]
     fn every_figure_of_a_pool_is_in_the_text() {
-        let (stats, taken) = busy();
-        let text = prometheus_text(&stats, &taken);
-        for line in [
-            "ironclaw_pool_snapshots{state=\"ready\"} 21",
-            "ironclaw_pool_snapshots{state=\"building\"} 22",
-            "ironclaw_pool_snapshots{state=\"retired\"} 23",
-            "ironclaw_pool_size 20",
-            "ironclaw_pool_vms{state=\"warm\"} 24",
-            "ironclaw_pool_vms{state=\"restoring\"} 25",
-            "ironclaw_pool_vms{state=\"leased\"} 26",
-            "ironclaw_pool_waiting 27",
-            "ironclaw_pool_spawns_total{tier=\"warm\"} 31",
-            "ironclaw_pool_spawns_total{tier=\"restored\"} 32",
-            "ironclaw_pool_spawns_total{tier=\"cold_boot\"} 33",
-            "ironclaw_pool_failures_total 34",
-            "ironclaw_pool_fallbacks_total{reason=\"snapshot\"} 35",
-            "ironclaw_pool_fallbacks_total{reason=\"shutting_down\"} 36",
-            "ironclaw_pool_oldest_snapshot_seconds 38",
-            "ironclaw_pool_spawn_stage_seconds{stage=\"queue\",percentile=\"50\"} 0.000011",
-            "ironclaw_pool_spawn_stage_seconds{stage=\"total\",percentile=\"100\"} 1.5",
-            "ironclaw_pool_budget_used_bytes 30408704",
-            "ironclaw_pool_budget_bytes 31457280",
-            "ironclaw_pool_warm_memory_bytes 41",
-            "ironclaw_pool_snapshot_disk_bytes 52",
+        let figures = figures(&prometheus_text(&[busy()]));
+        for (name, value) in [
+            ("ironclaw_pool_snapshots{state=\"ready\"}", 21.0),
+            ("ironclaw_pool_snapshots{state=\"building\"}", 22.0),
+            ("ironclaw_pool_snapshots{state=\"retired\"}", 23.0),
+            ("ironclaw_pool_size", 20.0),
+            ("ironclaw_pool_vms{state=\"warm\"}", 24.0),
+            ("ironclaw_pool_vms{state=\"restoring\"}", 25.0),
+            ("ironclaw_pool_vms{state=\"leased\"}", 26.0),
+            ("ironclaw_pool_waiting", 27.0),
+            ("ironclaw_pool_spawns_total{tier=\"warm\"}", 31.0),
+            ("ironclaw_pool_spawns_total{tier=\"restored\"}", 32.0),
+            ("ironclaw_pool_spawns_total{tier=\"cold_boot\"}", 33.0),
+            ("ironclaw_pool_failures_total", 34.0),
+            ("ironclaw_pool_fallbacks_total{reason=\"snapshot\"}", 35.0),
+            (
+                "ironclaw_pool_fallbacks_total{reason=\"shutting_down\"}",
+                36.0,
+            ),
+            (
+                "ironclaw_pool_spawn_stage_seconds{stage=\"queue\",percentile=\"50\"}",
+                11e-6,
+            ),
+            (
+                "ironclaw_pool_spawn_stage_seconds{stage=\"total\",percentile=\"100\"}",
+                1.5,
+            ),
+            ("ironclaw_pool_budget_used_bytes", 30_408_704.0),
+            ("ironclaw_pool_budget_bytes", 31_457_280.0),
+            ("ironclaw_pool_warm_memory_bytes", 41.0),
+            ("ironclaw_pool_snapshot_disk_bytes", 52.0),
+            ("ironclaw_pool_snapshot_budget_bytes", 20.0 * 104_857_600.0),
         ] {
-            assert!(text.lines().any(|there| there == line), "{line}\n{text}");
+            assert_eq!(figures.get(name), Some(&value), "{name} {figures:#?}");
         }
+        let made = figures["ironclaw_pool_oldest_snapshot_created_seconds"];
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        assert!((37.0..40.0).contains(&(now.as_secs_f64() - made)), "{made}");
+    }
+
+    #[test]
+    fn pools_of_several_templates_are_told_apart() {
+        let other = PoolStats {
+            template: Sha256Hex::of(b"other"),
+            served_warm: 7,
+            ..busy()
+        };
+        let text = prometheus_text(&[busy(), other]);
+        let warm = text.lines().filter(|line| line.contains("tier=\"warm\""));
+        let mut counts: Vec<_> = warm.filter_map(|line| line.rsplit(' ').next()).collect();
+        counts.sort_unstable();
+        assert_eq!(counts, ["31", "7"], "{text}");
+    }
+
+    #[test]
+    fn a_recorder_counts_what_happens_in_a_pool_that_is_opened_anew() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        with_local_recorder(&recorder, || {
+            let label = Label::from(&Sha256Hex::of(b"template"));
+            label.served(Origin::Warm);
+            drop(label);
+            Label::from(&Sha256Hex::of(b"template")).served(Origin::Warm);
+        });
+        let figures = figures(&recorder.handle().render());
+        assert_eq!(figures["ironclaw_pool_spawns_total{tier=\"warm\"}"], 2.0);
     }
 
     #[test]
     fn prometheus_has_nothing_to_say_against_the_text() {
-        let (stats, taken) = busy();
         let mut command = Command::new("promtool");
         command.args(["check", "metrics"]).stdin(Stdio::piped());
         let mut promtool = match command
@@ -284,7 +401,7 @@ mod tests {
         };
         let mut stdin = promtool.stdin.take().unwrap();
         stdin
-            .write_all(prometheus_text(&stats, &taken).as_bytes())
+            .write_all(prometheus_text(&[busy()]).as_bytes())
             .unwrap();
         drop(stdin);
         let output = promtool.wait_with_output().unwrap();

@@ -242,6 +242,7 @@ impl Pool {
             budget: budget.clone(),
             seed,
         });
+        let counters = Counters::of(launcher.template().hash());
         let known = adopt(&launcher, &mut slots).await?;
         let core = Arc::new(Core {
             launcher,
@@ -252,7 +253,7 @@ impl Pool {
             clock: Clock::start(),
             wake: Notify::new(),
             progress: watch::Sender::new(Progress::default()),
-            counters: Counters::default(),
+            counters,
             serving: Serving::default(),
             starts: Semaphore::new(processors),
             fills: Semaphore::new(processors),

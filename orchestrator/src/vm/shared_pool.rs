@@ -1,8 +1,8 @@
 //! The pools behind the free functions: one per process and template, opened when it is first
 //! needed, all within one budget.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, LazyLock, OnceLock, PoisonError};
 
 use tokio::sync::Mutex;
 
@@ -13,58 +13,61 @@ use crate::vm::launcher::{Launcher, Progress};
 use crate::vm::pool::{Budget, Pool, PoolError, PoolOptions, PoolStats, SpawnError, SpawnOptions};
 use crate::vm::vm_handle::{DestroyError, VmHandle};
 
-static POOLS: Mutex<Option<Pools>> = Mutex::const_new(None);
+/// By template; that of the default one is found out when its pool is opened.
+static ENTRIES: LazyLock<std::sync::Mutex<HashMap<Option<TemplateHash>, Entry>>> =
+    LazyLock::new(std::sync::Mutex::default);
+static BUDGET: OnceLock<Budget> = OnceLock::new();
 
-struct Pools {
-    budget: Budget,
-    default: Option<Pool>,
-    others: HashMap<TemplateHash, Pool>,
+/// A pool, once it is open. Who opens it, which may take long, holds up nobody who wants another
+/// one.
+type Entry = Arc<Mutex<Option<Pool>>>;
+
+fn entry(template: Option<&TemplateHash>) -> Entry {
+    let mut entries = ENTRIES.lock().unwrap_or_else(PoisonError::into_inner);
+    Arc::clone(entries.entry(template.cloned()).or_default())
 }
 
-impl Pools {
-    fn of(config: &Config) -> Self {
-        Self {
-            budget: PoolOptions::from(config).budget,
-            default: None,
-            others: HashMap::new(),
-        }
-    }
+/// A pool lives in the async runtime that opened it: when that has ended, as between two tests, the
+/// next call opens another.
+fn living(pool: Option<&Pool>) -> Option<Pool> {
+    pool.filter(|pool| pool.is_alive()).cloned()
+}
 
-    /// A pool lives in the async runtime that opened it: when that has ended, as between two
-    /// tests, the next call opens another.
-    fn living(&self, template: Option<&Template>) -> Option<Pool> {
-        let pool = match template {
-            None => self.default.as_ref(),
-            Some(template) => self.others.get(template.hash()),
-        };
-        pool.filter(|pool| pool.is_alive()).cloned()
-    }
+/// The pools that are open.
+fn open_ones() -> BTreeMap<TemplateHash, Pool> {
+    let entries = ENTRIES.lock().unwrap_or_else(PoisonError::into_inner);
+    let open = entries.values().filter_map(|entry| {
+        // One that is locked is being opened.
+        let pool = living(entry.try_lock().ok()?.as_ref())?;
+        Some((pool.launcher().template().hash().clone(), pool))
+    });
+    open.collect()
 }
 
 /// The process's pool for `template`, or for the default one.
 async fn pool(template: Option<&Template>) -> Result<Pool, PoolError> {
-    let mut shared = POOLS.lock().await;
-    if let Some(pool) = shared.as_ref().and_then(|pools| pools.living(template)) {
+    let entry = entry(template.map(Template::hash));
+    let mut entry = entry.lock().await;
+    if let Some(pool) = living(entry.as_ref()) {
         return Ok(pool);
     }
     let config = Config::from_env()?;
-    let pools = shared.get_or_insert_with(|| Pools::of(&config));
     let progress: Progress = Arc::new(|stage| tracing::info!("{stage}"));
     let launcher = match template {
         None => Launcher::open(&config, progress).await?,
         Some(template) => Launcher::of(template.clone(), &config, progress).await?,
     };
-    let options = PoolOptions {
-        budget: pools.budget.clone(),
-        ..PoolOptions::from(&config)
-    };
-    let pool = Pool::open(launcher, options).await?;
-    match template {
-        None => pools.default = Some(pool.clone()),
-        Some(template) => {
-            pools.others.insert(template.hash().clone(), pool.clone());
+    // The default template may have been asked for by its name before, or be now.
+    let same = open_ones().remove(launcher.template().hash());
+    let pool = match same {
+        Some(pool) => pool,
+        None => {
+            let options = PoolOptions::from(&config);
+            let budget = BUDGET.get_or_init(|| options.budget.clone()).clone();
+            Pool::open(launcher, PoolOptions { budget, ..options }).await?
         }
-    }
+    };
+    *entry = Some(pool.clone());
     Ok(pool)
 }
 
@@ -108,21 +111,32 @@ pub async fn warmup_pool() -> Result<(), PoolError> {
     pool(None).await?.warmup().await
 }
 
-/// The default template's pool at this moment.
+/// The default template's pool at this moment, and what it takes of the host.
 ///
 /// # Errors
-/// [`PoolError`]: a bad setting or something missing kept the pool from being opened.
+/// [`PoolError`]: a bad setting or something missing kept the pool from being opened, or the files
+/// of a snapshot can't be inspected.
 pub async fn pool_stats() -> Result<PoolStats, PoolError> {
-    Ok(pool(None).await?.stats())
+    stats(&pool(None).await?).await
 }
 
-/// The default template's pool and what it takes of the host, in the text format of Prometheus;
-/// the names are those in [`metrics`].
+async fn stats(pool: &Pool) -> Result<PoolStats, PoolError> {
+    Ok(PoolStats {
+        footprint: Some(pool.footprint().await?),
+        ..pool.stats()
+    })
+}
+
+/// The process's pools and what they take of the host, in the text format of Prometheus; the names
+/// are those in [`metrics`]. The default template's pool is among them.
 ///
 /// # Errors
-/// As for [`pool_stats`], and if the files of a snapshot can't be inspected.
+/// As for [`pool_stats`].
 pub async fn prometheus_text() -> Result<String, PoolError> {
-    let pool = pool(None).await?;
-    let taken = pool.footprint().await?;
-    Ok(metrics::prometheus_text(&pool.stats(), &taken))
+    pool(None).await?;
+    let mut all = Vec::new();
+    for pool in open_ones().values() {
+        all.push(stats(pool).await?);
+    }
+    Ok(metrics::prometheus_text(&all))
 }

@@ -9,8 +9,10 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::budget::{Budget, Limit};
+use super::footprint::Footprint;
 use super::slots::Counts;
 use crate::metrics;
+use crate::template::TemplateHash;
 use crate::vm::launcher::LaunchError;
 use crate::vm::vm_handle::{Origin, Timings};
 
@@ -21,6 +23,8 @@ const LONGEST: u64 = 3_600_000_000;
 /// ways.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PoolStats {
+    /// What its guests boot. Never moves.
+    pub template: TemplateHash,
     /// Snapshots that the pool wants to have. Never moves.
     pub size: usize,
     /// Snapshots that are ready. One more with a build, one less with one that is found faulty.
@@ -56,6 +60,11 @@ pub struct PoolStats {
     pub snapshot_ages_seconds: Vec<u64>,
     /// Where the time of spawns went, over the pool's life.
     pub stages: BTreeMap<SpawnStage, Quantiles>,
+    /// What it takes of the host, against [`SNAPSHOT_BUDGET`](super::SNAPSHOT_BUDGET) for each
+    /// snapshot. Looked up by [`pool_stats`](super::super::pool_stats); `None` from
+    /// [`Pool::stats`](super::Pool::stats), which leaves it to
+    /// [`Pool::footprint`](super::Pool::footprint).
+    pub footprint: Option<Footprint>,
 }
 
 /// A part of a spawn; see [`Timings`].
@@ -147,8 +156,12 @@ pub struct Quantiles {
     pub max_us: u64,
 }
 
-#[derive(Debug, Default)]
-pub(super) struct Counters(Mutex<Counted>);
+#[derive(Debug)]
+pub(super) struct Counters {
+    template: TemplateHash,
+    label: metrics::Label,
+    counted: Mutex<Counted>,
+}
 
 #[derive(Debug)]
 struct Counted {
@@ -179,11 +192,20 @@ impl Default for Counted {
 }
 
 impl Counters {
+    pub(super) fn of(template: &TemplateHash) -> Self {
+        Self {
+            template: template.clone(),
+            label: template.into(),
+            counted: Mutex::default(),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Counted> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn served(&self, origin: Origin, timings: &Timings) {
+        self.label.served(origin);
         let mut counted = self.lock();
         match origin {
             Origin::Warm => counted.warm += 1,
@@ -193,20 +215,22 @@ impl Counters {
         for (stage, histogram) in &mut counted.stages {
             if stage.is_part_of(origin) {
                 let took = stage.of(timings);
-                metrics::spawn_stage(*stage, origin, took);
+                self.label.spawn_stage(*stage, origin, took);
                 histogram.saturating_record(u64::try_from(took.as_micros()).unwrap_or(LONGEST));
             }
         }
     }
 
     pub(super) fn failed(&self) {
+        self.label.failed();
         self.lock().failures += 1;
     }
 
     pub(super) fn fell_back(&self, from: Origin, error: &LaunchError) {
         tracing::warn!(tier = %from, %error, "a tier could not serve");
+        self.failed();
+        self.label.fell_back(error.reason());
         let mut counted = self.lock();
-        counted.failures += 1;
         *counted.fallbacks.entry(error.reason()).or_default() += 1;
     }
 
@@ -220,6 +244,7 @@ impl Counters {
         let counted = self.lock();
         let stages = counted.stages.iter();
         PoolStats {
+            template: self.template.clone(),
             size,
             snapshots: counts.ready,
             building: counts.building,
@@ -240,6 +265,7 @@ impl Counters {
                 .filter(|(_, times)| !times.is_empty())
                 .map(|(stage, times)| (*stage, quantiles(times)))
                 .collect(),
+            footprint: None,
         }
     }
 }
@@ -259,13 +285,17 @@ mod tests {
     use super::*;
     use crate::vm::snapshot::SnapshotError;
 
+    fn counters() -> Counters {
+        Counters::of(&TemplateHash::of(b"template"))
+    }
+
     fn stats(counters: &Counters) -> PoolStats {
         counters.snapshot(1, Counts::default(), Vec::new(), &Budget::of_host())
     }
 
     #[test]
     fn each_tier_has_the_stages_that_it_goes_through() {
-        let counters = Counters::default();
+        let counters = counters();
         assert!(stats(&counters).stages.is_empty());
         let timings = Timings {
             total: Duration::from_millis(100),
@@ -289,7 +319,7 @@ mod tests {
 
     #[test]
     fn a_time_beyond_all_bounds_is_counted_as_the_longest() {
-        let counters = Counters::default();
+        let counters = counters();
         let timings = Timings {
             total: Duration::MAX,
             ..Timings::default()
@@ -301,7 +331,7 @@ mod tests {
 
     #[test]
     fn what_fell_back_is_counted_by_its_reason() {
-        let counters = Counters::default();
+        let counters = counters();
         let error = LaunchError::from(SnapshotError::NoSpace {
             operation: "write to",
             path: "/x".into(),
