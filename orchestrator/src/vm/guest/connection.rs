@@ -61,7 +61,8 @@ struct Open {
     inbox: Arc<Inbox>,
     credit: Arc<Semaphore>,
     _slot: OwnedSemaphorePermit,
-    _busy: Busy,
+    /// While its holder waits for it.
+    busy: Option<Busy>,
 }
 
 /// The holder's side of an open request.
@@ -123,7 +124,7 @@ impl Connection {
                 inbox: Arc::clone(&inbox),
                 credit: Arc::clone(&credit),
                 _slot: slot,
-                _busy: self.line.requests.begin(),
+                busy: Some(self.line.requests.begin()),
             };
             state.open.insert(id, open);
             id
@@ -194,6 +195,19 @@ impl Line {
             self.unsent.notify_one();
         }
         Ok(())
+    }
+
+    /// Nobody waits for this request any more. It stays open until the guest has ended it, and a
+    /// guest that never does is not in use for that.
+    pub(super) fn abandon(&self, id: RequestId) {
+        let busy = self
+            .state()
+            .open
+            .get_mut(&id)
+            .and_then(|open| open.busy.take());
+        drop(busy);
+        // On a closed line there is nothing left to cancel.
+        let _ = self.send(&ToGuest::Cancel { id });
     }
 
     fn write_some(&self, out: &mut Vec<u8>) -> io::Result<()> {

@@ -73,11 +73,7 @@ impl Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         if !self.over {
-            // On a closed line there is nothing left to cancel.
-            let _ = self
-                .ticket
-                .line
-                .send(&ToGuest::Cancel { id: self.ticket.id });
+            self.ticket.line.abandon(self.ticket.id);
         }
     }
 }

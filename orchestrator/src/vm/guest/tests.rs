@@ -248,6 +248,22 @@ async fn a_dropped_command_is_cancelled_and_the_connection_goes_on() {
 }
 
 #[tokio::test]
+async fn a_guest_that_ignores_a_cancelled_command_is_idle_all_the_same() {
+    let (guest, mut peer) = pair();
+    let (running, _) = tokio::join!(guest.start(["sleep", "1000"]), async {
+        peer.greet(VERSION).await;
+        peer.request().await.0
+    });
+    let idle = Duration::from_millis(20);
+    let activity = guest.activity();
+    let in_use = tokio::time::timeout(2 * idle, activity.none_for(idle)).await;
+    assert!(in_use.is_err(), "a command runs");
+    drop(running);
+    let idle = tokio::time::timeout(PATIENCE, activity.none_for(idle)).await;
+    idle.expect("nobody waits for anything");
+}
+
+#[tokio::test]
 async fn a_file_that_can_not_be_written_says_why_although_content_is_left() {
     let (guest, mut peer) = pair();
     let content = vec![1; 4 * WINDOW as usize];
