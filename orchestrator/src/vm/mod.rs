@@ -42,6 +42,6 @@ pub use pool::{
     SNAPSHOT_BUDGET, SpawnError, SpawnOptions, SpawnStage,
 };
 pub use shared_pool::{
-    destroy_vm, pool_stats, prometheus_text, spawn_vm, spawn_vm_with, warmup_pool,
+    destroy_vm, pool_stats, prometheus_text, refresh_pool, spawn_vm, spawn_vm_with, warmup_pool,
 };
 pub use vm_handle::{DestroyError, Origin, Timings, VmHandle};

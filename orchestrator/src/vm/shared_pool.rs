@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
@@ -18,19 +19,35 @@ static ENTRIES: LazyLock<std::sync::Mutex<HashMap<Option<TemplateHash>, Entry>>>
     LazyLock::new(std::sync::Mutex::default);
 static BUDGET: OnceLock<Budget> = OnceLock::new();
 
+/// How often it is looked whether a pool is still what the machine asks for: that its hypervisor
+/// and the default template are the same.
+const LOOKED: Duration = Duration::from_secs(60);
+
 /// A pool, once it is open. Who opens it, which may take long, holds up nobody who wants another
 /// one.
-type Entry = Arc<Mutex<Option<Pool>>>;
+type Entry = Arc<Mutex<Option<Shared>>>;
+
+struct Shared {
+    pool: Pool,
+    looked: Instant,
+}
+
+impl Shared {
+    fn now(pool: Pool) -> Self {
+        let looked = Instant::now();
+        Self { pool, looked }
+    }
+
+    /// A pool lives in the async runtime that opened it: when that has ended, as between two
+    /// tests, the next call opens another.
+    fn is_alive(&self) -> bool {
+        self.pool.is_alive()
+    }
+}
 
 fn entry(template: Option<&TemplateHash>) -> Entry {
     let mut entries = ENTRIES.lock().unwrap_or_else(PoisonError::into_inner);
     Arc::clone(entries.entry(template.cloned()).or_default())
-}
-
-/// A pool lives in the async runtime that opened it: when that has ended, as between two tests, the
-/// next call opens another.
-fn living(pool: Option<&Pool>) -> Option<Pool> {
-    pool.filter(|pool| pool.is_alive()).cloned()
 }
 
 /// The pools that are open.
@@ -38,8 +55,9 @@ fn open_ones() -> BTreeMap<TemplateHash, Pool> {
     let entries = ENTRIES.lock().unwrap_or_else(PoisonError::into_inner);
     let open = entries.values().filter_map(|entry| {
         // One that is locked is being opened.
-        let pool = living(entry.try_lock().ok()?.as_ref())?;
-        Some((pool.launcher().template().hash().clone(), pool))
+        let entry = entry.try_lock().ok()?;
+        let pool = &entry.as_ref().filter(|shared| shared.is_alive())?.pool;
+        Some((pool.launcher().template().hash().clone(), pool.clone()))
     });
     open.collect()
 }
@@ -47,28 +65,57 @@ fn open_ones() -> BTreeMap<TemplateHash, Pool> {
 /// The process's pool for `template`, or for the default one.
 async fn pool(template: Option<&Template>) -> Result<Pool, PoolError> {
     let entry = entry(template.map(Template::hash));
-    let mut entry = entry.lock().await;
-    if let Some(pool) = living(entry.as_ref()) {
-        return Ok(pool);
+    let mut shared = entry.lock().await;
+    if let Some(Shared { pool, looked }) = shared.as_mut().filter(|shared| shared.is_alive()) {
+        if looked.elapsed() >= LOOKED {
+            *looked = Instant::now();
+            let (entry, template, pool) = (Arc::clone(&entry), template.cloned(), pool.clone());
+            tokio::spawn(async move {
+                if let Err(error) = renew(&entry, template.as_ref(), &pool).await {
+                    tracing::warn!(%error, "the pool stays as it is");
+                }
+            });
+        }
+        return Ok(pool.clone());
     }
+    let launcher = launcher(template).await?;
+    let pool = open(launcher).await?;
+    *shared = Some(Shared::now(pool.clone()));
+    Ok(pool)
+}
+
+async fn launcher(template: Option<&Template>) -> Result<Launcher, PoolError> {
     let config = Config::from_env()?;
     let progress: Progress = Arc::new(|stage| tracing::info!("{stage}"));
-    let launcher = match template {
+    Ok(match template {
         None => Launcher::open(&config, progress).await?,
         Some(template) => Launcher::of(template.clone(), &config, progress).await?,
-    };
+    })
+}
+
+async fn open(launcher: Launcher) -> Result<Pool, PoolError> {
     // The default template may have been asked for by its name before, or be now.
     let same = open_ones().remove(launcher.template().hash());
-    let pool = match same {
-        Some(pool) => pool,
-        None => {
-            let options = PoolOptions::from(&config);
-            let budget = BUDGET.get_or_init(|| options.budget.clone()).clone();
-            Pool::open(launcher, PoolOptions { budget, ..options }).await?
-        }
-    };
-    *entry = Some(pool.clone());
-    Ok(pool)
+    let same = same.filter(|pool| pool.launcher().requirements() == launcher.requirements());
+    if let Some(pool) = same {
+        return Ok(pool);
+    }
+    let options = PoolOptions::from(&Config::from_env()?);
+    let budget = BUDGET.get_or_init(|| options.budget.clone()).clone();
+    Pool::open(launcher, PoolOptions { budget, ..options }).await
+}
+
+/// Another pool takes the place of `old` if that one is not what the machine asks for any more.
+/// Whoever has a handle of the old one, or waits in its line, is served by it still.
+async fn renew(entry: &Entry, template: Option<&Template>, old: &Pool) -> Result<(), PoolError> {
+    let launcher = launcher(template).await?;
+    if launcher.requirements() == old.launcher().requirements() {
+        return Ok(());
+    }
+    tracing::info!("the hypervisor or the template was changed: a new pool takes over");
+    let pool = open(launcher).await?;
+    *entry.lock().await = Some(Shared::now(pool));
+    Ok(())
 }
 
 /// A fresh VM of one's own, named `name` (1 to 64 bytes; also its host name), from the best tier
@@ -109,6 +156,21 @@ pub async fn destroy_vm(handle: VmHandle) -> Result<(), DestroyError> {
 /// [`PoolError`]: a bad setting, something missing, or the first failure while filling.
 pub async fn warmup_pool() -> Result<(), PoolError> {
     pool(None).await?.warmup().await
+}
+
+/// Replaces every snapshot of the default template's pool by one of a fresh boot, one after the
+/// other; spawns are served meanwhile. A pool does so by itself when snapshots are old. If the
+/// hypervisor or the default template was changed since the pool was opened, which is noticed within
+/// a minute otherwise, a new pool takes over first.
+///
+/// # Errors
+/// As for [`warmup_pool`].
+pub async fn refresh_pool() -> Result<(), PoolError> {
+    let old = pool(None).await?;
+    renew(&entry(None), None, &old).await?;
+    // Its clones must not stand in the way of the new ones.
+    drop(old);
+    pool(None).await?.refresh().await
 }
 
 /// The default template's pool at this moment, and what it takes of the host.

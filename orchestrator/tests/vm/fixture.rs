@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ironclaw_orchestrator::template::TemplateError;
 use ironclaw_orchestrator::vm::snapshot::{Snapshot, SnapshotStore};
 use ironclaw_orchestrator::vm::vmm::VmmError;
 use ironclaw_orchestrator::vm::{Config, LaunchError, Launcher, VmHandle};
@@ -31,7 +32,8 @@ pub(crate) async fn launcher() -> Option<Launcher> {
             Ok(launcher) => Some(launcher),
             Err(
                 error @ (LaunchError::Vmm(VmmError::NotInstalled { .. })
-                | LaunchError::NoGuestAgent { .. }),
+                | LaunchError::NoGuestAgent { .. }
+                | LaunchError::Template(TemplateError::NotStatic { .. })),
             ) => {
                 skip::unless_required(&error);
                 skip::skipped(&error);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ironclaw_orchestrator::template::{ImportSpec, Template, TemplateStore};
 use ironclaw_orchestrator::vm::{
-    self, Launcher, Limits, SpawnError, SpawnOptions, destroy_vm, spawn_vm, spawn_vm_with,
+    self, Limits, Origin, SpawnError, SpawnOptions, destroy_vm, spawn_vm, spawn_vm_with,
 };
 
 use crate::fixture::{launcher, sh};
@@ -14,9 +14,8 @@ use crate::fixture::{launcher, sh};
 /// Tells the second test of this file where its templates are; it does nothing without.
 const TEMPLATES: &str = "IRONCLAW_TEST_TWO_TEMPLATES";
 
-/// A copy of the launcher's template, and the default of the store at `root` from now on.
-fn copy(launcher: &Launcher, root: &Path, more_args: &str) -> Template {
-    let of = launcher.template();
+/// A copy of a template, and the default of the store at `root` from now on.
+fn copy(of: &Template, root: &Path, more_args: &str) -> Template {
     let spec = ImportSpec {
         kernel: of.kernel().to_owned(),
         initramfs: of.initramfs().map(Path::to_owned),
@@ -36,8 +35,8 @@ async fn two_templates_have_a_pool_each_and_one_budget() {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let templates = directory.path().join("templates");
     let (one, other) = (
-        copy(&launcher, &templates, "one=1"),
-        copy(&launcher, &templates, "two=2"),
+        copy(launcher.template(), &templates, "one=1"),
+        copy(launcher.template(), &templates, "two=2"),
     );
     assert_ne!(one.hash(), other.hash());
     let output = Command::new(std::env::current_exe().unwrap())
@@ -57,7 +56,7 @@ async fn two_templates_have_a_pool_each_and_one_budget() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(
-        output.status.success() && said.contains("both served"),
+        output.status.success() && said.contains("all served"),
         "{output:?}"
     );
 }
@@ -67,8 +66,8 @@ async fn spawns_of_two_templates() {
     let Ok(hash) = std::env::var(TEMPLATES) else {
         return;
     };
-    let config = vm::Config::from_env().unwrap();
-    let store = TemplateStore::open(config.template_path).unwrap();
+    let templates = vm::Config::from_env().unwrap().template_path;
+    let store = TemplateStore::open(&templates).unwrap();
     let template = store.load(&hash.parse().unwrap()).unwrap();
 
     let default = spawn_vm("default").await.unwrap();
@@ -97,6 +96,14 @@ async fn spawns_of_two_templates() {
     assert!(arguments.contains("one=1"), "{arguments}");
     let stats = vm::pool_stats().await.unwrap();
     assert_eq!(stats.used.vms, 1, "the default pool counts it");
-    println!("both served");
     destroy_vm(other).await.unwrap();
+
+    copy(&template, &templates, "three=3");
+    vm::refresh_pool().await.unwrap();
+    let changed = spawn_vm("changed").await.unwrap();
+    assert_eq!(changed.origin(), Origin::Restored);
+    let arguments = sh(&changed, "cat /proc/cmdline").await;
+    assert!(arguments.contains("three=3"), "{arguments}");
+    println!("all served");
+    destroy_vm(changed).await.unwrap();
 }

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ironclaw_orchestrator::template::{ImportSpec, Template, TemplateStore};
+use ironclaw_orchestrator::template::{ImportSpec, Template, TemplateError, TemplateStore};
 use ironclaw_orchestrator::vm::config::{BackendChoice, JailChoice};
 use ironclaw_orchestrator::vm::firecracker::{Devices, Firecracker, FirecrackerBinary};
 use ironclaw_orchestrator::vm::snapshot::{Machine, SnapshotStore};
@@ -75,7 +75,8 @@ impl Kind {
                 let launcher = match Launcher::open(&config, Arc::new(|_: &_| {})).await {
                     Err(
                         error @ (LaunchError::Vmm(VmmError::NotInstalled { .. })
-                        | LaunchError::NoGuestAgent { .. }),
+                        | LaunchError::NoGuestAgent { .. }
+                        | LaunchError::Template(TemplateError::NotStatic { .. })),
                     ) => {
                         skip::unless_required(&error);
                         return Err(error.to_string());
