@@ -86,7 +86,7 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
     ),
     (
         MEMORY_BUDGET_MIB,
-        "three quarters of the host's memory",
+        "three quarters of the memory that the process may use",
         "memory of all VMs together in MiB: each guest's own and 32 MiB, 128 or more",
     ),
     (
@@ -171,7 +171,8 @@ pub struct Config {
     pub max_warm: usize,
     /// The most VMs at a time, if not as many as there is memory for.
     pub max_vms: Option<usize>,
-    /// Memory of all VMs together in MiB, if not three quarters of the host's.
+    /// Memory of all VMs together in MiB, if not three quarters of what the process may use: the
+    /// host's, or what its control groups allow.
     pub memory_budget_mib: Option<u64>,
     /// Age at which a snapshot gets a successor, at least 60 s.
     pub snapshot_refresh: Duration,

@@ -13,6 +13,7 @@ mod demand;
 mod driver;
 mod error;
 mod footprint;
+mod host_memory;
 mod lease;
 mod line;
 mod memory;
@@ -64,8 +65,7 @@ pub struct PoolOptions {
 }
 
 impl PoolOptions {
-    /// A pool of `size` snapshots with a warm clone of each, within three quarters of the host's
-    /// memory.
+    /// A pool of `size` snapshots with a warm clone of each, within [`Budget::of_host`].
     #[must_use]
     pub fn new(size: usize) -> Self {
         Self {
