@@ -13,7 +13,8 @@
 //! The two take turns, and the ratios of their quantiles are printed.
 //!
 //! Settings come from the environment as for `ironclaw`; its template and snapshots are used and,
-//! where missing, made. On a machine without QEMU or the guest agent it says `skipped:` and why.
+//! where missing, made. Where Firecracker runs the guest, QEMU is measured after it, unless
+//! `IRONCLAW_BACKEND` names one of them. What can't be measured is `skipped:`, and it says why.
 
 #![allow(
     clippy::unwrap_used,
@@ -33,9 +34,12 @@ use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
+use ironclaw_orchestrator::vm::config::BackendChoice;
 use ironclaw_orchestrator::vm::firecracker::FirecrackerBinary;
 use ironclaw_orchestrator::vm::snapshot::VmmKind;
-use ironclaw_orchestrator::vm::{Config, Launcher, Origin, Pool, PoolOptions, Progress, Stage};
+use ironclaw_orchestrator::vm::{
+    Config, LaunchError, Launcher, Origin, Pool, PoolOptions, Progress, Stage,
+};
 use tokio::runtime::{Builder, Runtime};
 
 fn progress() -> Progress {
@@ -59,6 +63,34 @@ fn spawns(criterion: &mut Criterion) {
         Ok(launcher) => launcher,
         Err(error) => return println!("skipped: {error}"),
     };
+    under(criterion, &runtime, &config, &launcher);
+    if config.backend != BackendChoice::Auto {
+        return;
+    }
+    if launcher.vmm().kind == VmmKind::Qemu {
+        return println!(
+            "skipped: Firecracker, which is not installed or does not run the guest here (see \
+             `ironclaw doctor`)"
+        );
+    }
+    let config = Config {
+        backend: BackendChoice::Qemu,
+        ..config
+    };
+    // A kernel of one's own may be for Firecracker alone.
+    let runs = async {
+        let launcher = Launcher::open(&config, progress()).await?;
+        drop(launcher.cold_boot("bench").await?);
+        Ok::<_, LaunchError>(launcher)
+    };
+    match runtime.block_on(runs) {
+        Ok(launcher) => under(criterion, &runtime, &config, &launcher),
+        Err(error) => println!("skipped: QEMU: {error}"),
+    }
+}
+
+/// Everything, under one hypervisor.
+fn under(criterion: &mut Criterion, runtime: &Runtime, config: &Config, launcher: &Launcher) {
     let vmm = launcher.vmm();
     let machine = launcher.machine();
     let name = format!("{}-{}-{}MiB", vmm.kind, vmm.accelerator, machine.memory_mib);
@@ -70,7 +102,7 @@ fn spawns(criterion: &mut Criterion) {
             .block_on(Pool::open(launcher.clone(), options(1)))
             .unwrap();
         bencher
-            .to_async(&runtime)
+            .to_async(runtime)
             .iter_custom(|rounds| measure(&pool, rounds, Origin::Warm));
         runtime.block_on(pool.close());
     });
@@ -79,32 +111,32 @@ fn spawns(criterion: &mut Criterion) {
             .block_on(Pool::open(launcher.clone(), options(0)))
             .unwrap();
         bencher
-            .to_async(&runtime)
+            .to_async(runtime)
             .iter_custom(|rounds| measure(&pool, rounds, Origin::Restored));
         runtime.block_on(pool.close());
     });
     if vmm.kind == VmmKind::Firecracker {
-        beside_a_minimal_client(&mut group, &runtime, &config, &launcher);
+        beside_a_minimal_client(&mut group, runtime, config, launcher);
     } else {
         println!("skipped: the floor, whose client speaks to Firecracker only");
     }
     group.sample_size(10);
-    load::bursts(&mut group, &runtime, &launcher);
-    load::dirty_memory(&mut group, &runtime, &launcher);
+    load::bursts(&mut group, runtime, launcher);
+    load::dirty_memory(&mut group, runtime, launcher);
     group.bench_function("destroy", |bencher| {
         bencher
-            .to_async(&runtime)
-            .iter_custom(|rounds| destroy(&launcher, rounds));
+            .to_async(runtime)
+            .iter_custom(|rounds| destroy(launcher, rounds));
     });
     group.bench_function("cold boot", |bencher| {
         bencher
-            .to_async(&runtime)
-            .iter_custom(|rounds| boot(&launcher, rounds));
+            .to_async(runtime)
+            .iter_custom(|rounds| boot(launcher, rounds));
     });
     group.bench_function("create snapshot", |bencher| {
         bencher
-            .to_async(&runtime)
-            .iter_custom(|rounds| snapshot(&launcher, rounds));
+            .to_async(runtime)
+            .iter_custom(|rounds| snapshot(launcher, rounds));
     });
     group.finish();
     for memory_mib in [256, 512] {
@@ -113,7 +145,7 @@ fn spawns(criterion: &mut Criterion) {
         let name = format!("{}-{}-{memory_mib}MiB", vmm.kind, vmm.accelerator);
         let mut group = criterion.benchmark_group(name);
         group.sample_size(10);
-        load::guest_memory(&mut group, &runtime, &config);
+        load::guest_memory(&mut group, runtime, &config);
         group.finish();
     }
 }
