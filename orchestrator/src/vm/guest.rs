@@ -9,6 +9,8 @@ mod command;
 mod connection;
 mod error;
 mod inbox;
+#[cfg(test)]
+pub(crate) mod peer;
 mod running;
 #[cfg(test)]
 mod tests;

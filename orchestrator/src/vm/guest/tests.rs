@@ -1,75 +1,19 @@
-//! A guest of the test's own making at the other end of the stream.
+//! Sessions with a guest of the test's own making.
 
 use ironclaw_protocol::VERSION;
-use ironclaw_protocol::frame::{Decoder, Event, MAGIC, decode, encode};
+use ironclaw_protocol::frame::{MAGIC, encode};
 use ironclaw_protocol::limits::{MAX_CHUNK, WINDOW};
 use ironclaw_protocol::message::{Failure, FailureKind, RequestId, Stream, ToGuest, ToHost};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 
+use super::peer::Peer;
 use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-struct Peer {
-    stream: UnixStream,
-    decoder: Decoder,
-}
-
-impl Peer {
-    async fn next(&mut self) -> Option<ToGuest> {
-        loop {
-            match self.decoder.next().unwrap() {
-                Some(Event::Opened) => {}
-                Some(Event::Frame(payload)) => return Some(decode(payload).unwrap()),
-                None => {
-                    let mut chunk = vec![0; 65536];
-                    let count = self.stream.read(&mut chunk).await.ok()?;
-                    if count == 0 {
-                        return None;
-                    }
-                    self.decoder.push(&chunk[..count]);
-                }
-            }
-        }
-    }
-
-    async fn say(&mut self, message: &ToHost) {
-        let mut frame = Vec::new();
-        encode(message, &mut frame).unwrap();
-        // The host may have closed the line, and that is what a test then looks at.
-        let _ = self.stream.write_all(&frame).await;
-    }
-
-    async fn greet(&mut self, version: u16) {
-        let Some(ToGuest::Hello { session, .. }) = self.next().await else {
-            panic!("no hello")
-        };
-        self.stream.write_all(&MAGIC).await.unwrap();
-        self.say(&ToHost::Hello {
-            version,
-            session,
-            agent: "test".to_owned(),
-        })
-        .await;
-    }
-
-    async fn request(&mut self) -> (RequestId, Request) {
-        match self.next().await {
-            Some(ToGuest::Request { id, request }) => (id, request),
-            other => panic!("{other:?}"),
-        }
-    }
-}
-
 fn pair() -> (Guest, Peer) {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    (
-        Guest::open(ours).unwrap(),
-        Peer {
-            stream: theirs,
-            decoder: Decoder::new(),
-        },
-    )
+    (Guest::open(ours).unwrap(), Peer::new(theirs))
 }
 
 #[tokio::test]
