@@ -2,13 +2,14 @@
 //! once, and killed when it is dropped.
 //!
 //! Every process has a thread of its own, its keeper, which starts it, collects what it prints
-//! and reaps it. The thread is not an extravagance: the parent-death signal that ties a child to
+//! (see `log`) and reaps it. The thread is not an extravagance: the parent-death signal that ties a child to
 //! us is tied to the *thread* that forked it (prctl(2)), and threads of an async runtime come and
 //! go. It costs nothing on the warm path, where the process exists already.
 
+mod log;
+
 use std::any::Any;
-use std::collections::VecDeque;
-use std::io::{self, PipeReader, Read};
+use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,14 +22,13 @@ use crate::sys;
 use crate::vm::run_directory::RunDirectory;
 use crate::vm::vmm::Exit;
 
-/// How much of what a VMM prints is kept: enough for a kernel panic and the VMM's last words.
-const LOG_BYTES: usize = 16 * 1024;
+use log::Log;
 
 /// A running VMM.
 #[derive(Debug)]
 pub(crate) struct Process {
     pid: u32,
-    pidfd: OwnedFd,
+    pidfd: Arc<OwnedFd>,
     exit: Ending,
 }
 
@@ -38,6 +38,7 @@ pub(crate) struct Launch {
     inherited: Vec<OwnedFd>,
     namespace: Option<Arc<OwnedFd>>,
     run: Option<Arc<RunDirectory>>,
+    log: Option<OwnedFd>,
     belongings: Box<dyn Any + Send>,
 }
 
@@ -48,6 +49,7 @@ impl Launch {
             inherited: Vec::new(),
             namespace: None,
             run: None,
+            log: None,
             belongings: Box::new(()),
         }
     }
@@ -70,6 +72,13 @@ impl Launch {
         self
     }
 
+    /// Takes what comes out of `log`, the reading end of a pipe, for what it says itself, beside
+    /// its standard error.
+    pub(crate) fn logging_to(mut self, log: OwnedFd) -> Self {
+        self.log = Some(log);
+        self
+    }
+
     /// Drops `belongings` when it has ended, before anybody is told of that.
     pub(crate) fn with(mut self, belongings: impl Send + 'static) -> Self {
         self.belongings = Box::new(belongings);
@@ -83,6 +92,7 @@ impl Launch {
             inherited,
             namespace,
             run,
+            log,
             belongings,
         } = self;
         sys::inherit(&mut command, &inherited);
@@ -93,10 +103,10 @@ impl Launch {
                 move_into_link_name_space(namespace.as_fd(), kind)?;
             }
         }
-        let (child, output, pidfd) = spawn(&mut command)?;
+        let (child, log, pidfd) = spawn(&mut command, log)?;
         let mut spawned = Spawned {
             child,
-            output,
+            log,
             pidfd,
             belongings,
         };
@@ -116,14 +126,13 @@ impl Launch {
 /// A process that was just started.
 struct Spawned {
     child: Child,
-    output: PipeReader,
+    log: Log,
     pidfd: OwnedFd,
     belongings: Box<dyn Any + Send>,
 }
 
 impl Process {
-    /// Starts a process. What it prints, both streams, goes into a bounded ring; its standard
-    /// input is empty.
+    /// Starts a process. What it prints goes into bounded rings; its standard input is empty.
     pub(crate) async fn start(launch: Launch) -> io::Result<Self> {
         let (started, start) = oneshot::channel();
         let (gone, exit) = watch::channel(None);
@@ -134,27 +143,26 @@ impl Process {
             .spawn(move || {
                 // Our copies of what the child inherits go with the launch: they would keep its
                 // peers from seeing its end.
-                let (mut child, output, pidfd, belongings) = match launch.spawn() {
+                let (mut child, mut log, pidfd, belongings) = match launch.spawn() {
                     Ok(Spawned {
                         child,
-                        output,
+                        log,
                         pidfd,
                         belongings,
-                    }) => (child, output, pidfd, belongings),
+                    }) => (child, log, Arc::new(pidfd), belongings),
                     Err(error) => {
                         let _ = started.send(Err(error));
                         return;
                     }
                 };
-                let log = Log::default();
                 let process = Self {
                     pid: child.id(),
-                    pidfd,
+                    pidfd: Arc::clone(&pidfd),
                     exit,
                 };
                 // Nobody waits any more: the process is dropped here, and so killed.
                 let _ = started.send(Ok(process));
-                log.collect(output);
+                log.collect_until_the_end_of(&pidfd);
                 let status = match child.wait() {
                     Ok(status) => status.to_string(),
                     Err(error) => format!("unknown: {error}"),
@@ -237,20 +245,22 @@ pub(crate) async fn dropped_ones_ended() {
     }
 }
 
-fn spawn(command: &mut Command) -> io::Result<(Child, PipeReader, OwnedFd)> {
-    let (output, writer) = io::pipe()?;
-    command
-        .stdin(Stdio::null())
-        .stdout(writer.try_clone()?)
-        .stderr(writer);
+fn spawn(command: &mut Command, log: Option<OwnedFd>) -> io::Result<(Child, Log, OwnedFd)> {
+    let (console, stdout) = io::pipe()?;
+    let (words, stderr) = io::pipe()?;
+    let log = Log::of(
+        console.into(),
+        [Some(words.into()), log].into_iter().flatten(),
+    )?;
+    command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
     let mut child = command.spawn()?;
-    // Our copies of the pipe's writing end must go, or its end is never seen.
+    // Our copies of the pipes' writing ends must go, or their end is never seen.
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let pidfd = sys::pid(child.id())
         .ok_or(rustix::io::Errno::SRCH)
         .and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()));
     match pidfd {
-        Ok(pidfd) => Ok((child, output, pidfd)),
+        Ok(pidfd) => Ok((child, log, pidfd)),
         Err(error) => {
             end(&mut child);
             Err(error.into())
@@ -264,39 +274,6 @@ fn end(child: &mut Child) {
     let _ = child.wait();
 }
 
-/// The last [`LOG_BYTES`] of what a process printed.
-#[derive(Debug, Clone, Default)]
-struct Log(Arc<Mutex<VecDeque<u8>>>);
-
-impl Log {
-    fn collect(&self, mut output: PipeReader) {
-        let mut chunk = [0; 4096];
-        loop {
-            match output.read(&mut chunk) {
-                Ok(0) => return,
-                Ok(read) => {
-                    let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-                    ring.extend(&chunk[..read]);
-                    let excess = ring.len().saturating_sub(LOG_BYTES);
-                    ring.drain(..excess);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return,
-            }
-        }
-    }
-
-    /// The text, with everything that could drive a terminal taken out: a guest's console is in
-    /// here, and guests are hostile.
-    fn tail(&self) -> String {
-        let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(ring.make_contiguous())
-            .chars()
-            .filter(|c| *c == '\n' || !c.is_control())
-            .collect()
-    }
-}
-
 /// A pair of connected sockets: one for us, and one to be inherited by a VMM. No path, no
 /// waiting for a listener, nothing to clean up.
 pub(crate) fn socket_pair() -> io::Result<(tokio::net::UnixStream, OwnedFd)> {
@@ -307,6 +284,11 @@ pub(crate) fn socket_pair() -> io::Result<(tokio::net::UnixStream, OwnedFd)> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
     use super::*;
 
     fn shell(script: &str) -> Command {
@@ -373,11 +355,39 @@ mod tests {
             .unwrap()
             .exited()
             .await;
-        assert!(exit.log.len() <= LOG_BYTES && exit.log.ends_with("end"));
+        assert!(exit.log.len() <= log::CONSOLE && exit.log.ends_with("end"));
         let exit = Process::start(Launch::new(shell("printf '\\033[2Jx'")))
             .await
             .unwrap();
         assert_eq!(exit.exited().await.log, "[2Jx");
+    }
+
+    #[tokio::test]
+    async fn a_noisy_guest_does_not_push_out_what_its_vmm_says() {
+        let (log, mut writer) = io::pipe().unwrap();
+        writer.write_all(b"the log\n").unwrap();
+        drop(writer);
+        let script = "echo the panic >&2; head -c 300000 /dev/zero | tr '\\0' x; exit 1";
+        let launch = Launch::new(shell(script)).logging_to(log.into());
+        let exit = Process::start(launch).await.unwrap().exited().await;
+        let (console, words) = exit.log.split_once('\n').unwrap();
+        assert_eq!(console.len(), log::CONSOLE);
+        assert!(
+            words.contains("the log") && words.contains("the panic"),
+            "{words}"
+        );
+    }
+
+    #[tokio::test]
+    async fn the_end_is_seen_although_a_child_holds_the_output_open() {
+        let process = Process::start(Launch::new(shell("sleep 1000 & echo $!; exit 3")));
+        let process = process.await.unwrap();
+        let exit = timeout(Duration::from_secs(10), process.exited())
+            .await
+            .unwrap();
+        let child = sys::pid(exit.log.trim().parse().unwrap()).unwrap();
+        rustix::process::kill_process(child, Signal::KILL).unwrap();
+        assert_eq!(exit.status, "exit status: 3");
     }
 
     #[tokio::test]
