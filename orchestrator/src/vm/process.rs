@@ -13,16 +13,22 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::process::{PidfdFlags, Signal};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
 
 use crate::sys;
 use crate::vm::run_directory::RunDirectory;
 use crate::vm::vmm::Exit;
 
 use log::Log;
+
+/// How long a process is given to end after SIGKILL. It takes milliseconds; one that is stuck in
+/// the kernel may take longer, and is reaped whenever it ends.
+pub(crate) const ENDS: Duration = Duration::from_secs(10);
 
 /// A running VMM.
 #[derive(Debug)]
@@ -190,6 +196,23 @@ impl Process {
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
 
+    /// Kills it and waits until it is gone, with what belonged to it. One that is stuck is not
+    /// waited for any longer than [`ENDS`], and told as such.
+    pub(crate) async fn end(&self) -> Exit {
+        self.kill();
+        let ended = timeout(ENDS, self.exited()).await;
+        ended.unwrap_or_else(|_| {
+            tracing::warn!(
+                pid = self.pid,
+                "a process was killed and has not ended within {ENDS:?}"
+            );
+            Exit {
+                status: format!("killed, and not ended within {ENDS:?}"),
+                log: String::new(),
+            }
+        })
+    }
+
     /// Resolves when the process has ended and was reaped.
     pub(crate) fn exited(&self) -> impl Future<Output = Exit> + Send + 'static {
         let mut exit = self.exit.clone();
@@ -285,9 +308,6 @@ pub(crate) fn socket_pair() -> io::Result<(tokio::net::UnixStream, OwnedFd)> {
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
-    use std::time::Duration;
-
-    use tokio::time::timeout;
 
     use super::*;
 
@@ -382,9 +402,7 @@ mod tests {
     async fn the_end_is_seen_although_a_child_holds_the_output_open() {
         let process = Process::start(Launch::new(shell("sleep 1000 & echo $!; exit 3")));
         let process = process.await.unwrap();
-        let exit = timeout(Duration::from_secs(10), process.exited())
-            .await
-            .unwrap();
+        let exit = timeout(ENDS, process.exited()).await.unwrap();
         let child = sys::pid(exit.log.trim().parse().unwrap()).unwrap();
         rustix::process::kill_process(child, Signal::KILL).unwrap();
         assert_eq!(exit.status, "exit status: 3");

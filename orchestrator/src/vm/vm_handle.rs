@@ -10,12 +10,9 @@ use tokio::time::timeout;
 
 use crate::vm::guest::{Command, Guest, GuestError, Output, Running};
 use crate::vm::limits::Limits;
+use crate::vm::process::ENDS;
 use crate::vm::snapshot::Snapshot;
 use crate::vm::vmm::{Exit, MicroVm};
-
-/// How long a process is given to end after SIGKILL. It takes milliseconds; one that is stuck in
-/// the kernel may take longer, and is reaped whenever it ends.
-const REAPED: Duration = Duration::from_secs(10);
 
 /// Which tier served a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -220,12 +217,12 @@ impl VmHandle {
     pub async fn destroy(self) -> Result<(), DestroyError> {
         let exited = self.vm.exited();
         self.vm.kill();
-        match timeout(REAPED, exited).await {
+        match timeout(ENDS, exited).await {
             Ok(_) => Ok(()),
             Err(_) => Err(DestroyError {
                 pid: self.pid(),
                 name: self.name,
-                after: REAPED,
+                after: ENDS,
             }),
         }
     }

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::LaunchError;
 use crate::vm::guest::{Guest, GuestError};
+use crate::vm::process::ENDS;
 use crate::vm::vmm::{BootSpec, Exit, MicroVm, Ram, Vmm, VmmError};
 
 /// How long a guest may take from power-on to its agent's answer. A translated one takes some
@@ -17,9 +18,6 @@ const BOOTED: Duration = Duration::from_secs(60);
 /// A boot that does not come up is tried again: under QEMU's translator some hang in the
 /// calibration of a timer.
 const BOOTS: u32 = 3;
-/// How long a VMM may take to end once it was killed; it takes milliseconds.
-const ENDED: Duration = Duration::from_secs(10);
-
 /// A VM whose agent answered.
 pub(super) type Booted = (Box<dyn MicroVm>, Guest);
 
@@ -87,8 +85,8 @@ pub(super) fn did_not_come_up(error: &LaunchError) -> bool {
 async fn killed(vm: Box<dyn MicroVm>) -> Exit {
     let exited = vm.exited();
     drop(vm);
-    timeout(ENDED, exited).await.unwrap_or_else(|_| Exit {
-        status: format!("killed, and not ended within {ENDED:?}"),
+    timeout(ENDS, exited).await.unwrap_or_else(|_| Exit {
+        status: format!("killed, and not ended within {ENDS:?}"),
         log: String::new(),
     })
 }
