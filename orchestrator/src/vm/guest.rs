@@ -21,6 +21,8 @@ use ironclaw_protocol::message::{GetFile, Outcome, PutFile, Request, Restored};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use crate::vm::vmm::MicroVm;
+
 pub(crate) use activity::Activity;
 pub use command::{Command, ExitStatus, Output};
 pub use error::GuestError;
@@ -45,7 +47,14 @@ impl Guest {
     /// [`GuestError::Closed`] if the stream is unusable.
     pub fn open(stream: UnixStream) -> Result<Self, GuestError> {
         Ok(Self {
-            connection: Connection::open(stream)?,
+            connection: Connection::open(stream, None)?,
+        })
+    }
+
+    /// The same with the agent of `vm`: if that ends, who waits is told how, with its last words.
+    pub(crate) fn of(vm: &dyn MicroVm, stream: UnixStream) -> Result<Self, GuestError> {
+        Ok(Self {
+            connection: Connection::open(stream, Some(vm.exited()))?,
         })
     }
 

@@ -25,7 +25,7 @@ pub(super) type Booted = (Box<dyn MicroVm>, Guest);
 /// is told at once.
 pub(super) async fn boot(vmm: &dyn Vmm, spec: &BootSpec) -> Result<Booted, LaunchError> {
     for attempt in 1..BOOTS {
-        match boot_once(vmm, spec, BOOTED).await {
+        match greet(vmm.boot(spec).await?, BOOTED).await {
             Err(error) if did_not_come_up(&error) => {
                 tracing::warn!(%error, attempt, "the template did not come up, trying again");
             }
@@ -45,10 +45,14 @@ pub(super) async fn boot_once(
     spec: &BootSpec,
     patience: Duration,
 ) -> Result<Booted, LaunchError> {
-    let mut vm = vmm.boot(spec).await?;
+    greet(vmm.boot(spec).await?, patience).await
+}
+
+async fn greet(mut vm: Box<dyn MicroVm>, patience: Duration) -> Result<Booted, LaunchError> {
     let exited = vm.exited();
     let greeted = async {
-        let guest = Guest::open(vm.guest_channel().await?)?;
+        let stream = vm.guest_channel().await?;
+        let guest = Guest::of(&*vm, stream)?;
         guest.ping(patience).await?;
         Ok::<Guest, LaunchError>(guest)
     };
