@@ -17,6 +17,7 @@ mod devices;
 mod faults;
 mod jail;
 mod lab;
+mod last_words;
 mod life;
 mod owner;
 mod pool;

@@ -156,6 +156,12 @@ pub(super) struct User {
     _claim: Claim,
 }
 
+impl User {
+    pub(super) fn id(&self) -> u32 {
+        self.id
+    }
+}
+
 /// Where the jailer makes the jail of the VM `id`: the directory to remove, and the one that the
 /// VMM sees as its root.
 pub(super) fn root(base: &Path, firecracker: &Path, id: &str) -> io::Result<(PathBuf, PathBuf)> {
