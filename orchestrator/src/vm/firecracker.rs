@@ -42,12 +42,13 @@ use api::{
     Action, ApiError, BootSource, Client, Entropy, MachineConfiguration, MemBackend,
     MemBackendType, SnapshotCreate, SnapshotLoad, SnapshotType, Vm, Vsock, VsockOverride,
 };
+pub(in crate::vm) use binary::PROGRAM;
 pub use binary::{FirecrackerBinary, MINIMUM_VERSION};
 use devices::Interface;
 pub use devices::{Devices, Tap};
 use home::Home;
-pub(in crate::vm) use jail::remove_groups;
 pub use jail::{DEFAULT_USERS, Jailer, find_jailer};
+pub(in crate::vm) use jail::{PROGRAM as JAILER, remove_groups};
 use place::Place;
 
 /// Names of the sockets in a VM's directory.
