@@ -2,7 +2,7 @@
 //!
 //! `contract::…` runs against QEMU, the real Firecracker and the simulator, where each is there;
 //! `crash::…` kills a process that uses it, at any moment; `devices::…` and `faults::…` run against
-//! the simulator; `honesty::…` compares the simulator with the real one.
+//! the simulator, as does `reboot::…`; `honesty::…` compares the simulator with the real one.
 
 #![allow(
     clippy::unwrap_used,
@@ -18,6 +18,7 @@ mod crash;
 mod devices;
 mod faults;
 mod honesty;
+mod reboot;
 mod simulator;
 #[path = "../shared/skip.rs"]
 mod skip;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         devices::trials(),
         faults::trials(),
         honesty::trials(),
+        reboot::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
 }
