@@ -295,11 +295,13 @@ impl Firecracker {
                 backend_path: vm.place.lend(snapshot.memory(), MEMORY)?,
             },
             resume_vm: true,
+            track_dirty_pages: None,
             network_overrides: tap.into_iter().map(Tap::instead).collect(),
             vsock_override: Some(VsockOverride {
                 uds_path: VSOCK.into(),
             }),
             clock_realtime: Some(true),
+            huge_pages: None,
         };
         vm.converse("restore", async |api| api.call(&load).await)
             .await

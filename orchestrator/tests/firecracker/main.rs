@@ -14,6 +14,7 @@
 mod clones;
 mod commands;
 mod devices;
+mod endpoints;
 mod faults;
 mod jail;
 mod lab;
