@@ -363,6 +363,7 @@ impl MicroVm for FirecrackerVm {
         if self.channel_taken {
             return Err(VmmError::NoChannel);
         }
+        // For as long as the VM lives: the limit is the caller's.
         let connected = async {
             let mut pause = FIRST_PAUSE;
             loop {

@@ -16,15 +16,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use crate::template::{Step, Template};
 use crate::vm::identity::{self, VmName};
+use crate::vm::process::ENDS;
 use crate::vm::snapshot::{
     Description, Machine, Owners, Requirements, Snapshot, SnapshotId, SnapshotStore, Staging,
     VmmIdentity,
 };
 use crate::vm::vm_handle::{Origin, Timings, VmHandle};
-use crate::vm::vmm::{BootSpec, Ram, Vmm};
+use crate::vm::vmm::{BootSpec, Ram, Vmm, VmmError};
 
 pub use agent::find_guest_agent;
 use boot::Booted;
@@ -233,7 +235,12 @@ impl Launcher {
         // Gone before its memory is read, so that nothing changes under the digest.
         let exited = vm.exited();
         drop((guest, vm));
-        exited.await;
+        timeout(ENDS, exited)
+            .await
+            .map_err(|_| VmmError::TimedOut {
+                operation: "end after its snapshot",
+                after: ENDS,
+            })?;
 
         (self.0.progress)(&Stage::PublishingSnapshot);
         let start = Instant::now();

@@ -179,6 +179,7 @@ impl Process {
                     log: log.tail(),
                 }));
             })?;
+        // A thread that forks and executes; it answers or ends.
         let process = start
             .await
             .map_err(|_| io::Error::other("the thread that starts the process ended"))??;
@@ -256,15 +257,21 @@ impl Drop for Process {
     }
 }
 
-/// Resolves when every process that was dropped until now has ended, and its belongings are gone.
+/// Resolves when every process that was dropped until now has ended, and its belongings are gone;
+/// one that is stuck is not waited for any longer than [`ENDS`].
 pub(crate) async fn dropped_ones_ended() {
     let dying = {
         let dying = DYING.lock().unwrap_or_else(PoisonError::into_inner);
         dying.clone()
     };
-    for mut exit in dying {
-        // An error is the panic of a keeper: nothing more comes of it.
-        let _ = exit.wait_for(Option::is_some).await;
+    let all = async {
+        for mut exit in dying {
+            // An error is the panic of a keeper: nothing more comes of it.
+            let _ = exit.wait_for(Option::is_some).await;
+        }
+    };
+    if timeout(ENDS, all).await.is_err() {
+        tracing::warn!("a process was killed and has not ended within {ENDS:?}");
     }
 }
 
