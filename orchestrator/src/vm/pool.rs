@@ -43,7 +43,7 @@ use serving::Serving;
 use slots::{Rules, Served, Slots};
 use stats::Counters;
 
-pub use budget::{Budget, Limit};
+pub use budget::{Budget, Limit, VMM_MIB};
 pub use error::{PoolError, SpawnError};
 pub use footprint::{Footprint, SNAPSHOT_BUDGET};
 pub use memory::ProcessMemory;

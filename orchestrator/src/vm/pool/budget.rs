@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 /// What a VMM itself may take beside the guest's memory, in MiB.
-const VMM_MIB: u64 = 32;
+pub const VMM_MIB: u64 = 32;
 
 /// A bound on VMs that live at a time, warm clones included; cheap to clone, and all clones are
 /// one budget.
@@ -30,7 +30,7 @@ struct Inner {
 pub struct Limit {
     /// Number of VMs.
     pub vms: usize,
-    /// Their memory in MiB: each guest's own, and 32 MiB for its VMM.
+    /// Their memory in MiB: each guest's own, and [`VMM_MIB`] for its VMM.
     pub memory_mib: u64,
 }
 

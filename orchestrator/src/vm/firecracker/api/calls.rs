@@ -98,7 +98,7 @@ call!(MachineConfiguration, PUT, |_| "/machine-config".to_owned());
 /// `PUT /boot-source`; before the start.
 #[derive(Debug, Clone, Serialize)]
 pub struct BootSource {
-    /// An ELF image, or a bzImage since 1.16 on x86-64.
+    /// An ELF image, or a bzImage since 1.17 on x86-64.
     pub kernel_image_path: PathBuf,
     /// An initramfs.
     #[serde(skip_serializing_if = "Option::is_none")]
