@@ -140,7 +140,8 @@ impl Template {
         &self.manifest().hash
     }
 
-    /// The kernel: an ELF image with a PVH entry.
+    /// The kernel: an ELF image with a PVH entry in a template that was built, and what was given
+    /// in an imported one.
     #[must_use]
     pub fn kernel(&self) -> &Path {
         &self.0.kernel

@@ -16,11 +16,12 @@ const MAX_BOOT_ARGS: usize = 2048;
 /// A kernel and an initramfs that boot into something that speaks the guest protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImportSpec {
-    /// An ELF image that the VMM can boot.
+    /// A kernel that the VMM can boot. All boot an ELF image with a PVH entry (`vmlinux` of a
+    /// kernel with `CONFIG_PVH`); Firecracker takes a bzImage since 1.17.
     pub kernel: PathBuf,
     /// The initramfs, if the kernel wants one.
     pub initramfs: Option<PathBuf>,
-    /// Arguments of the kernel; the VMM adds what it needs.
+    /// Arguments of the kernel, at most 2048 bytes on one line; the VMM adds what it needs.
     pub boot_args: String,
 }
 

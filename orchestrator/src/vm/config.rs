@@ -1,8 +1,8 @@
 //! The settings: where they come from, what they may be.
 //!
-//! They are read once, from the environment, by [`Config::from_env`]; nothing else in the crate
-//! looks at it. A bad value is an error that names the variable, the value and what is allowed;
-//! nothing is silently clamped.
+//! They are read from the environment by [`Config::from_env`]. Nothing else in the crate looks at
+//! it, but for `PATH`, where programs are looked for that no setting names. A bad value is an error
+//! that names the variable, the value and what is allowed; nothing is silently clamped.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -265,6 +265,11 @@ impl fmt::Display for Users {
 
 impl FromStr for Users {
     type Err = ();
+
+    /// `FIRST-LAST`, from 1 to 4294967294, the first not above the last.
+    ///
+    /// # Errors
+    /// It is anything else; [`ConfigError::Invalid`] says so with the variable and what it takes.
     fn from_str(text: &str) -> Result<Self, ()> {
         let (first, last) = text.split_once('-').ok_or(())?;
         let id = |text: &str| text.parse::<u32>().map_err(|_| ());
@@ -283,6 +288,11 @@ pub struct Taps(pub Vec<Tap>);
 
 impl FromStr for Taps {
     type Err = ();
+
+    /// [`Tap`]s with commas in between.
+    ///
+    /// # Errors
+    /// It is anything else; [`ConfigError::Invalid`] says so with the variable and what it takes.
     fn from_str(text: &str) -> Result<Self, ()> {
         let taps = text.split(',').map(str::parse).collect::<Result<_, _>>()?;
         Ok(Self(taps))
@@ -291,6 +301,11 @@ impl FromStr for Taps {
 
 impl FromStr for JailChoice {
     type Err = ();
+
+    /// `auto`, `on` or `off`.
+    ///
+    /// # Errors
+    /// It is anything else; [`ConfigError::Invalid`] says so with the variable and what it takes.
     fn from_str(text: &str) -> Result<Self, ()> {
         match text {
             "auto" => Ok(Self::Auto),
@@ -303,6 +318,11 @@ impl FromStr for JailChoice {
 
 impl FromStr for BackendChoice {
     type Err = ();
+
+    /// `auto`, `firecracker` or `qemu`.
+    ///
+    /// # Errors
+    /// It is anything else; [`ConfigError::Invalid`] says so with the variable and what it takes.
     fn from_str(text: &str) -> Result<Self, ()> {
         match text {
             "auto" => Ok(Self::Auto),
@@ -315,6 +335,11 @@ impl FromStr for BackendChoice {
 
 impl FromStr for AccelChoice {
     type Err = ();
+
+    /// `auto`, `kvm` or `tcg`.
+    ///
+    /// # Errors
+    /// It is anything else; [`ConfigError::Invalid`] says so with the variable and what it takes.
     fn from_str(text: &str) -> Result<Self, ()> {
         match text {
             "auto" => Ok(Self::Auto),
@@ -497,6 +522,7 @@ fn invalid(variable: &'static str, value: &std::ffi::OsStr) -> ConfigError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vm::pool::VMM_MIB;
     use proptest::prelude::*;
 
     fn config(vars: &[(&str, &str)]) -> Result<Config, ConfigError> {
@@ -584,6 +610,16 @@ mod tests {
                 assert!(message.contains(part), "{message:?} does not say {part:?}");
             }
         }
+    }
+
+    #[test]
+    fn what_a_vm_counts_for_beside_its_guest_is_told_as_it_is_counted() {
+        let (.., meaning) = VARIABLES
+            .iter()
+            .find(|(name, ..)| *name == MEMORY_BUDGET_MIB)
+            .unwrap();
+        let counted = format!("{VMM_MIB} MiB");
+        assert!(meaning.contains(&counted), "{meaning:?}: {counted}");
     }
 
     proptest! {

@@ -33,7 +33,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use crate::template::Template;
-use crate::vm::process::{self, Launch, Process};
+use crate::vm::process::{Launch, Process};
 use crate::vm::run_directory::RunDirectory;
 use crate::vm::snapshot::{self, Machine, Snapshot, VmmIdentity, VmmKind};
 use crate::vm::tsc;
@@ -42,17 +42,20 @@ use api::{
     Action, ApiError, BootSource, Client, Entropy, MachineConfiguration, MemBackend,
     MemBackendType, SnapshotCreate, SnapshotLoad, SnapshotType, Vm, Vsock, VsockOverride,
 };
+pub(in crate::vm) use binary::PROGRAM;
 pub use binary::{FirecrackerBinary, MINIMUM_VERSION};
 use devices::Interface;
 pub use devices::{Devices, Tap};
 use home::Home;
-pub(in crate::vm) use jail::remove_groups;
 pub use jail::{DEFAULT_USERS, Jailer, find_jailer};
+pub(in crate::vm) use jail::{PROGRAM as JAILER, remove_groups};
 use place::Place;
 
 /// Names of the sockets in a VM's directory.
 const API: &str = "api.sock";
 const VSOCK: &str = "vsock.sock";
+/// Name of the pipe for Firecracker's log: its standard output is the guest's console.
+const LOG: &str = "log";
 /// Names of a snapshot's files in a jail.
 const VMSTATE: &str = "vmstate";
 const MEMORY: &str = "memory";
@@ -138,14 +141,6 @@ impl Firecracker {
         machine: Machine,
         interface: Option<Interface>,
     ) -> Result<FirecrackerVm, VmmError> {
-        gone_unless_ok(self.try_start(machine, interface).await).await
-    }
-
-    async fn try_start(
-        &self,
-        machine: Machine,
-        interface: Option<Interface>,
-    ) -> Result<FirecrackerVm, VmmError> {
         let start = Instant::now();
         let home = match &self.jailer {
             None => Home::new(&self.run),
@@ -153,39 +148,31 @@ impl Firecracker {
         };
         let home = home.map_err(VmmError::io("make a directory for a VM"))?;
         let place = home.place().clone();
-        let process = Process::start(self.launch(home, machine, interface))
+        let log = home.pipe(LOG);
+        let log = log.map_err(VmmError::io("make a pipe for the log of a VM"))?;
+        let launch = self.launch(home, machine, interface).logging_to(log);
+        let process = Process::start(launch)
             .await
             .map_err(VmmError::io(format!("start {}", self.binary.display())))?;
-        let connected = async {
-            let stream = place
-                .connect_when_up(API)
-                .await
-                .map_err(VmmError::io("connect to Firecracker's API socket"))?;
-            Ok::<_, VmmError>(Client::over(stream))
-        };
-        let api = tokio::select! {
-            connected = timeout(STARTED, connected) => match connected {
-                Ok(connected) => connected?,
-                Err(_) => return Err(VmmError::TimedOut { operation: "start", after: STARTED }),
-            },
-            exit = process.exited() => {
-                return Err(VmmError::Died { operation: "start", exit });
+        match reach(&process, &place).await {
+            Ok(api) => Ok(FirecrackerVm {
+                process,
+                api,
+                place,
+                channel_taken: false,
+                writes: Writes::Full,
+                started_in: start.elapsed(),
+            }),
+            Err(error) => {
+                process.end().await;
+                Err(error)
             }
-        };
-        Ok(FirecrackerVm {
-            process,
-            api,
-            place,
-            channel_taken: false,
-            writes: Writes::Full,
-            started_in: start.elapsed(),
-        })
+        }
     }
 
     fn launch(&self, home: Home, machine: Machine, interface: Option<Interface>) -> Launch {
-        // The log goes where the guest's console goes, and is bounded there. More of it costs
-        // milliseconds per restore.
-        let arguments = ["--api-sock", API, "--level", "Error"];
+        // More of it costs milliseconds per restore.
+        let arguments = ["--api-sock", API, "--log-path", LOG, "--level", "Error"];
         let (Some(jailer), Some(jail)) = (&self.jailer, home.jailed()) else {
             let mut command = Command::new(&self.binary);
             command.env_clear().current_dir(home.place().path());
@@ -217,28 +204,46 @@ impl Vmm for Firecracker {
     }
 
     async fn boot(&self, spec: &BootSpec) -> Result<Box<dyn MicroVm>, VmmError> {
-        let vm = gone_unless_ok(self.try_boot(spec).await).await?;
-        Ok(Box::new(vm))
+        let (interface, tap) = self.interface()?;
+        let mut vm = self.start(spec.machine, interface).await?;
+        let booted = self.boot_in(&mut vm, spec, tap.as_ref()).await;
+        vm.or_gone(booted).await
     }
 
     async fn restore(&self, snapshot: &Snapshot) -> Result<Box<dyn MicroVm>, VmmError> {
-        let vm = gone_unless_ok(self.try_restore(snapshot).await).await?;
-        Ok(Box::new(vm))
+        let (interface, tap) = self.interface()?;
+        let mut vm = self.start(snapshot.manifest().machine, interface).await?;
+        let restored = self.restore_in(&mut vm, snapshot, tap.as_ref()).await;
+        vm.or_gone(restored).await
     }
 }
 
-/// A failure is told when the process that failed is gone.
-async fn gone_unless_ok<T>(result: Result<T, VmmError>) -> Result<T, VmmError> {
-    if result.is_err() {
-        process::dropped_ones_ended().await;
+/// The API of a process that was just started.
+async fn reach(process: &Process, place: &Place) -> Result<Client, VmmError> {
+    let connected = async {
+        let stream = place
+            .connect_when_up(API)
+            .await
+            .map_err(VmmError::io("connect to Firecracker's API socket"))?;
+        Ok::<_, VmmError>(Client::over(stream))
+    };
+    let operation = "start";
+    tokio::select! {
+        connected = timeout(STARTED, connected) => match connected {
+            Ok(connected) => connected,
+            Err(_) => Err(VmmError::TimedOut { operation, after: STARTED }),
+        },
+        exit = process.exited() => Err(VmmError::Died { operation, exit }),
     }
-    result
 }
 
 impl Firecracker {
-    async fn try_boot(&self, spec: &BootSpec) -> Result<FirecrackerVm, VmmError> {
-        let (interface, tap) = self.interface()?;
-        let mut vm = self.start(spec.machine, interface).await?;
+    async fn boot_in(
+        &self,
+        vm: &mut FirecrackerVm,
+        spec: &BootSpec,
+        tap: Option<&Tap>,
+    ) -> Result<(), VmmError> {
         // A snapshot of a booted VM's written pages is complete, since the rest is zeros: no
         // need to write, to read and to make holes of what was never touched.
         let track_dirty_pages = matches!(spec.ram, Ram::File(_));
@@ -256,7 +261,7 @@ impl Firecracker {
             })
             .await?;
             api.call(&boot_source).await?;
-            devices.configure(api, drive, tap.as_ref()).await?;
+            devices.configure(api, drive, tap).await?;
             api.call(&Vsock {
                 guest_cid: GUEST_CID,
                 uds_path: VSOCK.into(),
@@ -266,8 +271,7 @@ impl Firecracker {
         })
         .await?;
         vm.converse("boot", async |api| api.call(&Action::InstanceStart).await)
-            .await?;
-        Ok(vm)
+            .await
     }
 
     fn interface(&self) -> Result<(Option<Interface>, Option<Tap>), VmmError> {
@@ -276,9 +280,12 @@ impl Firecracker {
         Ok((interface, tap))
     }
 
-    async fn try_restore(&self, snapshot: &Snapshot) -> Result<FirecrackerVm, VmmError> {
-        let (interface, tap) = self.interface()?;
-        let mut vm = self.start(snapshot.manifest().machine, interface).await?;
+    async fn restore_in(
+        &self,
+        vm: &mut FirecrackerVm,
+        snapshot: &Snapshot,
+        tap: Option<&Tap>,
+    ) -> Result<(), VmmError> {
         // By the path that the snapshot remembers.
         self.devices.lend_drive(&vm.place)?;
         let load = SnapshotLoad {
@@ -288,15 +295,16 @@ impl Firecracker {
                 backend_path: vm.place.lend(snapshot.memory(), MEMORY)?,
             },
             resume_vm: true,
-            network_overrides: tap.iter().map(Tap::instead).collect(),
+            track_dirty_pages: None,
+            network_overrides: tap.into_iter().map(Tap::instead).collect(),
             vsock_override: Some(VsockOverride {
                 uds_path: VSOCK.into(),
             }),
             clock_realtime: Some(true),
+            huge_pages: None,
         };
         vm.converse("restore", async |api| api.call(&load).await)
-            .await?;
-        Ok(vm)
+            .await
     }
 }
 
@@ -355,6 +363,7 @@ impl MicroVm for FirecrackerVm {
         if self.channel_taken {
             return Err(VmmError::NoChannel);
         }
+        // For as long as the VM lives: the limit is the caller's.
         let connected = async {
             let mut pause = FIRST_PAUSE;
             loop {
@@ -405,6 +414,18 @@ fn completed(path: &Path, before: Option<File>) -> Result<File, VmmError> {
 }
 
 impl FirecrackerVm {
+    /// This VM, unless what was done to it failed: that is told when its process is gone, with what
+    /// it had of the host, such as a tap device.
+    async fn or_gone(self, done: Result<(), VmmError>) -> Result<Box<dyn MicroVm>, VmmError> {
+        match done {
+            Ok(()) => Ok(Box::new(self)),
+            Err(error) => {
+                self.process.end().await;
+                Err(error)
+            }
+        }
+    }
+
     /// Makes requests for `operation`; the process's end explains a connection that ends.
     async fn converse(
         &mut self,
@@ -413,13 +434,10 @@ impl FirecrackerVm {
     ) -> Result<(), VmmError> {
         match talk(&mut self.api).await {
             Ok(()) => Ok(()),
-            Err(ApiError::Closed(_)) => {
-                self.process.kill();
-                Err(VmmError::Died {
-                    operation,
-                    exit: self.process.exited().await,
-                })
-            }
+            Err(ApiError::Closed(_)) => Err(VmmError::Died {
+                operation,
+                exit: self.process.end().await,
+            }),
             Err(error) => Err(refused(operation, error)),
         }
     }
@@ -436,5 +454,42 @@ fn refused(operation: &'static str, error: ApiError) -> VmmError {
             operation,
             detail: error.to_string(),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_vmm_that_does_not_end_keeps_no_other_from_being_given_up() {
+        /// Its process has not ended before the other side says so.
+        struct Stuck(mpsc::Receiver<()>);
+        impl Drop for Stuck {
+            fn drop(&mut self) {
+                let _ = self.0.recv();
+            }
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let (end, stuck) = mpsc::channel();
+        let launch = Launch::new(Command::new("/bin/true")).with(Stuck(stuck));
+        drop(Process::start(launch).await.unwrap());
+
+        let binary = FirecrackerBinary {
+            path: "/bin/false".into(),
+            version: MINIMUM_VERSION,
+        };
+        let run = directory.path().join("run");
+        let vmm = Firecracker::new(binary, &run, None, Devices::default()).unwrap();
+        let machine = Machine {
+            memory_mib: 128,
+            vcpus: 1,
+        };
+        let started = timeout(STARTED, vmm.start(machine, None));
+        let error = started.await.unwrap().err().unwrap();
+        assert!(error.to_string().contains("exit status: 1"), "{error}");
+        drop(end);
     }
 }

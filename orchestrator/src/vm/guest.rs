@@ -9,6 +9,8 @@ mod command;
 mod connection;
 mod error;
 mod inbox;
+#[cfg(test)]
+pub(crate) mod peer;
 mod running;
 #[cfg(test)]
 mod tests;
@@ -18,6 +20,8 @@ use std::time::Duration;
 use ironclaw_protocol::message::{GetFile, Outcome, PutFile, Request, Restored};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
+
+use crate::vm::vmm::MicroVm;
 
 pub(crate) use activity::Activity;
 pub use command::{Command, ExitStatus, Output};
@@ -43,7 +47,14 @@ impl Guest {
     /// [`GuestError::Closed`] if the stream is unusable.
     pub fn open(stream: UnixStream) -> Result<Self, GuestError> {
         Ok(Self {
-            connection: Connection::open(stream)?,
+            connection: Connection::open(stream, None)?,
+        })
+    }
+
+    /// The same with the agent of `vm`: if that ends, who waits is told how, with its last words.
+    pub(crate) fn of(vm: &dyn MicroVm, stream: UnixStream) -> Result<Self, GuestError> {
+        Ok(Self {
+            connection: Connection::open(stream, Some(vm.exited()))?,
         })
     }
 
@@ -75,7 +86,8 @@ impl Guest {
     /// Waits until the agent answers, for at most `patience`.
     ///
     /// # Errors
-    /// [`GuestError`].
+    /// [`GuestError::NoAnswer`] if it does not in time; [`GuestError::Closed`] if the VM has ended,
+    /// or the session with it.
     pub async fn ping(&self, patience: Duration) -> Result<(), GuestError> {
         match self.ask("answer", Request::Ping, patience).await? {
             Outcome::Pong => Ok(()),
@@ -87,7 +99,8 @@ impl Guest {
     /// `patience`.
     ///
     /// # Errors
-    /// [`GuestError`]; the guest must not be used then.
+    /// As for [`ping`](Self::ping), and [`GuestError::Failed`] if the agent could not do it; the
+    /// guest must not be used then.
     pub async fn restored(&self, new: Restored, patience: Duration) -> Result<(), GuestError> {
         match self
             .ask("take its new identity", Request::Restored(new), patience)
@@ -98,10 +111,13 @@ impl Guest {
         }
     }
 
-    /// Starts a command; what it prints comes through [`Running::next`].
+    /// Starts a command; what it prints comes through [`Running::next`]. It may run for as long as
+    /// the VM lives unless it has a [time limit](Command::timeout).
     ///
     /// # Errors
-    /// [`GuestError`]. That the program does not exist is said by [`Running::next`].
+    /// [`GuestError::Invalid`] or [`GuestError::TooLarge`] if the protocol has no room for the
+    /// command; [`GuestError::Closed`] if the VM has ended, or the session with it. That the program
+    /// does not exist is said by [`Running::next`].
     pub async fn start(&self, command: impl Into<Command>) -> Result<Running, GuestError> {
         let mut command: Command = command.into();
         let pending = self.pending(Request::Exec(command.to_exec())).await?;
@@ -121,19 +137,26 @@ impl Guest {
         Ok(running)
     }
 
-    /// Runs a command to its end and collects what it prints, up to [`MAX_COLLECTED`] bytes.
+    /// Runs a command to its end and collects what it prints, up to [`MAX_COLLECTED`] bytes. It may
+    /// run for as long as the VM lives unless it has a [time limit](Command::timeout).
     ///
     /// # Errors
-    /// [`GuestError`]; a command that fails is no error, see [`Output::status`].
+    /// As for [`start`](Self::start) and [`Running::output`]: [`GuestError::Failed`] if the program
+    /// does not exist or can't be run, [`GuestError::TooMuchOutput`], [`GuestError::NoAnswer`] if the
+    /// guest does not end it at its time limit, [`GuestError::Closed`] if the VM ends meanwhile. A
+    /// command that fails is no error, see [`Output::status`].
     pub async fn exec(&self, command: impl Into<Command>) -> Result<Output, GuestError> {
         self.start(command).await?.output().await
     }
 
     /// Writes a file: `path` is absolute in the guest, and its directory exists; `mode` are its
-    /// permission bits. The file has either all of `content` or does not change.
+    /// permission bits. The file has either all of `content` or does not change. There is no time
+    /// limit but the VM's end: a guest that takes nothing is waited for.
     ///
     /// # Errors
-    /// [`GuestError`].
+    /// [`GuestError::Failed`] if the guest can't write it, as without the directory or room on its
+    /// disk; [`GuestError::Invalid`] if the path is none; [`GuestError::Closed`] if the VM ends
+    /// meanwhile.
     pub async fn put_file(&self, path: &str, mode: u32, content: &[u8]) -> Result<(), GuestError> {
         let put = PutFile {
             path: path.to_owned(),
@@ -149,10 +172,13 @@ impl Guest {
         }
     }
 
-    /// Reads a regular file of at most `limit` bytes.
+    /// Reads a regular file, `path` in the guest, of at most `limit` bytes. There is no time limit
+    /// but the VM's end: a guest that sends nothing is waited for.
     ///
     /// # Errors
-    /// [`GuestError`]; [`GuestError::TooMuchOutput`] if it is larger.
+    /// [`GuestError::TooMuchOutput`] if it is larger; [`GuestError::Failed`] if the guest can't read
+    /// it; [`GuestError::Invalid`] if the path is none; [`GuestError::Closed`] if the VM ends
+    /// meanwhile.
     pub async fn get_file(&self, path: &str, limit: u64) -> Result<Vec<u8>, GuestError> {
         let get = GetFile {
             path: path.to_owned(),

@@ -2,8 +2,11 @@
 //! when, is the pool's business.
 
 mod agent;
+mod boot;
 mod clone;
 mod error;
+#[cfg(test)]
+mod fake;
 mod prepare;
 mod probe;
 mod seek;
@@ -16,26 +19,21 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::template::{Step, Template};
-use crate::vm::guest::Guest;
 use crate::vm::identity::{self, VmName};
+use crate::vm::process::ENDS;
 use crate::vm::snapshot::{
     Description, Machine, Owners, Requirements, Snapshot, SnapshotId, SnapshotStore, Staging,
     VmmIdentity,
 };
 use crate::vm::vm_handle::{Origin, Timings, VmHandle};
-use crate::vm::vmm::{BootSpec, MicroVm, Ram, Vmm, VmmError};
+use crate::vm::vmm::{BootSpec, Ram, Vmm, VmmError};
 
 pub use agent::find_guest_agent;
+use boot::Booted;
 pub(crate) use clone::{PausedClone, RunningClone};
 pub use error::LaunchError;
 pub(crate) use seek::Sought;
 
-/// How long a guest may take from power-on to its agent's answer. A translated one takes some
-/// seconds on an idle machine.
-const BOOTED: Duration = Duration::from_secs(60);
-/// A boot that does not come up is tried again: under QEMU's translator some hang in the
-/// calibration of a timer.
-const BOOTS: u32 = 3;
 /// How long a clone may take to confirm its identity; it takes milliseconds on an idle machine.
 const READY: Duration = Duration::from_secs(15);
 
@@ -237,7 +235,12 @@ impl Launcher {
         // Gone before its memory is read, so that nothing changes under the digest.
         let exited = vm.exited();
         drop((guest, vm));
-        exited.await;
+        timeout(ENDS, exited)
+            .await
+            .map_err(|_| VmmError::TimedOut {
+                operation: "end after its snapshot",
+                after: ENDS,
+            })?;
 
         (self.0.progress)(&Stage::PublishingSnapshot);
         let start = Instant::now();
@@ -277,52 +280,13 @@ impl Launcher {
     }
 
     /// A VM whose agent answered.
-    async fn boot(&self, ram: Ram) -> Result<(Box<dyn MicroVm>, Guest), LaunchError> {
+    async fn boot(&self, ram: Ram) -> Result<Booted, LaunchError> {
         let spec = BootSpec {
             template: self.0.template.clone(),
             machine: self.0.machine,
             ram,
         };
-        let mut attempt = 1;
-        loop {
-            let mut vm = self.0.vmm.boot(&spec).await?;
-            let exited = vm.exited();
-            let greeted = async {
-                let guest = Guest::open(vm.guest_channel().await?)?;
-                guest.ping(BOOTED).await?;
-                Ok::<Guest, LaunchError>(guest)
-            };
-            let error = tokio::select! {
-                greeted = timeout(BOOTED, greeted) => match greeted {
-                    Ok(Ok(guest)) => return Ok((vm, guest)),
-                    _ => {
-                        let exited = vm.exited();
-                        drop(vm);
-                        LaunchError::NoBoot { after: BOOTED, exit: exited.await }
-                    }
-                },
-                exit = exited => VmmError::Died { operation: "boot the template", exit }.into(),
-            };
-            if attempt == BOOTS {
-                return Err(error);
-            }
-            tracing::warn!(%error, attempt, "the template did not come up, trying again");
-            if let Ram::File(path) = &spec.ram {
-                // The next one must start from none.
-                match std::fs::remove_file(path) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                        let operation = format!("remove {}", path.display());
-                        return Err(VmmError::Io {
-                            operation,
-                            source: error,
-                        }
-                        .into());
-                    }
-                    _ => {}
-                }
-            }
-            attempt += 1;
-        }
+        boot::boot(&*self.0.vmm, &spec).await
     }
 }
 

@@ -41,7 +41,7 @@ use serving::Serving;
 use slots::{Rules, Slots};
 use stats::Counters;
 
-pub use budget::{Budget, Limit};
+pub use budget::{Budget, Limit, VMM_MIB};
 pub use error::{PoolError, SpawnError};
 pub use footprint::{Footprint, SNAPSHOT_BUDGET};
 pub use memory::ProcessMemory;
@@ -350,10 +350,13 @@ impl Pool {
         self.core.slots().warm().map(PausedClone::pid).collect()
     }
 
-    /// Ends the warm clones and whatever is under way, and waits until their processes are gone.
-    /// VMs that were handed out live on; spawns that wait fail.
+    /// Ends the warm clones and whatever is under way, and waits until their processes are gone,
+    /// but for no more than ten seconds for those that are stuck in the kernel. VMs that were
+    /// handed out live on; spawns that wait fail.
     pub async fn close(self) {
         self.core.closing.cancel();
+        // Which ends by itself: what it makes is dropped, and what it deletes are files, for which
+        // the wait for the root's lock has a limit.
         self.core.closed.cancelled().await;
         let drained = self.core.slots().drain();
         // Nobody joins it any more.

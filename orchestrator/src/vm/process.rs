@@ -2,33 +2,39 @@
 //! once, and killed when it is dropped.
 //!
 //! Every process has a thread of its own, its keeper, which starts it, collects what it prints
-//! and reaps it. The thread is not an extravagance: the parent-death signal that ties a child to
+//! (see `log`) and reaps it. The thread is not an extravagance: the parent-death signal that ties a child to
 //! us is tied to the *thread* that forked it (prctl(2)), and threads of an async runtime come and
 //! go. It costs nothing on the warm path, where the process exists already.
 
+mod log;
+
 use std::any::Any;
-use std::collections::VecDeque;
-use std::io::{self, PipeReader, Read};
+use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::process::{PidfdFlags, Signal};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
 
 use crate::sys;
 use crate::vm::run_directory::RunDirectory;
 use crate::vm::vmm::Exit;
 
-/// How much of what a VMM prints is kept: enough for a kernel panic and the VMM's last words.
-const LOG_BYTES: usize = 16 * 1024;
+use log::Log;
+
+/// How long a process is given to end after SIGKILL. It takes milliseconds; one that is stuck in
+/// the kernel may take longer, and is reaped whenever it ends.
+pub(crate) const ENDS: Duration = Duration::from_secs(10);
 
 /// A running VMM.
 #[derive(Debug)]
 pub(crate) struct Process {
     pid: u32,
-    pidfd: OwnedFd,
+    pidfd: Arc<OwnedFd>,
     exit: Ending,
 }
 
@@ -38,6 +44,7 @@ pub(crate) struct Launch {
     inherited: Vec<OwnedFd>,
     namespace: Option<Arc<OwnedFd>>,
     run: Option<Arc<RunDirectory>>,
+    log: Option<OwnedFd>,
     belongings: Box<dyn Any + Send>,
 }
 
@@ -48,6 +55,7 @@ impl Launch {
             inherited: Vec::new(),
             namespace: None,
             run: None,
+            log: None,
             belongings: Box::new(()),
         }
     }
@@ -70,6 +78,13 @@ impl Launch {
         self
     }
 
+    /// Takes what comes out of `log`, the reading end of a pipe, for what it says itself, beside
+    /// its standard error.
+    pub(crate) fn logging_to(mut self, log: OwnedFd) -> Self {
+        self.log = Some(log);
+        self
+    }
+
     /// Drops `belongings` when it has ended, before anybody is told of that.
     pub(crate) fn with(mut self, belongings: impl Send + 'static) -> Self {
         self.belongings = Box::new(belongings);
@@ -83,6 +98,7 @@ impl Launch {
             inherited,
             namespace,
             run,
+            log,
             belongings,
         } = self;
         sys::inherit(&mut command, &inherited);
@@ -93,10 +109,10 @@ impl Launch {
                 move_into_link_name_space(namespace.as_fd(), kind)?;
             }
         }
-        let (child, output, pidfd) = spawn(&mut command)?;
+        let (child, log, pidfd) = spawn(&mut command, log)?;
         let mut spawned = Spawned {
             child,
-            output,
+            log,
             pidfd,
             belongings,
         };
@@ -116,14 +132,13 @@ impl Launch {
 /// A process that was just started.
 struct Spawned {
     child: Child,
-    output: PipeReader,
+    log: Log,
     pidfd: OwnedFd,
     belongings: Box<dyn Any + Send>,
 }
 
 impl Process {
-    /// Starts a process. What it prints, both streams, goes into a bounded ring; its standard
-    /// input is empty.
+    /// Starts a process. What it prints goes into bounded rings; its standard input is empty.
     pub(crate) async fn start(launch: Launch) -> io::Result<Self> {
         let (started, start) = oneshot::channel();
         let (gone, exit) = watch::channel(None);
@@ -134,27 +149,26 @@ impl Process {
             .spawn(move || {
                 // Our copies of what the child inherits go with the launch: they would keep its
                 // peers from seeing its end.
-                let (mut child, output, pidfd, belongings) = match launch.spawn() {
+                let (mut child, mut log, pidfd, belongings) = match launch.spawn() {
                     Ok(Spawned {
                         child,
-                        output,
+                        log,
                         pidfd,
                         belongings,
-                    }) => (child, output, pidfd, belongings),
+                    }) => (child, log, Arc::new(pidfd), belongings),
                     Err(error) => {
                         let _ = started.send(Err(error));
                         return;
                     }
                 };
-                let log = Log::default();
                 let process = Self {
                     pid: child.id(),
-                    pidfd,
+                    pidfd: Arc::clone(&pidfd),
                     exit,
                 };
                 // Nobody waits any more: the process is dropped here, and so killed.
                 let _ = started.send(Ok(process));
-                log.collect(output);
+                log.collect_until_the_end_of(&pidfd);
                 let status = match child.wait() {
                     Ok(status) => status.to_string(),
                     Err(error) => format!("unknown: {error}"),
@@ -165,6 +179,7 @@ impl Process {
                     log: log.tail(),
                 }));
             })?;
+        // A thread that forks and executes; it answers or ends.
         let process = start
             .await
             .map_err(|_| io::Error::other("the thread that starts the process ended"))??;
@@ -180,6 +195,23 @@ impl Process {
     pub(crate) fn kill(&self) {
         // ESRCH: it has ended already, which is what was wanted.
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+
+    /// Kills it and waits until it is gone, with what belonged to it. One that is stuck is not
+    /// waited for any longer than [`ENDS`], and told as such.
+    pub(crate) async fn end(&self) -> Exit {
+        self.kill();
+        let ended = timeout(ENDS, self.exited()).await;
+        ended.unwrap_or_else(|_| {
+            tracing::warn!(
+                pid = self.pid,
+                "a process was killed and has not ended within {ENDS:?}"
+            );
+            Exit {
+                status: format!("killed, and not ended within {ENDS:?}"),
+                log: String::new(),
+            }
+        })
     }
 
     /// Resolves when the process has ended and was reaped.
@@ -225,32 +257,40 @@ impl Drop for Process {
     }
 }
 
-/// Resolves when every process that was dropped until now has ended, and its belongings are gone.
+/// Resolves when every process that was dropped until now has ended, and its belongings are gone;
+/// one that is stuck is not waited for any longer than [`ENDS`].
 pub(crate) async fn dropped_ones_ended() {
     let dying = {
         let dying = DYING.lock().unwrap_or_else(PoisonError::into_inner);
         dying.clone()
     };
-    for mut exit in dying {
-        // An error is the panic of a keeper: nothing more comes of it.
-        let _ = exit.wait_for(Option::is_some).await;
+    let all = async {
+        for mut exit in dying {
+            // An error is the panic of a keeper: nothing more comes of it.
+            let _ = exit.wait_for(Option::is_some).await;
+        }
+    };
+    if timeout(ENDS, all).await.is_err() {
+        tracing::warn!("a process was killed and has not ended within {ENDS:?}");
     }
 }
 
-fn spawn(command: &mut Command) -> io::Result<(Child, PipeReader, OwnedFd)> {
-    let (output, writer) = io::pipe()?;
-    command
-        .stdin(Stdio::null())
-        .stdout(writer.try_clone()?)
-        .stderr(writer);
+fn spawn(command: &mut Command, log: Option<OwnedFd>) -> io::Result<(Child, Log, OwnedFd)> {
+    let (console, stdout) = io::pipe()?;
+    let (words, stderr) = io::pipe()?;
+    let log = Log::of(
+        console.into(),
+        [Some(words.into()), log].into_iter().flatten(),
+    )?;
+    command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
     let mut child = command.spawn()?;
-    // Our copies of the pipe's writing end must go, or its end is never seen.
+    // Our copies of the pipes' writing ends must go, or their end is never seen.
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let pidfd = sys::pid(child.id())
         .ok_or(rustix::io::Errno::SRCH)
         .and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()));
     match pidfd {
-        Ok(pidfd) => Ok((child, output, pidfd)),
+        Ok(pidfd) => Ok((child, log, pidfd)),
         Err(error) => {
             end(&mut child);
             Err(error.into())
@@ -264,39 +304,6 @@ fn end(child: &mut Child) {
     let _ = child.wait();
 }
 
-/// The last [`LOG_BYTES`] of what a process printed.
-#[derive(Debug, Clone, Default)]
-struct Log(Arc<Mutex<VecDeque<u8>>>);
-
-impl Log {
-    fn collect(&self, mut output: PipeReader) {
-        let mut chunk = [0; 4096];
-        loop {
-            match output.read(&mut chunk) {
-                Ok(0) => return,
-                Ok(read) => {
-                    let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-                    ring.extend(&chunk[..read]);
-                    let excess = ring.len().saturating_sub(LOG_BYTES);
-                    ring.drain(..excess);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return,
-            }
-        }
-    }
-
-    /// The text, with everything that could drive a terminal taken out: a guest's console is in
-    /// here, and guests are hostile.
-    fn tail(&self) -> String {
-        let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(ring.make_contiguous())
-            .chars()
-            .filter(|c| *c == '\n' || !c.is_control())
-            .collect()
-    }
-}
-
 /// A pair of connected sockets: one for us, and one to be inherited by a VMM. No path, no
 /// waiting for a listener, nothing to clean up.
 pub(crate) fn socket_pair() -> io::Result<(tokio::net::UnixStream, OwnedFd)> {
@@ -307,6 +314,8 @@ pub(crate) fn socket_pair() -> io::Result<(tokio::net::UnixStream, OwnedFd)> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     fn shell(script: &str) -> Command {
@@ -373,11 +382,37 @@ mod tests {
             .unwrap()
             .exited()
             .await;
-        assert!(exit.log.len() <= LOG_BYTES && exit.log.ends_with("end"));
+        assert!(exit.log.len() <= log::CONSOLE && exit.log.ends_with("end"));
         let exit = Process::start(Launch::new(shell("printf '\\033[2Jx'")))
             .await
             .unwrap();
         assert_eq!(exit.exited().await.log, "[2Jx");
+    }
+
+    #[tokio::test]
+    async fn a_noisy_guest_does_not_push_out_what_its_vmm_says() {
+        let (log, mut writer) = io::pipe().unwrap();
+        writer.write_all(b"the log\n").unwrap();
+        drop(writer);
+        let script = "echo the panic >&2; head -c 300000 /dev/zero | tr '\\0' x; exit 1";
+        let launch = Launch::new(shell(script)).logging_to(log.into());
+        let exit = Process::start(launch).await.unwrap().exited().await;
+        let (console, words) = exit.log.split_once('\n').unwrap();
+        assert_eq!(console.len(), log::CONSOLE);
+        assert!(
+            words.contains("the log") && words.contains("the panic"),
+            "{words}"
+        );
+    }
+
+    #[tokio::test]
+    async fn the_end_is_seen_although_a_child_holds_the_output_open() {
+        let process = Process::start(Launch::new(shell("sleep 1000 & echo $!; exit 3")));
+        let process = process.await.unwrap();
+        let exit = timeout(ENDS, process.exited()).await.unwrap();
+        let child = sys::pid(exit.log.trim().parse().unwrap()).unwrap();
+        rustix::process::kill_process(child, Signal::KILL).unwrap();
+        assert_eq!(exit.status, "exit status: 3");
     }
 
     #[tokio::test]

@@ -341,17 +341,13 @@ impl QemuVm {
         operation: &'static str,
         talk: impl AsyncFnOnce(&mut Qmp) -> Result<(), QmpError>,
     ) -> Result<(), VmmError> {
-        let exited = self.process.exited();
         match timeout(ANSWER, talk(&mut self.qmp)).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(QmpError::Io(_))) => {
-                // A closed monitor is the first sign of an exit; the keeper has the reason.
-                self.process.kill();
-                Err(VmmError::Died {
-                    operation,
-                    exit: exited.await,
-                })
-            }
+            // A closed monitor is the first sign of an exit; the keeper has the reason.
+            Ok(Err(QmpError::Io(_))) => Err(VmmError::Died {
+                operation,
+                exit: self.process.end().await,
+            }),
             Ok(Err(error)) => Err(protocol(operation, &error)),
             Err(_) => Err(VmmError::TimedOut {
                 operation,

@@ -6,6 +6,7 @@
 //!             manifest.json   Manifest: what it is, and what its files must be
 //!        .staging-<id>-…/     one that is being made, and for what; locked while its maker lives
 //!        .trash-<id>/         one that is being deleted
+//!        .verified-<id>       in which boot of the host one of an earlier boot was hashed
 //! ```
 //!
 //! A directory's lock says who uses it, and ends with the process that holds it: exclusive while
@@ -33,6 +34,7 @@ mod store;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod verified;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -10,12 +10,9 @@ use tokio::time::timeout;
 
 use crate::vm::guest::{Command, Guest, GuestError, Output, Running};
 use crate::vm::limits::Limits;
+use crate::vm::process::ENDS;
 use crate::vm::snapshot::Snapshot;
 use crate::vm::vmm::{Exit, MicroVm};
-
-/// How long a process is given to end after SIGKILL. It takes milliseconds; one that is stuck in
-/// the kernel may take longer, and is reaped whenever it ends.
-const REAPED: Duration = Duration::from_secs(10);
 
 /// Which tier served a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -168,10 +165,12 @@ impl VmHandle {
         self.timings
     }
 
-    /// Runs a command to its end and collects what it prints; see [`Guest::exec`].
+    /// Runs a command to its end and collects what it prints; without a
+    /// [time limit](Command::timeout) that may take for ever. See [`Guest::exec`].
     ///
     /// # Errors
-    /// [`GuestError`]; a command that fails is no error, see [`Output::status`].
+    /// As for [`Guest::exec`]; [`GuestError::Closed`] tells how the VM ended. A command that fails is
+    /// no error, see [`Output::status`].
     pub async fn exec(&self, command: impl Into<Command>) -> Result<Output, GuestError> {
         self.guest.exec(command).await
     }
@@ -179,23 +178,24 @@ impl VmHandle {
     /// Starts a command whose output is streamed; see [`Guest::start`].
     ///
     /// # Errors
-    /// [`GuestError`].
+    /// As for [`Guest::start`]: it is beyond the protocol's limits, or the VM has ended.
     pub async fn start(&self, command: impl Into<Command>) -> Result<Running, GuestError> {
         self.guest.start(command).await
     }
 
-    /// Writes a file in the guest; see [`Guest::put_file`].
+    /// Writes a file in the guest, without a time limit; see [`Guest::put_file`].
     ///
     /// # Errors
-    /// [`GuestError`].
+    /// As for [`Guest::put_file`]: the guest can't write it, or the VM ends meanwhile.
     pub async fn put_file(&self, path: &str, mode: u32, content: &[u8]) -> Result<(), GuestError> {
         self.guest.put_file(path, mode, content).await
     }
 
-    /// Reads a file of the guest; see [`Guest::get_file`].
+    /// Reads a file of the guest of at most `limit` bytes, without a time limit; see
+    /// [`Guest::get_file`].
     ///
     /// # Errors
-    /// [`GuestError`].
+    /// As for [`Guest::get_file`]: it is larger, the guest can't read it, or the VM ends meanwhile.
     pub async fn get_file(&self, path: &str, limit: u64) -> Result<Vec<u8>, GuestError> {
         self.guest.get_file(path, limit).await
     }
@@ -203,7 +203,7 @@ impl VmHandle {
     /// Waits for a sign of life, for at most `patience`.
     ///
     /// # Errors
-    /// [`GuestError`].
+    /// [`GuestError::NoAnswer`] if there is none in time, [`GuestError::Closed`] if the VM has ended.
     pub async fn ping(&self, patience: Duration) -> Result<(), GuestError> {
         self.guest.ping(patience).await
     }
@@ -220,12 +220,12 @@ impl VmHandle {
     pub async fn destroy(self) -> Result<(), DestroyError> {
         let exited = self.vm.exited();
         self.vm.kill();
-        match timeout(REAPED, exited).await {
+        match timeout(ENDS, exited).await {
             Ok(_) => Ok(()),
             Err(_) => Err(DestroyError {
                 pid: self.pid(),
                 name: self.name,
-                after: REAPED,
+                after: ENDS,
             }),
         }
     }

@@ -121,7 +121,8 @@ pub enum Ram {
 pub struct Exit {
     /// The wait status in words: `exit status: 1`, `signal: 9 (SIGKILL)`.
     pub status: String,
-    /// The last lines it printed, without control characters.
+    /// The last lines of the guest's console and, behind them, of what the VMM said itself, without
+    /// control characters.
     pub log: String,
 }
 

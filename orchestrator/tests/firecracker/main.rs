@@ -14,9 +14,11 @@
 mod clones;
 mod commands;
 mod devices;
+mod endpoints;
 mod faults;
 mod jail;
 mod lab;
+mod last_words;
 mod life;
 mod owner;
 mod pool;

@@ -15,14 +15,14 @@ use crate::faults::overwrite_memory;
 use crate::lab::Lab;
 
 /// A process with an API socket, in a directory of its own.
-struct Raw {
+pub(crate) struct Raw {
     child: Child,
     binary: FirecrackerBinary,
     socket: PathBuf,
 }
 
 impl Raw {
-    async fn start(directory: &Path) -> Self {
+    pub(crate) async fn start(directory: &Path) -> Self {
         let configured = std::env::var_os("IRONCLAW_FIRECRACKER").map(PathBuf::from);
         let binary = FirecrackerBinary::find(configured.as_deref())
             .await
@@ -49,8 +49,12 @@ impl Raw {
         }
     }
 
+    pub(crate) fn version(&self) -> &semver::Version {
+        &self.binary.version
+    }
+
     /// A connection, once the socket listens: a moment after it appears.
-    async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         loop {
             match Client::connect(&self.socket).await {
                 Ok(client) => return client,
@@ -69,7 +73,7 @@ impl Drop for Raw {
     }
 }
 
-fn load(snapshot: &Snapshot) -> SnapshotLoad {
+pub(crate) fn load(snapshot: &Snapshot) -> SnapshotLoad {
     SnapshotLoad {
         snapshot_path: snapshot.vmstate().to_owned(),
         mem_backend: MemBackend {
@@ -77,11 +81,13 @@ fn load(snapshot: &Snapshot) -> SnapshotLoad {
             backend_path: snapshot.memory().to_owned(),
         },
         resume_vm: false,
+        track_dirty_pages: None,
         network_overrides: Vec::new(),
         vsock_override: Some(VsockOverride {
             uds_path: "vsock.sock".into(),
         }),
         clock_realtime: Some(true),
+        huge_pages: None,
     }
 }
 

@@ -1,8 +1,8 @@
 //! One suite of behaviours for every hypervisor, and faults that only a simulator can have.
 //!
 //! `contract::…` runs against QEMU, the real Firecracker and the simulator, where each is there;
-//! `crash::…` kills a process that uses it, at any moment; `devices::…`, `faults::…` and `room::…` run against
-//! the simulator; `honesty::…` compares the simulator with the real one.
+//! `crash::…` kills a process that uses it, at any moment; `devices::…`, `faults::…`, `reboot::…` and
+//! `room::…` run against the simulator; `honesty::…` compares the simulator with the real one.
 
 #![allow(
     clippy::unwrap_used,
@@ -18,6 +18,7 @@ mod crash;
 mod devices;
 mod faults;
 mod honesty;
+mod reboot;
 mod room;
 mod simulator;
 #[path = "../shared/skip.rs"]
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         devices::trials(),
         faults::trials(),
         honesty::trials(),
+        reboot::trials(),
         room::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()

@@ -61,7 +61,7 @@ fn api_socket(arguments: &[String]) -> Option<PathBuf> {
     for pair in arguments.chunks(2) {
         match pair {
             [name, value] if name == "--api-sock" => socket = Some(PathBuf::from(value)),
-            [name, _] if name == "--id" || name == "--level" => {}
+            [name, _] if ["--id", "--level", "--log-path"].contains(&name.as_str()) => {}
             _ => return None,
         }
     }

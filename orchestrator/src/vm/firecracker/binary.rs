@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::vm::process::{Launch, Process};
 use crate::vm::vmm::VmmError;
 
-pub(super) const PROGRAM: &str = "firecracker";
+pub(in crate::vm) const PROGRAM: &str = "firecracker";
 
 /// The oldest version that serves: `vsock_override` came with 1.16.0, and the vsock of a restored
 /// guest works since 1.16.1 (Firecracker's CHANGELOG.md).

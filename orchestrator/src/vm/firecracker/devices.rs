@@ -43,6 +43,10 @@ impl FromStr for Tap {
     type Err = ();
 
     /// `tap0`, or `/run/netns/vm0:tap0`.
+    ///
+    /// # Errors
+    /// It is neither: a device has 1 to 15 letters, digits, `_`, `.` or `-`, and does not begin with
+    /// a full stop; a namespace is an absolute path.
     fn from_str(text: &str) -> Result<Self, ()> {
         let (namespace, device) = match text.rsplit_once(':') {
             None => (None, text),

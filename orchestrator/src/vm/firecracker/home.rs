@@ -1,7 +1,7 @@
 //! The directory that a Firecracker process lives in, below that of its owner.
 //!
 //! ```text
-//! <run directory>/<owner>/<vm>/api.sock, vsock.sock
+//! <run directory>/<owner>/<vm>/api.sock, vsock.sock, log
 //!                        firecracker/<owner>-<vm>/root/…    the same in a jail
 //! ```
 //!
@@ -10,6 +10,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -71,6 +72,12 @@ impl Home {
 
     pub(super) fn place(&self) -> &Place {
         &self.place
+    }
+
+    /// Makes a pipe called `name` for the VM to write to; this is where that comes out.
+    pub(super) fn pipe(&self, name: &str) -> io::Result<OwnedFd> {
+        let user = self.jail.as_ref().map(|jail| jail.user.id());
+        self.place.pipe(name, user)
     }
 
     pub(super) fn jailed(&self) -> Option<&Jail> {

@@ -24,7 +24,7 @@ use crate::sys;
 use crate::vm::snapshot::Machine;
 use crate::vm::vmm::VmmError;
 
-const PROGRAM: &str = "jailer";
+pub(in crate::vm) const PROGRAM: &str = "jailer";
 /// Bytes of a file that a VMM may write beyond the size of the guest's memory.
 const EXTRA_FILE: u64 = 64 << 20;
 
@@ -47,10 +47,18 @@ impl Jailer {
     /// VM. The first of them is the group of all, by which they may read snapshots.
     ///
     /// # Errors
-    /// [`VmmError::NotInstalled`], or [`VmmError::Io`] if a namespace can't be made, as without
-    /// root.
+    /// [`VmmError::NotInstalled`], or [`VmmError::Unusable`] if a namespace can't be made, as
+    /// without root.
     pub fn find(configured: Option<&Path>, users: RangeInclusive<u32>) -> Result<Self, VmmError> {
         let program = find_jailer(configured)?;
+        let guard = Guard::start().map_err(|error| VmmError::Unusable {
+            program: PROGRAM,
+            path: program.clone(),
+            reason: format!(
+                "no PID namespace can be made for jailed VMs ({error}): it takes root with the \
+                 capability CAP_SYS_ADMIN, or set IRONCLAW_JAIL=off to do without a jail"
+            ),
+        })?;
         let cgroups = Cgroups::find();
         if cgroups.is_none() {
             tracing::warn!(
@@ -63,7 +71,7 @@ impl Jailer {
             users,
             next: AtomicUsize::new(0),
             cgroups,
-            guard: Guard::start().map_err(VmmError::io("make a PID namespace for jailed VMs"))?,
+            guard,
         })
     }
 
@@ -156,6 +164,12 @@ pub(super) struct User {
     _claim: Claim,
 }
 
+impl User {
+    pub(super) fn id(&self) -> u32 {
+        self.id
+    }
+}
+
 /// Where the jailer makes the jail of the VM `id`: the directory to remove, and the one that the
 /// VMM sees as its root.
 pub(super) fn root(base: &Path, firecracker: &Path, id: &str) -> io::Result<(PathBuf, PathBuf)> {
@@ -191,4 +205,24 @@ fn ids(base: &Path) -> io::Result<Vec<String>> {
         }
     }
     Ok(ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+
+    #[test]
+    fn without_the_right_to_make_namespaces_it_is_said_how_to_do_without() {
+        // A thread gives up its own rights alone.
+        let found = std::thread::spawn(|| {
+            let mut rights = capabilities(None).unwrap();
+            rights.effective.remove(CapabilitySet::SYS_ADMIN);
+            set_capabilities(None, rights).unwrap();
+            Jailer::find(Some(Path::new("/bin/true")), DEFAULT_USERS)
+        });
+        let error = found.join().unwrap().unwrap_err();
+        assert!(matches!(error, VmmError::Unusable { .. }), "{error}");
+        assert!(error.to_string().contains("IRONCLAW_JAIL=off"), "{error}");
+    }
 }

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, linkat, openat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, linkat, mknodat, openat};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
@@ -51,6 +51,20 @@ impl Place {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Makes a pipe called `name` that the process, of the user `jailed` if it is jailed, may write
+    /// to; this is where that comes out.
+    pub(super) fn pipe(&self, name: &str, jailed: Option<u32>) -> io::Result<OwnedFd> {
+        let mode = Mode::RUSR | Mode::WUSR;
+        mknodat(&self.directory, name, FileType::Fifo, mode, 0)?;
+        // Which waits for no writer.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let pipe = openat(&self.directory, name, flags, Mode::empty())?;
+        if let Some(user) = jailed {
+            fchown(&pipe, Some(user), None)?;
+        }
+        Ok(pipe)
     }
 
     /// Connects to the socket called `name`, however long this directory's path is.
@@ -212,6 +226,22 @@ mod tests {
         };
         let (connected, ()) = tokio::join!(place.connect_when_up("api.sock"), listen);
         connected.unwrap();
+    }
+
+    #[test]
+    fn what_is_written_to_a_pipe_comes_out_of_it() {
+        use std::io::{Read as _, Write as _};
+        let home = tempfile::tempdir().unwrap();
+        let place = Place::open(home.path(), None).unwrap();
+        let mut out = File::from(place.pipe("log", None).unwrap());
+        // As Firecracker opens it.
+        let mut options = File::options();
+        let mut log = options.read(true).write(true).open(home.path().join("log"));
+        log.as_mut().unwrap().write_all(b"words").unwrap();
+        let mut words = [0; 5];
+        out.read_exact(&mut words).unwrap();
+        assert_eq!(&words, b"words");
+        assert!(place.pipe("log", None).is_err(), "there is one");
     }
 
     #[tokio::test]

@@ -7,11 +7,18 @@
 //!
 //! Sending never waits: whatever the socket does not take at once, a task writes. What may pile
 //! up is bounded by the credit of each request and the number of requests.
+//!
+//! A session ends when the socket does, or when the VM's process ends, whichever is seen first. If
+//! it was the VM, everybody who waits is told how it ended: so the `read` task alone closes what the
+//! other side has left, and waits a moment for that.
 
 use std::collections::HashMap;
+use std::future::pending;
 use std::io;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use ironclaw_protocol::VERSION;
 use ironclaw_protocol::frame::{self, Decoder, Event, MAGIC};
@@ -20,13 +27,24 @@ use ironclaw_protocol::message::{Request, RequestId, ToGuest, ToHost};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::activity::{Activity, Busy, Requests};
 use super::error::{GuestError, printable};
 use super::inbox::Inbox;
+use crate::vm::vmm::Exit;
 
 /// Bytes per read of the socket.
 const READ: usize = 64 * 1024;
+/// How long after the end of the socket that of the VM's process may come, which takes some
+/// milliseconds to be reaped. Without it, it was the guest that hung up.
+const REAPED: Duration = Duration::from_secs(1);
+/// How long what a VM said last is read after its end. It is in the socket already, and so is the
+/// socket's end, unless another process has the VM's side of it.
+const LAST_WORDS: Duration = Duration::from_millis(20);
+
+/// Resolves when the process of the guest's VM has ended.
+pub(super) type Exited = Pin<Box<dyn Future<Output = Exit> + Send>>;
 
 /// The session; dropping it ends it.
 #[derive(Debug)]
@@ -52,6 +70,8 @@ struct State {
     out: Vec<u8>,
     open: HashMap<RequestId, Open>,
     next: u32,
+    /// Why nothing can be written any more.
+    unwritable: Option<String>,
     closed: Option<String>,
 }
 
@@ -78,7 +98,7 @@ pub(super) struct Ticket {
 impl Connection {
     /// Starts a session on `stream`. The guest need not run yet: what is asked meanwhile waits on
     /// the line, so the first request costs no round trip more than itself.
-    pub(super) fn open(stream: UnixStream) -> Result<Self, GuestError> {
+    pub(super) fn open(stream: UnixStream, vm: Option<Exited>) -> Result<Self, GuestError> {
         let session = getrandom::u64().map_err(|error| GuestError::Closed {
             reason: format!("the host has no random number for it: {error}"),
         })?;
@@ -97,7 +117,7 @@ impl Connection {
             session,
         })?;
         let tasks = [
-            tokio::spawn(Arc::clone(&line).read()),
+            tokio::spawn(Arc::clone(&line).read(vm)),
             tokio::spawn(Arc::clone(&line).flush()),
         ];
         Ok(Self { line, tasks })
@@ -177,6 +197,7 @@ impl Line {
     }
 
     /// Writes a message as far as the socket takes it, and leaves the rest to the flushing task.
+    /// If the other side is gone, the reading task tells why.
     pub(super) fn send(&self, message: &ToGuest) -> Result<(), GuestError> {
         message.validate()?;
         let mut state = self.state();
@@ -185,11 +206,13 @@ impl Line {
                 reason: reason.clone(),
             });
         }
+        if state.unwritable.is_some() {
+            return Ok(());
+        }
         frame::encode(message, &mut state.out).map_err(GuestError::TooLarge)?;
         if let Err(error) = self.write_some(&mut state.out) {
-            drop(state);
-            self.close(&format!("writing failed: {error}"));
-            return Err(self.why_closed());
+            self.hang_up(&mut state, &error);
+            return Ok(());
         }
         if !state.out.is_empty() {
             self.unsent.notify_one();
@@ -226,6 +249,13 @@ impl Line {
         result
     }
 
+    /// Lets the reading task find the end of the socket, and so what ended it.
+    fn hang_up(&self, state: &mut State, error: &io::Error) {
+        state.unwritable = Some(format!("writing failed: {error}"));
+        state.out = Vec::new();
+        let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Both);
+    }
+
     /// Ends the session; the first reason counts.
     pub(super) fn close(&self, reason: &str) {
         let open = {
@@ -257,36 +287,65 @@ impl Line {
                 }
                 let mut state = self.state();
                 let result = self.write_some(&mut state.out);
-                let finished = state.out.is_empty();
-                drop(state);
                 if let Err(error) = result {
-                    return self.close(&format!("writing failed: {error}"));
+                    return self.hang_up(&mut state, &error);
                 }
-                if finished {
+                if state.out.is_empty() {
                     break;
                 }
             }
         }
     }
 
-    async fn read(self: Arc<Self>) {
+    async fn read(self: Arc<Self>, vm: Option<Exited>) {
         let mut decoder = Decoder::new();
-        let mut chunk = vec![0; READ];
-        let reason = loop {
-            if let Err(error) = self.stream.readable().await {
-                break format!("waiting for the socket failed: {error}");
+        let patience = vm.as_ref().map_or(Duration::ZERO, |_| REAPED);
+        let mut exited = pin!(async {
+            match vm {
+                Some(exited) => exited.await,
+                None => pending().await,
             }
-            match self.stream.try_read(&mut chunk) {
-                Ok(0) => break "the VM ended".to_owned(),
-                Ok(count) => decoder.push(&chunk[..count]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                Err(error) => break format!("reading failed: {error}"),
-            }
-            if let Err(reason) = self.dispatch_all(&mut decoder) {
-                break reason;
+        });
+        let reason = tokio::select! {
+            over = self.receive(&mut decoder) => match over {
+                Some(reason) => reason,
+                None => match timeout(patience, exited).await {
+                    Ok(exit) => ended(&exit),
+                    Err(_) => {
+                        let unwritable = self.state().unwritable.take();
+                        unwritable.unwrap_or_else(|| "the guest hung up".to_owned())
+                    }
+                },
+            },
+            exit = &mut exited => {
+                // Whatever comes of that, the VM's end is the reason.
+                let _ = timeout(LAST_WORDS, self.receive(&mut decoder)).await;
+                ended(&exit)
             }
         };
         self.close(&reason);
+    }
+
+    /// Takes in what the guest sends, until it breaks the protocol, which is told, or the socket
+    /// ends. Cancel-safe: what was read is in the decoder.
+    async fn receive(&self, decoder: &mut Decoder) -> Option<String> {
+        let mut chunk = vec![0; READ];
+        loop {
+            if let Err(error) = self.stream.readable().await {
+                return Some(format!("waiting for the socket failed: {error}"));
+            }
+            match self.stream.try_read(&mut chunk) {
+                Ok(0) => return None,
+                Ok(count) => decoder.push(&chunk[..count]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                // It ended with something unread.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return None,
+                Err(error) => return Some(format!("reading failed: {error}")),
+            }
+            if let Err(reason) = self.dispatch_all(decoder) {
+                return Some(reason);
+            }
+        }
     }
 
     fn dispatch_all(&self, decoder: &mut Decoder) -> Result<(), String> {
@@ -369,6 +428,10 @@ impl Line {
             .map(take)
             .ok_or_else(|| unknown(id))
     }
+}
+
+fn ended(exit: &Exit) -> String {
+    format!("the VM ended ({exit})")
 }
 
 fn unknown(id: RequestId) -> String {

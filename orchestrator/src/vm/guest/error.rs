@@ -18,10 +18,11 @@ pub enum GuestError {
         /// The agent's words, without control characters.
         message: String,
     },
-    /// The connection to the agent is over: the VM ended, or one side broke the protocol.
+    /// The connection to the agent is over: the VM ended, was given back, or reached a limit, or
+    /// one side broke the protocol.
     #[error("the connection to the guest is closed: {reason}")]
     Closed {
-        /// Why it was closed.
+        /// Why it was closed. Of a VM that ended: how, and what it printed last.
         reason: String,
     },
     /// A command printed, or a file holds, more than the caller takes.

@@ -115,7 +115,9 @@ impl Running {
     /// What it does next. After [`ExecEvent::Ended`] it says the same again. Cancel-safe.
     ///
     /// # Errors
-    /// [`GuestError`]: the command could not be started, or the connection ended.
+    /// [`GuestError::Failed`] if the command could not be started, [`GuestError::Closed`] if the VM
+    /// or the session ended, [`GuestError::NoAnswer`] if the guest does not end it within ten seconds
+    /// of its time limit.
     pub async fn next(&mut self) -> Result<ExecEvent, GuestError> {
         let arrival =
             match self.deadline {
@@ -150,10 +152,11 @@ impl Running {
         self.stdin.take()
     }
 
-    /// Sends a signal (Linux number) to the command's process group.
+    /// Sends a signal (Linux number) to the command's process group. Whether it arrived,
+    /// [`next`](Self::next) tells.
     ///
     /// # Errors
-    /// [`GuestError::Closed`].
+    /// [`GuestError::Closed`] if the session is over.
     pub fn signal(&self, signal: i32) -> Result<(), GuestError> {
         self.pending.ticket.line.send(&ToGuest::Signal {
             id: self.pending.ticket.id,
@@ -205,7 +208,7 @@ impl StdinWriter {
     /// [`Running::next`].
     ///
     /// # Errors
-    /// [`GuestError::Closed`].
+    /// [`GuestError::Closed`] if the session ended meanwhile.
     pub async fn write_all(&mut self, bytes: &[u8]) -> Result<(), GuestError> {
         for chunk in bytes.chunks(MAX_CHUNK) {
             let want = u32::try_from(chunk.len()).unwrap_or(u32::MAX);

@@ -1,75 +1,32 @@
-//! A guest of the test's own making at the other end of the stream.
+//! Sessions with a guest of the test's own making.
 
 use ironclaw_protocol::VERSION;
-use ironclaw_protocol::frame::{Decoder, Event, MAGIC, decode, encode};
+use ironclaw_protocol::frame::{MAGIC, encode};
 use ironclaw_protocol::limits::{MAX_CHUNK, WINDOW};
 use ironclaw_protocol::message::{Failure, FailureKind, RequestId, Stream, ToGuest, ToHost};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::oneshot;
 
+use super::peer::Peer;
 use super::*;
+use crate::vm::vmm::Exit;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-struct Peer {
-    stream: UnixStream,
-    decoder: Decoder,
-}
-
-impl Peer {
-    async fn next(&mut self) -> Option<ToGuest> {
-        loop {
-            match self.decoder.next().unwrap() {
-                Some(Event::Opened) => {}
-                Some(Event::Frame(payload)) => return Some(decode(payload).unwrap()),
-                None => {
-                    let mut chunk = vec![0; 65536];
-                    let count = self.stream.read(&mut chunk).await.ok()?;
-                    if count == 0 {
-                        return None;
-                    }
-                    self.decoder.push(&chunk[..count]);
-                }
-            }
-        }
-    }
-
-    async fn say(&mut self, message: &ToHost) {
-        let mut frame = Vec::new();
-        encode(message, &mut frame).unwrap();
-        // The host may have closed the line, and that is what a test then looks at.
-        let _ = self.stream.write_all(&frame).await;
-    }
-
-    async fn greet(&mut self, version: u16) {
-        let Some(ToGuest::Hello { session, .. }) = self.next().await else {
-            panic!("no hello")
-        };
-        self.stream.write_all(&MAGIC).await.unwrap();
-        self.say(&ToHost::Hello {
-            version,
-            session,
-            agent: "test".to_owned(),
-        })
-        .await;
-    }
-
-    async fn request(&mut self) -> (RequestId, Request) {
-        match self.next().await {
-            Some(ToGuest::Request { id, request }) => (id, request),
-            other => panic!("{other:?}"),
-        }
-    }
-}
-
 fn pair() -> (Guest, Peer) {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    (
-        Guest::open(ours).unwrap(),
-        Peer {
-            stream: theirs,
-            decoder: Decoder::new(),
-        },
-    )
+    (Guest::open(ours).unwrap(), Peer::new(theirs))
+}
+
+/// A guest whose VM ends when it is told to.
+fn vm() -> (Guest, Peer, oneshot::Sender<Exit>) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let (end, ended) = oneshot::channel();
+    let exited = Box::pin(async { ended.await.unwrap() });
+    let guest = Guest {
+        connection: Connection::open(ours, Some(exited)).unwrap(),
+    };
+    (guest, Peer::new(theirs), end)
 }
 
 #[tokio::test]
@@ -307,4 +264,76 @@ async fn a_guest_that_does_not_answer_is_given_up() {
     let (guest, _peer) = pair();
     let error = guest.ping(Duration::from_millis(20)).await.unwrap_err();
     assert!(matches!(error, GuestError::NoAnswer { .. }), "{error:?}");
+}
+
+fn killed() -> Exit {
+    Exit {
+        status: "signal: 9 (SIGKILL)".to_owned(),
+        log: "out of memory\n".to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn who_waits_is_told_how_the_vm_ended() {
+    let (guest, mut peer, end) = vm();
+    let ends = async {
+        peer.greet(VERSION).await;
+        peer.request().await;
+        drop(peer);
+        // A process is reaped a moment after its sockets are closed.
+        tokio::task::yield_now().await;
+        end.send(killed()).unwrap();
+    };
+    let (output, ()) = tokio::join!(guest.exec(["cmd"]), ends);
+    // Neither those who come later.
+    for error in [output.map(drop), guest.ping(PATIENCE).await] {
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("SIGKILL"), "{error}");
+        assert!(error.contains("out of memory"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn who_asks_before_the_end_was_noticed_is_told_how_the_vm_ended() {
+    let (guest, peer, end) = vm();
+    drop(peer);
+    // Its hello is not taken any more.
+    let ping = guest.ping(PATIENCE);
+    let (error, sent) = tokio::join!(ping, async { end.send(killed()) });
+    sent.unwrap();
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("SIGKILL"), "{error}");
+}
+
+#[tokio::test]
+async fn a_vm_that_ended_is_told_although_its_socket_stays_open_and_its_last_answer_counts() {
+    let (guest, mut peer, end) = vm();
+    let ends = async {
+        peer.greet(VERSION).await;
+        let (id, _) = peer.request().await;
+        peer.say(&ToHost::Done {
+            id,
+            outcome: Outcome::Exited(7),
+        })
+        .await;
+        end.send(killed()).unwrap();
+    };
+    let (output, ()) = tokio::join!(guest.exec(["cmd"]), ends);
+    assert_eq!(output.unwrap().status, ExitStatus::Code(7));
+    let error = guest.ping(PATIENCE).await.unwrap_err().to_string();
+    assert!(error.contains("SIGKILL"), "{error}");
+    drop(peer);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_hangs_up_is_told_from_a_vm_that_ended() {
+    let (guest, mut peer, _end) = vm();
+    let hangs_up = async {
+        peer.greet(VERSION).await;
+        peer.request().await;
+        drop(peer);
+    };
+    let (output, ()) = tokio::join!(guest.exec(["cmd"]), hangs_up);
+    let error = output.unwrap_err().to_string();
+    assert!(error.contains("hung up"), "{error}");
 }

@@ -14,6 +14,8 @@ use crate::vm::vmm::{Exit, MicroVm, Vmm, VmmError};
 /// How often the path of a lease is run through while a clone is primed. Under a translator the
 /// second round is fast already; the others are for what a kernel does only now and then.
 const ROUNDS: usize = 3;
+/// What a clone should do when its lease begins.
+const SERVE: &str = "serve a clone";
 /// The longest a priming may take.
 const PRIMED: Duration = Duration::from_secs(30);
 
@@ -54,8 +56,8 @@ impl RunningClone {
                     after: READY,
                 })??;
         Ok(Self(Clone {
+            guest: Guest::of(&*vm, stream)?,
             vm,
-            guest: Guest::open(stream)?,
             snapshot: snapshot.clone(),
             begun,
             timings,
@@ -67,16 +69,11 @@ impl RunningClone {
     /// is served.
     pub(crate) async fn prime(self) -> Result<PausedClone, LaunchError> {
         let Self(mut clone) = self;
-        let name = identity::anonymous();
-        for _ in 0..ROUNDS {
-            let guest = &clone.guest;
-            guest.restored(identity::fresh(&name)?, PRIMED).await?;
-            match guest.exec(Command::new("/bin/true").timeout(PRIMED)).await {
-                // A template need not have that program; the path to the answer is warm.
-                Ok(_) | Err(GuestError::Failed { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
-            guest.ping(PRIMED).await?;
+        tokio::select! {
+            // First, since it explains whatever its end did to the connection.
+            biased;
+            exit = clone.vm.exited() => return Err(died("prime a clone", exit)),
+            primed = clone.prime() => primed?,
         }
         clone.vm.pause().await?;
         // Nobody waited for that.
@@ -93,8 +90,9 @@ impl RunningClone {
         let Self(mut clone) = self;
         let new = identity::fresh(name)?;
         tokio::select! {
+            biased;
+            exit = clone.vm.exited() => return Err(died(SERVE, exit)),
             served = clone.guest.restored(new, READY) => served?,
-            exit = clone.vm.exited() => return Err(died(exit)),
         }
         let Timings { start, load, .. } = clone.timings;
         clone.timings.hello = clone.begun.elapsed().saturating_sub(start + load);
@@ -131,8 +129,9 @@ impl PausedClone {
             restored.await.map_err(LaunchError::from)
         };
         tokio::select! {
+            biased;
+            exit = exited => return Err(died(SERVE, exit)),
             served = async { tokio::try_join!(resume, restored) } => clone.timings.resume = served?.0,
-            exit = exited => return Err(died(exit)),
         }
         clone.timings.hello = begun.elapsed().saturating_sub(clone.timings.resume);
         Ok(clone.hand_out(name, origin))
@@ -140,6 +139,20 @@ impl PausedClone {
 }
 
 impl Clone {
+    async fn prime(&self) -> Result<(), LaunchError> {
+        let (guest, name) = (&self.guest, identity::anonymous());
+        for _ in 0..ROUNDS {
+            guest.restored(identity::fresh(&name)?, PRIMED).await?;
+            match guest.exec(Command::new("/bin/true").timeout(PRIMED)).await {
+                // A template need not have that program; the path to the answer is warm.
+                Ok(_) | Err(GuestError::Failed { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+            guest.ping(PRIMED).await?;
+        }
+        Ok(())
+    }
+
     fn hand_out(self, name: &VmName, origin: Origin) -> VmHandle {
         let Self {
             vm,
@@ -152,7 +165,6 @@ impl Clone {
     }
 }
 
-fn died(exit: Exit) -> LaunchError {
-    let operation = "serve a clone";
+fn died(operation: &'static str, exit: Exit) -> LaunchError {
     VmmError::Died { operation, exit }.into()
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Inner, LaunchError, Launcher, Progress, Stage, blocking, find_guest_agent, probe};
 use crate::template::{BuildSpec, Template, TemplateStore};
 use crate::vm::config::{AccelChoice, BackendChoice, Config, JailChoice};
-use crate::vm::firecracker::{Devices, Firecracker, FirecrackerBinary, Jailer};
+use crate::vm::firecracker::{self, Devices, Firecracker, FirecrackerBinary, Jailer};
 use crate::vm::qemu::{Accelerator, Qemu, QemuBinary};
 use crate::vm::snapshot::{Host, Requirements, SnapshotStore};
 use crate::vm::vmm::{Vmm, VmmError};
@@ -102,9 +102,10 @@ impl Found {
             BackendChoice::Auto if probe::device().is_err() => None,
             BackendChoice::Auto => match firecracker(config).await {
                 Ok(firecracker) => Some(firecracker),
-                // Nobody asked for it by name.
-                Err(LaunchError::Vmm(VmmError::NotInstalled { path: None, .. })) => None,
-                Err(error) => return Err(error),
+                Err(error) => {
+                    without_firecracker(error, config)?;
+                    None
+                }
             },
         };
         let qemu = QemuBinary::find(config.qemu.as_deref()).await;
@@ -151,6 +152,33 @@ impl Found {
     }
 }
 
+/// Whether it may be done without Firecracker, which failed for this reason: not if anybody asked
+/// for what failed by name. That there is one that can't be used is said.
+fn without_firecracker(error: LaunchError, config: &Config) -> Result<(), LaunchError> {
+    let LaunchError::Vmm(reason) = &error else {
+        return Err(error);
+    };
+    let asked_for = match reason {
+        VmmError::NotInstalled {
+            program,
+            path: None,
+            ..
+        } if *program == firecracker::PROGRAM => return Ok(()),
+        VmmError::Unusable { program, .. } if *program == firecracker::PROGRAM => {
+            config.firecracker.is_some()
+        }
+        VmmError::Unusable { program, .. } if *program == firecracker::JAILER => {
+            config.jail == JailChoice::On
+        }
+        _ => true,
+    };
+    if asked_for {
+        return Err(error);
+    }
+    tracing::warn!("Firecracker is not used: {reason}");
+    Ok(())
+}
+
 async fn firecracker(config: &Config) -> Result<Firecracker, LaunchError> {
     let binary = FirecrackerBinary::find(config.firecracker.as_deref()).await?;
     let config = config.clone();
@@ -192,7 +220,10 @@ fn jailer(config: &Config) -> Result<Option<Jailer>, VmmError> {
 /// [`LaunchError`].
 fn template(config: &Config, progress: &Progress) -> Result<Template, LaunchError> {
     let store = TemplateStore::open(&config.template_path)?;
-    let agent = find_guest_agent(config);
+    let agent = match find_guest_agent(config) {
+        Err(error) if config.guest_agent.is_some() => return Err(error),
+        agent => agent,
+    };
     match store.default_template() {
         Ok(Some(template)) => {
             // Without an agent at hand the template's own is as good as it gets.
@@ -212,4 +243,72 @@ fn template(config: &Config, progress: &Progress) -> Result<Template, LaunchErro
     let spec = BuildSpec::new(agent?);
     let build = &mut |step| progress(&Stage::Template(step));
     Ok(store.build_if_missing(&spec, build)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::template::ImportSpec;
+
+    fn config(settings: &[(&str, &str)]) -> Config {
+        let variable = |name: &str| {
+            let setting = settings.iter().find(|(variable, _)| *variable == name);
+            setting.map(|(_, value)| value.into())
+        };
+        Config::from_vars(variable, true).unwrap()
+    }
+
+    fn unusable(program: &'static str) -> LaunchError {
+        let (path, reason) = (program.into(), "of its age".to_owned());
+        VmmError::Unusable {
+            program,
+            path,
+            reason,
+        }
+        .into()
+    }
+
+    #[test]
+    fn a_firecracker_that_nobody_asked_for_by_name_can_be_done_without() {
+        let missing = |program, path: Option<&str>| VmmError::NotInstalled {
+            program,
+            path: path.map(Into::into),
+            hint: "",
+        };
+        let nothing = config(&[]);
+        without_firecracker(missing("firecracker", None).into(), &nothing).unwrap();
+        without_firecracker(unusable("firecracker"), &nothing).unwrap();
+        without_firecracker(unusable("jailer"), &nothing).unwrap();
+
+        without_firecracker(missing("firecracker", Some("/x")).into(), &nothing).unwrap_err();
+        without_firecracker(unusable("tap device"), &nothing).unwrap_err();
+        let named = config(&[("IRONCLAW_FIRECRACKER", "/x")]);
+        without_firecracker(unusable("firecracker"), &named).unwrap_err();
+        let jailed = config(&[("IRONCLAW_JAIL", "on")]);
+        without_firecracker(unusable("jailer"), &jailed).unwrap_err();
+        without_firecracker(missing("jailer", None).into(), &jailed).unwrap_err();
+        let full = std::io::ErrorKind::StorageFull.into();
+        without_firecracker(VmmError::io("write")(full).into(), &nothing).unwrap_err();
+    }
+
+    #[test]
+    fn an_agent_that_is_named_and_not_there_is_an_error_whatever_the_template_has() {
+        let directory = tempfile::tempdir().unwrap();
+        let kernel = directory.path().join("kernel");
+        std::fs::write(&kernel, "kernel").unwrap();
+        let templates = directory.path().join("templates");
+        let spec = ImportSpec {
+            kernel,
+            initramfs: None,
+            boot_args: String::new(),
+        };
+        let store = TemplateStore::open(&templates).unwrap();
+        store.import(&spec, &mut |_| {}).unwrap();
+        let templates = ("IRONCLAW_TEMPLATE_PATH", templates.to_str().unwrap());
+        let progress: Progress = Arc::new(|_: &_| {});
+        template(&config(&[templates]), &progress).unwrap();
+        let named = config(&[templates, ("IRONCLAW_GUEST_AGENT", "/nowhere")]);
+        let error = template(&named, &progress).unwrap_err();
+        assert!(error.to_string().contains("/nowhere"), "{error}");
+    }
 }

@@ -11,14 +11,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
 
 use crate::template::{Template, TemplateHash};
 use crate::vm::config::Config;
-use crate::vm::guest::Guest;
 use crate::vm::launcher::LaunchError;
+use crate::vm::launcher::boot::{self, boot_once};
 use crate::vm::snapshot::{Host, Machine, VmmIdentity};
-use crate::vm::vmm::{BootSpec, Ram, Vmm};
+use crate::vm::vmm::{BootSpec, Ram, Vmm, VmmError};
 
 /// The device of KVM (Linux Documentation/virt/kvm/api.rst).
 const DEVICE: &str = "/dev/kvm";
@@ -86,7 +85,28 @@ pub(super) async fn works(
         return answer.works;
     }
     trying();
-    let works = boots(vmm, config, template).await;
+    let spec = BootSpec {
+        template: template.clone(),
+        machine: config.machine,
+        ram: Ram::Private,
+    };
+    let works = match boot_once(vmm, &spec, PATIENCE).await {
+        Ok(_) => true,
+        Err(error) if proves_it(&error) => {
+            tracing::info!(%error, "KVM does not run the guest");
+            false
+        }
+        Err(error) => {
+            // With its causes.
+            let error: &(dyn std::error::Error + 'static) = &error;
+            tracing::warn!(
+                error,
+                "KVM is not used: whether it runs the guest could not be found out, and is asked \
+                 again at the next start"
+            );
+            return false;
+        }
+    };
     let answer = Answer { question, works };
     if let Err(error) = remember(&path, &answer) {
         tracing::warn!(path = %path.display(), %error, "KVM will be probed again");
@@ -94,28 +114,14 @@ pub(super) async fn works(
     works
 }
 
-async fn boots(vmm: &dyn Vmm, config: &Config, template: &Template) -> bool {
-    let spec = BootSpec {
-        template: template.clone(),
-        machine: config.machine,
-        ram: Ram::Private,
-    };
-    let attempt = async {
-        let mut vm = vmm.boot(&spec).await?;
-        let guest = Guest::open(vm.guest_channel().await?)?;
-        Ok::<(), LaunchError>(guest.ping(PATIENCE).await?)
-    };
-    match timeout(PATIENCE, attempt).await {
-        Ok(Ok(())) => true,
-        Ok(Err(error)) => {
-            tracing::info!(%error, "KVM does not run the guest");
-            false
-        }
-        Err(_) => {
-            tracing::info!("KVM did not bring the guest up within {PATIENCE:?}");
-            false
-        }
-    }
+/// Whether it is the guest or the VMM that does not get along with KVM. A full disk, a tap device
+/// that is in use, or who kills a VMM for its memory say nothing about that.
+fn proves_it(error: &LaunchError) -> bool {
+    let was_killed = matches!(
+        error,
+        LaunchError::Vmm(VmmError::Died { exit, .. }) if exit.status.contains("SIGKILL")
+    );
+    boot::did_not_come_up(error) && !was_killed
 }
 
 fn recall(path: &Path) -> Option<Answer> {
@@ -142,7 +148,44 @@ fn remember(path: &Path, answer: &Answer) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vm::launcher::fake::{self, Boot, Fake};
     use crate::vm::snapshot::VmmKind;
+
+    /// What is found out by one boot after the other; the second one only if it is asked again.
+    async fn asked_twice(boots: [Boot; 2]) -> (bool, bool, usize) {
+        let (directory, template) = fake::template();
+        let variable = |name: &str| match name {
+            "IRONCLAW_TEMPLATE_PATH" => Some(directory.path().into()),
+            _ => None,
+        };
+        let config = Config::from_vars(variable, true).unwrap();
+        let vmm = Fake::new(boots);
+        let first = works(&vmm, &config, &template, || {}).await;
+        let second = works(&vmm, &config, &template, || {}).await;
+        (first, second, vmm.left())
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_came_up_is_remembered() {
+        let asked = asked_twice([Boot::Answers, Boot::Silent]).await;
+        assert_eq!(asked, (true, true, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_guest_and_a_vmm_that_ends_by_itself_are_remembered() {
+        for fault in [Boot::Silent, Boot::Dies] {
+            let asked = asked_twice([fault, Boot::Answers]).await;
+            assert_eq!(asked, (false, false, 1), "{fault:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_says_nothing_about_kvm_is_asked_again() {
+        for fault in [Boot::Fails, Boot::IsKilled, Boot::OtherVersion] {
+            let asked = asked_twice([fault, Boot::Answers]).await;
+            assert_eq!(asked, (false, true, 0), "{fault:?}");
+        }
+    }
 
     fn answer(works: bool) -> Answer {
         let question = Question {

@@ -5,16 +5,17 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{LaunchError, Launcher, Stage, blocking};
 use crate::vm::snapshot::{Kept, Search, Snapshot, SnapshotId, Staging, Theirs};
-use crate::vm::vmm::VmmError;
 
 /// How long other processes are waited for in all, which take some seconds for a snapshot on an
 /// idle machine. One that hangs must not keep this one from making its own.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Time between two looks at what they do.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// What is used, or made.
 #[derive(Debug)]
@@ -66,18 +67,13 @@ impl Launcher {
 
 /// Resolves when another process has made its snapshot, or ended.
 async fn over(theirs: Theirs) -> Result<Kept, LaunchError> {
-    let (over, wait) = oneshot::channel();
-    // Not one of the runtime's threads, which it would wait for when it ends. This one ends with
-    // the other process's work, or with this process.
-    let thread = std::thread::Builder::new()
-        .name("snapshot-wait".to_owned())
-        .stack_size(128 * 1024)
-        .spawn(move || {
-            let _ = over.send(theirs.wait());
-        });
-    drop(thread.map_err(VmmError::io("start a thread"))?);
-    match wait.await {
-        Ok(result) => Ok(result?),
-        Err(_) => Err(LaunchError::ShuttingDown),
+    let theirs = Arc::new(theirs);
+    loop {
+        let look = Arc::clone(&theirs);
+        if let Some(kept) = blocking(move || look.over()).await? {
+            return Ok(kept);
+        }
+        // That a file lock is free, the kernel tells only a thread that it blocks.
+        sleep(PAUSE).await;
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::futures::Notified;
 use super::host_memory::host_memory_mib;
 
 /// What a VMM itself may take beside the guest's memory, in MiB.
-const VMM_MIB: u64 = 32;
+pub const VMM_MIB: u64 = 32;
 
 /// A bound on VMs that live at a time, warm clones included; cheap to clone, and all clones are
 /// one budget.
@@ -50,7 +50,7 @@ struct State {
 pub struct Limit {
     /// Number of VMs.
     pub vms: usize,
-    /// Their memory in MiB: each guest's own, and 32 MiB for its VMM.
+    /// Their memory in MiB: each guest's own, and [`VMM_MIB`] for its VMM.
     pub memory_mib: u64,
 }
 

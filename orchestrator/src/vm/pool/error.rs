@@ -9,7 +9,7 @@ use thiserror::Error;
 use crate::vm::config::ConfigError;
 use crate::vm::identity::BadName;
 use crate::vm::launcher::LaunchError;
-use crate::vm::pool::budget::Limit;
+use crate::vm::pool::budget::{Limit, VMM_MIB};
 use crate::vm::vm_handle::Origin;
 
 /// Why there is no VM.
@@ -85,11 +85,11 @@ pub enum PoolError {
     NoPlaces,
     /// Not even one VM fits.
     #[error(
-        "a VM with {guest_mib} MiB, and 32 MiB for its VMM, does not fit into the limit of \
+        "a VM with {guest_mib} MiB, and {VMM_MIB} MiB for its VMM, does not fit into the limit of \
          {limit}: raise IRONCLAW_MEMORY_BUDGET_MIB or lower IRONCLAW_MEMORY_MIB"
     )]
     NoRoom {
-        /// Memory of a guest.
+        /// Memory of a guest in MiB.
         guest_mib: u64,
         /// What all VMs of the budget may take.
         limit: Limit,

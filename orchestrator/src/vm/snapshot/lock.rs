@@ -15,7 +15,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
-use rustix::io::{Errno, retry_on_intr};
+use rustix::io::Errno;
 
 use super::error::SnapshotError;
 use crate::vm::root_lock::{self, RootLock, RootLockError};
@@ -73,11 +73,16 @@ impl DirLock {
         Ok(lock.is_at(path)?.then_some(lock))
     }
 
-    /// Waits for a shared lock of an open directory, however long that takes, and whatever the
-    /// directory's name is by then.
-    pub(super) fn wait(directory: File) -> io::Result<Self> {
-        retry_on_intr(|| flock(&directory, FlockOperation::LockShared))?;
-        Ok(Self { directory })
+    /// A shared lock of an open directory, whatever its name is by now, if nobody else holds a
+    /// conflicting one.
+    pub(super) fn try_share(directory: &File) -> io::Result<Option<Self>> {
+        match flock(directory, Kind::Shared.operation()) {
+            Ok(()) => Ok(Some(Self {
+                directory: directory.try_clone()?,
+            })),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     /// Lets others share the lock. The caller holds the root lock.

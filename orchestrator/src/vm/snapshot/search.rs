@@ -126,21 +126,21 @@ impl SnapshotStore {
 }
 
 impl Theirs {
-    /// Blocks until it is published, or its maker has failed or ended, and then removes what that
-    /// left.
+    /// Whether it is published, or its maker has failed or ended; what that left is removed.
     ///
     /// # Errors
     /// [`SnapshotError`].
-    pub(crate) fn wait(self) -> Result<Kept, SnapshotError> {
+    pub(crate) fn over(&self) -> Result<Option<Kept>, SnapshotError> {
         let path = self.id.directory(self.store.root());
-        let lock = DirLock::wait(self.directory)
+        let lock = DirLock::try_share(&self.directory)
             .map_err(|error| SnapshotError::io("wait for", &path, error))?;
+        let Some(lock) = lock else { return Ok(None) };
         if lock.is_at(&path).unwrap_or(false) {
-            return Ok(Kept { _lock: Some(lock) });
+            return Ok(Some(Kept { _lock: Some(lock) }));
         }
         drop(lock);
         self.store.sweep()?;
-        Ok(Kept { _lock: None })
+        Ok(Some(Kept { _lock: None }))
     }
 }
 
@@ -207,17 +207,15 @@ mod tests {
         let for_other = store.search(&other, &HashSet::new(), ANY_AGE).unwrap();
         assert!(matches!(for_other, Search::Ours(_)), "{for_other:?}");
 
-        std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| theirs.wait().unwrap());
-            drop(staging.publish(description()).unwrap());
-            let kept = waiting.join().unwrap();
-            assert!(matches!(store.delete(id), Err(SnapshotError::InUse { .. })));
-            let Search::Found(snapshot) = search(&store) else {
-                panic!("it is not found");
-            };
-            assert_eq!(snapshot.id(), id);
-            drop((snapshot, kept));
-        });
+        assert!(theirs.over().unwrap().is_none(), "it is made still");
+        drop(staging.publish(description()).unwrap());
+        let kept = theirs.over().unwrap().unwrap();
+        assert!(matches!(store.delete(id), Err(SnapshotError::InUse { .. })));
+        let Search::Found(snapshot) = search(&store) else {
+            panic!("it is not found");
+        };
+        assert_eq!(snapshot.id(), id);
+        drop((snapshot, kept));
         store.delete(id).unwrap();
     }
 
@@ -229,7 +227,7 @@ mod tests {
             panic!("nobody seems to make one");
         };
         drop(staging);
-        drop(theirs.wait().unwrap());
+        drop(theirs.over().unwrap().unwrap());
         assert!(names(&store).is_empty());
         assert!(matches!(search(&store), Search::Ours(_)));
     }
@@ -244,7 +242,11 @@ mod tests {
                         loop {
                             match search(&store) {
                                 Search::Found(snapshot) => return snapshot.id(),
-                                Search::Theirs(theirs) => drop(theirs.wait().unwrap()),
+                                Search::Theirs(theirs) => {
+                                    while theirs.over().unwrap().is_none() {
+                                        std::thread::yield_now();
+                                    }
+                                }
                                 Search::Ours(staging) => {
                                     crate::vm::snapshot::tests::fill(&staging);
                                     return staging.publish(description()).unwrap().snapshot.id();

@@ -17,7 +17,7 @@ use super::manifest::{Description, FileFacts, Files, MAX_VMSTATE_BYTES};
 use super::pass::{self, ZeroPages};
 use super::search;
 use super::store::SnapshotStore;
-use crate::vm::proc;
+use super::verified::Boot;
 use crate::vm::root_lock::RootLock;
 
 /// How the name of a staging directory starts.
@@ -123,8 +123,7 @@ impl Staging {
             }),
         })?;
         let files = Files { memory, vmstate };
-        let boot_id = proc::boot_id()
-            .map_err(|error| SnapshotError::io("read the boot id in", proc::BOOT_ID, error))?;
+        let boot_id = Boot::current()?.id();
         let manifest = description.into_manifest(self.id, boot_id, files);
         let path = self.path.join(MANIFEST);
         let json = manifest.to_json().map_err(|error| {

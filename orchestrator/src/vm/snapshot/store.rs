@@ -18,6 +18,7 @@ use super::owner::Owners;
 use super::pass::{self, ZeroPages};
 use super::staging::Staging;
 use super::sweep::{self, Swept};
+use super::verified::Boot;
 
 /// Snapshots in one directory; cheap to clone. Any number of processes may use it at a time.
 #[derive(Debug, Clone)]
@@ -130,10 +131,12 @@ impl SnapshotStore {
     }
 
     /// Takes a snapshot into use, if it is sound as far as its manifest and the sizes of its
-    /// files tell, and fits `requirements`. Reads nothing else; see [`verify`](Self::verify).
+    /// files tell, and fits `requirements`. The first time that one is used after a start of the
+    /// host, all of it is read, as by [`verify`](Self::verify).
     ///
     /// # Errors
-    /// [`SnapshotError`].
+    /// [`SnapshotError`]; one that is [`Corrupt`](SnapshotError::Corrupt) is deleted, unless it is
+    /// in use.
     pub fn load(
         &self,
         id: SnapshotId,
@@ -143,7 +146,28 @@ impl SnapshotStore {
         requirements
             .check(&manifest)
             .map_err(|mismatch| SnapshotError::Incompatible { id, mismatch })?;
+        let boot = Boot::current()?;
+        if !boot.has_verified(&self.root, &manifest) {
+            if let Err(error) = self.hash(&lock, &manifest) {
+                // Its own lock would keep it.
+                drop(lock);
+                if matches!(error, SnapshotError::Corrupt { .. }) {
+                    self.remove_corrupt(id, &error);
+                }
+                return Err(error);
+            }
+            boot.keep(&self.root, id);
+        }
         Ok(Snapshot::new(&id.directory(&self.root), manifest, lock))
+    }
+
+    fn remove_corrupt(&self, id: SnapshotId, error: &SnapshotError) {
+        tracing::warn!("a snapshot is removed: {error}");
+        match self.delete_if_unused(id) {
+            // Another process found the same.
+            Ok(_) | Err(SnapshotError::NotFound { .. }) => {}
+            Err(error) => tracing::warn!(%error, "a corrupt snapshot stays for now"),
+        }
     }
 
     /// One more than the highest generation that is there.
@@ -183,7 +207,17 @@ impl SnapshotStore {
     pub fn verify(&self, id: SnapshotId) -> Result<Verified, SnapshotError> {
         let start = Instant::now();
         let (lock, manifest) = self.use_it(id)?;
-        let directory = id.directory(&self.root);
+        let hashed_bytes = self.hash(&lock, &manifest)?;
+        Ok(Verified {
+            manifest,
+            hashed_bytes,
+            took: start.elapsed(),
+        })
+    }
+
+    /// Compares the files of a snapshot with its manifest; says how many bytes those are.
+    fn hash(&self, lock: &DirLock, manifest: &Manifest) -> Result<u64, SnapshotError> {
+        let directory = manifest.id.directory(&self.root);
         let files = [
             (MEMORY, manifest.files.memory),
             (VMSTATE, manifest.files.vmstate),
@@ -212,11 +246,7 @@ impl SnapshotStore {
             }
             hashed_bytes += facts.bytes;
         }
-        Ok(Verified {
-            manifest,
-            hashed_bytes,
-            took: start.elapsed(),
-        })
+        Ok(hashed_bytes)
     }
 
     /// Deletes a snapshot, sound or not.

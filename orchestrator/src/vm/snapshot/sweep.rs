@@ -9,6 +9,7 @@ use super::id::SnapshotId;
 use super::inspect;
 use super::lock::{self, DirLock, Kind};
 use super::staging;
+use super::verified;
 
 /// How the name of a snapshot starts that is being deleted.
 const TRASH: &str = ".trash-";
@@ -31,6 +32,7 @@ pub(super) fn put_aside(
 ) -> Result<PathBuf, SnapshotError> {
     let trash = root.join(format!("{TRASH}{id}"));
     fs::rename(path, &trash).map_err(|error| SnapshotError::io("delete", path, error))?;
+    verified::forget(root, id)?;
     Ok(trash)
 }
 
@@ -51,6 +53,9 @@ pub(super) fn run(root: &Path, ids: &[SnapshotId]) -> Result<Swept, SnapshotErro
         let entry = entry.map_err(failed)?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
+        if verified::sweep(root, &name)? {
+            continue;
+        }
         if name.starts_with(TRASH) {
             swept.take(&entry.path())?;
         } else if name.starts_with(staging::PREFIX) {

@@ -165,6 +165,72 @@ fn damage_is_found_by_size_at_once_and_by_content_on_verify() {
     );
 }
 
+/// Lets a snapshot be one of another boot of the host.
+fn age(store: &SnapshotStore, id: SnapshotId) {
+    let path = id.directory(store.root()).join("manifest.json");
+    let json = fs::read_to_string(&path).unwrap();
+    let now = crate::vm::proc::boot_id().unwrap().to_string();
+    assert!(json.contains(&now));
+    fs::write(path, json.replace(&now, &uuid::Uuid::nil().to_string())).unwrap();
+}
+
+/// Changes one byte of its memory.
+fn flip(store: &SnapshotStore, id: SnapshotId) {
+    let path = id.directory(store.root()).join("memory");
+    let file = fs::File::options().write(true).open(path).unwrap();
+    file.write_all_at(b"!", 700_000).unwrap();
+}
+
+#[test]
+fn what_changed_while_the_host_was_off_is_refused_and_removed() {
+    let (_directory, store) = store();
+    let id = publish(&store).id();
+    age(&store, id);
+    flip(&store, id);
+    let error = store.load(id, &requirements()).unwrap_err();
+    assert!(matches!(error, SnapshotError::Corrupt { .. }), "{error}");
+    assert!(names(&store).is_empty());
+}
+
+#[test]
+fn a_snapshot_is_hashed_once_in_each_boot_of_the_host() {
+    let (_directory, store) = store();
+    let load = |id| store.load(id, &requirements());
+    // It was when it was published.
+    let id = publish(&store).id();
+    flip(&store, id);
+    load(id).unwrap();
+
+    let id = publish(&store).id();
+    age(&store, id);
+    load(id).unwrap();
+    flip(&store, id);
+    load(id).unwrap();
+    let kept = store.root().join(format!(".verified-{id}"));
+    fs::write(&kept, uuid::Uuid::nil().to_string()).unwrap();
+    let error = load(id).unwrap_err();
+    assert!(matches!(error, SnapshotError::Corrupt { .. }), "{error}");
+    assert!(!kept.exists());
+}
+
+#[test]
+fn that_a_snapshot_was_hashed_is_forgotten_with_it() {
+    let (_directory, store) = store();
+    let (deleted, swept) = (publish(&store).id(), publish(&store).id());
+    for id in [deleted, swept] {
+        age(&store, id);
+        drop(store.load(id, &requirements()).unwrap());
+    }
+    store.delete(deleted).unwrap();
+    assert_eq!(names(&store).len(), 2, "{:?}", names(&store));
+    store.sweep().unwrap();
+    assert_eq!(names(&store).len(), 2, "{:?}", names(&store));
+    // By hand.
+    fs::remove_dir_all(swept.directory(store.root())).unwrap();
+    store.sweep().unwrap();
+    assert!(names(&store).is_empty());
+}
+
 #[test]
 fn a_snapshot_in_use_can_not_be_deleted() {
     let (_directory, store) = store();

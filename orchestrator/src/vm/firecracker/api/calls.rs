@@ -98,7 +98,7 @@ call!(MachineConfiguration, PUT, |_| "/machine-config".to_owned());
 /// `PUT /boot-source`; before the start.
 #[derive(Debug, Clone, Serialize)]
 pub struct BootSource {
-    /// An ELF image, or a bzImage since 1.16 on x86-64.
+    /// An ELF image, or a bzImage since 1.17 on x86-64.
     pub kernel_image_path: PathBuf,
     /// An initramfs.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -283,6 +283,10 @@ pub struct SnapshotLoad {
     pub mem_backend: MemBackend,
     /// Whether the processors run at once.
     pub resume_vm: bool,
+    /// Whether a later [`SnapshotType::Diff`] tells written pages from others, in place of what
+    /// the process goes by without: which pages are in core.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub track_dirty_pages: Option<bool>,
     /// Tap devices to use in place of those of the snapshot.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub network_overrides: Vec<NetworkOverride>,
@@ -293,6 +297,9 @@ pub struct SnapshotLoad {
     /// x86-64. Since 1.16.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clock_realtime: Option<bool>,
+    /// The pages that memory is in, in place of those of the snapshot. Since 1.17.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub huge_pages: Option<HugePages>,
 }
 call!(
     SnapshotLoad,
@@ -301,6 +308,20 @@ call!(
     (),
     WITH_MEMORY
 );
+
+/// The pages that a restored guest's memory is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum HugePages {
+    /// As the snapshot has it.
+    Snapshot,
+    /// What the host does by default.
+    None,
+    /// Large ones where the host finds them.
+    Transparent,
+    /// 2 MiB, of hugetlbfs; for [`MemBackendType::Uffd`] alone.
+    #[serde(rename = "2M")]
+    Huge2M,
+}
 
 /// Where a restored guest's memory comes from.
 #[derive(Debug, Clone, Serialize)]
@@ -335,3 +356,6 @@ pub struct VsockOverride {
     /// Where Firecracker makes it.
     pub uds_path: PathBuf,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,146 @@
+//! Booting a template until its agent answers.
+
+use std::io::ErrorKind;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::fs;
+use tokio::time::timeout;
+
+use super::LaunchError;
+use crate::vm::guest::{Guest, GuestError};
+use crate::vm::process::ENDS;
+use crate::vm::vmm::{BootSpec, Exit, MicroVm, Ram, Vmm, VmmError};
+
+/// How long a guest may take from power-on to its agent's answer. A translated one takes some
+/// seconds on an idle machine.
+const BOOTED: Duration = Duration::from_secs(60);
+/// A boot that does not come up is tried again: under QEMU's translator some hang in the
+/// calibration of a timer.
+const BOOTS: u32 = 3;
+/// A VM whose agent answered.
+pub(super) type Booted = (Box<dyn MicroVm>, Guest);
+
+/// Boots `spec`, more than once if the guest does not come up. What another boot would meet again
+/// is told at once.
+pub(super) async fn boot(vmm: &dyn Vmm, spec: &BootSpec) -> Result<Booted, LaunchError> {
+    for attempt in 1..BOOTS {
+        match greet(vmm.boot(spec).await?, BOOTED).await {
+            Err(error) if did_not_come_up(&error) => {
+                tracing::warn!(%error, attempt, "the template did not come up, trying again");
+            }
+            result => return result,
+        }
+        if let Ram::File(path) = &spec.ram {
+            // The next one must start from none.
+            remove(path).await?;
+        }
+    }
+    boot_once(vmm, spec, BOOTED).await
+}
+
+/// Boots `spec`; its agent has to answer within `patience` from when its processors run.
+pub(super) async fn boot_once(
+    vmm: &dyn Vmm,
+    spec: &BootSpec,
+    patience: Duration,
+) -> Result<Booted, LaunchError> {
+    greet(vmm.boot(spec).await?, patience).await
+}
+
+async fn greet(mut vm: Box<dyn MicroVm>, patience: Duration) -> Result<Booted, LaunchError> {
+    let exited = vm.exited();
+    let greeted = async {
+        let stream = vm.guest_channel().await?;
+        let guest = Guest::of(&*vm, stream)?;
+        guest.ping(patience).await?;
+        Ok::<Guest, LaunchError>(guest)
+    };
+    let greeted = tokio::select! {
+        // First, since it explains whatever its end did to the connection.
+        biased;
+        exit = exited => {
+            return Err(VmmError::Died { operation: "boot the template", exit }.into());
+        }
+        greeted = timeout(patience, greeted) => greeted,
+    };
+    match greeted {
+        Ok(Ok(guest)) => Ok((vm, guest)),
+        Err(_) | Ok(Err(LaunchError::Guest(GuestError::NoAnswer { .. }))) => {
+            let exit = killed(vm).await;
+            Err(LaunchError::NoBoot {
+                after: patience,
+                exit,
+            })
+        }
+        Ok(Err(error)) => Err(error),
+    }
+}
+
+/// Whether the guest, or the VMM under it, failed by itself: so it may do better the next time.
+pub(super) fn did_not_come_up(error: &LaunchError) -> bool {
+    matches!(
+        error,
+        LaunchError::NoBoot { .. } | LaunchError::Vmm(VmmError::Died { .. })
+    )
+}
+
+/// How a VM that was killed ended, with what it printed before.
+async fn killed(vm: Box<dyn MicroVm>) -> Exit {
+    let exited = vm.exited();
+    drop(vm);
+    timeout(ENDS, exited).await.unwrap_or_else(|_| Exit {
+        status: format!("killed, and not ended within {ENDS:?}"),
+        log: String::new(),
+    })
+}
+
+async fn remove(path: &Path) -> Result<(), VmmError> {
+    match fs::remove_file(path).await {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(VmmError::io(format!("remove {}", path.display()))(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vm::launcher::fake::{Boot, Fake, spec, template};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_guest_that_hangs_and_a_vmm_that_dies_are_booted_again() {
+        let (_directory, template) = template();
+        let vmm = Fake::new([Boot::Silent, Boot::Dies, Boot::Answers]);
+        boot(&vmm, &spec(&template)).await.unwrap();
+        assert_eq!(vmm.left(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_is_told_the_last_words_of_a_guest_that_never_comes_up() {
+        let (_directory, template) = template();
+        let vmm = Fake::new([Boot::Silent; 3]);
+        let error = boot(&vmm, &spec(&template)).await.unwrap_err();
+        assert!(matches!(error, LaunchError::NoBoot { .. }), "{error}");
+        assert!(error.to_string().contains("last words"), "{error}");
+        let vmm = Fake::new([Boot::Dies; 3]);
+        let error = boot(&vmm, &spec(&template)).await.unwrap_err();
+        let died = matches!(error, LaunchError::Vmm(VmmError::Died { .. }));
+        assert!(died && error.to_string().contains("last words"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn what_another_boot_would_meet_again_is_told_at_once_with_its_cause() {
+        let (_directory, template) = template();
+        for (fault, cause) in [
+            (Boot::OtherVersion, "ironclaw template build"),
+            (Boot::Fails, "make a directory"),
+        ] {
+            let vmm = Fake::new([fault, Boot::Answers]);
+            let error = boot(&vmm, &spec(&template)).await.unwrap_err();
+            assert!(error.to_string().contains(cause), "{error}");
+            assert_eq!(vmm.left(), 1, "{fault:?} is not tried again");
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! A hypervisor for tests whose boots go as they were told.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use ironclaw_protocol::VERSION;
+use ironclaw_protocol::message::{Outcome, ToHost};
+use tempfile::TempDir;
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+
+use crate::template::{ImportSpec, Template, TemplateStore};
+use crate::vm::guest::peer::Peer;
+use crate::vm::snapshot::{Machine, Snapshot, VmmIdentity, VmmKind};
+use crate::vm::vmm::{BootSpec, Exit, MicroVm, Ram, Vmm, VmmError};
+
+/// How a boot goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Boot {
+    /// The agent answers.
+    Answers,
+    /// An agent of another release answers.
+    OtherVersion,
+    /// Nothing is heard of the guest.
+    Silent,
+    /// The VMM ends by itself.
+    Dies,
+    /// The VMM is killed from outside.
+    IsKilled,
+    /// The host lacks something.
+    Fails,
+}
+
+#[derive(Debug)]
+pub(super) struct Fake {
+    identity: VmmIdentity,
+    boots: Mutex<VecDeque<Boot>>,
+}
+
+impl Fake {
+    pub(super) fn new(boots: impl IntoIterator<Item = Boot>) -> Self {
+        Self {
+            identity: VmmIdentity {
+                kind: VmmKind::Qemu,
+                version: "fake".to_owned(),
+                accelerator: "kvm".to_owned(),
+                devices: None,
+            },
+            boots: Mutex::new(boots.into_iter().collect()),
+        }
+    }
+
+    /// Boots that did not happen.
+    pub(super) fn left(&self) -> usize {
+        self.boots().len()
+    }
+
+    fn boots(&self) -> std::sync::MutexGuard<'_, VecDeque<Boot>> {
+        self.boots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A template of nothing, in a directory of its own.
+pub(super) fn template() -> (TempDir, Template) {
+    let directory = tempfile::tempdir().unwrap();
+    let kernel = directory.path().join("kernel");
+    std::fs::write(&kernel, "kernel").unwrap();
+    let store = TemplateStore::open(directory.path().join("templates")).unwrap();
+    let spec = ImportSpec {
+        kernel,
+        initramfs: None,
+        boot_args: String::new(),
+    };
+    let template = store.import(&spec, &mut |_| {}).unwrap();
+    (directory, template)
+}
+
+pub(super) fn spec(template: &Template) -> BootSpec {
+    BootSpec {
+        template: template.clone(),
+        machine: Machine {
+            memory_mib: 128,
+            vcpus: 1,
+        },
+        ram: Ram::Private,
+    }
+}
+
+#[async_trait]
+impl Vmm for Fake {
+    fn identity(&self) -> &VmmIdentity {
+        &self.identity
+    }
+
+    fn tsc_khz(&self) -> Option<u32> {
+        None
+    }
+
+    async fn boot(&self, _: &BootSpec) -> Result<Box<dyn MicroVm>, VmmError> {
+        let boot = self.boots().pop_front().unwrap();
+        let exit = watch::Sender::new(None);
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut vm = FakeVm {
+            exit,
+            channel: Some(ours),
+            guest: None,
+        };
+        match boot {
+            Boot::Answers => drop(tokio::spawn(answer(theirs, VERSION))),
+            Boot::OtherVersion => drop(tokio::spawn(answer(theirs, VERSION + 1))),
+            Boot::Silent => vm.guest = Some(theirs),
+            Boot::Dies => vm.end("exit status: 1"),
+            Boot::IsKilled => vm.end("signal: 9 (SIGKILL)"),
+            Boot::Fails => {
+                let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+                return Err(VmmError::io("make a directory for a VM")(full));
+            }
+        }
+        Ok(Box::new(vm))
+    }
+
+    async fn restore(&self, _: &Snapshot) -> Result<Box<dyn MicroVm>, VmmError> {
+        unimplemented!("it boots only")
+    }
+}
+
+async fn answer(stream: UnixStream, version: u16) {
+    let mut peer = Peer::new(stream);
+    peer.greet(version).await;
+    while let Some(message) = peer.next().await {
+        if let ironclaw_protocol::message::ToGuest::Request { id, .. } = message {
+            let outcome = Outcome::Pong;
+            peer.say(&ToHost::Done { id, outcome }).await;
+        }
+    }
+}
+
+#[derive(Debug)]
+struct FakeVm {
+    exit: watch::Sender<Option<Exit>>,
+    channel: Option<UnixStream>,
+    /// The other end, of a guest that says nothing.
+    guest: Option<UnixStream>,
+}
+
+impl FakeVm {
+    fn end(&self, status: &str) {
+        let exit = Exit {
+            status: status.to_owned(),
+            log: "last words".to_owned(),
+        };
+        self.exit.send_modify(|end| {
+            end.get_or_insert(exit);
+        });
+    }
+}
+
+#[async_trait]
+impl MicroVm for FakeVm {
+    async fn pause(&mut self) -> Result<(), VmmError> {
+        Ok(())
+    }
+
+    async fn resume(&mut self) -> Result<(), VmmError> {
+        Ok(())
+    }
+
+    async fn snapshot(&mut self, _: &Path, _: &Path) -> Result<(), VmmError> {
+        Ok(())
+    }
+
+    async fn guest_channel(&mut self) -> Result<UnixStream, VmmError> {
+        self.channel.take().ok_or(VmmError::NoChannel)
+    }
+
+    fn started_in(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn pid(&self) -> u32 {
+        0
+    }
+
+    fn kill(&self) {
+        self.end("signal: 9 (SIGKILL)");
+    }
+
+    fn exited(&self) -> Pin<Box<dyn Future<Output = Exit> + Send>> {
+        let mut exit = self.exit.subscribe();
+        Box::pin(async move {
+            let exit = exit.wait_for(Option::is_some).await.unwrap();
+            exit.clone().unwrap()
+        })
+    }
+}
+
+impl Drop for FakeVm {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

@@ -1,0 +1,175 @@
+//! What a VMM printed last: the guest's console, and its own words.
+//!
+//! The two are apart, so that a guest that prints without end does not push out why its VMM died.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read as _};
+use std::os::fd::OwnedFd;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::{Errno, ioctl_fionbio};
+
+/// Bytes that are kept of the console, standard output: enough for a kernel panic.
+pub(super) const CONSOLE: usize = 16 << 10;
+/// Bytes that are kept of what the VMM says.
+const WORDS: usize = 8 << 10;
+/// Bytes that are read at a time.
+const CHUNK: usize = 4096;
+/// Most chunks that are read of one pipe after the process's end, more than one holds
+/// (`pipe-max-size`, pipe(7)): another that has it open may go on writing.
+const LEFT: usize = (1 << 20) / CHUNK + 1;
+
+/// Collects what a process prints.
+#[derive(Debug)]
+pub(super) struct Log {
+    console: Ring,
+    words: Ring,
+    pipes: Vec<Pipe>,
+}
+
+/// The last bytes of what was put in.
+#[derive(Debug)]
+struct Ring {
+    bytes: VecDeque<u8>,
+    most: usize,
+}
+
+#[derive(Debug)]
+struct Pipe {
+    reader: File,
+    is_console: bool,
+}
+
+impl Log {
+    /// Of what comes out of these pipes.
+    pub(super) fn of(
+        console: OwnedFd,
+        words: impl IntoIterator<Item = OwnedFd>,
+    ) -> io::Result<Self> {
+        let mut pipes = vec![Pipe::new(console, true)?];
+        for pipe in words {
+            pipes.push(Pipe::new(pipe, false)?);
+        }
+        Ok(Self {
+            console: Ring::new(CONSOLE),
+            words: Ring::new(WORDS),
+            pipes,
+        })
+    }
+
+    /// Blocks until the process ends, and takes what it left in the pipes then. It is not their
+    /// end that counts: a process that it started may have them open for longer.
+    pub(super) fn collect_until_the_end_of(&mut self, process: &OwnedFd) {
+        loop {
+            let mut polled: Vec<_> = [PollFd::new(process, PollFlags::IN)]
+                .into_iter()
+                .chain(
+                    self.pipes
+                        .iter()
+                        .map(|pipe| PollFd::new(&pipe.reader, PollFlags::IN)),
+                )
+                .collect();
+            match poll(&mut polled, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "what a VMM prints is lost");
+                    return;
+                }
+            }
+            let ready: Vec<_> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
+            if ready[0] {
+                return self.read(LEFT, |_| true);
+            }
+            // Not the others: a named pipe that nobody has opened yet seems to be at its end.
+            self.read(1, |pipe| ready[pipe + 1]);
+        }
+    }
+
+    /// Reads so many chunks of those pipes, if there are as many, and forgets which are at their
+    /// end.
+    fn read(&mut self, chunks: usize, of: impl Fn(usize) -> bool) {
+        let Self {
+            console,
+            words,
+            pipes,
+        } = self;
+        let mut index = 0..;
+        pipes.retain_mut(|pipe| {
+            let ring = if pipe.is_console {
+                &mut *console
+            } else {
+                &mut *words
+            };
+            let chunks = if index.next().is_some_and(&of) {
+                chunks
+            } else {
+                0
+            };
+            (0..chunks).try_for_each(|_| pipe.read_into(ring)) != Err(End::Closed)
+        });
+    }
+
+    /// The console's last lines, then the VMM's, with everything that could drive a terminal taken
+    /// out: guests are hostile.
+    pub(super) fn tail(&mut self) -> String {
+        let (mut console, words) = (self.console.text(), self.words.text());
+        if !console.is_empty() && !words.is_empty() && !console.ends_with('\n') {
+            console.push('\n');
+        }
+        console + &words
+    }
+}
+
+/// Why there is no more to read.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    ForNow,
+    Closed,
+}
+
+impl Pipe {
+    fn new(reader: OwnedFd, is_console: bool) -> io::Result<Self> {
+        ioctl_fionbio(&reader, true)?;
+        Ok(Self {
+            reader: reader.into(),
+            is_console,
+        })
+    }
+
+    fn read_into(&mut self, ring: &mut Ring) -> Result<(), End> {
+        let mut chunk = [0; CHUNK];
+        match self.reader.read(&mut chunk) {
+            Ok(0) => Err(End::Closed),
+            Ok(read) => {
+                ring.push(&chunk[..read]);
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Err(End::ForNow),
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
+            Err(_) => Err(End::Closed),
+        }
+    }
+}
+
+impl Ring {
+    fn new(most: usize) -> Self {
+        Self {
+            bytes: VecDeque::new(),
+            most,
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend(bytes);
+        let excess = self.bytes.len().saturating_sub(self.most);
+        self.bytes.drain(..excess);
+    }
+
+    fn text(&mut self) -> String {
+        String::from_utf8_lossy(self.bytes.make_contiguous())
+            .chars()
+            .filter(|c| *c == '\n' || !c.is_control())
+            .collect()
+    }
+}

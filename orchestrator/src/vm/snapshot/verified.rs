@@ -1,0 +1,81 @@
+//! Which snapshots were hashed since the host started.
+//!
+//! A disk may change what is on it while the host is off or crashes, so a snapshot of an earlier
+//! boot is hashed before it is used for the first time. That it was is kept for the other processes
+//! of this boot in a file `.verified-<id>` beside the snapshot, which holds the boot's id. Losing one,
+//! or finding half of one, costs no more than another look.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use uuid::Uuid;
+
+use super::error::SnapshotError;
+use super::id::SnapshotId;
+use super::manifest::Manifest;
+use crate::vm::proc;
+
+const PREFIX: &str = ".verified-";
+
+/// The boot that the host is in.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Boot(Uuid);
+
+impl Boot {
+    pub(super) fn current() -> Result<Self, SnapshotError> {
+        let id = proc::boot_id();
+        id.map(Self)
+            .map_err(|error| SnapshotError::io("read the boot id in", proc::BOOT_ID, error))
+    }
+
+    pub(super) fn id(self) -> Uuid {
+        self.0
+    }
+
+    /// Whether the snapshot was hashed in it: when it was published, or since.
+    pub(super) fn has_verified(self, root: &Path, manifest: &Manifest) -> bool {
+        let kept = || fs::read_to_string(path(root, manifest.id)).ok();
+        manifest.boot_id == self.0
+            || kept().is_some_and(|id| Uuid::from_str(&id).is_ok_and(|id| id == self.0))
+    }
+
+    /// Keeps that it was. The caller holds the snapshot's lock.
+    pub(super) fn keep(self, root: &Path, id: SnapshotId) {
+        let path = path(root, id);
+        if let Err(error) = fs::write(&path, self.0.to_string()) {
+            tracing::debug!(path = %path.display(), %error, "it is verified again the next time");
+        }
+    }
+}
+
+/// Forgets what was kept of a snapshot that is deleted. The caller holds its lock.
+pub(super) fn forget(root: &Path, id: SnapshotId) -> Result<(), SnapshotError> {
+    remove(&path(root, id))
+}
+
+/// Whether a file of the root is what is kept of a snapshot; if that is gone, the file goes, too.
+pub(super) fn sweep(root: &Path, name: &str) -> Result<bool, SnapshotError> {
+    let Some(id) = name.strip_prefix(PREFIX) else {
+        return Ok(false);
+    };
+    let id = SnapshotId::from_str(id).ok();
+    if id.is_none_or(|id| !id.directory(root).exists()) {
+        remove(&root.join(name))?;
+    }
+    Ok(true)
+}
+
+fn path(root: &Path, id: SnapshotId) -> PathBuf {
+    root.join(format!("{PREFIX}{id}"))
+}
+
+fn remove(path: &Path) -> Result<(), SnapshotError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(SnapshotError::io("remove", path, error))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,26 @@
+//! What Firecracker says itself before it ends.
+
+use ironclaw_orchestrator::vm::config::JailChoice;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::lab::{Lab, run};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_command_is_told_what_firecracker_logged_before_it_ended() {
+    // In a jail, too, as root where there is a jailer.
+    for jail in [JailChoice::Off, JailChoice::Auto] {
+        let Some(mut lab) = Lab::open().await else {
+            return;
+        };
+        lab.config.jail = jail;
+        let (_launcher, vm) = lab.vm("victim").await;
+        let mut running = vm.start(["sleep", "3600000"]).await.unwrap();
+        // The guest takes requests in order, so the command runs when this one is answered.
+        assert_eq!(run(&vm, ["echo", "on"]).await, "on\n");
+        let pid = Pid::from_raw(vm.pid().try_into().unwrap()).unwrap();
+        // It has a handler for this, which logs it and ends the process.
+        kill_process(pid, Signal::HUP).unwrap();
+        let error = running.next().await.unwrap_err().to_string();
+        assert!(error.contains("intercepting signal 1"), "{jail:?}: {error}");
+    }
+}
