@@ -85,7 +85,10 @@ async fn perform(
         .await?
         .template()
         .clone();
-    let mut home = Home::create(config)?;
+    let mut home = {
+        let config = config.clone();
+        blocking(move || Home::create(&config)).await?
+    };
     if soak.faults
         && let Err(error) = home.own_disk(config)
     {

@@ -341,10 +341,9 @@ fn a_short_soak_with_faults_ends_with_nothing_left() {
     assert!(report["spawns"].as_u64() > Some(0), "{report:#}");
     let faults = report["faults"].as_object().unwrap();
     assert!(!faults.is_empty(), "{report:#}");
-    let left: Vec<_> = fs::read_dir(state())
+    let left: Vec<_> = fs::read_dir(state().join(".ironclaw-soak"))
         .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.starts_with("soak-"))
+        .map(|entry| entry.unwrap().path())
         .collect();
     assert!(left.is_empty(), "{left:?}");
 }
