@@ -122,11 +122,16 @@ pub(crate) async fn run(mut config: Config, run: Run, json: bool) -> Result<u8> 
         ..PoolOptions::from(&config)
     };
     let pool = Pool::open(launcher, options.with_warm(0)).await?;
+    if pool.stats().snapshots > 0 {
+        // What is built now is the successor of an old one: nothing that is waited for here.
+        reporter.end();
+    }
     fill(&pool, &reporter).await?;
     let ready = start.elapsed();
 
     let handle = pool.spawn(&format!("run-{}", std::process::id())).await?;
-    reporter.over();
+    // The terminal is the command's.
+    reporter.end();
     let (origin, timings) = (handle.origin(), handle.timings());
     let mut stages = Stages {
         open: milliseconds(open),
@@ -156,7 +161,10 @@ pub(crate) async fn run(mut config: Config, run: Run, json: bool) -> Result<u8> 
         Err(error) => Err(explain(&handle, error).await),
         Ok(status) => Ok(status),
     };
-    handle.destroy().await?;
+    // How the command ended is known, and the VM was killed, if it is slow to go.
+    if let Err(error) = handle.destroy().await {
+        progress::note(&format!("warning: {}", exit::causes(&error)));
+    }
     pool.close().await;
     let status = result?;
 

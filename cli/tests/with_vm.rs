@@ -234,6 +234,47 @@ fn killing_us_without_warning_leaves_no_process_and_no_file() {
 }
 
 #[test]
+fn the_successor_of_an_old_snapshot_is_no_part_of_a_commands_output() {
+    if !runs() {
+        return;
+    }
+    let snapshots = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let here = |arguments: &[&str]| {
+        let mut command = ironclaw(arguments);
+        command.env("IRONCLAW_SNAPSHOT_PATH", snapshots.path());
+        command
+    };
+    let made = here(&["snapshot", "create", "--json"]).output().unwrap();
+    let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+    let path = snapshots.path().join(made["id"].as_str().unwrap());
+    let path = path.join("manifest.json");
+    let mut manifest: serde_json::Value =
+        serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    manifest["created"]["unix_seconds"] = 1.into();
+    fs::write(&path, manifest.to_string()).unwrap();
+
+    let mut child = here(&["run", "--stdin", "--", "sh", "-c", "echo on; cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "on\n");
+    let start = Instant::now();
+    while children(child.id()).len() < 2 {
+        assert!(start.elapsed() < PATIENCE, "no successor is built");
+        std::thread::yield_now();
+    }
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(text(&output.stderr), "");
+}
+
+#[test]
 fn many_runs_at_once_on_an_empty_directory_share_the_snapshot_of_one() {
     if !runs() {
         return;
