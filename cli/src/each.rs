@@ -2,13 +2,14 @@
 
 use std::fmt;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use ironclaw_orchestrator::template::TemplateHash;
 use ironclaw_orchestrator::vm::snapshot::SnapshotId;
 use serde::Serialize;
 
 use crate::exit::{self, Exit};
 use crate::output;
+use crate::progress;
 
 /// What it is called; in JSON as in the list of its kind.
 #[derive(Debug, Serialize)]
@@ -66,17 +67,19 @@ pub(crate) fn verified(done: &[Done], json: bool) -> Result<u8> {
     })
 }
 
-/// Prints what was deleted of `what`.
-///
-/// # Errors
-/// If one was not.
+/// Prints what was deleted of `what`; the exit code says whether all is.
 pub(crate) fn deleted(done: &[Done], what: &str, json: bool) -> Result<u8> {
     print(done, "deleted", json)?;
     let failed = done.iter().filter(|done| !done.ok).count();
-    if failed > 0 {
-        bail!("{failed} of {} {what} could not be deleted", done.len());
+    if failed == 0 {
+        return Ok(0);
     }
-    Ok(0)
+    // No error, which would be printed as a second JSON value.
+    progress::note(&format!(
+        "error: {failed} of {} {what} could not be deleted",
+        done.len()
+    ));
+    Ok(Exit::Failed as u8)
 }
 
 fn print(done: &[Done], success: &str, json: bool) -> Result<()> {

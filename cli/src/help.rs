@@ -21,7 +21,7 @@ const _: () = assert!(
 
 pub(crate) const RUN_EXAMPLES: &str = "\
 With --json the output is printed when the command has ended, 64 MiB of it at most: as text, and in
-base64 besides where it is not UTF-8. A run that fails prints {\"error\", \"exit_code\"}.
+base64 besides where it is not UTF-8.
 
 Examples:
   ironclaw run -- uname -a

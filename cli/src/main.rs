@@ -6,6 +6,7 @@ mod completions;
 mod doctor;
 mod each;
 mod exit;
+mod failure;
 mod guest_io;
 mod help;
 mod output;
@@ -40,20 +41,8 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    let runs = matches!(task, Task::Run(_));
-    match with_runtime(task, json) {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            if runs && json {
-                // If that fails as well, standard error and the exit code are left.
-                let _ = run::print_failure(&error);
-            }
-            if let Some(text) = exit::text(&error) {
-                progress::note(&format!("error: {text}"));
-            }
-            ExitCode::from(exit::code(&error))
-        }
-    }
+    let code = with_runtime(task, json).unwrap_or_else(|error| failure::tell(&error, json));
+    ExitCode::from(code)
 }
 
 fn with_runtime(task: Task, json: bool) -> Result<u8> {

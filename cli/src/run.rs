@@ -65,21 +65,6 @@ fn told(bytes: Vec<u8>) -> (String, Option<String>) {
     }
 }
 
-/// In place of a [`Report`], where there is nothing to report of.
-#[derive(Debug, Serialize)]
-struct Failure {
-    error: String,
-    exit_code: u8,
-}
-
-/// Prints why there is no report of a run, for whoever reads its JSON.
-pub(crate) fn print_failure(error: &Error) -> Result<()> {
-    output::json(&Failure {
-        error: exit::causes(error.as_ref()),
-        exit_code: exit::code(error),
-    })
-}
-
 /// Where the time went, in milliseconds.
 #[derive(Debug, Serialize)]
 struct Stages {

@@ -76,6 +76,45 @@ fn a_bad_setting_is_named_with_its_value_and_range_for_every_command() {
 }
 
 #[test]
+fn a_failure_is_one_json_value_where_json_is_asked_for() {
+    let state = state();
+    let unknown = "0192f0c1-7a2b-7c3d-8e4f-5a6b7c8d9e0f";
+    for words in [
+        &["run", "--", "true"][..],
+        &["pool", "warmup"],
+        &["pool", "stats"],
+        &["pool", "stats", "--format=json"],
+        &["snapshot", "list"],
+        &["snapshot", "create"],
+        &["snapshot", "verify", unknown],
+        &["template", "list"],
+        &["template", "build"],
+        &["bench", "--quick"],
+        &["soak"],
+        &["doctor"],
+    ] {
+        let mut command = ironclaw(state.path());
+        command.env("IRONCLAW_POOL_SIZE", "21");
+        if !words.contains(&"--format=json") {
+            command.arg("--json");
+        }
+        let failed = command.args(words).assert().code(121);
+        let failure: serde_json::Value =
+            serde_json::from_slice(&failed.get_output().stdout).unwrap();
+        assert_eq!(failure["exit_code"], 121, "{words:?}");
+        let error = failure["error"].as_str().unwrap();
+        assert!(error.contains("IRONCLAW_POOL_SIZE"), "{words:?}: {error}");
+    }
+    // What was printed already tells of the failure.
+    let failed = ironclaw(state.path())
+        .args(["snapshot", "delete", "--json", unknown])
+        .assert()
+        .code(125);
+    let report: serde_json::Value = serde_json::from_slice(&failed.get_output().stdout).unwrap();
+    assert_eq!(report[0]["ok"], false);
+}
+
+#[test]
 fn a_wrong_command_line_exits_with_2_and_says_what_is_wrong() {
     let state = state();
     for (words, said) in [
