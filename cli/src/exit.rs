@@ -12,6 +12,7 @@ use ironclaw_orchestrator::vm::{GuestError, LaunchError, PoolError, SpawnError};
 use ironclaw_protocol::message::FailureKind;
 use thiserror::Error as ThisError;
 
+use crate::logging::BadFilter;
 use crate::signals::Interrupted;
 
 /// Exit codes of our own; any other is the guest command's.
@@ -129,7 +130,7 @@ fn of_cause(cause: &(dyn StdError + 'static)) -> Option<Exit> {
         Some(of_snapshot(snapshot))
     } else if let Some(template) = cause.downcast_ref() {
         Some(of_template(template))
-    } else if cause.is::<ConfigError>() {
+    } else if cause.is::<ConfigError>() || cause.is::<BadFilter>() {
         Some(Exit::Setting)
     } else {
         (cause.is::<VmEnded>() || cause.is::<VmmError>()).then_some(Exit::VmDied)

@@ -9,6 +9,7 @@ mod exit;
 mod failure;
 mod guest_io;
 mod help;
+mod logging;
 mod output;
 mod pool;
 mod progress;
@@ -19,13 +20,11 @@ mod soak;
 mod statistics;
 mod template;
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use ironclaw_orchestrator::vm::Config;
-use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Task};
 use signals::until_first;
@@ -35,17 +34,12 @@ const RUNDOWN: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let Cli { json, task } = Cli::of_process();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
     let code = with_runtime(task, json).unwrap_or_else(|error| failure::tell(&error, json));
     ExitCode::from(code)
 }
 
 fn with_runtime(task: Task, json: bool) -> Result<u8> {
+    logging::start()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

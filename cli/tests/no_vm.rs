@@ -57,6 +57,7 @@ fn a_bad_setting_is_named_with_its_value_and_range_for_every_command() {
         ("IRONCLAW_SNAPSHOT_REFRESH_SECS", "59", "60"),
         ("IRONCLAW_BACKEND", "xen", "qemu"),
         ("IRONCLAW_MEMORY_MIB", "1", "16384"),
+        ("RUST_LOG", "ironclaw=loud", "debug"),
     ] {
         for words in [&["run", "--", "true"][..], &["pool", "stats"], &["doctor"]] {
             ironclaw(state.path())
