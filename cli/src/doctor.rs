@@ -281,14 +281,13 @@ async fn backend(config: &Config, checks: &[Check], to_build: bool) -> Check {
     match Launcher::open(config, Reporter::new().progress()).await {
         Ok(launcher) => {
             let vmm = launcher.vmm();
-            let found = format!("{} {} ({})", vmm.kind, vmm.version, vmm.accelerator);
             let translated = config.qemu_accel == AccelChoice::Auto && vmm.accelerator == "tcg";
             let hint = if translated && kvm::open().is_ok() {
                 "; auto chose tcg, IRONCLAW_QEMU_ACCEL=kvm insists on KVM"
             } else {
                 ""
             };
-            Check::ok(NAME, format!("{found}; {}{hint}", why(config)))
+            Check::ok(NAME, format!("{vmm}; {}{hint}", why(config)))
         }
         Err(error) => Check::fail(NAME, exit::causes(&error), None),
     }

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use fastrand::Rng;
+use ironclaw_orchestrator::vm::snapshot::VmmIdentity;
 use ironclaw_orchestrator::vm::{Budget, Config, Launcher, Origin, Pool, PoolOptions, PoolStats};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep, timeout};
@@ -112,8 +113,7 @@ async fn perform(
     let before = Taken::now(&config)?;
 
     let launcher = Launcher::open(&config, reporter.progress()).await?;
-    let vmm = launcher.vmm();
-    let vmm = format!("{} {} ({})", vmm.kind, vmm.version, vmm.accelerator);
+    let vmm = launcher.vmm().clone();
     let (pool, budget) = pool(launcher, &config).await?;
     pool.warmup().await?;
     let dialect = dialect(&pool).await?;
@@ -370,7 +370,7 @@ struct Tallied {
 impl Tallied {
     fn report(
         mut self,
-        vmm: String,
+        vmm: VmmIdentity,
         seed: u64,
         seconds: f64,
         faults: bool,

@@ -17,6 +17,8 @@ use crate::progress::Reporter;
 struct Row {
     hash: String,
     default: bool,
+    /// When it was built, in seconds since 1970.
+    created: Option<u64>,
     /// What it was made of, if it can be used.
     manifest: Option<Manifest>,
     /// Why it can't be used.
@@ -158,6 +160,7 @@ fn rows(store: &TemplateStore) -> Result<Vec<Row>> {
         Row {
             hash: listed.hash.to_string(),
             default,
+            created: manifest.as_ref().map(|manifest| manifest.created),
             manifest,
             error,
         }

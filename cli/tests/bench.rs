@@ -66,7 +66,7 @@ fn a_bench_tells_what_it_measured_and_fails_where_a_ratio_is_grossly_worse() {
         .unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    for (index, tier) in ["warm", "restored", "cold_booted"].iter().enumerate() {
+    for (index, tier) in ["warm", "restored", "cold_boot"].iter().enumerate() {
         let measured = &report["tiers"][index];
         assert_eq!(measured["origin"], *tier);
         assert_eq!(measured["spawn_ms"]["samples"], 1);

@@ -212,6 +212,13 @@ fn figures_are_the_same_as_a_table_as_json_and_for_prometheus() {
     let bytes = snapshot["disk_bytes"].as_u64().unwrap();
     assert!(bytes >= 200 << 10);
     assert!(snapshot["age_seconds"].is_null() && snapshot["fits"] == false);
+    let listed = ironclaw(state.path())
+        .args(["snapshot", "list", "--json"])
+        .assert()
+        .success();
+    let listed: serde_json::Value = serde_json::from_slice(&listed.get_output().stdout).unwrap();
+    assert!(snapshot["error"].is_string());
+    assert_eq!(snapshot["error"], listed[0]["error"]);
 
     let table = stats("table");
     for part in [
@@ -276,7 +283,9 @@ fn a_template_is_verified_and_deleted() {
         serde_json::from_slice(&done.get_output().stdout).unwrap()
     };
     json(&["import", "--kernel", kernel.to_str().unwrap()], 0);
-    let hash = json(&["list"], 0)[0]["hash"].clone();
+    let listed = json(&["list"], 0)[0].clone();
+    assert_eq!(listed["created"], listed["manifest"]["created"]);
+    let hash = listed["hash"].clone();
     let word = hash.as_str().unwrap();
     let intact = serde_json::json!([
         {"hash": hash, "ok": true, "error": null, "hashed_bytes": 6}

@@ -311,6 +311,8 @@ fn many_runs_at_once_on_an_empty_directory_share_the_snapshot_of_one() {
     let list: serde_json::Value = serde_json::from_slice(&list.stdout).unwrap();
     assert_eq!(list.as_array().unwrap().len(), 1, "{list}");
     assert_eq!(list[0]["in_use"], false);
+    let created = &list[0]["manifest"]["created"]["unix_seconds"];
+    assert_eq!(&list[0]["created"], created);
 }
 
 #[test]
@@ -380,6 +382,9 @@ fn a_short_soak_with_faults_ends_with_nothing_left() {
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["ok"], true, "{report:#}");
     assert!(report["spawns"].as_u64() > Some(0), "{report:#}");
+    let served = &report["served"][0];
+    assert!(served["spawn_ms"]["p50"].as_f64() > Some(0.0), "{report:#}");
+    assert!(report["vmm"]["version"].is_string(), "{report:#}");
     let faults = report["faults"].as_object().unwrap();
     assert!(!faults.is_empty(), "{report:#}");
     let left: Vec<_> = fs::read_dir(state().join(".ironclaw-soak"))

@@ -78,10 +78,8 @@ impl Report {
     /// `QEMU 7.2.0 (tcg), guests of 128 MiB and 1 vCPU`
     pub(super) fn vmm_line(&self) -> String {
         let Guest { memory_mib, vcpus } = self.guest;
-        format!(
-            "{} {} ({}), guests of {memory_mib} MiB and {vcpus} vCPU",
-            self.vmm.kind, self.vmm.version, self.vmm.accelerator
-        )
+        let vmm = &self.vmm;
+        format!("{vmm}, guests of {memory_mib} MiB and {vcpus} vCPU")
     }
 
     /// `Some CPU, 2 processors, 15.6 GiB, Linux 6.1.0`

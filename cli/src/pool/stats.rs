@@ -40,7 +40,7 @@ pub(super) struct Row {
     owners: Owners,
     pub(super) fits: bool,
     /// Why it does not fit.
-    reason: Option<String>,
+    error: Option<String>,
     #[serde(skip)]
     age: String,
 }
@@ -94,8 +94,8 @@ impl Stats {
         let rows = self.snapshots.into_iter().map(|row| {
             let in_use = snapshot::used_by(row.in_use, &row.owners);
             let fits = row
-                .reason
-                .map_or_else(|| "yes".to_owned(), |reason| format!("no: {reason}"));
+                .error
+                .map_or_else(|| "yes".to_owned(), |error| format!("no: {error}"));
             [
                 row.id.to_string(),
                 row.age,
@@ -111,7 +111,7 @@ impl Stats {
 }
 
 fn row(entry: Entry, owners: Owners, required: Option<&Requirements>) -> Row {
-    let reason = match (&entry.state, required) {
+    let error = match (&entry.state, required) {
         (Err(defect), _) => Some(defect.to_string()),
         (Ok(_), None) => Some("there is no usable template".to_owned()),
         (Ok(manifest), Some(required)) => required
@@ -126,8 +126,8 @@ fn row(entry: Entry, owners: Owners, required: Option<&Requirements>) -> Row {
         disk_bytes: entry.disk_bytes,
         in_use: entry.in_use,
         owners,
-        fits: reason.is_none(),
-        reason,
+        fits: error.is_none(),
+        error,
         age: created.map(output::age).unwrap_or_default(),
     }
 }

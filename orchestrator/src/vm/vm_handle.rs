@@ -18,7 +18,7 @@ use crate::vm::vmm::{Exit, MicroVm};
 const REAPED: Duration = Duration::from_secs(10);
 
 /// Which tier served a VM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
     /// A paused clone was resumed.
@@ -26,6 +26,7 @@ pub enum Origin {
     /// A snapshot was restored.
     Restored,
     /// The template was booted.
+    #[serde(rename = "cold_boot")]
     ColdBooted,
 }
 
