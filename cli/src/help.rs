@@ -49,7 +49,8 @@ Examples:
 pub(crate) const SOAK_EXAMPLES: &str = "\
 Works in a directory of its own beside the snapshots' directory, with the default template and the
 settings of the environment; no snapshot but its own is touched. As root it mounts a file system
-there, which --faults fills up. Ctrl-C ends it early, with a report; a second one at once.
+there, which --faults fills up. Ctrl-C ends it early, with a report once it has begun; a second one
+at once.
 
 Exits with 1 if anything leaked (processes, descriptors, sockets, files, memory, room in the pool),
 or failed without an injected fault that explains it.
