@@ -90,8 +90,7 @@ async fn measure(config: &Config, task: &Bench, own: &Own) -> Result<Report> {
         MAX_BOOTS
     };
     let cold = tiers::cold_boots(&launcher, rounds.min(boots), &reporter).await?;
-    let created = launcher.create_snapshot().await?;
-    own.snapshot(launcher.snapshots().clone(), created.snapshot.id());
+    let created = own.create_snapshot(&launcher).await?;
     let cached_before_bytes = cached(&created.snapshot).await;
     let bench = Measuring {
         config,

@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
@@ -98,6 +99,36 @@ fn a_bench_that_is_interrupted_leaves_nothing() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{rest}");
     assert_eq!(list(&snapshots), Vec::<PathBuf>::new(), "{rest}");
+}
+
+#[test]
+fn a_bench_that_is_interrupted_while_it_publishes_its_snapshot_leaves_nothing() {
+    if !vm::runs() {
+        return;
+    }
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let snapshots = directory.path().join("snapshots");
+    let child = bench(&snapshots)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Its VMM has written the state, and is gone.
+    let written = || {
+        let made = fs::read_dir(&snapshots).into_iter().flatten();
+        made.flatten()
+            .any(|entry| entry.path().join("vmstate").exists())
+    };
+    let start = Instant::now();
+    while !written() || !vm::children(child.id()).is_empty() {
+        assert!(start.elapsed() < vm::PATIENCE, "no snapshot is made");
+        std::thread::yield_now();
+    }
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    assert_eq!(list(&snapshots), Vec::<PathBuf>::new(), "{output:?}");
 }
 
 #[test]

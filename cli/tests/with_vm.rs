@@ -15,15 +15,12 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
-use vm::{runs, state};
-
-/// Far longer than anything takes that works, on any machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+use vm::{PATIENCE, children, runs, state};
 
 fn ironclaw(arguments: &[&str]) -> Command {
     vm::ironclaw("command-line", arguments)
@@ -52,21 +49,6 @@ fn started() -> (Child, u32) {
     let vmm = children(child.id());
     assert_eq!(vmm.len(), 1, "{vmm:?}");
     (child, vmm[0])
-}
-
-/// The processes that a process has started and that have not ended.
-fn children(of: u32) -> Vec<u32> {
-    let tasks = fs::read_dir(format!("/proc/{of}/task")).unwrap();
-    let lists = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("children")));
-    lists
-        .flat_map(|list| {
-            // A thread that has ended since has no children.
-            let list = list.unwrap_or_default();
-            list.split_whitespace()
-                .map(|pid| pid.parse().unwrap())
-                .collect::<Vec<u32>>()
-        })
-        .collect()
 }
 
 fn pid(number: u32) -> Pid {

@@ -1,8 +1,10 @@
 //! Whether there are VMs for a test, and where their state is.
 
+use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use ironclaw_orchestrator::vm::qemu::QemuBinary;
 use ironclaw_orchestrator::vm::vmm::VmmError;
@@ -10,6 +12,10 @@ use ironclaw_orchestrator::vm::{Config, find_guest_agent};
 
 /// Set by `cargo xtask test`, which installs QEMU and builds the agent: tests have to run then.
 const REQUIRED: &str = "IRONCLAW_TEST_REQUIRE_VM";
+
+/// Far longer than anything takes that works, on any machine.
+#[allow(dead_code, reason = "not every test looks at processes")]
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Where all tests have what they share, kept between runs and apart from any user's.
 pub(crate) fn state() -> PathBuf {
@@ -64,4 +70,20 @@ fn missing() -> Option<String> {
         Err(_) => None,
         Ok(_) => Some(find_guest_agent(&config).err()?.to_string()),
     }
+}
+
+/// The processes that a process has started and that have not ended.
+#[allow(dead_code, reason = "not every test looks at processes")]
+pub(crate) fn children(of: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{of}/task")).unwrap();
+    let lists = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("children")));
+    lists
+        .flat_map(|list| {
+            // A thread that has ended since has no children.
+            let list = list.unwrap_or_default();
+            list.split_whitespace()
+                .map(|pid| pid.parse().unwrap())
+                .collect::<Vec<u32>>()
+        })
+        .collect()
 }
