@@ -322,6 +322,24 @@ fn who_uses_a_snapshot_is_named() {
 }
 
 #[test]
+fn without_a_hypervisor_snapshots_are_listed_with_the_reason_why_none_fits() {
+    if !runs() {
+        return;
+    }
+    assert!(run(&["--", "true"]).status.success());
+    let stats = ironclaw(&["pool", "stats", "--json"])
+        .env("IRONCLAW_BACKEND", "qemu")
+        .env("IRONCLAW_QEMU", "/no/such/qemu")
+        .output()
+        .unwrap();
+    assert!(stats.status.success(), "{stats:?}");
+    let stats: serde_json::Value = serde_json::from_slice(&stats.stdout).unwrap();
+    assert_eq!(stats["fit"], 0);
+    let error = stats["snapshots"][0]["error"].as_str().unwrap();
+    assert!(error.contains("/no/such/qemu"), "{error}");
+}
+
+#[test]
 fn a_refresh_by_hand_deletes_what_is_old_and_used_by_nobody() {
     if !runs() {
         return;

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{prometheus, requirements};
 use crate::args::StatsFormat;
+use crate::exit;
 use crate::output::{self, mebibytes};
 use crate::snapshot;
 
@@ -58,10 +59,15 @@ pub(super) async fn show(config: &Config, format: StatsFormat) -> Result<()> {
 impl Stats {
     async fn gather(config: &Config) -> Result<Self> {
         let entries = snapshot::owned(config).await?;
-        let required = requirements(config).await?;
+        let required = match requirements(config).await {
+            Ok(Some(required)) => Ok(required),
+            Ok(None) => Err("there is no usable template".to_owned()),
+            // What is on disk is there without a hypervisor, too.
+            Err(error) => Err(exit::causes(error.as_ref())),
+        };
         let snapshots: Vec<_> = entries
             .into_iter()
-            .map(|(entry, owners)| row(entry, owners, required.as_ref()))
+            .map(|(entry, owners)| row(entry, owners, &required))
             .collect();
         let budget = PoolOptions::from(config).budget;
         Ok(Self {
@@ -110,11 +116,11 @@ impl Stats {
     }
 }
 
-fn row(entry: Entry, owners: Owners, required: Option<&Requirements>) -> Row {
+fn row(entry: Entry, owners: Owners, required: &Result<Requirements, String>) -> Row {
     let error = match (&entry.state, required) {
         (Err(defect), _) => Some(defect.to_string()),
-        (Ok(_), None) => Some("there is no usable template".to_owned()),
-        (Ok(manifest), Some(required)) => required
+        (Ok(_), Err(why)) => Some(why.clone()),
+        (Ok(manifest), Ok(required)) => required
             .check(manifest)
             .err()
             .map(|mismatch| mismatch.to_string()),
