@@ -1,8 +1,8 @@
 //! `ironclaw template`
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 use ironclaw_orchestrator::template::{
-    BuildSpec, ImportSpec, Manifest, Template, TemplateHash, TemplateStore,
+    BuildSpec, ImportSpec, Manifest, Template, TemplateError, TemplateHash, TemplateStore,
 };
 use ironclaw_orchestrator::vm::{Config, find_guest_agent};
 use serde::Serialize;
@@ -66,11 +66,24 @@ async fn import(config: &Config, spec: ImportSpec, json: bool) -> Result<()> {
     let (path, watcher) = (config.template_path.clone(), reporter.clone());
     let template = blocking(move || -> Result<_> {
         let store = TemplateStore::open(path)?;
-        Ok(store.import(&spec, &mut |step| watcher.step(&step))?)
+        let imported = store.import(&spec, &mut |step| watcher.step(&step));
+        imported.map_err(|error| of_import(error, &spec))
     })
     .await?;
     reporter.over();
     show(&template, json)
+}
+
+/// Of a file that is imported, it says nothing about the store.
+fn of_import(error: TemplateError, spec: &ImportSpec) -> Error {
+    match &error {
+        TemplateError::Io { path, .. }
+            if *path == spec.kernel || Some(path) == spec.initramfs.as_ref() =>
+        {
+            Error::msg(exit::causes(&error))
+        }
+        _ => error.into(),
+    }
 }
 
 fn show(template: &Template, json: bool) -> Result<()> {

@@ -269,6 +269,30 @@ fn prometheus_has_nothing_to_say_against_the_figures() {
 }
 
 #[test]
+fn a_file_to_import_that_is_not_there_is_named_and_is_no_fault_of_the_store() {
+    let state = state();
+    let kernel = state.path().join("kernel");
+    fs::write(&kernel, "kernel").unwrap();
+    for (kernel, initramfs) in [(Path::new("/nope"), None), (&kernel, Some("/nope"))] {
+        let mut command = ironclaw(state.path());
+        command.args(["template", "import", "--kernel"]).arg(kernel);
+        if let Some(initramfs) = initramfs {
+            command.args(["--initramfs", initramfs]);
+        }
+        command.assert().code(125).stderr(contains("/nope"));
+    }
+    let store = state.path().join("store");
+    fs::write(&store, "").unwrap();
+    ironclaw(state.path())
+        .env("IRONCLAW_TEMPLATE_PATH", &store)
+        .args(["template", "import", "--kernel"])
+        .arg(&kernel)
+        .assert()
+        .code(119)
+        .stderr(contains(store.display().to_string()));
+}
+
+#[test]
 fn a_template_is_verified_and_deleted() {
     let state = state();
     let kernel = state.path().join("kernel");
@@ -334,7 +358,7 @@ fn a_snapshot_directory_that_is_a_file_is_named_with_what_to_do() {
     ironclaw(state.path())
         .args(["snapshot", "list"])
         .assert()
-        .code(121)
+        .code(119)
         .stderr(contains(file.display().to_string()).and(contains("IRONCLAW_SNAPSHOT_PATH")));
 }
 
@@ -349,7 +373,7 @@ fn a_snapshot_directory_open_to_others_is_named_with_what_to_do() {
     ironclaw(state.path())
         .args(["snapshot", "list"])
         .assert()
-        .code(121)
+        .code(119)
         .stderr(contains(directory.display().to_string()).and(contains("0777")));
 }
 
