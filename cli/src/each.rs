@@ -43,7 +43,7 @@ pub(crate) struct Done {
 
 impl Done {
     /// How it went, and how many bytes were compared.
-    pub(crate) fn new(name: Name, result: Result<Option<u64>>) -> Self {
+    fn new(name: Name, result: Result<Option<u64>>) -> Self {
         let (hashed_bytes, error) = match result {
             Ok(hashed_bytes) => (hashed_bytes, None),
             Err(error) => (None, Some(exit::causes(error.as_ref()))),
@@ -55,6 +55,24 @@ impl Done {
             hashed_bytes,
         }
     }
+}
+
+/// Does `action` to every one of `items`, whether or not it failed for others. Each is announced to
+/// `tell`, as something that is `doing`.
+pub(crate) fn each<T: fmt::Display>(
+    items: Vec<T>,
+    name: fn(T) -> Name,
+    doing: &str,
+    tell: impl Fn(&str),
+    action: impl Fn(&T) -> Result<Option<u64>>,
+) -> Vec<Done> {
+    let all = items.len();
+    let done = items.into_iter().zip(1..).map(|(item, number)| {
+        tell(&format!("{doing} {item} ({number} of {all})"));
+        let result = action(&item);
+        Done::new(name(item), result)
+    });
+    done.collect()
 }
 
 /// Prints what was verified; the exit code says whether all is as it was published.
@@ -91,4 +109,32 @@ fn print(done: &[Done], success: &str, json: bool) -> Result<()> {
         output::line(&format!("{name}  {how}"))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+
+    #[test]
+    fn each_one_is_announced_before_its_turn_and_a_failure_stops_none() {
+        let ids = ["0192f0c1-7a2b-7c3d-8e4f-5a6b7c8d9e0f"; 2];
+        let ids: Vec<SnapshotId> = ids.map(|id| id.parse().unwrap()).into();
+        let happened = RefCell::new(Vec::new());
+        let done = each(
+            ids.clone(),
+            Name::Id,
+            "verifying",
+            |text| happened.borrow_mut().push(text.to_owned()),
+            |_| {
+                happened.borrow_mut().push("done".to_owned());
+                anyhow::bail!("damaged")
+            },
+        );
+        let first = format!("verifying {} (1 of 2)", ids[0]);
+        let second = format!("verifying {} (2 of 2)", ids[1]);
+        let expected = [first.as_str(), "done", &second, "done"];
+        assert_eq!(*happened.borrow(), expected);
+        assert!(done.iter().all(|done| !done.ok));
+    }
 }

@@ -157,14 +157,14 @@ pub(crate) async fn owned(config: &Config) -> Result<Vec<(Entry, Owners)>> {
 }
 
 async fn verify(config: &Config, selection: Snapshots, json: bool) -> Result<u8> {
-    let done = for_each(config, selection, |store, id| {
+    let done = for_each(config, selection, "verifying", |store, id| {
         Ok(Some(store.verify(id)?.hashed_bytes))
     });
     each::verified(&done.await?, json)
 }
 
 async fn delete(config: &Config, selection: Snapshots, json: bool) -> Result<u8> {
-    let done = for_each(config, selection, |store, id| {
+    let done = for_each(config, selection, "deleting", |store, id| {
         store.delete(id)?;
         Ok(None)
     });
@@ -175,8 +175,10 @@ async fn delete(config: &Config, selection: Snapshots, json: bool) -> Result<u8>
 async fn for_each(
     config: &Config,
     selection: Snapshots,
+    doing: &'static str,
     action: impl Fn(&SnapshotStore, SnapshotId) -> Result<Option<u64>> + Send + 'static,
 ) -> Result<Vec<Done>> {
+    let reporter = Reporter::new();
     let path = config.snapshot_path.clone();
     blocking(move || -> Result<_> {
         let store = SnapshotStore::open(path)?;
@@ -185,10 +187,13 @@ async fn for_each(
         } else {
             selection.ids
         };
-        let done = ids
-            .into_iter()
-            .map(|id| Done::new(Name::Id(id), action(&store, id)));
-        Ok(done.collect())
+        Ok(each::each(
+            ids,
+            Name::Id,
+            doing,
+            |text| reporter.stage(text, false),
+            |id| action(&store, *id),
+        ))
     })
     .await
 }

@@ -182,7 +182,7 @@ fn rows(store: &TemplateStore) -> Result<Vec<Row>> {
 }
 
 async fn verify(config: &Config, selection: Templates, json: bool) -> Result<u8> {
-    let done = for_each(config, selection, |store, hash| {
+    let done = for_each(config, selection, "verifying", |store, hash| {
         let template = store.load(hash)?;
         template.verify()?;
         Ok(Some(size(template.manifest())))
@@ -191,7 +191,7 @@ async fn verify(config: &Config, selection: Templates, json: bool) -> Result<u8>
 }
 
 async fn delete(config: &Config, selection: Templates, json: bool) -> Result<u8> {
-    let done = for_each(config, selection, |store, hash| {
+    let done = for_each(config, selection, "deleting", |store, hash| {
         store.delete(hash)?;
         Ok(None)
     });
@@ -202,8 +202,10 @@ async fn delete(config: &Config, selection: Templates, json: bool) -> Result<u8>
 async fn for_each(
     config: &Config,
     selection: Templates,
+    doing: &'static str,
     action: impl Fn(&TemplateStore, &TemplateHash) -> Result<Option<u64>> + Send + 'static,
 ) -> Result<Vec<Done>> {
+    let reporter = Reporter::new();
     let path = config.template_path.clone();
     blocking(move || -> Result<_> {
         let store = TemplateStore::open(path)?;
@@ -216,11 +218,13 @@ async fn for_each(
         } else {
             selection.hashes
         };
-        let done = hashes.into_iter().map(|hash| {
-            let result = action(&store, &hash);
-            Done::new(Name::Hash(hash), result)
-        });
-        Ok(done.collect())
+        Ok(each::each(
+            hashes,
+            Name::Hash,
+            doing,
+            |text| reporter.stage(text, false),
+            |hash| action(&store, hash),
+        ))
     })
     .await
 }
