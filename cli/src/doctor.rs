@@ -10,7 +10,7 @@ use anyhow::Result;
 use ironclaw_orchestrator::vm::config::{AccelChoice, BackendChoice};
 use ironclaw_orchestrator::vm::snapshot::Entry;
 use ironclaw_orchestrator::vm::{Config, Launcher, PoolError, PoolOptions, find_guest_agent};
-use rustix::fs::{Access, access, statvfs};
+use rustix::fs::statvfs;
 use serde::Serialize;
 
 use crate::exit::{self, Exit};
@@ -136,7 +136,7 @@ fn tools(to_build: bool) -> Check {
     const NAME: &str = "template tools";
     let missing: Vec<_> = ["apt-get", "apt-cache", "dpkg-deb"]
         .into_iter()
-        .filter(|tool| !on_path(tool))
+        .filter(|tool| which::which(tool).is_err())
         .collect();
     if missing.is_empty() {
         return Check::ok(NAME, "apt-get, apt-cache and dpkg-deb are installed");
@@ -153,14 +153,6 @@ fn tools(to_build: bool) -> Check {
             format!("needed only to build another template; then {advice}"),
         )
     }
-}
-
-fn on_path(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|directory| {
-        let file = directory.join(program);
-        file.is_file() && access(&file, Access::EXEC_OK).is_ok()
-    })
 }
 
 fn template(current: &Result<Current>) -> Check {

@@ -414,6 +414,29 @@ fn a_missing_qemu_ends_a_run_and_is_found_by_doctor() {
 }
 
 #[test]
+fn a_file_on_path_that_can_not_be_run_does_not_hide_the_program_behind_it() {
+    let state = state();
+    let path = ["first", "second"].map(|name| {
+        let directory = state.path().join(name);
+        fs::create_dir(&directory).unwrap();
+        let program = directory.join("qemu-system-x86_64");
+        fs::write(&program, "#!/bin/sh\necho QEMU emulator version 7.2.0\n").unwrap();
+        directory
+    });
+    let program = path[1].join("qemu-system-x86_64");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
+    let report = ironclaw(state.path())
+        .env("PATH", std::env::join_paths(&path).unwrap())
+        .args(["doctor", "--json"])
+        .assert();
+    let report: serde_json::Value = serde_json::from_slice(&report.get_output().stdout).unwrap();
+    let checks = report["checks"].as_array().unwrap();
+    let qemu = checks.iter().find(|check| check["name"] == "QEMU").unwrap();
+    let found = qemu["found"].as_str().unwrap();
+    assert_eq!(found, format!("{} 7.2.0", program.display()));
+}
+
+#[test]
 fn a_firecracker_that_is_not_there_is_named_with_what_to_do() {
     let mut kvm = fs::File::options();
     if let Err(error) = kvm.read(true).write(true).open("/dev/kvm") {
