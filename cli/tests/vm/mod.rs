@@ -1,6 +1,5 @@
 //! Whether there are VMs for a test, and where their state is.
 
-use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,6 +8,7 @@ use std::time::Duration;
 use ironclaw_orchestrator::vm::qemu::QemuBinary;
 use ironclaw_orchestrator::vm::vmm::VmmError;
 use ironclaw_orchestrator::vm::{Config, find_guest_agent};
+use procfs::process::Process;
 
 /// Set by `cargo xtask test`, which installs QEMU and builds the agent: tests have to run then.
 const REQUIRED: &str = "IRONCLAW_TEST_REQUIRE_VM";
@@ -75,15 +75,11 @@ fn missing() -> Option<String> {
 /// The processes that a process has started and that have not ended.
 #[allow(dead_code, reason = "not every test looks at processes")]
 pub(crate) fn children(of: u32) -> Vec<u32> {
-    let tasks = fs::read_dir(format!("/proc/{of}/task")).unwrap();
-    let lists = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("children")));
-    lists
-        .flat_map(|list| {
-            // A thread that has ended since has no children.
-            let list = list.unwrap_or_default();
-            list.split_whitespace()
-                .map(|pid| pid.parse().unwrap())
-                .collect::<Vec<u32>>()
-        })
-        .collect()
+    let process = Process::new(i32::try_from(of).unwrap()).unwrap();
+    // A thread that has ended since has no children.
+    let children = process
+        .tasks()
+        .unwrap()
+        .filter_map(|task| task.ok()?.children().ok());
+    children.flatten().collect()
 }
