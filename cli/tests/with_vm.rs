@@ -340,6 +340,26 @@ fn without_a_hypervisor_snapshots_are_listed_with_the_reason_why_none_fits() {
 }
 
 #[test]
+fn a_warm_up_tells_what_was_there_and_what_it_took() {
+    if !runs() {
+        return;
+    }
+    let snapshots = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    for found in [0, 1] {
+        let warmup = ironclaw(&["pool", "warmup", "--json"])
+            .env("IRONCLAW_SNAPSHOT_PATH", snapshots.path())
+            .env("IRONCLAW_POOL_SIZE", "1")
+            .output()
+            .unwrap();
+        assert!(warmup.status.success(), "{warmup:?}");
+        let report: serde_json::Value = serde_json::from_slice(&warmup.stdout).unwrap();
+        assert_eq!(report["snapshots"], 1);
+        assert_eq!(report["found"], found);
+        assert!(report["took_ms"].as_f64() > Some(0.0));
+    }
+}
+
+#[test]
 fn a_refresh_by_hand_deletes_what_is_old_and_used_by_nobody() {
     if !runs() {
         return;

@@ -22,6 +22,8 @@ pub(super) struct Report {
     /// Warm, restored, cold boot.
     pub(super) tiers: Vec<Tier>,
     pub(super) snapshots: Snapshots,
+    /// Of pools with as many snapshots as the settings say; empty in a quick run.
+    pub(super) warmups: Vec<Warmup>,
     pub(super) clones: Vec<Clones>,
     /// Empty in a quick run.
     pub(super) concurrency: Vec<Concurrency>,
@@ -56,6 +58,17 @@ pub(super) struct Snapshots {
     pub(super) disk_bytes: u64,
     /// Blocks of each snapshot of the pool; empty in a quick run.
     pub(super) pool_disk_bytes: Vec<u64>,
+}
+
+/// Filling a pool.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct Warmup {
+    pub(super) snapshots: usize,
+    /// Snapshots that were there before; the others were built.
+    pub(super) found: usize,
+    /// Warm clones, which were all restored.
+    pub(super) clones: usize,
+    pub(super) took_ms: f64,
 }
 
 /// A report and what came of its comparison.
