@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use ironclaw_orchestrator::vm::config::VARIABLES;
 use ironclaw_orchestrator::vm::qemu::QemuBinary;
 use ironclaw_orchestrator::vm::vmm::VmmError;
 use ironclaw_orchestrator::vm::{Config, find_guest_agent};
@@ -31,9 +32,23 @@ pub(crate) fn settings(snapshots: &str) -> [(&'static str, PathBuf); 3] {
     ]
 }
 
-/// `ironclaw` with those settings.
+/// What a caller may set: where programs are, which a machine may have anywhere.
+const PROGRAMS: [&str; 4] = [
+    "IRONCLAW_QEMU",
+    "IRONCLAW_FIRECRACKER",
+    "IRONCLAW_JAILER",
+    "IRONCLAW_GUEST_AGENT",
+];
+
+/// `ironclaw` with those settings, and no others of the caller's.
 pub(crate) fn ironclaw(snapshots: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ironclaw"));
+    for (name, ..) in VARIABLES {
+        if !PROGRAMS.contains(name) {
+            command.env_remove(name);
+        }
+    }
+    command.env_remove("RUST_LOG");
     command.args(arguments).envs(settings(snapshots));
     command
 }
@@ -60,7 +75,8 @@ pub(crate) fn runs() -> bool {
 
 /// What is not installed of that which runs VMs.
 fn missing() -> Option<String> {
-    let config = Config::from_env().unwrap();
+    let of = |name: &str| PROGRAMS.contains(&name).then(|| std::env::var_os(name));
+    let config = Config::from_vars(|name| of(name).flatten(), true).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
