@@ -24,12 +24,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use ironclaw_orchestrator::vm::Config;
+use ironclaw_orchestrator::vm::{Config, dropped_vms_ended};
+use tokio::time::timeout;
 
 use args::{Cli, Task};
 use signals::until_first;
 
-/// For work that a signal cut off: tasks drop what they hold, threads get this long to end.
+/// For work that a signal cut off: tasks drop what they hold; threads, and then VMs, get this long
+/// to end.
 const RUNDOWN: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
@@ -46,7 +48,19 @@ fn with_runtime(task: Task, json: bool) -> Result<u8> {
         .context("can't start threads")?;
     let result = runtime.block_on(perform(task, json));
     runtime.shutdown_timeout(RUNDOWN);
+    await_dropped_vms();
     result
+}
+
+/// A VM's files go when it has ended: what was dropped in the end may not have, yet. What stays
+/// nevertheless is swept by the next run.
+fn await_dropped_vms() {
+    let timer = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build();
+    if let Ok(timer) = timer {
+        let _ = timer.block_on(async { timeout(RUNDOWN, dropped_vms_ended()).await });
+    }
 }
 
 async fn perform(task: Task, json: bool) -> Result<u8> {

@@ -8,18 +8,18 @@
     reason = "a test fails by panicking"
 )]
 
+mod apart;
 mod vm;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{Signal, kill_process};
 
+use apart::{Apart, ended, pid, watch};
 use vm::{PATIENCE, children, runs, state};
 
 fn ironclaw(arguments: &[&str]) -> Command {
@@ -35,8 +35,9 @@ fn text(bytes: &[u8]) -> &str {
 }
 
 /// A run whose command has started, and the process of its VM.
-fn started() -> (Child, u32) {
-    let mut child = ironclaw(&["run", "--", "sh", "-c", "echo on; exec sleep 1000"])
+fn started(mut run: Command) -> (Child, u32) {
+    let mut child = run
+        .args(["run", "--", "sh", "-c", "echo on; exec sleep 1000"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -49,21 +50,6 @@ fn started() -> (Child, u32) {
     let vmm = children(child.id());
     assert_eq!(vmm.len(), 1, "{vmm:?}");
     (child, vmm[0])
-}
-
-fn pid(number: u32) -> Pid {
-    Pid::from_raw(i32::try_from(number).unwrap()).unwrap()
-}
-
-fn watch(number: u32) -> OwnedFd {
-    pidfd_open(pid(number), PidfdFlags::empty()).unwrap()
-}
-
-/// Waits, by event, until a process has ended; one that goes on is a failure.
-fn ended(process: &OwnedFd) {
-    let patience = Timespec::try_from(PATIENCE).unwrap();
-    let ended = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&patience)).unwrap();
-    assert_eq!(ended, 1, "the process goes on");
 }
 
 fn hidden(directory: &Path) -> Vec<String> {
@@ -131,11 +117,17 @@ fn each_failure_in_the_guest_has_an_exit_code_of_its_own() {
         (&["--timeout", "200ms", "--", "sleep", "1000"], 124, "200ms"),
         (&["--", "/etc"], 126, "/etc"),
     ];
+    let apart = Apart::new();
     for (arguments, code, word) in cases {
-        let output = run(arguments);
+        let run = |first: &[&str]| {
+            let output = apart.ironclaw(&[first, arguments].concat()).output();
+            apart.assert_nothing_left(word);
+            output.unwrap()
+        };
+        let output = run(&["run"]);
         assert_eq!(output.status.code(), Some(code), "{output:?}");
         assert!(text(&output.stderr).contains(word), "{output:?}");
-        let output = run(&[&["--json"], arguments].concat());
+        let output = run(&["run", "--json"]);
         assert_eq!(output.status.code(), Some(code), "{output:?}");
         let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(report["exit_code"], code, "{report}");
@@ -149,13 +141,14 @@ fn a_killed_vm_is_said_and_leaves_nothing_behind() {
     if !runs() {
         return;
     }
-    let (child, vmm) = started();
-    let gone = watch(vmm);
+    let apart = Apart::new();
+    let (child, vmm) = started(apart.ironclaw(&[]));
+    assert!(apart.processes().contains(&vmm));
     kill_process(pid(vmm), Signal::KILL).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(122), "{output:?}");
     assert!(text(&output.stderr).contains("SIGKILL"), "{output:?}");
-    ended(&gone);
+    apart.assert_nothing_left("SIGKILL");
 }
 
 #[test]
@@ -163,13 +156,13 @@ fn a_signal_to_us_ends_the_vm() {
     if !runs() {
         return;
     }
+    let apart = Apart::new();
     for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
-        let (child, vmm) = started();
-        let gone = watch(vmm);
+        let (child, _) = started(apart.ironclaw(&[]));
         kill_process(pid(child.id()), signal).unwrap();
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(code), "{output:?}");
-        ended(&gone);
+        apart.assert_nothing_left("a signal");
     }
 }
 
@@ -178,17 +171,16 @@ fn killing_us_without_warning_leaves_no_process_and_no_file() {
     if !runs() {
         return;
     }
-    let (mut child, vmm) = started();
+    let apart = Apart::new();
+    let (mut child, vmm) = started(apart.ironclaw(&[]));
     let gone = watch(vmm);
     child.kill().unwrap();
     child.wait().unwrap();
     ended(&gone);
 
     // In mid-build: what is half made is swept by the next one that comes.
-    let state = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let snapshots = state.path().join("snapshots");
-    let mut child = ironclaw(&["snapshot", "create"])
-        .env("IRONCLAW_SNAPSHOT_PATH", &snapshots)
+    let mut child = apart
+        .ironclaw(&["snapshot", "create"])
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
@@ -206,13 +198,10 @@ fn killing_us_without_warning_leaves_no_process_and_no_file() {
     child.kill().unwrap();
     child.wait().unwrap();
     ended(&vmm);
-    assert_eq!(hidden(&snapshots).len(), 1);
-    let output = ironclaw(&["run", "--", "true"])
-        .env("IRONCLAW_SNAPSHOT_PATH", &snapshots)
-        .output()
-        .unwrap();
+    assert_eq!(hidden(&apart.snapshots()).len(), 1);
+    let output = apart.ironclaw(&["run", "--", "true"]).output().unwrap();
     assert!(output.status.success(), "{output:?}");
-    assert!(hidden(&snapshots).is_empty());
+    apart.assert_nothing_left("a run after SIGKILL");
 }
 
 #[test]
@@ -302,7 +291,7 @@ fn who_uses_a_snapshot_is_named() {
     if !runs() {
         return;
     }
-    let (mut child, _) = started();
+    let (mut child, _) = started(ironclaw(&[]));
     let list = ironclaw(&["snapshot", "list", "--json"]).output().unwrap();
     let list: serde_json::Value = serde_json::from_slice(&list.stdout).unwrap();
     let used = |row: &&serde_json::Value| {
