@@ -19,7 +19,7 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(30 * 24 * 3600);
 #[derive(Debug, Parser)]
 #[command(name = "ironclaw", version, after_help = help::MAIN_EXAMPLES, after_long_help = help::main())]
 pub(crate) struct Cli {
-    /// Print JSON on standard output instead of text.
+    /// Print JSON on standard output instead of text; of a failure, {"error", "exit_code"}.
     #[arg(long, global = true)]
     pub(crate) json: bool,
     #[command(subcommand)]
@@ -29,7 +29,13 @@ pub(crate) struct Cli {
 impl Cli {
     /// The command line of this process. Ends the program where it is wrong, or asks for help.
     pub(crate) fn of_process() -> Self {
-        let cli = Self::parse();
+        let mut cli = Self::parse();
+        if let Task::Pool(PoolTask::Stats {
+            format: Some(StatsFormat::Json),
+        }) = cli.task
+        {
+            cli.json = true;
+        }
         if cli.json && matches!(cli.task, Task::Completions { .. }) {
             let text = "--json can't be used with `completions`, which prints a script";
             Self::command()

@@ -16,6 +16,7 @@ mod text;
 mod tiers;
 
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use ironclaw_orchestrator::vm::snapshot::Snapshot;
@@ -23,7 +24,7 @@ use ironclaw_orchestrator::vm::{Config, Launcher, PoolOptions};
 
 use crate::args::Bench;
 use crate::exit::Exit;
-use crate::output::{self, blocking};
+use crate::output::{self, blocking, milliseconds};
 use crate::progress::Reporter;
 use clones::Clones;
 use comparison::{Committed, Comparison};
@@ -31,7 +32,7 @@ use host::{Host, Load};
 use load::Concurrency;
 use own::Own;
 use ratios::Ratios;
-use report::{Cache, Guest, Report, Snapshots};
+use report::{Cache, Guest, Report, Snapshots, Warmup};
 use tiers::Tier;
 
 /// A cold boot takes seconds: more of them than this would be waiting, not knowledge.
@@ -90,8 +91,7 @@ async fn measure(config: &Config, task: &Bench, own: &Own) -> Result<Report> {
         MAX_BOOTS
     };
     let cold = tiers::cold_boots(&launcher, rounds.min(boots), &reporter).await?;
-    let created = launcher.create_snapshot().await?;
-    own.snapshot(launcher.snapshots().clone(), created.snapshot.id());
+    let created = own.create_snapshot(&launcher).await?;
     let cached_before_bytes = cached(&created.snapshot).await;
     let bench = Measuring {
         config,
@@ -111,10 +111,12 @@ async fn measure(config: &Config, task: &Bench, own: &Own) -> Result<Report> {
         mut clones,
         concurrency,
     } = shared?;
+    let mut warmups = Vec::new();
     if !task.quick {
         let several = bench.several().await?;
         clones.extend(several.clones);
         snapshots.pool_disk_bytes = several.disk_bytes;
+        warmups = several.warmups;
     }
     reporter.over();
 
@@ -136,6 +138,7 @@ async fn measure(config: &Config, task: &Bench, own: &Own) -> Result<Report> {
         },
         tiers,
         snapshots,
+        warmups,
         clones,
         concurrency,
     })
@@ -153,6 +156,7 @@ struct Shared {
 struct Several {
     clones: Vec<Clones>,
     disk_bytes: Vec<u64>,
+    warmups: Vec<Warmup>,
 }
 
 struct Measuring<'a> {
@@ -212,6 +216,7 @@ impl Measuring<'_> {
         let mut several = Several {
             clones: Vec::new(),
             disk_bytes: Vec::new(),
+            warmups: Vec::new(),
         };
         let counts = [1, 2, 4].map(|each| each * snapshots);
         for count in counts
@@ -224,12 +229,23 @@ impl Measuring<'_> {
                 self.launcher,
                 self.options(snapshots, count),
                 async |pool| {
+                    let found = pool.stats().snapshots;
+                    let start = Instant::now();
                     pool.warmup().await?;
+                    let took = start.elapsed();
+                    let warm = pool.warm_pids();
+                    let warmup = Warmup {
+                        snapshots: pool.stats().snapshots,
+                        found,
+                        clones: warm.len(),
+                        took_ms: milliseconds(took),
+                    };
                     let disk_bytes = pool.footprint().await?.snapshot_disk_bytes;
-                    Ok((Clones::of(snapshots, &pool.warm_pids())?, disk_bytes))
+                    Ok((Clones::of(snapshots, &warm)?, disk_bytes, warmup))
                 },
             );
-            let (clones, disk_bytes) = measured.await?;
+            let (clones, disk_bytes, warmup) = measured.await?;
+            several.warmups.push(warmup);
             // Of one snapshot they were measured already.
             several.clones.extend(clones.filter(|_| snapshots > 1));
             several.disk_bytes = disk_bytes;

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use ironclaw_orchestrator::vm::config::{AccelChoice, BackendChoice};
 use ironclaw_orchestrator::vm::snapshot::Entry;
-use ironclaw_orchestrator::vm::{Config, Launcher, find_guest_agent};
-use rustix::fs::{Access, access, statvfs};
+use ironclaw_orchestrator::vm::{Config, Launcher, PoolError, PoolOptions, find_guest_agent};
+use rustix::fs::statvfs;
 use serde::Serialize;
 
 use crate::exit::{self, Exit};
@@ -86,6 +86,7 @@ pub(crate) async fn run(config: &Config, json: bool) -> Result<u8> {
         agent(config, to_build),
         tools(to_build),
         template(&current),
+        memory(config),
     ]);
     checks.extend(snapshots(config).await);
     checks.push(backend(config, &checks, to_build).await);
@@ -135,7 +136,7 @@ fn tools(to_build: bool) -> Check {
     const NAME: &str = "template tools";
     let missing: Vec<_> = ["apt-get", "apt-cache", "dpkg-deb"]
         .into_iter()
-        .filter(|tool| !on_path(tool))
+        .filter(|tool| which::which(tool).is_err())
         .collect();
     if missing.is_empty() {
         return Check::ok(NAME, "apt-get, apt-cache and dpkg-deb are installed");
@@ -152,14 +153,6 @@ fn tools(to_build: bool) -> Check {
             format!("needed only to build another template; then {advice}"),
         )
     }
-}
-
-fn on_path(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|directory| {
-        let file = directory.join(program);
-        file.is_file() && access(&file, Access::EXEC_OK).is_ok()
-    })
 }
 
 fn template(current: &Result<Current>) -> Check {
@@ -183,18 +176,37 @@ fn template(current: &Result<Current>) -> Check {
     }
 }
 
+/// Whether the settings leave room for a VM.
+fn memory(config: &Config) -> Check {
+    const NAME: &str = "memory";
+    let budget = PoolOptions::from(config).budget;
+    let limit = budget.limit();
+    match budget.holds(config.machine.memory_mib) {
+        0 => {
+            let guest_mib = u64::from(config.machine.memory_mib);
+            // It says itself what to do.
+            let error = PoolError::NoRoom { guest_mib, limit };
+            Check::fail(NAME, exit::causes(&error), None)
+        }
+        vms => Check::ok(
+            NAME,
+            format!("room for {vms} VMs at a time, in {} MiB", limit.memory_mib),
+        ),
+    }
+}
+
 async fn snapshots(config: &Config) -> Vec<Check> {
     const NAME: &str = "snapshots";
     let path = config.snapshot_path.clone();
     match snapshot::entries(config).await {
         Ok(entries) => {
-            // What is unknown while there is no template or hypervisor is for their checks to say.
+            // Without a template or a hypervisor, which have checks of their own, none is usable.
             let required = pool::requirements(config).await.ok().flatten();
             let usable = |entry: &&Entry| {
                 entry.state.as_ref().is_ok_and(|manifest| {
                     required
                         .as_ref()
-                        .is_none_or(|required| required.check(manifest).is_ok())
+                        .is_some_and(|required| required.check(manifest).is_ok())
                 })
             };
             let usable = entries.iter().filter(usable).count();
@@ -217,29 +229,26 @@ async fn snapshots(config: &Config) -> Vec<Check> {
     }
 }
 
-/// Whether there is room for one snapshot, and for all that are `missing`.
+/// Whether there is room for all snapshots that are `missing`. Where there is none, runs share
+/// those that are there, or boot a guest each.
 async fn space(config: &Config, path: PathBuf, missing: usize) -> Check {
     const NAME: &str = "disk space";
-    let memory = config.machine.memory_bytes();
-    let all = memory.saturating_mul(u64::try_from(missing).unwrap_or(u64::MAX));
-    let advice = "free some, or set IRONCLAW_SNAPSHOT_PATH to a directory on another file system";
+    let wanted = u64::try_from(missing).unwrap_or(u64::MAX);
+    let all = config.machine.memory_bytes().saturating_mul(wanted);
     let text = path.display().to_string();
     match blocking(move || statvfs(&path)).await {
         Ok(found) => {
             let free = found.f_bavail.saturating_mul(found.f_frsize);
             let found = format!("{} free at {text}", mebibytes(free));
-            if missing > 0 && free < memory {
-                let needed = format!("; a snapshot takes up to {}", mebibytes(memory));
-                Check::fail(NAME, found + &needed, Some(advice.to_owned()))
-            } else if free < all {
-                let needed = format!(
-                    "; the {missing} missing snapshots take up to {}",
-                    mebibytes(all)
-                );
-                Check::warn(NAME, found + &needed, advice)
-            } else {
-                Check::ok(NAME, found)
+            if free >= all {
+                return Check::ok(NAME, found);
             }
+            let needed = mebibytes(all);
+            Check::warn(
+                NAME,
+                format!("{found}; the {missing} missing snapshots take up to {needed}"),
+                "free some, or set IRONCLAW_SNAPSHOT_PATH to a directory on another file system",
+            )
         }
         Err(error) => Check::fail(NAME, exit::causes(error.as_ref()), None),
     }
@@ -264,14 +273,13 @@ async fn backend(config: &Config, checks: &[Check], to_build: bool) -> Check {
     match Launcher::open(config, Reporter::new().progress()).await {
         Ok(launcher) => {
             let vmm = launcher.vmm();
-            let found = format!("{} {} ({})", vmm.kind, vmm.version, vmm.accelerator);
             let translated = config.qemu_accel == AccelChoice::Auto && vmm.accelerator == "tcg";
             let hint = if translated && kvm::open().is_ok() {
                 "; auto chose tcg, IRONCLAW_QEMU_ACCEL=kvm insists on KVM"
             } else {
                 ""
             };
-            Check::ok(NAME, format!("{found}; {}{hint}", why(config)))
+            Check::ok(NAME, format!("{vmm}; {}{hint}", why(config)))
         }
         Err(error) => Check::fail(NAME, exit::causes(&error), None),
     }
@@ -298,9 +306,13 @@ mod tests {
     use super::qemu::Purpose;
     use super::*;
     use std::ffi::OsString;
-    use std::fs::Permissions;
+    use std::fs::{self, File, Permissions};
     use std::io;
     use std::os::unix::fs::PermissionsExt as _;
+
+    use ironclaw_orchestrator::vm::snapshot::{
+        Description, Host, Requirements, SnapshotStore, VmmIdentity, VmmKind,
+    };
 
     /// Settings of which some are set.
     pub(super) fn config(set: &[(&str, &str)]) -> Config {
@@ -335,6 +347,73 @@ mod tests {
             };
             assert_eq!(purpose, expected, "{backend} {opened:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_disk_without_room_for_snapshots_slows_runs_down() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(&[("IRONCLAW_MEMORY_MIB", "16384")]);
+        let check = async |missing| {
+            let check = space(&config, directory.path().to_owned(), missing).await;
+            check.status
+        };
+        assert_eq!(check(0).await, Status::Ok);
+        // More than any disk has.
+        assert_eq!(check(1 << 40).await, Status::Warn);
+    }
+
+    #[test]
+    fn settings_without_room_for_a_vm_fail_and_are_named() {
+        let tight = config(&[("IRONCLAW_MEMORY_BUDGET_MIB", "128")]);
+        let check = memory(&tight);
+        assert_eq!(check.status, Status::Fail);
+        assert!(check.found.contains("IRONCLAW_MEMORY_BUDGET_MIB"));
+        let wide = config(&[("IRONCLAW_MEMORY_BUDGET_MIB", "1024")]);
+        assert_eq!(memory(&wide).status, Status::Ok);
+    }
+
+    #[tokio::test]
+    async fn no_snapshot_is_usable_without_a_template() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name| directory.path().join(name).to_str().unwrap().to_owned();
+        let (templates, snapshots_path) = (path("templates"), path("snapshots"));
+        let config = config(&[
+            ("IRONCLAW_TEMPLATE_PATH", &templates),
+            ("IRONCLAW_SNAPSHOT_PATH", &snapshots_path),
+        ]);
+        let required = Requirements {
+            template: "0".repeat(64).parse().unwrap(),
+            vmm: VmmIdentity {
+                kind: VmmKind::Qemu,
+                version: "7.2.0".to_owned(),
+                accelerator: "tcg".to_owned(),
+                devices: None,
+            },
+            machine: config.machine,
+            host: Host::current(None).unwrap(),
+        };
+        let store = SnapshotStore::open(&config.snapshot_path).unwrap();
+        let staging = store.stage(&required).unwrap();
+        let memory = File::create(staging.memory()).unwrap();
+        memory.set_len(config.machine.memory_bytes()).unwrap();
+        fs::write(staging.vmstate(), "devices").unwrap();
+        let Requirements {
+            template,
+            vmm,
+            machine,
+            host,
+        } = required;
+        let description = Description {
+            generation: 1,
+            template,
+            vmm,
+            machine,
+            host,
+        };
+        staging.publish(description).unwrap();
+        let checks = snapshots(&config).await;
+        assert!(checks[0].found.starts_with("0 usable"), "{checks:?}");
+        assert_eq!(checks[0].status, Status::Warn);
     }
 
     #[tokio::test]

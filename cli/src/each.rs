@@ -2,13 +2,14 @@
 
 use std::fmt;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use ironclaw_orchestrator::template::TemplateHash;
 use ironclaw_orchestrator::vm::snapshot::SnapshotId;
 use serde::Serialize;
 
 use crate::exit::{self, Exit};
 use crate::output;
+use crate::progress;
 
 /// What it is called; in JSON as in the list of its kind.
 #[derive(Debug, Serialize)]
@@ -42,7 +43,7 @@ pub(crate) struct Done {
 
 impl Done {
     /// How it went, and how many bytes were compared.
-    pub(crate) fn new(name: Name, result: Result<Option<u64>>) -> Self {
+    fn new(name: Name, result: Result<Option<u64>>) -> Self {
         let (hashed_bytes, error) = match result {
             Ok(hashed_bytes) => (hashed_bytes, None),
             Err(error) => (None, Some(exit::causes(error.as_ref()))),
@@ -56,6 +57,24 @@ impl Done {
     }
 }
 
+/// Does `action` to every one of `items`, whether or not it failed for others. Each is announced to
+/// `tell`, as something that is `doing`.
+pub(crate) fn each<T: fmt::Display>(
+    items: Vec<T>,
+    name: fn(T) -> Name,
+    doing: &str,
+    tell: impl Fn(&str),
+    action: impl Fn(&T) -> Result<Option<u64>>,
+) -> Vec<Done> {
+    let all = items.len();
+    let done = items.into_iter().zip(1..).map(|(item, number)| {
+        tell(&format!("{doing} {item} ({number} of {all})"));
+        let result = action(&item);
+        Done::new(name(item), result)
+    });
+    done.collect()
+}
+
 /// Prints what was verified; the exit code says whether all is as it was published.
 pub(crate) fn verified(done: &[Done], json: bool) -> Result<u8> {
     print(done, "intact", json)?;
@@ -66,17 +85,19 @@ pub(crate) fn verified(done: &[Done], json: bool) -> Result<u8> {
     })
 }
 
-/// Prints what was deleted of `what`.
-///
-/// # Errors
-/// If one was not.
+/// Prints what was deleted of `what`; the exit code says whether all is.
 pub(crate) fn deleted(done: &[Done], what: &str, json: bool) -> Result<u8> {
     print(done, "deleted", json)?;
     let failed = done.iter().filter(|done| !done.ok).count();
-    if failed > 0 {
-        bail!("{failed} of {} {what} could not be deleted", done.len());
+    if failed == 0 {
+        return Ok(0);
     }
-    Ok(0)
+    // No error, which would be printed as a second JSON value.
+    progress::note(&format!(
+        "error: {failed} of {} {what} could not be deleted",
+        done.len()
+    ));
+    Ok(Exit::Failed as u8)
 }
 
 fn print(done: &[Done], success: &str, json: bool) -> Result<()> {
@@ -88,4 +109,32 @@ fn print(done: &[Done], success: &str, json: bool) -> Result<()> {
         output::line(&format!("{name}  {how}"))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+
+    #[test]
+    fn each_one_is_announced_before_its_turn_and_a_failure_stops_none() {
+        let ids = ["0192f0c1-7a2b-7c3d-8e4f-5a6b7c8d9e0f"; 2];
+        let ids: Vec<SnapshotId> = ids.map(|id| id.parse().unwrap()).into();
+        let happened = RefCell::new(Vec::new());
+        let done = each(
+            ids.clone(),
+            Name::Id,
+            "verifying",
+            |text| happened.borrow_mut().push(text.to_owned()),
+            |_| {
+                happened.borrow_mut().push("done".to_owned());
+                anyhow::bail!("damaged")
+            },
+        );
+        let first = format!("verifying {} (1 of 2)", ids[0]);
+        let second = format!("verifying {} (2 of 2)", ids[1]);
+        let expected = [first.as_str(), "done", &second, "done"];
+        assert_eq!(*happened.borrow(), expected);
+        assert!(done.iter().all(|done| !done.ok));
+    }
 }

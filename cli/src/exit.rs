@@ -12,6 +12,7 @@ use ironclaw_orchestrator::vm::{GuestError, LaunchError, PoolError, SpawnError};
 use ironclaw_protocol::message::FailureKind;
 use thiserror::Error as ThisError;
 
+use crate::logging::BadFilter;
 use crate::signals::Interrupted;
 
 /// Exit codes of our own; any other is the guest command's.
@@ -23,6 +24,7 @@ use crate::signals::Interrupted;
 pub(crate) enum Exit {
     Found = 1,
     Usage = 2,
+    Store = 119,
     Protocol = 120,
     Setting = 121,
     VmDied = 122,
@@ -38,6 +40,7 @@ impl Exit {
     pub(crate) const ALL: &[Self] = &[
         Self::Found,
         Self::Usage,
+        Self::Store,
         Self::Protocol,
         Self::Setting,
         Self::VmDied,
@@ -55,8 +58,11 @@ impl Exit {
                 "`doctor`, `snapshot verify`, `template verify`, `bench --compare` or `soak` found something wrong"
             }
             Self::Usage => "the command line is wrong",
+            Self::Store => {
+                "the directory of snapshots or templates can't be used, or its disk is full"
+            }
             Self::Protocol => "the guest broke the protocol",
-            Self::Setting => "a setting is wrong, or a snapshot or template directory unusable",
+            Self::Setting => "a setting is wrong, or names something that is not there",
             Self::VmDied => "the VM or its hypervisor died, or could not be started",
             Self::NoSuchDirectory => "there is no such directory in the guest",
             Self::TimedOut => "the command was killed because its time was over",
@@ -129,7 +135,7 @@ fn of_cause(cause: &(dyn StdError + 'static)) -> Option<Exit> {
         Some(of_snapshot(snapshot))
     } else if let Some(template) = cause.downcast_ref() {
         Some(of_template(template))
-    } else if cause.is::<ConfigError>() {
+    } else if cause.is::<ConfigError>() || cause.is::<BadFilter>() {
         Some(Exit::Setting)
     } else {
         (cause.is::<VmEnded>() || cause.is::<VmmError>()).then_some(Exit::VmDied)
@@ -201,14 +207,15 @@ fn of_snapshot(error: &SnapshotError) -> Exit {
         | SnapshotError::NoSpace { .. }
         | SnapshotError::RootNotDirectory { .. }
         | SnapshotError::RootUnusable { .. }
-        | SnapshotError::RootExposed { .. } => Exit::Setting,
+        | SnapshotError::RootExposed { .. }
+        | SnapshotError::Busy { .. } => Exit::Store,
         _ => Exit::Failed,
     }
 }
 
 fn of_template(error: &TemplateError) -> Exit {
     match error {
-        TemplateError::Io { .. } => Exit::Setting,
+        TemplateError::Io { .. } => Exit::Store,
         _ => Exit::Failed,
     }
 }
@@ -281,21 +288,26 @@ mod tests {
             path: PathBuf::from("/x"),
             source: io::ErrorKind::PermissionDenied.into(),
         };
-        assert_eq!(code(&root().into()), 121);
-        assert_eq!(code(&launched(root()).into()), 121);
-        assert_eq!(code(&PoolError::from(launched(root())).into()), 121);
+        assert_eq!(code(&root().into()), 119);
+        assert_eq!(code(&launched(root()).into()), 119);
+        assert_eq!(code(&PoolError::from(launched(root())).into()), 119);
         assert_eq!(
             code(&PoolError::WarmUp(Arc::new(launched(root()))).into()),
-            121
+            119
         );
         assert_eq!(
             code(&SpawnError::from(PoolError::from(launched(root()))).into()),
-            121
+            119
         );
+        let full = SnapshotError::NoSpace {
+            operation: "write",
+            path: PathBuf::from("/x"),
+        };
+        assert_eq!(code(&full.into()), 119);
         assert_eq!(code(&launched(VmmError::NoChannel).into()), 122);
         assert_eq!(
             code(&Error::new(launched(root())).context("around it")),
-            121
+            119
         );
         assert_eq!(code(&anyhow::anyhow!("something")), 125);
     }

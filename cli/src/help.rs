@@ -21,7 +21,7 @@ const _: () = assert!(
 
 pub(crate) const RUN_EXAMPLES: &str = "\
 With --json the output is printed when the command has ended, 64 MiB of it at most: as text, and in
-base64 besides where it is not UTF-8. A run that fails prints {\"error\", \"exit_code\"}.
+base64 besides where it is not UTF-8.
 
 Examples:
   ironclaw run -- uname -a
@@ -49,7 +49,8 @@ Examples:
 pub(crate) const SOAK_EXAMPLES: &str = "\
 Works in a directory of its own beside the snapshots' directory, with the default template and the
 settings of the environment; no snapshot but its own is touched. As root it mounts a file system
-there, which --faults fills up. Ctrl-C ends it early, with a report; a second one at once.
+there, which --faults fills up. Ctrl-C ends it early, with a report once it has begun; a second one
+at once.
 
 Exits with 1 if anything leaked (processes, descriptors, sockets, files, memory, room in the pool),
 or failed without an injected fault that explains it.

@@ -6,8 +6,10 @@ mod completions;
 mod doctor;
 mod each;
 mod exit;
+mod failure;
 mod guest_io;
 mod help;
+mod logging;
 mod output;
 mod pool;
 mod progress;
@@ -18,52 +20,47 @@ mod soak;
 mod statistics;
 mod template;
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use ironclaw_orchestrator::vm::Config;
-use tracing_subscriber::EnvFilter;
+use ironclaw_orchestrator::vm::{Config, dropped_vms_ended};
+use tokio::time::timeout;
 
 use args::{Cli, Task};
 use signals::until_first;
 
-/// For work that a signal cut off: tasks drop what they hold, threads get this long to end.
+/// For work that a signal cut off: tasks drop what they hold; threads, and then VMs, get this long
+/// to end.
 const RUNDOWN: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let Cli { json, task } = Cli::of_process();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
-    let runs = matches!(task, Task::Run(_));
-    match with_runtime(task, json) {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            if runs && json {
-                // If that fails as well, standard error and the exit code are left.
-                let _ = run::print_failure(&error);
-            }
-            if let Some(text) = exit::text(&error) {
-                progress::note(&format!("error: {text}"));
-            }
-            ExitCode::from(exit::code(&error))
-        }
-    }
+    let code = with_runtime(task, json).unwrap_or_else(|error| failure::tell(&error, json));
+    ExitCode::from(code)
 }
 
 fn with_runtime(task: Task, json: bool) -> Result<u8> {
+    logging::start()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("can't start threads")?;
     let result = runtime.block_on(perform(task, json));
     runtime.shutdown_timeout(RUNDOWN);
+    await_dropped_vms();
     result
+}
+
+/// A VM's files go when it has ended: what was dropped in the end may not have, yet. What stays
+/// nevertheless is swept by the next run.
+fn await_dropped_vms() {
+    let timer = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build();
+    if let Ok(timer) = timer {
+        let _ = timer.block_on(async { timeout(RUNDOWN, dropped_vms_ended()).await });
+    }
 }
 
 async fn perform(task: Task, json: bool) -> Result<u8> {

@@ -19,6 +19,8 @@ use crate::template::{self, Current};
 #[derive(Debug, Serialize)]
 struct Warm {
     snapshots: usize,
+    /// Those that were there before.
+    found: usize,
     took_ms: f64,
 }
 
@@ -53,7 +55,14 @@ async fn warm_up(config: &Config, json: bool) -> Result<()> {
     if json {
         return output::json(&warm);
     }
-    output::line(&ready(&warm))
+    let Warm {
+        snapshots,
+        found,
+        took_ms,
+    } = warm;
+    output::line(&format!(
+        "{snapshots} snapshots are ready, {found} of them from before ({took_ms:.0} ms)"
+    ))
 }
 
 async fn refresh(config: &Config, json: bool) -> Result<()> {
@@ -70,7 +79,12 @@ async fn refresh(config: &Config, json: bool) -> Result<()> {
     if json {
         return output::json(&refreshed);
     }
-    output::line(&ready(&warm))?;
+    let Refreshed {
+        snapshots, took_ms, ..
+    } = refreshed;
+    output::line(&format!(
+        "{snapshots} snapshots are ready ({took_ms:.0} ms)"
+    ))?;
     match refreshed.deleted.len() {
         0 => Ok(()),
         count => output::line(&format!(
@@ -78,11 +92,6 @@ async fn refresh(config: &Config, json: bool) -> Result<()> {
             mebibytes(refreshed.freed_bytes)
         )),
     }
-}
-
-fn ready(warm: &Warm) -> String {
-    let Warm { snapshots, took_ms } = warm;
-    format!("{snapshots} snapshots are ready ({took_ms:.0} ms)")
 }
 
 async fn fill(
@@ -98,9 +107,11 @@ async fn fill(
         ..PoolOptions::from(config)
     };
     let pool = Pool::open(launcher, options.with_warm(0)).await?;
+    let found = pool.stats().snapshots;
     how(&pool).await?;
     let warm = Warm {
         snapshots: pool.stats().snapshots,
+        found,
         took_ms: milliseconds(start.elapsed()),
     };
     pool.close().await;

@@ -1,7 +1,7 @@
 //! What the program is doing, on standard error: a spinner on a terminal, lines elsewhere.
 
 use std::io::{IsTerminal as _, Write as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -17,8 +17,16 @@ pub(crate) struct Reporter(Arc<Spinner>);
 #[derive(Debug)]
 struct Spinner {
     on_terminal: bool,
-    /// Made at the first stage, so that a quick run shows nothing.
-    bar: Mutex<Option<ProgressBar>>,
+    shown: Mutex<Shown>,
+}
+
+#[derive(Debug)]
+enum Shown {
+    /// Until the first stage, so that a quick run shows nothing.
+    Nothing,
+    Turning(ProgressBar),
+    /// The terminal is somebody else's.
+    Ended,
 }
 
 impl Reporter {
@@ -26,7 +34,7 @@ impl Reporter {
         let on_terminal = std::io::stderr().is_terminal();
         Self(Arc::new(Spinner {
             on_terminal,
-            bar: Mutex::new(None),
+            shown: Mutex::new(Shown::Nothing),
         }))
     }
 
@@ -43,17 +51,36 @@ impl Reporter {
 
     /// Shows what happens next; `long` stages are worth a line where no spinner turns.
     pub(crate) fn stage(&self, text: &str, long: bool) {
-        if self.0.on_terminal {
-            let mut bar = self.0.bar.lock().unwrap_or_else(PoisonError::into_inner);
-            bar.get_or_insert_with(spinner).set_message(text.to_owned());
-        } else if long {
-            note(text);
+        let mut shown = self.0.shown();
+        match &*shown {
+            Shown::Ended => {}
+            Shown::Turning(bar) => bar.set_message(text.to_owned()),
+            Shown::Nothing if self.0.on_terminal => {
+                let bar = spinner();
+                bar.set_message(text.to_owned());
+                *shown = Shown::Turning(bar);
+            }
+            Shown::Nothing if long => note(text),
+            Shown::Nothing => {}
         }
     }
 
-    /// Takes the spinner off the terminal.
+    /// Takes the spinner off the terminal, until the next stage.
     pub(crate) fn over(&self) {
-        self.0.clear();
+        let mut shown = self.0.shown();
+        if let Shown::Turning(bar) = &*shown {
+            bar.finish_and_clear();
+            *shown = Shown::Nothing;
+        }
+    }
+
+    /// Takes the spinner off the terminal. No later stage is shown: what else is printed is not
+    /// ours.
+    pub(crate) fn end(&self) {
+        let before = std::mem::replace(&mut *self.0.shown(), Shown::Ended);
+        if let Shown::Turning(bar) = before {
+            bar.finish_and_clear();
+        }
     }
 }
 
@@ -63,21 +90,16 @@ pub(crate) fn note(text: &str) {
 }
 
 impl Spinner {
-    fn clear(&self) {
-        let bar = self
-            .bar
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(bar) = bar {
-            bar.finish_and_clear();
-        }
+    fn shown(&self) -> MutexGuard<'_, Shown> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Spinner {
     fn drop(&mut self) {
-        self.clear();
+        if let Shown::Turning(bar) = &*self.shown() {
+            bar.finish_and_clear();
+        }
     }
 }
 

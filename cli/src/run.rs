@@ -65,21 +65,6 @@ fn told(bytes: Vec<u8>) -> (String, Option<String>) {
     }
 }
 
-/// In place of a [`Report`], where there is nothing to report of.
-#[derive(Debug, Serialize)]
-struct Failure {
-    error: String,
-    exit_code: u8,
-}
-
-/// Prints why there is no report of a run, for whoever reads its JSON.
-pub(crate) fn print_failure(error: &Error) -> Result<()> {
-    output::json(&Failure {
-        error: exit::causes(error.as_ref()),
-        exit_code: exit::code(error),
-    })
-}
-
 /// Where the time went, in milliseconds.
 #[derive(Debug, Serialize)]
 struct Stages {
@@ -122,11 +107,16 @@ pub(crate) async fn run(mut config: Config, run: Run, json: bool) -> Result<u8> 
         ..PoolOptions::from(&config)
     };
     let pool = Pool::open(launcher, options.with_warm(0)).await?;
+    if pool.stats().snapshots > 0 {
+        // What is built now is the successor of an old one: nothing that is waited for here.
+        reporter.end();
+    }
     fill(&pool, &reporter).await?;
     let ready = start.elapsed();
 
     let handle = pool.spawn(&format!("run-{}", std::process::id())).await?;
-    reporter.over();
+    // The terminal is the command's.
+    reporter.end();
     let (origin, timings) = (handle.origin(), handle.timings());
     let mut stages = Stages {
         open: milliseconds(open),
@@ -156,7 +146,10 @@ pub(crate) async fn run(mut config: Config, run: Run, json: bool) -> Result<u8> 
         Err(error) => Err(explain(&handle, error).await),
         Ok(status) => Ok(status),
     };
-    handle.destroy().await?;
+    // How the command ended is known, and the VM was killed, if it is slow to go.
+    if let Err(error) = handle.destroy().await {
+        progress::note(&format!("warning: {}", exit::causes(&error)));
+    }
     pool.close().await;
     let status = result?;
 
@@ -237,11 +230,34 @@ async fn explain(handle: &VmHandle, error: Error) -> Error {
     }
 }
 
+impl Stages {
+    /// The parts of the spawn that took time, for people.
+    fn of_spawn(&self) -> String {
+        /// What is less shows as nothing.
+        const LEAST: f64 = 0.05;
+        let parts = [
+            ("queue", self.queue),
+            ("failed", self.failed),
+            ("start", self.start),
+            ("load", self.load),
+            ("resume", self.resume),
+            ("hello", self.hello),
+        ];
+        let parts = parts.into_iter().filter(|(_, took)| *took >= LEAST);
+        let parts: Vec<_> = parts
+            .map(|(part, took)| format!("{part} {took:.1}"))
+            .collect();
+        parts.join(", ")
+    }
+}
+
 fn say_origin(origin: Origin, stages: &Stages) {
     progress::note(&format!(
-        "VM: {origin} in {:.1} ms (start {:.1}, load {:.1}, hello {:.1}); before that: \
-         open {:.1} ms, pool {:.1} ms",
-        stages.spawn, stages.start, stages.load, stages.hello, stages.open, stages.pool
+        "VM: {origin} in {:.1} ms ({}); before that: open {:.1} ms, pool {:.1} ms",
+        stages.spawn,
+        stages.of_spawn(),
+        stages.open,
+        stages.pool
     ));
 }
 
@@ -267,6 +283,32 @@ mod tests {
         assert_eq!(code(ExitStatus::Code(3)), 3);
         assert_eq!(code(ExitStatus::Signal(9)), 137);
         assert_eq!(code(ExitStatus::TimedOut), 124);
+    }
+
+    #[test]
+    fn each_part_of_a_spawn_that_took_time_is_told() {
+        let mut stages = Stages {
+            open: 1.0,
+            pool: 1.0,
+            spawn: 2604.0,
+            queue: 0.01,
+            failed: 1000.0,
+            start: 4.0,
+            load: 0.0,
+            resume: 0.0,
+            hello: 1600.04,
+            command: 1.0,
+        };
+        assert_eq!(stages.of_spawn(), "failed 1000.0, start 4.0, hello 1600.0");
+        stages = Stages {
+            queue: 20.0,
+            failed: 0.0,
+            start: 0.0,
+            resume: 3.0,
+            hello: 1.0,
+            ..stages
+        };
+        assert_eq!(stages.of_spawn(), "queue 20.0, resume 3.0, hello 1.0");
     }
 
     #[test]

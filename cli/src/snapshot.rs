@@ -28,9 +28,12 @@ struct Row {
     in_use: bool,
     /// The processes that use it, as far as they can be seen.
     owners: Owners,
+    /// When it was published, in seconds since 1970.
+    created: Option<u64>,
+    /// The file of that name, if it can be used.
     manifest: Option<Manifest>,
-    /// Why there is no manifest.
-    defect: Option<String>,
+    /// Why it can't be used.
+    error: Option<String>,
 }
 
 /// Makes, lists, verifies or deletes snapshots.
@@ -77,11 +80,7 @@ async fn list(config: &Config, json: bool) -> Result<()> {
     }
     let rows = entries.into_iter().map(|(entry, owners)| {
         let (made_by, age) = match &entry.state {
-            Ok(manifest) => {
-                let vmm = &manifest.vmm;
-                let made_by = format!("{} {} ({})", vmm.kind, vmm.version, vmm.accelerator);
-                (made_by, output::age(manifest.created))
-            }
+            Ok(manifest) => (manifest.vmm.to_string(), output::age(manifest.created)),
             Err(defect) => (defect.to_string(), String::new()),
         };
         let in_use = used_by(entry.in_use, &owners);
@@ -101,7 +100,7 @@ async fn list(config: &Config, json: bool) -> Result<()> {
 
 impl From<(Entry, Owners)> for Row {
     fn from((entry, owners): (Entry, Owners)) -> Self {
-        let (manifest, defect) = match entry.state {
+        let (manifest, error) = match entry.state {
             Ok(manifest) => (Some(manifest), None),
             Err(defect) => (None, Some(defect.to_string())),
         };
@@ -116,8 +115,11 @@ impl From<(Entry, Owners)> for Row {
             disk_bytes,
             in_use,
             owners,
+            created: manifest
+                .as_ref()
+                .map(|manifest| manifest.created.unix_seconds),
             manifest,
-            defect,
+            error,
         }
     }
 }
@@ -155,14 +157,14 @@ pub(crate) async fn owned(config: &Config) -> Result<Vec<(Entry, Owners)>> {
 }
 
 async fn verify(config: &Config, selection: Snapshots, json: bool) -> Result<u8> {
-    let done = for_each(config, selection, |store, id| {
+    let done = for_each(config, selection, "verifying", |store, id| {
         Ok(Some(store.verify(id)?.hashed_bytes))
     });
     each::verified(&done.await?, json)
 }
 
 async fn delete(config: &Config, selection: Snapshots, json: bool) -> Result<u8> {
-    let done = for_each(config, selection, |store, id| {
+    let done = for_each(config, selection, "deleting", |store, id| {
         store.delete(id)?;
         Ok(None)
     });
@@ -173,8 +175,10 @@ async fn delete(config: &Config, selection: Snapshots, json: bool) -> Result<u8>
 async fn for_each(
     config: &Config,
     selection: Snapshots,
+    doing: &'static str,
     action: impl Fn(&SnapshotStore, SnapshotId) -> Result<Option<u64>> + Send + 'static,
 ) -> Result<Vec<Done>> {
+    let reporter = Reporter::new();
     let path = config.snapshot_path.clone();
     blocking(move || -> Result<_> {
         let store = SnapshotStore::open(path)?;
@@ -183,10 +187,13 @@ async fn for_each(
         } else {
             selection.ids
         };
-        let done = ids
-            .into_iter()
-            .map(|id| Done::new(Name::Id(id), action(&store, id)));
-        Ok(done.collect())
+        Ok(each::each(
+            ids,
+            Name::Id,
+            doing,
+            |text| reporter.stage(text, false),
+            |id| action(&store, *id),
+        ))
     })
     .await
 }

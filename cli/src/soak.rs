@@ -6,16 +6,17 @@ mod guest;
 mod home;
 mod leaks;
 mod report;
+mod stop;
 mod tally;
 mod work;
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use fastrand::Rng;
+use ironclaw_orchestrator::vm::snapshot::VmmIdentity;
 use ironclaw_orchestrator::vm::{Budget, Config, Launcher, Origin, Pool, PoolOptions, PoolStats};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep, timeout};
@@ -30,6 +31,7 @@ use guest::Dialect;
 use home::Home;
 use leaks::{Line, Taken};
 use report::Report;
+use stop::Stop;
 use tally::{Blame, Tally};
 use work::{Shift, Until};
 
@@ -48,19 +50,19 @@ const AFTER_FAILURES: Duration = Duration::from_secs(60);
 
 /// Soaks and prints; the exit code says whether all was well.
 ///
-/// The first signal ends it early, with its report; the second at once.
+/// The first signal ends it early, with its report if it has begun; the second at once.
 pub(crate) async fn run(config: &Config, soak: Soak, json: bool) -> Result<u8> {
-    let stop = Arc::new(AtomicBool::new(false));
+    let (ask, stop) = Stop::new();
     let reporter = Reporter::new();
     let first = signals::first()?;
     let report = {
         let mut soaked = pin!(perform(config, &soak, &stop, &reporter));
         tokio::select! {
             report = &mut soaked => report?,
-            _ = first => {
-                stop.store(true, Ordering::Relaxed);
+            signal = first => {
+                ask.stop(signal);
                 reporter.over();
-                progress::note("ending with a report; another signal ends it at once");
+                progress::note("ending; another signal ends it at once");
                 tokio::select! {
                     report = soaked => report?,
                     signal = signals::first()? => return Err(signal.into()),
@@ -73,19 +75,18 @@ pub(crate) async fn run(config: &Config, soak: Soak, json: bool) -> Result<u8> {
     Ok(if report.ok { 0 } else { Exit::Found as u8 })
 }
 
-async fn perform(
-    config: &Config,
-    soak: &Soak,
-    stop: &Arc<AtomicBool>,
-    reporter: &Reporter,
-) -> Result<Report> {
+async fn perform(config: &Config, soak: &Soak, stop: &Stop, reporter: &Reporter) -> Result<Report> {
     let seed = soak.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
     let mut skipped = Vec::new();
-    let template = Launcher::open(config, reporter.progress())
+    let template = stop
+        .or(async { Ok(Launcher::open(config, reporter.progress()).await?) })
         .await?
         .template()
         .clone();
-    let mut home = Home::create(config)?;
+    let mut home = {
+        let config = config.clone();
+        blocking(move || Home::create(&config)).await?
+    };
     if soak.faults
         && let Err(error) = home.own_disk(config)
     {
@@ -105,25 +106,30 @@ async fn perform(
 
     // What the first use of anything leaves in this process is no leak.
     reporter.stage("warming up", true);
-    warm_up(&config, soak, seed).await?;
+    warm_up(&config, soak, seed, stop).await?;
     let before = Taken::now(&config)?;
 
     let launcher = Launcher::open(&config, reporter.progress()).await?;
-    let vmm = launcher.vmm();
-    let vmm = format!("{} {} ({})", vmm.kind, vmm.version, vmm.accelerator);
+    let vmm = launcher.vmm().clone();
     let (pool, budget) = pool(launcher, &config).await?;
-    pool.warmup().await?;
-    let dialect = dialect(&pool).await?;
+    let dialect = match stop.or(filled(&pool)).await {
+        Ok(dialect) => dialect,
+        Err(error) => {
+            pool.close().await;
+            return Err(error);
+        }
+    };
     let until = until(soak);
-    let shift = Shift::new(pool.clone(), dialect, soak.faults, until, Arc::clone(stop));
+    let shift = Shift::new(pool.clone(), dialect, soak.faults, until, stop.clone());
     let shift = Arc::new(shift);
     let load = Load::put(&shift, soak.concurrency, seed, &home, reporter).await?;
     let stats = pool.stats();
     if soak.faults {
         reporter.stage("healing", true);
-        if let Err(text) = heal(&pool).await {
-            let mut tally = shift.tally();
-            tally.failed(Blame::Unexpected, "healing", text);
+        match stop.or(async { Ok(heal(&pool).await) }).await {
+            Ok(Ok(())) => {}
+            Ok(Err(text)) => shift.tally().failed(Blame::Unexpected, "healing", text),
+            Err(signal) => skipped.push(format!("healing: {signal}")),
         }
     }
     let seconds = shift.elapsed().as_secs_f64();
@@ -162,28 +168,31 @@ async fn pool(launcher: Launcher, config: &Config) -> Result<(Pool, Budget)> {
 }
 
 /// A round without faults: everything is used and closed again.
-async fn warm_up(config: &Config, soak: &Soak, seed: u64) -> Result<()> {
+async fn warm_up(config: &Config, soak: &Soak, seed: u64, stop: &Stop) -> Result<()> {
     let launcher = Launcher::open(config, Reporter::new().progress()).await?;
     let (pool, _) = pool(launcher, config).await?;
-    pool.warmup().await?;
-    let until = Until {
-        deadline: None,
-        spawns: Some(u64::from(soak.concurrency)),
+    let round = async {
+        let until = Until {
+            deadline: None,
+            spawns: Some(u64::from(soak.concurrency)),
+        };
+        let dialect = filled(&pool).await?;
+        let shift = Shift::new(pool.clone(), dialect, false, until, stop.clone());
+        let shift = Arc::new(shift);
+        workers(&shift, soak.concurrency, seed).join_all().await;
+        if let Some(failure) = shift.tally().failures().first() {
+            bail!("the warm-up failed: {}: {}", failure.what, failure.first);
+        }
+        Ok(())
     };
-    let dialect = dialect(&pool).await?;
-    let go_on = Arc::new(AtomicBool::new(false));
-    let shift = Arc::new(Shift::new(pool.clone(), dialect, false, until, go_on));
-    workers(&shift, soak.concurrency, seed).join_all().await;
-    let failures = shift.tally().failures();
-    drop(shift);
+    let done = stop.or(round).await;
     pool.close().await;
-    if let Some(failure) = failures.first() {
-        bail!("the warm-up failed: {}: {}", failure.what, failure.first);
-    }
-    Ok(())
+    done
 }
 
-async fn dialect(pool: &Pool) -> Result<Dialect> {
+/// Fills the pool, and finds out what its guests understand.
+async fn filled(pool: &Pool) -> Result<Dialect> {
+    pool.warmup().await?;
     let vm = pool.spawn("soak-dialect").await?;
     let dialect = Dialect::of(&vm).await;
     vm.destroy().await?;
@@ -367,11 +376,11 @@ struct Tallied {
 impl Tallied {
     fn report(
         mut self,
-        vmm: String,
+        vmm: VmmIdentity,
         seed: u64,
         seconds: f64,
         faults: bool,
-        stop: &AtomicBool,
+        stop: &Stop,
     ) -> Report {
         for (reason, count) in &self.stats.fallbacks {
             if !faults || !CONSEQUENCES.contains(reason) {
@@ -395,7 +404,7 @@ impl Tallied {
             vmm,
             seed,
             seconds,
-            interrupted: stop.load(Ordering::Relaxed),
+            interrupted: stop.is_asked(),
             ok: unexpected_failures == 0 && !leaks.iter().any(|line| line.leaked),
             spawns: tally.spawns(),
             cancelled: tally.cancelled,

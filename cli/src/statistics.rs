@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::output::milliseconds;
@@ -37,6 +38,20 @@ impl<T: Ord + Copy> Spread<T> {
 }
 
 impl Spread<f64> {
+    /// In milliseconds, of a histogram of microseconds, as exact as that is.
+    pub(crate) fn of_micros(times: &Histogram<u64>) -> Self {
+        let milliseconds = |micros| milliseconds(Duration::from_micros(micros));
+        let percentile = |share| milliseconds(times.value_at_quantile(share));
+        Self {
+            samples: usize::try_from(times.len()).unwrap_or(usize::MAX),
+            min: milliseconds(times.min()),
+            p50: percentile(0.5),
+            p90: percentile(0.9),
+            p99: percentile(0.99),
+            max: milliseconds(times.max()),
+        }
+    }
+
     /// In milliseconds.
     pub(crate) fn of_times(samples: impl IntoIterator<Item = Duration>) -> Option<Self> {
         let times = Spread::of(samples)?;

@@ -1,8 +1,8 @@
 //! `ironclaw template`
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 use ironclaw_orchestrator::template::{
-    BuildSpec, ImportSpec, Manifest, Template, TemplateHash, TemplateStore,
+    BuildSpec, ImportSpec, Manifest, Template, TemplateError, TemplateHash, TemplateStore,
 };
 use ironclaw_orchestrator::vm::{Config, find_guest_agent};
 use serde::Serialize;
@@ -17,6 +17,8 @@ use crate::progress::Reporter;
 struct Row {
     hash: String,
     default: bool,
+    /// When it was built, in seconds since 1970.
+    created: Option<u64>,
     /// What it was made of, if it can be used.
     manifest: Option<Manifest>,
     /// Why it can't be used.
@@ -64,11 +66,24 @@ async fn import(config: &Config, spec: ImportSpec, json: bool) -> Result<()> {
     let (path, watcher) = (config.template_path.clone(), reporter.clone());
     let template = blocking(move || -> Result<_> {
         let store = TemplateStore::open(path)?;
-        Ok(store.import(&spec, &mut |step| watcher.step(&step))?)
+        let imported = store.import(&spec, &mut |step| watcher.step(&step));
+        imported.map_err(|error| of_import(error, &spec))
     })
     .await?;
     reporter.over();
     show(&template, json)
+}
+
+/// Of a file that is imported, it says nothing about the store.
+fn of_import(error: TemplateError, spec: &ImportSpec) -> Error {
+    match &error {
+        TemplateError::Io { path, .. }
+            if *path == spec.kernel || Some(path) == spec.initramfs.as_ref() =>
+        {
+            Error::msg(exit::causes(&error))
+        }
+        _ => error.into(),
+    }
 }
 
 fn show(template: &Template, json: bool) -> Result<()> {
@@ -158,6 +173,7 @@ fn rows(store: &TemplateStore) -> Result<Vec<Row>> {
         Row {
             hash: listed.hash.to_string(),
             default,
+            created: manifest.as_ref().map(|manifest| manifest.created),
             manifest,
             error,
         }
@@ -166,7 +182,7 @@ fn rows(store: &TemplateStore) -> Result<Vec<Row>> {
 }
 
 async fn verify(config: &Config, selection: Templates, json: bool) -> Result<u8> {
-    let done = for_each(config, selection, |store, hash| {
+    let done = for_each(config, selection, "verifying", |store, hash| {
         let template = store.load(hash)?;
         template.verify()?;
         Ok(Some(size(template.manifest())))
@@ -175,7 +191,7 @@ async fn verify(config: &Config, selection: Templates, json: bool) -> Result<u8>
 }
 
 async fn delete(config: &Config, selection: Templates, json: bool) -> Result<u8> {
-    let done = for_each(config, selection, |store, hash| {
+    let done = for_each(config, selection, "deleting", |store, hash| {
         store.delete(hash)?;
         Ok(None)
     });
@@ -186,8 +202,10 @@ async fn delete(config: &Config, selection: Templates, json: bool) -> Result<u8>
 async fn for_each(
     config: &Config,
     selection: Templates,
+    doing: &'static str,
     action: impl Fn(&TemplateStore, &TemplateHash) -> Result<Option<u64>> + Send + 'static,
 ) -> Result<Vec<Done>> {
+    let reporter = Reporter::new();
     let path = config.template_path.clone();
     blocking(move || -> Result<_> {
         let store = TemplateStore::open(path)?;
@@ -200,11 +218,13 @@ async fn for_each(
         } else {
             selection.hashes
         };
-        let done = hashes.into_iter().map(|hash| {
-            let result = action(&store, &hash);
-            Done::new(Name::Hash(hash), result)
-        });
-        Ok(done.collect())
+        Ok(each::each(
+            hashes,
+            Name::Hash,
+            doing,
+            |text| reporter.stage(text, false),
+            |hash| action(&store, hash),
+        ))
     })
     .await
 }

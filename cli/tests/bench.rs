@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
@@ -50,7 +51,7 @@ fn a_bench_tells_what_it_measured_and_fails_where_a_ratio_is_grossly_worse() {
     let sections = ["qemu-tcg", "qemu-kvm", "firecracker-kvm"].map(|vmm| {
         format!(
             "[{vmm}]\nmemory_mib = 128\nvcpus = 1\n[{vmm}.ratios]\nrestored_of_cold_boot = 1000\n\
-             warm_of_restored = 1000\nwarm_overhead = 1000\nwarm_queue = 1000\n\
+             warm_of_restored = 1000\nwarm_of_cold_boot = 1000\nwarm_overhead = 1000\nwarm_queue = 1000\n\
              restored_overhead = 1000\nclone_of_guest_memory = 0.000001\n\
              disk_of_guest_memory = 1000\n"
         )
@@ -66,7 +67,7 @@ fn a_bench_tells_what_it_measured_and_fails_where_a_ratio_is_grossly_worse() {
         .unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    for (index, tier) in ["warm", "restored", "cold_booted"].iter().enumerate() {
+    for (index, tier) in ["warm", "restored", "cold_boot"].iter().enumerate() {
         let measured = &report["tiers"][index];
         assert_eq!(measured["origin"], *tier);
         assert_eq!(measured["spawn_ms"]["samples"], 1);
@@ -98,6 +99,36 @@ fn a_bench_that_is_interrupted_leaves_nothing() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{rest}");
     assert_eq!(list(&snapshots), Vec::<PathBuf>::new(), "{rest}");
+}
+
+#[test]
+fn a_bench_that_is_interrupted_while_it_publishes_its_snapshot_leaves_nothing() {
+    if !vm::runs() {
+        return;
+    }
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let snapshots = directory.path().join("snapshots");
+    let child = bench(&snapshots)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Its VMM has written the state, and is gone.
+    let written = || {
+        let made = fs::read_dir(&snapshots).into_iter().flatten();
+        made.flatten()
+            .any(|entry| entry.path().join("vmstate").exists())
+    };
+    let start = Instant::now();
+    while !written() || !vm::children(child.id()).is_empty() {
+        assert!(start.elapsed() < vm::PATIENCE, "no snapshot is made");
+        std::thread::yield_now();
+    }
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    assert_eq!(list(&snapshots), Vec::<PathBuf>::new(), "{output:?}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod vm;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use ironclaw_orchestrator::vm::config::VARIABLES;
 
@@ -68,6 +69,23 @@ fn every_metric_is_in_the_guide() {
         .collect();
     assert!(known.len() > 10);
     assert_eq!(told, known);
+}
+
+#[test]
+fn every_exit_code_is_in_the_guide_with_its_meaning() {
+    let help = Command::new(env!("CARGO_BIN_EXE_ironclaw"))
+        .args(["run", "--help"])
+        .output()
+        .unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let (_, section) = help.split_once("Exit codes:").unwrap();
+    let (section, _) = section.split_once("Environment variables:").unwrap();
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let told: Vec<_> = table("Exit codes tell")
+        .iter()
+        .map(|row| words(&row.join(" ")))
+        .collect();
+    assert_eq!(told.join(" "), words(section));
 }
 
 /// The texts of all `#[error("…")]` in the library.

@@ -57,6 +57,7 @@ fn a_bad_setting_is_named_with_its_value_and_range_for_every_command() {
         ("IRONCLAW_SNAPSHOT_REFRESH_SECS", "59", "60"),
         ("IRONCLAW_BACKEND", "xen", "qemu"),
         ("IRONCLAW_MEMORY_MIB", "1", "16384"),
+        ("RUST_LOG", "ironclaw=loud", "debug"),
     ] {
         for words in [&["run", "--", "true"][..], &["pool", "stats"], &["doctor"]] {
             ironclaw(state.path())
@@ -73,6 +74,45 @@ fn a_bad_setting_is_named_with_its_value_and_range_for_every_command() {
                 );
         }
     }
+}
+
+#[test]
+fn a_failure_is_one_json_value_where_json_is_asked_for() {
+    let state = state();
+    let unknown = "0192f0c1-7a2b-7c3d-8e4f-5a6b7c8d9e0f";
+    for words in [
+        &["run", "--", "true"][..],
+        &["pool", "warmup"],
+        &["pool", "stats"],
+        &["pool", "stats", "--format=json"],
+        &["snapshot", "list"],
+        &["snapshot", "create"],
+        &["snapshot", "verify", unknown],
+        &["template", "list"],
+        &["template", "build"],
+        &["bench", "--quick"],
+        &["soak"],
+        &["doctor"],
+    ] {
+        let mut command = ironclaw(state.path());
+        command.env("IRONCLAW_POOL_SIZE", "21");
+        if !words.contains(&"--format=json") {
+            command.arg("--json");
+        }
+        let failed = command.args(words).assert().code(121);
+        let failure: serde_json::Value =
+            serde_json::from_slice(&failed.get_output().stdout).unwrap();
+        assert_eq!(failure["exit_code"], 121, "{words:?}");
+        let error = failure["error"].as_str().unwrap();
+        assert!(error.contains("IRONCLAW_POOL_SIZE"), "{words:?}: {error}");
+    }
+    // What was printed already tells of the failure.
+    let failed = ironclaw(state.path())
+        .args(["snapshot", "delete", "--json", unknown])
+        .assert()
+        .code(125);
+    let report: serde_json::Value = serde_json::from_slice(&failed.get_output().stdout).unwrap();
+    assert_eq!(report[0]["ok"], false);
 }
 
 #[test]
@@ -172,6 +212,13 @@ fn figures_are_the_same_as_a_table_as_json_and_for_prometheus() {
     let bytes = snapshot["disk_bytes"].as_u64().unwrap();
     assert!(bytes >= 200 << 10);
     assert!(snapshot["age_seconds"].is_null() && snapshot["fits"] == false);
+    let listed = ironclaw(state.path())
+        .args(["snapshot", "list", "--json"])
+        .assert()
+        .success();
+    let listed: serde_json::Value = serde_json::from_slice(&listed.get_output().stdout).unwrap();
+    assert!(snapshot["error"].is_string());
+    assert_eq!(snapshot["error"], listed[0]["error"]);
 
     let table = stats("table");
     for part in [
@@ -222,6 +269,30 @@ fn prometheus_has_nothing_to_say_against_the_figures() {
 }
 
 #[test]
+fn a_file_to_import_that_is_not_there_is_named_and_is_no_fault_of_the_store() {
+    let state = state();
+    let kernel = state.path().join("kernel");
+    fs::write(&kernel, "kernel").unwrap();
+    for (kernel, initramfs) in [(Path::new("/nope"), None), (&kernel, Some("/nope"))] {
+        let mut command = ironclaw(state.path());
+        command.args(["template", "import", "--kernel"]).arg(kernel);
+        if let Some(initramfs) = initramfs {
+            command.args(["--initramfs", initramfs]);
+        }
+        command.assert().code(125).stderr(contains("/nope"));
+    }
+    let store = state.path().join("store");
+    fs::write(&store, "").unwrap();
+    ironclaw(state.path())
+        .env("IRONCLAW_TEMPLATE_PATH", &store)
+        .args(["template", "import", "--kernel"])
+        .arg(&kernel)
+        .assert()
+        .code(119)
+        .stderr(contains(store.display().to_string()));
+}
+
+#[test]
 fn a_template_is_verified_and_deleted() {
     let state = state();
     let kernel = state.path().join("kernel");
@@ -236,7 +307,9 @@ fn a_template_is_verified_and_deleted() {
         serde_json::from_slice(&done.get_output().stdout).unwrap()
     };
     json(&["import", "--kernel", kernel.to_str().unwrap()], 0);
-    let hash = json(&["list"], 0)[0]["hash"].clone();
+    let listed = json(&["list"], 0)[0].clone();
+    assert_eq!(listed["created"], listed["manifest"]["created"]);
+    let hash = listed["hash"].clone();
     let word = hash.as_str().unwrap();
     let intact = serde_json::json!([
         {"hash": hash, "ok": true, "error": null, "hashed_bytes": 6}
@@ -285,7 +358,7 @@ fn a_snapshot_directory_that_is_a_file_is_named_with_what_to_do() {
     ironclaw(state.path())
         .args(["snapshot", "list"])
         .assert()
-        .code(121)
+        .code(119)
         .stderr(contains(file.display().to_string()).and(contains("IRONCLAW_SNAPSHOT_PATH")));
 }
 
@@ -300,7 +373,7 @@ fn a_snapshot_directory_open_to_others_is_named_with_what_to_do() {
     ironclaw(state.path())
         .args(["snapshot", "list"])
         .assert()
-        .code(121)
+        .code(119)
         .stderr(contains(directory.display().to_string()).and(contains("0777")));
 }
 
@@ -338,6 +411,29 @@ fn a_missing_qemu_ends_a_run_and_is_found_by_doctor() {
     let checks = report["checks"].as_array().unwrap();
     let qemu_check = checks.iter().find(|check| check["name"] == "QEMU").unwrap();
     assert_eq!(qemu_check["status"], "fail");
+}
+
+#[test]
+fn a_file_on_path_that_can_not_be_run_does_not_hide_the_program_behind_it() {
+    let state = state();
+    let path = ["first", "second"].map(|name| {
+        let directory = state.path().join(name);
+        fs::create_dir(&directory).unwrap();
+        let program = directory.join("qemu-system-x86_64");
+        fs::write(&program, "#!/bin/sh\necho QEMU emulator version 7.2.0\n").unwrap();
+        directory
+    });
+    let program = path[1].join("qemu-system-x86_64");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
+    let report = ironclaw(state.path())
+        .env("PATH", std::env::join_paths(&path).unwrap())
+        .args(["doctor", "--json"])
+        .assert();
+    let report: serde_json::Value = serde_json::from_slice(&report.get_output().stdout).unwrap();
+    let checks = report["checks"].as_array().unwrap();
+    let qemu = checks.iter().find(|check| check["name"] == "QEMU").unwrap();
+    let found = qemu["found"].as_str().unwrap();
+    assert_eq!(found, format!("{} 7.2.0", program.display()));
 }
 
 #[test]

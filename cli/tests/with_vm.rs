@@ -8,22 +8,19 @@
     reason = "a test fails by panicking"
 )]
 
+mod apart;
 mod vm;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{Signal, kill_process};
 
-use vm::{runs, state};
-
-/// Far longer than anything takes that works, on any machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+use apart::{Apart, ended, pid, watch};
+use vm::{PATIENCE, children, runs, state};
 
 fn ironclaw(arguments: &[&str]) -> Command {
     vm::ironclaw("command-line", arguments)
@@ -38,8 +35,9 @@ fn text(bytes: &[u8]) -> &str {
 }
 
 /// A run whose command has started, and the process of its VM.
-fn started() -> (Child, u32) {
-    let mut child = ironclaw(&["run", "--", "sh", "-c", "echo on; exec sleep 1000"])
+fn started(mut run: Command) -> (Child, u32) {
+    let mut child = run
+        .args(["run", "--", "sh", "-c", "echo on; exec sleep 1000"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -52,36 +50,6 @@ fn started() -> (Child, u32) {
     let vmm = children(child.id());
     assert_eq!(vmm.len(), 1, "{vmm:?}");
     (child, vmm[0])
-}
-
-/// The processes that a process has started and that have not ended.
-fn children(of: u32) -> Vec<u32> {
-    let tasks = fs::read_dir(format!("/proc/{of}/task")).unwrap();
-    let lists = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("children")));
-    lists
-        .flat_map(|list| {
-            // A thread that has ended since has no children.
-            let list = list.unwrap_or_default();
-            list.split_whitespace()
-                .map(|pid| pid.parse().unwrap())
-                .collect::<Vec<u32>>()
-        })
-        .collect()
-}
-
-fn pid(number: u32) -> Pid {
-    Pid::from_raw(i32::try_from(number).unwrap()).unwrap()
-}
-
-fn watch(number: u32) -> OwnedFd {
-    pidfd_open(pid(number), PidfdFlags::empty()).unwrap()
-}
-
-/// Waits, by event, until a process has ended; one that goes on is a failure.
-fn ended(process: &OwnedFd) {
-    let patience = Timespec::try_from(PATIENCE).unwrap();
-    let ended = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&patience)).unwrap();
-    assert_eq!(ended, 1, "the process goes on");
 }
 
 fn hidden(directory: &Path) -> Vec<String> {
@@ -149,11 +117,17 @@ fn each_failure_in_the_guest_has_an_exit_code_of_its_own() {
         (&["--timeout", "200ms", "--", "sleep", "1000"], 124, "200ms"),
         (&["--", "/etc"], 126, "/etc"),
     ];
+    let apart = Apart::new();
     for (arguments, code, word) in cases {
-        let output = run(arguments);
+        let run = |first: &[&str]| {
+            let output = apart.ironclaw(&[first, arguments].concat()).output();
+            apart.assert_nothing_left(word);
+            output.unwrap()
+        };
+        let output = run(&["run"]);
         assert_eq!(output.status.code(), Some(code), "{output:?}");
         assert!(text(&output.stderr).contains(word), "{output:?}");
-        let output = run(&[&["--json"], arguments].concat());
+        let output = run(&["run", "--json"]);
         assert_eq!(output.status.code(), Some(code), "{output:?}");
         let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(report["exit_code"], code, "{report}");
@@ -167,13 +141,14 @@ fn a_killed_vm_is_said_and_leaves_nothing_behind() {
     if !runs() {
         return;
     }
-    let (child, vmm) = started();
-    let gone = watch(vmm);
+    let apart = Apart::new();
+    let (child, vmm) = started(apart.ironclaw(&[]));
+    assert!(apart.processes().contains(&vmm));
     kill_process(pid(vmm), Signal::KILL).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(122), "{output:?}");
     assert!(text(&output.stderr).contains("SIGKILL"), "{output:?}");
-    ended(&gone);
+    apart.assert_nothing_left("SIGKILL");
 }
 
 #[test]
@@ -181,13 +156,13 @@ fn a_signal_to_us_ends_the_vm() {
     if !runs() {
         return;
     }
+    let apart = Apart::new();
     for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
-        let (child, vmm) = started();
-        let gone = watch(vmm);
+        let (child, _) = started(apart.ironclaw(&[]));
         kill_process(pid(child.id()), signal).unwrap();
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(code), "{output:?}");
-        ended(&gone);
+        apart.assert_nothing_left("a signal");
     }
 }
 
@@ -196,17 +171,16 @@ fn killing_us_without_warning_leaves_no_process_and_no_file() {
     if !runs() {
         return;
     }
-    let (mut child, vmm) = started();
+    let apart = Apart::new();
+    let (mut child, vmm) = started(apart.ironclaw(&[]));
     let gone = watch(vmm);
     child.kill().unwrap();
     child.wait().unwrap();
     ended(&gone);
 
     // In mid-build: what is half made is swept by the next one that comes.
-    let state = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let snapshots = state.path().join("snapshots");
-    let mut child = ironclaw(&["snapshot", "create"])
-        .env("IRONCLAW_SNAPSHOT_PATH", &snapshots)
+    let mut child = apart
+        .ironclaw(&["snapshot", "create"])
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
@@ -224,13 +198,51 @@ fn killing_us_without_warning_leaves_no_process_and_no_file() {
     child.kill().unwrap();
     child.wait().unwrap();
     ended(&vmm);
-    assert_eq!(hidden(&snapshots).len(), 1);
-    let output = ironclaw(&["run", "--", "true"])
-        .env("IRONCLAW_SNAPSHOT_PATH", &snapshots)
-        .output()
-        .unwrap();
+    assert_eq!(hidden(&apart.snapshots()).len(), 1);
+    let output = apart.ironclaw(&["run", "--", "true"]).output().unwrap();
     assert!(output.status.success(), "{output:?}");
-    assert!(hidden(&snapshots).is_empty());
+    apart.assert_nothing_left("a run after SIGKILL");
+}
+
+#[test]
+fn the_successor_of_an_old_snapshot_is_no_part_of_a_commands_output() {
+    if !runs() {
+        return;
+    }
+    let snapshots = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let here = |arguments: &[&str]| {
+        let mut command = ironclaw(arguments);
+        command.env("IRONCLAW_SNAPSHOT_PATH", snapshots.path());
+        command
+    };
+    let made = here(&["snapshot", "create", "--json"]).output().unwrap();
+    let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+    let path = snapshots.path().join(made["id"].as_str().unwrap());
+    let path = path.join("manifest.json");
+    let mut manifest: serde_json::Value =
+        serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    manifest["created"]["unix_seconds"] = 1.into();
+    fs::write(&path, manifest.to_string()).unwrap();
+
+    let mut child = here(&["run", "--stdin", "--", "sh", "-c", "echo on; cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "on\n");
+    let start = Instant::now();
+    while children(child.id()).len() < 2 {
+        assert!(start.elapsed() < PATIENCE, "no successor is built");
+        std::thread::yield_now();
+    }
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(text(&output.stderr), "");
 }
 
 #[test]
@@ -270,6 +282,8 @@ fn many_runs_at_once_on_an_empty_directory_share_the_snapshot_of_one() {
     let list: serde_json::Value = serde_json::from_slice(&list.stdout).unwrap();
     assert_eq!(list.as_array().unwrap().len(), 1, "{list}");
     assert_eq!(list[0]["in_use"], false);
+    let created = &list[0]["manifest"]["created"]["unix_seconds"];
+    assert_eq!(&list[0]["created"], created);
 }
 
 #[test]
@@ -277,7 +291,7 @@ fn who_uses_a_snapshot_is_named() {
     if !runs() {
         return;
     }
-    let (mut child, _) = started();
+    let (mut child, _) = started(ironclaw(&[]));
     let list = ironclaw(&["snapshot", "list", "--json"]).output().unwrap();
     let list: serde_json::Value = serde_json::from_slice(&list.stdout).unwrap();
     let used = |row: &&serde_json::Value| {
@@ -294,6 +308,44 @@ fn who_uses_a_snapshot_is_named() {
     assert!(text(&delete.stdout).contains(&owner), "{delete:?}");
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+#[test]
+fn without_a_hypervisor_snapshots_are_listed_with_the_reason_why_none_fits() {
+    if !runs() {
+        return;
+    }
+    assert!(run(&["--", "true"]).status.success());
+    let stats = ironclaw(&["pool", "stats", "--json"])
+        .env("IRONCLAW_BACKEND", "qemu")
+        .env("IRONCLAW_QEMU", "/no/such/qemu")
+        .output()
+        .unwrap();
+    assert!(stats.status.success(), "{stats:?}");
+    let stats: serde_json::Value = serde_json::from_slice(&stats.stdout).unwrap();
+    assert_eq!(stats["fit"], 0);
+    let error = stats["snapshots"][0]["error"].as_str().unwrap();
+    assert!(error.contains("/no/such/qemu"), "{error}");
+}
+
+#[test]
+fn a_warm_up_tells_what_was_there_and_what_it_took() {
+    if !runs() {
+        return;
+    }
+    let snapshots = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    for found in [0, 1] {
+        let warmup = ironclaw(&["pool", "warmup", "--json"])
+            .env("IRONCLAW_SNAPSHOT_PATH", snapshots.path())
+            .env("IRONCLAW_POOL_SIZE", "1")
+            .output()
+            .unwrap();
+        assert!(warmup.status.success(), "{warmup:?}");
+        let report: serde_json::Value = serde_json::from_slice(&warmup.stdout).unwrap();
+        assert_eq!(report["snapshots"], 1);
+        assert_eq!(report["found"], found);
+        assert!(report["took_ms"].as_f64() > Some(0.0));
+    }
 }
 
 #[test]
@@ -327,6 +379,38 @@ fn a_refresh_by_hand_deletes_what_is_old_and_used_by_nobody() {
 }
 
 #[test]
+fn a_signal_ends_a_soak_whatever_it_does_and_leaves_nothing() {
+    if !runs() {
+        return;
+    }
+    let state = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    for (phase, code) in [("warming up", 130), ("healing", 0)] {
+        let mut child = ironclaw(&["soak", "--spawns=1", "--faults", "--json"])
+            .env("IRONCLAW_SNAPSHOT_PATH", state.path().join("snapshots"))
+            .env("IRONCLAW_POOL_SIZE", "2")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.as_mut().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().contains(phase)), "{phase}");
+        kill_process(pid(child.id()), Signal::INT).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{phase}: {output:?}");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        if code == 0 {
+            assert_eq!(report["interrupted"], true, "{report:#}");
+            let skipped = report["skipped"].to_string();
+            assert!(skipped.contains("healing"), "{skipped}");
+        } else {
+            assert_eq!(report["exit_code"], code, "{report:#}");
+        }
+        let soaks = fs::read_dir(state.path().join(".ironclaw-soak")).unwrap();
+        assert_eq!(soaks.count(), 0, "{phase}");
+    }
+}
+
+#[test]
 fn a_short_soak_with_faults_ends_with_nothing_left() {
     if !runs() {
         return;
@@ -339,12 +423,14 @@ fn a_short_soak_with_faults_ends_with_nothing_left() {
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["ok"], true, "{report:#}");
     assert!(report["spawns"].as_u64() > Some(0), "{report:#}");
+    let served = &report["served"][0];
+    assert!(served["spawn_ms"]["p50"].as_f64() > Some(0.0), "{report:#}");
+    assert!(report["vmm"]["version"].is_string(), "{report:#}");
     let faults = report["faults"].as_object().unwrap();
     assert!(!faults.is_empty(), "{report:#}");
-    let left: Vec<_> = fs::read_dir(state())
+    let left: Vec<_> = fs::read_dir(state().join(".ironclaw-soak"))
         .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.starts_with("soak-"))
+        .map(|entry| entry.unwrap().path())
         .collect();
     assert!(left.is_empty(), "{left:?}");
 }

@@ -255,6 +255,13 @@ mod tests {
     use crate::template::Sha256Hex;
     use crate::vm::{Limit, Quantiles};
 
+    #[test]
+    fn a_tier_has_one_name_in_labels_and_in_json() {
+        for tier in [Origin::Warm, Origin::Restored, Origin::ColdBooted] {
+            assert_eq!(serde_json::to_value(tier).unwrap(), label(tier));
+        }
+    }
+
     /// A pool in which every figure is there, and is told from the others.
     fn busy() -> PoolStats {
         let times = Quantiles {

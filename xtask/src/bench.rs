@@ -1,6 +1,8 @@
 //! Measuring, beside the ratios that are committed.
 
+use std::env;
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -25,17 +27,28 @@ pub(crate) fn quick(workspace: &Workspace) -> Result<()> {
     let ironclaw = workspace.target().join("debug/ironclaw");
     // Where the tests of the command line have theirs, made from the same agent.
     let state = workspace.target().join("tmp/vm");
+    let mut command = compared(&ironclaw, workspace);
+    forget_settings(&mut command, env::vars_os().map(|(name, _)| name));
     step::run(
-        compared(&ironclaw, workspace)
+        command
             .arg("--quick")
             .env("IRONCLAW_GUEST_AGENT", agent)
             .env("IRONCLAW_TEMPLATE_PATH", state.join("templates"))
             .env("IRONCLAW_SNAPSHOT_PATH", state.join("bench"))
+            .env("IRONCLAW_RUN_PATH", state.join("run"))
             .env("IRONCLAW_BACKEND", "qemu")
-            .env("IRONCLAW_QEMU_ACCEL", "tcg")
-            .env_remove("IRONCLAW_MEMORY_MIB")
-            .env_remove("IRONCLAW_VCPUS"),
+            .env("IRONCLAW_QEMU_ACCEL", "tcg"),
     )
+}
+
+/// The caller's settings of other guests or pools would make other figures.
+fn forget_settings(command: &mut Command, variables: impl Iterator<Item = OsString>) {
+    for name in variables {
+        let is_setting = name.as_bytes().starts_with(b"IRONCLAW_");
+        if is_setting && name != "IRONCLAW_QEMU" {
+            command.env_remove(name);
+        }
+    }
 }
 
 fn compared(ironclaw: &Path, workspace: &Workspace) -> Command {
@@ -43,4 +56,18 @@ fn compared(ironclaw: &Path, workspace: &Workspace) -> Command {
     let mut command = Command::new(ironclaw);
     command.args(["bench", "--compare"]).arg(ratios);
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_of_the_caller_are_forgotten_but_for_where_qemu_is() {
+        let mut command = Command::new("ironclaw");
+        let set = ["IRONCLAW_MEMORY_MIB", "IRONCLAW_QEMU", "PATH"];
+        forget_settings(&mut command, set.into_iter().map(OsString::from));
+        let forgotten: Vec<_> = command.get_envs().map(|(name, _)| name).collect();
+        assert_eq!(forgotten, ["IRONCLAW_MEMORY_MIB"]);
+    }
 }

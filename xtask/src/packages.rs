@@ -1,10 +1,11 @@
 //! The Debian packages that building and running IronClaw takes.
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
+use which::which;
 
 use crate::step;
 
@@ -19,7 +20,7 @@ const PACKAGES: &[Package] = &[
     Package {
         name: "gcc",
         purpose: "links programs",
-        present: || on_path("gcc").is_some(),
+        present: || which("gcc").is_ok(),
     },
     Package {
         name: "libc6-dev",
@@ -29,14 +30,12 @@ const PACKAGES: &[Package] = &[
     Package {
         name: "dpkg",
         purpose: "unpacks the packages that a guest is made of",
-        present: || on_path("dpkg-deb").is_some(),
+        present: || which("dpkg-deb").is_ok(),
     },
     Package {
         name: "qemu-system-x86",
         purpose: "runs the VMs",
-        present: || {
-            env::var_os("IRONCLAW_QEMU").is_some() || on_path("qemu-system-x86_64").is_some()
-        },
+        present: || env::var_os("IRONCLAW_QEMU").is_some() || which("qemu-system-x86_64").is_ok(),
     },
 ];
 
@@ -52,7 +51,7 @@ pub(crate) fn ensure_installed() -> Result<()> {
         .iter()
         .filter(|package| !(package.present)())
         .collect();
-    if on_path("apt-get").is_none() {
+    if which("apt-get").is_err() {
         if missing.is_empty() {
             return Ok(());
         }
@@ -121,7 +120,7 @@ impl AptGet {
         if id.stdout.trim_ascii() == b"0" {
             Some(Self::Root)
         } else {
-            on_path("sudo").map(|_| Self::Sudo)
+            which("sudo").ok().map(|_| Self::Sudo)
         }
     }
 
@@ -145,13 +144,6 @@ fn succeeds(command: &mut Command) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-/// The first file of that name in the directories of PATH.
-fn on_path(program: &str) -> Option<PathBuf> {
-    env::split_paths(&env::var_os("PATH")?)
-        .map(|directory| directory.join(program))
-        .find(|file| file.is_file())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,11 +158,5 @@ mod tests {
             step::line(&AptGet::Sudo.command(&["update"])),
             "sudo env DEBIAN_FRONTEND=noninteractive apt-get update"
         );
-    }
-
-    #[test]
-    fn programs_are_found_on_path_and_others_are_not() {
-        assert!(on_path("sh").is_some_and(|path| path.ends_with("sh")));
-        assert_eq!(on_path("no-such-program-of-ironclaw"), None);
     }
 }

@@ -109,6 +109,7 @@ pub(super) fn report() -> Report {
         },
         tiers,
         snapshots: snapshots(),
+        warmups: Vec::new(),
         clones,
         concurrency: vec![Concurrency {
             concurrency: 5,

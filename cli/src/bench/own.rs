@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Result, bail};
 use ironclaw_orchestrator::vm::snapshot::{SnapshotId, SnapshotStore};
-use ironclaw_orchestrator::vm::{Launcher, Pool, PoolOptions};
+use ironclaw_orchestrator::vm::{Created, Launcher, Pool, PoolOptions};
 
 use crate::exit;
 use crate::output::blocking;
@@ -17,6 +17,8 @@ use crate::signals;
 #[derive(Default)]
 pub(super) struct Own {
     snapshot: Mutex<Option<(SnapshotStore, SnapshotId)>>,
+    /// The snapshot is being made: whoever publishes it is a thread that goes on by itself.
+    making: AtomicBool,
     pool: Mutex<Option<Pool>>,
     /// No pool is opened any more.
     stopped: AtomicBool,
@@ -30,8 +32,9 @@ impl Own {
         let result = tokio::select! {
             result = &mut work => result,
             signal = first => {
-                if lock(&self.snapshot).is_some() {
-                    // Its tasks have VMs of the snapshot: without a pool it ends, and they with it.
+                if self.making.load(Ordering::Relaxed) || lock(&self.snapshot).is_some() {
+                    // Its tasks make the snapshot, or have VMs of it: without a pool it ends, and
+                    // they with it.
                     self.stopped.store(true, Ordering::Relaxed);
                     let stop = async { Ok(tokio::join!(self.close_pool(), work)) };
                     // That the pool is closed is no news.
@@ -48,8 +51,16 @@ impl Own {
         result
     }
 
-    pub(super) fn snapshot(&self, store: SnapshotStore, id: SnapshotId) {
-        *lock(&self.snapshot) = Some((store, id));
+    /// Makes the snapshot.
+    pub(super) async fn create_snapshot(&self, launcher: &Launcher) -> Result<Created> {
+        self.making.store(true, Ordering::Relaxed);
+        let created = launcher.create_snapshot().await;
+        if let Ok(created) = &created {
+            let store = launcher.snapshots().clone();
+            *lock(&self.snapshot) = Some((store, created.snapshot.id()));
+        }
+        self.making.store(false, Ordering::Relaxed);
+        Ok(created?)
     }
 
     /// Does something with a pool, which has ended afterwards, whatever came of it.

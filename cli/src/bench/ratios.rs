@@ -21,6 +21,8 @@ pub(super) struct Ratios {
     pub(super) restored_of_cold_boot: f64,
     /// A warm spawn, of a restored one.
     pub(super) warm_of_restored: f64,
+    /// A warm spawn, of a cold boot.
+    pub(super) warm_of_cold_boot: f64,
     /// What a warm spawn takes besides resuming and the guest's answer, of all it takes.
     pub(super) warm_overhead: f64,
     /// Waiting for room and choosing a clone, of all that a warm spawn takes.
@@ -64,6 +66,7 @@ impl Ratios {
         Ok(Self {
             restored_of_cold_boot: total(restored)? / total(cold)?,
             warm_of_restored: total(warm)? / total(restored)?,
+            warm_of_cold_boot: total(warm)? / total(cold)?,
             warm_overhead: share(warm, besides_the_vm)?,
             warm_queue: share(warm, |timings| timings.queue)?,
             restored_overhead: share(restored, besides_the_vm)?,
@@ -73,10 +76,11 @@ impl Ratios {
     }
 
     /// Each with its name.
-    pub(super) fn named(&self) -> [(&'static str, f64); 7] {
+    pub(super) fn named(&self) -> [(&'static str, f64); 8] {
         let Self {
             restored_of_cold_boot,
             warm_of_restored,
+            warm_of_cold_boot,
             warm_overhead,
             warm_queue,
             restored_overhead,
@@ -86,6 +90,7 @@ impl Ratios {
         [
             ("restored_of_cold_boot", restored_of_cold_boot),
             ("warm_of_restored", warm_of_restored),
+            ("warm_of_cold_boot", warm_of_cold_boot),
             ("warm_overhead", warm_overhead),
             ("warm_queue", warm_queue),
             ("restored_overhead", restored_overhead),
@@ -132,7 +137,7 @@ mod tests {
     fn each_ratio_is_of_what_its_name_says() {
         let clones = [clones(1, 1, 90), clones(2, 2, 80), clones(2, 1, 50)];
         let ratios = Ratios::of(&tiers(), &clones, &snapshots(), GUEST).unwrap();
-        let expected = [0.1, 0.1, 0.2, 0.1, 0.22, 0.5, 0.25];
+        let expected = [0.1, 0.1, 0.01, 0.2, 0.1, 0.22, 0.5, 0.25];
         for ((name, ratio), expected) in ratios.named().into_iter().zip(expected) {
             assert!((ratio - expected).abs() < 1e-9, "{name}: {ratio}");
         }

@@ -22,6 +22,8 @@ pub(super) struct Report {
     /// Warm, restored, cold boot.
     pub(super) tiers: Vec<Tier>,
     pub(super) snapshots: Snapshots,
+    /// Of pools with as many snapshots as the settings say; empty in a quick run.
+    pub(super) warmups: Vec<Warmup>,
     pub(super) clones: Vec<Clones>,
     /// Empty in a quick run.
     pub(super) concurrency: Vec<Concurrency>,
@@ -58,6 +60,17 @@ pub(super) struct Snapshots {
     pub(super) pool_disk_bytes: Vec<u64>,
 }
 
+/// Filling a pool.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct Warmup {
+    pub(super) snapshots: usize,
+    /// Snapshots that were there before; the others were built.
+    pub(super) found: usize,
+    /// Warm clones, which were all restored.
+    pub(super) clones: usize,
+    pub(super) took_ms: f64,
+}
+
 /// A report and what came of its comparison.
 #[derive(Debug, Serialize)]
 pub(super) struct Compared {
@@ -78,10 +91,8 @@ impl Report {
     /// `QEMU 7.2.0 (tcg), guests of 128 MiB and 1 vCPU`
     pub(super) fn vmm_line(&self) -> String {
         let Guest { memory_mib, vcpus } = self.guest;
-        format!(
-            "{} {} ({}), guests of {memory_mib} MiB and {vcpus} vCPU",
-            self.vmm.kind, self.vmm.version, self.vmm.accelerator
-        )
+        let vmm = &self.vmm;
+        format!("{vmm}, guests of {memory_mib} MiB and {vcpus} vCPU")
     }
 
     /// `Some CPU, 2 processors, 15.6 GiB, Linux 6.1.0`

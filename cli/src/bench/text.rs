@@ -6,7 +6,7 @@ use super::clones::Clones;
 use super::host::Load;
 use super::load::{Served, Spawns};
 use super::ratios::Ratios;
-use super::report::{Report, Snapshots};
+use super::report::{Report, Snapshots, Warmup};
 use super::tiers::Tier;
 use crate::output::{self, mebibytes};
 use crate::statistics::Spread;
@@ -25,6 +25,9 @@ pub(super) fn print(report: &Report) -> Result<()> {
         report.tiers.iter().map(faults).collect(),
     )?;
     snapshots(&report.snapshots)?;
+    for warmup in &report.warmups {
+        output::line(&filled(warmup))?;
+    }
     output::line("\nidle warm clones, MiB, min/p50/max of each:")?;
     output::table(
         ["CLONES", "OF SNAPSHOTS", "PSS", "USS", "PSS OF ALL"],
@@ -156,6 +159,19 @@ fn snapshots(snapshots: &Snapshots) -> Result<()> {
     Ok(())
 }
 
+fn filled(warmup: &Warmup) -> String {
+    let Warmup {
+        snapshots,
+        found,
+        clones,
+        took_ms,
+    } = *warmup;
+    format!(
+        "pool of {snapshots} snapshots, {found} of them from before, and {clones} warm clones: \
+         filled in {took_ms:.0} ms"
+    )
+}
+
 fn memory(clones: &Clones) -> [String; 5] {
     let each = |bytes: &Spread<u64>| {
         let [min, p50, max] = [bytes.min, bytes.p50, bytes.max].map(tenths);
@@ -204,6 +220,20 @@ fn spawns(concurrency: usize, what: &str, spawns: &Spawns) -> [String; 8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_warm_up_is_told_with_what_it_found() {
+        let warmup = Warmup {
+            snapshots: 5,
+            found: 1,
+            clones: 10,
+            took_ms: 12_345.6,
+        };
+        assert_eq!(
+            filled(&warmup),
+            "pool of 5 snapshots, 1 of them from before, and 10 warm clones: filled in 12346 ms"
+        );
+    }
 
     #[test]
     fn times_have_as_many_digits_as_are_more_than_noise() {

@@ -1,6 +1,5 @@
 //! What `ironclaw doctor` says of Firecracker.
 
-use std::fs;
 use std::io;
 
 use ironclaw_orchestrator::vm::Config;
@@ -93,21 +92,16 @@ fn jailer(config: &Config) -> Check {
 /// Firecracker's docs/prod-host-setup.md recommends this option for hosts with cgroup v2.
 fn control_groups() -> Option<Check> {
     const NAME: &str = "control groups";
-    let mounts = fs::read_to_string("/proc/mounts").ok()?;
-    let options = mounts.lines().find_map(|line| {
-        let mut fields = line.split(' ').skip(1);
-        let (path, kind, options) = (fields.next()?, fields.next()?, fields.next()?);
-        (path == "/sys/fs/cgroup" && kind == "cgroup2").then_some(options)
-    })?;
-    Some(
-        if options.split(',').any(|option| option == "favordynmods") {
-            Check::ok(NAME, "version 2, mounted with favordynmods")
-        } else {
-            Check::warn(
-                NAME,
-                "version 2, mounted without favordynmods: starting a jail waits for the kernel",
-                "mount -o remount,favordynmods /sys/fs/cgroup (Linux 6.1 or newer)",
-            )
-        },
-    )
+    let mut mounts = procfs::mounts().ok()?.into_iter();
+    let mount =
+        mounts.find(|mount| mount.fs_file == "/sys/fs/cgroup" && mount.fs_vfstype == "cgroup2")?;
+    Some(if mount.fs_mntops.contains_key("favordynmods") {
+        Check::ok(NAME, "version 2, mounted with favordynmods")
+    } else {
+        Check::warn(
+            NAME,
+            "version 2, mounted without favordynmods: starting a jail waits for the kernel",
+            "mount -o remount,favordynmods /sys/fs/cgroup (Linux 6.1 or newer)",
+        )
+    })
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{prometheus, requirements};
 use crate::args::StatsFormat;
+use crate::exit;
 use crate::output::{self, mebibytes};
 use crate::snapshot;
 
@@ -40,7 +41,7 @@ pub(super) struct Row {
     owners: Owners,
     pub(super) fits: bool,
     /// Why it does not fit.
-    reason: Option<String>,
+    error: Option<String>,
     #[serde(skip)]
     age: String,
 }
@@ -58,10 +59,15 @@ pub(super) async fn show(config: &Config, format: StatsFormat) -> Result<()> {
 impl Stats {
     async fn gather(config: &Config) -> Result<Self> {
         let entries = snapshot::owned(config).await?;
-        let required = requirements(config).await?;
+        let required = match requirements(config).await {
+            Ok(Some(required)) => Ok(required),
+            Ok(None) => Err("there is no usable template".to_owned()),
+            // What is on disk is there without a hypervisor, too.
+            Err(error) => Err(exit::causes(error.as_ref())),
+        };
         let snapshots: Vec<_> = entries
             .into_iter()
-            .map(|(entry, owners)| row(entry, owners, required.as_ref()))
+            .map(|(entry, owners)| row(entry, owners, &required))
             .collect();
         let budget = PoolOptions::from(config).budget;
         Ok(Self {
@@ -94,8 +100,8 @@ impl Stats {
         let rows = self.snapshots.into_iter().map(|row| {
             let in_use = snapshot::used_by(row.in_use, &row.owners);
             let fits = row
-                .reason
-                .map_or_else(|| "yes".to_owned(), |reason| format!("no: {reason}"));
+                .error
+                .map_or_else(|| "yes".to_owned(), |error| format!("no: {error}"));
             [
                 row.id.to_string(),
                 row.age,
@@ -110,11 +116,11 @@ impl Stats {
     }
 }
 
-fn row(entry: Entry, owners: Owners, required: Option<&Requirements>) -> Row {
-    let reason = match (&entry.state, required) {
+fn row(entry: Entry, owners: Owners, required: &Result<Requirements, String>) -> Row {
+    let error = match (&entry.state, required) {
         (Err(defect), _) => Some(defect.to_string()),
-        (Ok(_), None) => Some("there is no usable template".to_owned()),
-        (Ok(manifest), Some(required)) => required
+        (Ok(_), Err(why)) => Some(why.clone()),
+        (Ok(manifest), Ok(required)) => required
             .check(manifest)
             .err()
             .map(|mismatch| mismatch.to_string()),
@@ -126,8 +132,8 @@ fn row(entry: Entry, owners: Owners, required: Option<&Requirements>) -> Row {
         disk_bytes: entry.disk_bytes,
         in_use: entry.in_use,
         owners,
-        fits: reason.is_none(),
-        reason,
+        fits: error.is_none(),
+        error,
         age: created.map(output::age).unwrap_or_default(),
     }
 }

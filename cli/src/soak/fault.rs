@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use ironclaw_orchestrator::vm::snapshot::SnapshotStore;
+use procfs::process::{Process, Stat};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::children::children;
@@ -134,17 +135,20 @@ impl Strikes {
     }
 }
 
+fn stat(pid: u32) -> Option<Stat> {
+    let pid = i32::try_from(pid).ok()?;
+    Process::new(pid).and_then(|process| process.stat()).ok()
+}
+
 fn parent(pid: u32) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
-    line.trim().parse().ok()
+    u32::try_from(stat(pid)?.ppid).ok()
 }
 
 /// The VMMs of this process, by number: all children but the guard of a jail's PID namespace,
 /// which is no VMM, and whose end is the end of all.
 pub(super) fn vmms() -> Vec<u32> {
     let is_vmm = |pid: &u32| {
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let name = stat(*pid).map(|stat| stat.comm).unwrap_or_default();
         ["qemu", "firecracker", "jailer"]
             .iter()
             .any(|vmm| name.starts_with(vmm))

@@ -1,14 +1,15 @@
 //! Where a soak works: a directory of its own beside the user's snapshots, gone at the end.
 //!
 //! ```text
-//! <parent of the snapshots' directory>/soak-<random>/   locked while its owner lives
-//!     state/{templates,snapshots,run}                   with faults and as root: a file system
-//!     aside/                                            what is moved out of or into a snapshot
+//! <parent of the snapshots' directory>/.ironclaw-soak/   stays, empty
+//!     <random>/                           locked while its owner lives
+//!         state/{templates,snapshots,run} with faults and as root: a file system
+//!         aside/                          what is moved out of or into a snapshot
 //! ```
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, symlink};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -16,9 +17,12 @@ use ironclaw_orchestrator::template::Template;
 use ironclaw_orchestrator::vm::Config;
 use rustix::fs::{FlockOperation, flock};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
+use rustix::process::geteuid;
 use tempfile::TempDir;
 
-const PREFIX: &str = "soak-";
+/// The directory of all soaks. Nothing else is in it: whatever else is beside the snapshots is
+/// somebody's.
+const SOAKS: &str = ".ironclaw-soak";
 /// What a soak needs of a file system beside snapshots: a template, sockets, logs.
 const BESIDE: u64 = 512 << 20;
 /// Of its own file system. Device files work on it: a jail has its own /dev/kvm.
@@ -29,8 +33,9 @@ const FLAGS: MountFlags = MountFlags::NOSUID;
 pub(super) struct Home {
     disk: Option<Disk>,
     state: PathBuf,
-    _lock: File,
     directory: TempDir,
+    // Goes last: others sweep what is not locked.
+    _lock: File,
 }
 
 /// A file system in memory that is this soak's alone.
@@ -47,25 +52,16 @@ impl Home {
             .snapshot_path
             .parent()
             .unwrap_or(&config.snapshot_path);
-        let failed = || {
-            format!(
-                "can't make a directory for the soak in {}",
-                parent.display()
-            )
-        };
+        let soaks = parent.join(SOAKS);
+        let failed = || format!("can't make a directory for the soak in {}", soaks.display());
         let create = || -> io::Result<(TempDir, File)> {
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
-                .create(parent)?;
-            let parent_lock = File::open(parent)?;
-            // Held for a moment: nobody sees a directory before it is locked.
-            flock(&parent_lock, FlockOperation::LockExclusive)?;
-            sweep(parent)?;
-            let directory = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent)?;
-            let lock = File::open(directory.path())?;
-            flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
-            Ok((directory, lock))
+                .create(&soaks)?;
+            ensure_own(&soaks)?;
+            sweep(&soaks)?;
+            locked_in(&soaks)
         };
         let (directory, lock) = create().with_context(failed)?;
         let state = directory.path().join("state");
@@ -78,8 +74,8 @@ impl Home {
         Ok(Self {
             disk: None,
             state,
-            _lock: lock,
             directory,
+            _lock: lock,
         })
     }
 
@@ -177,31 +173,61 @@ impl Drop for Disk {
     }
 }
 
-/// Removes the directories of soaks whose processes are gone.
-fn sweep(parent: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(parent)? {
-        let entry = entry?;
-        let is_ours = entry
-            .file_name()
-            .to_str()
-            .is_some_and(|name| name.starts_with(PREFIX));
-        if !is_ours || !entry.file_type()?.is_dir() {
-            continue;
+/// Who may write into a directory may make another directory look like a dead soak's.
+fn ensure_own(soaks: &Path) -> io::Result<()> {
+    let metadata = fs::symlink_metadata(soaks)?;
+    if metadata.is_dir() && metadata.uid() == geteuid().as_raw() && metadata.mode() & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(io::Error::other(
+        "it is not a directory of this user's that nobody else may write to; remove it",
+    ))
+}
+
+/// A new directory, locked. A soak that begins at the same time may take it for a dead one's before
+/// it is: then it makes another, at most as often as others begin.
+fn locked_in(soaks: &Path) -> io::Result<(TempDir, File)> {
+    loop {
+        let directory = tempfile::Builder::new().prefix("").tempdir_in(soaks)?;
+        let lock = match File::open(directory.path()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            opened => opened?,
+        };
+        let locked = flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
+        if locked && directory.path().try_exists()? {
+            return Ok((directory, lock));
         }
-        let path = entry.path();
-        let lock = File::open(&path)?;
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            // Most have none.
-            let _ = unmount(path.join("state"), UnmountFlags::DETACH);
-            fs::remove_dir_all(&path)?;
+    }
+}
+
+/// Removes the directories of soaks whose processes are gone.
+fn sweep(soaks: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(soaks)? {
+        match remove_if_dead(&entry?.path()) {
+            // Its owner, or another soak, has removed it meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            removed => removed?,
         }
     }
     Ok(())
 }
 
+fn remove_if_dead(directory: &Path) -> io::Result<()> {
+    let lock = File::open(directory)?;
+    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Ok(());
+    }
+    // Most have none.
+    let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+    let _ = unmount(directory.join("state"), flags);
+    fs::remove_dir_all(directory)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
 
     fn config(parent: &Path) -> Config {
         let mut config = Config::from_vars(|_| None, true).unwrap();
@@ -219,14 +245,52 @@ mod tests {
     #[test]
     fn what_a_killed_soak_left_is_swept_and_nothing_else() {
         let parent = tempfile::tempdir().unwrap();
-        fs::create_dir_all(parent.path().join("soak-dead/state")).unwrap();
-        fs::create_dir(parent.path().join("snapshots")).unwrap();
+        let soaks = parent.path().join(SOAKS);
+        fs::create_dir_all(soaks.join("dead/state")).unwrap();
+        fs::set_permissions(&soaks, Permissions::from_mode(0o700)).unwrap();
+        for of_others in ["soak-results", "soak-dead", "snapshots"] {
+            let directory = parent.path().join(of_others);
+            fs::create_dir(&directory).unwrap();
+            fs::write(directory.join("file"), "somebody's").unwrap();
+        }
         let living = Home::create(&config(parent.path())).unwrap();
-        assert_eq!(names(parent.path()).len(), 2);
+        assert_eq!(names(&soaks).len(), 1);
         let second = Home::create(&config(parent.path())).unwrap();
-        assert_eq!(names(parent.path()).len(), 3);
+        assert_eq!(names(&soaks).len(), 2);
         drop((living, second));
-        assert_eq!(names(parent.path()), ["snapshots"]);
+        assert_eq!(names(&soaks), [""; 0]);
+        for of_others in ["soak-results", "soak-dead", "snapshots"] {
+            let file = parent.path().join(of_others).join("file");
+            assert!(file.exists(), "{of_others}");
+        }
+    }
+
+    #[test]
+    fn soaks_that_begin_and_end_at_the_same_time_leave_each_other_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        let config = config(parent.path());
+        std::thread::scope(|threads| {
+            for _ in 0..4 {
+                threads.spawn(|| {
+                    for _ in 0..50 {
+                        let home = Home::create(&config).unwrap();
+                        assert!(home.aside().is_dir());
+                    }
+                });
+            }
+        });
+        assert_eq!(names(&parent.path().join(SOAKS)), [""; 0]);
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_to_is_not_used_and_named() {
+        let parent = tempfile::tempdir().unwrap();
+        let soaks = parent.path().join(SOAKS);
+        fs::create_dir_all(soaks.join("dead")).unwrap();
+        fs::set_permissions(&soaks, Permissions::from_mode(0o777)).unwrap();
+        let error = Home::create(&config(parent.path())).unwrap_err();
+        assert!(error.to_string().contains(SOAKS), "{error}");
+        assert!(soaks.join("dead").exists());
     }
 
     #[test]
@@ -248,6 +312,6 @@ mod tests {
         disk.free().unwrap();
         fs::write(home.aside().join("third"), vec![1; 1 << 20]).unwrap();
         drop(home);
-        assert!(names(parent.path()).is_empty());
+        assert_eq!(names(&parent.path().join(SOAKS)), [""; 0]);
     }
 }

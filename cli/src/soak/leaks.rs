@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use ironclaw_orchestrator::vm::{Config, Limit};
+use procfs::process::{FDTarget, Process};
 use serde::Serialize;
 use tokio::time::{Instant, sleep_until};
 
@@ -66,8 +67,8 @@ impl Line {
 impl Taken {
     /// At this moment, with what is below the directories of `config`.
     pub(super) fn now(config: &Config) -> Result<Self> {
-        let links = descriptors()?;
-        let is_socket = |link: &&PathBuf| link.to_string_lossy().starts_with("socket:");
+        let targets = descriptors()?;
+        let is_socket = |target: &&FDTarget| matches!(target, FDTarget::Socket(_));
         let mut paths = below(&config.run_path);
         // A name is claimed by a lock on its file, which stays.
         paths.retain(|path| !path.starts_with(config.run_path.join(".claims")));
@@ -75,8 +76,8 @@ impl Taken {
         Ok(Self {
             processes: children()?.len(),
             threads: threads()?,
-            sockets: links.iter().filter(is_socket).count(),
-            descriptors: links.len(),
+            sockets: targets.iter().filter(is_socket).count(),
+            descriptors: targets.len(),
             paths,
         })
     }
@@ -131,30 +132,26 @@ pub(super) fn memory(first_quarter: u64, end: u64) -> Line {
 
 /// Resident memory of this process in bytes.
 pub(super) fn resident() -> Result<u64> {
-    let path = "/proc/self/status";
-    let status = fs::read_to_string(path).with_context(|| format!("can't read {path}"))?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
-    let kibibytes: u64 = line
-        .and_then(|number| number.trim().parse().ok())
-        .with_context(|| format!("{path} does not say VmRSS"))?;
+    let status = Process::myself().and_then(|process| process.status());
+    let status = status.context("can't read the status of this process")?;
+    let kibibytes = status.vmrss.context("the kernel does not say VmRSS")?;
     Ok(kibibytes << 10)
 }
 
-fn descriptors() -> Result<Vec<PathBuf>> {
-    let path = "/proc/self/fd";
-    let entries = fs::read_dir(path).with_context(|| format!("can't list {path}"))?;
+/// What the descriptors of this process lead to.
+fn descriptors() -> Result<Vec<FDTarget>> {
+    let descriptors = Process::myself().and_then(|process| process.fd());
+    let descriptors = descriptors.context("can't list the descriptors of this process")?;
     // One may be closed while we look.
-    Ok(entries
-        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+    Ok(descriptors
+        .filter_map(|descriptor| Some(descriptor.ok()?.target))
         .collect())
 }
 
 fn threads() -> Result<usize> {
-    let path = "/proc/self/task";
-    let entries = fs::read_dir(path).with_context(|| format!("can't list {path}"))?;
-    Ok(entries.count())
+    let tasks = Process::myself().and_then(|process| process.tasks());
+    let tasks = tasks.context("can't list the threads of this process")?;
+    Ok(tasks.count())
 }
 
 /// Everything below a directory.

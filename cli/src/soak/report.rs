@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
+use ironclaw_orchestrator::vm::snapshot::VmmIdentity;
 use serde::Serialize;
 
 use super::leaks::Line;
-use super::tally::{Blame, Failures, Served, Tier};
+use super::tally::{Blame, Failures, Served};
 use crate::output;
 
 /// All of it.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
-    pub(super) vmm: String,
+    pub(super) vmm: VmmIdentity,
     pub(super) seed: u64,
     pub(super) seconds: f64,
     /// Whether a signal ended it early.
@@ -55,20 +56,17 @@ impl Report {
                 ""
             }
         ))?;
-        let milliseconds = |micros: u64| format!("{}.{}", micros / 1000, micros % 1000 / 100);
         let rows = self.served.iter().map(|served| {
-            let tier = match served.tier {
-                Tier::Warm => "warm",
-                Tier::Restored => "restored",
-                Tier::ColdBooted => "cold boot",
-            };
+            let times = &served.spawn_ms;
+            let [p50, p90, p99, max] =
+                [times.p50, times.p90, times.p99, times.max].map(|time| format!("{time:.1}"));
             [
-                tier.to_owned(),
-                served.count.to_string(),
-                milliseconds(served.p50_us),
-                milliseconds(served.p90_us),
-                milliseconds(served.p99_us),
-                milliseconds(served.max_us),
+                served.origin.to_string(),
+                times.samples.to_string(),
+                p50,
+                p90,
+                p99,
+                max,
             ]
         });
         output::table(

@@ -7,6 +7,8 @@ use hdrhistogram::Histogram;
 use ironclaw_orchestrator::vm::{Origin, VmHandle};
 use serde::Serialize;
 
+use crate::statistics::Spread;
+
 /// The longest time that is told from longer ones, in microseconds.
 const LONGEST: u64 = 3_600_000_000;
 /// Characters of a failure's text that are kept.
@@ -23,7 +25,7 @@ pub(super) enum Blame {
 /// All that happened.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    served: BTreeMap<Tier, Histogram<u64>>,
+    served: BTreeMap<Origin, Histogram<u64>>,
     pub(super) cancelled: u64,
     pub(super) commands: u64,
     pub(super) endings: BTreeMap<&'static str, u64>,
@@ -31,24 +33,11 @@ pub(super) struct Tally {
     failures: BTreeMap<(Blame, &'static str), (u64, String)>,
 }
 
-/// A tier, in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Tier {
-    Warm,
-    Restored,
-    ColdBooted,
-}
-
 /// How long the spawns of a tier took.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Served {
-    pub(super) tier: Tier,
-    pub(super) count: u64,
-    pub(super) p50_us: u64,
-    pub(super) p90_us: u64,
-    pub(super) p99_us: u64,
-    pub(super) max_us: u64,
+    pub(super) origin: Origin,
+    pub(super) spawn_ms: Spread<f64>,
 }
 
 /// Failures of one kind.
@@ -62,24 +51,14 @@ pub(super) struct Failures {
     pub(super) first: String,
 }
 
-impl From<Origin> for Tier {
-    fn from(origin: Origin) -> Self {
-        match origin {
-            Origin::Warm => Self::Warm,
-            Origin::Restored => Self::Restored,
-            Origin::ColdBooted => Self::ColdBooted,
-        }
-    }
-}
-
 impl Tally {
     pub(super) fn served(&mut self, vm: &VmHandle) {
-        self.took(vm.origin().into(), vm.timings().total);
+        self.took(vm.origin(), vm.timings().total);
     }
 
-    fn took(&mut self, tier: Tier, time: Duration) {
+    fn took(&mut self, origin: Origin, time: Duration) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(LONGEST);
-        let times = match self.served.entry(tier) {
+        let times = match self.served.entry(origin) {
             std::collections::btree_map::Entry::Occupied(times) => times.into_mut(),
             std::collections::btree_map::Entry::Vacant(none) => {
                 // Three digits of a constant range, which it takes.
@@ -116,13 +95,9 @@ impl Tally {
     pub(super) fn by_tier(&self) -> Vec<Served> {
         let served = self.served.iter();
         served
-            .map(|(tier, times)| Served {
-                tier: *tier,
-                count: times.len(),
-                p50_us: times.value_at_quantile(0.5),
-                p90_us: times.value_at_quantile(0.9),
-                p99_us: times.value_at_quantile(0.99),
-                max_us: times.max(),
+            .map(|(origin, times)| Served {
+                origin: *origin,
+                spawn_ms: Spread::of_micros(times),
             })
             .collect()
     }
@@ -170,15 +145,16 @@ mod tests {
     fn times_are_told_by_tier() {
         let mut tally = Tally::default();
         for millis in 1..=100 {
-            tally.took(Tier::Warm, Duration::from_millis(millis));
+            tally.took(Origin::Warm, Duration::from_millis(millis));
         }
-        tally.took(Tier::ColdBooted, Duration::MAX);
+        tally.took(Origin::ColdBooted, Duration::MAX);
         let [warm, cold] = &tally.by_tier()[..] else {
             panic!("{tally:?}");
         };
-        assert_eq!((warm.count, warm.tier), (100, Tier::Warm));
-        assert!((49_900..=50_100).contains(&warm.p50_us), "{warm:?}");
-        assert!(cold.max_us >= LONGEST);
+        assert_eq!((warm.spawn_ms.samples, warm.origin), (100, Origin::Warm));
+        assert!((49.9..=50.1).contains(&warm.spawn_ms.p50), "{warm:?}");
+        assert_eq!(cold.origin, Origin::ColdBooted);
+        assert!(cold.spawn_ms.max >= LONGEST as f64 / 1e3);
         assert_eq!(tally.spawns(), 101);
     }
 }

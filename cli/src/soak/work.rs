@@ -1,6 +1,6 @@
 //! What the workers of a soak do, one cycle after another.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout};
 
 use super::fault::{Moment, Strikes};
 use super::guest::{self, Deed, Dialect, Mishap};
+use super::stop::Stop;
 use super::tally::{Blame, Tally};
 use crate::exit;
 
@@ -41,7 +42,7 @@ pub(super) struct Shift {
     pub(super) until: Until,
     begun: Instant,
     numbers: AtomicU64,
-    stop: Arc<AtomicBool>,
+    stop: Stop,
     tally: Mutex<Tally>,
 }
 
@@ -51,7 +52,7 @@ impl Shift {
         dialect: Dialect,
         faults: bool,
         until: Until,
-        stop: Arc<AtomicBool>,
+        stop: Stop,
     ) -> Self {
         Self {
             pool,
@@ -75,7 +76,7 @@ impl Shift {
     }
 
     pub(super) fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.stop.is_asked()
     }
 
     /// How much of it is over, from 0 to 1: by time or by number, whichever ends it.

@@ -3,13 +3,20 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
+use ironclaw_orchestrator::vm::config::VARIABLES;
 use ironclaw_orchestrator::vm::qemu::QemuBinary;
 use ironclaw_orchestrator::vm::vmm::VmmError;
 use ironclaw_orchestrator::vm::{Config, find_guest_agent};
+use procfs::process::Process;
 
 /// Set by `cargo xtask test`, which installs QEMU and builds the agent: tests have to run then.
 const REQUIRED: &str = "IRONCLAW_TEST_REQUIRE_VM";
+
+/// Far longer than anything takes that works, on any machine.
+#[allow(dead_code, reason = "not every test looks at processes")]
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Where all tests have what they share, kept between runs and apart from any user's.
 pub(crate) fn state() -> PathBuf {
@@ -25,9 +32,23 @@ pub(crate) fn settings(snapshots: &str) -> [(&'static str, PathBuf); 3] {
     ]
 }
 
-/// `ironclaw` with those settings.
+/// What a caller may set: where programs are, which a machine may have anywhere.
+const PROGRAMS: [&str; 4] = [
+    "IRONCLAW_QEMU",
+    "IRONCLAW_FIRECRACKER",
+    "IRONCLAW_JAILER",
+    "IRONCLAW_GUEST_AGENT",
+];
+
+/// `ironclaw` with those settings, and no others of the caller's.
 pub(crate) fn ironclaw(snapshots: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ironclaw"));
+    for (name, ..) in VARIABLES {
+        if !PROGRAMS.contains(name) {
+            command.env_remove(name);
+        }
+    }
+    command.env_remove("RUST_LOG");
     command.args(arguments).envs(settings(snapshots));
     command
 }
@@ -54,7 +75,8 @@ pub(crate) fn runs() -> bool {
 
 /// What is not installed of that which runs VMs.
 fn missing() -> Option<String> {
-    let config = Config::from_env().unwrap();
+    let of = |name: &str| PROGRAMS.contains(&name).then(|| std::env::var_os(name));
+    let config = Config::from_vars(|name| of(name).flatten(), true).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -64,4 +86,16 @@ fn missing() -> Option<String> {
         Err(_) => None,
         Ok(_) => Some(find_guest_agent(&config).err()?.to_string()),
     }
+}
+
+/// The processes that a process has started and that have not ended.
+#[allow(dead_code, reason = "not every test looks at processes")]
+pub(crate) fn children(of: u32) -> Vec<u32> {
+    let process = Process::new(i32::try_from(of).unwrap()).unwrap();
+    // A thread that has ended since has no children.
+    let children = process
+        .tasks()
+        .unwrap()
+        .filter_map(|task| task.ok()?.children().ok());
+    children.flatten().collect()
 }

@@ -45,3 +45,9 @@ pub use shared_pool::{
     destroy_vm, pool_stats, prometheus_text, refresh_pool, spawn_vm, spawn_vm_with, warmup_pool,
 };
 pub use vm_handle::{DestroyError, Origin, Timings, VmHandle};
+
+/// Resolves when every VM that was dropped until now has ended, and its files are gone. For programs
+/// that end: what is left of a VM then is swept by the next one that starts.
+pub async fn dropped_vms_ended() {
+    process::dropped_ones_ended().await;
+}

@@ -96,11 +96,7 @@ impl QemuBinary {
     pub async fn find(configured: Option<&Path>) -> Result<Self, VmmError> {
         let path = match configured {
             Some(path) => path.is_file().then(|| path.to_owned()),
-            None => std::env::var_os("PATH").and_then(|path| {
-                std::env::split_paths(&path)
-                    .map(|dir| dir.join(PROGRAM))
-                    .find(|file| file.is_file())
-            }),
+            None => which::which(PROGRAM).ok(),
         };
         let path = path.ok_or_else(|| VmmError::NotInstalled {
             program: PROGRAM,

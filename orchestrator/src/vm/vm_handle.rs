@@ -15,7 +15,7 @@ use crate::vm::snapshot::Snapshot;
 use crate::vm::vmm::{Exit, MicroVm};
 
 /// Which tier served a VM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
     /// A paused clone was resumed.
@@ -23,6 +23,7 @@ pub enum Origin {
     /// A snapshot was restored.
     Restored,
     /// The template was booted.
+    #[serde(rename = "cold_boot")]
     ColdBooted,
 }
 

@@ -37,7 +37,7 @@ impl FirecrackerBinary {
     pub async fn find(configured: Option<&Path>) -> Result<Self, VmmError> {
         let path = match configured {
             Some(path) => path.is_file().then(|| path.to_owned()),
-            None => on_path(PROGRAM),
+            None => which::which(PROGRAM).ok(),
         };
         // A VM's process starts in a directory of its own.
         let path = path.and_then(|path| std::path::absolute(path).ok());
@@ -72,14 +72,6 @@ impl FirecrackerBinary {
         }
         Ok(Self { path, version })
     }
-}
-
-/// The first file called `program` in a directory of PATH.
-pub(super) fn on_path(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|directory| directory.join(program))
-        .find(|file| file.is_file())
 }
 
 /// The version in `Firecracker v1.16.1`, the first line of what `--version` prints.

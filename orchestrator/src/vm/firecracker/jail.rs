@@ -16,7 +16,6 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::binary::on_path;
 use super::cgroup::Cgroups;
 use super::claim::Claim;
 use super::guard::Guard;
@@ -146,7 +145,7 @@ impl Jailer {
 pub fn find_jailer(configured: Option<&Path>) -> Result<PathBuf, VmmError> {
     let path = match configured {
         Some(path) => path.is_file().then(|| path.to_owned()),
-        None => on_path(PROGRAM),
+        None => which::which(PROGRAM).ok(),
     };
     let program = path.and_then(|path| path.canonicalize().ok());
     program.ok_or_else(|| VmmError::NotInstalled {

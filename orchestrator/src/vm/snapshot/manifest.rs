@@ -81,6 +81,12 @@ pub struct VmmIdentity {
     pub devices: Option<Sha256Digest>,
 }
 
+impl fmt::Display for VmmIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} ({})", self.kind, self.version, self.accelerator)
+    }
+}
+
 /// The hypervisors that snapshots are made with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
