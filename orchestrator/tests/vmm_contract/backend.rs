@@ -1,8 +1,10 @@
 //! The hypervisors that the suite runs against.
 
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ironclaw_orchestrator::template::{ImportSpec, Template, TemplateStore};
 use ironclaw_orchestrator::vm::config::{BackendChoice, JailChoice};
@@ -151,6 +153,25 @@ impl Backend {
         // Not the records of their processes.
         all.filter(|home| home.is_dir()).collect()
     }
+
+    /// Waits until no VM has left a process, a directory or half a snapshot: what failed is killed
+    /// at once and gone a moment later, of which nothing tells.
+    pub(crate) async fn nothing_is_left(&self) {
+        let directory = self.config.run_path.parent().unwrap();
+        let start = Instant::now();
+        loop {
+            let (homes, living) = (self.homes(), living_below(directory));
+            let snapshots = std::fs::read_dir(&self.config.snapshot_path).unwrap();
+            let names = snapshots.map(|entry| entry.unwrap().file_name());
+            let staged: Vec<_> = names.filter(|name| name.as_bytes()[0] == b'.').collect();
+            if homes.is_empty() && living.is_empty() && staged.is_empty() {
+                return;
+            }
+            let left = (homes, living, staged);
+            assert!(start.elapsed() < Duration::from_secs(10), "left: {left:?}");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
 }
 
 pub(crate) fn is_alive(pid: u32) -> bool {
@@ -167,10 +188,6 @@ const ENDS: Timespec = Timespec {
 pub(crate) struct Watched(OwnedFd);
 
 impl Watched {
-    pub(crate) fn new(pid: u32) -> Self {
-        Self::if_alive(pid).unwrap()
-    }
-
     /// `None`: it has ended.
     pub(crate) fn if_alive(pid: u32) -> Option<Self> {
         let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
@@ -187,4 +204,20 @@ impl Watched {
         });
         assert_eq!(ended.await.unwrap(), 1, "the process goes on");
     }
+}
+
+/// The processes that work below `directory`, or were told of a file there.
+pub(crate) fn living_below(directory: &Path) -> Vec<u32> {
+    let numbers = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let name = entry.ok()?.file_name();
+        name.to_str()?.parse::<u32>().ok()
+    });
+    let text = directory.as_os_str().as_bytes();
+    let is_below = |number: &u32| {
+        // One that ended meanwhile has neither.
+        let place = std::fs::read_link(format!("/proc/{number}/cwd")).unwrap_or_default();
+        let line = std::fs::read(format!("/proc/{number}/cmdline")).unwrap_or_default();
+        place.starts_with(directory) || line.windows(text.len()).any(|part| part == text)
+    };
+    numbers.filter(is_below).collect()
 }

@@ -16,6 +16,7 @@ mod backend;
 mod contract;
 mod crash;
 mod devices;
+mod every_call;
 mod faults;
 mod honesty;
 mod simulator;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         contract::trials(),
         crash::trials(),
         devices::trials(),
+        every_call::trials(),
         faults::trials(),
         honesty::trials(),
     ];
@@ -57,6 +59,20 @@ fn main() -> ExitCode {
 fn trial<F: Future<Output = ()>>(name: String, test: impl FnOnce() -> F + Send + 'static) -> Trial {
     Trial::test(name, move || {
         let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(test());
+        Ok(())
+    })
+}
+
+/// The same for one that lets the runtime's clock jump, which takes a runtime of one thread.
+fn trial_on_one_thread<F: Future<Output = ()>>(
+    name: String,
+    test: impl FnOnce() -> F + Send + 'static,
+) -> Trial {
+    Trial::test(name, move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         runtime.block_on(test());
