@@ -1,10 +1,12 @@
 //! Faults of a whole story, with the simulator; those of single calls are in `every_call`.
 
-use ironclaw_orchestrator::vm::{Budget, Limit, Origin, Pool, PoolOptions, SpawnError};
+use ironclaw_orchestrator::vm::{
+    Budget, GuestError, LaunchError, Limit, Origin, Pool, PoolOptions, SpawnError,
+};
 use libtest_mimic::Trial;
 
 use crate::backend::{Backend, Kind};
-use crate::simulator::Simulator;
+use crate::simulator::{Fault, GUEST, Simulator};
 use crate::trial;
 use crate::within::within;
 
@@ -21,6 +23,15 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial(
             "faults::a_pool_that_closes_serves_neither_who_waits_nor_who_comes_later".into(),
             || with(async |b, _| a_closed_pool_serves_nobody(b).await),
+        ),
+        trial(
+            "faults::a_frame_longer_than_any_may_be_ends_the_session_before_the_vm_is_handed_out"
+                .into(),
+            || with(async |b, s| an_oversized_frame_at_first(b, s).await),
+        ),
+        trial(
+            "faults::a_frame_longer_than_any_may_be_ends_the_session_of_a_command".into(),
+            || with(async |b, s| an_oversized_frame_later(b, s).await),
         ),
     ]
 }
@@ -99,4 +110,46 @@ async fn overwritten_memory(b: &Backend) {
     pool.close().await;
     let left = b.launcher.snapshots().list().unwrap();
     assert!(left.iter().all(|entry| entry.id != bad.id), "{left:?}");
+}
+
+fn assert_says_oversized(error: &GuestError) {
+    let GuestError::Closed { reason } = error else {
+        panic!("{error:?}");
+    };
+    let expected = format!("a frame of {} bytes is over the limit", u32::MAX);
+    assert!(reason.contains(&expected), "{reason}");
+}
+
+async fn an_oversized_frame_at_first(b: &Backend, s: &Simulator) {
+    let snapshot = b.launcher.create_snapshot().await.unwrap().snapshot;
+    s.inject(GUEST, Fault::Oversized);
+    let error = b.launcher.restore_vm(&snapshot, "bad").await.unwrap_err();
+    let LaunchError::Guest(error) = error else {
+        panic!("{error:?}");
+    };
+    assert_says_oversized(&error);
+    b.nothing_is_left().await;
+
+    let pool = Pool::open(b.launcher.clone(), options(1)).await.unwrap();
+    pool.warmup().await.unwrap();
+    let bad = pool.warm_pids()[0];
+    s.inject(GUEST, Fault::Oversized);
+    let vm = pool.spawn("good").await.unwrap();
+    assert_eq!(s.waiting(), 0);
+    assert_ne!(vm.pid(), bad);
+    assert_eq!(vm.origin(), Origin::Restored);
+    assert_eq!(pool.stats().fallbacks.get("guest"), Some(&1));
+    assert_eq!(vm.exec(["counter"]).await.unwrap().stdout, b"1\n");
+    vm.destroy().await.unwrap();
+    pool.close().await;
+}
+
+async fn an_oversized_frame_later(b: &Backend, s: &Simulator) {
+    let snapshot = b.launcher.create_snapshot().await.unwrap().snapshot;
+    let vm = b.launcher.restore_vm(&snapshot, "bad").await.unwrap();
+    s.inject(GUEST, Fault::Oversized);
+    assert_says_oversized(&vm.exec(["counter"]).await.unwrap_err());
+    // Nothing more is taken from it.
+    assert_says_oversized(&vm.exec(["counter"]).await.unwrap_err());
+    vm.destroy().await.unwrap();
 }

@@ -36,6 +36,9 @@ pub(crate) enum Fault {
     Garbage,
     /// The answer never ends.
     Endless,
+    /// The guest says that it sends the longest frame that there could be, in place of what it
+    /// has to say.
+    Oversized,
 }
 
 /// A simulator's directory: the binary, its version, and the faults that wait for it.
@@ -77,7 +80,8 @@ impl Simulator {
     }
 
     /// Lets `fault` strike once, at the next call `at`: [`START`](super::START), a method and a
-    /// path (and the state that is asked for), or [`CONNECT`](super::CONNECT).
+    /// path (and the state that is asked for), [`CONNECT`](super::CONNECT) or
+    /// [`GUEST`](super::GUEST).
     pub(crate) fn inject(&self, at: &str, fault: Fault) {
         let number = self.planned.fetch_add(1, Ordering::Relaxed);
         let plan = Plan {

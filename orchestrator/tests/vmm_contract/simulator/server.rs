@@ -6,13 +6,14 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::ExitCode;
 
+use ironclaw_protocol::frame::MAGIC;
 use ironclaw_testguest::session::Session;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::fault::die;
 use super::http::{self, Answer};
 use super::instance::{After, Configuration, Handshake, Instance};
-use super::{CONNECT, Fault, Simulator, api};
+use super::{CONNECT, Fault, GUEST, Simulator, api};
 
 /// How often a guest with nothing to hear looks at the clock, in nanoseconds.
 const TICK: i64 = 2_000_000;
@@ -231,6 +232,15 @@ impl Line {
                     }
                 }
                 guest.pump(&mut session);
+                if !session.output().is_empty() && simulator.strike(GUEST) == Some(Fault::Oversized)
+                {
+                    let begins = session.output().starts_with(&MAGIC);
+                    let begin = if begins { &MAGIC[..] } else { &[] };
+                    stream
+                        .write_all(&[begin, &u32::MAX.to_le_bytes(), &[0; 4096]].concat())
+                        .ok()?;
+                    session.sent(session.output().len());
+                }
                 while !session.output().is_empty() {
                     match stream.write(session.output()) {
                         Ok(count) => session.sent(count),
