@@ -1,29 +1,41 @@
 //! Jailed VMs; they need root and Firecracker's jailer.
 
 use std::fs;
-use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Once;
 
+use ironclaw_orchestrator::vm::Origin;
 use ironclaw_orchestrator::vm::config::JailChoice;
 use ironclaw_orchestrator::vm::firecracker::find_jailer;
-use ironclaw_orchestrator::vm::{Config, Origin};
 
 use crate::lab::{Lab, pool, run};
+use crate::real;
+use crate::skip::skipped;
 
 async fn jailed() -> Option<Lab> {
-    let config = Config::from_env().unwrap();
-    if !rustix::process::geteuid().is_root() || find_jailer(config.jailer.as_deref()).is_err() {
-        static SAID: Once = Once::new();
-        SAID.call_once(|| {
-            let _ = writeln!(std::io::stderr(), "skipped: no jailer, or not root");
-        });
+    let mut lab = Lab::open().await?;
+    if !may_jail(&lab) {
         return None;
     }
-    let mut lab = Lab::open().await?;
     lab.config.jail = JailChoice::On;
     Some(lab)
+}
+
+/// Whether VMs can be jailed here; the first that asks says why not.
+pub(crate) fn may_jail(lab: &Lab) -> bool {
+    let reason = if !rustix::process::geteuid().is_root() {
+        "only root can jail VMs".to_owned()
+    } else {
+        match find_jailer(lab.config.jailer.as_deref()) {
+            Ok(_) => return true,
+            Err(error) => error.to_string(),
+        }
+    };
+    static SAID: Once = Once::new();
+    let reason = real::unless_required(reason);
+    SAID.call_once(|| skipped(&reason));
+    false
 }
 
 fn status(pid: u32, field: &str) -> String {

@@ -8,7 +8,8 @@ use ironclaw_orchestrator::vm::vmm::VmmError;
 use ironclaw_orchestrator::vm::{Config, LaunchError, Launcher, VmHandle};
 use tokio::sync::OnceCell;
 
-use crate::skip;
+use crate::required::unless_required;
+use crate::skip::skipped;
 
 static LAUNCHER: OnceCell<Option<Launcher>> = OnceCell::const_new();
 static SNAPSHOT: OnceCell<Snapshot> = OnceCell::const_new();
@@ -33,8 +34,8 @@ pub(crate) async fn launcher() -> Option<Launcher> {
                 error @ (LaunchError::Vmm(VmmError::NotInstalled { .. })
                 | LaunchError::NoGuestAgent { .. }),
             ) => {
-                skip::unless_required(&error);
-                skip::skipped(&error);
+                unless_required(&error);
+                skipped(&error);
                 None
             }
             Err(error) => panic!("{error}"),

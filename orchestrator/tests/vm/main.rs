@@ -18,6 +18,8 @@ mod faults;
 mod fixture;
 mod leases;
 mod pool;
+#[path = "../shared/required.rs"]
+mod required;
 #[path = "../shared/skip.rs"]
 mod skip;
 mod templates;

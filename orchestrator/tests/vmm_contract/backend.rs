@@ -17,8 +17,9 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::task::spawn_blocking;
 
+use crate::real::{self, Real};
+use crate::required::unless_required;
 use crate::simulator::Simulator;
-use crate::skip;
 
 /// A kind of hypervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +80,7 @@ impl Kind {
                         error @ (LaunchError::Vmm(VmmError::NotInstalled { .. })
                         | LaunchError::NoGuestAgent { .. }),
                     ) => {
-                        skip::unless_required(&error);
+                        unless_required(&error);
                         return Err(error.to_string());
                     }
                     opened => opened.unwrap(),
@@ -87,19 +88,10 @@ impl Kind {
                 (launcher.hypervisor(), launcher.template().clone())
             }
             Self::Firecracker => {
-                let guest = std::env::var_os("IRONCLAW_TESTGUEST")
-                    .ok_or("the test guest is not built (cargo xtask test does it)")?;
-                let kvm = std::fs::File::options()
-                    .read(true)
-                    .write(true)
-                    .open("/dev/kvm");
-                kvm.map_err(|error| format!("no firecracker: /dev/kvm: {error}"))?;
-                let binary = FirecrackerBinary::find(config.firecracker.as_deref())
-                    .await
-                    .map_err(|error| format!("no firecracker: {error}"))?;
+                let Real { binary, guest } = real::firecracker().await?;
                 let vmm =
                     Firecracker::new(binary, &config.run_path, None, Devices::default()).unwrap();
-                (Arc::new(vmm), import(directory, guest.into()))
+                (Arc::new(vmm), import(directory, guest))
             }
             Self::Simulator => {
                 let installed = Simulator::install(directory);

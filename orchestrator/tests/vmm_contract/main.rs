@@ -19,6 +19,10 @@ mod devices;
 mod every_call;
 mod faults;
 mod honesty;
+#[path = "../shared/real.rs"]
+mod real;
+#[path = "../shared/required.rs"]
+mod required;
 mod simulator;
 #[path = "../shared/skip.rs"]
 mod skip;
