@@ -13,7 +13,8 @@ use crate::lab::{Lab, pool, run};
 use crate::real;
 use crate::skip::skipped;
 
-async fn jailed() -> Option<Lab> {
+/// A lab whose VMs are jailed, where they can be.
+pub(crate) async fn jailed() -> Option<Lab> {
     let mut lab = Lab::open().await?;
     if !may_jail(&lab) {
         return None;
@@ -45,7 +46,7 @@ fn status(pid: u32, field: &str) -> String {
 }
 
 /// The control groups of a process that are below ours.
-fn groups(pid: u32) -> Vec<PathBuf> {
+pub(crate) fn groups(pid: u32) -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/mounts").unwrap();
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     let ours = text.lines().filter_map(|line| {
@@ -69,7 +70,7 @@ fn groups(pid: u32) -> Vec<PathBuf> {
 }
 
 /// Whether this host has all controllers that limit a VM, of either version.
-fn can_limit() -> bool {
+pub(crate) fn can_limit() -> bool {
     let mounts = fs::read_to_string("/proc/mounts").unwrap();
     let mounts: Vec<Vec<&str>> = mounts.lines().map(|l| l.split(' ').collect()).collect();
     let unified = mounts.iter().find(|mount| mount[2] == "cgroup2");
