@@ -18,6 +18,8 @@ mod faults;
 mod jail;
 mod lab;
 mod life;
+#[path = "../shared/limit.rs"]
+mod limit;
 mod owner;
 mod pool;
 mod process;

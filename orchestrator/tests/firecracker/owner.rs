@@ -10,6 +10,7 @@ use ironclaw_orchestrator::vm::config::JailChoice;
 
 use crate::jail::{can_limit, groups, jailed};
 use crate::lab::{Lab, launcher, list, pool};
+use crate::limit::Limit;
 use crate::process::{Watched, living_in};
 
 /// Tells the last test of this file where to hold VMs, and whether in jails; it does nothing
@@ -25,7 +26,7 @@ async fn an_owner_killed_at_once_leaves_no_vmm_and_the_next_one_sweeps_its_direc
     let owner = Owner::start(&lab);
     let vms = owner.vms();
     assert_eq!(lab.homes().len(), 3);
-    owner.is_killed();
+    owner.kill();
     ended(vms);
     let left = living_in(&lab.config.run_path);
     assert!(left.is_empty(), "{left:?}");
@@ -42,7 +43,7 @@ async fn an_owner_killed_at_once_takes_jailed_vmms_along_and_the_next_one_remove
     assert!(groups.iter().all(|group| group.exists()), "{groups:?}");
     let vms = owner.vms();
     assert_eq!(lab.homes().len(), 3);
-    owner.is_killed();
+    owner.kill();
     ended(vms);
     assert_eq!(lab.homes().len(), 3, "nobody was left to remove them");
     the_next_one_sweeps(&lab).await;
@@ -53,6 +54,7 @@ async fn an_owner_killed_at_once_takes_jailed_vmms_along_and_the_next_one_remove
 /// A process that holds three VMs.
 struct Owner {
     process: Child,
+    _limit: Limit,
     pids: Vec<u32>,
 }
 
@@ -71,6 +73,7 @@ impl Owner {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
+        let limit = Limit::of(&process);
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let pids: Vec<u32> = loop {
             let line = lines.next().expect("the owner ended").unwrap();
@@ -83,14 +86,18 @@ impl Owner {
             }
         };
         assert_eq!(pids.len(), 3);
-        Self { process, pids }
+        Self {
+            process,
+            _limit: limit,
+            pids,
+        }
     }
 
     fn vms(&self) -> Vec<Watched> {
         self.pids.iter().map(|pid| Watched::new(*pid)).collect()
     }
 
-    fn is_killed(mut self) {
+    fn kill(mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }

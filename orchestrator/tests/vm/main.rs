@@ -17,6 +17,8 @@ mod examples;
 mod faults;
 mod fixture;
 mod leases;
+#[path = "../shared/limit.rs"]
+mod limit;
 mod pool;
 #[path = "../shared/required.rs"]
 mod required;

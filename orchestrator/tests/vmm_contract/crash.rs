@@ -15,6 +15,7 @@ use ironclaw_orchestrator::vm::snapshot::{SnapshotId, SnapshotStore};
 use libtest_mimic::Trial;
 
 use crate::backend::{Kind, Watched, living_below};
+use crate::limit::Limit;
 use crate::skip::skipped;
 use crate::trial;
 use crate::victim::{self, FULL, Life, ROUND};
@@ -83,6 +84,7 @@ impl Scene {
     fn one_round(&self) -> Duration {
         let start = Instant::now();
         let mut victim = self.life.start();
+        let _limit = Limit::of(&victim);
         let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines();
         assert!(lines.any(|line| line.unwrap() == ROUND), "it died too soon");
         let round = start.elapsed();

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
+use crate::limit::Limit;
 use crate::real::{self, Real};
 use crate::simulator::Simulator;
 use crate::skip::skipped;
@@ -28,13 +29,14 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-/// How long either may take until it listens; it takes milliseconds.
+/// How long either may take until it listens, and until it answers; it takes milliseconds.
 const LISTENS: Duration = Duration::from_secs(120);
 
 /// A process that is driven by raw requests.
 struct Process {
     child: Child,
     stream: BufReader<UnixStream>,
+    _limit: Limit,
     _directory: tempfile::TempDir,
 }
 
@@ -61,7 +63,9 @@ impl Process {
                 }
             }
         };
+        stream.set_read_timeout(Some(LISTENS)).unwrap();
         Self {
+            _limit: Limit::of(&child),
             child,
             stream: BufReader::new(stream),
             _directory: directory,

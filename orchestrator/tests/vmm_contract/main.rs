@@ -19,6 +19,8 @@ mod devices;
 mod every_call;
 mod faults;
 mod honesty;
+#[path = "../shared/limit.rs"]
+mod limit;
 #[path = "../shared/real.rs"]
 mod real;
 #[path = "../shared/required.rs"]
