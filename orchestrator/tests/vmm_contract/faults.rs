@@ -69,16 +69,16 @@ async fn a_closed_pool_serves_nobody(b: &Backend) {
     };
     let pool = Pool::open(b.launcher.clone(), options).await.unwrap();
     let served = pool.spawn("served").await.unwrap();
-    let (waits, later) = (pool.clone(), pool.clone());
-    let waiting = tokio::spawn(async move { waits.spawn("waits").await });
-    let joined = async {
-        while pool.stats().waiting == 0 {
-            tokio::task::yield_now().await;
-        }
+    let later = pool.clone();
+    let (waits, ()) = {
+        let waits = pool.clone();
+        // In this order, so that it is in line when it was polled once.
+        tokio::join!(biased; async move { waits.spawn("waits").await }, async {
+            assert_eq!(pool.stats().waiting, 1);
+            pool.close().await;
+        })
     };
-    within("a spawn in line", joined).await;
-    pool.close().await;
-    for error in [waiting.await.unwrap(), later.spawn("later").await] {
+    for error in [waits, later.spawn("later").await] {
         let error = error.unwrap_err();
         assert!(matches!(error, SpawnError::Closed), "{error}");
     }
