@@ -3,13 +3,15 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::Once;
 
-use ironclaw_orchestrator::vm::Origin;
 use ironclaw_orchestrator::vm::config::JailChoice;
 use ironclaw_orchestrator::vm::firecracker::find_jailer;
+use ironclaw_orchestrator::vm::{Config, Origin};
 
-use crate::lab::{Lab, pool, run};
+use crate::lab::{Lab, launcher, pool, run};
+use crate::limit::Limit;
 use crate::real;
 use crate::skip::skipped;
 
@@ -181,4 +183,53 @@ async fn a_jailed_pool_serves_warm_clones_and_leaves_nothing() {
     assert_eq!(pool.stats().failures, 0);
     pool.close().await;
     assert!(lab.homes().is_empty(), "{:?}", lab.homes());
+}
+
+/// Tells the last test of this file where to open a launcher; it does nothing without.
+const OPEN_BELOW: &str = "IRONCLAW_TEST_OPEN_BELOW";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vms_without_a_jailer_are_warned_of_unless_that_is_wanted() {
+    let Some(lab) = Lab::open().await else { return };
+    for (choice, warns) in [("auto", true), ("off", false)] {
+        let opens = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "jail::opens_a_launcher_for_another_test",
+                "--nocapture",
+            ])
+            .env(OPEN_BELOW, lab.path())
+            .env("IRONCLAW_JAIL", choice)
+            .env("IRONCLAW_FIRECRACKER", &lab.binary.path)
+            .env_remove("IRONCLAW_JAILER")
+            .env("PATH", lab.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let _limit = Limit::of(&opens);
+        let output = opens.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        let warned = said.contains("Firecracker runs without its jailer");
+        assert_eq!(warned, warns, "{choice}: {said}");
+        let reason = match rustix::process::geteuid().is_root() {
+            true => "there is no jailer on PATH",
+            false => "only root can jail them",
+        };
+        assert_eq!(said.contains(reason), warns, "{choice}: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn opens_a_launcher_for_another_test() {
+    let Some(below) = std::env::var_os(OPEN_BELOW).map(PathBuf::from) else {
+        return;
+    };
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .init();
+    let mut config = Lab::config_below(&below);
+    config.jail = Config::from_env().unwrap().jail;
+    drop(launcher(&config).await);
 }
