@@ -29,5 +29,7 @@ mod raw_api;
 mod real;
 #[path = "../shared/skip.rs"]
 mod skip;
+#[path = "../shared/small_disk.rs"]
+mod small_disk;
 #[path = "../shared/within.rs"]
 mod within;

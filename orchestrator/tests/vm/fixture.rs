@@ -52,12 +52,18 @@ pub(crate) async fn private() -> Option<(tempfile::TempDir, Launcher)> {
     Some((in_directory(directory.path()).await, directory)).map(|(l, d)| (d, l))
 }
 
-pub(crate) async fn in_directory(directory: &Path) -> Launcher {
-    let config = Config {
+/// The settings of the tests, with snapshots in `directory`.
+pub(crate) fn config_in(directory: &Path) -> Config {
+    Config {
         snapshot_path: directory.join("snapshots"),
         ..config()
-    };
-    Launcher::open(&config, Arc::new(|_: &_| {})).await.unwrap()
+    }
+}
+
+pub(crate) async fn in_directory(directory: &Path) -> Launcher {
+    Launcher::open(&config_in(directory), Arc::new(|_: &_| {}))
+        .await
+        .unwrap()
 }
 
 /// A snapshot that all tests share, made by the first of them.

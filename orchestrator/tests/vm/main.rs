@@ -24,6 +24,8 @@ mod pool;
 mod required;
 #[path = "../shared/skip.rs"]
 mod skip;
+#[path = "../shared/small_disk.rs"]
+mod small_disk;
 mod templates;
 #[path = "../shared/within.rs"]
 mod within;
