@@ -1,8 +1,8 @@
 //! One suite of behaviours for every hypervisor, and faults that only a simulator can have.
 //!
 //! `contract::…` runs against QEMU, the real Firecracker and the simulator, where each is there;
-//! `crash::…` kills a process that uses it, at any moment; `devices::…` and `faults::…` run against
-//! the simulator; `honesty::…` compares the simulator with the real one.
+//! `crash::…` kills a process that uses it, at any moment; `devices::…`, `faults::…` and
+//! `maker::…` run against the simulator; `honesty::…` compares the simulator with the real one.
 
 #![allow(
     clippy::unwrap_used,
@@ -21,6 +21,7 @@ mod faults;
 mod honesty;
 #[path = "../shared/limit.rs"]
 mod limit;
+mod maker;
 #[path = "../shared/real.rs"]
 mod real;
 #[path = "../shared/required.rs"]
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         every_call::trials(),
         faults::trials(),
         honesty::trials(),
+        maker::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
 }
