@@ -16,6 +16,9 @@ use ironclaw_protocol::{VERSION, VSOCK_PORT};
 /// Pings before a measurement, so that the guest's working set is in memory.
 const PRIMING: u32 = 9;
 
+/// How long Firecracker may take until it listens; it takes milliseconds.
+const LISTENS: Duration = Duration::from_secs(10);
+
 const RESUME: &str = "PATCH /vm";
 const RESUMED: &str = r#"{"state":"Resumed"}"#;
 
@@ -35,17 +38,23 @@ impl Started {
     pub(crate) fn start(firecracker: &Path) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("api.sock");
-        let process = Command::new(firecracker)
+        let mut process = Command::new(firecracker)
             .args(["--api-sock", "api.sock", "--level", "Error"])
             .current_dir(directory.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
+        let begun = Instant::now();
         let api = loop {
             match UnixStream::connect(&socket) {
                 Ok(stream) => break stream,
-                Err(_) => std::thread::sleep(Duration::from_micros(50)),
+                Err(error) => {
+                    let ended = process.try_wait().unwrap();
+                    assert!(ended.is_none(), "Firecracker ended: {ended:?}");
+                    assert!(begun.elapsed() < LISTENS, "{error}");
+                    std::thread::sleep(Duration::from_micros(50));
+                }
             }
         };
         Self {

@@ -20,6 +20,7 @@ mod vsock;
 
 use std::fmt;
 use std::fs::File;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::Command;
@@ -368,7 +369,7 @@ impl MicroVm for FirecrackerVm {
             let mut pause = FIRST_PAUSE;
             loop {
                 if let Some(stream) = vsock::connect(&self.place, VSOCK, VSOCK_PORT).await? {
-                    return Ok(stream);
+                    return Ok::<_, io::Error>(stream);
                 }
                 sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
@@ -376,7 +377,20 @@ impl MicroVm for FirecrackerVm {
         };
         let operation = "connect to the guest's agent";
         let stream = tokio::select! {
-            connected = connected => connected.map_err(VmmError::io(operation))?,
+            connected = connected => match connected {
+                // Nobody listens any more: it has ended, which is about to be told.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::ConnectionRefused | ErrorKind::NotFound
+                    ) =>
+                {
+                    self.process.kill();
+                    let exit = self.process.exited().await;
+                    return Err(VmmError::Died { operation, exit });
+                }
+                connected => connected.map_err(VmmError::io(operation))?,
+            },
             exit = self.process.exited() => return Err(VmmError::Died { operation, exit }),
         };
         self.channel_taken = true;

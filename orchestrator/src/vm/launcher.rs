@@ -218,19 +218,19 @@ impl Launcher {
         (self.0.progress)(&Stage::BootingTemplate);
         let (mut vm, guest) = match self.boot(Ram::File(staging.memory())).await {
             Ok(booted) => booted,
-            Err(error) => {
-                // The disk may have filled up meanwhile, which the VMM can't say.
-                let store = self.0.snapshots.clone();
-                blocking(move || store.ensure_room(1 << 20)).await?;
-                return Err(error);
-            }
+            Err(error) => return Err(self.or_full_disk(error).await),
         };
         let boot = start.elapsed();
 
         (self.0.progress)(&Stage::WritingSnapshot);
         let start = Instant::now();
-        vm.pause().await?;
-        vm.snapshot(&staging.vmstate(), &staging.memory()).await?;
+        let written = async {
+            vm.pause().await?;
+            vm.snapshot(&staging.vmstate(), &staging.memory()).await
+        };
+        if let Err(error) = written.await {
+            return Err(self.or_full_disk(error.into()).await);
+        }
         let write = start.elapsed();
         // Gone before its memory is read, so that nothing changes under the digest.
         let exited = vm.exited();
@@ -255,6 +255,13 @@ impl Launcher {
             publish: start.elapsed(),
             disk_bytes,
         })
+    }
+
+    /// That error, unless the disk filled up meanwhile, which a VMM can't say.
+    async fn or_full_disk(&self, error: LaunchError) -> LaunchError {
+        let store = self.0.snapshots.clone();
+        let room = blocking(move || store.ensure_room(1 << 20)).await;
+        room.err().unwrap_or(error)
     }
 
     /// Loads a snapshot if it fits.

@@ -1,16 +1,16 @@
 //! Drives, network interfaces and CPU templates, with a real Firecracker.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
 use ironclaw_orchestrator::vm::config::{JailChoice, Taps};
-use ironclaw_orchestrator::vm::firecracker::find_jailer;
 use ironclaw_orchestrator::vm::{Launcher, Origin};
 
+use crate::jail::may_jail;
 use crate::lab::{Lab, pool, run};
+use crate::skip::skipped;
 
 fn with_drive(lab: &mut Lab) -> PathBuf {
     let drive = lab.path().join("drive.img");
@@ -60,15 +60,6 @@ async fn all_vms_have_the_root_drive() {
     assert!(mismatch.unwrap_err().to_string().contains("devices"));
 }
 
-fn may_jail(lab: &Lab) -> bool {
-    let may =
-        rustix::process::geteuid().is_root() && find_jailer(lab.config.jailer.as_deref()).is_ok();
-    if !may {
-        let _ = writeln!(std::io::stderr(), "skipped: no jailer, or not root");
-    }
-    may
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn jailed_vms_have_the_root_drive_too() {
     let Some(mut lab) = Lab::open().await else {
@@ -110,7 +101,7 @@ impl Network {
             }
             arguments.extend(["tuntap", "add", "dev", &tap, "mode", "tap"]);
             if !ip(&arguments) {
-                let _ = writeln!(std::io::stderr(), "skipped: no tap devices");
+                skipped(&"no tap devices");
                 return None;
             }
             network.taps.push(tap);

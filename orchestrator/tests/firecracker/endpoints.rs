@@ -15,7 +15,7 @@ use crate::raw_api::{Raw, load};
 async fn a_vm_has_a_balloon_a_log_and_metrics_if_it_is_asked_to() {
     let Some(lab) = Lab::open().await else { return };
     let launcher = lab.launcher().await;
-    let raw = Raw::start(lab.path()).await;
+    let raw = Raw::start(&lab);
     let mut client = raw.client().await;
     let file = |name: &str| {
         let path = lab.path().join(name);
@@ -61,7 +61,7 @@ async fn a_vm_has_a_balloon_a_log_and_metrics_if_it_is_asked_to() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vm_has_metadata_for_its_network_interface_if_it_is_asked_to() {
     let Some(lab) = Lab::open().await else { return };
-    let raw = Raw::start(lab.path()).await;
+    let raw = Raw::start(&lab);
     let mut client = raw.client().await;
     let interface = NetworkInterface {
         iface_id: "eth0".to_owned(),
@@ -88,12 +88,12 @@ async fn a_vm_has_metadata_for_its_network_interface_if_it_is_asked_to() {
 async fn a_clone_that_tracks_its_pages_has_snapshots_of_what_it_wrote() {
     let Some(lab) = Lab::open().await else { return };
     let (_launcher, snapshot) = lab.snapshot().await;
-    let raw = Raw::start(lab.path()).await;
+    let raw = Raw::start(&lab);
     let mut client = raw.client().await;
     let load = SnapshotLoad {
         track_dirty_pages: Some(true),
         // Since 1.17.
-        huge_pages: (raw.version().minor >= 17).then_some(HugePages::Transparent),
+        huge_pages: (lab.binary.version.minor >= 17).then_some(HugePages::Transparent),
         ..load(&snapshot)
     };
     client.call(&load).await.unwrap();

@@ -3,13 +3,16 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 
-use ironclaw_orchestrator::vm::snapshot::Snapshot;
+use ironclaw_orchestrator::vm::snapshot::{Snapshot, SnapshotError};
 use ironclaw_orchestrator::vm::vmm::VmmError;
-use ironclaw_orchestrator::vm::{LaunchError, Origin, Pool, SpawnError};
+use ironclaw_orchestrator::vm::{LaunchError, Launcher, Origin, Pool, SpawnError, Stage};
 
 use crate::lab::{Lab, list, pool, run, words};
 use crate::process::living_in;
+use crate::skip::skipped;
+use crate::small_disk::SmallDisk;
 use crate::within::within;
 
 /// A way to spoil a snapshot.
@@ -184,4 +187,33 @@ async fn without_its_run_directory_a_pool_says_so_for_each_tier_and_loses_no_sna
     pool.close().await;
     let left = launcher.snapshots().list().unwrap();
     assert_eq!((left.len(), left[0].id), (1, id));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_fills_up_before_a_snapshot_is_written_is_one_clear_error_and_leaves_no_file() {
+    let Some(mut lab) = Lab::open().await else {
+        return;
+    };
+    let disk = match SmallDisk::mount(160) {
+        Ok(disk) => disk,
+        Err(reason) => return skipped(&reason),
+    };
+    lab.config.snapshot_path = disk.path().join("snapshots");
+    lab.config.machine.memory_mib = 128;
+    let path = disk.path().to_owned();
+    let progress = move |stage: &Stage| {
+        if matches!(stage, Stage::WritingSnapshot) {
+            SmallDisk::fill(&path);
+        }
+    };
+    let launcher = Launcher::open(&lab.config, Arc::new(progress)).await;
+    let error = launcher.unwrap().create_snapshot().await.unwrap_err();
+    let text = words(&error);
+    assert!(
+        matches!(error, LaunchError::Snapshot(SnapshotError::NoSpace { .. })),
+        "{text}"
+    );
+    disk.free();
+    let left = list(&lab.config.snapshot_path);
+    assert!(left.is_empty(), "{left:?}");
 }

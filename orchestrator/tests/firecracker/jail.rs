@@ -1,29 +1,44 @@
 //! Jailed VMs; they need root and Firecracker's jailer.
 
 use std::fs;
-use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::Once;
 
 use ironclaw_orchestrator::vm::config::JailChoice;
 use ironclaw_orchestrator::vm::firecracker::find_jailer;
 use ironclaw_orchestrator::vm::{Config, Origin};
 
-use crate::lab::{Lab, pool, run};
+use crate::lab::{Lab, launcher, pool, run};
+use crate::limit::Limit;
+use crate::real;
+use crate::skip::skipped;
 
-async fn jailed() -> Option<Lab> {
-    let config = Config::from_env().unwrap();
-    if !rustix::process::geteuid().is_root() || find_jailer(config.jailer.as_deref()).is_err() {
-        static SAID: Once = Once::new();
-        SAID.call_once(|| {
-            let _ = writeln!(std::io::stderr(), "skipped: no jailer, or not root");
-        });
+/// A lab whose VMs are jailed, where they can be.
+pub(crate) async fn jailed() -> Option<Lab> {
+    let mut lab = Lab::open().await?;
+    if !may_jail(&lab) {
         return None;
     }
-    let mut lab = Lab::open().await?;
     lab.config.jail = JailChoice::On;
     Some(lab)
+}
+
+/// Whether VMs can be jailed here; the first that asks says why not.
+pub(crate) fn may_jail(lab: &Lab) -> bool {
+    let reason = if !rustix::process::geteuid().is_root() {
+        "only root can jail VMs".to_owned()
+    } else {
+        match find_jailer(lab.config.jailer.as_deref()) {
+            Ok(_) => return true,
+            Err(error) => error.to_string(),
+        }
+    };
+    static SAID: Once = Once::new();
+    let reason = real::unless_required(reason);
+    SAID.call_once(|| skipped(&reason));
+    false
 }
 
 fn status(pid: u32, field: &str) -> String {
@@ -33,7 +48,7 @@ fn status(pid: u32, field: &str) -> String {
 }
 
 /// The control groups of a process that are below ours.
-fn groups(pid: u32) -> Vec<PathBuf> {
+pub(crate) fn groups(pid: u32) -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/mounts").unwrap();
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     let ours = text.lines().filter_map(|line| {
@@ -57,7 +72,7 @@ fn groups(pid: u32) -> Vec<PathBuf> {
 }
 
 /// Whether this host has all controllers that limit a VM, of either version.
-fn can_limit() -> bool {
+pub(crate) fn can_limit() -> bool {
     let mounts = fs::read_to_string("/proc/mounts").unwrap();
     let mounts: Vec<Vec<&str>> = mounts.lines().map(|l| l.split(' ').collect()).collect();
     let unified = mounts.iter().find(|mount| mount[2] == "cgroup2");
@@ -141,6 +156,9 @@ async fn a_jailed_vm_has_a_user_a_root_namespaces_and_limits_of_its_own() {
         assert_eq!(limits.memory, machine.memory_bytes() + (64 << 20));
         assert_eq!(limits.processors, u64::from(machine.vcpus));
         assert!((1..100).contains(&limits.processes), "{limits:?}");
+    } else {
+        assert!(limited.is_empty(), "{limited:?}");
+        skipped(&"limits of jailed VMs: this host lacks a controller of memory, cpu or pids");
     }
     for vm in [one, two] {
         vm.destroy().await.unwrap();
@@ -165,4 +183,53 @@ async fn a_jailed_pool_serves_warm_clones_and_leaves_nothing() {
     assert_eq!(pool.stats().failures, 0);
     pool.close().await;
     assert!(lab.homes().is_empty(), "{:?}", lab.homes());
+}
+
+/// Tells the last test of this file where to open a launcher; it does nothing without.
+const OPEN_BELOW: &str = "IRONCLAW_TEST_OPEN_BELOW";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vms_without_a_jailer_are_warned_of_unless_that_is_wanted() {
+    let Some(lab) = Lab::open().await else { return };
+    for (choice, warns) in [("auto", true), ("off", false)] {
+        let opens = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "jail::opens_a_launcher_for_another_test",
+                "--nocapture",
+            ])
+            .env(OPEN_BELOW, lab.path())
+            .env("IRONCLAW_JAIL", choice)
+            .env("IRONCLAW_FIRECRACKER", &lab.binary.path)
+            .env_remove("IRONCLAW_JAILER")
+            .env("PATH", lab.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let _limit = Limit::of(&opens);
+        let output = opens.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        let warned = said.contains("Firecracker runs without its jailer");
+        assert_eq!(warned, warns, "{choice}: {said}");
+        let reason = match rustix::process::geteuid().is_root() {
+            true => "there is no jailer on PATH",
+            false => "only root can jail them",
+        };
+        assert_eq!(said.contains(reason), warns, "{choice}: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn opens_a_launcher_for_another_test() {
+    let Some(below) = std::env::var_os(OPEN_BELOW).map(PathBuf::from) else {
+        return;
+    };
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .init();
+    let mut config = Lab::config_below(&below);
+    config.jail = Config::from_env().unwrap().jail;
+    drop(launcher(&config).await);
 }

@@ -1,8 +1,7 @@
 //! A place of its own for each test: a run directory, snapshots, and the test guest's template.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use ironclaw_orchestrator::template::{ImportSpec, TemplateStore};
@@ -12,14 +11,10 @@ use ironclaw_orchestrator::vm::snapshot::Snapshot;
 use ironclaw_orchestrator::vm::{Command, Config, Launcher, Pool, PoolOptions, VmHandle};
 use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
 use tempfile::TempDir;
-use tokio::sync::OnceCell;
 
 use crate::process::readable_within;
-
-/// The ELF image of the test guest.
-const TESTGUEST: &str = "IRONCLAW_TESTGUEST";
-/// The device of KVM.
-const KVM: &str = "/dev/kvm";
+use crate::real::{self, Real};
+use crate::skip::skipped;
 
 /// How long a killed process may take to be gone; it takes milliseconds.
 const GONE: Duration = Duration::from_secs(10);
@@ -27,28 +22,29 @@ const GONE: Duration = Duration::from_secs(10);
 /// A test's directories and settings. What is below them must be gone when the test is over.
 pub(crate) struct Lab {
     directory: TempDir,
+    pub(crate) binary: FirecrackerBinary,
     pub(crate) config: Config,
 }
 
 impl Lab {
     /// `None` where a real Firecracker can't be tested; the first one says why.
     pub(crate) async fn open() -> Option<Self> {
-        static MISSING: OnceCell<Option<String>> = OnceCell::const_new();
-        let missing = MISSING.get_or_init(|| async {
-            let reason = missing().await;
-            if let Some(reason) = &reason {
-                // Past the harness, which keeps what a test prints to itself if the test passes.
-                let _ = writeln!(std::io::stderr(), "skipped: no firecracker tests: {reason}");
+        static SAID: Once = Once::new();
+        let Real { binary, guest } = match real::firecracker().await {
+            Ok(real) => real,
+            Err(reason) => {
+                SAID.call_once(|| skipped(&reason));
+                return None;
             }
-            reason
-        });
-        if missing.await.is_some() {
-            return None;
-        }
+        };
         let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let config = Self::config_below(directory.path());
-        import(&config).await;
-        Some(Self { directory, config })
+        import(&config, guest).await;
+        Some(Self {
+            directory,
+            binary,
+            config,
+        })
     }
 
     /// The settings of a test whose directory is `directory`.
@@ -119,35 +115,10 @@ pub(crate) async fn launcher(config: &Config) -> Launcher {
     Launcher::open(config, Arc::new(|_: &_| {})).await.unwrap()
 }
 
-async fn missing() -> Option<String> {
-    let config = match Config::from_env() {
-        Ok(config) => config,
-        Err(error) => return Some(error.to_string()),
-    };
-    if let Err(error) = FirecrackerBinary::find(config.firecracker.as_deref()).await {
-        return Some(error.to_string());
-    }
-    let mut kvm = std::fs::File::options();
-    if let Err(error) = kvm.read(true).write(true).open(KVM) {
-        return Some(format!("{KVM} can't be opened: {error}"));
-    }
-    match image() {
-        Some(path) if path.is_file() => None,
-        Some(path) => Some(format!("there is no test guest at {}", path.display())),
-        None => Some(format!(
-            "{TESTGUEST} does not say where the test guest is; `cargo xtask test` builds it"
-        )),
-    }
-}
-
-fn image() -> Option<PathBuf> {
-    std::env::var_os(TESTGUEST).map(PathBuf::from)
-}
-
-async fn import(config: &Config) {
+async fn import(config: &Config, guest: PathBuf) {
     let path = config.template_path.clone();
     let spec = ImportSpec {
-        kernel: image().unwrap(),
+        kernel: guest,
         initramfs: None,
         boot_args: String::new(),
     };

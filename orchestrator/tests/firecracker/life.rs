@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ironclaw_orchestrator::vm::firecracker::{Devices, Firecracker, FirecrackerBinary};
+use ironclaw_orchestrator::vm::firecracker::{Devices, Firecracker};
 use ironclaw_orchestrator::vm::guest::Guest;
 use ironclaw_orchestrator::vm::vmm::{Vmm as _, VmmError};
 use ironclaw_orchestrator::vm::{ExecEvent, GuestError};
@@ -87,14 +87,8 @@ async fn a_command_in_flight_does_not_keep_a_vm_from_its_end() {
 async fn a_paused_vm_does_nothing_and_goes_on_where_it_was() {
     let Some(lab) = Lab::open().await else { return };
     let (_launcher, snapshot) = lab.snapshot().await;
-    let binary = FirecrackerBinary::find(lab.config.firecracker.as_deref()).await;
-    let firecracker = Firecracker::new(
-        binary.unwrap(),
-        &lab.config.run_path,
-        None,
-        Devices::default(),
-    )
-    .unwrap();
+    let (binary, run) = (lab.binary.clone(), &lab.config.run_path);
+    let firecracker = Firecracker::new(binary, run, None, Devices::default()).unwrap();
     let mut vm = firecracker.restore(&snapshot).await.unwrap();
     let guest = Guest::open(vm.guest_channel().await.unwrap()).unwrap();
     let error = vm.guest_channel().await.unwrap_err();

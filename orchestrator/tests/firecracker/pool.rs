@@ -13,7 +13,6 @@ use tokio::task::JoinSet;
 
 use crate::lab::{Lab, pool, run};
 use crate::process::{is_alive, kill, living_in};
-use crate::within::within;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_warm_clone_serves_and_is_replaced() {
@@ -182,8 +181,9 @@ async fn a_spawn_without_room_waits_for_the_end_of_a_vm_and_not_for_ever() {
     }
     assert_eq!(pool.stats().waiting, 0, "it left the line");
 
-    let (spawned, destroyed) = tokio::join!(pool.spawn("second"), async {
-        somebody_waits(&pool).await;
+    // In this order, so that it is in line when it was polled once.
+    let (spawned, destroyed) = tokio::join!(biased; pool.spawn("second"), async {
+        assert_eq!(pool.stats().waiting, 1);
         first.destroy().await
     });
     destroyed.unwrap();
@@ -192,15 +192,6 @@ async fn a_spawn_without_room_waits_for_the_end_of_a_vm_and_not_for_ever() {
     assert!(second.timings().queue > Duration::ZERO);
     drop(second);
     pool.close().await;
-}
-
-async fn somebody_waits(pool: &Pool) {
-    let waiting = async {
-        while pool.stats().waiting == 0 {
-            tokio::task::yield_now().await;
-        }
-    };
-    within("a spawn in line", waiting).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -218,8 +209,8 @@ async fn two_pools_share_one_budget() {
         one.spawn("a").await.unwrap(),
         other.spawn("b").await.unwrap(),
     );
-    let (spawned, ()) = tokio::join!(one.spawn("c"), async {
-        somebody_waits(&one).await;
+    let (spawned, ()) = tokio::join!(biased; one.spawn("c"), async {
+        assert_eq!(one.stats().waiting, 1);
         drop(vms.1);
     });
     assert_eq!(spawned.unwrap().name(), "c");

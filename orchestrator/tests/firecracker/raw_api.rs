@@ -1,37 +1,41 @@
 //! The API client against a Firecracker process that nothing of ours has started.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
-use ironclaw_orchestrator::vm::firecracker::FirecrackerBinary;
 use ironclaw_orchestrator::vm::firecracker::api::{
     ApiError, Client, GetInstance, GetVersion, InstanceState, MemBackend, MemBackendType,
     SnapshotLoad, Vm, Vsock, VsockOverride,
 };
 use ironclaw_orchestrator::vm::snapshot::Snapshot;
 use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
+use tokio::time::sleep;
 
 use crate::faults::overwrite_memory;
 use crate::lab::Lab;
+use crate::limit::Limit;
+use crate::process::readable_within;
+use crate::within::within;
+
+/// How long a process may take until its socket is there; it takes milliseconds.
+const STARTED: Duration = Duration::from_secs(120);
 
 /// A process with an API socket, in a directory of its own.
 pub(crate) struct Raw {
     child: Child,
-    binary: FirecrackerBinary,
+    _limit: Limit,
     socket: PathBuf,
 }
 
 impl Raw {
-    pub(crate) async fn start(directory: &Path) -> Self {
-        let configured = std::env::var_os("IRONCLAW_FIRECRACKER").map(PathBuf::from);
-        let binary = FirecrackerBinary::find(configured.as_deref())
-            .await
-            .unwrap();
-        let home = directory.join("raw");
+    pub(crate) fn start(lab: &Lab) -> Self {
+        let home = lab.path().join("raw");
         std::fs::create_dir(&home).unwrap();
         let watch = init(CreateFlags::CLOEXEC).unwrap();
         add_watch(&watch, &home, WatchFlags::CREATE).unwrap();
-        let child = Command::new(&binary.path)
+        let child = Command::new(&lab.binary.path)
             .args(["--api-sock", "api.sock", "--level", "Error"])
             .current_dir(&home)
             .stdin(Stdio::null())
@@ -39,29 +43,35 @@ impl Raw {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        // The socket is the one thing that it makes.
-        rustix::io::read(&watch, &mut [0; 512]).unwrap();
-        let socket = home.join("api.sock");
-        Self {
+        let raw = Self {
+            _limit: Limit::of(&child),
             child,
-            binary,
-            socket,
-        }
+            socket: home.join("api.sock"),
+        };
+        // The socket is the one thing that it makes.
+        assert!(readable_within(&watch, STARTED), "there is no API socket");
+        raw
     }
 
-    pub(crate) fn version(&self) -> &semver::Version {
-        &self.binary.version
-    }
-
-    /// A connection, once the socket listens: a moment after it appears.
+    /// A connection, once the socket listens: a moment after it appears, of which nothing tells.
     pub(crate) async fn client(&self) -> Client {
-        loop {
-            match Client::connect(&self.socket).await {
-                Ok(client) => return client,
-                Err(error) => assert!(error.to_string().contains("refused"), "{error}"),
+        let connected = async {
+            loop {
+                match Client::connect(&self.socket).await {
+                    Ok(client) => return client,
+                    Err(error) => assert!(error.to_string().contains("refused"), "{error}"),
+                }
+                sleep(Duration::from_millis(1)).await;
             }
-            tokio::task::yield_now().await;
-        }
+        };
+        within("an API that listens", connected).await
+    }
+
+    /// How it ended, which it does by itself.
+    fn end(&mut self) -> ExitStatus {
+        let status = self.child.wait().unwrap();
+        assert_ne!(status.signal(), Some(9), "it went on until it was killed");
+        status
     }
 }
 
@@ -106,10 +116,10 @@ fn refusal<T: std::fmt::Debug>(result: Result<T, ApiError>) -> String {
 async fn a_process_says_its_version_and_what_it_does() {
     let Some(lab) = Lab::open().await else { return };
     let (_launcher, snapshot) = lab.snapshot().await;
-    let raw = Raw::start(lab.path()).await;
+    let raw = Raw::start(&lab);
     let mut client = raw.client().await;
     let version = client.call(&GetVersion).await.unwrap().firecracker_version;
-    assert_eq!(version, raw.binary.version.to_string());
+    assert_eq!(version, lab.binary.version.to_string());
     let mut states = Vec::new();
     states.push(client.call(&GetInstance).await.unwrap().state);
     client.call(&load(&snapshot)).await.unwrap();
@@ -128,7 +138,7 @@ async fn a_process_says_its_version_and_what_it_does() {
 async fn a_second_load_is_refused_in_firecrackers_own_words() {
     let Some(lab) = Lab::open().await else { return };
     let (_launcher, snapshot) = lab.snapshot().await;
-    let raw = Raw::start(lab.path()).await;
+    let raw = Raw::start(&lab);
     let mut client = raw.client().await;
     client.call(&load(&snapshot)).await.unwrap();
     let message = refusal(client.call(&load(&snapshot)).await);
@@ -142,7 +152,7 @@ async fn a_second_load_is_refused_in_firecrackers_own_words() {
 async fn a_load_after_any_configuration_is_refused() {
     let Some(lab) = Lab::open().await else { return };
     let (_launcher, snapshot) = lab.snapshot().await;
-    let raw = Raw::start(lab.path()).await;
+    let raw = Raw::start(&lab);
     let mut client = raw.client().await;
     let vsock = Vsock {
         guest_cid: 3,
@@ -160,7 +170,7 @@ async fn a_load_after_any_configuration_is_refused() {
 async fn a_page_fault_handler_that_is_not_there_is_named() {
     let Some(lab) = Lab::open().await else { return };
     let (_launcher, snapshot) = lab.snapshot().await;
-    let mut raw = Raw::start(lab.path()).await;
+    let mut raw = Raw::start(&lab);
     let mut client = raw.client().await;
     let mut load = load(&snapshot);
     load.mem_backend = MemBackend {
@@ -173,7 +183,7 @@ async fn a_page_fault_handler_that_is_not_there_is_named() {
         "{message}"
     );
     // A failed load ends the process.
-    assert_eq!(raw.child.wait().unwrap().code(), Some(1));
+    assert_eq!(raw.end().code(), Some(1));
     let error = client.call(&GetInstance).await.unwrap_err();
     assert!(matches!(error, ApiError::Closed(_)), "{error}");
 }
@@ -182,7 +192,7 @@ async fn a_page_fault_handler_that_is_not_there_is_named() {
 async fn memory_that_is_overwritten_after_the_load_ends_the_vm_at_its_resume() {
     let Some(lab) = Lab::open().await else { return };
     let (_launcher, snapshot) = lab.snapshot().await;
-    let mut raw = Raw::start(lab.path()).await;
+    let mut raw = Raw::start(&lab);
     let mut client = raw.client().await;
     client.call(&load(&snapshot)).await.unwrap();
     overwrite_memory(&snapshot);
@@ -191,7 +201,7 @@ async fn memory_that_is_overwritten_after_the_load_ends_the_vm_at_its_resume() {
         Ok(()) | Err(ApiError::Closed(_)) => {}
         other => panic!("{other:?}"),
     }
-    raw.child.wait().unwrap();
+    raw.end();
     let error = client.call(&Vm::Paused).await.unwrap_err();
     assert!(matches!(error, ApiError::Closed(_)), "{error}");
 }

@@ -4,20 +4,20 @@ use std::fs;
 use std::future::poll_fn;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use ironclaw_orchestrator::vm::config::BackendChoice;
 use ironclaw_orchestrator::vm::{
-    Budget, Config, Launcher, Limit, Origin, Pool, PoolError, PoolOptions, SpawnError, SpawnOptions,
+    Budget, Config, Launcher, Limit, Origin, Pool, PoolError, PoolOptions, SpawnError,
+    SpawnOptions, VmHandle,
 };
 use tempfile::TempDir;
-use tokio::task::{JoinSet, yield_now};
+use tokio::task::JoinSet;
 
 use crate::fixture::{config, is_alive, launcher, sh, snapshot};
-use crate::within::within;
 
 /// Room for one VM.
 const ONE: Limit = Limit {
@@ -176,14 +176,21 @@ async fn a_spawn_cancelled_wherever_it_waits_gives_its_room_back_and_leaves_no_p
     assert!(living.is_empty(), "{living:?}");
 }
 
-/// Waits until so many spawns wait.
-async fn in_line(pool: &Pool, count: usize) {
-    let waiting = async {
-        while pool.stats().waiting < count {
-            yield_now().await;
-        }
-    };
-    within("as many spawns in line", waiting).await;
+/// A spawn without room, which waits in line once it was polled.
+async fn in_line(
+    pool: &Pool,
+    name: &'static str,
+) -> Pin<Box<impl Future<Output = Result<VmHandle, SpawnError>> + Send + use<>>> {
+    let before = pool.stats().waiting;
+    let waits = pool.clone();
+    let mut spawn = Box::pin(async move { waits.spawn(name).await });
+    poll_fn(|context| {
+        assert!(spawn.as_mut().poll(context).is_pending());
+        Poll::Ready(())
+    })
+    .await;
+    assert_eq!(pool.stats().waiting, before + 1);
+    spawn
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -196,16 +203,12 @@ async fn spawns_that_leave_the_line_pass_their_turn_on_even_when_it_just_came() 
     for _ in 0..3 {
         let mut leaving = JoinSet::new();
         for name in ["a", "b", "c"] {
-            let pool = pool.clone();
-            leaving.spawn(async move { pool.spawn(name).await.unwrap() });
+            leaving.spawn(in_line(&pool, name).await);
         }
-        in_line(&pool, 3).await;
-        let (next, ()) = tokio::join!(pool.spawn("next"), async {
-            in_line(&pool, 4).await;
-            drop(vm);
-            leaving.abort_all();
-        });
-        vm = next.unwrap();
+        let next = in_line(&pool, "next").await;
+        drop(vm);
+        leaving.abort_all();
+        vm = next.await.unwrap();
         assert_eq!(sh(&vm, "hostname").await, "next\n");
     }
     drop(vm);

@@ -1,8 +1,9 @@
 //! The examples, as a user would run them.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::fixture::{config, launcher};
+use crate::limit::Limit;
 
 /// Its output; `None` where no VM can be had. Cargo builds examples beside a package's tests.
 async fn output_of(example: &'static str) -> Option<String> {
@@ -13,13 +14,17 @@ async fn output_of(example: &'static str) -> Option<String> {
     let config = config();
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let run = move || {
-        let output = Command::new(program)
+        let started = Command::new(program)
             .env("IRONCLAW_TEMPLATE_PATH", &config.template_path)
             .env("IRONCLAW_SNAPSHOT_PATH", directory.path().join("snapshots"))
             .env("IRONCLAW_RUN_PATH", &config.run_path)
             .env("IRONCLAW_POOL_SIZE", "1")
-            .output()
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
             .unwrap();
+        let _limit = Limit::of(&started);
+        let output = started.wait_with_output().unwrap();
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap()
     };

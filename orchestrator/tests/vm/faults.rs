@@ -1,16 +1,17 @@
 //! What breaks, and what is left then.
 
 use std::fs;
-use std::process::Command;
+use std::sync::Arc;
 
 use ironclaw_orchestrator::vm::snapshot::SnapshotError;
 use ironclaw_orchestrator::vm::{
-    ExecEvent, GuestError, LaunchError, Launcher, Origin, Pool, PoolOptions,
+    ExecEvent, GuestError, LaunchError, Launcher, Origin, Pool, PoolOptions, Stage,
 };
 
-use crate::fixture::{files, in_directory, is_alive, launcher, private, sh, vm};
+use crate::fixture::{config_in, files, in_directory, is_alive, launcher, private, sh, vm};
 use crate::pool::kill;
 use crate::skip::skipped;
+use crate::small_disk::SmallDisk;
 use crate::within::within;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,39 +99,55 @@ async fn a_snapshot_found_truncated_is_swept_when_a_pool_is_opened() {
     pool.close().await;
 }
 
+fn disk(mebibytes: u32) -> Option<SmallDisk> {
+    SmallDisk::mount(mebibytes)
+        .inspect_err(|reason| skipped(reason))
+        .ok()
+}
+
+fn assert_names_the_full_disk(error: &LaunchError) {
+    assert!(
+        matches!(error, LaunchError::Snapshot(SnapshotError::NoSpace { .. })),
+        "{error:?}"
+    );
+    let text = error.to_string();
+    assert!(text.contains("IRONCLAW_SNAPSHOT_PATH"), "{text}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_is_one_clear_error_and_leaves_no_file() {
+async fn a_disk_without_room_for_a_guests_memory_is_one_clear_error_and_leaves_no_file() {
     if launcher().await.is_none() {
         return;
     }
-    let directory = tempfile::tempdir().unwrap();
-    let mount = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=40m", "tmpfs"])
-        .arg(directory.path())
-        .output()
-        .unwrap();
-    if !mount.status.success() {
-        skipped(&"mounting a small tmpfs needs root");
+    let Some(disk) = disk(40) else { return };
+    let launcher = in_directory(disk.path()).await;
+    let error = launcher.create_snapshot().await.unwrap_err();
+    assert_names_the_full_disk(&error);
+    let left = files(disk.path());
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// It fills up before the boot, whose memory is there, or before the state is written.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_fills_up_while_a_snapshot_is_made_is_one_clear_error_and_leaves_no_file() {
+    if launcher().await.is_none() {
         return;
     }
-    let launcher = in_directory(directory.path()).await;
-    let error = launcher.create_snapshot().await.unwrap_err();
-    let left = files(directory.path());
-    drop(launcher);
-    assert!(
-        Command::new("umount")
-            .arg(directory.path())
-            .status()
-            .unwrap()
-            .success()
-    );
-    assert!(
-        matches!(error, LaunchError::Snapshot(SnapshotError::NoSpace { .. })),
-        "{error}"
-    );
-    assert!(
-        error.to_string().contains("IRONCLAW_SNAPSHOT_PATH"),
-        "{error}"
-    );
-    assert!(left.is_empty(), "{left:?}");
+    let Some(disk) = disk(160) else { return };
+    for full_at in ["booting the template", "writing the snapshot"] {
+        let path = disk.path().to_owned();
+        let progress = move |stage: &Stage| {
+            if stage.to_string() == full_at {
+                SmallDisk::fill(&path);
+            }
+        };
+        let mut config = config_in(disk.path());
+        config.machine.memory_mib = 128;
+        let launcher = Launcher::open(&config, Arc::new(progress)).await.unwrap();
+        let error = launcher.create_snapshot().await.unwrap_err();
+        assert_names_the_full_disk(&error);
+        disk.free();
+        let left = files(disk.path());
+        assert!(left.is_empty(), "{full_at}: {left:?}");
+    }
 }

@@ -9,7 +9,8 @@ use ironclaw_orchestrator::vm::vmm::VmmError;
 use ironclaw_orchestrator::vm::{Config, LaunchError, Launcher, VmHandle};
 use tokio::sync::OnceCell;
 
-use crate::skip;
+use crate::required::unless_required;
+use crate::skip::skipped;
 
 static LAUNCHER: OnceCell<Option<Launcher>> = OnceCell::const_new();
 static SNAPSHOT: OnceCell<Snapshot> = OnceCell::const_new();
@@ -35,8 +36,8 @@ pub(crate) async fn launcher() -> Option<Launcher> {
                 | LaunchError::NoGuestAgent { .. }
                 | LaunchError::Template(TemplateError::NotStatic { .. })),
             ) => {
-                skip::unless_required(&error);
-                skip::skipped(&error);
+                unless_required(&error);
+                skipped(&error);
                 None
             }
             Err(error) => panic!("{error}"),
@@ -53,12 +54,18 @@ pub(crate) async fn private() -> Option<(tempfile::TempDir, Launcher)> {
     Some((in_directory(directory.path()).await, directory)).map(|(l, d)| (d, l))
 }
 
-pub(crate) async fn in_directory(directory: &Path) -> Launcher {
-    let config = Config {
+/// The settings of the tests, with snapshots in `directory`.
+pub(crate) fn config_in(directory: &Path) -> Config {
+    Config {
         snapshot_path: directory.join("snapshots"),
         ..config()
-    };
-    Launcher::open(&config, Arc::new(|_: &_| {})).await.unwrap()
+    }
+}
+
+pub(crate) async fn in_directory(directory: &Path) -> Launcher {
+    Launcher::open(&config_in(directory), Arc::new(|_: &_| {}))
+        .await
+        .unwrap()
 }
 
 /// A snapshot that all tests share, made by the first of them.

@@ -17,9 +17,15 @@ mod examples;
 mod faults;
 mod fixture;
 mod leases;
+#[path = "../shared/limit.rs"]
+mod limit;
 mod pool;
+#[path = "../shared/required.rs"]
+mod required;
 #[path = "../shared/skip.rs"]
 mod skip;
+#[path = "../shared/small_disk.rs"]
+mod small_disk;
 mod templates;
 #[path = "../shared/within.rs"]
 mod within;

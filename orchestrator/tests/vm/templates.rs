@@ -1,7 +1,7 @@
 //! Several templates in one process.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use ironclaw_orchestrator::template::{ImportSpec, Template, TemplateStore};
@@ -10,6 +10,7 @@ use ironclaw_orchestrator::vm::{
 };
 
 use crate::fixture::{launcher, sh};
+use crate::limit::Limit;
 
 /// Tells the second test of this file where its templates are; it does nothing without.
 const TEMPLATES: &str = "IRONCLAW_TEST_TWO_TEMPLATES";
@@ -39,7 +40,7 @@ async fn two_templates_have_a_pool_each_and_one_budget() {
         copy(launcher.template(), &templates, "two=2"),
     );
     assert_ne!(one.hash(), other.hash());
-    let output = Command::new(std::env::current_exe().unwrap())
+    let started = Command::new(std::env::current_exe().unwrap())
         .args([
             "--exact",
             "templates::spawns_of_two_templates",
@@ -52,8 +53,12 @@ async fn two_templates_have_a_pool_each_and_one_budget() {
         .env("IRONCLAW_POOL_SIZE", "1")
         .env("IRONCLAW_MIN_WARM", "0")
         .env("IRONCLAW_MAX_VMS", "1")
-        .output()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
         .unwrap();
+    let _limit = Limit::of(&started);
+    let output = started.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success() && said.contains("all served"),

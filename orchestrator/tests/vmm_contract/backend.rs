@@ -1,8 +1,10 @@
 //! The hypervisors that the suite runs against.
 
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ironclaw_orchestrator::template::{ImportSpec, Template, TemplateError, TemplateStore};
 use ironclaw_orchestrator::vm::config::{BackendChoice, JailChoice};
@@ -15,8 +17,9 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::task::spawn_blocking;
 
+use crate::real::{self, Real};
+use crate::required::unless_required;
 use crate::simulator::Simulator;
-use crate::skip;
 
 /// A kind of hypervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +81,7 @@ impl Kind {
                         | LaunchError::NoGuestAgent { .. }
                         | LaunchError::Template(TemplateError::NotStatic { .. })),
                     ) => {
-                        skip::unless_required(&error);
+                        unless_required(&error);
                         return Err(error.to_string());
                     }
                     opened => opened.unwrap(),
@@ -86,19 +89,10 @@ impl Kind {
                 (launcher.hypervisor(), launcher.template().clone())
             }
             Self::Firecracker => {
-                let guest = std::env::var_os("IRONCLAW_TESTGUEST")
-                    .ok_or("the test guest is not built (cargo xtask test does it)")?;
-                let kvm = std::fs::File::options()
-                    .read(true)
-                    .write(true)
-                    .open("/dev/kvm");
-                kvm.map_err(|error| format!("no firecracker: /dev/kvm: {error}"))?;
-                let binary = FirecrackerBinary::find(config.firecracker.as_deref())
-                    .await
-                    .map_err(|error| format!("no firecracker: {error}"))?;
+                let Real { binary, guest } = real::firecracker().await?;
                 let vmm =
                     Firecracker::new(binary, &config.run_path, None, Devices::default()).unwrap();
-                (Arc::new(vmm), import(directory, guest.into()))
+                (Arc::new(vmm), import(directory, guest))
             }
             Self::Simulator => {
                 let installed = Simulator::install(directory);
@@ -152,6 +146,25 @@ impl Backend {
         // Not the records of their processes.
         all.filter(|home| home.is_dir()).collect()
     }
+
+    /// Waits until no VM has left a process, a directory or half a snapshot: what failed is killed
+    /// at once and gone a moment later, of which nothing tells.
+    pub(crate) async fn nothing_is_left(&self) {
+        let directory = self.config.run_path.parent().unwrap();
+        let start = Instant::now();
+        loop {
+            let (homes, living) = (self.homes(), living_below(directory));
+            let snapshots = std::fs::read_dir(&self.config.snapshot_path).unwrap();
+            let names = snapshots.map(|entry| entry.unwrap().file_name());
+            let staged: Vec<_> = names.filter(|name| name.as_bytes()[0] == b'.').collect();
+            if homes.is_empty() && living.is_empty() && staged.is_empty() {
+                return;
+            }
+            let left = (homes, living, staged);
+            assert!(start.elapsed() < Duration::from_secs(10), "left: {left:?}");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
 }
 
 pub(crate) fn is_alive(pid: u32) -> bool {
@@ -168,10 +181,6 @@ const ENDS: Timespec = Timespec {
 pub(crate) struct Watched(OwnedFd);
 
 impl Watched {
-    pub(crate) fn new(pid: u32) -> Self {
-        Self::if_alive(pid).unwrap()
-    }
-
     /// `None`: it has ended.
     pub(crate) fn if_alive(pid: u32) -> Option<Self> {
         let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
@@ -188,4 +197,20 @@ impl Watched {
         });
         assert_eq!(ended.await.unwrap(), 1, "the process goes on");
     }
+}
+
+/// The processes that work below `directory`, or were told of a file there.
+pub(crate) fn living_below(directory: &Path) -> Vec<u32> {
+    let numbers = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let name = entry.ok()?.file_name();
+        name.to_str()?.parse::<u32>().ok()
+    });
+    let text = directory.as_os_str().as_bytes();
+    let is_below = |number: &u32| {
+        // One that ended meanwhile has neither.
+        let place = std::fs::read_link(format!("/proc/{number}/cwd")).unwrap_or_default();
+        let line = std::fs::read(format!("/proc/{number}/cmdline")).unwrap_or_default();
+        place.starts_with(directory) || line.windows(text.len()).any(|part| part == text)
+    };
+    numbers.filter(is_below).collect()
 }

@@ -4,8 +4,10 @@ use std::sync::Once;
 use std::time::Duration;
 
 use ironclaw_orchestrator::vm::guest::Guest;
-use ironclaw_orchestrator::vm::snapshot::{Description, Snapshot};
+use ironclaw_orchestrator::vm::snapshot::{Description, Snapshot, VmmKind};
 use ironclaw_orchestrator::vm::vmm::{BootSpec, MicroVm, Ram, VmmError};
+use ironclaw_orchestrator::vm::{Command, ExitStatus, GuestError, VmHandle};
+use ironclaw_protocol::message::FailureKind;
 use libtest_mimic::Trial;
 use tokio::time::timeout;
 
@@ -42,6 +44,9 @@ behaviours!(
     a_clone_can_be_paused_for_later,
     a_killed_vm_is_told_to_whoever_waits_and_refuses_the_rest,
     a_dropped_vm_is_gone,
+    a_command_gets_its_input_and_one_that_is_not_there_is_told,
+    clones_differ_in_entropy_and_identity,
+    a_vm_killed_in_mid_command_ends_what_waits_for_it,
     a_snapshot_without_memory_is_refused_and_leaves_nothing,
 );
 
@@ -191,4 +196,73 @@ async fn a_snapshot_without_memory_is_refused_and_leaves_nothing(backend: &Backe
     std::fs::remove_file(snapshot.memory()).unwrap();
     assert!(backend.vmm.restore(&snapshot).await.is_err());
     assert!(!snapshot.memory().exists(), "it was made anew");
+}
+
+async fn a_command_gets_its_input_and_one_that_is_not_there_is_told(backend: &Backend) {
+    let (vm, guest) = booted(backend, Ram::Private).await;
+    let output = guest.exec(["echo", "hello", "world"]).await.unwrap();
+    assert_eq!(output.status, ExitStatus::Code(0));
+    assert_eq!(output.stdout, b"hello world\n");
+    let input: Vec<u8> = (0..=250u8).cycle().take(300_000).collect();
+    let cat = Command::new("cat").stdin(input.clone());
+    assert!(guest.exec(cat).await.unwrap().stdout == input);
+    let error = guest.exec(["no-such-program"]).await.unwrap_err();
+    let GuestError::Failed { kind, message } = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(kind, FailureKind::NotFound, "{message}");
+    gone(vm).await;
+}
+
+/// Commands whose output no two clones may share. The test guest has them built in.
+fn unique(backend: &Backend) -> &'static [&'static [&'static str]] {
+    match backend.launcher.vmm().kind {
+        VmmKind::Qemu => &[
+            &["hostname"],
+            &["cat", "/etc/machine-id"],
+            &["head", "-c", "32", "/dev/urandom"],
+        ],
+        VmmKind::Firecracker => &[&["identity"], &["entropy"]],
+    }
+}
+
+async fn clones_differ_in_entropy_and_identity(backend: &Backend) {
+    let snapshot = snapshot(backend).await;
+    let launcher = &backend.launcher;
+    let one = launcher.restore_vm(&snapshot, "clone-one").await.unwrap();
+    let two = launcher.restore_vm(&snapshot, "clone-two").await.unwrap();
+    let lines = async |vm: &VmHandle, command: &[&str]| {
+        let argv: Vec<String> = command.iter().map(ToString::to_string).collect();
+        let output = vm.exec(argv).await.unwrap();
+        assert!(output.status.success(), "{command:?}: {output:?}");
+        let lines = output.stdout.split(|byte| *byte == b'\n');
+        lines.map(<[u8]>::to_vec).collect::<Vec<_>>()
+    };
+    for command in unique(backend) {
+        let (first, second) = (lines(&one, command).await, lines(&two, command).await);
+        assert!(!first[0].is_empty(), "{command:?}");
+        for (a, b) in first.iter().zip(&second).filter(|(a, _)| !a.is_empty()) {
+            assert_ne!(a, b, "{command:?}");
+        }
+    }
+    // The first that is asked for is the name.
+    let name = lines(&one, unique(backend)[0]).await.remove(0);
+    assert_eq!(name, b"clone-one");
+    one.destroy().await.unwrap();
+    two.destroy().await.unwrap();
+}
+
+async fn a_vm_killed_in_mid_command_ends_what_waits_for_it(backend: &Backend) {
+    let (vm, guest) = booted(backend, Ram::Private).await;
+    // Milliseconds for the one guest, seconds for the other, and too many for both.
+    let mut running = guest.start(["sleep", "3600000"]).await.unwrap();
+    // The guest takes requests in order, so the command runs when this one is answered.
+    guest.ping(PATIENCE).await.unwrap();
+    assert!(timeout(SILENCE, running.next()).await.is_err());
+    vm.kill();
+    let end = timeout(PATIENCE, running.next()).await.unwrap();
+    assert!(matches!(end, Err(GuestError::Closed { .. })), "{end:?}");
+    let exit = vm.exited().await;
+    assert!(exit.status.contains("SIGKILL"), "{exit}");
+    gone(vm).await;
 }

@@ -6,7 +6,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -15,7 +14,8 @@ use ironclaw_orchestrator::vm::Pool;
 use ironclaw_orchestrator::vm::snapshot::{SnapshotId, SnapshotStore};
 use libtest_mimic::Trial;
 
-use crate::backend::{Kind, Watched};
+use crate::backend::{Kind, Watched, living_below};
+use crate::limit::Limit;
 use crate::skip::skipped;
 use crate::trial;
 use crate::victim::{self, FULL, Life, ROUND};
@@ -84,6 +84,7 @@ impl Scene {
     fn one_round(&self) -> Duration {
         let start = Instant::now();
         let mut victim = self.life.start();
+        let _limit = Limit::of(&victim);
         let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines();
         assert!(lines.any(|line| line.unwrap() == ROUND), "it died too soon");
         let round = start.elapsed();
@@ -174,20 +175,4 @@ fn sound(store: &SnapshotStore) -> BTreeSet<SnapshotId> {
 fn names(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).unwrap();
     entries.map(|entry| entry.unwrap().path()).collect()
-}
-
-/// The processes that work below `directory`, or were told of a file there.
-fn living_below(directory: &Path) -> Vec<u32> {
-    let numbers = fs::read_dir("/proc").unwrap().filter_map(|entry| {
-        let name = entry.ok()?.file_name();
-        name.to_str()?.parse::<u32>().ok()
-    });
-    let text = directory.as_os_str().as_bytes();
-    let is_below = |number: &u32| {
-        // One that ended meanwhile has neither.
-        let place = fs::read_link(format!("/proc/{number}/cwd")).unwrap_or_default();
-        let line = fs::read(format!("/proc/{number}/cmdline")).unwrap_or_default();
-        place.starts_with(directory) || line.windows(text.len()).any(|part| part == text)
-    };
-    numbers.filter(is_below).collect()
 }

@@ -6,11 +6,11 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use ironclaw_orchestrator::vm::Config;
-use ironclaw_orchestrator::vm::firecracker::FirecrackerBinary;
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
+use crate::limit::Limit;
+use crate::real::{self, Real};
 use crate::simulator::Simulator;
 use crate::skip::skipped;
 use crate::trial;
@@ -29,13 +29,14 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-/// How long either may take until it listens; it takes milliseconds.
+/// How long either may take until it listens, and until it answers; it takes milliseconds.
 const LISTENS: Duration = Duration::from_secs(120);
 
 /// A process that is driven by raw requests.
 struct Process {
     child: Child,
     stream: BufReader<UnixStream>,
+    _limit: Limit,
     _directory: tempfile::TempDir,
 }
 
@@ -62,7 +63,9 @@ impl Process {
                 }
             }
         };
+        stream.set_read_timeout(Some(LISTENS)).unwrap();
         Self {
+            _limit: Limit::of(&child),
             child,
             stream: BufReader::new(stream),
             _directory: directory,
@@ -114,23 +117,19 @@ impl Drop for Process {
 
 /// The real one and the simulator, if there is a real one and a guest for it.
 async fn both() -> Option<([Process; 2], Value, tempfile::TempDir)> {
-    let config = Config::from_env().unwrap();
-    let real = FirecrackerBinary::find(config.firecracker.as_deref()).await;
-    let kvm = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm");
-    let guest = std::env::var("IRONCLAW_TESTGUEST");
-    let (Ok(real), Ok(_), Ok(guest)) = (real, kvm, guest) else {
-        static SAID: std::sync::Once = std::sync::Once::new();
-        SAID.call_once(|| skipped(&"no firecracker to be compared with"));
-        return None;
+    let Real { binary, guest } = match real::firecracker().await {
+        Ok(real) => real,
+        Err(reason) => {
+            static SAID: std::sync::Once = std::sync::Once::new();
+            SAID.call_once(|| skipped(&reason));
+            return None;
+        }
     };
     let directory = tempfile::tempdir().unwrap();
     let simulator = Simulator::install(directory.path());
-    simulator.claim(&real.version.to_string());
+    simulator.claim(&binary.version.to_string());
     let processes = [
-        Process::start(&real.path),
+        Process::start(&binary.path),
         Process::start(simulator.binary()),
     ];
     Some((processes, json!(guest), directory))

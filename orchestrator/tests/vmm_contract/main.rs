@@ -1,8 +1,9 @@
 //! One suite of behaviours for every hypervisor, and faults that only a simulator can have.
 //!
 //! `contract::…` runs against QEMU, the real Firecracker and the simulator, where each is there;
-//! `crash::…` kills a process that uses it, at any moment; `devices::…`, `faults::…`, `reboot::…` and
-//! `room::…` run against the simulator; `honesty::…` compares the simulator with the real one.
+//! `crash::…` kills a process that uses it, at any moment; `devices::…`, `every_call::…`,
+//! `faults::…`, `maker::…`, `reboot::…` and `room::…` run against the simulator; `honesty::…`
+//! compares the simulator with the real one.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,9 +17,17 @@ mod backend;
 mod contract;
 mod crash;
 mod devices;
+mod every_call;
 mod faults;
 mod honesty;
+#[path = "../shared/limit.rs"]
+mod limit;
+mod maker;
+#[path = "../shared/real.rs"]
+mod real;
 mod reboot;
+#[path = "../shared/required.rs"]
+mod required;
 mod room;
 mod simulator;
 #[path = "../shared/skip.rs"]
@@ -49,8 +58,10 @@ fn main() -> ExitCode {
         contract::trials(),
         crash::trials(),
         devices::trials(),
+        every_call::trials(),
         faults::trials(),
         honesty::trials(),
+        maker::trials(),
         reboot::trials(),
         room::trials(),
     ];
@@ -61,6 +72,20 @@ fn main() -> ExitCode {
 fn trial<F: Future<Output = ()>>(name: String, test: impl FnOnce() -> F + Send + 'static) -> Trial {
     Trial::test(name, move || {
         let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(test());
+        Ok(())
+    })
+}
+
+/// The same for one that lets the runtime's clock jump, which takes a runtime of one thread.
+fn trial_on_one_thread<F: Future<Output = ()>>(
+    name: String,
+    test: impl FnOnce() -> F + Send + 'static,
+) -> Trial {
+    Trial::test(name, move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         runtime.block_on(test());

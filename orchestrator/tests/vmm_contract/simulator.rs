@@ -22,6 +22,11 @@ pub(crate) use fault::{Fault, Simulator};
 
 /// The name that makes this program the simulator.
 pub(crate) const NAME: &str = "firecracker";
+/// Where faults strike that do not strike at a request of the API: at the process's start, at a
+/// connection to the guest, and when the guest has something to say.
+pub(crate) const START: &str = "start";
+pub(crate) const CONNECT: &str = "CONNECT";
+pub(crate) const GUEST: &str = "guest";
 /// The version that it claims unless a test says another.
 pub(crate) const VERSION: &str = "1.17.0";
 
@@ -51,7 +56,10 @@ pub(crate) fn run(program: &Path) -> ExitCode {
         println!("Arguments parsing error: {arguments:?}");
         return ExitCode::from(153);
     };
-    simulator.strike("start", None);
+    if let Some(Fault::Refuse(message)) = simulator.strike(START) {
+        println!("{message}");
+        return ExitCode::FAILURE;
+    }
     server::serve(&simulator, &version, &socket)
 }
 

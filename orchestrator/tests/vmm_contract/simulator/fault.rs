@@ -2,10 +2,20 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
 use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
+
+/// How long a fault may take to strike that a test waits for.
+const STRIKES: Timespec = Timespec {
+    tv_sec: 120,
+    tv_nsec: 0,
+};
 
 /// What goes wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,16 +26,19 @@ pub(crate) enum Fault {
     DieAfterAnswer,
     /// There is no answer, ever.
     Hang,
-    /// The answer is a 400 with this message.
+    /// The answer is a 400 with this message; a start ends with it, and nobody in the guest listens.
     Refuse(String),
     /// The answer takes this many milliseconds.
     Slow(u64),
     /// The answer ends in its middle, and the connection with it.
     Truncate,
-    /// The answer is not HTTP.
+    /// The answer is out of protocol.
     Garbage,
-    /// The answer's body never ends.
+    /// The answer never ends.
     Endless,
+    /// The guest says that it sends the longest frame that there could be, in place of what it
+    /// has to say.
+    Oversized,
 }
 
 /// A simulator's directory: the binary, its version, and the faults that wait for it.
@@ -66,7 +79,9 @@ impl Simulator {
         fs::read_to_string(self.file("version")).unwrap_or_else(|_| super::VERSION.to_owned())
     }
 
-    /// Lets `fault` strike once, at the next call `at`: `start`, or a method and a path.
+    /// Lets `fault` strike once, at the next call `at`: [`START`](super::START), a method and a
+    /// path (and the state that is asked for), [`CONNECT`](super::CONNECT) or
+    /// [`GUEST`](super::GUEST).
     pub(crate) fn inject(&self, at: &str, fault: Fault) {
         let number = self.planned.fetch_add(1, Ordering::Relaxed);
         let plan = Plan {
@@ -93,9 +108,24 @@ impl Simulator {
         })
     }
 
+    /// Waits until all faults have struck.
+    pub(crate) async fn struck(&self) {
+        let watch = init(CreateFlags::CLOEXEC).unwrap();
+        add_watch(&watch, self.binary.parent().unwrap(), WatchFlags::DELETE).unwrap();
+        let watch = Arc::new(watch);
+        while self.waiting() > 0 {
+            let watch = Arc::clone(&watch);
+            let deleted = spawn_blocking(move || {
+                let ready = poll(&mut [PollFd::new(&watch, PollFlags::IN)], Some(&STRIKES));
+                assert_eq!(ready.unwrap(), 1, "a fault did not strike");
+                rustix::io::read(&watch, &mut [0; 4096]).unwrap();
+            });
+            deleted.await.unwrap();
+        }
+    }
+
     /// The fault that strikes at a call, if one does. Those that end or delay do it in here.
-    pub(super) fn strike(&self, method: &str, path: Option<&str>) -> Option<Fault> {
-        let at = path.map_or(method.to_owned(), |path| format!("{method} {path}"));
+    pub(super) fn strike(&self, at: &str) -> Option<Fault> {
         let fault = self.plans().find_map(|path| {
             let plan: Plan = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
             // Of several processes, one is struck.

@@ -6,13 +6,14 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::ExitCode;
 
+use ironclaw_protocol::frame::MAGIC;
 use ironclaw_testguest::session::Session;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::fault::die;
 use super::http::{self, Answer};
 use super::instance::{After, Configuration, Handshake, Instance};
-use super::{Fault, Simulator, api};
+use super::{CONNECT, Fault, GUEST, Simulator, api};
 
 /// How often a guest with nothing to hear looks at the clock, in nanoseconds.
 const TICK: i64 = 2_000_000;
@@ -83,7 +84,7 @@ pub(super) fn serve(simulator: &Simulator, version: &str, socket: &Path) -> Exit
             let (running, guest) = (machine.running, &mut machine.guest);
             lines = std::mem::take(&mut lines)
                 .into_iter()
-                .filter_map(|line| line.work(running, guest))
+                .filter_map(|line| line.work(simulator, running, guest))
                 .collect();
             if guest.is_off() {
                 return ExitCode::SUCCESS;
@@ -145,7 +146,7 @@ fn converse(
     let Some(request) = http::take(&mut client.received).map_err(|_| ())? else {
         return Ok(After::Goes);
     };
-    let fault = simulator.strike(&request.method, Some(&request.path));
+    let fault = simulator.strike(&call(&request));
     client.stream.set_nonblocking(false).map_err(|_| ())?;
     let (answer, after) = match &fault {
         Some(Fault::Refuse(message)) => (Answer::Fault(message.clone()), After::Goes),
@@ -172,12 +173,27 @@ fn converse(
     Ok(after)
 }
 
+/// What a request is called where faults are planned.
+fn call(request: &http::Request) -> String {
+    let http::Request { method, path, body } = request;
+    let body: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    match body.get("state").and_then(serde_json::Value::as_str) {
+        Some(state) => format!("{method} {path} {state}"),
+        None => format!("{method} {path}"),
+    }
+}
+
 impl Line {
     /// Moves what can be moved; `None` ends it. A paused guest hears and says nothing.
-    fn work(self, running: bool, guest: &mut super::guest::Running) -> Option<Self> {
+    fn work(
+        self,
+        simulator: &Simulator,
+        running: bool,
+        guest: &mut super::guest::Running,
+    ) -> Option<Self> {
         match self {
             Self::Asking(mut stream, mut handshake) => match handshake.read(&mut stream) {
-                Ok(Some(true)) => Self::Wanted(stream).work(running, guest),
+                Ok(Some(true)) => Self::Wanted(stream).work(simulator, running, guest),
                 Ok(Some(false)) => None,
                 Ok(None) => Some(Self::Asking(stream, handshake)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -186,8 +202,24 @@ impl Line {
                 Err(_) => None,
             },
             Self::Wanted(mut stream) if running => {
+                let answer = match simulator.strike(CONNECT) {
+                    None => None,
+                    Some(Fault::DieAfterAnswer) => {
+                        Handshake::accept(&mut stream).ok()?;
+                        die();
+                    }
+                    Some(Fault::Truncate) => Some(&b"OK 10"[..]),
+                    Some(Fault::Garbage) => Some(&b"\xff\xfe\n"[..]),
+                    Some(Fault::Endless) => Some(&[b'9'; 4096][..]),
+                    // It hangs up, as when nobody listens.
+                    Some(_) => Some(&[][..]),
+                };
+                if let Some(broken) = answer {
+                    let _ = stream.write_all(broken);
+                    return None;
+                }
                 Handshake::accept(&mut stream).ok()?;
-                Self::Open(stream, Session::new()).work(running, guest)
+                Self::Open(stream, Session::new()).work(simulator, running, guest)
             }
             Self::Open(mut stream, mut session) if running => {
                 let mut chunk = [0; 16 * 1024];
@@ -200,6 +232,15 @@ impl Line {
                     }
                 }
                 guest.pump(&mut session);
+                if !session.output().is_empty() && simulator.strike(GUEST) == Some(Fault::Oversized)
+                {
+                    let begins = session.output().starts_with(&MAGIC);
+                    let begin = if begins { &MAGIC[..] } else { &[] };
+                    stream
+                        .write_all(&[begin, &u32::MAX.to_le_bytes(), &[0; 4096]].concat())
+                        .ok()?;
+                    session.sent(session.output().len());
+                }
                 while !session.output().is_empty() {
                     match stream.write(session.output()) {
                         Ok(count) => session.sent(count),

@@ -1,0 +1,64 @@
+//! A file system that can be filled.
+
+use std::fs::File;
+use std::io::{ErrorKind, Write as _};
+use std::path::Path;
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+/// Ends with its mount.
+pub(crate) struct SmallDisk {
+    directory: TempDir,
+}
+
+impl SmallDisk {
+    /// A new one, or why there is none: mounting needs root.
+    ///
+    /// # Panics
+    /// If root can't mount one.
+    pub(crate) fn mount(mebibytes: u32) -> Result<Self, String> {
+        if !rustix::process::geteuid().is_root() {
+            return Err("mounting a small tmpfs needs root".to_owned());
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let size = format!("size={mebibytes}m");
+        let output = run("mount", &["-t", "tmpfs", "-o", &size, "tmpfs"], &directory);
+        assert!(output.status.success(), "{output:?}");
+        Ok(Self { directory })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Takes all the room that is left, below `path`.
+    pub(crate) fn fill(path: &Path) {
+        let mut file = File::create(path.join("filler")).unwrap();
+        let block = [0; 1 << 16];
+        let error = loop {
+            if let Err(error) = file.write_all(&block) {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
+    }
+
+    /// Gives it back.
+    pub(crate) fn free(&self) {
+        std::fs::remove_file(self.path().join("filler")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: what a failed test left open keeps nobody.
+        run("umount", &["--lazy"], &self.directory);
+    }
+}
+
+fn run(program: &str, arguments: &[&str], directory: &TempDir) -> Output {
+    let mut command = Command::new(program);
+    command.args(arguments).arg(directory.path());
+    command.output().unwrap()
+}
