@@ -86,10 +86,11 @@ pub(crate) async fn run(config: &Config, json: bool) -> Result<u8> {
         agent(config, to_build),
         tools(to_build),
         template(&current),
-        memory(config),
     ]);
     checks.extend(snapshots(config).await);
     checks.push(backend(config, &checks, to_build).await);
+    // Last: the hypervisor does not depend on it.
+    checks.push(memory(config));
     let works = checks.iter().all(|check| check.status != Status::Fail);
     let report = Report { works, checks };
     if json {

@@ -124,7 +124,7 @@ Examples:
 pub(crate) const POOL_STATS_EXAMPLES: &str = "\
 Examples:
   ironclaw pool stats
-  ironclaw pool stats --json | jq '.snapshots[] | select(.fits | not)'
+  ironclaw pool stats --json | jq '.snapshots[] | select(.fits | not) | {id, error}'
   ironclaw pool stats --format prometheus > ironclaw.new && mv ironclaw.new ironclaw.prom";
 
 /// Below `ironclaw --help`.
