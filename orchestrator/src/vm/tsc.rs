@@ -71,9 +71,11 @@ mod tests {
                     }
                 });
             }
-            let all: Vec<_> = (0..20).map(|_| measure().unwrap()).collect();
+            let mut all: Vec<_> = (0..20).map(|_| measure().unwrap()).collect();
             over.store(true, Ordering::Relaxed);
-            let (least, most) = (all.iter().min().unwrap(), all.iter().max().unwrap());
+            all.sort_unstable();
+            // Save one at either end: a host may take its processors from a whole reading.
+            let (least, most) = (all[1], all[18]);
             assert!(most - least < least / 2000, "{all:?} kHz");
         });
     }

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::lab::{Lab, pool, run};
 use crate::process::{is_alive, kill, living_in};
+use crate::within::within;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_warm_clone_serves_and_is_replaced() {
@@ -93,7 +94,7 @@ async fn twenty_spawns_at_a_time_get_twenty_vms() {
     let ends: Vec<_> = vms.iter().map(VmHandle::exited).collect();
     drop(vms);
     for end in ends {
-        end.await;
+        within("the end of a VM", end).await;
     }
     assert_eq!(pool.stats().leased, 0);
     pool.close().await;
@@ -239,7 +240,7 @@ async fn a_vm_is_killed_when_its_time_is_over_or_nobody_uses_it() {
     let error = vm.exec(["sleep", "60000"]).await.unwrap_err();
     assert!(matches!(error, GuestError::Closed { .. }), "{error}");
     assert!(error.to_string().contains("time limit"), "{error}");
-    vm.exited().await;
+    within("the end of a VM", vm.exited()).await;
     drop(vm);
 
     let vm = limited(Limits {
@@ -249,7 +250,7 @@ async fn a_vm_is_killed_when_its_time_is_over_or_nobody_uses_it() {
     .await;
     // Busy for longer than it may be idle.
     run(&vm, ["sleep", "1000"]).await;
-    vm.exited().await;
+    within("the end of a VM", vm.exited()).await;
     let error = vm.ping(Duration::from_secs(1)).await.unwrap_err();
     assert!(error.to_string().contains("idle"), "{error}");
     assert_eq!(pool.stats().leased, 1, "its handle is held still");

@@ -26,9 +26,9 @@ async fn a_vmm_killed_in_mid_command_is_reported_at_once_and_leaves_no_process()
         ExecEvent::Stdout(b"on\n".to_vec())
     );
     kill(vm.pid());
-    let error = running.next().await.unwrap_err();
+    let error = within("an error", running.next()).await.unwrap_err();
     assert!(matches!(error, GuestError::Closed { .. }), "{error}");
-    let exit = vm.exited().await;
+    let exit = within("the end of a VM", vm.exited()).await;
     assert!(exit.status.contains("SIGKILL"), "{exit}");
     assert!(!is_alive(vm.pid()));
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use ironclaw_orchestrator::vm::{GuestError, Limits, Pool, PoolOptions, SpawnOptions, VmHandle};
 
 use crate::fixture::{is_alive, launcher, sh, snapshot};
+use crate::within::within;
 
 const MOMENT: Duration = Duration::from_millis(300);
 
@@ -35,7 +36,7 @@ async fn a_vm_is_killed_at_its_longest_age_whatever_it_does() {
     let error = vm.exec(["sleep", "1000"]).await.unwrap_err();
     assert!(matches!(error, GuestError::Closed { .. }), "{error}");
     assert!(error.to_string().contains("time limit of 300ms"), "{error}");
-    vm.exited().await;
+    within("the end of a VM", vm.exited()).await;
     assert!(!is_alive(vm.pid()));
     let error = vm.exec(["true"]).await.unwrap_err();
     assert!(error.to_string().contains("time limit"), "{error}");
@@ -55,7 +56,7 @@ async fn a_vm_is_killed_when_nothing_is_asked_of_it_and_not_while_it_works() {
     let vm = limited(&pool, limits).await;
     // Busy for longer than it may be idle.
     assert_eq!(sh(&vm, "sleep 1; echo awake").await, "awake\n");
-    vm.exited().await;
+    within("the end of a VM", vm.exited()).await;
     assert!(!is_alive(vm.pid()));
     let error = vm.exec(["true"]).await.unwrap_err();
     assert!(error.to_string().contains("idle for 300ms"), "{error}");
@@ -74,7 +75,7 @@ async fn a_vm_is_killed_when_its_handle_is_dropped_though_it_has_limits_and_a_co
     let (pid, exited) = (vm.pid(), vm.exited());
     let running = vm.start(["sleep", "1000"]).await.unwrap();
     drop(vm);
-    exited.await;
+    within("the end of a VM", exited).await;
     assert!(!is_alive(pid));
     assert_eq!(pool.stats().leased, 0);
     assert_eq!(pool.stats().used.vms, 0, "its room is free");

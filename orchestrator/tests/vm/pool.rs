@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use ironclaw_orchestrator::vm::{Origin, Pool, PoolOptions};
 
 use crate::fixture::{is_alive, launcher, sh, snapshot};
+use crate::within::within;
 
 fn options(warm: usize) -> PoolOptions {
     PoolOptions::new(1).with_warm(warm)
@@ -65,7 +66,7 @@ async fn ten_spawns_at_a_time_get_ten_vms() {
     let ends: Vec<_> = vms.iter().map(|vm| vm.exited()).collect();
     drop(vms);
     for end in ends {
-        end.await;
+        within("the end of a VM", end).await;
     }
     assert!(
         pids.iter().all(|pid| !is_alive(*pid)),

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use crate::backend::{Backend, Kind, is_alive};
 use crate::skip::skipped;
 use crate::trial;
+use crate::within::within;
 
 /// Long enough for a boot under translation on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -83,7 +84,7 @@ async fn booted(backend: &Backend, ram: Ram) -> (Box<dyn MicroVm>, Guest) {
 async fn gone(vm: Box<dyn MicroVm>) {
     let exited = vm.exited();
     drop(vm);
-    exited.await;
+    within("the end of a VM", exited).await;
 }
 
 /// A published snapshot of a VM that booted.
@@ -175,7 +176,7 @@ async fn a_killed_vm_is_told_to_whoever_waits_and_refuses_the_rest(backend: &Bac
     let (mut vm, guest) = booted(backend, Ram::Private).await;
     let exited = vm.exited();
     vm.kill();
-    let exit = exited.await;
+    let exit = within("the end of a VM", exited).await;
     assert!(exit.status.contains("SIGKILL"), "{exit}");
     assert!(!is_alive(vm.pid()));
     assert!(guest.ping(PATIENCE).await.is_err());
@@ -262,7 +263,7 @@ async fn a_vm_killed_in_mid_command_ends_what_waits_for_it(backend: &Backend) {
     vm.kill();
     let end = timeout(PATIENCE, running.next()).await.unwrap();
     assert!(matches!(end, Err(GuestError::Closed { .. })), "{end:?}");
-    let exit = vm.exited().await;
+    let exit = within("the end of a VM", vm.exited()).await;
     assert!(exit.status.contains("SIGKILL"), "{exit}");
     gone(vm).await;
 }

@@ -38,8 +38,11 @@ mod within;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::{Arguments, Failed, Trial};
+use tokio::runtime::Builder;
+use tokio::time::timeout;
 
 fn main() -> ExitCode {
     let program = std::env::args_os().next().unwrap_or_default();
@@ -68,15 +71,12 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
 }
 
+/// How long a trial may take in all; the longest takes two minutes.
+const LONGEST: Duration = Duration::from_secs(20 * 60);
+
 /// A trial that runs on a runtime of its own.
 fn trial<F: Future<Output = ()>>(name: String, test: impl FnOnce() -> F + Send + 'static) -> Trial {
-    Trial::test(name, move || {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()?;
-        runtime.block_on(test());
-        Ok(())
-    })
+    Trial::test(name, move || run(Builder::new_multi_thread(), test))
 }
 
 /// The same for one that lets the runtime's clock jump, which takes a runtime of one thread.
@@ -84,11 +84,16 @@ fn trial_on_one_thread<F: Future<Output = ()>>(
     name: String,
     test: impl FnOnce() -> F + Send + 'static,
 ) -> Trial {
-    Trial::test(name, move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        runtime.block_on(test());
-        Ok(())
-    })
+    Trial::test(name, move || run(Builder::new_current_thread(), test))
+}
+
+fn run<F: Future<Output = ()>>(mut on: Builder, test: impl FnOnce() -> F) -> Result<(), Failed> {
+    let runtime = on.enable_all().build()?;
+    let over = runtime.block_on(async { timeout(LONGEST, test()).await });
+    if over.is_err() {
+        // What hangs would be waited for.
+        runtime.shutdown_background();
+        return Err(format!("it is not over after {LONGEST:?}").into());
+    }
+    Ok(())
 }
