@@ -49,6 +49,8 @@ pub(crate) fn ironclaw(snapshots: &str, arguments: &[&str]) -> Command {
         }
     }
     command.env_remove("RUST_LOG");
+    // Snapshots are kept between runs, and an old one would be replaced amid a test.
+    command.env("IRONCLAW_SNAPSHOT_REFRESH_SECS", "1000000000");
     command.args(arguments).envs(settings(snapshots));
     command
 }
