@@ -79,8 +79,7 @@ async fn one_whose_vmm_hangs() {
 /// A launcher that tells when it waits for another process.
 fn telling(b: &Backend, waits: Arc<Notify>) -> Launcher {
     let progress = move |stage: &Stage| {
-        if let Stage::WaitingForSnapshot(owners) = stage {
-            assert!(owners.to_string().contains(&std::process::id().to_string()));
+        if let Stage::WaitingForSnapshot(_) = stage {
             waits.notify_one();
         }
     };
