@@ -11,6 +11,7 @@ use ironclaw_orchestrator::vm::{LaunchError, Launcher, Origin, Pool, SpawnError,
 
 use crate::lab::{Lab, list, pool, run, words};
 use crate::process::living_in;
+use crate::real;
 use crate::skip::skipped;
 use crate::small_disk::SmallDisk;
 use crate::within::within;
@@ -194,7 +195,8 @@ async fn a_disk_that_fills_up_before_a_snapshot_is_written_is_one_clear_error_an
     let Some(mut lab) = Lab::open().await else {
         return;
     };
-    let disk = match SmallDisk::mount(160) {
+    let denied = |reason: &str| drop(real::unless_required(reason.to_owned()));
+    let disk = match SmallDisk::mount(160, denied) {
         Ok(disk) => disk,
         Err(reason) => return skipped(&reason),
     };

@@ -13,19 +13,22 @@ pub(crate) struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// A new one, or why there is none: mounting needs root.
-    ///
-    /// # Panics
-    /// If root can't mount one.
-    pub(crate) fn mount(mebibytes: u32) -> Result<Self, String> {
+    /// A new one, or why there is none: mounting needs root. Root that can't, as in a container, is
+    /// `denied`, which may be a failure.
+    pub(crate) fn mount(mebibytes: u32, denied: impl FnOnce(&str)) -> Result<Self, String> {
         if !rustix::process::geteuid().is_root() {
             return Err("mounting a small tmpfs needs root".to_owned());
         }
         let directory = tempfile::tempdir().unwrap();
         let size = format!("size={mebibytes}m");
         let output = run("mount", &["-t", "tmpfs", "-o", &size, "tmpfs"], &directory);
-        assert!(output.status.success(), "{output:?}");
-        Ok(Self { directory })
+        if output.status.success() {
+            return Ok(Self { directory });
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        let reason = format!("a small tmpfs can't be mounted: {}", said.trim());
+        denied(&reason);
+        Err(reason)
     }
 
     pub(crate) fn path(&self) -> &Path {

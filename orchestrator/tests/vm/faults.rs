@@ -10,6 +10,7 @@ use ironclaw_orchestrator::vm::{
 
 use crate::fixture::{config_in, files, in_directory, is_alive, launcher, private, sh, vm};
 use crate::pool::kill;
+use crate::required::unless_required;
 use crate::skip::skipped;
 use crate::small_disk::SmallDisk;
 use crate::within::within;
@@ -100,7 +101,7 @@ async fn a_snapshot_found_truncated_is_swept_when_a_pool_is_opened() {
 }
 
 fn disk(mebibytes: u32) -> Option<SmallDisk> {
-    SmallDisk::mount(mebibytes)
+    SmallDisk::mount(mebibytes, |reason| unless_required(&reason))
         .inspect_err(|reason| skipped(reason))
         .ok()
 }
