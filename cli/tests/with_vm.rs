@@ -369,6 +369,7 @@ fn a_refresh_by_hand_deletes_what_is_old_and_used_by_nobody() {
     let refresh = ironclaw(&["pool", "refresh", "--json"])
         .env("IRONCLAW_SNAPSHOT_PATH", state.path())
         .env("IRONCLAW_POOL_SIZE", "1")
+        .env("IRONCLAW_SNAPSHOT_REFRESH_SECS", "3600")
         .output()
         .unwrap();
     assert!(refresh.status.success(), "{refresh:?}");

@@ -10,7 +10,7 @@ use crate::{packages, step};
 pub(crate) fn test(workspace: &Workspace) -> Result<()> {
     packages::ensure_installed()?;
     let agent = build::agent(workspace)?;
-    let mut tests = workspace.cargo(&["test", "--workspace"]);
+    let mut tests = workspace.cargo(&["test", "--workspace", "--no-fail-fast"]);
     tests
         .env("IRONCLAW_GUEST_AGENT", agent)
         // What VMs take is there: a test without one has failed.

@@ -412,6 +412,10 @@ impl MicroVm for FirecrackerVm {
     fn exited(&self) -> Pin<Box<dyn Future<Output = Exit> + Send>> {
         Box::pin(self.process.exited())
     }
+
+    fn died(&self) -> Pin<Box<dyn Future<Output = Exit> + Send>> {
+        Box::pin(self.process.died())
+    }
 }
 
 /// The memory file at `path`, with what Firecracker did not write again.

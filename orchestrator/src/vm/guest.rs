@@ -54,7 +54,7 @@ impl Guest {
     /// The same with the agent of `vm`: if that ends, who waits is told how, with its last words.
     pub(crate) fn of(vm: &dyn MicroVm, stream: UnixStream) -> Result<Self, GuestError> {
         Ok(Self {
-            connection: Connection::open(stream, Some(vm.exited()))?,
+            connection: Connection::open(stream, Some(vm.died()))?,
         })
     }
 

@@ -35,6 +35,7 @@ pub(crate) const ENDS: Duration = Duration::from_secs(10);
 pub(crate) struct Process {
     pid: u32,
     pidfd: Arc<OwnedFd>,
+    death: Ending,
     exit: Ending,
 }
 
@@ -85,7 +86,7 @@ impl Launch {
         self
     }
 
-    /// Drops `belongings` when it has ended, before anybody is told of that.
+    /// Drops `belongings` when it has ended: after [`Process::died`], before [`Process::exited`].
     pub(crate) fn with(mut self, belongings: impl Send + 'static) -> Self {
         self.belongings = Box::new(belongings);
         self
@@ -141,6 +142,7 @@ impl Process {
     /// Starts a process. What it prints goes into bounded rings; its standard input is empty.
     pub(crate) async fn start(launch: Launch) -> io::Result<Self> {
         let (started, start) = oneshot::channel();
+        let (dead, death) = watch::channel(None);
         let (gone, exit) = watch::channel(None);
         let mut unless_started = Dying(Some(exit.clone()));
         std::thread::Builder::new()
@@ -164,6 +166,7 @@ impl Process {
                 let process = Self {
                     pid: child.id(),
                     pidfd: Arc::clone(&pidfd),
+                    death,
                     exit,
                 };
                 // Nobody waits any more: the process is dropped here, and so killed.
@@ -173,11 +176,13 @@ impl Process {
                     Ok(status) => status.to_string(),
                     Err(error) => format!("unknown: {error}"),
                 };
-                drop(belongings);
-                gone.send_replace(Some(Exit {
+                let exit = Exit {
                     status,
                     log: log.tail(),
-                }));
+                };
+                dead.send_replace(Some(exit.clone()));
+                drop(belongings);
+                gone.send_replace(Some(exit));
             })?;
         // A thread that forks and executes; it answers or ends.
         let process = start
@@ -214,19 +219,25 @@ impl Process {
         })
     }
 
-    /// Resolves when the process has ended and was reaped.
+    /// Resolves as soon as the process has ended and was reaped.
+    pub(crate) fn died(&self) -> impl Future<Output = Exit> + Send + 'static {
+        told(self.death.clone())
+    }
+
+    /// Resolves when the process has ended and its belongings are gone.
     pub(crate) fn exited(&self) -> impl Future<Output = Exit> + Send + 'static {
-        let mut exit = self.exit.clone();
-        async move {
-            match exit.wait_for(Option::is_some).await.as_deref() {
-                Ok(Some(exit)) => exit.clone(),
-                // The keeper sends before it ends, so this is its panic.
-                _ => Exit {
-                    status: "unknown".to_owned(),
-                    log: String::new(),
-                },
-            }
-        }
+        told(self.exit.clone())
+    }
+}
+
+async fn told(mut ending: Ending) -> Exit {
+    match ending.wait_for(Option::is_some).await.as_deref() {
+        Ok(Some(exit)) => exit.clone(),
+        // The keeper sends before it ends, so this is its panic.
+        _ => Exit {
+            status: "unknown".to_owned(),
+            log: String::new(),
+        },
     }
 }
 
@@ -364,6 +375,26 @@ mod tests {
         dropped_ones_ended().await;
         assert!(!is_alive(pid));
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_death_is_told_before_what_belonged_to_the_process_is_gone() {
+        struct Belonging(std::sync::mpsc::Receiver<()>);
+        impl Drop for Belonging {
+            fn drop(&mut self) {
+                let _ = self.0.recv();
+            }
+        }
+        let (go, belonging) = std::sync::mpsc::channel();
+        let launch = Launch::new(shell("exit 3")).with(Belonging(belonging));
+        let process = Process::start(launch).await.unwrap();
+        let exit = timeout(ENDS, process.died()).await.unwrap();
+        assert_eq!(exit.status, "exit status: 3");
+        let mut exited = std::pin::pin!(process.exited());
+        let now = std::future::poll_fn(|cx| std::task::Poll::Ready(exited.as_mut().poll(cx)));
+        assert!(now.await.is_pending());
+        drop(go);
+        assert_eq!(timeout(ENDS, exited).await.unwrap(), exit);
     }
 
     #[tokio::test]

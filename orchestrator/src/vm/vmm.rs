@@ -91,8 +91,15 @@ pub trait MicroVm: fmt::Debug + Send + Sync + 'static {
     /// Sends the VMM's process SIGKILL and does not wait.
     fn kill(&self);
 
-    /// Resolves when the process has ended and was reaped, at once if it has.
+    /// Resolves when the process has ended and was reaped, and nothing of it is left on the host;
+    /// at once if that is so.
     fn exited(&self) -> Pin<Box<dyn Future<Output = Exit> + Send>>;
+
+    /// Resolves as soon as the process has ended, at once if it has: for who waits for the guest.
+    /// Never after [`exited`](Self::exited); before it where there is something to be removed.
+    fn died(&self) -> Pin<Box<dyn Future<Output = Exit> + Send>> {
+        self.exited()
+    }
 }
 
 /// What to boot.

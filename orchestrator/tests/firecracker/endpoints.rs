@@ -5,6 +5,7 @@ use std::io::Write as _;
 use ironclaw_orchestrator::vm::firecracker::api::{
     Action, Balloon, BootSource, HugePages, LogLevel, Logger, MachineConfiguration, Metrics, Mmds,
     MmdsConfig, MmdsVersion, NetworkInterface, SnapshotCreate, SnapshotLoad, SnapshotType, Vm,
+    Vsock,
 };
 use serde_json::json;
 
@@ -49,6 +50,12 @@ async fn a_vm_has_a_balloon_a_log_and_metrics_if_it_is_asked_to() {
         boot_args: None,
     };
     client.call(&boot_source).await.unwrap();
+    // Without one the test guest ends at once.
+    let vsock = Vsock {
+        guest_cid: 3,
+        uds_path: "vsock.sock".into(),
+    };
+    client.call(&vsock).await.unwrap();
     client.call(&Action::InstanceStart).await.unwrap();
     client.call(&Action::FlushMetrics).await.unwrap();
     assert!(!std::fs::read_to_string(log_path).unwrap().is_empty());

@@ -44,7 +44,7 @@ const REAPED: Duration = Duration::from_secs(1);
 const LAST_WORDS: Duration = Duration::from_millis(20);
 
 /// Resolves when the process of the guest's VM has ended.
-pub(super) type Exited = Pin<Box<dyn Future<Output = Exit> + Send>>;
+pub(super) type Died = Pin<Box<dyn Future<Output = Exit> + Send>>;
 
 /// The session; dropping it ends it.
 #[derive(Debug)]
@@ -98,7 +98,7 @@ pub(super) struct Ticket {
 impl Connection {
     /// Starts a session on `stream`. The guest need not run yet: what is asked meanwhile waits on
     /// the line, so the first request costs no round trip more than itself.
-    pub(super) fn open(stream: UnixStream, vm: Option<Exited>) -> Result<Self, GuestError> {
+    pub(super) fn open(stream: UnixStream, vm: Option<Died>) -> Result<Self, GuestError> {
         let session = getrandom::u64().map_err(|error| GuestError::Closed {
             reason: format!("the host has no random number for it: {error}"),
         })?;
@@ -297,19 +297,19 @@ impl Line {
         }
     }
 
-    async fn read(self: Arc<Self>, vm: Option<Exited>) {
+    async fn read(self: Arc<Self>, vm: Option<Died>) {
         let mut decoder = Decoder::new();
         let patience = vm.as_ref().map_or(Duration::ZERO, |_| REAPED);
-        let mut exited = pin!(async {
+        let mut died = pin!(async {
             match vm {
-                Some(exited) => exited.await,
+                Some(died) => died.await,
                 None => pending().await,
             }
         });
         let reason = tokio::select! {
             over = self.receive(&mut decoder) => match over {
                 Some(reason) => reason,
-                None => match timeout(patience, exited).await {
+                None => match timeout(patience, died).await {
                     Ok(exit) => ended(&exit),
                     Err(_) => {
                         let unwritable = self.state().unwritable.take();
@@ -317,7 +317,7 @@ impl Line {
                     }
                 },
             },
-            exit = &mut exited => {
+            exit = &mut died => {
                 // Whatever comes of that, the VM's end is the reason.
                 let _ = timeout(LAST_WORDS, self.receive(&mut decoder)).await;
                 ended(&exit)

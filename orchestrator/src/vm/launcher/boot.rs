@@ -49,7 +49,7 @@ pub(super) async fn boot_once(
 }
 
 async fn greet(mut vm: Box<dyn MicroVm>, patience: Duration) -> Result<Booted, LaunchError> {
-    let exited = vm.exited();
+    let died = vm.died();
     let greeted = async {
         let stream = vm.guest_channel().await?;
         let guest = Guest::of(&*vm, stream)?;
@@ -59,8 +59,10 @@ async fn greet(mut vm: Box<dyn MicroVm>, patience: Duration) -> Result<Booted, L
     let greeted = tokio::select! {
         // First, since it explains whatever its end did to the connection.
         biased;
-        exit = exited => {
-            return Err(VmmError::Died { operation: "boot the template", exit }.into());
+        _ = died => {
+            // When nothing of it is left.
+            let (operation, exit) = ("boot the template", vm.exited().await);
+            return Err(VmmError::Died { operation, exit }.into());
         }
         greeted = timeout(patience, greeted) => greeted,
     };

@@ -72,7 +72,7 @@ impl RunningClone {
         tokio::select! {
             // First, since it explains whatever its end did to the connection.
             biased;
-            exit = clone.vm.exited() => return Err(died("prime a clone", exit)),
+            _ = clone.vm.died() => return Err(clone.died("prime a clone").await),
             primed = clone.prime() => primed?,
         }
         clone.vm.pause().await?;
@@ -91,7 +91,7 @@ impl RunningClone {
         let new = identity::fresh(name)?;
         tokio::select! {
             biased;
-            exit = clone.vm.exited() => return Err(died(SERVE, exit)),
+            _ = clone.vm.died() => return Err(clone.died(SERVE).await),
             served = clone.guest.restored(new, READY) => served?,
         }
         let Timings { start, load, .. } = clone.timings;
@@ -119,7 +119,7 @@ impl PausedClone {
         let Self(mut clone) = self;
         let begun = Instant::now();
         let new = identity::fresh(name)?;
-        let exited = clone.vm.exited();
+        let died = clone.vm.died();
         let resume = async {
             clone.vm.resume().await?;
             Ok::<_, LaunchError>(begun.elapsed())
@@ -130,7 +130,7 @@ impl PausedClone {
         };
         tokio::select! {
             biased;
-            exit = exited => return Err(died(SERVE, exit)),
+            _ = died => return Err(clone.died(SERVE).await),
             served = async { tokio::try_join!(resume, restored) } => clone.timings.resume = served?.0,
         }
         clone.timings.hello = begun.elapsed().saturating_sub(clone.timings.resume);
@@ -153,6 +153,12 @@ impl Clone {
         Ok(())
     }
 
+    /// Told when nothing of it is left, which the next try may need.
+    async fn died(&self, operation: &'static str) -> LaunchError {
+        let exit = self.vm.exited().await;
+        VmmError::Died { operation, exit }.into()
+    }
+
     fn hand_out(self, name: &VmName, origin: Origin) -> VmHandle {
         let Self {
             vm,
@@ -163,8 +169,4 @@ impl Clone {
         } = self;
         VmHandle::new(name.as_str(), origin, guest, vm, Some(snapshot)).with_timings(timings)
     }
-}
-
-fn died(operation: &'static str, exit: Exit) -> LaunchError {
-    VmmError::Died { operation, exit }.into()
 }
