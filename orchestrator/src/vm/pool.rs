@@ -165,7 +165,8 @@ struct Core {
     counters: Counters,
     serving: Serving,
     /// Starting VMMs is work for processors: more at a time than there are is slower for all. So
-    /// many may start for spawns, and as many for the pool, since a spawn must not wait for it.
+    /// many may start for spawns, as many for warm clones, and as many for snapshots, which the
+    /// slots see to: a spawn must not wait for the pool, nor a clone for a boot.
     starts: Semaphore,
     fills: Semaphore,
     /// Snapshots that this pool had, whatever became of them, or makes.

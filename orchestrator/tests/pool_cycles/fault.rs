@@ -52,7 +52,7 @@ impl Fault {
             // A snapshot is given up for each of these, and another one built.
             Self::RestoreDied | Self::RestoreTimedOut | Self::HelloDied => 100,
             Self::RestoreSlow | Self::HelloSlow => 1_000,
-            Self::PauseRefused => 100,
+            Self::PauseRefused => 1_000,
             Self::ResumeDied | Self::ResumeTimedOut => 1_000,
             Self::Nonsense | Self::ExecDied => 500,
             Self::ExecHangs => 200,

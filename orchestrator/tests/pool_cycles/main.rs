@@ -34,8 +34,8 @@ use within::within;
 use world::World;
 
 /// Cycles, by so many workers at a time. In the first wave there is room for warm clones beside
-/// them; in the second some have to wait in line, and all room is for those.
-const WAVES: [(usize, usize); 2] = [(20_000, 8), (80_000, 48)];
+/// them, and time to make them; in the second some have to wait in line, and all room is for those.
+const WAVES: [(usize, usize); 2] = [(20_000, 2), (80_000, 48)];
 const ROOM: usize = 40;
 /// Spawns between two replacements of all snapshots.
 const REFRESH_EVERY: usize = 10_000;

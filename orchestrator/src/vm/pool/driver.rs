@@ -123,12 +123,9 @@ async fn build_or_find(core: &Core, place: Place) -> Result<(), LaunchError> {
     };
     known.insert(staging.id());
     drop(known);
-    let permit = core.fills.acquire().await;
-    let permit = permit.map_err(|_| LaunchError::ShuttingDown)?;
     core.serving.give_way().await;
     let id = staging.id();
     let created = core.launcher.create_in(staging).await;
-    drop(permit);
     if created.is_err() {
         core.known.lock().await.remove(&id);
     }

@@ -1,4 +1,4 @@
-//! The spawns that a clone serves at this moment.
+//! The warm spawns that are being served at this moment.
 //!
 //! Another VMM's start takes processors and locks of the kernel that a resume needs, so starts let
 //! those who are served go first.

@@ -146,6 +146,15 @@ impl Backoff {
         self.failures = self.failures.saturating_add(1);
     }
 
+    /// As a failure, but the first one costs no wait.
+    fn disappointed(&mut self, now: Now, chance: &mut Chance) {
+        if self.failures == 0 {
+            self.failures = 1;
+        } else {
+            self.failed(now, chance);
+        }
+    }
+
     fn succeeded(&mut self) {
         *self = Self::default();
     }
@@ -674,8 +683,9 @@ impl<S: Clone, C> Slots<S, C> {
         Some(warm.clone)
     }
 
-    /// A snapshot is at fault: as far as it is here still, it is given up and, after a while, built
-    /// anew. Returns its warm clones, to be ended.
+    /// A snapshot is at fault: as far as it is here still, it is given up and built anew, at once if
+    /// it is the first one, and after ever longer waits if one is like the other. Returns its warm
+    /// clones, to be ended.
     pub(crate) fn discard(&mut self, generation: Generation, now: Now) -> Vec<C> {
         let Some(entry) = self.snapshots.get_mut(&generation) else {
             return Vec::new();
@@ -685,7 +695,7 @@ impl<S: Clone, C> Slots<S, C> {
         for spot in &mut self.places {
             let given_up = spot.ready.take_if(|(present, _)| *present == generation);
             if given_up.is_some() {
-                spot.build_backoff.failed(now, &mut self.chance);
+                spot.build_backoff.disappointed(now, &mut self.chance);
             }
             let (faulty, sound) = std::mem::take(&mut spot.warm)
                 .into_iter()

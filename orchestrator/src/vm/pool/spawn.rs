@@ -193,7 +193,6 @@ impl<'a> Spawn<'a> {
         snapshot: &Snapshot,
     ) -> Result<Result<VmHandle, LaunchError>, SpawnError> {
         let permit = self.permit().await?;
-        let _serving = self.core.serving.begin(&self.core.wake);
         let clone = self.core.launcher.clone_of(snapshot).await;
         drop(permit);
         Ok(match clone {
