@@ -23,8 +23,10 @@ use uuid::Uuid;
 use crate::sys;
 use crate::vm::proc::{self, Proc};
 
-/// How the name of a record starts.
-const PREFIX: &str = ".vmm-";
+/// How the name of a VMM's record starts.
+const VMM: &str = ".vmm-";
+/// How that of the owner itself starts.
+const OWNER: &str = ".owner-";
 /// How long killed processes may take to end, all together; they take milliseconds.
 const ENDED: Duration = Duration::from_secs(10);
 
@@ -46,15 +48,41 @@ pub(crate) struct Record(PathBuf);
 impl Record {
     /// Records the process `pid`, a child of ours, in `directory`.
     pub(crate) fn create(directory: &Path, pid: u32) -> io::Result<Self> {
-        let identity = Identity::of(&Proc::open(pid)?)?;
-        let path = directory.join(identity.to_string());
-        File::options()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)?;
-        Ok(Self(path))
+        create(directory, VMM, pid).map(Self)
     }
+}
+
+/// Records that `directory` is that of the process `pid`, for as long as it is there.
+pub(crate) fn record_owner(directory: &Path, pid: u32) -> io::Result<()> {
+    create(directory, OWNER, pid).map(drop)
+}
+
+fn create(directory: &Path, prefix: &str, pid: u32) -> io::Result<PathBuf> {
+    let identity = Identity::of(&Proc::open(pid)?)?;
+    let path = directory.join(format!("{prefix}{identity}"));
+    File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)?;
+    Ok(path)
+}
+
+/// Whether the process that recorded itself as the owner of `directory` has ended; `false` if that
+/// can't be told.
+pub(crate) fn owner_has_ended(directory: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return false;
+    };
+    let owners = entries.filter_map(|entry| {
+        let name = entry.ok()?.file_name();
+        Identity::parse(OWNER, name.to_str()?)
+    });
+    let has_ended = |owner: Identity| {
+        owner.is_of_here().is_ok_and(|is_of_here| is_of_here)
+            && owner.find().is_ok_and(|process| process.is_none())
+    };
+    owners.into_iter().any(has_ended)
 }
 
 impl Drop for Record {
@@ -79,8 +107,8 @@ impl Identity {
     }
 
     /// What the name of a record says.
-    fn parse(name: &str) -> Option<Self> {
-        let mut fields = name.strip_prefix(PREFIX)?.splitn(4, '-');
+    fn parse(prefix: &str, name: &str) -> Option<Self> {
+        let mut fields = name.strip_prefix(prefix)?.splitn(4, '-');
         Some(Self {
             pid: fields.next()?.parse().ok()?,
             start_ticks: fields.next()?.parse().ok()?,
@@ -89,10 +117,14 @@ impl Identity {
         })
     }
 
+    /// In another boot or container the number means nothing.
+    fn is_of_here(&self) -> io::Result<bool> {
+        Ok(self.boot_id == proc::boot_id()? && self.pid_namespace == proc::pid_namespace()?)
+    }
+
     /// The process, if it lives.
     fn find(&self) -> io::Result<Option<OwnedFd>> {
-        // In another boot or container the number means nothing.
-        if self.boot_id != proc::boot_id()? || self.pid_namespace != proc::pid_namespace()? {
+        if !self.is_of_here()? {
             return Ok(None);
         }
         let Some(pid) = sys::pid(self.pid) else {
@@ -118,7 +150,7 @@ impl fmt::Display for Identity {
             pid_namespace,
             boot_id,
         } = self;
-        write!(f, "{PREFIX}{pid}-{start_ticks}-{pid_namespace}-{boot_id}")
+        write!(f, "{pid}-{start_ticks}-{pid_namespace}-{boot_id}")
     }
 }
 
@@ -133,7 +165,7 @@ pub(crate) fn end_all(directory: &Path) -> io::Result<()> {
     let mut orphans = Vec::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        let Some(identity) = Identity::parse(&entry.file_name().to_string_lossy()) else {
+        let Some(identity) = Identity::parse(VMM, &entry.file_name().to_string_lossy()) else {
             continue;
         };
         match kill(&identity) {
@@ -194,7 +226,7 @@ mod tests {
 
     fn identity(record: &Record) -> Identity {
         let name = record.0.file_name().unwrap().to_str().unwrap();
-        Identity::parse(name).unwrap()
+        Identity::parse(VMM, name).unwrap()
     }
 
     #[test]
@@ -222,7 +254,7 @@ mod tests {
             let mut record = Record::create(directory.path(), process.id()).unwrap();
             let mut other = identity(&record);
             change(&mut other);
-            let renamed = directory.path().join(other.to_string());
+            let renamed = directory.path().join(format!("{VMM}{other}"));
             fs::rename(&record.0, &renamed).unwrap();
             record.0 = renamed;
             end_all(directory.path()).unwrap();
@@ -266,10 +298,15 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let process = orphan();
         let record = Record::create(directory.path(), process.id()).unwrap();
-        let whole = identity(&record).to_string();
+        let whole = format!("{VMM}{}", identity(&record));
         drop(record);
         for cut in 0..whole.len() {
-            assert_eq!(Identity::parse(&whole[..cut]), None, "{}", &whole[..cut]);
+            assert_eq!(
+                Identity::parse(VMM, &whole[..cut]),
+                None,
+                "{}",
+                &whole[..cut]
+            );
         }
         fs::write(directory.path().join(&whole[..whole.len() - 1]), "").unwrap();
         fs::create_dir(directory.path().join("0")).unwrap();

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <run directory>/<owner>/          locked while its process lives; swept by the next one
+//!                        .owner-<pid>-… whose it is
 //!                        .vmm-<pid>-… the record of a living VMM
 //!                        …            what the hypervisor has there
 //!                .claims/<name>    locked while a VM has that user id or tap device
@@ -13,8 +14,10 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use uuid::Uuid;
 
 use crate::vm::firecracker;
@@ -58,6 +61,8 @@ impl RunDirectory {
         flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(io::Error::from)
             .map_err(failed("lock", &path))?;
+        unless_full(orphan::record_owner(&path, std::process::id()))
+            .map_err(failed("write to", &path))?;
         drop(root_lock);
         // Ending VMMs may take its time, and is nobody else's business.
         dead.into_iter().for_each(DeadOwner::remove);
@@ -92,19 +97,7 @@ impl RunDirectory {
     /// Records that the VMM `pid` lives, until that is dropped. On a full disk there is no record:
     /// it is for the rare VMM that does not die with its owner by itself.
     pub(crate) fn record(self: Arc<Self>, pid: u32) -> io::Result<Recorded> {
-        let record = match Record::create(&self.path, pid) {
-            Ok(record) => Some(record),
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::StorageFull | ErrorKind::QuotaExceeded
-                ) =>
-            {
-                tracing::warn!(pid, path = %self.path.display(), %error, "a VMM is not recorded");
-                None
-            }
-            Err(error) => return Err(error),
-        };
+        let record = unless_full(Record::create(&self.path, pid))?;
         Ok(Recorded {
             _record: record,
             _run: self,
@@ -117,6 +110,23 @@ impl Drop for RunDirectory {
         if let Err(error) = fs::remove_dir_all(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "a run directory stays until the next start");
         }
+    }
+}
+
+/// A process that could not be recorded for lack of space is not.
+fn unless_full<T>(recorded: io::Result<T>) -> io::Result<Option<T>> {
+    match recorded {
+        Ok(record) => Ok(Some(record)),
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+            ) =>
+        {
+            tracing::warn!(%error, "a process is not recorded");
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -144,11 +154,17 @@ fn lock(root: &Path) -> Result<RootLock, VmmError> {
     })
 }
 
-/// What a process left that is gone; locked, so that one alone removes it.
+/// What a process left that is gone.
 struct DeadOwner {
     path: PathBuf,
-    _lock: File,
+    /// Locked, so that one alone removes it.
+    directory: File,
 }
+
+/// How long a dead process's lock may stay with its children: one that was killed while it started
+/// a program leaves a copy of itself, which ends before it becomes that program.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
+const LOOKED: Duration = Duration::from_millis(1);
 
 /// Those of `root`, which is locked. One that can't be looked at stays.
 fn dead_owners(root: &Path) -> io::Result<Vec<DeadOwner>> {
@@ -161,9 +177,10 @@ fn dead_owners(root: &Path) -> io::Result<Vec<DeadOwner>> {
             continue;
         }
         match File::open(&path) {
-            Ok(lock) => {
-                if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
-                    dead.push(DeadOwner { path, _lock: lock });
+            Ok(directory) => {
+                let is_free = flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok();
+                if is_free || orphan::owner_has_ended(&path) {
+                    dead.push(DeadOwner { path, directory });
                 }
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -184,8 +201,24 @@ impl DeadOwner {
         }
     }
 
+    /// Most often it is at once.
+    fn lock(&self) -> io::Result<()> {
+        let start = Instant::now();
+        loop {
+            match flock(&self.directory, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(()),
+                // Nothing tells of its end that waits no longer than this.
+                Err(Errno::WOULDBLOCK) if start.elapsed() < LAST_MOMENT => {
+                    std::thread::sleep(LOOKED);
+                }
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
     /// Processes first: what they use can't be removed, or would be missed by nobody.
     fn try_remove(&self) -> io::Result<()> {
+        self.lock()?;
         orphan::end_all(&self.path)?;
         firecracker::remove_groups(&self.path)?;
         fs::remove_dir_all(&self.path)
@@ -235,6 +268,31 @@ mod tests {
         assert!(dead.exists());
         swept.into_iter().for_each(DeadOwner::remove);
         assert!(!dead.exists());
+    }
+
+    #[test]
+    fn a_lock_that_a_dead_owners_child_has_for_a_moment_is_waited_for() {
+        let root = tempfile::tempdir().unwrap();
+        let path = RunDirectory::create(root.path()).unwrap().path.clone();
+        let mut owner = Command::new("/bin/cat");
+        let mut owner = owner.stdin(Stdio::piped()).spawn().unwrap();
+        fs::create_dir(&path).unwrap();
+        orphan::record_owner(&path, owner.id()).unwrap();
+        let inherited = File::open(&path).unwrap();
+        flock(&inherited, FlockOperation::LockExclusive).unwrap();
+
+        let living = RunDirectory::create(root.path()).unwrap();
+        assert!(path.exists(), "its owner lives");
+        owner.kill().unwrap();
+        owner.wait().unwrap();
+        std::thread::scope(|scope| {
+            let next = scope.spawn(|| RunDirectory::create(root.path()).unwrap());
+            std::thread::sleep(Duration::from_millis(20));
+            drop(inherited);
+            drop(next.join().unwrap());
+        });
+        assert!(!path.exists());
+        assert!(living.path.exists());
     }
 
     #[test]
