@@ -22,7 +22,7 @@ pub(super) struct Serving {
 
 /// One of them, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Served<'a> {
+pub(super) struct Serves<'a> {
     serving: &'a Serving,
     /// Whoever replaces what it took.
     refill: &'a Notify,
@@ -30,9 +30,9 @@ pub(super) struct Served<'a> {
 
 impl Serving {
     /// One more; `refill` is told when it is over, however that ends.
-    pub(super) fn begin<'a>(&'a self, refill: &'a Notify) -> Served<'a> {
+    pub(super) fn begin<'a>(&'a self, refill: &'a Notify) -> Serves<'a> {
         self.count.fetch_add(1, Ordering::SeqCst);
-        Served {
+        Serves {
             serving: self,
             refill,
         }
@@ -56,7 +56,7 @@ impl Serving {
     }
 }
 
-impl Drop for Served<'_> {
+impl Drop for Serves<'_> {
     fn drop(&mut self) {
         if self.serving.count.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.serving.none.notify_waiters();

@@ -8,6 +8,7 @@ use tokio::time::sleep_until;
 use super::error::Tiers;
 use super::lease::Lease;
 use super::line::{Turn, Waiting};
+use super::serving::Serves;
 use super::slots::Served;
 use super::{Core, Pool, SpawnError, SpawnOptions, driver};
 use crate::vm::identity::VmName;
@@ -44,11 +45,12 @@ impl Pool {
             queue: wait.begun.elapsed(),
             wait,
             failed: Vec::new(),
+            serving: None,
         };
         let handle = spawn.serve(&lease, served).await?;
-        core.slots().serves(lease.id());
         let timings = spawn.timings(&handle);
         core.counters.served(handle.origin(), &timings);
+        core.slots().serves(lease.id());
         Ok(handle
             .with_timings(timings)
             .holding(Box::new(lease))
@@ -118,6 +120,8 @@ struct Spawn<'a> {
     /// What of its time it waited.
     queue: Duration,
     failed: Vec<(Origin, LaunchError)>,
+    /// While a warm clone serves, until all is done: what replaces it is work for the processors.
+    serving: Option<Serves<'a>>,
 }
 
 impl<'a> Spawn<'a> {
@@ -162,6 +166,7 @@ impl<'a> Spawn<'a> {
     }
 
     fn failed(&mut self, tier: Origin, error: LaunchError) {
+        self.serving = None;
         self.core.counters.fell_back(tier, &error);
         self.failed.push((tier, error));
     }
@@ -183,8 +188,8 @@ impl<'a> Spawn<'a> {
         Served::Boot
     }
 
-    async fn resume(&self, clone: PausedClone) -> Result<VmHandle, LaunchError> {
-        let _serving = self.core.serving.begin(&self.core.wake);
+    async fn resume(&mut self, clone: PausedClone) -> Result<VmHandle, LaunchError> {
+        self.serving = Some(self.core.serving.begin(&self.core.wake));
         clone.serve(self.name, Origin::Warm).await
     }
 
