@@ -382,7 +382,9 @@ impl MicroVm for FirecrackerVm {
                 Err(error)
                     if matches!(
                         error.kind(),
-                        ErrorKind::ConnectionRefused | ErrorKind::NotFound
+                        ErrorKind::ConnectionRefused
+                            | ErrorKind::ConnectionReset
+                            | ErrorKind::NotFound
                     ) =>
                 {
                     self.process.kill();
