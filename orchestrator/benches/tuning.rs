@@ -71,14 +71,18 @@ fn beforehand(group: &mut BenchmarkGroup<'_, WallTime>, firecracker: &Path, snap
         Box::new(move || {
             let start = Instant::now();
             let bare = started.load(snapshot);
-            (start.elapsed(), Box::new(bare) as Box<dyn Any>)
+            let took = start.elapsed();
+            bare.stop();
+            (took, Box::new(bare) as Box<dyn Any>)
         })
     });
     let on_demand: Prepare<'_> = Box::new(|| {
         Box::new(|| {
             let start = Instant::now();
             let bare = Started::start(firecracker).load(snapshot);
-            (start.elapsed(), Box::new(bare) as Box<dyn Any>)
+            let took = start.elapsed();
+            bare.stop();
+            (took, Box::new(bare) as Box<dyn Any>)
         })
     });
     let mut pair = Pair::new(

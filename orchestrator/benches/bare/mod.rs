@@ -82,7 +82,19 @@ impl Drop for Started {
     }
 }
 
+/// Stops all threads of a VMM that was measured: a guest that runs on would take a processor from
+/// what is measured next.
+pub(crate) fn stop(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+}
+
 impl Bare {
+    /// See [`stop`].
+    pub(crate) fn stop(&self) {
+        stop(self.started.process.id());
+    }
+
     /// Primes it as far as a ping goes, and pauses it.
     pub(crate) fn pause(mut self) -> Paused {
         let mut agent = Agent::connect(&self.started.directory.path().join("vsock.sock"));
@@ -120,7 +132,9 @@ impl Paused {
         let start = Instant::now();
         ask(&mut self.bare.started.api, RESUME, RESUMED);
         self.agent.ping(PRIMING);
-        (start.elapsed(), Box::new(self))
+        let took = start.elapsed();
+        self.bare.stop();
+        (took, Box::new(self))
     }
 
     /// The same of many at once, until the last has answered: all are asked before any is heard.
@@ -134,7 +148,9 @@ impl Paused {
             confirm(&mut clone.bare.started.api, RESUME);
             clone.agent.hear(PRIMING);
         }
-        (start.elapsed(), Box::new(clones))
+        let took = start.elapsed();
+        clones.iter().for_each(|clone| clone.bare.stop());
+        (took, Box::new(clones))
     }
 }
 

@@ -12,7 +12,7 @@ use ironclaw_orchestrator::vm::{Launcher, Origin, Pool, PoolOptions};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
-use crate::bare::{Paused, Started};
+use crate::bare::{Paused, Started, stop};
 use crate::turns::{Pair, Prepare};
 
 /// Spawns at once.
@@ -74,7 +74,9 @@ pub(crate) fn compare(
         Box::new(|| {
             let start = Instant::now();
             let bare = Started::start(firecracker).load(snapshot);
-            (start.elapsed(), Box::new(bare) as Box<dyn Any>)
+            let took = start.elapsed();
+            bare.stop();
+            (took, Box::new(bare) as Box<dyn Any>)
         })
     });
     let mut pair = Pair::new(
@@ -109,6 +111,7 @@ fn spawn(runtime: &Runtime, pool: &Pool, tier: Origin) -> (Duration, Box<dyn Any
     });
     let (vm, took) = runtime.block_on(spawned).unwrap();
     assert_eq!(vm.origin(), tier);
+    stop(vm.pid());
     (took, Box::new(vm))
 }
 
@@ -126,5 +129,6 @@ fn burst(runtime: &Runtime, pool: &Pool) -> (Duration, Box<dyn Any>) {
     };
     let (took, vms) = runtime.block_on(all);
     assert!(vms.iter().all(|vm| vm.origin() == Origin::Warm));
+    vms.iter().for_each(|vm| stop(vm.pid()));
     (took, Box::new(vms))
 }
