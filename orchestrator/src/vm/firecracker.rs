@@ -387,8 +387,7 @@ impl MicroVm for FirecrackerVm {
                             | ErrorKind::NotFound
                     ) =>
                 {
-                    self.process.kill();
-                    let exit = self.process.exited().await;
+                    let exit = self.process.end().await;
                     return Err(VmmError::Died { operation, exit });
                 }
                 connected => connected.map_err(VmmError::io(operation))?,

@@ -212,10 +212,7 @@ impl Process {
                 pid = self.pid,
                 "a process was killed and has not ended within {ENDS:?}"
             );
-            Exit {
-                status: format!("killed, and not ended within {ENDS:?}"),
-                log: String::new(),
-            }
+            stuck()
         })
     }
 
@@ -227,6 +224,14 @@ impl Process {
     /// Resolves when the process has ended and its belongings are gone.
     pub(crate) fn exited(&self) -> impl Future<Output = Exit> + Send + 'static {
         told(self.exit.clone())
+    }
+}
+
+/// What is told of a process that was killed and did not end within [`ENDS`].
+pub(crate) fn stuck() -> Exit {
+    Exit {
+        status: format!("killed, and not ended within {ENDS:?}"),
+        log: String::new(),
     }
 }
 

@@ -78,29 +78,28 @@ async fn pool(template: Option<&Template>) -> Result<Pool, PoolError> {
         }
         return Ok(pool.clone());
     }
-    let launcher = launcher(template).await?;
-    let pool = open(launcher).await?;
+    let config = Config::from_env()?;
+    let pool = open(launcher(template, &config).await?, &config).await?;
     *shared = Some(Shared::now(pool.clone()));
     Ok(pool)
 }
 
-async fn launcher(template: Option<&Template>) -> Result<Launcher, PoolError> {
-    let config = Config::from_env()?;
+async fn launcher(template: Option<&Template>, config: &Config) -> Result<Launcher, PoolError> {
     let progress: Progress = Arc::new(|stage| tracing::info!("{stage}"));
     Ok(match template {
-        None => Launcher::open(&config, progress).await?,
-        Some(template) => Launcher::of(template.clone(), &config, progress).await?,
+        None => Launcher::open(config, progress).await?,
+        Some(template) => Launcher::of(template.clone(), config, progress).await?,
     })
 }
 
-async fn open(launcher: Launcher) -> Result<Pool, PoolError> {
+async fn open(launcher: Launcher, config: &Config) -> Result<Pool, PoolError> {
     // The default template may have been asked for by its name before, or be now.
     let same = open_ones().remove(launcher.template().hash());
     let same = same.filter(|pool| pool.launcher().requirements() == launcher.requirements());
     if let Some(pool) = same {
         return Ok(pool);
     }
-    let options = PoolOptions::from(&Config::from_env()?);
+    let options = PoolOptions::from(config);
     let budget = BUDGET.get_or_init(|| options.budget.clone()).clone();
     Pool::open(launcher, PoolOptions { budget, ..options }).await
 }
@@ -108,12 +107,13 @@ async fn open(launcher: Launcher) -> Result<Pool, PoolError> {
 /// Another pool takes the place of `old` if that one is not what the machine asks for any more.
 /// Whoever has a handle of the old one, or waits in its line, is served by it still.
 async fn renew(entry: &Entry, template: Option<&Template>, old: &Pool) -> Result<(), PoolError> {
-    let launcher = launcher(template).await?;
+    let config = Config::from_env()?;
+    let launcher = launcher(template, &config).await?;
     if launcher.requirements() == old.launcher().requirements() {
         return Ok(());
     }
     tracing::info!("the hypervisor or the template was changed: a new pool takes over");
-    let pool = open(launcher).await?;
+    let pool = open(launcher, &config).await?;
     *entry.lock().await = Some(Shared::now(pool));
     Ok(())
 }

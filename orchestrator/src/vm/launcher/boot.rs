@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::LaunchError;
 use crate::vm::guest::{Guest, GuestError};
-use crate::vm::process::ENDS;
+use crate::vm::process::{self, ENDS};
 use crate::vm::vmm::{BootSpec, Exit, MicroVm, Ram, Vmm, VmmError};
 
 /// How long a guest may take from power-on to its agent's answer. A translated one takes some
@@ -91,10 +91,8 @@ pub(super) fn did_not_come_up(error: &LaunchError) -> bool {
 async fn killed(vm: Box<dyn MicroVm>) -> Exit {
     let exited = vm.exited();
     drop(vm);
-    timeout(ENDS, exited).await.unwrap_or_else(|_| Exit {
-        status: format!("killed, and not ended within {ENDS:?}"),
-        log: String::new(),
-    })
+    let ended = timeout(ENDS, exited).await;
+    ended.unwrap_or_else(|_| process::stuck())
 }
 
 async fn remove(path: &Path) -> Result<(), VmmError> {

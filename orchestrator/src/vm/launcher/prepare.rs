@@ -248,7 +248,7 @@ fn template(config: &Config, progress: &Progress) -> Result<Template, LaunchErro
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::template::ImportSpec;
+    use crate::vm::launcher::fake;
 
     fn config(settings: &[(&str, &str)]) -> Config {
         let variable = |name: &str| {
@@ -293,17 +293,8 @@ mod tests {
 
     #[test]
     fn an_agent_that_is_named_and_not_there_is_an_error_whatever_the_template_has() {
-        let directory = tempfile::tempdir().unwrap();
-        let kernel = directory.path().join("kernel");
-        std::fs::write(&kernel, "kernel").unwrap();
+        let (directory, _) = fake::template();
         let templates = directory.path().join("templates");
-        let spec = ImportSpec {
-            kernel,
-            initramfs: None,
-            boot_args: String::new(),
-        };
-        let store = TemplateStore::open(&templates).unwrap();
-        store.import(&spec, &mut |_| {}).unwrap();
         let templates = ("IRONCLAW_TEMPLATE_PATH", templates.to_str().unwrap());
         let progress: Progress = Arc::new(|_: &_| {});
         template(&config(&[templates]), &progress).unwrap();
