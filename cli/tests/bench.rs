@@ -51,8 +51,8 @@ fn a_bench_tells_what_it_measured_and_fails_where_a_ratio_is_grossly_worse() {
     let sections = ["qemu-tcg", "qemu-kvm", "firecracker-kvm"].map(|vmm| {
         format!(
             "[{vmm}]\nmemory_mib = 128\nvcpus = 1\n[{vmm}.ratios]\nrestored_of_cold_boot = 1000\n\
-             warm_of_restored = 1000\nwarm_of_cold_boot = 1000\nwarm_overhead = 1000\nwarm_queue = 1000\n\
-             restored_overhead = 1000\nclone_of_guest_memory = 0.000001\n\
+             warm_of_restored = 1000\nwarm_of_cold_boot = 1000\nwarm_of_floor = 1000\n\
+             restored_of_floor = 1000\nclone_of_guest_memory = 0.000001\n\
              disk_of_guest_memory = 1000\n"
         )
     });

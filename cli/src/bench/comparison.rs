@@ -209,10 +209,10 @@ mod tests {
     #[test]
     fn a_slip_in_the_file_is_named_with_its_place() {
         for (from, to, said) in [
-            ("warm_queue", "warm_qeue", "warm_qeue"),
+            ("warm_of_floor", "warm_of_flor", "warm_of_flor"),
             ("qemu-tcg", "qemu-tgc", "qemu-tgc"),
             ("vcpus = 1", "vcpus = \"one\"", "vcpus"),
-            ("warm_queue = 0", "warm_queue = -0", "warm_queue"),
+            ("warm_of_floor = 1", "warm_of_floor = -1", "warm_of_floor"),
         ] {
             assert!(FILE.contains(from), "{from}");
             let error = parse(&FILE.replace(from, to)).unwrap_err();

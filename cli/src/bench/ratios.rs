@@ -1,8 +1,6 @@
 //! Figures of one run as parts of each other: unlike times, they are much the same on a slow or a
 //! busy machine.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result};
 use ironclaw_orchestrator::vm::{Origin, Timings};
 use serde::{Deserialize, Serialize};
@@ -23,13 +21,11 @@ pub(super) struct Ratios {
     pub(super) warm_of_restored: f64,
     /// A warm spawn, of a cold boot.
     pub(super) warm_of_cold_boot: f64,
-    /// What a warm spawn takes besides resuming and the guest's answer, of all it takes.
-    pub(super) warm_overhead: f64,
-    /// Waiting for room and choosing a clone, of all that a warm spawn takes.
-    pub(super) warm_queue: f64,
-    /// What a restored spawn takes besides starting, loading and the guest's answer, of all it
-    /// takes.
-    pub(super) restored_overhead: f64,
+    /// A warm spawn, of what its VMM and its guest took of it. That is no share of ours alone,
+    /// which is microseconds and differs by as much from one host to the next.
+    pub(super) warm_of_floor: f64,
+    /// A restored spawn, of the same.
+    pub(super) restored_of_floor: f64,
     /// PSS of one of two warm clones of a snapshot, of the guest's memory.
     pub(super) clone_of_guest_memory: f64,
     /// Blocks of a snapshot on disk, of the guest's memory.
@@ -67,23 +63,21 @@ impl Ratios {
             restored_of_cold_boot: total(restored)? / total(cold)?,
             warm_of_restored: total(warm)? / total(restored)?,
             warm_of_cold_boot: total(warm)? / total(cold)?,
-            warm_overhead: share(warm, besides_the_vm)?,
-            warm_queue: share(warm, |timings| timings.queue)?,
-            restored_overhead: share(restored, besides_the_vm)?,
+            warm_of_floor: of_floor(warm)?,
+            restored_of_floor: of_floor(restored)?,
             clone_of_guest_memory: of_guest(pair.pss_bytes.p50),
             disk_of_guest_memory: of_guest(snapshots.disk_bytes),
         })
     }
 
     /// Each with its name.
-    pub(super) fn named(&self) -> [(&'static str, f64); 8] {
+    pub(super) fn named(&self) -> [(&'static str, f64); 7] {
         let Self {
             restored_of_cold_boot,
             warm_of_restored,
             warm_of_cold_boot,
-            warm_overhead,
-            warm_queue,
-            restored_overhead,
+            warm_of_floor,
+            restored_of_floor,
             clone_of_guest_memory,
             disk_of_guest_memory,
         } = *self;
@@ -91,33 +85,27 @@ impl Ratios {
             ("restored_of_cold_boot", restored_of_cold_boot),
             ("warm_of_restored", warm_of_restored),
             ("warm_of_cold_boot", warm_of_cold_boot),
-            ("warm_overhead", warm_overhead),
-            ("warm_queue", warm_queue),
-            ("restored_overhead", restored_overhead),
+            ("warm_of_floor", warm_of_floor),
+            ("restored_of_floor", restored_of_floor),
             ("clone_of_guest_memory", clone_of_guest_memory),
             ("disk_of_guest_memory", disk_of_guest_memory),
         ]
     }
 }
 
-/// What neither the VMM nor the guest took.
-fn besides_the_vm(timings: &Timings) -> Duration {
-    let Timings {
-        start,
-        load,
-        resume,
-        hello,
-        total,
-        ..
-    } = *timings;
-    total.saturating_sub(start + load + resume + hello)
-}
-
-/// The median share that a part of a spawn has in it.
-fn share(lives: &[Life], part: impl Fn(&Timings) -> Duration) -> Result<f64> {
+/// The median of how many times its VMM's and its guest's part each spawn took.
+fn of_floor(lives: &[Life]) -> Result<f64> {
     median(lives.iter().map(|life| {
-        let total = life.timings.total.as_secs_f64();
-        part(&life.timings).as_secs_f64() / total
+        let Timings {
+            start,
+            load,
+            resume,
+            hello,
+            total,
+            ..
+        } = life.timings;
+        let floor = start + load + resume + hello;
+        total.as_secs_f64() / floor.as_secs_f64()
     }))
 }
 
@@ -137,7 +125,7 @@ mod tests {
     fn each_ratio_is_of_what_its_name_says() {
         let clones = [clones(1, 1, 90), clones(2, 2, 80), clones(2, 1, 50)];
         let ratios = Ratios::of(&tiers(), &clones, &snapshots(), GUEST).unwrap();
-        let expected = [0.1, 0.1, 0.01, 0.2, 0.1, 0.22, 0.5, 0.25];
+        let expected = [0.1, 0.1, 0.01, 10.0 / 8.0, 100.0 / 78.0, 0.5, 0.25];
         for ((name, ratio), expected) in ratios.named().into_iter().zip(expected) {
             assert!((ratio - expected).abs() < 1e-9, "{name}: {ratio}");
         }
