@@ -101,9 +101,10 @@ pub(crate) async fn run(mut config: Config, run: Run, json: bool) -> Result<u8> 
     let open = start.elapsed();
 
     let start = Instant::now();
-    // One command takes one VM: a warm clone for another would be killed unused.
+    // One command takes one VM: what is there for another would be killed unused.
     let options = PoolOptions {
         size: 1,
+        standby: 0,
         ..PoolOptions::from(&config)
     };
     let pool = Pool::open(launcher, options.with_warm(0)).await?;

@@ -25,6 +25,8 @@ pub const SNAPSHOTS: &str = "ironclaw_pool_snapshots";
 pub const SIZE: &str = "ironclaw_pool_size";
 /// Gauge: VMs by `state`: `warm`, `restoring`, `leased`.
 pub const VMS: &str = "ironclaw_pool_vms";
+/// Gauge: processes of the VMM that stand by for a spawn that finds no warm clone.
+pub const STANDBY: &str = "ironclaw_pool_standby";
 /// Gauge: spawns that wait for room.
 pub const WAITING: &str = "ironclaw_pool_waiting";
 /// Counter: spawns that were served, by `tier`: `warm`, `restored`, `cold_boot`.
@@ -47,6 +49,8 @@ pub const BUDGET_USED: &str = "ironclaw_pool_budget_used_bytes";
 pub const BUDGET: &str = "ironclaw_pool_budget_bytes";
 /// Gauge: proportional set size of all warm clones.
 pub const WARM_MEMORY: &str = "ironclaw_pool_warm_memory_bytes";
+/// Gauge: proportional set size of all processes that stand by.
+pub const STANDBY_MEMORY: &str = "ironclaw_pool_standby_memory_bytes";
 /// Gauge: blocks of all snapshots on disk.
 pub const SNAPSHOT_DISK: &str = "ironclaw_pool_snapshot_disk_bytes";
 /// Gauge: the most that the pool's snapshots should take on disk, and as many warm clones of
@@ -58,6 +62,10 @@ pub fn describe() {
     describe_gauge!(SNAPSHOTS, "Snapshots of the pool by state.");
     describe_gauge!(SIZE, "Snapshots that the pool wants to have.");
     describe_gauge!(VMS, "VMs of the pool by state.");
+    describe_gauge!(
+        STANDBY,
+        "Processes of the VMM that stand by for a spawn that finds no warm clone."
+    );
     describe_gauge!(WAITING, "Spawns that wait for room.");
     describe_counter!(SPAWNS, "Spawns that were served, by tier.");
     describe_counter!(
@@ -93,6 +101,11 @@ pub fn describe() {
         WARM_MEMORY,
         Unit::Bytes,
         "Proportional set size of all warm clones."
+    );
+    describe_gauge!(
+        STANDBY_MEMORY,
+        Unit::Bytes,
+        "Proportional set size of all processes that stand by."
     );
     describe_gauge!(
         SNAPSHOT_DISK,
@@ -171,6 +184,7 @@ pub(crate) fn pool(stats: &PoolStats) {
     by(VMS, "warm").set(stats.warm as f64);
     by(VMS, "restoring").set(stats.restoring as f64);
     by(VMS, "leased").set(stats.leased as f64);
+    of(STANDBY).set(stats.standby as f64);
     of(WAITING).set(stats.waiting as f64);
     let made = stats.snapshot_ages_seconds.iter().max().map(|age| {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -200,10 +214,12 @@ pub(crate) fn pool(stats: &PoolStats) {
     of(SNAPSHOT_BUDGETS).set(stats.size as f64 * SNAPSHOT_BUDGET as f64);
     if let Some(Footprint {
         warm_pss_bytes,
+        standby_pss_bytes,
         snapshot_disk_bytes,
     }) = &stats.footprint
     {
         of(WARM_MEMORY).set(warm_pss_bytes.iter().sum::<u64>() as f64);
+        of(STANDBY_MEMORY).set(standby_pss_bytes.iter().sum::<u64>() as f64);
         of(SNAPSHOT_DISK).set(snapshot_disk_bytes.iter().sum::<u64>() as f64);
     }
 }
@@ -279,6 +295,7 @@ mod tests {
             retired: 23,
             warm: 24,
             restoring: 25,
+            standby: 39,
             leased: 26,
             waiting: 27,
             used: Limit {
@@ -298,6 +315,7 @@ mod tests {
             stages: BTreeMap::from([(SpawnStage::Queue, times), (SpawnStage::Total, times)]),
             footprint: Some(Footprint {
                 warm_pss_bytes: vec![40, 1],
+                standby_pss_bytes: vec![60, 3],
                 snapshot_disk_bytes: vec![50, 2],
             }),
         }
@@ -333,6 +351,7 @@ mod tests {
             ("ironclaw_pool_vms{state=\"warm\"}", 24.0),
             ("ironclaw_pool_vms{state=\"restoring\"}", 25.0),
             ("ironclaw_pool_vms{state=\"leased\"}", 26.0),
+            ("ironclaw_pool_standby", 39.0),
             ("ironclaw_pool_waiting", 27.0),
             ("ironclaw_pool_spawns_total{tier=\"warm\"}", 31.0),
             ("ironclaw_pool_spawns_total{tier=\"restored\"}", 32.0),
@@ -354,6 +373,7 @@ mod tests {
             ("ironclaw_pool_budget_used_bytes", 30_408_704.0),
             ("ironclaw_pool_budget_bytes", 31_457_280.0),
             ("ironclaw_pool_warm_memory_bytes", 41.0),
+            ("ironclaw_pool_standby_memory_bytes", 63.0),
             ("ironclaw_pool_snapshot_disk_bytes", 52.0),
             ("ironclaw_pool_snapshot_budget_bytes", 20.0 * 104_857_600.0),
         ] {

@@ -26,7 +26,7 @@ pub(crate) fn compare(
     launcher: &Launcher,
     snapshot: &Snapshot,
 ) {
-    let warm = pool(runtime, launcher, 1);
+    let warm = pool(runtime, launcher, PoolOptions::new(1));
     let ours: Prepare<'_> = Box::new(|| {
         runtime.block_on(warm.warmup()).unwrap();
         Box::new(|| {
@@ -47,7 +47,7 @@ pub(crate) fn compare(
     pair.bench(group);
     pair.report();
 
-    let many = pool(runtime, launcher, BURST);
+    let many = pool(runtime, launcher, PoolOptions::new(1).with_warm(BURST));
     let ours: Prepare<'_> = Box::new(|| {
         runtime.block_on(many.warmup()).unwrap();
         Box::new(|| {
@@ -68,33 +68,58 @@ pub(crate) fn compare(
     pair.bench(group);
     pair.report();
 
-    let cold = pool(runtime, launcher, 0);
-    let ours: Prepare<'_> = Box::new(|| Box::new(|| spawn(runtime, &cold, Origin::Restored)));
-    let floor: Prepare<'_> = Box::new(|| {
-        Box::new(|| {
-            let start = Instant::now();
-            let bare = Started::start(firecracker).load(snapshot);
-            let took = start.elapsed();
-            bare.stop();
-            (took, Box::new(bare) as Box<dyn Any>)
-        })
-    });
-    let mut pair = Pair::new(
-        ("restored in turns with its floor", ours),
-        ("floor of restored: start + load + resume", floor),
+    let ready = pool(runtime, launcher, PoolOptions::new(1).with_warm(0));
+    let unready = pool(
+        runtime,
+        launcher,
+        PoolOptions {
+            standby: 0,
+            ..PoolOptions::new(1).with_warm(0)
+        },
     );
-    pair.bench(group);
-    pair.report();
+    for (pool, name, floor_name) in [
+        (
+            &ready,
+            "restored in turns with its floor",
+            "floor of restored: start + load + resume",
+        ),
+        (
+            &unready,
+            "restored, with nothing standing by, in turns with its floor",
+            "floor of that: start + load + resume",
+        ),
+    ] {
+        let ours: Prepare<'_> = Box::new(|| {
+            runtime.block_on(pool.warmup()).unwrap();
+            Box::new(|| {
+                let served = spawn(runtime, pool, Origin::Restored);
+                runtime.block_on(pool.warmup()).unwrap();
+                served
+            })
+        });
+        let floor: Prepare<'_> = Box::new(|| {
+            Box::new(|| {
+                let start = Instant::now();
+                let bare = Started::start(firecracker).load(snapshot);
+                let took = start.elapsed();
+                bare.stop();
+                (took, Box::new(bare) as Box<dyn Any>)
+            })
+        });
+        let mut pair = Pair::new((name, ours), (floor_name, floor));
+        pair.bench(group);
+        pair.report();
+    }
     runtime.block_on(async {
         warm.close().await;
         many.close().await;
-        cold.close().await;
+        ready.close().await;
+        unready.close().await;
     });
 }
 
-fn pool(runtime: &Runtime, launcher: &Launcher, warm: usize) -> Pool {
+fn pool(runtime: &Runtime, launcher: &Launcher, options: PoolOptions) -> Pool {
     runtime.block_on(async {
-        let options = PoolOptions::new(1).with_warm(warm);
         let pool = Pool::open(launcher.clone(), options).await.unwrap();
         pool.warmup().await.unwrap();
         pool

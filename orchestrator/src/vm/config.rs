@@ -22,6 +22,8 @@ pub const POOL_SIZE: &str = "IRONCLAW_POOL_SIZE";
 pub const MIN_WARM: &str = "IRONCLAW_MIN_WARM";
 /// The most warm clones: 0 to 100.
 pub const MAX_WARM: &str = "IRONCLAW_MAX_WARM";
+/// Processes of the VMM that stand by: 0 to 20.
+pub const STANDBY: &str = "IRONCLAW_STANDBY";
 /// The most VMs at a time.
 pub const MAX_VMS: &str = "IRONCLAW_MAX_VMS";
 /// Memory of all VMs together.
@@ -63,6 +65,8 @@ pub const GUEST_AGENT: &str = "IRONCLAW_GUEST_AGENT";
 
 /// Age at which a snapshot gets a successor, if nothing else is said.
 pub const DEFAULT_REFRESH: Duration = Duration::from_secs(3600);
+/// Processes of the VMM that stand by, if nothing else is said.
+pub const DEFAULT_STANDBY: usize = 1;
 /// More warm clones than this are no pool for one process.
 const MOST_WARM: usize = 100;
 
@@ -78,6 +82,11 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
         MAX_WARM,
         "IRONCLAW_MIN_WARM",
         "most warm clones, IRONCLAW_MIN_WARM-100; as many as the bursts of the last hours needed",
+    ),
+    (
+        STANDBY,
+        "1",
+        "VMM processes that stand by for spawns that find no warm clone, 0-20 (Firecracker)",
     ),
     (
         MAX_VMS,
@@ -169,6 +178,8 @@ pub struct Config {
     pub min_warm: usize,
     /// The most warm clones, `min_warm` to 100.
     pub max_warm: usize,
+    /// Processes of the VMM that stand by, 0 to 20.
+    pub standby: usize,
     /// The most VMs at a time, if not as many as there is memory for.
     pub max_vms: Option<usize>,
     /// Memory of all VMs together in MiB, if not three quarters of what the process may use: the
@@ -411,6 +422,7 @@ impl Config {
             pool_size,
             min_warm,
             max_warm,
+            standby: vars.number(STANDBY, DEFAULT_STANDBY, 0..=20)?,
             max_vms: vars.optional_number(MAX_VMS, 1..=usize::MAX)?,
             memory_budget_mib: vars.optional_number(MEMORY_BUDGET_MIB, 128..=u64::MAX)?,
             snapshot_refresh: Duration::from_secs(vars.number(

@@ -38,7 +38,7 @@ use crate::vm::process::{Launch, Process};
 use crate::vm::run_directory::RunDirectory;
 use crate::vm::snapshot::{self, Machine, Snapshot, VmmIdentity, VmmKind};
 use crate::vm::tsc;
-use crate::vm::vmm::{BootSpec, Exit, MicroVm, Ram, Vmm, VmmError};
+use crate::vm::vmm::{BootSpec, Exit, MicroVm, Ram, Standby, Vmm, VmmError};
 use api::{
     Action, ApiError, BootSource, Client, Entropy, MachineConfiguration, MemBackend,
     MemBackendType, SnapshotCreate, SnapshotLoad, SnapshotType, Vm, Vsock, VsockOverride,
@@ -216,6 +216,41 @@ impl Vmm for Firecracker {
         let mut vm = self.start(snapshot.manifest().machine, interface).await?;
         let restored = self.restore_in(&mut vm, snapshot, tap.as_ref()).await;
         vm.or_gone(restored).await
+    }
+
+    async fn stand_by(&self, machine: Machine) -> Result<Option<Box<dyn Standby>>, VmmError> {
+        // It would keep a tap device from a VM.
+        if self.devices.has_network() {
+            return Ok(None);
+        }
+        let vm = self.start(machine, None).await?;
+        let vmm = self.clone();
+        Ok(Some(Box::new(FirecrackerStandby { vmm, vm })))
+    }
+}
+
+/// A Firecracker process that answers on its API.
+#[derive(Debug)]
+struct FirecrackerStandby {
+    vmm: Firecracker,
+    vm: FirecrackerVm,
+}
+
+#[async_trait]
+impl Standby for FirecrackerStandby {
+    async fn restore(self: Box<Self>, snapshot: &Snapshot) -> Result<Box<dyn MicroVm>, VmmError> {
+        let Self { vmm, mut vm } = *self;
+        vm.started_in = Duration::ZERO;
+        let restored = vmm.restore_in(&mut vm, snapshot, None).await;
+        vm.or_gone(restored).await
+    }
+
+    fn pid(&self) -> u32 {
+        self.vm.pid()
+    }
+
+    fn exited(&self) -> Pin<Box<dyn Future<Output = Exit> + Send>> {
+        self.vm.exited()
     }
 }
 

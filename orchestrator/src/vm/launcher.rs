@@ -26,7 +26,7 @@ use crate::vm::snapshot::{
     VmmIdentity,
 };
 use crate::vm::vm_handle::{Origin, Timings, VmHandle};
-use crate::vm::vmm::{BootSpec, Ram, Vmm, VmmError};
+use crate::vm::vmm::{BootSpec, Ram, Standby, Vmm, VmmError};
 
 pub use agent::find_guest_agent;
 use boot::Booted;
@@ -184,15 +184,25 @@ impl Launcher {
         snapshot: &Snapshot,
         name: &str,
     ) -> Result<VmHandle, LaunchError> {
-        self.clone_of(snapshot)
+        self.clone_of(snapshot, None)
             .await?
             .serve(&VmName::parse(name)?, Origin::Restored)
             .await
     }
 
-    /// A running clone of `snapshot`, without an identity of its own yet.
-    pub(crate) async fn clone_of(&self, snapshot: &Snapshot) -> Result<RunningClone, LaunchError> {
-        RunningClone::start(&*self.0.vmm, snapshot).await
+    /// A running clone of `snapshot`, in the process that stands by or in one of its own, without
+    /// an identity of its own yet.
+    pub(crate) async fn clone_of(
+        &self,
+        snapshot: &Snapshot,
+        standby: Option<Box<dyn Standby>>,
+    ) -> Result<RunningClone, LaunchError> {
+        RunningClone::start(&*self.0.vmm, snapshot, standby).await
+    }
+
+    /// A process for a clone; `None` if the hypervisor has no such.
+    pub(crate) async fn stand_by(&self) -> Result<Option<Box<dyn Standby>>, LaunchError> {
+        Ok(self.0.vmm.stand_by(self.0.machine).await?)
     }
 
     /// Boots the template, snapshots it and publishes the snapshot.

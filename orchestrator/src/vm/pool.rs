@@ -7,6 +7,7 @@
 //!                  └── driver task ──▶ builds, restores, deletions
 //! ```
 
+mod backoff;
 mod budget;
 mod clock;
 mod demand;
@@ -17,6 +18,7 @@ mod host_memory;
 mod lease;
 mod line;
 mod memory;
+mod reserve;
 mod serving;
 pub(crate) mod slots;
 mod spawn;
@@ -30,13 +32,15 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::vm::config::{Config, DEFAULT_REFRESH};
+use crate::vm::config::{Config, DEFAULT_REFRESH, DEFAULT_STANDBY};
 use crate::vm::launcher::{LaunchError, Launcher, PausedClone, blocking};
 use crate::vm::limits::Limits;
 use crate::vm::process;
 use crate::vm::snapshot::{Snapshot, SnapshotId};
+use crate::vm::vmm::Standby;
 use clock::Clock;
 use line::Line;
+use reserve::Reserve;
 use serving::Serving;
 use slots::{Rules, Slots};
 use stats::Counters;
@@ -57,6 +61,10 @@ pub struct PoolOptions {
     /// The most warm clones there may be. If it is more than `min_warm`, there are as many as the
     /// largest burst of the last three hours needed.
     pub max_warm: usize,
+    /// Processes of the VMM that stand by, started, for spawns that find no warm clone, if the
+    /// hypervisor has such ([`Vmm::stand_by`](crate::vm::Vmm::stand_by)). The budget does not count
+    /// them.
+    pub standby: usize,
     /// Age at which a snapshot gets a successor; up to a fifth of it less, by chance, so that not
     /// all are replaced at a time.
     pub refresh: Duration,
@@ -65,13 +73,15 @@ pub struct PoolOptions {
 }
 
 impl PoolOptions {
-    /// A pool of `size` snapshots with a warm clone of each, within [`Budget::of_host`].
+    /// A pool of `size` snapshots with a warm clone of each and a process that stands by, within
+    /// [`Budget::of_host`].
     #[must_use]
     pub fn new(size: usize) -> Self {
         Self {
             size,
             min_warm: size,
             max_warm: size,
+            standby: DEFAULT_STANDBY,
             refresh: DEFAULT_REFRESH,
             budget: Budget::of_host(),
         }
@@ -94,6 +104,7 @@ impl From<&Config> for PoolOptions {
             size: config.pool_size,
             min_warm: config.min_warm,
             max_warm: config.max_warm,
+            standby: config.standby,
             refresh: config.snapshot_refresh,
             budget: Budget::new(Limit {
                 vms: config.max_vms.unwrap_or(usize::MAX),
@@ -157,6 +168,7 @@ struct Core {
     size: usize,
     budget: Budget,
     slots: Mutex<Slots<Snapshot, PausedClone>>,
+    reserve: Mutex<Reserve<Box<dyn Standby>>>,
     line: Line,
     clock: Clock,
     wake: Notify,
@@ -189,6 +201,10 @@ impl Core {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn reserve(&self) -> MutexGuard<'_, Reserve<Box<dyn Standby>>> {
+        self.reserve.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn now(&self) -> Duration {
         self.clock.now()
     }
@@ -201,8 +217,9 @@ impl Core {
                 .map(|snapshot| snapshot.manifest().created.age());
             (slots.counts(), ages.collect())
         };
+        let standby = self.reserve().ready().len();
         self.counters
-            .snapshot(self.size, counts, ages, &self.budget)
+            .snapshot(self.size, counts, standby, ages, &self.budget)
     }
 }
 
@@ -217,6 +234,7 @@ impl Pool {
             size,
             min_warm,
             max_warm,
+            standby,
             refresh,
             budget,
         } = options;
@@ -250,6 +268,7 @@ impl Pool {
             size,
             budget,
             slots: Mutex::new(slots),
+            reserve: Mutex::new(Reserve::of(standby, seed)),
             line: Line::default(),
             clock: Clock::start(),
             wake: Notify::new(),
@@ -276,14 +295,15 @@ impl Pool {
         &self.core.launcher
     }
 
-    /// Builds the snapshots that are missing and fills the warm places; returns when all are
-    /// full, or there is no room for more.
+    /// Builds the snapshots that are missing, fills the warm places and lets processes stand by;
+    /// returns when all are there, or there is no room for more.
     ///
     /// # Errors
     /// [`PoolError::WarmUp`] with the first failure; the pool itself goes on trying.
     pub async fn warmup(&self) -> Result<(), PoolError> {
         self.core.slots().want();
-        self.until(|slots, now| slots.is_full(now)).await
+        self.until(|slots, now| slots.is_full(now) && self.core.reserve().is_full())
+            .await
     }
 
     /// Replaces every snapshot by one of a fresh boot, one after the other, and returns when all
@@ -340,15 +360,22 @@ impl Pool {
     /// # Errors
     /// [`PoolError::Launch`] if the files of a snapshot can't be inspected.
     pub async fn footprint(&self) -> Result<Footprint, PoolError> {
-        let warm = self.warm_pids();
+        let (warm, standby) = (self.warm_pids(), self.standby_pids());
         let snapshots: Vec<_> = self.core.slots().snapshots().cloned().collect();
-        Ok(blocking(move || Footprint::of(&warm, &snapshots)).await?)
+        Ok(blocking(move || Footprint::of(&warm, &standby, &snapshots)).await?)
     }
 
     /// Process ids of the warm clones' VMMs, for statistics of the host.
     #[must_use]
     pub fn warm_pids(&self) -> Vec<u32> {
         self.core.slots().warm().map(PausedClone::pid).collect()
+    }
+
+    /// Process ids of the VMMs that stand by, for the same.
+    #[must_use]
+    pub fn standby_pids(&self) -> Vec<u32> {
+        let reserve = self.core.reserve();
+        reserve.ready().map(|standby| standby.pid()).collect()
     }
 
     /// Ends the warm clones and whatever is under way, and waits until their processes are gone,
@@ -359,7 +386,7 @@ impl Pool {
         // Which ends by itself: what it makes is dropped, and what it deletes are files, for which
         // the wait for the root's lock has a limit.
         self.core.closed.cancelled().await;
-        let drained = self.core.slots().drain();
+        let drained = (self.core.slots().drain(), self.core.reserve().drain());
         // Nobody joins it any more.
         self.core.line.close();
         drop(drained);

@@ -44,7 +44,8 @@ pub struct Timings {
     pub queue: Duration,
     /// What higher tiers took before they failed.
     pub failed: Duration,
-    /// Starting the VMM's process, until it took commands; zero for a warm clone.
+    /// Starting the VMM's process, until it took commands; zero for a warm clone, and where one
+    /// stood by.
     pub start: Duration,
     /// Loading the snapshot and letting its processors run; zero for other tiers.
     pub load: Duration,

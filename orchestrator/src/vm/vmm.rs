@@ -1,6 +1,7 @@
-//! What a hypervisor must be able to do: the traits [`Vmm`] and [`MicroVm`].
+//! What a hypervisor must be able to do: the traits [`Vmm`] and [`MicroVm`], and [`Standby`] for one
+//! that can do a part of it beforehand.
 //!
-//! The pool and the snapshot builder know hypervisors through these two alone. A backend is one
+//! The pool and the snapshot builder know hypervisors through these alone. A backend is one
 //! folder that implements them. Their methods return boxed futures (`async_trait`), so that one
 //! pool serves any hypervisor without a type parameter on everything; a box costs some ten
 //! nanoseconds where the call behind it costs a millisecond.
@@ -10,6 +11,7 @@
 //!   (none) ───────▶ running ──────────────▶ paused ───────────▶ paused
 //!                    ▲ ▲                     │
 //!   (none) ─ restore ┘ └──────── resume ─────┘
+//!   (none) ─ stand by ─▶ standing by ─ restore ─▶ running
 //!   any state ── kill, or the VMM's own death ──▶ gone
 //! ```
 
@@ -49,6 +51,32 @@ pub trait Vmm: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`VmmError`]; no process is left behind.
     async fn restore(&self, snapshot: &Snapshot) -> Result<Box<dyn MicroVm>, VmmError>;
+
+    /// Starts a process that becomes a clone later, whose guest will have `machine`. `None` where a
+    /// process can't be started without its snapshot, which is what it is if nothing else is said.
+    ///
+    /// # Errors
+    /// [`VmmError`]; no process is left behind.
+    async fn stand_by(&self, machine: Machine) -> Result<Option<Box<dyn Standby>>, VmmError> {
+        let _ = machine;
+        Ok(None)
+    }
+}
+
+/// A VMM's process that was started and has no VM yet. Dropping it kills it; nothing of it stays.
+#[async_trait]
+pub trait Standby: fmt::Debug + Send + Sync + 'static {
+    /// Makes it a clone of `snapshot`, as [`Vmm::restore`] does.
+    ///
+    /// # Errors
+    /// As for [`Vmm::restore`]; [`VmmError::Died`] also if it had ended before.
+    async fn restore(self: Box<Self>, snapshot: &Snapshot) -> Result<Box<dyn MicroVm>, VmmError>;
+
+    /// Its process id.
+    fn pid(&self) -> u32;
+
+    /// As [`MicroVm::exited`].
+    fn exited(&self) -> Pin<Box<dyn Future<Output = Exit> + Send>>;
 }
 
 /// A virtual machine. Dropping it kills its process; nothing of it stays.
@@ -82,7 +110,8 @@ pub trait MicroVm: fmt::Debug + Send + Sync + 'static {
     /// [`VmmError::NoChannel`] the second time; [`VmmError`] if the VM ended.
     async fn guest_channel(&mut self) -> Result<UnixStream, VmmError>;
 
-    /// How long its process took from its start until it took commands.
+    /// How long its process took from its start until it took commands; nothing if it stood by
+    /// already.
     fn started_in(&self) -> Duration;
 
     /// Process id of the VMM, for statistics of the host.

@@ -25,12 +25,12 @@ async fn an_owner_killed_at_once_leaves_no_vmm_and_the_next_one_sweeps_its_direc
     let Some(lab) = Lab::open().await else { return };
     let owner = Owner::start(&lab);
     let vms = owner.vms();
-    assert_eq!(lab.homes().len(), 3);
+    assert_eq!(lab.homes().len(), 4);
     owner.kill();
     ended(vms);
     let left = living_in(&lab.config.run_path);
     assert!(left.is_empty(), "{left:?}");
-    assert_eq!(lab.homes().len(), 3, "nobody was left to remove them");
+    assert_eq!(lab.homes().len(), 4, "nobody was left to remove them");
     the_next_one_sweeps(&lab).await;
 }
 
@@ -42,16 +42,16 @@ async fn an_owner_killed_at_once_takes_jailed_vmms_along_and_the_next_one_remove
     assert_eq!(groups.is_empty(), !can_limit(), "{groups:?}");
     assert!(groups.iter().all(|group| group.exists()), "{groups:?}");
     let vms = owner.vms();
-    assert_eq!(lab.homes().len(), 3);
+    assert_eq!(lab.homes().len(), 4);
     owner.kill();
     ended(vms);
-    assert_eq!(lab.homes().len(), 3, "nobody was left to remove them");
+    assert_eq!(lab.homes().len(), 4, "nobody was left to remove them");
     the_next_one_sweeps(&lab).await;
     let left: Vec<_> = groups.iter().filter(|group| group.exists()).collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
-/// A process that holds three VMs.
+/// A process that holds three VMs, and one that stands by.
 struct Owner {
     process: Child,
     _limit: Limit,
@@ -85,7 +85,7 @@ impl Owner {
                     .collect();
             }
         };
-        assert_eq!(pids.len(), 3);
+        assert_eq!(pids.len(), 4);
         Self {
             process,
             _limit: limit,
@@ -141,7 +141,12 @@ async fn holds_vms_for_another_test() {
     let another = pool.spawn("held-too").await.unwrap();
     pool.warmup().await.unwrap();
     let warm = pool.warm_pids()[0];
-    println!("{HOLDING} {} {} {warm}", leased.pid(), another.pid());
+    let standby = pool.standby_pids()[0];
+    println!(
+        "{HOLDING} {} {} {warm} {standby}",
+        leased.pid(),
+        another.pid()
+    );
     // Until it is killed, or the other test is gone.
     let wait = || std::io::stdin().read(&mut [0]);
     let _ = tokio::task::spawn_blocking(wait).await.unwrap();

@@ -67,6 +67,49 @@ async fn a_warm_clone_that_was_killed_is_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_spawn_that_finds_no_warm_clone_takes_the_process_that_stands_by() {
+    let Some(lab) = Lab::open().await else { return };
+    let launcher = lab.launcher().await;
+    let pool = pool(&launcher, 1, 0).await;
+    pool.warmup().await.unwrap();
+    assert_eq!(pool.stats().standby, 1);
+    let standby = pool.standby_pids();
+    let vm = pool.spawn("first").await.unwrap();
+    assert_eq!((vm.origin(), vec![vm.pid()]), (Origin::Restored, standby));
+    assert_eq!(vm.timings().start, Duration::ZERO);
+    assert!(run(&vm, ["identity"]).await.starts_with("first\n"));
+    pool.warmup().await.unwrap();
+    assert_ne!(pool.standby_pids(), [vm.pid()]);
+    let memory = pool.footprint().await.unwrap().standby_pss_bytes;
+    assert!(memory.len() == 1 && memory[0] > 0, "{memory:?}");
+    let waiting = pool.standby_pids()[0];
+    vm.destroy().await.unwrap();
+    pool.close().await;
+    assert!(!is_alive(waiting));
+    assert!(lab.homes().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_was_killed_while_it_stood_by_costs_neither_a_spawn_nor_its_snapshot() {
+    let Some(lab) = Lab::open().await else { return };
+    let launcher = lab.launcher().await;
+    let pool = pool(&launcher, 1, 0).await;
+    pool.warmup().await.unwrap();
+    let ids = || launcher.snapshots().list().unwrap()[0].id;
+    let (victim, snapshot) = (pool.standby_pids()[0], ids());
+    kill(victim);
+    let vm = pool.spawn("survivor").await.unwrap();
+    assert_eq!(vm.origin(), Origin::Restored);
+    assert_ne!(vm.pid(), victim);
+    pool.warmup().await.unwrap();
+    let stats = pool.stats();
+    assert_eq!((stats.standby, stats.snapshots), (1, 1), "{stats:?}");
+    assert_eq!(ids(), snapshot, "it was built anew");
+    drop(vm);
+    pool.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn twenty_spawns_at_a_time_get_twenty_vms() {
     let Some(lab) = Lab::open().await else { return };
     let launcher = lab.launcher().await;
@@ -124,7 +167,7 @@ async fn two_hundred_warm_clones_are_made_without_a_failure() {
     assert_eq!(stats.failures, 0, "{stats:?}");
     assert_eq!(stats.served_warm, 200, "{stats:?}");
     assert!(pids.iter().all(|pid| !is_alive(*pid)));
-    assert_eq!(lab.homes().len(), 5, "those that wait");
+    assert_eq!(lab.homes().len(), 6, "those that wait");
     pool.close().await;
     assert!(lab.homes().is_empty());
 }

@@ -5,6 +5,8 @@
 pub(crate) enum Fault {
     /// A boot is refused.
     BootRefused,
+    /// A process that is to stand by does not start.
+    StandByRefused,
     /// The VMM dies while it restores.
     RestoreDied,
     /// A restore takes its time.
@@ -30,8 +32,9 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::BootRefused,
+        Self::StandByRefused,
         Self::RestoreDied,
         Self::RestoreSlow,
         Self::RestoreTimedOut,
@@ -52,7 +55,7 @@ impl Fault {
             // A snapshot is given up for each of these, and another one built.
             Self::RestoreDied | Self::RestoreTimedOut | Self::HelloDied => 100,
             Self::RestoreSlow | Self::HelloSlow => 1_000,
-            Self::PauseRefused => 1_000,
+            Self::PauseRefused | Self::StandByRefused => 1_000,
             Self::ResumeDied | Self::ResumeTimedOut => 1_000,
             Self::Nonsense | Self::ExecDied => 500,
             Self::ExecHangs => 200,

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ironclaw_orchestrator::vm::snapshot::{Snapshot, VmmIdentity, VmmKind};
-use ironclaw_orchestrator::vm::vmm::{BootSpec, Exit, MicroVm, Vmm, VmmError};
+use ironclaw_orchestrator::vm::snapshot::{Machine, Snapshot, VmmIdentity, VmmKind};
+use ironclaw_orchestrator::vm::vmm::{BootSpec, Exit, MicroVm, Standby, Vmm, VmmError};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -91,8 +91,41 @@ impl Vmm for Simulated {
     }
 
     async fn restore(&self, snapshot: &Snapshot) -> Result<Box<dyn MicroVm>, VmmError> {
+        self.start().restore(snapshot).await
+    }
+
+    async fn stand_by(&self, _: Machine) -> Result<Option<Box<dyn Standby>>, VmmError> {
+        if self.world.strikes(Fault::StandByRefused) {
+            return Err(refused("stand by"));
+        }
+        Ok(Some(Box::new(SimulatedStandby(self.start()))))
+    }
+}
+
+#[derive(Debug)]
+struct SimulatedStandby(SimulatedVm);
+
+#[async_trait]
+impl Standby for SimulatedStandby {
+    async fn restore(self: Box<Self>, snapshot: &Snapshot) -> Result<Box<dyn MicroVm>, VmmError> {
+        if self.0.life.has_ended() {
+            return Err(self.0.dies("restore"));
+        }
+        self.0.restore(snapshot).await
+    }
+
+    fn pid(&self) -> u32 {
+        self.0.pid()
+    }
+
+    fn exited(&self) -> Pin<Box<dyn Future<Output = Exit> + Send>> {
+        self.0.exited()
+    }
+}
+
+impl SimulatedVm {
+    async fn restore(self, snapshot: &Snapshot) -> Result<Box<dyn MicroVm>, VmmError> {
         assert!(snapshot.memory().exists(), "deleted under its clones");
-        let vm = self.start();
         if self.world.strikes(Fault::RestoreSlow) {
             sleep(SLOW).await;
         }
@@ -101,9 +134,9 @@ impl Vmm for Simulated {
             return Err(timed_out("restore"));
         }
         if self.world.strikes(Fault::RestoreDied) {
-            return Err(vm.dies("restore"));
+            return Err(self.dies("restore"));
         }
-        Ok(Box::new(vm))
+        Ok(Box::new(self))
     }
 }
 

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use ironclaw_orchestrator::vm::guest::Guest;
 use ironclaw_orchestrator::vm::snapshot::{Description, Snapshot, VmmKind};
-use ironclaw_orchestrator::vm::vmm::{BootSpec, MicroVm, Ram, VmmError};
+use ironclaw_orchestrator::vm::vmm::{BootSpec, MicroVm, Ram, Standby, VmmError};
 use ironclaw_orchestrator::vm::{Command, ExitStatus, GuestError, VmHandle};
 use ironclaw_protocol::message::FailureKind;
 use libtest_mimic::Trial;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::timeout;
 
 use crate::backend::{Backend, Kind, is_alive};
@@ -43,6 +44,8 @@ behaviours!(
     pausing_and_resuming_twice_is_no_error,
     clones_run_at_once_and_share_their_memory_only_as_it_was,
     a_clone_can_be_paused_for_later,
+    a_process_that_stands_by_becomes_a_clone,
+    a_process_that_stands_by_tells_its_end_and_is_gone_when_it_is_dropped,
     a_killed_vm_is_told_to_whoever_waits_and_refuses_the_rest,
     a_dropped_vm_is_gone,
     a_command_gets_its_input_and_one_that_is_not_there_is_told,
@@ -72,13 +75,16 @@ async fn booted(backend: &Backend, ram: Ram) -> (Box<dyn MicroVm>, Guest) {
         ram,
     };
     let mut vm = backend.vmm.boot(&spec).await.unwrap();
-    let stream = timeout(PATIENCE, vm.guest_channel())
-        .await
-        .unwrap()
-        .unwrap();
-    let guest = Guest::open(stream).unwrap();
-    guest.ping(PATIENCE).await.unwrap();
+    let guest = reached(&mut *vm).await;
     (vm, guest)
+}
+
+/// The guest of that VM, once its agent answered.
+async fn reached(vm: &mut dyn MicroVm) -> Guest {
+    let channel = timeout(PATIENCE, vm.guest_channel()).await;
+    let guest = Guest::open(channel.unwrap().unwrap()).unwrap();
+    guest.ping(PATIENCE).await.unwrap();
+    guest
 }
 
 async fn gone(vm: Box<dyn MicroVm>) {
@@ -111,12 +117,7 @@ async fn snapshot(backend: &Backend) -> Snapshot {
 
 async fn restored(backend: &Backend, snapshot: &Snapshot) -> (Box<dyn MicroVm>, Guest) {
     let mut vm = backend.vmm.restore(snapshot).await.unwrap();
-    let stream = timeout(PATIENCE, vm.guest_channel())
-        .await
-        .unwrap()
-        .unwrap();
-    let guest = Guest::open(stream).unwrap();
-    guest.ping(PATIENCE).await.unwrap();
+    let guest = reached(&mut *vm).await;
     (vm, guest)
 }
 
@@ -170,6 +171,48 @@ async fn a_clone_can_be_paused_for_later(backend: &Backend) {
     vm.resume().await.unwrap();
     answer.await.unwrap();
     gone(vm).await;
+}
+
+/// A process that stands by, of a hypervisor that has such.
+async fn standby(backend: &Backend) -> Option<Box<dyn Standby>> {
+    let standby = backend.vmm.stand_by(backend.config.machine).await.unwrap();
+    let has_them = backend.launcher.vmm().kind == VmmKind::Firecracker;
+    assert_eq!(standby.is_some(), has_them);
+    standby
+}
+
+async fn a_process_that_stands_by_becomes_a_clone(backend: &Backend) {
+    let Some(standby) = standby(backend).await else {
+        return;
+    };
+    let snapshot = snapshot(backend).await;
+    let pid = standby.pid();
+    let mut vm = standby.restore(&snapshot).await.unwrap();
+    assert_eq!((vm.pid(), vm.started_in()), (pid, Duration::ZERO));
+    let guest = reached(&mut *vm).await;
+    let (other, _) = restored(backend, &snapshot).await;
+    vm.pause().await.unwrap();
+    vm.resume().await.unwrap();
+    guest.ping(PATIENCE).await.unwrap();
+    gone(vm).await;
+    gone(other).await;
+}
+
+async fn a_process_that_stands_by_tells_its_end_and_is_gone_when_it_is_dropped(backend: &Backend) {
+    let (Some(dropped), Some(killed)) = (standby(backend).await, standby(backend).await) else {
+        return;
+    };
+    let (pid, exited) = (dropped.pid(), dropped.exited());
+    drop(dropped);
+    within("the end of a process", exited).await;
+    assert!(!is_alive(pid));
+    let snapshot = snapshot(backend).await;
+    let pid = Pid::from_raw(killed.pid().cast_signed()).unwrap();
+    kill_process(pid, Signal::KILL).unwrap();
+    let exit = within("the end of a process", killed.exited()).await;
+    assert!(exit.status.contains("SIGKILL"), "{exit}");
+    let error = killed.restore(&snapshot).await.unwrap_err();
+    assert!(matches!(error, VmmError::Died { .. }), "{error}");
 }
 
 async fn a_killed_vm_is_told_to_whoever_waits_and_refuses_the_rest(backend: &Backend) {

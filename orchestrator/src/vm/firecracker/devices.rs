@@ -141,7 +141,7 @@ impl Devices {
         self.digest
     }
 
-    fn has_network(&self) -> bool {
+    pub(super) fn has_network(&self) -> bool {
         !self.taps.is_empty()
     }
 

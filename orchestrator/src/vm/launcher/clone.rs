@@ -9,7 +9,7 @@ use crate::vm::identity::{self, VmName};
 use crate::vm::launcher::{LaunchError, READY};
 use crate::vm::snapshot::Snapshot;
 use crate::vm::vm_handle::{Origin, Timings, VmHandle};
-use crate::vm::vmm::{Exit, MicroVm, Vmm, VmmError};
+use crate::vm::vmm::{Exit, MicroVm, Standby, Vmm, VmmError};
 
 /// How often the path of a lease is run through while a clone is primed. Under a translator the
 /// second round is fast already; the others are for what a kernel does only now and then.
@@ -40,9 +40,13 @@ pub(crate) struct PausedClone(Clone);
 
 impl RunningClone {
     /// Restores a clone of `snapshot` and reaches its agent.
-    pub(super) async fn start(vmm: &dyn Vmm, snapshot: &Snapshot) -> Result<Self, LaunchError> {
+    pub(super) async fn start(
+        vmm: &dyn Vmm,
+        snapshot: &Snapshot,
+        standby: Option<Box<dyn Standby>>,
+    ) -> Result<Self, LaunchError> {
         let begun = Instant::now();
-        let mut vm = vmm.restore(snapshot).await?;
+        let mut vm = restore(vmm, snapshot, standby).await?;
         let timings = Timings {
             start: vm.started_in(),
             load: begun.elapsed().saturating_sub(vm.started_in()),
@@ -98,6 +102,21 @@ impl RunningClone {
         clone.timings.hello = clone.begun.elapsed().saturating_sub(start + load);
         Ok(clone.hand_out(name, origin))
     }
+}
+
+async fn restore(
+    vmm: &dyn Vmm,
+    snapshot: &Snapshot,
+    standby: Option<Box<dyn Standby>>,
+) -> Result<Box<dyn MicroVm>, VmmError> {
+    if let Some(standby) = standby {
+        match standby.restore(snapshot).await {
+            // Of whatever, while it stood by: a process that is started now tells more.
+            Err(VmmError::Died { .. }) => {}
+            restored => return restored,
+        }
+    }
+    vmm.restore(snapshot).await
 }
 
 impl PausedClone {

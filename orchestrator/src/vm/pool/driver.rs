@@ -6,11 +6,12 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::slots::{Action, Generation, Place};
+use super::slots::{Action, Generation, Now, Place};
 use super::{Core, line};
 use crate::metrics;
 use crate::vm::launcher::{LaunchError, PausedClone, Sought, blocking};
 use crate::vm::snapshot::Snapshot;
+use crate::vm::vmm::Exit;
 
 /// How often a recorder of metrics is told how the pool is. Summing up takes longer than all the
 /// rest of a turn, and nobody looks that often.
@@ -25,14 +26,16 @@ pub(super) async fn run(core: Arc<Core>) {
     loop {
         // Asked for before the slots are, so that nothing is missed in between.
         let room = core.budget.changed();
-        let (actions, deadline) = {
+        let (actions, restores, deadline) = {
             let mut slots = core.slots();
             let now = core.now();
-            (slots.actions(now), slots.next_deadline(now))
+            let actions = slots.actions(now);
+            (actions, slots.restores(), slots.next_deadline(now))
         };
         for action in actions {
             perform(&core, &mut work, action);
         }
+        let standby = restores.then(|| reserve(&core, &mut work)).flatten();
         // Room may be gone, without which the pool is as full as it gets.
         if core.progress.receiver_count() > 0 {
             core.progress.send_modify(|_| ());
@@ -43,8 +46,9 @@ pub(super) async fn run(core: Arc<Core>) {
             tell = Instant::now() + TOLD_EVERY;
         }
         // A refresh in the far future is no deadline at all.
-        let deadline = deadline.and_then(|deadline| core.clock.reaches(deadline));
-        let next = deadline.map(Instant::from).into_iter();
+        let deadlines = [deadline, standby].into_iter().flatten();
+        let deadlines = deadlines.filter_map(|deadline| core.clock.reaches(deadline));
+        let next = deadlines.map(Instant::from);
         let next = next.chain(untold.then_some(tell)).min();
         let timer = async {
             match next {
@@ -76,6 +80,45 @@ impl Work {
         self.fills.shutdown().await;
         while self.deletions.join_next().await.is_some() {}
     }
+}
+
+/// Has processes started that are to stand by; returns when it is to be asked again.
+fn reserve(core: &Arc<Core>, work: &mut Work) -> Option<Now> {
+    let mut reserve = core.reserve();
+    let now = core.now();
+    while reserve.start(now) {
+        work.fills.spawn(stand_by(Arc::clone(core)));
+    }
+    reserve.next_deadline(now)
+}
+
+async fn stand_by(core: Arc<Core>) {
+    let started = async {
+        let permit = core.fills.acquire().await;
+        let _permit = permit.map_err(|_| LaunchError::ShuttingDown)?;
+        core.serving.give_way().await;
+        core.launcher.stand_by().await
+    };
+    let standby = match started.await {
+        Ok(Some(standby)) => standby,
+        Ok(None) => {
+            core.reserve().never();
+            return report(&core, None);
+        }
+        Err(error) => {
+            core.reserve().failed(core.now());
+            return report(&core, Some(error));
+        }
+    };
+    let exited = standby.exited();
+    let started = core.reserve().started(standby, core.now());
+    report(&core, None);
+    let Ok(id) = started else { return };
+    let died = move |core: &Core| {
+        let remains = core.reserve().died(id, core.now());
+        remains.is_some()
+    };
+    replaced(&core, "a process that stood by ended", exited, died);
 }
 
 fn perform(core: &Arc<Core>, work: &mut Work, action: Action<Snapshot, PausedClone>) {
@@ -158,7 +201,7 @@ async fn restore(core: Arc<Core>, place: Place, generation: Generation, snapshot
         let permit = core.fills.acquire().await;
         let _permit = permit.map_err(|_| LaunchError::ShuttingDown)?;
         core.serving.give_way().await;
-        core.launcher.clone_of(&snapshot).await?.prime().await
+        core.launcher.clone_of(&snapshot, None).await?.prime().await
     };
     let (clone, failure) = split(primed.await);
     let exited = clone.as_ref().map(PausedClone::exited);
@@ -177,17 +220,27 @@ async fn restore(core: Arc<Core>, place: Place, generation: Generation, snapshot
     let (Some(exited), Ok(id)) = (exited, restored) else {
         return;
     };
-    let weak = Arc::downgrade(&core);
-    drop(core);
-    // Outlives the restore: a clone that dies while it is warm has to be replaced at once.
+    let died = move |core: &Core| {
+        // Dropped first of all: the driver may delete its snapshot.
+        let remains = core.slots().died(id, core.now());
+        remains.is_some()
+    };
+    replaced(&core, "a warm clone ended", exited, died);
+}
+
+/// Has what ends while it waits for a spawn replaced at once. `died` says whether it still waited.
+fn replaced(
+    core: &Arc<Core>,
+    what: &'static str,
+    exited: impl Future<Output = Exit> + Send + 'static,
+    died: impl FnOnce(&Core) -> bool + Send + 'static,
+) {
+    let weak = Arc::downgrade(core);
     tokio::spawn(async move {
         let exit = exited.await;
         let Some(core) = weak.upgrade() else { return };
-        let remains = core.slots().died(id, core.now());
-        if let Some(remains) = remains {
-            // First of all: the driver may delete its snapshot.
-            drop(remains);
-            tracing::warn!(%exit, "a warm clone ended");
+        if died(&core) {
+            tracing::warn!(%exit, "{what}");
             core.counters.failed();
             core.wake.notify_one();
         }

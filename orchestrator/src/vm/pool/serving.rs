@@ -1,4 +1,4 @@
-//! The warm spawns that are being served at this moment.
+//! The spawns that are being served from a snapshot at this moment.
 //!
 //! Another VMM's start takes processors and locks of the kernel that a resume needs, so starts let
 //! those who are served go first.

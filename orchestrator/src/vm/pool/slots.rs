@@ -26,15 +26,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use super::backoff::{Backoff, Chance};
 use super::budget::{Budget, Claim, Share};
 use super::demand::Demand;
-
-/// Shortest and longest wait after a failure; it doubles in between.
-const FIRST_BACKOFF: Duration = Duration::from_millis(250);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
-/// By how much of itself a wait or an age is shortened at most, by chance: what was begun together
-/// must not be repeated together.
-const JITTER: f64 = 0.2;
 
 /// Number of a place, below the pool's size.
 pub(crate) type Place = usize;
@@ -126,49 +120,6 @@ pub(crate) struct Rules {
     pub(crate) budget: Budget,
     /// Of the chance that spreads what would happen together.
     pub(crate) seed: u64,
-}
-
-#[derive(Debug, Default)]
-struct Backoff {
-    failures: u32,
-    until: Now,
-}
-
-impl Backoff {
-    fn failed(&mut self, now: Now, chance: &mut Chance) {
-        // What failed together, most likely failed for one reason.
-        if now < self.until {
-            return;
-        }
-        let factor = 1u32 << self.failures.min(16);
-        let wait = FIRST_BACKOFF.saturating_mul(factor).min(LONGEST_BACKOFF);
-        self.until = now + chance.shorten(wait);
-        self.failures = self.failures.saturating_add(1);
-    }
-
-    /// As a failure, but the first one costs no wait.
-    fn disappointed(&mut self, now: Now, chance: &mut Chance) {
-        if self.failures == 0 {
-            self.failures = 1;
-        } else {
-            self.failed(now, chance);
-        }
-    }
-
-    fn succeeded(&mut self) {
-        *self = Self::default();
-    }
-}
-
-#[derive(Debug)]
-struct Chance(fastrand::Rng);
-
-impl Chance {
-    fn shorten(&mut self, time: Duration) -> Duration {
-        // An age may be as long as a number can be.
-        Duration::try_from_secs_f64(time.as_secs_f64() * (1.0 - JITTER * self.0.f64()))
-            .map_or(time, |shorter| shorter.min(time))
-    }
 }
 
 /// A snapshot, with what there is of it.
@@ -266,7 +217,7 @@ impl<S: Clone, C> Slots<S, C> {
             leases: HashMap::new(),
             line: VecDeque::new(),
             demand: Demand::up_to(rules.max_warm),
-            chance: Chance(fastrand::Rng::with_seed(rules.seed)),
+            chance: Chance::of(rules.seed),
             next: 0,
             phase: Phase::Lazy,
             asked: None,
@@ -472,7 +423,7 @@ impl<S: Clone, C> Slots<S, C> {
         for (at, spot) in self.places.iter_mut().enumerate() {
             if spot.ready.is_none()
                 && !spot.building
-                && spot.build_backoff.until <= now
+                && spot.build_backoff.until() <= now
                 && building < self.rules.builds
             {
                 spot.building = true;
@@ -482,7 +433,7 @@ impl<S: Clone, C> Slots<S, C> {
         }
         let due = |spot: &Spot<C>| {
             !spot.building
-                && spot.build_backoff.until <= now
+                && spot.build_backoff.until() <= now
                 && spot.ready.is_some_and(|(_, expires)| expires <= now)
         };
         if building == 0
@@ -539,7 +490,7 @@ impl<S: Clone, C> Slots<S, C> {
         for round in 0..quotas.iter().max().copied().unwrap_or(0) {
             for (at, quota) in quotas.iter().enumerate() {
                 let spot = &self.places[at];
-                if round >= *quota || spot.fresh() > round || spot.restore_backoff.until > now {
+                if round >= *quota || spot.fresh() > round || spot.restore_backoff.until() > now {
                     continue;
                 }
                 let Some((generation, _)) = spot.ready else {
@@ -579,8 +530,8 @@ impl<S: Clone, C> Slots<S, C> {
         }
         let times = self.places.iter().flat_map(|spot| {
             let expires = spot.ready.map_or(Duration::ZERO, |(_, expires)| expires);
-            let build = (!spot.building).then(|| expires.max(spot.build_backoff.until));
-            let restore = spot.ready.map(|_| spot.restore_backoff.until);
+            let build = (!spot.building).then(|| expires.max(spot.build_backoff.until()));
+            let restore = spot.ready.map(|_| spot.restore_backoff.until());
             [build, restore]
         });
         let adapts = self.rules.min_warm < self.rules.max_warm;
@@ -674,11 +625,7 @@ impl<S: Clone, C> Slots<S, C> {
             Some((spot, at))
         })?;
         let warm = spot.warm.remove(at)?;
-        if now.saturating_sub(warm.since) >= LONGEST_BACKOFF {
-            // It is not its restore that it died of.
-            spot.restore_backoff.succeeded();
-        }
-        spot.restore_backoff.failed(now, &mut self.chance);
+        spot.restore_backoff.died(warm.since, now, &mut self.chance);
         self.clone_ended(warm.of);
         Some(warm.clone)
     }
@@ -731,6 +678,11 @@ impl<S: Clone, C> Slots<S, C> {
             waiting: self.line.len(),
             retired: self.snapshots.values().filter(|it| it.retired).count(),
         }
+    }
+
+    /// Whether a spawn that finds no warm clone could be restored, in a pool that is in use.
+    pub(crate) fn restores(&self) -> bool {
+        self.phase == Phase::Filling && self.snapshots().next().is_some()
     }
 
     /// Whether every place has its snapshot, and its warm clones as far as there is room.

@@ -45,12 +45,16 @@ impl Pool {
             queue: wait.begun.elapsed(),
             wait,
             failed: Vec::new(),
+            stood_by: false,
             serving: None,
         };
         let handle = spawn.serve(&lease, served).await?;
         let timings = spawn.timings(&handle);
         core.counters.served(handle.origin(), &timings);
         core.slots().serves(lease.id());
+        if spawn.stood_by {
+            core.reserve().served();
+        }
         Ok(handle
             .with_timings(timings)
             .holding(Box::new(lease))
@@ -120,7 +124,9 @@ struct Spawn<'a> {
     /// What of its time it waited.
     queue: Duration,
     failed: Vec<(Origin, LaunchError)>,
-    /// While a warm clone serves, until all is done: what replaces it is work for the processors.
+    /// Whether a process that stood by serves.
+    stood_by: bool,
+    /// While a clone serves, until all is done: what replaces it is work for the processors.
     serving: Option<Serves<'a>>,
 }
 
@@ -166,7 +172,7 @@ impl<'a> Spawn<'a> {
     }
 
     fn failed(&mut self, tier: Origin, error: LaunchError) {
-        self.serving = None;
+        (self.stood_by, self.serving) = (false, None);
         self.core.counters.fell_back(tier, &error);
         self.failed.push((tier, error));
     }
@@ -198,7 +204,10 @@ impl<'a> Spawn<'a> {
         snapshot: &Snapshot,
     ) -> Result<Result<VmHandle, LaunchError>, SpawnError> {
         let permit = self.permit().await?;
-        let clone = self.core.launcher.clone_of(snapshot).await;
+        let standby = self.core.reserve().take();
+        self.stood_by = standby.is_some();
+        self.serving = Some(self.core.serving.begin(&self.core.wake));
+        let clone = self.core.launcher.clone_of(snapshot, standby).await;
         drop(permit);
         Ok(match clone {
             Ok(clone) => clone.serve(self.name, Origin::Restored).await,

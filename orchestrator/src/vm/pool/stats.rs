@@ -38,6 +38,9 @@ pub struct PoolStats {
     pub warm: usize,
     /// Clones that are being restored for the warm tier.
     pub restoring: usize,
+    /// Processes of the VMM that stand by for a spawn that finds no warm clone: one more with a
+    /// start, one less with such a spawn or a death.
+    pub standby: usize,
     /// VMs that were handed out, or are about to be; one less when a handle is dropped.
     pub leased: usize,
     /// Spawns that wait for room.
@@ -73,7 +76,7 @@ pub struct PoolStats {
 pub enum SpawnStage {
     /// Waiting for room, and choosing a tier: of every spawn.
     Queue,
-    /// Starting a VMM's process: of spawns that were restored or booted.
+    /// Starting a VMM's process: of spawns that were restored or booted; nothing where one stood by.
     Start,
     /// Loading a snapshot: of spawns that were restored.
     Load,
@@ -238,6 +241,7 @@ impl Counters {
         &self,
         size: usize,
         counts: Counts,
+        standby: usize,
         ages: Vec<Duration>,
         budget: &Budget,
     ) -> PoolStats {
@@ -251,6 +255,7 @@ impl Counters {
             retired: counts.retired,
             warm: counts.warm,
             restoring: counts.restoring,
+            standby,
             leased: counts.leased,
             waiting: counts.waiting,
             used: budget.used(),
@@ -290,7 +295,7 @@ mod tests {
     }
 
     fn stats(counters: &Counters) -> PoolStats {
-        counters.snapshot(1, Counts::default(), Vec::new(), &Budget::of_host())
+        counters.snapshot(1, Counts::default(), 0, Vec::new(), &Budget::of_host())
     }
 
     #[test]

@@ -1,3 +1,4 @@
+use super::super::backoff::{FIRST_BACKOFF, JITTER, LONGEST_BACKOFF};
 use super::world::{Event, World, rules};
 use super::*;
 

@@ -1,0 +1,75 @@
+//! Waits after failures: exponential, jittered, bounded.
+
+use std::time::Duration;
+
+use super::slots::Now;
+
+/// Shortest and longest wait after a failure; it doubles in between.
+pub(super) const FIRST_BACKOFF: Duration = Duration::from_millis(250);
+pub(super) const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
+/// By how much of itself a wait or an age is shortened at most, by chance: what was begun together
+/// must not be repeated together.
+pub(super) const JITTER: f64 = 0.2;
+
+/// When something that failed is tried again.
+#[derive(Debug, Default)]
+pub(super) struct Backoff {
+    failures: u32,
+    until: Now,
+}
+
+impl Backoff {
+    /// When it may be tried again; in the past if it may be now.
+    pub(super) fn until(&self) -> Now {
+        self.until
+    }
+
+    pub(super) fn failed(&mut self, now: Now, chance: &mut Chance) {
+        // What failed together, most likely failed for one reason.
+        if now < self.until {
+            return;
+        }
+        let factor = 1u32 << self.failures.min(16);
+        let wait = FIRST_BACKOFF.saturating_mul(factor).min(LONGEST_BACKOFF);
+        self.until = now + chance.shorten(wait);
+        self.failures = self.failures.saturating_add(1);
+    }
+
+    /// As a failure, but the first one costs no wait.
+    pub(super) fn disappointed(&mut self, now: Now, chance: &mut Chance) {
+        if self.failures == 0 {
+            self.failures = 1;
+        } else {
+            self.failed(now, chance);
+        }
+    }
+
+    /// What had waited since `since` ended by itself. If that is long ago, it is not its start that
+    /// it died of.
+    pub(super) fn died(&mut self, since: Now, now: Now, chance: &mut Chance) {
+        if now.saturating_sub(since) >= LONGEST_BACKOFF {
+            self.succeeded();
+        }
+        self.failed(now, chance);
+    }
+
+    pub(super) fn succeeded(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// Where the jitter comes from.
+#[derive(Debug)]
+pub(super) struct Chance(fastrand::Rng);
+
+impl Chance {
+    pub(super) fn of(seed: u64) -> Self {
+        Self(fastrand::Rng::with_seed(seed))
+    }
+
+    pub(super) fn shorten(&mut self, time: Duration) -> Duration {
+        // An age may be as long as a number can be.
+        Duration::try_from_secs_f64(time.as_secs_f64() * (1.0 - JITTER * self.0.f64()))
+            .map_or(time, |shorter| shorter.min(time))
+    }
+}
