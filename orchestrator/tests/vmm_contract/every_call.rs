@@ -52,6 +52,7 @@ const RESTORE: &[Call] = &[
     call(LOAD, "restore", 60),
     call(CONNECT, AGENT, 15),
 ];
+const STANDBY: &[Call] = RESTORE;
 const WARM: &[Call] = &[
     call(START, "start", 10),
     call(LOAD, "restore", 60),
@@ -75,7 +76,12 @@ fn faults() -> [(&'static str, Fault); 8] {
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
-    for (what, calls) in [("build", BUILD), ("restore", RESTORE), ("warm", WARM)] {
+    for (what, calls) in [
+        ("build", BUILD),
+        ("restore", RESTORE),
+        ("standby", STANDBY),
+        ("warm", WARM),
+    ] {
         for (index, call) in calls.iter().enumerate() {
             for (name, fault) in faults() {
                 let at = call.at;
@@ -89,6 +95,7 @@ pub(crate) fn trials() -> Vec<Trial> {
                     match what {
                         "build" => a_build(&b, s, index, &fault).await,
                         "restore" => a_restore(&b, s, index, &fault).await,
+                        "standby" => a_standby(&b, s, call, &fault).await,
                         _ => a_warm_clone(&b, s, call, &fault).await,
                     }
                     b.nothing_is_left().await;
@@ -270,6 +277,31 @@ async fn a_warm_clone(b: &Backend, s: &Simulator, call: &Call, fault: &Fault) {
     pool.close().await;
 }
 
+/// Whatever happens to a process that stands by, or is to, the spawns are served and another one
+/// takes its place.
+async fn a_standby(b: &Backend, s: &Simulator, call: &Call, fault: &Fault) {
+    let options = PoolOptions::new(1).with_warm(0);
+    let pool = Pool::open(b.launcher.clone(), options).await.unwrap();
+    pool.warmup().await.unwrap();
+    s.inject(call.at, fault.clone());
+    let served = async {
+        let vm = pool.spawn("one").await.unwrap();
+        assert_eq!(vm.exec(["counter"]).await.unwrap().stdout, b"1\n");
+        full(&pool, s).await;
+        vm
+    };
+    let one = meeting(s, call, fault, served).await;
+    let standby = pool.standby_pids();
+    let another = pool.spawn("another").await.unwrap();
+    assert_eq!(another.origin(), Origin::Restored);
+    assert_eq!(standby, [another.pid()]);
+    for vm in [one, another] {
+        vm.destroy().await.unwrap();
+    }
+    assert_eq!(pool.stats().leased, 0);
+    pool.close().await;
+}
+
 /// Resolves when all faults have struck and the pool is full.
 async fn full(pool: &Pool, s: &Simulator) {
     loop {
@@ -277,7 +309,7 @@ async fn full(pool: &Pool, s: &Simulator) {
         let filled = pool.warmup().await;
         if s.waiting() > 0 {
             drop(pool.spawn("meets the fault").await.unwrap());
-        } else if filled.is_ok() && pool.stats().warm == pool.stats().size {
+        } else if filled.is_ok() {
             return;
         }
     }
