@@ -106,6 +106,20 @@ impl Bare {
     }
 }
 
+/// What processors have done so far for a VMM, its guest included, and for this thread, which is its
+/// client (Linux Documentation/scheduler/sched-stats.rst).
+pub(crate) fn processor_time(pid: u32) -> Duration {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let tasks = tasks.map(|task| task.unwrap().path());
+    let all = tasks.chain([Path::new("/proc/thread-self").to_owned()]);
+    all.map(|task| {
+        let text = std::fs::read_to_string(task.join("schedstat")).unwrap();
+        let nanoseconds = text.split(' ').next().unwrap();
+        Duration::from_nanos(nanoseconds.parse().unwrap())
+    })
+    .sum()
+}
+
 /// A clone that waits, paused, with a connection to its agent.
 pub(crate) struct Paused {
     bare: Bare,
@@ -125,6 +139,10 @@ impl Paused {
         let pids = vcpus.map(|task| number(task.file_name()));
         pids.map(|pid: i32| rustix::thread::Pid::from_raw(pid).unwrap())
             .collect()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.bare.started.process.id()
     }
 
     /// How long it takes from the request to resume to a ping's answer.

@@ -2,6 +2,7 @@
 //! the pool and once with the minimal client, in turns, on the same machine in the same second.
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use ironclaw_orchestrator::vm::{Launcher, Origin, Pool, PoolOptions};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
-use crate::bare::{Paused, Started, stop};
+use crate::bare::{Paused, Started, processor_time, stop};
 use crate::turns::{Pair, Prepare};
 
 /// Spawns at once.
@@ -26,6 +27,7 @@ pub(crate) fn compare(
     launcher: &Launcher,
     snapshot: &Snapshot,
 ) {
+    let spent = &RefCell::new(Vec::new());
     let warm = pool(runtime, launcher, PoolOptions::new(1));
     let ours: Prepare<'_> = Box::new(|| {
         runtime.block_on(warm.warmup()).unwrap();
@@ -38,7 +40,13 @@ pub(crate) fn compare(
     });
     let floor: Prepare<'_> = Box::new(|| {
         let paused = Started::start(firecracker).load(snapshot).pause();
-        Box::new(move || paused.resume_and_ping())
+        Box::new(move || {
+            let pid = paused.pid();
+            let before = processor_time(pid);
+            let measured = paused.resume_and_ping();
+            spent.borrow_mut().push(processor_time(pid) - before);
+            measured
+        })
     });
     let mut pair = Pair::new(
         ("warm in turns with its floor", ours),
@@ -46,6 +54,7 @@ pub(crate) fn compare(
     );
     pair.bench(group);
     pair.report();
+    say_least(spent.take());
 
     let many = pool(runtime, launcher, PoolOptions::new(1).with_warm(BURST));
     let ours: Prepare<'_> = Box::new(|| {
@@ -116,6 +125,21 @@ pub(crate) fn compare(
         ready.close().await;
         unready.close().await;
     });
+}
+
+/// What processors do for a resume and a ping bounds how soon many of them can be over.
+fn say_least(mut spent: Vec<Duration>) {
+    if spent.is_empty() {
+        return;
+    }
+    spent.sort();
+    let processors = std::thread::available_parallelism().unwrap().get();
+    let median = spent[spent.len() / 2].as_secs_f64() * 1e3;
+    let least = median * BURST as f64 / processors as f64;
+    println!(
+        "processor time of a resume + ping, its VMM's, guest's and client's: p50 {median:.3} ms; \
+         {BURST} at once take {processors} processors at least {least:.3} ms"
+    );
 }
 
 fn pool(runtime: &Runtime, launcher: &Launcher, options: PoolOptions) -> Pool {
