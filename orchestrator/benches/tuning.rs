@@ -7,12 +7,14 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::panic,
     reason = "a benchmark fails by panicking"
 )]
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 
 #[allow(dead_code, reason = "snapshot_pool.rs uses the rest")]
 mod bare;
+mod page_faults;
 mod turns;
 
 use std::any::Any;
@@ -26,7 +28,10 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
 use ironclaw_orchestrator::vm::firecracker::FirecrackerBinary;
 use ironclaw_orchestrator::vm::snapshot::{Snapshot, VmmKind};
-use ironclaw_orchestrator::vm::{Config, Launcher, Origin, Pool, PoolOptions, Stage};
+use ironclaw_orchestrator::vm::{
+    Config, Launcher, Origin, Pool, PoolOptions, ProcessMemory, Stage,
+};
+use page_faults::{Handler, WorkingSet};
 use rustix::fs::{Advice, fadvise};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use tempfile::TempDir;
@@ -54,6 +59,7 @@ fn tuning(criterion: &mut Criterion) {
         let snapshot = &created.snapshot;
         beforehand(&mut group, &firecracker, snapshot);
         threads(&mut group, &firecracker, snapshot);
+        page_faults(&mut group, &firecracker, snapshot);
         let id = snapshot.id();
         drop(created);
         launcher.snapshots().delete(id).unwrap();
@@ -91,6 +97,68 @@ fn beforehand(group: &mut BenchmarkGroup<'_, WallTime>, firecracker: &Path, snap
     );
     pair.bench(group);
     pair.report();
+}
+
+/// Who gives the guest its memory: the kernel, from a private mapping of the file, or a program of
+/// one's own by userfaultfd, when it is asked or beforehand.
+fn page_faults(group: &mut BenchmarkGroup<'_, WallTime>, firecracker: &Path, snapshot: &Snapshot) {
+    let mapped = || -> Prepare<'_> {
+        Box::new(|| {
+            let started = Started::start(firecracker);
+            Box::new(|| {
+                let start = Instant::now();
+                let bare = started.load(snapshot);
+                bare.ping();
+                let took = start.elapsed();
+                bare.stop();
+                (took, Box::new(bare) as Box<dyn Any>)
+            })
+        })
+    };
+    let handled = |first: Vec<u64>, asked: WorkingSet| -> Prepare<'_> {
+        Box::new(move || {
+            let started = Started::start(firecracker);
+            let (first, asked) = (first.clone(), Arc::clone(&asked));
+            let file = snapshot.memory();
+            let handler = Handler::listen(started.directory(), file, first, asked);
+            Box::new(move || {
+                let start = Instant::now();
+                let bare = started.load_from(snapshot, "Uffd", handler.socket());
+                bare.ping();
+                let took = start.elapsed();
+                bare.stop();
+                (took, Box::new((bare, handler)) as Box<dyn Any>)
+            })
+        })
+    };
+    // What one clone touches until its first answer, others do.
+    let set = WorkingSet::default();
+    let (_, clone) = handled(Vec::new(), Arc::clone(&set))()();
+    drop(clone);
+    let set = std::mem::take(&mut *set.lock().unwrap());
+    println!(
+        "pages that a clone asks for until its first answer: {}",
+        set.len()
+    );
+    for (name, other, first) in [
+        (
+            "memory by userfaultfd",
+            "memory by a private mapping",
+            Vec::new(),
+        ),
+        (
+            "memory by userfaultfd, the working set beforehand",
+            "memory by a private mapping, again",
+            set,
+        ),
+    ] {
+        let mut pair = Pair::new(
+            (name, handled(first, WorkingSet::default())),
+            (other, mapped()),
+        );
+        pair.bench(group);
+        pair.report();
+    }
 }
 
 /// What the scheduler is told of the threads that run the guest.

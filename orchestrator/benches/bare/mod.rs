@@ -64,11 +64,20 @@ impl Started {
         }
     }
 
-    pub(crate) fn load(mut self, snapshot: &Snapshot) -> Bare {
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub(crate) fn load(self, snapshot: &Snapshot) -> Bare {
+        self.load_from(snapshot, "File", snapshot.memory())
+    }
+
+    /// With the guest's memory from what is at `path`.
+    pub(crate) fn load_from(mut self, snapshot: &Snapshot, backend: &str, path: &Path) -> Bare {
         let body = format!(
-            r#"{{"snapshot_path":"{}","mem_backend":{{"backend_type":"File","backend_path":"{}"}},"resume_vm":true,"vsock_override":{{"uds_path":"vsock.sock"}},"clock_realtime":true}}"#,
+            r#"{{"snapshot_path":"{}","mem_backend":{{"backend_type":"{backend}","backend_path":"{}"}},"resume_vm":true,"vsock_override":{{"uds_path":"vsock.sock"}},"clock_realtime":true}}"#,
             snapshot.vmstate().display(),
-            snapshot.memory().display(),
+            path.display(),
         );
         ask(&mut self.api, "PUT /snapshot/load", &body);
         Bare { started: self }
@@ -90,6 +99,11 @@ pub(crate) fn stop(pid: u32) {
 }
 
 impl Bare {
+    /// Reaches its agent, which answers.
+    pub(crate) fn ping(&self) {
+        Agent::connect(&self.started.directory.path().join("vsock.sock")).ping(0);
+    }
+
     /// See [`stop`].
     pub(crate) fn stop(&self) {
         stop(self.started.process.id());
