@@ -28,9 +28,7 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
 use ironclaw_orchestrator::vm::firecracker::FirecrackerBinary;
 use ironclaw_orchestrator::vm::snapshot::{Snapshot, VmmKind};
-use ironclaw_orchestrator::vm::{
-    Config, Launcher, Origin, Pool, PoolOptions, ProcessMemory, Stage,
-};
+use ironclaw_orchestrator::vm::{Config, Launcher, Origin, Pool, PoolOptions, Stage};
 use page_faults::{Handler, WorkingSet};
 use rustix::fs::{Advice, fadvise};
 use rustix::thread::{CpuSet, sched_setaffinity};

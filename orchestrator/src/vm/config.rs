@@ -135,7 +135,7 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
     (
         JAIL_USERS,
         "70000-70999",
-        "unused user ids for jailed VMs, FIRST-LAST, both from 1 to 4294967294",
+        "unused user ids for jailed VMMs, FIRST-LAST, both from 1 to 4294967294",
     ),
     (
         ROOT_DRIVE,

@@ -296,13 +296,14 @@ impl Pool {
     }
 
     /// Builds the snapshots that are missing, fills the warm places and lets processes stand by;
-    /// returns when all are there, or there is no room for more.
+    /// returns when all are there, or there is no room for more. That a process does not start that is
+    /// to stand by is no error: spawns are served without.
     ///
     /// # Errors
     /// [`PoolError::WarmUp`] with the first failure; the pool itself goes on trying.
     pub async fn warmup(&self) -> Result<(), PoolError> {
         self.core.slots().want();
-        self.until(|slots, now| slots.is_full(now) && self.core.reserve().is_full())
+        self.until(|slots, now| slots.is_full(now) && self.core.reserve().is_settled(now))
             .await
     }
 

@@ -127,10 +127,14 @@ async fn a_hundred_thousand_spawns_with_faults_leave_nothing_and_no_vm_serves_tw
     }
 
     // It heals: what failed is made anew, in time.
-    let healed = async { while pool.warmup().await.is_err() {} };
+    let healed = async {
+        while pool.warmup().await.is_err() || pool.stats().standby < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
     within("all is made that failed", healed).await;
     let stats = pool.stats();
-    assert_eq!((stats.snapshots, stats.standby, stats.leased), (4, 2, 0));
+    assert_eq!((stats.snapshots, stats.leased), (4, 0));
     assert!(stats.warm >= 4, "{stats:?}");
     assert_eq!(budget.used().vms, stats.warm);
 

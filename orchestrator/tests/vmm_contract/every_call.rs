@@ -309,9 +309,10 @@ async fn full(pool: &Pool, s: &Simulator) {
         let filled = pool.warmup().await;
         if s.waiting() > 0 {
             drop(pool.spawn("meets the fault").await.unwrap());
-        } else if filled.is_ok() {
+        } else if filled.is_ok() && pool.stats().standby == 1 {
             return;
         }
+        tokio::task::yield_now().await;
     }
 }
 

@@ -106,8 +106,10 @@ async fn stand_by(core: Arc<Core>) {
             return report(&core, None);
         }
         Err(error) => {
+            tracing::warn!(%error, "no process stands by for spawns that find no warm clone");
+            core.counters.failed();
             core.reserve().failed(core.now());
-            return report(&core, Some(error));
+            return report(&core, None);
         }
     };
     let exited = standby.exited();

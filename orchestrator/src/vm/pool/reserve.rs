@@ -103,9 +103,10 @@ impl<P> Reserve<P> {
         Some(process)
     }
 
-    /// Whether all are there.
-    pub(super) fn is_full(&self) -> bool {
-        self.ready.len() >= self.size
+    /// Whether all are there, or those that are missing could not be started and will be later: a
+    /// pool serves without them.
+    pub(super) fn is_settled(&self, now: Now) -> bool {
+        self.starting == 0 && (self.ready.len() >= self.size || self.backoff.until() > now)
     }
 
     /// When one that failed is to be started again.
@@ -147,17 +148,18 @@ mod tests {
     fn what_is_taken_or_dies_is_replaced_and_the_oldest_goes_first() {
         let mut reserve = Reserve::of(2, 0);
         assert_eq!(begun(&mut reserve, NOW), 2);
-        assert!(!reserve.is_full());
+        assert!(!reserve.is_settled(NOW));
         let first = reserve.started(1, NOW).unwrap();
         reserve.started(2, NOW).unwrap();
-        assert!(reserve.is_full());
+        assert!(reserve.is_settled(NOW));
         assert_eq!(begun(&mut reserve, NOW), 0);
         assert_eq!(reserve.take(), Some(1));
         assert_eq!(reserve.died(first, NOW), None, "it was taken");
         assert_eq!(begun(&mut reserve, NOW), 1);
         let third = reserve.started(3, NOW).unwrap();
         assert_eq!(reserve.died(third, NOW + LONGEST_BACKOFF), Some(3));
-        assert!(!reserve.is_full());
+        let replaced = reserve.next_deadline(NOW + LONGEST_BACKOFF).unwrap();
+        assert!(!reserve.is_settled(replaced));
     }
 
     #[test]
@@ -168,7 +170,7 @@ mod tests {
         for _ in 0..12 {
             assert!(reserve.start(now));
             reserve.failed(now);
-            assert!(!reserve.start(now));
+            assert!(!reserve.start(now) && reserve.is_settled(now));
             let next = reserve.next_deadline(now).unwrap();
             waits.push(next - now);
             now = next;
@@ -188,7 +190,7 @@ mod tests {
         let mut reserve: Reserve<u32> = Reserve::of(1, 0);
         assert!(reserve.start(NOW));
         reserve.never();
-        assert!(reserve.is_full() && !reserve.start(NOW));
+        assert!(reserve.is_settled(NOW) && !reserve.start(NOW));
         assert_eq!(reserve.next_deadline(NOW), None);
     }
 
@@ -266,10 +268,11 @@ mod tests {
                 }
                 prop_assert!(starting + there.len() <= size);
                 prop_assert_eq!(reserve.ready().len(), there.len());
-                prop_assert_eq!(reserve.is_full(), there.len() == size);
                 // It fills up by itself, sooner or later.
                 let due = reserve.next_deadline(now);
                 prop_assert!(due.is_none_or(|due| due > now && due <= now + LONGEST_BACKOFF));
+                let settled = starting == 0 && (there.len() == size || due.is_some());
+                prop_assert_eq!(reserve.is_settled(now), settled);
             }
         }
     }

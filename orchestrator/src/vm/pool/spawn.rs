@@ -52,7 +52,7 @@ impl Pool {
         let timings = spawn.timings(&handle);
         core.counters.served(handle.origin(), &timings);
         core.slots().serves(lease.id());
-        if spawn.stood_by {
+        if spawn.stood_by && timings.start.is_zero() {
             core.reserve().served();
         }
         Ok(handle
@@ -124,7 +124,7 @@ struct Spawn<'a> {
     /// What of its time it waited.
     queue: Duration,
     failed: Vec<(Origin, LaunchError)>,
-    /// Whether a process that stood by serves.
+    /// Whether a process that stood by is to serve.
     stood_by: bool,
     /// While a clone serves, until all is done: what replaces it is work for the processors.
     serving: Option<Serves<'a>>,
