@@ -214,7 +214,8 @@ pub(crate) struct Snapshots {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PoolTask {
-    /// Build the snapshots that are missing, up to IRONCLAW_POOL_SIZE.
+    /// Build the snapshots that are missing, up to IRONCLAW_POOL_SIZE. Old ones count: `refresh`
+    /// replaces them.
     #[command(after_help = help::POOL_EXAMPLES)]
     Warmup,
     /// Replace every snapshot by one of a fresh boot; the former are deleted when nothing uses

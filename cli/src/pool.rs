@@ -4,7 +4,7 @@ mod prometheus;
 mod stats;
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use ironclaw_orchestrator::vm::snapshot::{Requirements, SnapshotStore};
@@ -101,9 +101,10 @@ async fn fill(
     let reporter = Reporter::new();
     let start = Instant::now();
     let launcher = Launcher::open(config, reporter.progress()).await?;
-    // Warm clones would end with this process; snapshots stay.
+    // Warm clones would end with this process, and so would a successor that is on its way when all
+    // that was asked for is there; snapshots stay.
     let options = PoolOptions {
-        size: config.pool_size,
+        refresh: Duration::MAX,
         ..PoolOptions::from(config)
     };
     let pool = Pool::open(launcher, options.with_warm(0)).await?;
