@@ -214,7 +214,8 @@ pub(crate) struct Snapshots {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PoolTask {
-    /// Build the snapshots that are missing, up to IRONCLAW_POOL_SIZE.
+    /// Build the snapshots that are missing, up to IRONCLAW_POOL_SIZE, and replace those that are
+    /// older than IRONCLAW_SNAPSHOT_REFRESH_SECS.
     #[command(after_help = help::POOL_EXAMPLES)]
     Warmup,
     /// Replace every snapshot by one of a fresh boot; the former are deleted when nothing uses

@@ -51,7 +51,12 @@ pub(crate) async fn perform(config: &Config, task: PoolTask, json: bool) -> Resu
 }
 
 async fn warm_up(config: &Config, json: bool) -> Result<()> {
-    let warm = fill(config, async |pool| pool.warmup().await).await?;
+    // What is old is replaced meanwhile, and would be in vain if that were not waited for.
+    let all = async |pool: &Pool| {
+        pool.warmup().await?;
+        pool.renew().await
+    };
+    let warm = fill(config, all).await?;
     if json {
         return output::json(&warm);
     }
@@ -101,17 +106,18 @@ async fn fill(
     let reporter = Reporter::new();
     let start = Instant::now();
     let launcher = Launcher::open(config, reporter.progress()).await?;
-    // Warm clones would end with this process; snapshots stay.
+    // Warm clones would end with this process, as would what stands by for others; snapshots stay.
     let options = PoolOptions {
-        size: config.pool_size,
+        standby: 0,
         ..PoolOptions::from(config)
     };
     let pool = Pool::open(launcher, options.with_warm(0)).await?;
-    let found = pool.stats().snapshots;
+    let before = pool.snapshots();
     how(&pool).await?;
+    let now = pool.snapshots();
     let warm = Warm {
-        snapshots: pool.stats().snapshots,
-        found,
+        snapshots: now.len(),
+        found: now.iter().filter(|id| before.contains(id)).count(),
         took_ms: milliseconds(start.elapsed()),
     };
     pool.close().await;

@@ -101,15 +101,18 @@ pub(crate) async fn run(mut config: Config, run: Run, json: bool) -> Result<u8> 
     let open = start.elapsed();
 
     let start = Instant::now();
-    // One command takes one VM: what is there for another would be killed unused.
+    // One command takes one VM: what is there for another would be killed unused. An old snapshot
+    // serves as it is: a successor would take processors from the command, and end half made with it.
     let options = PoolOptions {
         size: 1,
         standby: 0,
+        refresh: Duration::MAX,
         ..PoolOptions::from(&config)
     };
     let pool = Pool::open(launcher, options.with_warm(0)).await?;
     if pool.stats().snapshots > 0 {
-        // What is built now is the successor of an old one: nothing that is waited for here.
+        // What is built now takes the place of one that turned out bad: the command does not wait
+        // for it.
         reporter.end();
     }
     fill(&pool, &reporter).await?;

@@ -26,7 +26,7 @@ use crate::exit::{self, Exit};
 use crate::output::blocking;
 use crate::progress::{self, Reporter};
 use crate::signals;
-use fault::Fault;
+use fault::{CONSEQUENCES, Fault};
 use guest::Dialect;
 use home::Home;
 use leaks::{Line, Taken};
@@ -297,10 +297,13 @@ async fn inject(fault: Fault, shift: &Shift, home: &Home, rng: &mut Rng) -> Resu
         }
         Fault::AnyVmm => {
             let pid = rng.choice(fault::vmms());
-            Ok(pid.is_some_and(|pid| strikes.kill(pid)))
+            Ok(pid.is_some_and(|pid| {
+                // It may boot for a spawn, which has nothing else left then.
+                strikes.strike();
+                strikes.kill(pid)
+            }))
         }
         Fault::Snapshot => {
-            strikes.strike();
             let store = pool.launcher().snapshots().clone();
             let (aside, mut rng) = (home.aside(), rng.fork());
             let damage = move || fault::damage(&store, &aside, &mut rng);
@@ -420,7 +423,3 @@ impl Tallied {
         }
     }
 }
-
-/// Why a tier may fail to serve when faults are injected: a killed VMM, a damaged snapshot, a
-/// full disk.
-const CONSEQUENCES: [&str; 5] = ["vmm_died", "vmm_refused", "guest", "snapshot", "io"];

@@ -84,6 +84,61 @@ fn a_bench_tells_what_it_measured_and_fails_where_a_ratio_is_grossly_worse() {
     assert_eq!(fs::read_dir(&snapshots).unwrap().count(), 0);
 }
 
+/// The texts of a picture.
+fn texts(svg: &Path) -> Vec<String> {
+    let source = fs::read_to_string(svg).unwrap();
+    let document = roxmltree::Document::parse(&source).unwrap();
+    assert!(
+        document
+            .root_element()
+            .has_tag_name(("http://www.w3.org/2000/svg", "svg"))
+    );
+    let nodes = document.descendants();
+    nodes
+        .filter(|node| node.tag_name().name() == "text")
+        .map(|node| node.text().unwrap_or_default().trim().to_owned())
+        .collect()
+}
+
+#[test]
+fn a_bench_draws_all_that_it_measured() {
+    if !vm::runs() {
+        return;
+    }
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let plots = directory.path().join("new/plots");
+    let output = vm::ironclaw("bench", &["bench", "--rounds=1", "--plot"])
+        .arg(&plots)
+        .env("IRONCLAW_SNAPSHOT_PATH", directory.path().join("snapshots"))
+        .env("IRONCLAW_BACKEND", "qemu")
+        .env("IRONCLAW_POOL_SIZE", "1")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.ends_with(&format!("plots: {}\n", plots.display())));
+    let tiers = ["warm", "restored", "cold boot"];
+    let curves = tiers.map(|tier| format!("{tier} (median "));
+    let bars = tiers.map(|tier| format!("{tier}: "));
+    let clones = ["of one snapshot", "PSS, of one snapshot"].map(str::to_owned);
+    let loads = ["burst from warm clones", "sustained, median"].map(str::to_owned);
+    let pictures = [
+        ("latency.svg", &curves[..]),
+        ("stages.svg", &bars),
+        ("memory.svg", &clones),
+        ("throughput.svg", &loads),
+    ];
+    assert_eq!(list(&plots).len(), pictures.len());
+    for (file, names) in pictures {
+        let texts = texts(&plots.join(file));
+        for name in names {
+            let there = texts.iter().any(|text| text.starts_with(name.as_str()));
+            assert!(there, "{file} has no {name:?}: {texts:?}");
+        }
+        assert!(texts.iter().any(|text| text.contains("QEMU")), "{texts:?}");
+    }
+}
+
 #[test]
 fn a_bench_that_is_interrupted_leaves_nothing() {
     if !vm::runs() {

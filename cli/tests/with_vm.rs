@@ -204,45 +204,55 @@ fn killing_us_without_warning_leaves_no_process_and_no_file() {
     apart.assert_nothing_left("a run after SIGKILL");
 }
 
-#[test]
-fn the_successor_of_an_old_snapshot_is_no_part_of_a_commands_output() {
-    if !runs() {
-        return;
-    }
-    let snapshots = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let here = |arguments: &[&str]| {
-        let mut command = ironclaw(arguments);
-        command.env("IRONCLAW_SNAPSHOT_PATH", snapshots.path());
-        command
-    };
-    let made = here(&["snapshot", "create", "--json"]).output().unwrap();
+/// Makes a snapshot in `directory` that is older than any may become.
+fn old_snapshot(directory: &Path) -> String {
+    let made = ironclaw(&["snapshot", "create", "--json"])
+        .env("IRONCLAW_SNAPSHOT_PATH", directory)
+        .output()
+        .unwrap();
     let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
-    let path = snapshots.path().join(made["id"].as_str().unwrap());
-    let path = path.join("manifest.json");
+    let id = made["id"].as_str().unwrap();
+    let path = directory.join(id).join("manifest.json");
     let mut manifest: serde_json::Value =
         serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     manifest["created"]["unix_seconds"] = 1.into();
     fs::write(&path, manifest.to_string()).unwrap();
+    id.to_owned()
+}
 
-    let mut child = here(&["run", "--stdin", "--", "sh", "-c", "echo on; cat"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.as_mut().unwrap())
-        .read_line(&mut line)
-        .unwrap();
-    assert_eq!(line, "on\n");
-    let start = Instant::now();
-    while children(child.id()).len() < 2 {
-        assert!(start.elapsed() < PATIENCE, "no successor is built");
-        std::thread::yield_now();
+#[test]
+fn an_old_snapshot_serves_a_run_as_it_is_and_a_warm_up_replaces_it() {
+    if !runs() {
+        return;
     }
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-    assert_eq!(text(&output.stderr), "");
+    let snapshots = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let old = old_snapshot(snapshots.path());
+    let here = |arguments: &[&str]| {
+        let mut command = ironclaw(arguments);
+        command.env("IRONCLAW_SNAPSHOT_PATH", snapshots.path());
+        command.env("IRONCLAW_POOL_SIZE", "1");
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        (json, output.stderr)
+    };
+    // Whatever is built has a directory there from its beginning, if only for a moment.
+    let changed = || fs::metadata(snapshots.path()).unwrap().modified().unwrap();
+    let before = changed();
+    let (run, said) = here(&["run", "--json", "--", "sleep", "1"]);
+    assert_eq!(run["origin"], "restored");
+    assert_eq!(text(&said), "");
+    assert_eq!(changed(), before, "something was built beside the command");
+    let (warmup, _) = here(&["pool", "warmup", "--json"]);
+    assert_eq!(
+        (&warmup["found"], &warmup["snapshots"]),
+        (&0.into(), &1.into())
+    );
+    let (left, _) = here(&["snapshot", "list", "--json"]);
+    assert_eq!(left.as_array().unwrap().len(), 1);
+    assert_ne!(left[0]["id"], *old);
+    let (again, _) = here(&["pool", "warmup", "--json"]);
+    assert_eq!(again["found"], 1);
 }
 
 #[test]

@@ -4,14 +4,15 @@ use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fastrand::Rng;
 use ironclaw_orchestrator::vm::snapshot::SnapshotStore;
+use ironclaw_orchestrator::vm::{LaunchError, SpawnError};
 use procfs::process::{Process, Stat};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::time::Instant;
 
 use super::children::children;
 
@@ -60,49 +61,75 @@ impl Fault {
     }
 }
 
+/// How long after a fault what it met may yet fail of it. That a VMM ended is noticed at once; a busy
+/// machine takes its time for that.
+const AFTERMATH: Duration = Duration::from_secs(10);
+
+/// Why a tier may fail to serve when faults are injected: a killed VMM, a damaged snapshot, a
+/// full disk.
+pub(super) const CONSEQUENCES: [&str; 5] = ["vmm_died", "vmm_refused", "guest", "snapshot", "io"];
+
 /// What struck, so that its consequences are known for what they are.
 #[derive(Debug, Default)]
 pub(super) struct Strikes {
-    count: AtomicU64,
-    disk_is_full: AtomicBool,
-    /// When the disk had room again: a [`Moment`].
-    disk_was_freed: AtomicU64,
+    /// When a VMM was last killed that a spawn may have waited for.
+    killed: Mutex<Option<Instant>>,
+    disk: Mutex<Disk>,
     victims: Mutex<VecDeque<u32>>,
 }
 
-/// How it was at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Moment(u64);
+#[derive(Debug, Default, Clone, Copy)]
+enum Disk {
+    #[default]
+    HasRoom,
+    IsFull,
+    /// It was full until then.
+    HasRoomSince(Instant),
+}
 
 impl Strikes {
-    /// To be called before a fault is done.
+    /// To be called before a VMM is killed that a spawn may wait for.
     pub(super) fn strike(&self) {
-        self.count.fetch_add(1, Ordering::SeqCst);
+        *lock(&self.killed) = Some(Instant::now());
     }
 
     pub(super) fn disk_is_full(&self, full: bool) {
-        self.strike();
-        self.disk_is_full.store(full, Ordering::SeqCst);
-        if !full {
-            self.disk_was_freed.store(self.now().0, Ordering::SeqCst);
+        *lock(&self.disk) = if full {
+            Disk::IsFull
+        } else {
+            Disk::HasRoomSince(Instant::now())
+        };
+    }
+
+    /// Whether a fault is why a spawn that was asked for at `then` fails now. One tier fails of a
+    /// damaged snapshot or a killed clone, but a spawn only if its boot fails, too. For want of room
+    /// none does: what a fault ends gives room.
+    pub(super) fn explain(&self, then: Instant, error: &SpawnError) -> bool {
+        let SpawnError::Failed(tiers) = error else {
+            return false;
+        };
+        let now = Instant::now();
+        let struck = |(_, error): (_, &LaunchError)| CONSEQUENCES.contains(&error.reason());
+        tiers.iter().all(struck) && (self.killed_in(then, now) || self.disk_was_full_in(then, now))
+    }
+
+    /// Whether a full disk is why a VM that was asked for at `then` failed just now. It ends VMs, too:
+    /// a file system in memory needs room even for a hole that is read through a mapping (SIGBUS
+    /// otherwise), and memory files are full of holes.
+    pub(super) fn disk_was_full_since(&self, then: Instant) -> bool {
+        self.disk_was_full_in(then, Instant::now())
+    }
+
+    fn killed_in(&self, then: Instant, now: Instant) -> bool {
+        lock(&self.killed).is_some_and(|killed| explains(killed, then, now))
+    }
+
+    fn disk_was_full_in(&self, then: Instant, now: Instant) -> bool {
+        match *lock(&self.disk) {
+            Disk::HasRoom => false,
+            Disk::IsFull => true,
+            Disk::HasRoomSince(end) => explains(end, then, now),
         }
-    }
-
-    /// Whether the disk was full at some time since `then`. That ends VMs, too: a file system in
-    /// memory needs room even for a hole that is read through a mapping (SIGBUS otherwise), and
-    /// memory files are full of holes.
-    pub(super) fn disk_was_full_since(&self, then: Moment) -> bool {
-        self.disk_is_full.load(Ordering::SeqCst)
-            || self.disk_was_freed.load(Ordering::SeqCst) > then.0
-    }
-
-    pub(super) fn now(&self) -> Moment {
-        Moment(self.count.load(Ordering::SeqCst))
-    }
-
-    /// Whether a fault struck since then, or strikes still.
-    pub(super) fn any_since(&self, then: Moment) -> bool {
-        self.now() != then || self.disk_is_full.load(Ordering::SeqCst)
     }
 
     /// Kills a VMM of ours; `false` if there is none with that number.
@@ -117,9 +144,8 @@ impl Strikes {
         if parent(pid) != Some(std::process::id()) {
             return false;
         }
-        self.strike();
         {
-            let mut victims = self.victims.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut victims = lock(&self.victims);
             victims.push_back(pid);
             if victims.len() > REMEMBERED {
                 victims.pop_front();
@@ -130,9 +156,17 @@ impl Strikes {
 
     /// Whether this VMM was killed here.
     pub(super) fn killed(&self, pid: u32) -> bool {
-        let victims = self.victims.lock().unwrap_or_else(PoisonError::into_inner);
-        victims.contains(&pid)
+        lock(&self.victims).contains(&pid)
     }
+}
+
+/// Whether a fault that was over at `end` can be why that fails `now` which was begun at `then`.
+fn explains(end: Instant, then: Instant, now: Instant) -> bool {
+    then <= end && now.saturating_duration_since(end) <= AFTERMATH
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn stat(pid: u32) -> Option<Stat> {
@@ -217,13 +251,15 @@ pub(super) fn damage(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ironclaw_orchestrator::vm::Limit;
+
+    const MOMENT: Duration = Duration::from_millis(1);
 
     #[test]
     fn only_children_of_this_process_are_killed_and_remembered() {
         let strikes = Strikes::default();
-        let then = strikes.now();
         assert!(!strikes.kill(1), "not ours");
-        assert!(!strikes.any_since(then));
+        assert!(!strikes.killed(1));
         let mut child = std::process::Command::new("sleep")
             .arg("1000")
             .spawn()
@@ -231,22 +267,54 @@ mod tests {
         let pid = child.id();
         assert!(!strikes.killed(pid));
         assert!(strikes.kill(pid));
-        assert!(strikes.killed(pid) && strikes.any_since(then));
+        assert!(strikes.killed(pid));
         assert!(!child.wait().unwrap().success());
         assert!(!strikes.kill(pid), "gone");
     }
 
     #[test]
-    fn a_full_disk_strikes_for_as_long_as_it_is_full() {
+    fn a_kill_explains_what_it_met_for_a_moment_and_nothing_that_came_later() {
         let strikes = Strikes::default();
+        let then = Instant::now();
+        assert!(!strikes.killed_in(then, then), "nothing struck yet");
+        strikes.strike();
+        let struck = Instant::now();
+        assert!(strikes.killed_in(then, struck));
+        assert!(strikes.killed_in(then, struck + AFTERMATH / 2));
+        // A spawn that has waited ever since.
+        let minutes_later = struck + AFTERMATH + Duration::from_secs(120);
+        assert!(!strikes.killed_in(then, minutes_later));
+        let later = struck + MOMENT;
+        assert!(!strikes.killed_in(later, later + MOMENT));
+    }
+
+    #[test]
+    fn a_full_disk_explains_for_as_long_as_it_is_full_and_a_moment_more() {
+        let strikes = Strikes::default();
+        let before = Instant::now();
+        assert!(!strikes.disk_was_full_since(before));
         strikes.disk_is_full(true);
-        let then = strikes.now();
-        assert!(strikes.any_since(then));
+        let (then, later) = (Instant::now(), Instant::now() + 10 * AFTERMATH);
+        assert!(strikes.disk_was_full_in(then, later), "it is full still");
         strikes.disk_is_full(false);
-        assert!(strikes.any_since(then), "it was full then");
-        assert!(strikes.disk_was_full_since(then));
-        assert!(!strikes.disk_was_full_since(strikes.now()));
-        assert!(!strikes.any_since(strikes.now()));
+        let freed = Instant::now();
+        assert!(strikes.disk_was_full_since(then), "it was full then");
+        assert!(!strikes.disk_was_full_in(then, freed + AFTERMATH + MOMENT));
+        let next = freed + MOMENT;
+        assert!(!strikes.disk_was_full_in(next, next + MOMENT));
+    }
+
+    #[test]
+    fn no_fault_explains_that_there_was_no_room() {
+        let strikes = Strikes::default();
+        let then = Instant::now();
+        strikes.strike();
+        strikes.disk_is_full(true);
+        let exhausted = SpawnError::PoolExhausted {
+            waited: Duration::from_secs(120),
+            limit: Limit::default(),
+        };
+        assert!(!strikes.explain(then, &exhausted));
     }
 
     #[test]

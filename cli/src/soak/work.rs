@@ -8,7 +8,7 @@ use fastrand::Rng;
 use ironclaw_orchestrator::vm::{Limits, Pool, SpawnOptions, VmHandle};
 use tokio::time::{Instant, timeout};
 
-use super::fault::{Moment, Strikes};
+use super::fault::Strikes;
 use super::guest::{self, Deed, Dialect, Mishap};
 use super::stop::Stop;
 use super::tally::{Blame, Tally};
@@ -113,7 +113,7 @@ impl Shift {
     }
 
     /// Whether a fault explains that this VM, which was asked for at `then`, failed.
-    fn struck(&self, vm: &VmHandle, then: Moment) -> bool {
+    fn struck(&self, vm: &VmHandle, then: Instant) -> bool {
         self.strikes.killed(vm.pid()) || self.strikes.disk_was_full_since(then)
     }
 
@@ -143,7 +143,7 @@ pub(super) async fn work(shift: Arc<Shift>, seed: u64) {
 
 async fn taken_back(shift: &Shift, name: &str, rng: &mut Rng) {
     let patience = Duration::from_millis(rng.u64(..CHANGES_ITS_MIND));
-    let then = shift.strikes.now();
+    let then = Instant::now();
     match timeout(patience, shift.pool.spawn(name)).await {
         Err(_) => shift.tally().cancelled += 1,
         Ok(Ok(vm)) => {
@@ -152,7 +152,7 @@ async fn taken_back(shift: &Shift, name: &str, rng: &mut Rng) {
             tally.ended("dropped at once");
         }
         Ok(Err(error)) => {
-            let injected = shift.strikes.any_since(then);
+            let injected = shift.strikes.explain(then, &error);
             shift.failed(injected, "spawn", &exit::causes(&error));
         }
     }
@@ -168,11 +168,11 @@ async fn cycle(shift: &Shift, name: &str, rng: &mut Rng) {
             idle: None,
         };
     }
-    let then = shift.strikes.now();
+    let then = Instant::now();
     let vm = match timeout(2 * PATIENCE, shift.pool.spawn_with(options)).await {
         Ok(Ok(vm)) => vm,
         Ok(Err(error)) => {
-            let injected = shift.strikes.any_since(then);
+            let injected = shift.strikes.explain(then, &error);
             return shift.failed(injected, "spawn", &exit::causes(&error));
         }
         Err(_) => {
@@ -188,12 +188,12 @@ async fn cycle(shift: &Shift, name: &str, rng: &mut Rng) {
         let injected = shift.struck(&vm, then);
         shift.failed(injected, what, &mishap.to_string());
         shift.tally().ended("lost");
-        return end(shift, vm, then, false).await;
+        return end(shift, vm, false).await;
     }
     if shift.faults && rng.u8(..100) < 8 {
         return killed_while_busy(shift, vm, then).await;
     }
-    end(shift, vm, then, rng.bool()).await;
+    end(shift, vm, rng.bool()).await;
 }
 
 /// Everything that is asked of a VM; a failure comes with what was asked.
@@ -218,7 +218,7 @@ async fn in_time(deed: impl Future<Output = Result<(), Mishap>>) -> Result<(), M
 }
 
 /// A command that would run for ever ends with its VM, whose time is limited.
-async fn lives_out(shift: &Shift, vm: VmHandle, then: Moment) {
+async fn lives_out(shift: &Shift, vm: VmHandle, then: Instant) {
     let ended = timeout(PATIENCE, vm.exec(shift.dialect.sleep())).await;
     match ended {
         Ok(Err(error)) if error.to_string().contains("time limit") => {
@@ -233,7 +233,7 @@ async fn lives_out(shift: &Shift, vm: VmHandle, then: Moment) {
     }
 }
 
-async fn killed_while_busy(shift: &Shift, vm: VmHandle, then: Moment) {
+async fn killed_while_busy(shift: &Shift, vm: VmHandle, then: Instant) {
     let running = match vm.start(shift.dialect.sleep()).await {
         Ok(running) => running,
         Err(error) => {
@@ -256,16 +256,14 @@ async fn killed_while_busy(shift: &Shift, vm: VmHandle, then: Moment) {
     }
 }
 
-async fn end(shift: &Shift, vm: VmHandle, then: Moment, by_drop: bool) {
+async fn end(shift: &Shift, vm: VmHandle, by_drop: bool) {
     if by_drop {
         drop(vm);
         return shift.tally().ended("dropped");
     }
     match vm.destroy().await {
         Ok(()) => shift.tally().ended("destroyed"),
-        Err(error) => {
-            let injected = shift.strikes.any_since(then);
-            shift.failed(injected, "destroy", &exit::causes(&error));
-        }
+        // It was killed, whatever else was done to it.
+        Err(error) => shift.failed(false, "destroy", &exit::causes(&error)),
     }
 }

@@ -15,6 +15,7 @@
 
 pub mod config;
 pub mod firecracker;
+mod flock;
 pub mod guest;
 mod identity;
 mod launcher;

@@ -66,7 +66,8 @@ pub struct PoolOptions {
     /// them.
     pub standby: usize,
     /// Age at which a snapshot gets a successor; up to a fifth of it less, by chance, so that not
-    /// all are replaced at a time.
+    /// all are replaced at a time. [`Duration::MAX`]: never by this pool, for a process that ends
+    /// before a successor would serve anybody.
     pub refresh: Duration,
     /// What this pool's VMs may take, with those of other pools that share the budget.
     pub budget: Budget,
@@ -278,7 +279,11 @@ impl Pool {
             starts: Semaphore::new(processors),
             fills: Semaphore::new(processors),
             known: tokio::sync::Mutex::new(known),
-            forsaken: refresh.max(FORSAKEN),
+            forsaken: match refresh {
+                // No age at which a snapshot is replaced says how long one may lie there unused.
+                Duration::MAX => FORSAKEN,
+                refresh => refresh.max(FORSAKEN),
+            },
             closing: CancellationToken::new(),
             closed: CancellationToken::new(),
         });
@@ -305,6 +310,16 @@ impl Pool {
         self.core.slots().want();
         self.until(|slots, now| slots.is_full(now) && self.core.reserve().is_settled(now))
             .await
+    }
+
+    /// Returns when every place has a snapshot that is no older than it may be. Old ones are being
+    /// replaced in any case, one after the other, while the pool is open.
+    ///
+    /// # Errors
+    /// As for [`warmup`](Self::warmup).
+    pub async fn renew(&self) -> Result<(), PoolError> {
+        self.core.slots().want();
+        self.until(|slots, now| slots.is_fresh(now)).await
     }
 
     /// Replaces every snapshot by one of a fresh boot, one after the other, and returns when all
@@ -364,6 +379,12 @@ impl Pool {
         let (warm, standby) = (self.warm_pids(), self.standby_pids());
         let snapshots: Vec<_> = self.core.slots().snapshots().cloned().collect();
         Ok(blocking(move || Footprint::of(&warm, &standby, &snapshots)).await?)
+    }
+
+    /// The snapshots that are ready.
+    #[must_use]
+    pub fn snapshots(&self) -> Vec<SnapshotId> {
+        self.core.slots().snapshots().map(Snapshot::id).collect()
     }
 
     /// Process ids of the warm clones' VMMs, for statistics of the host.

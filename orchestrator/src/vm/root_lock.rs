@@ -1,26 +1,22 @@
-//! The lock of a directory that any number of processes work in, by `flock`: held for a few system
-//! calls, and so waited for, but not for ever.
+//! The lock of a directory that any number of processes work in: held for a few system calls, and so
+//! waited for, but not for ever.
 
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
-
+use crate::vm::flock::{Locked, lock_within};
 use crate::vm::snapshot::Owners;
 
 /// How long it is waited for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
-const FIRST_PAUSE: Duration = Duration::from_micros(50);
-const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 /// After so long, it is said who is waited for.
 const SILENCE: Duration = Duration::from_secs(1);
 
 /// The lock; released on drop.
 #[derive(Debug)]
-pub(crate) struct RootLock(File);
+pub(crate) struct RootLock(#[expect(dead_code, reason = "its end is what counts")] Locked);
 
 /// Why there is none.
 #[derive(Debug)]
@@ -41,35 +37,18 @@ impl RootLock {
         directory: File,
         path: &Path,
     ) -> Result<Self, RootLockError> {
-        let start = Instant::now();
-        let mut pause = FIRST_PAUSE;
         let mut silent = true;
-        loop {
-            match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Self(directory)),
-                Err(Errno::WOULDBLOCK) if start.elapsed() < patience => {
-                    if silent && start.elapsed() > SILENCE {
-                        silent = false;
-                        let (path, owners) = (path.display(), Owners::of(&directory));
-                        tracing::warn!("waiting for {owners} with the lock of {path}");
-                    }
-                    // `flock` can wait, but without a limit; a limit costs a retry now and then.
-                    std::thread::sleep(pause);
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
-                Err(Errno::WOULDBLOCK) => return Err(RootLockError::Busy(Owners::of(&directory))),
-                Err(errno) => return Err(RootLockError::Io(errno.into())),
+        let waits = |waited| {
+            if silent && waited > SILENCE {
+                silent = false;
+                let (path, owners) = (path.display(), Owners::of(&directory));
+                tracing::warn!("waiting for {owners} with the lock of {path}");
             }
-        }
-    }
-}
-
-impl Drop for RootLock {
-    fn drop(&mut self) {
-        // Closing would do, were there not the moment between fork and exec in which a child of
-        // this process has the descriptor, too.
-        if let Err(error) = flock(&self.0, FlockOperation::Unlock) {
-            tracing::warn!(%error, "cannot unlock a directory");
+        };
+        if lock_within(patience, &directory, waits).map_err(RootLockError::Io)? {
+            Ok(Self(Locked::new(directory)))
+        } else {
+            Err(RootLockError::Busy(Owners::of(&directory)))
         }
     }
 }

@@ -14,13 +14,12 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 use uuid::Uuid;
 
 use crate::vm::firecracker;
+use crate::vm::flock::{Kind, lock_within, try_lock};
 use crate::vm::orphan::{self, Record};
 use crate::vm::root_lock::{self, RootLock, RootLockError};
 use crate::vm::vmm::VmmError;
@@ -58,8 +57,8 @@ impl RunDirectory {
         let path = root.join(&name);
         make(&path, false).map_err(failed("create", &path))?;
         let lock = File::open(&path).map_err(failed("open", &path))?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive)
-            .map_err(io::Error::from)
+        try_lock(&lock, Kind::Exclusive)
+            .and_then(|locked| locked.then_some(()).ok_or(ErrorKind::WouldBlock.into()))
             .map_err(failed("lock", &path))?;
         unless_full(orphan::record_owner(&path, std::process::id()))
             .map_err(failed("write to", &path))?;
@@ -164,7 +163,6 @@ struct DeadOwner {
 /// How long a dead process's lock may stay with its children: one that was killed while it started
 /// a program leaves a copy of itself, which ends before it becomes that program.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
-const LOOKED: Duration = Duration::from_millis(1);
 
 /// Those of `root`, which is locked. One that can't be looked at stays.
 fn dead_owners(root: &Path) -> io::Result<Vec<DeadOwner>> {
@@ -178,7 +176,7 @@ fn dead_owners(root: &Path) -> io::Result<Vec<DeadOwner>> {
         }
         match File::open(&path) {
             Ok(directory) => {
-                let is_free = flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok();
+                let is_free = try_lock(&directory, Kind::Exclusive).unwrap_or(false);
                 if is_free || orphan::owner_has_ended(&path) {
                     dead.push(DeadOwner { path, directory });
                 }
@@ -201,24 +199,12 @@ impl DeadOwner {
         }
     }
 
-    /// Most often it is at once.
-    fn lock(&self) -> io::Result<()> {
-        let start = Instant::now();
-        loop {
-            match flock(&self.directory, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(()),
-                // Nothing tells of its end that waits no longer than this.
-                Err(Errno::WOULDBLOCK) if start.elapsed() < LAST_MOMENT => {
-                    std::thread::sleep(LOOKED);
-                }
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-    }
-
     /// Processes first: what they use can't be removed, or would be missed by nobody.
     fn try_remove(&self) -> io::Result<()> {
-        self.lock()?;
+        // Most often it is locked at once.
+        if !lock_within(LAST_MOMENT, &self.directory, |_| ())? {
+            return Err(ErrorKind::WouldBlock.into());
+        }
         orphan::end_all(&self.path)?;
         firecracker::remove_groups(&self.path)?;
         fs::remove_dir_all(&self.path)
@@ -279,7 +265,7 @@ mod tests {
         fs::create_dir(&path).unwrap();
         orphan::record_owner(&path, owner.id()).unwrap();
         let inherited = File::open(&path).unwrap();
-        flock(&inherited, FlockOperation::LockExclusive).unwrap();
+        assert!(try_lock(&inherited, Kind::Exclusive).unwrap());
 
         let living = RunDirectory::create(root.path()).unwrap();
         assert!(path.exists(), "its owner lives");

@@ -90,6 +90,7 @@ impl Network {
         if in_namespace {
             let namespace = format!("ironclaw-{}-{name}", std::process::id());
             if !ip(&["netns", "add", &namespace]) {
+                skipped(&"no network namespaces");
                 return None;
             }
             network.namespace = Some(namespace);

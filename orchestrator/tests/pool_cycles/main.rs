@@ -113,8 +113,10 @@ async fn a_hundred_thousand_spawns_with_faults_leave_nothing_and_no_vm_serves_tw
     let stats = pool.stats();
     println!("{:?}\n{:?}\n{stats:?}", run.tally, world.struck());
     assert_eq!((stats.leased, stats.waiting), (0, 0));
+    let completed = run.tally.completed.load(Ordering::Relaxed);
+    let cycles: usize = WAVES.iter().map(|(cycles, _)| cycles).sum();
+    assert!(completed > cycles / 2, "faults are the exception");
     for (count, what) in [
-        (&run.tally.completed, "completed"),
         (&run.tally.cancelled, "cancelled"),
         (&run.tally.lost, "lost"),
         (&run.tally.expired, "expired"),

@@ -83,11 +83,24 @@ async fn a_warm_clone_that_dies_is_replaced() {
     snapshot(&launcher).await;
     let pool = Pool::open(launcher, options(1)).await.unwrap();
     pool.warmup().await.unwrap();
-    let victim = pool.warm_pids()[0];
-    kill(victim);
+    let victim = pool.warm_pids();
+    kill(victim[0]);
+    // Without a spawn that would meet it.
+    let replaced = async {
+        loop {
+            pool.warmup().await.unwrap();
+            let warm = pool.warm_pids();
+            if !warm.is_empty() && warm != victim {
+                return warm;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let successor = within("another warm clone", replaced).await;
     let vm = pool.spawn("survivor").await.unwrap();
-    assert_ne!(vm.pid(), victim);
+    assert_eq!((vm.origin(), vec![vm.pid()]), (Origin::Warm, successor));
     assert_eq!(sh(&vm, "echo here").await, "here\n");
+    assert_eq!(pool.stats().failures, 1, "{:?}", pool.stats());
     pool.close().await;
 }
 

@@ -154,7 +154,11 @@ async fn clones_run_at_once_and_share_their_memory_only_as_it_was(backend: &Back
     let (one, first) = restored(backend, &snapshot).await;
     let (two, second) = restored(backend, &snapshot).await;
     first.put_file("/tmp/mine", 0o600, b"first").await.unwrap();
-    assert!(second.get_file("/tmp/mine", 64).await.is_err());
+    let error = second.get_file("/tmp/mine", 64).await.unwrap_err();
+    let GuestError::Failed { kind, message } = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(kind, FailureKind::NotFound, "{message}");
     assert_eq!(first.get_file("/tmp/mine", 64).await.unwrap(), b"first");
     let verified = backend.launcher.snapshots().verify(snapshot.id());
     assert!(verified.is_ok(), "a clone wrote to its snapshot");
@@ -222,7 +226,8 @@ async fn a_killed_vm_is_told_to_whoever_waits_and_refuses_the_rest(backend: &Bac
     let exit = within("the end of a VM", exited).await;
     assert!(exit.status.contains("SIGKILL"), "{exit}");
     assert!(!is_alive(vm.pid()));
-    assert!(guest.ping(PATIENCE).await.is_err());
+    let error = guest.ping(PATIENCE).await.unwrap_err();
+    assert!(matches!(error, GuestError::Closed { .. }), "{error}");
     let error = vm.pause().await.unwrap_err();
     assert!(matches!(error, VmmError::Died { .. }), "{error}");
     gone(vm).await;
@@ -238,7 +243,12 @@ async fn a_dropped_vm_is_gone(backend: &Backend) {
 async fn a_snapshot_without_memory_is_refused_and_leaves_nothing(backend: &Backend) {
     let snapshot = snapshot(backend).await;
     std::fs::remove_file(snapshot.memory()).unwrap();
-    assert!(backend.vmm.restore(&snapshot).await.is_err());
+    let error = backend.vmm.restore(&snapshot).await.unwrap_err();
+    // In each VMM's own words, with their causes.
+    let text = format!("{error:?}");
+    for part in ["memory", "No such file or directory"] {
+        assert!(text.contains(part), "{text} does not say {part:?}");
+    }
     assert!(!snapshot.memory().exists(), "it was made anew");
 }
 

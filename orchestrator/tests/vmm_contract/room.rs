@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ironclaw_orchestrator::vm::{
-    Budget, Launcher, Limit, Origin, Pool, PoolOptions, SpawnError, SpawnOptions,
+    Budget, Launcher, Limit, Origin, Pool, PoolError, PoolOptions, SpawnError, SpawnOptions,
 };
 use libtest_mimic::Trial;
 
@@ -89,7 +89,8 @@ async fn a_spawn_waits_for_no_build(b: &Backend, s: &Simulator) {
     );
     vm.destroy().await.unwrap();
     pool.close().await;
-    filling.await.unwrap().unwrap_err();
+    let error = filling.await.unwrap().unwrap_err();
+    assert!(matches!(error, PoolError::Closed), "{error}");
 }
 
 async fn a_vm_keeps_its_room(b: &Backend) {
@@ -147,7 +148,8 @@ async fn a_warm_up_ends_without_room(b: &Backend, s: &Simulator) {
     drop(b.launcher.create_snapshot().await.unwrap());
     let pool = pool(&b.launcher, 1, &budget).await;
     s.inject("PUT /snapshot/load", Fault::Refuse("not today".to_owned()));
-    pool.warmup().await.unwrap_err();
+    let error = pool.warmup().await.unwrap_err().to_string();
+    assert!(error.contains("not today"), "{error}");
     // It waits until the restore is tried again, which needs room.
     let filling = pool.clone();
     let filling = tokio::spawn(async move { filling.warmup().await });

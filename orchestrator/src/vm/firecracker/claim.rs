@@ -5,14 +5,14 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
-use rustix::fs::{FlockOperation, flock};
+use crate::vm::flock::{Kind, Locked, try_lock};
 
 /// The directory of the locks, beside those of the owners.
 const CLAIMS: &str = ".claims";
 
 /// Ends when it is dropped, or its process ends.
 #[derive(Debug)]
-pub(super) struct Claim(File);
+pub(super) struct Claim(#[expect(dead_code, reason = "its end is what counts")] Locked);
 
 impl Claim {
     /// The claim to `name`, unless another VM has it, of whatever process with this `run_path`.
@@ -28,18 +28,7 @@ impl Claim {
             .truncate(false)
             .mode(0o600)
             .open(locks.join(name))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Self(lock))),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-            Err(errno) => Err(errno.into()),
-        }
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        // Closing it is not enough: a process that another thread starts just now has it open too,
-        // until it becomes another program.
-        let _ = flock(&self.0, FlockOperation::Unlock);
+        let taken = try_lock(&lock, Kind::Exclusive)?;
+        Ok(taken.then(|| Self(Locked::new(lock))))
     }
 }

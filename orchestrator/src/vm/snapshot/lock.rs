@@ -1,4 +1,4 @@
-//! Locks on directories, by `flock`: they end with the process that holds them.
+//! Locks on directories, which end with the process that holds them.
 //!
 //! Two kinds, always taken in this order:
 //!
@@ -14,35 +14,17 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
-use rustix::io::Errno;
+use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::error::SnapshotError;
+use crate::vm::flock::{Locked, try_lock};
 use crate::vm::root_lock::{self, RootLock, RootLockError};
+
+pub(super) use crate::vm::flock::Kind;
 
 /// An open directory with a lock on it, released on drop.
 #[derive(Debug)]
-pub(super) struct DirLock {
-    directory: File,
-}
-
-/// Which others may hold the lock at the same time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// Any number of shared ones.
-    Shared,
-    /// None.
-    Exclusive,
-}
-
-impl Kind {
-    fn operation(self) -> FlockOperation {
-        match self {
-            Self::Shared => FlockOperation::NonBlockingLockShared,
-            Self::Exclusive => FlockOperation::NonBlockingLockExclusive,
-        }
-    }
-}
+pub(super) struct DirLock(Locked);
 
 /// Waits for the lock of the store's directory, but not for ever.
 pub(super) fn root(path: &Path) -> Result<RootLock, SnapshotError> {
@@ -62,12 +44,10 @@ impl DirLock {
     /// followed. `None`: somebody does, or the directory was replaced meanwhile.
     pub(super) fn try_lock(path: &Path, kind: Kind) -> io::Result<Option<Self>> {
         let directory = open(path)?;
-        match flock(&directory, kind.operation()) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Ok(None),
-            Err(errno) => return Err(errno.into()),
+        if !try_lock(&directory, kind)? {
+            return Ok(None);
         }
-        let lock = Self { directory };
+        let lock = Self(Locked::new(directory));
         // The root lock keeps us from renaming it between the open and the lock, but not an
         // administrator.
         Ok(lock.is_at(path)?.then_some(lock))
@@ -76,39 +56,30 @@ impl DirLock {
     /// A shared lock of an open directory, whatever its name is by now, if nobody else holds a
     /// conflicting one.
     pub(super) fn try_share(directory: &File) -> io::Result<Option<Self>> {
-        match flock(directory, Kind::Shared.operation()) {
-            Ok(()) => Ok(Some(Self {
-                directory: directory.try_clone()?,
-            })),
-            Err(Errno::WOULDBLOCK) => Ok(None),
-            Err(errno) => Err(errno.into()),
+        if !try_lock(directory, Kind::Shared)? {
+            return Ok(None);
         }
+        Ok(Some(Self(Locked::new(directory.try_clone()?))))
     }
 
     /// Lets others share the lock. The caller holds the root lock.
     pub(super) fn share(&self) -> io::Result<()> {
-        Ok(flock(&self.directory, Kind::Shared.operation())?)
+        let shared = try_lock(self.directory(), Kind::Shared)?;
+        shared.then_some(()).ok_or(io::ErrorKind::WouldBlock.into())
     }
 
     /// The directory itself, whatever its path is by now.
     pub(super) fn directory(&self) -> &File {
-        &self.directory
+        self.0.file()
     }
 
     /// Whether it is the directory at `path`.
     pub(super) fn is_at(&self, path: &Path) -> io::Result<bool> {
-        let (held, there) = (self.directory.metadata()?, std::fs::symlink_metadata(path)?);
+        let (held, there) = (
+            self.directory().metadata()?,
+            std::fs::symlink_metadata(path)?,
+        );
         Ok(held.dev() == there.dev() && held.ino() == there.ino())
-    }
-}
-
-impl Drop for DirLock {
-    fn drop(&mut self) {
-        // Closing would do, were there not the moment between fork and exec in which a child of
-        // this process has the descriptor, too.
-        if let Err(error) = flock(&self.directory, FlockOperation::Unlock) {
-            tracing::warn!(%error, "cannot unlock a directory");
-        }
     }
 }
 

@@ -61,6 +61,10 @@ pub(super) fn names(store: &SnapshotStore) -> Vec<String> {
         .collect()
 }
 
+fn mode(path: impl AsRef<std::path::Path>) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
 #[test]
 fn a_published_snapshot_is_private_sparse_and_unchanged() {
     let (_directory, store) = store();
@@ -71,15 +75,9 @@ fn a_published_snapshot_is_private_sparse_and_unchanged() {
     assert!(published.punched_bytes >= (1 << 20) - 4 * 4096);
     assert!(fs::metadata(snapshot.memory()).unwrap().blocks() * 512 < 1 << 18);
     let directory = snapshot.memory().parent().unwrap();
-    assert_eq!(
-        fs::metadata(directory).unwrap().permissions().mode() & 0o777,
-        0o700
-    );
+    assert_eq!(mode(directory), 0o700);
     for entry in fs::read_dir(directory).unwrap() {
-        assert_eq!(
-            entry.unwrap().metadata().unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(mode(entry.unwrap().path()), 0o600);
     }
     assert_eq!(names(&store), [snapshot.id().to_string()]);
     store.verify(snapshot.id()).unwrap();
@@ -207,6 +205,7 @@ fn a_snapshot_is_hashed_once_in_each_boot_of_the_host() {
     flip(&store, id);
     load(id).unwrap();
     let kept = store.root().join(format!(".verified-{id}"));
+    assert_eq!(mode(&kept), 0o600);
     fs::write(&kept, uuid::Uuid::nil().to_string()).unwrap();
     let error = load(id).unwrap_err();
     assert!(matches!(error, SnapshotError::Corrupt { .. }), "{error}");

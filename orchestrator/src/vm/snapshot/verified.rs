@@ -6,7 +6,8 @@
 //! or finding half of one, costs no more than another look.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -44,7 +45,15 @@ impl Boot {
     /// Keeps that it was. The caller holds the snapshot's lock.
     pub(super) fn keep(self, root: &Path, id: SnapshotId) {
         let path = path(root, id);
-        if let Err(error) = fs::write(&path, self.0.to_string()) {
+        // For us alone, like the snapshot.
+        let written = fs::File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|mut file| file.write_all(self.0.to_string().as_bytes()));
+        if let Err(error) = written {
             tracing::debug!(path = %path.display(), %error, "it is verified again the next time");
         }
     }
