@@ -32,6 +32,8 @@ mod turns;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bare::firecracker::Started;
+use bare::qemu::Recipe;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
 use ironclaw_orchestrator::vm::config::BackendChoice;
@@ -115,11 +117,7 @@ fn under(criterion: &mut Criterion, runtime: &Runtime, config: &Config, launcher
             .iter_custom(|rounds| measure(&pool, rounds, Origin::Restored));
         runtime.block_on(pool.close());
     });
-    if vmm.kind == VmmKind::Firecracker {
-        beside_a_minimal_client(&mut group, runtime, config, launcher);
-    } else {
-        println!("skipped: the floor, whose client speaks to Firecracker only");
-    }
+    beside_a_minimal_client(&mut group, runtime, config, launcher);
     group.sample_size(10);
     load::bursts(&mut group, runtime, launcher);
     load::dirty_memory(&mut group, runtime, launcher);
@@ -156,11 +154,28 @@ fn beside_a_minimal_client(
     config: &Config,
     launcher: &Launcher,
 ) {
-    let found = FirecrackerBinary::find(config.firecracker.as_deref());
-    let firecracker = runtime.block_on(found).unwrap().path;
     let created = runtime.block_on(launcher.create_snapshot()).unwrap();
     let snapshot = &created.snapshot;
-    overhead::compare(group, runtime, &firecracker, launcher, snapshot);
+    match launcher.vmm().kind {
+        VmmKind::Firecracker => {
+            let found = FirecrackerBinary::find(config.firecracker.as_deref());
+            let firecracker = runtime.block_on(found).unwrap().path;
+            let restore = || Started::start(&firecracker).load(snapshot);
+            overhead::compare(group, runtime, launcher, &restore, &restore);
+        }
+        VmmKind::Qemu => {
+            let restored = runtime.block_on(launcher.restore_vm(snapshot, "recipe"));
+            let recipe = Recipe::of(restored.unwrap().pid());
+            let restore = || recipe.restore(snapshot);
+            // The answer is most of it, since nothing in the guest is translated yet.
+            let serve = || {
+                let mut clone = restore();
+                clone.ask();
+                clone
+            };
+            overhead::compare(group, runtime, launcher, &restore, &serve);
+        }
+    }
     let id = snapshot.id();
     drop(created);
     launcher.snapshots().delete(id).unwrap();

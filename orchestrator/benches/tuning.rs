@@ -23,7 +23,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use bare::{Paused, Started};
+use bare::Paused;
+use bare::firecracker::Started;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
 use ironclaw_orchestrator::vm::firecracker::FirecrackerBinary;
@@ -105,8 +106,8 @@ fn page_faults(group: &mut BenchmarkGroup<'_, WallTime>, firecracker: &Path, sna
             let started = Started::start(firecracker);
             Box::new(|| {
                 let start = Instant::now();
-                let bare = started.load(snapshot);
-                bare.ping();
+                let mut bare = started.load(snapshot);
+                bare.ask();
                 let took = start.elapsed();
                 bare.stop();
                 (took, Box::new(bare) as Box<dyn Any>)
@@ -121,8 +122,8 @@ fn page_faults(group: &mut BenchmarkGroup<'_, WallTime>, firecracker: &Path, sna
             let handler = Handler::listen(started.directory(), file, first, asked);
             Box::new(move || {
                 let start = Instant::now();
-                let bare = started.load_from(snapshot, "Uffd", handler.socket());
-                bare.ping();
+                let mut bare = started.load_from(snapshot, "Uffd", handler.socket());
+                bare.ask();
                 let took = start.elapsed();
                 bare.stop();
                 (took, Box::new((bare, handler)) as Box<dyn Any>)
@@ -165,7 +166,7 @@ fn threads(group: &mut BenchmarkGroup<'_, WallTime>, firecracker: &Path, snapsho
         Box::new(move || {
             let paused = Started::start(firecracker).load(snapshot).pause();
             tell(&paused);
-            Box::new(move || paused.resume_and_ping()) as Measure<'_>
+            Box::new(move || paused.resume_and_ask()) as Measure<'_>
         })
     };
     for mut pair in [

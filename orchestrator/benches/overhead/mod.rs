@@ -3,29 +3,28 @@
 
 use std::any::Any;
 use std::cell::RefCell;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use criterion::BenchmarkGroup;
 use criterion::measurement::WallTime;
-use ironclaw_orchestrator::vm::snapshot::Snapshot;
 use ironclaw_orchestrator::vm::{Launcher, Origin, Pool, PoolOptions};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
-use crate::bare::{Paused, Started, processor_time, stop};
+use crate::bare::{Paused, Running, processor_time, stop};
 use crate::turns::{Pair, Prepare};
 
 /// Spawns at once.
 const BURST: usize = 20;
 
-/// Compares a warm spawn, a burst of them and a restore with the minimal client's, and prints the ratios.
+/// Compares a warm spawn, a burst of them and a restored one with what the minimal client does, and
+/// prints the ratios. It makes clones by `restore`; `serve` is what it does for a restored spawn.
 pub(crate) fn compare(
     group: &mut BenchmarkGroup<'_, WallTime>,
     runtime: &Runtime,
-    firecracker: &Path,
     launcher: &Launcher,
-    snapshot: &Snapshot,
+    restore: &dyn Fn() -> Running,
+    serve: &dyn Fn() -> Running,
 ) {
     let spent = &RefCell::new(Vec::new());
     let warm = pool(runtime, launcher, PoolOptions::new(1));
@@ -39,18 +38,18 @@ pub(crate) fn compare(
         })
     });
     let floor: Prepare<'_> = Box::new(|| {
-        let paused = Started::start(firecracker).load(snapshot).pause();
+        let paused = restore().pause();
         Box::new(move || {
             let pid = paused.pid();
             let before = processor_time(pid);
-            let measured = paused.resume_and_ping();
+            let measured = paused.resume_and_ask();
             spent.borrow_mut().push(processor_time(pid) - before);
             measured
         })
     });
     let mut pair = Pair::new(
         ("warm in turns with its floor", ours),
-        ("floor of warm: resume + ping", floor),
+        ("floor of warm: resume + answer", floor),
     );
     pair.bench(group);
     pair.report();
@@ -66,13 +65,13 @@ pub(crate) fn compare(
         })
     });
     let floor: Prepare<'_> = Box::new(|| {
-        let one = || Started::start(firecracker).load(snapshot).pause();
+        let one = || restore().pause();
         let clones = std::iter::repeat_with(one).take(BURST).collect();
-        Box::new(move || Paused::resume_and_ping_all(clones))
+        Box::new(move || Paused::resume_and_ask_all(clones))
     });
     let mut pair = Pair::new(
         ("the last of 20 warm in turns with its floor", ours),
-        ("floor of the last of 20: resume + ping", floor),
+        ("floor of the last of 20: resume + answer", floor),
     );
     pair.bench(group);
     pair.report();
@@ -90,12 +89,12 @@ pub(crate) fn compare(
         (
             &ready,
             "restored in turns with its floor",
-            "floor of restored: start + load + resume",
+            "floor of restored",
         ),
         (
             &unready,
             "restored, with nothing standing by, in turns with its floor",
-            "floor of that: start + load + resume",
+            "floor of that",
         ),
     ] {
         let ours: Prepare<'_> = Box::new(|| {
@@ -109,7 +108,7 @@ pub(crate) fn compare(
         let floor: Prepare<'_> = Box::new(|| {
             Box::new(|| {
                 let start = Instant::now();
-                let bare = Started::start(firecracker).load(snapshot);
+                let bare = serve();
                 let took = start.elapsed();
                 bare.stop();
                 (took, Box::new(bare) as Box<dyn Any>)
@@ -127,7 +126,7 @@ pub(crate) fn compare(
     });
 }
 
-/// What processors do for a resume and a ping bounds how soon many of them can be over.
+/// What processors do for a resume and an answer bounds how soon many of them can be over.
 fn say_least(mut spent: Vec<Duration>) {
     if spent.is_empty() {
         return;
@@ -137,7 +136,7 @@ fn say_least(mut spent: Vec<Duration>) {
     let median = spent[spent.len() / 2].as_secs_f64() * 1e3;
     let least = median * BURST as f64 / processors as f64;
     println!(
-        "processor time of a resume + ping, its VMM's, guest's and client's: p50 {median:.3} ms; \
+        "processor time of a resume + answer, its VMM's, guest's and client's: p50 {median:.3} ms; \
          {BURST} at once take {processors} processors at least {least:.3} ms"
     );
 }

@@ -1,0 +1,118 @@
+//! QEMU by its monitor's commands, written as they are.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::fd::{AsFd, AsRawFd as _};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+
+use ironclaw_orchestrator::vm::snapshot::Snapshot;
+use rustix::io::{FdFlags, fcntl_setfd};
+
+use super::{Ask, Control, Running, State, Vmm};
+
+/// How the clones of a snapshot are started: as one that is there was.
+pub(crate) struct Recipe {
+    program: String,
+    arguments: Vec<String>,
+}
+
+impl Recipe {
+    /// As the clone that runs in the process `pid`.
+    pub(crate) fn of(pid: u32) -> Self {
+        let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+        let mut words = line.split_terminator('\0').map(str::to_owned);
+        Self {
+            program: words.next().unwrap(),
+            arguments: words.collect(),
+        }
+    }
+
+    /// A clone that runs.
+    pub(crate) fn restore(&self, snapshot: &Snapshot) -> Running {
+        let (monitor, monitor_end) = UnixStream::pair().unwrap();
+        let (agent, agent_end) = UnixStream::pair().unwrap();
+        let state = File::open(snapshot.vmstate()).unwrap();
+        for inherited in [monitor_end.as_fd(), agent_end.as_fd(), state.as_fd()] {
+            fcntl_setfd(inherited, FdFlags::empty()).unwrap();
+        }
+        let ends = [("monitor", &monitor_end), ("agent", &agent_end)];
+        let arguments = self.arguments.iter().map(|argument| {
+            let end = ends.iter().find_map(|(name, end)| {
+                let socket = format!("socket,id={name},fd=");
+                let fd = end.as_raw_fd();
+                argument
+                    .starts_with(&socket)
+                    .then(|| format!("{socket}{fd}"))
+            });
+            end.unwrap_or_else(|| argument.clone())
+        });
+        let process = Command::new(&self.program)
+            .args(arguments)
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .map(Vmm)
+            .unwrap();
+        drop((monitor_end, agent_end));
+        let mut monitor = Monitor {
+            stream: BufReader::new(monitor),
+            agent: Some(agent),
+        };
+        let state_fd = state.as_raw_fd();
+        monitor.write(&format!(
+            r#"{{"execute":"qmp_capabilities"}}
+            {{"execute":"migrate-set-capabilities","arguments":{{"capabilities":[{{"capability":"x-ignore-shared","state":true}},{{"capability":"events","state":true}}]}}}}
+            {{"execute":"migrate-incoming","arguments":{{"uri":"fd:{state_fd}"}}}}"#
+        ));
+        monitor.until(r#""status": "completed""#);
+        monitor.request(State::Resumed);
+        monitor.confirm();
+        Running {
+            process,
+            control: Box::new(monitor),
+            ask: Ask::Identity,
+        }
+    }
+}
+
+struct Monitor {
+    stream: BufReader<UnixStream>,
+    agent: Option<UnixStream>,
+}
+
+impl Monitor {
+    fn write(&mut self, commands: &str) {
+        self.stream
+            .get_mut()
+            .write_all(commands.as_bytes())
+            .unwrap();
+    }
+
+    fn until(&mut self, text: &str) {
+        let mut line = String::new();
+        while !line.contains(text) {
+            line.clear();
+            assert!(self.stream.read_line(&mut line).unwrap() > 0, "QEMU ended");
+            assert!(!line.contains(r#"{"error""#), "{line}");
+        }
+    }
+}
+
+impl Control for Monitor {
+    fn request(&mut self, state: State) {
+        self.write(match state {
+            State::Paused => r#"{"execute":"stop"}"#,
+            State::Resumed => r#"{"execute":"cont"}"#,
+        });
+    }
+
+    fn confirm(&mut self) {
+        self.until(r#""return""#);
+    }
+
+    fn reach_agent(&mut self) -> UnixStream {
+        self.agent.take().unwrap()
+    }
+}
