@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use ironclaw_orchestrator::template::TemplateHash;
 use ironclaw_orchestrator::vm::config::BackendChoice;
 use ironclaw_orchestrator::vm::snapshot::SnapshotId;
 
-use crate::help;
+use crate::exit::Exit;
+use crate::{failure, help};
 
 /// Longest time limit of a command.
 const MAX_TIMEOUT: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -29,7 +31,17 @@ pub(crate) struct Cli {
 impl Cli {
     /// The command line of this process. Ends the program where it is wrong, or asks for help.
     pub(crate) fn of_process() -> Self {
-        let mut cli = Self::parse();
+        let words: Vec<_> = std::env::args_os().collect();
+        Self::of(&words).unwrap_or_else(|error| {
+            if error.use_stderr() && asks_for_json(&words) {
+                failure::print(&said(&error), Exit::Usage as u8);
+            }
+            error.exit()
+        })
+    }
+
+    fn of(words: &[OsString]) -> Result<Self, clap::Error> {
+        let mut cli = Self::try_parse_from(words)?;
         if let Task::Pool(PoolTask::Stats {
             format: Some(StatsFormat::Json),
         }) = cli.task
@@ -38,12 +50,32 @@ impl Cli {
         }
         if cli.json && matches!(cli.task, Task::Completions { .. }) {
             let text = "--json can't be used with `completions`, which prints a script";
-            Self::command()
-                .error(ErrorKind::ArgumentConflict, text)
-                .exit();
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, text));
         }
-        cli
+        Ok(cli)
     }
+}
+
+/// Whether a command line that could not be understood asks for JSON, before the `--` that a guest's
+/// command follows.
+fn asks_for_json(words: &[OsString]) -> bool {
+    let end = words.iter().position(|word| word == "--");
+    let ours = words.get(..end.unwrap_or(words.len())).unwrap_or_default();
+    ours.iter()
+        .any(|word| word == "--json" || word == "--format=json")
+        || ours.windows(2).any(|pair| pair == ["--format", "json"])
+}
+
+/// What is wrong with a command line, in one line and without the usage that people get.
+fn said(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "a subcommand is missing".to_owned();
+    }
+    let text = error.to_string();
+    let first = text.split("\n\n").next().unwrap_or_default();
+    let lines: Vec<_> = first.lines().map(str::trim).collect();
+    let text = lines.join(" ");
+    text.strip_prefix("error: ").unwrap_or(&text).to_owned()
 }
 
 #[derive(Debug, Subcommand)]

@@ -134,7 +134,6 @@ fn a_wrong_command_line_exits_with_2_and_says_what_is_wrong() {
         (&["bench", "--rounds", "0"], "1..=1000"),
         (&["bench", "--quick", "--plot", "plots"], "--plot"),
         (&["frobnicate"], "frobnicate"),
-        (&["completions", "bash", "--json"], "--json"),
     ] {
         ironclaw(state.path())
             .args(words)
@@ -143,6 +142,45 @@ fn a_wrong_command_line_exits_with_2_and_says_what_is_wrong() {
             .stdout("")
             .stderr(contains(said));
     }
+}
+
+#[test]
+fn a_wrong_command_line_is_one_json_value_too_where_json_is_asked_for() {
+    let state = state();
+    for (words, said) in [
+        (&["--json"][..], "requires a subcommand"),
+        (&["--json", "pool"], "a subcommand is missing"),
+        (&["--json", "run"], "not provided: <CMD>..."),
+        (
+            &["run", "--json", "--timeout", "0s", "--", "true"],
+            "1ms to 30days",
+        ),
+        (&["snapshot", "verify", "nonsense", "--json"], "UUID"),
+        (&["pool", "stats", "--format", "json", "more"], "more"),
+        (
+            &["pool", "stats", "--format=json", "--json"],
+            "cannot be used with",
+        ),
+        (&["completions", "bash", "--json"], "prints a script"),
+    ] {
+        let failed = ironclaw(state.path()).args(words).assert().code(2);
+        let output = failed.get_output();
+        assert!(!output.stderr.is_empty(), "{words:?}");
+        let failure: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(failure["exit_code"], 2, "{words:?}");
+        let error = failure["error"].as_str().unwrap();
+        assert!(error.contains(said), "{words:?}: {error}");
+        assert!(
+            !error.contains("error: ") && !error.contains("--help"),
+            "{error}"
+        );
+    }
+    // What follows is the guest's.
+    ironclaw(state.path())
+        .args(["run", "--bogus", "--", "ls", "--json"])
+        .assert()
+        .code(2)
+        .stdout("");
 }
 
 #[test]
