@@ -310,7 +310,7 @@ fn prometheus_has_nothing_to_say_against_the_figures() {
 fn a_file_to_import_that_is_not_there_is_named_and_is_no_fault_of_the_store() {
     let state = state();
     let kernel = state.path().join("kernel");
-    fs::write(&kernel, "kernel").unwrap();
+    fs::write(&kernel, "\x7fELF..").unwrap();
     for (kernel, initramfs) in [(Path::new("/nope"), None), (&kernel, Some("/nope"))] {
         let mut command = ironclaw(state.path());
         command.args(["template", "import", "--kernel"]).arg(kernel);
@@ -327,14 +327,39 @@ fn a_file_to_import_that_is_not_there_is_named_and_is_no_fault_of_the_store() {
         .arg(&kernel)
         .assert()
         .code(119)
-        .stderr(contains(store.display().to_string()));
+        .stderr(contains(store.display().to_string()).and(contains("IRONCLAW_TEMPLATE_PATH")));
+}
+
+#[test]
+fn what_is_no_kernel_is_not_imported_and_the_default_stays() {
+    let state = state();
+    let import = |content: &[u8]| {
+        let kernel = state.path().join("kernel");
+        fs::write(&kernel, content).unwrap();
+        let mut command = ironclaw(state.path());
+        command.args(["template", "import", "--kernel"]).arg(kernel);
+        command.assert()
+    };
+    let mut bzimage = vec![0; 0x300];
+    bzimage[0x202..0x206].copy_from_slice(b"HdrS");
+    import(&bzimage).success();
+    import(b"\x7fELF").success();
+    let list = || {
+        let listed = ironclaw(state.path()).args(["template", "list"]).assert();
+        listed.success().get_output().stdout.clone()
+    };
+    let before = list();
+    for content in [&b""[..], b"root:x:0:0:root", &bzimage[1..]] {
+        import(content).code(125).stderr(contains("ELF"));
+    }
+    assert_eq!(list(), before);
 }
 
 #[test]
 fn a_template_is_verified_and_deleted() {
     let state = state();
     let kernel = state.path().join("kernel");
-    fs::write(&kernel, "kernel").unwrap();
+    fs::write(&kernel, "\x7fELF..").unwrap();
     let json = |words: &[&str], code: i32| -> serde_json::Value {
         let done = ironclaw(state.path())
             .arg("--json")
@@ -356,7 +381,7 @@ fn a_template_is_verified_and_deleted() {
 
     let there = state.path().join("templates").join(word).join("vmlinux");
     fs::remove_file(&there).unwrap();
-    fs::write(&there, "Kernel").unwrap();
+    fs::write(&there, "\x7fELF!!").unwrap();
     let changed = json(&["verify", word], 1);
     assert_eq!(changed[0]["ok"], false);
     let error = changed[0]["error"].as_str().unwrap();
