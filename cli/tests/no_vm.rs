@@ -501,10 +501,7 @@ fn a_file_on_path_that_can_not_be_run_does_not_hide_the_program_behind_it() {
 
 #[test]
 fn a_firecracker_that_is_not_there_is_named_with_what_to_do() {
-    let mut kvm = fs::File::options();
-    if let Err(error) = kvm.read(true).write(true).open("/dev/kvm") {
-        let reason = "skipped: without /dev/kvm it is that which is named";
-        let _ = writeln!(std::io::stderr(), "{reason}: {error}");
+    if !has_kvm() {
         return;
     }
     let state = state();
@@ -514,6 +511,47 @@ fn a_firecracker_that_is_not_there_is_named_with_what_to_do() {
         .assert()
         .code(122)
         .stderr(contains("/no/such/firecracker").and(contains("IRONCLAW_FIRECRACKER")));
+}
+
+/// Without it, it is that which is named.
+fn has_kvm() -> bool {
+    let kvm = fs::File::options().read(true).write(true).open("/dev/kvm");
+    if let Err(error) = &kvm {
+        let _ = writeln!(std::io::stderr(), "skipped: /dev/kvm: {error}");
+    }
+    kvm.is_ok()
+}
+
+#[test]
+fn where_only_firecracker_will_do_it_is_its_own_words_that_are_told() {
+    if !has_kvm() {
+        return;
+    }
+    let state = state();
+    let file = |name: &str, content: &str| {
+        let path = state.path().join(name);
+        fs::write(&path, content).unwrap();
+        path
+    };
+    let kernel = file("kernel", "\x7fELF");
+    ironclaw(state.path())
+        .args(["template", "import", "--kernel"])
+        .arg(&kernel)
+        .assert()
+        .success();
+    let program = file(
+        "firecracker",
+        "#!/bin/sh\n[ \"$1\" = --version ] && exec echo Firecracker v1.17.0\necho none today; exit 3\n",
+    );
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
+    ironclaw(state.path())
+        .env("IRONCLAW_FIRECRACKER", &program)
+        .env("IRONCLAW_JAIL", "off")
+        .env("IRONCLAW_ROOT_DRIVE", file("drive", "drive"))
+        .args(["run", "--", "true"])
+        .assert()
+        .code(122)
+        .stderr(contains("exit status: 3").and(contains("needs Firecracker").not()));
 }
 
 #[test]
