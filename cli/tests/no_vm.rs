@@ -450,16 +450,16 @@ fn a_missing_qemu_ends_a_run_and_is_found_by_doctor() {
         .env("IRONCLAW_QEMU", &qemu)
         .args(["run", "--", "true"])
         .assert()
-        .code(122)
+        .code(121)
         .stderr(contains("qemu-system-x86").and(contains(qemu.display().to_string())));
     let failure = ironclaw(state.path())
         .env("IRONCLAW_BACKEND", "qemu")
         .env("IRONCLAW_QEMU", &qemu)
         .args(["run", "--json", "--", "true"])
         .assert()
-        .code(122);
+        .code(121);
     let failure: serde_json::Value = serde_json::from_slice(&failure.get_output().stdout).unwrap();
-    assert_eq!(failure["exit_code"], 122);
+    assert_eq!(failure["exit_code"], 121);
     let error = failure["error"].as_str().unwrap();
     assert!(error.contains(&qemu.display().to_string()), "{error}");
 
@@ -509,7 +509,7 @@ fn a_firecracker_that_is_not_there_is_named_with_what_to_do() {
         .env("IRONCLAW_FIRECRACKER", "/no/such/firecracker")
         .args(["run", "--backend", "firecracker", "--", "true"])
         .assert()
-        .code(122)
+        .code(121)
         .stderr(contains("/no/such/firecracker").and(contains("IRONCLAW_FIRECRACKER")));
 }
 
