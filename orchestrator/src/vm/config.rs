@@ -97,17 +97,17 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
     (
         SNAPSHOT_PATH,
         "/var/lib/ironclaw/snapshots as root, $XDG_STATE_HOME/ironclaw/snapshots otherwise",
-        "absolute path of the snapshots' directory",
+        "absolute path of the snapshots' directory, in UTF-8",
     ),
     (
         TEMPLATE_PATH,
         "/var/lib/ironclaw/templates as root, $XDG_STATE_HOME/ironclaw/templates otherwise",
-        "absolute path of the templates' directory",
+        "absolute path of the templates' directory, in UTF-8",
     ),
     (
         RUN_PATH,
         "/var/lib/ironclaw/run as root, $XDG_STATE_HOME/ironclaw/run otherwise",
-        "absolute path of the directory for the sockets of running VMs",
+        "absolute path of the directory for the sockets of running VMs, in UTF-8",
     ),
     (BACKEND, "auto", "auto, firecracker or qemu"),
     (MEMORY_MIB, "128", "memory of a guest in MiB, 96-16384"),
@@ -486,7 +486,8 @@ impl<F: Fn(&str) -> Option<OsString>> Vars<F> {
         is_root: bool,
     ) -> Result<PathBuf, ConfigError> {
         if let Some(path) = (self.0)(variable).map(PathBuf::from) {
-            return if path.is_absolute() {
+            // VMMs are told of paths in JSON.
+            return if path.is_absolute() && path.to_str().is_some() {
                 Ok(path)
             } else {
                 Err(invalid(variable, path.as_os_str()))
@@ -609,6 +610,17 @@ mod tests {
             for part in [variable, value, range] {
                 assert!(message.contains(part), "{message:?} does not say {part:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_directory_that_json_can_not_name_is_refused() {
+        use std::os::unix::ffi::OsStringExt as _;
+        for variable in [SNAPSHOT_PATH, TEMPLATE_PATH, RUN_PATH] {
+            let lookup =
+                |name: &str| (name == variable).then(|| OsString::from_vec(b"/x\xff".to_vec()));
+            let error = Config::from_vars(lookup, true).unwrap_err();
+            assert!(error.to_string().contains(variable), "{error}");
         }
     }
 
