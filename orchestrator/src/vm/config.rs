@@ -120,7 +120,7 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
     (
         JAIL,
         "auto",
-        "auto (on as root where there is a jailer), on or off",
+        "auto (on as root where there is a jailer), on (jailed Firecracker or an error) or off",
     ),
     (JAILER, "jailer on PATH", "path of Firecracker's jailer"),
     (
@@ -241,7 +241,7 @@ pub enum JailChoice {
     /// As root where there is a jailer; elsewhere a warning.
     #[default]
     Auto,
-    /// Jailed or an error.
+    /// Jailed or an error; so it is never QEMU, which has no jailer.
     On,
     /// Not jailed.
     Off,
@@ -379,6 +379,8 @@ impl Config {
             (ROOT_DRIVE, self.root_drive.is_some()),
             (TAPS, !self.taps.0.is_empty()),
             (CPU_TEMPLATE, self.cpu_template.is_some()),
+            // Only Firecracker has a jailer, and who insists on one has no use for a VM without.
+            ("IRONCLAW_JAIL=on", self.jail == JailChoice::On),
         ];
         set.into_iter().find(|(_, set)| *set).map(|(name, _)| name)
     }
