@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -152,8 +153,8 @@ pub(crate) struct Soak {
 #[derive(Debug, Args)]
 #[command(after_help = help::RUN_EXAMPLES, after_long_help = help::run())]
 pub(crate) struct Run {
-    /// Hypervisor: auto, firecracker or qemu. Overrides IRONCLAW_BACKEND.
-    #[arg(long, value_parser = backend)]
+    /// Hypervisor. Overrides IRONCLAW_BACKEND.
+    #[arg(long, value_parser = backend())]
     pub(crate) backend: Option<BackendChoice>,
     /// Kill the command after this time and exit with 124: 30s, 1m30s, 500ms.
     #[arg(long, value_name = "TIME", value_parser = timeout)]
@@ -275,9 +276,12 @@ pub(crate) enum StatsFormat {
     Prometheus,
 }
 
-fn backend(text: &str) -> Result<BackendChoice, &'static str> {
-    text.parse()
-        .map_err(|_| "it takes auto, firecracker or qemu")
+/// Of values that a shell can offer.
+fn backend() -> impl TypedValueParser<Value = BackendChoice> {
+    PossibleValuesParser::new(["auto", "firecracker", "qemu"]).try_map(|text| {
+        let parsed = text.parse();
+        parsed.map_err(|()| "it takes auto, firecracker or qemu")
+    })
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {

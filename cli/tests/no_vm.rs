@@ -187,12 +187,17 @@ fn a_wrong_command_line_is_one_json_value_too_where_json_is_asked_for() {
 fn completions_name_the_commands_and_need_no_valid_settings() {
     let state = state();
     for shell in ["bash", "zsh", "fish"] {
+        // The last one is a value of `run --backend`.
         ironclaw(state.path())
             .env("IRONCLAW_POOL_SIZE", "nonsense")
             .args(["completions", shell])
             .assert()
             .success()
-            .stdout(contains("warmup").and(contains("doctor")));
+            .stdout(
+                contains("warmup")
+                    .and(contains("doctor"))
+                    .and(contains("firecracker")),
+            );
     }
 }
 
