@@ -77,6 +77,18 @@ fn a_bad_setting_is_named_with_its_value_and_range_for_every_command() {
 }
 
 #[test]
+fn a_misspelt_setting_is_warned_of() {
+    let state = state();
+    ironclaw(state.path())
+        .env("IRONCLAW_POOLSIZE", "3")
+        .args(["snapshot", "list", "--json"])
+        .assert()
+        .success()
+        .stdout("[]\n")
+        .stderr(contains("IRONCLAW_POOLSIZE is no setting"));
+}
+
+#[test]
 fn a_failure_is_one_json_value_where_json_is_asked_for() {
     let state = state();
     let unknown = "0192f0c1-7a2b-7c3d-8e4f-5a6b7c8d9e0f";
