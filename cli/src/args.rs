@@ -1,8 +1,10 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -10,7 +12,8 @@ use ironclaw_orchestrator::template::TemplateHash;
 use ironclaw_orchestrator::vm::config::BackendChoice;
 use ironclaw_orchestrator::vm::snapshot::SnapshotId;
 
-use crate::help;
+use crate::exit::Exit;
+use crate::{failure, help};
 
 /// Longest time limit of a command.
 const MAX_TIMEOUT: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -29,7 +32,17 @@ pub(crate) struct Cli {
 impl Cli {
     /// The command line of this process. Ends the program where it is wrong, or asks for help.
     pub(crate) fn of_process() -> Self {
-        let mut cli = Self::parse();
+        let words: Vec<_> = std::env::args_os().collect();
+        Self::of(&words).unwrap_or_else(|error| {
+            if error.use_stderr() && asks_for_json(&words) {
+                failure::print(&said(&error), Exit::Usage as u8);
+            }
+            error.exit()
+        })
+    }
+
+    fn of(words: &[OsString]) -> Result<Self, clap::Error> {
+        let mut cli = Self::try_parse_from(words)?;
         if let Task::Pool(PoolTask::Stats {
             format: Some(StatsFormat::Json),
         }) = cli.task
@@ -38,12 +51,32 @@ impl Cli {
         }
         if cli.json && matches!(cli.task, Task::Completions { .. }) {
             let text = "--json can't be used with `completions`, which prints a script";
-            Self::command()
-                .error(ErrorKind::ArgumentConflict, text)
-                .exit();
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, text));
         }
-        cli
+        Ok(cli)
     }
+}
+
+/// Whether a command line that could not be understood asks for JSON, before the `--` that a guest's
+/// command follows.
+fn asks_for_json(words: &[OsString]) -> bool {
+    let end = words.iter().position(|word| word == "--");
+    let ours = words.get(..end.unwrap_or(words.len())).unwrap_or_default();
+    ours.iter()
+        .any(|word| word == "--json" || word == "--format=json")
+        || ours.windows(2).any(|pair| pair == ["--format", "json"])
+}
+
+/// What is wrong with a command line, in one line and without the usage that people get.
+fn said(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "a subcommand is missing".to_owned();
+    }
+    let text = error.to_string();
+    let first = text.split("\n\n").next().unwrap_or_default();
+    let lines: Vec<_> = first.lines().map(str::trim).collect();
+    let text = lines.join(" ");
+    text.strip_prefix("error: ").unwrap_or(&text).to_owned()
 }
 
 #[derive(Debug, Subcommand)]
@@ -120,8 +153,8 @@ pub(crate) struct Soak {
 #[derive(Debug, Args)]
 #[command(after_help = help::RUN_EXAMPLES, after_long_help = help::run())]
 pub(crate) struct Run {
-    /// Hypervisor: auto, firecracker or qemu. Overrides IRONCLAW_BACKEND.
-    #[arg(long, value_parser = backend)]
+    /// Hypervisor. Overrides IRONCLAW_BACKEND.
+    #[arg(long, value_parser = backend())]
     pub(crate) backend: Option<BackendChoice>,
     /// Kill the command after this time and exit with 124: 30s, 1m30s, 500ms.
     #[arg(long, value_name = "TIME", value_parser = timeout)]
@@ -244,9 +277,12 @@ pub(crate) enum StatsFormat {
     Prometheus,
 }
 
-fn backend(text: &str) -> Result<BackendChoice, &'static str> {
-    text.parse()
-        .map_err(|_| "it takes auto, firecracker or qemu")
+/// Of values that a shell can offer.
+fn backend() -> impl TypedValueParser<Value = BackendChoice> {
+    PossibleValuesParser::new(["auto", "firecracker", "qemu"]).try_map(|text| {
+        let parsed = text.parse();
+        parsed.map_err(|()| "it takes auto, firecracker or qemu")
+    })
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {

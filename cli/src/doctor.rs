@@ -169,11 +169,13 @@ fn template(current: &Result<Current>) -> Check {
             "the next run builds it, which takes a download of some 30 MB; or run `ironclaw \
              template build` now",
         ),
-        Err(error) => Check::fail(
-            NAME,
-            exit::causes(error.as_ref()),
-            Some("make the directory usable, or set IRONCLAW_TEMPLATE_PATH to another".to_owned()),
-        ),
+        Err(error) => {
+            let found = exit::causes(error.as_ref());
+            let advice = "make the directory usable, or set IRONCLAW_TEMPLATE_PATH to another";
+            // Some errors say it themselves.
+            let is_said = found.contains("IRONCLAW_TEMPLATE_PATH");
+            Check::fail(NAME, found, (!is_said).then(|| advice.to_owned()))
+        }
     }
 }
 

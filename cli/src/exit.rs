@@ -62,7 +62,9 @@ impl Exit {
                 "the directory of snapshots or templates can't be used, or its disk is full"
             }
             Self::Protocol => "the guest broke the protocol",
-            Self::Setting => "a setting is wrong, or names something that is not there",
+            Self::Setting => {
+                "a setting is wrong, or names something that is not there or can't be used"
+            }
             Self::VmDied => "the VM or its hypervisor died, or could not be started",
             Self::NoSuchDirectory => "there is no such directory in the guest",
             Self::TimedOut => "the command was killed because its time was over",
@@ -170,6 +172,9 @@ fn of_launch(error: &LaunchError) -> Exit {
     match error {
         LaunchError::Template(template) => of_template(template),
         LaunchError::Snapshot(snapshot) => of_snapshot(snapshot),
+        LaunchError::Vmm(
+            VmmError::NotInstalled { path: Some(_), .. } | VmmError::Unusable { .. },
+        ) => Exit::Setting,
         // Of an agent that was asked for nothing yet: the VM did not come up.
         LaunchError::Vmm(_) | LaunchError::Guest(_) | LaunchError::NoBoot { .. } => Exit::VmDied,
         LaunchError::NoKvm { .. }
@@ -215,7 +220,9 @@ fn of_snapshot(error: &SnapshotError) -> Exit {
 
 fn of_template(error: &TemplateError) -> Exit {
     match error {
-        TemplateError::Io { .. } => Exit::Store,
+        TemplateError::Io { .. }
+        | TemplateError::RootUnusable { .. }
+        | TemplateError::NoSpace { .. } => Exit::Store,
         _ => Exit::Failed,
     }
 }

@@ -5,6 +5,7 @@ mod bench;
 mod completions;
 mod doctor;
 mod each;
+mod environment;
 mod exit;
 mod failure;
 mod guest_io;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
 
 fn with_runtime(task: Task, json: bool) -> Result<u8> {
     logging::start()?;
+    environment::warn_of_strays();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -66,8 +66,16 @@ async fn warm_up(config: &Config, json: bool) -> Result<()> {
         took_ms,
     } = warm;
     output::line(&format!(
-        "{snapshots} snapshots are ready, {found} of them from before ({took_ms:.0} ms)"
+        "{}, {found} of them from before ({took_ms:.0} ms)",
+        ready(snapshots)
     ))
+}
+
+fn ready(snapshots: usize) -> String {
+    match snapshots {
+        1 => "1 snapshot is ready".to_owned(),
+        many => format!("{many} snapshots are ready"),
+    }
 }
 
 async fn refresh(config: &Config, json: bool) -> Result<()> {
@@ -87,9 +95,7 @@ async fn refresh(config: &Config, json: bool) -> Result<()> {
     let Refreshed {
         snapshots, took_ms, ..
     } = refreshed;
-    output::line(&format!(
-        "{snapshots} snapshots are ready ({took_ms:.0} ms)"
-    ))?;
+    output::line(&format!("{} ({took_ms:.0} ms)", ready(snapshots)))?;
     match refreshed.deleted.len() {
         0 => Ok(()),
         count => output::line(&format!(

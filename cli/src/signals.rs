@@ -4,7 +4,7 @@ use std::future::Future;
 
 use anyhow::{Context as _, Result};
 use thiserror::Error;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// A signal asked the program to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -18,20 +18,43 @@ impl Interrupted {
     }
 }
 
-/// Catches the signals from now on; resolves at the first.
+/// Catches the signals from now on; resolves at the first. A program that `nohup` started goes on
+/// when its terminal goes away.
 pub(crate) fn first() -> Result<impl Future<Output = Interrupted>> {
     let listen = |kind| signal(kind).context("can't listen for signals");
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;
-    let mut hang_up = listen(SignalKind::hangup())?;
+    let kind = SignalKind::hangup();
+    let mut hang_up = (!is_ignored(kind)).then(|| listen(kind)).transpose()?;
     Ok(async move {
         // Numbers: POSIX gives these three.
         tokio::select! {
             _ = interrupt.recv() => Interrupted(2),
             _ = terminate.recv() => Interrupted(15),
-            _ = hang_up.recv() => Interrupted(1),
+            () = comes(&mut hang_up) => Interrupted(1),
         }
     })
+}
+
+/// Resolves when it comes: never, if nobody listens.
+async fn comes(signal: &mut Option<Signal>) {
+    let came = match signal {
+        Some(signal) => signal.recv().await,
+        None => None,
+    };
+    if came.is_none() {
+        std::future::pending().await
+    }
+}
+
+/// Whether this program was started with a signal ignored (proc_pid_status(5)).
+fn is_ignored(signal: SignalKind) -> bool {
+    // Without /proc there is nobody to ask, and to end by a signal is what is expected.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // The lowest bit is signal 1.
+    mask.is_some_and(|mask| mask & (1 << (signal.as_raw_value() - 1)) != 0)
 }
 
 /// Does `work` until a signal comes, which drops it, and with it every VM: a handle kills its VM

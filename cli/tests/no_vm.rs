@@ -77,6 +77,18 @@ fn a_bad_setting_is_named_with_its_value_and_range_for_every_command() {
 }
 
 #[test]
+fn a_misspelt_setting_is_warned_of() {
+    let state = state();
+    ironclaw(state.path())
+        .env("IRONCLAW_POOLSIZE", "3")
+        .args(["snapshot", "list", "--json"])
+        .assert()
+        .success()
+        .stdout("[]\n")
+        .stderr(contains("IRONCLAW_POOLSIZE is no setting"));
+}
+
+#[test]
 fn a_failure_is_one_json_value_where_json_is_asked_for() {
     let state = state();
     let unknown = "0192f0c1-7a2b-7c3d-8e4f-5a6b7c8d9e0f";
@@ -134,7 +146,6 @@ fn a_wrong_command_line_exits_with_2_and_says_what_is_wrong() {
         (&["bench", "--rounds", "0"], "1..=1000"),
         (&["bench", "--quick", "--plot", "plots"], "--plot"),
         (&["frobnicate"], "frobnicate"),
-        (&["completions", "bash", "--json"], "--json"),
     ] {
         ironclaw(state.path())
             .args(words)
@@ -146,15 +157,59 @@ fn a_wrong_command_line_exits_with_2_and_says_what_is_wrong() {
 }
 
 #[test]
+fn a_wrong_command_line_is_one_json_value_too_where_json_is_asked_for() {
+    let state = state();
+    for (words, said) in [
+        (&["--json"][..], "requires a subcommand"),
+        (&["--json", "pool"], "a subcommand is missing"),
+        (&["--json", "run"], "not provided: <CMD>..."),
+        (
+            &["run", "--json", "--timeout", "0s", "--", "true"],
+            "1ms to 30days",
+        ),
+        (&["snapshot", "verify", "nonsense", "--json"], "UUID"),
+        (&["pool", "stats", "--format", "json", "more"], "more"),
+        (
+            &["pool", "stats", "--format=json", "--json"],
+            "cannot be used with",
+        ),
+        (&["completions", "bash", "--json"], "prints a script"),
+    ] {
+        let failed = ironclaw(state.path()).args(words).assert().code(2);
+        let output = failed.get_output();
+        assert!(!output.stderr.is_empty(), "{words:?}");
+        let failure: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(failure["exit_code"], 2, "{words:?}");
+        let error = failure["error"].as_str().unwrap();
+        assert!(error.contains(said), "{words:?}: {error}");
+        assert!(
+            !error.contains("error: ") && !error.contains("--help"),
+            "{error}"
+        );
+    }
+    // What follows is the guest's.
+    ironclaw(state.path())
+        .args(["run", "--bogus", "--", "ls", "--json"])
+        .assert()
+        .code(2)
+        .stdout("");
+}
+
+#[test]
 fn completions_name_the_commands_and_need_no_valid_settings() {
     let state = state();
     for shell in ["bash", "zsh", "fish"] {
+        // The last one is a value of `run --backend`.
         ironclaw(state.path())
             .env("IRONCLAW_POOL_SIZE", "nonsense")
             .args(["completions", shell])
             .assert()
             .success()
-            .stdout(contains("warmup").and(contains("doctor")));
+            .stdout(
+                contains("warmup")
+                    .and(contains("doctor"))
+                    .and(contains("firecracker")),
+            );
     }
 }
 
@@ -272,7 +327,7 @@ fn prometheus_has_nothing_to_say_against_the_figures() {
 fn a_file_to_import_that_is_not_there_is_named_and_is_no_fault_of_the_store() {
     let state = state();
     let kernel = state.path().join("kernel");
-    fs::write(&kernel, "kernel").unwrap();
+    fs::write(&kernel, "\x7fELF..").unwrap();
     for (kernel, initramfs) in [(Path::new("/nope"), None), (&kernel, Some("/nope"))] {
         let mut command = ironclaw(state.path());
         command.args(["template", "import", "--kernel"]).arg(kernel);
@@ -289,14 +344,39 @@ fn a_file_to_import_that_is_not_there_is_named_and_is_no_fault_of_the_store() {
         .arg(&kernel)
         .assert()
         .code(119)
-        .stderr(contains(store.display().to_string()));
+        .stderr(contains(store.display().to_string()).and(contains("IRONCLAW_TEMPLATE_PATH")));
+}
+
+#[test]
+fn what_is_no_kernel_is_not_imported_and_the_default_stays() {
+    let state = state();
+    let import = |content: &[u8]| {
+        let kernel = state.path().join("kernel");
+        fs::write(&kernel, content).unwrap();
+        let mut command = ironclaw(state.path());
+        command.args(["template", "import", "--kernel"]).arg(kernel);
+        command.assert()
+    };
+    let mut bzimage = vec![0; 0x300];
+    bzimage[0x202..0x206].copy_from_slice(b"HdrS");
+    import(&bzimage).success();
+    import(b"\x7fELF").success();
+    let list = || {
+        let listed = ironclaw(state.path()).args(["template", "list"]).assert();
+        listed.success().get_output().stdout.clone()
+    };
+    let before = list();
+    for content in [&b""[..], b"root:x:0:0:root", &bzimage[1..]] {
+        import(content).code(125).stderr(contains("ELF"));
+    }
+    assert_eq!(list(), before);
 }
 
 #[test]
 fn a_template_is_verified_and_deleted() {
     let state = state();
     let kernel = state.path().join("kernel");
-    fs::write(&kernel, "kernel").unwrap();
+    fs::write(&kernel, "\x7fELF..").unwrap();
     let json = |words: &[&str], code: i32| -> serde_json::Value {
         let done = ironclaw(state.path())
             .arg("--json")
@@ -318,7 +398,7 @@ fn a_template_is_verified_and_deleted() {
 
     let there = state.path().join("templates").join(word).join("vmlinux");
     fs::remove_file(&there).unwrap();
-    fs::write(&there, "Kernel").unwrap();
+    fs::write(&there, "\x7fELF!!").unwrap();
     let changed = json(&["verify", word], 1);
     assert_eq!(changed[0]["ok"], false);
     let error = changed[0]["error"].as_str().unwrap();
@@ -387,16 +467,16 @@ fn a_missing_qemu_ends_a_run_and_is_found_by_doctor() {
         .env("IRONCLAW_QEMU", &qemu)
         .args(["run", "--", "true"])
         .assert()
-        .code(122)
+        .code(121)
         .stderr(contains("qemu-system-x86").and(contains(qemu.display().to_string())));
     let failure = ironclaw(state.path())
         .env("IRONCLAW_BACKEND", "qemu")
         .env("IRONCLAW_QEMU", &qemu)
         .args(["run", "--json", "--", "true"])
         .assert()
-        .code(122);
+        .code(121);
     let failure: serde_json::Value = serde_json::from_slice(&failure.get_output().stdout).unwrap();
-    assert_eq!(failure["exit_code"], 122);
+    assert_eq!(failure["exit_code"], 121);
     let error = failure["error"].as_str().unwrap();
     assert!(error.contains(&qemu.display().to_string()), "{error}");
 
@@ -438,10 +518,7 @@ fn a_file_on_path_that_can_not_be_run_does_not_hide_the_program_behind_it() {
 
 #[test]
 fn a_firecracker_that_is_not_there_is_named_with_what_to_do() {
-    let mut kvm = fs::File::options();
-    if let Err(error) = kvm.read(true).write(true).open("/dev/kvm") {
-        let reason = "skipped: without /dev/kvm it is that which is named";
-        let _ = writeln!(std::io::stderr(), "{reason}: {error}");
+    if !has_kvm() {
         return;
     }
     let state = state();
@@ -449,8 +526,77 @@ fn a_firecracker_that_is_not_there_is_named_with_what_to_do() {
         .env("IRONCLAW_FIRECRACKER", "/no/such/firecracker")
         .args(["run", "--backend", "firecracker", "--", "true"])
         .assert()
-        .code(122)
+        .code(121)
         .stderr(contains("/no/such/firecracker").and(contains("IRONCLAW_FIRECRACKER")));
+}
+
+/// Without it, it is that which is named.
+fn has_kvm() -> bool {
+    let kvm = fs::File::options().read(true).write(true).open("/dev/kvm");
+    if let Err(error) = &kvm {
+        let _ = writeln!(std::io::stderr(), "skipped: /dev/kvm: {error}");
+    }
+    kvm.is_ok()
+}
+
+#[test]
+fn where_only_firecracker_will_do_it_is_its_own_words_that_are_told() {
+    if !has_kvm() {
+        return;
+    }
+    let state = state();
+    let file = |name: &str, content: &str| {
+        let path = state.path().join(name);
+        fs::write(&path, content).unwrap();
+        path
+    };
+    let kernel = file("kernel", "\x7fELF");
+    ironclaw(state.path())
+        .args(["template", "import", "--kernel"])
+        .arg(&kernel)
+        .assert()
+        .success();
+    let program = file(
+        "firecracker",
+        "#!/bin/sh\n[ \"$1\" = --version ] && exec echo Firecracker v1.17.0\necho none today; exit 3\n",
+    );
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
+    ironclaw(state.path())
+        .env("IRONCLAW_FIRECRACKER", &program)
+        .env("IRONCLAW_JAIL", "off")
+        .env("IRONCLAW_ROOT_DRIVE", file("drive", "drive"))
+        .args(["run", "--", "true"])
+        .assert()
+        .code(122)
+        .stderr(contains("exit status: 3").and(contains("needs Firecracker").not()));
+}
+
+#[test]
+fn who_insists_on_a_jail_gets_no_vm_of_qemu() {
+    let state = state();
+    let file = |name: &str, content: &str| {
+        let path = state.path().join(name);
+        fs::write(&path, content).unwrap();
+        path
+    };
+    let kernel = file("kernel", "\x7fELF");
+    ironclaw(state.path())
+        .args(["template", "import", "--kernel"])
+        .arg(&kernel)
+        .assert()
+        .success();
+    let qemu = file("qemu", "#!/bin/sh\necho QEMU emulator version 7.2.0\n");
+    fs::set_permissions(&qemu, fs::Permissions::from_mode(0o700)).unwrap();
+    for words in [&["run", "--", "true"][..], &["pool", "warmup"]] {
+        ironclaw(state.path())
+            .env("IRONCLAW_BACKEND", "qemu")
+            .env("IRONCLAW_QEMU", &qemu)
+            .env("IRONCLAW_JAIL", "on")
+            .args(words)
+            .assert()
+            .code(121)
+            .stderr(contains("IRONCLAW_JAIL=on"));
+    }
 }
 
 #[test]

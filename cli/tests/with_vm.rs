@@ -167,6 +167,35 @@ fn a_signal_to_us_ends_the_vm() {
 }
 
 #[test]
+fn a_hang_up_that_nohup_has_us_ignore_ends_nothing() {
+    if !runs() {
+        return;
+    }
+    let apart = Apart::new();
+    let ours = apart.ironclaw(&[]);
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "trap '' HUP; exec \"$@\"", "sh"])
+        .arg(ours.get_program());
+    for (name, value) in ours.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let (child, _) = started(command);
+    let ignored = procfs::process::Process::new(child.id().cast_signed())
+        .and_then(|process| process.status())
+        .unwrap()
+        .sigign;
+    assert_eq!(ignored & 1, 1, "{ignored:#x}");
+    kill_process(pid(child.id()), Signal::HUP).unwrap();
+    kill_process(pid(child.id()), Signal::TERM).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(143), "{output:?}");
+}
+
+#[test]
 fn killing_us_without_warning_leaves_no_process_and_no_file() {
     if !runs() {
         return;

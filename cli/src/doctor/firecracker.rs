@@ -1,9 +1,14 @@
 //! What `ironclaw doctor` says of Firecracker.
 
+use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use ironclaw_orchestrator::vm::Config;
-use ironclaw_orchestrator::vm::config::{BackendChoice, JailChoice};
+use ironclaw_orchestrator::vm::config::{
+    BackendChoice, JailChoice, RUN_PATH, SNAPSHOT_PATH, TEMPLATE_PATH,
+};
 use ironclaw_orchestrator::vm::firecracker::{FirecrackerBinary, find_jailer};
 use ironclaw_orchestrator::vm::vmm::VmmError;
 use rustix::process::geteuid;
@@ -31,6 +36,7 @@ pub(super) async fn checks(config: &Config, opened: &io::Result<()>) -> (Vec<Che
             let mut checks = vec![Check::ok(NAME, found), jailer(config)];
             if jailed(config) {
                 checks.extend(control_groups());
+                checks.extend(file_systems(config));
             }
             (checks, Purpose::Fallback)
         }
@@ -89,6 +95,37 @@ fn jailer(config: &Config) -> Check {
     }
 }
 
+/// What a jailed VM reads is linked into its jail, and what it writes moved out of there.
+fn file_systems(config: &Config) -> Option<Check> {
+    const NAME: &str = "file systems";
+    // What is not there yet will be on that of what is above it.
+    let of = |path: &Path| {
+        path.ancestors()
+            .find_map(|path| Some(fs::metadata(path).ok()?.dev()))
+    };
+    let run = of(&config.run_path);
+    let apart = |path| of(path) != run;
+    let (templates, snapshots) = (apart(&config.template_path), apart(&config.snapshot_path));
+    let (which, then) = match (templates, snapshots) {
+        (false, false) => return None,
+        (true, _) => (TEMPLATE_PATH, "no jailed VM can boot"),
+        (false, true) => (
+            SNAPSHOT_PATH,
+            "each jailed VM boots, for want of a snapshot",
+        ),
+    };
+    let found = format!("{which} and {RUN_PATH} are on different ones, so {then}");
+    let advice =
+        format!("set {TEMPLATE_PATH}, {SNAPSHOT_PATH} and {RUN_PATH} to directories on one");
+    Some(
+        if templates && config.backend == BackendChoice::Firecracker {
+            Check::fail(NAME, found, Some(advice))
+        } else {
+            Check::warn(NAME, found, advice)
+        },
+    )
+}
+
 /// Firecracker's docs/prod-host-setup.md recommends this option for hosts with cgroup v2.
 fn control_groups() -> Option<Check> {
     const NAME: &str = "control groups";
@@ -104,4 +141,31 @@ fn control_groups() -> Option<Check> {
             "mount -o remount,favordynmods /sys/fs/cgroup (Linux 6.1 or newer)",
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Status;
+    use super::super::tests::config;
+    use super::*;
+
+    #[test]
+    fn what_jails_can_not_share_is_found_before_they_are_made() {
+        // Nothing is ever made there.
+        const HERE: &str = "/nonexistent/here";
+        const ELSEWHERE: &str = "/proc/nonexistent/there";
+        let check = |backend, templates, snapshots| {
+            let config = config(&[
+                ("IRONCLAW_BACKEND", backend),
+                ("IRONCLAW_RUN_PATH", HERE),
+                ("IRONCLAW_TEMPLATE_PATH", templates),
+                ("IRONCLAW_SNAPSHOT_PATH", snapshots),
+            ]);
+            file_systems(&config).map(|check| check.status)
+        };
+        assert_eq!(check("firecracker", HERE, HERE), None);
+        assert_eq!(check("firecracker", ELSEWHERE, HERE), Some(Status::Fail));
+        assert_eq!(check("firecracker", HERE, ELSEWHERE), Some(Status::Warn));
+        assert_eq!(check("auto", ELSEWHERE, ELSEWHERE), Some(Status::Warn));
+    }
 }

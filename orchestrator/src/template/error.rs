@@ -24,6 +24,28 @@ pub enum TemplateError {
         /// The system's answer.
         source: io::Error,
     },
+    /// The directory of the templates can't be made or entered.
+    #[error(
+        "can't use the directory of the templates {root}: {source}; give this user read, write and search permission or set IRONCLAW_TEMPLATE_PATH to a directory of its own",
+        root = .root.display()
+    )]
+    RootUnusable {
+        /// The directory.
+        root: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The disk is full.
+    #[error(
+        "no space left to {operation} {path}: free some on its file system, or set IRONCLAW_TEMPLATE_PATH to a directory on another",
+        path = .path.display()
+    )]
+    NoSpace {
+        /// What was attempted, as an infinitive.
+        operation: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+    },
     /// A file that has to be read whole is larger than anything that belongs there.
     #[error("{path} is larger than {limit} bytes", path = .path.display())]
     TooLarge {
@@ -200,10 +222,18 @@ impl TemplateError {
         operation: &'static str,
         path: &'a Path,
     ) -> impl FnOnce(io::Error) -> Self + 'a {
-        move |source| Self::Io {
-            operation,
-            path: path.to_owned(),
-            source,
+        move |source| {
+            let path = path.to_owned();
+            match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    Self::NoSpace { operation, path }
+                }
+                _ => Self::Io {
+                    operation,
+                    path,
+                    source,
+                },
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use super::build::write;
 use super::hash::Sha256Hex;
 use super::manifest::{Initramfs, Kernel, Manifest};
 use super::staging::Staging;
-use super::{Step, Template, TemplateError, TemplateStore, file, kernel};
+use super::{KernelError, Step, Template, TemplateError, TemplateStore, file, kernel};
 
 /// Largest initramfs that is imported, in bytes.
 const MAX_INITRAMFS: u64 = 1 << 30;
@@ -26,12 +26,13 @@ pub struct ImportSpec {
 }
 
 impl TemplateStore {
-    /// Copies files into a template and makes it the default. What is in them is not looked into:
-    /// a guest that does not boot, or whose agent does not speak this release's protocol, shows
-    /// when it is booted.
+    /// Copies files into a template and makes it the default. That the kernel is one is all that is
+    /// looked at: a guest that does not boot, or whose agent does not speak this release's
+    /// protocol, shows when it is booted.
     ///
     /// # Errors
-    /// If a file can't be read, or the store can't be written; the store is then as it was.
+    /// If a file can't be read, the kernel is none, or the store can't be written; the store is then
+    /// as it was.
     pub fn import(
         &self,
         spec: &ImportSpec,
@@ -43,6 +44,12 @@ impl TemplateStore {
             });
         }
         let image = file::read(&spec.kernel, kernel::MAX_IMAGE)?;
+        if !kernel::is_image(&image) {
+            return Err(TemplateError::Kernel {
+                path: spec.kernel.clone(),
+                source: KernelError::NotAKernel,
+            });
+        }
         let archive = spec
             .initramfs
             .as_ref()

@@ -75,6 +75,16 @@ mod setup {
 
 const SECTOR: u64 = 512;
 
+/// Whether `image` begins as a kernel does, in one of the forms that VMMs load.
+pub(super) fn is_image(image: &[u8]) -> bool {
+    image.starts_with(elf::MAGIC) || is_bzimage(image)
+}
+
+fn is_bzimage(image: &[u8]) -> bool {
+    let magic = image.get(setup::MAGIC..);
+    magic.is_some_and(|magic| magic.starts_with(b"HdrS"))
+}
+
 /// The ELF image of a kernel, from a bzImage or from an ELF image.
 pub(super) fn vmlinux(image: Vec<u8>) -> Result<Vec<u8>, KernelError> {
     let vmlinux = if image.starts_with(elf::MAGIC) {
@@ -96,7 +106,7 @@ fn unpack(image: &[u8]) -> Result<Vec<u8>, KernelError> {
             .map(u32::from_le_bytes)
             .ok_or(KernelError::NotAKernel)
     };
-    if field(setup::MAGIC) != Some(*b"HdrS") {
+    if !is_bzimage(image) {
         return Err(KernelError::NotAKernel);
     }
     let [minor, major, ..] = number(setup::VERSION)?.to_le_bytes();

@@ -36,15 +36,13 @@ impl TemplateStore {
     /// If the directory can't be created, read or cleaned.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, TemplateError> {
         let root = root.into();
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&root)
-            .map_err(TemplateError::io("create directory", &root))?;
+        let created = DirBuilder::new().recursive(true).mode(0o700).create(&root);
         // VMMs get paths below it, and they run in other directories.
-        let root = root
-            .canonicalize()
-            .map_err(TemplateError::io("resolve", &root))?;
+        let opened = created.and_then(|()| root.canonicalize());
+        let root = match opened {
+            Ok(path) => path,
+            Err(source) => return Err(TemplateError::RootUnusable { root, source }),
+        };
         staging::sweep(&root)?;
         Ok(Self { root })
     }

@@ -20,6 +20,9 @@ const MAX_OUTPUT: u64 = 1 << 20;
 /// Most of a program's complaint that goes into an error, in characters.
 const MAX_MESSAGE: usize = 400;
 
+/// What programs say of a full disk (strerror(3) of `ENOSPC`).
+const FULL: &str = "No space left on device";
+
 /// Runs `program` in `directory` and returns its standard output.
 ///
 /// `name` is what the error calls it.
@@ -71,6 +74,11 @@ pub(super) fn run(
         .map_err(TemplateError::io("wait for", program))?;
     if !status.success() {
         let message = contents(&mut stderr, program)?;
+        if message.contains(FULL) {
+            return Err(TemplateError::io("write in", directory)(
+                ErrorKind::StorageFull.into(),
+            ));
+        }
         let skip = message.trim().chars().count().saturating_sub(MAX_MESSAGE);
         let message = message
             .trim()

@@ -106,17 +106,17 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
     (
         SNAPSHOT_PATH,
         "/var/lib/ironclaw/snapshots as root, $XDG_STATE_HOME/ironclaw/snapshots otherwise",
-        "absolute path of the snapshots' directory",
+        "absolute path of the snapshots' directory, in UTF-8",
     ),
     (
         TEMPLATE_PATH,
         "/var/lib/ironclaw/templates as root, $XDG_STATE_HOME/ironclaw/templates otherwise",
-        "absolute path of the templates' directory",
+        "absolute path of the templates' directory, in UTF-8",
     ),
     (
         RUN_PATH,
         "/var/lib/ironclaw/run as root, $XDG_STATE_HOME/ironclaw/run otherwise",
-        "absolute path of the directory for the sockets of running VMs",
+        "absolute path of the directory for the sockets of running VMs, in UTF-8",
     ),
     (BACKEND, "auto", "auto, firecracker or qemu"),
     (MEMORY_MIB, "128", "memory of a guest in MiB, 96-16384"),
@@ -129,7 +129,7 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
     (
         JAIL,
         "auto",
-        "auto (on as root where there is a jailer), on or off",
+        "auto (on as root where there is a jailer), on (jailed Firecracker or an error) or off",
     ),
     (JAILER, "jailer on PATH", "path of Firecracker's jailer"),
     (
@@ -252,7 +252,7 @@ pub enum JailChoice {
     /// As root where there is a jailer; elsewhere a warning.
     #[default]
     Auto,
-    /// Jailed or an error.
+    /// Jailed or an error; so it is never QEMU, which has no jailer.
     On,
     /// Not jailed.
     Off,
@@ -390,6 +390,8 @@ impl Config {
             (ROOT_DRIVE, self.root_drive.is_some()),
             (TAPS, !self.taps.0.is_empty()),
             (CPU_TEMPLATE, self.cpu_template.is_some()),
+            // Only Firecracker has a jailer, and who insists on one has no use for a VM without.
+            ("IRONCLAW_JAIL=on", self.jail == JailChoice::On),
         ];
         set.into_iter().find(|(_, set)| *set).map(|(name, _)| name)
     }
@@ -498,7 +500,8 @@ impl<F: Fn(&str) -> Option<OsString>> Vars<F> {
         is_root: bool,
     ) -> Result<PathBuf, ConfigError> {
         if let Some(path) = (self.0)(variable).map(PathBuf::from) {
-            return if path.is_absolute() {
+            // VMMs are told of paths in JSON.
+            return if path.is_absolute() && path.to_str().is_some() {
                 Ok(path)
             } else {
                 Err(invalid(variable, path.as_os_str()))
@@ -621,6 +624,17 @@ mod tests {
             for part in [variable, value, range] {
                 assert!(message.contains(part), "{message:?} does not say {part:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_directory_that_json_can_not_name_is_refused() {
+        use std::os::unix::ffi::OsStringExt as _;
+        for variable in [SNAPSHOT_PATH, TEMPLATE_PATH, RUN_PATH] {
+            let lookup =
+                |name: &str| (name == variable).then(|| OsString::from_vec(b"/x\xff".to_vec()));
+            let error = Config::from_vars(lookup, true).unwrap_err();
+            assert!(error.to_string().contains(variable), "{error}");
         }
     }
 

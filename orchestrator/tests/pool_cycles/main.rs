@@ -263,7 +263,7 @@ fn descriptors() -> usize {
 
 fn launcher(directory: &Path, world: &Arc<World>) -> Launcher {
     let kernel = directory.join("kernel");
-    std::fs::write(&kernel, "kernel").unwrap();
+    std::fs::write(&kernel, "\x7fELF").unwrap();
     let templates = TemplateStore::open(directory.join("templates")).unwrap();
     let spec = ImportSpec {
         kernel,

@@ -104,7 +104,7 @@ impl Kind {
                     Firecracker::new(binary, &config.run_path, None, Devices::default()).unwrap();
                 // It looks at no kernel; any file will do.
                 let kernel = directory.join("kernel");
-                std::fs::write(&kernel, "kernel").unwrap();
+                std::fs::write(&kernel, "\x7fELF").unwrap();
                 (Arc::new(vmm), import(directory, kernel))
             }
         };

@@ -30,6 +30,19 @@ fn a_failure_tells_status_and_complaint() {
 }
 
 #[test]
+fn a_full_disk_is_told_as_such_whoever_noticed_it() {
+    let error = shell("echo tar: x: No space left on device >&2; exit 2", LONG);
+    let error = error.unwrap_err();
+    assert!(matches!(error, TemplateError::NoSpace { .. }), "{error}");
+    let told = TemplateError::io("write", Path::new("/x"))(ErrorKind::StorageFull.into());
+    let text = told.to_string();
+    assert!(
+        text.contains("/x") && text.contains("IRONCLAW_TEMPLATE_PATH"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_long_complaint_is_cut_to_its_end() {
     let error = shell(
         "for i in $(seq 1000); do echo line $i >&2; done; exit 1",

@@ -1,8 +1,10 @@
 //! What a VM may have beside processors, memory, vsock and entropy: a root drive, a network
 //! interface, and a CPU template.
 
+use std::error::Error;
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -12,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use super::api::{ApiError, Client, CpuConfig, Drive, NetworkInterface, NetworkOverride};
 use super::claim::Claim;
 use super::place::Place;
+use crate::vm::config::{self, CPU_TEMPLATE};
 use crate::vm::snapshot::Sha256Digest;
 use crate::vm::vmm::VmmError;
 
@@ -93,7 +96,7 @@ impl Devices {
     /// VM, if there are any. `jailed` says whether the VMs will be.
     ///
     /// # Errors
-    /// [`VmmError::Io`] if a file can't be read; [`VmmError::Unusable`] if the template is not
+    /// [`VmmError::Unusable`] if a file can't be read, the drive is no image or the template not
     /// JSON, or a tap device is where VMs can't reach it.
     pub fn new(
         root_drive: Option<&Path>,
@@ -101,15 +104,10 @@ impl Devices {
         taps: Vec<Tap>,
         jailed: bool,
     ) -> Result<Self, VmmError> {
-        let root_drive = root_drive
-            .map(|path| {
-                let failed = VmmError::io(format!("find the root drive {}", path.display()));
-                fs::canonicalize(path).map_err(failed)
-            })
-            .transpose()?;
+        let root_drive = root_drive.map(find_image).transpose()?;
         let cpu_template = cpu_template.map(read_json).transpose()?;
-        if let Some(tap) = taps.iter().find(|tap| tap.namespace.is_some() != jailed) {
-            return Err(unreachable(tap, jailed));
+        for tap in &taps {
+            reach(tap, jailed)?;
         }
         let mut devices = Self {
             root_drive,
@@ -234,9 +232,29 @@ impl Tap {
 }
 
 fn read_json(path: &Path) -> Result<serde_json::Value, VmmError> {
-    let failed = || VmmError::io(format!("read the CPU template {}", path.display()));
-    let text = fs::read(path).map_err(failed())?;
-    serde_json::from_slice(&text).map_err(|error| failed()(error.into()))
+    let unusable = |error: &dyn Error| unusable("CPU template", path, CPU_TEMPLATE, error);
+    let text = fs::read(path).map_err(|error| unusable(&error))?;
+    serde_json::from_slice(&text).map_err(|error| unusable(&error))
+}
+
+/// Where the image of a root drive really is.
+fn find_image(path: &Path) -> Result<PathBuf, VmmError> {
+    let unusable = |error: io::Error| unusable("root drive", path, config::ROOT_DRIVE, &error);
+    let kind = fs::metadata(path).map_err(unusable)?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        let neither = "it is neither a file nor a block device";
+        return Err(unusable(io::Error::other(neither)));
+    }
+    fs::canonicalize(path).map_err(unusable)
+}
+
+/// For what a setting names.
+fn unusable(program: &'static str, path: &Path, variable: &str, error: &dyn Error) -> VmmError {
+    VmmError::Unusable {
+        program,
+        path: path.to_owned(),
+        reason: format!("{error} (it is what {variable} names)"),
+    }
 }
 
 fn identify(path: &Path) -> Result<FileIdentity, VmmError> {
@@ -250,19 +268,30 @@ fn identify(path: &Path) -> Result<FileIdentity, VmmError> {
     })
 }
 
-fn unreachable(tap: &Tap, jailed: bool) -> VmmError {
-    let reason = if jailed {
-        "jailed VMs reach no tap device of this network namespace: give each one of its own, as \
-         in IRONCLAW_TAPS=/run/netns/vm0:tap0, or set IRONCLAW_JAIL=off"
-    } else {
-        "it takes the jailer to enter a network namespace: run as root with a jailer, or name tap \
-         devices of this namespace"
+/// # Errors
+/// [`VmmError::Unusable`] if VMs that are `jailed`, or are not, can't reach the tap device.
+fn reach(tap: &Tap, jailed: bool) -> Result<(), VmmError> {
+    let reason = match &tap.namespace {
+        None if jailed => {
+            "jailed VMs reach no tap device of this network namespace: give each one of its own, \
+             as in IRONCLAW_TAPS=/run/netns/vm0:tap0, or set IRONCLAW_JAIL=off"
+        }
+        Some(_) if !jailed => {
+            "it takes the jailer to enter a network namespace: run as root with a jailer, or name \
+             tap devices of this namespace"
+        }
+        Some(namespace) => {
+            return fs::metadata(namespace)
+                .map(drop)
+                .map_err(|error| unusable("network namespace", namespace, config::TAPS, &error));
+        }
+        None => return Ok(()),
     };
-    VmmError::Unusable {
+    Err(VmmError::Unusable {
         program: "tap device",
         path: tap.device.clone().into(),
         reason: reason.to_owned(),
-    }
+    })
 }
 
 #[cfg(test)]
@@ -289,10 +318,16 @@ mod tests {
 
     #[test]
     fn tap_devices_that_vms_can_not_reach_are_refused_when_it_is_set_up() {
-        for (text, jailed) in [("tap0", true), ("/run/netns/vm0:tap0", false)] {
+        for (text, jailed, said) in [
+            ("tap0", true, "tap0"),
+            ("/run/netns/vm0:tap0", false, "tap0"),
+            ("/nonexistent/vm0:tap0", true, "/nonexistent/vm0"),
+        ] {
             let error = Devices::new(None, None, vec![tap(text)], jailed).unwrap_err();
-            assert!(error.to_string().contains("tap0"), "{error}");
+            assert!(error.to_string().contains(said), "{error}");
         }
+        // Any file will do for one that is there.
+        Devices::new(None, None, vec![tap("/proc/self/ns/net:tap0")], true).unwrap();
     }
 
     #[test]
@@ -340,19 +375,23 @@ mod tests {
 
     #[test]
     fn what_is_missing_or_malformed_is_an_error_that_names_the_file() {
-        let directory = tempfile::tempdir().unwrap();
-        let (missing, text) = (directory.path().join("none"), directory.path().join("text"));
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = temporary.path().to_owned();
+        let (missing, text) = (directory.join("none"), directory.join("text"));
         fs::write(&text, "not JSON").unwrap();
         for (drive, template) in [
             (Some(&missing), None),
+            (Some(&directory), None),
             (None, Some(&missing)),
             (None, Some(&text)),
         ] {
+            let variable = drive.map_or("IRONCLAW_CPU_TEMPLATE", |_| "IRONCLAW_ROOT_DRIVE");
             let drive = drive.map(PathBuf::as_path);
             let template = template.map(PathBuf::as_path);
             let error = Devices::new(drive, template, Vec::new(), false).unwrap_err();
             let path = drive.or(template).unwrap().display().to_string();
-            assert!(error.to_string().contains(&path), "{error}");
+            let text = error.to_string();
+            assert!(text.contains(&path) && text.contains(variable), "{error}");
         }
     }
 }

@@ -155,11 +155,16 @@ impl Place {
             file.set_permissions(fs::Permissions::from_mode(0o600))?;
             fs::rename(&written, target)
         };
-        collect().map_err(VmmError::io(format!(
-            "take {} to {}",
-            written.display(),
-            target.display()
-        )))
+        collect().map_err(|error| {
+            let advice = match error.kind() {
+                io::ErrorKind::CrossesDevices => {
+                    ": set IRONCLAW_RUN_PATH to a directory of the same file system"
+                }
+                _ => "",
+            };
+            let (written, target) = (written.display(), target.display());
+            VmmError::io(format!("take {written} to {target}{advice}"))(error)
+        })
     }
 }
 

@@ -68,7 +68,7 @@ impl Fake {
 pub(super) fn template() -> (TempDir, Template) {
     let directory = tempfile::tempdir().unwrap();
     let kernel = directory.path().join("kernel");
-    std::fs::write(&kernel, "kernel").unwrap();
+    std::fs::write(&kernel, "\x7fELF").unwrap();
     let store = TemplateStore::open(directory.path().join("templates")).unwrap();
     let spec = ImportSpec {
         kernel,

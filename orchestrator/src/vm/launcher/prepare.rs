@@ -124,16 +124,18 @@ impl Found {
     ) -> Result<Arc<dyn Vmm>, LaunchError> {
         let trying = || progress(&Stage::ProbingKvm);
         let Self { firecracker, qemu } = self;
+        let needs_firecracker = config.needs_firecracker();
+        // Where QEMU is no choice, a boot tells more than a probe that failed.
+        let insists = config.backend == BackendChoice::Firecracker || needs_firecracker.is_some();
         if let Some(firecracker) = firecracker
-            && (config.backend == BackendChoice::Firecracker
-                || probe::works(&firecracker, config, template, trying).await)
+            && (insists || probe::works(&firecracker, config, template, trying).await)
         {
             return Ok(Arc::new(firecracker));
         }
-        let binary = qemu?;
-        if let Some(variable) = config.needs_firecracker() {
+        if let Some(variable) = needs_firecracker {
             return Err(LaunchError::NeedsFirecracker { variable });
         }
+        let binary = qemu?;
         let run_path = config.run_path.clone();
         let new = move || Qemu::new(binary, Accelerator::Tcg, &run_path);
         let translated = blocking(new).await?;

@@ -1,0 +1,47 @@
+//! Variables of the environment that look like settings.
+
+use std::ffi::OsStr;
+
+use ironclaw_orchestrator::vm::config::VARIABLES;
+
+/// How all settings begin.
+const OURS: &str = "IRONCLAW_";
+/// What tests tell each other.
+const OF_TESTS: &str = "IRONCLAW_TEST";
+
+/// Warns of each variable that is none of the settings but named like one: it is heeded by nobody,
+/// and was meant to be.
+pub(crate) fn warn_of_strays() {
+    for (name, _) in std::env::vars_os() {
+        if is_stray(&name) {
+            tracing::warn!(
+                "{} is no setting and changes nothing; `ironclaw run --help` lists the settings",
+                name.display()
+            );
+        }
+    }
+}
+
+fn is_stray(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    let is_known = VARIABLES.iter().any(|(known, ..)| *known == name);
+    name.starts_with(OURS) && !name.starts_with(OF_TESTS) && !is_known
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_looks_like_a_setting_and_is_none_is_a_stray() {
+        for (name, expected) in [
+            ("IRONCLAW_POOL_SIZE", false),
+            ("IRONCLAW_POOLSIZE", true),
+            ("IRONCLAW_", true),
+            ("IRONCLAW_TEST_SEED", false),
+            ("POOLSIZE", false),
+        ] {
+            assert_eq!(is_stray(OsStr::new(name)), expected, "{name}");
+        }
+    }
+}
