@@ -22,11 +22,11 @@ use std::time::Duration;
 
 use ironclaw_protocol::VERSION;
 use ironclaw_protocol::frame::{self, Decoder, Event, MAGIC};
-use ironclaw_protocol::limits::{MAX_REQUESTS, WINDOW};
+use ironclaw_protocol::limits::{MAX_REQUESTS, MAX_RESYNC, WINDOW};
 use ironclaw_protocol::message::{Request, RequestId, ToGuest, ToHost};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, coop};
 use tokio::time::timeout;
 
 use super::activity::{Activity, Busy, Requests};
@@ -330,20 +330,32 @@ impl Line {
     /// ends. Cancel-safe: what was read is in the decoder.
     async fn receive(&self, decoder: &mut Decoder) -> Option<String> {
         let mut chunk = vec![0; READ];
+        let mut before_hello = 0;
         loop {
+            // To wait for a socket that always has something to read lets no other task run.
+            coop::consume_budget().await;
             if let Err(error) = self.stream.readable().await {
                 return Some(format!("waiting for the socket failed: {error}"));
             }
-            match self.stream.try_read(&mut chunk) {
+            let count = match self.stream.try_read(&mut chunk) {
                 Ok(0) => return None,
-                Ok(count) => decoder.push(&chunk[..count]),
+                Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 // It ended with something unread.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return None,
                 Err(error) => return Some(format!("reading failed: {error}")),
-            }
+            };
+            decoder.push(&chunk[..count]);
             if let Err(reason) = self.dispatch_all(decoder) {
                 return Some(reason);
+            }
+            if !self.greeted.load(Ordering::Relaxed) {
+                before_hello += count;
+                if before_hello > MAX_RESYNC {
+                    return Some(format!(
+                        "the guest broke the protocol: no hello within {MAX_RESYNC} bytes"
+                    ));
+                }
             }
         }
     }

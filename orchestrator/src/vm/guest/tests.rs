@@ -337,3 +337,16 @@ async fn a_guest_that_hangs_up_is_told_from_a_vm_that_ended() {
     let error = output.unwrap_err().to_string();
     assert!(error.contains("hung up"), "{error}");
 }
+
+#[tokio::test]
+async fn a_guest_that_says_all_but_hello_without_end_is_given_up() {
+    let (guest, mut peer) = pair();
+    let talk = tokio::spawn(async move {
+        let mut noise = MAGIC.to_vec();
+        noise.extend_from_slice(&[0; 1 << 16]);
+        while peer.stream.write_all(&noise).await.is_ok() {}
+    });
+    let error = guest.ping(PATIENCE).await.unwrap_err();
+    assert!(error.to_string().contains("no hello"), "{error}");
+    talk.await.unwrap();
+}

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
+use tokio::task::coop;
 
 /// QEMU's answers to our commands are some hundred bytes; a VMM that a guest took over could
 /// send anything.
@@ -216,6 +217,9 @@ impl Qmp {
                     "a line of over {MAX_LINE} bytes"
                 )));
             }
+            // To wait for a socket that always has something to read lets no other task run, nor
+            // the caller's time limit.
+            coop::consume_budget().await;
             self.stream.readable().await?;
             match self.stream.try_read_buf(&mut self.received) {
                 Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
