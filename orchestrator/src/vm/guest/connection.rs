@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Sending never waits: whatever the socket does not take at once, a task writes. What may pile
-//! up is bounded by the credit of each request and the number of requests.
+//! up is bounded by the number of requests, and for their content by [`WAITING`]: a guest may
+//! grant credit for what it never reads.
 //!
 //! A session ends when the socket does, or when the VM's process ends, whichever is seen first. If
 //! it was the VM, everybody who waits is told how it ended: so the `read` task alone closes what the
@@ -36,6 +37,8 @@ use crate::vm::vmm::Exit;
 
 /// Bytes per read of the socket.
 const READ: usize = 64 * 1024;
+/// No more content is sent while so many bytes wait for the socket.
+const WAITING: usize = WINDOW as usize;
 /// How long after the end of the socket that of the VM's process may come, which takes some
 /// milliseconds to be reaped. Without it, it was the guest that hung up.
 const REAPED: Duration = Duration::from_secs(1);
@@ -60,6 +63,8 @@ pub(super) struct Line {
     session: u64,
     state: Mutex<State>,
     unsent: Notify,
+    /// Told when there may be room for content, or none is wanted any more.
+    room: Notify,
     greeted: AtomicBool,
     slots: Arc<Semaphore>,
     pub(super) requests: Requests,
@@ -107,6 +112,7 @@ impl Connection {
             session,
             state: Mutex::default(),
             unsent: Notify::new(),
+            room: Notify::new(),
             greeted: AtomicBool::new(false),
             slots: Arc::new(Semaphore::new(MAX_REQUESTS)),
             requests: Requests::none(),
@@ -220,15 +226,30 @@ impl Line {
         Ok(())
     }
 
+    /// Waits until the socket has taken what was sent before, but for little; `false` if the
+    /// request with this credit is over.
+    pub(super) async fn has_room(&self, credit: &Semaphore) -> bool {
+        loop {
+            let room = self.room.notified();
+            if credit.is_closed() {
+                return false;
+            }
+            if self.state().out.len() < WAITING {
+                return true;
+            }
+            room.await;
+        }
+    }
+
     /// Nobody waits for this request any more. It stays open until the guest has ended it, and a
-    /// guest that never does is not in use for that.
+    /// guest that never does is not in use for that, nor does it get more of its content.
     pub(super) fn abandon(&self, id: RequestId) {
-        let busy = self
-            .state()
-            .open
-            .get_mut(&id)
-            .and_then(|open| open.busy.take());
+        let busy = self.state().open.get_mut(&id).and_then(|open| {
+            open.credit.close();
+            open.busy.take()
+        });
         drop(busy);
+        self.room.notify_waiters();
         // On a closed line there is nothing left to cancel.
         let _ = self.send(&ToGuest::Cancel { id });
     }
@@ -253,6 +274,7 @@ impl Line {
     fn hang_up(&self, state: &mut State, error: &io::Error) {
         state.unwritable = Some(format!("writing failed: {error}"));
         state.out = Vec::new();
+        self.room.notify_waiters();
         let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Both);
     }
 
@@ -274,6 +296,7 @@ impl Line {
                 reason: reason.to_owned(),
             }));
         }
+        self.room.notify_waiters();
         // Whatever still waits for the socket, here or in the VMM, sees its end.
         let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Both);
     }
@@ -289,6 +312,9 @@ impl Line {
                 let result = self.write_some(&mut state.out);
                 if let Err(error) = result {
                     return self.hang_up(&mut state, &error);
+                }
+                if state.out.len() < WAITING {
+                    self.room.notify_waiters();
                 }
                 if state.out.is_empty() {
                     break;
@@ -427,6 +453,7 @@ impl Line {
             ToHost::Done { id, outcome } => {
                 let open = self.state().open.remove(&id).ok_or_else(|| unknown(id))?;
                 open.credit.close();
+                self.room.notify_waiters();
                 open.inbox.end(Ok(outcome));
                 Ok(())
             }

@@ -204,8 +204,8 @@ pub struct StdinWriter {
 impl StdinWriter {
     /// Writes all of `bytes`, as fast as the command reads them.
     ///
-    /// Returns early, without an error, when the command has ended: who wants to know how, asks
-    /// [`Running::next`].
+    /// Returns early, without an error, when the command has ended or its [`Running`] was dropped:
+    /// who wants to know how, asks [`Running::next`].
     ///
     /// # Errors
     /// [`GuestError::Closed`] if the session ended meanwhile.
@@ -215,6 +215,9 @@ impl StdinWriter {
             let Ok(credit) = self.credit.acquire_many(want).await else {
                 return Ok(());
             };
+            if !self.line.has_room(&self.credit).await {
+                return Ok(());
+            }
             credit.forget();
             self.line.send(&ToGuest::Data {
                 id: self.id,

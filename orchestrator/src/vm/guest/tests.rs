@@ -350,3 +350,46 @@ async fn a_guest_that_says_all_but_hello_without_end_is_given_up() {
     assert!(error.to_string().contains("no hello"), "{error}");
     talk.await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn input_waits_for_a_guest_that_grants_credit_and_reads_nothing() {
+    let (guest, mut peer) = pair();
+    let command = Command::new("cat").stdin_piped();
+    let (running, id) = tokio::join!(guest.start(command), async {
+        peer.greet(VERSION).await;
+        peer.request().await.0
+    });
+    let mut running = running.unwrap();
+    let mut stdin = running.take_stdin().unwrap();
+    let mut written = 0;
+    // Each time the credit is there, and sooner or later there is no room on the line.
+    let fed = async {
+        while written < 100 * WINDOW as usize {
+            stdin.write_all(&[0; MAX_CHUNK]).await.unwrap();
+            written += MAX_CHUNK;
+            let bytes = u32::try_from(MAX_CHUNK).unwrap();
+            peer.say(&ToHost::Credit { id, bytes }).await;
+            tokio::task::yield_now().await;
+        }
+    };
+    let fed = tokio::time::timeout(Duration::from_secs(2), fed).await;
+    assert!(fed.is_err(), "{written} bytes are in the host's memory");
+}
+
+#[tokio::test]
+async fn input_of_a_command_that_was_dropped_is_not_kept_for_a_guest_that_never_ends_it() {
+    let (guest, mut peer) = pair();
+    let command = Command::new("cat").stdin_piped();
+    let (running, _) = tokio::join!(guest.start(command), async {
+        peer.greet(VERSION).await;
+        peer.request().await.0
+    });
+    let mut running = running.unwrap();
+    let mut stdin = running.take_stdin().unwrap();
+    let content = vec![0; 4 * WINDOW as usize];
+    let feed = tokio::spawn(async move { stdin.write_all(&content).await });
+    tokio::task::yield_now().await;
+    drop(running);
+    let fed = tokio::time::timeout(PATIENCE, feed).await;
+    fed.expect("nobody waits for it").unwrap().unwrap();
+}
