@@ -23,6 +23,7 @@ use uuid::Uuid;
 use crate::vm::firecracker;
 use crate::vm::orphan::{self, Record};
 use crate::vm::root_lock::{self, RootLock, RootLockError};
+use crate::vm::tree;
 use crate::vm::vmm::VmmError;
 
 /// The directory of one owner's VMs. Removed when the last user of it is gone.
@@ -107,7 +108,7 @@ impl RunDirectory {
 
 impl Drop for RunDirectory {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.path) {
+        if let Err(error) = tree::remove(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "a run directory stays until the next start");
         }
     }
@@ -221,7 +222,7 @@ impl DeadOwner {
         self.lock()?;
         orphan::end_all(&self.path)?;
         firecracker::remove_groups(&self.path)?;
-        fs::remove_dir_all(&self.path)
+        tree::remove(&self.path)
     }
 }
 

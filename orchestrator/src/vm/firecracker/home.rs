@@ -8,7 +8,6 @@
 //! A process has its own directory as working directory and knows its sockets by their bare
 //! names; a jailed one has it as root directory.
 
-use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -17,6 +16,7 @@ use std::sync::Arc;
 use super::jail::{self, Jailer, User};
 use super::place::Place;
 use crate::vm::run_directory::{self, RunDirectory};
+use crate::vm::tree;
 
 /// The directory of one VM. Removed on drop, which must come after the process's end.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ impl Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.path) {
+        if let Err(error) = tree::remove(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "a VM's directory stays until the next start");
         }
         if let Some(Jail { id, jailer, .. }) = &self.jail
@@ -101,6 +101,7 @@ impl Drop for Home {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     fn names(path: &Path) -> Vec<String> {
