@@ -2,7 +2,7 @@
 
 use ironclaw_protocol::VERSION;
 use ironclaw_protocol::frame::{MAGIC, encode};
-use ironclaw_protocol::limits::{MAX_CHUNK, WINDOW};
+use ironclaw_protocol::limits::{MAX_CHUNK, MAX_REQUESTS, WINDOW};
 use ironclaw_protocol::message::{Failure, FailureKind, RequestId, Stream, ToGuest, ToHost};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::oneshot;
@@ -392,4 +392,19 @@ async fn input_of_a_command_that_was_dropped_is_not_kept_for_a_guest_that_never_
     drop(running);
     let fed = tokio::time::timeout(PATIENCE, feed).await;
     fed.expect("nobody waits for it").unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_time_limit_holds_although_a_guest_ends_no_command_that_was_given_up() {
+    let (guest, mut peer) = pair();
+    peer.greet(VERSION).await;
+    // Kept open, and nothing is answered.
+    let _taken = tokio::spawn(async move { while peer.next().await.is_some() {} });
+    for _ in 0..MAX_REQUESTS {
+        drop(guest.start(["cmd"]).await.unwrap());
+    }
+    let limited = Command::new("cmd").timeout(Duration::from_secs(1));
+    let given_up = tokio::time::timeout(Duration::from_secs(60), guest.exec(limited)).await;
+    let error = given_up.expect("within its time limit").unwrap_err();
+    assert!(matches!(error, GuestError::NoAnswer { .. }), "{error}");
 }
