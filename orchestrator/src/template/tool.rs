@@ -77,7 +77,8 @@ pub(super) fn run(
             .chars()
             .skip(skip)
             .collect::<String>()
-            .replace('\n', "; ");
+            .replace('\n', "; ")
+            .replace(char::is_control, " ");
         return Err(TemplateError::ToolFailed {
             command,
             status: status.to_string(),

@@ -30,6 +30,16 @@ fn a_failure_tells_status_and_complaint() {
 }
 
 #[test]
+fn what_a_program_complains_with_drives_no_terminal() {
+    let error = shell("printf '\\033[2Jno\\r' >&2; exit 1", LONG).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.ends_with("[2Jno") && !text.contains('\x1b'),
+        "{text:?}"
+    );
+}
+
+#[test]
 fn a_long_complaint_is_cut_to_its_end() {
     let error = shell(
         "for i in $(seq 1000); do echo line $i >&2; done; exit 1",
