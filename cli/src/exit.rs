@@ -215,7 +215,7 @@ fn of_snapshot(error: &SnapshotError) -> Exit {
 
 fn of_template(error: &TemplateError) -> Exit {
     match error {
-        TemplateError::Io { .. } => Exit::Store,
+        TemplateError::Io { .. } | TemplateError::RootExposed { .. } => Exit::Store,
         _ => Exit::Failed,
     }
 }

@@ -20,6 +20,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use uuid::Uuid;
 
+use crate::exposed::Exposed;
 use crate::vm::firecracker;
 use crate::vm::orphan::{self, Record};
 use crate::vm::root_lock::{self, RootLock, RootLockError};
@@ -52,6 +53,9 @@ impl RunDirectory {
             VmmError::io(format!("{operation} the directory {}", path.display()))
         };
         make(root, true).map_err(failed("create", root))?;
+        if let Some(exposed) = Exposed::of(root).map_err(failed("inspect", root))? {
+            return Err(failed("use", root)(changed_by_others(exposed)));
+        }
         // Held for a few system calls: nobody sees a directory before it is locked.
         let root_lock = lock(root)?;
         let dead = dead_owners(root).map_err(failed("list", root))?;
@@ -137,6 +141,15 @@ pub(crate) fn make(path: &Path, recursive: bool) -> io::Result<()> {
         .recursive(recursive)
         .mode(0o700)
         .create(path)
+}
+
+/// Who could would choose what a VMM finds in place of its sockets and its record.
+fn changed_by_others(Exposed { owner, mode }: Exposed) -> io::Error {
+    let text = format!(
+        "it can be changed by other users (owner {owner}, mode {mode:04o}): change its owner to \
+         this user and its mode to 0700, or set IRONCLAW_RUN_PATH to a directory of its own"
+    );
+    io::Error::new(ErrorKind::PermissionDenied, text)
 }
 
 fn lock(root: &Path) -> Result<RootLock, VmmError> {
@@ -246,6 +259,19 @@ mod tests {
         let _next = RunDirectory::create(root.path()).unwrap();
         assert!(!dead.exists());
         assert!(living.path.exists());
+    }
+
+    #[test]
+    fn a_directory_that_others_can_change_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let root = tempfile::tempdir().unwrap();
+        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+        let error = RunDirectory::create(root.path()).unwrap_err();
+        let why = std::error::Error::source(&error).unwrap().to_string();
+        assert!(
+            why.contains("1777") && why.contains("IRONCLAW_RUN_PATH"),
+            "{why}"
+        );
     }
 
     #[test]
