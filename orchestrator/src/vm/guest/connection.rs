@@ -5,9 +5,9 @@
 //!   inboxes ◀── dispatch ── decoder ◀─────── socket        (the `read` task)
 //! ```
 //!
-//! Sending never waits: whatever the socket does not take at once, a task writes. What may pile
-//! up is bounded by the number of requests, and for their content by [`WAITING`]: a guest may
-//! grant credit for what it never reads.
+//! Sending never waits: whatever the socket does not take at once, a task writes. A guest may grant
+//! credit for what it never reads, and answer it: so content is sent only while little waits, and
+//! a guest that lets more pile up than an honest one can is given up.
 //!
 //! A session ends when the socket does, or when the VM's process ends, whichever is seen first. If
 //! it was the VM, everybody who waits is told how it ended: so the `read` task alone closes what the
@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use ironclaw_protocol::VERSION;
 use ironclaw_protocol::frame::{self, Decoder, Event, MAGIC};
-use ironclaw_protocol::limits::{MAX_REQUESTS, MAX_RESYNC, WINDOW};
+use ironclaw_protocol::limits::{MAX_CHUNK, MAX_FRAME, MAX_REQUESTS, MAX_RESYNC, WINDOW};
 use ironclaw_protocol::message::{Request, RequestId, ToGuest, ToHost};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -39,6 +39,9 @@ use crate::vm::vmm::Exit;
 const READ: usize = 64 * 1024;
 /// No more content is sent while so many bytes wait for the socket.
 const WAITING: usize = WINDOW as usize;
+/// More than ever waits for a guest that reads what it answers: all its requests, and a chunk of
+/// content for each.
+const PILED_UP: usize = MAX_REQUESTS * (MAX_FRAME + MAX_CHUNK) + WAITING;
 /// How long after the end of the socket that of the VM's process may come, which takes some
 /// milliseconds to be reaped. Without it, it was the guest that hung up.
 const REAPED: Duration = Duration::from_secs(1);
@@ -219,6 +222,11 @@ impl Line {
         if let Err(error) = self.write_some(&mut state.out) {
             self.hang_up(&mut state, &error);
             return Ok(());
+        }
+        if state.out.len() > PILED_UP {
+            drop(state);
+            self.close("the guest reads nothing of what it is sent");
+            return Err(self.why_closed());
         }
         if !state.out.is_empty() {
             self.unsent.notify_one();

@@ -408,3 +408,21 @@ async fn a_time_limit_holds_although_a_guest_ends_no_command_that_was_given_up()
     let error = given_up.expect("within its time limit").unwrap_err();
     assert!(matches!(error, GuestError::NoAnswer { .. }), "{error}");
 }
+
+#[tokio::test]
+async fn a_guest_that_answers_what_it_never_reads_is_given_up_before_that_piles_up() {
+    let (guest, mut peer) = pair();
+    peer.greet(VERSION).await;
+    let large = Command::new("cmd").arg("x".repeat(100 << 10));
+    let error = async {
+        for id in (0..2 * u32::try_from(MAX_REQUESTS).unwrap()).map(RequestId) {
+            let mut running = guest.start(large.clone()).await?;
+            let outcome = Outcome::Exited(0);
+            peer.say(&ToHost::Done { id, outcome }).await;
+            running.next().await?;
+        }
+        Ok::<(), GuestError>(())
+    };
+    let error = error.await.unwrap_err();
+    assert!(error.to_string().contains("reads nothing"), "{error}");
+}
