@@ -176,6 +176,14 @@ fn a_manifest_of_another_release_or_with_other_content_is_refused() {
     assert!(matches!(error, TemplateError::Manifest { .. }), "{error}");
     let error = load("{", "");
     assert!(matches!(error, TemplateError::Manifest { .. }), "{error}");
+    for (from, to) in [
+        ("\"release\": \"", "\"release\": \"\\u001b[2J"),
+        ("\"created\"", "\"\\u001b[2J\": 1, \"created\""),
+    ] {
+        let error = load(from, to);
+        assert!(matches!(error, TemplateError::Manifest { .. }), "{error}");
+        assert!(!error.to_string().contains('\x1b'), "{error:?}");
+    }
 }
 
 #[test]
