@@ -222,6 +222,7 @@ fn of_template(error: &TemplateError) -> Exit {
     match error {
         TemplateError::Io { .. }
         | TemplateError::RootUnusable { .. }
+        | TemplateError::RootExposed { .. }
         | TemplateError::NoSpace { .. } => Exit::Store,
         _ => Exit::Failed,
     }

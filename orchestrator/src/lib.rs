@@ -1,5 +1,6 @@
 //! Fresh, isolated microVMs in milliseconds: see [`vm`].
 
+mod exposed;
 pub mod metrics;
 mod sys;
 pub mod template;

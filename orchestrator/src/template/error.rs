@@ -46,6 +46,21 @@ pub enum TemplateError {
         /// On which file or directory.
         path: PathBuf,
     },
+    /// Other users could replace what is booted, and what is run to build it.
+    #[error(
+        "the template store {} can be changed by other users (owner {owner}, mode {mode:04o}): \
+         change its owner to this user and its mode to 0700, or set IRONCLAW_TEMPLATE_PATH to a \
+         directory of its own",
+        path.display()
+    )]
+    RootExposed {
+        /// Path of the store.
+        path: PathBuf,
+        /// User id of its owner.
+        owner: u32,
+        /// Its permission bits.
+        mode: u32,
+    },
     /// A file that has to be read whole is larger than anything that belongs there.
     #[error("{path} is larger than {limit} bytes", path = .path.display())]
     TooLarge {

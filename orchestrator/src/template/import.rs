@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::build::write;
 use super::hash::Sha256Hex;
-use super::manifest::{Initramfs, Kernel, Manifest};
+use super::manifest::{Initramfs, Kernel, Manifest, is_plain};
 use super::staging::Staging;
 use super::{KernelError, Step, Template, TemplateError, TemplateStore, file, kernel};
 
@@ -38,7 +38,7 @@ impl TemplateStore {
         spec: &ImportSpec,
         progress: &mut dyn FnMut(Step),
     ) -> Result<Template, TemplateError> {
-        if spec.boot_args.len() > MAX_BOOT_ARGS || spec.boot_args.contains(['\0', '\n']) {
+        if spec.boot_args.len() > MAX_BOOT_ARGS || !is_plain(&spec.boot_args) {
             return Err(TemplateError::BootArgs {
                 limit: MAX_BOOT_ARGS,
             });

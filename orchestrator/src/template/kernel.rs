@@ -165,9 +165,9 @@ pub(super) fn release(vmlinux: &[u8]) -> Result<String, KernelError> {
             let text = &text[..text.len().min(LONGEST + 1)];
             let end = text.iter().position(|byte| *byte == b' ')?;
             let release = str::from_utf8(&text[..end]).ok()?;
-            release
-                .starts_with(|c: char| c.is_ascii_digit())
-                .then(|| release.to_owned())
+            // People are shown it.
+            let plain = release.bytes().all(|byte| byte.is_ascii_graphic());
+            (plain && release.starts_with(|c: char| c.is_ascii_digit())).then(|| release.to_owned())
         })
         .next()
         .ok_or(KernelError::NoBanner)

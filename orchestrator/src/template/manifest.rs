@@ -109,7 +109,7 @@ impl Manifest {
         let bytes = file::read(path, MAX_MANIFEST)?;
         let bad = |reason: String| TemplateError::Manifest {
             path: path.to_owned(),
-            reason,
+            reason: reason.replace(char::is_control, " "),
         };
         let outdated = |what, found, needed| TemplateError::Outdated {
             hash: hash.clone(),
@@ -130,6 +130,9 @@ impl Manifest {
         if manifest.hash != *hash || manifest.computed_hash() != *hash {
             return Err(bad("its hash does not belong to its content".to_owned()));
         }
+        if !manifest.texts().all(is_plain) {
+            return Err(bad("a text in it holds control characters".to_owned()));
+        }
         Ok(manifest)
     }
 
@@ -145,8 +148,21 @@ impl Manifest {
         initramfs.is_none_or(|initramfs| initramfs.agent_sha256.is_none())
     }
 
+    fn texts(&self) -> impl Iterator<Item = &str> {
+        let busybox = self.initramfs.as_ref().map(|it| it.busybox.as_ref());
+        let packages = [self.kernel.package.as_ref(), busybox.flatten()];
+        let packages = packages.into_iter().flatten();
+        let packages = packages.flat_map(|package| [&*package.name, &package.version]);
+        packages.chain([&*self.kernel.release, &self.boot_args])
+    }
+
     fn computed_hash(&self) -> TemplateHash {
         let initramfs = self.initramfs.as_ref().map(|initramfs| &initramfs.sha256);
         Sha256Hex::of_template(&self.kernel.sha256, initramfs, &self.boot_args)
     }
+}
+
+/// Whether a text drives no terminal that shows it.
+pub(super) fn is_plain(text: &str) -> bool {
+    !text.chars().any(|c| c.is_control() && c != '\t')
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::staging::{self, Staging};
 use super::{Step, Template, TemplateError, TemplateHash, debian, file};
+use crate::exposed::Exposed;
 
 /// Templates on disk. Any number of processes may use one directory at a time.
 #[derive(Debug, Clone)]
@@ -33,7 +34,7 @@ impl TemplateStore {
     /// removes what dead processes left half-built.
     ///
     /// # Errors
-    /// If the directory can't be created, read or cleaned.
+    /// If the directory can't be created, read or cleaned, or other users could change what is in it.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, TemplateError> {
         let root = root.into();
         let created = DirBuilder::new().recursive(true).mode(0o700).create(&root);
@@ -43,6 +44,14 @@ impl TemplateStore {
             Ok(path) => path,
             Err(source) => return Err(TemplateError::RootUnusable { root, source }),
         };
+        let exposed = Exposed::of(&root).map_err(TemplateError::io("inspect", &root))?;
+        if let Some(Exposed { owner, mode }) = exposed {
+            return Err(TemplateError::RootExposed {
+                path: root,
+                owner,
+                mode,
+            });
+        }
         staging::sweep(&root)?;
         Ok(Self { root })
     }

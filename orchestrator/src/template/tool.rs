@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::TemplateError;
+use crate::sys;
 
 /// Most of a program's output that is read, in bytes.
 const MAX_OUTPUT: u64 = 1 << 20;
@@ -40,7 +41,10 @@ pub(super) fn run(
     };
     let capture = || capture().map_err(TemplateError::io("capture the output of", program));
     let ((mut stdout, child_stdout), (mut stderr, child_stderr)) = (capture()?, capture()?);
-    let child = Command::new(program)
+    let mut child = Command::new(program);
+    // This thread waits for its end.
+    sys::bind_to_parent(&mut child);
+    let child = child
         .args(arguments)
         .current_dir(directory)
         // Messages and field names are read by this program.
@@ -85,7 +89,8 @@ pub(super) fn run(
             .chars()
             .skip(skip)
             .collect::<String>()
-            .replace('\n', "; ");
+            .replace('\n', "; ")
+            .replace(char::is_control, " ");
         return Err(TemplateError::ToolFailed {
             command,
             status: status.to_string(),

@@ -31,7 +31,7 @@ pub use running::{ExecEvent, MAX_COLLECTED, Running, StdinWriter};
 use command::Stdin;
 use connection::Connection;
 use inbox::Arrival;
-use running::Pending;
+use running::{Deadline, Pending, within};
 
 /// The agent in a guest, at the other end of a byte stream. Any number of requests may be under
 /// way at a time.
@@ -116,17 +116,17 @@ impl Guest {
     ///
     /// # Errors
     /// [`GuestError::Invalid`] or [`GuestError::TooLarge`] if the protocol has no room for the
-    /// command; [`GuestError::Closed`] if the VM has ended, or the session with it. That the program
-    /// does not exist is said by [`Running::next`].
+    /// command; [`GuestError::Closed`] if the VM has ended, or the session with it;
+    /// [`GuestError::NoAnswer`] if the guest ends none of the many requests that it has within ten
+    /// seconds of the time limit. That the program does not exist is said by [`Running::next`].
     pub async fn start(&self, command: impl Into<Command>) -> Result<Running, GuestError> {
         let mut command: Command = command.into();
-        let pending = self.pending(Request::Exec(command.to_exec())).await?;
+        let limit = command.time_limit();
+        // It waits if the guest has as many requests as it takes, and one may end none of them.
+        let pending = self.pending(Request::Exec(command.to_exec()));
+        let pending = within(limit.and_then(Deadline::after), "take a command", pending).await?;
         let stdin = std::mem::replace(&mut command.stdin, Stdin::Empty);
-        let mut running = Running::new(
-            pending,
-            !matches!(stdin, Stdin::Empty),
-            command.time_limit(),
-        );
+        let mut running = Running::new(pending, !matches!(stdin, Stdin::Empty), limit);
         if let Stdin::Bytes(bytes) = stdin
             && let Some(mut writer) = running.take_stdin()
         {

@@ -29,6 +29,7 @@ mod root_lock;
 mod run_directory;
 mod shared_pool;
 pub mod snapshot;
+mod tree;
 mod tsc;
 mod vm_handle;
 pub mod vmm;

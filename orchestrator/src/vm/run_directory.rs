@@ -18,10 +18,12 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use crate::exposed::Exposed;
 use crate::vm::firecracker;
 use crate::vm::flock::{Kind, lock_within, try_lock};
 use crate::vm::orphan::{self, Record};
 use crate::vm::root_lock::{self, RootLock, RootLockError};
+use crate::vm::tree;
 use crate::vm::vmm::VmmError;
 
 /// The directory of one owner's VMs. Removed when the last user of it is gone.
@@ -50,6 +52,9 @@ impl RunDirectory {
             VmmError::io(format!("{operation} the directory {}", path.display()))
         };
         make(root, true).map_err(failed("create", root))?;
+        if let Some(exposed) = Exposed::of(root).map_err(failed("inspect", root))? {
+            return Err(failed("use", root)(changed_by_others(exposed)));
+        }
         // Held for a few system calls: nobody sees a directory before it is locked.
         let root_lock = lock(root)?;
         let dead = dead_owners(root).map_err(failed("list", root))?;
@@ -106,7 +111,7 @@ impl RunDirectory {
 
 impl Drop for RunDirectory {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.path) {
+        if let Err(error) = tree::remove(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "a run directory stays until the next start");
         }
     }
@@ -135,6 +140,15 @@ pub(crate) fn make(path: &Path, recursive: bool) -> io::Result<()> {
         .recursive(recursive)
         .mode(0o700)
         .create(path)
+}
+
+/// Who could would choose what a VMM finds in place of its sockets and its record.
+fn changed_by_others(Exposed { owner, mode }: Exposed) -> io::Error {
+    let text = format!(
+        "it can be changed by other users (owner {owner}, mode {mode:04o}): change its owner to \
+         this user and its mode to 0700, or set IRONCLAW_RUN_PATH to a directory of its own"
+    );
+    io::Error::new(ErrorKind::PermissionDenied, text)
 }
 
 fn lock(root: &Path) -> Result<RootLock, VmmError> {
@@ -207,7 +221,7 @@ impl DeadOwner {
         }
         orphan::end_all(&self.path)?;
         firecracker::remove_groups(&self.path)?;
-        fs::remove_dir_all(&self.path)
+        tree::remove(&self.path)
     }
 }
 
@@ -231,6 +245,19 @@ mod tests {
         let _next = RunDirectory::create(root.path()).unwrap();
         assert!(!dead.exists());
         assert!(living.path.exists());
+    }
+
+    #[test]
+    fn a_directory_that_others_can_change_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let root = tempfile::tempdir().unwrap();
+        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+        let error = RunDirectory::create(root.path()).unwrap_err();
+        let why = std::error::Error::source(&error).unwrap().to_string();
+        assert!(
+            why.contains("1777") && why.contains("IRONCLAW_RUN_PATH"),
+            "{why}"
+        );
     }
 
     #[test]

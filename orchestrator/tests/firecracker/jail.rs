@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Once;
 
@@ -10,7 +10,7 @@ use ironclaw_orchestrator::vm::config::JailChoice;
 use ironclaw_orchestrator::vm::firecracker::find_jailer;
 use ironclaw_orchestrator::vm::{Config, Origin};
 
-use crate::lab::{Lab, launcher, pool, run};
+use crate::lab::{Lab, launcher, list, pool, run};
 use crate::limit::Limit;
 use crate::real;
 use crate::skip::skipped;
@@ -183,6 +183,32 @@ async fn a_jailed_pool_serves_warm_clones_and_leaves_nothing() {
     assert_eq!(pool.stats().failures, 0);
     pool.close().await;
     assert!(lab.homes().is_empty(), "{:?}", lab.homes());
+}
+
+/// The first process of the PID namespace that `pid` is in.
+fn guard_of(pid: u32) -> u32 {
+    let namespace = |pid| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let ours = namespace(pid);
+    let all = list(Path::new("/proc")).into_iter();
+    let numbers = all.filter_map(|path| path.file_name()?.to_str()?.parse().ok());
+    let mut inside = numbers.filter(|pid| namespace(*pid) == ours);
+    inside
+        .find(|pid| status(*pid, "NSpid:").ends_with("\t1"))
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vms_are_jailed_again_after_the_guard_of_their_namespace_was_killed() {
+    let Some(lab) = jailed().await else { return };
+    let (launcher, snapshot) = lab.snapshot().await;
+    let one = launcher.restore_vm(&snapshot, "one").await.unwrap();
+    let guard = i32::try_from(guard_of(one.pid())).unwrap();
+    let guard = rustix::process::Pid::from_raw(guard).unwrap();
+    rustix::process::kill_process(guard, rustix::process::Signal::KILL).unwrap();
+    one.exited().await;
+    let two = launcher.restore_vm(&snapshot, "two").await.unwrap();
+    assert_eq!(run(&two, ["echo", "inside"]).await, "inside\n");
+    two.destroy().await.unwrap();
 }
 
 /// Tells the last test of this file where to open a launcher; it does nothing without.

@@ -86,6 +86,14 @@ fn an_unknown_compression_is_shown_by_its_first_bytes() {
 }
 
 #[test]
+fn a_release_is_text_that_drives_no_terminal() {
+    for bad in [&b"6\x1b[2J"[..], b"6.1\n", "6\u{9b}".as_bytes()] {
+        let banner = [b"Linux version ", bad, b" (x)"].concat();
+        assert!(matches!(release(&banner), Err(KernelError::NoBanner)));
+    }
+}
+
+#[test]
 fn content_of_another_size_than_announced_is_refused() {
     let content = fixture::vmlinux(true);
     let mut payload = fixture::lz4_legacy(&content, 100);

@@ -1,4 +1,4 @@
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::mpsc;
 
 use tempfile::TempDir;
@@ -176,6 +176,14 @@ fn a_manifest_of_another_release_or_with_other_content_is_refused() {
     assert!(matches!(error, TemplateError::Manifest { .. }), "{error}");
     let error = load("{", "");
     assert!(matches!(error, TemplateError::Manifest { .. }), "{error}");
+    for (from, to) in [
+        ("\"release\": \"", "\"release\": \"\\u001b[2J"),
+        ("\"created\"", "\"\\u001b[2J\": 1, \"created\""),
+    ] {
+        let error = load(from, to);
+        assert!(matches!(error, TemplateError::Manifest { .. }), "{error}");
+        assert!(!error.to_string().contains('\x1b'), "{error:?}");
+    }
 }
 
 #[test]
@@ -281,4 +289,16 @@ fn a_hash_is_64_lower_case_digits() {
     ] {
         assert!(bad.parse::<TemplateHash>().is_err(), "{bad:?}");
     }
+}
+
+#[test]
+fn a_directory_that_others_can_change_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    fs::set_permissions(root.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let error = TemplateStore::open(root.path()).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("0777") && text.contains("IRONCLAW_TEMPLATE_PATH"),
+        "{text}"
+    );
 }

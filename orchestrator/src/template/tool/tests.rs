@@ -1,3 +1,5 @@
+use std::os::unix::fs::OpenOptionsExt as _;
+
 use super::*;
 
 fn shell(script: &str, limit: Duration) -> Result<String, TemplateError> {
@@ -43,6 +45,16 @@ fn a_full_disk_is_told_as_such_whoever_noticed_it() {
 }
 
 #[test]
+fn what_a_program_complains_with_drives_no_terminal() {
+    let error = shell("printf '\\033[2Jno\\r' >&2; exit 1", LONG).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.ends_with("[2Jno") && !text.contains('\x1b'),
+        "{text:?}"
+    );
+}
+
+#[test]
 fn a_long_complaint_is_cut_to_its_end() {
     let error = shell(
         "for i in $(seq 1000); do echo line $i >&2; done; exit 1",
@@ -81,4 +93,48 @@ fn a_program_that_is_not_installed_is_named_with_the_alternative() {
         text.contains("apt-get is not installed") && text.contains("ironclaw template import"),
         "{text}"
     );
+}
+
+/// Tells the last test of this file where a tool is to write; it does nothing without.
+const HOLD: &str = "IRONCLAW_TEST_HOLD_TOOL";
+
+#[test]
+fn a_tool_ends_with_its_owner_although_that_is_killed() {
+    let directory = tempfile::tempdir().unwrap();
+    let fifo = directory.path().join("fifo");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &fifo,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RWXU,
+        0,
+    )
+    .unwrap();
+    let mut options = File::options();
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let heard = options.read(true).custom_flags(nonblocking);
+    let heard = heard.open(&fifo).unwrap();
+    let mut owner = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "template::tool::tests::holds_a_tool"])
+        .env(HOLD, &fifo)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let happens = || {
+        let limit = Timespec::try_from(Duration::from_secs(10)).unwrap();
+        poll(&mut [PollFd::new(&heard, PollFlags::IN)], Some(&limit)) == Ok(1)
+    };
+    assert!(happens(), "no tool was started");
+    assert_eq!((&heard).read(&mut [0; 8]).unwrap(), 3);
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    assert!(happens(), "the tool goes on");
+}
+
+#[test]
+fn holds_a_tool() {
+    if let Some(fifo) = std::env::var_os(HOLD) {
+        let script = format!("exec >{}; echo up; exec sleep 1000", fifo.display());
+        shell(&script, LONG).unwrap();
+    }
 }

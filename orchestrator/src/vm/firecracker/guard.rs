@@ -10,20 +10,42 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::sys;
 
-/// The guard of one PID namespace; dropping it kills all processes in it.
+/// The guard of a PID namespace; dropping it kills all processes in it.
 #[derive(Debug)]
-pub(super) struct Guard {
-    process: Child,
-    namespace: Arc<OwnedFd>,
+pub(super) struct Guard(Mutex<Namespace>);
+
+#[derive(Debug)]
+struct Namespace {
+    first: Child,
+    itself: Arc<OwnedFd>,
 }
 
 impl Guard {
     /// Makes a namespace. Needs CAP_SYS_ADMIN.
     pub(super) fn start() -> io::Result<Self> {
+        Ok(Self(Mutex::new(Namespace::start()?)))
+    }
+
+    /// The namespace, for processes to be started in: another one if the first process of the last
+    /// was killed, and all of it with that. It takes no process any more.
+    pub(super) fn namespace(&self) -> Arc<OwnedFd> {
+        let mut namespace = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !matches!(namespace.first.try_wait(), Ok(None)) {
+            match Namespace::start() {
+                Ok(next) => *namespace = next,
+                Err(error) => tracing::warn!(%error, "no PID namespace can be made for jailed VMs"),
+            }
+        }
+        Arc::clone(&namespace.itself)
+    }
+}
+
+impl Namespace {
+    fn start() -> io::Result<Self> {
         // Where a thread's children go can't be changed back: a thread for this alone.
         let spawned = std::thread::Builder::new()
             .name("vmm-guard".to_owned())
@@ -39,30 +61,25 @@ impl Guard {
                     .stderr(Stdio::null())
                     .spawn()
             })?;
-        let mut process = spawned
+        let mut first = spawned
             .join()
             .map_err(|_| io::Error::other("the thread that starts the guard panicked"))??;
-        match File::open(format!("/proc/{}/ns/pid", process.id())) {
-            Ok(namespace) => Ok(Self {
-                process,
-                namespace: Arc::new(namespace.into()),
+        match File::open(format!("/proc/{}/ns/pid", first.id())) {
+            Ok(itself) => Ok(Self {
+                first,
+                itself: Arc::new(itself.into()),
             }),
             Err(error) => {
-                end(&mut process);
+                end(&mut first);
                 Err(error)
             }
         }
     }
-
-    /// The namespace, for processes to be started in.
-    pub(super) fn namespace(&self) -> Arc<OwnedFd> {
-        Arc::clone(&self.namespace)
-    }
 }
 
-impl Drop for Guard {
+impl Drop for Namespace {
     fn drop(&mut self) {
-        end(&mut self.process);
+        end(&mut self.first);
     }
 }
 

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use super::jail::{self, Jailer, User};
 use super::place::Place;
 use crate::vm::run_directory::{self, RunDirectory};
+use crate::vm::tree;
 
 /// The directory of one VM. Removed on drop, which must come after the process's end.
 #[derive(Debug)]
@@ -40,8 +41,9 @@ impl Home {
     pub(super) fn new(run: &Arc<RunDirectory>) -> io::Result<Self> {
         let path = run.path().join(run.number().to_string());
         run_directory::make(&path, false)?;
+        let place = Place::open(&path, None).inspect_err(|_| take_back(&[&path]))?;
         Ok(Self {
-            place: Place::open(&path, None)?,
+            place,
             path,
             jail: None,
             _run: Arc::clone(run),
@@ -58,8 +60,10 @@ impl Home {
         let id = format!("{}-{}", run.name(), run.number());
         let user = jailer.user(run.root())?;
         let (path, root) = jail::root(run.path(), firecracker, &id)?;
+        let place = Place::open(&root, Some(jailer.group()));
+        let place = place.inspect_err(|_| take_back(&[&root, &path]))?;
         Ok(Self {
-            place: Place::open(&root, Some(jailer.group()))?,
+            place,
             path,
             jail: Some(Jail {
                 id,
@@ -85,10 +89,24 @@ impl Home {
     }
 }
 
+/// Removes directories that were just made. It takes no descriptor: that there is none left may be
+/// why.
+fn take_back(directories: &[&Path]) {
+    for directory in directories {
+        if let Err(error) = fs::remove_dir(directory) {
+            stays(directory, &error);
+        }
+    }
+}
+
+fn stays(path: &Path, error: &io::Error) {
+    tracing::warn!(path = %path.display(), %error, "a VM's directory stays until the next start");
+}
+
 impl Drop for Home {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "a VM's directory stays until the next start");
+        if let Err(error) = tree::remove(&self.path) {
+            stays(&self.path, &error);
         }
         if let Some(Jail { id, jailer, .. }) = &self.jail
             && let Some(cgroups) = jailer.cgroups()
@@ -130,5 +148,33 @@ mod tests {
         assert_eq!(names(root.path()).len(), 1, "a VM lives in it");
         drop(two);
         assert!(names(root.path()).is_empty());
+    }
+
+    /// Tells the next test that it has a process of its own.
+    const ALONE: &str = "IRONCLAW_TEST_ALONE";
+
+    #[test]
+    fn a_home_that_can_not_be_opened_is_not_left_behind() {
+        use rustix::process::{Resource, getrlimit, setrlimit};
+        if std::env::var_os(ALONE).is_none() {
+            let name =
+                "vm::firecracker::home::tests::a_home_that_can_not_be_opened_is_not_left_behind";
+            let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+            let output = alone.args(["--exact", name]).env(ALONE, "1").output();
+            let output = output.unwrap();
+            assert!(output.status.success(), "{output:?}");
+            return;
+        }
+        let root = tempfile::tempdir().unwrap();
+        let run = RunDirectory::create(root.path()).unwrap();
+        let mut limit = getrlimit(Resource::Nofile);
+        limit.current = Some(64);
+        setrlimit(Resource::Nofile, limit).unwrap();
+        let descriptors: Vec<_> = std::iter::from_fn(|| fs::File::open("/dev/null").ok()).collect();
+        let home = Home::new(&run);
+        drop(descriptors);
+        assert!(home.is_err());
+        let left = names(run.path());
+        assert!(left.iter().all(|name| name.starts_with('.')), "{left:?}");
     }
 }

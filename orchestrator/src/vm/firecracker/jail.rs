@@ -88,18 +88,9 @@ impl Jailer {
 
     /// A user id that no other VM of this host has.
     pub(super) fn user(&self, run_path: &Path) -> io::Result<User> {
-        let count = self.users.clone().count();
         // A different one each time: the first are likely in use.
-        let first = self.next.fetch_add(1, Ordering::Relaxed);
-        for id in self.users.clone().cycle().skip(first % count).take(count) {
-            if let Some(claim) = Claim::take(run_path, &id.to_string())? {
-                return Ok(User { id, _claim: claim });
-            }
-        }
-        Err(io::Error::new(
-            io::ErrorKind::QuotaExceeded,
-            format!("all {count} user ids of jailed VMs are in use: widen IRONCLAW_JAIL_USERS"),
-        ))
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        user(&self.users, turn, run_path)
     }
 
     /// The command that runs `firecracker` with `arguments` as the VM `id`, in the jail at
@@ -156,6 +147,24 @@ pub fn find_jailer(configured: Option<&Path>) -> Result<PathBuf, VmmError> {
     })
 }
 
+fn user(users: &RangeInclusive<u32>, turn: usize, run_path: &Path) -> io::Result<User> {
+    let count = users.clone().count();
+    for id in users
+        .clone()
+        .cycle()
+        .skip(turn.checked_rem(count).unwrap_or(0))
+        .take(count)
+    {
+        if let Some(claim) = Claim::take(run_path, &id.to_string())? {
+            return Ok(User { id, _claim: claim });
+        }
+    }
+    Err(io::Error::new(
+        io::ErrorKind::QuotaExceeded,
+        format!("all {count} user ids of jailed VMs are in use: widen IRONCLAW_JAIL_USERS"),
+    ))
+}
+
 /// A user id in use.
 #[derive(Debug)]
 pub(super) struct User {
@@ -210,6 +219,19 @@ fn ids(base: &Path) -> io::Result<Vec<String>> {
 mod tests {
     use super::*;
     use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+
+    #[test]
+    fn each_vm_has_a_user_of_its_own_until_there_is_none() {
+        let run = tempfile::tempdir().unwrap();
+        let of = |users: RangeInclusive<u32>, turn| user(&users, turn, run.path());
+        let (one, two) = (of(5..=6, 1).unwrap(), of(5..=6, 3).unwrap());
+        assert_eq!((one.id(), two.id()), (6, 5));
+        #[expect(clippy::reversed_empty_ranges, reason = "a caller may give one")]
+        for users in [5..=6, 6..=5] {
+            let error = of(users, 7).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::QuotaExceeded, "{error}");
+        }
+    }
 
     #[test]
     fn without_the_right_to_make_namespaces_it_is_said_how_to_do_without() {

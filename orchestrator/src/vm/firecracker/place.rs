@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, linkat, mknodat, openat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, linkat, mknodat, openat, unlinkat};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
@@ -142,18 +142,11 @@ impl Place {
         let written = self.path.join(name);
         let collect = || -> io::Result<()> {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            let file = File::from(openat(CWD, &written, flags, Mode::empty())?);
-            let facts = file.metadata()?;
-            if !facts.is_file() || facts.nlink() != 1 {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "it is not a file of its own",
-                ));
-            }
-            let us = rustix::process::geteuid().as_raw();
-            fchown(&file, Some(us), Some(rustix::process::getegid().as_raw()))?;
-            file.set_permissions(fs::Permissions::from_mode(0o600))?;
-            fs::rename(&written, target)
+            let file = File::from(openat(&self.directory, name, flags, Mode::empty())?);
+            take(&file, target)?;
+            // The process may have put something else there meanwhile, for all we care.
+            let _ = unlinkat(&self.directory, name, AtFlags::empty());
+            Ok(())
         };
         collect().map_err(|error| {
             let advice = match error.kind() {
@@ -166,6 +159,23 @@ impl Place {
             VmmError::io(format!("take {written} to {target}{advice}"))(error)
         })
     }
+}
+
+/// Gives the open `file` the name `target`, for us alone, if it is a file of its own: whatever has
+/// the file's name by now.
+fn take(file: &File, target: &Path) -> io::Result<()> {
+    let facts = file.metadata()?;
+    if !facts.is_file() || facts.nlink() != 1 {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it is not a file of its own",
+        ));
+    }
+    let us = rustix::process::geteuid().as_raw();
+    fchown(file, Some(us), Some(rustix::process::getegid().as_raw()))?;
+    file.set_permissions(fs::Permissions::from_mode(0o600))?;
+    let itself = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(linkat(CWD, itself, CWD, target, AtFlags::SYMLINK_FOLLOW)?)
 }
 
 /// A clock that ticks finer than the runtime's timers, which know milliseconds.
@@ -282,6 +292,23 @@ mod tests {
         place.collect(&target, "own").unwrap();
         assert_eq!(fs::read(&target).unwrap(), b"own");
         assert_eq!(fs::metadata(&target).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn what_was_looked_at_is_taken_and_not_what_has_its_name_by_then() {
+        let root = tempfile::tempdir().unwrap();
+        let (home, secret) = (root.path().join("home"), root.path().join("secret"));
+        fs::create_dir(&home).unwrap();
+        fs::write(&secret, "secret").unwrap();
+        let (written, target) = (home.join("memory"), root.path().join("taken"));
+        fs::write(&written, "own").unwrap();
+        let file = File::open(&written).unwrap();
+        // As a jailed process may do at any moment.
+        fs::rename(&written, home.join("away")).unwrap();
+        symlink(&secret, &written).unwrap();
+        take(&file, &target).unwrap();
+        assert!(fs::symlink_metadata(&target).unwrap().is_file());
+        assert_eq!(fs::read(&target).unwrap(), b"own");
     }
 
     #[test]

@@ -5,8 +5,9 @@
 //!   inboxes ◀── dispatch ── decoder ◀─────── socket        (the `read` task)
 //! ```
 //!
-//! Sending never waits: whatever the socket does not take at once, a task writes. What may pile
-//! up is bounded by the credit of each request and the number of requests.
+//! Sending never waits: whatever the socket does not take at once, a task writes. A guest may grant
+//! credit for what it never reads, and answer it: so content is sent only while little waits, and
+//! a guest that lets more pile up than an honest one can is given up.
 //!
 //! A session ends when the socket does, or when the VM's process ends, whichever is seen first. If
 //! it was the VM, everybody who waits is told how it ended: so the `read` task alone closes what the
@@ -22,11 +23,11 @@ use std::time::Duration;
 
 use ironclaw_protocol::VERSION;
 use ironclaw_protocol::frame::{self, Decoder, Event, MAGIC};
-use ironclaw_protocol::limits::{MAX_REQUESTS, WINDOW};
+use ironclaw_protocol::limits::{MAX_CHUNK, MAX_FRAME, MAX_REQUESTS, MAX_RESYNC, WINDOW};
 use ironclaw_protocol::message::{Request, RequestId, ToGuest, ToHost};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, coop};
 use tokio::time::timeout;
 
 use super::activity::{Activity, Busy, Requests};
@@ -36,6 +37,11 @@ use crate::vm::vmm::Exit;
 
 /// Bytes per read of the socket.
 const READ: usize = 64 * 1024;
+/// No more content is sent while so many bytes wait for the socket.
+const WAITING: usize = WINDOW as usize;
+/// More than ever waits for a guest that reads what it answers: all its requests, and a chunk of
+/// content for each.
+const PILED_UP: usize = MAX_REQUESTS * (MAX_FRAME + MAX_CHUNK) + WAITING;
 /// How long after the end of the socket that of the VM's process may come, which takes some
 /// milliseconds to be reaped. Without it, it was the guest that hung up.
 const REAPED: Duration = Duration::from_secs(1);
@@ -60,6 +66,8 @@ pub(super) struct Line {
     session: u64,
     state: Mutex<State>,
     unsent: Notify,
+    /// Told when there may be room for content, or none is wanted any more.
+    room: Notify,
     greeted: AtomicBool,
     slots: Arc<Semaphore>,
     pub(super) requests: Requests,
@@ -107,6 +115,7 @@ impl Connection {
             session,
             state: Mutex::default(),
             unsent: Notify::new(),
+            room: Notify::new(),
             greeted: AtomicBool::new(false),
             slots: Arc::new(Semaphore::new(MAX_REQUESTS)),
             requests: Requests::none(),
@@ -214,21 +223,41 @@ impl Line {
             self.hang_up(&mut state, &error);
             return Ok(());
         }
+        if state.out.len() > PILED_UP {
+            drop(state);
+            self.close("the guest reads nothing of what it is sent");
+            return Err(self.why_closed());
+        }
         if !state.out.is_empty() {
             self.unsent.notify_one();
         }
         Ok(())
     }
 
+    /// Waits until the socket has taken what was sent before, but for little; `false` if the
+    /// request with this credit is over.
+    pub(super) async fn has_room(&self, credit: &Semaphore) -> bool {
+        loop {
+            let room = self.room.notified();
+            if credit.is_closed() {
+                return false;
+            }
+            if self.state().out.len() < WAITING {
+                return true;
+            }
+            room.await;
+        }
+    }
+
     /// Nobody waits for this request any more. It stays open until the guest has ended it, and a
-    /// guest that never does is not in use for that.
+    /// guest that never does is not in use for that, nor does it get more of its content.
     pub(super) fn abandon(&self, id: RequestId) {
-        let busy = self
-            .state()
-            .open
-            .get_mut(&id)
-            .and_then(|open| open.busy.take());
+        let busy = self.state().open.get_mut(&id).and_then(|open| {
+            open.credit.close();
+            open.busy.take()
+        });
         drop(busy);
+        self.room.notify_waiters();
         // On a closed line there is nothing left to cancel.
         let _ = self.send(&ToGuest::Cancel { id });
     }
@@ -253,6 +282,7 @@ impl Line {
     fn hang_up(&self, state: &mut State, error: &io::Error) {
         state.unwritable = Some(format!("writing failed: {error}"));
         state.out = Vec::new();
+        self.room.notify_waiters();
         let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Both);
     }
 
@@ -274,6 +304,7 @@ impl Line {
                 reason: reason.to_owned(),
             }));
         }
+        self.room.notify_waiters();
         // Whatever still waits for the socket, here or in the VMM, sees its end.
         let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Both);
     }
@@ -289,6 +320,9 @@ impl Line {
                 let result = self.write_some(&mut state.out);
                 if let Err(error) = result {
                     return self.hang_up(&mut state, &error);
+                }
+                if state.out.len() < WAITING {
+                    self.room.notify_waiters();
                 }
                 if state.out.is_empty() {
                     break;
@@ -330,20 +364,32 @@ impl Line {
     /// ends. Cancel-safe: what was read is in the decoder.
     async fn receive(&self, decoder: &mut Decoder) -> Option<String> {
         let mut chunk = vec![0; READ];
+        let mut before_hello = 0;
         loop {
+            // To wait for a socket that always has something to read lets no other task run.
+            coop::consume_budget().await;
             if let Err(error) = self.stream.readable().await {
                 return Some(format!("waiting for the socket failed: {error}"));
             }
-            match self.stream.try_read(&mut chunk) {
+            let count = match self.stream.try_read(&mut chunk) {
                 Ok(0) => return None,
-                Ok(count) => decoder.push(&chunk[..count]),
+                Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 // It ended with something unread.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return None,
                 Err(error) => return Some(format!("reading failed: {error}")),
-            }
+            };
+            decoder.push(&chunk[..count]);
             if let Err(reason) = self.dispatch_all(decoder) {
                 return Some(reason);
+            }
+            if !self.greeted.load(Ordering::Relaxed) {
+                before_hello += count;
+                if before_hello > MAX_RESYNC {
+                    return Some(format!(
+                        "the guest broke the protocol: no hello within {MAX_RESYNC} bytes"
+                    ));
+                }
             }
         }
     }
@@ -415,6 +461,7 @@ impl Line {
             ToHost::Done { id, outcome } => {
                 let open = self.state().open.remove(&id).ok_or_else(|| unknown(id))?;
                 open.credit.close();
+                self.room.notify_waiters();
                 open.inbox.end(Ok(outcome));
                 Ok(())
             }

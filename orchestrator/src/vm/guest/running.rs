@@ -84,7 +84,36 @@ impl Drop for Pending {
 pub struct Running {
     pending: Pending,
     stdin: Option<StdinWriter>,
-    deadline: Option<(Instant, Duration)>,
+    deadline: Option<Deadline>,
+}
+
+/// When a guest must have done what has a time limit.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadline {
+    at: Instant,
+    after: Duration,
+}
+
+impl Deadline {
+    /// For what may take `limit` from now.
+    pub(super) fn after(limit: Duration) -> Option<Self> {
+        let after = limit.checked_add(GRACE)?;
+        let at = Instant::now().checked_add(after)?;
+        Some(Self { at, after })
+    }
+}
+
+/// What comes of `work`, which has to be there by then, if there is a limit.
+pub(super) async fn within<T>(
+    deadline: Option<Deadline>,
+    operation: &'static str,
+    work: impl Future<Output = Result<T, GuestError>>,
+) -> Result<T, GuestError> {
+    let Some(Deadline { at, after }) = deadline else {
+        return work.await;
+    };
+    let late = |_| GuestError::NoAnswer { operation, after };
+    timeout_at(at, work).await.map_err(late)?
 }
 
 /// Something that a running command did.
@@ -101,14 +130,10 @@ pub enum ExecEvent {
 impl Running {
     pub(super) fn new(pending: Pending, has_stdin: bool, limit: Option<Duration>) -> Self {
         let stdin = has_stdin.then(|| pending.writer());
-        let deadline = limit.and_then(|limit| {
-            let after = limit.checked_add(GRACE)?;
-            Some((Instant::now().checked_add(after)?, after))
-        });
         Self {
             pending,
             stdin,
-            deadline,
+            deadline: limit.and_then(Deadline::after),
         }
     }
 
@@ -119,16 +144,8 @@ impl Running {
     /// or the session ended, [`GuestError::NoAnswer`] if the guest does not end it within ten seconds
     /// of its time limit.
     pub async fn next(&mut self) -> Result<ExecEvent, GuestError> {
-        let arrival =
-            match self.deadline {
-                None => self.pending.next().await?,
-                Some((deadline, after)) => timeout_at(deadline, self.pending.next())
-                    .await
-                    .map_err(|_| GuestError::NoAnswer {
-                        operation: "end a command at its time limit",
-                        after,
-                    })??,
-            };
+        let operation = "end a command at its time limit";
+        let arrival = within(self.deadline, operation, self.pending.next()).await?;
         Ok(match arrival {
             Arrival::Data(Stream::Stderr, bytes) => ExecEvent::Stderr(bytes),
             Arrival::Data(_, bytes) => ExecEvent::Stdout(bytes),
@@ -204,8 +221,8 @@ pub struct StdinWriter {
 impl StdinWriter {
     /// Writes all of `bytes`, as fast as the command reads them.
     ///
-    /// Returns early, without an error, when the command has ended: who wants to know how, asks
-    /// [`Running::next`].
+    /// Returns early, without an error, when the command has ended or its [`Running`] was dropped:
+    /// who wants to know how, asks [`Running::next`].
     ///
     /// # Errors
     /// [`GuestError::Closed`] if the session ended meanwhile.
@@ -215,6 +232,9 @@ impl StdinWriter {
             let Ok(credit) = self.credit.acquire_many(want).await else {
                 return Ok(());
             };
+            if !self.line.has_room(&self.credit).await {
+                return Ok(());
+            }
             credit.forget();
             self.line.send(&ToGuest::Data {
                 id: self.id,

@@ -2,7 +2,7 @@
 
 use ironclaw_protocol::VERSION;
 use ironclaw_protocol::frame::{MAGIC, encode};
-use ironclaw_protocol::limits::{MAX_CHUNK, WINDOW};
+use ironclaw_protocol::limits::{MAX_CHUNK, MAX_REQUESTS, WINDOW};
 use ironclaw_protocol::message::{Failure, FailureKind, RequestId, Stream, ToGuest, ToHost};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::oneshot;
@@ -336,4 +336,93 @@ async fn a_guest_that_hangs_up_is_told_from_a_vm_that_ended() {
     let (output, ()) = tokio::join!(guest.exec(["cmd"]), hangs_up);
     let error = output.unwrap_err().to_string();
     assert!(error.contains("hung up"), "{error}");
+}
+
+#[tokio::test]
+async fn a_guest_that_says_all_but_hello_without_end_is_given_up() {
+    let (guest, mut peer) = pair();
+    let talk = tokio::spawn(async move {
+        let mut noise = MAGIC.to_vec();
+        noise.extend_from_slice(&[0; 1 << 16]);
+        while peer.stream.write_all(&noise).await.is_ok() {}
+    });
+    let error = guest.ping(PATIENCE).await.unwrap_err();
+    assert!(error.to_string().contains("no hello"), "{error}");
+    talk.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn input_waits_for_a_guest_that_grants_credit_and_reads_nothing() {
+    let (guest, mut peer) = pair();
+    let command = Command::new("cat").stdin_piped();
+    let (running, id) = tokio::join!(guest.start(command), async {
+        peer.greet(VERSION).await;
+        peer.request().await.0
+    });
+    let mut running = running.unwrap();
+    let mut stdin = running.take_stdin().unwrap();
+    let mut written = 0;
+    // Each time the credit is there, and sooner or later there is no room on the line.
+    let fed = async {
+        while written < 100 * WINDOW as usize {
+            stdin.write_all(&[0; MAX_CHUNK]).await.unwrap();
+            written += MAX_CHUNK;
+            let bytes = u32::try_from(MAX_CHUNK).unwrap();
+            peer.say(&ToHost::Credit { id, bytes }).await;
+            tokio::task::yield_now().await;
+        }
+    };
+    let fed = tokio::time::timeout(Duration::from_secs(2), fed).await;
+    assert!(fed.is_err(), "{written} bytes are in the host's memory");
+}
+
+#[tokio::test]
+async fn input_of_a_command_that_was_dropped_is_not_kept_for_a_guest_that_never_ends_it() {
+    let (guest, mut peer) = pair();
+    let command = Command::new("cat").stdin_piped();
+    let (running, _) = tokio::join!(guest.start(command), async {
+        peer.greet(VERSION).await;
+        peer.request().await.0
+    });
+    let mut running = running.unwrap();
+    let mut stdin = running.take_stdin().unwrap();
+    let content = vec![0; 4 * WINDOW as usize];
+    let feed = tokio::spawn(async move { stdin.write_all(&content).await });
+    tokio::task::yield_now().await;
+    drop(running);
+    let fed = tokio::time::timeout(PATIENCE, feed).await;
+    fed.expect("nobody waits for it").unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_time_limit_holds_although_a_guest_ends_no_command_that_was_given_up() {
+    let (guest, mut peer) = pair();
+    peer.greet(VERSION).await;
+    // Kept open, and nothing is answered.
+    let _taken = tokio::spawn(async move { while peer.next().await.is_some() {} });
+    for _ in 0..MAX_REQUESTS {
+        drop(guest.start(["cmd"]).await.unwrap());
+    }
+    let limited = Command::new("cmd").timeout(Duration::from_secs(1));
+    let given_up = tokio::time::timeout(Duration::from_secs(60), guest.exec(limited)).await;
+    let error = given_up.expect("within its time limit").unwrap_err();
+    assert!(matches!(error, GuestError::NoAnswer { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_guest_that_answers_what_it_never_reads_is_given_up_before_that_piles_up() {
+    let (guest, mut peer) = pair();
+    peer.greet(VERSION).await;
+    let large = Command::new("cmd").arg("x".repeat(100 << 10));
+    let error = async {
+        for id in (0..2 * u32::try_from(MAX_REQUESTS).unwrap()).map(RequestId) {
+            let mut running = guest.start(large.clone()).await?;
+            let outcome = Outcome::Exited(0);
+            peer.say(&ToHost::Done { id, outcome }).await;
+            running.next().await?;
+        }
+        Ok::<(), GuestError>(())
+    };
+    let error = error.await.unwrap_err();
+    assert!(error.to_string().contains("reads nothing"), "{error}");
 }

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read as _};
 use std::os::fd::OwnedFd;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionbio};
 
 /// Bytes that are kept of the console, standard output: enough for a kernel panic.
@@ -16,6 +16,12 @@ pub(super) const CONSOLE: usize = 16 << 10;
 const WORDS: usize = 8 << 10;
 /// Bytes that are read at a time.
 const CHUNK: usize = 4096;
+/// Time between two reads of a pipe. A guest that prints byte by byte would otherwise choose how
+/// often it is read, and with that keep a processor of the host busy beside its own.
+const GATHERS: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 1_000_000,
+};
 /// Most chunks that are read of one pipe after the process's end, more than one holds
 /// (`pipe-max-size`, pipe(7)): another that has it open may go on writing.
 const LEFT: usize = (1 << 20) / CHUNK + 1;
@@ -83,6 +89,8 @@ impl Log {
             }
             // Not the others: a named pipe that nobody has opened yet seems to be at its end.
             self.read(1, |pipe| ready[pipe + 1]);
+            // Its end is not waited for any longer by that.
+            let _ = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&GATHERS));
         }
     }
 
@@ -171,5 +179,42 @@ impl Ring {
             .chars()
             .filter(|c| *c == '\n' || !c.is_control())
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+    use std::time::Instant;
+
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+    use super::*;
+
+    /// System calls of this thread that read.
+    fn reads() -> u64 {
+        let text = std::fs::read_to_string("/proc/thread-self/io").unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("syscr: "));
+        line.unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn a_guest_that_prints_byte_by_byte_does_not_choose_how_often_it_is_read() {
+        let (console, stdout) = io::pipe().unwrap();
+        let mut command = Command::new("dd");
+        command.args(["if=/dev/zero", "bs=1", "count=100000"]);
+        command.stdout(stdout).stderr(Stdio::null());
+        let mut guest = command.spawn().unwrap();
+        drop(command);
+        let pidfd = pidfd_open(Pid::from_child(&guest), PidfdFlags::empty()).unwrap();
+        let mut log = Log::of(console.into(), []).unwrap();
+        let (start, before) = (Instant::now(), reads());
+        log.collect_until_the_end_of(&pidfd);
+        let reads = u128::from(reads() - before);
+        // One in a millisecond, and those that find what is left.
+        let most = start.elapsed().as_millis() + LEFT as u128 + 10;
+        guest.wait().unwrap();
+        assert_eq!(log.console.bytes.len(), CONSOLE);
+        assert!(reads < most, "{reads} reads of 100000 bytes");
     }
 }

@@ -11,10 +11,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
+use tokio::task::coop;
 
 /// QEMU's answers to our commands are some hundred bytes; a VMM that a guest took over could
 /// send anything.
 const MAX_LINE: usize = 256 * 1024;
+/// Most characters of a refusal that are kept.
+const MAX_MESSAGE: usize = 4096;
 
 /// Why a conversation with QEMU ended.
 #[derive(Debug)]
@@ -186,7 +189,12 @@ impl Qmp {
                     return match line {
                         Line::Error { error } => Err(QmpError::Refused {
                             command,
-                            message: error.desc,
+                            message: error
+                                .desc
+                                .chars()
+                                .filter(|c| !c.is_control())
+                                .take(MAX_MESSAGE)
+                                .collect(),
                         }),
                         _ => Ok(()),
                     };
@@ -216,6 +224,9 @@ impl Qmp {
                     "a line of over {MAX_LINE} bytes"
                 )));
             }
+            // To wait for a socket that always has something to read lets no other task run, nor
+            // the caller's time limit.
+            coop::consume_budget().await;
             self.stream.readable().await?;
             match self.stream.try_read_buf(&mut self.received) {
                 Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
@@ -294,6 +305,22 @@ mod tests {
             other => panic!("{other:?}"),
         }
         qmp.execute("stop", json!({})).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_words_of_a_refusal_are_bounded_and_drive_no_terminal() {
+        let long = "x".repeat(MAX_MESSAGE);
+        let answers = format!(
+            "{GREETING}{{\"return\": {{}}}}\n{{\"error\": {{\"desc\": \"\\u001b[2J{long}\"}}}}\n"
+        );
+        let (mut qmp, _qemu) = conversation(&answers).await;
+        match qmp.execute("cont", json!({})).await {
+            Err(QmpError::Refused { message, .. }) => {
+                assert!(message.starts_with("[2Jx"), "{:?}", message.get(..9));
+                assert_eq!(message.len(), MAX_MESSAGE);
+            }
+            other => panic!("{other:?}"),
+        }
     }
 
     #[tokio::test]

@@ -223,7 +223,10 @@ impl Manifest {
         struct Version {
             format: u32,
         }
-        let invalid = |error: serde_json::Error| ManifestError::Invalid(error.to_string());
+        // It may repeat a name in it.
+        let invalid = |error: serde_json::Error| {
+            ManifestError::Invalid(error.to_string().replace(char::is_control, " "))
+        };
         let Version { format } = serde_json::from_slice(json).map_err(invalid)?;
         if format != FORMAT {
             return Err(ManifestError::OtherFormat(format));
@@ -461,5 +464,17 @@ pub(super) mod tests {
                 prop_assert_eq!(manifest.check(), Ok(()));
             }
         }
+    }
+
+    #[test]
+    fn what_is_said_of_a_bad_manifest_drives_no_terminal() {
+        let json = GOLDEN.replacen("\"id\"", "\"\\u001b[2J\": 1, \"id\"", 1);
+        let Err(ManifestError::Invalid(reason)) = Manifest::parse(json.as_bytes()) else {
+            panic!("it is one");
+        };
+        assert!(
+            reason.contains("[2J") && !reason.contains('\x1b'),
+            "{reason:?}"
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +19,7 @@ use super::pass::{self, ZeroPages};
 use super::staging::Staging;
 use super::sweep::{self, Swept};
 use super::verified::Boot;
+use crate::exposed::Exposed;
 
 /// Snapshots in one directory; cheap to clone. Any number of processes may use it at a time.
 #[derive(Debug, Clone)]
@@ -82,10 +83,8 @@ impl SnapshotStore {
             .map_err(unusable("create"))?;
         // VMMs get paths below it, and they run in other directories.
         let root = path.canonicalize().map_err(unusable("resolve"))?;
-        let metadata = fs::metadata(&root).map_err(unusable("inspect"))?;
-        let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
-        let ours = owner == rustix::process::geteuid().as_raw();
-        if !ours || mode & 0o022 != 0 {
+        let exposed = Exposed::of(&root).map_err(unusable("inspect"))?;
+        if let Some(Exposed { owner, mode }) = exposed {
             return Err(SnapshotError::RootExposed {
                 path: root,
                 owner,
