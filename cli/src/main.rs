@@ -3,6 +3,7 @@
 mod args;
 mod bench;
 mod completions;
+mod descriptors;
 mod doctor;
 mod each;
 mod environment;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
 fn with_runtime(task: Task, json: bool) -> Result<u8> {
     logging::start()?;
     environment::warn_of_strays();
+    descriptors::allow_most();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -368,6 +368,26 @@ fn without_a_hypervisor_snapshots_are_listed_with_the_reason_why_none_fits() {
 }
 
 #[test]
+fn a_low_limit_of_open_files_that_may_be_raised_is_raised() {
+    if !runs() {
+        return;
+    }
+    let run = ironclaw(&["run", "--", "echo", "runs"]);
+    // No VM can be had with so few; the hard limit stays as it is.
+    let mut limited = std::process::Command::new("/bin/sh");
+    limited.args(["-c", "ulimit -Sn 12; exec \"$@\"", "sh"]);
+    limited.arg(run.get_program()).args(run.get_args());
+    for (name, value) in run.get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    let output = limited.output().unwrap();
+    assert_eq!(output.stdout, b"runs\n", "{output:?}");
+}
+
+#[test]
 fn a_warm_up_tells_what_was_there_and_what_it_took() {
     if !runs() {
         return;

@@ -85,14 +85,13 @@ impl Home {
     /// Why that can't be done here.
     pub(super) fn own_disk(&mut self, config: &Config) -> io::Result<()> {
         let snapshots = config.pool_size as u64 * 2 + 2;
-        let disk = Disk {
-            mounted_at: self.state.clone(),
-            bytes: config.machine.memory_bytes() * snapshots + BESIDE,
-        };
-        let options = format!("mode=0700,size={}", disk.bytes);
-        let options = std::ffi::CString::new(options)?;
+        let bytes = config.machine.memory_bytes() * snapshots + BESIDE;
+        let options = std::ffi::CString::new(format!("mode=0700,size={bytes}"))?;
         mount("ironclaw-soak", &self.state, "tmpfs", FLAGS, &*options)?;
-        self.disk = Some(disk);
+        self.disk = Some(Disk {
+            mounted_at: self.state.clone(),
+            bytes,
+        });
         Ok(())
     }
 

@@ -238,19 +238,19 @@ impl Launcher {
             vm.pause().await?;
             vm.snapshot(&staging.vmstate(), &staging.memory()).await
         };
-        if let Err(error) = written.await {
-            return Err(self.or_full_disk(error.into()).await);
-        }
+        let written = written.await;
         let write = start.elapsed();
-        // Gone before its memory is read, so that nothing changes under the digest.
+        // Gone before its memory is read, so that nothing changes under the digest, or removed.
         let exited = vm.exited();
         drop((guest, vm));
-        timeout(ENDS, exited)
-            .await
-            .map_err(|_| VmmError::TimedOut {
-                operation: "end after its snapshot",
-                after: ENDS,
-            })?;
+        let ended = timeout(ENDS, exited).await;
+        if let Err(error) = written {
+            return Err(self.or_full_disk(error.into()).await);
+        }
+        ended.map_err(|_| VmmError::TimedOut {
+            operation: "end after its snapshot",
+            after: ENDS,
+        })?;
 
         (self.0.progress)(&Stage::PublishingSnapshot);
         let start = Instant::now();

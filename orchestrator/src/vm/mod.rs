@@ -13,6 +13,7 @@
 //! environment ([`Config`]); [`Launcher`] and [`Pool`] are for those who want several, or other
 //! settings.
 
+mod causes;
 pub mod config;
 pub mod firecracker;
 mod flock;

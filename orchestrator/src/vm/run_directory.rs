@@ -51,9 +51,12 @@ impl RunDirectory {
         let failed = |operation: &str, path: &Path| {
             VmmError::io(format!("{operation} the directory {}", path.display()))
         };
-        make(root, true).map_err(failed("create", root))?;
+        make(root, true).map_err(|error| match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => failed("create", root)(error),
+            _ => unusable(root, format!("it can't be made ({error}): set")),
+        })?;
         if let Some(exposed) = Exposed::of(root).map_err(failed("inspect", root))? {
-            return Err(failed("use", root)(changed_by_others(exposed)));
+            return Err(changed_by_others(root, exposed));
         }
         // Held for a few system calls: nobody sees a directory before it is locked.
         let root_lock = lock(root)?;
@@ -143,12 +146,20 @@ pub(crate) fn make(path: &Path, recursive: bool) -> io::Result<()> {
 }
 
 /// Who could would choose what a VMM finds in place of its sockets and its record.
-fn changed_by_others(Exposed { owner, mode }: Exposed) -> io::Error {
-    let text = format!(
+fn changed_by_others(root: &Path, Exposed { owner, mode }: Exposed) -> VmmError {
+    let what = format!(
         "it can be changed by other users (owner {owner}, mode {mode:04o}): change its owner to \
-         this user and its mode to 0700, or set IRONCLAW_RUN_PATH to a directory of its own"
+         this user and its mode to 0700, or set"
     );
-    io::Error::new(ErrorKind::PermissionDenied, text)
+    unusable(root, what)
+}
+
+fn unusable(root: &Path, what: String) -> VmmError {
+    VmmError::Unusable {
+        program: "the directory of running VMs",
+        path: root.to_owned(),
+        reason: what + " IRONCLAW_RUN_PATH to a directory of its own",
+    }
 }
 
 fn lock(root: &Path) -> Result<RootLock, VmmError> {
@@ -253,10 +264,21 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         fs::set_permissions(root.path(), fs::Permissions::from_mode(0o1777)).unwrap();
         let error = RunDirectory::create(root.path()).unwrap_err();
-        let why = std::error::Error::source(&error).unwrap().to_string();
+        let why = error.to_string();
         assert!(
             why.contains("1777") && why.contains("IRONCLAW_RUN_PATH"),
             "{why}"
+        );
+    }
+
+    #[test]
+    fn a_directory_that_can_not_be_made_is_named_with_its_setting() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = RunDirectory::create(file.path()).unwrap_err().to_string();
+        assert!(
+            error.contains(&file.path().display().to_string())
+                && error.contains("IRONCLAW_RUN_PATH"),
+            "{error}"
         );
     }
 

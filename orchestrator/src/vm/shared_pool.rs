@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 
 use crate::metrics;
 use crate::template::{Template, TemplateHash};
+use crate::vm::causes::with_causes;
 use crate::vm::config::Config;
 use crate::vm::launcher::{Launcher, Progress};
 use crate::vm::pool::{Budget, Pool, PoolError, PoolOptions, PoolStats, SpawnError, SpawnOptions};
@@ -72,7 +73,7 @@ async fn pool(template: Option<&Template>) -> Result<Pool, PoolError> {
             let (entry, template, pool) = (Arc::clone(&entry), template.cloned(), pool.clone());
             tokio::spawn(async move {
                 if let Err(error) = renew(&entry, template.as_ref(), &pool).await {
-                    tracing::warn!(%error, "the pool stays as it is");
+                    tracing::warn!(error = with_causes(&error), "the pool stays as it is");
                 }
             });
         }

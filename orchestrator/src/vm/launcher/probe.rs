@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::template::{Template, TemplateHash};
+use crate::vm::causes::with_causes;
 use crate::vm::config::Config;
 use crate::vm::launcher::LaunchError;
 use crate::vm::launcher::boot::{self, boot_once};
@@ -97,10 +98,8 @@ pub(super) async fn works(
             false
         }
         Err(error) => {
-            // With its causes.
-            let error: &(dyn std::error::Error + 'static) = &error;
             tracing::warn!(
-                error,
+                error = with_causes(&error),
                 "KVM is not used: whether it runs the guest could not be found out, and is asked \
                  again at the next start"
             );

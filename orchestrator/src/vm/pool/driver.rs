@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use super::slots::{Action, Generation, Now, Place};
 use super::{Core, line};
 use crate::metrics;
+use crate::vm::causes::with_causes;
 use crate::vm::launcher::{LaunchError, PausedClone, Sought, blocking};
 use crate::vm::snapshot::Snapshot;
 use crate::vm::vmm::Exit;
@@ -106,7 +107,11 @@ async fn stand_by(core: Arc<Core>) {
             return report(&core, None);
         }
         Err(error) => {
-            tracing::warn!(%error, "no process stands by for spawns that find no warm clone");
+            let error = with_causes(&error);
+            tracing::warn!(
+                error,
+                "no process stands by for spawns that find no warm clone"
+            );
             core.counters.failed();
             core.reserve().failed(core.now());
             return report(&core, None);
@@ -194,7 +199,9 @@ async fn clear(core: &Core) {
             let (count, bytes) = (swept.removed.len(), swept.bytes);
             tracing::info!(count, bytes, "old snapshots that nobody used are deleted");
         }
-        Err(error) => tracing::warn!(%error, "an old snapshot stays for now"),
+        Err(error) => {
+            tracing::warn!(error = with_causes(&error), "an old snapshot stays for now");
+        }
     }
 }
 
@@ -278,7 +285,13 @@ fn split<T>(result: Result<T, LaunchError>) -> (Option<T>, Option<LaunchError>) 
 
 fn report(core: &Core, failure: Option<LaunchError>) {
     if let Some(error) = &failure {
-        tracing::warn!(%error, "the pool could not be filled");
+        let error = with_causes(error);
+        // Whoever waits for it is told.
+        if core.progress.receiver_count() > 0 {
+            tracing::debug!(error, "the pool could not be filled");
+        } else {
+            tracing::warn!(error, "the pool could not be filled");
+        }
         core.counters.failed();
     }
     core.progress.send_modify(|progress| {

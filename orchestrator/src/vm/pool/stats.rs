@@ -13,6 +13,7 @@ use super::footprint::Footprint;
 use super::slots::Counts;
 use crate::metrics;
 use crate::template::TemplateHash;
+use crate::vm::causes::with_causes;
 use crate::vm::launcher::LaunchError;
 use crate::vm::vm_handle::{Origin, Timings};
 
@@ -230,7 +231,7 @@ impl Counters {
     }
 
     pub(super) fn fell_back(&self, from: Origin, error: &LaunchError) {
-        tracing::warn!(tier = %from, %error, "a tier could not serve");
+        tracing::warn!(tier = %from, error = with_causes(error), "a tier could not serve");
         self.failed();
         self.label.fell_back(error.reason());
         let mut counted = self.lock();
