@@ -166,6 +166,21 @@ fn a_signal_to_us_ends_the_vm() {
     }
 }
 
+/// `command`, by a shell that does `first` before.
+fn after(first: &str, command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    let script = format!("{first}; exec \"$@\"");
+    shell.args(["-c", &script, "sh"]);
+    shell.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell
+}
+
 #[test]
 fn a_hang_up_that_nohup_has_us_ignore_ends_nothing() {
     if !runs() {
@@ -173,17 +188,7 @@ fn a_hang_up_that_nohup_has_us_ignore_ends_nothing() {
     }
     let apart = Apart::new();
     let ours = apart.ironclaw(&[]);
-    let mut command = Command::new("sh");
-    command
-        .args(["-c", "trap '' HUP; exec \"$@\"", "sh"])
-        .arg(ours.get_program());
-    for (name, value) in ours.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    let (child, _) = started(command);
+    let (child, _) = started(after("trap '' HUP", &ours));
     let ignored = procfs::process::Process::new(child.id().cast_signed())
         .and_then(|process| process.status())
         .unwrap()
@@ -374,16 +379,7 @@ fn a_low_limit_of_open_files_that_may_be_raised_is_raised() {
     }
     let run = ironclaw(&["run", "--", "echo", "runs"]);
     // No VM can be had with so few; the hard limit stays as it is.
-    let mut limited = std::process::Command::new("/bin/sh");
-    limited.args(["-c", "ulimit -Sn 12; exec \"$@\"", "sh"]);
-    limited.arg(run.get_program()).args(run.get_args());
-    for (name, value) in run.get_envs() {
-        match value {
-            Some(value) => limited.env(name, value),
-            None => limited.env_remove(name),
-        };
-    }
-    let output = limited.output().unwrap();
+    let output = after("ulimit -Sn 12", &run).output().unwrap();
     assert_eq!(output.stdout, b"runs\n", "{output:?}");
 }
 
