@@ -91,7 +91,7 @@ async fn a_run_path_that_can_not_be_made_is_named() {
     let error = Launcher::open(&config, Arc::new(|_: &_| {})).await;
     let error = error.expect_err("there is a file in the way");
     assert!(
-        matches!(error, LaunchError::Vmm(VmmError::Io { .. })),
+        matches!(error, LaunchError::Vmm(VmmError::Unusable { .. })),
         "{error:?}"
     );
     let text = words(&error);
