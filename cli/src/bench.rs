@@ -178,7 +178,9 @@ impl Measuring<'_> {
     }
 
     async fn shared(&self, task: &Bench) -> Result<Shared> {
-        let restored = tiers::restores(self.own, self.launcher, self.rounds, self.reporter).await?;
+        let standby = self.config.standby;
+        let restored =
+            tiers::restores(self.own, self.launcher, standby, self.rounds, self.reporter).await?;
         let warm = tiers::warm(self.own, self.launcher, self.rounds, self.reporter).await?;
         let counts = if task.quick { &[FEW] } else { COUNTS };
         let mut clones = Vec::new();

@@ -81,13 +81,19 @@ pub(super) async fn cold_boots(
     Tier::new(Origin::ColdBooted, lives)
 }
 
+/// With `standby` processes that stand by before each.
 pub(super) async fn restores(
     own: &Own,
     launcher: &Launcher,
+    standby: usize,
     rounds: u16,
     reporter: &Reporter,
 ) -> Result<Tier> {
-    own.with_pool(launcher, alone(0), async |pool| {
+    let options = PoolOptions {
+        standby,
+        ..alone(0)
+    };
+    own.with_pool(launcher, options, async |pool| {
         spawns(pool, Origin::Restored, rounds, reporter).await
     })
     .await
