@@ -16,7 +16,7 @@ mod text;
 mod tiers;
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use ironclaw_orchestrator::vm::snapshot::Snapshot;
@@ -168,10 +168,12 @@ struct Measuring<'a> {
 }
 
 impl Measuring<'_> {
-    /// A pool of the youngest snapshots, within the budget of the settings.
+    /// A pool of the youngest snapshots, within the budget of the settings. Old ones are not replaced
+    /// while they are measured.
     fn options(&self, snapshots: usize, warm: usize) -> PoolOptions {
         PoolOptions {
             size: snapshots,
+            refresh: Duration::MAX,
             ..PoolOptions::from(self.config)
         }
         .with_warm(warm)

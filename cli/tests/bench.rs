@@ -107,9 +107,11 @@ fn a_bench_draws_all_that_it_measured() {
     }
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let plots = directory.path().join("new/plots");
+    let snapshots = directory.path().join("snapshots");
+    let old = vm::old_snapshot("bench", &snapshots);
     let output = vm::ironclaw("bench", &["bench", "--rounds=1", "--plot"])
         .arg(&plots)
-        .env("IRONCLAW_SNAPSHOT_PATH", directory.path().join("snapshots"))
+        .env("IRONCLAW_SNAPSHOT_PATH", &snapshots)
         .env("IRONCLAW_BACKEND", "qemu")
         .env("IRONCLAW_POOL_SIZE", "1")
         .output()
@@ -117,6 +119,8 @@ fn a_bench_draws_all_that_it_measured() {
     assert!(output.status.success(), "{output:?}");
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(said.ends_with(&format!("plots: {}\n", plots.display())));
+    let kept = snapshots.join(old);
+    assert!(kept.exists(), "it was replaced while it was measured");
     let tiers = ["warm", "restored", "cold boot"];
     let curves = tiers.map(|tier| format!("{tier} (median "));
     let bars = tiers.map(|tier| format!("{tier}: "));

@@ -238,29 +238,13 @@ fn killing_us_without_warning_leaves_no_process_and_no_file() {
     apart.assert_nothing_left("a run after SIGKILL");
 }
 
-/// Makes a snapshot in `directory` that is older than any may become.
-fn old_snapshot(directory: &Path) -> String {
-    let made = ironclaw(&["snapshot", "create", "--json"])
-        .env("IRONCLAW_SNAPSHOT_PATH", directory)
-        .output()
-        .unwrap();
-    let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
-    let id = made["id"].as_str().unwrap();
-    let path = directory.join(id).join("manifest.json");
-    let mut manifest: serde_json::Value =
-        serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    manifest["created"]["unix_seconds"] = 1.into();
-    fs::write(&path, manifest.to_string()).unwrap();
-    id.to_owned()
-}
-
 #[test]
 fn an_old_snapshot_serves_a_run_as_it_is_and_a_warm_up_replaces_it() {
     if !runs() {
         return;
     }
     let snapshots = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let old = old_snapshot(snapshots.path());
+    let old = vm::old_snapshot("command-line", snapshots.path());
     let here = |arguments: &[&str]| {
         let mut command = ironclaw(arguments);
         command.env("IRONCLAW_SNAPSHOT_PATH", snapshots.path());

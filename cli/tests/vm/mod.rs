@@ -1,5 +1,6 @@
 //! Whether there are VMs for a test, and where their state is.
 
+use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -100,4 +101,21 @@ pub(crate) fn children(of: u32) -> Vec<u32> {
         .unwrap()
         .filter_map(|task| task.ok()?.children().ok());
     children.flatten().collect()
+}
+
+/// Makes a snapshot in `directory` that is older than any may become.
+#[allow(dead_code, reason = "not every test needs one")]
+pub(crate) fn old_snapshot(place: &str, directory: &Path) -> String {
+    let made = ironclaw(place, &["snapshot", "create", "--json"])
+        .env("IRONCLAW_SNAPSHOT_PATH", directory)
+        .output()
+        .unwrap();
+    let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+    let id = made["id"].as_str().unwrap();
+    let path = directory.join(id).join("manifest.json");
+    let mut manifest: serde_json::Value =
+        serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    manifest["created"]["unix_seconds"] = 1.into();
+    fs::write(&path, manifest.to_string()).unwrap();
+    id.to_owned()
 }
