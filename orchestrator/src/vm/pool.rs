@@ -62,7 +62,7 @@ pub struct PoolOptions {
     /// largest burst of the last three hours needed.
     pub max_warm: usize,
     /// Processes of the VMM that stand by, started, for spawns that find no warm clone, if the
-    /// hypervisor has such ([`Vmm::stand_by`](crate::vm::Vmm::stand_by)). The budget does not count
+    /// hypervisor has such ([`Vmm::stand_by`](crate::vm::vmm::Vmm::stand_by)). The budget does not count
     /// them.
     pub standby: usize,
     /// Age at which a snapshot gets a successor; up to a fifth of it less, by chance, so that not
