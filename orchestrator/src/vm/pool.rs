@@ -62,8 +62,8 @@ pub struct PoolOptions {
     /// largest burst of the last three hours needed.
     pub max_warm: usize,
     /// Processes of the VMM that stand by, started, for spawns that find no warm clone, if the
-    /// hypervisor has such ([`Vmm::stand_by`](crate::vm::vmm::Vmm::stand_by)). The budget does not count
-    /// them.
+    /// hypervisor has such ([`Vmm::stand_by`](crate::vm::vmm::Vmm::stand_by)). The budget does not
+    /// count them.
     pub standby: usize,
     /// Age at which a snapshot gets a successor; up to a fifth of it less, by chance, so that not
     /// all are replaced at a time. [`Duration::MAX`]: never by this pool, for a process that ends
@@ -301,8 +301,8 @@ impl Pool {
     }
 
     /// Builds the snapshots that are missing, fills the warm places and lets processes stand by;
-    /// returns when all are there, or there is no room for more. That a process does not start that is
-    /// to stand by is no error: spawns are served without.
+    /// returns when all are there, or there is no room for more. That a process does not start that
+    /// is to stand by is no error: spawns are served without.
     ///
     /// # Errors
     /// [`PoolError::WarmUp`] with the first failure; the pool itself goes on trying.
