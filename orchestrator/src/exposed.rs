@@ -1,5 +1,6 @@
 //! Directories that other users could change.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -19,5 +20,17 @@ impl Exposed {
         let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
         let ours = owner == rustix::process::geteuid().as_raw();
         Ok((!ours || mode & 0o022 != 0).then_some(Self { owner, mode }))
+    }
+}
+
+/// What is wrong with the directory, and what to do: the rest of a sentence that begins with it.
+impl fmt::Display for Exposed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { owner, mode } = self;
+        write!(
+            f,
+            "can be changed by other users (owner {owner}, mode {mode:04o}): change its owner to \
+             this user and its mode to 0700"
+        )
     }
 }

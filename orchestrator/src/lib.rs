@@ -1,5 +1,6 @@
 //! Fresh, isolated microVMs in milliseconds: see [`vm`].
 
+mod disk;
 mod exposed;
 pub mod metrics;
 mod sys;

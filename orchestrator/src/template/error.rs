@@ -9,6 +9,8 @@ use super::TemplateHash;
 use super::compression::DecompressError;
 use super::kernel::KernelError;
 use super::modules::ModuleError;
+use crate::disk;
+use crate::exposed::Exposed;
 
 /// Why a template could not be built, loaded, verified or deleted.
 #[derive(Debug, Error)]
@@ -48,10 +50,9 @@ pub enum TemplateError {
     },
     /// Other users could replace what is booted, and what is run to build it.
     #[error(
-        "the template store {} can be changed by other users (owner {owner}, mode {mode:04o}): \
-         change its owner to this user and its mode to 0700, or set IRONCLAW_TEMPLATE_PATH to a \
-         directory of its own",
-        path.display()
+        "the template store {} {}, or set IRONCLAW_TEMPLATE_PATH to a directory of its own",
+        path.display(),
+        Exposed { owner: *owner, mode: *mode }
     )]
     RootExposed {
         /// Path of the store.
@@ -239,15 +240,13 @@ impl TemplateError {
     ) -> impl FnOnce(io::Error) -> Self + 'a {
         move |source| {
             let path = path.to_owned();
-            match source.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                    Self::NoSpace { operation, path }
-                }
-                _ => Self::Io {
-                    operation,
-                    path,
-                    source,
-                },
+            if disk::is_full(&source) {
+                return Self::NoSpace { operation, path };
+            }
+            Self::Io {
+                operation,
+                path,
+                source,
             }
         }
     }

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use crate::disk;
 use crate::exposed::Exposed;
 use crate::vm::firecracker;
 use crate::vm::flock::{Kind, lock_within, try_lock};
@@ -51,12 +52,15 @@ impl RunDirectory {
         let failed = |operation: &str, path: &Path| {
             VmmError::io(format!("{operation} the directory {}", path.display()))
         };
-        make(root, true).map_err(|error| match error.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => failed("create", root)(error),
-            _ => unusable(root, format!("it can't be made ({error}): set")),
+        make(root, true).map_err(|error| {
+            if disk::is_full(&error) {
+                return failed("create", root)(error);
+            }
+            unusable(root, format!("it can't be made ({error}): set"))
         })?;
+        // Who can change it chooses what a VMM finds in place of its sockets and its record.
         if let Some(exposed) = Exposed::of(root).map_err(failed("inspect", root))? {
-            return Err(changed_by_others(root, exposed));
+            return Err(unusable(root, format!("it {exposed}, or set")));
         }
         // Held for a few system calls: nobody sees a directory before it is locked.
         let root_lock = lock(root)?;
@@ -124,12 +128,7 @@ impl Drop for RunDirectory {
 fn unless_full<T>(recorded: io::Result<T>) -> io::Result<Option<T>> {
     match recorded {
         Ok(record) => Ok(Some(record)),
-        Err(error)
-            if matches!(
-                error.kind(),
-                ErrorKind::StorageFull | ErrorKind::QuotaExceeded
-            ) =>
-        {
+        Err(error) if disk::is_full(&error) => {
             tracing::warn!(%error, "a process is not recorded");
             Ok(None)
         }
@@ -143,15 +142,6 @@ pub(crate) fn make(path: &Path, recursive: bool) -> io::Result<()> {
         .recursive(recursive)
         .mode(0o700)
         .create(path)
-}
-
-/// Who could would choose what a VMM finds in place of its sockets and its record.
-fn changed_by_others(root: &Path, Exposed { owner, mode }: Exposed) -> VmmError {
-    let what = format!(
-        "it can be changed by other users (owner {owner}, mode {mode:04o}): change its owner to \
-         this user and its mode to 0700, or set"
-    );
-    unusable(root, what)
 }
 
 fn unusable(root: &Path, what: String) -> VmmError {

@@ -8,6 +8,8 @@ use super::digest::Sha256Digest;
 use super::id::SnapshotId;
 use super::inspect::Defect;
 use super::owner::Owners;
+use crate::disk;
+use crate::exposed::Exposed;
 
 /// Failure of an operation on the snapshot store: what was attempted, where, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -61,10 +63,9 @@ pub enum SnapshotError {
     },
     /// Other users could replace the snapshots that this one restores.
     #[error(
-        "the snapshot store {} can be changed by other users (owner {owner}, mode {mode:04o}): \
-         change its owner to this user and its mode to 0700, or set IRONCLAW_SNAPSHOT_PATH to a \
-         directory of its own",
-        path.display()
+        "the snapshot store {} {}, or set IRONCLAW_SNAPSHOT_PATH to a directory of its own",
+        path.display(),
+        Exposed { owner: *owner, mode: *mode }
     )]
     RootExposed {
         /// Path of the store.
@@ -209,15 +210,13 @@ impl SnapshotError {
         source: impl Into<io::Error>,
     ) -> Self {
         let (path, source) = (path.as_ref().to_owned(), source.into());
-        match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Self::NoSpace { operation, path }
-            }
-            _ => Self::Io {
-                operation,
-                path,
-                source,
-            },
+        if disk::is_full(&source) {
+            return Self::NoSpace { operation, path };
+        }
+        Self::Io {
+            operation,
+            path,
+            source,
         }
     }
 }

@@ -19,6 +19,7 @@ use super::pass::{self, ZeroPages};
 use super::staging::Staging;
 use super::sweep::{self, Swept};
 use super::verified::Boot;
+use crate::disk;
 use crate::exposed::Exposed;
 
 /// Snapshots in one directory; cheap to clone. Any number of processes may use it at a time.
@@ -66,9 +67,7 @@ impl SnapshotStore {
                 io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
                     SnapshotError::RootNotDirectory { path }
                 }
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                    SnapshotError::NoSpace { operation, path }
-                }
+                _ if disk::is_full(&source) => SnapshotError::NoSpace { operation, path },
                 _ => SnapshotError::RootUnusable {
                     operation,
                     path,
