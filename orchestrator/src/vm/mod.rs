@@ -26,6 +26,7 @@ mod pool;
 mod proc;
 mod process;
 pub mod qemu;
+mod refusal;
 mod root_lock;
 mod run_directory;
 mod shared_pool;

@@ -13,11 +13,11 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::task::coop;
 
+use crate::vm::refusal;
+
 /// QEMU's answers to our commands are some hundred bytes; a VMM that a guest took over could
 /// send anything.
 const MAX_LINE: usize = 256 * 1024;
-/// Most characters of a refusal that are kept.
-const MAX_MESSAGE: usize = 4096;
 
 /// Why a conversation with QEMU ended.
 #[derive(Debug)]
@@ -189,12 +189,7 @@ impl Qmp {
                     return match line {
                         Line::Error { error } => Err(QmpError::Refused {
                             command,
-                            message: error
-                                .desc
-                                .chars()
-                                .filter(|c| !c.is_control())
-                                .take(MAX_MESSAGE)
-                                .collect(),
+                            message: refusal::message(&error.desc),
                         }),
                         _ => Ok(()),
                     };
@@ -309,7 +304,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_words_of_a_refusal_are_bounded_and_drive_no_terminal() {
-        let long = "x".repeat(MAX_MESSAGE);
+        let long = "x".repeat(refusal::MAX_MESSAGE);
         let answers = format!(
             "{GREETING}{{\"return\": {{}}}}\n{{\"error\": {{\"desc\": \"\\u001b[2J{long}\"}}}}\n"
         );
@@ -317,7 +312,7 @@ mod tests {
         match qmp.execute("cont", json!({})).await {
             Err(QmpError::Refused { message, .. }) => {
                 assert!(message.starts_with("[2Jx"), "{:?}", message.get(..9));
-                assert_eq!(message.len(), MAX_MESSAGE);
+                assert_eq!(message.len(), refusal::MAX_MESSAGE);
             }
             other => panic!("{other:?}"),
         }

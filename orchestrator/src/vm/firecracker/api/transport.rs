@@ -12,14 +12,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
 use super::ApiError;
+use crate::vm::refusal;
 
 /// Most bytes of headers that are read, and most of them.
 const MAX_HEAD: usize = 16 * 1024;
 const MAX_HEADERS: usize = 32;
 /// Most bytes of an answer's body: `/vm/config`, the longest, has some kilobytes.
 const MAX_BODY: usize = 1 << 20;
-/// Most characters of a fault message that are kept.
-const MAX_MESSAGE: usize = 4096;
 /// Most answers fit into this.
 const READ: usize = 1024;
 
@@ -108,11 +107,7 @@ impl Transport {
         Err(ApiError::Refused {
             request: format!("{method} {path}"),
             status: head.status.as_u16(),
-            message: message
-                .chars()
-                .filter(|c| !c.is_control())
-                .take(MAX_MESSAGE)
-                .collect(),
+            message: refusal::message(&message),
         })
     }
 
