@@ -3,6 +3,7 @@
 use std::future::Future;
 
 use anyhow::{Context as _, Result};
+use procfs::process::Process;
 use thiserror::Error;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -50,11 +51,9 @@ async fn comes(signal: &mut Option<Signal>) {
 /// Whether this program was started with a signal ignored (proc_pid_status(5)).
 fn is_ignored(signal: SignalKind) -> bool {
     // Without /proc there is nobody to ask, and to end by a signal is what is expected.
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    let status = Process::myself().and_then(|process| process.status());
     // The lowest bit is signal 1.
-    mask.is_some_and(|mask| mask & (1 << (signal.as_raw_value() - 1)) != 0)
+    status.is_ok_and(|status| status.sigign & (1 << (signal.as_raw_value() - 1)) != 0)
 }
 
 /// Does `work` until a signal comes, which drops it, and with it every VM: a handle kills its VM
