@@ -5,7 +5,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use ironclaw_orchestrator::vm::config::VARIABLES;
@@ -539,32 +539,41 @@ fn has_kvm() -> bool {
     kvm.is_ok()
 }
 
+/// A template of something that no VMM boots, as the default.
+fn import_a_kernel(state: &Path) {
+    let kernel = state.join("kernel");
+    fs::write(&kernel, "\x7fELF").unwrap();
+    let mut command = ironclaw(state);
+    command.args(["template", "import", "--kernel"]).arg(kernel);
+    command.assert().success();
+}
+
+/// A program called `name` that does what `script` says.
+fn program(state: &Path, name: &str, script: &str) -> PathBuf {
+    let path = state.join(name);
+    fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+    path
+}
+
 #[test]
 fn where_only_firecracker_will_do_it_is_its_own_words_that_are_told() {
     if !has_kvm() {
         return;
     }
     let state = state();
-    let file = |name: &str, content: &str| {
-        let path = state.path().join(name);
-        fs::write(&path, content).unwrap();
-        path
-    };
-    let kernel = file("kernel", "\x7fELF");
-    ironclaw(state.path())
-        .args(["template", "import", "--kernel"])
-        .arg(&kernel)
-        .assert()
-        .success();
-    let program = file(
+    import_a_kernel(state.path());
+    let program = program(
+        state.path(),
         "firecracker",
-        "#!/bin/sh\n[ \"$1\" = --version ] && exec echo Firecracker v1.17.0\necho none today; exit 3\n",
+        "[ \"$1\" = --version ] && exec echo Firecracker v1.17.0\necho none today; exit 3",
     );
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
+    let drive = state.path().join("drive");
+    fs::write(&drive, "drive").unwrap();
     ironclaw(state.path())
         .env("IRONCLAW_FIRECRACKER", &program)
         .env("IRONCLAW_JAIL", "off")
-        .env("IRONCLAW_ROOT_DRIVE", file("drive", "drive"))
+        .env("IRONCLAW_ROOT_DRIVE", &drive)
         .args(["run", "--", "true"])
         .assert()
         .code(122)
@@ -574,19 +583,8 @@ fn where_only_firecracker_will_do_it_is_its_own_words_that_are_told() {
 #[test]
 fn who_insists_on_a_jail_gets_no_vm_of_qemu() {
     let state = state();
-    let file = |name: &str, content: &str| {
-        let path = state.path().join(name);
-        fs::write(&path, content).unwrap();
-        path
-    };
-    let kernel = file("kernel", "\x7fELF");
-    ironclaw(state.path())
-        .args(["template", "import", "--kernel"])
-        .arg(&kernel)
-        .assert()
-        .success();
-    let qemu = file("qemu", "#!/bin/sh\necho QEMU emulator version 7.2.0\n");
-    fs::set_permissions(&qemu, fs::Permissions::from_mode(0o700)).unwrap();
+    import_a_kernel(state.path());
+    let qemu = program(state.path(), "qemu", "echo QEMU emulator version 7.2.0");
     for words in [&["run", "--", "true"][..], &["pool", "warmup"]] {
         ironclaw(state.path())
             .env("IRONCLAW_BACKEND", "qemu")

@@ -33,5 +33,7 @@ mod real;
 mod skip;
 #[path = "../shared/small_disk.rs"]
 mod small_disk;
+#[path = "../shared/warm_successor.rs"]
+mod warm_successor;
 #[path = "../shared/within.rs"]
 mod within;

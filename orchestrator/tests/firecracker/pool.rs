@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::lab::{Lab, pool, run};
 use crate::process::{is_alive, kill, living_in};
+use crate::warm_successor::warm_successor;
 use crate::within::within;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -58,18 +59,7 @@ async fn a_warm_clone_that_was_killed_is_replaced() {
     pool.warmup().await.unwrap();
     let victim = pool.warm_pids();
     kill(victim[0]);
-    // Without a spawn that would meet it.
-    let replaced = async {
-        loop {
-            pool.warmup().await.unwrap();
-            let warm = pool.warm_pids();
-            if !warm.is_empty() && warm != victim {
-                return warm;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    let successor = within("another warm clone", replaced).await;
+    let successor = warm_successor(&pool, &victim).await;
     let vm = pool.spawn("survivor").await.unwrap();
     assert_eq!((vm.origin(), vec![vm.pid()]), (Origin::Warm, successor));
     assert_eq!(run(&vm, ["echo", "here"]).await, "here\n");

@@ -27,5 +27,7 @@ mod skip;
 #[path = "../shared/small_disk.rs"]
 mod small_disk;
 mod templates;
+#[path = "../shared/warm_successor.rs"]
+mod warm_successor;
 #[path = "../shared/within.rs"]
 mod within;

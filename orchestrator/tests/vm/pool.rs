@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use ironclaw_orchestrator::vm::{Origin, Pool, PoolOptions};
 
 use crate::fixture::{is_alive, launcher, sh, snapshot};
+use crate::warm_successor::warm_successor;
 use crate::within::within;
 
 fn options(warm: usize) -> PoolOptions {
@@ -85,18 +86,7 @@ async fn a_warm_clone_that_dies_is_replaced() {
     pool.warmup().await.unwrap();
     let victim = pool.warm_pids();
     kill(victim[0]);
-    // Without a spawn that would meet it.
-    let replaced = async {
-        loop {
-            pool.warmup().await.unwrap();
-            let warm = pool.warm_pids();
-            if !warm.is_empty() && warm != victim {
-                return warm;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    let successor = within("another warm clone", replaced).await;
+    let successor = warm_successor(&pool, &victim).await;
     let vm = pool.spawn("survivor").await.unwrap();
     assert_eq!((vm.origin(), vec![vm.pid()]), (Origin::Warm, successor));
     assert_eq!(sh(&vm, "echo here").await, "here\n");
