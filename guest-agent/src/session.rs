@@ -83,9 +83,10 @@ impl Session {
                 Ok(())
             }
             ToGuest::Signal { id, signal } => {
-                let signal =
-                    Signal::from_named_raw(signal).ok_or(Violation::NoSuchSignal(signal))?;
-                if let Some(Open::Command(command)) = self.open.get(&id) {
+                // A number that was validated has a name.
+                if let Some(signal) = Signal::from_named_raw(signal)
+                    && let Some(Open::Command(command)) = self.open.get(&id)
+                {
                     command.signal(signal);
                 }
                 Ok(())

@@ -39,7 +39,4 @@ pub(crate) enum Violation {
     /// Content for a request that takes none, or after its end.
     #[error("request {} takes no (more) content", .0.0)]
     UnexpectedContent(RequestId),
-    /// Not a signal of this kernel, or a real-time one.
-    #[error("{0} is not the number of a standard signal")]
-    NoSuchSignal(i32),
 }

@@ -37,3 +37,7 @@ pub const ENTROPY: usize = 32;
 
 /// Longest explanation in a failure or a fault, in bytes.
 pub const MAX_TEXT: usize = 1024;
+
+/// Largest number of a signal that a host may send: those beyond are real-time signals, which mean
+/// nothing to a command that was not written for them.
+pub const MAX_SIGNAL: i32 = 31;

@@ -8,7 +8,9 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{MAX_ARGS, MAX_CHUNK, MAX_ENV, MAX_HOSTNAME, MAX_PATH, MAX_TEXT, WINDOW};
+use crate::limits::{
+    MAX_ARGS, MAX_CHUNK, MAX_ENV, MAX_HOSTNAME, MAX_PATH, MAX_SIGNAL, MAX_TEXT, WINDOW,
+};
 
 /// Number of a request, chosen by the host, unique among the open ones of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -56,7 +58,7 @@ pub enum ToGuest {
     Signal {
         /// The request.
         id: RequestId,
-        /// Linux signal number.
+        /// Linux signal number, 1 to [`MAX_SIGNAL`].
         signal: i32,
     },
     /// The host wants no more of this request: its process group is killed, its half-written
@@ -308,6 +310,10 @@ impl ToGuest {
             Self::Data { bytes, .. } => check_chunk(bytes),
             Self::Credit { bytes, .. } => check_credit(*bytes),
             Self::Request { request, .. } => request.validate(),
+            Self::Signal { signal, .. } => check(
+                (1..=MAX_SIGNAL).contains(signal),
+                "a signal is a number from 1 to 31",
+            ),
             _ => Ok(()),
         }
     }

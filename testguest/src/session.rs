@@ -32,9 +32,6 @@ const FULL: usize = 64 * 1024;
 /// Bytes of unsent output at which no more input is read.
 const CONGESTED: usize = 256 * 1024;
 
-/// The largest signal number of Linux.
-const MAX_SIGNAL: i32 = 64;
-
 /// Signals that a process ignores unless it asked for them: CHLD, CONT, URG, WINCH.
 const IGNORED_SIGNALS: [i32; 4] = [17, 18, 23, 28];
 
@@ -218,8 +215,7 @@ impl Session {
                 .get_mut(&id)
                 .map_or(Ok(()), |task| task.credit(bytes)),
             (State::Open, ToGuest::Signal { id, signal }) => {
-                let deadly =
-                    (1..=MAX_SIGNAL).contains(&signal) && !IGNORED_SIGNALS.contains(&signal);
+                let deadly = !IGNORED_SIGNALS.contains(&signal);
                 if deadly && self.tasks.get(&id).is_some_and(Task::is_command) {
                     self.tasks.remove(&id);
                     self.done(id, Outcome::Signaled(signal));

@@ -103,6 +103,21 @@ async fn output_is_streamed_while_the_command_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_signal_reaches_a_command_that_handles_it_and_its_code_counts() {
+    let Some(vm) = vm("signal").await else { return };
+    for signal in [1, 2, 3, 10, 15, 28] {
+        let script =
+            format!("trap 'exit 5' {signal}; echo ready; while :; do sleep 1000 & wait; done");
+        let mut running = vm.start(["sh", "-c", &script]).await.unwrap();
+        let ready = running.next().await.unwrap();
+        assert_eq!(ready, ExecEvent::Stdout(b"ready\n".to_vec()));
+        running.signal(signal).unwrap();
+        let end = running.next().await.unwrap();
+        assert_eq!(end, ExecEvent::Ended(ExitStatus::Code(5)), "{signal}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_command_is_killed_in_the_guest() {
     let Some(vm) = vm("drop").await else { return };
     let mut running = vm

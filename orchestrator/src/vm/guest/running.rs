@@ -169,11 +169,12 @@ impl Running {
         self.stdin.take()
     }
 
-    /// Sends a signal (Linux number) to the command's process group. Whether it arrived,
-    /// [`next`](Self::next) tells.
+    /// Sends a signal (Linux number, 1 to 31) to the command's process group. What comes of it,
+    /// [`next`](Self::next) tells: a command that handles it goes on, or ends with a code of its own.
+    /// One that has ended already gets none, which is no error. Never waits.
     ///
     /// # Errors
-    /// [`GuestError::Closed`] if the session is over.
+    /// [`GuestError::Invalid`] for another number; [`GuestError::Closed`] if the session is over.
     pub fn signal(&self, signal: i32) -> Result<(), GuestError> {
         self.pending.ticket.line.send(&ToGuest::Signal {
             id: self.pending.ticket.id,

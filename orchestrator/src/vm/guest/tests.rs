@@ -426,3 +426,17 @@ async fn a_guest_that_answers_what_it_never_reads_is_given_up_before_that_piles_
     let error = error.await.unwrap_err();
     assert!(error.to_string().contains("reads nothing"), "{error}");
 }
+
+#[tokio::test]
+async fn a_signal_that_does_not_exist_is_refused_and_the_session_goes_on() {
+    let (guest, mut peer) = pair();
+    peer.greet(VERSION).await;
+    let running = guest.start(["cmd"]).await.unwrap();
+    for signal in [i32::MIN, -1, 0, 32, 64, 65, i32::MAX] {
+        let error = running.signal(signal).unwrap_err();
+        assert!(matches!(error, GuestError::Invalid(_)), "{error}");
+    }
+    running.signal(31).unwrap();
+    let (id, _) = peer.request().await;
+    assert_eq!(peer.next().await, Some(ToGuest::Signal { id, signal: 31 }));
+}
