@@ -1,7 +1,11 @@
 //! `ironclaw bench` with real VMs. `cargo xtask test` provides what they need; where that is not
-//! installed each test says `skipped:` and why.
+//! installed each test is ignored, with the reason.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+// The `test` attribute is that of the harness.
+#[macro_use]
+extern crate ironclaw_test_harness;
 
 mod vm;
 
@@ -13,6 +17,10 @@ use std::time::Instant;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
+
+fn main() -> std::process::ExitCode {
+    ironclaw_test_harness::main()
+}
 
 /// As quick as it gets, with its figures as JSON.
 fn bench(snapshots: &Path) -> Command {

@@ -7,6 +7,10 @@
     reason = "a test fails by panicking"
 )]
 
+// The `test` attribute is that of the harness.
+#[macro_use]
+extern crate ironclaw_test_harness;
+
 mod vm;
 
 use std::collections::BTreeSet;
@@ -15,6 +19,10 @@ use std::path::Path;
 use std::process::Command;
 
 use ironclaw_orchestrator::vm::config::VARIABLES;
+
+fn main() -> std::process::ExitCode {
+    ironclaw_test_harness::main()
+}
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()

@@ -2,16 +2,24 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+// The `test` attribute is that of the harness.
+#[macro_use]
+extern crate ironclaw_test_harness;
+
 use std::fs;
-use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use ironclaw_orchestrator::vm::config::VARIABLES;
+use ironclaw_test_harness::skipped;
 use predicates::prelude::*;
 use predicates::str::contains;
 use tempfile::TempDir;
+
+fn main() -> std::process::ExitCode {
+    ironclaw_test_harness::main()
+}
 
 /// `ironclaw` with no settings but directories of its own below `state`.
 fn ironclaw(state: &Path) -> Command {
@@ -304,10 +312,7 @@ fn figures_are_the_same_as_a_table_as_json_and_for_prometheus() {
 #[test]
 fn prometheus_has_nothing_to_say_against_the_figures() {
     if let Err(error) = std::process::Command::new("promtool").output() {
-        // Past the harness, which keeps what a test prints to itself if the test passes.
-        let reason = "skipped: promtool (Debian package prometheus)";
-        let _ = writeln!(std::io::stderr(), "{reason}: {error}");
-        return;
+        return skipped(format!("promtool (Debian package prometheus): {error}"));
     }
     let state = with_a_broken_snapshot();
     let figures = ironclaw(state.path())
@@ -534,7 +539,7 @@ fn a_firecracker_that_is_not_there_is_named_with_what_to_do() {
 fn has_kvm() -> bool {
     let kvm = fs::File::options().read(true).write(true).open("/dev/kvm");
     if let Err(error) = &kvm {
-        let _ = writeln!(std::io::stderr(), "skipped: /dev/kvm: {error}");
+        skipped(format!("/dev/kvm: {error}"));
     }
     kvm.is_ok()
 }

@@ -1,5 +1,5 @@
 //! The command line with real VMs under QEMU. `cargo xtask test` provides what they need;
-//! where that is not installed each test says `skipped:` and why.
+//! where that is not installed each test is ignored, with the reason.
 
 #![allow(
     clippy::unwrap_used,
@@ -7,6 +7,10 @@
     clippy::panic,
     reason = "a test fails by panicking"
 )]
+
+// The `test` attribute is that of the harness.
+#[macro_use]
+extern crate ironclaw_test_harness;
 
 mod apart;
 mod vm;
@@ -21,6 +25,10 @@ use rustix::process::{Signal, kill_process};
 
 use apart::{Apart, ended, pid, watch};
 use vm::{PATIENCE, children, runs, state};
+
+fn main() -> std::process::ExitCode {
+    ironclaw_test_harness::main()
+}
 
 fn ironclaw(arguments: &[&str]) -> Command {
     vm::ironclaw("command-line", arguments)

@@ -1,7 +1,6 @@
 //! Whether there are VMs for a test, and where their state is.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -10,6 +9,7 @@ use ironclaw_orchestrator::vm::config::VARIABLES;
 use ironclaw_orchestrator::vm::qemu::QemuBinary;
 use ironclaw_orchestrator::vm::vmm::VmmError;
 use ironclaw_orchestrator::vm::{Config, find_guest_agent};
+use ironclaw_test_harness::skipped;
 use procfs::process::Process;
 
 /// Set by `cargo xtask test`, which installs QEMU and builds the agent: tests have to run then.
@@ -56,8 +56,8 @@ pub(crate) fn ironclaw(snapshots: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// Whether a VM can be had here; if not, says what is not installed. Anything else that is wrong
-/// is a failure.
+/// Whether a VM can be had here; a test is ignored if something is not installed. Anything else that
+/// is wrong is a failure.
 pub(crate) fn runs() -> bool {
     let doctor = ironclaw("command-line", &["doctor"]).output().unwrap();
     if doctor.status.success() {
@@ -70,9 +70,7 @@ pub(crate) fn runs() -> bool {
         "{}",
         String::from_utf8_lossy(&doctor.stdout)
     );
-    // Past the harness, which keeps what a test prints to itself if the test passes.
-    let reason = missing.unwrap_or_default();
-    let _ = writeln!(std::io::stderr(), "skipped: {reason}");
+    skipped(missing.unwrap_or_default());
     false
 }
 

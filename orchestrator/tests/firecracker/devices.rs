@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use ironclaw_orchestrator::vm::config::{JailChoice, Taps};
 use ironclaw_orchestrator::vm::{Launcher, Origin};
+use ironclaw_test_harness::skipped;
 
 use crate::jail::may_jail;
 use crate::lab::{Lab, pool, run};
-use crate::skip::skipped;
+use crate::real::unless_required;
 
 fn with_drive(lab: &mut Lab) -> PathBuf {
     let drive = lab.path().join("drive.img");
@@ -90,7 +91,7 @@ impl Network {
         if in_namespace {
             let namespace = format!("ironclaw-{}-{name}", std::process::id());
             if !ip(&["netns", "add", &namespace]) {
-                skipped(&"no network namespaces");
+                skipped(unless_required("no network namespaces".to_owned()));
                 return None;
             }
             network.namespace = Some(namespace);
@@ -102,7 +103,7 @@ impl Network {
             }
             arguments.extend(["tuntap", "add", "dev", &tap, "mode", "tap"]);
             if !ip(&arguments) {
-                skipped(&"no tap devices");
+                skipped(unless_required("no tap devices".to_owned()));
                 return None;
             }
             network.taps.push(tap);

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use ironclaw_orchestrator::vm::snapshot::{Snapshot, SnapshotError};
 use ironclaw_orchestrator::vm::vmm::VmmError;
 use ironclaw_orchestrator::vm::{LaunchError, Launcher, Origin, Pool, SpawnError, Stage};
+use ironclaw_test_harness::skipped;
 
 use crate::lab::{Lab, list, pool, run, words};
 use crate::process::living_in;
 use crate::real;
-use crate::skip::skipped;
 use crate::small_disk::SmallDisk;
 use crate::within::within;
 
@@ -198,7 +198,7 @@ async fn a_disk_that_fills_up_before_a_snapshot_is_written_is_one_clear_error_an
     let denied = |reason: &str| drop(real::unless_required(reason.to_owned()));
     let disk = match SmallDisk::mount(160, denied) {
         Ok(disk) => disk,
-        Err(reason) => return skipped(&reason),
+        Err(reason) => return skipped(reason),
     };
     lab.config.snapshot_path = disk.path().join("snapshots");
     lab.config.machine.memory_mib = 128;

@@ -4,16 +4,15 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Once;
 
 use ironclaw_orchestrator::vm::config::JailChoice;
 use ironclaw_orchestrator::vm::firecracker::find_jailer;
 use ironclaw_orchestrator::vm::{Config, Origin};
+use ironclaw_test_harness::skipped;
 
 use crate::lab::{Lab, launcher, list, pool, run};
 use crate::limit::Limit;
 use crate::real;
-use crate::skip::skipped;
 
 /// A lab whose VMs are jailed, where they can be.
 pub(crate) async fn jailed() -> Option<Lab> {
@@ -25,7 +24,7 @@ pub(crate) async fn jailed() -> Option<Lab> {
     Some(lab)
 }
 
-/// Whether VMs can be jailed here; the first that asks says why not.
+/// Whether VMs can be jailed here; a test that asks is ignored if not.
 pub(crate) fn may_jail(lab: &Lab) -> bool {
     let reason = if !rustix::process::geteuid().is_root() {
         "only root can jail VMs".to_owned()
@@ -35,9 +34,7 @@ pub(crate) fn may_jail(lab: &Lab) -> bool {
             Err(error) => error.to_string(),
         }
     };
-    static SAID: Once = Once::new();
-    let reason = real::unless_required(reason);
-    SAID.call_once(|| skipped(&reason));
+    skipped(real::unless_required(reason));
     false
 }
 
@@ -158,7 +155,7 @@ async fn a_jailed_vm_has_a_user_a_root_namespaces_and_limits_of_its_own() {
         assert!((1..100).contains(&limits.processes), "{limits:?}");
     } else {
         assert!(limited.is_empty(), "{limited:?}");
-        skipped(&"limits of jailed VMs: this host lacks a controller of memory, cpu or pids");
+        skipped("limits of jailed VMs: this host lacks a controller of memory, cpu or pids");
     }
     for vm in [one, two] {
         vm.destroy().await.unwrap();
@@ -250,7 +247,7 @@ async fn vms_without_a_jailer_are_warned_of_unless_that_is_wanted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn opens_a_launcher_for_another_test() {
     let Some(below) = std::env::var_os(OPEN_BELOW).map(PathBuf::from) else {
-        return;
+        return skipped("a process of another test");
     };
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)

@@ -1,7 +1,7 @@
 //! A place of its own for each test: a run directory, snapshots, and the test guest's template.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ironclaw_orchestrator::template::{ImportSpec, TemplateStore};
@@ -9,12 +9,12 @@ use ironclaw_orchestrator::vm::config::{BackendChoice, JailChoice};
 use ironclaw_orchestrator::vm::firecracker::FirecrackerBinary;
 use ironclaw_orchestrator::vm::snapshot::Snapshot;
 use ironclaw_orchestrator::vm::{Command, Config, Launcher, Pool, PoolOptions, VmHandle};
+use ironclaw_test_harness::skipped;
 use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
 use tempfile::TempDir;
 
 use crate::process::readable_within;
 use crate::real::{self, Real};
-use crate::skip::skipped;
 
 /// How long a killed process may take to be gone; it takes milliseconds.
 const GONE: Duration = Duration::from_secs(10);
@@ -27,13 +27,12 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    /// `None` where a real Firecracker can't be tested; the first one says why.
+    /// `None` where a real Firecracker can't be tested, for which the test is ignored.
     pub(crate) async fn open() -> Option<Self> {
-        static SAID: Once = Once::new();
         let Real { binary, guest } = match real::firecracker().await {
             Ok(real) => real,
             Err(reason) => {
-                SAID.call_once(|| skipped(&reason));
+                skipped(reason);
                 return None;
             }
         };

@@ -1,8 +1,8 @@
 //! Real VMs under a real Firecracker, on `/dev/kvm`.
 //!
 //! They need a Firecracker (`IRONCLAW_FIRECRACKER`, or on `PATH`) and the bare-metal test guest,
-//! which `cargo xtask test` builds and names in `IRONCLAW_TESTGUEST`. Without one of them the run
-//! says `skipped:` and why, once; `IRONCLAW_TEST_REQUIRE_FIRECRACKER=1` makes it fail.
+//! which `cargo xtask test` builds and names in `IRONCLAW_TESTGUEST`. Without one of them
+//! they are ignored, with the reason; `IRONCLAW_TEST_REQUIRE_FIRECRACKER=1` makes them fail.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,6 +10,11 @@
     clippy::panic,
     reason = "a test fails by panicking"
 )]
+
+// The `test` attributes are those of the harness, and all else of Tokio is Tokio's.
+#[macro_use]
+#[allow(unused_imports, reason = "all tests are asynchronous so far")]
+extern crate ironclaw_test_harness as tokio;
 
 mod clones;
 mod commands;
@@ -29,11 +34,13 @@ mod program;
 mod raw_api;
 #[path = "../shared/real.rs"]
 mod real;
-#[path = "../shared/skip.rs"]
-mod skip;
 #[path = "../shared/small_disk.rs"]
 mod small_disk;
 #[path = "../shared/warm_successor.rs"]
 mod warm_successor;
 #[path = "../shared/within.rs"]
 mod within;
+
+fn main() -> std::process::ExitCode {
+    ironclaw_test_harness::main()
+}

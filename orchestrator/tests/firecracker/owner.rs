@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ironclaw_orchestrator::vm::Origin;
 use ironclaw_orchestrator::vm::config::JailChoice;
+use ironclaw_test_harness::skipped;
 
 use crate::jail::{can_limit, groups, jailed};
 use crate::lab::{Lab, launcher, list, pool};
@@ -128,7 +129,7 @@ async fn the_next_one_sweeps(lab: &Lab) {
 #[tokio::test(flavor = "multi_thread")]
 async fn holds_vms_for_another_test() {
     let Some(below) = std::env::var_os(HOLD_BELOW).map(PathBuf::from) else {
-        return;
+        return skipped("a process of another test");
     };
     let mut config = Lab::config_below(&below);
     if std::env::var_os(HOLD_JAILED).is_some_and(|value| value == "1") {

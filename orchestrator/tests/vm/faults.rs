@@ -7,11 +7,11 @@ use ironclaw_orchestrator::vm::snapshot::SnapshotError;
 use ironclaw_orchestrator::vm::{
     ExecEvent, GuestError, LaunchError, Launcher, Origin, Pool, PoolOptions, Stage,
 };
+use ironclaw_test_harness::skipped;
 
 use crate::fixture::{config_in, files, in_directory, is_alive, launcher, private, sh, vm};
 use crate::pool::kill;
 use crate::required::unless_required;
-use crate::skip::skipped;
 use crate::small_disk::SmallDisk;
 use crate::within::within;
 

@@ -7,12 +7,12 @@ use ironclaw_orchestrator::template::TemplateError;
 use ironclaw_orchestrator::vm::snapshot::{Snapshot, SnapshotStore};
 use ironclaw_orchestrator::vm::vmm::VmmError;
 use ironclaw_orchestrator::vm::{Config, LaunchError, Launcher, VmHandle};
+use ironclaw_test_harness::skipped;
 use tokio::sync::OnceCell;
 
 use crate::required::unless_required;
-use crate::skip::skipped;
 
-static LAUNCHER: OnceCell<Option<Launcher>> = OnceCell::const_new();
+static LAUNCHER: OnceCell<Result<Launcher, String>> = OnceCell::const_new();
 static SNAPSHOT: OnceCell<Snapshot> = OnceCell::const_new();
 
 /// The settings of the tests: kept between runs, apart from any user's.
@@ -25,25 +25,25 @@ pub(crate) fn config() -> Config {
     config
 }
 
-/// A launcher, or `None` and a line that says what is not installed.
+/// A launcher, or `None`, for which the test is ignored: something is not installed.
 pub(crate) async fn launcher() -> Option<Launcher> {
     let open = || async {
-        let progress = Arc::new(|stage: &_| eprintln!("{stage}"));
+        let progress = Arc::new(|_: &_| {});
         match Launcher::open(&config(), progress).await {
-            Ok(launcher) => Some(launcher),
+            Ok(launcher) => Ok(launcher),
             Err(
                 error @ (LaunchError::Vmm(VmmError::NotInstalled { .. })
                 | LaunchError::NoGuestAgent { .. }
                 | LaunchError::Template(TemplateError::NotStatic { .. })),
             ) => {
                 unless_required(&error);
-                skipped(&error);
-                None
+                Err(error.to_string())
             }
             Err(error) => panic!("{error}"),
         }
     };
-    LAUNCHER.get_or_init(open).await.clone()
+    let launcher = LAUNCHER.get_or_init(open).await.clone();
+    launcher.inspect_err(|missing| skipped(missing)).ok()
 }
 
 /// A launcher with a snapshot directory of its own, which ends with the returned one.

@@ -1,7 +1,7 @@
 //! Real VMs with a real Linux guest, under QEMU.
 //!
 //! They need Debian's `qemu-system-x86` and the static guest agent; `cargo xtask test` provides
-//! both. Without them each test says `skipped:` and why.
+//! both. Without them each test is ignored, with the reason.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,6 +9,11 @@
     clippy::panic,
     reason = "a test fails by panicking"
 )]
+
+// The `test` attributes are those of the harness, and all else of Tokio is Tokio's.
+#[macro_use]
+#[allow(unused_imports, reason = "all tests are asynchronous so far")]
+extern crate ironclaw_test_harness as tokio;
 
 mod acquire;
 mod clones;
@@ -22,8 +27,6 @@ mod limit;
 mod pool;
 #[path = "../shared/required.rs"]
 mod required;
-#[path = "../shared/skip.rs"]
-mod skip;
 #[path = "../shared/small_disk.rs"]
 mod small_disk;
 mod templates;
@@ -31,3 +34,7 @@ mod templates;
 mod warm_successor;
 #[path = "../shared/within.rs"]
 mod within;
+
+fn main() -> std::process::ExitCode {
+    ironclaw_test_harness::main()
+}

@@ -1,6 +1,5 @@
 //! What every hypervisor does.
 
-use std::sync::Once;
 use std::time::Duration;
 
 use ironclaw_orchestrator::vm::guest::Guest;
@@ -8,12 +7,12 @@ use ironclaw_orchestrator::vm::snapshot::{Description, Snapshot, VmmKind};
 use ironclaw_orchestrator::vm::vmm::{BootSpec, MicroVm, Ram, Standby, VmmError};
 use ironclaw_orchestrator::vm::{Command, ExitStatus, GuestError, VmHandle};
 use ironclaw_protocol::message::FailureKind;
+use ironclaw_test_harness::skipped;
 use libtest_mimic::Trial;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::timeout;
 
 use crate::backend::{Backend, Kind, is_alive};
-use crate::skip::skipped;
 use crate::trial;
 use crate::within::within;
 
@@ -60,10 +59,7 @@ async fn on(kind: Kind, behaviour: impl AsyncFnOnce(&Backend)) {
             behaviour(&backend).await;
             assert!(backend.homes().is_empty(), "{:?}", backend.homes());
         }
-        Err(missing) => {
-            static SAID: [Once; 3] = [const { Once::new() }; 3];
-            SAID[kind as usize].call_once(|| skipped(&missing));
-        }
+        Err(missing) => skipped(missing),
     }
 }
 

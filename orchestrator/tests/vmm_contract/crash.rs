@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 
 use ironclaw_orchestrator::vm::Pool;
 use ironclaw_orchestrator::vm::snapshot::{SnapshotId, SnapshotStore};
+use ironclaw_test_harness::skipped;
 use libtest_mimic::Trial;
 
 use crate::backend::{Kind, Watched, living_below};
 use crate::limit::Limit;
-use crate::skip::skipped;
 use crate::trial;
 use crate::victim::{self, FULL, Life, ROUND};
 
@@ -35,7 +35,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 async fn killed_at_any_point(kind: Kind, deaths: usize, each: usize) {
     if let Err(missing) = kind.start().await {
-        skipped(&missing);
+        skipped(missing);
         return;
     }
     let seed = std::env::var("IRONCLAW_TEST_SEED").map_or_else(

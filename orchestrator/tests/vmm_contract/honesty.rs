@@ -6,13 +6,13 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use ironclaw_test_harness::skipped;
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
 use crate::limit::Limit;
 use crate::real::{self, Real};
 use crate::simulator::Simulator;
-use crate::skip::skipped;
 use crate::trial;
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -121,8 +121,7 @@ async fn both() -> Option<([Process; 2], Value, tempfile::TempDir)> {
     let Real { binary, guest } = match real::firecracker().await {
         Ok(real) => real,
         Err(reason) => {
-            static SAID: std::sync::Once = std::sync::Once::new();
-            SAID.call_once(|| skipped(&reason));
+            skipped(reason);
             return None;
         }
     };

@@ -1,6 +1,6 @@
 //! One suite of behaviours for every hypervisor, and faults that only a simulator can have.
 //!
-//! `contract::…` runs against QEMU, the real Firecracker and the simulator, where each is there;
+//! `contract::…` runs against QEMU, the real Firecracker and the simulator, where each is there, and is ignored where not;
 //! `crash::…` kills a process that uses it, at any moment; `devices::…`, `every_call::…`,
 //! `faults::…`, `maker::…`, `reboot::…` and `room::…` run against the simulator; `honesty::…`
 //! compares the simulator with the real one.
@@ -12,6 +12,11 @@
     clippy::cast_possible_truncation,
     reason = "a test fails by panicking"
 )]
+
+// The `test` attributes are those of the harness, and all else of Tokio is Tokio's.
+#[macro_use]
+#[allow(unused_imports, reason = "all tests are asynchronous so far")]
+extern crate ironclaw_test_harness as tokio;
 
 mod backend;
 mod contract;
@@ -30,8 +35,6 @@ mod reboot;
 mod required;
 mod room;
 mod simulator;
-#[path = "../shared/skip.rs"]
-mod skip;
 mod victim;
 #[path = "../shared/within.rs"]
 mod within;
@@ -40,7 +43,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Failed, Trial};
 use tokio::runtime::Builder;
 use tokio::time::timeout;
 
@@ -56,7 +59,6 @@ fn main() -> ExitCode {
     if let Some(life) = victim::Life::from_env() {
         return life.live();
     }
-    let arguments = Arguments::from_args();
     let trials = [
         contract::trials(),
         crash::trials(),
@@ -68,7 +70,7 @@ fn main() -> ExitCode {
         reboot::trials(),
         room::trials(),
     ];
-    libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
+    ironclaw_test_harness::run(trials.into_iter().flatten().collect())
 }
 
 /// How long a trial may take in all; the longest takes two minutes.
@@ -76,7 +78,7 @@ const LONGEST: Duration = Duration::from_secs(20 * 60);
 
 /// A trial that runs on a runtime of its own.
 fn trial<F: Future<Output = ()>>(name: String, test: impl FnOnce() -> F + Send + 'static) -> Trial {
-    Trial::test(name, move || run(Builder::new_multi_thread(), test))
+    ironclaw_test_harness::trial(name, move || run(Builder::new_multi_thread(), test))
 }
 
 /// The same for one that lets the runtime's clock jump, which takes a runtime of one thread.
@@ -84,7 +86,7 @@ fn trial_on_one_thread<F: Future<Output = ()>>(
     name: String,
     test: impl FnOnce() -> F + Send + 'static,
 ) -> Trial {
-    Trial::test(name, move || run(Builder::new_current_thread(), test))
+    ironclaw_test_harness::trial(name, move || run(Builder::new_current_thread(), test))
 }
 
 fn run<F: Future<Output = ()>>(mut on: Builder, test: impl FnOnce() -> F) -> Result<(), Failed> {

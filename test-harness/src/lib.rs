@@ -1,0 +1,127 @@
+//! A harness for suites that need what a machine may not have: what they can't test there is
+//! reported as ignored, with the reason, and counted so. `rustc`'s own harness knows of ignored tests
+//! at compile time only.
+//!
+//! Tests are written as everywhere, with `#[test]` or `#[tokio::test]`. A suite has `harness = false`
+//! in its `Cargo.toml`, and at its root:
+//!
+//! ```text
+//! // The `test` attributes are those of the harness, and all else of Tokio is Tokio's.
+//! #[macro_use]
+//! #[allow(unused_imports, reason = "a suite may have asynchronous tests only")]
+//! extern crate ironclaw_test_harness as tokio;
+//!
+//! fn main() -> std::process::ExitCode {
+//!     ironclaw_test_harness::main()
+//! }
+//! ```
+//!
+//! A test that can't run here calls [`skipped`] and returns.
+//! `cargo-nextest`, which has a process for each test, knows of no tests that are ignored at run time:
+//! it shows what they printed, and the reason with it, by `--success-output immediate`.
+
+mod arguments;
+
+use std::cell::RefCell;
+use std::fmt::Display;
+use std::process::ExitCode;
+
+pub use ironclaw_test_attribute::test;
+use libtest_mimic::{Completion, Failed, Trial};
+pub use tokio::*;
+
+#[doc(hidden)]
+pub use inventory;
+
+thread_local! {
+    /// What the test on this thread says of itself; none runs without.
+    static TOLD: RefCell<Option<Told>> = const { RefCell::new(None) };
+}
+
+#[derive(Default)]
+struct Told {
+    reason: Option<String>,
+}
+
+/// Has the test on this thread reported as ignored, unless it fails.
+///
+/// # Panics
+/// On a thread without a test, such as one that a test has started.
+#[expect(clippy::panic, reason = "a test fails by panicking")]
+pub fn skipped(reason: impl Display) {
+    TOLD.with_borrow_mut(|told| match told {
+        Some(told) => told.reason = Some(reason.to_string()),
+        None => panic!("no test runs on this thread that could be skipped: {reason}"),
+    });
+}
+
+/// A trial that is ignored if it was [`skipped`].
+pub fn trial(
+    name: impl Into<String>,
+    test: impl FnOnce() -> Result<(), Failed> + Send + 'static,
+) -> Trial {
+    Trial::ignorable_test(name, || {
+        TOLD.set(Some(Told::default()));
+        test()?;
+        let reason = TOLD.take().and_then(|told| told.reason);
+        Ok(reason.map_or(Completion::Completed, Completion::ignored_with))
+    })
+}
+
+/// What an attribute registered.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Registered {
+    /// With the name of its suite before it.
+    pub path: &'static str,
+    /// The test itself.
+    pub test: fn(),
+    /// Whether it has to be asked for.
+    pub is_ignored: bool,
+}
+
+inventory::collect!(Registered);
+
+/// Registers a function as a test.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! register {
+    ($name:ident, $is_ignored:literal) => {
+        $crate::inventory::submit! {
+            $crate::Registered {
+                path: concat!(module_path!(), "::", stringify!($name)),
+                test: $name,
+                is_ignored: $is_ignored,
+            }
+        }
+    };
+}
+
+impl Registered {
+    fn trial(&self) -> Trial {
+        let name = self
+            .path
+            .split_once("::")
+            .map_or(self.path, |(_, name)| name);
+        let test = self.test;
+        let trial = trial(name, move || {
+            test();
+            Ok(())
+        });
+        trial.with_ignored_flag(self.is_ignored)
+    }
+}
+
+/// Runs the tests of this suite.
+pub fn main() -> ExitCode {
+    run(Vec::new())
+}
+
+/// Runs the tests of this suite, and `others`.
+pub fn run(others: Vec<Trial>) -> ExitCode {
+    let registered = inventory::iter::<Registered>.into_iter();
+    let mut trials: Vec<_> = registered.map(Registered::trial).chain(others).collect();
+    trials.sort_by(|one, other| one.name().cmp(other.name()));
+    let arguments = arguments::of_process(&trials);
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
