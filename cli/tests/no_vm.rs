@@ -642,3 +642,37 @@ fn output_that_nobody_reads_ends_the_program_quietly() {
     assert_eq!(output.status.code(), Some(141));
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
+
+#[test]
+fn a_named_pipe_is_refused_wherever_a_file_is_named() {
+    let state = state();
+    let (pipe, kernel) = (state.path().join("pipe"), state.path().join("kernel"));
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &pipe,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RWXU,
+        0,
+    )
+    .unwrap();
+    fs::write(&kernel, "\x7fELF").unwrap();
+    let refused = |kernel: &Path, more: &[&std::ffi::OsStr]| {
+        ironclaw(state.path())
+            .args(["template", "import", "--kernel"])
+            .arg(kernel)
+            .args(more)
+            .timeout(std::time::Duration::from_secs(60))
+            .assert()
+            .code(125)
+            .stderr(contains(pipe.display().to_string()).and(contains("named pipe")));
+    };
+    refused(&pipe, &[]);
+    refused(&kernel, &["--initramfs".as_ref(), pipe.as_ref()]);
+    ironclaw(state.path())
+        .env("IRONCLAW_GUEST_AGENT", &pipe)
+        .args(["template", "build"])
+        .timeout(std::time::Duration::from_secs(60))
+        .assert()
+        .stderr(contains(pipe.display().to_string()))
+        .failure();
+}

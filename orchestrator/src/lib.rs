@@ -3,6 +3,7 @@
 mod disk;
 mod exposed;
 pub mod metrics;
+mod regular_file;
 mod sys;
 pub mod template;
 pub mod vm;

@@ -37,12 +37,23 @@ pub(crate) fn bind_to_parent(command: &mut Command) {
     unsafe { command.pre_exec(prepare) };
 }
 
-/// Makes the child of `command` inherit `fds` under the numbers they have here, and lead a session
-/// of its own.
-pub(crate) fn inherit(command: &mut Command, fds: &[OwnedFd]) {
+/// Makes the child of `command` lead a session of its own.
+pub(crate) fn lead_session(command: &mut Command) {
+    let prepare = || -> io::Result<()> {
+        rustix::process::setsid()?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec it makes one system call, and neither allocates nor locks.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// Leaves the child of `command` none of our descriptors beside its standard input, output and
+/// error, but `fds` under the numbers they have here: whoever started us, or embeds us, may have
+/// others open without `O_CLOEXEC`.
+pub(crate) fn inherit_only(command: &mut Command, fds: &[OwnedFd]) {
     let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let prepare = move || -> io::Result<()> {
-        rustix::process::setsid()?;
+        close_others_on_exec()?;
         for number in &numbers {
             // SAFETY: the caller keeps the descriptors open until the child was spawned, and the
             // child has a copy of every one of them.
@@ -54,6 +65,38 @@ pub(crate) fn inherit(command: &mut Command, fds: &[OwnedFd]) {
     // SAFETY: `prepare` runs between fork and exec, where only async-signal-safe work is sound:
     // it makes system calls and reads a vector filled before, and neither allocates nor locks.
     unsafe { command.pre_exec(prepare) };
+}
+
+/// Marks all descriptors but the first three, so that an exec closes them (close_range(2)). They
+/// stay open until then: by one of them the standard library tells whether the exec failed.
+fn close_others_on_exec() -> io::Result<()> {
+    const FIRST: libc::c_uint = 3;
+    // SAFETY: it marks descriptors, and touches no memory of ours.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            FIRST,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    if done == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    // Before Linux 5.11.
+    if !matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) {
+        return Err(error);
+    }
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let end = limit
+        .current
+        .and_then(|limit| libc::c_int::try_from(limit).ok());
+    for number in 3..end.unwrap_or(libc::c_int::MAX) {
+        // SAFETY: as above; a number that names no descriptor is an error that changes nothing.
+        unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+    Ok(())
 }
 
 /// Keeps the kernel from giving the child of `command` huge pages (`PR_SET_THP_DISABLE`, which

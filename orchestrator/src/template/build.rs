@@ -359,10 +359,16 @@ fn pack(
     staging: &Path,
 ) -> Result<Vec<u8>, TemplateError> {
     let bytes = initramfs::read_program(busybox)?;
-    // It runs in another directory.
-    let program = busybox
-        .canonicalize()
-        .map_err(TemplateError::io("resolve", busybox))?;
+    // From memory: the directory of the templates may be on a file system that nothing is executed
+    // from.
+    let loaded = tool::Loaded::new("busybox", &bytes);
+    let program = match &loaded {
+        Ok(loaded) => loaded.path(),
+        // It runs in another directory.
+        Err(_) => busybox
+            .canonicalize()
+            .map_err(TemplateError::io("resolve", busybox))?,
+    };
     let arguments = [OsString::from("--list-full")];
     let list = tool::run("busybox", &program, &arguments, staging, BUSYBOX_LIMIT)?;
     let tree = initramfs::tree(agent, bytes, &initramfs::applets(&list)?, modules);

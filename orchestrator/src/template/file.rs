@@ -6,9 +6,12 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::TemplateError;
+use crate::regular_file;
 
+/// Opens a file for reading. What is no file, such as a named pipe or a device, is an error: to
+/// open or to read it might take for ever.
 pub(super) fn open(path: &Path) -> Result<File, TemplateError> {
-    File::open(path).map_err(TemplateError::io("open", path))
+    regular_file::open(path).map_err(TemplateError::io("open", path))
 }
 
 /// Reads a file of at most `limit` bytes.
@@ -43,7 +46,8 @@ pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), TemplateErr
 
 /// Brings a directory's entries to the disk.
 pub(super) fn sync_directory(path: &Path) -> Result<(), TemplateError> {
-    open(path)?
+    File::open(path)
+        .map_err(TemplateError::io("open", path))?
         .sync_all()
         .map_err(TemplateError::io("bring to the disk", path))
 }

@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use object::write::Object;
 use object::{Architecture, BinaryFormat, Endianness, SectionKind};
@@ -149,40 +148,14 @@ pub(super) const GUEST_MODULES: [(&str, Option<&str>); 11] = [
     ("vmw_vsock_virtio_transport", Some("virtio")),
 ];
 
-/// Writes an executable. A second process does it: while this one had it open for writing, a
-/// child that another thread is about to start would have it open, too, and it could not be run.
-pub(super) fn install(path: &Path, bytes: &[u8]) {
-    let source = path.with_extension("source");
-    fs::write(&source, bytes).unwrap();
-    assert!(
-        Command::new("cp")
-            .arg(&source)
-            .arg(path)
-            .status()
-            .unwrap()
-            .success()
-    );
-    assert!(
-        Command::new("chmod")
-            .arg("700")
-            .arg(path)
-            .status()
-            .unwrap()
-            .success()
-    );
-    fs::remove_file(source).unwrap();
-}
-
 /// A template from files in `directory`, whose agent prints `agent`.
 pub(super) fn spec(directory: &Path, agent: &str) -> BuildSpec {
     let path = |name: &str| -> PathBuf { directory.join(name) };
     fs::write(path("agent"), program(agent)).unwrap();
     fs::write(path("vmlinuz"), vmlinux(true)).unwrap();
     modules_dir(&path("modules"), &GUEST_MODULES);
-    install(
-        &path("busybox"),
-        &program("bin/busybox\nbin/sh\nsbin/init\n"),
-    );
+    // Nobody may execute it, as on a file system that is mounted `noexec`.
+    fs::write(path("busybox"), program("bin/busybox\nbin/sh\nsbin/init\n")).unwrap();
     BuildSpec {
         agent: path("agent"),
         kernel: KernelSource::Files {

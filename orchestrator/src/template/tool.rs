@@ -2,8 +2,10 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{ErrorKind, Read, Seek};
-use std::path::Path;
+use std::io::{self, ErrorKind, Read, Seek, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -21,8 +23,58 @@ const MAX_OUTPUT: u64 = 1 << 20;
 /// Most of a program's complaint that goes into an error, in characters.
 const MAX_MESSAGE: usize = 400;
 
+/// How often, and how far apart, the start of a program is tried whose file is open for writing.
+const BUSY_ATTEMPTS: usize = 100;
+const BUSY_PAUSE: Duration = Duration::from_millis(1);
+
 /// What programs say of a full disk (strerror(3) of `ENOSPC`).
 const FULL: &str = "No space left on device";
+
+/// A program in memory, which runs whatever the file system is mounted with on which its file is.
+pub(super) struct Loaded {
+    program: File,
+}
+
+impl Loaded {
+    /// # Errors
+    /// If there is no memory for it, or the host lets nothing be executed there (`vm.memfd_noexec`).
+    pub(super) fn new(name: &str, bytes: &[u8]) -> io::Result<Self> {
+        let flags = MemfdFlags::CLOEXEC;
+        let file = match memfd_create(name, flags | MemfdFlags::EXEC) {
+            // Before Linux 6.3 every such file may be executed, and there is no flag for it.
+            Err(Errno::INVAL) => memfd_create(name, flags),
+            created => created,
+        }?;
+        let mut file = File::from(file);
+        file.write_all(bytes)?;
+        // What somebody has open for writing can't be executed.
+        let program = File::open(path_of(&file))?;
+        Ok(Self { program })
+    }
+
+    pub(super) fn path(&self) -> PathBuf {
+        path_of(&self.program)
+    }
+}
+
+/// The same file for whoever has the descriptor: us, and a child until its exec.
+fn path_of(file: &File) -> PathBuf {
+    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
+}
+
+/// Starts a program. Another thread's child may have had the file open for writing when that was
+/// made, and has it until its own exec: that takes it microseconds.
+fn spawn(command: &mut Command) -> io::Result<Child> {
+    for _ in 0..BUSY_ATTEMPTS {
+        match command.spawn() {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => {
+                std::thread::sleep(BUSY_PAUSE);
+            }
+            spawned => return spawned,
+        }
+    }
+    command.spawn()
+}
 
 /// Runs `program` in `directory` and returns its standard output.
 ///
@@ -35,7 +87,7 @@ pub(super) fn run(
     limit: Duration,
 ) -> Result<String, TemplateError> {
     // Not on the disk: if that is full, it is here that the program says so.
-    let capture = || -> std::io::Result<(File, File)> {
+    let capture = || -> io::Result<(File, File)> {
         let capture = File::from(memfd_create(name, MemfdFlags::CLOEXEC)?);
         Ok((capture.try_clone()?, capture))
     };
@@ -44,16 +96,18 @@ pub(super) fn run(
     let mut child = Command::new(program);
     // This thread waits for its end.
     sys::bind_to_parent(&mut child);
-    let child = child
+    sys::inherit_only(&mut child, &[]);
+    child
+        // A program that is many looks at its name.
+        .arg0(name)
         .args(arguments)
         .current_dir(directory)
         // Messages and field names are read by this program.
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
         .stdout(child_stdout)
-        .stderr(child_stderr)
-        .spawn();
-    let child = child.map_err(|error| match error.kind() {
+        .stderr(child_stderr);
+    let child = spawn(&mut child).map_err(|error| match error.kind() {
         ErrorKind::NotFound => TemplateError::ToolMissing { program: name },
         _ => TemplateError::io("run", program)(error),
     })?;

@@ -19,7 +19,7 @@ mod place;
 mod vsock;
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -33,6 +33,7 @@ use tokio::net::UnixStream;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
+use crate::regular_file;
 use crate::template::Template;
 use crate::vm::process::{Launch, Process};
 use crate::vm::run_directory::RunDirectory;
@@ -127,8 +128,14 @@ impl Firecracker {
             accelerator: "kvm".to_owned(),
             devices: devices.digest(),
         };
+        let path = match &jailer {
+            None => binary.path,
+            // The jailer names the jail after the file that links lead to.
+            Some(_) => fs::canonicalize(&binary.path)
+                .map_err(VmmError::io(format!("find {}", binary.path.display())))?,
+        };
         Ok(Self {
-            binary: binary.path,
+            binary: path,
             identity,
             run: RunDirectory::create(run_path)?,
             jailer: jailer.map(Arc::new),
@@ -177,6 +184,10 @@ impl Firecracker {
         let (Some(jailer), Some(jail)) = (&self.jailer, home.jailed()) else {
             let mut command = Command::new(&self.binary);
             command.env_clear().current_dir(home.place().path());
+            // With its first line of log it reads the host's time zone, when its seccomp filters are
+            // on already. Where the C library needs a call for that which they forbid, as glibc
+            // does, it hangs instead of telling why a snapshot can't be loaded.
+            command.env("TZ", "UTC0");
             command.args(arguments);
             return Launch::new(command)
                 .recorded_in(Arc::clone(&self.run))
@@ -322,6 +333,9 @@ impl Firecracker {
         snapshot: &Snapshot,
         tap: Option<&Tap>,
     ) -> Result<(), VmmError> {
+        for file in [snapshot.vmstate(), snapshot.memory()] {
+            opens(file)?;
+        }
         // By the path that the snapshot remembers.
         self.devices.lend_drive(&vm.place)?;
         let load = SnapshotLoad {
@@ -341,6 +355,21 @@ impl Firecracker {
         };
         vm.converse("restore", async |api| api.call(&load).await)
             .await
+    }
+}
+
+/// Told here, since Firecracker may never answer a request to load what it can't open.
+fn opens(file: &Path) -> Result<(), VmmError> {
+    match regular_file::open(file) {
+        Ok(_) => Ok(()),
+        // Of the snapshot, and not of what this process or its host lacks.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) => {
+            Err(VmmError::Refused {
+                operation: format!("restore from {}", file.display()),
+                message: error.to_string(),
+            })
+        }
+        Err(error) => Err(VmmError::io(format!("open {}", file.display()))(error)),
     }
 }
 

@@ -102,7 +102,8 @@ impl Launch {
             log,
             belongings,
         } = self;
-        sys::inherit(&mut command, &inherited);
+        sys::lead_session(&mut command);
+        sys::inherit_only(&mut command, &inherited);
         match namespace {
             None => sys::bind_to_parent(&mut command),
             Some(namespace) => {

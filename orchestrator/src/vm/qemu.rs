@@ -25,6 +25,7 @@ use serde_json::json;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use crate::regular_file;
 use crate::vm::process::{Launch, Process, socket_pair};
 use crate::vm::run_directory::RunDirectory;
 use crate::vm::snapshot::{Machine, Snapshot, VmmIdentity, VmmKind};
@@ -243,7 +244,7 @@ impl Vmm for Qemu {
     async fn restore(&self, snapshot: &Snapshot) -> Result<Box<dyn MicroVm>, VmmError> {
         let begun = Instant::now();
         memory_is_there(snapshot)?;
-        let state = File::open(snapshot.vmstate()).map_err(VmmError::io(format!(
+        let state = regular_file::open(snapshot.vmstate()).map_err(VmmError::io(format!(
             "open {}",
             snapshot.vmstate().display()
         )))?;

@@ -21,10 +21,8 @@ type Spoil = fn(&Snapshot);
 
 /// Ways to spoil a snapshot, and Firecracker's words for what is wrong then.
 const SPOILED: &[(Spoil, &str)] = &[
-    (
-        lose_memory,
-        "Failed to load guest memory: No such file or directory",
-    ),
+    (lose_state, "No such file or directory"),
+    (lose_memory, "No such file or directory"),
     (
         truncate_memory,
         "memory regions exceeds largest possible file offset",
@@ -33,6 +31,10 @@ const SPOILED: &[(Spoil, &str)] = &[
     (change_version, "Invalid data version"),
     (empty_state, "File too short to contain CRC"),
 ];
+
+fn lose_state(snapshot: &Snapshot) {
+    std::fs::remove_file(snapshot.vmstate()).unwrap();
+}
 
 fn lose_memory(snapshot: &Snapshot) {
     std::fs::remove_file(snapshot.memory()).unwrap();
@@ -94,7 +96,7 @@ async fn a_spoiled_snapshot_is_refused_in_firecrackers_words_and_leaves_nothing(
             LaunchError::Vmm(VmmError::Refused { message, .. }) => {
                 assert!(message.contains(said), "{message:?} does not say {said:?}");
             }
-            other => panic!("{other:?}"),
+            other => panic!("{said}: {other:?}"),
         }
         assert!(words(&error).contains(said), "{error}");
         lab.until_no_home();

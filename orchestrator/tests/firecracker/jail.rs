@@ -256,3 +256,29 @@ async fn opens_a_launcher_for_another_test() {
     config.jail = Config::from_env().unwrap().jail;
     drop(launcher(&config).await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_may_be_symbolic_links_to_files_of_another_name() {
+    let Some(mut lab) = jailed().await else {
+        return;
+    };
+    // As in a release's archive.
+    let release = lab.path().join("release");
+    fs::create_dir(&release).unwrap();
+    let link = |name: &str, program: &Path| {
+        let named = release.join(format!("{name}-v1.17.0-x86_64"));
+        fs::copy(program, &named).unwrap();
+        let link = lab.path().join(name);
+        std::os::unix::fs::symlink(&named, &link).unwrap();
+        Some(link)
+    };
+    let jailer = find_jailer(lab.config.jailer.as_deref()).unwrap();
+    let (firecracker, jailer) = (
+        link("firecracker", &lab.binary.path),
+        link("jailer", &jailer),
+    );
+    (lab.config.firecracker, lab.config.jailer) = (firecracker, jailer);
+    let (_launcher, vm) = lab.vm("linked").await;
+    assert_eq!(run(&vm, ["echo", "inside"]).await, "inside\n");
+    vm.destroy().await.unwrap();
+}

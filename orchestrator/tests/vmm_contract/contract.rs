@@ -1,5 +1,6 @@
 //! What every hypervisor does.
 
+use std::fs::File;
 use std::time::Duration;
 
 use ironclaw_orchestrator::vm::guest::Guest;
@@ -51,6 +52,7 @@ behaviours!(
     clones_differ_in_entropy_and_identity,
     a_vm_killed_in_mid_command_ends_what_waits_for_it,
     a_snapshot_without_memory_is_refused_and_leaves_nothing,
+    a_vmm_has_no_descriptor_but_what_it_is_given,
 );
 
 async fn on(kind: Kind, behaviour: impl AsyncFnOnce(&Backend)) {
@@ -314,5 +316,19 @@ async fn a_vm_killed_in_mid_command_ends_what_waits_for_it(backend: &Backend) {
     assert!(matches!(end, Err(GuestError::Closed { .. })), "{end:?}");
     let exit = within("the end of a VM", vm.exited()).await;
     assert!(exit.status.contains("SIGKILL"), "{exit}");
+    gone(vm).await;
+}
+
+async fn a_vmm_has_no_descriptor_but_what_it_is_given(backend: &Backend) {
+    let stray = backend.config.run_path.with_file_name("stray");
+    // Without `O_CLOEXEC`, as a shell leaves it open: `exec 9<>file`.
+    let open = rustix::io::dup(File::create(&stray).unwrap()).unwrap();
+    let (vm, guest) = booted(backend, Ram::Private).await;
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", vm.pid())).unwrap();
+    let files: Vec<_> = descriptors
+        .filter_map(|descriptor| std::fs::read_link(descriptor.unwrap().path()).ok())
+        .collect();
+    assert!(files.len() > 2 && !files.contains(&stray), "{files:?}");
+    drop((open, guest));
     gone(vm).await;
 }

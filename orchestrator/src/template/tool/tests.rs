@@ -1,3 +1,4 @@
+use std::fs;
 use std::os::unix::fs::OpenOptionsExt as _;
 
 use super::*;
@@ -93,6 +94,29 @@ fn a_program_that_is_not_installed_is_named_with_the_alternative() {
         text.contains("apt-get is not installed") && text.contains("ironclaw template import"),
         "{text}"
     );
+}
+
+#[test]
+fn a_tool_has_no_descriptor_of_ours() {
+    let stray = tempfile::NamedTempFile::new().unwrap();
+    let open = rustix::io::dup(stray.as_file()).unwrap();
+    let listed = shell("ls -l /proc/self/fd", LONG).unwrap();
+    drop(open);
+    let name = stray.path().to_str().unwrap();
+    assert!(
+        listed.contains(" 2 -> ") && !listed.contains(name),
+        "{listed}"
+    );
+}
+
+#[test]
+fn a_program_in_memory_runs_under_its_name() {
+    let program = fs::read(which::which("busybox").unwrap_or("/bin/sh".into())).unwrap();
+    let loaded = Loaded::new("sh", &program).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = ["-c".into(), "echo \"$0\"".into()];
+    let said = run("sh", &loaded.path(), &arguments, directory.path(), LONG);
+    assert_eq!(said.unwrap(), "sh\n");
 }
 
 /// Tells the last test of this file where a tool is to write; it does nothing without.

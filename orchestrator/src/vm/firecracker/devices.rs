@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use super::api::{ApiError, Client, CpuConfig, Drive, NetworkInterface, NetworkOverride};
 use super::claim::Claim;
 use super::place::Place;
+use crate::regular_file;
 use crate::vm::config::{self, CPU_TEMPLATE};
 use crate::vm::snapshot::Sha256Digest;
 use crate::vm::vmm::VmmError;
@@ -21,6 +22,8 @@ use crate::vm::vmm::VmmError;
 /// Names by which Firecracker and its snapshots know them.
 const ROOT_DRIVE: &str = "root";
 const INTERFACE: &str = "eth0";
+/// Most bytes of a CPU template; those of Firecracker have some 10 kB.
+const MAX_CPU_TEMPLATE: u64 = 1 << 20;
 /// Longest name of a network device (`IFNAMSIZ` of linux/if.h, less the end of the string).
 const MAX_DEVICE: usize = 15;
 
@@ -233,7 +236,7 @@ impl Tap {
 
 fn read_json(path: &Path) -> Result<serde_json::Value, VmmError> {
     let unusable = |error: &dyn Error| unusable("CPU template", path, CPU_TEMPLATE, error);
-    let text = fs::read(path).map_err(|error| unusable(&error))?;
+    let text = regular_file::read(path, MAX_CPU_TEMPLATE).map_err(|error| unusable(&error))?;
     serde_json::from_slice(&text).map_err(|error| unusable(&error))
 }
 

@@ -51,8 +51,9 @@ impl Namespace {
             .name("vmm-guard".to_owned())
             .spawn(|| {
                 sys::new_pid_namespace()?;
-                Command::new("/bin/cat")
-                    .env_clear()
+                let mut cat = Command::new("/bin/cat");
+                sys::inherit_only(&mut cat, &[]);
+                cat.env_clear()
                     .current_dir("/")
                     // Not of our terminal's group: Ctrl-C is ours to handle.
                     .process_group(0)
@@ -87,4 +88,26 @@ fn end(process: &mut Child) {
     // It has ended already, or it is ours to reap.
     let _ = process.kill();
     let _ = process.wait();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guard_has_no_descriptor_of_ours_but_the_pipe_that_it_reads() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let stray = tempfile::NamedTempFile::new().unwrap();
+        let open = rustix::io::dup(stray.as_file()).unwrap();
+        let namespace = Namespace::start().unwrap();
+        let directory = format!("/proc/{}/fd", namespace.first.id());
+        let descriptors = std::fs::read_dir(directory).unwrap();
+        let files: Vec<_> = descriptors
+            .filter_map(|descriptor| std::fs::read_link(descriptor.unwrap().path()).ok())
+            .collect();
+        drop(open);
+        assert!(!files.iter().any(|file| file == stray.path()), "{files:?}");
+    }
 }
