@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use ironclaw_orchestrator::vm::snapshot::{
-    Entry, Manifest, Owners, SnapshotError, SnapshotId, SnapshotStore,
+    Defect, Entry, Manifest, Owners, SnapshotError, SnapshotId, SnapshotStore,
 };
 use ironclaw_orchestrator::vm::{Config, Launcher};
 use serde::Serialize;
@@ -183,7 +183,11 @@ async fn for_each(
     blocking(move || -> Result<_> {
         let store = SnapshotStore::open(path)?;
         let ids = if selection.all {
-            store.list()?.into_iter().map(|entry| entry.id).collect()
+            let all = store.list()?.into_iter();
+            // What is somebody's has the name of a snapshot by chance.
+            all.filter(|entry| entry.state != Err(Defect::NotOurs))
+                .map(|entry| entry.id)
+                .collect()
         } else {
             selection.ids
         };

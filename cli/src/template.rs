@@ -210,9 +210,9 @@ async fn for_each(
     blocking(move || -> Result<_> {
         let store = TemplateStore::open(path)?;
         let hashes = if selection.all {
-            store
-                .list()?
-                .into_iter()
+            let all = store.list()?.into_iter();
+            // What is somebody's has the name of a template by chance.
+            all.filter(|listed| !matches!(listed.template, Err(TemplateError::NotOurs { .. })))
                 .map(|listed| listed.hash)
                 .collect()
         } else {

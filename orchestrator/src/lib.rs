@@ -2,6 +2,7 @@
 
 mod disk;
 mod exposed;
+mod mark;
 pub mod metrics;
 mod regular_file;
 mod sys;

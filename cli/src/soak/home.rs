@@ -3,12 +3,13 @@
 //! ```text
 //! <parent of the snapshots' directory>/.ironclaw-soak/   stays, empty
 //!     <random>/                           locked while its owner lives
+//!         .ironclaw                       the mark that it is a soak's, without which it stays
 //!         state/{templates,snapshots,run} with faults and as root: a file system
 //!         aside/                          what is moved out of or into a snapshot
 //! ```
 
 use std::fs::{self, DirBuilder, File};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 
@@ -18,11 +19,16 @@ use ironclaw_orchestrator::vm::Config;
 use rustix::fs::{FlockOperation, flock};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 use rustix::process::geteuid;
-use tempfile::TempDir;
 
-/// The directory of all soaks. Nothing else is in it: whatever else is beside the snapshots is
-/// somebody's.
+/// The directory of all soaks: whatever else is beside the snapshots is somebody's.
 const SOAKS: &str = ".ironclaw-soak";
+/// The file that marks a soak's directory, the first in it and the last one removed, and what it
+/// says.
+const MARK: &str = ".ironclaw";
+const MARK_LINE: &str = "A soak of IronClaw made this directory, and removes it.\n";
+/// What a soak has in its directory.
+const STATE: &str = "state";
+const ASIDE: &str = "aside";
 /// What a soak needs of a file system beside snapshots: a template, sockets, logs.
 const BESIDE: u64 = 512 << 20;
 /// Of its own file system. Device files work on it: a jail has its own /dev/kvm.
@@ -33,10 +39,14 @@ const FLAGS: MountFlags = MountFlags::NOSUID;
 pub(super) struct Home {
     disk: Option<Disk>,
     state: PathBuf,
-    directory: TempDir,
+    directory: Directory,
     // Goes last: others sweep what is not locked.
     _lock: File,
 }
+
+/// The directory of one soak; removed on drop.
+#[derive(Debug)]
+struct Directory(PathBuf);
 
 /// A file system in memory that is this soak's alone.
 #[derive(Debug)]
@@ -54,7 +64,7 @@ impl Home {
             .unwrap_or(&config.snapshot_path);
         let soaks = parent.join(SOAKS);
         let failed = || format!("can't make a directory for the soak in {}", soaks.display());
-        let create = || -> io::Result<(TempDir, File)> {
+        let create = || -> io::Result<(Directory, File)> {
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -64,8 +74,8 @@ impl Home {
             locked_in(&soaks)
         };
         let (directory, lock) = create().with_context(failed)?;
-        let state = directory.path().join("state");
-        for path in [&state, &directory.path().join("aside")] {
+        let state = directory.0.join(STATE);
+        for path in [&state, &directory.0.join(ASIDE)] {
             DirBuilder::new()
                 .mode(0o700)
                 .create(path)
@@ -103,7 +113,7 @@ impl Home {
     pub(super) fn aside(&self) -> PathBuf {
         match self.disk {
             Some(_) => self.state.clone(),
-            None => self.directory.path().join("aside"),
+            None => self.directory.0.join(ASIDE),
         }
     }
 
@@ -185,7 +195,7 @@ fn ensure_own(soaks: &Path) -> io::Result<()> {
 
 /// A new directory, locked. A soak that begins at the same time may take it for a dead one's before
 /// it is: then it makes another, at most as often as others begin.
-fn locked_in(soaks: &Path) -> io::Result<(TempDir, File)> {
+fn locked_in(soaks: &Path) -> io::Result<(Directory, File)> {
     loop {
         let directory = tempfile::Builder::new().prefix("").tempdir_in(soaks)?;
         let lock = match File::open(directory.path()) {
@@ -194,7 +204,8 @@ fn locked_in(soaks: &Path) -> io::Result<(TempDir, File)> {
         };
         let locked = flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
         if locked && directory.path().try_exists()? {
-            return Ok((directory, lock));
+            fs::write(directory.path().join(MARK), MARK_LINE)?;
+            return Ok((Directory(directory.keep()), lock));
         }
     }
 }
@@ -212,14 +223,58 @@ fn sweep(soaks: &Path) -> io::Result<()> {
 }
 
 fn remove_if_dead(directory: &Path) -> io::Result<()> {
+    if !fs::symlink_metadata(directory)?.is_dir() {
+        return Ok(());
+    }
     let lock = File::open(directory)?;
     if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
         return Ok(());
     }
-    // Most have none.
-    let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
-    let _ = unmount(directory.join("state"), flags);
-    fs::remove_dir_all(directory)
+    if is_marked(directory)? {
+        // Most have none.
+        let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+        let _ = unmount(directory.join(STATE), flags);
+        return remove(directory);
+    }
+    // One that was not marked yet is empty; of any other nobody knows whose it is.
+    match fs::remove_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        removed => removed,
+    }
+}
+
+fn is_marked(directory: &Path) -> io::Result<bool> {
+    let mark = directory.join(MARK);
+    match fs::symlink_metadata(&mark) {
+        Ok(facts) if facts.is_file() => {}
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => return Ok(false),
+    }
+    let mut said = Vec::new();
+    let limit = MARK_LINE.len() as u64 + 1;
+    File::open(mark)?.take(limit).read_to_end(&mut said)?;
+    Ok(said == MARK_LINE.as_bytes())
+}
+
+/// Removes a soak's directory, so that what is left if that is cut off is still marked.
+fn remove(directory: &Path) -> io::Result<()> {
+    for path in [STATE, ASIDE].map(|name| directory.join(name)) {
+        match fs::remove_dir_all(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    fs::remove_file(directory.join(MARK))?;
+    fs::remove_dir(directory)
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        if let Err(error) = remove(&self.0) {
+            let path = self.0.display();
+            tracing::warn!(%path, %error, "a soak's directory stays until the next soak");
+        }
+    }
 }
 
 #[cfg(test)]
@@ -246,6 +301,11 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let soaks = parent.path().join(SOAKS);
         fs::create_dir_all(soaks.join("dead/state")).unwrap();
+        fs::write(soaks.join("dead").join(MARK), MARK_LINE).unwrap();
+        fs::create_dir(soaks.join("half-made")).unwrap();
+        fs::create_dir(soaks.join("photos")).unwrap();
+        fs::write(soaks.join("photos/a"), "somebody's").unwrap();
+        fs::write(soaks.join("file"), "somebody's").unwrap();
         fs::set_permissions(&soaks, Permissions::from_mode(0o700)).unwrap();
         for of_others in ["soak-results", "soak-dead", "snapshots"] {
             let directory = parent.path().join(of_others);
@@ -253,11 +313,14 @@ mod tests {
             fs::write(directory.join("file"), "somebody's").unwrap();
         }
         let living = Home::create(&config(parent.path())).unwrap();
-        assert_eq!(names(&soaks).len(), 1);
+        assert_eq!(names(&soaks).len(), 3);
         let second = Home::create(&config(parent.path())).unwrap();
-        assert_eq!(names(&soaks).len(), 2);
+        assert_eq!(names(&soaks).len(), 4);
         drop((living, second));
-        assert_eq!(names(&soaks), [""; 0]);
+        let mut left = names(&soaks);
+        left.sort();
+        assert_eq!(left, ["file", "photos"]);
+        assert!(soaks.join("photos/a").exists());
         for of_others in ["soak-results", "soak-dead", "snapshots"] {
             let file = parent.path().join(of_others).join("file");
             assert!(file.exists(), "{of_others}");

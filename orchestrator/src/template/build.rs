@@ -12,6 +12,7 @@ use super::manifest::{Initramfs, Kernel, Manifest, PackageVersion};
 use super::modules::{self, Module};
 use super::staging::Staging;
 use super::{Template, TemplateError, TemplateStore, file, initramfs, kernel, tool};
+use crate::mark;
 
 /// Debian's metapackage of the newest cloud kernel.
 const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
@@ -222,6 +223,9 @@ pub(super) fn write(
 ) -> Result<Template, TemplateError> {
     let built = staging.path().join("template");
     file::create_directory(&built)?;
+    mark::open(&built)
+        .and_then(mark::put)
+        .map_err(TemplateError::io("write to", &built))?;
     file::write_durably(&built.join(Template::KERNEL), kernel)?;
     if let Some(initramfs) = initramfs {
         file::write_durably(&built.join(Template::INITRAMFS), initramfs)?;

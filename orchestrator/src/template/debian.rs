@@ -1,7 +1,7 @@
 //! Debian packages: found in APT's lists, downloaded, checked and unpacked, never installed.
 //! None of it needs root.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirEntry, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::hash::Sha256Hex;
 use super::{Step, TemplateError, file, tool};
+use crate::mark::{self, Mark};
 
 const LIST_LIMIT: Duration = Duration::from_secs(120);
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(30 * 60);
@@ -94,15 +95,19 @@ impl Workshop<'_> {
         Ok(directory)
     }
 
-    /// Removes all packages from the cache but these.
+    /// Removes all packages from the cache but these, if it is ours.
     pub(super) fn keep_only(&self, packages: &[&Package]) -> Result<(), TemplateError> {
+        let mark = mark::open(self.cache).and_then(|cache| mark::read(&cache));
+        if mark.map_err(TemplateError::io("look at", self.cache))? != Mark::Ours {
+            return Ok(());
+        }
         let kept: Vec<PathBuf> = packages
             .iter()
             .map(|package| self.cached(package))
             .collect();
         for entry in entries(self.cache)? {
             let path = entry.path();
-            if !kept.contains(&path) {
+            if is_package(&entry.file_name()) && !kept.contains(&path) {
                 fs::remove_file(&path).map_err(TemplateError::io("remove", &path))?;
             }
         }
@@ -180,6 +185,10 @@ impl Workshop<'_> {
     ) -> Result<String, TemplateError> {
         tool::run(program, Path::new(program), arguments, self.staging, limit)
     }
+}
+
+fn is_package(name: &OsStr) -> bool {
+    Path::new(name).extension().is_some_and(|it| it == "deb")
 }
 
 /// What a directory holds.

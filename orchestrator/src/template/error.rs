@@ -90,6 +90,12 @@ pub enum TemplateError {
         /// The store's directory.
         root: PathBuf,
     },
+    /// Nothing in a directory with the name of a template says that IronClaw made it.
+    #[error("{path} is no template that IronClaw made: it is left alone; remove it by hand if it is to go", path = .path.display())]
+    NotOurs {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The manifest is not one of this format.
     #[error("{path} is not a template manifest: {reason}; build the template again", path = .path.display())]
     Manifest {

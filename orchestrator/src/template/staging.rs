@@ -1,18 +1,18 @@
 //! Directories in which something is made before it gets its name.
 //!
 //! The process that uses one holds an exclusive lock on it, which ends with the process; so a
-//! directory whose lock can be had is garbage.
+//! directory that is marked as ours, and whose lock can be had, is garbage.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{File, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::{Errno, retry_on_intr};
-use tempfile::TempDir;
 
 use super::{TemplateError, debian, file};
+use crate::mark::{self, Mark};
 
 const PREFIX: &str = ".staging-";
 
@@ -22,8 +22,8 @@ const ATTEMPTS: usize = 100;
 /// A private directory that is removed, with all it holds, when this is dropped.
 #[derive(Debug)]
 pub(super) struct Staging {
-    // Dropped in this order: the directory is removed while it is locked.
-    directory: TempDir,
+    path: PathBuf,
+    // Ends last: the directory is removed while it is locked.
     _lock: File,
 }
 
@@ -38,8 +38,9 @@ impl Staging {
             // Between its creation and its locking the directory looks like garbage.
             match lock_new(directory.path()) {
                 Ok(Some(lock)) => {
+                    mark::put(&lock).map_err(TemplateError::io("write to", directory.path()))?;
                     return Ok(Self {
-                        directory,
+                        path: directory.keep(),
                         _lock: lock,
                     });
                 }
@@ -53,7 +54,15 @@ impl Staging {
     }
 
     pub(super) fn path(&self) -> &Path {
-        self.directory.path()
+        &self.path
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if let Err(error) = mark::remove(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "the next build must remove it");
+        }
     }
 }
 
@@ -89,9 +98,17 @@ pub(super) fn sweep(root: &Path) -> Result<(), TemplateError> {
 }
 
 fn remove_unless_locked(path: &Path) -> io::Result<()> {
-    let lock = File::open(path)?;
+    let lock = match mark::open(path) {
+        // Somebody's file.
+        Err(error) if error.kind() == ErrorKind::NotADirectory => return Ok(()),
+        opened => opened?,
+    };
     match retry_on_intr(|| flock(&lock, FlockOperation::NonBlockingLockExclusive)) {
-        Ok(()) => fs::remove_dir_all(path),
+        Ok(()) => match mark::read(&lock)? {
+            Mark::Ours => mark::remove(path),
+            Mark::Bare => mark::remove_bare(path),
+            Mark::Foreign => Ok(()),
+        },
         Err(Errno::WOULDBLOCK) => Ok(()),
         Err(error) => Err(error.into()),
     }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::staging::{self, Staging};
 use super::{Step, Template, TemplateError, TemplateHash, debian, file};
 use crate::exposed::Exposed;
+use crate::mark::{self, Mark};
 
 /// Templates on disk. Any number of processes may use one directory at a time.
 #[derive(Debug, Clone)]
@@ -30,11 +31,10 @@ const LOCK: &str = ".lock";
 const CACHE: &str = ".cache";
 
 impl TemplateStore {
-    /// Opens the store in `root`, which is created with mode 0700 if it does not exist, and
-    /// removes what dead processes left half-built.
+    /// Opens the store in `root`, which is created with mode 0700 if it does not exist.
     ///
     /// # Errors
-    /// If the directory can't be created, read or cleaned, or other users could change what is in it.
+    /// If the directory can't be created or read, or other users could change what is in it.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, TemplateError> {
         let root = root.into();
         let created = DirBuilder::new().recursive(true).mode(0o700).create(&root);
@@ -52,7 +52,6 @@ impl TemplateStore {
                 mode,
             });
         }
-        staging::sweep(&root)?;
         Ok(Self { root })
     }
 
@@ -100,7 +99,10 @@ impl TemplateStore {
         }
         hashes.sort();
         let listed = hashes.into_iter().map(|hash| Listed {
-            template: self.load(&hash),
+            template: match self.load(&hash) {
+                Err(_) if !self.is_ours(&hash) => Err(self.not_ours(&hash)),
+                loaded => loaded,
+            },
             hash,
         });
         Ok(listed.collect())
@@ -109,7 +111,7 @@ impl TemplateStore {
     /// Deletes a template. Snapshots made from it stay usable: they hold all they need.
     ///
     /// # Errors
-    /// [`TemplateError::NotFound`], or if files can't be removed.
+    /// [`TemplateError::NotFound`], [`TemplateError::NotOurs`], or if files can't be removed.
     pub fn delete(&self, hash: &TemplateHash) -> Result<(), TemplateError> {
         let _lock = self.lock(|| {})?;
         let directory = self.directory(hash);
@@ -119,11 +121,14 @@ impl TemplateStore {
                 root: self.root.clone(),
             });
         }
+        if !self.is_ours(hash) {
+            return Err(self.not_ours(hash));
+        }
         if self.default_hash()?.as_ref() == Some(hash) {
             let link = self.root.join(DEFAULT);
             fs::remove_file(&link).map_err(TemplateError::io("remove", &link))?;
         }
-        // Out of sight at once, and swept by the next process if this one dies half-way.
+        // Out of sight at once, and swept by the next build if this process dies half-way.
         let staging = Staging::create(&self.root)?;
         let doomed = staging.path().join("deleted");
         fs::rename(&directory, &doomed).map_err(TemplateError::io("move away", &directory))?;
@@ -131,18 +136,46 @@ impl TemplateStore {
         fs::remove_dir_all(&doomed).map_err(TemplateError::io("remove", &doomed))
     }
 
-    /// Waits until no other process builds or deletes in this store. The lock ends with the
-    /// returned file, or with the process.
+    /// Waits until no other process builds or deletes in this store, and removes what dead ones
+    /// left half-built. The lock ends with the returned file, or with the process.
     pub(super) fn lock(&self, waiting: impl FnOnce()) -> Result<File, TemplateError> {
-        staging::lock_file(&self.root.join(LOCK), waiting)
+        let lock = staging::lock_file(&self.root.join(LOCK), waiting)?;
+        staging::sweep(&self.root)?;
+        Ok(lock)
     }
 
+    /// The directory of downloaded packages, marked if nothing else is in it.
     pub(super) fn cache(&self) -> Result<PathBuf, TemplateError> {
         let cache = self.root.join(CACHE);
         if !file::exists(&cache)? {
             file::create_directory(&cache)?;
         }
+        let marked = || {
+            let directory = mark::open(&cache)?;
+            match mark::read(&directory)? {
+                Mark::Bare => mark::put_anew(&directory),
+                Mark::Ours | Mark::Foreign => Ok(()),
+            }
+        };
+        marked().map_err(TemplateError::io("write to", &cache))?;
         Ok(cache)
+    }
+
+    /// Whether we made the directory of the template `hash`, sound or not. One that can't be looked
+    /// at is not.
+    fn is_ours(&self, hash: &TemplateHash) -> bool {
+        let is_ours = || -> std::io::Result<bool> {
+            let directory = mark::open(&self.directory(hash))?;
+            Ok(mark::read(&directory)? == Mark::Ours
+                || mark::is_named_in(&directory, Template::MANIFEST, "hash", hash.as_str())?)
+        };
+        is_ours().unwrap_or(false)
+    }
+
+    fn not_ours(&self, hash: &TemplateHash) -> TemplateError {
+        TemplateError::NotOurs {
+            path: self.directory(hash),
+        }
     }
 
     /// Gives the complete template in `built` its name and makes it the default. If the store
@@ -159,6 +192,7 @@ impl TemplateStore {
         let intact = match self.load(hash).and_then(|template| template.verify()) {
             Ok(()) => true,
             Err(TemplateError::NotFound { .. }) => false,
+            Err(_) if !self.is_ours(hash) => return Err(self.not_ours(hash)),
             Err(error) => {
                 tracing::warn!(%error, "a damaged template is replaced");
                 let damaged = staging.path().join("damaged");

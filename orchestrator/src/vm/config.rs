@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -381,6 +381,35 @@ pub enum ConfigError {
         /// The variable that would say the place itself.
         variable: &'static str,
     },
+    /// A home directory that VMMs can't be told of.
+    #[error(
+        "{home}={value:?} can't be used as a place for state: it is not in UTF-8; set {variable} to \
+         an absolute path that is"
+    )]
+    StateNotUtf8 {
+        /// The variable that says where state is.
+        home: &'static str,
+        /// Its value.
+        value: String,
+        /// The variable that would say the place itself.
+        variable: &'static str,
+    },
+    /// One of the state directories is in another, or is the same.
+    #[error(
+        "{inner}={} is in {outer}={}: what comes and goes in one must not be in another; set them \
+         to directories of which none contains another",
+        inner_path.display(), outer_path.display()
+    )]
+    Overlap {
+        /// The variable of the one inside.
+        inner: &'static str,
+        /// Its directory.
+        inner_path: PathBuf,
+        /// The variable of the one around it.
+        outer: &'static str,
+        /// Its directory.
+        outer_path: PathBuf,
+    },
 }
 
 impl Config {
@@ -401,10 +430,35 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] for the first bad value.
     pub fn from_env() -> Result<Self, ConfigError> {
-        Self::from_vars(
+        let config = Self::from_vars(
             |name| std::env::var_os(name),
             rustix::process::geteuid().is_root(),
-        )
+        )?;
+        // Links may lead from one to the other.
+        config.ensure_apart(resolved)?;
+        Ok(config)
+    }
+
+    /// Refuses state directories of which one contains another, each being where `find` says.
+    fn ensure_apart(&self, find: impl Fn(&Path) -> PathBuf) -> Result<(), ConfigError> {
+        let settings = [
+            (SNAPSHOT_PATH, &self.snapshot_path),
+            (TEMPLATE_PATH, &self.template_path),
+            (RUN_PATH, &self.run_path),
+        ];
+        for (inner, inner_path) in settings {
+            for (outer, outer_path) in settings {
+                if inner != outer && find(inner_path).starts_with(find(outer_path)) {
+                    return Err(ConfigError::Overlap {
+                        inner,
+                        inner_path: inner_path.clone(),
+                        outer,
+                        outer_path: outer_path.clone(),
+                    });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The settings of an environment given by `var`, for a user that is root or not. An empty
@@ -420,7 +474,7 @@ impl Config {
         let pool_size = vars.number(POOL_SIZE, 5, 1..=20)?;
         let min_warm = vars.number(MIN_WARM, pool_size, 0..=MOST_WARM)?;
         let max_warm = vars.number(MAX_WARM, min_warm, min_warm..=MOST_WARM)?;
-        Ok(Self {
+        let config = Self {
             pool_size,
             min_warm,
             max_warm,
@@ -450,7 +504,9 @@ impl Config {
             qemu: vars.path(QEMU)?,
             qemu_accel: vars.parse(QEMU_ACCEL)?.unwrap_or_default(),
             guest_agent: vars.path(GUEST_AGENT)?,
-        })
+        };
+        config.ensure_apart(without_dots)?;
+        Ok(config)
     }
 }
 
@@ -512,14 +568,53 @@ impl<F: Fn(&str) -> Option<OsString>> Vars<F> {
         }
         // XDG base directory specification: a relative path in it is to be ignored.
         let state = (self.0)("XDG_STATE_HOME")
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute());
-        let home = || (self.0)("HOME").map(|home| PathBuf::from(home).join(".local/state"));
-        let state = state
+            .map(|state| ("XDG_STATE_HOME", state.clone(), PathBuf::from(state)))
+            .filter(|(_, _, path)| path.is_absolute());
+        let home = || {
+            let home = (self.0)("HOME")?;
+            let state = Path::new(&home).join(".local/state");
+            Some(("HOME", home, state))
+        };
+        let (home, value, state) = state
             .or_else(home)
             .ok_or(ConfigError::NoStateDirectory { variable })?;
+        if state.to_str().is_none() {
+            return Err(ConfigError::StateNotUtf8 {
+                home,
+                value: value.to_string_lossy().into_owned(),
+                variable,
+            });
+        }
         Ok(state.join("ironclaw").join(leaf))
     }
+}
+
+/// A path without `.` and, as if there were no links, without `..`.
+fn without_dots(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => {
+                plain.pop();
+            }
+            Component::CurDir => {}
+            other => plain.push(other),
+        }
+    }
+    plain
+}
+
+/// Where a path leads, as far as it is there.
+fn resolved(path: &Path) -> PathBuf {
+    let mut rest = PathBuf::new();
+    for known in path.ancestors() {
+        if let Ok(real) = known.canonicalize() {
+            return without_dots(&real.join(rest));
+        }
+        let name = known.components().next_back();
+        rest = name.map_or_else(PathBuf::new, |name| Path::new(&name).join(rest));
+    }
+    without_dots(path)
 }
 
 fn invalid(variable: &'static str, value: &std::ffi::OsStr) -> ConfigError {
@@ -636,6 +731,68 @@ mod tests {
             let error = Config::from_vars(lookup, true).unwrap_err();
             assert!(error.to_string().contains(variable), "{error}");
         }
+    }
+
+    #[test]
+    fn a_home_that_json_can_not_name_is_refused_as_the_variables_are() {
+        use std::os::unix::ffi::OsStringExt as _;
+        for home in ["HOME", "XDG_STATE_HOME"] {
+            let lookup =
+                |name: &str| (name == home).then(|| OsString::from_vec(b"/x\xff".to_vec()));
+            let error = Config::from_vars(lookup, false).unwrap_err().to_string();
+            assert!(
+                error.contains(home) && error.contains(SNAPSHOT_PATH),
+                "{error}"
+            );
+            Config::from_vars(lookup, true).unwrap();
+        }
+    }
+
+    #[test]
+    fn state_directories_that_contain_one_another_are_refused_with_both_settings() {
+        let variables = [SNAPSHOT_PATH, TEMPLATE_PATH, RUN_PATH];
+        for outer in variables {
+            for inner in variables.into_iter().filter(|inner| *inner != outer) {
+                for (outer_path, inner_path) in [
+                    ("/srv/ic", "/srv/ic"),
+                    ("/srv/ic", "/srv/ic/x"),
+                    ("/srv/ic/", "/srv/./ic/x/y"),
+                    ("/srv/ic", "/srv/other/../ic/x"),
+                ] {
+                    let error = config(&[(outer, outer_path), (inner, inner_path)]).unwrap_err();
+                    let error = error.to_string();
+                    for part in [outer, inner] {
+                        assert!(error.contains(part), "{error:?} does not say {part:?}");
+                    }
+                }
+            }
+        }
+        // With a default, too.
+        config(&[(SNAPSHOT_PATH, "/var/lib/ironclaw")]).unwrap_err();
+        config(&[(SNAPSHOT_PATH, "/srv/ic"), (RUN_PATH, "/srv/ic-run")]).unwrap();
+    }
+
+    #[test]
+    fn links_do_not_hide_that_one_directory_is_in_another() {
+        let directory = tempfile::tempdir().unwrap();
+        let real = directory.path().join("real");
+        std::fs::create_dir(&real).unwrap();
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let path = |path: &Path| path.to_str().unwrap().to_owned();
+        let config = config(&[
+            (SNAPSHOT_PATH, &path(&real)),
+            (RUN_PATH, &path(&link.join("not/yet"))),
+        ]);
+        config.unwrap().ensure_apart(resolved).unwrap_err();
+        assert_eq!(
+            resolved(&link.join("a/b")),
+            real.canonicalize().unwrap().join("a/b")
+        );
+        assert_eq!(
+            resolved(Path::new("/nonexistent/a")),
+            Path::new("/nonexistent/a")
+        );
     }
 
     #[test]

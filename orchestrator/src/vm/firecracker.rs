@@ -36,7 +36,7 @@ use tokio::time::{sleep, timeout};
 use crate::regular_file;
 use crate::template::Template;
 use crate::vm::process::{Launch, Process};
-use crate::vm::run_directory::RunDirectory;
+use crate::vm::run_directory::RunPath;
 use crate::vm::snapshot::{self, Machine, Snapshot, VmmIdentity, VmmKind};
 use crate::vm::tsc;
 use crate::vm::vmm::{BootSpec, Exit, MicroVm, Ram, Standby, Vmm, VmmError};
@@ -78,7 +78,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(16);
 pub struct Firecracker {
     binary: PathBuf,
     identity: VmmIdentity,
-    run: Arc<RunDirectory>,
+    run: Arc<RunPath>,
     jailer: Option<Arc<Jailer>>,
     devices: Arc<Devices>,
 }
@@ -110,12 +110,11 @@ impl fmt::Debug for FirecrackerVm {
 }
 
 impl Firecracker {
-    /// The hypervisor that `binary` makes, with directories for its VMs below `run_path`; what
-    /// dead processes left there is removed. With a `jailer`, each VM is jailed. All have
-    /// `devices`.
+    /// The hypervisor that `binary` makes, with directories for its VMs below `run_path`. With a
+    /// `jailer`, each VM is jailed. All have `devices`.
     ///
     /// # Errors
-    /// [`VmmError::Io`] if `run_path` can't be used.
+    /// [`VmmError::Unusable`] if `run_path` can't be used.
     pub fn new(
         binary: FirecrackerBinary,
         run_path: &Path,
@@ -137,7 +136,7 @@ impl Firecracker {
         Ok(Self {
             binary: path,
             identity,
-            run: RunDirectory::create(run_path)?,
+            run: Arc::new(RunPath::open(run_path)?),
             jailer: jailer.map(Arc::new),
             devices: Arc::new(devices),
         })
@@ -150,9 +149,10 @@ impl Firecracker {
         interface: Option<Interface>,
     ) -> Result<FirecrackerVm, VmmError> {
         let start = Instant::now();
+        let run = self.run.directory()?;
         let home = match &self.jailer {
-            None => Home::new(&self.run),
-            Some(jailer) => Home::in_jail(&self.run, jailer, &self.binary),
+            None => Home::new(&run),
+            Some(jailer) => Home::in_jail(&run, jailer, &self.binary),
         };
         let home = home.map_err(VmmError::io("make a directory for a VM"))?;
         let place = home.place().clone();
@@ -179,6 +179,7 @@ impl Firecracker {
     }
 
     fn launch(&self, home: Home, machine: Machine, interface: Option<Interface>) -> Launch {
+        let run = Arc::clone(home.run());
         // More of it costs milliseconds per restore.
         let arguments = ["--api-sock", API, "--log-path", LOG, "--level", "Error"];
         let (Some(jailer), Some(jail)) = (&self.jailer, home.jailed()) else {
@@ -190,17 +191,17 @@ impl Firecracker {
             command.env("TZ", "UTC0");
             command.args(arguments);
             return Launch::new(command)
-                .recorded_in(Arc::clone(&self.run))
+                .recorded_in(run)
                 .with((home, interface));
         };
         let (id, user) = (&jail.id, &jail.user);
-        let base = self.run.path();
+        let base = run.path();
         let tap = interface.as_ref().map(Interface::tap);
         let network = tap.and_then(|tap| tap.namespace.as_deref());
         let command = jailer.command(&self.binary, base, id, user, machine, network, &arguments);
         Launch::new(command)
             .in_pid_namespace(jailer.namespace())
-            .recorded_in(Arc::clone(&self.run))
+            .recorded_in(Arc::clone(&run))
             .with((home, interface))
     }
 }
@@ -213,6 +214,10 @@ impl Vmm for Firecracker {
 
     fn tsc_khz(&self) -> Option<u32> {
         tsc::khz()
+    }
+
+    fn prepare(&self) -> Result<(), VmmError> {
+        self.run.prepare()
     }
 
     async fn boot(&self, spec: &BootSpec) -> Result<Box<dyn MicroVm>, VmmError> {

@@ -211,8 +211,11 @@ impl Launcher {
     /// [`LaunchError`]; neither a process nor a file is left behind.
     pub async fn create_snapshot(&self) -> Result<Created, LaunchError> {
         let inner = Arc::clone(&self.0);
-        let staging = blocking(move || inner.snapshots.stage(&inner.requirements)).await?;
-        self.create_in(staging).await
+        let staging = blocking(move || -> Result<_, LaunchError> {
+            inner.vmm.prepare()?;
+            Ok(inner.snapshots.stage(&inner.requirements)?)
+        });
+        self.create_in(staging.await?).await
     }
 
     /// The same in a directory that is there already.

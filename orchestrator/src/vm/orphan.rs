@@ -71,18 +71,25 @@ fn create(directory: &Path, prefix: &str, pid: u32) -> io::Result<PathBuf> {
 /// Whether the process that recorded itself as the owner of `directory` has ended; `false` if that
 /// can't be told.
 pub(crate) fn owner_has_ended(directory: &Path) -> bool {
-    let Ok(entries) = fs::read_dir(directory) else {
-        return false;
-    };
-    let owners = entries.filter_map(|entry| {
-        let name = entry.ok()?.file_name();
-        Identity::parse(OWNER, name.to_str()?)
-    });
     let has_ended = |owner: Identity| {
         owner.is_of_here().is_ok_and(|is_of_here| is_of_here)
             && owner.find().is_ok_and(|process| process.is_none())
     };
-    owners.into_iter().any(has_ended)
+    owners(directory).into_iter().any(has_ended)
+}
+
+/// Whether a process recorded itself as the owner of `directory`, whichever and whenever.
+pub(crate) fn names_its_owner(directory: &Path) -> bool {
+    !owners(directory).is_empty()
+}
+
+fn owners(directory: &Path) -> Vec<Identity> {
+    let entries = fs::read_dir(directory).into_iter().flatten();
+    let owners = entries.filter_map(|entry| {
+        let name = entry.ok()?.file_name();
+        Identity::parse(OWNER, name.to_str()?)
+    });
+    owners.collect()
 }
 
 impl Drop for Record {

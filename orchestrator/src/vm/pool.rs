@@ -426,10 +426,11 @@ async fn adopt(
     launcher: &Launcher,
     slots: &mut Slots<Snapshot, PausedClone>,
 ) -> Result<HashSet<SnapshotId>, PoolError> {
-    let store = launcher.snapshots().clone();
-    let listed = blocking(move || {
+    let (store, vmm) = (launcher.snapshots().clone(), launcher.hypervisor());
+    let listed = blocking(move || -> Result<_, LaunchError> {
+        vmm.prepare()?;
         store.sweep()?;
-        store.list()
+        Ok(store.list()?)
     })
     .await?;
     let mut adopted = HashSet::new();

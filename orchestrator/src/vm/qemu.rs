@@ -27,7 +27,7 @@ use tokio::time::timeout;
 
 use crate::regular_file;
 use crate::vm::process::{Launch, Process, socket_pair};
-use crate::vm::run_directory::RunDirectory;
+use crate::vm::run_directory::RunPath;
 use crate::vm::snapshot::{Machine, Snapshot, VmmIdentity, VmmKind};
 use crate::vm::tsc;
 use crate::vm::vmm::{BootSpec, Exit, MicroVm, Ram, Vmm, VmmError};
@@ -66,7 +66,7 @@ pub struct Qemu {
     accelerator: Accelerator,
     identity: VmmIdentity,
     tsc_khz: Option<u32>,
-    run: Arc<RunDirectory>,
+    run: Arc<RunPath>,
 }
 
 /// A machine that runs in a QEMU process.
@@ -137,16 +137,16 @@ impl QemuBinary {
 
 impl Qemu {
     /// The hypervisor that `binary` and `accelerator` make. Below `run_path` it is recorded which
-    /// of its processes live, and what dead owners left there is removed.
+    /// of its processes live, from the first one on.
     ///
     /// # Errors
-    /// [`VmmError::Io`] if `run_path` can't be used.
+    /// [`VmmError::Unusable`] if `run_path` can't be used.
     pub fn new(
         binary: QemuBinary,
         accelerator: Accelerator,
         run_path: &Path,
     ) -> Result<Self, VmmError> {
-        let run = RunDirectory::create(run_path)?;
+        let run = Arc::new(RunPath::open(run_path)?);
         let identity = VmmIdentity {
             kind: VmmKind::Qemu,
             version: binary.version,
@@ -200,7 +200,7 @@ impl Qemu {
         let inherited = [monitor_end, agent_end].into_iter().chain(state).collect();
         let launch = Launch::new(command)
             .inherit(inherited)
-            .recorded_in(Arc::clone(&self.run));
+            .recorded_in(self.run.directory()?);
         let process = Process::start(launch)
             .await
             .map_err(VmmError::io(format!("start {}", self.binary.display())))?;
@@ -216,6 +216,10 @@ impl Vmm for Qemu {
 
     fn tsc_khz(&self) -> Option<u32> {
         self.tsc_khz
+    }
+
+    fn prepare(&self) -> Result<(), VmmError> {
+        self.run.prepare()
     }
 
     async fn boot(&self, spec: &BootSpec) -> Result<Box<dyn MicroVm>, VmmError> {

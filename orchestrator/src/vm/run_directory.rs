@@ -2,30 +2,44 @@
 //!
 //! ```text
 //! <run directory>/<owner>/          locked while its process lives; swept by the next one
+//!                        .ironclaw    the mark that it is ours
 //!                        .owner-<pid>-… whose it is
 //!                        .vmm-<pid>-… the record of a living VMM
 //!                        …            what the hypervisor has there
 //!                .claims/<name>    locked while a VM has that user id or tap device
 //! ```
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use uuid::Uuid;
 
 use crate::disk;
 use crate::exposed::Exposed;
+use crate::mark::{self, Mark};
 use crate::vm::firecracker;
 use crate::vm::flock::{Kind, lock_within, try_lock};
 use crate::vm::orphan::{self, Record};
 use crate::vm::root_lock::{self, RootLock, RootLockError};
 use crate::vm::tree;
 use crate::vm::vmm::VmmError;
+
+/// The directory of the locks of what VMs have alone, beside those of the owners.
+pub(crate) const CLAIMS: &str = ".claims";
+
+/// Where this process's VMs are to be. Their directory is made with the first of them: who only
+/// looks, as `ironclaw doctor` does, changes nothing.
+#[derive(Debug)]
+pub(crate) struct RunPath {
+    root: PathBuf,
+    directory: Mutex<Option<Arc<RunDirectory>>>,
+}
 
 /// The directory of one owner's VMs. Removed when the last user of it is gone.
 #[derive(Debug)]
@@ -45,38 +59,74 @@ pub(crate) struct Recorded {
     _run: Arc<RunDirectory>,
 }
 
+impl RunPath {
+    /// The directory `root`, which need not be there yet.
+    ///
+    /// # Errors
+    /// [`VmmError::Unusable`] if it is, and can't be used.
+    pub(crate) fn open(root: &Path) -> Result<Self, VmmError> {
+        match fs::symlink_metadata(root) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(can_not_be_made(root, &error)),
+            Ok(_) => {
+                check(root)?;
+                owners(root)?;
+            }
+        }
+        Ok(Self {
+            root: root.to_owned(),
+            directory: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The directory of this process's VMs. The first call makes it.
+    pub(crate) fn directory(&self) -> Result<Arc<RunDirectory>, VmmError> {
+        let mut directory = self
+            .directory
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(directory) = &*directory {
+            return Ok(Arc::clone(directory));
+        }
+        let made = RunDirectory::create(&self.root)?;
+        *directory = Some(Arc::clone(&made));
+        Ok(made)
+    }
+
+    /// Makes that directory, and removes those of dead processes, with the VMMs that should have
+    /// died with them: for whoever is about to make VMs.
+    pub(crate) fn prepare(&self) -> Result<(), VmmError> {
+        self.directory()?;
+        sweep(&self.root)
+    }
+}
+
 impl RunDirectory {
-    /// Makes a directory for this process below `root`, and removes those of dead ones, with the
-    /// VMMs that should have died with them.
-    pub(crate) fn create(root: &Path) -> Result<Arc<Self>, VmmError> {
-        let failed = |operation: &str, path: &Path| {
-            VmmError::io(format!("{operation} the directory {}", path.display()))
-        };
+    /// Makes a directory for this process below `root`.
+    fn create(root: &Path) -> Result<Arc<Self>, VmmError> {
         make(root, true).map_err(|error| {
             if disk::is_full(&error) {
                 return failed("create", root)(error);
             }
-            unusable(root, format!("it can't be made ({error}): set"))
+            can_not_be_made(root, &error)
         })?;
-        // Who can change it chooses what a VMM finds in place of its sockets and its record.
-        if let Some(exposed) = Exposed::of(root).map_err(failed("inspect", root))? {
-            return Err(unusable(root, format!("it {exposed}, or set")));
-        }
+        check(root)?;
         // Held for a few system calls: nobody sees a directory before it is locked.
-        let root_lock = lock(root)?;
-        let dead = dead_owners(root).map_err(failed("list", root))?;
+        let _root_lock = lock(root)?;
+        owners(root)?;
         let name = Uuid::now_v7().simple().to_string();
         let path = root.join(&name);
         make(&path, false).map_err(failed("create", &path))?;
-        let lock = File::open(&path).map_err(failed("open", &path))?;
-        try_lock(&lock, Kind::Exclusive)
-            .and_then(|locked| locked.then_some(()).ok_or(ErrorKind::WouldBlock.into()))
-            .map_err(failed("lock", &path))?;
-        unless_full(orphan::record_owner(&path, std::process::id()))
-            .map_err(failed("write to", &path))?;
-        drop(root_lock);
-        // Ending VMMs may take its time, and is nobody else's business.
-        dead.into_iter().for_each(DeadOwner::remove);
+        let filled = fill(&path).map_err(failed("write to", &path));
+        let lock = filled.inspect_err(|_| {
+            if let Err(error) = mark::remove(&path) {
+                stays(&path, &error);
+            }
+        })?;
         Ok(Arc::new(Self {
             path,
             name,
@@ -124,6 +174,17 @@ impl Drop for RunDirectory {
     }
 }
 
+/// Locks a new directory, marks it, and says whose it is.
+fn fill(path: &Path) -> io::Result<File> {
+    let directory = mark::open(path)?;
+    if !try_lock(&directory, Kind::Exclusive)? {
+        return Err(ErrorKind::WouldBlock.into());
+    }
+    mark::put(&directory)?;
+    unless_full(orphan::record_owner(path, std::process::id()))?;
+    Ok(directory)
+}
+
 /// A process that could not be recorded for lack of space is not.
 fn unless_full<T>(recorded: io::Result<T>) -> io::Result<Option<T>> {
     match recorded {
@@ -142,6 +203,10 @@ pub(crate) fn make(path: &Path, recursive: bool) -> io::Result<()> {
         .recursive(recursive)
         .mode(0o700)
         .create(path)
+}
+
+fn can_not_be_made(root: &Path, error: &io::Error) -> VmmError {
+    unusable(root, format!("it can't be made ({error}): set"))
 }
 
 fn unusable(root: &Path, what: String) -> VmmError {
@@ -168,6 +233,104 @@ fn lock(root: &Path) -> Result<RootLock, VmmError> {
     })
 }
 
+/// Refuses a directory that others can change: they would choose what a VMM finds in place of its
+/// sockets and its record.
+fn check(root: &Path) -> Result<(), VmmError> {
+    match Exposed::of(root).map_err(failed("inspect", root))? {
+        Some(exposed) => Err(unusable(root, format!("it {exposed}, or set"))),
+        None => Ok(()),
+    }
+}
+
+fn failed(operation: &str, path: &Path) -> impl FnOnce(io::Error) -> VmmError + use<> {
+    VmmError::io(format!("{operation} the directory {}", path.display()))
+}
+
+/// A directory of an owner, living or dead.
+struct Owner {
+    path: PathBuf,
+    directory: File,
+    mark: Mark,
+}
+
+/// Those of `root`.
+///
+/// # Errors
+/// [`VmmError::Unusable`] if there is anything else: what is somebody's is not to be mixed with
+/// what comes and goes here.
+fn owners(root: &Path) -> Result<Vec<Owner>, VmmError> {
+    let mut owners = Vec::new();
+    for entry in fs::read_dir(root).map_err(failed("list", root))? {
+        let name = entry.map_err(failed("list", root))?.file_name();
+        if is_of_the_root(&name) {
+            continue;
+        }
+        let path = root.join(&name);
+        match owner(&path) {
+            Ok(Some(owner)) => owners.push(owner),
+            // Removed since.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Ok(None) => {
+                let what = format!(
+                    "it holds {}, which is not IronClaw's: nothing else may be in it; set",
+                    Path::new(&name).display()
+                );
+                return Err(unusable(root, what));
+            }
+            Err(error) => return Err(failed("look at", &path)(error)),
+        }
+    }
+    Ok(owners)
+}
+
+/// What may be in the root beside owners, and is never removed: the claims, and what file systems
+/// make by themselves.
+fn is_of_the_root(name: &OsStr) -> bool {
+    name == CLAIMS || name == "lost+found" || name.as_encoded_bytes().starts_with(b".nfs")
+}
+
+/// What is at `path`, if it is an owner's directory.
+fn owner(path: &Path) -> io::Result<Option<Owner>> {
+    let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let id = Uuid::try_parse(name).ok();
+    if id.is_none_or(|id| id.simple().to_string() != name || id.get_version_num() != 7) {
+        return Ok(None);
+    }
+    let directory = match mark::open(path) {
+        // A link, or a file.
+        Err(error) if error.kind() == ErrorKind::NotADirectory => {
+            return Ok(None);
+        }
+        opened => opened?,
+    };
+    let mark = match mark::read(&directory)? {
+        // A release before the mark recorded the owner, too.
+        Mark::Foreign if is_own(&directory)? && orphan::names_its_owner(path) => Mark::Ours,
+        mark => mark,
+    };
+    let path = path.to_owned();
+    Ok((mark != Mark::Foreign).then_some(Owner {
+        path,
+        directory,
+        mark,
+    }))
+}
+
+fn is_own(directory: &File) -> io::Result<bool> {
+    Ok(directory.metadata()?.uid() == rustix::process::geteuid().as_raw())
+}
+
+/// Removes what dead processes left below `root`. Ending VMMs may take its time, and is nobody
+/// else's business: the root is not locked meanwhile.
+fn sweep(root: &Path) -> Result<(), VmmError> {
+    let dead = {
+        let _root_lock = lock(root)?;
+        dead_owners(root)?
+    };
+    dead.into_iter().for_each(DeadOwner::remove);
+    Ok(())
+}
+
 /// What a process left that is gone.
 struct DeadOwner {
     path: PathBuf,
@@ -179,25 +342,22 @@ struct DeadOwner {
 /// a program leaves a copy of itself, which ends before it becomes that program.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
 
-/// Those of `root`, which is locked. One that can't be looked at stays.
-fn dead_owners(root: &Path) -> io::Result<Vec<DeadOwner>> {
+/// Those of `root`, which is locked.
+fn dead_owners(root: &Path) -> Result<Vec<DeadOwner>, VmmError> {
     let mut dead = Vec::new();
-    for entry in fs::read_dir(root)? {
-        let entry = entry?;
-        let path = entry.path();
-        // The claims.
-        if entry.file_name().to_string_lossy().starts_with('.') {
-            continue;
-        }
-        match File::open(&path) {
-            Ok(directory) => {
-                let is_free = try_lock(&directory, Kind::Exclusive).unwrap_or(false);
-                if is_free || orphan::owner_has_ended(&path) {
-                    dead.push(DeadOwner { path, directory });
-                }
+    for Owner {
+        path,
+        directory,
+        mark,
+    } in owners(root)?
+    {
+        let is_free = try_lock(&directory, Kind::Exclusive).unwrap_or(false);
+        if is_free && mark == Mark::Bare {
+            if let Err(error) = mark::remove_bare(&path) {
+                stays(&path, &error);
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => stays(&path, &error),
+        } else if is_free || orphan::owner_has_ended(&path) {
+            dead.push(DeadOwner { path, directory });
         }
     }
     Ok(dead)
@@ -236,16 +396,119 @@ mod tests {
     use std::os::unix::process::ExitStatusExt as _;
     use std::process::{Command, Stdio};
 
+    /// A directory like that of a process that was killed.
+    fn dead(root: &Path) -> PathBuf {
+        let dead = root.join(Uuid::now_v7().simple().to_string());
+        fs::create_dir(&dead).unwrap();
+        mark::put(mark::open(&dead).unwrap()).unwrap();
+        dead
+    }
+
+    /// What the next process begins with.
+    fn next(root: &Path) -> Arc<RunDirectory> {
+        let path = RunPath::open(root).unwrap();
+        path.prepare().unwrap();
+        path.directory().unwrap()
+    }
+
     #[test]
     fn only_what_a_dead_process_left_is_swept() {
         let root = tempfile::tempdir().unwrap();
         let living = RunDirectory::create(root.path()).unwrap();
-        let dead = root.path().join("dead");
+        let dead = dead(root.path());
         fs::create_dir_all(dead.join("0")).unwrap();
         fs::write(dead.join("0/api.sock"), "").unwrap();
-        let _next = RunDirectory::create(root.path()).unwrap();
+        let _next = next(root.path());
         assert!(!dead.exists());
         assert!(living.path.exists());
+    }
+
+    #[test]
+    fn what_is_not_ours_is_refused_by_its_name_and_stays() {
+        type Make = fn(&Path);
+        let makes: [Make; 5] = [
+            |path| fs::create_dir(path).unwrap(),
+            |path| fs::write(path, "").unwrap(),
+            |path| std::os::unix::fs::symlink("/", path).unwrap(),
+            |path| {
+                fs::create_dir(path).unwrap();
+                fs::write(path.join("a"), "x").unwrap();
+            },
+            |path| {
+                fs::create_dir(path).unwrap();
+                fs::write(path.join(".ironclaw"), "").unwrap();
+                fs::write(path.join("a"), "x").unwrap();
+            },
+        ];
+        let like_ours = Uuid::now_v7().simple().to_string();
+        for name in [
+            "photos",
+            ".git",
+            &Uuid::new_v4().simple().to_string(),
+            &like_ours,
+        ] {
+            for (kind, make) in makes.iter().enumerate() {
+                let root = tempfile::tempdir().unwrap();
+                let path = root.path().join(name);
+                make(&path);
+                let opened = RunPath::open(root.path());
+                if name == like_ours && kind == 0 {
+                    opened.unwrap();
+                    continue;
+                }
+                let created = RunDirectory::create(root.path()).map(drop);
+                for refused in [opened.map(drop), created, sweep(root.path())] {
+                    let why = refused.unwrap_err().to_string();
+                    assert!(
+                        why.contains(name) && why.contains("IRONCLAW_RUN_PATH"),
+                        "{why}"
+                    );
+                }
+                assert!(path.symlink_metadata().is_ok(), "{name} {kind}");
+                assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+            }
+        }
+    }
+
+    #[test]
+    fn who_looks_makes_and_sweeps_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let dead = dead(root.path());
+        let missing = root.path().join("missing");
+        drop(RunPath::open(&missing).unwrap());
+        assert!(!missing.exists());
+        let looks = RunPath::open(root.path()).unwrap();
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+        // One VM, as a probe needs it.
+        let _own = looks.directory().unwrap();
+        assert!(dead.exists());
+    }
+
+    #[test]
+    fn half_made_directories_and_those_of_the_last_release_are_swept() {
+        let root = tempfile::tempdir().unwrap();
+        let name = || root.path().join(Uuid::now_v7().simple().to_string());
+        let (bare, half, former) = (name(), name(), name());
+        for path in [&bare, &half, &former] {
+            fs::create_dir(path).unwrap();
+        }
+        fs::write(half.join(mark::NAME), "IronClaw").unwrap();
+        let mut ended = Command::new("/bin/true")
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        orphan::record_owner(&former, ended.id()).unwrap();
+        ended.wait().unwrap();
+        fs::create_dir_all(former.join("firecracker/x/root")).unwrap();
+        let of_the_root = [root.path().join(CLAIMS), root.path().join("lost+found")];
+        for path in &of_the_root {
+            fs::create_dir(path).unwrap();
+        }
+        let _next = next(root.path());
+        for path in [&bare, &half, &former] {
+            assert!(!path.exists(), "{path:?}");
+        }
+        assert!(of_the_root.iter().all(|path| path.exists()));
     }
 
     #[test]
@@ -273,23 +536,11 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_swept_keeps_nobody_from_starting() {
-        let root = tempfile::tempdir().unwrap();
-        let stray = root.path().join("stray");
-        fs::write(&stray, "").unwrap();
-        let dead = root.path().join("dead");
-        fs::create_dir(&dead).unwrap();
-        let _next = RunDirectory::create(root.path()).unwrap();
-        assert!(stray.exists() && !dead.exists());
-    }
-
-    #[test]
     fn a_dead_owners_directory_that_another_sweeps_is_left_to_it_without_waiting() {
         let root = tempfile::tempdir().unwrap();
-        let dead = root.path().join("dead");
-        fs::create_dir(&dead).unwrap();
+        let dead = dead(root.path());
         let swept = dead_owners(root.path()).unwrap();
-        let _next = RunDirectory::create(root.path()).unwrap();
+        let _next = next(root.path());
         assert!(dead.exists());
         swept.into_iter().for_each(DeadOwner::remove);
         assert!(!dead.exists());
@@ -302,16 +553,17 @@ mod tests {
         let mut owner = Command::new("/bin/cat");
         let mut owner = owner.stdin(Stdio::piped()).spawn().unwrap();
         fs::create_dir(&path).unwrap();
+        mark::put(mark::open(&path).unwrap()).unwrap();
         orphan::record_owner(&path, owner.id()).unwrap();
         let inherited = File::open(&path).unwrap();
         assert!(try_lock(&inherited, Kind::Exclusive).unwrap());
 
-        let living = RunDirectory::create(root.path()).unwrap();
+        let living = next(root.path());
         assert!(path.exists(), "its owner lives");
         owner.kill().unwrap();
         owner.wait().unwrap();
         std::thread::scope(|scope| {
-            let next = scope.spawn(|| RunDirectory::create(root.path()).unwrap());
+            let next = scope.spawn(|| next(root.path()));
             std::thread::sleep(Duration::from_millis(20));
             drop(inherited);
             drop(next.join().unwrap());
@@ -330,11 +582,10 @@ mod tests {
         let living = RunDirectory::create(root.path()).unwrap();
         let (mut goes_on, mut orphan) = (vmm(), vmm());
         let _recorded = Arc::clone(&living).record(goes_on.id()).unwrap();
-        let dead = root.path().join("dead");
-        fs::create_dir(&dead).unwrap();
+        let dead = dead(root.path());
         let left = Record::create(&dead, orphan.id()).unwrap();
 
-        let _next = RunDirectory::create(root.path()).unwrap();
+        let _next = next(root.path());
         assert_eq!(orphan.wait().unwrap().signal(), Some(9));
         assert!(!dead.exists());
         drop(left);

@@ -1,7 +1,8 @@
 //! Snapshots on disk: made in private, published by one rename, immutable afterwards.
 //!
 //! ```text
-//! <root>/<id>/memory          the guest's RAM; zero pages are holes
+//! <root>/<id>/.ironclaw       the mark that it is ours
+//!             memory          the guest's RAM; zero pages are holes
 //!             vmstate         processors and devices, in the VMM's format
 //!             manifest.json   Manifest: what it is, and what its files must be
 //!        .staging-<id>-…/     one that is being made, and for what; locked while its maker lives

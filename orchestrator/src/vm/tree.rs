@@ -5,17 +5,24 @@
 //! for each of them: that ends this process, or fails for want of descriptors at every try. Here each directory is taken out of the one that it is in before it is looked into, so it
 //! takes three descriptors and no more stack for any depth.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, openat, renameat, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, openat, openat2, renameat, statat,
+    unlinkat,
+};
 use rustix::io::Errno;
 use uuid::Uuid;
 
-/// Removes the directory at `path` with all that is in it. Nothing in it is followed if it is a
-/// link.
+use crate::mark;
+
+/// Removes the directory at `path` with all that is in it, and what marks it as ours in the end.
+/// Nothing in it is followed if it is a link, and no other file system that is mounted in it is
+/// entered.
 ///
 /// # Errors
 /// The first thing that can't be removed; it stays, with what was not come to.
@@ -27,6 +34,7 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
         taken_out: 0,
     };
     while top.empty()? {}
+    top.remove_marks()?;
     match unlinkat(CWD, path, AtFlags::REMOVEDIR) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(errno.into()),
@@ -46,11 +54,14 @@ impl Top {
     fn empty(&mut self) -> io::Result<bool> {
         let mut found = false;
         for_each(&self.directory, |name| {
+            if is_mark(&self.directory, name)? {
+                return Ok(());
+            }
             found = true;
             if is_removed(&self.directory, name)? {
                 return Ok(());
             }
-            let inner = open(&self.directory, name)?;
+            let inner = enter(&self.directory, name)?;
             for_each(&inner, |child| {
                 if !is_removed(&inner, child)? {
                     let name = format!("{}-{}", self.prefix, self.taken_out);
@@ -62,6 +73,34 @@ impl Top {
             Ok(unlinkat(&self.directory, name, AtFlags::REMOVEDIR)?)
         })?;
         Ok(found)
+    }
+
+    fn remove_marks(&self) -> io::Result<()> {
+        for_each(&self.directory, |name| {
+            is_removed(&self.directory, name).map(drop)
+        })
+    }
+}
+
+/// A directory is none, whatever a VMM called it.
+fn is_mark(directory: &OwnedFd, name: &CStr) -> io::Result<bool> {
+    if !mark::is_one(OsStr::from_bytes(name.to_bytes())) {
+        return Ok(false);
+    }
+    match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(FileType::from_raw_mode(stat.st_mode) != FileType::Directory),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Opens a directory of `at`, unless it is one of another file system.
+fn enter(at: &OwnedFd, name: &CStr) -> io::Result<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
+    match openat2(at, name, flags, Mode::empty(), ResolveFlags::NO_XDEV) {
+        // Before Linux 5.6, or where a filter of system calls does not know it.
+        Err(Errno::NOSYS | Errno::PERM) => open(at, name),
+        opened => Ok(opened?),
     }
 }
 
@@ -109,11 +148,19 @@ mod tests {
         let (top, outside) = (root.path().join("top"), root.path().join("outside"));
         fs::create_dir(&outside).unwrap();
         fs::write(outside.join("file"), "").unwrap();
-        for branch in ["a/b/c", "a/b/d", "a/e", "f/b/c", "empty"] {
+        for branch in [
+            "a/b/c",
+            "a/b/d",
+            "a/e",
+            "f/b/c",
+            "empty",
+            ".ironclaw/manifest.json/x",
+        ] {
             fs::create_dir_all(top.join(branch)).unwrap();
         }
         for place in ["", "a", "a/b", "a/b/c", "f/b/c"] {
             fs::write(top.join(place).join("file"), "").unwrap();
+            fs::write(top.join(place).join("manifest.json"), "").unwrap();
             symlink(&outside, top.join(place).join("link")).unwrap();
         }
         remove(&top).unwrap();

@@ -38,6 +38,16 @@ pub trait Vmm: fmt::Debug + Send + Sync + 'static {
     /// The host's time-stamp counter frequency in kHz, where the guests of this VMM see it.
     fn tsc_khz(&self) -> Option<u32>;
 
+    /// Makes what VMs take of the host beside themselves, and removes what dead processes left of
+    /// theirs: for whoever is about to make VMs. Without it the first VM does the former, and
+    /// nobody the latter. Blocks.
+    ///
+    /// # Errors
+    /// [`VmmError`] if there can be no VMs.
+    fn prepare(&self) -> Result<(), VmmError> {
+        Ok(())
+    }
+
     /// Starts a VM that boots `spec`. Returns as soon as its processors run; the agent inside
     /// answers later.
     ///

@@ -112,13 +112,14 @@ fn ended(vms: Vec<Watched>) {
 
 async fn the_next_one_sweeps(lab: &Lab) {
     let next = lab.launcher().await;
+    assert_eq!(lab.homes().len(), 4, "who has no VMs sweeps nothing");
+    // What the dead one had made serves.
+    let pool = pool(&next, 1, 0).await;
     assert!(lab.homes().is_empty(), "{:?}", lab.homes());
     // Its own, and no other.
     let mut owners = list(&lab.config.run_path);
     owners.retain(|owner| !owner.ends_with(".claims"));
     assert_eq!(owners.len(), 1, "{owners:?}");
-    // What the dead one had made serves.
-    let pool = pool(&next, 1, 0).await;
     assert_eq!(pool.stats().snapshots, 1);
     let vm = pool.spawn("next").await.unwrap();
     assert_eq!(vm.origin(), Origin::Restored);

@@ -1,3 +1,4 @@
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
@@ -75,4 +76,18 @@ fn directories_survive_a_race_with_sweeps() {
         }
     });
     assert_eq!(count(root.path()), 0);
+}
+
+#[test]
+fn what_is_named_like_a_staging_directory_and_not_marked_is_left_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let (directory, file) = (
+        root.path().join(".staging-photos"),
+        root.path().join(".staging-x"),
+    );
+    fs::create_dir(&directory).unwrap();
+    fs::write(directory.join("a"), "x").unwrap();
+    fs::write(&file, "x").unwrap();
+    sweep(root.path()).unwrap();
+    assert!(directory.join("a").exists() && file.exists());
 }

@@ -302,3 +302,63 @@ fn a_directory_that_others_can_change_is_refused() {
         "{text}"
     );
 }
+
+#[test]
+fn what_we_did_not_make_is_left_alone_whatever_its_name() {
+    let bench = bench();
+    let root = bench.store.root().to_owned();
+    let hash: TemplateHash = "ab".repeat(32).parse().unwrap();
+    let theirs = [hash.as_str(), ".staging-abcdef", ".cache"].map(|name| root.join(name));
+    for directory in &theirs {
+        fs::create_dir(directory).unwrap();
+        fs::write(directory.join("a.deb"), "somebody's").unwrap();
+    }
+    let template = bench.build("agent");
+    let error = bench.store.delete(&hash).unwrap_err();
+    assert!(matches!(error, TemplateError::NotOurs { .. }), "{error}");
+    let listed = bench.store.list().unwrap();
+    let theirs_listed = listed.iter().find(|listed| listed.hash == hash).unwrap();
+    let state = &theirs_listed.template;
+    assert!(
+        matches!(state, Err(TemplateError::NotOurs { .. })),
+        "{state:?}"
+    );
+
+    // Nor is it replaced by a template of that name.
+    bench.store.delete(template.hash()).unwrap();
+    let taken = root.join(template.hash().as_str());
+    fs::create_dir(&taken).unwrap();
+    fs::write(taken.join("file"), "somebody's").unwrap();
+    let spec = bench.spec("agent");
+    let error = bench.store.build(&spec, &mut |_| {}).unwrap_err();
+    assert!(matches!(error, TemplateError::NotOurs { .. }), "{error}");
+    assert!(taken.join("file").exists());
+    assert!(
+        theirs
+            .iter()
+            .all(|directory| directory.join("a.deb").exists())
+    );
+}
+
+#[test]
+fn who_opens_a_store_to_look_removes_nothing_and_who_builds_does() {
+    let bench = bench();
+    let half_made = bench.store.root().join(".staging-abcdef");
+    fs::create_dir(&half_made).unwrap();
+    mark::put(mark::open(&half_made).unwrap()).unwrap();
+    let again = TemplateStore::open(bench.store.root()).unwrap();
+    again.list().unwrap();
+    assert!(half_made.exists());
+    bench.build("agent");
+    assert!(!half_made.exists());
+}
+
+#[test]
+fn a_template_of_the_last_release_is_ours_by_its_manifest() {
+    let bench = bench();
+    let template = bench.build("agent");
+    let directory = bench.store.root().join(template.hash().as_str());
+    fs::remove_file(directory.join(mark::NAME)).unwrap();
+    bench.store.delete(template.hash()).unwrap();
+    assert!(!directory.exists());
+}

@@ -6,9 +6,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use crate::vm::flock::{Kind, Locked, try_lock};
-
-/// The directory of the locks, beside those of the owners.
-const CLAIMS: &str = ".claims";
+use crate::vm::run_directory::CLAIMS;
 
 /// Ends when it is dropped, or its process ends.
 #[derive(Debug)]

@@ -25,7 +25,7 @@ pub(super) struct Home {
     path: PathBuf,
     place: Place,
     jail: Option<Jail>,
-    _run: Arc<RunDirectory>,
+    run: Arc<RunDirectory>,
 }
 
 /// What a jailed VM takes of the host beside its directory.
@@ -46,7 +46,7 @@ impl Home {
             place,
             path,
             jail: None,
-            _run: Arc::clone(run),
+            run: Arc::clone(run),
         })
     }
 
@@ -70,8 +70,13 @@ impl Home {
                 user,
                 jailer: Arc::clone(jailer),
             }),
-            _run: Arc::clone(run),
+            run: Arc::clone(run),
         })
+    }
+
+    /// The directory that it is in.
+    pub(super) fn run(&self) -> &Arc<RunDirectory> {
+        &self.run
     }
 
     pub(super) fn place(&self) -> &Place {
@@ -119,6 +124,7 @@ impl Drop for Home {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vm::run_directory::RunPath;
     use std::os::unix::fs::PermissionsExt as _;
 
     fn names(path: &Path) -> Vec<String> {
@@ -131,7 +137,7 @@ mod tests {
     #[test]
     fn homes_are_private_and_go_with_their_vm_and_the_rest_with_the_last_of_them() {
         let root = tempfile::tempdir().unwrap();
-        let run = RunDirectory::create(root.path()).unwrap();
+        let run = RunPath::open(root.path()).unwrap().directory().unwrap();
         let (one, two) = (Home::new(&run).unwrap(), Home::new(&run).unwrap());
         for home in [&one, &two] {
             let mode = fs::metadata(home.place().path())
@@ -166,7 +172,7 @@ mod tests {
             return;
         }
         let root = tempfile::tempdir().unwrap();
-        let run = RunDirectory::create(root.path()).unwrap();
+        let run = RunPath::open(root.path()).unwrap().directory().unwrap();
         let mut limit = getrlimit(Resource::Nofile);
         limit.current = Some(64);
         setrlimit(Resource::Nofile, limit).unwrap();

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::error::SnapshotError;
 use super::id::SnapshotId;
 use super::manifest::{MAX_BYTES, Manifest, ManifestError};
+use crate::mark::{self, Mark};
 
 /// Name of the file with the guest's RAM.
 pub(super) const MEMORY: &str = "memory";
@@ -23,6 +24,9 @@ pub(super) const MANIFEST: &str = "manifest.json";
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Defect {
+    /// Nothing in it says that IronClaw made it.
+    #[error("no snapshot that IronClaw made")]
+    NotOurs,
     /// A file is not there.
     #[error("{file} is missing")]
     Missing {
@@ -75,14 +79,14 @@ impl Defect {
     /// Whether nobody can use the directory any more, so that a sweep may remove it.
     #[must_use]
     pub fn is_garbage(&self) -> bool {
-        !matches!(self, Self::OtherFormat { .. })
+        !matches!(self, Self::OtherFormat { .. } | Self::NotOurs)
     }
 
     pub(super) fn remedy(&self) -> &'static str {
-        if self.is_garbage() {
-            "it is removed by the next sweep"
-        } else {
-            "use the release that made it, or delete it"
+        match self {
+            Self::NotOurs => "it is left alone: remove it by hand if it is to go",
+            Self::OtherFormat { .. } => "use the release that made it, or delete it",
+            _ => "it is removed by the next sweep",
         }
     }
 }
@@ -96,6 +100,26 @@ pub(super) fn read(
     path: &Path,
     id: SnapshotId,
 ) -> Result<Finding, SnapshotError> {
+    match content(directory, path, id)? {
+        Err(_) if !is_ours(directory, path, id)? => Ok(Err(Defect::NotOurs)),
+        finding => Ok(finding),
+    }
+}
+
+/// Whether we made the open directory at `path` for the snapshot `id`.
+pub(super) fn is_ours(
+    directory: &File,
+    path: &Path,
+    id: SnapshotId,
+) -> Result<bool, SnapshotError> {
+    let is_ours = || {
+        Ok(mark::read(directory)? == Mark::Ours
+            || mark::is_named_in(directory, MANIFEST, "id", &id.to_string())?)
+    };
+    is_ours().map_err(|error: io::Error| SnapshotError::io("inspect", path, error))
+}
+
+fn content(directory: &File, path: &Path, id: SnapshotId) -> Result<Finding, SnapshotError> {
     let json = match read_manifest(directory, path)? {
         Ok(json) => json,
         Err(defect) => return Ok(Err(defect)),

@@ -105,7 +105,10 @@ impl SnapshotStore {
         for entry in fs::read_dir(self.root()).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name();
-            let Some(id) = name.to_str().and_then(|name| staging::id(name, &suffix)) else {
+            let Some(id) = name
+                .to_str()
+                .and_then(|name| staging::id_for(name, &suffix))
+            else {
                 continue;
             };
             if known.contains(&id) {

@@ -18,6 +18,7 @@ use super::pass::{self, ZeroPages};
 use super::search;
 use super::store::SnapshotStore;
 use super::verified::Boot;
+use crate::mark;
 use crate::vm::root_lock::RootLock;
 
 /// How the name of a staging directory starts.
@@ -66,12 +67,15 @@ impl Staging {
             }
             Err(error) => return Err(SnapshotError::io("lock", &path, error)),
         };
-        Ok(Self {
+        let marked = mark::put(lock.directory());
+        let staging = Self {
             store: store.clone(),
             id,
             path,
             lock: Some(lock),
-        })
+        };
+        marked.map_err(|error| SnapshotError::io("write to", &staging.path, error))?;
+        Ok(staging)
     }
 
     /// The name that the snapshot will have.
@@ -164,7 +168,7 @@ impl Staging {
         let failed = |error| SnapshotError::io("list", &self.path, error);
         for entry in fs::read_dir(&self.path).map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            if ![MEMORY, VMSTATE]
+            if ![MEMORY, VMSTATE, mark::NAME]
                 .iter()
                 .any(|name| entry.file_name() == *name)
             {
@@ -225,19 +229,22 @@ impl Drop for Staging {
         if self.lock.is_none() {
             return;
         }
-        match fs::remove_dir_all(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(path = %self.path.display(), %error, "a later sweep must remove it");
-            }
-            _ => {}
+        if let Err(error) = mark::remove(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "a later sweep must remove it");
         }
     }
 }
 
 /// The snapshot that a staging directory of this name and purpose will become.
-pub(super) fn id(name: &str, purpose: &str) -> Option<SnapshotId> {
-    let rest = name.strip_prefix(PREFIX)?.strip_suffix(purpose)?;
-    rest.strip_suffix('-')?.parse().ok()
+pub(super) fn id_for(name: &str, purpose: &str) -> Option<SnapshotId> {
+    name.ends_with(purpose).then(|| id(name))?
+}
+
+/// The snapshot that a staging directory of this name will become, for whatever purpose.
+pub(super) fn id(name: &str) -> Option<SnapshotId> {
+    let (id, purpose) = name.strip_prefix(PREFIX)?.rsplit_once('-')?;
+    let is_purpose = purpose.len() == 16 && purpose.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_purpose.then(|| id.parse().ok())?
 }
 
 fn write_new(path: &Path, content: &[u8]) -> Result<(), SnapshotError> {

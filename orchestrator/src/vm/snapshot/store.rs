@@ -250,7 +250,8 @@ impl SnapshotStore {
     /// Deletes a snapshot, sound or not.
     ///
     /// # Errors
-    /// [`SnapshotError::InUse`] while anything that was restored from it lives.
+    /// [`SnapshotError::InUse`] while anything that was restored from it lives;
+    /// [`Defect::NotOurs`] of a directory that nothing marks as a snapshot.
     pub fn delete(&self, id: SnapshotId) -> Result<(), SnapshotError> {
         if self.delete_if_unused(id)? {
             Ok(())
@@ -268,6 +269,10 @@ impl SnapshotStore {
             Ok(None) => return Ok(false),
             Err(error) => return Err(self.missing_or(id, "lock", error)),
         };
+        if !inspect::is_ours(lock.directory(), &path, id)? {
+            let defect = Defect::NotOurs;
+            return Err(SnapshotError::Defective { path, defect });
+        }
         let trash = sweep::put_aside(&self.root, &path, id)?;
         drop((root, lock));
         sweep::remove(&trash)?;
@@ -289,8 +294,13 @@ impl SnapshotStore {
                     swept.removed.push(path);
                     swept.bytes += bytes;
                 }
-                // In use, or another process was faster.
-                Ok(false) | Err(SnapshotError::NotFound { .. }) => {}
+                // In use, somebody's, or another process was faster.
+                Ok(false)
+                | Err(SnapshotError::NotFound { .. })
+                | Err(SnapshotError::Defective {
+                    defect: Defect::NotOurs,
+                    ..
+                }) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -307,8 +317,8 @@ impl SnapshotStore {
         Ok(Owners::of(&directory))
     }
 
-    /// Removes what killed processes left: half-made and half-deleted snapshots, and directories
-    /// that hold no usable one. What a living process uses stays.
+    /// Removes what killed processes left: half-made and half-deleted snapshots, and those that
+    /// can't be used. What a living process uses stays, and whatever else is there.
     ///
     /// # Errors
     /// [`SnapshotError`] for the first thing that could not be removed.

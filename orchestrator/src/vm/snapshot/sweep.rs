@@ -1,4 +1,4 @@
-//! Removing what nobody uses.
+//! Removing what nobody uses, if we made it: other things in the directory are left alone.
 
 use std::fs;
 use std::io;
@@ -10,6 +10,7 @@ use super::inspect;
 use super::lock::{self, DirLock, Kind};
 use super::staging;
 use super::verified;
+use crate::mark::{self, Mark};
 
 /// How the name of a snapshot starts that is being deleted.
 const TRASH: &str = ".trash-";
@@ -37,13 +38,7 @@ pub(super) fn put_aside(
 }
 
 pub(super) fn remove(path: &Path) -> Result<(), SnapshotError> {
-    match fs::remove_dir_all(path) {
-        // Another process swept it meanwhile.
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(SnapshotError::io("remove", path, error))
-        }
-        _ => Ok(()),
-    }
+    mark::remove(path).map_err(|error| SnapshotError::io("remove", path, error))
 }
 
 pub(super) fn run(root: &Path, ids: &[SnapshotId]) -> Result<Swept, SnapshotError> {
@@ -56,15 +51,24 @@ pub(super) fn run(root: &Path, ids: &[SnapshotId]) -> Result<Swept, SnapshotErro
         if verified::sweep(root, &name)? {
             continue;
         }
-        if name.starts_with(TRASH) {
-            swept.take(&entry.path())?;
-        } else if name.starts_with(staging::PREFIX) {
-            let path = entry.path();
-            let _root = lock::root(root)?;
-            // Locked: its maker lives.
-            if let Some(_lock) = try_lock(&path)? {
-                swept.take(&path)?;
-            }
+        let trashed = name.strip_prefix(TRASH).and_then(|id| id.parse().ok());
+        let Some(id) = trashed.or_else(|| staging::id(&name)) else {
+            continue;
+        };
+        let path = entry.path();
+        let _root = lock::root(root)?;
+        // Locked: its maker lives.
+        let Some(lock) = try_lock(&path)? else {
+            continue;
+        };
+        let bare = mark::read(lock.directory())
+            .map_err(|error| SnapshotError::io("inspect", &path, error))?
+            == Mark::Bare;
+        if bare {
+            mark::remove_bare(&path).map_err(|error| SnapshotError::io("remove", &path, error))?;
+            swept.removed.push(path);
+        } else if inspect::is_ours(lock.directory(), &path, id)? {
+            swept.take(&path)?;
         }
     }
     for id in ids {
@@ -88,7 +92,15 @@ pub(super) fn run(root: &Path, ids: &[SnapshotId]) -> Result<Swept, SnapshotErro
 
 fn try_lock(path: &Path) -> Result<Option<DirLock>, SnapshotError> {
     match DirLock::try_lock(path, Kind::Exclusive) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        // Gone since, or something else than a directory.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(None)
+        }
         result => result.map_err(|error| SnapshotError::io("lock", path, error)),
     }
 }

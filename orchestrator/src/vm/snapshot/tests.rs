@@ -269,14 +269,29 @@ fn a_sweep_removes_what_the_dead_left_and_nothing_else() {
     let dead = staged(&store);
     let dead_path = dead.memory().parent().unwrap().to_owned();
     // As a killed process would: the lock goes, the directory stays.
-    let copy = store.root().join(".staging-copy");
+    let copy = store.root().join(format!(
+        ".staging-{}-{}",
+        SnapshotId::generate(),
+        "a".repeat(16)
+    ));
     fs::rename(&dead_path, &copy).unwrap();
     drop(dead);
-    fs::create_dir(store.root().join(".trash-x")).unwrap();
+    let half_made = store.root().join(format!(
+        ".staging-{}-{}",
+        SnapshotId::generate(),
+        "a".repeat(16)
+    ));
+    fs::create_dir(half_made).unwrap();
+    // Of a release before the mark, half deleted.
+    let former = publish(&store).id();
+    let trash = store.root().join(format!(".trash-{former}"));
+    fs::rename(former.directory(store.root()), &trash).unwrap();
+    fs::remove_file(trash.join(".ironclaw")).unwrap();
+    fs::remove_file(trash.join("memory")).unwrap();
     fs::create_dir(store.root().join("not-ours")).unwrap();
 
     let swept = store.sweep().unwrap();
-    assert_eq!(swept.removed.len(), 3, "{swept:?}");
+    assert_eq!(swept.removed.len(), 4, "{swept:?}");
     assert!(swept.bytes > 0);
     let mut left = names(&store);
     left.sort();
@@ -296,6 +311,91 @@ fn a_sweep_removes_what_the_dead_left_and_nothing_else() {
     ];
     expected.sort();
     assert_eq!(left, expected);
+}
+
+#[test]
+fn what_we_did_not_make_is_left_alone_whatever_its_name() {
+    let (_directory, store) = store();
+    let id = SnapshotId::generate();
+    let names = [
+        id.to_string(),
+        format!(".trash-{}", SnapshotId::generate()),
+        ".trash-photos".to_owned(),
+        format!(".staging-{}-{}", SnapshotId::generate(), "a".repeat(16)),
+        ".staging-photos".to_owned(),
+        format!(".verified-{}", SnapshotId::generate()),
+        ".verified-photos".to_owned(),
+    ];
+    for name in &names {
+        let path = store.root().join(name);
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("memory"), "somebody's").unwrap();
+        // Nor does a manifest of another snapshot say that it is.
+        fs::write(path.join("manifest.json"), r#"{"id":"x","format":1}"#).unwrap();
+        let file = store.root().join(format!("{name}-file"));
+        fs::write(file, "somebody's").unwrap();
+    }
+    fs::write(
+        store
+            .root()
+            .join(format!(".verified-{}", SnapshotId::generate())),
+        "x".repeat(37),
+    )
+    .unwrap();
+    let all = self::names(&store).len();
+
+    assert!(store.sweep().unwrap().removed.is_empty());
+    assert!(
+        store
+            .delete_unused(std::time::Duration::ZERO)
+            .unwrap()
+            .removed
+            .is_empty()
+    );
+    let error = store.delete(id).unwrap_err();
+    let SnapshotError::Defective {
+        defect: Defect::NotOurs,
+        ..
+    } = error
+    else {
+        panic!("{error}");
+    };
+    let load = store.load(id, &requirements()).unwrap_err().to_string();
+    assert!(
+        load.contains("by hand") && load.contains(&id.to_string()),
+        "{load}"
+    );
+    let listed = store.list().unwrap();
+    assert_eq!(listed[0].state, Err(Defect::NotOurs));
+    assert_eq!(self::names(&store).len(), all);
+    for name in &names {
+        assert!(store.root().join(name).join("memory").exists(), "{name}");
+    }
+}
+
+#[test]
+fn a_snapshot_of_the_last_release_is_ours_by_its_manifest() {
+    let (_directory, store) = store();
+    let ids = [
+        publish(&store).id(),
+        publish(&store).id(),
+        publish(&store).id(),
+    ];
+    for id in ids {
+        fs::remove_file(id.directory(store.root()).join(".ironclaw")).unwrap();
+    }
+    drop(store.load(ids[0], &requirements()).unwrap());
+    store.delete(ids[0]).unwrap();
+    // Torn, and of another format.
+    fs::remove_file(ids[1].directory(store.root()).join("vmstate")).unwrap();
+    assert_eq!(store.sweep().unwrap().removed.len(), 1);
+    let manifest = ids[2].directory(store.root()).join("manifest.json");
+    let json = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, json.replace("\"format\": 2", "\"format\": 99")).unwrap();
+    let state = store.list().unwrap()[0].state.clone();
+    assert_eq!(state, Err(Defect::OtherFormat { found: 99 }));
+    store.delete(ids[2]).unwrap();
+    assert!(names(&store).is_empty());
 }
 
 #[test]

@@ -19,6 +19,8 @@ use super::manifest::Manifest;
 use crate::vm::proc;
 
 const PREFIX: &str = ".verified-";
+/// Of a boot's id in such a file.
+const BOOT_ID_BYTES: u64 = 36;
 
 /// The boot that the host is in.
 #[derive(Debug, Clone, Copy)]
@@ -69,11 +71,20 @@ pub(super) fn sweep(root: &Path, name: &str) -> Result<bool, SnapshotError> {
     let Some(id) = name.strip_prefix(PREFIX) else {
         return Ok(false);
     };
-    let id = SnapshotId::from_str(id).ok();
-    if id.is_none_or(|id| !id.directory(root).exists()) {
-        remove(&root.join(name))?;
+    let Ok(id) = SnapshotId::from_str(id) else {
+        return Ok(false);
+    };
+    let path = root.join(name);
+    if !id.directory(root).exists() && is_kept(&path) {
+        remove(&path)?;
     }
     Ok(true)
+}
+
+/// Whether a file is what [`Boot::keep`] makes, or the beginning of that.
+fn is_kept(path: &Path) -> bool {
+    let is_short = |facts: fs::Metadata| facts.is_file() && facts.len() <= BOOT_ID_BYTES;
+    path.symlink_metadata().is_ok_and(is_short)
 }
 
 fn path(root: &Path, id: SnapshotId) -> PathBuf {
