@@ -79,7 +79,7 @@ impl RunningClone {
             _ = clone.vm.died() => return Err(clone.died("prime a clone").await),
             primed = clone.prime() => primed?,
         }
-        clone.vm.pause().await?;
+        clone.vm.hold().await?;
         // Nobody waited for that.
         clone.timings = Timings::default();
         Ok(PausedClone(clone))
@@ -140,7 +140,7 @@ impl PausedClone {
         let new = identity::fresh(name)?;
         let died = clone.vm.died();
         let resume = async {
-            clone.vm.resume().await?;
+            clone.vm.release().await?;
             Ok::<_, LaunchError>(begun.elapsed())
         };
         let restored = async {
