@@ -57,7 +57,7 @@ behaviours!(
     a_vmm_has_no_descriptor_but_what_it_is_given,
 );
 
-async fn on(kind: Kind, behaviour: impl AsyncFnOnce(&Backend)) {
+pub(crate) async fn on(kind: Kind, behaviour: impl AsyncFnOnce(&Backend)) {
     match kind.start().await {
         Ok(backend) => {
             behaviour(&backend).await;
