@@ -23,6 +23,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::sys;
+use crate::vm::host_limits;
 use crate::vm::run_directory::RunDirectory;
 use crate::vm::vmm::{Exit, VmmError};
 
@@ -147,7 +148,16 @@ struct Spawned {
 
 impl Process {
     /// Starts a process. What it prints goes into bounded rings; its standard input is empty.
+    ///
+    /// # Errors
+    /// Why it can't be started; the limit that keeps it from that is named.
     pub(crate) async fn start(launch: Launch) -> io::Result<Self> {
+        Self::start_with_keeper(launch)
+            .await
+            .map_err(host_limits::of_start)
+    }
+
+    async fn start_with_keeper(launch: Launch) -> io::Result<Self> {
         let (started, start) = oneshot::channel();
         let (dead, death) = watch::channel(None);
         let (gone, exit) = watch::channel(None);

@@ -28,6 +28,7 @@ use thiserror::Error;
 use tokio::net::UnixStream;
 
 use crate::template::Template;
+use crate::vm::host_limits;
 use crate::vm::snapshot::{Machine, Snapshot, VmmIdentity};
 
 /// A hypervisor: makes virtual machines, each in a process of its own.
@@ -267,6 +268,9 @@ fn searched(path: Option<&Path>) -> String {
 impl VmmError {
     pub(crate) fn io(operation: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let operation = operation.into();
-        move |source| Self::Io { operation, source }
+        move |source| Self::Io {
+            operation,
+            source: host_limits::of_files(source),
+        }
     }
 }
