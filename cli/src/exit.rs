@@ -13,7 +13,7 @@ use ironclaw_protocol::message::FailureKind;
 use thiserror::Error as ThisError;
 
 use crate::logging::BadFilter;
-use crate::signals::Interrupted;
+use crate::signals::{self, Interrupted, NotEnded};
 
 /// Exit codes of our own; any other is the guest command's.
 ///
@@ -90,6 +90,9 @@ pub(crate) struct VmEnded(pub(crate) vmm::Exit);
 pub(crate) fn code(error: &Error) -> u8 {
     if let Some(interrupted) = error.downcast_ref::<Interrupted>() {
         return interrupted.exit_code();
+    }
+    if let Some(NotEnded(signal)) = error.downcast_ref() {
+        return signals::exit_code(*signal);
     }
     kind(error) as u8
 }
@@ -245,6 +248,7 @@ mod tests {
     use std::time::Duration;
 
     use ironclaw_orchestrator::vm::Limit;
+    use ironclaw_orchestrator::vm::guest::Printed;
 
     fn failed(kind: FailureKind) -> Error {
         GuestError::Failed {
@@ -257,6 +261,7 @@ mod tests {
     fn closed() -> GuestError {
         GuestError::Closed {
             reason: "r".to_owned(),
+            printed: Printed::default(),
         }
     }
 
@@ -283,6 +288,7 @@ mod tests {
         let end = vmm::Exit {
             status: "signal: 9 (SIGKILL)".to_owned(),
             log: String::new(),
+            words: String::new(),
         };
         assert_eq!(code(&closed().into()), 120);
         assert_eq!(code(&VmEnded(end).into()), 122);

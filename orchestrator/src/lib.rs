@@ -7,4 +7,5 @@ pub mod metrics;
 mod regular_file;
 mod sys;
 pub mod template;
+mod untrusted;
 pub mod vm;

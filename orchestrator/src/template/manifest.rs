@@ -5,6 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use crate::untrusted;
+
 use super::hash::Sha256Hex;
 use super::{TemplateError, TemplateHash, file};
 
@@ -109,7 +111,7 @@ impl Manifest {
         let bytes = file::read(path, MAX_MANIFEST)?;
         let bad = |reason: String| TemplateError::Manifest {
             path: path.to_owned(),
-            reason: reason.replace(char::is_control, " "),
+            reason: untrusted::line(&reason),
         };
         let outdated = |what, found, needed| TemplateError::Outdated {
             hash: hash.clone(),
@@ -164,5 +166,7 @@ impl Manifest {
 
 /// Whether a text drives no terminal that shows it.
 pub(super) fn is_plain(text: &str) -> bool {
-    !text.chars().any(|c| c.is_control() && c != '\t')
+    !text
+        .chars()
+        .any(|c| untrusted::is_deceptive(c) && c != '\t')
 }

@@ -21,11 +21,12 @@ use ironclaw_protocol::message::{GetFile, Outcome, PutFile, Request, Restored};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use crate::untrusted;
 use crate::vm::vmm::MicroVm;
 
 pub(crate) use activity::Activity;
 pub use command::{Command, ExitStatus, Output};
-pub use error::GuestError;
+pub use error::{GuestError, Printed};
 pub use running::{ExecEvent, MAX_COLLECTED, Running, StdinWriter};
 
 use command::Stdin;
@@ -204,6 +205,6 @@ impl Guest {
 fn wrong(operation: &'static str, answer: &Outcome) -> GuestError {
     GuestError::WrongAnswer {
         operation,
-        answer: error::printable(&format!("{answer:?}")),
+        answer: untrusted::line(&format!("{answer:?}")),
     }
 }

@@ -18,17 +18,14 @@ pub mod config;
 pub mod firecracker;
 mod flock;
 pub mod guest;
-pub mod host_limits;
 mod identity;
 mod launcher;
 mod limits;
 mod orphan;
-mod own_groups;
 mod pool;
 mod proc;
 mod process;
 pub mod qemu;
-mod refusal;
 mod root_lock;
 mod run_directory;
 mod shared_pool;
@@ -39,7 +36,9 @@ mod vm_handle;
 pub mod vmm;
 
 pub use config::Config;
-pub use guest::{Command, ExecEvent, ExitStatus, GuestError, Output, Running, StdinWriter};
+pub use guest::{
+    Command, ExecEvent, ExitStatus, GuestError, Output, Printed, Running, StdinWriter,
+};
 pub use identity::BadName;
 pub use launcher::{Created, LaunchError, Launcher, Progress, Stage, find_guest_agent};
 pub use limits::Limits;

@@ -10,6 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, openat, statat};
 use uuid::Uuid;
 
+use crate::untrusted::is_deceptive;
+
 /// Most bytes that are read of a file in `/proc`.
 const MOST: u64 = 16 << 10;
 pub(crate) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -87,7 +89,7 @@ impl Proc {
         };
         let shown = String::from_utf8_lossy(&name)
             .chars()
-            .filter(|c| !c.is_control())
+            .filter(|c| !is_deceptive(*c))
             .take(NAME)
             .collect();
         Ok(shown)

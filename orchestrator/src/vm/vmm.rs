@@ -7,11 +7,10 @@
 //! nanoseconds where the call behind it costs a millisecond.
 //!
 //! ```text
-//!            boot                  hold
-//!   (none) ───────▶ running ─────────────▶ held
-//!                    ▲ ▲ │                  │
-//!   (none) ─ restore ┘ └─┼──── release ─────┘
-//!                        └─ snapshot ─▶ stopped, for good
+//!            boot                  pause            snapshot
+//!   (none) ───────▶ running ──────────────▶ paused ───────────▶ paused
+//!                    ▲ ▲                     │
+//!   (none) ─ restore ┘ └──────── resume ─────┘
 //!   (none) ─ stand by ─▶ standing by ─ restore ─▶ running
 //!   any state ── kill, or the VMM's own death ──▶ gone
 //! ```
@@ -28,7 +27,7 @@ use thiserror::Error;
 use tokio::net::UnixStream;
 
 use crate::template::Template;
-use crate::vm::host_limits;
+use crate::untrusted::Marked;
 use crate::vm::snapshot::{Machine, Snapshot, VmmIdentity};
 
 /// A hypervisor: makes virtual machines, each in a process of its own.
@@ -94,27 +93,24 @@ pub trait Standby: fmt::Debug + Send + Sync + 'static {
 /// A virtual machine. Dropping it kills its process; nothing of it stays.
 #[async_trait]
 pub trait MicroVm: fmt::Debug + Send + Sync + 'static {
-    /// Stops the guest until [`release`](Self::release): it takes no processor time, and what is
-    /// sent to it meanwhile waits. Its connections last. Its clock may stand or go on meanwhile, and
-    /// is set with the identity of a lease. Holding one that is held changes nothing.
+    /// Stops the processors; they go on at [`resume`](Self::resume) as if nothing had happened.
     ///
     /// # Errors
     /// [`VmmError`]; the VM is then in an unknown state and fit for nothing but to be dropped.
-    async fn hold(&mut self) -> Result<(), VmmError>;
+    async fn pause(&mut self) -> Result<(), VmmError>;
 
-    /// Lets a guest that is [held](Self::hold) go on, and one that runs be.
+    /// Lets the processors run.
     ///
     /// # Errors
-    /// As for [`hold`](Self::hold).
-    async fn release(&mut self) -> Result<(), VmmError>;
+    /// As for [`pause`](Self::pause).
+    async fn resume(&mut self) -> Result<(), VmmError>;
 
-    /// Stops the processors of a VM that runs, and writes its state: devices and processors into a
-    /// new file `vmstate`, RAM into `memory`. A VM that was booted with [`Ram::File`] must be given
-    /// that file's path and has its RAM there already. The processors stay stopped: another
-    /// snapshot may be taken, and nothing else done with it.
+    /// Writes the state of a paused VM: devices and processors into a new file `vmstate`, RAM
+    /// into `memory`. A VM that was booted with [`Ram::File`] must be given that file's path and
+    /// has its RAM there already.
     ///
     /// # Errors
-    /// As for [`hold`](Self::hold).
+    /// As for [`pause`](Self::pause).
     async fn snapshot(&mut self, vmstate: &Path, memory: &Path) -> Result<(), VmmError>;
 
     /// A byte stream to the agent in the guest, whose processors must run. Asked for once in a
@@ -172,19 +168,20 @@ pub enum Ram {
 pub struct Exit {
     /// The wait status in words: `exit status: 1`, `signal: 9 (SIGKILL)`.
     pub status: String,
-    /// The last lines of the guest's console and, behind them, of what the VMM said itself, without
-    /// control characters.
+    /// The last lines of the guest's console, without control characters.
     pub log: String,
+    /// The last lines of what the VMM said itself; the same.
+    pub words: String,
 }
 
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let log = self.log.trim();
-        if log.is_empty() {
-            write!(f, "{}, and it printed nothing", self.status)
-        } else {
-            write!(f, "{}; it printed: {log}", self.status)
+        let (console, words) = (self.log.trim(), self.words.trim());
+        if console.is_empty() && words.is_empty() {
+            return write!(f, "{}, and it printed nothing", self.status);
         }
+        let (console, words) = (Marked("guest", console), Marked("VMM", words));
+        writeln!(f, "{}; it printed:{console}{words}", self.status)
     }
 }
 
@@ -268,9 +265,6 @@ fn searched(path: Option<&Path>) -> String {
 impl VmmError {
     pub(crate) fn io(operation: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let operation = operation.into();
-        move |source| Self::Io {
-            operation,
-            source: host_limits::of_files(source),
-        }
+        move |source| Self::Io { operation, source }
     }
 }

@@ -242,7 +242,9 @@ async fn use_it(vm: &VmHandle, cycle: usize, limited: bool) -> Used {
     // A guest that hangs in a command is its user's to give up.
     match timeout(Duration::from_millis(500), used).await {
         Ok(Ok(())) => Used::Completed,
-        Ok(Err(GuestError::Closed { reason })) if reason.contains("time limit") => Used::Expired,
+        Ok(Err(GuestError::Closed { reason, .. })) if reason.contains("time limit") => {
+            Used::Expired
+        }
         Ok(Err(GuestError::Closed { .. })) | Err(_) => Used::Lost,
         Ok(Err(error)) => panic!("{error}"),
     }

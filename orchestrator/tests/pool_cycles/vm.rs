@@ -155,6 +155,7 @@ impl Life {
             exit.get_or_insert_with(|| Exit {
                 status: status.to_owned(),
                 log: String::new(),
+                words: String::new(),
             });
             first
         });
@@ -189,20 +190,20 @@ impl SimulatedVm {
 
 #[async_trait]
 impl MicroVm for SimulatedVm {
-    async fn hold(&mut self) -> Result<(), VmmError> {
+    async fn pause(&mut self) -> Result<(), VmmError> {
         if self.world.strikes(Fault::PauseRefused) {
-            return Err(refused("hold"));
+            return Err(refused("pause"));
         }
         Ok(())
     }
 
-    async fn release(&mut self) -> Result<(), VmmError> {
+    async fn resume(&mut self) -> Result<(), VmmError> {
         if self.world.strikes(Fault::ResumeDied) {
-            return Err(self.dies("release"));
+            return Err(self.dies("resume"));
         }
         if self.world.strikes(Fault::ResumeTimedOut) {
             sleep(SLOW).await;
-            return Err(timed_out("release"));
+            return Err(timed_out("resume"));
         }
         Ok(())
     }

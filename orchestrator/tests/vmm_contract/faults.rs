@@ -113,7 +113,7 @@ async fn overwritten_memory(b: &Backend) {
 }
 
 fn assert_says_oversized(error: &GuestError) {
-    let GuestError::Closed { reason } = error else {
+    let GuestError::Closed { reason, .. } = error else {
         panic!("{error:?}");
     };
     let expected = format!("a frame of {} bytes is over the limit", u32::MAX);

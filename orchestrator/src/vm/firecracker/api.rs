@@ -23,6 +23,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use crate::untrusted;
+
 pub use calls::*;
 pub use error::ApiError;
 pub use http::Method;
@@ -94,7 +96,8 @@ impl Client {
         let json: &[u8] = if answer.is_empty() { b"null" } else { &answer };
         serde_json::from_slice(json).map_err(|error| ApiError::Malformed {
             request: format!("{} {path}", C::METHOD),
-            detail: error.to_string(),
+            // It may repeat what was answered.
+            detail: untrusted::message(&error.to_string()),
         })
     }
 }

@@ -31,8 +31,9 @@ use tokio::task::{JoinHandle, coop};
 use tokio::time::timeout;
 
 use super::activity::{Activity, Busy, Requests};
-use super::error::{GuestError, printable};
+use super::error::GuestError;
 use super::inbox::Inbox;
+use crate::untrusted;
 use crate::vm::vmm::Exit;
 
 /// Bytes per read of the socket.
@@ -107,8 +108,8 @@ impl Connection {
     /// Starts a session on `stream`. The guest need not run yet: what is asked meanwhile waits on
     /// the line, so the first request costs no round trip more than itself.
     pub(super) fn open(stream: UnixStream, vm: Option<Died>) -> Result<Self, GuestError> {
-        let session = getrandom::u64().map_err(|error| GuestError::Closed {
-            reason: format!("the host has no random number for it: {error}"),
+        let session = getrandom::u64().map_err(|error| {
+            GuestError::closed(format!("the host has no random number for it: {error}"))
         })?;
         let line = Arc::new(Line {
             stream,
@@ -202,7 +203,7 @@ impl Line {
             .closed
             .clone()
             .unwrap_or_else(|| "it is over".to_owned());
-        GuestError::Closed { reason }
+        GuestError::closed(reason)
     }
 
     /// Writes a message as far as the socket takes it, and leaves the rest to the flushing task.
@@ -211,9 +212,7 @@ impl Line {
         message.validate()?;
         let mut state = self.state();
         if let Some(reason) = &state.closed {
-            return Err(GuestError::Closed {
-                reason: reason.clone(),
-            });
+            return Err(GuestError::closed(reason.clone()));
         }
         if state.unwritable.is_some() {
             return Ok(());
@@ -300,9 +299,7 @@ impl Line {
         self.slots.close();
         for request in open.into_values() {
             request.credit.close();
-            request.inbox.end(Err(GuestError::Closed {
-                reason: reason.to_owned(),
-            }));
+            request.inbox.end(Err(GuestError::closed(reason)));
         }
         self.room.notify_waiters();
         // Whatever still waits for the socket, here or in the VMM, sees its end.
@@ -441,7 +438,9 @@ impl Line {
         }
         match message {
             ToHost::Hello { .. } => Err("the guest broke the protocol: a second hello".to_owned()),
-            ToHost::Fault { reason } => Err(format!("the agent ended it: {}", printable(&reason))),
+            ToHost::Fault { reason } => {
+                Err(format!("the agent ended it: {}", untrusted::line(&reason)))
+            }
             ToHost::Data { id, stream, bytes } => {
                 let inbox = self.find(id, |open| Arc::clone(&open.inbox))?;
                 if inbox.push(stream, &bytes) {

@@ -6,16 +6,18 @@ use ironclaw_protocol::frame::FrameError;
 use ironclaw_protocol::message::{Failure, FailureKind, OutOfBounds};
 use thiserror::Error;
 
+use crate::untrusted;
+
 /// Why a guest did not do what it was asked.
 #[derive(Debug, Clone, Error)]
 #[non_exhaustive]
 pub enum GuestError {
     /// The agent answered that it could not do it.
-    #[error("{message}")]
+    #[error("the guest says: {message}")]
     Failed {
         /// What kind of failure, for programs.
         kind: FailureKind,
-        /// The agent's words, without control characters.
+        /// The agent's words, in one line.
         message: String,
     },
     /// The connection to the agent is over: the VM ended, was given back, or reached a limit, or
@@ -24,6 +26,9 @@ pub enum GuestError {
     Closed {
         /// Why it was closed. Of a VM that ended: how, and what it printed last.
         reason: String,
+        /// What a command had printed until then, if [`exec`](super::Guest::exec) or
+        /// [`output`](super::Running::output) was collecting it.
+        printed: Printed,
     },
     /// A command printed, or a file holds, more than the caller takes.
     #[error("the guest sent more than {limit} bytes; stream it instead of collecting it")]
@@ -55,18 +60,30 @@ pub enum GuestError {
     },
 }
 
-impl From<Failure> for GuestError {
-    fn from(failure: Failure) -> Self {
-        Self::Failed {
-            kind: failure.kind,
-            message: printable(&failure.message),
+/// What a command printed whose end is not known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Printed {
+    /// Its standard output.
+    pub stdout: Vec<u8>,
+    /// Its standard error.
+    pub stderr: Vec<u8>,
+}
+
+impl GuestError {
+    /// The connection is over, and nothing was being collected.
+    pub(super) fn closed(reason: impl Into<String>) -> Self {
+        Self::Closed {
+            reason: reason.into(),
+            printed: Printed::default(),
         }
     }
 }
 
-/// A guest's text without what could drive the terminal that shows it.
-pub(super) fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
+impl From<Failure> for GuestError {
+    fn from(failure: Failure) -> Self {
+        Self::Failed {
+            kind: failure.kind,
+            message: untrusted::line(&failure.message),
+        }
+    }
 }

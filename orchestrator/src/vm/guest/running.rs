@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::command::{ExitStatus, Output};
 use super::connection::{Line, Ticket};
-use super::error::GuestError;
+use super::error::{GuestError, Printed};
 use super::inbox::Arrival;
 
 /// Most bytes of output that [`Guest::exec`](super::Guest::exec) collects.
@@ -185,16 +185,22 @@ impl Running {
     /// Waits for the end and collects what was printed, up to [`MAX_COLLECTED`] bytes.
     ///
     /// # Errors
-    /// As for [`next`](Self::next), and [`GuestError::TooMuchOutput`]; the command is then killed.
+    /// As for [`next`](Self::next), with what was printed until then in [`GuestError::Closed`]; and
+    /// [`GuestError::TooMuchOutput`], after which the command is killed.
     pub async fn output(mut self) -> Result<Output, GuestError> {
         // Nobody is left to write to it.
         drop(self.stdin.take());
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         loop {
-            match self.next().await? {
-                ExecEvent::Stdout(bytes) => stdout.extend_from_slice(&bytes),
-                ExecEvent::Stderr(bytes) => stderr.extend_from_slice(&bytes),
-                ExecEvent::Ended(status) => {
+            match self.next().await {
+                Err(GuestError::Closed { reason, .. }) => {
+                    let printed = Printed { stdout, stderr };
+                    return Err(GuestError::Closed { reason, printed });
+                }
+                Err(error) => return Err(error),
+                Ok(ExecEvent::Stdout(bytes)) => stdout.extend_from_slice(&bytes),
+                Ok(ExecEvent::Stderr(bytes)) => stderr.extend_from_slice(&bytes),
+                Ok(ExecEvent::Ended(status)) => {
                     return Ok(Output {
                         status,
                         stdout,

@@ -270,6 +270,7 @@ fn killed() -> Exit {
     Exit {
         status: "signal: 9 (SIGKILL)".to_owned(),
         log: "out of memory\n".to_owned(),
+        words: String::new(),
     }
 }
 
@@ -291,6 +292,30 @@ async fn who_waits_is_told_how_the_vm_ended() {
         assert!(error.contains("SIGKILL"), "{error}");
         assert!(error.contains("out of memory"), "{error}");
     }
+}
+
+#[tokio::test]
+async fn what_was_printed_until_the_vm_ended_comes_with_the_error() {
+    let (guest, mut peer, end) = vm();
+    let ends = async {
+        peer.greet(VERSION).await;
+        let (id, _) = peer.request().await;
+        for (stream, bytes) in [(Stream::Stdout, "progress"), (Stream::Stderr, "oh")] {
+            let bytes = bytes.into();
+            peer.say(&ToHost::Data { id, stream, bytes }).await;
+        }
+        drop(peer);
+        end.send(killed()).unwrap();
+    };
+    let (output, ()) = tokio::join!(guest.exec(["cmd"]), ends);
+    let Err(GuestError::Closed { printed, .. }) = output else {
+        panic!("{output:?}")
+    };
+    let expected = Printed {
+        stdout: b"progress".to_vec(),
+        stderr: b"oh".to_vec(),
+    };
+    assert_eq!(printed, expected);
 }
 
 #[tokio::test]

@@ -152,6 +152,7 @@ impl FakeVm {
         let exit = Exit {
             status: status.to_owned(),
             log: "last words".to_owned(),
+            words: String::new(),
         };
         self.exit.send_modify(|end| {
             end.get_or_insert(exit);
@@ -161,11 +162,11 @@ impl FakeVm {
 
 #[async_trait]
 impl MicroVm for FakeVm {
-    async fn hold(&mut self) -> Result<(), VmmError> {
+    async fn pause(&mut self) -> Result<(), VmmError> {
         Ok(())
     }
 
-    async fn release(&mut self) -> Result<(), VmmError> {
+    async fn resume(&mut self) -> Result<(), VmmError> {
         Ok(())
     }
 

@@ -10,6 +10,8 @@ use std::os::fd::OwnedFd;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionbio};
 
+use crate::untrusted;
+
 /// Bytes that are kept of the console, standard output: enough for a kernel panic.
 pub(super) const CONSOLE: usize = 16 << 10;
 /// Bytes that are kept of what the VMM says.
@@ -118,14 +120,9 @@ impl Log {
         });
     }
 
-    /// The console's last lines, then the VMM's, with everything that could drive a terminal taken
-    /// out: guests are hostile.
-    pub(super) fn tail(&mut self) -> String {
-        let (mut console, words) = (self.console.text(), self.words.text());
-        if !console.is_empty() && !words.is_empty() && !console.ends_with('\n') {
-            console.push('\n');
-        }
-        console + &words
+    /// The console's last lines, and the VMM's, fit to be shown.
+    pub(super) fn tails(&mut self) -> (String, String) {
+        (self.console.text(), self.words.text())
     }
 }
 
@@ -175,10 +172,7 @@ impl Ring {
     }
 
     fn text(&mut self) -> String {
-        String::from_utf8_lossy(self.bytes.make_contiguous())
-            .chars()
-            .filter(|c| *c == '\n' || !c.is_control())
-            .collect()
+        untrusted::lines(&String::from_utf8_lossy(self.bytes.make_contiguous()))
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::task::coop;
 
-use crate::vm::refusal;
+use crate::untrusted;
 
 /// QEMU's answers to our commands are some hundred bytes; a VMM that a guest took over could
 /// send anything.
@@ -189,7 +189,7 @@ impl Qmp {
                     return match line {
                         Line::Error { error } => Err(QmpError::Refused {
                             command,
-                            message: refusal::message(&error.desc),
+                            message: untrusted::message(&error.desc),
                         }),
                         _ => Ok(()),
                     };
@@ -210,7 +210,8 @@ impl Qmp {
         loop {
             if let Some(end) = self.received.iter().position(|byte| *byte == b'\n') {
                 let line = serde_json::from_slice(&self.received[..end]);
-                let line = line.map_err(|error| QmpError::Malformed(error.to_string()));
+                let line = line
+                    .map_err(|error| QmpError::Malformed(untrusted::message(&error.to_string())));
                 self.received.drain(..=end);
                 return line;
             }
@@ -304,7 +305,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_words_of_a_refusal_are_bounded_and_drive_no_terminal() {
-        let long = "x".repeat(refusal::MAX_MESSAGE);
+        let long = "x".repeat(untrusted::MAX_MESSAGE);
         let answers = format!(
             "{GREETING}{{\"return\": {{}}}}\n{{\"error\": {{\"desc\": \"\\u001b[2J{long}\"}}}}\n"
         );
@@ -312,7 +313,7 @@ mod tests {
         match qmp.execute("cont", json!({})).await {
             Err(QmpError::Refused { message, .. }) => {
                 assert!(message.starts_with("[2Jx"), "{:?}", message.get(..9));
-                assert_eq!(message.len(), refusal::MAX_MESSAGE);
+                assert_eq!(message.len(), untrusted::MAX_MESSAGE);
             }
             other => panic!("{other:?}"),
         }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::template::TemplateHash;
+use crate::untrusted;
 
 use super::digest::Sha256Digest;
 use super::host::Host;
@@ -224,9 +225,8 @@ impl Manifest {
             format: u32,
         }
         // It may repeat a name in it.
-        let invalid = |error: serde_json::Error| {
-            ManifestError::Invalid(error.to_string().replace(char::is_control, " "))
-        };
+        let invalid =
+            |error: serde_json::Error| ManifestError::Invalid(untrusted::line(&error.to_string()));
         let Version { format } = serde_json::from_slice(json).map_err(invalid)?;
         if format != FORMAT {
             return Err(ManifestError::OtherFormat(format));
@@ -276,7 +276,7 @@ fn check(vmm: &VmmIdentity, machine: Machine, host: &Host) -> Result<(), String>
     ];
     for (field, text) in texts {
         // Control characters would reach the terminal of whoever lists the snapshots.
-        if text.is_empty() || text.len() > MAX_TEXT || text.chars().any(char::is_control) {
+        if text.is_empty() || text.len() > MAX_TEXT || text.chars().any(untrusted::is_deceptive) {
             return Err(format!(
                 "{field} is not 1 to {MAX_TEXT} bytes of printable text"
             ));

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
 use super::ApiError;
-use crate::vm::refusal;
+use crate::untrusted;
 
 /// Most bytes of headers that are read, and most of them.
 const MAX_HEAD: usize = 16 * 1024;
@@ -107,7 +107,7 @@ impl Transport {
         Err(ApiError::Refused {
             request: format!("{method} {path}"),
             status: head.status.as_u16(),
-            message: refusal::message(&message),
+            message: untrusted::message(&message),
         })
     }
 
