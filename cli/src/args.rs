@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::ffi::OsString;
+use std::io::{IsTerminal, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use ironclaw_orchestrator::template::TemplateHash;
 use ironclaw_orchestrator::vm::config::BackendChoice;
 use ironclaw_orchestrator::vm::snapshot::SnapshotId;
 
-use crate::exit::Exit;
+use crate::exit::{self, Exit};
+use crate::streams::{Stderr, Stdout};
 use crate::{failure, help};
 
 /// Longest time limit of a command.
@@ -37,7 +39,7 @@ impl Cli {
             if error.use_stderr() && asks_for_json(&words) {
                 failure::print(&said(&error), Exit::Usage as u8);
             }
-            error.exit()
+            std::process::exit(show(&error))
         })
     }
 
@@ -54,6 +56,32 @@ impl Cli {
             return Err(Self::command().error(ErrorKind::ArgumentConflict, text));
         }
         Ok(cli)
+    }
+}
+
+/// Prints help, or what is wrong with the command line; returns the exit code.
+fn show(error: &clap::Error) -> i32 {
+    let stream: &dyn IsTerminal = if error.use_stderr() {
+        &std::io::stderr()
+    } else {
+        &std::io::stdout()
+    };
+    // As clap would by itself; see no-color.org.
+    let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+        || std::env::var_os("TERM").is_some_and(|value| value == "dumb");
+    let text = if stream.is_terminal() && !is_plain {
+        error.render().ansi().to_string()
+    } else {
+        error.render().to_string()
+    };
+    if error.use_stderr() {
+        // The exit code says so, too.
+        let _ = Stderr.write_all(text.as_bytes());
+        return error.exit_code();
+    }
+    match Stdout.write_all(text.as_bytes()) {
+        Ok(()) => error.exit_code(),
+        Err(error) => failure::tell(&exit::written(error), false).into(),
     }
 }
 

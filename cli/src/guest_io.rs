@@ -5,13 +5,14 @@ use std::pin::pin;
 
 use anyhow::{Context as _, Result, ensure};
 use ironclaw_orchestrator::vm::guest::MAX_COLLECTED;
-use ironclaw_orchestrator::vm::host_limits;
 use ironclaw_orchestrator::vm::{ExecEvent, ExitStatus, Running, StdinWriter};
-use tokio::io::{AsyncWrite, AsyncWriteExt as _, Stderr, Stdout};
+use rustix::process::Signal;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-use crate::exit;
 use crate::output::mebibytes;
+use crate::signals::{Effect, Forwarding, Interrupted, Signals, stop_ourselves};
+use crate::streams::{Target, Writer};
 
 /// Bytes that are read from standard input at a time.
 const CHUNK: usize = 32 * 1024;
@@ -23,38 +24,52 @@ const WAITING: usize = 4;
 #[derive(Debug)]
 pub(crate) enum Sink {
     /// To our own streams, as it comes.
-    Streams(Stdout, Stderr),
+    Streams(Writer),
     /// Into memory: standard output, standard error.
     Memory(Vec<u8>, Vec<u8>),
 }
 
 impl Sink {
-    pub(crate) fn streams() -> Self {
-        Self::Streams(tokio::io::stdout(), tokio::io::stderr())
+    pub(crate) fn streams() -> Result<Self> {
+        Ok(Self::Streams(Writer::start()?))
     }
 
     pub(crate) fn memory() -> Self {
         Self::Memory(Vec::new(), Vec::new())
     }
 
-    async fn stdout(&mut self, bytes: &[u8]) -> Result<()> {
+    /// What was collected, if it was: standard output, standard error.
+    pub(crate) fn collected(self) -> Option<(Vec<u8>, Vec<u8>)> {
         match self {
-            Self::Streams(stdout, _) => write(stdout, bytes).await,
-            Self::Memory(stdout, stderr) => collect(stdout, bytes, stderr.len()),
+            Self::Streams(_) => None,
+            Self::Memory(stdout, stderr) => Some((stdout, stderr)),
         }
     }
 
-    async fn stderr(&mut self, bytes: &[u8]) -> Result<()> {
-        match self {
-            Self::Streams(_, stderr) => write(stderr, bytes).await,
-            Self::Memory(stdout, stderr) => collect(stderr, bytes, stdout.len()),
+    /// Takes in what was printed, if it is not [busy](Self::is_busy).
+    fn take(&mut self, target: Target, bytes: Vec<u8>) -> Result<()> {
+        match (self, target) {
+            (Self::Streams(writer), _) => {
+                writer.begin(target, bytes);
+                Ok(())
+            }
+            (Self::Memory(stdout, stderr), Target::Stdout) => collect(stdout, &bytes, stderr.len()),
+            (Self::Memory(stdout, stderr), Target::Stderr) => collect(stderr, &bytes, stdout.len()),
         }
     }
-}
 
-async fn write(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Result<()> {
-    stream.write_all(bytes).await.map_err(exit::written)?;
-    stream.flush().await.map_err(exit::written)
+    /// Whether it takes no more for now.
+    fn is_busy(&self) -> bool {
+        matches!(self, Self::Streams(writer) if writer.is_busy())
+    }
+
+    /// Resolves when it is busy no more, or can't take what it was given.
+    async fn ready(&mut self) -> Result<()> {
+        match self {
+            Self::Streams(writer) => writer.written().await,
+            Self::Memory(..) => Ok(()),
+        }
+    }
 }
 
 fn collect(into: &mut Vec<u8>, bytes: &[u8], others: usize) -> Result<()> {
@@ -68,21 +83,39 @@ fn collect(into: &mut Vec<u8>, bytes: &[u8], others: usize) -> Result<()> {
     Ok(())
 }
 
-/// Passes the command's output on until it ends, and our standard input to it if it takes any.
-pub(crate) async fn follow(mut running: Running, sink: &mut Sink) -> Result<ExitStatus> {
+/// Passes the command's output on until it ends, and our standard input to it if it takes any, and
+/// the signals that come for us.
+pub(crate) async fn follow(
+    mut running: Running,
+    sink: &mut Sink,
+    signals: &mut Signals,
+) -> Result<ExitStatus> {
     let mut input = pin!(feed(running.take_stdin()));
     let mut fed = false;
+    let mut forwarding = Forwarding::default();
     loop {
         tokio::select! {
-            event = running.next() => match event? {
-                ExecEvent::Stdout(bytes) => sink.stdout(&bytes).await?,
-                ExecEvent::Stderr(bytes) => sink.stderr(&bytes).await?,
+            event = running.next(), if !sink.is_busy() => match event? {
+                ExecEvent::Stdout(bytes) => sink.take(Target::Stdout, bytes)?,
+                ExecEvent::Stderr(bytes) => sink.take(Target::Stderr, bytes)?,
                 ExecEvent::Ended(status) => return Ok(status),
             },
+            result = sink.ready(), if sink.is_busy() => result?,
             result = &mut input, if !fed => {
                 result?;
                 fed = true;
             }
+            signal = signals.next() => {
+                if let Effect::Kill(first) = forwarding.comes(signal, Instant::now()) {
+                    return Err(Interrupted(first).into());
+                }
+                // On a closed line the output's side says why it is.
+                let _ = running.signal(signal.as_raw());
+                if signal == Signal::TSTP {
+                    stop_ourselves();
+                }
+            }
+            not_ended = forwarding.over() => return Err(not_ended.into()),
         }
     }
 }
@@ -125,7 +158,6 @@ fn read_stdin() -> Result<mpsc::Receiver<std::io::Result<Vec<u8>>>> {
     std::thread::Builder::new()
         .name("stdin".to_owned())
         .spawn(read)
-        .map_err(host_limits::of_start)
         .context("can't start a thread for standard input")?;
     Ok(receiver)
 }
@@ -134,11 +166,11 @@ fn read_stdin() -> Result<mpsc::Receiver<std::io::Result<Vec<u8>>>> {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn collected_output_is_kept_apart_and_bounded_in_sum() {
+    #[test]
+    fn collected_output_is_kept_apart_and_bounded_in_sum() {
         let mut sink = Sink::memory();
-        sink.stdout(b"out").await.unwrap();
-        sink.stderr(b"err").await.unwrap();
+        sink.take(Target::Stdout, b"out".to_vec()).unwrap();
+        sink.take(Target::Stderr, b"err".to_vec()).unwrap();
         let Sink::Memory(stdout, stderr) = &mut sink else {
             panic!("another sink")
         };
@@ -148,7 +180,7 @@ mod tests {
         );
 
         stdout.resize(usize::try_from(MAX_COLLECTED).unwrap() - 3, 0);
-        let error = sink.stderr(b"x").await.unwrap_err();
+        let error = sink.take(Target::Stderr, b"x".to_vec()).unwrap_err();
         let text = error.to_string();
         assert!(text.contains("64.0 MiB") && text.contains("without --json"));
     }

@@ -7,6 +7,8 @@ use thiserror::Error;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 
+use crate::streams::Stderr;
+
 const VARIABLE: &str = "RUST_LOG";
 /// Where nothing is set.
 const DEFAULT: &str = "warn";
@@ -27,7 +29,7 @@ pub(crate) fn start() -> Result<(), BadFilter> {
     let value = std::env::var_os(VARIABLE).unwrap_or_default();
     tracing_subscriber::fmt()
         .with_env_filter(filter(&value)?)
-        .with_writer(std::io::stderr)
+        .with_writer(|| Stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
     Ok(())

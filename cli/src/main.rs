@@ -16,17 +16,17 @@ mod output;
 mod pool;
 mod progress;
 mod run;
-mod runtime;
 mod signals;
 mod snapshot;
 mod soak;
 mod statistics;
+mod streams;
 mod template;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use ironclaw_orchestrator::vm::{Config, dropped_vms_ended};
 use tokio::time::timeout;
 
@@ -47,7 +47,10 @@ fn with_runtime(task: Task, json: bool) -> Result<u8> {
     logging::start()?;
     environment::warn_of_strays();
     descriptors::allow_most();
-    let runtime = runtime::start()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("can't start threads")?;
     let result = runtime.block_on(perform(task, json));
     runtime.shutdown_timeout(RUNDOWN);
     await_dropped_vms();
@@ -69,10 +72,10 @@ async fn perform(task: Task, json: bool) -> Result<u8> {
     let config = Config::from_env;
     match task {
         Task::Completions { shell } => completions::print(shell),
-        // These two end at a signal by themselves: there is something to do yet.
+        // These end at a signal by themselves: there is something to do yet.
         Task::Bench(task) => bench::run(&config()?, &task, json).await,
+        Task::Run(task) => run::run(config()?, task, json).await,
         Task::Soak(task) => soak::run(&config()?, task, json).await,
-        Task::Run(task) => until_first(run::run(config()?, task, json)).await,
         Task::Template(task) => until_first(template::perform(&config()?, task, json)).await,
         Task::Snapshot(task) => until_first(snapshot::perform(&config()?, task, json)).await,
         Task::Pool(task) => until_first(pool::perform(&config()?, task, json)).await,

@@ -10,6 +10,7 @@ use ironclaw_orchestrator::vm::snapshot::Timestamp;
 use serde::Serialize;
 
 use crate::exit;
+use crate::streams::Stdout;
 
 /// Prints `value` as one JSON value on one line.
 pub(crate) fn json(value: &impl Serialize) -> Result<()> {
@@ -19,9 +20,8 @@ pub(crate) fn json(value: &impl Serialize) -> Result<()> {
 
 /// Prints a line of text, or several.
 pub(crate) fn line(text: &str) -> Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "{text}")
-        .and_then(|()| stdout.flush())
+    Stdout
+        .write_all(format!("{text}\n").as_bytes())
         .map_err(exit::written)
 }
 

@@ -8,6 +8,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use ironclaw_orchestrator::template::Step;
 use ironclaw_orchestrator::vm::{Progress, Stage};
 
+use crate::streams::Stderr;
+
 const TICK: Duration = Duration::from_millis(100);
 
 /// Shows stages until it is dropped or told that they are over.
@@ -86,7 +88,8 @@ impl Reporter {
 
 /// A line on standard error. That nobody reads it is no reason to stop.
 pub(crate) fn note(text: &str) {
-    let _ = writeln!(std::io::stderr(), "ironclaw: {text}");
+    // In one piece, so that others who write there do not come between.
+    let _ = Stderr.write_all(format!("ironclaw: {text}\n").as_bytes());
 }
 
 impl Spinner {

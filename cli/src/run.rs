@@ -14,9 +14,11 @@ use tokio::time::timeout;
 
 use crate::args::Run;
 use crate::exit::{self, Exit, VmEnded};
+use crate::failure;
 use crate::guest_io::{self, Sink};
 use crate::output::{self, milliseconds};
 use crate::progress::{self, Reporter};
+use crate::signals::Signals;
 
 /// How long the end of a connection may come before the end of the VM that it belonged to.
 const END: Duration = Duration::from_secs(1);
@@ -35,7 +37,7 @@ struct Report {
 /// What the command printed. JSON has text only: where a stream is not UTF-8, its text has U+FFFD
 /// in place of what is not, and its bytes are there in base64 (RFC 4648) besides.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-struct Output {
+pub(crate) struct Output {
     stdout: String,
     stdout_base64: Option<String>,
     stderr: String,
@@ -90,8 +92,72 @@ struct Stages {
     command: f64,
 }
 
-/// Runs the command; returns its exit code.
-pub(crate) async fn run(mut config: Config, run: Run, json: bool) -> Result<u8> {
+/// Runs the command; returns its exit code. A signal before its start ends us; later ones are for
+/// the command.
+pub(crate) async fn run(config: Config, run: Run, json: bool) -> Result<u8> {
+    let mut signals = Signals::that_end_us()?;
+    let (pool, handle, mut stages) = signals.until_first(provide(config, &run)).await?;
+    let origin = handle.origin();
+    if run.verbose {
+        say_origin(origin, &stages);
+    }
+
+    let mut sink = if json {
+        Sink::memory()
+    } else {
+        Sink::streams()?
+    };
+    signals.add_those_for_a_command()?;
+    let start = Instant::now();
+    let result = follow(&handle, command(&run), &mut sink, &mut signals).await;
+    stages.command = milliseconds(start.elapsed());
+    let result = match result {
+        Err(error) => Err(explain(&handle, error).await),
+        Ok(status) => Ok(status),
+    };
+    // How the command ended is known: whoever has no time for the rest loses nothing by a signal,
+    // since the VM is killed when it is dropped.
+    tokio::select! {
+        () = give_back(handle, pool) => {}
+        _ = signals.next() => {}
+    }
+    if let (true, Ok(status)) = (run.verbose, &result) {
+        progress::note(&format!("command: {status} after {:.1} ms", stages.command));
+    }
+    let output = sink.collected().map(|(out, err)| Output::new(out, err));
+    let status = match (result, output) {
+        (Err(error), Some(output)) => return Ok(failure::tell_beside(output, &error)),
+        (Err(error), None) => return Err(error),
+        (Ok(status), Some(output)) => {
+            output::json(&Report {
+                exit_code: code(status),
+                signal: if let ExitStatus::Signal(signal) = status {
+                    Some(signal)
+                } else {
+                    None
+                },
+                timed_out: status == ExitStatus::TimedOut,
+                output,
+                origin,
+                timings_ms: stages,
+            })?;
+            status
+        }
+        (Ok(status), None) => {
+            if let (ExitStatus::TimedOut, Some(limit)) = (status, run.timeout) {
+                let limit = humantime::format_duration(limit);
+                progress::note(&format!(
+                    "the command was killed after its time limit of {limit}"
+                ));
+            }
+            status
+        }
+    };
+    Ok(code(status))
+}
+
+/// A VM for the command, the pool that it is from, and how long that took.
+async fn provide(mut config: Config, run: &Run) -> Result<(Pool, VmHandle, Stages)> {
     if let Some(backend) = run.backend {
         config.backend = backend;
     }
@@ -121,8 +187,8 @@ pub(crate) async fn run(mut config: Config, run: Run, json: bool) -> Result<u8> 
     let handle = pool.spawn(&format!("run-{}", std::process::id())).await?;
     // The terminal is the command's.
     reporter.end();
-    let (origin, timings) = (handle.origin(), handle.timings());
-    let mut stages = Stages {
+    let timings = handle.timings();
+    let stages = Stages {
         open: milliseconds(open),
         pool: milliseconds(ready),
         spawn: milliseconds(timings.total),
@@ -134,53 +200,15 @@ pub(crate) async fn run(mut config: Config, run: Run, json: bool) -> Result<u8> 
         hello: milliseconds(timings.hello),
         command: 0.0,
     };
-    if run.verbose {
-        say_origin(origin, &stages);
-    }
+    Ok((pool, handle, stages))
+}
 
-    let mut sink = if json {
-        Sink::memory()
-    } else {
-        Sink::streams()
-    };
-    let start = Instant::now();
-    let result = follow(&handle, command(&run), &mut sink).await;
-    stages.command = milliseconds(start.elapsed());
-    let result = match result {
-        Err(error) => Err(explain(&handle, error).await),
-        Ok(status) => Ok(status),
-    };
-    // How the command ended is known, and the VM was killed, if it is slow to go.
+async fn give_back(handle: VmHandle, pool: Pool) {
+    // The VM was killed, if it is slow to go.
     if let Err(error) = handle.destroy().await {
         progress::note(&format!("warning: {}", exit::causes(&error)));
     }
     pool.close().await;
-    let status = result?;
-
-    if run.verbose {
-        progress::note(&format!("command: {status} after {:.1} ms", stages.command));
-    }
-    let code = code(status);
-    if let Sink::Memory(stdout, stderr) = sink {
-        output::json(&Report {
-            exit_code: code,
-            signal: if let ExitStatus::Signal(signal) = status {
-                Some(signal)
-            } else {
-                None
-            },
-            timed_out: status == ExitStatus::TimedOut,
-            output: Output::new(stdout, stderr),
-            origin,
-            timings_ms: stages,
-        })?;
-    } else if let (ExitStatus::TimedOut, Some(limit)) = (status, run.timeout) {
-        let limit = humantime::format_duration(limit);
-        progress::note(&format!(
-            "the command was killed after its time limit of {limit}"
-        ));
-    }
-    Ok(code)
 }
 
 /// Makes a snapshot if there is none. If that fails, a boot may still serve.
@@ -218,9 +246,15 @@ fn command(run: &Run) -> Command {
     }
 }
 
-async fn follow(handle: &VmHandle, command: Command, sink: &mut Sink) -> Result<ExitStatus> {
-    let running = handle.start(command).await?;
-    guest_io::follow(running, sink).await
+async fn follow(
+    handle: &VmHandle,
+    command: Command,
+    sink: &mut Sink,
+    signals: &mut Signals,
+) -> Result<ExitStatus> {
+    let start = async { Ok(handle.start(command).await?) };
+    let running = signals.until_first(start).await?;
+    guest_io::follow(running, sink, signals).await
 }
 
 /// A closed connection has one of two reasons, and only the VM's process tells which.

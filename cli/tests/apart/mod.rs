@@ -91,6 +91,7 @@ pub(crate) fn pid(number: u32) -> Pid {
     Pid::from_raw(i32::try_from(number).unwrap()).unwrap()
 }
 
+#[allow(dead_code, reason = "not every test watches processes")]
 pub(crate) fn watch(number: u32) -> OwnedFd {
     pidfd_open(pid(number), PidfdFlags::empty()).unwrap()
 }

@@ -1,0 +1,160 @@
+//! Our standard streams, however those who share them have left them: a program that set a terminal
+//! or a pipe non-blocking set it so for all who have it open (open(2), "open file description").
+
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::thread;
+
+use anyhow::{Context as _, Result};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::exit;
+
+/// Standard output. Each call writes at once: nothing is left in a buffer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stdout;
+
+/// Standard error; the same.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stderr;
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        write(io::stdout(), bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Write for Stderr {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        write(io::stderr(), bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes as much as `stream` takes; waits until it takes some, as a blocking one would.
+fn write(stream: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    loop {
+        match rustix::io::write(&stream, bytes) {
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => match poll(&mut [PollFd::new(&stream, PollFlags::OUT)], None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            },
+            written => return Ok(written?),
+        }
+    }
+}
+
+/// Which of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Target {
+    Stdout,
+    Stderr,
+}
+
+/// Writes to both on a thread of its own: nobody can call off a write that blocks, and neither
+/// signals nor the end of the program wait for it.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    chunks: mpsc::UnboundedSender<Chunk>,
+    written: Option<oneshot::Receiver<io::Result<()>>>,
+}
+
+type Chunk = (Target, Vec<u8>, oneshot::Sender<io::Result<()>>);
+
+impl Writer {
+    pub(crate) fn start() -> Result<Self> {
+        let (chunks, mut arriving) = mpsc::unbounded_channel::<Chunk>();
+        let write_all = move || {
+            while let Some((target, bytes, told)) = arriving.blocking_recv() {
+                let result = match target {
+                    Target::Stdout => Stdout.write_all(&bytes),
+                    Target::Stderr => Stderr.write_all(&bytes),
+                };
+                // Nobody asks when the program ends meanwhile.
+                let _ = told.send(result);
+            }
+        };
+        thread::Builder::new()
+            .name("output".to_owned())
+            .spawn(write_all)
+            .context("can't start a thread for the output")?;
+        Ok(Self {
+            chunks,
+            written: None,
+        })
+    }
+
+    /// Begins to write `bytes`. [`Self::written`] has to tell the end before the next.
+    pub(crate) fn begin(&mut self, target: Target, bytes: Vec<u8>) {
+        let (told, written) = oneshot::channel();
+        // Without the thread, `written` says so.
+        let _ = self.chunks.send((target, bytes, told));
+        self.written = Some(written);
+    }
+
+    pub(crate) fn is_busy(&self) -> bool {
+        self.written.is_some()
+    }
+
+    /// Waits until what was begun is written, if anything was. Cancel-safe.
+    pub(crate) async fn written(&mut self) -> Result<()> {
+        let Some(written) = &mut self.written else {
+            return Ok(());
+        };
+        let result = written.await;
+        self.written = None;
+        result
+            .context("the thread for the output ended")?
+            .map_err(exit::written)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use rustix::io::ioctl_fionbio;
+
+    use super::*;
+
+    #[test]
+    fn a_non_blocking_pipe_is_waited_for_until_its_reader_has_taken_some() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        ioctl_fionbio(&writer, true).unwrap();
+        // More than a pipe holds.
+        let all = vec![7; 1 << 20];
+        let expected = all.len();
+        let writing = thread::spawn(move || {
+            let mut left = &all[..];
+            while !left.is_empty() {
+                let count = write(&writer, left).unwrap();
+                left = &left[count..];
+            }
+        });
+        let mut read = Vec::new();
+        reader.read_to_end(&mut read).unwrap();
+        writing.join().unwrap();
+        assert_eq!(read.len(), expected);
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_is_a_closed_pipe_also_while_it_is_waited_for() {
+        let (reader, writer) = io::pipe().unwrap();
+        ioctl_fionbio(&writer, true).unwrap();
+        write(&writer, &vec![0; 1 << 20]).unwrap();
+        let writing = thread::spawn(move || write(&writer, b"more"));
+        drop(reader);
+        let error = writing.join().unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    }
+}

@@ -1,0 +1,266 @@
+//! `ironclaw run` in the surroundings that shells, supervisors and terminals make: streams that
+//! block or do not, and signals.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+// The `test` attribute is that of the harness.
+#[macro_use]
+extern crate ironclaw_test_harness;
+
+mod apart;
+mod vm;
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use procfs::process::{ProcState, Process};
+use rustix::io::{ioctl_fionbio, ioctl_fionread};
+use rustix::process::{Signal, kill_process, kill_process_group};
+
+use apart::{Apart, pid};
+use vm::{PATIENCE, children, runs};
+
+fn main() -> std::process::ExitCode {
+    ironclaw_test_harness::main()
+}
+
+fn ironclaw(arguments: &[&str]) -> Command {
+    vm::ironclaw("command-line", arguments)
+}
+
+/// Looks again and again, with a short pause, whether something has come about that no event tells.
+fn comes_about(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < PATIENCE, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A run of a shell's script that says `on` when it is ready.
+struct Script {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Script {
+    fn start(mut run: Command, script: &str) -> Self {
+        let mut child = run
+            .args(["run", "--", "sh", "-c", script])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        let mut script = Self { child, lines };
+        assert_eq!(script.line(), "on\n");
+        script
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).unwrap();
+        line
+    }
+
+    fn send(&self, signal: Signal) {
+        kill_process(pid(self.child.id()), signal).unwrap();
+    }
+
+    /// Its exit code, and what it said on standard error.
+    fn end(self) -> (Option<i32>, String) {
+        let output = self.child.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), said)
+    }
+}
+
+#[test]
+fn a_non_blocking_pipe_that_is_read_late_gets_all_of_the_output() {
+    if !runs() {
+        return;
+    }
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    ioctl_fionbio(&writer, true).unwrap();
+    let mut command = ironclaw(&["run", "--", "seq", "1", "200000"]);
+    let mut child = command.stdout(writer).spawn().unwrap();
+    drop(command);
+    comes_about("the pipe is full", || {
+        ioctl_fionread(&reader).unwrap() >= 64 << 10
+    });
+    let mut output = String::new();
+    reader.read_to_string(&mut output).unwrap();
+    assert!(child.wait().unwrap().success());
+    let expected: String = (1..=200_000).map(|n| format!("{n}\n")).collect();
+    assert!(output == expected, "{} bytes", output.len());
+}
+
+#[test]
+fn signals_are_for_the_command_and_its_exit_code_counts() {
+    if !runs() {
+        return;
+    }
+    let signals = [
+        (Signal::HUP, "HUP"),
+        (Signal::INT, "INT"),
+        (Signal::QUIT, "QUIT"),
+        (Signal::USR1, "USR1"),
+        (Signal::USR2, "USR2"),
+        (Signal::ALARM, "ALRM"),
+        (Signal::WINCH, "WINCH"),
+    ];
+    let traps = signals.map(|(_, name)| format!("trap 'echo {name}' {name}; "));
+    let script = format!(
+        "{}trap 'exit 5' TERM; echo on; while :; do sleep .1; done",
+        traps.concat()
+    );
+    let apart = Apart::new();
+    let mut script = Script::start(apart.ironclaw(&[]), &script);
+    for (signal, name) in signals {
+        script.send(signal);
+        assert_eq!(script.line(), format!("{name}\n"));
+    }
+    script.send(Signal::TERM);
+    // The shell says which signals its own children ended by.
+    assert_eq!(script.end().0, Some(5));
+    apart.assert_nothing_left("a signal");
+}
+
+#[test]
+fn a_terminals_interrupt_goes_to_the_command_and_not_to_the_vmm() {
+    if !runs() {
+        return;
+    }
+    // As a terminal's Ctrl-C, it is for all processes of the group.
+    let mut run = ironclaw(&[]);
+    run.process_group(0);
+    let script = "trap 'sleep 1; echo ended; exit 5' INT; echo on; while :; do sleep .1; done";
+    let mut script = Script::start(run, script);
+    kill_process_group(pid(script.child.id()), Signal::INT).unwrap();
+    assert_eq!(script.line(), "ended\n");
+    assert_eq!(script.end().0, Some(5));
+}
+
+#[test]
+fn a_second_interrupt_kills_a_command_that_ignores_the_first() {
+    if !runs() {
+        return;
+    }
+    let apart = Apart::new();
+    let script = "trap 'echo no' INT; echo on; while :; do sleep .1; done";
+    let mut script = Script::start(apart.ironclaw(&[]), script);
+    script.send(Signal::INT);
+    assert_eq!(script.line(), "no\n");
+    comes_about("the end", || {
+        script.send(Signal::INT);
+        script.child.try_wait().unwrap().is_some()
+    });
+    assert_eq!(script.end().0, Some(130));
+    apart.assert_nothing_left("a second interrupt");
+}
+
+#[test]
+fn a_command_that_does_not_end_when_asked_to_is_killed_in_time() {
+    if !runs() {
+        return;
+    }
+    let apart = Apart::new();
+    let script = "trap '' TERM; echo on; while :; do sleep 1; done";
+    let script = Script::start(apart.ironclaw(&[]), script);
+    script.send(Signal::TERM);
+    let (code, said) = script.end();
+    assert_eq!(code, Some(143));
+    assert!(said.contains("did not end within 10s of SIGTERM"), "{said}");
+    apart.assert_nothing_left("SIGTERM");
+}
+
+#[test]
+fn a_stop_reaches_the_command_and_us_and_both_go_on() {
+    if !runs() {
+        return;
+    }
+    let script = "trap 'echo stop' TSTP; trap 'echo go on' CONT; trap 'exit 5' TERM; echo on; \
+                  while :; do sleep .1; done";
+    let mut script = Script::start(ironclaw(&[]), script);
+    script.send(Signal::TSTP);
+    let id = i32::try_from(script.child.id()).unwrap();
+    comes_about("it is stopped", || {
+        let stat = Process::new(id).unwrap().stat().unwrap();
+        stat.state().unwrap() == ProcState::Stopped
+    });
+    script.send(Signal::CONT);
+    // A shell that finds both tells them in the order of their numbers.
+    let mut lines = [script.line(), script.line()];
+    lines.sort();
+    assert_eq!(lines, ["go on\n", "stop\n"]);
+    script.send(Signal::TERM);
+    assert_eq!(script.end().0, Some(5));
+}
+
+#[test]
+fn a_signal_before_the_command_has_started_ends_us() {
+    if !runs() {
+        return;
+    }
+    for (signal, code) in [(Signal::QUIT, 131), (Signal::USR1, 138)] {
+        let apart = Apart::new();
+        let mut child = apart
+            .ironclaw(&["run", "--", "true"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        comes_about("a VM boots for the snapshot", || {
+            !children(child.id()).is_empty()
+        });
+        kill_process(pid(child.id()), signal).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+        apart.assert_nothing_left("a signal");
+    }
+}
+
+#[test]
+fn what_was_printed_is_told_beside_the_error_that_ended_it() {
+    if !runs() {
+        return;
+    }
+    let script = "echo progress; echo oh >&2; sleep 1; reboot -f";
+    let output = ironclaw(&["run", "--json", "--", "sh", "-c", script])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(122), "{output:?}");
+    let failure: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(failure["stdout"], "progress\n", "{failure}");
+    assert_eq!(failure["stderr"], "oh\n", "{failure}");
+    assert_eq!(failure["exit_code"], 122);
+    assert!(failure["error"].is_string(), "{failure}");
+}
+
+#[test]
+fn output_that_is_not_read_keeps_no_signal_from_ending_us() {
+    if !runs() {
+        return;
+    }
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut command = ironclaw(&["run", "--", "sh", "-c", "trap '' INT; yes"]);
+    let mut child = command
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(command);
+    comes_about("the pipe is full", || {
+        ioctl_fionread(&reader).unwrap() >= 64 << 10
+    });
+    comes_about("the end", || {
+        kill_process(pid(child.id()), Signal::INT).unwrap();
+        child.try_wait().unwrap().is_some()
+    });
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
