@@ -5,6 +5,7 @@ use std::pin::pin;
 
 use anyhow::{Context as _, Result, ensure};
 use ironclaw_orchestrator::vm::guest::MAX_COLLECTED;
+use ironclaw_orchestrator::vm::host_limits;
 use ironclaw_orchestrator::vm::{ExecEvent, ExitStatus, Running, StdinWriter};
 use rustix::process::Signal;
 use tokio::sync::mpsc;
@@ -158,6 +159,7 @@ fn read_stdin() -> Result<mpsc::Receiver<std::io::Result<Vec<u8>>>> {
     std::thread::Builder::new()
         .name("stdin".to_owned())
         .spawn(read)
+        .map_err(host_limits::of_start)
         .context("can't start a thread for standard input")?;
     Ok(receiver)
 }

@@ -16,6 +16,7 @@ mod output;
 mod pool;
 mod progress;
 mod run;
+mod runtime;
 mod signals;
 mod snapshot;
 mod soak;
@@ -26,7 +27,7 @@ mod template;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use ironclaw_orchestrator::vm::{Config, dropped_vms_ended};
 use tokio::time::timeout;
 
@@ -47,10 +48,7 @@ fn with_runtime(task: Task, json: bool) -> Result<u8> {
     logging::start()?;
     environment::warn_of_strays();
     descriptors::allow_most();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("can't start threads")?;
+    let runtime = runtime::start()?;
     let result = runtime.block_on(perform(task, json));
     runtime.shutdown_timeout(RUNDOWN);
     await_dropped_vms();

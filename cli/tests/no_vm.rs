@@ -859,6 +859,38 @@ fn a_named_pipe_is_refused_wherever_a_file_is_named() {
 }
 
 #[test]
+fn a_limit_of_processes_is_named_in_one_line() {
+    let state = state();
+    let program = assert_cmd::cargo::cargo_bin!("ironclaw");
+    // Root is not limited; an idle user is at once.
+    let idle = [
+        "setpriv",
+        "--reuid=64321",
+        "--regid=64321",
+        "--clear-groups",
+    ];
+    let as_idle: &[&str] = match rustix::process::geteuid().is_root() {
+        true => &idle,
+        false => &["env"],
+    };
+    for limit in [1, 2, 3, 5, 8] {
+        let output = std::process::Command::new(as_idle[0])
+            .args(&as_idle[1..])
+            .args(["prlimit", &format!("--nproc={limit}")])
+            .arg(program)
+            .args(["run", "--", "true"])
+            .env("IRONCLAW_SNAPSHOT_PATH", state.path().join("snapshots"))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(125), "{limit}: {said}");
+        assert_eq!(said.lines().count(), 1, "{limit}: {said}");
+        let named = format!("at most {limit} (ulimit -u)");
+        assert!(said.contains(&named), "{limit}: {said}");
+    }
+}
+
+#[test]
 fn help_that_can_not_be_printed_is_a_failure() {
     for words in [&["--help"][..], &["run", "--help"], &["--version"]] {
         let full = fs::File::options().write(true).open("/dev/full").unwrap();

@@ -159,7 +159,7 @@ fn beside_a_minimal_client(
     match launcher.vmm().kind {
         VmmKind::Firecracker => {
             let found = FirecrackerBinary::find(config.firecracker.as_deref());
-            let firecracker = runtime.block_on(found).unwrap().path;
+            let firecracker = runtime.block_on(found).unwrap();
             let restore = || Started::start(&firecracker).load(snapshot);
             overhead::compare(group, runtime, launcher, &restore, &restore);
         }

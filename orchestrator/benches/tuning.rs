@@ -14,12 +14,13 @@
 
 #[allow(dead_code, reason = "snapshot_pool.rs uses the rest")]
 mod bare;
+mod hold;
 mod page_faults;
 mod turns;
 
 use std::any::Any;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -53,12 +54,14 @@ fn tuning(criterion: &mut Criterion) {
     group.sample_size(20);
     if vmm.kind == VmmKind::Firecracker {
         let found = FirecrackerBinary::find(config.firecracker.as_deref());
-        let firecracker = runtime.block_on(found).unwrap().path;
+        let firecracker = runtime.block_on(found).unwrap();
+        let firecracker = &firecracker;
         let created = runtime.block_on(launcher.create_snapshot()).unwrap();
         let snapshot = &created.snapshot;
-        beforehand(&mut group, &firecracker, snapshot);
-        threads(&mut group, &firecracker, snapshot);
-        page_faults(&mut group, &firecracker, snapshot);
+        beforehand(&mut group, firecracker, snapshot);
+        hold::ways(&mut group, firecracker, snapshot);
+        threads(&mut group, firecracker, snapshot);
+        page_faults(&mut group, firecracker, snapshot);
         let id = snapshot.id();
         drop(created);
         launcher.snapshots().delete(id).unwrap();
@@ -70,7 +73,11 @@ fn tuning(criterion: &mut Criterion) {
 }
 
 /// A process that was started before it is needed.
-fn beforehand(group: &mut BenchmarkGroup<'_, WallTime>, firecracker: &Path, snapshot: &Snapshot) {
+fn beforehand(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    firecracker: &FirecrackerBinary,
+    snapshot: &Snapshot,
+) {
     let waiting: Prepare<'_> = Box::new(|| {
         let started = Started::start(firecracker);
         Box::new(move || {
@@ -100,7 +107,11 @@ fn beforehand(group: &mut BenchmarkGroup<'_, WallTime>, firecracker: &Path, snap
 
 /// Who gives the guest its memory: the kernel, from a private mapping of the file, or a program of
 /// one's own by userfaultfd, when it is asked or beforehand.
-fn page_faults(group: &mut BenchmarkGroup<'_, WallTime>, firecracker: &Path, snapshot: &Snapshot) {
+fn page_faults(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    firecracker: &FirecrackerBinary,
+    snapshot: &Snapshot,
+) {
     let mapped = || -> Prepare<'_> {
         Box::new(|| {
             let started = Started::start(firecracker);
@@ -161,7 +172,11 @@ fn page_faults(group: &mut BenchmarkGroup<'_, WallTime>, firecracker: &Path, sna
 }
 
 /// What the scheduler is told of the threads that run the guest.
-fn threads(group: &mut BenchmarkGroup<'_, WallTime>, firecracker: &Path, snapshot: &Snapshot) {
+fn threads(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    firecracker: &FirecrackerBinary,
+    snapshot: &Snapshot,
+) {
     let resume = |tell: fn(&Paused)| -> Prepare<'_> {
         Box::new(move || {
             let paused = Started::start(firecracker).load(snapshot).pause();

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use ironclaw_orchestrator::vm::firecracker::FirecrackerBinary;
 use ironclaw_orchestrator::vm::snapshot::Snapshot;
 use ironclaw_protocol::VSOCK_PORT;
 
@@ -24,10 +25,10 @@ pub(crate) struct Started {
 }
 
 impl Started {
-    pub(crate) fn start(firecracker: &Path) -> Self {
+    pub(crate) fn start(firecracker: &FirecrackerBinary) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("api.sock");
-        let mut process = Command::new(firecracker)
+        let mut process = Command::new(&firecracker.path)
             .args(["--api-sock", "api.sock", "--level", "Error"])
             .current_dir(directory.path())
             .stdin(Stdio::null())
@@ -59,13 +60,22 @@ impl Started {
     }
 
     pub(crate) fn load(self, snapshot: &Snapshot) -> Running {
-        self.load_from(snapshot, "File", snapshot.memory())
+        self.put(snapshot, "File", snapshot.memory(), true)
     }
 
     /// With the guest's memory from what is at `path`.
-    pub(crate) fn load_from(mut self, snapshot: &Snapshot, backend: &str, path: &Path) -> Running {
+    pub(crate) fn load_from(self, snapshot: &Snapshot, backend: &str, path: &Path) -> Running {
+        self.put(snapshot, backend, path, true)
+    }
+
+    /// Its processors have not run yet.
+    pub(crate) fn load_paused(self, snapshot: &Snapshot) -> Running {
+        self.put(snapshot, "File", snapshot.memory(), false)
+    }
+
+    fn put(mut self, snapshot: &Snapshot, backend: &str, path: &Path, resume: bool) -> Running {
         let body = format!(
-            r#"{{"snapshot_path":"{}","mem_backend":{{"backend_type":"{backend}","backend_path":"{}"}},"resume_vm":true,"vsock_override":{{"uds_path":"vsock.sock"}},"clock_realtime":true}}"#,
+            r#"{{"snapshot_path":"{}","mem_backend":{{"backend_type":"{backend}","backend_path":"{}"}},"resume_vm":{resume},"vsock_override":{{"uds_path":"vsock.sock"}},"clock_realtime":true}}"#,
             snapshot.vmstate().display(),
             path.display(),
         );

@@ -72,15 +72,32 @@ impl Running {
     }
 
     /// Primes it, and pauses it.
-    pub(crate) fn pause(mut self) -> Paused {
+    pub(crate) fn pause(self) -> Paused {
+        let mut primed = self.prime();
+        primed.running.control.request(State::Paused);
+        primed.running.control.confirm();
+        primed
+    }
+
+    /// Primes it; it runs.
+    pub(crate) fn prime(mut self) -> Paused {
         let mut agent = Agent::over(self.control.reach_agent(), self.ask);
         agent.prime();
-        self.control.request(State::Paused);
-        self.control.confirm();
         Paused {
             running: self,
             agent,
         }
+    }
+
+    /// Lets one that was loaded and not resumed go on, and reaches its agent, which answers.
+    pub(crate) fn resume_and_ask(mut self) -> (Duration, Box<dyn Any>) {
+        let start = Instant::now();
+        self.control.request(State::Resumed);
+        self.control.confirm();
+        self.ask();
+        let took = start.elapsed();
+        self.stop();
+        (took, Box::new(self))
     }
 }
 
@@ -128,6 +145,17 @@ impl Paused {
         let start = Instant::now();
         self.running.control.request(State::Resumed);
         self.running.control.confirm();
+        self.agent.ask();
+        self.agent.hear();
+        let took = start.elapsed();
+        self.running.stop();
+        (took, Box::new(self))
+    }
+
+    /// How long it takes from what lets it go on, which is asked first, to the agent's answer.
+    pub(crate) fn ask_and(mut self, go_on: impl FnOnce()) -> (Duration, Box<dyn Any>) {
+        let start = Instant::now();
+        go_on();
         self.agent.ask();
         self.agent.hear();
         let took = start.elapsed();

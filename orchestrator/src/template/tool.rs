@@ -16,6 +16,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::TemplateError;
 use crate::sys;
+use crate::vm::host_limits;
 
 /// Most of a program's output that is read, in bytes.
 const MAX_OUTPUT: u64 = 1 << 20;
@@ -109,7 +110,7 @@ pub(super) fn run(
         .stderr(child_stderr);
     let child = spawn(&mut child).map_err(|error| match error.kind() {
         ErrorKind::NotFound => TemplateError::ToolMissing { program: name },
-        _ => TemplateError::io("run", program)(error),
+        _ => TemplateError::io("run", program)(host_limits::of_start(error)),
     })?;
     let mut child = KillOnDrop(child);
 

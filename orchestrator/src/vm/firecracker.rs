@@ -16,6 +16,7 @@ mod guard;
 mod home;
 mod jail;
 mod place;
+mod quirks;
 mod vsock;
 
 use std::fmt;
@@ -44,14 +45,15 @@ use api::{
     Action, ApiError, BootSource, Client, Entropy, MachineConfiguration, MemBackend,
     MemBackendType, SnapshotCreate, SnapshotLoad, SnapshotType, Vm, Vsock, VsockOverride,
 };
+pub use binary::FirecrackerBinary;
 pub(in crate::vm) use binary::PROGRAM;
-pub use binary::{FirecrackerBinary, MINIMUM_VERSION};
 use devices::Interface;
 pub use devices::{Devices, Tap};
 use home::Home;
 pub use jail::{DEFAULT_USERS, Jailer, find_jailer};
 pub(in crate::vm) use jail::{PROGRAM as JAILER, remove_groups};
 use place::Place;
+pub use quirks::{MINIMUM_VERSION, Quirks, Unsupported};
 
 /// Names of the sockets in a VM's directory.
 const API: &str = "api.sock";
@@ -64,6 +66,17 @@ const MEMORY: &str = "memory";
 
 /// The guest's address on its vsock; each guest has a vsock of its own, so all have the same.
 const GUEST_CID: u32 = 3;
+
+/// Arguments for the guest's kernel.
+///
+/// * `pci=off i8042…`: there is no PCI bus to look for, and no keyboard but the one that resets the
+///   machine.
+/// * `nowatchdog rcupdate.rcu_cpu_stall_suppress=1`: a guest's clock jumps when it is restored from
+///   a snapshot, and when it is released after it was held, by minutes or hours. To the kernel that
+///   looks as if a processor had hung: it would print pages of it, at the moment when it has to
+///   answer. (A VMM can tell the kernel of a pause, `KVM_KVMCLOCK_CTRL`; it can't of these.)
+const BOOT_ARGS: &str = "pci=off i8042.noaux i8042.nomux i8042.dumbkbd nowatchdog \
+                         rcupdate.rcu_cpu_stall_suppress=1";
 
 /// How long a process may take until its API answers; it takes 2 ms on an idle machine.
 const STARTED: Duration = Duration::from_secs(10);
@@ -385,27 +398,23 @@ fn boot_source(template: &Template, place: &Place) -> Result<BootSource, VmmErro
         initrd_path: initramfs
             .map(|initramfs| place.lend(initramfs, "initramfs"))
             .transpose()?,
-        // There is no PCI bus to look for, and no keyboard but the one that resets the machine.
-        boot_args: Some(format!(
-            "{} pci=off i8042.noaux i8042.nomux i8042.dumbkbd",
-            template.boot_args()
-        )),
+        boot_args: Some(format!("{} {BOOT_ARGS}", template.boot_args())),
     })
 }
 
 #[async_trait]
 impl MicroVm for FirecrackerVm {
-    async fn pause(&mut self) -> Result<(), VmmError> {
-        self.converse("pause", async |api| api.call(&Vm::Paused).await)
-            .await
+    async fn hold(&mut self) -> Result<(), VmmError> {
+        self.process.freeze().await
     }
 
-    async fn resume(&mut self) -> Result<(), VmmError> {
-        self.converse("resume", async |api| api.call(&Vm::Resumed).await)
-            .await
+    async fn release(&mut self) -> Result<(), VmmError> {
+        self.process.thaw().await
     }
 
     async fn snapshot(&mut self, vmstate: &Path, memory: &Path) -> Result<(), VmmError> {
+        self.converse("pause", async |api| api.call(&Vm::Paused).await)
+            .await?;
         let create = SnapshotCreate {
             snapshot_type: match self.writes {
                 Writes::Full => SnapshotType::Full,
@@ -568,6 +577,7 @@ mod tests {
         let binary = FirecrackerBinary {
             path: "/bin/false".into(),
             version: MINIMUM_VERSION,
+            quirks: Quirks::of(&MINIMUM_VERSION).unwrap(),
         };
         let run = directory.path().join("run");
         let vmm = Firecracker::new(binary, &run, None, Devices::default()).unwrap();

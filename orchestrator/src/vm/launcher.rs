@@ -237,11 +237,7 @@ impl Launcher {
 
         (self.0.progress)(&Stage::WritingSnapshot);
         let start = Instant::now();
-        let written = async {
-            vm.pause().await?;
-            vm.snapshot(&staging.vmstate(), &staging.memory()).await
-        };
-        let written = written.await;
+        let written = vm.snapshot(&staging.vmstate(), &staging.memory()).await;
         let write = start.elapsed();
         // Gone before its memory is read, so that nothing changes under the digest, or removed.
         let exited = vm.exited();

@@ -300,13 +300,14 @@ impl Pool {
         &self.core.launcher
     }
 
-    /// Builds the snapshots that are missing, fills the warm places and lets processes stand by;
+    /// Builds the snapshots that are missing, or whose files are, fills the warm places and lets processes stand by;
     /// returns when all are there, or there is no room for more. That a process does not start that
     /// is to stand by is no error: spawns are served without.
     ///
     /// # Errors
     /// [`PoolError::WarmUp`] with the first failure; the pool itself goes on trying.
     pub async fn warmup(&self) -> Result<(), PoolError> {
+        driver::inspect(&self.core).await;
         self.core.slots().want();
         self.until(|slots, now| slots.is_full(now) && self.core.reserve().is_settled(now))
             .await
@@ -318,6 +319,7 @@ impl Pool {
     /// # Errors
     /// As for [`warmup`](Self::warmup).
     pub async fn renew(&self) -> Result<(), PoolError> {
+        driver::inspect(&self.core).await;
         self.core.slots().want();
         self.until(|slots, now| slots.is_fresh(now)).await
     }
@@ -329,6 +331,7 @@ impl Pool {
     /// # Errors
     /// As for [`warmup`](Self::warmup).
     pub async fn refresh(&self) -> Result<(), PoolError> {
+        driver::inspect(&self.core).await;
         self.core.slots().refresh(self.core.now());
         self.until(|slots, now| slots.is_fresh(now)).await
     }

@@ -15,20 +15,27 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{PidfdFlags, Signal};
+use rustix::io::Errno;
+use rustix::process::{PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::sync::{oneshot, watch};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::sys;
+use crate::vm::host_limits;
 use crate::vm::run_directory::RunDirectory;
-use crate::vm::vmm::Exit;
+use crate::vm::vmm::{Exit, VmmError};
 
 use log::Log;
 
 /// How long a process is given to end after SIGKILL. It takes milliseconds; one that is stuck in
 /// the kernel may take longer, and is reaped whenever it ends.
 pub(crate) const ENDS: Duration = Duration::from_secs(10);
+
+/// How long its threads are given to stop. It takes microseconds; one that waits for a disk stops
+/// when it has what it waits for.
+const STOPS: Duration = Duration::from_secs(10);
 
 /// A running VMM.
 #[derive(Debug)]
@@ -141,7 +148,16 @@ struct Spawned {
 
 impl Process {
     /// Starts a process. What it prints goes into bounded rings; its standard input is empty.
+    ///
+    /// # Errors
+    /// Why it can't be started; the limit that keeps it from that is named.
     pub(crate) async fn start(launch: Launch) -> io::Result<Self> {
+        Self::start_with_keeper(launch)
+            .await
+            .map_err(host_limits::of_start)
+    }
+
+    async fn start_with_keeper(launch: Launch) -> io::Result<Self> {
         let (started, start) = oneshot::channel();
         let (dead, death) = watch::channel(None);
         let (gone, exit) = watch::channel(None);
@@ -202,7 +218,57 @@ impl Process {
     /// Sends SIGKILL. The pidfd names this process and no later one with the same number.
     pub(crate) fn kill(&self) {
         // ESRCH: it has ended already, which is what was wanted.
-        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+
+    /// Stops all of its threads, and returns when they have stopped. It can be killed all the same,
+    /// and its end is told at once.
+    ///
+    /// Somebody else may stop and continue it, too: it is what the last of them made of it.
+    pub(crate) async fn freeze(&self) -> Result<(), VmmError> {
+        let operation = "freeze";
+        let failed = || VmmError::io(format!("{operation} process {}", self.pid));
+        self.signal(Signal::STOP, operation).await?;
+        let pidfd = Arc::clone(&self.pidfd);
+        // A signal is on its way when it is sent, and each thread stops in its own time. NOWAIT
+        // leaves the exit status to the keeper.
+        let stopped = spawn_blocking(move || {
+            let ends = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+            waitid(WaitId::PidFd(pidfd.as_fd()), ends)
+        });
+        // One that is stuck keeps a thread until it is killed, as whoever is told of this does.
+        match timeout(STOPS, stopped).await {
+            Err(_) => Err(VmmError::TimedOut {
+                operation,
+                after: STOPS,
+            }),
+            Ok(Ok(Ok(Some(status)))) if status.stopped() => Ok(()),
+            // It has ended, and may have been reaped.
+            Ok(Ok(Ok(_) | Err(Errno::CHILD))) => Err(self.gone(operation).await),
+            Ok(Ok(Err(error))) => Err(failed()(error.into())),
+            Ok(Err(ending)) => Err(failed()(ending.into())),
+        }
+    }
+
+    /// Lets its threads go on.
+    pub(crate) async fn thaw(&self) -> Result<(), VmmError> {
+        self.signal(Signal::CONT, "thaw").await
+    }
+
+    async fn signal(&self, signal: Signal, operation: &'static str) -> Result<(), VmmError> {
+        match pidfd_send_signal(&self.pidfd, signal) {
+            Ok(()) => Ok(()),
+            Err(Errno::SRCH) => Err(self.gone(operation).await),
+            Err(error) => {
+                let operation = format!("{operation} process {}", self.pid);
+                Err(VmmError::io(operation)(error.into()))
+            }
+        }
+    }
+
+    async fn gone(&self, operation: &'static str) -> VmmError {
+        let exit = self.end().await;
+        VmmError::Died { operation, exit }
     }
 
     /// Kills it and waits until it is gone, with what belonged to it. One that is stuck is not
@@ -308,7 +374,7 @@ fn spawn(command: &mut Command, log: Option<OwnedFd>) -> io::Result<(Child, Log,
     // Our copies of the pipes' writing ends must go, or their end is never seen.
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let pidfd = sys::pid(child.id())
-        .ok_or(rustix::io::Errno::SRCH)
+        .ok_or(Errno::SRCH)
         .and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()));
     match pidfd {
         Ok(pidfd) => Ok((child, log, pidfd)),
@@ -405,6 +471,62 @@ mod tests {
         assert!(now.await.is_pending());
         drop(go);
         assert_eq!(timeout(ENDS, exited).await.unwrap(), exit);
+    }
+
+    /// What the kernel says of a process: `T` is stopped, `S` waits for something.
+    fn state(pid: u32) -> char {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.rsplit_once(") ").unwrap().1.chars().next().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_frozen_process_has_stopped_until_it_is_thawed_or_killed() {
+        let process = Process::start(Launch::new(shell("exec sleep 1000"))).await;
+        let process = process.unwrap();
+        for _ in 0..2 {
+            process.freeze().await.unwrap();
+            assert_eq!(state(process.pid()), 'T');
+        }
+        // Which it meets when it goes on, and its keeper is told.
+        pidfd_send_signal(&process.pidfd, Signal::TERM).unwrap();
+        assert_eq!(state(process.pid()), 'T');
+        process.thaw().await.unwrap();
+        let exit = timeout(ENDS, process.exited()).await.unwrap();
+        assert!(exit.status.contains("SIGTERM"), "{exit}");
+
+        let process = Process::start(Launch::new(shell("exec sleep 1000"))).await;
+        let process = process.unwrap();
+        process.freeze().await.unwrap();
+        process.kill();
+        let exit = timeout(ENDS, process.died()).await.unwrap();
+        assert!(exit.status.contains("SIGKILL"), "{exit}");
+    }
+
+    #[tokio::test]
+    async fn a_process_that_has_ended_can_neither_be_frozen_nor_thawed() {
+        let process = Process::start(Launch::new(shell("exit 3"))).await.unwrap();
+        process.exited().await;
+        for refused in [process.freeze().await, process.thaw().await] {
+            let Err(VmmError::Died { exit, .. }) = refused else {
+                panic!("{refused:?}");
+            };
+            assert_eq!(exit.status, "exit status: 3");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_death_while_a_process_is_being_frozen_ends_the_wait() {
+        let process = Process::start(Launch::new(shell("exec sleep 1000"))).await;
+        let process = process.unwrap();
+        // The one is on its way when the other comes; which of them is first, is up to the kernel.
+        let both = async { tokio::join!(process.freeze(), async { process.kill() }).0 };
+        let frozen = timeout(STOPS, both).await.unwrap();
+        assert!(
+            matches!(frozen, Ok(()) | Err(VmmError::Died { .. })),
+            "{frozen:?}"
+        );
+        let exit = timeout(ENDS, process.died()).await.unwrap();
+        assert!(exit.status.contains("SIGKILL"), "{exit}");
     }
 
     #[tokio::test]

@@ -285,13 +285,13 @@ impl Vmm for Qemu {
 
 #[async_trait]
 impl MicroVm for QemuVm {
-    async fn pause(&mut self) -> Result<(), VmmError> {
-        self.converse("pause", async |qmp| qmp.execute("stop", json!({})).await)
+    async fn hold(&mut self) -> Result<(), VmmError> {
+        self.converse("hold", async |qmp| qmp.execute("stop", json!({})).await)
             .await
     }
 
-    async fn resume(&mut self) -> Result<(), VmmError> {
-        self.converse("resume", async |qmp| qmp.execute("cont", json!({})).await)
+    async fn release(&mut self) -> Result<(), VmmError> {
+        self.converse("release", async |qmp| qmp.execute("cont", json!({})).await)
             .await
     }
 
@@ -304,6 +304,8 @@ impl MicroVm for QemuVm {
         }
         let state = create_private(vmstate)
             .map_err(VmmError::io(format!("create {}", vmstate.display())))?;
+        self.converse("pause", async |qmp| qmp.execute("stop", json!({})).await)
+            .await?;
         self.converse("write a snapshot", async |qmp| {
             qmp.send("migrate-set-capabilities", capabilities()).await?;
             qmp.pass_fd("state", state.as_fd()).await?;

@@ -38,6 +38,7 @@ mod tests;
 mod verified;
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -71,7 +72,7 @@ struct Inner {
     manifest: Manifest,
     memory: PathBuf,
     vmstate: PathBuf,
-    _lock: DirLock,
+    lock: DirLock,
 }
 
 impl Snapshot {
@@ -82,7 +83,7 @@ impl Snapshot {
             manifest,
             memory,
             vmstate,
-            _lock: lock,
+            lock,
         }))
     }
 
@@ -98,14 +99,34 @@ impl Snapshot {
         &self.0.manifest
     }
 
-    /// Bytes that its files take on disk, holes not counted.
+    /// Looks whether its files are still there, are what its manifest says as far as sizes tell, and
+    /// can be read: for who failed to use it.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Defective`] if not; whatever else keeps it from being looked at is not its
+    /// own fault.
+    pub(crate) fn check(&self) -> Result<(), SnapshotError> {
+        let Inner { lock, memory, .. } = &*self.0;
+        let directory = memory.parent().unwrap_or(memory);
+        inspect::check(lock, directory, self.id()).and_then(|found| match found {
+            Ok(()) => Ok(()),
+            Err(defect) => Err(SnapshotError::Defective {
+                path: directory.to_owned(),
+                defect,
+            }),
+        })
+    }
+
+    /// Bytes that its files take on disk, holes not counted; none of one that was removed.
     ///
     /// # Errors
     /// [`SnapshotError::Io`].
     pub fn disk_bytes(&self) -> Result<u64, SnapshotError> {
         let directory = self.0.memory.parent().unwrap_or(&self.0.memory);
-        inspect::disk_bytes(directory)
-            .map_err(|error| SnapshotError::io("inspect", directory, error))
+        match inspect::disk_bytes(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            counted => counted.map_err(|error| SnapshotError::io("inspect", directory, error)),
+        }
     }
 
     /// Bytes of its memory file that are in the host's page cache, from which a clone gets them

@@ -7,10 +7,11 @@
 //! nanoseconds where the call behind it costs a millisecond.
 //!
 //! ```text
-//!            boot                  pause            snapshot
-//!   (none) ───────▶ running ──────────────▶ paused ───────────▶ paused
-//!                    ▲ ▲                     │
-//!   (none) ─ restore ┘ └──────── resume ─────┘
+//!            boot                  hold
+//!   (none) ───────▶ running ─────────────▶ held
+//!                    ▲ ▲ │                  │
+//!   (none) ─ restore ┘ └─┼──── release ─────┘
+//!                        └─ snapshot ─▶ stopped, for good
 //!   (none) ─ stand by ─▶ standing by ─ restore ─▶ running
 //!   any state ── kill, or the VMM's own death ──▶ gone
 //! ```
@@ -28,6 +29,7 @@ use tokio::net::UnixStream;
 
 use crate::template::Template;
 use crate::untrusted::Marked;
+use crate::vm::host_limits;
 use crate::vm::snapshot::{Machine, Snapshot, VmmIdentity};
 
 /// A hypervisor: makes virtual machines, each in a process of its own.
@@ -93,24 +95,27 @@ pub trait Standby: fmt::Debug + Send + Sync + 'static {
 /// A virtual machine. Dropping it kills its process; nothing of it stays.
 #[async_trait]
 pub trait MicroVm: fmt::Debug + Send + Sync + 'static {
-    /// Stops the processors; they go on at [`resume`](Self::resume) as if nothing had happened.
+    /// Stops the guest until [`release`](Self::release): it takes no processor time, and what is
+    /// sent to it meanwhile waits. Its connections last. Its clock may stand or go on meanwhile, and
+    /// is set with the identity of a lease. Holding one that is held changes nothing.
     ///
     /// # Errors
     /// [`VmmError`]; the VM is then in an unknown state and fit for nothing but to be dropped.
-    async fn pause(&mut self) -> Result<(), VmmError>;
+    async fn hold(&mut self) -> Result<(), VmmError>;
 
-    /// Lets the processors run.
+    /// Lets a guest that is [held](Self::hold) go on, and one that runs be.
     ///
     /// # Errors
-    /// As for [`pause`](Self::pause).
-    async fn resume(&mut self) -> Result<(), VmmError>;
+    /// As for [`hold`](Self::hold).
+    async fn release(&mut self) -> Result<(), VmmError>;
 
-    /// Writes the state of a paused VM: devices and processors into a new file `vmstate`, RAM
-    /// into `memory`. A VM that was booted with [`Ram::File`] must be given that file's path and
-    /// has its RAM there already.
+    /// Stops the processors of a VM that runs, and writes its state: devices and processors into a
+    /// new file `vmstate`, RAM into `memory`. A VM that was booted with [`Ram::File`] must be given
+    /// that file's path and has its RAM there already. The processors stay stopped: another
+    /// snapshot may be taken, and nothing else done with it.
     ///
     /// # Errors
-    /// As for [`pause`](Self::pause).
+    /// As for [`hold`](Self::hold).
     async fn snapshot(&mut self, vmstate: &Path, memory: &Path) -> Result<(), VmmError>;
 
     /// A byte stream to the agent in the guest, whose processors must run. Asked for once in a
@@ -265,6 +270,9 @@ fn searched(path: Option<&Path>) -> String {
 impl VmmError {
     pub(crate) fn io(operation: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let operation = operation.into();
-        move |source| Self::Io { operation, source }
+        move |source| Self::Io {
+            operation,
+            source: host_limits::of_files(source),
+        }
     }
 }

@@ -138,7 +138,6 @@ async fn a_second_snapshot_of_a_vm_is_as_complete_as_the_first() {
     guest.exec(["dirty", "8"]).await.unwrap();
     let mut snapshots = Vec::new();
     for _ in 0..2 {
-        vm.pause().await.unwrap();
         let staging = launcher.snapshots().stage(launcher.requirements()).unwrap();
         vm.snapshot(&staging.vmstate(), &staging.memory())
             .await
@@ -153,7 +152,6 @@ async fn a_second_snapshot_of_a_vm_is_as_complete_as_the_first() {
         };
         let publish = tokio::task::spawn_blocking(move || staging.publish(description));
         snapshots.push(publish.await.unwrap().unwrap().snapshot);
-        vm.resume().await.unwrap();
     }
     drop(vm);
     for snapshot in &snapshots {

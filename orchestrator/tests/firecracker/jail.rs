@@ -10,7 +10,7 @@ use ironclaw_orchestrator::vm::firecracker::find_jailer;
 use ironclaw_orchestrator::vm::{Config, Origin};
 use ironclaw_test_harness::skipped;
 
-use crate::lab::{Lab, launcher, list, pool, run};
+use crate::lab::{Lab, launcher, list, pool, run, words};
 use crate::limit::Limit;
 use crate::real;
 
@@ -281,4 +281,50 @@ async fn programs_may_be_symbolic_links_to_files_of_another_name() {
     let (_launcher, vm) = lab.vm("linked").await;
     assert_eq!(run(&vm, ["echo", "inside"]).await, "inside\n");
     vm.destroy().await.unwrap();
+}
+
+/// Tells the next test where it is to run out of descriptors; it does nothing without.
+const FEW_FILES_BELOW: &str = "IRONCLAW_TEST_FEW_FILES_BELOW";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_of_open_files_is_named() {
+    let Some(lab) = jailed().await else { return };
+    let runs_out = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "jail::runs_out_of_files", "--nocapture"])
+        .env(FEW_FILES_BELOW, lab.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let _limit = Limit::of(&runs_out);
+    let output = runs_out.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_out_of_files() {
+    let Some(below) = std::env::var_os(FEW_FILES_BELOW).map(PathBuf::from) else {
+        return skipped("a process of another test");
+    };
+    let mut config = Lab::config_below(&below);
+    config.jail = JailChoice::On;
+    let launcher = launcher(&config).await;
+    let snapshot = launcher.create_snapshot().await.unwrap().snapshot;
+    let limit = rustix::process::Rlimit {
+        current: Some(128),
+        maximum: Some(128),
+    };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
+    let mut vms = Vec::new();
+    let error = loop {
+        match launcher.restore_vm(&snapshot, "one").await {
+            Ok(vm) => vms.push(vm),
+            Err(error) => break words(&error),
+        }
+        assert!(vms.len() < 128);
+    };
+    println!("{} VMs, then: {error}", vms.len());
+    assert!(error.contains("128 open files (ulimit -n)"), "{error}");
+    let vm = vms.pop().unwrap();
+    assert_eq!(run(&vm, ["echo", "inside"]).await, "inside\n");
 }

@@ -85,7 +85,7 @@ async fn a_command_in_flight_does_not_keep_a_vm_from_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_paused_vm_does_nothing_and_goes_on_where_it_was() {
+async fn a_held_vm_does_nothing_and_goes_on_where_it_was() {
     let Some(lab) = Lab::open().await else { return };
     let (_launcher, snapshot) = lab.snapshot().await;
     let (binary, run) = (lab.binary.clone(), &lab.config.run_path);
@@ -96,13 +96,13 @@ async fn a_paused_vm_does_nothing_and_goes_on_where_it_was() {
     assert!(matches!(error, VmmError::NoChannel), "{error}");
     guest.ping(AT_ONCE).await.unwrap();
     for _ in 0..2 {
-        vm.pause().await.unwrap();
+        vm.hold().await.unwrap();
     }
     let output = guest.start(["counter"]).await.unwrap();
     let error = guest.ping(Duration::from_millis(50)).await.unwrap_err();
     assert!(matches!(error, GuestError::NoAnswer { .. }), "{error}");
     for _ in 0..2 {
-        vm.resume().await.unwrap();
+        vm.release().await.unwrap();
     }
     assert_eq!(output.output().await.unwrap().stdout, b"1\n");
     guest.ping(AT_ONCE).await.unwrap();

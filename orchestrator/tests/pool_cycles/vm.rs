@@ -190,20 +190,20 @@ impl SimulatedVm {
 
 #[async_trait]
 impl MicroVm for SimulatedVm {
-    async fn pause(&mut self) -> Result<(), VmmError> {
+    async fn hold(&mut self) -> Result<(), VmmError> {
         if self.world.strikes(Fault::PauseRefused) {
-            return Err(refused("pause"));
+            return Err(refused("hold"));
         }
         Ok(())
     }
 
-    async fn resume(&mut self) -> Result<(), VmmError> {
+    async fn release(&mut self) -> Result<(), VmmError> {
         if self.world.strikes(Fault::ResumeDied) {
-            return Err(self.dies("resume"));
+            return Err(self.dies("release"));
         }
         if self.world.strikes(Fault::ResumeTimedOut) {
             sleep(SLOW).await;
-            return Err(timed_out("resume"));
+            return Err(timed_out("release"));
         }
         Ok(())
     }

@@ -40,12 +40,14 @@ macro_rules! behaviours {
 
 behaviours!(
     a_boot_comes_up_and_can_be_reached_once,
-    a_paused_vm_says_nothing_until_it_is_resumed,
-    pausing_and_resuming_twice_is_no_error,
+    a_held_vm_says_nothing_until_it_is_released,
+    holding_and_releasing_twice_is_no_error,
     clones_run_at_once_and_share_their_memory_only_as_it_was,
-    a_clone_can_be_paused_for_later,
+    a_clone_can_be_held_for_later,
     a_process_that_stands_by_becomes_a_clone,
     a_process_that_stands_by_tells_its_end_and_is_gone_when_it_is_dropped,
+    a_held_vm_that_is_killed_is_told_at_once_and_leaves_nothing,
+    a_held_vm_that_another_lets_go_on_can_be_released_and_held_again,
     a_killed_vm_is_told_to_whoever_waits_and_refuses_the_rest,
     a_dropped_vm_is_gone,
     a_command_gets_its_input_and_one_that_is_not_there_is_told,
@@ -55,7 +57,7 @@ behaviours!(
     a_vmm_has_no_descriptor_but_what_it_is_given,
 );
 
-async fn on(kind: Kind, behaviour: impl AsyncFnOnce(&Backend)) {
+pub(crate) async fn on(kind: Kind, behaviour: impl AsyncFnOnce(&Backend)) {
     match kind.start().await {
         Ok(backend) => {
             behaviour(&backend).await;
@@ -96,7 +98,6 @@ async fn snapshot(backend: &Backend) -> Snapshot {
     let launcher = &backend.launcher;
     let staging = launcher.snapshots().stage(launcher.requirements()).unwrap();
     let (mut vm, guest) = booted(backend, Ram::File(staging.memory())).await;
-    vm.pause().await.unwrap();
     vm.snapshot(&staging.vmstate(), &staging.memory())
         .await
         .unwrap();
@@ -127,22 +128,22 @@ async fn a_boot_comes_up_and_can_be_reached_once(backend: &Backend) {
     gone(vm).await;
 }
 
-async fn a_paused_vm_says_nothing_until_it_is_resumed(backend: &Backend) {
+async fn a_held_vm_says_nothing_until_it_is_released(backend: &Backend) {
     let (mut vm, guest) = booted(backend, Ram::Private).await;
-    vm.pause().await.unwrap();
+    vm.hold().await.unwrap();
     let mut answer = Box::pin(guest.ping(PATIENCE));
     assert!(timeout(SILENCE, &mut answer).await.is_err());
-    vm.resume().await.unwrap();
+    vm.release().await.unwrap();
     answer.await.unwrap();
     gone(vm).await;
 }
 
-async fn pausing_and_resuming_twice_is_no_error(backend: &Backend) {
+async fn holding_and_releasing_twice_is_no_error(backend: &Backend) {
     let (mut vm, guest) = booted(backend, Ram::Private).await;
-    vm.resume().await.unwrap();
-    vm.pause().await.unwrap();
-    vm.pause().await.unwrap();
-    vm.resume().await.unwrap();
+    vm.release().await.unwrap();
+    vm.hold().await.unwrap();
+    vm.hold().await.unwrap();
+    vm.release().await.unwrap();
     guest.ping(PATIENCE).await.unwrap();
     gone(vm).await;
 }
@@ -164,15 +165,63 @@ async fn clones_run_at_once_and_share_their_memory_only_as_it_was(backend: &Back
     gone(two).await;
 }
 
-async fn a_clone_can_be_paused_for_later(backend: &Backend) {
+async fn a_clone_can_be_held_for_later(backend: &Backend) {
     let snapshot = snapshot(backend).await;
     let (mut vm, guest) = restored(backend, &snapshot).await;
-    vm.pause().await.unwrap();
+    vm.hold().await.unwrap();
     let mut answer = Box::pin(guest.ping(PATIENCE));
     assert!(timeout(SILENCE, &mut answer).await.is_err());
-    vm.resume().await.unwrap();
+    vm.release().await.unwrap();
     answer.await.unwrap();
     gone(vm).await;
+}
+
+async fn a_held_vm_that_is_killed_is_told_at_once_and_leaves_nothing(backend: &Backend) {
+    let (mut vm, _guest) = booted(backend, Ram::Private).await;
+    vm.hold().await.unwrap();
+    let exited = vm.exited();
+    signal(vm.pid(), Signal::KILL);
+    let exit = within("the end of a VM", exited).await;
+    assert!(exit.status.contains("SIGKILL"), "{exit}");
+    assert!(!is_alive(vm.pid()));
+    for error in [
+        vm.hold().await.unwrap_err(),
+        vm.release().await.unwrap_err(),
+    ] {
+        assert!(matches!(error, VmmError::Died { .. }), "{error}");
+    }
+    let (mut dropped, _guest) = booted(backend, Ram::Private).await;
+    dropped.hold().await.unwrap();
+    let pid = dropped.pid();
+    gone(dropped).await;
+    assert!(!is_alive(pid));
+}
+
+async fn a_held_vm_that_another_lets_go_on_can_be_released_and_held_again(backend: &Backend) {
+    let (mut vm, guest) = booted(backend, Ram::Private).await;
+    for others in [Signal::CONT, Signal::STOP] {
+        vm.hold().await.unwrap();
+        signal(vm.pid(), others);
+        vm.release().await.unwrap();
+        // Of a VM that QEMU holds, its process is stopped still.
+        if backend.launcher.vmm().kind == VmmKind::Qemu {
+            signal(vm.pid(), Signal::CONT);
+        }
+        guest.ping(PATIENCE).await.unwrap();
+    }
+    signal(vm.pid(), Signal::STOP);
+    if backend.launcher.vmm().kind == VmmKind::Firecracker {
+        vm.hold().await.unwrap();
+    }
+    let mut answer = Box::pin(guest.ping(PATIENCE));
+    assert!(timeout(SILENCE, &mut answer).await.is_err());
+    signal(vm.pid(), Signal::CONT);
+    answer.await.unwrap();
+    gone(vm).await;
+}
+
+fn signal(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
 }
 
 /// A process that stands by, of a hypervisor that has such.
@@ -193,8 +242,8 @@ async fn a_process_that_stands_by_becomes_a_clone(backend: &Backend) {
     assert_eq!((vm.pid(), vm.started_in()), (pid, Duration::ZERO));
     let guest = reached(&mut *vm).await;
     let (other, _) = restored(backend, &snapshot).await;
-    vm.pause().await.unwrap();
-    vm.resume().await.unwrap();
+    vm.hold().await.unwrap();
+    vm.release().await.unwrap();
     guest.ping(PATIENCE).await.unwrap();
     gone(vm).await;
     gone(other).await;
@@ -209,8 +258,7 @@ async fn a_process_that_stands_by_tells_its_end_and_is_gone_when_it_is_dropped(b
     within("the end of a process", exited).await;
     assert!(!is_alive(pid));
     let snapshot = snapshot(backend).await;
-    let pid = Pid::from_raw(killed.pid().cast_signed()).unwrap();
-    kill_process(pid, Signal::KILL).unwrap();
+    signal(killed.pid(), Signal::KILL);
     let exit = within("the end of a process", killed.exited()).await;
     assert!(exit.status.contains("SIGKILL"), "{exit}");
     let error = killed.restore(&snapshot).await.unwrap_err();
@@ -226,7 +274,7 @@ async fn a_killed_vm_is_told_to_whoever_waits_and_refuses_the_rest(backend: &Bac
     assert!(!is_alive(vm.pid()));
     let error = guest.ping(PATIENCE).await.unwrap_err();
     assert!(matches!(error, GuestError::Closed { .. }), "{error}");
-    let error = vm.pause().await.unwrap_err();
+    let error = vm.hold().await.unwrap_err();
     assert!(matches!(error, VmmError::Died { .. }), "{error}");
     gone(vm).await;
 }

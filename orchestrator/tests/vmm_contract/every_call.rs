@@ -57,8 +57,6 @@ const WARM: &[Call] = &[
     call(START, "start", 10),
     call(LOAD, "restore", 60),
     call(CONNECT, AGENT, 15),
-    call("PATCH /vm Paused", "pause", 10),
-    call("PATCH /vm Resumed", "resume", 10),
 ];
 
 fn faults() -> [(&'static str, Fault); 8] {

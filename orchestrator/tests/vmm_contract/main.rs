@@ -1,6 +1,6 @@
 //! One suite of behaviours for every hypervisor, and faults that only a simulator can have.
 //!
-//! `contract::…` runs against QEMU, the real Firecracker and the simulator, where each is there, and is ignored where not;
+//! `contract::…` and `damage::…` run against QEMU, the real Firecracker and the simulator, where each is there, and is ignored where not;
 //! `crash::…` kills a process that uses it, at any moment; `devices::…`, `every_call::…`,
 //! `faults::…`, `maker::…`, `reboot::…` and `room::…` run against the simulator; `honesty::…`
 //! compares the simulator with the real one.
@@ -21,6 +21,7 @@ extern crate ironclaw_test_harness as tokio;
 mod backend;
 mod contract;
 mod crash;
+mod damage;
 mod devices;
 mod every_call;
 mod faults;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
     let trials = [
         contract::trials(),
         crash::trials(),
+        damage::trials(),
         devices::trials(),
         every_call::trials(),
         faults::trials(),

@@ -7,14 +7,11 @@ use std::time::Duration;
 use semver::Version;
 use tokio::time::timeout;
 
+use super::quirks::Quirks;
 use crate::vm::process::{Launch, Process};
 use crate::vm::vmm::VmmError;
 
 pub(in crate::vm) const PROGRAM: &str = "firecracker";
-
-/// The oldest version that serves: `vsock_override` came with 1.16.0, and the vsock of a restored
-/// guest works since 1.16.1 (Firecracker's CHANGELOG.md).
-pub const MINIMUM_VERSION: Version = Version::new(1, 16, 1);
 
 /// Printing a version takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -26,14 +23,16 @@ pub struct FirecrackerBinary {
     pub path: PathBuf,
     /// As it says itself: `1.16.1`.
     pub version: Version,
+    /// What that version has.
+    pub quirks: Quirks,
 }
 
 impl FirecrackerBinary {
     /// The binary at `configured`, or else the one on PATH.
     ///
     /// # Errors
-    /// [`VmmError::NotInstalled`], or [`VmmError::Unusable`] if it is not Firecracker or below
-    /// [`MINIMUM_VERSION`].
+    /// [`VmmError::NotInstalled`], or [`VmmError::Unusable`] if it is not Firecracker or of a
+    /// version that does not serve ([`Quirks::of`]).
     pub async fn find(configured: Option<&Path>) -> Result<Self, VmmError> {
         let path = match configured {
             Some(path) => path.is_file().then(|| path.to_owned()),
@@ -65,12 +64,12 @@ impl FirecrackerBinary {
         };
         let version = parse(&exit.log)
             .ok_or_else(|| unusable(format!("it does not say a Firecracker version ({exit})")))?;
-        if version < MINIMUM_VERSION {
-            return Err(unusable(format!(
-                "it is version {version}, and clones need {MINIMUM_VERSION} or newer"
-            )));
-        }
-        Ok(Self { path, version })
+        let quirks = Quirks::of(&version).map_err(|error| unusable(error.to_string()))?;
+        Ok(Self {
+            path,
+            version,
+            quirks,
+        })
     }
 }
 
@@ -90,7 +89,7 @@ mod tests {
         let release = "Firecracker v1.16.1\n\nSupported snapshot data format versions: v9.0.0\n";
         assert_eq!(parse(release), Some(Version::new(1, 16, 1)));
         let development = parse("Firecracker v1.17.0-dev\n").unwrap();
-        assert!(development > MINIMUM_VERSION);
+        assert_eq!((development.minor, development.patch), (17, 0));
         for other in ["", "QEMU emulator version 7.2", "Firecracker v1", "v1.16.1"] {
             assert_eq!(parse(other), None, "{other:?}");
         }

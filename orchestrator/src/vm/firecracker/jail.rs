@@ -16,16 +16,21 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rustix::process::{Resource, getrlimit};
+
 use super::cgroup::Cgroups;
 use super::claim::Claim;
 use super::guard::Guard;
 use crate::sys;
+use crate::vm::host_limits;
 use crate::vm::snapshot::Machine;
 use crate::vm::vmm::VmmError;
 
 pub(in crate::vm) const PROGRAM: &str = "jailer";
 /// Bytes of a file that a VMM may write beyond the size of the guest's memory.
 const EXTRA_FILE: u64 = 64 << 20;
+/// Most files that a VMM may have open: the jailer's own default.
+const MAX_FILES: u64 = 2048;
 
 /// User ids of jailed processes: unassigned on Debian, below those that are given to users for
 /// containers (systemd's docs/UIDS-GIDS.md).
@@ -50,7 +55,8 @@ impl Jailer {
     /// without root.
     pub fn find(configured: Option<&Path>, users: RangeInclusive<u32>) -> Result<Self, VmmError> {
         let program = find_jailer(configured)?;
-        let guard = Guard::start().map_err(|error| VmmError::Unusable {
+        let guard = Guard::start().map_err(host_limits::of_start);
+        let guard = guard.map_err(|error| VmmError::Unusable {
             program: PROGRAM,
             path: program.clone(),
             reason: format!(
@@ -115,6 +121,10 @@ impl Jailer {
         command.arg("--chroot-base-dir").arg(base);
         let largest = machine.memory_bytes() + EXTRA_FILE;
         command.args(["--resource-limit", &format!("fsize={largest}")]);
+        // Not more than this process may have, which it may take a capability to raise.
+        let most = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+        let files = most.min(MAX_FILES);
+        command.args(["--resource-limit", &format!("no-file={files}")]);
         if let Some(cgroups) = &self.cgroups {
             cgroups.limit(machine, &mut command);
         }

@@ -4,10 +4,11 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
+use crate::vm::causes::with_causes;
 use crate::vm::guest::{Command, Guest, GuestError};
 use crate::vm::identity::{self, VmName};
-use crate::vm::launcher::{LaunchError, READY};
-use crate::vm::snapshot::Snapshot;
+use crate::vm::launcher::{LaunchError, READY, blocking};
+use crate::vm::snapshot::{Snapshot, SnapshotError};
 use crate::vm::vm_handle::{Origin, Timings, VmHandle};
 use crate::vm::vmm::{Exit, MicroVm, Standby, Vmm, VmmError};
 
@@ -46,7 +47,10 @@ impl RunningClone {
         standby: Option<Box<dyn Standby>>,
     ) -> Result<Self, LaunchError> {
         let begun = Instant::now();
-        let mut vm = restore(vmm, snapshot, standby).await?;
+        let mut vm = match restore(vmm, snapshot, standby).await {
+            Ok(vm) => vm,
+            Err(error) => return Err(or_defect(snapshot, error).await),
+        };
         let timings = Timings {
             start: vm.started_in(),
             load: begun.elapsed().saturating_sub(vm.started_in()),
@@ -79,7 +83,7 @@ impl RunningClone {
             _ = clone.vm.died() => return Err(clone.died("prime a clone").await),
             primed = clone.prime() => primed?,
         }
-        clone.vm.pause().await?;
+        clone.vm.hold().await?;
         // Nobody waited for that.
         clone.timings = Timings::default();
         Ok(PausedClone(clone))
@@ -101,6 +105,18 @@ impl RunningClone {
         let Timings { start, load, .. } = clone.timings;
         clone.timings.hello = clone.begun.elapsed().saturating_sub(start + load);
         Ok(clone.hand_out(name, origin))
+    }
+}
+
+/// That error, unless the snapshot's own files are the reason, whatever the VMM made of that.
+async fn or_defect(snapshot: &Snapshot, error: VmmError) -> LaunchError {
+    let looked = snapshot.clone();
+    match blocking(move || looked.check()).await {
+        Err(defect @ LaunchError::Snapshot(SnapshotError::Defective { .. })) => {
+            tracing::debug!(error = with_causes(&error), "what a defect led to");
+            defect
+        }
+        _ => error.into(),
     }
 }
 
@@ -140,7 +156,7 @@ impl PausedClone {
         let new = identity::fresh(name)?;
         let died = clone.vm.died();
         let resume = async {
-            clone.vm.resume().await?;
+            clone.vm.release().await?;
             Ok::<_, LaunchError>(begun.elapsed())
         };
         let restored = async {

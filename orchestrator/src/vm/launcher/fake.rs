@@ -162,11 +162,11 @@ impl FakeVm {
 
 #[async_trait]
 impl MicroVm for FakeVm {
-    async fn pause(&mut self) -> Result<(), VmmError> {
+    async fn hold(&mut self) -> Result<(), VmmError> {
         Ok(())
     }
 
-    async fn resume(&mut self) -> Result<(), VmmError> {
+    async fn release(&mut self) -> Result<(), VmmError> {
         Ok(())
     }
 

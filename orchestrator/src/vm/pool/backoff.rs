@@ -24,6 +24,10 @@ impl Backoff {
         self.until
     }
 
+    pub(super) fn has_failed(&self) -> bool {
+        self.failures > 0
+    }
+
     pub(super) fn failed(&mut self, now: Now, chance: &mut Chance) {
         // What failed together, most likely failed for one reason.
         if now < self.until {

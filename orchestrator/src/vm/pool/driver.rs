@@ -11,7 +11,7 @@ use super::{Core, line};
 use crate::metrics;
 use crate::vm::causes::with_causes;
 use crate::vm::launcher::{LaunchError, PausedClone, Sought, blocking};
-use crate::vm::snapshot::Snapshot;
+use crate::vm::snapshot::{Snapshot, SnapshotError};
 use crate::vm::vmm::Exit;
 
 /// How often a recorder of metrics is told how the pool is. Summing up takes longer than all the
@@ -222,7 +222,13 @@ async fn restore(core: Arc<Core>, place: Place, generation: Generation, snapshot
     let at_fault = failure
         .as_ref()
         .is_some_and(LaunchError::may_be_the_snapshots);
-    report(&core, failure);
+    match failure {
+        // Whoever waits for the pool gets another one, or the reason why there is none.
+        Some(error @ LaunchError::Snapshot(_)) if core.slots().heals(generation) => {
+            healing(&core, &error);
+        }
+        failure => report(&core, failure),
+    }
     if at_fault {
         give_up(&core, generation);
     }
@@ -254,6 +260,30 @@ fn replaced(
             core.wake.notify_one();
         }
     });
+}
+
+fn healing(core: &Core, error: &LaunchError) {
+    tracing::warn!(
+        error = with_causes(error),
+        "a snapshot is given up, and built anew"
+    );
+    core.counters.failed();
+}
+
+/// Gives up the snapshots whose files were removed or damaged since they were taken into use.
+pub(super) async fn inspect(core: &Core) {
+    let present: Vec<_> = {
+        let slots = core.slots();
+        let present = slots.present();
+        present.map(|(of, it)| (of, it.clone())).collect()
+    };
+    for (generation, snapshot) in present {
+        let checked = blocking(move || snapshot.check()).await;
+        if let Err(error @ LaunchError::Snapshot(SnapshotError::Defective { .. })) = checked {
+            healing(core, &error);
+            give_up(core, generation);
+        }
+    }
 }
 
 /// Drops a snapshot that failed to restore; the next one takes its place.

@@ -1,78 +1,27 @@
 //! How much memory this process may use: the host's, or less in a container or a service.
 
-use std::fs;
-use std::path::Path;
-
-/// Where control groups are mounted (cgroups(7)).
-const CGROUPS: &str = "/sys/fs/cgroup";
+use crate::vm::own_groups::Limit;
 
 /// In MiB.
 pub(crate) fn host_memory_mib() -> u64 {
     let info = rustix::system::sysinfo();
     // Both are `unsigned long`, which has 64 bits here.
     let installed = info.totalram * u64::from(info.mem_unit);
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let limit = limit(&groups, Path::new(CGROUPS)).unwrap_or(u64::MAX);
+    let limit = MEMORY.least().unwrap_or(u64::MAX);
     installed.min(limit) >> 20
 }
 
-/// The least limit in bytes of the process's control groups, which `groups` names as
-/// `/proc/PID/cgroup` does, and of those above them.
-fn limit(groups: &str, root: &Path) -> Option<u64> {
-    let of_line = |line: &str| {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let (controllers, group) = (fields.next()?, fields.next()?);
-        let (mount, file) = match controllers {
-            "" => (root.to_owned(), "memory.max"),
-            _ if controllers.split(',').any(|it| it == "memory") => {
-                (root.join("memory"), "memory.limit_in_bytes")
-            }
-            _ => return None,
-        };
-        // In a container the group's own name may lead nowhere: it is at the root there.
-        let above = Path::new(group.trim_start_matches('/')).ancestors();
-        let texts = above.filter_map(|group| fs::read_to_string(mount.join(group).join(file)).ok());
-        // Without a limit version 2 says "max", and version 1 more than there is.
-        texts
-            .filter_map(|text| text.trim().parse::<u64>().ok())
-            .min()
-    };
-    groups.lines().filter_map(of_line).min()
-}
+/// Where control groups say how much memory there is.
+const MEMORY: Limit = Limit {
+    controller: "memory",
+    version_2: "memory.max",
+    // Without a limit it says more than there is.
+    version_1: "memory.limit_in_bytes",
+};
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn write(root: &Path, path: &str, text: &str) {
-        let path = root.join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    }
-
-    #[test]
-    fn a_service_has_the_least_limit_of_the_groups_that_it_is_in() {
-        let directory = tempfile::tempdir().unwrap();
-        let root = directory.path();
-        assert_eq!(limit("0::/a.slice/b.service\n", root), None);
-        write(root, "a.slice/memory.max", "3000000\n");
-        write(root, "a.slice/b.service/memory.max", "max\n");
-        write(root, "c.slice/memory.max", "1000\n");
-        assert_eq!(limit("0::/a.slice/b.service\n", root), Some(3_000_000));
-        write(root, "a.slice/b.service/memory.max", "2000000\n");
-        assert_eq!(limit("0::/a.slice/b.service\n", root), Some(2_000_000));
-    }
-
-    #[test]
-    fn a_container_has_the_limit_of_the_root_that_it_sees() {
-        let directory = tempfile::tempdir().unwrap();
-        let root = directory.path();
-        write(root, "memory/memory.limit_in_bytes", "5000000\n");
-        let groups = "5:cpu,cpuacct:/docker/1\n4:memory:/docker/1\n0::/\n";
-        assert_eq!(limit(groups, root), Some(5_000_000));
-        write(root, "memory.max", "4000000\n");
-        assert_eq!(limit(groups, root), Some(4_000_000));
-    }
 
     #[test]
     fn a_host_has_some_memory() {

@@ -656,6 +656,13 @@ impl<S: Clone, C> Slots<S, C> {
         ended.into_iter().map(|warm| warm.clone).collect()
     }
 
+    /// Whether a snapshot that is given up now is built anew at once.
+    pub(crate) fn heals(&self, generation: Generation) -> bool {
+        let is_its = |spot: &&Spot<C>| spot.ready.is_some_and(|(present, _)| present == generation);
+        let place = self.places.iter().find(is_its);
+        place.is_none_or(|spot| !spot.build_backoff.has_failed())
+    }
+
     /// Every snapshot gets a successor, one after the other.
     pub(crate) fn refresh(&mut self, now: Now) {
         self.asked = Some(now);
@@ -712,8 +719,15 @@ impl<S: Clone, C> Slots<S, C> {
     }
 
     pub(crate) fn snapshots(&self) -> impl Iterator<Item = &S> {
+        self.present().map(|(_, snapshot)| snapshot)
+    }
+
+    /// The snapshots that are ready, by their generations.
+    pub(crate) fn present(&self) -> impl Iterator<Item = (Generation, &S)> {
         let present = self.places.iter().filter_map(|spot| spot.ready);
-        present.filter_map(|(generation, _)| Some(&self.snapshots.get(&generation)?.snapshot))
+        present.filter_map(|(generation, _)| {
+            Some((generation, &self.snapshots.get(&generation)?.snapshot))
+        })
     }
 
     pub(crate) fn warm(&self) -> impl Iterator<Item = &C> {

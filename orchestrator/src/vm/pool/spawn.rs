@@ -179,7 +179,9 @@ impl<'a> Spawn<'a> {
 
     /// The best that there is after a failure.
     fn again(&self, lease: &Lease) -> Served<Snapshot, PausedClone> {
-        if self.failed.len() >= CLONES {
+        // One whose files are gone fails at once.
+        let slow = |(_, error): &&(_, LaunchError)| !matches!(error, LaunchError::Snapshot(_));
+        if self.failed.iter().filter(slow).count() >= CLONES {
             return self.boots(lease);
         }
         let served = self.core.slots().serve_again(lease.id());

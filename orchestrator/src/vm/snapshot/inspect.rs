@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use super::error::SnapshotError;
 use super::id::SnapshotId;
+use super::lock::DirLock;
 use super::manifest::{MAX_BYTES, Manifest, ManifestError};
 use crate::mark::{self, Mark};
 
@@ -39,6 +40,17 @@ pub enum Defect {
         /// Which one.
         file: &'static str,
     },
+    /// A file can't be opened.
+    #[error("{file} can't be read: {reason}")]
+    Unreadable {
+        /// Which one.
+        file: &'static str,
+        /// What the operating system says.
+        reason: String,
+    },
+    /// The directory was removed, or is another one, while the snapshot was used.
+    #[error("its directory was removed or replaced")]
+    Removed,
     /// The manifest is larger than manifests are.
     #[error("manifest.json has more than {limit} bytes")]
     ManifestTooLarge {
@@ -155,6 +167,43 @@ fn content(directory: &File, path: &Path, id: SnapshotId) -> Result<Finding, Sna
         }
     }
     Ok(Ok(manifest))
+}
+
+/// Judges the snapshot whose directory was at `path` when it was locked, with its files opened.
+pub(super) fn check(
+    lock: &DirLock,
+    path: &Path,
+    id: SnapshotId,
+) -> Result<Result<(), Defect>, SnapshotError> {
+    match lock.is_at(path) {
+        Ok(true) => {}
+        Ok(false) => return Ok(Err(Defect::Removed)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Err(Defect::Removed)),
+        Err(error) => return Err(SnapshotError::io("inspect", path, error)),
+    }
+    if let Err(defect) = read(lock.directory(), path, id)? {
+        return Ok(Err(defect));
+    }
+    for file in [MEMORY, VMSTATE] {
+        match open_regular(lock.directory(), file) {
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(Err(Defect::NotRegular { file })),
+            Err(error) if is_the_hosts(&error) => {
+                return Err(SnapshotError::io("open", path.join(file), error));
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                return Ok(Err(Defect::Unreadable { file, reason }));
+            }
+        }
+    }
+    Ok(Ok(()))
+}
+
+/// Whether any other file could not be opened either.
+fn is_the_hosts(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
 }
 
 fn read_manifest(directory: &File, path: &Path) -> Result<Result<Vec<u8>, Defect>, SnapshotError> {

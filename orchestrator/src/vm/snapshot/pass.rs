@@ -67,12 +67,17 @@ pub(super) fn over(
         .map_or(1, NonZero::get)
         .min(THREADS);
     let found = thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(|| pass.work())).collect();
-        let results = workers.into_iter().map(|worker| match worker.join() {
+        let worker = || thread::Builder::new().spawn_scoped(scope, || pass.work());
+        // Fewer if the host has no more threads: this one does what is left.
+        let workers: Vec<_> = (1..threads).map_while(|_| worker().ok()).collect();
+        let ours = pass.work();
+        let theirs = workers.into_iter().map(|worker| match worker.join() {
             Ok(result) => result,
             Err(panic) => std::panic::resume_unwind(panic),
         });
-        results.collect::<Result<Vec<_>, _>>()
+        std::iter::once(ours)
+            .chain(theirs)
+            .collect::<Result<Vec<_>, _>>()
     })?;
     Ok(Passed {
         digest: pass.digest(&found)?,

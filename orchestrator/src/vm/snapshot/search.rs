@@ -60,6 +60,7 @@ impl SnapshotStore {
         known: &HashSet<SnapshotId>,
         age: Duration,
     ) -> Result<Search, SnapshotError> {
+        self.make_anew()?;
         loop {
             let entries = self.list()?;
             let ids: Vec<_> = entries.iter().map(|entry| entry.id).collect();

@@ -120,11 +120,24 @@ impl SnapshotStore {
         Ok(())
     }
 
+    /// Makes the store's directory again if somebody has removed it.
+    pub(super) fn make_anew(&self) -> Result<(), SnapshotError> {
+        match self.root.symlink_metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                tracing::warn!("{} was removed: it is made anew", self.root.display());
+                Self::open(&*self.root).map(drop)
+            }
+            // Whatever else is wrong with it, the next step tells.
+            _ => Ok(()),
+        }
+    }
+
     /// A private directory to make a snapshot in that will meet `requirements`.
     ///
     /// # Errors
     /// [`SnapshotError`].
     pub fn stage(&self, requirements: &Requirements) -> Result<Staging, SnapshotError> {
+        self.make_anew()?;
         Staging::create(self, &lock::root(&self.root)?, requirements)
     }
 

@@ -1,0 +1,85 @@
+//! Which limit of the host was met, when it refuses something for want of it.
+
+use std::io;
+
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
+
+use crate::vm::own_groups;
+
+/// Where control groups say how many processes and threads there may be.
+const PROCESSES: own_groups::Limit = own_groups::Limit {
+    controller: "pids",
+    version_2: "pids.max",
+    version_1: "pids.max",
+};
+
+/// `error`, of an attempt to start a process or a thread, with the limit that kept it from that.
+#[must_use]
+pub fn of_start(error: io::Error) -> io::Error {
+    match Errno::from_io_error(&error) {
+        Some(Errno::AGAIN) => io::Error::new(error.kind(), no_more_processes()),
+        _ => of_files(error),
+    }
+}
+
+/// `error`, with the limit of open files if that is what was met.
+pub(crate) fn of_files(error: io::Error) -> io::Error {
+    let text = match Errno::from_io_error(&error) {
+        Some(Errno::MFILE) => {
+            let limit = getrlimit(Resource::Nofile).current;
+            let limit = limit.map_or_else(String::new, |limit| format!("at most {limit} "));
+            format!(
+                "this process may have {limit}open files (ulimit -n): raise that, or have fewer VMs"
+            )
+        }
+        Some(Errno::NFILE) => {
+            "the host may have no more open files (sysctl fs.file-max): raise that".to_owned()
+        }
+        _ => return error,
+    };
+    io::Error::new(error.kind(), text)
+}
+
+/// That no process and no thread can be started, with the limits there are.
+fn no_more_processes() -> String {
+    let user = getrlimit(Resource::Nproc).current;
+    let user = user.map(|limit| format!("this user may have at most {limit} (ulimit -u)"));
+    let group = PROCESSES.least();
+    let group = group.map(|limit| format!("this control group at most {limit} (pids.max)"));
+    let limits = match (user, group) {
+        (Some(user), Some(group)) => format!("{user}, and {group}"),
+        (Some(one), None) | (None, Some(one)) => one,
+        (None, None) => {
+            "the host may have no more (sysctl kernel.pid_max, kernel.threads-max)".to_owned()
+        }
+    };
+    format!("no more processes and threads can be started: {limits}; raise that")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_limit_refuses_names_it_and_nothing_else_does() {
+        let told = |errno: Errno| of_start(errno.into()).to_string();
+        assert!(told(Errno::MFILE).contains("ulimit -n"));
+        assert!(told(Errno::NFILE).contains("fs.file-max"));
+        let processes = told(Errno::AGAIN);
+        assert!(
+            ["ulimit -u", "pids.max", "pid_max"]
+                .iter()
+                .any(|name| processes.contains(name)),
+            "{processes}"
+        );
+        assert_eq!(
+            told(Errno::NOENT),
+            io::Error::from(Errno::NOENT).to_string()
+        );
+        assert_eq!(
+            of_files(Errno::AGAIN.into()).raw_os_error(),
+            Some(libc::EAGAIN)
+        );
+    }
+}
