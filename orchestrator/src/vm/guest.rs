@@ -118,8 +118,8 @@ impl Guest {
     /// # Errors
     /// [`GuestError::Invalid`] or [`GuestError::TooLarge`] if the protocol has no room for the
     /// command; [`GuestError::Closed`] if the VM has ended, or the session with it;
-    /// [`GuestError::NoAnswer`] if the guest ends none of the many requests that it has within ten
-    /// seconds of the time limit. That the program does not exist is said by [`Running::next`].
+    /// [`GuestError::NoAnswer`] if the guest ends none of the many requests that it has within a
+    /// second of the time limit. That the program does not exist is said by [`Running::next`].
     pub async fn start(&self, command: impl Into<Command>) -> Result<Running, GuestError> {
         let mut command: Command = command.into();
         let limit = command.time_limit();

@@ -10,6 +10,7 @@
 mod backoff;
 mod budget;
 mod clock;
+mod contained;
 mod demand;
 mod driver;
 mod error;
@@ -123,26 +124,31 @@ pub struct SpawnOptions {
     /// The VM's name, 1 to 64 bytes; also its host name.
     pub name: String,
     /// How long to wait for room when as many VMs live as may, and for others that are being
-    /// started. It is not counted how long a VM then takes to start, which has limits of its own.
+    /// started. It is not counted how long a VM then takes to start.
     pub patience: Duration,
+    /// The longest that all of the spawn may take, whatever it waits for; `None`: as long as the
+    /// attempts of all tiers, each of which has a limit of its own.
+    pub timeout: Option<Duration>,
     /// When the VM is killed.
     pub limits: Limits,
 }
 
 impl SpawnOptions {
-    /// Waits for room for 30 s, and sets no limits.
+    /// Waits for room for 30 s, takes five minutes at most, which is more than all tiers take one
+    /// after the other, and sets no limits for the VM.
     #[must_use]
     pub fn named(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
             patience: Duration::from_secs(30),
+            timeout: Some(Duration::from_secs(300)),
             limits: Limits::default(),
         }
     }
 }
 
 /// A snapshot pool; cheap to clone. It lives until its last handle is dropped, in the async
-/// runtime that opened it.
+/// runtime that opened it. When that has ended, whatever is asked of the pool fails at once.
 #[derive(Debug, Clone)]
 pub struct Pool {
     core: Arc<Core>,
@@ -182,6 +188,7 @@ struct Core {
     /// slots see to: a spawn must not wait for the pool, nor a clone for a boot.
     starts: Semaphore,
     fills: Semaphore,
+    starts_at_a_time: usize,
     /// Snapshots that this pool had, whatever became of them, or makes.
     known: tokio::sync::Mutex<HashSet<SnapshotId>>,
     /// Age at which a snapshot that nobody uses is deleted, for whatever it was made.
@@ -208,6 +215,19 @@ impl Core {
 
     fn now(&self) -> Duration {
         self.clock.now()
+    }
+
+    /// Whether the driver is gone although nobody closed the pool.
+    fn has_no_runtime(&self) -> bool {
+        self.closed.is_cancelled() && !self.closing.is_cancelled()
+    }
+
+    /// Resolves when that comes about.
+    async fn runtime_ended(&self) {
+        self.closed.cancelled().await;
+        if !self.has_no_runtime() {
+            std::future::pending().await
+        }
     }
 
     fn stats(&self) -> PoolStats {
@@ -278,6 +298,7 @@ impl Pool {
             serving: Serving::default(),
             starts: Semaphore::new(processors),
             fills: Semaphore::new(processors),
+            starts_at_a_time: processors,
             known: tokio::sync::Mutex::new(known),
             forsaken: match refresh {
                 // No age at which a snapshot is replaced says how long one may lie there unused.
@@ -287,7 +308,8 @@ impl Pool {
             closing: CancellationToken::new(),
             closed: CancellationToken::new(),
         });
-        let driver = Driver(tokio::spawn(driver::run(Arc::clone(&core))));
+        let closed = core.closed.clone().drop_guard();
+        let driver = Driver(tokio::spawn(driver::run(Arc::clone(&core), closed)));
         Ok(Self {
             core,
             driver: Arc::new(driver),
@@ -306,6 +328,7 @@ impl Pool {
     ///
     /// # Errors
     /// [`PoolError::WarmUp`] with the first failure; the pool itself goes on trying.
+    /// [`PoolError::RuntimeEnded`] if the async runtime that opened it is gone.
     pub async fn warmup(&self) -> Result<(), PoolError> {
         driver::inspect(&self.core).await;
         self.core.slots().want();
@@ -352,6 +375,9 @@ impl Pool {
         let mut progress = core.progress.subscribe();
         let before = progress.borrow_and_update().failures;
         core.wake.notify_one();
+        if core.has_no_runtime() {
+            return Err(PoolError::RuntimeEnded);
+        }
         loop {
             if reached(&mut core.slots(), core.now()) {
                 return Ok(());
@@ -360,6 +386,7 @@ impl Pool {
                 // The sender lives in the core.
                 _ = progress.changed() => {}
                 () = core.closing.cancelled() => return Err(PoolError::Closed),
+                () = core.runtime_ended() => return Err(PoolError::RuntimeEnded),
             }
             let now = progress.borrow_and_update().clone();
             if let Some(error) = now.last_failure.filter(|_| now.failures > before) {

@@ -1,6 +1,6 @@
 //! One suite of behaviours for every hypervisor, and faults that only a simulator can have.
 //!
-//! `contract::…` and `damage::…` run against QEMU, the real Firecracker and the simulator, where each is there, and is ignored where not;
+//! `contract::…`, `damage::…` and parts of `embedding::…` run against QEMU, the real Firecracker and the simulator, where each is there, and is ignored where not;
 //! `crash::…` kills a process that uses it, at any moment; `devices::…`, `every_call::…`,
 //! `faults::…`, `maker::…`, `reboot::…` and `room::…` run against the simulator; `honesty::…`
 //! compares the simulator with the real one.
@@ -23,6 +23,7 @@ mod contract;
 mod crash;
 mod damage;
 mod devices;
+mod embedding;
 mod every_call;
 mod faults;
 mod honesty;
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         crash::trials(),
         damage::trials(),
         devices::trials(),
+        embedding::trials(),
         every_call::trials(),
         faults::trials(),
         honesty::trials(),

@@ -38,14 +38,14 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-fn of_vms(vms: usize) -> Budget {
+pub(crate) fn of_vms(vms: usize) -> Budget {
     Budget::new(Limit {
         vms,
         memory_mib: u64::MAX,
     })
 }
 
-async fn pool(launcher: &Launcher, warm: usize, budget: &Budget) -> Pool {
+pub(crate) async fn pool(launcher: &Launcher, warm: usize, budget: &Budget) -> Pool {
     let options = PoolOptions {
         budget: budget.clone(),
         ..PoolOptions::new(1).with_warm(warm)
@@ -60,7 +60,7 @@ fn impatient() -> SpawnOptions {
     }
 }
 
-async fn until(what: &str, reached: impl Fn() -> bool) {
+pub(crate) async fn until(what: &str, reached: impl Fn() -> bool) {
     let reached = async {
         while !reached() {
             tokio::task::yield_now().await;

@@ -126,10 +126,13 @@ impl Connection {
             version: VERSION,
             session,
         })?;
-        let tasks = [
-            tokio::spawn(Arc::clone(&line).read(vm)),
-            tokio::spawn(Arc::clone(&line).flush()),
-        ];
+        let runtime = WithRuntime(Arc::clone(&line));
+        let read = Arc::clone(&line).read(vm);
+        let read = async move {
+            let _runtime = runtime;
+            read.await;
+        };
+        let tasks = [tokio::spawn(read), tokio::spawn(Arc::clone(&line).flush())];
         Ok(Self { line, tasks })
     }
 
@@ -170,6 +173,18 @@ impl Connection {
             return Err(error);
         }
         Ok(ticket)
+    }
+}
+
+/// Ends the session with the async runtime that its tasks run in, even before they ran: nobody else
+/// would answer who waits.
+struct WithRuntime(Arc<Line>);
+
+impl Drop for WithRuntime {
+    fn drop(&mut self) {
+        // Whatever else had ended it came first.
+        self.0
+            .close("the async runtime in which the VM was spawned has ended");
     }
 }
 

@@ -68,6 +68,12 @@ pub enum LaunchError {
     /// The host has no random numbers.
     #[error("the host's random generator failed: {0}")]
     Random(#[from] getrandom::Error),
+    /// A panic, of the callback for progress if it was not this library's.
+    #[error("a panic ended the work: {reason}")]
+    Panicked {
+        /// What it said.
+        reason: String,
+    },
     /// The async runtime is shutting down.
     #[error("the program is ending")]
     ShuttingDown,
@@ -94,6 +100,7 @@ impl LaunchError {
                 "settings"
             }
             Self::Random(_) => "random",
+            Self::Panicked { .. } => "panicked",
             Self::ShuttingDown => "shutting_down",
         }
     }

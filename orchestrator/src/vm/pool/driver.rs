@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::DropGuard;
 
+use super::contained::contained;
 use super::slots::{Action, Generation, Now, Place};
 use super::{Core, line};
 use crate::metrics;
@@ -18,10 +20,9 @@ use crate::vm::vmm::Exit;
 /// rest of a turn, and nobody looks that often.
 const TOLD_EVERY: Duration = Duration::from_millis(250);
 
-/// Runs until the pool is closed, or it is aborted; its unfinished work ends with it.
-pub(super) async fn run(core: Arc<Core>) {
-    // However it ends: nobody may wait for it in vain.
-    let _closed = core.closed.clone().drop_guard();
+/// Runs until the pool is closed, or it is aborted; its unfinished work ends with it. However it
+/// ends, even before it ran: nobody may wait for it in vain, so it has `_closed`.
+pub(super) async fn run(core: Arc<Core>, _closed: DropGuard) {
     let mut work = Work::default();
     let mut tell = Instant::now();
     loop {
@@ -100,7 +101,7 @@ async fn stand_by(core: Arc<Core>) {
         core.serving.give_way().await;
         core.launcher.stand_by().await
     };
-    let standby = match started.await {
+    let standby = match contained(started).await {
         Ok(Some(standby)) => standby,
         Ok(None) => {
             core.reserve().never();
@@ -148,7 +149,7 @@ fn perform(core: &Arc<Core>, work: &mut Work, action: Action<Snapshot, PausedClo
 
 /// Another process's snapshot takes the place, if there is one, or one that is built here.
 async fn build(core: Arc<Core>, place: Place) {
-    let failure = match build_or_find(&core, place).await {
+    let failure = match contained(build_or_find(&core, place)).await {
         Ok(()) => None,
         Err(error) => {
             core.slots().built(place, None, core.now());
@@ -212,7 +213,7 @@ async fn restore(core: Arc<Core>, place: Place, generation: Generation, snapshot
         core.serving.give_way().await;
         core.launcher.clone_of(&snapshot, None).await?.prime().await
     };
-    let (clone, failure) = split(primed.await);
+    let (clone, failure) = split(contained(primed).await);
     let exited = clone.as_ref().map(PausedClone::exited);
     // The task below outlives the clone's lease, and must not keep its files.
     drop(snapshot);

@@ -33,12 +33,44 @@ pub enum SpawnError {
         /// What all VMs of the budget may take.
         limit: Limit,
     },
+    /// There was room, but too many VMs were being started before this one.
+    #[error(
+        "no VM was started within {waited:.1?}: the host starts {starts} at a time, and others came \
+         first; spawn fewer at a time, or wait longer (SpawnOptions::patience)"
+    )]
+    StartsBusy {
+        /// How long this spawn waited.
+        waited: Duration,
+        /// How many start at a time: as many as there are processors.
+        starts: usize,
+    },
+    /// The spawn's own [limit](super::SpawnOptions::timeout) was reached.
+    #[error("no VM was served within {after:.1?}{}", because(tiers))]
+    TimedOut {
+        /// The limit.
+        after: Duration,
+        /// What had failed until then.
+        tiers: Tiers,
+    },
     /// The pool was closed.
     #[error("the pool is closed")]
     Closed,
+    /// The async runtime that the pool was opened in is gone.
+    #[error("{RUNTIME_ENDED}")]
+    RuntimeEnded,
     /// Every tier failed.
     #[error("no tier could serve a VM: {0}")]
     Failed(Tiers),
+}
+
+const RUNTIME_ENDED: &str = "the async runtime in which the pool was opened has ended, and the \
+                             pool with it: open pools in a runtime that lives as long as they do";
+
+fn because(tiers: &Tiers) -> String {
+    match tiers.0.is_empty() {
+        true => String::new(),
+        false => format!(": {tiers}"),
+    }
 }
 
 /// The tiers that were tried, and why each failed.
@@ -46,7 +78,7 @@ pub enum SpawnError {
 pub struct Tiers(pub(super) Vec<(Origin, LaunchError)>);
 
 impl Tiers {
-    /// In the order they were tried; the last is the cold boot.
+    /// In the order they were tried; if all failed, the last is the cold boot.
     pub fn iter(&self) -> impl Iterator<Item = (Origin, &LaunchError)> {
         self.0.iter().map(|(origin, error)| (*origin, error))
     }
@@ -105,4 +137,7 @@ pub enum PoolError {
     /// The pool was closed.
     #[error("the pool is closed")]
     Closed,
+    /// The async runtime that the pool was opened in is gone.
+    #[error("{RUNTIME_ENDED}")]
+    RuntimeEnded,
 }

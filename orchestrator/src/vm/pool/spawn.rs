@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tokio::sync::SemaphorePermit;
-use tokio::time::sleep_until;
+use tokio::time::{sleep, sleep_until};
 
 use super::error::Tiers;
 use super::lease::Lease;
@@ -32,9 +32,39 @@ impl Pool {
     /// back, at any point.
     ///
     /// # Errors
-    /// [`SpawnError::PoolExhausted`] if there was no room in time; [`SpawnError::Failed`] says
-    /// for each tier that was tried why it failed.
+    /// [`SpawnError::PoolExhausted`] if there was no room in time, [`SpawnError::StartsBusy`] if
+    /// others were started first; [`SpawnError::Failed`] says for each tier that was tried why it
+    /// failed, and [`SpawnError::TimedOut`] what had failed when the spawn's own limit was reached.
+    /// [`SpawnError::RuntimeEnded`] if the async runtime that opened the pool is gone.
     pub async fn spawn_with(&self, options: SpawnOptions) -> Result<VmHandle, SpawnError> {
+        if self.core.has_no_runtime() {
+            return Err(SpawnError::RuntimeEnded);
+        }
+        let limit = options.timeout;
+        let mut failed = Vec::new();
+        let late = async {
+            match limit {
+                Some(limit) => sleep(limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            served = self.serve(options, &mut failed) => return served,
+            () = self.core.runtime_ended() => return Err(SpawnError::RuntimeEnded),
+            () = late => {}
+        }
+        Err(SpawnError::TimedOut {
+            after: limit.unwrap_or_default(),
+            tiers: Tiers(failed),
+        })
+    }
+
+    async fn serve(
+        &self,
+        options: SpawnOptions,
+        failed: &mut Vec<(Origin, LaunchError)>,
+    ) -> Result<VmHandle, SpawnError> {
         let core = &*self.core;
         let name = VmName::parse(&options.name)?;
         let wait = Wait::begin(options.patience);
@@ -44,7 +74,7 @@ impl Pool {
             name: &name,
             queue: wait.begun.elapsed(),
             wait,
-            failed: Vec::new(),
+            failed,
             stood_by: false,
             serving: None,
         };
@@ -123,7 +153,7 @@ struct Spawn<'a> {
     wait: Wait,
     /// What of its time it waited.
     queue: Duration,
-    failed: Vec<(Origin, LaunchError)>,
+    failed: &'a mut Vec<(Origin, LaunchError)>,
     /// Whether a process that stood by is to serve.
     stood_by: bool,
     /// While a clone serves, until all is done: what replaces it is work for the processors.
@@ -223,7 +253,7 @@ impl<'a> Spawn<'a> {
             Ok(handle) => Ok(handle),
             Err(error) => {
                 self.failed(Origin::ColdBooted, error);
-                Err(SpawnError::Failed(Tiers(std::mem::take(&mut self.failed))))
+                Err(SpawnError::Failed(Tiers(std::mem::take(self.failed))))
             }
         }
     }
@@ -235,7 +265,10 @@ impl<'a> Spawn<'a> {
         let permit = tokio::select! {
             biased;
             permit = core.starts.acquire() => permit.map_err(|_| SpawnError::Closed)?,
-            () = self.wait.over() => return Err(self.wait.exhausted(core)),
+            () = self.wait.over() => return Err(SpawnError::StartsBusy {
+                waited: self.wait.begun.elapsed(),
+                starts: core.starts_at_a_time,
+            }),
         };
         self.queue += begun.elapsed();
         Ok(permit)

@@ -1,0 +1,206 @@
+//! What a program meets that embeds the library and is not all well itself.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ironclaw_orchestrator::vm::{
+    Command, GuestError, LaunchError, Launcher, Pool, PoolError, PoolOptions, SpawnError,
+    SpawnOptions, Stage,
+};
+use libtest_mimic::Trial;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::runtime::Runtime;
+
+use crate::backend::{Backend, Kind};
+use crate::contract::on;
+use crate::faults::with;
+use crate::room::{of_vms, pool, until};
+use crate::simulator::{Fault, Simulator};
+use crate::trial;
+use crate::within::within;
+
+/// The time limit of a command.
+const LIMIT: Duration = Duration::from_millis(500);
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let of_simulator = [
+        trial(
+            "embedding::a_panic_in_the_callback_fails_the_work_and_no_more".into(),
+            || with(async |b, _| a_panic_in_the_callback(b).await),
+        ),
+        trial(
+            "embedding::who_waits_for_others_to_start_is_told_so_and_not_of_room".into(),
+            || with(async |b, s| others_start_first(b, s).await),
+        ),
+        trial(
+            "embedding::a_spawn_s_limit_holds_whatever_hangs".into(),
+            || with(async |b, s| a_spawn_s_limit_holds(b, s).await),
+        ),
+    ];
+    let of_all = Kind::ALL.into_iter().flat_map(|kind| {
+        let stopped = "a_limit_of_a_command_holds_although_its_vmm_is_stopped";
+        let warm = "a_warm_clone_that_somebody_stopped_serves_or_is_replaced";
+        [
+            trial(
+                format!("embedding::{}::{stopped}", kind.name()),
+                move || on(kind, async |backend| a_stopped_vmm(backend).await),
+            ),
+            trial(format!("embedding::{}::{warm}", kind.name()), move || {
+                on(kind, async |backend| a_stopped_warm_clone(backend).await)
+            }),
+        ]
+    });
+    of_simulator.into_iter().chain(of_all).collect()
+}
+
+fn stop(process: u32) {
+    let process = Pid::from_raw(process.cast_signed()).unwrap();
+    kill_process(process, Signal::STOP).unwrap();
+}
+
+fn runtime() -> Runtime {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(1).enable_all().build().unwrap()
+}
+
+#[test]
+fn a_pool_whose_runtime_ended_says_so_at_once() {
+    let (first, second) = (runtime(), runtime());
+    let backend = first.block_on(Kind::Simulator.start()).unwrap();
+    let pool = first.block_on(pool(&backend.launcher, 0, &of_vms(1)));
+    let vm = first.block_on(pool.spawn("held")).unwrap();
+    let running = first.block_on(vm.start(["sleep", "3600000"])).unwrap();
+    let queued = second.spawn({
+        let pool = pool.clone();
+        async move {
+            let patient = SpawnOptions {
+                patience: Duration::from_secs(3600),
+                timeout: None,
+                ..SpawnOptions::named("queued")
+            };
+            pool.spawn_with(patient).await
+        }
+    });
+    second.block_on(until("a spawn waits", || pool.stats().waiting == 1));
+    drop(first);
+    second.block_on(within("what fails at once", async {
+        let error = queued.await.unwrap().unwrap_err();
+        assert!(matches!(error, SpawnError::RuntimeEnded), "{error}");
+        let error = pool.spawn("later").await.unwrap_err();
+        assert!(matches!(error, SpawnError::RuntimeEnded), "{error}");
+        for error in [pool.warmup().await, pool.refresh().await] {
+            let error = error.unwrap_err();
+            assert!(matches!(error, PoolError::RuntimeEnded), "{error}");
+            assert!(error.to_string().contains("runtime"), "{error}");
+        }
+        let begun = running.output().await.map(drop);
+        for error in [begun, vm.exec(["echo", "on"]).await.map(drop)] {
+            let error = error.unwrap_err();
+            assert!(matches!(error, GuestError::Closed { .. }), "{error:?}");
+            assert!(error.to_string().contains("runtime"), "{error}");
+        }
+        drop(vm);
+        pool.close().await;
+        backend.nothing_is_left().await;
+    }));
+}
+
+/// A launcher whose callback panics once.
+fn panicking(b: &Backend) -> Launcher {
+    let calm = AtomicBool::new(false);
+    let progress = move |_: &Stage| {
+        assert!(calm.swap(true, Ordering::Relaxed), "not in the mood");
+    };
+    let (vmm, template) = (Arc::clone(&b.vmm), b.launcher.template().clone());
+    let snapshots = b.launcher.snapshots().clone();
+    Launcher::with(vmm, template, &b.config, snapshots, Arc::new(progress)).unwrap()
+}
+
+async fn a_panic_in_the_callback(b: &Backend) {
+    let pool = Pool::open(panicking(b), PoolOptions::new(1)).await.unwrap();
+    let error = within("a warm-up", pool.warmup()).await.unwrap_err();
+    let PoolError::WarmUp(error) = error else {
+        panic!("{error}");
+    };
+    assert!(matches!(*error, LaunchError::Panicked { .. }), "{error}");
+    assert!(error.to_string().contains("not in the mood"), "{error}");
+    within("a warm-up", pool.warmup()).await.unwrap();
+    assert_eq!((pool.stats().building, pool.stats().warm), (0, 1));
+    pool.close().await;
+}
+
+/// As many spawns as may start at a time, all of which hang.
+async fn all_starts_hang(b: &Backend, s: &Simulator, pool: &Pool) -> Vec<tokio::task::AbortHandle> {
+    let processors = std::thread::available_parallelism().unwrap().get();
+    drop(b.launcher.create_snapshot().await.unwrap());
+    let hang = (0..processors).map(|_| {
+        s.inject("PUT /actions", Fault::Hang);
+        let pool = pool.clone();
+        tokio::spawn(async move { pool.spawn("hangs").await }).abort_handle()
+    });
+    let hang = hang.collect();
+    until("as many hang as may start", || s.waiting() == 0).await;
+    hang
+}
+
+async fn others_start_first(b: &Backend, s: &Simulator) {
+    let budget = of_vms(64);
+    let pool = pool(&b.launcher, 0, &budget).await;
+    let hang = all_starts_hang(b, s, &pool).await;
+    let options = SpawnOptions {
+        patience: Duration::from_millis(100),
+        ..SpawnOptions::named("impatient")
+    };
+    let error = pool.spawn_with(options).await.unwrap_err();
+    let SpawnError::StartsBusy { starts, .. } = error else {
+        panic!("{error}");
+    };
+    assert_eq!(starts, hang.len());
+    let text = error.to_string();
+    assert!(
+        !text.contains("room") && text.contains("patience"),
+        "{text}"
+    );
+    hang.iter().for_each(|spawn| spawn.abort());
+    pool.close().await;
+}
+
+async fn a_spawn_s_limit_holds(b: &Backend, s: &Simulator) {
+    let pool = pool(&b.launcher, 0, &of_vms(64)).await;
+    s.inject("PUT /actions", Fault::Hang);
+    let options = SpawnOptions {
+        timeout: Some(LIMIT),
+        ..SpawnOptions::named("late")
+    };
+    let spawn = within("a spawn", pool.spawn_with(options));
+    let error = spawn.await.unwrap_err();
+    assert!(
+        matches!(error, SpawnError::TimedOut { after, .. } if after == LIMIT),
+        "{error}"
+    );
+    assert_eq!(pool.stats().leased, 0);
+    pool.close().await;
+}
+
+async fn a_stopped_vmm(backend: &Backend) {
+    let vm = backend.launcher.cold_boot("stopped").await.unwrap();
+    stop(vm.pid());
+    let command = Command::from(["echo", "on"]).timeout(LIMIT);
+    let error = within("a command", vm.exec(command)).await.unwrap_err();
+    let GuestError::NoAnswer { after, .. } = error else {
+        panic!("{error}");
+    };
+    assert!(after < LIMIT + Duration::from_secs(1), "{error}");
+    vm.destroy().await.unwrap();
+}
+
+async fn a_stopped_warm_clone(backend: &Backend) {
+    let pool = pool(&backend.launcher, 1, &of_vms(8)).await;
+    pool.warmup().await.unwrap();
+    stop(pool.warm_pids()[0]);
+    let vm = within("a spawn", pool.spawn("served")).await.unwrap();
+    assert_eq!(vm.exec(["echo", "on"]).await.unwrap().stdout, b"on\n");
+    vm.destroy().await.unwrap();
+    pool.close().await;
+}
