@@ -3,6 +3,7 @@
 mod firecracker;
 mod kvm;
 mod qemu;
+mod start;
 
 use std::path::PathBuf;
 
@@ -88,6 +89,9 @@ pub(crate) async fn run(config: &Config, json: bool) -> Result<u8> {
         template(&current),
     ]);
     checks.extend(snapshots(config).await);
+    if checks.iter().all(|check| check.status != Status::Fail) {
+        checks.extend(start::checks(config).await);
+    }
     checks.push(backend(config, &checks, to_build).await);
     // Last: the hypervisor does not depend on it.
     checks.push(memory(config));

@@ -482,3 +482,44 @@ fn a_short_soak_with_faults_ends_with_nothing_left() {
         .collect();
     assert!(left.is_empty(), "{left:?}");
 }
+
+#[test]
+fn a_script_that_runs_qemu_as_a_child_is_refused_by_run_and_doctor_and_leaves_nothing() {
+    if !runs() {
+        return;
+    }
+    let apart = Apart::new();
+    let qemu = std::env::var_os("IRONCLAW_QEMU").unwrap_or("qemu-system-x86_64".into());
+    let qemu = which::which(qemu).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let script = |line: String| {
+        let path = directory.path().join("qemu");
+        fs::write(&path, format!("#!/bin/sh\n{line}\n")).unwrap();
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        path
+    };
+    let as_a_child = script(format!("{} \"$@\"; exit", qemu.display()));
+    for (words, code) in [(&["run", "--", "true"][..], 121), (&["doctor"], 1)] {
+        let output = apart
+            .ironclaw(words)
+            .env("IRONCLAW_BACKEND", "qemu")
+            .env("IRONCLAW_JAIL", "off")
+            .env("IRONCLAW_QEMU", &as_a_child)
+            .output()
+            .unwrap();
+        let said = [&output.stdout[..], &output.stderr].concat();
+        let said = text(&said);
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains("`exec`"), "{said}");
+        apart.assert_nothing_left("a script that was refused");
+    }
+    let itself = script(format!("exec {} \"$@\"", qemu.display()));
+    let output = apart
+        .ironclaw(&["run", "--", "true"])
+        .env("IRONCLAW_BACKEND", "qemu")
+        .env("IRONCLAW_JAIL", "off")
+        .env("IRONCLAW_QEMU", &itself)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}

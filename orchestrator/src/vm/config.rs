@@ -129,7 +129,7 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
     (
         JAIL,
         "auto",
-        "auto (on as root where there is a jailer), on (jailed Firecracker or an error) or off",
+        "auto (on as root), on (jailed Firecracker or an error) or off",
     ),
     (JAILER, "jailer on PATH", "path of Firecracker's jailer"),
     (
@@ -249,7 +249,7 @@ pub enum AccelChoice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum JailChoice {
-    /// As root where there is a jailer; elsewhere a warning.
+    /// As root jailed or an error; as another user a warning.
     #[default]
     Auto,
     /// Jailed or an error; so it is never QEMU, which has no jailer.

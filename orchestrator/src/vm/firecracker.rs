@@ -36,6 +36,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::regular_file;
 use crate::template::Template;
+use crate::vm::mount::Hindrance;
 use crate::vm::process::{Launch, Process};
 use crate::vm::run_directory::RunPath;
 use crate::vm::snapshot::{self, Machine, Snapshot, VmmIdentity, VmmKind};
@@ -78,6 +79,8 @@ const GUEST_CID: u32 = 3;
 const BOOT_ARGS: &str = "pci=off i8042.noaux i8042.nomux i8042.dumbkbd nowatchdog \
                          rcupdate.rcu_cpu_stall_suppress=1";
 
+/// What a process does until its API answers.
+pub(in crate::vm) const START: &str = "start";
 /// How long a process may take until its API answers; it takes 2 ms on an idle machine.
 const STARTED: Duration = Duration::from_secs(10);
 
@@ -143,8 +146,11 @@ impl Firecracker {
         let path = match &jailer {
             None => binary.path,
             // The jailer names the jail after the file that links lead to.
-            Some(_) => fs::canonicalize(&binary.path)
-                .map_err(VmmError::io(format!("find {}", binary.path.display())))?,
+            Some(_) => {
+                can_jail_below(run_path)?;
+                fs::canonicalize(&binary.path)
+                    .map_err(VmmError::io(format!("find {}", binary.path.display())))?
+            }
         };
         Ok(Self {
             binary: path,
@@ -175,7 +181,7 @@ impl Firecracker {
         let process = Process::start(launch)
             .await
             .map_err(VmmError::io(format!("start {}", self.binary.display())))?;
-        match reach(&process, &place).await {
+        match reach(&process, &place, &self.binary).await {
             Ok(api) => Ok(FirecrackerVm {
                 process,
                 api,
@@ -247,6 +253,13 @@ impl Vmm for Firecracker {
         vm.or_gone(restored).await
     }
 
+    async fn try_out(&self, machine: Machine) -> Result<(), VmmError> {
+        let (interface, _tap) = self.interface()?;
+        let vm = self.start(machine, interface).await?;
+        vm.process.end().await;
+        Ok(())
+    }
+
     async fn stand_by(&self, machine: Machine) -> Result<Option<Box<dyn Standby>>, VmmError> {
         // It would keep a tap device from a VM.
         if self.devices.has_network() {
@@ -283,16 +296,47 @@ impl Standby for FirecrackerStandby {
     }
 }
 
+/// Nothing, if a jailed process can run at `run_path`.
+fn can_jail_below(run_path: &Path) -> Result<(), VmmError> {
+    let inspect = format!("inspect the mount of {}", run_path.display());
+    let found = Hindrance::of_jails(run_path).map_err(VmmError::io(inspect))?;
+    let Some(Hindrance { option, mount }) = found else {
+        return Ok(());
+    };
+    let then = match option {
+        "nodev" => "so that no jailed VM can open /dev/kvm",
+        _ => "so that no jailed VMM can be executed",
+    };
+    Err(VmmError::Unusable {
+        program: "the directory of running VMs",
+        path: run_path.to_owned(),
+        reason: format!(
+            "{} is mounted `{option}`, {then}: set IRONCLAW_RUN_PATH to a directory elsewhere, on \
+             the file system of IRONCLAW_SNAPSHOT_PATH and IRONCLAW_TEMPLATE_PATH, or mount it \
+             without that option",
+            mount.display()
+        ),
+    })
+}
+
 /// The API of a process that was just started.
-async fn reach(process: &Process, place: &Place) -> Result<Client, VmmError> {
+async fn reach(process: &Process, place: &Place, binary: &Path) -> Result<Client, VmmError> {
     let connected = async {
         let stream = place
             .connect_when_up(API)
             .await
             .map_err(VmmError::io("connect to Firecracker's API socket"))?;
+        let speaker = stream
+            .peer_cred()
+            .map_err(VmmError::io("ask who listens on Firecracker's API socket"))?
+            .pid()
+            .unwrap_or_default();
+        if u32::try_from(speaker) != Ok(process.pid()) {
+            return Err(VmmError::not_itself(PROGRAM, binary, speaker));
+        }
         Ok::<_, VmmError>(Client::over(stream))
     };
-    let operation = "start";
+    let operation = START;
     tokio::select! {
         connected = timeout(STARTED, connected) => match connected {
             Ok(connected) => connected,

@@ -22,6 +22,7 @@ pub mod host_limits;
 mod identity;
 mod launcher;
 mod limits;
+mod mount;
 mod orphan;
 mod own_groups;
 mod pool;

@@ -16,7 +16,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::process::{PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use rustix::process::{
+    PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_send_signal,
+    test_kill_process_group, waitid,
+};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_blocking;
@@ -36,6 +39,10 @@ pub(crate) const ENDS: Duration = Duration::from_secs(10);
 /// How long its threads are given to stop. It takes microseconds; one that waits for a disk stops
 /// when it has what it waits for.
 const STOPS: Duration = Duration::from_secs(10);
+
+/// How often, and how far apart, it is looked whether what a process started is gone.
+const GROUP_ATTEMPTS: usize = 1000;
+const GROUP_PAUSE: Duration = Duration::from_millis(1);
 
 /// A running VMM.
 #[derive(Debug)]
@@ -186,13 +193,16 @@ impl Process {
                     death,
                     exit,
                 };
+                let process_id = process.pid;
                 // Nobody waits any more: the process is dropped here, and so killed.
                 let _ = started.send(Ok(process));
                 log.collect_until_the_end_of(&pidfd);
+                end_what_is_left_of(process_id, &pidfd);
                 let status = match child.wait() {
                     Ok(status) => status.to_string(),
                     Err(error) => format!("unknown: {error}"),
                 };
+                until_nothing_is_left_of(process_id);
                 let (console, words) = log.tails();
                 let exit = Exit {
                     status,
@@ -391,6 +401,35 @@ fn end(child: &mut Child) {
     let _ = child.wait();
 }
 
+/// Waits for the end of a process, and kills what it started: what is in its session's first group.
+/// It is not reaped before, since nobody else can have its number until then.
+fn end_what_is_left_of(number: u32, pidfd: &OwnedFd) {
+    let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    let wait = || rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), ended);
+    if let (Ok(_), Some(group)) = (rustix::io::retry_on_intr(wait), sys::pid(number)) {
+        // It was alone, as VMMs are: then there is no such group.
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+}
+
+/// Waits until what a process started and what was killed is gone. They are nobody's children that
+/// we know, so nothing tells of it.
+fn until_nothing_is_left_of(number: u32) {
+    let Some(group) = sys::pid(number) else {
+        return;
+    };
+    for _ in 0..GROUP_ATTEMPTS {
+        if test_kill_process_group(group).is_err() {
+            return;
+        }
+        std::thread::sleep(GROUP_PAUSE);
+    }
+    tracing::warn!(
+        group = number,
+        "what a VMM started was killed and has not ended"
+    );
+}
+
 /// A pair of connected sockets: one for us, and one to be inherited by a VMM. No path, no
 /// waiting for a listener, nothing to clean up.
 pub(crate) fn socket_pair() -> io::Result<(tokio::net::UnixStream, OwnedFd)> {
@@ -438,6 +477,21 @@ mod tests {
         drop(process);
         assert!(exited.await.status.contains("SIGKILL"));
         assert!(!is_alive(pid));
+    }
+
+    #[tokio::test]
+    async fn what_a_process_started_ends_with_it() {
+        for end in ["exit 0", "kill -9 $$"] {
+            let script = format!("sleep 1000 >/dev/null 2>&1 & echo $!; {end}");
+            let process = Process::start(Launch::new(shell(&script))).await.unwrap();
+            let started = process.exited().await.log.trim().parse().unwrap();
+            let gone = async {
+                while is_alive(started) {
+                    tokio::task::yield_now().await;
+                }
+            };
+            timeout(ENDS, gone).await.unwrap();
+        }
     }
 
     #[tokio::test]

@@ -21,11 +21,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use rustix::net::sockopt::set_socket_passcred;
 use serde_json::json;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::regular_file;
+use crate::sys;
 use crate::vm::process::{Launch, Process, socket_pair};
 use crate::vm::run_directory::RunPath;
 use crate::vm::snapshot::{Machine, Snapshot, VmmIdentity, VmmKind};
@@ -184,6 +186,9 @@ impl Qemu {
     ) -> Result<(Process, UnixStream, UnixStream), VmmError> {
         let pair = || socket_pair().map_err(VmmError::io("make a socket pair for QEMU"));
         let (monitor, monitor_end) = pair()?;
+        // What comes in says who wrote it.
+        set_socket_passcred(&monitor, true)
+            .map_err(|errno| VmmError::io("make a socket pair for QEMU")(errno.into()))?;
         let (agent, agent_end) = pair()?;
         let command = command::command(
             &self.binary,
@@ -222,6 +227,29 @@ impl Vmm for Qemu {
         self.run.prepare()
     }
 
+    async fn try_out(&self, machine: Machine) -> Result<(), VmmError> {
+        let (memory, start) = (Memory::Private, Start::Incoming);
+        let (process, monitor, channel) = self.start(machine, &memory, &start, None).await?;
+        let mut vm = QemuVm {
+            qmp: Qmp::open(monitor)
+                .await
+                .map_err(|error| protocol("start", &error))?,
+            process,
+            channel: Some(channel),
+            ram_is_shared: false,
+            started_in: Duration::ZERO,
+        };
+        let mut speaker = 0;
+        vm.converse("start", async |qmp| {
+            speaker = qmp.speaker().await?;
+            qmp.settle().await
+        })
+        .await?;
+        vm.is_itself(speaker, &self.binary).await?;
+        vm.process.end().await;
+        Ok(())
+    }
+
     async fn boot(&self, spec: &BootSpec) -> Result<Box<dyn MicroVm>, VmmError> {
         let begun = Instant::now();
         let memory = match &spec.ram {
@@ -240,7 +268,13 @@ impl Vmm for Qemu {
             ram_is_shared: matches!(memory, Memory::Shared(_)),
             started_in: Duration::ZERO,
         };
-        vm.converse("start", async |qmp| qmp.settle().await).await?;
+        let mut speaker = 0;
+        vm.converse("start", async |qmp| {
+            speaker = qmp.speaker().await?;
+            qmp.settle().await
+        })
+        .await?;
+        vm.is_itself(speaker, &self.binary).await?;
         vm.started_in = begun.elapsed();
         Ok(Box::new(vm))
     }
@@ -267,17 +301,19 @@ impl Vmm for Qemu {
             ram_is_shared: false,
             started_in: Duration::ZERO,
         };
-        let mut started_in = Duration::ZERO;
+        let (mut started_in, mut speaker) = (Duration::ZERO, 0);
         vm.converse("restore", async |qmp| {
             // All at once: QEMU works through them while it comes up.
             qmp.send("migrate-set-capabilities", capabilities()).await?;
             qmp.send("migrate-incoming", json!({ "uri": uri })).await?;
+            speaker = qmp.speaker().await?;
             qmp.settle().await?;
             started_in = begun.elapsed();
             migrated(qmp).await?;
             qmp.execute("cont", json!({})).await
         })
         .await?;
+        vm.is_itself(speaker, &self.binary).await?;
         vm.started_in = started_in;
         Ok(Box::new(vm))
     }
@@ -337,6 +373,15 @@ impl MicroVm for QemuVm {
 }
 
 impl QemuVm {
+    /// Nothing, if its process is QEMU; else that is told when it is gone.
+    async fn is_itself(&self, speaker: i32, binary: &Path) -> Result<(), VmmError> {
+        if sys::pid(self.process.pid()).is_some_and(|pid| pid.as_raw_nonzero().get() == speaker) {
+            return Ok(());
+        }
+        self.process.end().await;
+        Err(VmmError::not_itself(PROGRAM, binary, speaker))
+    }
+
     /// Talks to QEMU about `operation`, with a deadline, and with the process's end as the
     /// explanation of a broken connection.
     async fn converse(

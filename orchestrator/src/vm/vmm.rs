@@ -65,6 +65,13 @@ pub trait Vmm: fmt::Debug + Send + Sync + 'static {
     /// [`VmmError`]; no process is left behind.
     async fn restore(&self, snapshot: &Snapshot) -> Result<Box<dyn MicroVm>, VmmError>;
 
+    /// Starts a process in the way of a VM, until it takes commands, and ends it: whether a VM would
+    /// start on this host.
+    ///
+    /// # Errors
+    /// [`VmmError`]; no process is left behind.
+    async fn try_out(&self, machine: Machine) -> Result<(), VmmError>;
+
     /// Starts a process that becomes a clone later, whose guest will have `machine`. `None` where a
     /// process can't be started without its snapshot, which is what it is if nothing else is said.
     ///
@@ -268,6 +275,19 @@ fn searched(path: Option<&Path>) -> String {
 }
 
 impl VmmError {
+    /// Of a VMM that runs in the process `speaker`, and not in the one that was started: it would
+    /// outlive that, and so us.
+    pub(crate) fn not_itself(program: &'static str, path: &Path, speaker: i32) -> Self {
+        Self::Unusable {
+            program,
+            path: path.to_owned(),
+            reason: format!(
+                "it runs the VMM as another process ({speaker}), which might outlive this program: \
+                 a script has to replace itself by it, with `exec`"
+            ),
+        }
+    }
+
     pub(crate) fn io(operation: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let operation = operation.into();
         move |source| Self::Io {

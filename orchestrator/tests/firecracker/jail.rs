@@ -4,10 +4,11 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use ironclaw_orchestrator::vm::config::JailChoice;
 use ironclaw_orchestrator::vm::firecracker::find_jailer;
-use ironclaw_orchestrator::vm::{Config, Origin};
+use ironclaw_orchestrator::vm::{Config, Launcher, Origin};
 use ironclaw_test_harness::skipped;
 
 use crate::lab::{Lab, launcher, list, pool, run, words};
@@ -212,9 +213,10 @@ async fn vms_are_jailed_again_after_the_guard_of_their_namespace_was_killed() {
 const OPEN_BELOW: &str = "IRONCLAW_TEST_OPEN_BELOW";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn vms_without_a_jailer_are_warned_of_unless_that_is_wanted() {
+async fn vms_without_a_jailer_are_refused_as_root_and_warned_of_unless_that_is_wanted() {
     let Some(lab) = Lab::open().await else { return };
-    for (choice, warns) in [("auto", true), ("off", false)] {
+    let is_root = rustix::process::geteuid().is_root();
+    for (choice, told) in [("auto", true), ("off", false)] {
         let opens = Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",
@@ -233,14 +235,11 @@ async fn vms_without_a_jailer_are_warned_of_unless_that_is_wanted() {
         let _limit = Limit::of(&opens);
         let output = opens.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}");
-        let warned = said.contains("Firecracker runs without its jailer");
-        assert_eq!(warned, warns, "{choice}: {said}");
-        let reason = match rustix::process::geteuid().is_root() {
-            true => "there is no jailer on PATH",
-            false => "only root can jail them",
-        };
-        assert_eq!(said.contains(reason), warns, "{choice}: {said}");
+        assert_eq!(output.status.success(), !(told && is_root), "{said}");
+        let warned = said.contains("Firecracker runs without its jailer: only root can");
+        assert_eq!(warned, told && !is_root, "{choice}: {said}");
+        let refused = said.contains("IRONCLAW_JAIL=off to do without");
+        assert_eq!(refused, told && is_root, "{choice}: {said}");
     }
 }
 
@@ -327,4 +326,32 @@ async fn runs_out_of_files() {
     assert!(error.contains("128 open files (ulimit -n)"), "{error}");
     let vm = vms.pop().unwrap();
     assert_eq!(run(&vm, ["echo", "inside"]).await, "inside\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mount_on_which_no_jail_works_is_named_with_its_option() {
+    let Some(lab) = jailed().await else { return };
+    for option in ["nodev", "noexec"] {
+        let directory = lab.path().join(option);
+        fs::create_dir(&directory).unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", option, "tmpfs"])
+            .arg(&directory)
+            .status();
+        if !mounted.unwrap().success() {
+            return skipped("a tmpfs can't be mounted");
+        }
+        let mut config = lab.config.clone();
+        // Which is not there yet.
+        config.run_path = directory.join("ironclaw/run");
+        let opened = Launcher::open(&config, Arc::new(|_: &_| {})).await;
+        let unmounted = Command::new("umount").arg(&directory).status();
+        assert!(unmounted.unwrap().success());
+        let error = words(&opened.unwrap_err());
+        let mount = format!("{} is mounted `{option}`", directory.display());
+        assert!(
+            error.contains(&mount) && error.contains("IRONCLAW_RUN_PATH"),
+            "{error}"
+        );
+    }
 }

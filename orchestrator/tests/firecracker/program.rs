@@ -9,6 +9,7 @@ use ironclaw_orchestrator::vm::vmm::VmmError;
 use ironclaw_orchestrator::vm::{LaunchError, Launcher};
 
 use crate::lab::{Lab, list, words};
+use crate::process::living_in;
 
 /// Why a launcher with this binary is refused.
 async fn refusal(lab: &Lab, binary: PathBuf) -> LaunchError {
@@ -101,4 +102,27 @@ async fn a_run_path_that_can_not_be_made_is_named() {
     let text = words(&error);
     assert!(text.contains(config.run_path.to_str().unwrap()), "{text}");
     assert!(text.contains("Not a directory"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_that_runs_firecracker_as_a_child_is_refused_and_leaves_nothing() {
+    let Some(mut lab) = Lab::open().await else {
+        return;
+    };
+    let path = script(&lab, &format!("{} \"$@\"; exit", lab.binary.path.display()));
+    lab.config.firecracker = Some(path.clone());
+    let launcher = lab.launcher().await;
+    let error = words(&launcher.cold_boot("child").await.unwrap_err());
+    assert!(
+        error.contains(path.to_str().unwrap()) && error.contains("`exec`"),
+        "{error}"
+    );
+    lab.until_no_home();
+    let left = living_in(&lab.config.run_path);
+    assert!(left.is_empty(), "{left:?}");
+
+    let path = script(&lab, &format!("exec {} \"$@\"", lab.binary.path.display()));
+    lab.config.firecracker = Some(path);
+    let vm = lab.launcher().await.cold_boot("itself").await.unwrap();
+    vm.destroy().await.unwrap();
 }

@@ -83,6 +83,10 @@ impl Vmm for Simulated {
         None
     }
 
+    async fn try_out(&self, _: Machine) -> Result<(), VmmError> {
+        Ok(())
+    }
+
     async fn boot(&self, _: &BootSpec) -> Result<Box<dyn MicroVm>, VmmError> {
         if self.world.strikes(Fault::BootRefused) {
             return Err(refused("boot"));

@@ -152,8 +152,9 @@ pub fn find_jailer(configured: Option<&Path>) -> Result<PathBuf, VmmError> {
     program.ok_or_else(|| VmmError::NotInstalled {
         program: PROGRAM,
         path: configured.map(Path::to_owned),
-        hint: "it comes with each release of Firecracker: put it on PATH, set IRONCLAW_JAILER to \
-               it, or IRONCLAW_JAIL=off to do without",
+        hint: "as root, Firecracker runs in a jail only: put the jailer, which comes with each \
+               release of it, on PATH, set IRONCLAW_JAILER to it, or IRONCLAW_JAIL=off to do \
+               without",
     })
 }
 

@@ -100,6 +100,10 @@ impl Vmm for Fake {
         None
     }
 
+    async fn try_out(&self, _: Machine) -> Result<(), VmmError> {
+        Ok(())
+    }
+
     async fn boot(&self, _: &BootSpec) -> Result<Box<dyn MicroVm>, VmmError> {
         let boot = self.boots().pop_front().unwrap();
         let exit = watch::Sender::new(None);

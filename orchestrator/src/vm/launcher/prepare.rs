@@ -81,6 +81,36 @@ impl Launcher {
     }
 }
 
+impl Launcher {
+    /// The hypervisors that a run would choose from, best first.
+    ///
+    /// # Errors
+    /// [`LaunchError`] if there is none that serves.
+    pub async fn hypervisors(config: &Config) -> Result<Vec<Arc<dyn Vmm>>, LaunchError> {
+        let Found { firecracker, qemu } = Found::look(config).await?;
+        let mut all: Vec<Arc<dyn Vmm>> = Vec::new();
+        if let Some(firecracker) = firecracker {
+            all.push(Arc::new(firecracker));
+        }
+        let insists = config.backend == BackendChoice::Firecracker;
+        if let (Ok(binary), false) = (qemu, insists || config.needs_firecracker().is_some()) {
+            let translated = translated(binary, config).await?;
+            let use_kvm = config.qemu_accel == AccelChoice::Kvm;
+            all.push(match use_kvm {
+                true => Arc::new(translated.accelerated_by(Accelerator::Kvm)),
+                false => Arc::new(translated),
+            });
+        }
+        Ok(all)
+    }
+}
+
+/// QEMU as a translator.
+async fn translated(binary: QemuBinary, config: &Config) -> Result<Qemu, LaunchError> {
+    let run_path = config.run_path.clone();
+    blocking(move || Qemu::new(binary, Accelerator::Tcg, &run_path)).await
+}
+
 /// The hypervisors that are installed and allowed by the settings.
 struct Found {
     firecracker: Option<Firecracker>,
@@ -127,18 +157,21 @@ impl Found {
         let needs_firecracker = config.needs_firecracker();
         // Where QEMU is no choice, a boot tells more than a probe that failed.
         let insists = config.backend == BackendChoice::Firecracker || needs_firecracker.is_some();
-        if let Some(firecracker) = firecracker
-            && (insists || probe::works(&firecracker, config, template, trying).await)
-        {
-            return Ok(Arc::new(firecracker));
+        if let Some(firecracker) = firecracker {
+            if insists || probe::works(&firecracker, config, template, trying).await {
+                return Ok(Arc::new(firecracker));
+            }
+            tracing::warn!(
+                "{} is not used, since it does not boot the template here: QEMU does \
+                 (IRONCLAW_BACKEND=qemu silences this)",
+                firecracker.identity()
+            );
         }
         if let Some(variable) = needs_firecracker {
             return Err(LaunchError::NeedsFirecracker { variable });
         }
         let binary = qemu?;
-        let run_path = config.run_path.clone();
-        let new = move || Qemu::new(binary, Accelerator::Tcg, &run_path);
-        let translated = blocking(new).await?;
+        let translated = translated(binary, config).await?;
         let kvm = translated.clone().accelerated_by(Accelerator::Kvm);
         let use_kvm = match config.qemu_accel {
             AccelChoice::Kvm => true,
@@ -197,19 +230,18 @@ async fn firecracker(config: &Config) -> Result<Firecracker, LaunchError> {
     .await
 }
 
-/// The jailer, if VMs are to be jailed.
+/// The jailer, if VMs are to be jailed: as root always, unless the settings say otherwise.
 fn jailer(config: &Config) -> Result<Option<Jailer>, VmmError> {
-    let find = || Jailer::find(config.jailer.as_deref(), config.jail_users.0.clone());
-    let reason = match config.jail {
+    let is_root = rustix::process::geteuid().is_root();
+    match config.jail {
         JailChoice::Off => return Ok(None),
-        JailChoice::On => return find().map(Some),
-        JailChoice::Auto if !rustix::process::geteuid().is_root() => "only root can jail them",
-        JailChoice::Auto => match find() {
-            Ok(jailer) => return Ok(Some(jailer)),
-            Err(VmmError::NotInstalled { path: None, .. }) => "there is no jailer on PATH",
-            Err(error) => return Err(error),
-        },
-    };
+        JailChoice::Auto if !is_root => {}
+        JailChoice::On | JailChoice::Auto => {
+            let users = config.jail_users.0.clone();
+            return Jailer::find(config.jailer.as_deref(), users).map(Some);
+        }
+    }
+    let reason = "only root can jail them";
     tracing::warn!(
         "Firecracker runs without its jailer: {reason} (IRONCLAW_JAIL=off silences this)"
     );

@@ -15,9 +15,10 @@ use serde::{Deserialize, Serialize};
 use crate::template::{Template, TemplateHash};
 use crate::vm::causes::with_causes;
 use crate::vm::config::Config;
+use crate::vm::firecracker;
 use crate::vm::launcher::LaunchError;
 use crate::vm::launcher::boot::{self, boot_once};
-use crate::vm::snapshot::{Host, Machine, VmmIdentity};
+use crate::vm::snapshot::{Host, Machine, VmmIdentity, VmmKind};
 use crate::vm::vmm::{BootSpec, Ram, Vmm, VmmError};
 
 /// The device of KVM (Linux Documentation/virt/kvm/api.rst).
@@ -93,7 +94,7 @@ pub(super) async fn works(
     };
     let works = match boot_once(vmm, &spec, PATIENCE).await {
         Ok(_) => true,
-        Err(error) if proves_it(&error) => {
+        Err(error) if proves_it(vmm.identity().kind, &error) => {
             tracing::info!(%error, "KVM does not run the guest");
             false
         }
@@ -115,12 +116,22 @@ pub(super) async fn works(
 
 /// Whether it is the guest or the VMM that does not get along with KVM. A full disk, a tap device
 /// that is in use, or who kills a VMM for its memory say nothing about that.
-fn proves_it(error: &LaunchError) -> bool {
+fn proves_it(vmm: VmmKind, error: &LaunchError) -> bool {
     let was_killed = matches!(
         error,
         LaunchError::Vmm(VmmError::Died { exit, .. }) if exit.status.contains("SIGKILL")
     );
-    boot::did_not_come_up(error) && !was_killed
+    boot::did_not_come_up(error) && !was_killed && !did_not_start(vmm, error)
+}
+
+/// Whether it is Firecracker's process, or the jailer's, that did not come up: without a guest, and
+/// before it opens the device.
+fn did_not_start(vmm: VmmKind, error: &LaunchError) -> bool {
+    vmm == VmmKind::Firecracker
+        && matches!(
+            error,
+            LaunchError::Vmm(VmmError::Died { operation, .. }) if *operation == firecracker::START
+        )
 }
 
 fn recall(path: &Path) -> Option<Answer> {
@@ -148,7 +159,6 @@ fn remember(path: &Path, answer: &Answer) -> std::io::Result<()> {
 mod tests {
     use super::*;
     use crate::vm::launcher::fake::{self, Boot, Fake};
-    use crate::vm::snapshot::VmmKind;
 
     /// What is found out by one boot after the other; the second one only if it is asked again.
     async fn asked_twice(boots: [Boot; 2]) -> (bool, bool, usize) {

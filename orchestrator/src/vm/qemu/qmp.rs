@@ -3,10 +3,14 @@
 //! Commands are sent and answered in order. They may be written before QEMU is ready to read
 //! them, all at once: that saves a round trip each when a clone is restored.
 
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::Interest;
@@ -92,6 +96,27 @@ impl Qmp {
         };
         qmp.send("qmp_capabilities", json!({})).await?;
         Ok(qmp)
+    }
+
+    /// The process that says the first thing there is to read, and that is left to be read.
+    pub(super) async fn speaker(&self) -> io::Result<i32> {
+        let mut byte = [0];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+        let peek = || {
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let into = &mut [IoSliceMut::new(&mut byte)];
+            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+            let message = recvmsg(&self.stream, into, &mut control, flags)?;
+            let pid = control.drain().find_map(|message| match message {
+                RecvAncillaryMessage::ScmCredentials(from) => Some(from.pid.as_raw_nonzero().get()),
+                _ => None,
+            });
+            match pid {
+                Some(pid) if message.bytes > 0 => Ok(pid),
+                _ => Err(io::ErrorKind::UnexpectedEof.into()),
+            }
+        };
+        self.stream.async_io(Interest::READABLE, peek).await
     }
 
     /// Sends a command without waiting for its answer.

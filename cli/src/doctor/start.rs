@@ -1,0 +1,43 @@
+//! Whether hypervisors start as a run starts them: jailed, if a run is.
+
+use std::time::Instant;
+
+use ironclaw_orchestrator::vm::{Config, Launcher};
+
+use super::Check;
+use crate::exit;
+use crate::output::milliseconds;
+
+/// Each is started, and ended. Where the first does not start, `auto` takes the next.
+pub(super) async fn checks(config: &Config) -> Vec<Check> {
+    const NAME: &str = "start";
+    let hypervisors = match Launcher::hypervisors(config).await {
+        Ok(hypervisors) => hypervisors,
+        // It says itself what to do.
+        Err(error) => return vec![Check::fail(NAME, exit::causes(&error), None)],
+    };
+    let mut checks = Vec::new();
+    let mut left = hypervisors.len();
+    for vmm in hypervisors {
+        left -= 1;
+        let start = Instant::now();
+        let identity = vmm.identity().to_string();
+        checks.push(match vmm.try_out(config.machine).await {
+            Ok(()) => {
+                let took = milliseconds(start.elapsed());
+                Check::ok(
+                    NAME,
+                    format!("{identity} starts, and ends, in {took:.0} ms"),
+                )
+            }
+            Err(error) => {
+                let found = format!("{identity} does not start: {}", exit::causes(&error));
+                match left {
+                    0 => Check::fail(NAME, found, None),
+                    _ => Check::warn(NAME, found, "until then the next one runs the guests"),
+                }
+            }
+        });
+    }
+    checks
+}
