@@ -59,7 +59,7 @@ impl Exit {
             }
             Self::Usage => "the command line is wrong",
             Self::Store => {
-                "the directory of snapshots or templates can't be used, or its disk is full"
+                "the directory of snapshots or templates can't be used, or a disk of state is full"
             }
             Self::Protocol => "the guest broke the protocol",
             Self::Setting => {
@@ -178,6 +178,7 @@ fn of_launch(error: &LaunchError) -> Exit {
         LaunchError::Vmm(
             VmmError::NotInstalled { path: Some(_), .. } | VmmError::Unusable { .. },
         ) => Exit::Setting,
+        LaunchError::Vmm(VmmError::NoSpace { .. }) => Exit::Store,
         // Of an agent that was asked for nothing yet: the VM did not come up.
         LaunchError::Vmm(_) | LaunchError::Guest(_) | LaunchError::NoBoot { .. } => Exit::VmDied,
         LaunchError::NoKvm { .. }
@@ -216,6 +217,7 @@ fn of_snapshot(error: &SnapshotError) -> Exit {
         | SnapshotError::RootNotDirectory { .. }
         | SnapshotError::RootUnusable { .. }
         | SnapshotError::RootExposed { .. }
+        | SnapshotError::ReadOnly { .. }
         | SnapshotError::Busy { .. } => Exit::Store,
         _ => Exit::Failed,
     }
@@ -318,6 +320,8 @@ mod tests {
             path: PathBuf::from("/x"),
         };
         assert_eq!(code(&full.into()), 119);
+        let operation = "start a VM in /x".to_owned();
+        assert_eq!(code(&launched(VmmError::NoSpace { operation }).into()), 119);
         assert_eq!(code(&launched(VmmError::NoChannel).into()), 122);
         assert_eq!(
             code(&Error::new(launched(root())).context("around it")),

@@ -1,7 +1,7 @@
 //! Printing on standard output.
 
 use std::io::Write as _;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context as _, Error, Result};
 use comfy_table::Table;
@@ -38,17 +38,17 @@ pub(crate) fn mebibytes(bytes: u64) -> String {
     format!("{}.{} MiB", tenths / 10, tenths % 10)
 }
 
-/// How long ago that was, in whole seconds; 0 for the future.
-pub(crate) fn seconds_since(time: Timestamp) -> u64 {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    now.as_secs().saturating_sub(time.unix_seconds)
+/// How long ago that was, in whole seconds; `None` for the future.
+pub(crate) fn seconds_since(time: Timestamp) -> Option<u64> {
+    Some(time.age()?.as_secs())
 }
 
 /// How long ago that was: `2h 3m 4s`
-pub(crate) fn age(time: Timestamp) -> String {
-    humantime::format_duration(Duration::from_secs(seconds_since(time))).to_string()
+pub(crate) fn age(made: Timestamp) -> String {
+    match seconds_since(made) {
+        Some(seconds) => humantime::format_duration(Duration::from_secs(seconds)).to_string(),
+        None => format!("from the future, {}", time(made.unix_seconds)),
+    }
 }
 
 /// A point in time, from seconds since 1970: `2026-01-31T12:00:00Z`
@@ -88,5 +88,15 @@ mod tests {
         assert_eq!(mebibytes(0), "0.0 MiB");
         assert_eq!(mebibytes((12 << 20) + (512 << 10)), "12.5 MiB");
         assert!((milliseconds(Duration::from_nanos(1_234_567)) - 1.235).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_is_from_the_future_is_shown_as_such() {
+        let future = Timestamp {
+            unix_seconds: 32_503_680_000,
+            nanoseconds: 0,
+        };
+        assert_eq!(age(future), "from the future, 3000-01-01T00:00:00Z");
+        assert_eq!(seconds_since(future), None);
     }
 }

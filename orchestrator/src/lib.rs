@@ -1,10 +1,10 @@
 //! Fresh, isolated microVMs in milliseconds: see [`vm`].
 
 mod disk;
-mod exposed;
 mod mark;
 pub mod metrics;
 mod regular_file;
+mod state_path;
 mod sys;
 pub mod template;
 mod untrusted;

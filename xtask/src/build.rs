@@ -18,7 +18,7 @@ const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
 /// Makes everything that `ironclaw` needs; returns the path of `ironclaw`.
 pub(crate) fn set_up(workspace: &Workspace) -> Result<PathBuf> {
-    packages::ensure_installed()?;
+    packages::ensure_installed(workspace)?;
     let agent = agent(workspace)?;
     step::run(&mut workspace.cargo(&["build", "--quiet", "--release", "-p", "ironclaw-cli"]))?;
     let release = workspace.target().join("release");

@@ -8,7 +8,7 @@ use crate::{packages, step};
 
 /// All tests, with the agent that goes into guests and the guest that needs no kernel.
 pub(crate) fn test(workspace: &Workspace) -> Result<()> {
-    packages::ensure_installed()?;
+    packages::ensure_installed(workspace)?;
     let agent = build::agent(workspace)?;
     let mut tests = workspace.cargo(&["test", "--workspace", "--no-fail-fast"]);
     tests

@@ -5,6 +5,7 @@ mod build;
 mod checks;
 mod packages;
 mod step;
+mod suites;
 mod workspace;
 
 use std::ffi::OsString;

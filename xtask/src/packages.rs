@@ -1,4 +1,6 @@
 //! The Debian packages that building and running IronClaw takes.
+//!
+//! Nothing that is installed is ever removed for them.
 
 use std::env;
 use std::path::Path;
@@ -7,7 +9,9 @@ use std::process::{Command, Stdio};
 use anyhow::{Result, bail};
 use which::which;
 
-use crate::step;
+use crate::suites::Suite;
+use crate::workspace::Workspace;
+use crate::{step, suites};
 
 /// A Debian package, and how its presence shows. A tool that came from elsewhere is as good.
 struct Package {
@@ -42,11 +46,11 @@ const PACKAGES: &[Package] = &[
 /// What a guest is made of: downloaded when a template is built, never installed.
 const GUEST_PACKAGES: &[&str] = &["linux-image-cloud-amd64", "busybox-static"];
 
-/// Installs what is missing. Says nothing and does nothing if all is there.
+/// Installs what is missing, and removes nothing. Says nothing and does nothing if all is there.
 ///
 /// # Errors
 /// If something is missing and can't be installed; says what to type.
-pub(crate) fn ensure_installed() -> Result<()> {
+pub(crate) fn ensure_installed(workspace: &Workspace) -> Result<()> {
     let missing: Vec<_> = PACKAGES
         .iter()
         .filter(|package| !(package.present)())
@@ -73,18 +77,100 @@ pub(crate) fn ensure_installed() -> Result<()> {
         let install = match names.as_slice() {
             [] => String::new(),
             names => format!(
-                " && apt-get install -y --no-install-recommends {}",
+                " && apt-get install -y --no-remove --no-install-recommends {}",
                 names.join(" ")
             ),
         };
         bail!("neither root nor sudo to set this system up with; as root: apt-get update{install}");
     };
-    step::run(&mut apt_get.command(&["update", "-qq"]))?;
-    if !names.is_empty() {
-        let mut install = apt_get.command(&["install", "-y", "-qq", "--no-install-recommends"]);
-        step::run(install.args(&names))?;
+    step::quietly(
+        "updating APT's lists",
+        &mut apt_get.command(&["update", "-qq"]),
+    )?;
+    if names.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    install(apt_get, &names, workspace)
+}
+
+/// Installs packages from the release that this machine is of or, if that would remove something,
+/// from another that fits to what is installed.
+fn install(apt_get: AptGet, names: &[&str], workspace: &Workspace) -> Result<()> {
+    let list = names.join(", ");
+    let from = |suite: &Suite, what: &str| {
+        let mut command = apt_get.command(&["install", "-y", "-qq"]);
+        command.args(["--no-remove", "--no-install-recommends"]);
+        step::quietly(what, command.args(suite.options()).args(names))
+    };
+    let Err(error) = from(&Suite::default(), &format!("installing {list}")) else {
+        return Ok(());
+    };
+    let removed = suites::removed(&simulation(names));
+    if removed.is_empty() {
+        return Err(error);
+    }
+    let known = suites::known(&said("apt-cache", &["madison"], names));
+    for suite in known.iter().skip(1) {
+        let what = format!(
+            "installing {list} from {}, which removes nothing",
+            suite.name
+        );
+        if from(suite, &what).is_ok() {
+            return Ok(());
+        }
+    }
+    // What was installed from backports shows where the rest of it is.
+    let backports = removed
+        .iter()
+        .find_map(|package| package.backports(known.first()?));
+    if let Some(suite) = &backports {
+        let private = suite.with_lists_in(&workspace.target().join("apt"))?;
+        let what = format!(
+            "fetching the lists of {}, to fit {}",
+            suite.name, removed[0]
+        );
+        let mut update = apt_get.command(&["update", "-qq"]);
+        let updated = step::quietly(&what, update.args(private.options()));
+        let what = format!(
+            "installing {list} from {}, which removes nothing",
+            suite.name
+        );
+        if updated.and_then(|()| from(&private, &what)).is_ok() {
+            return Ok(());
+        }
+    }
+    let removed: Vec<_> = removed.iter().map(ToString::to_string).collect();
+    bail!(
+        "{list} can't be installed without removing {}, so nothing was changed. Choose:\n  \
+         to remove it:               apt-get install --no-install-recommends {}\n  \
+         to look for one that fits:  apt-cache madison {}\n                              \
+         apt-get install --no-remove --no-install-recommends -t SUITE {}\n  \
+         to use a QEMU of your own:  IRONCLAW_QEMU=/path/to/qemu-system-x86_64 cargo xtask ...",
+        removed.join(", "),
+        names.join(" "),
+        names.join(" "),
+        names.join(" "),
+    )
+}
+
+/// What APT would do for these packages if it might remove others. Nothing is changed.
+fn simulation(names: &[&str]) -> String {
+    said(
+        "apt-get",
+        &["install", "-s", "--no-install-recommends"],
+        names,
+    )
+}
+
+/// What a command prints for people of any language.
+fn said(program: &str, arguments: &[&str], names: &[&str]) -> String {
+    let mut command = Command::new(program);
+    command.args(arguments).args(names).env("LC_ALL", "C");
+    let output = command.stderr(Stdio::null()).output();
+    output.map_or_else(
+        |_| String::new(),
+        |output| String::from_utf8_lossy(&output.stdout).into_owned(),
+    )
 }
 
 /// Whether APT's lists were ever fetched: images of Debian come without them.

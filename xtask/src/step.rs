@@ -1,6 +1,7 @@
 //! One command of a task.
 
-use std::process::Command;
+use std::fmt;
+use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -17,6 +18,45 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     ensure!(status.success(), "`{line}` failed: {status}");
     Ok(())
 }
+
+/// Says what is done and runs the command, whose output shows only if it fails.
+///
+/// # Errors
+/// [`Failed`] if it does not succeed; another error if it can't be started.
+pub(crate) fn quietly(what: &str, command: &mut Command) -> Result<()> {
+    eprintln!("{what}");
+    let line = line(command);
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("can't start `{line}`"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = [output.stdout, output.stderr].concat();
+    Err(Failed {
+        line,
+        status: output.status,
+        said: String::from_utf8_lossy(&said).trim().to_owned(),
+    }
+    .into())
+}
+
+/// A command that did not succeed, and all that it said.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    pub(crate) line: String,
+    pub(crate) status: ExitStatus,
+    pub(crate) said: String,
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` failed: {}\n{}", self.line, self.status, self.said)
+    }
+}
+
+impl std::error::Error for Failed {}
 
 /// The command as one would type it, without its environment.
 pub(crate) fn line(command: &Command) -> String {
@@ -43,6 +83,18 @@ mod tests {
             error.contains("sh -c exit 7") && error.contains('7'),
             "{error}"
         );
+    }
+
+    #[test]
+    fn what_a_quiet_command_said_is_told_when_it_fails() {
+        let sh = |script| quietly("trying", Command::new("/bin/sh").args(["-c", script]));
+        sh("echo nothing").unwrap();
+        let error = sh("echo out; echo err >&2; exit 7")
+            .unwrap_err()
+            .to_string();
+        for part in ["out", "err", "sh -c", "7"] {
+            assert!(error.contains(part), "{error}");
+        }
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub(super) struct Stats {
 #[derive(Debug, Serialize)]
 pub(super) struct Row {
     pub(super) id: SnapshotId,
-    /// Unknown of a directory without a manifest.
+    /// Unknown of a directory without a manifest, and of what is from the future.
     pub(super) age_seconds: Option<u64>,
     pub(super) disk_bytes: u64,
     pub(super) in_use: bool,
@@ -128,7 +128,7 @@ fn row(entry: Entry, owners: Owners, required: &Result<Requirements, String>) ->
     let created = entry.state.ok().map(|manifest| manifest.created);
     Row {
         id: entry.id,
-        age_seconds: created.map(output::seconds_since),
+        age_seconds: created.and_then(output::seconds_since),
         disk_bytes: entry.disk_bytes,
         in_use: entry.in_use,
         owners,

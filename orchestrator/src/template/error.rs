@@ -10,7 +10,7 @@ use super::compression::DecompressError;
 use super::kernel::KernelError;
 use super::modules::ModuleError;
 use crate::disk;
-use crate::exposed::Exposed;
+use crate::state_path::Exposed;
 
 /// Why a template could not be built, loaded, verified or deleted.
 #[derive(Debug, Error)]
@@ -52,14 +52,16 @@ pub enum TemplateError {
     #[error(
         "the template store {} {}, or set IRONCLAW_TEMPLATE_PATH to a directory of its own",
         path.display(),
-        Exposed { owner: *owner, mode: *mode }
+        Exposed::at(path, component, *owner, *mode)
     )]
     RootExposed {
         /// Path of the store.
         path: PathBuf,
+        /// What they can change: the store itself, a directory above it, or a link on the way.
+        component: PathBuf,
         /// User id of its owner.
         owner: u32,
-        /// Its permission bits.
+        /// Its type and permissions (inode(7)).
         mode: u32,
     },
     /// A file that has to be read whole is larger than anything that belongs there.

@@ -1,19 +1,20 @@
 //! The directory that holds the templates.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use super::staging::{self, Staging};
 use super::{Step, Template, TemplateError, TemplateHash, debian, file};
-use crate::exposed::Exposed;
 use crate::mark::{self, Mark};
+use crate::state_path::{self, PathError};
 
 /// Templates on disk. Any number of processes may use one directory at a time.
 #[derive(Debug, Clone)]
 pub struct TemplateStore {
     root: PathBuf,
+    is_read_only: bool,
 }
 
 /// An entry of [`TemplateStore::list`].
@@ -34,25 +35,36 @@ impl TemplateStore {
     /// Opens the store in `root`, which is created with mode 0700 if it does not exist.
     ///
     /// # Errors
-    /// If the directory can't be created or read, or other users could change what is in it.
+    /// If the directory can't be created or read, or other users than root could change what is in
+    /// it, or put another directory in its place.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, TemplateError> {
         let root = root.into();
-        let created = DirBuilder::new().recursive(true).mode(0o700).create(&root);
-        // VMMs get paths below it, and they run in other directories.
-        let opened = created.and_then(|()| root.canonicalize());
-        let root = match opened {
-            Ok(path) => path,
-            Err(source) => return Err(TemplateError::RootUnusable { root, source }),
+        // VMMs get paths below it, and they run in other directories: this one is absolute.
+        let found = match state_path::make(&root) {
+            Ok(found) => found,
+            Err(PathError::Io(source)) => return Err(TemplateError::RootUnusable { root, source }),
+            Err(PathError::Exposed(exposed)) => {
+                return Err(TemplateError::RootExposed {
+                    path: exposed.directory(&root),
+                    component: exposed.component,
+                    owner: exposed.owner,
+                    mode: exposed.mode,
+                });
+            }
         };
-        let exposed = Exposed::of(&root).map_err(TemplateError::io("inspect", &root))?;
-        if let Some(Exposed { owner, mode }) = exposed {
-            return Err(TemplateError::RootExposed {
-                path: root,
-                owner,
-                mode,
-            });
-        }
-        Ok(Self { root })
+        let is_writable = found.is_writable();
+        let is_writable = is_writable.map_err(TemplateError::io("inspect", &found.path))?;
+        Ok(Self {
+            root: found.path,
+            is_read_only: !is_writable,
+        })
+    }
+
+    /// Whether what is here can be used and nothing can be built: it is root's, or the file system
+    /// is read-only.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.is_read_only
     }
 
     /// The store's directory, as an absolute path.

@@ -167,16 +167,51 @@ impl Firecracker {
         machine: Machine,
         interface: Option<Interface>,
     ) -> Result<FirecrackerVm, VmmError> {
+        let started = self.start_process(machine, interface).await;
+        started.map_err(|error| match error {
+            // The jailer copies the program into the jail, and says nothing that can be told apart.
+            VmmError::Died { .. } if !self.has_room() => {
+                let root = self.run.root().display();
+                let operation = format!("start a VM in {root}");
+                VmmError::NoSpace { operation }
+            }
+            error => error,
+        })
+    }
+
+    /// Whether there is room for what a process has in its directory.
+    fn has_room(&self) -> bool {
+        let program = std::fs::metadata(&self.binary).map_or(0, |facts| facts.len());
+        let needed = if self.jailer.is_some() { program } else { 1 };
+        let Ok(stat) = rustix::fs::statvfs(self.run.root()) else {
+            return true;
+        };
+        // Some file systems don't count files.
+        let has_files = stat.f_files == 0 || stat.f_favail > 0;
+        has_files && stat.f_bavail.saturating_mul(stat.f_frsize) >= needed
+    }
+
+    async fn start_process(
+        &self,
+        machine: Machine,
+        interface: Option<Interface>,
+    ) -> Result<FirecrackerVm, VmmError> {
         let start = Instant::now();
         let run = self.run.directory()?;
         let home = match &self.jailer {
             None => Home::new(&run),
             Some(jailer) => Home::in_jail(&run, jailer, &self.binary),
         };
-        let home = home.map_err(VmmError::io("make a directory for a VM"))?;
+        let home = home.map_err(VmmError::io(format!(
+            "make a directory for a VM in {}",
+            run.path().display()
+        )))?;
         let place = home.place().clone();
         let log = home.pipe(LOG);
-        let log = log.map_err(VmmError::io("make a pipe for the log of a VM"))?;
+        let log = log.map_err(VmmError::io(format!(
+            "make a pipe for the log of a VM in {}",
+            run.path().display()
+        )))?;
         let launch = self.launch(home, machine, interface).logging_to(log);
         let process = Process::start(launch)
             .await

@@ -37,7 +37,7 @@ use crate::vm::config::{Config, DEFAULT_REFRESH, DEFAULT_STANDBY};
 use crate::vm::launcher::{LaunchError, Launcher, PausedClone, blocking};
 use crate::vm::limits::Limits;
 use crate::vm::process;
-use crate::vm::snapshot::{Snapshot, SnapshotId};
+use crate::vm::snapshot::{Snapshot, SnapshotError, SnapshotId};
 use crate::vm::vmm::Standby;
 use clock::Clock;
 use line::Line;
@@ -235,7 +235,7 @@ impl Core {
             let slots = self.slots();
             let ages = slots
                 .snapshots()
-                .map(|snapshot| snapshot.manifest().created.age());
+                .filter_map(|snapshot| snapshot.manifest().created.age());
             (slots.counts(), ages.collect())
         };
         let standby = self.reserve().ready().len();
@@ -459,7 +459,12 @@ async fn adopt(
     let (store, vmm) = (launcher.snapshots().clone(), launcher.hypervisor());
     let listed = blocking(move || -> Result<_, LaunchError> {
         vmm.prepare()?;
-        store.sweep()?;
+        if store.is_read_only() {
+            let path = store.root().to_owned();
+            tracing::warn!("{}", SnapshotError::ReadOnly { path });
+        } else {
+            store.sweep()?;
+        }
         Ok(store.list()?)
     })
     .await?;
@@ -472,7 +477,7 @@ async fn adopt(
         }
         match launcher.load(entry.id).await {
             Ok(snapshot) => {
-                if !slots.adopt(snapshot, manifest.created.age(), Duration::ZERO) {
+                if !slots.adopt(snapshot, manifest.created.age_or_overdue(), Duration::ZERO) {
                     break;
                 }
                 adopted.insert(entry.id);

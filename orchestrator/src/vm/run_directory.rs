@@ -21,8 +21,8 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::disk;
-use crate::exposed::Exposed;
 use crate::mark::{self, Mark};
+use crate::state_path::{self, PathError, StatePath};
 use crate::vm::firecracker;
 use crate::vm::flock::{Kind, lock_within, try_lock};
 use crate::vm::orphan::{self, Record};
@@ -65,16 +65,16 @@ impl RunPath {
     /// # Errors
     /// [`VmmError::Unusable`] if it is, and can't be used.
     pub(crate) fn open(root: &Path) -> Result<Self, VmmError> {
-        match fs::symlink_metadata(root) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(can_not_be_made(root, &error)),
-            Ok(_) => {
-                check(root)?;
-                owners(root)?;
+        let root = match state_path::find(root) {
+            Err(PathError::Io(error)) if error.kind() == ErrorKind::NotFound => root.to_owned(),
+            found => {
+                let root = own(root, found)?;
+                owners(&root)?;
+                root
             }
-        }
+        };
         Ok(Self {
-            root: root.to_owned(),
+            root,
             directory: Mutex::default(),
         })
     }
@@ -108,19 +108,13 @@ impl RunPath {
 impl RunDirectory {
     /// Makes a directory for this process below `root`.
     fn create(root: &Path) -> Result<Arc<Self>, VmmError> {
-        make(root, true).map_err(|error| {
-            if disk::is_full(&error) {
-                return failed("create", root)(error);
-            }
-            can_not_be_made(root, &error)
-        })?;
-        check(root)?;
+        let root = &own(root, state_path::make(root))?;
         // Held for a few system calls: nobody sees a directory before it is locked.
         let _root_lock = lock(root)?;
         owners(root)?;
         let name = Uuid::now_v7().simple().to_string();
         let path = root.join(&name);
-        make(&path, false).map_err(failed("create", &path))?;
+        make(&path).map_err(failed("create", &path))?;
         let filled = fill(&path).map_err(failed("write to", &path));
         let lock = filled.inspect_err(|_| {
             if let Err(error) = mark::remove(&path) {
@@ -198,15 +192,8 @@ fn unless_full<T>(recorded: io::Result<T>) -> io::Result<Option<T>> {
 }
 
 /// Makes a directory for us alone.
-pub(crate) fn make(path: &Path, recursive: bool) -> io::Result<()> {
-    DirBuilder::new()
-        .recursive(recursive)
-        .mode(0o700)
-        .create(path)
-}
-
-fn can_not_be_made(root: &Path, error: &io::Error) -> VmmError {
-    unusable(root, format!("it can't be made ({error}): set"))
+pub(crate) fn make(path: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(path)
 }
 
 fn unusable(root: &Path, what: String) -> VmmError {
@@ -233,12 +220,21 @@ fn lock(root: &Path) -> Result<RootLock, VmmError> {
     })
 }
 
-/// Refuses a directory that others can change: they would choose what a VMM finds in place of its
-/// sockets and its record.
-fn check(root: &Path) -> Result<(), VmmError> {
-    match Exposed::of(root).map_err(failed("inspect", root))? {
-        Some(exposed) => Err(unusable(root, format!("it {exposed}, or set"))),
-        None => Ok(()),
+/// The directory at `root`, without links. One that others can change is refused: they would choose
+/// what a VMM finds in place of its sockets and its record. Nor is root's of use to another user.
+fn own(root: &Path, found: Result<StatePath, PathError>) -> Result<PathBuf, VmmError> {
+    match found {
+        Ok(found) if found.owner == rustix::process::geteuid().as_raw() => Ok(found.path),
+        Ok(_) => Err(unusable(root, "it belongs to root: set".to_owned())),
+        Err(PathError::Exposed(exposed)) => {
+            let root = exposed.directory(root);
+            Err(unusable(&root, format!("it {exposed}, or set")))
+        }
+        Err(PathError::Io(error)) if disk::is_full(&error) => Err(failed("create", root)(error)),
+        Err(PathError::Io(error)) => {
+            let what = format!("it can't be made or entered ({error}): set");
+            Err(unusable(root, what))
+        }
     }
 }
 

@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::net::UnixStream;
 
+use crate::disk;
 use crate::template::Template;
 use crate::untrusted::Marked;
 use crate::vm::host_limits;
@@ -230,6 +231,15 @@ pub enum VmmError {
         #[source]
         source: io::Error,
     },
+    /// The file system of running VMs is full.
+    #[error(
+        "no space left to {operation}: free some on that file system, or set IRONCLAW_RUN_PATH to a \
+         directory on a larger one"
+    )]
+    NoSpace {
+        /// What was tried, and where.
+        operation: String,
+    },
     /// The VMM's process ended.
     #[error("the VMM ended while it should {operation} ({exit})")]
     Died {
@@ -290,9 +300,14 @@ impl VmmError {
 
     pub(crate) fn io(operation: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let operation = operation.into();
-        move |source| Self::Io {
-            operation,
-            source: host_limits::of_files(source),
+        move |source| {
+            // From the system: our own limits are of that kind, too.
+            if disk::is_full(&source) && source.raw_os_error().is_some() {
+                Self::NoSpace { operation }
+            } else {
+                let source = host_limits::of_files(source);
+                Self::Io { operation, source }
+            }
         }
     }
 }

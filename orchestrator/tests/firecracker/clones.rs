@@ -92,7 +92,7 @@ async fn a_clones_clock_is_right_however_old_its_snapshot_is() {
             // goes on where the snapshot was taken is late by that one's age: so much later that
             // the two can't be mistaken, which comes by itself.
             let late = now() - asked;
-            if snapshot.manifest().created.age() > 2 * (late + APART) {
+            if snapshot.manifest().created.age().unwrap() > 2 * (late + APART) {
                 return (vm, late);
             }
         }

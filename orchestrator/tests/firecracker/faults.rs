@@ -10,6 +10,7 @@ use ironclaw_orchestrator::vm::vmm::VmmError;
 use ironclaw_orchestrator::vm::{LaunchError, Launcher, Origin, Pool, SpawnError, Stage};
 use ironclaw_test_harness::skipped;
 
+use crate::jail::jailed;
 use crate::lab::{Lab, list, pool, run, words};
 use crate::process::living_in;
 use crate::real;
@@ -197,11 +198,7 @@ async fn a_disk_that_fills_up_before_a_snapshot_is_written_is_one_clear_error_an
     let Some(mut lab) = Lab::open().await else {
         return;
     };
-    let denied = |reason: &str| drop(real::unless_required(reason.to_owned()));
-    let disk = match SmallDisk::mount(160, denied) {
-        Ok(disk) => disk,
-        Err(reason) => return skipped(reason),
-    };
+    let Some(disk) = small_disk() else { return };
     lab.config.snapshot_path = disk.path().join("snapshots");
     lab.config.machine.memory_mib = 128;
     let path = disk.path().to_owned();
@@ -220,4 +217,69 @@ async fn a_disk_that_fills_up_before_a_snapshot_is_written_is_one_clear_error_an
     disk.free();
     let left = list(&lab.config.snapshot_path);
     assert!(left.is_empty(), "{left:?}");
+}
+
+fn small_disk() -> Option<SmallDisk> {
+    let denied = |reason: &str| drop(real::unless_required(reason.to_owned()));
+    SmallDisk::mount(160, denied).map_err(skipped).ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_on_a_read_only_file_system_serve_and_none_is_built() {
+    let Some(mut lab) = Lab::open().await else {
+        return;
+    };
+    let Some(disk) = small_disk() else { return };
+    lab.config.snapshot_path = disk.path().join("snapshots");
+    let (launcher, snapshot) = lab.snapshot().await;
+    drop((launcher, snapshot));
+    disk.make_read_only();
+    let launcher = lab.launcher().await;
+    assert!(launcher.snapshots().is_read_only());
+    let pool = pool(&launcher, 2, 1).await;
+    let vm = pool.spawn("restored").await.unwrap();
+    assert_eq!(vm.origin(), Origin::Restored);
+    let error = pool.warmup().await.unwrap_err();
+    let text = words(&error);
+    assert!(
+        text.contains("nothing can be built") && text.contains("IRONCLAW_SNAPSHOT_PATH"),
+        "{text}"
+    );
+    vm.destroy().await.unwrap();
+    pool.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_run_directory_is_told_as_such_and_is_no_death_of_a_vmm() {
+    let Some(mut lab) = jailed().await else {
+        return;
+    };
+    let Some(disk) = small_disk() else { return };
+    // What jails link must be on their file system.
+    let mut copy = std::process::Command::new("cp");
+    copy.arg("-a")
+        .arg(&lab.config.template_path)
+        .arg(disk.path());
+    assert!(copy.status().unwrap().success());
+    lab.config.template_path = disk.path().join("templates");
+    lab.config.snapshot_path = disk.path().join("snapshots");
+    lab.config.run_path = disk.path().join("run");
+    let launcher = lab.launcher().await;
+    let pool = pool(&launcher, 1, 0).await;
+    SmallDisk::fill(disk.path());
+    let error = pool.spawn("no-room").await.unwrap_err();
+    let SpawnError::Failed(tiers) = &error else {
+        panic!("{error:?}");
+    };
+    let (_, last) = tiers.iter().last().unwrap();
+    assert!(
+        matches!(last, LaunchError::Vmm(VmmError::NoSpace { .. })),
+        "{last:?}"
+    );
+    assert_eq!(last.reason(), "no_space");
+    let text = words(&error);
+    assert!(text.contains("IRONCLAW_RUN_PATH"), "{text}");
+    disk.free();
+    pool.spawn("room").await.unwrap().destroy().await.unwrap();
+    pool.close().await;
 }

@@ -35,6 +35,13 @@ impl SmallDisk {
         self.directory.path()
     }
 
+    /// Lets nobody write to it any more.
+    #[allow(dead_code, reason = "not all tests that share this file do so")]
+    pub(crate) fn make_read_only(&self) {
+        let output = run("mount", &["-o", "remount,ro"], &self.directory);
+        assert!(output.status.success(), "{output:?}");
+    }
+
     /// Takes all the room that is left, below `path`.
     pub(crate) fn fill(path: &Path) {
         let mut file = File::create(path.join("filler")).unwrap();

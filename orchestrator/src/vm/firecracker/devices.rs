@@ -12,7 +12,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::api::{ApiError, Client, CpuConfig, Drive, NetworkInterface, NetworkOverride};
-use super::claim::Claim;
+use super::claim::{self, Claim};
 use super::place::Place;
 use crate::regular_file;
 use crate::vm::config::{self, CPU_TEMPLATE};
@@ -152,11 +152,17 @@ impl Devices {
             return Ok(None);
         }
         let failed = || VmmError::io("get a tap device for a VM");
+        let claims = claim::directory(run_path).map_err(failed())?;
+        // Devices of another network namespace have the same names.
+        let own = std::fs::metadata("/proc/self/ns/net").map_or(0, |namespace| namespace.ino());
         for tap in &self.taps {
             let file = tap.namespace.as_deref().and_then(Path::file_name);
-            let namespace = file.map(|name| name.to_string_lossy()).unwrap_or_default();
+            let namespace = match file {
+                Some(name) => name.to_string_lossy().into_owned(),
+                None => own.to_string(),
+            };
             let name = format!("tap-{namespace}:{}", tap.device);
-            if let Some(claim) = Claim::take(run_path, &name).map_err(failed())? {
+            if let Some(claim) = Claim::take(&claims, &name).map_err(failed())? {
                 return Ok(Some(Interface {
                     tap: tap.clone(),
                     _claim: claim,

@@ -40,7 +40,7 @@ impl Home {
     /// A directory for one more VM.
     pub(super) fn new(run: &Arc<RunDirectory>) -> io::Result<Self> {
         let path = run.path().join(run.number().to_string());
-        run_directory::make(&path, false)?;
+        run_directory::make(&path)?;
         let place = Place::open(&path, None).inspect_err(|_| take_back(&[&path]))?;
         Ok(Self {
             place,

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rustix::process::{Resource, getrlimit};
 
 use super::cgroup::Cgroups;
-use super::claim::Claim;
+use super::claim::{self, Claim};
 use super::guard::Guard;
 use crate::sys;
 use crate::vm::host_limits;
@@ -159,6 +159,10 @@ pub fn find_jailer(configured: Option<&Path>) -> Result<PathBuf, VmmError> {
 }
 
 fn user(users: &RangeInclusive<u32>, turn: usize, run_path: &Path) -> io::Result<User> {
+    user_in(users, turn, &claim::directory(run_path)?)
+}
+
+fn user_in(users: &RangeInclusive<u32>, turn: usize, claims: &Path) -> io::Result<User> {
     let count = users.clone().count();
     for id in users
         .clone()
@@ -166,7 +170,7 @@ fn user(users: &RangeInclusive<u32>, turn: usize, run_path: &Path) -> io::Result
         .skip(turn.checked_rem(count).unwrap_or(0))
         .take(count)
     {
-        if let Some(claim) = Claim::take(run_path, &id.to_string())? {
+        if let Some(claim) = Claim::take(claims, &id.to_string())? {
             return Ok(User { id, _claim: claim });
         }
     }
@@ -234,7 +238,7 @@ mod tests {
     #[test]
     fn each_vm_has_a_user_of_its_own_until_there_is_none() {
         let run = tempfile::tempdir().unwrap();
-        let of = |users: RangeInclusive<u32>, turn| user(&users, turn, run.path());
+        let of = |users: RangeInclusive<u32>, turn| user_in(&users, turn, run.path());
         let (one, two) = (of(5..=6, 1).unwrap(), of(5..=6, 3).unwrap());
         assert_eq!((one.id(), two.id()), (6, 5));
         #[expect(clippy::reversed_empty_ranges, reason = "a caller may give one")]

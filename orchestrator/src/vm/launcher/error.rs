@@ -88,6 +88,7 @@ impl LaunchError {
             Self::Vmm(error) => match error {
                 VmmError::NotInstalled { .. } | VmmError::Unusable { .. } => "vmm_unusable",
                 VmmError::Io { .. } => "io",
+                VmmError::NoSpace { .. } => "no_space",
                 VmmError::Died { .. } => "vmm_died",
                 VmmError::TimedOut { .. } => "vmm_timed_out",
                 VmmError::Refused { .. } => "vmm_refused",
@@ -109,7 +110,7 @@ impl LaunchError {
     /// later either. What this process or its host lacks will be there again.
     pub(crate) fn may_be_the_snapshots(&self) -> bool {
         match self {
-            Self::Vmm(error) => !matches!(error, VmmError::Io { .. }),
+            Self::Vmm(error) => !matches!(error, VmmError::Io { .. } | VmmError::NoSpace { .. }),
             Self::Guest(_) | Self::Snapshot(_) => true,
             _ => false,
         }

@@ -267,6 +267,11 @@ fn template(config: &Config, progress: &Progress) -> Result<Template, LaunchErro
             if template.is_imported() || template.has_agent(agent)? {
                 return Ok(template);
             }
+            // It speaks this release's protocol, or it would not have been loaded.
+            if store.is_read_only() {
+                tracing::debug!("the template holds another agent, and can't be built anew");
+                return Ok(template);
+            }
         }
         Ok(None) => {}
         Err(error) if error.needs_rebuild() => {

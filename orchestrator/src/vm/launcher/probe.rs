@@ -5,7 +5,7 @@
 //! host, hypervisor and template.
 
 use std::fs::{self, File, Permissions};
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
@@ -108,8 +108,18 @@ pub(super) async fn works(
         }
     };
     let answer = Answer { question, works };
-    if let Err(error) = remember(&path, &answer) {
-        tracing::warn!(path = %path.display(), %error, "KVM will be probed again");
+    match remember(&path, &answer) {
+        Ok(()) => {}
+        // Root's templates, or those of a read-only file system.
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem
+            ) =>
+        {
+            tracing::debug!(path = %path.display(), %error, "KVM will be probed again");
+        }
+        Err(error) => tracing::warn!(path = %path.display(), %error, "KVM will be probed again"),
     }
     works
 }

@@ -166,7 +166,7 @@ async fn build_or_find(core: &Core, place: Place) -> Result<(), LaunchError> {
     let staging = match core.launcher.seek(&mut known, oldest).await? {
         Sought::Found(snapshot) => {
             known.insert(snapshot.id());
-            let age = snapshot.manifest().created.age();
+            let age = snapshot.manifest().created.age_or_overdue();
             core.slots().found(place, snapshot, age, core.now());
             return Ok(());
         }
@@ -316,9 +316,11 @@ fn split<T>(result: Result<T, LaunchError>) -> (Option<T>, Option<LaunchError>) 
 
 fn report(core: &Core, failure: Option<LaunchError>) {
     if let Some(error) = &failure {
+        // That nothing can be built was said when the pool was opened.
+        let is_known = matches!(error, LaunchError::Snapshot(SnapshotError::ReadOnly { .. }));
         let error = with_causes(error);
         // Whoever waits for it is told.
-        if core.progress.receiver_count() > 0 {
+        if is_known || core.progress.receiver_count() > 0 {
             tracing::debug!(error, "the pool could not be filled");
         } else {
             tracing::warn!(error, "the pool could not be filled");

@@ -9,7 +9,7 @@ use super::id::SnapshotId;
 use super::inspect::Defect;
 use super::owner::Owners;
 use crate::disk;
-use crate::exposed::Exposed;
+use crate::state_path::Exposed;
 
 /// Failure of an operation on the snapshot store: what was attempted, where, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -65,15 +65,27 @@ pub enum SnapshotError {
     #[error(
         "the snapshot store {} {}, or set IRONCLAW_SNAPSHOT_PATH to a directory of its own",
         path.display(),
-        Exposed { owner: *owner, mode: *mode }
+        Exposed::at(path, component, *owner, *mode)
     )]
     RootExposed {
         /// Path of the store.
         path: PathBuf,
+        /// What they can change: the store itself, a directory above it, or a link on the way.
+        component: PathBuf,
         /// User id of its owner.
         owner: u32,
-        /// Its permission bits.
+        /// Its type and permissions (inode(7)).
         mode: u32,
+    },
+    /// Nothing can be written to the store; what is in it can be used.
+    #[error(
+        "nothing can be built in the snapshot store {}, which is another user's or on a read-only \
+         file system: what it holds serves, and IRONCLAW_SNAPSHOT_PATH may name one to build in",
+        path.display()
+    )]
+    ReadOnly {
+        /// Path of the store.
+        path: PathBuf,
     },
     /// Another process has held the lock of the store for longer than its short operations take.
     #[error(

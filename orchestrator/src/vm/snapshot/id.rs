@@ -3,10 +3,12 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use uuid::{Uuid, Version};
+
+use super::manifest::Timestamp;
 
 /// Name of a snapshot, and of its directory: a UUID of version 7, hence in order of creation.
 ///
@@ -30,11 +32,14 @@ impl SnapshotId {
         Self(Uuid::now_v7())
     }
 
-    /// Time since it was made; none if that lies in the future.
+    /// Time since it was made, as [`Timestamp::age_or_overdue`].
     pub(super) fn age(self) -> Duration {
-        let (seconds, nanoseconds) = self.0.get_timestamp().map_or((0, 0), |it| it.to_unix());
-        let made = UNIX_EPOCH + Duration::new(seconds, nanoseconds);
-        SystemTime::now().duration_since(made).unwrap_or_default()
+        let (unix_seconds, nanoseconds) = self.0.get_timestamp().map_or((0, 0), |it| it.to_unix());
+        let made = Timestamp {
+            unix_seconds,
+            nanoseconds,
+        };
+        made.age_or_overdue()
     }
 
     /// The directory of this snapshot in the store at `root`.

@@ -28,6 +28,9 @@ pub enum Defect {
     /// Nothing in it says that IronClaw made it.
     #[error("no snapshot that IronClaw made")]
     NotOurs,
+    /// It is root's alone.
+    #[error("this user may not read it")]
+    NotReadable,
     /// A file is not there.
     #[error("{file} is missing")]
     Missing {
@@ -91,12 +94,16 @@ impl Defect {
     /// Whether nobody can use the directory any more, so that a sweep may remove it.
     #[must_use]
     pub fn is_garbage(&self) -> bool {
-        !matches!(self, Self::OtherFormat { .. } | Self::NotOurs)
+        !matches!(
+            self,
+            Self::OtherFormat { .. } | Self::NotOurs | Self::NotReadable
+        )
     }
 
     pub(super) fn remedy(&self) -> &'static str {
         match self {
             Self::NotOurs => "it is left alone: remove it by hand if it is to go",
+            Self::NotReadable => "let it read the directory and the files in it",
             Self::OtherFormat { .. } => "use the release that made it, or delete it",
             _ => "it is removed by the next sweep",
         }

@@ -119,6 +119,11 @@ pub struct Timestamp {
     pub nanoseconds: u32,
 }
 
+/// By how much a clock may be set back without making what was made before something of the future.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+/// More than any age at which something is replaced, and less than never.
+const OVERDUE: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 /// The files beside the manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -162,11 +167,25 @@ impl Timestamp {
         SystemTime::now().into()
     }
 
-    /// Time since then; none if it lies in the future.
+    /// Time since then; `None` if it lies in the future: the clock was wrong then, or is now, and
+    /// nobody knows.
     #[must_use]
-    pub fn age(self) -> Duration {
-        let then = self.to_system_time().unwrap_or(UNIX_EPOCH);
-        SystemTime::now().duration_since(then).unwrap_or_default()
+    pub fn age(self) -> Option<Duration> {
+        self.age_at(SystemTime::now())
+    }
+
+    fn age_at(self, now: SystemTime) -> Option<Duration> {
+        let then = self.to_system_time()?;
+        match now.duration_since(then) {
+            Ok(age) => Some(age),
+            Err(ahead) if ahead.duration() <= CLOCK_TOLERANCE => Some(Duration::ZERO),
+            Err(_) => None,
+        }
+    }
+
+    /// The same for who replaces what is old: what has no age is older than anything may be.
+    pub(crate) fn age_or_overdue(self) -> Duration {
+        self.age().unwrap_or(OVERDUE)
     }
 
     /// The same for `std`; `None` beyond what the host's clock can show.

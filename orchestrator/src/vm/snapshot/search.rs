@@ -65,8 +65,9 @@ impl SnapshotStore {
             let entries = self.list()?;
             let ids: Vec<_> = entries.iter().map(|entry| entry.id).collect();
             let serves = |entry: &&Entry| {
-                let fits =
-                    |it: &Manifest| requirements.check(it).is_ok() && it.created.age() <= age;
+                let fits = |it: &Manifest| {
+                    requirements.check(it).is_ok() && it.created.age_or_overdue() <= age
+                };
                 !known.contains(&entry.id) && entry.state.as_ref().is_ok_and(fits)
             };
             for entry in entries.iter().rev().filter(serves) {
@@ -194,6 +195,22 @@ mod tests {
         assert_eq!(found(&[younger], ANY_AGE), Some(older));
         assert_eq!(found(&[younger, older], ANY_AGE), None);
         assert_eq!(found(&[], Duration::ZERO), None);
+    }
+
+    #[test]
+    fn what_is_from_the_future_does_not_serve_for_as_long_as_it_is_ahead() {
+        let (_directory, store) = store();
+        let id = staged(&store).publish(description()).unwrap().snapshot.id();
+        let manifest = id.directory(store.root()).join("manifest.json");
+        let json = std::fs::read_to_string(&manifest).unwrap();
+        let made = store.list().unwrap()[0].state.clone().unwrap().created;
+        let later = made.unix_seconds + 400 * 24 * 3600;
+        let json = json.replace(&made.unix_seconds.to_string(), &later.to_string());
+        std::fs::write(&manifest, json).unwrap();
+        let hour = Duration::from_secs(3600);
+        let search = |age| store.search(&requirements(), &HashSet::new(), age).unwrap();
+        assert!(matches!(search(hour), Search::Ours(_)));
+        assert!(matches!(search(ANY_AGE), Search::Found(_)));
     }
 
     #[test]

@@ -52,6 +52,11 @@ impl Staging {
         _root: &RootLock,
         requirements: &Requirements,
     ) -> Result<Self, SnapshotError> {
+        if store.is_read_only() {
+            return Err(SnapshotError::ReadOnly {
+                path: store.root().to_owned(),
+            });
+        }
         let id = SnapshotId::generate();
         let purpose = search::purpose(requirements);
         let path = store.root().join(format!("{PREFIX}{id}-{purpose}"));

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,12 +19,13 @@ use super::staging::Staging;
 use super::sweep::{self, Swept};
 use super::verified::Boot;
 use crate::disk;
-use crate::exposed::Exposed;
+use crate::state_path::{self, PathError};
 
 /// Snapshots in one directory; cheap to clone. Any number of processes may use it at a time.
 #[derive(Debug, Clone)]
 pub struct SnapshotStore {
     root: Arc<PathBuf>,
+    is_read_only: bool,
 }
 
 /// A directory with the name of a snapshot.
@@ -58,7 +58,8 @@ impl SnapshotStore {
     /// Opens the store in `root`, which is created with mode 0700 if it does not exist.
     ///
     /// # Errors
-    /// [`SnapshotError`]: it can't be created or used, or other users could change what is in it.
+    /// [`SnapshotError`]: it can't be created or used, or other users than root could change what is
+    /// in it, or put another directory in its place.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, SnapshotError> {
         let path = root.into();
         let unusable = |operation| {
@@ -75,25 +76,30 @@ impl SnapshotStore {
                 },
             }
         };
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&path)
-            .map_err(unusable("create"))?;
-        // VMMs get paths below it, and they run in other directories.
-        let root = path.canonicalize().map_err(unusable("resolve"))?;
-        let exposed = Exposed::of(&root).map_err(unusable("inspect"))?;
-        if let Some(Exposed { owner, mode }) = exposed {
-            return Err(SnapshotError::RootExposed {
-                path: root,
-                owner,
-                mode,
-            });
-        }
+        // VMMs get paths below it, and they run in other directories: this one is absolute.
+        let found = state_path::make(&path).map_err(|error| match error {
+            PathError::Io(error) => unusable("use")(error),
+            PathError::Exposed(exposed) => SnapshotError::RootExposed {
+                path: exposed.directory(&path),
+                component: exposed.component,
+                owner: exposed.owner,
+                mode: exposed.mode,
+            },
+        })?;
+        let is_read_only = !found.is_writable().map_err(unusable("inspect"))?;
+        let root = found.path;
         fs::read_dir(&root).map_err(unusable("read"))?;
         Ok(Self {
             root: Arc::new(root),
+            is_read_only,
         })
+    }
+
+    /// Whether what is here can be used and nothing can be made: it is root's, or the file system
+    /// is read-only.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.is_read_only
     }
 
     /// The store's directory, an absolute path.
@@ -353,9 +359,21 @@ impl SnapshotStore {
 
     fn entry(&self, id: SnapshotId) -> Result<Entry, SnapshotError> {
         let path = id.directory(&self.root);
-        let failed = |error| SnapshotError::io("inspect", &path, error);
+        let failed = |error| SnapshotError::io("inspect", path.clone(), error);
         let _root = lock::root(&self.root)?;
-        let look = DirLock::try_lock(&path, Kind::Exclusive).map_err(failed)?;
+        let look = match DirLock::try_lock(&path, Kind::Exclusive) {
+            // Root's own.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Ok(Entry {
+                    id,
+                    state: Err(Defect::NotReadable),
+                    disk_bytes: 0,
+                    in_use: false,
+                    path,
+                });
+            }
+            look => look.map_err(failed)?,
+        };
         let in_use = look.is_none();
         let directory = fs::File::open(&path).map_err(failed)?;
         let state = inspect::read(&directory, &path, id)?;

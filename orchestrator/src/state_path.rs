@@ -1,0 +1,459 @@
+//! Directories of state, found so that nobody else can choose what is there.
+//!
+//! Who can change a directory on the way to a snapshot can put another one in its place. So a path
+//! is walked component by component, through descriptors: each directory on it belongs to this user
+//! or to root, and nobody else may write to it, unless it is sticky as `/tmp` is, where only their
+//! owners can replace entries. A link is followed if it belongs to this user or to root. The path
+//! that comes out has no links, and nobody but these two can make it lead elsewhere later.
+
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{
+    Access, AtFlags, CWD, FileType, Mode, OFlags, Stat, accessat, fstat, getxattr, mkdirat, openat,
+    readlinkat,
+};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
+/// As many as the kernel follows (path_resolution(7)).
+const MAX_LINKS: u32 = 40;
+const GROUP_WRITE: u32 = 0o020;
+const OTHERS_WRITE: u32 = 0o002;
+const STICKY: u32 = 0o1000;
+
+/// A directory that nobody else can change or replace.
+#[derive(Debug)]
+pub(crate) struct StatePath {
+    /// Absolute, without links.
+    pub(crate) path: PathBuf,
+    /// Its owner: this user or root.
+    pub(crate) owner: u32,
+}
+
+/// Why there is none at a path.
+#[derive(Debug)]
+pub(crate) enum PathError {
+    /// The system's answer.
+    Io(io::Error),
+    /// Others can change it.
+    Exposed(Exposed),
+}
+
+/// What others can change on the way to a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Exposed {
+    /// The directory itself, one above it, or a link to one of them.
+    pub(crate) component: PathBuf,
+    pub(crate) owner: u32,
+    /// Type and permissions (inode(7)).
+    pub(crate) mode: u32,
+    pub(crate) is_last: bool,
+}
+
+impl StatePath {
+    /// Whether this user can write there: the owner can, unless the file system is read-only, and
+    /// nobody else.
+    pub(crate) fn is_writable(&self) -> io::Result<bool> {
+        let access = Access::WRITE_OK | Access::EXEC_OK;
+        match accessat(CWD, &self.path, access, AtFlags::EACCESS) {
+            Ok(()) => Ok(true),
+            Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+impl Exposed {
+    /// The same from the fields of an error about the directory at `path`.
+    pub(crate) fn at(path: &Path, component: &Path, owner: u32, mode: u32) -> Self {
+        Self {
+            component: component.to_owned(),
+            owner,
+            mode,
+            is_last: path == component,
+        }
+    }
+
+    /// The directory that this is about, which was looked for at `path`.
+    pub(crate) fn directory(&self, path: &Path) -> PathBuf {
+        if self.is_last { &self.component } else { path }.to_owned()
+    }
+}
+
+impl From<Errno> for PathError {
+    fn from(errno: Errno) -> Self {
+        Self::Io(errno.into())
+    }
+}
+
+/// Finds the directory at `path`.
+pub(crate) fn find(path: &Path) -> Result<StatePath, PathError> {
+    Walk::start(path, false)?.finish()
+}
+
+/// Finds it, or makes what is missing of it, with mode 0700.
+pub(crate) fn make(path: &Path) -> Result<StatePath, PathError> {
+    Walk::start(path, true)?.finish()
+}
+
+/// The way to a directory.
+struct Walk {
+    us: u32,
+    makes: bool,
+    left: VecDeque<OsString>,
+    links: u32,
+    path: PathBuf,
+    here: OwnedFd,
+    facts: Stat,
+}
+
+impl Walk {
+    fn start(path: &Path, makes: bool) -> Result<Self, PathError> {
+        let path = std::path::absolute(path).map_err(PathError::Io)?;
+        let (here, facts) = root()?;
+        let mut walk = Self {
+            us: geteuid().as_raw(),
+            makes,
+            left: VecDeque::new(),
+            links: 0,
+            path: PathBuf::from("/"),
+            here,
+            facts,
+        };
+        walk.go_by(&path)?;
+        Ok(walk)
+    }
+
+    /// Puts the components of `path` before what is left.
+    fn go_by(&mut self, path: &Path) -> Result<(), PathError> {
+        if path.is_absolute() {
+            (self.here, self.facts) = root()?;
+            self.path = PathBuf::from("/");
+        }
+        for component in path.components().rev() {
+            match component {
+                Component::Normal(name) => self.left.push_front(name.to_owned()),
+                Component::ParentDir => self.left.push_front("..".into()),
+                Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<StatePath, PathError> {
+        while let Some(name) = self.left.pop_front() {
+            self.step(&name)?;
+        }
+        let writable = self.facts.st_mode & (GROUP_WRITE | OTHERS_WRITE) != 0;
+        if writable || !self.is_trusted(self.facts.st_uid) {
+            return Err(self.exposed(self.path.clone(), &self.facts, true));
+        }
+        Ok(StatePath {
+            path: self.path,
+            owner: self.facts.st_uid,
+        })
+    }
+
+    fn step(&mut self, name: &OsStr) -> Result<(), PathError> {
+        if !self.is_trusted(self.facts.st_uid) || self.is_open_to_others() {
+            return Err(self.exposed(self.path.clone(), &self.facts, false));
+        }
+        let (there, facts) = match look(&self.here, name) {
+            Err(Errno::NOENT) if self.makes => {
+                match mkdirat(&self.here, name, Mode::RWXU) {
+                    // Another process was faster, ours or not.
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
+                look(&self.here, name)?
+            }
+            found => found?,
+        };
+        match FileType::from_raw_mode(facts.st_mode) {
+            FileType::Directory => {
+                if name == ".." {
+                    self.path.pop();
+                } else {
+                    self.path.push(name);
+                }
+                (self.here, self.facts) = (there, facts);
+                Ok(())
+            }
+            FileType::Symlink => {
+                if !self.is_trusted(facts.st_uid) {
+                    return Err(self.exposed(self.path.join(name), &facts, false));
+                }
+                self.links += 1;
+                if self.links > MAX_LINKS {
+                    return Err(Errno::LOOP.into());
+                }
+                let target = readlinkat(&there, "", Vec::new())?.into_bytes();
+                self.go_by(Path::new(&OsString::from_vec(target)))
+            }
+            _ => Err(Errno::NOTDIR.into()),
+        }
+    }
+
+    fn is_trusted(&self, owner: u32) -> bool {
+        owner == 0 || owner == self.us
+    }
+
+    /// Whether others can replace what is in the directory that the walk has come to.
+    fn is_open_to_others(&self) -> bool {
+        let mode = self.facts.st_mode;
+        if mode & STICKY != 0 {
+            return false;
+        }
+        mode & OTHERS_WRITE != 0
+            || mode & GROUP_WRITE != 0
+                && (has_acl(&self.here) || !is_private_group(self.facts.st_gid, self.us))
+    }
+
+    fn exposed(&self, component: PathBuf, facts: &Stat, is_last: bool) -> PathError {
+        PathError::Exposed(Exposed {
+            component,
+            owner: facts.st_uid,
+            mode: facts.st_mode,
+            is_last,
+        })
+    }
+}
+
+fn root() -> Result<(OwnedFd, Stat), Errno> {
+    let here = openat(
+        CWD,
+        "/",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let facts = fstat(&here)?;
+    Ok((here, facts))
+}
+
+/// What is called `name`, without following it if it is a link.
+fn look(at: &OwnedFd, name: &OsStr) -> Result<(OwnedFd, Stat), Errno> {
+    let there = openat(
+        at,
+        name,
+        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let facts = fstat(&there)?;
+    Ok((there, facts))
+}
+
+/// Whether the group's permissions may be those of an access control list, for anybody (acl(5)).
+fn has_acl(directory: &OwnedFd) -> bool {
+    let itself = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    let nothing: &mut [u8] = &mut [];
+    !matches!(
+        getxattr(itself, "system.posix_acl_access", nothing),
+        Err(Errno::NODATA | Errno::OPNOTSUPP)
+    )
+}
+
+/// Whether a group has nobody but this user and root in it, as the groups that distributions give
+/// each user have, with a umask of 002.
+fn is_private_group(group: u32, user: u32) -> bool {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    is_private(group, user, &read("/etc/group"), &read("/etc/passwd"))
+}
+
+/// The same by the texts of group(5) and passwd(5). A group that is not in them is nobody's to know.
+fn is_private(group: u32, user: u32, groups: &str, users: &str) -> bool {
+    let mut names = Vec::new();
+    for line in users.lines() {
+        let fields: Vec<&str> = line.split(':').collect();
+        let [name, _, id, primary, ..] = fields[..] else {
+            continue;
+        };
+        let (Ok(id), Ok(primary)) = (id.parse::<u32>(), primary.parse::<u32>()) else {
+            continue;
+        };
+        if id == user || id == 0 {
+            names.push(name);
+        } else if primary == group {
+            return false;
+        }
+    }
+    groups.lines().any(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let [_, _, id, members] = fields[..] else {
+            return false;
+        };
+        let mut members = members.split(',').filter(|member| !member.is_empty());
+        id.parse() == Ok(group) && members.all(|member| names.contains(&member))
+    })
+}
+
+/// What is wrong, and what to do: the rest of a sentence that begins with the directory.
+impl fmt::Display for Exposed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            component,
+            owner,
+            mode,
+            is_last,
+        } = self;
+        let (component, permissions) = (component.display(), mode & 0o7777);
+        if *is_last {
+            write!(
+                f,
+                "can be changed by other users (owner {owner}, mode {permissions:04o}): change its \
+                 owner to this user and its mode to 0700"
+            )
+        } else if FileType::from_raw_mode(*mode) == FileType::Symlink {
+            write!(
+                f,
+                "is reached through {component}, a link of another user (owner {owner}): make it a \
+                 link of this user's"
+            )
+        } else {
+            write!(
+                f,
+                "can be replaced by other users, who may change {component} (owner {owner}, mode \
+                 {permissions:04o}): let nobody but this user and root own that and write to it"
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::ErrorKind;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, lchown, symlink};
+
+    fn directory() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().canonicalize().unwrap();
+        (directory, path)
+    }
+
+    fn allow(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn exposed(found: Result<StatePath, PathError>) -> Exposed {
+        match found {
+            Err(PathError::Exposed(exposed)) => exposed,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn us() -> u32 {
+        geteuid().as_raw()
+    }
+
+    #[test]
+    fn what_is_missing_is_made_for_us_alone_and_found_again() {
+        let (_directory, root) = directory();
+        let path = root.join("a/b");
+        let missing = find(&path).unwrap_err();
+        assert!(matches!(missing, PathError::Io(error) if error.kind() == ErrorKind::NotFound));
+        assert!(!root.join("a").exists());
+        for found in [
+            make(&path),
+            make(&path),
+            find(&path),
+            find(&root.join("a/../a/./b")),
+        ] {
+            let found = found.unwrap();
+            assert_eq!((&found.path, found.owner), (&path, us()));
+        }
+        assert_eq!(fs::metadata(root.join("a")).unwrap().mode() & 0o7777, 0o700);
+        fs::write(root.join("file"), "").unwrap();
+        for path in ["file", "file/below"] {
+            let PathError::Io(error) = make(&root.join(path)).unwrap_err() else {
+                panic!("{path} is no directory");
+            };
+            assert_eq!(error.kind(), ErrorKind::NotADirectory, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_to_is_refused_wherever_it_is_on_the_way() {
+        let (_directory, root) = directory();
+        let path = root.join("a/b");
+        make(&path).unwrap();
+        allow(&root.join("a"), 0o777);
+        let refused = exposed(find(&path));
+        assert_eq!(refused.component, root.join("a"));
+        assert!(refused.to_string().contains("0777"), "{refused}");
+        assert_eq!(exposed(make(&root.join("a/new"))).component, root.join("a"));
+        assert!(!root.join("a/new").exists());
+        // As /tmp.
+        allow(&root.join("a"), 0o1777);
+        find(&path).unwrap();
+        allow(&path, 0o1777);
+        assert!(exposed(find(&path)).is_last);
+        allow(&path, 0o770);
+        assert!(exposed(find(&path)).is_last);
+    }
+
+    #[test]
+    fn links_of_ours_lead_on_and_what_they_lead_to_is_looked_at() {
+        let (_directory, root) = directory();
+        let path = root.join("real/leaf");
+        make(&path).unwrap();
+        symlink("real", root.join("relative")).unwrap();
+        symlink(root.join("relative/../relative"), root.join("absolute")).unwrap();
+        assert_eq!(find(&root.join("absolute/leaf")).unwrap().path, path);
+        symlink("round", root.join("round")).unwrap();
+        assert!(matches!(find(&root.join("round")), Err(PathError::Io(_))));
+        allow(&root.join("real"), 0o777);
+        let refused = exposed(find(&root.join("absolute/leaf")));
+        assert_eq!(refused.component, root.join("real"));
+    }
+
+    #[test]
+    fn what_another_user_owns_on_the_way_is_refused() {
+        if us() != 0 {
+            return;
+        }
+        let (_directory, root) = directory();
+        let path = root.join("theirs/leaf");
+        make(&path).unwrap();
+        chown(root.join("theirs"), Some(12345), None).unwrap();
+        let refused = exposed(find(&path));
+        assert_eq!(
+            (refused.component, refused.owner),
+            (root.join("theirs"), 12345)
+        );
+
+        let sticky = root.join("sticky");
+        make(&sticky.join("ours")).unwrap();
+        allow(&sticky, 0o1777);
+        symlink("ours", sticky.join("link")).unwrap();
+        find(&sticky.join("link")).unwrap();
+        lchown(sticky.join("link"), Some(12345), None).unwrap();
+        let refused = exposed(find(&sticky.join("link")));
+        assert_eq!(refused.component, sticky.join("link"));
+        assert!(refused.to_string().contains("link"), "{refused}");
+        make(&sticky.join("theirs")).unwrap();
+        chown(sticky.join("theirs"), Some(12345), None).unwrap();
+        assert!(exposed(find(&sticky.join("theirs"))).is_last);
+    }
+
+    #[test]
+    fn a_group_with_nobody_else_in_it_may_write_and_no_other() {
+        let users = "root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/:/bin/sh\nbob:x:1001:1001::/:\n";
+        let groups = "root:x:0:\nann:x:1000:\nbob:x:1001:ann\nteam:x:50:ann,bob\nalone:x:51:ann\n";
+        let private = |group| is_private(group, 1000, groups, users);
+        assert!(private(1000) && private(51) && private(0));
+        for group in [50, 1001, 7777] {
+            assert!(!private(group), "{group}");
+        }
+        assert!(
+            !is_private(1000, 1000, "", ""),
+            "what is unknown is no private one"
+        );
+    }
+}

@@ -1,0 +1,182 @@
+//! Suites of a Debian archive, one of which has packages that fit to what a machine has.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+/// How the version of a package that was built for an older release contains that release's number.
+const BACKPORT: &str = "~bpo";
+/// Where the machine's own sources are, but for those in files of their own.
+const SOURCES: &str = "/etc/apt/sources.list";
+
+/// A suite to install from: that of the machine itself if it has no name.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Suite {
+    pub(crate) name: String,
+    archive: String,
+    lists: Option<PathBuf>,
+}
+
+/// An installed package.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Installed {
+    name: String,
+    version: String,
+}
+
+impl fmt::Display for Installed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.name, self.version)
+    }
+}
+
+/// What would be removed, from the output of `apt-get -s`: `Remv qemu-utils [1:10.0.2+ds-2]`.
+pub(crate) fn removed(simulation: &str) -> Vec<Installed> {
+    let removals = simulation.lines().filter_map(|line| {
+        let (name, rest) = line.strip_prefix("Remv ")?.split_once(' ')?;
+        let version = rest.strip_prefix('[')?.split(']').next()?;
+        Some(Installed {
+            name: name.to_owned(),
+            version: version.to_owned(),
+        })
+    });
+    removals.collect()
+}
+
+/// The suites that have a package, that of the machine first, from the output of `apt-cache madison`:
+/// `qemu-system-x86 | 1:7.2 | http://deb.debian.org/debian bookworm/main amd64 Packages`.
+pub(crate) fn known(madison: &str) -> Vec<Suite> {
+    let mut suites: Vec<Suite> = Vec::new();
+    for line in madison.lines() {
+        let Some(source) = line.split('|').nth(2) else {
+            continue;
+        };
+        let mut words = source.split_whitespace();
+        let (Some(archive), Some(place)) = (words.next(), words.next()) else {
+            continue;
+        };
+        let name = place.split('/').next().unwrap_or(place);
+        if suites.iter().all(|suite| suite.name != name) {
+            suites.push(Suite {
+                name: name.to_owned(),
+                archive: archive.to_owned(),
+                lists: None,
+            });
+        }
+    }
+    // A release is named by one word, what is built upon it by that and others.
+    suites.sort_by_key(|suite| suite.name.contains('-'));
+    suites
+}
+
+impl Installed {
+    /// Where it came from, if that is the backports of the machine's own suite.
+    pub(crate) fn backports(&self, own: &Suite) -> Option<Suite> {
+        let release = own.name.split('-').next()?;
+        self.version.contains(BACKPORT).then(|| Suite {
+            name: format!("{release}-backports"),
+            archive: own.archive.clone(),
+            lists: None,
+        })
+    }
+}
+
+impl Suite {
+    /// The same with lists of its own, beside the machine's, which stay as they are.
+    pub(crate) fn with_lists_in(&self, directory: &Path) -> Result<Self> {
+        let made = || -> std::io::Result<()> {
+            fs::create_dir_all(directory.join("lists/partial"))?;
+            let own = fs::read_to_string(SOURCES).unwrap_or_default();
+            let source = format!("{own}\ndeb {} {} main\n", self.archive, self.name);
+            fs::write(directory.join("sources.list"), source)
+        };
+        made().with_context(|| format!("can't write to {}", directory.display()))?;
+        Ok(Self {
+            lists: Some(directory.to_owned()),
+            ..self.clone()
+        })
+    }
+
+    /// What tells `apt-get` to use it.
+    pub(crate) fn options(&self) -> Vec<String> {
+        let mut options = Vec::new();
+        if let Some(directory) = &self.lists {
+            for (setting, name) in [
+                ("Dir::Etc::sourcelist", "sources.list"),
+                ("Dir::State::lists", "lists"),
+            ] {
+                let path = directory.join(name);
+                options.extend(["-o".to_owned(), format!("{setting}={}", path.display())]);
+            }
+            // Its own user may not enter the directory.
+            options.extend(["-o".to_owned(), "APT::Sandbox::User=root".to_owned()]);
+        }
+        if !self.name.is_empty() {
+            options.extend(["-t".to_owned(), self.name.clone()]);
+        }
+        options
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIMULATION: &str = "\
+The following packages will be REMOVED:
+  qemu-utils
+Remv qemu-utils [1:10.0.2+ds-2+deb13u1~bpo12+1]
+Inst qemu-system-x86 (1:7.2+dfsg-7+deb12u18+b3 Debian:12.15/oldstable [amd64])
+";
+    const MADISON: &str = "\
+qemu-system-x86 | 1:10.0.2+ds-2+deb13u1~bpo12+1 | http://deb.debian.org/debian bookworm-backports/main amd64 Packages
+qemu-system-x86 | 1:7.2+dfsg-7+deb12u18+b3 | http://deb.debian.org/debian bookworm/main amd64 Packages
+qemu-system-x86 | 1:7.2+dfsg-7+deb12u15 | http://deb.debian.org/debian-security bookworm-security/main amd64 Packages
+";
+
+    #[test]
+    fn what_would_be_removed_is_known_before_it_is() {
+        let removed = removed(SIMULATION);
+        let [package] = &removed[..] else {
+            panic!("{removed:?}");
+        };
+        assert_eq!(
+            package.to_string(),
+            "qemu-utils 1:10.0.2+ds-2+deb13u1~bpo12+1"
+        );
+        assert!(super::removed("Inst gcc (12 Debian [amd64])").is_empty());
+    }
+
+    #[test]
+    fn the_suites_of_a_package_are_known_with_the_machines_own_first() {
+        let known = known(MADISON);
+        let names: Vec<_> = known.iter().map(|suite| &*suite.name).collect();
+        assert_eq!(
+            names,
+            ["bookworm", "bookworm-backports", "bookworm-security"]
+        );
+        assert_eq!(known[1].options(), ["-t", "bookworm-backports"]);
+        assert!(Suite::default().options().is_empty());
+    }
+
+    #[test]
+    fn backports_are_found_by_what_came_from_there_and_have_lists_of_their_own() {
+        let own = &known(MADISON)[0];
+        let removed = removed(SIMULATION);
+        let suite = removed[0].backports(own).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let private = suite.with_lists_in(directory.path()).unwrap();
+        let sources = fs::read_to_string(directory.path().join("sources.list")).unwrap();
+        let line = "deb http://deb.debian.org/debian bookworm-backports main";
+        assert!(sources.lines().any(|there| there == line), "{sources}");
+        let options = private.options().join(" ");
+        assert!(options.ends_with("-t bookworm-backports"), "{options}");
+        let of_the_release = Installed {
+            name: "qemu-utils".to_owned(),
+            version: "1:7.2".to_owned(),
+        };
+        assert_eq!(of_the_release.backports(own), None);
+    }
+}
