@@ -153,12 +153,12 @@ mod tests {
         // Nothing is ever made there.
         const HERE: &str = "/nonexistent/here";
         const ELSEWHERE: &str = "/proc/nonexistent/there";
-        let check = |backend, templates, snapshots| {
+        let check = |backend, templates: &str, snapshots: &str| {
             let config = config(&[
                 ("IRONCLAW_BACKEND", backend),
-                ("IRONCLAW_RUN_PATH", HERE),
-                ("IRONCLAW_TEMPLATE_PATH", templates),
-                ("IRONCLAW_SNAPSHOT_PATH", snapshots),
+                ("IRONCLAW_RUN_PATH", &format!("{HERE}/run")),
+                ("IRONCLAW_TEMPLATE_PATH", &format!("{templates}/templates")),
+                ("IRONCLAW_SNAPSHOT_PATH", &format!("{snapshots}/snapshots")),
             ]);
             file_systems(&config).map(|check| check.status)
         };
