@@ -1,11 +1,12 @@
 //! The command line.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -188,11 +189,11 @@ pub(crate) struct Run {
     #[arg(long, value_name = "TIME", value_parser = timeout)]
     pub(crate) timeout: Option<Duration>,
     /// Set an environment variable of the command; may be given more than once.
-    #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
-    pub(crate) env: Vec<(String, String)>,
+    #[arg(long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(variable))]
+    pub(crate) env: Vec<(OsString, OsString)>,
     /// Run the command in this directory of the guest.
-    #[arg(long, value_name = "DIR", value_parser = absolute)]
-    pub(crate) cwd: Option<String>,
+    #[arg(long, value_name = "DIR", value_parser = OsStringValueParser::new().try_map(absolute))]
+    pub(crate) cwd: Option<PathBuf>,
     /// Forward standard input to the command; it is empty otherwise.
     #[arg(long)]
     pub(crate) stdin: bool,
@@ -201,7 +202,7 @@ pub(crate) struct Run {
     pub(crate) verbose: bool,
     /// The command and its arguments.
     #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
-    pub(crate) command: Vec<String>,
+    pub(crate) command: Vec<OsString>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -322,16 +323,21 @@ fn timeout(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn variable(text: &str) -> Result<(String, String), &'static str> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+fn variable(text: OsString) -> Result<(OsString, OsString), &'static str> {
+    let bytes = text.as_bytes();
+    match bytes.iter().position(|byte| *byte == b'=') {
+        Some(at) if at > 0 => {
+            let part = |bytes| OsStr::from_bytes(bytes).to_owned();
+            Ok((part(&bytes[..at]), part(&bytes[at + 1..])))
+        }
         _ => Err("it takes NAME=VALUE"),
     }
 }
 
-fn absolute(text: &str) -> Result<String, &'static str> {
-    if text.starts_with('/') {
-        Ok(text.to_owned())
+fn absolute(text: OsString) -> Result<PathBuf, &'static str> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() {
+        Ok(path)
     } else {
         Err("it takes an absolute path")
     }
@@ -357,6 +363,25 @@ mod tests {
             assert_eq!(run.command, ["ls", "-l", "--json"]);
             assert!(!cli.json);
         }
+    }
+
+    #[test]
+    fn the_guests_command_its_variables_and_its_directory_are_bytes() {
+        let latin = |text: &[u8]| OsStr::from_bytes(text).to_owned();
+        let line = [
+            latin(b"ironclaw"),
+            latin(b"run"),
+            latin(b"--env=A=\xe9=\xff"),
+            latin(b"--cwd=/caf\xe9"),
+            latin(b"printf"),
+            latin(b"caf\xe9"),
+        ];
+        let Task::Run(run) = Cli::try_parse_from(line).unwrap().task else {
+            panic!("not a run")
+        };
+        assert_eq!(run.command, [latin(b"printf"), latin(b"caf\xe9")]);
+        assert_eq!(run.env, [(latin(b"A"), latin(b"\xe9=\xff"))]);
+        assert_eq!(run.cwd, Some(latin(b"/caf\xe9").into()));
     }
 
     #[test]

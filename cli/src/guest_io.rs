@@ -84,13 +84,21 @@ fn collect(into: &mut Vec<u8>, bytes: &[u8], others: usize) -> Result<()> {
     Ok(())
 }
 
+/// How the command ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    /// The guest ran out of memory, and a process of the command was killed for it.
+    pub(crate) out_of_memory: bool,
+}
+
 /// Passes the command's output on until it ends, and our standard input to it if it takes any, and
 /// the signals that come for us.
 pub(crate) async fn follow(
     mut running: Running,
     sink: &mut Sink,
     signals: &mut Signals,
-) -> Result<ExitStatus> {
+) -> Result<Ended> {
     let mut input = pin!(feed(running.take_stdin()));
     let mut fed = false;
     let mut forwarding = Forwarding::default();
@@ -99,7 +107,10 @@ pub(crate) async fn follow(
             event = running.next(), if !sink.is_busy() => match event? {
                 ExecEvent::Stdout(bytes) => sink.take(Target::Stdout, bytes)?,
                 ExecEvent::Stderr(bytes) => sink.take(Target::Stderr, bytes)?,
-                ExecEvent::Ended(status) => return Ok(status),
+                ExecEvent::Ended(status) => {
+                    let out_of_memory = running.out_of_memory();
+                    return Ok(Ended { status, out_of_memory });
+                }
             },
             result = sink.ready(), if sink.is_busy() => result?,
             result = &mut input, if !fed => {

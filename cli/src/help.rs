@@ -23,6 +23,13 @@ pub(crate) const RUN_EXAMPLES: &str = "\
 With --json the output is printed when the command has ended, 64 MiB of it at most: as text, and in
 base64 besides where it is not UTF-8.
 
+Where standard output and standard error are one terminal, file or pipe, as after 2>&1, what the
+command writes to both stays in order; otherwise each comes in an order of its own.
+
+The command ends with its main process. With --timeout, and when ironclaw ends, all that it started is
+killed. Its output is waited for while something of it comes, for half a second of silence and two
+seconds at most.
+
 Examples:
   ironclaw run -- uname -a
   ironclaw run -v --timeout 10s -- sh -c 'echo $((6 * 7))'

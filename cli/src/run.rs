@@ -15,10 +15,11 @@ use tokio::time::timeout;
 use crate::args::Run;
 use crate::exit::{self, Exit, VmEnded};
 use crate::failure;
-use crate::guest_io::{self, Sink};
+use crate::guest_io::{self, Ended, Sink};
 use crate::output::{self, milliseconds};
 use crate::progress::{self, Reporter};
 use crate::signals::Signals;
+use crate::streams;
 
 /// How long the end of a connection may come before the end of the VM that it belonged to.
 const END: Duration = Duration::from_secs(1);
@@ -28,6 +29,8 @@ struct Report {
     exit_code: u8,
     signal: Option<i32>,
     timed_out: bool,
+    /// The guest ran out of memory, and its kernel killed a process of the command for it.
+    out_of_memory: bool,
     #[serde(flatten)]
     output: Output,
     origin: Origin,
@@ -95,6 +98,7 @@ struct Stages {
 /// Runs the command; returns its exit code. A signal before its start ends us; later ones are for
 /// the command.
 pub(crate) async fn run(config: Config, run: Run, json: bool) -> Result<u8> {
+    let memory = config.machine.memory_mib;
     let mut signals = Signals::that_end_us()?;
     let (pool, handle, mut stages) = signals.until_first(provide(config, &run)).await?;
     let origin = handle.origin();
@@ -109,11 +113,11 @@ pub(crate) async fn run(config: Config, run: Run, json: bool) -> Result<u8> {
     };
     signals.add_those_for_a_command()?;
     let start = Instant::now();
-    let result = follow(&handle, command(&run), &mut sink, &mut signals).await;
+    let result = follow(&handle, command(&run, json), &mut sink, &mut signals).await;
     stages.command = milliseconds(start.elapsed());
     let result = match result {
-        Err(error) => Err(explain(&handle, error).await),
-        Ok(status) => Ok(status),
+        Err(error) => Err(explain(&handle, error, memory).await),
+        Ok(ended) => Ok(ended),
     };
     // How the command ended is known: whoever has no time for the rest loses nothing by a signal,
     // since the VM is killed when it is dropped.
@@ -121,14 +125,18 @@ pub(crate) async fn run(config: Config, run: Run, json: bool) -> Result<u8> {
         () = give_back(handle, pool) => {}
         _ = signals.next() => {}
     }
-    if let (true, Ok(status)) = (run.verbose, &result) {
+    if let (true, Ok(Ended { status, .. })) = (run.verbose, &result) {
         progress::note(&format!("command: {status} after {:.1} ms", stages.command));
     }
     let output = sink.collected().map(|(out, err)| Output::new(out, err));
     let status = match (result, output) {
         (Err(error), Some(output)) => return Ok(failure::tell_beside(output, &error)),
         (Err(error), None) => return Err(error),
-        (Ok(status), Some(output)) => {
+        (Ok(ended), Some(output)) => {
+            let Ended {
+                status,
+                out_of_memory,
+            } = ended;
             output::json(&Report {
                 exit_code: code(status),
                 signal: if let ExitStatus::Signal(signal) = status {
@@ -137,13 +145,24 @@ pub(crate) async fn run(config: Config, run: Run, json: bool) -> Result<u8> {
                     None
                 },
                 timed_out: status == ExitStatus::TimedOut,
+                out_of_memory,
                 output,
                 origin,
                 timings_ms: stages,
             })?;
             status
         }
-        (Ok(status), None) => {
+        (Ok(ended), None) => {
+            let Ended {
+                status,
+                out_of_memory,
+            } = ended;
+            if out_of_memory {
+                progress::note(&format!(
+                    "{}: its kernel killed a process of the command",
+                    out_of(memory)
+                ));
+            }
             if let (ExitStatus::TimedOut, Some(limit)) = (status, run.timeout) {
                 let limit = humantime::format_duration(limit);
                 progress::note(&format!(
@@ -228,8 +247,16 @@ async fn fill(pool: &Pool, reporter: &Reporter) -> Result<()> {
     }
 }
 
-fn command(run: &Run) -> Command {
+/// What a guest lacked, and the setting that gives it.
+fn out_of(memory_mib: u32) -> String {
+    format!("the guest ran out of its {memory_mib} MiB of memory (IRONCLAW_MEMORY_MIB)")
+}
+
+fn command(run: &Run, json: bool) -> Command {
     let mut command = Command::from(run.command.as_slice());
+    if !json && streams::go_to_one_place() {
+        command = command.stderr_to_stdout();
+    }
     for (name, value) in &run.env {
         command = command.env(name, value);
     }
@@ -251,19 +278,28 @@ async fn follow(
     command: Command,
     sink: &mut Sink,
     signals: &mut Signals,
-) -> Result<ExitStatus> {
+) -> Result<Ended> {
     let start = async { Ok(handle.start(command).await?) };
     let running = signals.until_first(start).await?;
     guest_io::follow(running, sink, signals).await
 }
 
 /// A closed connection has one of two reasons, and only the VM's process tells which.
-async fn explain(handle: &VmHandle, error: Error) -> Error {
+async fn explain(handle: &VmHandle, error: Error, memory: u32) -> Error {
     if !matches!(error.downcast_ref(), Some(GuestError::Closed { .. })) {
         return error;
     }
     match timeout(END, handle.exited()).await {
-        Ok(end) => VmEnded(end).into(),
+        Ok(end) => {
+            // Of a kernel that had nothing left to kill.
+            let starved = end.log.contains("deadlocked on memory");
+            let ended = Error::from(VmEnded(end));
+            if starved {
+                ended.context(out_of(memory))
+            } else {
+                ended
+            }
+        }
         Err(_) => error,
     }
 }

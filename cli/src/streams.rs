@@ -1,8 +1,10 @@
 //! Our standard streams, however those who share them have left them: a program that set a terminal
 //! or a pipe non-blocking set it so for all who have it open (open(2), "open file description").
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::thread;
 
 use anyhow::{Context as _, Result};
@@ -52,6 +54,20 @@ fn write(stream: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
             written => return Ok(written?),
         }
     }
+}
+
+/// Whether standard output and standard error are the same terminal, file or pipe, where the order of
+/// what comes from both shows.
+pub(crate) fn go_to_one_place() -> bool {
+    let place = |stream: &dyn AsFd| -> io::Result<(u64, u64)> {
+        let file = File::from(stream.as_fd().try_clone_to_owned()?);
+        let found = file.metadata()?;
+        Ok((found.dev(), found.ino()))
+    };
+    matches!(
+        (place(&io::stdout()), place(&io::stderr())),
+        (Ok(stdout), Ok(stderr)) if stdout == stderr
+    )
 }
 
 /// Which of the two.

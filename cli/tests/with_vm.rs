@@ -15,8 +15,10 @@ extern crate ironclaw_test_harness;
 mod apart;
 mod vm;
 
+use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -522,4 +524,73 @@ fn a_script_that_runs_qemu_as_a_child_is_refused_by_run_and_doctor_and_leaves_no
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
+#[test]
+fn arguments_variables_and_directories_go_through_as_bytes() {
+    if !runs() {
+        return;
+    }
+    let latin = |text: &[u8]| OsStr::from_bytes(text).to_owned();
+    let script = "printf '%s %s' \"$1\" \"$A\"";
+    let output = ironclaw(&["run"])
+        .arg(latin(b"--env=A=\xe9"))
+        .args(["--", "sh", "-c", script, "x"])
+        .arg(latin(b"caf\xe9"))
+        .output()
+        .unwrap();
+    assert_eq!(output.stdout, b"caf\xe9 \xe9", "{output:?}");
+    let many: Vec<_> = (0..5000).map(|n| n.to_string()).collect();
+    let output = ironclaw(&["run", "--", "sh", "-c", "echo $#", "x"])
+        .args(many)
+        .args(["y".repeat(70_000), "z".repeat(70_000)])
+        .output()
+        .unwrap();
+    assert_eq!(text(&output.stdout), "5002\n", "{output:?}");
+}
+
+#[test]
+fn a_guest_that_ran_out_of_memory_is_told_with_the_setting() {
+    if !runs() {
+        return;
+    }
+    let eater = [
+        "--",
+        "sh",
+        "-c",
+        "x=aaaaaaaaaaaaaaaa; while :; do x=$x$x; done",
+    ];
+    let output = run(&eater);
+    assert_eq!(output.status.code(), Some(137), "{output:?}");
+    let told = "the guest ran out of its 128 MiB of memory (IRONCLAW_MEMORY_MIB)";
+    assert!(text(&output.stderr).contains(told), "{output:?}");
+    let output = run(&[&["--json"], &eater[..]].concat());
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["out_of_memory"], true, "{report}");
+    let output = run(&["--json", "--", "sh", "-c", "kill -9 $$"]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["out_of_memory"], false, "{report}");
+}
+
+#[test]
+fn lines_to_both_streams_stay_in_order_where_both_go_to_one_place() {
+    if !runs() {
+        return;
+    }
+    let script = "for i in $(seq 1 300); do echo out $i; echo err $i >&2; done";
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let mut command = ironclaw(&["run", "--", "sh", "-c", script]);
+    let stderr = writer.try_clone().unwrap();
+    let mut child = command.stdout(writer).stderr(stderr).spawn().unwrap();
+    drop(command);
+    let mut printed = String::new();
+    reader.read_to_string(&mut printed).unwrap();
+    assert!(child.wait().unwrap().success());
+    let expected: String = (1..=300).map(|i| format!("out {i}\nerr {i}\n")).collect();
+    assert_eq!(printed, expected);
+    let apart = run(&["--", "sh", "-c", "echo out; echo err >&2"]);
+    assert_eq!(
+        (text(&apart.stdout), text(&apart.stderr)),
+        ("out\n", "err\n")
+    );
 }

@@ -192,7 +192,7 @@ impl Agent {
                 let mut ready = sources.remove(&id).unwrap_or_default();
                 session.ready_sources(out, &mut ready);
                 session.serve(ready, &mut self.buffer, out);
-                session.expire(now);
+                session.expire(now, out);
                 session.answer(out);
             }
             if link.flush() == Fate::Over {
@@ -200,6 +200,7 @@ impl Agent {
             }
         }
         over.into_iter().for_each(|id| self.close(id));
+        self.system.prepare();
     }
 
     fn reap(&mut self) {

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::system::finit_module;
 
 use crate::console::say;
-use crate::loopback;
 use crate::program::Surroundings;
+use crate::{loopback, scratch};
 
 /// Where the template puts the modules, with names in the order of loading.
 const MODULES: &str = "/lib/modules";
@@ -27,7 +28,7 @@ const PLAIN: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
 const DATA: MountFlags = PLAIN.union(MountFlags::NOEXEC);
 
 /// In the order of mounting.
-const MOUNTS: [Mount; 7] = [
+const MOUNTS: [Mount; 4] = [
     Mount {
         kind: "proc",
         at: "/proc",
@@ -52,24 +53,6 @@ const MOUNTS: [Mount; 7] = [
         flags: MountFlags::NOSUID.union(MountFlags::NOEXEC),
         options: c"gid=5,mode=0620,ptmxmode=0666",
     },
-    Mount {
-        kind: "tmpfs",
-        at: "/dev/shm",
-        flags: PLAIN,
-        options: c"mode=1777",
-    },
-    Mount {
-        kind: "tmpfs",
-        at: "/tmp",
-        flags: PLAIN,
-        options: c"mode=1777",
-    },
-    Mount {
-        kind: "tmpfs",
-        at: "/run",
-        flags: PLAIN,
-        options: c"mode=0755",
-    },
 ];
 
 /// Names that programs expect in /dev and only udev would make.
@@ -78,6 +61,28 @@ const DEV_LINKS: [(&str, &str); 4] = [
     ("/dev/stdin", "/proc/self/fd/0"),
     ("/dev/stdout", "/proc/self/fd/1"),
     ("/dev/stderr", "/proc/self/fd/2"),
+];
+
+/// What the kernel gives otherwise depends on the memory: a guest of 128 MiB had 319 processes for each
+/// user, and 4096 open files at most. Distributions give this many files. Of processes the kernel
+/// bounds the sum in any case (`kernel.threads-max`).
+const RESOURCE_LIMITS: [(Resource, &str, Rlimit); 2] = [
+    (
+        Resource::Nofile,
+        "open files",
+        Rlimit {
+            current: Some(1024),
+            maximum: Some(524_288),
+        },
+    ),
+    (
+        Resource::Nproc,
+        "processes",
+        Rlimit {
+            current: None,
+            maximum: None,
+        },
+    ),
 ];
 
 /// Mounts what programs expect, loads the template's modules and brings the loopback device up.
@@ -108,7 +113,13 @@ pub(crate) fn prepare() {
             Err(error) => say(format_args!("link {name} to {target}: {error}")),
         }
     }
+    scratch::mount_all();
     load_modules(Path::new(MODULES));
+    for (resource, name, limit) in RESOURCE_LIMITS {
+        if let Err(error) = setrlimit(resource, limit) {
+            say(format_args!("set the limit of {name}: {error}"));
+        }
+    }
     if let Err(error) = loopback::up() {
         say(format_args!("bring the loopback device up: {error}"));
     }

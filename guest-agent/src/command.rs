@@ -1,87 +1,62 @@
 //! A command that the host asked for, from start to the answer.
 
-use std::fs::File;
-use std::io::{self, ErrorKind, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command as Spawn, Stdio};
+use std::process::{Command as Spawn, Stdio};
 use std::time::{Duration, Instant};
 
 use ironclaw_protocol::limits::{MAX_CHUNK, WINDOW};
 use ironclaw_protocol::message::{Exec, FailureKind, Outcome, RequestId, Stream, ToHost};
-use rustix::io::{ioctl_fionbio, ioctl_fionread};
+use ironclaw_protocol::os_bytes::OsBytes;
 use rustix::process::{Pid, Signal};
 
 use crate::children::signal_group;
+use crate::control_group::ControlGroup;
 use crate::failure::{failed, refused};
 use crate::outgoing::Outgoing;
+use crate::output::{Chunk, CommandEnds, Outputs, nonblocking, open_pipe};
 use crate::program::Surroundings;
+use crate::rundown::Rundown;
 use crate::stdin::Stdin;
+use crate::system::System;
 
 /// An open `Exec`.
 ///
-/// Its end has two halves: the main process was reaped, and what was in its pipes at that time
-/// is sent. A background process that keeps the pipes open is not waited for.
+/// Its end has two halves: the main process was reaped, and its output ended. Of processes that
+/// outlive it and keep the output open, not much is waited for: see [`Rundown`]. They live on.
 ///
-/// Dropping it before the process was reaped kills the process group.
+/// Dropping it before it was answered kills all its processes.
 #[derive(Debug)]
 pub(crate) struct Command {
     id: RequestId,
     leader: Pid,
+    group: Option<ControlGroup>,
     stdin: Option<Stdin>,
-    stdout: Option<Output>,
-    stderr: Option<Output>,
+    outputs: Outputs,
     /// Bytes of output that the host still takes.
     credit: u64,
     deadline: Option<Instant>,
     /// What to answer instead of how the process ended, which the agent itself killed.
     verdict: Option<Outcome>,
     end: Option<Outcome>,
+    rundown: Option<Rundown>,
+    answered: bool,
 }
 
-/// One of the command's output pipes.
-#[derive(Debug)]
-struct Output {
-    pipe: File,
-    /// Once the command ended: how much of what is in the pipe it can have written.
-    left: Option<u64>,
-}
-
-/// The agent's ends of a process's pipes, non-blocking.
-struct Pipes {
-    stdin: Option<Stdin>,
-    stdout: Option<Output>,
-    stderr: Option<Output>,
-}
-
-impl Pipes {
-    fn take(id: RequestId, child: &mut Child) -> io::Result<Self> {
-        let ready = |pipe: OwnedFd| -> io::Result<File> {
-            ioctl_fionbio(&pipe, true)?;
-            Ok(pipe.into())
-        };
-        let stdin = child
-            .stdin
-            .take()
-            .map(|pipe| ready(pipe.into()))
-            .transpose()?;
-        let stdout = child
-            .stdout
-            .take()
-            .map(|pipe| ready(pipe.into()))
-            .transpose()?;
-        let stderr = child
-            .stderr
-            .take()
-            .map(|pipe| ready(pipe.into()))
-            .transpose()?;
-        let output = |pipe| Output { pipe, left: None };
-        Ok(Self {
-            stdin: stdin.map(|pipe| Stdin::new(id, pipe)),
-            stdout: stdout.map(output),
-            stderr: stderr.map(output),
-        })
+/// Standard input as the command gets it, and the agent's end, if it is written to.
+fn open_stdin(id: RequestId, exec: &Exec) -> io::Result<(Stdio, Option<Stdin>)> {
+    if !exec.stdin {
+        return Ok((Stdio::null(), None));
     }
+    let (reader, writer) = open_pipe()?;
+    Ok((reader.into(), Some(Stdin::new(id, nonblocking(writer)?))))
+}
+
+pub(crate) fn os(bytes: &OsBytes) -> &OsStr {
+    OsStr::from_bytes(bytes.as_bytes())
 }
 
 impl Command {
@@ -90,59 +65,60 @@ impl Command {
         id: RequestId,
         exec: &Exec,
         surroundings: &Surroundings,
+        system: &mut dyn System,
     ) -> Result<Self, Outcome> {
         let directory = surroundings.directory(exec)?;
         let program = surroundings.program(exec, &directory)?;
-        let piped_or_empty = if exec.stdin {
-            Stdio::piped()
-        } else {
-            Stdio::null()
+        let name = exec.argv.first().map_or(OsStr::new(""), os);
+        let no_pipes = |error: io::Error| {
+            let attempt = format_args!("set up the pipes of {}", name.display());
+            refused(attempt, &error, FailureKind::Io)
         };
-        let name = exec.argv.first().map_or("", String::as_str);
-        let started = Instant::now();
-        let mut child = Spawn::new(program)
+        let (command_stdin, stdin) = open_stdin(id, exec).map_err(no_pipes)?;
+        let (outputs, CommandEnds { stdout, stderr }) =
+            Outputs::open(exec.stderr).map_err(no_pipes)?;
+        let mut spawn = Spawn::new(program);
+        spawn
             .arg0(name)
-            .args(exec.argv.iter().skip(1))
+            .args(exec.argv.iter().skip(1).map(os))
             .env_clear()
             .envs(surroundings.env.iter().map(|(name, value)| (name, value)))
-            .envs(exec.env.iter().map(|(name, value)| (name, value)))
+            .envs(exec.env.iter().map(|(name, value)| (os(name), os(value))))
             .current_dir(directory)
             .process_group(0)
-            .stdin(piped_or_empty)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            // The file was found before, so what is missing is the interpreter it names.
-            .map_err(|error| refused(format_args!("run {name}"), &error, FailureKind::NotFound))?;
-        let pipes = Pipes::take(id, &mut child);
-        let mut command = Self {
+            .stdin(command_stdin)
+            .stdout(stdout)
+            .stderr(stderr);
+        let started = Instant::now();
+        let (child, group) = system.spawn(&mut spawn);
+        // The file was found before, so what is missing is the interpreter it names.
+        let child = child.map_err(|error| {
+            refused(
+                format_args!("run {}", name.display()),
+                &error,
+                FailureKind::NotFound,
+            )
+        })?;
+        Ok(Self {
             id,
             leader: Pid::from_child(&child),
-            stdin: None,
-            stdout: None,
-            stderr: None,
+            group,
+            stdin,
+            outputs,
             credit: WINDOW.into(),
             deadline: exec
                 .timeout_ms
                 .and_then(|ms| started.checked_add(Duration::from_millis(ms))),
             verdict: None,
             end: None,
-        };
-        // From here on the process belongs to a `Command`, which kills it if this fails.
-        let pipes = pipes.map_err(|error| {
-            refused(
-                format_args!("set up the pipes of {name}"),
-                &error,
-                FailureKind::Io,
-            )
-        })?;
-        (command.stdin, command.stdout, command.stderr) = (pipes.stdin, pipes.stdout, pipes.stderr);
-        Ok(command)
+            rundown: None,
+            answered: false,
+        })
     }
 
-    /// The number of its main process.
-    pub(crate) fn leader(&self) -> Pid {
-        self.leader
+    /// The number of its main process, until that was reaped.
+    pub(crate) fn leader(&self) -> Option<Pid> {
+        self.end.is_none().then_some(self.leader)
     }
 
     /// Standard input, if the host said that it sends some.
@@ -155,21 +131,14 @@ impl Command {
         self.stdin.as_ref().and_then(Stdin::to_write)
     }
 
-    /// The pipe of `stream`, if there may be something to read that the host has credit for.
-    pub(crate) fn to_read(&self, stream: Stream) -> Option<BorrowedFd<'_>> {
-        let output = match stream {
-            Stream::Stdout => self.stdout.as_ref(),
-            Stream::Stderr => self.stderr.as_ref(),
-            Stream::File => None,
-        };
-        output
-            .filter(|_| self.credit > 0)
-            .map(|output| output.pipe.as_fd())
+    /// The pipe of `stream`, to be waited for, if the host has credit for what comes.
+    pub(crate) fn to_wait_for(&self, stream: Stream) -> Option<BorrowedFd<'_>> {
+        self.outputs.to_wait_for(stream).filter(|_| self.credit > 0)
     }
 
-    /// Whether the main process ended, so that what can be read is there already.
-    pub(crate) fn is_draining(&self) -> bool {
-        self.end.is_some()
+    /// Whether `stream` is to be read at once.
+    pub(crate) fn is_ready(&self, stream: Stream) -> bool {
+        self.credit > 0 && self.outputs.is_ready(stream)
     }
 
     /// The host took `bytes` bytes of output.
@@ -179,68 +148,55 @@ impl Command {
 
     /// Sends one chunk of `stream`, if there is one.
     pub(crate) fn send(&mut self, stream: Stream, buffer: &mut [u8], out: &mut Outgoing) {
-        let slot = match stream {
-            Stream::Stdout => &mut self.stdout,
-            Stream::Stderr => &mut self.stderr,
-            Stream::File => return,
-        };
-        let Some(output) = slot else { return };
-        let allowed = self.credit.min(output.left.unwrap_or(u64::MAX));
-        let longest = usize::try_from(allowed)
-            .unwrap_or(usize::MAX)
-            .min(MAX_CHUNK)
-            .min(buffer.len());
-        if longest == 0 {
+        let longest = buffer.len().min(MAX_CHUNK);
+        let buffer = &mut buffer[..longest];
+        let Chunk::Bytes(count) = self.outputs.read(stream, self.credit, buffer) else {
             return;
-        }
-        match output.pipe.read(&mut buffer[..longest]) {
-            Ok(0) => *slot = None,
-            Ok(count) => {
-                out.push(&ToHost::Data {
-                    id: self.id,
-                    stream,
-                    bytes: buffer[..count].to_vec(),
-                });
-                self.credit -= count as u64;
-                if let Some(left) = &mut output.left {
-                    *left -= count as u64;
-                    if *left == 0 {
-                        *slot = None;
-                    }
-                }
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock && output.left.is_none() => {}
-            // Somebody else who has the pipe read it, or it is unusable: nothing more comes.
-            Err(_) => *slot = None,
+        };
+        out.push(&ToHost::Data {
+            id: self.id,
+            stream,
+            bytes: buffer[..count].to_vec(),
+        });
+        self.credit -= count as u64;
+        if let Some(rundown) = &mut self.rundown
+            && rundown.came(count as u64)
+        {
+            self.stop_waiting();
         }
     }
 
+    fn stop_waiting(&mut self) {
+        self.rundown = None;
+        self.outputs.cut_off();
+    }
+
     /// The main process was reaped.
-    pub(crate) fn ended(&mut self, end: Outcome, out: &mut Outgoing) {
+    pub(crate) fn ended(&mut self, end: Outcome, now: Instant, out: &mut Outgoing) {
         self.end = Some(end);
         self.deadline = None;
         if let Some(stdin) = &mut self.stdin {
             stdin.abandon(out);
         }
-        for slot in [&mut self.stdout, &mut self.stderr] {
-            let left = slot
-                .as_ref()
-                .map_or(0, |output| ioctl_fionread(&output.pipe).unwrap_or(0));
-            match slot {
-                Some(output) if left > 0 => output.left = Some(left),
-                _ => *slot = None,
-            }
-        }
+        self.outputs.look_at_once();
+        self.rundown = Some(Rundown::start(now));
     }
 
     /// The answer, when the process ended and its output is sent.
     pub(crate) fn answer(&mut self) -> Option<Outcome> {
-        if self.stdout.is_some() || self.stderr.is_some() {
+        if !self.outputs.are_over() {
             return None;
         }
         let end = self.end.clone()?;
+        self.answered = true;
         Some(self.verdict.take().unwrap_or(end))
+    }
+
+    /// Whether the kernel killed one of its processes for lack of memory.
+    pub(crate) fn ran_out_of_memory(&self) -> bool {
+        self.group
+            .as_ref()
+            .is_some_and(ControlGroup::ran_out_of_memory)
     }
 
     /// Sends a signal to the process group, while there is one.
@@ -250,38 +206,56 @@ impl Command {
         }
     }
 
-    /// Kills the process group; its output is of no interest any more.
-    pub(crate) fn cancel(&mut self, out: &mut Outgoing) {
+    /// Kills all that descends from it; without a control group, what is still in its process group.
+    fn kill(&self) {
+        if let Some(group) = &self.group {
+            group.kill();
+        }
         self.signal(Signal::KILL);
+    }
+
+    /// Kills it; its output is of no interest any more.
+    pub(crate) fn cancel(&mut self, out: &mut Outgoing) {
+        self.kill();
         self.verdict = Some(failed(
             FailureKind::Cancelled,
             "the host cancelled the command",
         ));
         self.deadline = None;
-        self.stdout = None;
-        self.stderr = None;
+        self.rundown = None;
+        self.outputs = Outputs::default();
         if let Some(stdin) = &mut self.stdin {
             stdin.abandon(out);
         }
     }
 
-    /// When the command's time is over.
+    /// When [`expire`](Self::expire) is due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.deadline
+        let looks = self.rundown.as_ref().map(Rundown::next);
+        self.deadline.into_iter().chain(looks).min()
     }
 
-    /// Kills the process group if its time is over; what it wrote until then is still sent.
-    pub(crate) fn expire(&mut self, now: Instant) {
+    /// Kills it if its time is over; what it wrote until then is still sent. Gives up on its output if
+    /// nobody writes it.
+    pub(crate) fn expire(&mut self, now: Instant, out: &Outgoing) {
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             self.deadline = None;
             self.verdict = Some(Outcome::TimedOut);
-            self.signal(Signal::KILL);
+            self.kill();
+        }
+        let host_takes = self.credit > 0 && out.has_room();
+        if let Some(rundown) = &mut self.rundown
+            && rundown.look(now, host_takes)
+        {
+            self.stop_waiting();
         }
     }
 }
 
 impl Drop for Command {
     fn drop(&mut self) {
-        self.signal(Signal::KILL);
+        if !self.answered {
+            self.kill();
+        }
     }
 }

@@ -9,6 +9,7 @@ use ironclaw_protocol::limits::{MAX_CHUNK, WINDOW};
 use ironclaw_protocol::message::{FailureKind, GetFile, Outcome, RequestId, Stream, ToHost};
 use rustix::fs::OFlags;
 
+use crate::command::os;
 use crate::failure::{failed, refused};
 use crate::outgoing::Outgoing;
 
@@ -27,7 +28,7 @@ pub(crate) struct Download {
 impl Download {
     /// Opens the file; only a regular one, since others may block or have effects.
     pub(crate) fn start(id: RequestId, get: &GetFile) -> Result<Self, Outcome> {
-        let path = PathBuf::from(&get.path);
+        let path = PathBuf::from(os(&get.path));
         let attempt = || format!("read {}", path.display());
         let irregular = || {
             failed(

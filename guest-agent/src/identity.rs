@@ -18,8 +18,8 @@ pub(crate) struct IdentityError {
     pub(crate) source: io::Error,
 }
 
-/// Writes the machine id, the host name's file and the boot id below `root`, and gives the path
-/// of the latter, which is to be mounted over the kernel's own.
+/// Writes the machine id, the files of the host name and the boot id below `root`, and gives the path
+/// of the last, which is to be mounted over the kernel's own.
 pub(crate) fn write(root: &Path, identity: &Identity) -> Result<PathBuf, IdentityError> {
     let etc = root.join("etc");
     make_directory(&etc)?;
@@ -33,11 +33,47 @@ pub(crate) fn write(root: &Path, identity: &Identity) -> Result<PathBuf, Identit
         0o644,
         &format!("{}\n", identity.hostname),
     )?;
+    let hosts = etc.join("hosts");
+    let before = fs::read(&hosts).unwrap_or_default();
+    let before = String::from_utf8_lossy(&before);
+    replace(&hosts, 0o644, &hosts_with(&before, &identity.hostname))?;
     let own = root.join("run/ironclaw");
     make_directory(&own)?;
     let boot_id = own.join("boot_id");
     overwrite(&boot_id, &format!("{}\n", dashed(&identity.boot_id)))?;
     Ok(boot_id)
+}
+
+/// The address of the guest's own name, as Debian has it: not that of `localhost`, whose name is
+/// another.
+const OWN_ADDRESS: &str = "127.0.1.1";
+
+/// What every system has.
+const LOCALHOST: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+
+/// The table of names with `hostname` in place of the name that the guest had; what the template or a
+/// command put there stays.
+fn hosts_with(before: &str, hostname: &str) -> String {
+    let fields = |line: &str| -> Vec<String> {
+        let line = line.split('#').next().unwrap_or_default();
+        line.split_whitespace().map(str::to_owned).collect()
+    };
+    let has_localhost = before
+        .lines()
+        .any(|line| fields(line).iter().skip(1).any(|name| name == "localhost"));
+    let mut hosts = if has_localhost {
+        String::new()
+    } else {
+        LOCALHOST.to_owned()
+    };
+    let others = before
+        .lines()
+        .filter(|line| fields(line).first().is_none_or(|at| at != OWN_ADDRESS));
+    for line in others {
+        hosts.push_str(line);
+        hosts.push('\n');
+    }
+    hosts + OWN_ADDRESS + "\t" + hostname + "\n"
 }
 
 fn make_directory(path: &Path) -> Result<(), IdentityError> {
@@ -128,7 +164,22 @@ mod tests {
             .unwrap()
             .map(|e| e.unwrap().file_name())
             .collect();
-        assert_eq!(names.len(), 2, "no temporary file is left: {names:?}");
+        assert_eq!(names.len(), 3, "no temporary file is left: {names:?}");
+    }
+
+    #[test]
+    fn the_table_of_names_has_the_new_name_in_place_of_the_old_one_and_keeps_the_rest() {
+        let first = hosts_with("", "task-1");
+        assert_eq!(first, format!("{LOCALHOST}127.0.1.1\ttask-1\n"));
+        assert_eq!(
+            hosts_with(&first, "task-2"),
+            format!("{LOCALHOST}127.0.1.1\ttask-2\n")
+        );
+        let own = "# mine\n127.0.0.1 localhost\n127.0.1.1 old # x\n10.0.0.1 db";
+        assert_eq!(
+            hosts_with(own, "new"),
+            "# mine\n127.0.0.1 localhost\n10.0.0.1 db\n127.0.1.1\tnew\n"
+        );
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) fn new(transport: Transport) -> Self {
-        let (decoder, out) = (Decoder::new(), Outgoing::default());
+        let (decoder, out) = (Decoder::of_requests(), Outgoing::default());
         Self {
             transport,
             decoder,
@@ -237,7 +237,7 @@ impl Link {
 
     fn host_gone(&mut self) -> Fate {
         self.phase = Phase::Unsynced;
-        self.decoder = Decoder::new();
+        self.decoder = Decoder::of_requests();
         self.out.clear();
         self.transport.host_gone()
     }

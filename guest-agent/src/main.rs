@@ -5,15 +5,15 @@
 //! after ends the guest.
 //!
 //! ```text
-//!  main ─ boot, loopback, console      before and after
+//!  main ─ boot, scratch, loopback, console   before and after
 //!   └ agent                            the event loop
 //!      ├ port_search, serial, uevents  where the lines come from
 //!      ├ children                      who ended, and how
 //!      └ link ─ transport, outgoing    one line: frames, phases
 //!         └ session                    one host's open requests
-//!            ├ command ─ program, stdin, inflow
+//!            ├ command ─ program, stdin, inflow, output, rundown
 //!            ├ upload, download
-//!            └ system ─ random, identity
+//!            └ system ─ random, identity, control_group, oom_score
 //! ```
 //!
 //! For tests, `ironclaw-guest-agent --listen PATH` serves on a Unix socket as an ordinary
@@ -24,16 +24,21 @@ mod boot;
 mod children;
 mod command;
 mod console;
+mod control_group;
 mod download;
 mod failure;
 mod identity;
 mod inflow;
 mod link;
 mod loopback;
+mod oom_score;
 mod outgoing;
+mod output;
 mod port_search;
 mod program;
 mod random;
+mod rundown;
+mod scratch;
 mod serial;
 mod session;
 mod stdin;
@@ -95,8 +100,13 @@ fn main() -> ExitCode {
 fn be_init() -> ! {
     std::panic::set_hook(Box::new(|panic| die(panic)));
     boot::prepare();
-    let served = Agent::new(boot::surroundings(), Box::<Guest>::default(), vsock(), true)
-        .and_then(Agent::run);
+    let served = Agent::new(
+        boot::surroundings(),
+        Box::new(Guest::set_up()),
+        vsock(),
+        true,
+    )
+    .and_then(Agent::run);
     match served {
         Ok(()) => end_guest(),
         Err(error) => die(with_sources(&error)),

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use ironclaw_protocol::message::{Exec, FailureKind, Outcome};
 use rustix::fs::{Access, access};
 
+use crate::command::os;
 use crate::failure::{failed, refused};
 
 /// What every command starts with; a request's own environment comes on top.
@@ -26,8 +27,8 @@ impl Surroundings {
             return Ok(self.cwd.clone());
         };
         let attempt = format_args!("change to the working directory {cwd}");
-        match std::fs::metadata(cwd) {
-            Ok(found) if found.is_dir() => Ok(cwd.into()),
+        match std::fs::metadata(os(cwd)) {
+            Ok(found) if found.is_dir() => Ok(os(cwd).into()),
             Ok(_) => Err(failed(
                 FailureKind::NoSuchDirectory,
                 format_args!("{attempt}: not a directory"),
@@ -39,16 +40,17 @@ impl Surroundings {
     /// The file to run for `exec`, looked up as `execvp` does, but on the `PATH` that the command
     /// will have, and with an error that says what was looked for.
     pub(crate) fn program(&self, exec: &Exec, directory: &Path) -> Result<PathBuf, Outcome> {
-        let name = exec.argv.first().map_or("", String::as_str);
+        let name = exec.argv.first().map_or(OsStr::new(""), os);
         let missing = |reason: &dyn std::fmt::Display| {
-            failed(FailureKind::NotFound, format_args!("run {name}: {reason}"))
+            let attempt = format_args!("run {}: {reason}", name.display());
+            failed(FailureKind::NotFound, attempt)
         };
-        if name.contains('/') {
+        if name.as_bytes().contains(&b'/') {
             let path = directory.join(name);
             return match executable(&path) {
                 Ok(()) => Ok(path),
                 Err(error) => Err(refused(
-                    format_args!("run {name}"),
+                    format_args!("run {}", name.display()),
                     &error,
                     FailureKind::NotFound,
                 )),
@@ -82,7 +84,11 @@ impl Surroundings {
     }
 
     fn search_path<'a>(&'a self, exec: &'a Exec) -> Option<&'a OsStr> {
-        let requested = exec.env.iter().rev().find(|(name, _)| name == "PATH");
+        let requested = exec
+            .env
+            .iter()
+            .rev()
+            .find(|(name, _)| name.as_bytes() == b"PATH");
         let own = || {
             self.env
                 .iter()
@@ -90,7 +96,7 @@ impl Surroundings {
                 .map(|(_, path)| path)
         };
         requested
-            .map(|(_, path)| OsStr::new(path))
+            .map(|(_, path)| os(path))
             .or_else(|| own().map(OsString::as_os_str))
     }
 }

@@ -43,6 +43,12 @@ enum Lane {
     File,
 }
 
+/// A command's output, and the lane of each stream.
+const OUTPUTS: [(Stream, Lane); 2] = [
+    (Stream::Stdout, Lane::Stdout),
+    (Stream::Stderr, Lane::Stderr),
+];
+
 #[derive(Debug)]
 enum Open {
     Command(Box<Command>),
@@ -114,7 +120,7 @@ impl Session {
         let started = match request {
             Request::Ping => Err(Outcome::Pong),
             Request::Restored(restored) => Err(context.system.become_clone(&restored)),
-            Request::Exec(exec) => Command::start(id, &exec, context.surroundings)
+            Request::Exec(exec) => Command::start(id, &exec, context.surroundings, context.system)
                 .map(|command| Open::Command(Box::new(command))),
             Request::PutFile(put) => Upload::start(id, &put).map(Open::Upload),
             Request::GetFile(get) => Download::start(id, &get).map(Open::Download),
@@ -211,14 +217,11 @@ impl Session {
                     },
                 );
             }
-            if !out.has_room() || command.is_draining() {
+            if !out.has_room() {
                 continue;
             }
-            for (stream, lane) in [
-                (Stream::Stdout, Lane::Stdout),
-                (Stream::Stderr, Lane::Stderr),
-            ] {
-                if let Some(pipe) = command.to_read(stream) {
+            for (stream, lane) in OUTPUTS {
+                if let Some(pipe) = command.to_wait_for(stream) {
                     add(pipe, PollFlags::IN, Source { id, lane });
                 }
             }
@@ -238,14 +241,8 @@ impl Session {
                         lane: Lane::File,
                     });
                 }
-                Open::Command(command) if command.is_draining() => {
-                    let lanes = [
-                        (Stream::Stdout, Lane::Stdout),
-                        (Stream::Stderr, Lane::Stderr),
-                    ];
-                    let lanes = lanes
-                        .into_iter()
-                        .filter(|(s, _)| command.to_read(*s).is_some());
+                Open::Command(command) => {
+                    let lanes = OUTPUTS.into_iter().filter(|(s, _)| command.is_ready(*s));
                     ready.extend(lanes.map(|(_, lane)| Source { id, lane }));
                 }
                 _ => {}
@@ -297,10 +294,9 @@ impl Session {
     pub(crate) fn ended(&mut self, pid: Pid, end: &Outcome, out: &mut Outgoing) {
         for open in self.open.values_mut() {
             if let Open::Command(command) = open
-                && command.leader() == pid
-                && !command.is_draining()
+                && command.leader() == Some(pid)
             {
-                command.ended(end.clone(), out);
+                command.ended(end.clone(), Instant::now(), out);
                 return;
             }
         }
@@ -315,12 +311,15 @@ impl Session {
             let Some(outcome) = command.answer() else {
                 return true;
             };
+            if command.ran_out_of_memory() {
+                out.push(&ToHost::OutOfMemory { id });
+            }
             out.push(&ToHost::Done { id, outcome });
             false
         });
     }
 
-    /// When the next command's time is over.
+    /// When [`expire`](Self::expire) is due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let deadlines = self.open.values().filter_map(|open| match open {
             Open::Command(command) => command.deadline(),
@@ -329,11 +328,11 @@ impl Session {
         deadlines.min()
     }
 
-    /// Kills the commands whose time is over.
-    pub(crate) fn expire(&mut self, now: Instant) {
+    /// Kills the commands whose time is over, and gives up on output that nobody writes.
+    pub(crate) fn expire(&mut self, now: Instant, out: &Outgoing) {
         for open in self.open.values_mut() {
             if let Open::Command(command) = open {
-                command.expire(now);
+                command.expire(now, out);
             }
         }
     }

@@ -1,7 +1,9 @@
 //! What the agent does to the system it runs on, and what only the real guest allows.
 
 use std::error::Error;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 
 use ironclaw_protocol::message::{FailureKind, Outcome, Restored, UnixTime};
 use rustix::io::Errno;
@@ -10,14 +12,22 @@ use rustix::system::sethostname;
 use rustix::time::{ClockId, Timespec, clock_settime};
 use thiserror::Error;
 
+use crate::control_group::{ControlGroup, ControlGroups};
 use crate::failure::{failed, refused};
 use crate::identity::{self, IdentityError};
+use crate::oom_score::OomScore;
 use crate::random;
 
 /// What becoming oneself after a restore means here.
 pub(crate) trait System {
     /// Puts the message into force, all of it, and gives the answer.
     fn become_clone(&mut self, restored: &Restored) -> Outcome;
+
+    /// Starts a command, in a control group of its own where there are such.
+    fn spawn(&mut self, command: &mut Command) -> (io::Result<Child>, Option<ControlGroup>);
+
+    /// Does what the next command would have to wait for otherwise.
+    fn prepare(&mut self) {}
 }
 
 /// An ordinary process on a system that belongs to somebody else.
@@ -32,12 +42,18 @@ impl System for Bystander {
              the names of this system are not its to set",
         )
     }
+
+    fn spawn(&mut self, command: &mut Command) -> (io::Result<Child>, Option<ControlGroup>) {
+        (command.spawn(), None)
+    }
 }
 
 /// The guest, of which the agent is PID 1.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Guest {
     boot_id_mounted: bool,
+    groups: ControlGroups,
+    score: OomScore,
 }
 
 /// A step of becoming a clone that the kernel refused.
@@ -82,9 +98,28 @@ impl System for Guest {
             }
         }
     }
+
+    fn spawn(&mut self, command: &mut Command) -> (io::Result<Child>, Option<ControlGroup>) {
+        let score = &mut self.score;
+        self.groups
+            .start(|| score.ordinary_during(|| command.spawn()))
+    }
+
+    fn prepare(&mut self) {
+        self.groups.prepare();
+    }
 }
 
 impl Guest {
+    /// Of a system that is prepared, with all that has to be mounted.
+    pub(crate) fn set_up() -> Self {
+        Self {
+            boot_id_mounted: false,
+            groups: ControlGroups::set_up(),
+            score: OomScore::never_chosen(),
+        }
+    }
+
     fn restore(&mut self, restored: &Restored) -> Result<(), RestoreError> {
         random::reseed(&restored.entropy).map_err(RestoreError::Entropy)?;
         set_clock(restored.unix_time).map_err(|source| RestoreError::Clock {

@@ -6,8 +6,10 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ironclaw_protocol::message::{FailureKind, Outcome, PutFile, RequestId};
+use ironclaw_protocol::message::{Existing, FailureKind, Outcome, PutFile, RequestId};
+use rustix::fs::OFlags;
 
+use crate::command::os;
 use crate::failure::{failed, refused};
 use crate::inflow::Inflow;
 use crate::outgoing::Outgoing;
@@ -20,58 +22,84 @@ const NAMES: u32 = 16;
 /// An open `PutFile`.
 ///
 /// The bytes go to a file of another name in the same directory, which takes the asked-for name
-/// when it is complete: nobody ever sees half a file there. Nothing is synced to disk: a guest
-/// does not outlive a crash of its kernel.
+/// when it is complete: nobody ever sees half a file there. It is a new file, the agent's own: a
+/// symbolic link of that name is replaced, not followed, and a file's other names keep the old
+/// content. A file that is to be overwritten instead gets the bytes as they come.
+///
+/// Nothing is synced to disk: a guest does not outlive a crash of its kernel.
 ///
 /// Dropping it before the end removes the half-written file.
 #[derive(Debug)]
 pub(crate) struct Upload {
     file: File,
-    temporary: PathBuf,
+    replacing: Option<Replacing>,
     target: PathBuf,
-    mode: u32,
     written: u64,
     inflow: Inflow,
+}
+
+/// A half-written file that is going to be renamed.
+#[derive(Debug)]
+struct Replacing {
+    temporary: PathBuf,
+    mode: u32,
     complete: bool,
 }
 
 impl Upload {
-    /// Creates the file that is going to be renamed.
+    /// Opens what is to be written.
     pub(crate) fn start(id: RequestId, put: &PutFile) -> Result<Self, Outcome> {
-        let target = PathBuf::from(&put.path);
+        let target = PathBuf::from(os(&put.path));
         let invalid = |reason| {
             failed(
                 FailureKind::Invalid,
                 format_args!("write {}: {reason}", target.display()),
             )
         };
-        let (Some(directory), Some(_), false) =
-            (target.parent(), target.file_name(), put.path.ends_with('/'))
-        else {
+        let (Some(directory), Some(_), false) = (
+            target.parent(),
+            target.file_name(),
+            put.path.as_bytes().ends_with(b"/"),
+        ) else {
             return Err(invalid("not the name of a file"));
         };
-        // Renaming over them would replace a device node, or fail only after all was sent.
-        match target.symlink_metadata() {
-            Ok(found) if found.is_dir() => return Err(invalid("is a directory")),
-            Ok(found) if !found.is_file() && !found.is_symlink() => {
+        // Writing to others has effects of its own; renaming over them would replace a device node, or
+        // fail only after all was sent.
+        let found = match put.existing {
+            Existing::Replaced => target.symlink_metadata().ok().filter(|f| !f.is_symlink()),
+            Existing::Overwritten => target.metadata().ok(),
+        };
+        match found {
+            Some(found) if found.is_dir() => return Err(invalid("is a directory")),
+            Some(found) if !found.is_file() => {
                 return Err(invalid("exists and is not a regular file"));
             }
             _ => {}
         }
-        let (file, temporary) = create_beside(directory).map_err(|error| {
-            let attempt = format_args!("create a file in {}", directory.display());
+        let opened = match put.existing {
+            Existing::Replaced => create_beside(directory).map(|(file, temporary)| {
+                let replacing = Replacing {
+                    temporary,
+                    mode: put.mode,
+                    complete: false,
+                };
+                (file, Some(replacing))
+            }),
+            Existing::Overwritten => open_in_place(&target, put.mode).map(|file| (file, None)),
+        };
+        let (file, replacing) = opened.map_err(|error| {
+            let attempt = match put.existing {
+                Existing::Replaced => format!("create a file in {}", directory.display()),
+                Existing::Overwritten => format!("overwrite {}", target.display()),
+            };
             refused(attempt, &error, FailureKind::NoSuchDirectory)
         })?;
-        let inflow = Inflow::new(id);
-        let mode = put.mode;
         Ok(Self {
             file,
-            temporary,
+            replacing,
             target,
-            mode,
             written: 0,
-            inflow,
-            complete: false,
+            inflow: Inflow::new(id),
         })
     }
 
@@ -92,15 +120,20 @@ impl Upload {
         })
     }
 
-    /// All content arrived: gives the file its mode and its name.
+    /// All content arrived: gives a new file its mode and its name.
     pub(crate) fn finish(mut self) -> Outcome {
-        if let Err(error) = self.file.set_permissions(Permissions::from_mode(self.mode)) {
-            return self.refused("set the mode of", &error);
+        if let Some(replacing) = &self.replacing {
+            let mode = Permissions::from_mode(replacing.mode);
+            if let Err(error) = self.file.set_permissions(mode) {
+                return self.refused("set the mode of", &error);
+            }
+            if let Err(error) = std::fs::rename(&replacing.temporary, &self.target) {
+                return self.refused("give its name to", &error);
+            }
         }
-        if let Err(error) = std::fs::rename(&self.temporary, &self.target) {
-            return self.refused("give its name to", &error);
+        if let Some(replacing) = &mut self.replacing {
+            replacing.complete = true;
         }
-        self.complete = true;
         Outcome::FileWritten {
             bytes: self.written,
         }
@@ -112,12 +145,30 @@ impl Upload {
     }
 }
 
-impl Drop for Upload {
+impl Drop for Replacing {
     fn drop(&mut self) {
         if !self.complete {
             // Nothing can be done about a directory that became read-only meanwhile.
             let _ = std::fs::remove_file(&self.temporary);
         }
+    }
+}
+
+/// Opens a file as it is, by a link or not, and empties it; makes it if it is not there.
+fn open_in_place(target: &Path, mode: u32) -> io::Result<File> {
+    // What is no regular file was refused before, unless a program of the guest swapped it since.
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+    let mut options = OpenOptions::new();
+    options.write(true).truncate(true).custom_flags(flags);
+    match options.clone().create_new(true).mode(0o600).open(target) {
+        Ok(file) => {
+            file.set_permissions(Permissions::from_mode(mode))?;
+            Ok(file)
+        }
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            options.create(true).mode(mode).open(target)
+        }
+        Err(error) => Err(error),
     }
 }
 

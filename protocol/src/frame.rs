@@ -11,28 +11,32 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-use crate::limits::{MAX_FRAME, MAX_RESYNC};
+use crate::limits::{MAX_FRAME, MAX_REQUEST_FRAME, MAX_RESYNC};
+use crate::message::{ToGuest, ToHost};
 
 /// Eight bytes that start a session, in both directions.
 pub const MAGIC: [u8; 8] = *b"\xF1IronClw";
 
 const PREFIX: usize = 4;
 
-// A magic that could be a length would make a new session look like a frame of the old one.
+// A magic that could be a length, of a request or of an answer, which is shorter, would make a new
+// session look like a frame of the old one.
 const _: () = {
     let as_length = u32::from_le_bytes([MAGIC[0], MAGIC[1], MAGIC[2], MAGIC[3]]);
-    assert!(as_length as usize > MAX_FRAME);
+    assert!(as_length as usize > MAX_REQUEST_FRAME);
 };
 
 /// Why a stream can't be read on.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FrameError {
-    /// A frame announced more than [`MAX_FRAME`] bytes.
-    #[error("a frame of {length} bytes is over the limit of {MAX_FRAME}")]
+    /// A frame announced more bytes than one of its direction may have.
+    #[error("a frame of {length} bytes is over the limit of {limit}")]
     TooLong {
         /// The length that was announced, or that a message to be sent would have.
         length: usize,
+        /// The most that it may be.
+        limit: usize,
     },
     /// No session start within [`MAX_RESYNC`] bytes.
     #[error("no session start within {MAX_RESYNC} bytes")]
@@ -42,11 +46,25 @@ pub enum FrameError {
     Malformed,
 }
 
+/// What goes one way, and how long a frame of it may be.
+pub trait Message: Serialize {
+    /// Longest payload, in bytes.
+    const MAX_FRAME: usize;
+}
+
+impl Message for ToGuest {
+    const MAX_FRAME: usize = MAX_REQUEST_FRAME;
+}
+
+impl Message for ToHost {
+    const MAX_FRAME: usize = MAX_FRAME;
+}
+
 /// Appends `message` to `out` as one frame. On error `out` is as it was.
 ///
 /// # Errors
-/// [`FrameError::TooLong`] if the message does not fit into [`MAX_FRAME`] bytes.
-pub fn encode<T: Serialize>(message: &T, out: &mut Vec<u8>) -> Result<(), FrameError> {
+/// [`FrameError::TooLong`] if the message does not fit into a frame of its direction.
+pub fn encode<T: Message>(message: &T, out: &mut Vec<u8>) -> Result<(), FrameError> {
     let start = out.len();
     out.extend_from_slice(&[0; PREFIX]);
     let sink = core::mem::take(out);
@@ -54,13 +72,14 @@ pub fn encode<T: Serialize>(message: &T, out: &mut Vec<u8>) -> Result<(), FrameE
     *out = postcard::to_extend(message, sink).map_err(|_| FrameError::Malformed)?;
     let length = out.len() - start - PREFIX;
     match u32::try_from(length) {
-        Ok(prefix) if length <= MAX_FRAME => {
+        Ok(prefix) if length <= T::MAX_FRAME => {
             out[start..start + PREFIX].copy_from_slice(&prefix.to_le_bytes());
             Ok(())
         }
         _ => {
             out.truncate(start);
-            Err(FrameError::TooLong { length })
+            let limit = T::MAX_FRAME;
+            Err(FrameError::TooLong { length, limit })
         }
     }
 }
@@ -92,19 +111,43 @@ pub enum Event<'a> {
 /// close should close it.
 ///
 /// The buffer holds at most one frame and what was pushed last.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Decoder {
+    /// Longest payload of a frame.
+    limit: usize,
     buffer: Vec<u8>,
     read: usize,
     in_step: bool,
     skipped: usize,
 }
 
+impl Default for Decoder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Decoder {
-    /// A decoder that waits for the start of a session.
+    /// A decoder of what a guest sends, which waits for the start of a session.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        Self::with_limit(ToHost::MAX_FRAME)
+    }
+
+    /// The same of what a host sends: a request may be longer than any answer.
+    #[must_use]
+    pub fn of_requests() -> Self {
+        Self::with_limit(ToGuest::MAX_FRAME)
+    }
+
+    fn with_limit(limit: usize) -> Self {
+        Self {
+            limit,
+            buffer: Vec::new(),
+            read: 0,
+            in_step: false,
+            skipped: 0,
+        }
     }
 
     /// Takes bytes as they came from the stream.
@@ -112,6 +155,8 @@ impl Decoder {
         if self.read > 0 {
             self.buffer.drain(..self.read);
             self.read = 0;
+            // What a long request took goes back to the system.
+            self.buffer.shrink_to(MAX_FRAME.max(bytes.len()));
         }
         self.buffer.extend_from_slice(bytes);
     }
@@ -142,9 +187,10 @@ impl Decoder {
             }
         }
         let length = u32::from_le_bytes(*prefix) as usize;
-        if length > MAX_FRAME {
+        if length > self.limit {
             self.lose_step();
-            return Err(FrameError::TooLong { length });
+            let limit = self.limit;
+            return Err(FrameError::TooLong { length, limit });
         }
         if rest.len() < PREFIX + length {
             return Ok(None);

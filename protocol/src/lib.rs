@@ -29,9 +29,10 @@ extern crate alloc;
 pub mod frame;
 pub mod limits;
 pub mod message;
+pub mod os_bytes;
 
 /// Version of the protocol; both ends say theirs in `Hello` and refuse any other.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Name of the virtio-serial port that the agent listens on
 /// (`/sys/class/virtio-ports/*/name` in the guest).

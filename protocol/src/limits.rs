@@ -1,7 +1,11 @@
 //! Bounds that both ends keep. A value outside of them is a protocol error.
 
-/// Longest payload of one frame, in bytes. Command lines and environments travel in one frame.
+/// Longest payload of a frame from a guest, in bytes.
 pub const MAX_FRAME: usize = 128 * 1024;
+
+/// Longest payload of a frame from a host, in bytes. Command lines and environments travel in one
+/// frame.
+pub const MAX_REQUEST_FRAME: usize = MAX_ARGUMENTS + 4 * MAX_PATH;
 
 /// Most bytes of file or stream content that a sender puts into one `Data` frame.
 ///
@@ -19,11 +23,16 @@ pub const MAX_REQUESTS: usize = 256;
 /// Most bytes that a receiver skips while it looks for the start of a session.
 pub const MAX_RESYNC: usize = 1024 * 1024;
 
-/// Most arguments of a command, the program's name included.
-pub const MAX_ARGS: usize = 4096;
+/// Longest argument of a command, or environment variable with its name and `=`, in bytes (Linux:
+/// `MAX_ARG_STRLEN` without the NUL byte at the end).
+pub const MAX_ARGUMENT: usize = 128 * 1024 - 1;
 
-/// Most environment variables of a command.
-pub const MAX_ENV: usize = 4096;
+/// Most bytes that the arguments and the environment of a command take together, each with
+/// [`ARGUMENT_OVERHEAD`]. It is what Linux takes where a stack may have 8 MiB.
+pub const MAX_ARGUMENTS: usize = 2 * 1024 * 1024;
+
+/// What an argument takes besides its bytes, as Linux counts: the NUL byte at its end, and a pointer.
+pub const ARGUMENT_OVERHEAD: usize = 9;
 
 /// Longest path, in bytes (Linux: `PATH_MAX`).
 pub const MAX_PATH: usize = 4096;

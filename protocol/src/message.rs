@@ -9,8 +9,10 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{
-    MAX_ARGS, MAX_CHUNK, MAX_ENV, MAX_HOSTNAME, MAX_PATH, MAX_SIGNAL, MAX_TEXT, WINDOW,
+    ARGUMENT_OVERHEAD, MAX_ARGUMENT, MAX_ARGUMENTS, MAX_CHUNK, MAX_HOSTNAME, MAX_PATH, MAX_SIGNAL,
+    MAX_TEXT, WINDOW,
 };
+use crate::os_bytes::OsBytes;
 
 /// Number of a request, chosen by the host, unique among the open ones of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -61,7 +63,7 @@ pub enum ToGuest {
         /// Linux signal number, 1 to [`MAX_SIGNAL`].
         signal: i32,
     },
-    /// The host wants no more of this request: its process group is killed, its half-written
+    /// The host wants no more of this request: all its processes are killed, its half-written
     /// file removed. The guest still answers `Done`.
     Cancel {
         /// The request.
@@ -109,6 +111,12 @@ pub enum ToHost {
     Fault {
         /// In which way, for people.
         reason: String,
+    },
+    /// The guest ran out of memory, and its kernel killed a process of this `Exec`. Comes before
+    /// `Done`.
+    OutOfMemory {
+        /// The request.
+        id: RequestId,
     },
 }
 
@@ -175,31 +183,55 @@ pub struct Identity {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exec {
     /// Program and arguments. A program without a slash is looked up on `PATH`.
-    pub argv: Vec<String>,
+    pub argv: Vec<OsBytes>,
     /// Set on top of the agent's own environment.
-    pub env: Vec<(String, String)>,
+    pub env: Vec<(OsBytes, OsBytes)>,
     /// Working directory; the agent's default when absent.
-    pub cwd: Option<String>,
+    pub cwd: Option<OsBytes>,
     /// Whether standard input follows as `Data`; otherwise it is empty.
     pub stdin: bool,
-    /// Milliseconds after which the command's process group is killed.
+    /// Where standard error goes.
+    pub stderr: Stderr,
+    /// Milliseconds after which all processes of the command are killed.
     pub timeout_ms: Option<u64>,
+}
+
+/// Where a command's standard error goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Stderr {
+    /// Into a pipe of its own: it comes as [`Stream::Stderr`].
+    #[default]
+    Apart,
+    /// Into the pipe of standard output, so that both come in the order in which they were written.
+    ToStdout,
 }
 
 /// Where to write a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PutFile {
     /// Absolute path in the guest; its directory must exist.
-    pub path: String,
-    /// Permission bits.
+    pub path: OsBytes,
+    /// Permission bits; of a file that is overwritten, they stay as they are.
     pub mode: u32,
+    /// What becomes of a file that is there.
+    pub existing: Existing,
+}
+
+/// What becomes of a file that is there already when another of its name is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Existing {
+    /// The new file takes its name when it is complete.
+    #[default]
+    Replaced,
+    /// It stays the same file, with its owner, mode and other names, and gets the new content.
+    Overwritten,
 }
 
 /// Which file to read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GetFile {
     /// Absolute path in the guest.
-    pub path: String,
+    pub path: OsBytes,
 }
 
 /// How a request ended.
@@ -290,13 +322,55 @@ fn check_credit(bytes: u32) -> Result<(), OutOfBounds> {
     )
 }
 
-fn check_path(path: &str) -> Result<(), OutOfBounds> {
+fn check_path(path: &OsBytes) -> Result<(), OutOfBounds> {
+    let path = path.as_bytes();
     check(
-        path.starts_with('/'),
+        path.starts_with(b"/"),
         "a path in the guest must be absolute",
     )?;
-    check(path.len() <= MAX_PATH, "a path is too long")?;
-    check(!path.contains('\0'), "a path holds a NUL byte")
+    check(path.len() <= MAX_PATH, "a path is longer than 4096 bytes")?;
+    check(!path.contains(&0), "a path holds a NUL byte")
+}
+
+/// What Linux takes, since the guest's kernel would say no more than "too long".
+fn check_arguments(exec: &Exec) -> Result<(), OutOfBounds> {
+    check(
+        exec.argv.first().is_some_and(|p| !p.as_bytes().is_empty()),
+        "no program to run",
+    )?;
+    let arguments = exec.argv.iter().map(|argument| argument.as_bytes().len());
+    let variables = exec
+        .env
+        .iter()
+        .map(|(name, value)| name.as_bytes().len() + 1 + value.as_bytes().len());
+    let mut total = 0_usize;
+    for length in arguments.chain(variables) {
+        check(
+            length <= MAX_ARGUMENT,
+            "an argument or environment variable is longer than 131071 bytes, which is the most \
+             that Linux takes",
+        )?;
+        total = total.saturating_add(length + ARGUMENT_OVERHEAD);
+    }
+    check(
+        total <= MAX_ARGUMENTS,
+        "the arguments and the environment take more than 2 MiB, which is the most that Linux \
+         takes (each counts with its bytes and 9 more)",
+    )?;
+    let mut strings = exec
+        .argv
+        .iter()
+        .chain(exec.env.iter().flat_map(|(name, value)| [name, value]));
+    check(
+        strings.all(|text| !text.as_bytes().contains(&0)),
+        "an argument or environment variable holds a NUL byte",
+    )?;
+    check(
+        exec.env
+            .iter()
+            .all(|(name, _)| !name.as_bytes().is_empty() && !name.as_bytes().contains(&b'=')),
+        "the name of an environment variable is empty or holds '='",
+    )
 }
 
 impl ToGuest {
@@ -342,28 +416,8 @@ impl Request {
                 )
             }
             Self::Exec(exec) => {
-                let strings = || {
-                    exec.argv
-                        .iter()
-                        .chain(exec.env.iter().flat_map(|(name, value)| [name, value]))
-                };
-                check(
-                    exec.argv.first().is_some_and(|p| !p.is_empty()),
-                    "no program to run",
-                )?;
-                check(exec.argv.len() <= MAX_ARGS, "too many arguments")?;
-                check(exec.env.len() <= MAX_ENV, "too many environment variables")?;
-                check(
-                    strings().all(|text| !text.contains('\0')),
-                    "an argument or environment variable holds a NUL byte",
-                )?;
-                check(
-                    exec.env
-                        .iter()
-                        .all(|(name, _)| !name.is_empty() && !name.contains('=')),
-                    "the name of an environment variable is empty or holds '='",
-                )?;
-                exec.cwd.as_deref().map_or(Ok(()), check_path)
+                check_arguments(exec)?;
+                exec.cwd.as_ref().map_or(Ok(()), check_path)
             }
             Self::PutFile(put) => {
                 check(put.mode <= 0o7777, "a mode is more than permission bits")?;
@@ -395,7 +449,7 @@ impl ToHost {
                 "a failure's text is too long",
             ),
             Self::Fault { reason } => check(reason.len() <= MAX_TEXT, "a fault's text is too long"),
-            Self::Done { .. } => Ok(()),
+            Self::Done { .. } | Self::OutOfMemory { .. } => Ok(()),
         }
     }
 }

@@ -1,17 +1,21 @@
 //! What either end refuses although it is well formed.
 
-use ironclaw_protocol::limits::{MAX_ARGS, MAX_CHUNK, MAX_HOSTNAME, MAX_PATH, MAX_TEXT};
+use ironclaw_protocol::frame::encode;
+use ironclaw_protocol::limits::{
+    ARGUMENT_OVERHEAD, MAX_ARGUMENT, MAX_ARGUMENTS, MAX_CHUNK, MAX_HOSTNAME, MAX_PATH, MAX_TEXT,
+};
 use ironclaw_protocol::message::{
-    Exec, GetFile, Identity, PutFile, Request, RequestId, Restored, Stream, ToHost, UnixTime,
-    bounded_text,
+    Exec, Existing, GetFile, Identity, PutFile, Request, RequestId, Restored, Stderr, Stream,
+    ToGuest, ToHost, UnixTime, bounded_text,
 };
 
 fn exec(argv: &[&str]) -> Exec {
     Exec {
-        argv: argv.iter().map(ToString::to_string).collect(),
+        argv: argv.iter().map(|&argument| argument.into()).collect(),
         env: Vec::new(),
         cwd: None,
         stdin: false,
+        stderr: Stderr::Apart,
         timeout_ms: None,
     }
 }
@@ -39,12 +43,34 @@ fn a_command_needs_a_program() {
 }
 
 #[test]
-fn a_command_is_bounded_and_without_nul_bytes() {
-    assert!(
-        Request::Exec(exec(&vec!["a"; MAX_ARGS + 1]))
-            .validate()
-            .is_err()
-    );
+fn a_command_takes_what_linux_takes_and_fits_into_a_frame() {
+    let validate = |command: &Exec| Request::Exec(command.clone()).validate();
+    let longest = "x".repeat(MAX_ARGUMENT);
+    assert!(validate(&exec(&["echo", &longest])).is_ok());
+    let error = validate(&exec(&["echo", &format!("{longest}x")])).unwrap_err();
+    assert!(error.to_string().contains("131071 bytes"), "{error}");
+
+    for length in [1, 3, 1000] {
+        let argument = "x".repeat(length);
+        let count = MAX_ARGUMENTS / (length + ARGUMENT_OVERHEAD);
+        let mut most = exec(&vec![argument.as_str(); count]);
+        assert!(validate(&most).is_ok(), "{count} of {length}");
+        let id = RequestId(u32::MAX);
+        let request = Request::Exec(most.clone());
+        encode(&ToGuest::Request { id, request }, &mut Vec::new()).unwrap();
+        most.env.push(("A".into(), argument.into()));
+        let error = validate(&most).unwrap_err();
+        assert!(error.to_string().contains("2 MiB"), "{error}");
+    }
+}
+
+#[test]
+fn a_command_is_bytes_but_no_nul_bytes() {
+    let mut latin = exec(&["printf"]);
+    latin.argv.push(b"caf\xe9"[..].into());
+    latin.env.push((b"\xe9"[..].into(), b"\xff"[..].into()));
+    latin.cwd = Some(b"/\xff"[..].into());
+    assert!(Request::Exec(latin).validate().is_ok());
     assert!(Request::Exec(exec(&["a", "b\0c"])).validate().is_err());
     for name in ["", "A=B", "A\0"] {
         let mut command = exec(&["a"]);
@@ -62,12 +88,13 @@ fn a_file_needs_an_absolute_path_and_a_plain_mode() {
         Request::PutFile(PutFile {
             path: path.into(),
             mode,
+            existing: Existing::Replaced,
         })
     };
     assert!(put("/a", 0o644).validate().is_ok());
     assert!(put("a", 0o644).validate().is_err());
     assert!(put("/a", 0o10_0644).validate().is_err());
-    let get = |path: String| Request::GetFile(GetFile { path });
+    let get = |path: String| Request::GetFile(GetFile { path: path.into() });
     assert!(
         get(format!("/{}", "x".repeat(MAX_PATH)))
             .validate()

@@ -1,8 +1,8 @@
 //! How a stream is cut into frames, whatever arrives and in whatever pieces.
 
 use ironclaw_protocol::frame::{Decoder, Event, FrameError, MAGIC, decode, encode};
-use ironclaw_protocol::limits::{MAX_CHUNK, MAX_FRAME, MAX_RESYNC};
-use ironclaw_protocol::message::{Exec, Request, RequestId, ToGuest, ToHost};
+use ironclaw_protocol::limits::{MAX_CHUNK, MAX_FRAME, MAX_REQUEST_FRAME, MAX_RESYNC};
+use ironclaw_protocol::message::{Exec, Request, RequestId, Stderr, Stream, ToGuest, ToHost};
 use proptest::prelude::*;
 
 fn arbitrary_message() -> impl Strategy<Value = ToGuest> {
@@ -15,16 +15,17 @@ fn arbitrary_message() -> impl Strategy<Value = ToGuest> {
         (id.clone(), any::<u32>()).prop_map(|(id, bytes)| ToGuest::Credit { id, bytes }),
         (
             id,
-            prop::collection::vec(".*", 1..5),
+            prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 1..5),
             prop::option::of("/.*")
         )
             .prop_map(|(id, argv, cwd)| ToGuest::Request {
                 id,
                 request: Request::Exec(Exec {
-                    argv,
+                    argv: argv.into_iter().map(Into::into).collect(),
                     env: vec![("A".into(), "b".into())],
-                    cwd,
+                    cwd: cwd.map(Into::into),
                     stdin: true,
+                    stderr: Stderr::ToStdout,
                     timeout_ms: Some(5),
                 }),
             }),
@@ -124,7 +125,8 @@ fn an_oversized_frame_is_refused_by_its_prefix_alone() {
     assert_eq!(
         decoder.next(),
         Err(FrameError::TooLong {
-            length: MAX_FRAME + 1
+            length: MAX_FRAME + 1,
+            limit: MAX_FRAME
         })
     );
     decoder.push(&MAGIC);
@@ -150,8 +152,9 @@ fn endless_noise_is_an_error_and_not_a_wait() {
 #[test]
 fn an_oversized_message_is_refused_and_leaves_the_output_as_it_was() {
     let mut out = vec![1, 2, 3];
-    let message = ToGuest::Data {
+    let message = ToHost::Data {
         id: RequestId(1),
+        stream: Stream::Stdout,
         bytes: vec![0; MAX_FRAME],
     };
     assert!(matches!(
@@ -177,4 +180,30 @@ fn the_longest_chunk_fits_into_a_frame() {
     };
     message.validate().unwrap();
     encode(&message, &mut Vec::new()).unwrap();
+}
+
+#[test]
+fn a_host_may_send_longer_frames_than_a_guest() {
+    let announce = |length: usize| {
+        let mut stream = MAGIC.to_vec();
+        stream.extend_from_slice(&u32::try_from(length).unwrap().to_le_bytes());
+        stream
+    };
+    let mut guest = Decoder::of_requests();
+    guest.push(&announce(MAX_REQUEST_FRAME));
+    assert_eq!(guest.next(), Ok(Some(Event::Opened)));
+    assert_eq!(guest.next(), Ok(None), "it waits for the payload");
+    guest.push(&vec![7; MAX_REQUEST_FRAME]);
+    let frame = guest.next();
+    assert!(matches!(frame, Ok(Some(Event::Frame(payload))) if payload.len() == MAX_REQUEST_FRAME));
+
+    for (mut decoder, limit) in [
+        (Decoder::new(), MAX_FRAME),
+        (Decoder::of_requests(), MAX_REQUEST_FRAME),
+    ] {
+        decoder.push(&announce(limit + 1));
+        assert_eq!(decoder.next(), Ok(Some(Event::Opened)));
+        let length = limit + 1;
+        assert_eq!(decoder.next(), Err(FrameError::TooLong { length, limit }));
+    }
 }

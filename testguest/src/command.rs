@@ -8,6 +8,7 @@ use core::fmt::Write;
 use core::time::Duration;
 
 use ironclaw_protocol::message::{Exec, Failure, FailureKind, Outcome, Stream};
+use ironclaw_protocol::os_bytes::OsBytes;
 
 use crate::files::DIRECTORIES;
 use crate::guest::Guest;
@@ -22,8 +23,10 @@ const USAGE: u8 = 2;
 /// `NotFound` if there is none of that name, `NoSuchDirectory` if the working directory does not
 /// exist.
 pub(crate) fn start(exec: &Exec, guest: &mut Guest) -> Result<Work, Failure> {
-    if let Some(cwd) = exec.cwd.as_deref()
-        && !DIRECTORIES.contains(&cwd)
+    if let Some(cwd) = &exec.cwd
+        && !DIRECTORIES
+            .iter()
+            .any(|name| name.as_bytes() == cwd.as_bytes())
     {
         let message = format!("working directory {cwd:?} does not exist");
         return Err(Failure {
@@ -32,11 +35,11 @@ pub(crate) fn start(exec: &Exec, guest: &mut Guest) -> Result<Work, Failure> {
         });
     }
     let (program, args) = match exec.argv.split_first() {
-        Some((program, args)) => (program.as_str(), args),
+        Some((program, args)) => (program.to_str().unwrap_or_default(), args),
         None => ("", &[][..]),
     };
     Ok(match program {
-        "echo" => print(format!("{}\n", args.join(" "))),
+        "echo" => echo(args),
         "cat" => Work::Copy {
             held: VecDeque::new(),
         },
@@ -73,6 +76,13 @@ pub(crate) fn start(exec: &Exec, guest: &mut Guest) -> Result<Work, Failure> {
     })
 }
 
+fn echo(args: &[OsBytes]) -> Work {
+    let args: Vec<_> = args.iter().map(OsBytes::as_bytes).collect();
+    let mut text = args.join(&b' ');
+    text.push(b'\n');
+    Work::print(Stream::Stdout, text, Outcome::Exited(0))
+}
+
 fn print(text: String) -> Work {
     Work::print(Stream::Stdout, text.into_bytes(), Outcome::Exited(0))
 }
@@ -83,9 +93,9 @@ fn complain(code: u8, text: String) -> Work {
     Work::print(Stream::Stderr, bytes, Outcome::Exited(code))
 }
 
-fn with_number(program: &str, args: &[String], start: impl FnOnce(u64) -> Work) -> Work {
+fn with_number(program: &str, args: &[OsBytes], start: impl FnOnce(u64) -> Work) -> Work {
     match args {
-        [number] => match number.parse() {
+        [number] => match number.to_str().unwrap_or_default().parse() {
             Ok(number) => start(number),
             Err(_) => complain(USAGE, format!("{program}: {number:?} is not a number")),
         },

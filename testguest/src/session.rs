@@ -92,7 +92,7 @@ impl Session {
     pub fn new() -> Self {
         Self {
             state: State::Waiting,
-            decoder: Decoder::new(),
+            decoder: Decoder::of_requests(),
             outbox: Outbox::default(),
             tasks: BTreeMap::new(),
         }
@@ -277,21 +277,21 @@ impl Session {
                 );
             }
             Request::Exec(exec) => self.exec(id, &exec, guest),
-            Request::PutFile(put) => match Files::check_path(&put.path) {
+            Request::PutFile(put) => match Files::check_path(&put.path.to_string()) {
                 Ok(()) => {
                     let file = File {
                         mode: put.mode,
                         content: Vec::new(),
                     };
                     let work = Work::Receive {
-                        path: put.path,
+                        path: put.path.to_string(),
                         file,
                     };
                     self.tasks.insert(id, Task::new(work, true, None));
                 }
-                Err(kind) => self.done(id, failed(kind, &put.path)),
+                Err(kind) => self.done(id, failed(kind, &put.path.to_string())),
             },
-            Request::GetFile(get) => match guest.files.get(&get.path) {
+            Request::GetFile(get) => match guest.files.get(&get.path.to_string()) {
                 Ok(file) => {
                     let bytes = file.content.len() as u64;
                     let outcome = Outcome::FileRead {
@@ -301,7 +301,7 @@ impl Session {
                     let work = Work::print(Stream::File, file.content.clone(), outcome);
                     self.tasks.insert(id, Task::new(work, false, None));
                 }
-                Err(kind) => self.done(id, failed(kind, &get.path)),
+                Err(kind) => self.done(id, failed(kind, &get.path.to_string())),
             },
         }
         Ok(())

@@ -1,8 +1,9 @@
-use alloc::string::String;
 use alloc::vec;
 
 use ironclaw_protocol::limits::{MAX_CHUNK, WINDOW};
-use ironclaw_protocol::message::{GetFile, Identity, PutFile, Restored, UnixTime};
+use ironclaw_protocol::message::{
+    Existing, GetFile, Identity, PutFile, Restored, Stderr, UnixTime,
+};
 
 use super::*;
 use crate::fake_machine::FakeMachine;
@@ -86,12 +87,13 @@ impl Talk {
 }
 
 fn exec(argv: &[&str]) -> Request {
-    let argv = argv.iter().map(|&text| String::from(text)).collect();
+    let argv = argv.iter().map(|&text| text.into()).collect();
     Request::Exec(Exec {
         argv,
         env: Vec::new(),
         cwd: None,
         stdin: false,
+        stderr: Stderr::Apart,
         timeout_ms: None,
     })
 }
@@ -349,6 +351,7 @@ fn a_file_comes_back_as_it_was_put() {
     let put = Request::PutFile(PutFile {
         path: "/tmp/a".into(),
         mode: 0o640,
+        existing: Existing::Replaced,
     });
     assert_eq!(talk.request(1, put), []);
     let bytes = vec![5; MAX_CHUNK];
@@ -388,6 +391,7 @@ fn a_file_that_does_not_fit_is_refused_while_it_comes() {
     let put = Request::PutFile(PutFile {
         path: "/big".into(),
         mode: 0o600,
+        existing: Existing::Replaced,
     });
     talk.request(1, put);
     let data = ToGuest::Data {

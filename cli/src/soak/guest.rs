@@ -218,6 +218,7 @@ fn expect(output: &Output, status: ExitStatus, stdout: &[u8]) -> Result<(), Mish
         status: found,
         stdout: printed,
         stderr,
+        ..
     } = output;
     Err(Mishap::Wrong(format!(
         "{found} instead of {status}, with {} bytes of output instead of {}, and {:?}",
@@ -237,6 +238,7 @@ mod tests {
             status,
             stdout: stdout.to_vec(),
             stderr: Vec::new(),
+            out_of_memory: false,
         };
         let right = output(ExitStatus::Code(3), b"text");
         assert!(expect(&right, ExitStatus::Code(3), b"text").is_ok());

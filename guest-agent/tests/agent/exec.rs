@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use ironclaw_protocol::message::{FailureKind, Outcome, Request, ToGuest};
+use ironclaw_protocol::message::{FailureKind, Outcome, Request, Stderr, ToGuest};
 
 use crate::host::{Agent, exec, shell, text};
 
@@ -66,13 +66,13 @@ fn a_program_is_looked_up_on_the_path_that_the_command_gets() {
         "not on the agent's own path"
     );
     let bin = text(&agent.path("bin"));
-    command.env = vec![("PATH".into(), format!("/nowhere:{bin}"))];
+    command.env = vec![("PATH".into(), format!("/nowhere:{bin}").into())];
     assert_eq!(
         host.run(Request::Exec(command)).stdout(),
         format!("found as {bin}/tool")
     );
     let mut relative = exec(&["bin/tool"]);
-    relative.cwd = Some(text(&agent.path("")));
+    relative.cwd = Some(text(&agent.path("")).into());
     assert_eq!(
         host.run(Request::Exec(relative)).outcome,
         Outcome::Exited(0)
@@ -157,4 +157,46 @@ fn a_command_without_standard_input_reads_an_empty_one() {
     let agent = Agent::start();
     let run = agent.host().run(Request::Exec(exec(&["cat"])));
     assert_eq!((run.outcome, run.stdout.len()), (Outcome::Exited(0), 0));
+}
+
+#[test]
+fn arguments_and_variables_are_bytes() {
+    let agent = Agent::start();
+    let mut command = exec(&["sh", "-c", "printf '%s %s' \"$1\" \"$A\"", "x"]);
+    command.argv.push(b"caf\xe9"[..].into());
+    command.env = vec![("A".into(), b"\xff"[..].into())];
+    let run = agent.host().run(Request::Exec(command));
+    assert_eq!(run.stdout, b"caf\xe9 \xff");
+}
+
+#[test]
+fn a_command_line_is_as_large_as_linux_takes_it() {
+    let agent = Agent::start();
+    let mut host = agent.host();
+    let mut command = exec(&["sh", "-c", "echo $#", "x"]);
+    command.argv.extend(vec!["y".repeat(131_071).into(); 14]);
+    assert_eq!(host.run(Request::Exec(command)).stdout(), "14");
+    host.ping();
+}
+
+#[test]
+fn the_standard_streams_can_be_opened_by_whoever_has_them() {
+    let agent = Agent::start();
+    let mut command = shell("stat -L -c %a /dev/stdin /dev/stdout /dev/stderr");
+    command.stdin = true;
+    let mut host = agent.host();
+    let id = host.start(Request::Exec(command));
+    host.line.send(&ToGuest::Eof { id });
+    assert_eq!(host.finish(id, &[]).stdout(), "666\n666\n666");
+}
+
+#[test]
+fn streams_that_share_a_pipe_stay_in_order() {
+    let agent = Agent::start();
+    let mut command = shell("for i in 1 2 3 4 5 6 7 8 9; do echo $i; echo e$i >&2; done");
+    command.stderr = Stderr::ToStdout;
+    let run = agent.host().run(Request::Exec(command));
+    let expected: String = (1..10).map(|i| format!("{i}\ne{i}\n")).collect();
+    assert_eq!(String::from_utf8(run.stdout).unwrap(), expected);
+    assert!(run.stderr.is_empty());
 }

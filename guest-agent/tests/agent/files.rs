@@ -4,19 +4,24 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use ironclaw_protocol::message::{FailureKind, GetFile, Outcome, PutFile, Request, ToGuest};
+use ironclaw_protocol::message::{
+    Existing, FailureKind, GetFile, Outcome, PutFile, Request, ToGuest,
+};
 
 use crate::host::{Agent, Host, text};
 
 fn put(path: &Path, mode: u32) -> Request {
     Request::PutFile(PutFile {
-        path: text(path),
+        path: text(path).into(),
         mode,
+        existing: Existing::Replaced,
     })
 }
 
 fn get(path: &Path) -> Request {
-    Request::GetFile(GetFile { path: text(path) })
+    Request::GetFile(GetFile {
+        path: text(path).into(),
+    })
 }
 
 fn names(agent: &Agent) -> Vec<String> {
@@ -226,4 +231,39 @@ fn a_download_can_be_cancelled_in_the_middle() {
     host.line.send(&ToGuest::Cancel { id });
     assert_eq!(host.finish(id, &[]).failure().kind, FailureKind::Cancelled);
     host.ping();
+}
+
+#[test]
+fn a_file_that_is_overwritten_stays_the_same_with_its_mode_and_links() {
+    let agent = Agent::start();
+    let mut host = agent.host();
+    let (file, other, link) = (agent.path("file"), agent.path("other"), agent.path("link"));
+    fs::write(&file, "old and longer").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o604)).unwrap();
+    fs::hard_link(&file, &other).unwrap();
+    symlink(&file, &link).unwrap();
+    let overwrite = |path: &Path| {
+        Request::PutFile(PutFile {
+            path: text(path).into(),
+            mode: 0o640,
+            existing: Existing::Overwritten,
+        })
+    };
+    let id = host.start(overwrite(&link));
+    assert_eq!(
+        host.finish(id, b"new").outcome,
+        Outcome::FileWritten { bytes: 3 }
+    );
+    assert!(link.is_symlink());
+    assert_eq!(fs::read(&other).unwrap(), b"new");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode(&file), 0o604);
+
+    let id = host.start(overwrite(&agent.path("made")));
+    host.finish(id, b"x");
+    assert_eq!(mode(&agent.path("made")), 0o640);
+    for path in [agent.path(""), "/dev/null".into(), agent.path("no/dir")] {
+        let id = host.start(overwrite(&path));
+        host.finish(id, &[]).failure();
+    }
 }

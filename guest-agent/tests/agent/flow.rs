@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Write};
 
 use ironclaw_protocol::frame::encode;
 use ironclaw_protocol::limits::{MAX_CHUNK, WINDOW};
-use ironclaw_protocol::message::{GetFile, Outcome, PutFile, Request, ToGuest, ToHost};
+use ironclaw_protocol::message::{Existing, GetFile, Outcome, PutFile, Request, ToGuest, ToHost};
 
 use crate::host::{Agent, Host, exec, shell, text};
 
@@ -63,7 +63,9 @@ fn a_slow_reader_of_a_file_gets_all_of_it_and_never_more_than_it_granted() {
     let agent = Agent::start();
     let path = agent.path("file");
     std::fs::write(&path, pattern()).unwrap();
-    let get = Request::GetFile(GetFile { path: text(&path) });
+    let get = Request::GetFile(GetFile {
+        path: text(&path).into(),
+    });
     let (all, outcome) = read_slowly(&mut agent.host(), get);
     assert!(matches!(outcome, Outcome::FileRead { bytes, .. } if bytes == MIB as u64));
     assert!(all == pattern());
@@ -190,7 +192,7 @@ fn a_host_that_asks_and_never_listens_is_not_read_any_more() {
     for id in 1..=1000 {
         let id = ironclaw_protocol::message::RequestId(id);
         let get = GetFile {
-            path: "/no/such/file".repeat(50),
+            path: "/no/such/file".repeat(50).into(),
         };
         let message = ToGuest::Request {
             id,
@@ -229,8 +231,9 @@ fn the_biggest_window_of_an_upload_is_taken_without_waiting() {
     let mut host = agent.host();
     let path = agent.path("file");
     let id = host.start(Request::PutFile(PutFile {
-        path: text(&path),
+        path: text(&path).into(),
         mode: 0o600,
+        existing: Existing::Replaced,
     }));
     let run = host.finish(id, &pattern());
     assert_eq!(run.outcome, Outcome::FileWritten { bytes: MIB as u64 });

@@ -10,7 +10,7 @@ use ironclaw_protocol::VERSION;
 use ironclaw_protocol::frame::{Decoder, Event, MAGIC, decode, encode};
 use ironclaw_protocol::limits::{MAX_CHUNK, WINDOW};
 use ironclaw_protocol::message::{
-    Exec, Failure, Outcome, Request, RequestId, Stream, ToGuest, ToHost,
+    Exec, Failure, Outcome, Request, RequestId, Stderr, Stream, ToGuest, ToHost,
 };
 
 /// How long a test waits for something that should come at once, before it fails.
@@ -282,10 +282,11 @@ impl Host {
 
 pub(crate) fn exec(argv: &[&str]) -> Exec {
     Exec {
-        argv: argv.iter().map(ToString::to_string).collect(),
+        argv: argv.iter().map(|&argument| argument.into()).collect(),
         env: Vec::new(),
         cwd: None,
         stdin: false,
+        stderr: Stderr::Apart,
         timeout_ms: None,
     }
 }

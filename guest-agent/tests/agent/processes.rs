@@ -204,3 +204,29 @@ fn a_thousand_commands_each_get_their_own_status_and_leave_no_descriptor() {
     }
     assert_eq!(descriptors(), before);
 }
+
+#[test]
+fn the_output_of_a_filter_that_ends_after_the_main_process_arrives() {
+    let agent = Agent::start();
+    let path = text(&agent.path("fifo"));
+    // The filter reads on when its writer, the main process, is gone.
+    let script = format!(
+        "mkfifo {path}; (sleep .2; sed 's/^/[app] /') <{path} & exec >{path}; echo one; echo two"
+    );
+    let run = agent.host().shell(&script);
+    assert_eq!(run.outcome, Outcome::Exited(0));
+    assert_eq!(run.stdout(), "[app] one\n[app] two");
+}
+
+#[test]
+fn a_filter_that_is_behind_is_waited_for_while_the_host_takes_nothing() {
+    let agent = Agent::start();
+    let mut host = agent.host();
+    let path = text(&agent.path("fifo"));
+    let script = format!("mkfifo {path}; cat <{path} & exec >{path}; seq 1 70000");
+    let id = host.start(Request::Exec(shell(&script)));
+    // More than the host takes, the pipes hold, and the quiet time of the wait.
+    std::thread::sleep(Duration::from_secs(1));
+    let run = host.finish(id, &[]);
+    assert!(run.stdout().ends_with("\n70000"), "{}", run.stdout.len());
+}

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use ironclaw_protocol::VERSION;
 use ironclaw_protocol::frame::{MAGIC, encode};
-use ironclaw_protocol::limits::{MAX_CHUNK, MAX_FRAME, MAX_REQUESTS, MAX_RESYNC, WINDOW};
+use ironclaw_protocol::limits::{MAX_CHUNK, MAX_REQUEST_FRAME, MAX_REQUESTS, MAX_RESYNC, WINDOW};
 use ironclaw_protocol::message::{
     FailureKind, GetFile, Identity, Outcome, Request, RequestId, Restored, ToGuest, ToHost,
     UnixTime,
@@ -50,7 +50,7 @@ fn garbage_in_a_session_is_a_fault_and_the_next_session_is_served() {
 fn an_oversized_frame_is_a_fault_before_its_content_arrives() {
     let agent = Agent::start();
     let mut host = agent.host();
-    let length = u32::try_from(MAX_FRAME + 1).unwrap();
+    let length = u32::try_from(MAX_REQUEST_FRAME + 1).unwrap();
     host.line.stream.write_all(&length.to_le_bytes()).unwrap();
     assert!(host.line.fault().contains("over the limit"));
     agent.host().ping();

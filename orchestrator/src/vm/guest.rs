@@ -9,15 +9,17 @@ mod command;
 mod connection;
 mod error;
 mod inbox;
+mod pace;
 #[cfg(test)]
 pub(crate) mod peer;
 mod running;
 #[cfg(test)]
 mod tests;
 
+use std::path::Path;
 use std::time::Duration;
 
-use ironclaw_protocol::message::{GetFile, Outcome, PutFile, Request, Restored};
+use ironclaw_protocol::message::{Existing, GetFile, Outcome, PutFile, Request, Restored};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
@@ -29,7 +31,7 @@ pub use command::{Command, ExitStatus, Output};
 pub use error::{GuestError, Printed};
 pub use running::{ExecEvent, MAX_COLLECTED, Running, StdinWriter};
 
-use command::Stdin;
+use command::{Stdin, bytes};
 use connection::Connection;
 use inbox::Arrival;
 use running::{Deadline, Pending, within};
@@ -116,8 +118,8 @@ impl Guest {
     /// the VM lives unless it has a [time limit](Command::timeout).
     ///
     /// # Errors
-    /// [`GuestError::Invalid`] or [`GuestError::TooLarge`] if the protocol has no room for the
-    /// command; [`GuestError::Closed`] if the VM has ended, or the session with it;
+    /// [`GuestError::Invalid`] if Linux would not take the command: it is too large, or holds a NUL
+    /// byte; [`GuestError::Closed`] if the VM has ended, or the session with it;
     /// [`GuestError::NoAnswer`] if the guest ends none of the many requests that it has within a
     /// second of the time limit. That the program does not exist is said by [`Running::next`].
     pub async fn start(&self, command: impl Into<Command>) -> Result<Running, GuestError> {
@@ -150,18 +152,55 @@ impl Guest {
         self.start(command).await?.output().await
     }
 
-    /// Writes a file: `path` is absolute in the guest, and its directory exists; `mode` are its
-    /// permission bits. The file has either all of `content` or does not change. There is no time
-    /// limit but the VM's end: a guest that takes nothing is waited for.
+    /// Writes a new file: `path` is absolute in the guest, and its directory exists; `mode` are its
+    /// permission bits. It takes its name when it is complete, so nobody ever sees half of it. There is
+    /// no time limit but the VM's end: a guest that takes nothing is waited for.
+    ///
+    /// It is root's. Whatever had the name loses it: a symbolic link is replaced, not followed; other
+    /// names of a file (hard links) keep its old content; its owner and mode are gone. To keep them, see
+    /// [`overwrite_file`](Self::overwrite_file).
     ///
     /// # Errors
     /// [`GuestError::Failed`] if the guest can't write it, as without the directory or room on its
     /// disk; [`GuestError::Invalid`] if the path is none; [`GuestError::Closed`] if the VM ends
     /// meanwhile.
-    pub async fn put_file(&self, path: &str, mode: u32, content: &[u8]) -> Result<(), GuestError> {
+    pub async fn put_file(
+        &self,
+        path: impl AsRef<Path>,
+        mode: u32,
+        content: &[u8],
+    ) -> Result<(), GuestError> {
+        self.write_file(path.as_ref(), mode, Existing::Replaced, content)
+            .await
+    }
+
+    /// Writes to a file in place, as a shell's `>` does: it stays the same file, with its owner, its mode
+    /// and its other names, and a symbolic link is followed. If there is none, it is made, with `mode`
+    /// as permission bits. Who reads it meanwhile sees a part, and so it stays if this fails.
+    ///
+    /// # Errors
+    /// As for [`put_file`](Self::put_file).
+    pub async fn overwrite_file(
+        &self,
+        path: impl AsRef<Path>,
+        mode: u32,
+        content: &[u8],
+    ) -> Result<(), GuestError> {
+        self.write_file(path.as_ref(), mode, Existing::Overwritten, content)
+            .await
+    }
+
+    async fn write_file(
+        &self,
+        path: &Path,
+        mode: u32,
+        existing: Existing,
+        content: &[u8],
+    ) -> Result<(), GuestError> {
         let put = PutFile {
-            path: path.to_owned(),
+            path: bytes(path),
             mode,
+            existing,
         };
         let mut pending = self.pending(Request::PutFile(put)).await?;
         let mut writer = pending.writer();
@@ -180,9 +219,13 @@ impl Guest {
     /// [`GuestError::TooMuchOutput`] if it is larger; [`GuestError::Failed`] if the guest can't read
     /// it; [`GuestError::Invalid`] if the path is none; [`GuestError::Closed`] if the VM ends
     /// meanwhile.
-    pub async fn get_file(&self, path: &str, limit: u64) -> Result<Vec<u8>, GuestError> {
+    pub async fn get_file(
+        &self,
+        path: impl AsRef<Path>,
+        limit: u64,
+    ) -> Result<Vec<u8>, GuestError> {
         let get = GetFile {
-            path: path.to_owned(),
+            path: bytes(path.as_ref()),
         };
         let mut pending = self.pending(Request::GetFile(get)).await?;
         let mut content = Vec::new();

@@ -1,6 +1,7 @@
 //! A VM in use.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -185,12 +186,32 @@ impl VmHandle {
         self.guest.start(command).await
     }
 
-    /// Writes a file in the guest, without a time limit; see [`Guest::put_file`].
+    /// Writes a new file in the guest, which replaces whatever has its name, without a time limit; see
+    /// [`Guest::put_file`].
     ///
     /// # Errors
     /// As for [`Guest::put_file`]: the guest can't write it, or the VM ends meanwhile.
-    pub async fn put_file(&self, path: &str, mode: u32, content: &[u8]) -> Result<(), GuestError> {
+    pub async fn put_file(
+        &self,
+        path: impl AsRef<Path>,
+        mode: u32,
+        content: &[u8],
+    ) -> Result<(), GuestError> {
         self.guest.put_file(path, mode, content).await
+    }
+
+    /// Writes to a file in the guest in place, which keeps its owner, mode and links; see
+    /// [`Guest::overwrite_file`].
+    ///
+    /// # Errors
+    /// As for [`Guest::overwrite_file`]: the guest can't write it, or the VM ends meanwhile.
+    pub async fn overwrite_file(
+        &self,
+        path: impl AsRef<Path>,
+        mode: u32,
+        content: &[u8],
+    ) -> Result<(), GuestError> {
+        self.guest.overwrite_file(path, mode, content).await
     }
 
     /// Reads a file of the guest of at most `limit` bytes, without a time limit; see
@@ -198,7 +219,11 @@ impl VmHandle {
     ///
     /// # Errors
     /// As for [`Guest::get_file`]: it is larger, the guest can't read it, or the VM ends meanwhile.
-    pub async fn get_file(&self, path: &str, limit: u64) -> Result<Vec<u8>, GuestError> {
+    pub async fn get_file(
+        &self,
+        path: impl AsRef<Path>,
+        limit: u64,
+    ) -> Result<Vec<u8>, GuestError> {
         self.guest.get_file(path, limit).await
     }
 

@@ -125,14 +125,14 @@ impl Agent {
         }
         // Not while it is primed: that has a limit of half a minute.
         let hangs = self.served && self.world.strikes(Fault::ExecHangs);
-        match exec.argv[0].as_str() {
+        match exec.argv[0].to_str().unwrap() {
             _ if hangs => drop(self.hung.insert(id)),
             "forever" => drop(self.hung.insert(id)),
             "echo" => {
                 let data = ToHost::Data {
                     id,
                     stream: Stream::Stdout,
-                    bytes: exec.argv[1].clone().into_bytes(),
+                    bytes: exec.argv[1].as_bytes().to_vec(),
                 };
                 encode(&data, answers).unwrap();
                 done(id, Outcome::Exited(0), answers);

@@ -21,6 +21,7 @@ mod commands;
 mod examples;
 mod faults;
 mod fixture;
+mod guest_system;
 mod leases;
 #[path = "../shared/limit.rs"]
 mod limit;

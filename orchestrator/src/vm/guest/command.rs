@@ -1,12 +1,19 @@
 //! A command to run in a guest, and what came of it.
 
+use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use ironclaw_protocol::message::Exec;
+use ironclaw_protocol::message::{Exec, Stderr};
+use ironclaw_protocol::os_bytes::OsBytes;
 use serde::Serialize;
 
 /// A command to run in a guest.
+///
+/// Its arguments, variables and directory are bytes, as everywhere on Linux. Together they may be as
+/// large as Linux takes them: 128 KiB each, and 2 MiB in all.
 ///
 /// ```
 /// use ironclaw_orchestrator::vm::Command;
@@ -15,9 +22,10 @@ use serde::Serialize;
 /// ```
 #[derive(Debug, Clone)]
 pub struct Command {
-    argv: Vec<String>,
-    env: Vec<(String, String)>,
-    cwd: Option<String>,
+    argv: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    cwd: Option<PathBuf>,
+    stderr: Stderr,
     timeout: Option<Duration>,
     pub(super) stdin: Stdin,
 }
@@ -33,11 +41,12 @@ pub(super) enum Stdin {
 impl Command {
     /// Runs `program`: a path in the guest, or a name that is looked up on the guest's `PATH`.
     #[must_use]
-    pub fn new(program: impl Into<String>) -> Self {
+    pub fn new(program: impl Into<OsString>) -> Self {
         Self {
             argv: vec![program.into()],
             env: Vec::new(),
             cwd: None,
+            stderr: Stderr::Apart,
             timeout: None,
             stdin: Stdin::Empty,
         }
@@ -45,33 +54,41 @@ impl Command {
 
     /// Adds an argument.
     #[must_use]
-    pub fn arg(mut self, argument: impl Into<String>) -> Self {
+    pub fn arg(mut self, argument: impl Into<OsString>) -> Self {
         self.argv.push(argument.into());
         self
     }
 
     /// Adds arguments.
     #[must_use]
-    pub fn args<S: Into<String>>(mut self, arguments: impl IntoIterator<Item = S>) -> Self {
+    pub fn args<S: Into<OsString>>(mut self, arguments: impl IntoIterator<Item = S>) -> Self {
         self.argv.extend(arguments.into_iter().map(Into::into));
         self
     }
 
     /// Sets an environment variable on top of the guest's own.
     #[must_use]
-    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.env.push((name.into(), value.into()));
         self
     }
 
     /// Runs it in this directory of the guest, an absolute path.
     #[must_use]
-    pub fn cwd(mut self, directory: impl Into<String>) -> Self {
+    pub fn cwd(mut self, directory: impl Into<PathBuf>) -> Self {
         self.cwd = Some(directory.into());
         self
     }
 
-    /// Kills it, with all its processes, after this time.
+    /// Gives it one pipe for standard output and standard error, as `2>&1` does: what it writes to
+    /// either comes as standard output, in the order in which it was written.
+    #[must_use]
+    pub fn stderr_to_stdout(mut self) -> Self {
+        self.stderr = Stderr::ToStdout;
+        self
+    }
+
+    /// Kills it after this time, with all that descends from it.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
@@ -99,9 +116,14 @@ impl Command {
 
     pub(super) fn to_exec(&self) -> Exec {
         Exec {
-            argv: self.argv.clone(),
-            env: self.env.clone(),
-            cwd: self.cwd.clone(),
+            argv: self.argv.iter().map(bytes).collect(),
+            env: self
+                .env
+                .iter()
+                .map(|(name, value)| (bytes(name), bytes(value)))
+                .collect(),
+            cwd: self.cwd.as_deref().map(bytes),
+            stderr: self.stderr,
             stdin: !matches!(self.stdin, Stdin::Empty),
             // Rounded up, so that a short limit is never none.
             timeout_ms: self.timeout.map(|limit| {
@@ -111,26 +133,31 @@ impl Command {
     }
 }
 
-impl<S: Into<String>, const N: usize> From<[S; N]> for Command {
+/// A string of the operating system's, as the protocol has it.
+pub(super) fn bytes(text: impl AsRef<OsStr>) -> OsBytes {
+    text.as_ref().as_bytes().into()
+}
+
+impl<S: Into<OsString>, const N: usize> From<[S; N]> for Command {
     fn from(argv: [S; N]) -> Self {
         argv.into_iter()
             .map(Into::into)
-            .collect::<Vec<String>>()
+            .collect::<Vec<OsString>>()
             .into()
     }
 }
 
-impl From<Vec<String>> for Command {
-    fn from(argv: Vec<String>) -> Self {
+impl<S: Into<OsString>> From<Vec<S>> for Command {
+    fn from(argv: Vec<S>) -> Self {
         Self {
-            argv,
-            ..Self::new(String::new())
+            argv: argv.into_iter().map(Into::into).collect(),
+            ..Self::new(OsString::new())
         }
     }
 }
 
-impl From<&[String]> for Command {
-    fn from(argv: &[String]) -> Self {
+impl<S: Clone + Into<OsString>> From<&[S]> for Command {
+    fn from(argv: &[S]) -> Self {
         argv.to_vec().into()
     }
 }
@@ -174,4 +201,7 @@ pub struct Output {
     pub stdout: Vec<u8>,
     /// Its standard error.
     pub stderr: Vec<u8>,
+    /// Whether the guest ran out of memory and its kernel killed a process of the command for it,
+    /// which the command may have survived.
+    pub out_of_memory: bool,
 }

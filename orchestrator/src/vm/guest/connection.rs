@@ -5,9 +5,14 @@
 //!   inboxes ◀── dispatch ── decoder ◀─────── socket        (the `read` task)
 //! ```
 //!
-//! Sending never waits: whatever the socket does not take at once, a task writes. A guest may grant
-//! credit for what it never reads, and answer it: so content is sent only while little waits, and
-//! a guest that lets more pile up than an honest one can is given up.
+//! What the socket does not take at once, a task writes. A guest may grant credit for what it never
+//! reads, and answer it: so content and requests are sent only while little waits, and a guest that
+//! lets more pile up than an honest one can is given up. The rest is small and never waits.
+//!
+//! A guest may send what costs it nothing and us a little, again and again: so it is read at a pace.
+//!
+//! A request that nobody waits for any more is cancelled, and keeps its place until the guest has
+//! ended it. A guest that ends none of them is given up when somebody waits for a place.
 //!
 //! A session ends when the socket does, or when the VM's process ends, whichever is seen first. If
 //! it was the VM, everybody who waits is told how it ended: so the `read` task alone closes what the
@@ -23,26 +28,29 @@ use std::time::Duration;
 
 use ironclaw_protocol::VERSION;
 use ironclaw_protocol::frame::{self, Decoder, Event, MAGIC};
-use ironclaw_protocol::limits::{MAX_CHUNK, MAX_FRAME, MAX_REQUESTS, MAX_RESYNC, WINDOW};
+use ironclaw_protocol::limits::{MAX_CHUNK, MAX_REQUEST_FRAME, MAX_REQUESTS, MAX_RESYNC, WINDOW};
 use ironclaw_protocol::message::{Request, RequestId, ToGuest, ToHost};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinHandle, coop};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::activity::{Activity, Busy, Requests};
 use super::error::GuestError;
 use super::inbox::Inbox;
+use super::pace::Pace;
 use crate::untrusted;
 use crate::vm::vmm::Exit;
 
 /// Bytes per read of the socket.
 const READ: usize = 64 * 1024;
-/// No more content is sent while so many bytes wait for the socket.
+/// No more content and no request is sent while so many bytes wait for the socket.
 const WAITING: usize = WINDOW as usize;
-/// More than ever waits for a guest that reads what it answers: all its requests, and a chunk of
-/// content for each.
-const PILED_UP: usize = MAX_REQUESTS * (MAX_FRAME + MAX_CHUNK) + WAITING;
+/// More than ever waits for a guest that reads what it answers: a request, and a chunk of content for
+/// each.
+const PILED_UP: usize = MAX_REQUEST_FRAME + MAX_REQUESTS * MAX_CHUNK + 2 * WAITING;
+/// How long a guest may take to end what was cancelled.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long after the end of the socket that of the VM's process may come, which takes some
 /// milliseconds to be reaped. Without it, it was the guest that hung up.
 const REAPED: Duration = Duration::from_secs(1);
@@ -92,6 +100,8 @@ struct Open {
     _slot: OwnedSemaphorePermit,
     /// While its holder waits for it.
     busy: Option<Busy>,
+    /// Since when nobody does.
+    cancelled: Option<Instant>,
 }
 
 /// The holder's side of an open request.
@@ -143,11 +153,7 @@ impl Connection {
     /// Opens a request; waits if the guest has as many as it takes.
     pub(super) async fn request(&self, request: Request) -> Result<Ticket, GuestError> {
         request.validate()?;
-        let slots = Arc::clone(&self.line.slots);
-        let slot = slots
-            .acquire_owned()
-            .await
-            .map_err(|_| self.line.why_closed())?;
+        let slot = self.slot().await?;
         let inbox = Arc::new(Inbox::new());
         let credit = Arc::new(Semaphore::new(WINDOW as usize));
         let id = {
@@ -158,6 +164,7 @@ impl Connection {
                 credit: Arc::clone(&credit),
                 _slot: slot,
                 busy: Some(self.line.requests.begin()),
+                cancelled: None,
             };
             state.open.insert(id, open);
             id
@@ -168,11 +175,44 @@ impl Connection {
             credit,
             line: Arc::clone(&self.line),
         };
-        if let Err(error) = self.line.send(&ToGuest::Request { id, request }) {
-            self.line.state().open.remove(&id);
-            return Err(error);
-        }
+        // Whoever stops waiting for the guest to read takes the request back.
+        let unsent = Unsent(Some(&ticket));
+        self.line
+            .send_request(&ToGuest::Request { id, request })
+            .await?;
+        unsent.sent();
         Ok(ticket)
+    }
+
+    /// A place for a request, as soon as there is one.
+    async fn slot(&self) -> Result<OwnedSemaphorePermit, GuestError> {
+        let mut slot = pin!(Arc::clone(&self.line.slots).acquire_owned());
+        loop {
+            match timeout(CANCEL_TIMEOUT, &mut slot).await {
+                Ok(slot) => return slot.map_err(|_| self.line.why_closed()),
+                Err(_) if self.line.ends_nothing() => self.line.close(&format!(
+                    "the guest did not end what was cancelled within {CANCEL_TIMEOUT:?}"
+                )),
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// A request that the guest does not know; it is not open any more when this is dropped.
+struct Unsent<'a>(Option<&'a Ticket>);
+
+impl Unsent<'_> {
+    fn sent(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unsent<'_> {
+    fn drop(&mut self) {
+        if let Some(Ticket { id, line, .. }) = self.0 {
+            line.state().open.remove(id);
+        }
     }
 }
 
@@ -221,11 +261,37 @@ impl Line {
         GuestError::closed(reason)
     }
 
+    /// Whether half of all places are taken by what was cancelled long ago.
+    fn ends_nothing(&self) -> bool {
+        let state = self.state();
+        let cancelled = state.open.values().filter_map(|open| open.cancelled);
+        let overdue = cancelled.filter(|since| since.elapsed() >= CANCEL_TIMEOUT);
+        overdue.count() >= MAX_REQUESTS / 2
+    }
+
+    /// Sends a request when little waits for the socket: a request may be large.
+    async fn send_request(&self, message: &ToGuest) -> Result<(), GuestError> {
+        message.validate()?;
+        loop {
+            let room = self.room.notified();
+            {
+                let state = self.state();
+                if state.out.len() < WAITING {
+                    return self.write(state, message);
+                }
+            }
+            room.await;
+        }
+    }
+
     /// Writes a message as far as the socket takes it, and leaves the rest to the flushing task.
     /// If the other side is gone, the reading task tells why.
     pub(super) fn send(&self, message: &ToGuest) -> Result<(), GuestError> {
         message.validate()?;
-        let mut state = self.state();
+        self.write(self.state(), message)
+    }
+
+    fn write(&self, mut state: MutexGuard<'_, State>, message: &ToGuest) -> Result<(), GuestError> {
         if let Some(reason) = &state.closed {
             return Err(GuestError::closed(reason.clone()));
         }
@@ -268,6 +334,7 @@ impl Line {
     pub(super) fn abandon(&self, id: RequestId) {
         let busy = self.state().open.get_mut(&id).and_then(|open| {
             open.credit.close();
+            open.cancelled = Some(Instant::now());
             open.busy.take()
         });
         drop(busy);
@@ -377,6 +444,7 @@ impl Line {
     async fn receive(&self, decoder: &mut Decoder) -> Option<String> {
         let mut chunk = vec![0; READ];
         let mut before_hello = 0;
+        let mut pace = Pace::start(Instant::now());
         loop {
             // To wait for a socket that always has something to read lets no other task run.
             coop::consume_budget().await;
@@ -392,8 +460,13 @@ impl Line {
                 Err(error) => return Some(format!("reading failed: {error}")),
             };
             decoder.push(&chunk[..count]);
-            if let Err(reason) = self.dispatch_all(decoder) {
-                return Some(reason);
+            match self.dispatch_all(decoder) {
+                Ok(frames) => {
+                    if let Some(next) = pace.took(frames, Instant::now()) {
+                        sleep_until(next).await;
+                    }
+                }
+                Err(reason) => return Some(reason),
             }
             if !self.greeted.load(Ordering::Relaxed) {
                 before_hello += count;
@@ -406,13 +479,16 @@ impl Line {
         }
     }
 
-    fn dispatch_all(&self, decoder: &mut Decoder) -> Result<(), String> {
+    /// Takes in what is complete, and says how many frames that were.
+    fn dispatch_all(&self, decoder: &mut Decoder) -> Result<u32, String> {
+        let mut frames = 0;
         loop {
+            frames += 1;
             match decoder
                 .next()
                 .map_err(|error| format!("the guest broke the protocol: {error}"))?
             {
-                None => return Ok(()),
+                None => return Ok(frames - 1),
                 Some(Event::Opened) if self.greeted.load(Ordering::Relaxed) => {
                     return Err("the guest started another session".to_owned());
                 }
@@ -472,6 +548,7 @@ impl Line {
                 credit.add_permits(bytes as usize);
                 Ok(())
             }
+            ToHost::OutOfMemory { id } => self.find(id, |open| open.inbox.set_out_of_memory()),
             ToHost::Done { id, outcome } => {
                 let open = self.state().open.remove(&id).ok_or_else(|| unknown(id))?;
                 open.credit.close();

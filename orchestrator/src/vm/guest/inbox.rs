@@ -35,6 +35,7 @@ struct State {
     window: u32,
     /// Taken, and not yet credited.
     taken: u32,
+    out_of_memory: bool,
     end: Option<Result<Outcome, GuestError>>,
 }
 
@@ -47,6 +48,7 @@ impl Inbox {
                 first: Stream::Stdout,
                 window: WINDOW,
                 taken: 0,
+                out_of_memory: false,
                 end: None,
             }),
             arrived: Notify::new(),
@@ -75,6 +77,15 @@ impl Inbox {
         drop(state);
         self.arrived.notify_one();
         true
+    }
+
+    /// The guest's kernel killed a process of the command for lack of memory.
+    pub(super) fn set_out_of_memory(&self) {
+        self.state().out_of_memory = true;
+    }
+
+    pub(super) fn out_of_memory(&self) -> bool {
+        self.state().out_of_memory
     }
 
     pub(super) fn end(&self, end: Result<Outcome, GuestError>) {

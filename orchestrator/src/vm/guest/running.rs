@@ -79,7 +79,12 @@ impl Drop for Pending {
     }
 }
 
-/// A command that runs in a guest. Dropping it kills the command with all its processes.
+/// A command that runs in a guest. Dropping it before its end kills it with all that descends from
+/// it, also what left its process group or its session.
+///
+/// A command ends with its main process. What that left behind in the background lives on until the
+/// VM's end; its output is waited for while more of it comes, but for half a second of silence and
+/// two seconds in all.
 #[derive(Debug)]
 #[must_use = "a command is killed when its handle is dropped"]
 pub struct Running {
@@ -183,6 +188,13 @@ impl Running {
         })
     }
 
+    /// Whether the guest ran out of memory and its kernel killed a process of the command for it. Known
+    /// when the command has ended.
+    #[must_use]
+    pub fn out_of_memory(&self) -> bool {
+        self.pending.ticket.inbox.out_of_memory()
+    }
+
     /// Waits for the end and collects what was printed, up to [`MAX_COLLECTED`] bytes.
     ///
     /// # Errors
@@ -206,6 +218,7 @@ impl Running {
                         status,
                         stdout,
                         stderr,
+                        out_of_memory: self.out_of_memory(),
                     });
                 }
             }

@@ -420,13 +420,14 @@ async fn input_of_a_command_that_was_dropped_is_not_kept_for_a_guest_that_never_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_time_limit_holds_although_a_guest_ends_no_command_that_was_given_up() {
+async fn a_time_limit_holds_although_no_place_gets_free() {
     let (guest, mut peer) = pair();
     peer.greet(VERSION).await;
     // Kept open, and nothing is answered.
     let _taken = tokio::spawn(async move { while peer.next().await.is_some() {} });
+    let mut running = Vec::new();
     for _ in 0..MAX_REQUESTS {
-        drop(guest.start(["cmd"]).await.unwrap());
+        running.push(guest.start(["cmd"]).await.unwrap());
     }
     let limited = Command::new("cmd").timeout(Duration::from_secs(1));
     let given_up = tokio::time::timeout(Duration::from_secs(60), guest.exec(limited)).await;
@@ -434,22 +435,112 @@ async fn a_time_limit_holds_although_a_guest_ends_no_command_that_was_given_up()
     assert!(matches!(error, GuestError::NoAnswer { .. }), "{error}");
 }
 
-#[tokio::test]
-async fn a_guest_that_answers_what_it_never_reads_is_given_up_before_that_piles_up() {
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_answers_what_it_never_reads_is_asked_no_more_than_fits() {
     let (guest, mut peer) = pair();
     peer.greet(VERSION).await;
     let large = Command::new("cmd").arg("x".repeat(100 << 10));
-    let error = async {
+    let mut asked = 0;
+    let ask = async {
         for id in (0..2 * u32::try_from(MAX_REQUESTS).unwrap()).map(RequestId) {
-            let mut running = guest.start(large.clone()).await?;
+            let mut running = guest.start(large.clone()).await.unwrap();
+            asked += 1;
             let outcome = Outcome::Exited(0);
             peer.say(&ToHost::Done { id, outcome }).await;
-            running.next().await?;
+            running.next().await.unwrap();
         }
-        Ok::<(), GuestError>(())
     };
-    let error = error.await.unwrap_err();
-    assert!(error.to_string().contains("reads nothing"), "{error}");
+    let asked_all = tokio::time::timeout(Duration::from_secs(3600), ask).await;
+    assert!(
+        asked_all.is_err() && asked < 20,
+        "{asked} requests are in memory"
+    );
+    let limited = large.timeout(Duration::from_secs(1));
+    let error = guest.exec(limited).await.unwrap_err();
+    assert!(matches!(error, GuestError::NoAnswer { .. }), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_ends_nothing_that_was_cancelled_is_given_up_when_somebody_waits() {
+    let (guest, mut peer) = pair();
+    peer.greet(VERSION).await;
+    let _taken = tokio::spawn(async move { while peer.next().await.is_some() {} });
+    for _ in 0..MAX_REQUESTS {
+        drop(guest.start(["cmd"]).await.unwrap());
+    }
+    let given_up = tokio::time::timeout(Duration::from_secs(60), guest.exec(["cmd"])).await;
+    let error = given_up.expect("it does not wait for ever").unwrap_err();
+    assert!(error.to_string().contains("did not end"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn commands_that_run_for_long_are_waited_for_although_some_were_cancelled() {
+    let (guest, mut peer) = pair();
+    peer.greet(VERSION).await;
+    let mut running = Vec::new();
+    for _ in 0..MAX_REQUESTS {
+        running.push(guest.start(["cmd"]).await.unwrap());
+    }
+    drop(running.pop());
+    let (id, _) = peer.request().await;
+    let ends_late = async {
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        let outcome = Outcome::Exited(0);
+        peer.say(&ToHost::Done { id, outcome }).await;
+    };
+    let (next, ()) = tokio::join!(guest.start(["cmd"]), ends_late);
+    drop(next.expect("a place was free in the end"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_small_chunks_is_read_at_a_pace() {
+    let (guest, mut peer) = pair();
+    let chunks = WINDOW;
+    let flood = async {
+        peer.greet(VERSION).await;
+        let (id, _) = peer.request().await;
+        let mut frames = Vec::new();
+        for _ in 0..chunks {
+            let (stream, bytes) = (Stream::Stdout, vec![7]);
+            encode(&ToHost::Data { id, stream, bytes }, &mut frames).unwrap();
+        }
+        let outcome = Outcome::Exited(0);
+        encode(&ToHost::Done { id, outcome }, &mut frames).unwrap();
+        peer.stream.write_all(&frames).await.unwrap();
+    };
+    let start = tokio::time::Instant::now();
+    let (output, ()) = tokio::join!(guest.exec(["cmd"]), flood);
+    assert_eq!(output.unwrap().stdout.len(), chunks as usize);
+    // The test's clock goes on only while nobody has anything to do.
+    assert!(
+        start.elapsed() > Duration::from_secs(1),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn a_guest_that_ran_out_of_memory_is_told() {
+    let (guest, mut peer) = pair();
+    let serve = async {
+        peer.greet(VERSION).await;
+        for told in [true, false] {
+            let (id, _) = peer.request().await;
+            if told {
+                peer.say(&ToHost::OutOfMemory { id }).await;
+            }
+            let outcome = Outcome::Signaled(9);
+            peer.say(&ToHost::Done { id, outcome }).await;
+        }
+    };
+    let ask = async {
+        for told in [true, false] {
+            let output = guest.exec(["cmd"]).await.unwrap();
+            assert_eq!(output.status, ExitStatus::Signal(9));
+            assert_eq!(output.out_of_memory, told);
+        }
+    };
+    tokio::join!(ask, serve);
 }
 
 #[tokio::test]

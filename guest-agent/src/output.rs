@@ -1,0 +1,182 @@
+//! A command's output pipes.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use ironclaw_protocol::message::{Stderr, Stream};
+use rustix::fs::{Mode, fchmod};
+use rustix::io::{ioctl_fionbio, ioctl_fionread};
+
+/// The agent's end of an output pipe, non-blocking.
+#[derive(Debug)]
+struct Output {
+    pipe: File,
+    /// To be read without being waited for: what there is to find is there already.
+    ready: bool,
+    /// What is still read of a pipe that is given up.
+    left: Option<u64>,
+}
+
+/// What came of reading a pipe.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Chunk {
+    /// That many bytes.
+    Bytes(usize),
+    /// Nothing now, or nothing any more.
+    Nothing,
+}
+
+/// All that a command may write to.
+#[derive(Debug, Default)]
+pub(crate) struct Outputs {
+    stdout: Option<Output>,
+    stderr: Option<Output>,
+}
+
+/// The command's ends.
+#[derive(Debug)]
+pub(crate) struct CommandEnds {
+    pub(crate) stdout: PipeWriter,
+    pub(crate) stderr: PipeWriter,
+}
+
+/// A pipe that whoever has it may open anew, as a command does that became another user and writes
+/// to /dev/stderr. Only the processes that have it can reach it.
+pub(crate) fn open_pipe() -> io::Result<(PipeReader, PipeWriter)> {
+    let (reader, writer) = io::pipe()?;
+    fchmod(&writer, Mode::from_raw_mode(0o666))?;
+    Ok((reader, writer))
+}
+
+/// Makes the agent's end of a pipe what the event loop takes.
+pub(crate) fn nonblocking(end: impl Into<OwnedFd>) -> io::Result<File> {
+    let end = end.into();
+    ioctl_fionbio(&end, true)?;
+    Ok(end.into())
+}
+
+impl Output {
+    fn new(reader: PipeReader) -> io::Result<Self> {
+        Ok(Self {
+            pipe: nonblocking(reader)?,
+            ready: false,
+            left: None,
+        })
+    }
+}
+
+impl Outputs {
+    /// Opens the pipes: one for both streams if they are to stay in order.
+    pub(crate) fn open(stderr: Stderr) -> io::Result<(Self, CommandEnds)> {
+        let (reader, writer) = open_pipe()?;
+        let stdout = Some(Output::new(reader)?);
+        let (error_output, error_writer) = match stderr {
+            Stderr::Apart => {
+                let (reader, writer) = open_pipe()?;
+                (Some(Output::new(reader)?), writer)
+            }
+            Stderr::ToStdout => (None, writer.try_clone()?),
+        };
+        let outputs = Self {
+            stdout,
+            stderr: error_output,
+        };
+        let ends = CommandEnds {
+            stdout: writer,
+            stderr: error_writer,
+        };
+        Ok((outputs, ends))
+    }
+
+    fn get(&self, stream: Stream) -> Option<&Output> {
+        match stream {
+            Stream::Stdout => self.stdout.as_ref(),
+            Stream::Stderr => self.stderr.as_ref(),
+            Stream::File => None,
+        }
+    }
+
+    fn slot(&mut self, stream: Stream) -> Option<&mut Option<Output>> {
+        match stream {
+            Stream::Stdout => Some(&mut self.stdout),
+            Stream::Stderr => Some(&mut self.stderr),
+            Stream::File => None,
+        }
+    }
+
+    /// The pipe of `stream` to be waited for, while it is open.
+    pub(crate) fn to_wait_for(&self, stream: Stream) -> Option<BorrowedFd<'_>> {
+        let output = self.get(stream).filter(|output| !output.ready)?;
+        Some(output.pipe.as_fd())
+    }
+
+    /// Whether `stream` is to be read without being waited for.
+    pub(crate) fn is_ready(&self, stream: Stream) -> bool {
+        self.get(stream).is_some_and(|output| output.ready)
+    }
+
+    /// Whether nothing more comes.
+    pub(crate) fn are_over(&self) -> bool {
+        self.stdout.is_none() && self.stderr.is_none()
+    }
+
+    /// Reads what there is, into as much of `buffer` as is allowed.
+    pub(crate) fn read(&mut self, stream: Stream, allowed: u64, buffer: &mut [u8]) -> Chunk {
+        let Some(slot) = self.slot(stream) else {
+            return Chunk::Nothing;
+        };
+        let Some(output) = slot else {
+            return Chunk::Nothing;
+        };
+        let allowed = allowed.min(output.left.unwrap_or(u64::MAX));
+        let longest = usize::try_from(allowed)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
+        if longest == 0 {
+            return Chunk::Nothing;
+        }
+        match output.pipe.read(&mut buffer[..longest]) {
+            Ok(0) => *slot = None,
+            Ok(count) => {
+                if let Some(left) = &mut output.left {
+                    *left -= count as u64;
+                    if *left == 0 {
+                        *slot = None;
+                    }
+                }
+                return Chunk::Bytes(count);
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock && output.left.is_none() => {
+                output.ready = false;
+            }
+            // Somebody else who has the pipe read it, or it is unusable: nothing more comes.
+            Err(_) => *slot = None,
+        }
+        Chunk::Nothing
+    }
+
+    /// The command's main process ended: what it wrote, and most often the end, is there.
+    pub(crate) fn look_at_once(&mut self) {
+        for output in [&mut self.stdout, &mut self.stderr].into_iter().flatten() {
+            output.ready = true;
+        }
+    }
+
+    /// Waits for no more than what is in the pipes now.
+    pub(crate) fn cut_off(&mut self) {
+        for slot in [&mut self.stdout, &mut self.stderr] {
+            let left = slot
+                .as_ref()
+                .map_or(0, |output| ioctl_fionread(&output.pipe).unwrap_or(0));
+            match slot {
+                Some(output) if left > 0 => {
+                    output.left = Some(left);
+                    output.ready = true;
+                }
+                _ => *slot = None,
+            }
+        }
+    }
+}
