@@ -33,6 +33,8 @@ pub const WAITING: &str = "ironclaw_pool_waiting";
 pub const SPAWNS: &str = "ironclaw_pool_spawns_total";
 /// Counter: attempts of a tier to serve that failed, by `reason`.
 pub const FALLBACKS: &str = "ironclaw_pool_fallbacks_total";
+/// Gauge: whether a `tier`, `warm` or `restored`, failed again and again and is not used for a while.
+pub const TIER_OFF: &str = "ironclaw_pool_tier_off";
 /// Counter: builds, restores, warm clones and attempts to serve that failed.
 pub const FAILURES: &str = "ironclaw_pool_failures_total";
 /// Gauge: when the oldest snapshot that is ready was made, in seconds since 1970; 0 if none is. An
@@ -60,6 +62,10 @@ pub const SNAPSHOT_BUDGETS: &str = "ironclaw_pool_snapshot_budget_bytes";
 /// Says what the metrics are, to the recorder that is installed. To be called once, after it was.
 pub fn describe() {
     describe_gauge!(SNAPSHOTS, "Snapshots of the pool by state.");
+    describe_gauge!(
+        TIER_OFF,
+        "Whether a tier failed again and again and is not used for a while."
+    );
     describe_gauge!(SIZE, "Snapshots that the pool wants to have.");
     describe_gauge!(VMS, "VMs of the pool by state.");
     describe_gauge!(
@@ -184,6 +190,11 @@ pub(crate) fn pool(stats: &PoolStats) {
     by(VMS, "warm").set(stats.warm as f64);
     by(VMS, "restoring").set(stats.restoring as f64);
     by(VMS, "leased").set(stats.leased as f64);
+    for tier in [Origin::Warm, Origin::Restored] {
+        let labels = [("template", template.clone()), ("tier", label(tier).into())];
+        let off = stats.off.contains_key(&tier);
+        gauge!(TIER_OFF, &labels).set(f64::from(u8::from(off)));
+    }
     of(STANDBY).set(stats.standby as f64);
     of(WAITING).set(stats.waiting as f64);
     let made = stats.snapshot_ages_seconds.iter().max().map(|age| {
@@ -269,7 +280,7 @@ mod tests {
 
     use super::*;
     use crate::template::Sha256Hex;
-    use crate::vm::{Limit, Quantiles};
+    use crate::vm::{Limit, Quantiles, TierOff};
 
     #[test]
     fn a_tier_has_one_name_in_labels_and_in_json() {
@@ -296,6 +307,13 @@ mod tests {
             warm: 24,
             restoring: 25,
             standby: 39,
+            off: BTreeMap::from([(
+                Origin::Warm,
+                TierOff {
+                    reason: "guest",
+                    retry_seconds: 40,
+                },
+            )]),
             leased: 26,
             waiting: 27,
             used: Limit {
@@ -352,6 +370,8 @@ mod tests {
             ("ironclaw_pool_vms{state=\"restoring\"}", 25.0),
             ("ironclaw_pool_vms{state=\"leased\"}", 26.0),
             ("ironclaw_pool_standby", 39.0),
+            ("ironclaw_pool_tier_off{tier=\"warm\"}", 1.0),
+            ("ironclaw_pool_tier_off{tier=\"restored\"}", 0.0),
             ("ironclaw_pool_waiting", 27.0),
             ("ironclaw_pool_spawns_total{tier=\"warm\"}", 31.0),
             ("ironclaw_pool_spawns_total{tier=\"restored\"}", 32.0),

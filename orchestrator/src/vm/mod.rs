@@ -47,7 +47,7 @@ pub use launcher::{Created, LaunchError, Launcher, Progress, Stage, find_guest_a
 pub use limits::Limits;
 pub use pool::{
     Budget, Footprint, Limit, Pool, PoolError, PoolOptions, PoolStats, ProcessMemory, Quantiles,
-    SNAPSHOT_BUDGET, SpawnError, SpawnOptions, SpawnStage, VMM_MIB,
+    SNAPSHOT_BUDGET, SpawnError, SpawnOptions, SpawnStage, TierOff, VMM_MIB,
 };
 pub use shared_pool::{
     destroy_vm, pool_stats, prometheus_text, refresh_pool, spawn_vm, spawn_vm_with, warmup_pool,

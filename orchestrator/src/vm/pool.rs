@@ -8,6 +8,7 @@
 //! ```
 
 mod backoff;
+mod breaker;
 mod budget;
 mod clock;
 mod contained;
@@ -33,11 +34,13 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::vm::causes::with_causes;
 use crate::vm::config::{Config, DEFAULT_REFRESH, DEFAULT_STANDBY};
 use crate::vm::launcher::{LaunchError, Launcher, PausedClone, blocking};
 use crate::vm::limits::Limits;
 use crate::vm::process;
 use crate::vm::snapshot::{Snapshot, SnapshotError, SnapshotId};
+use crate::vm::vm_handle::Origin;
 use crate::vm::vmm::Standby;
 use clock::Clock;
 use line::Line;
@@ -50,7 +53,7 @@ pub use budget::{Budget, Limit, VMM_MIB};
 pub use error::{PoolError, SpawnError};
 pub use footprint::{Footprint, SNAPSHOT_BUDGET};
 pub use memory::ProcessMemory;
-pub use stats::{PoolStats, Quantiles, SpawnStage};
+pub use stats::{PoolStats, Quantiles, SpawnStage, TierOff};
 
 /// What a pool keeps ready, and how much it may take.
 #[derive(Debug, Clone)]
@@ -230,17 +233,43 @@ impl Core {
         }
     }
 
+    /// A tier failed; if it is not used for a while by that, it is said once.
+    fn tier_failed(&self, tier: Origin, error: &LaunchError) {
+        // Of one snapshot whose files are gone or damaged: others serve at once.
+        if matches!(error, LaunchError::Snapshot(_)) {
+            return;
+        }
+        let now = self.now();
+        if let Some(off) = self.slots().tier_failed(tier, error.reason(), now) {
+            let retry = off.until.saturating_sub(now);
+            let error = with_causes(error);
+            tracing::warn!(
+                %tier,
+                ?retry,
+                error,
+                "a tier failed again and again, and is not used until it works: spawns are served \
+                 by the next one"
+            );
+        }
+    }
+
     fn stats(&self) -> PoolStats {
-        let (counts, ages) = {
+        let (counts, off, ages) = {
             let slots = self.slots();
             let ages = slots
                 .snapshots()
                 .filter_map(|snapshot| snapshot.manifest().created.age());
-            (slots.counts(), ages.collect())
+            let now = self.now();
+            let off = slots.off().map(|(tier, off)| (tier, TierOff::at(now, off)));
+            (slots.counts(), off.collect(), ages.collect())
         };
         let standby = self.reserve().ready().len();
-        self.counters
-            .snapshot(self.size, counts, standby, ages, &self.budget)
+        PoolStats {
+            off,
+            ..self
+                .counters
+                .snapshot(self.size, counts, standby, ages, &self.budget)
+        }
     }
 }
 

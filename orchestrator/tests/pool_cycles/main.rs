@@ -10,26 +10,24 @@
 
 mod fault;
 mod guest;
+mod launcher;
 mod vm;
 #[path = "../shared/within.rs"]
 mod within;
+#[allow(dead_code, reason = "broken_tier uses the rest")]
 mod world;
 
 use std::collections::HashSet;
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ironclaw_orchestrator::template::{ImportSpec, TemplateStore};
-use ironclaw_orchestrator::vm::snapshot::{Machine, SnapshotStore};
 use ironclaw_orchestrator::vm::{
-    Budget, Config, GuestError, Launcher, Limit, Limits, Pool, PoolOptions, SpawnError,
-    SpawnOptions, VmHandle,
+    Budget, GuestError, Limit, Limits, Pool, PoolOptions, SpawnError, SpawnOptions, VmHandle,
 };
 use tokio::time::timeout;
 
-use vm::Simulated;
+use launcher::launcher;
 use within::within;
 use world::World;
 
@@ -261,24 +259,4 @@ fn once(run: &Run, vm: &VmHandle) {
 
 fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
-fn launcher(directory: &Path, world: &Arc<World>) -> Launcher {
-    let kernel = directory.join("kernel");
-    std::fs::write(&kernel, "\x7fELF").unwrap();
-    let templates = TemplateStore::open(directory.join("templates")).unwrap();
-    let spec = ImportSpec {
-        kernel,
-        initramfs: None,
-        boot_args: String::new(),
-    };
-    let template = templates.import(&spec, &mut |_| {}).unwrap();
-    let mut config = Config::from_env().unwrap();
-    config.machine = Machine {
-        memory_mib: 1,
-        vcpus: 1,
-    };
-    let snapshots = SnapshotStore::open(directory.join("snapshots")).unwrap();
-    let vmm = Arc::new(Simulated::new(Arc::clone(world)));
-    Launcher::with(vmm, template, &config, snapshots, Arc::new(|_: &_| {})).unwrap()
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -51,6 +52,7 @@ impl Simulated {
         let life = Arc::new(Life {
             exit: watch::Sender::new(None),
             guest: Mutex::default(),
+            deaf: AtomicBool::new(false),
         });
         self.world.lives(&life);
         let presence = self.world.guest();
@@ -149,9 +151,15 @@ impl SimulatedVm {
 pub(crate) struct Life {
     exit: watch::Sender<Option<Exit>>,
     guest: Mutex<Option<AbortHandle>>,
+    /// Its guest hears nothing any more.
+    deaf: AtomicBool,
 }
 
 impl Life {
+    pub(crate) fn is_deaf(&self) -> bool {
+        self.deaf.load(Ordering::SeqCst)
+    }
+
     /// Ends it, with its guest; the first end counts.
     pub(crate) fn end(&self, status: &str) {
         self.exit.send_if_modified(|exit| {
@@ -202,6 +210,7 @@ impl MicroVm for SimulatedVm {
     }
 
     async fn release(&mut self) -> Result<(), VmmError> {
+        self.life.deaf.store(self.world.is_deaf(), Ordering::SeqCst);
         if self.world.strikes(Fault::ResumeDied) {
             return Err(self.dies("release"));
         }

@@ -10,6 +10,7 @@ use crate::vm::Life;
 #[derive(Debug, Default)]
 pub(crate) struct World {
     faults: AtomicBool,
+    deaf: AtomicBool,
     numbers: AtomicU32,
     /// VMs that were made and not dropped, and guests that run.
     vms: AtomicU64,
@@ -26,6 +27,15 @@ impl World {
 
     pub(crate) fn faults(&self, on: bool) {
         self.faults.store(on, Ordering::Relaxed);
+    }
+
+    /// Whether guests hear nothing any more once they were held and released.
+    pub(crate) fn deafen(&self, on: bool) {
+        self.deaf.store(on, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_deaf(&self) -> bool {
+        self.deaf.load(Ordering::SeqCst)
     }
 
     /// Whether a fault strikes now.

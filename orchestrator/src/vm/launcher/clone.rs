@@ -19,6 +19,14 @@ const ROUNDS: usize = 3;
 const SERVE: &str = "serve a clone";
 /// The longest a priming may take.
 const PRIMED: Duration = Duration::from_secs(30);
+/// How many times longer than when it was primed a held clone may take to confirm its identity: it
+/// may be one of fifty that are released at once, on one processor.
+const SLOWER: u32 = 50;
+/// But no less than this, which is a thousand times what it takes under KVM, and some hundred times
+/// under translation: a host that is busy otherwise lets a process wait for seconds. And no more
+/// than that: the next tier would have served meanwhile.
+const SHORTEST_PATIENCE: Duration = Duration::from_secs(2);
+const LONGEST_PATIENCE: Duration = Duration::from_secs(6);
 
 /// A clone whose agent can be reached.
 #[derive(Debug)]
@@ -35,9 +43,19 @@ struct Clone {
 #[derive(Debug)]
 pub(crate) struct RunningClone(Clone);
 
-/// A clone that waits, paused, for its lease.
+/// A clone that is held until its lease.
 #[derive(Debug)]
-pub(crate) struct PausedClone(Clone);
+pub(crate) struct PausedClone {
+    clone: Clone,
+    /// How long it may take to confirm its identity.
+    patience: Duration,
+}
+
+/// How long a clone may take that took `primed` when it was primed.
+fn patience(primed: Duration) -> Duration {
+    let slower = primed.saturating_mul(SLOWER);
+    slower.clamp(SHORTEST_PATIENCE, LONGEST_PATIENCE)
+}
 
 impl RunningClone {
     /// Restores a clone of `snapshot` and reaches its agent.
@@ -73,20 +91,21 @@ impl RunningClone {
     }
 
     /// Runs it through what a lease does, so that its working set is in memory and its code
-    /// translated, and pauses it. Entropy, clock and names that it gets here are replaced when it
-    /// is served.
+    /// translated, and holds it. Whether one that was held answers is tried here, too, so that no
+    /// spawn has to. Entropy, clock and names that it gets here are replaced when it is served.
     pub(crate) async fn prime(self) -> Result<PausedClone, LaunchError> {
         let Self(mut clone) = self;
-        tokio::select! {
+        let died = clone.vm.died();
+        let primed = tokio::select! {
             // First, since it explains whatever its end did to the connection.
             biased;
-            _ = clone.vm.died() => return Err(clone.died("prime a clone").await),
-            primed = clone.prime() => primed?,
-        }
-        clone.vm.hold().await?;
+            _ = died => Err(clone.died("prime a clone").await),
+            primed = clone.prime() => primed,
+        };
+        let patience = primed?;
         // Nobody waited for that.
         clone.timings = Timings::default();
-        Ok(PausedClone(clone))
+        Ok(PausedClone { clone, patience })
     }
 
     /// Gives it an identity of its own.
@@ -135,23 +154,34 @@ async fn restore(
     vmm.restore(snapshot).await
 }
 
+/// That error of a clone that was released.
+fn not_released(error: GuestError) -> LaunchError {
+    match error {
+        GuestError::NoAnswer { after, .. } => LaunchError::NotReleased { after },
+        error => error.into(),
+    }
+}
+
 impl PausedClone {
     pub(crate) fn exited(&self) -> impl Future<Output = Exit> + Send + 'static {
-        self.0.vm.exited()
+        self.clone.vm.exited()
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.0.vm.pid()
+        self.clone.vm.pid()
     }
 
-    /// Resumes it and gives it an identity of its own. The two go out together: the request is on
+    /// Releases it and gives it an identity of its own. The two go out together: the request is on
     /// the line when the guest's processors start.
     pub(crate) async fn serve(
         self,
         name: &VmName,
         origin: Origin,
     ) -> Result<VmHandle, LaunchError> {
-        let Self(mut clone) = self;
+        let Self {
+            mut clone,
+            patience,
+        } = self;
         let begun = Instant::now();
         let new = identity::fresh(name)?;
         let died = clone.vm.died();
@@ -160,8 +190,8 @@ impl PausedClone {
             Ok::<_, LaunchError>(begun.elapsed())
         };
         let restored = async {
-            let restored = clone.guest.restored(new, READY);
-            restored.await.map_err(LaunchError::from)
+            let restored = clone.guest.restored(new, patience);
+            restored.await.map_err(not_released)
         };
         tokio::select! {
             biased;
@@ -174,10 +204,14 @@ impl PausedClone {
 }
 
 impl Clone {
-    async fn prime(&self) -> Result<(), LaunchError> {
+    /// Leaves it held; returns how long it may take to answer when it is released.
+    async fn prime(&mut self) -> Result<Duration, LaunchError> {
         let (guest, name) = (&self.guest, identity::anonymous());
+        let mut took = Duration::ZERO;
         for _ in 0..ROUNDS {
+            let begun = Instant::now();
             guest.restored(identity::fresh(&name)?, PRIMED).await?;
+            took = begun.elapsed();
             match guest.exec(Command::new("/bin/true").timeout(PRIMED)).await {
                 // A template need not have that program; the path to the answer is warm.
                 Ok(_) | Err(GuestError::Failed { .. }) => {}
@@ -185,7 +219,13 @@ impl Clone {
             }
             guest.ping(PRIMED).await?;
         }
-        Ok(())
+        let patience = patience(took);
+        self.vm.hold().await?;
+        self.vm.release().await?;
+        let confirmed = guest.restored(identity::fresh(&name)?, patience).await;
+        confirmed.map_err(not_released)?;
+        self.vm.hold().await?;
+        Ok(patience)
     }
 
     /// Told when nothing of it is left, which the next try may need.

@@ -38,6 +38,15 @@ pub enum LaunchError {
         /// How the VMM was ended, with the guest's last console lines.
         exit: Exit,
     },
+    /// A clone that had answered did not do so any more after it had been held.
+    #[error(
+        "a clone that was held for a spawn did not answer within {after:?} of its release, as it \
+         had done before"
+    )]
+    NotReleased {
+        /// How long it was given.
+        after: Duration,
+    },
     /// The agent's binary, which goes into a template, is nowhere.
     #[error(
         "the guest agent's binary was not found (looked for {}): build it with `cargo xtask setup`, \
@@ -95,6 +104,7 @@ impl LaunchError {
                 VmmError::Protocol { .. } | VmmError::NoChannel => "vmm_protocol",
             },
             Self::Guest(_) | Self::NoBoot { .. } => "guest",
+            Self::NotReleased { .. } => "not_released",
             Self::Snapshot(_) => "snapshot",
             Self::Name(_) => "name",
             Self::NoGuestAgent { .. } | Self::NoKvm { .. } | Self::NeedsFirecracker { .. } => {
@@ -104,6 +114,17 @@ impl LaunchError {
             Self::Panicked { .. } => "panicked",
             Self::ShuttingDown => "shutting_down",
         }
+    }
+
+    /// Whether it is the end of a wait: the same again would most likely take as long.
+    pub(crate) fn took_its_time(&self) -> bool {
+        matches!(
+            self,
+            Self::Vmm(VmmError::TimedOut { .. })
+                | Self::Guest(GuestError::NoAnswer { .. })
+                | Self::NotReleased { .. }
+                | Self::NoBoot { .. }
+        )
     }
 
     /// Whether a restore that failed so may have failed by its snapshot, which then can't serve

@@ -14,6 +14,7 @@ use crate::metrics;
 use crate::vm::causes::with_causes;
 use crate::vm::launcher::{LaunchError, PausedClone, Sought, blocking};
 use crate::vm::snapshot::{Snapshot, SnapshotError};
+use crate::vm::vm_handle::Origin;
 use crate::vm::vmm::Exit;
 
 /// How often a recorder of metrics is told how the pool is. Summing up takes longer than all the
@@ -214,6 +215,10 @@ async fn restore(core: Arc<Core>, place: Place, generation: Generation, snapshot
         core.launcher.clone_of(&snapshot, None).await?.prime().await
     };
     let (clone, failure) = split(contained(primed).await);
+    // All else that a restore may fail of has waits of its own.
+    if let Some(error @ LaunchError::NotReleased { .. }) = &failure {
+        core.tier_failed(Origin::Warm, error);
+    }
     let exited = clone.as_ref().map(PausedClone::exited);
     // The task below outlives the clone's lease, and must not keep its files.
     drop(snapshot);

@@ -22,13 +22,17 @@
 //!   warm clones end for spawns of other pools that wait.
 //! * A wait after a failure ends with a success that a spawn had, not with one of the pool's own.
 //! * A snapshot is deleted when it has a successor and no clone.
+//! * A tier that fails again and again is not used for a while (see `breaker`): spawns are served by
+//!   the next one at once.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use super::backoff::{Backoff, Chance};
+use super::breaker::{Breaker, Off};
 use super::budget::{Budget, Claim, Share};
 use super::demand::Demand;
+use crate::vm::vm_handle::Origin;
 
 /// Number of a place, below the pool's size.
 pub(crate) type Place = usize;
@@ -200,6 +204,8 @@ pub(crate) struct Slots<S, C> {
     line: VecDeque<(Ticket, Claim)>,
     demand: Demand,
     chance: Chance,
+    warm_tier: Breaker,
+    restored_tier: Breaker,
     next: Place,
     phase: Phase,
     /// When a refresh was last asked for.
@@ -218,6 +224,8 @@ impl<S: Clone, C> Slots<S, C> {
             line: VecDeque::new(),
             demand: Demand::up_to(rules.max_warm),
             chance: Chance::of(rules.seed),
+            warm_tier: Breaker::default(),
+            restored_tier: Breaker::default(),
             next: 0,
             phase: Phase::Lazy,
             asked: None,
@@ -268,7 +276,7 @@ impl<S: Clone, C> Slots<S, C> {
         self.demand.arrived(now);
         let (budget, guest_mib) = (self.rules.budget.clone(), self.rules.guest_mib);
         if self.line.is_empty()
-            && let Some(granted) = self.grant(|| budget.take(guest_mib))
+            && let Some(granted) = self.grant(now, || budget.take(guest_mib))
         {
             return Ok(granted);
         }
@@ -285,13 +293,13 @@ impl<S: Clone, C> Slots<S, C> {
     }
 
     /// A lease for the best that there is, if there is a clone or room for another VM.
-    fn grant(&mut self, room: impl FnOnce() -> Option<Share>) -> Option<Granted<S, C>> {
+    fn grant(&mut self, now: Now, room: impl FnOnce() -> Option<Share>) -> Option<Granted<S, C>> {
         let lease = LeaseId(self.number());
         let (served, of, share) = match self.take_warm() {
             Some(warm) => (Served::Warm(warm.clone), Some(warm.of), warm.share),
             None => {
                 let share = room()?;
-                let (served, of) = self.restore_or_boot();
+                let (served, of) = self.restore_or_boot(now);
                 (served, of, share)
             }
         };
@@ -303,8 +311,10 @@ impl<S: Clone, C> Slots<S, C> {
         })
     }
 
-    /// The VM of this lease serves, so what it came from is sound: failures before are history.
-    pub(crate) fn serves(&mut self, lease: LeaseId) {
+    /// The VM of this lease serves, so what it came from is sound, and so is the tier: failures
+    /// before are history.
+    pub(crate) fn serves(&mut self, lease: LeaseId, tier: Origin) {
+        self.breaker(tier).map(Breaker::served);
         let Some(Some(of)) = self.leases.get(&lease) else {
             return;
         };
@@ -315,14 +325,44 @@ impl<S: Clone, C> Slots<S, C> {
         }
     }
 
-    /// The VM that was to serve this lease failed: the best that there is now.
-    pub(crate) fn serve_again(&mut self, lease: LeaseId) -> Served<S, C> {
-        let (served, of) = match self.take_warm() {
+    /// The VM that was to serve this lease failed: the best that there is now, from `best` on.
+    pub(crate) fn serve_again(&mut self, lease: LeaseId, best: Origin, now: Now) -> Served<S, C> {
+        let warm = (best == Origin::Warm).then(|| self.take_warm()).flatten();
+        let (served, of) = match warm {
             Some(warm) => (Served::Warm(warm.clone), Some(warm.of)),
-            None => self.restore_or_boot(),
+            None => self.restore_or_boot(now),
         };
         self.hold(lease, of);
         served
+    }
+
+    fn breaker(&mut self, tier: Origin) -> Option<&mut Breaker> {
+        match tier {
+            Origin::Warm => Some(&mut self.warm_tier),
+            Origin::Restored => Some(&mut self.restored_tier),
+            Origin::ColdBooted => None,
+        }
+    }
+
+    /// A tier failed to serve, or, of warm clones, to be ready for that. Says for how long it is not
+    /// used, if that begins now.
+    pub(crate) fn tier_failed(
+        &mut self,
+        tier: Origin,
+        reason: &'static str,
+        now: Now,
+    ) -> Option<Off> {
+        self.breaker(tier)?.failed(reason, now)
+    }
+
+    /// The tiers that are not used.
+    pub(crate) fn off(&self) -> impl Iterator<Item = (Origin, Off)> {
+        let tiers = [
+            (Origin::Warm, &self.warm_tier),
+            (Origin::Restored, &self.restored_tier),
+        ];
+        let off = tiers.map(|(tier, breaker)| Some((tier, breaker.off()?)));
+        off.into_iter().flatten()
     }
 
     /// The lease will be served by a boot.
@@ -344,14 +384,20 @@ impl<S: Clone, C> Slots<S, C> {
         (0..size).map(move |step| (next + step) % size)
     }
 
-    /// The places take turns.
+    /// The places take turns. Those of a tier that is off are about to end.
     fn take_warm(&mut self) -> Option<Warm<C>> {
+        if !self.warm_tier.is_used() {
+            return None;
+        }
         let at = self.turns().find(|at| !self.places[*at].warm.is_empty())?;
         self.next = (at + 1) % self.places.len();
         self.places[at].warm.pop_front()
     }
 
-    fn restore_or_boot(&mut self) -> (Served<S, C>, Option<Generation>) {
+    fn restore_or_boot(&mut self, now: Now) -> (Served<S, C>, Option<Generation>) {
+        if !self.restored_tier.admits(now) {
+            return (Served::Boot, None);
+        }
         let ready = self
             .turns()
             .find_map(|at| Some((at, self.places[at].ready?.0)));
@@ -359,6 +405,7 @@ impl<S: Clone, C> Slots<S, C> {
             return (Served::Boot, None);
         };
         self.next = (at + 1) % self.places.len();
+        self.restored_tier.begins(now);
         match self.clone_begun(generation) {
             Some(snapshot) => (Served::Restore(generation, snapshot), Some(generation)),
             None => (Served::Boot, None),
@@ -388,7 +435,7 @@ impl<S: Clone, C> Slots<S, C> {
     pub(crate) fn actions(&mut self, now: Now) -> Vec<Action<S, C>> {
         let mut actions = Vec::new();
         while let Some((ticket, claim)) = self.line.pop_front() {
-            let Some(granted) = self.grant(|| claim.take()) else {
+            let Some(granted) = self.grant(now, || claim.take()) else {
                 self.line.push_front((ticket, claim));
                 break;
             };
@@ -457,6 +504,12 @@ impl<S: Clone, C> Slots<S, C> {
         } else {
             max_warm
         };
+        let target = match (self.warm_tier.is_used(), self.warm_tier.admits(now)) {
+            (true, _) => target,
+            // One that tries whether it works again.
+            (false, true) => target.min(1),
+            (false, false) => 0,
+        };
         (0..size)
             .map(|at| target / size + usize::from(at < target % size))
             .collect()
@@ -500,6 +553,7 @@ impl<S: Clone, C> Slots<S, C> {
                     continue;
                 };
                 if let Some(snapshot) = self.clone_begun(generation) {
+                    self.warm_tier.begins(now);
                     self.places[at].restoring.push((generation, share));
                     actions.push(Action::Restore(at, generation, snapshot));
                 }
@@ -536,10 +590,12 @@ impl<S: Clone, C> Slots<S, C> {
         });
         let adapts = self.rules.min_warm < self.rules.max_warm;
         let shrinks = adapts.then(|| self.demand.next_change()).flatten();
+        let trial = self.warm_tier.off().map(|off| off.until);
         // What is due already waits for a build or a VM to end, which are events.
         times
             .flatten()
             .chain(shrinks)
+            .chain(trial)
             .filter(|time| *time > now)
             .min()
     }
@@ -577,6 +633,7 @@ impl<S: Clone, C> Slots<S, C> {
         };
         // Whether it is any good is not known yet.
         spot.restore_backoff.succeeded();
+        self.restored_tier.works();
         let old = self.place(at, snapshot, now.saturating_add(life));
         // Its warm clones serve until those of the new one are there.
         if let Some(entry) = old.and_then(|old| self.snapshots.get_mut(&old)) {
@@ -604,6 +661,10 @@ impl<S: Clone, C> Slots<S, C> {
             self.clone_ended(of);
             return Err(None);
         };
+        // It was restored, and answered when it had been held.
+        self.restored_tier.works();
+        self.warm_tier.works();
+        let spot = &mut self.places[at];
         if self.phase == Phase::Closed || spot.ready.is_none_or(|(present, _)| present != of) {
             self.clone_ended(of);
             return Err(Some(clone));

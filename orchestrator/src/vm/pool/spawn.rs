@@ -81,7 +81,7 @@ impl Pool {
         let handle = spawn.serve(&lease, served).await?;
         let timings = spawn.timings(&handle);
         core.counters.served(handle.origin(), &timings);
-        core.slots().serves(lease.id());
+        core.slots().serves(lease.id(), handle.origin());
         if spawn.stood_by && timings.start.is_zero() {
             core.reserve().served();
         }
@@ -171,8 +171,14 @@ impl<'a> Spawn<'a> {
                 Served::Warm(clone) => match self.resume(clone).await {
                     Ok(handle) => return Ok(handle),
                     Err(error) => {
+                        // Another one would most likely cost the same time.
+                        let best = if error.took_its_time() {
+                            Origin::Restored
+                        } else {
+                            Origin::Warm
+                        };
                         self.failed(Origin::Warm, error);
-                        self.again(lease)
+                        self.again(lease, best)
                     }
                 },
                 Served::Restore(generation, snapshot) => {
@@ -183,10 +189,13 @@ impl<'a> Spawn<'a> {
                             // Deleting it needs that nobody holds it.
                             drop(snapshot);
                             let at_fault = error.may_be_the_snapshots();
+                            let slow = error.took_its_time();
                             self.failed(Origin::Restored, error);
                             if at_fault {
                                 driver::give_up(self.core, generation);
-                                self.again(lease)
+                            }
+                            if at_fault && !slow {
+                                self.again(lease, Origin::Warm)
                             } else {
                                 self.boots(lease)
                             }
@@ -204,17 +213,19 @@ impl<'a> Spawn<'a> {
     fn failed(&mut self, tier: Origin, error: LaunchError) {
         (self.stood_by, self.serving) = (false, None);
         self.core.counters.fell_back(tier, &error);
+        self.core.tier_failed(tier, &error);
         self.failed.push((tier, error));
     }
 
-    /// The best that there is after a failure.
-    fn again(&self, lease: &Lease) -> Served<Snapshot, PausedClone> {
+    /// The best that there is after a failure, from the tier `best` on.
+    fn again(&self, lease: &Lease, best: Origin) -> Served<Snapshot, PausedClone> {
         // One whose files are gone fails at once.
         let slow = |(_, error): &&(_, LaunchError)| !matches!(error, LaunchError::Snapshot(_));
         if self.failed.iter().filter(slow).count() >= CLONES {
             return self.boots(lease);
         }
-        let served = self.core.slots().serve_again(lease.id());
+        let now = self.core.now();
+        let served = self.core.slots().serve_again(lease.id(), best, now);
         // It may have been the last clone of a snapshot that is over.
         self.core.wake.notify_one();
         served

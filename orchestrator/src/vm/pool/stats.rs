@@ -8,9 +8,10 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use super::breaker::Off;
 use super::budget::{Budget, Limit};
 use super::footprint::Footprint;
-use super::slots::Counts;
+use super::slots::{Counts, Now};
 use crate::metrics;
 use crate::template::TemplateHash;
 use crate::vm::causes::with_causes;
@@ -60,6 +61,9 @@ pub struct PoolStats {
     pub failures: u64,
     /// Counter: attempts of a tier to serve that failed, by the reason. The next tier tried then.
     pub fallbacks: BTreeMap<&'static str, u64>,
+    /// Tiers that failed again and again for one reason, and are not used for a while: one more with
+    /// the last of such failures, one less when it works again.
+    pub off: BTreeMap<Origin, TierOff>,
     /// Ages of the snapshots that are ready, in seconds.
     pub snapshot_ages_seconds: Vec<u64>,
     /// Where the time of spawns went, over the pool's life.
@@ -69,6 +73,24 @@ pub struct PoolStats {
     /// [`Pool::stats`](super::Pool::stats), which leaves it to
     /// [`Pool::footprint`](super::Pool::footprint).
     pub footprint: Option<Footprint>,
+}
+
+/// Why a tier is not used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct TierOff {
+    /// Why it failed, in the words of [`PoolStats::fallbacks`].
+    pub reason: &'static str,
+    /// In how many seconds it is tried again; 0 while it is tried.
+    pub retry_seconds: u64,
+}
+
+impl TierOff {
+    pub(super) fn at(now: Now, off: Off) -> Self {
+        Self {
+            reason: off.reason,
+            retry_seconds: off.until.saturating_sub(now).as_secs(),
+        }
+    }
 }
 
 /// A part of a spawn; see [`Timings`].
@@ -266,6 +288,7 @@ impl Counters {
             served_cold: counted.cold,
             failures: counted.failures,
             fallbacks: counted.fallbacks.clone(),
+            off: BTreeMap::new(),
             snapshot_ages_seconds: ages.iter().map(Duration::as_secs).collect(),
             stages: stages
                 .filter(|(_, times)| !times.is_empty())

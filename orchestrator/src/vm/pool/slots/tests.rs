@@ -260,7 +260,7 @@ fn snapshots_that_are_faulty_one_after_the_other_are_built_ever_more_rarely() {
 fn a_spawn_that_is_served_ends_the_waits_after_failures() {
     let builds = builds_of_faulty_snapshots(|slots, now| {
         let granted = slots.acquire(now).unwrap();
-        slots.serves(granted.lease);
+        slots.serves(granted.lease, Origin::Restored);
         slots.released(granted.lease);
     });
     let longest = builds.windows(2).map(|two| two[1] - two[0]).max().unwrap();
@@ -458,4 +458,73 @@ fn every_rule_holds_under_all_short_sequences_of_events() {
             world.settles();
         }
     }
+}
+
+/// Lets the tier fail until it is off.
+fn fails(slots: &mut Slots<u32, u32>, tier: Origin, now: Now) -> Off {
+    std::iter::repeat_with(|| slots.tier_failed(tier, "guest", now))
+        .take(100)
+        .find_map(|off| off)
+        .expect("it is switched off")
+}
+
+#[test]
+fn a_warm_tier_that_fails_keeps_no_clones_until_one_of_them_works() {
+    let mut slots = slots(2, 4, 9);
+    slots.adopt(1, at(0), at(0));
+    slots.adopt(2, at(0), at(0));
+    slots.want();
+    restore_all(&mut slots, 10, at(0));
+    assert_eq!(slots.counts().warm, 4);
+    let Off { until, .. } = fails(&mut slots, Origin::Warm, at(1));
+    assert!(restores(&slots.acquire(at(1)).unwrap().served).is_some());
+    let ended = slots.actions(at(1));
+    assert_eq!(ended.len(), 4, "{ended:?}");
+    assert!(slots.is_full(at(1)), "there are no more to be");
+    assert_eq!(slots.next_deadline(at(1)), Some(until));
+
+    let trial = slots.actions(until);
+    let [Action::Restore(place, of, _)] = trial[..] else {
+        panic!("{trial:?}");
+    };
+    assert_eq!(slots.actions(until), [], "one at a time");
+    slots.restored(place, of, None, until).unwrap_err();
+    slots.tier_failed(Origin::Warm, "guest", until);
+    let (_, Off { until: later, .. }) = slots.off().next().unwrap();
+    assert!(later - until > until - at(1));
+
+    assert_eq!(restore_all(&mut slots, 20, later), 21);
+    assert_eq!(slots.off().count(), 0);
+    restore_all(&mut slots, 21, later);
+    assert_eq!(slots.counts().warm, 4);
+    let granted = slots.acquire(later).unwrap();
+    assert!(matches!(granted.served, Served::Warm(_)));
+}
+
+#[test]
+fn a_restored_tier_that_fails_is_tried_by_one_spawn_and_the_others_boot() {
+    let mut slots = slots(1, 0, 9);
+    slots.adopt(1, at(0), at(0));
+    slots.want();
+    let Off { until, .. } = fails(&mut slots, Origin::Restored, at(1));
+    assert_eq!(slots.acquire(at(1)).unwrap().served, Served::Boot);
+    let trial = slots.acquire(until).unwrap();
+    assert_eq!(restores(&trial.served), Some(1));
+    assert_eq!(slots.acquire(until).unwrap().served, Served::Boot);
+    slots.serves(trial.lease, Origin::Restored);
+    assert_eq!(restores(&slots.acquire(until).unwrap().served), Some(1));
+}
+
+#[test]
+fn a_spawn_that_waited_for_a_warm_clone_in_vain_is_restored_though_there_are_others() {
+    let mut slots = slots(1, 2, 9);
+    slots.adopt(1, at(0), at(0));
+    slots.want();
+    restore_all(&mut slots, 10, at(0));
+    let granted = slots.acquire(at(0)).unwrap();
+    assert_eq!(granted.served, Served::Warm(10));
+    let next = slots.serve_again(granted.lease, Origin::Restored, at(0));
+    assert_eq!(restores(&next), Some(1));
+    let next = slots.serve_again(granted.lease, Origin::Warm, at(0));
+    assert_eq!(next, Served::Warm(11));
 }

@@ -9,6 +9,7 @@ use super::super::budget::{Budget, Limit, Share};
 use super::{
     Action, CloneId, Generation, Granted, LeaseId, Place, Rules, Served, Slots, Spot, Ticket,
 };
+use crate::vm::vm_handle::Origin;
 
 const REFRESH: Duration = Duration::from_secs(60);
 const GUEST_MIB: u64 = 100;
@@ -120,7 +121,7 @@ impl World {
             }
             Event::LeaseServes(n) if !self.leases.is_empty() => {
                 let (lease, ..) = self.leases[n % self.leases.len()];
-                self.slots.serves(lease);
+                self.slots.serves(lease, Origin::Restored);
             }
             Event::Finds(n, seconds) => {
                 let serial = self.serial();
@@ -210,7 +211,7 @@ impl World {
             self.slots.boots(lease);
             None
         } else {
-            let served = self.slots.serve_again(lease);
+            let served = self.slots.serve_again(lease, Origin::Warm, self.now);
             self.serves(served)
         };
         self.leases.push((lease, of, share));

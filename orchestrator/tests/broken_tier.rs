@@ -1,0 +1,92 @@
+//! A tier that fails each time, with the hypervisor of `pool_cycles`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+#[allow(dead_code, reason = "pool_cycles uses the rest")]
+#[path = "pool_cycles/fault.rs"]
+mod fault;
+#[path = "pool_cycles/guest.rs"]
+mod guest;
+#[path = "pool_cycles/launcher.rs"]
+mod launcher;
+#[path = "pool_cycles/vm.rs"]
+mod vm;
+#[path = "shared/within.rs"]
+mod within;
+#[allow(dead_code, reason = "pool_cycles uses the rest")]
+#[path = "pool_cycles/world.rs"]
+mod world;
+
+use std::time::Duration;
+
+use ironclaw_orchestrator::vm::{Origin, Pool, PoolOptions};
+
+use launcher::launcher;
+use within::within;
+use world::World;
+
+/// As with Firecracker 1.16 and a pause by its API.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tier_whose_clones_never_answer_is_off_and_costs_no_spawn_anything_until_it_works() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let world = World::new();
+    let launcher = launcher(directory.path(), &world);
+    let pool = Pool::open(launcher, PoolOptions::new(3)).await.unwrap();
+    pool.warmup().await.unwrap();
+
+    // Those that are there were tried before: they fail spawns, each of which tries one of them.
+    world.deafen(true);
+    let vm = pool.spawn("restored").await.unwrap();
+    assert_eq!(vm.origin(), Origin::Restored);
+    drop(vm);
+    // All others fail where nobody waits for them.
+    let off = async {
+        while !pool.stats().off.contains_key(&Origin::Warm) {
+            let error = pool.warmup().await;
+            assert!(error.is_err() || pool.stats().off.contains_key(&Origin::Warm));
+            pool.advance_clock(Duration::from_secs(1));
+        }
+    };
+    within("the warm tier is off", off).await;
+    let stats = pool.stats();
+    assert_eq!(stats.off[&Origin::Warm].reason, "not_released", "{stats:?}");
+    let failed = stats.fallbacks.clone();
+    for _ in 0..100 {
+        let vm = pool.spawn("restored").await.unwrap();
+        assert_eq!(vm.origin(), Origin::Restored);
+    }
+    let stats = pool.stats();
+    assert_eq!(stats.fallbacks, failed, "a spawn paid for it");
+    assert_eq!((stats.warm, stats.served_restored), (0, 101));
+    let text = ironclaw_orchestrator::metrics::prometheus_text(&[stats]);
+    let gauge = text
+        .lines()
+        .find(|line| line.contains("tier_off") && line.contains("warm"));
+    assert!(gauge.is_some_and(|gauge| gauge.ends_with(" 1")), "{text}");
+
+    // It stays so while the fault lasts, and ends by itself.
+    pool.advance_clock(Duration::from_secs(300));
+    let tried = async {
+        while pool.warmup().await.is_ok() {
+            pool.advance_clock(Duration::from_secs(300));
+        }
+    };
+    within("it is tried again", tried).await;
+    world.deafen(false);
+    let back = async {
+        while pool.warmup().await.is_err() || pool.stats().warm < 3 {
+            pool.advance_clock(Duration::from_secs(300));
+        }
+    };
+    within("the warm tier is back", back).await;
+    assert!(pool.stats().off.is_empty());
+    let vm = pool.spawn("warm").await.unwrap();
+    assert_eq!(vm.origin(), Origin::Warm);
+    drop(vm);
+    pool.close().await;
+}
