@@ -50,7 +50,7 @@ pub(super) struct Machine {
     pub(super) guest: Running,
     pub(super) running: bool,
     pub(super) listener: Option<UnixListener>,
-    /// What memory comes from, until it is first run.
+    /// What memory comes from.
     backing: Option<File>,
 }
 
@@ -349,12 +349,11 @@ impl Machine {
         Self::new(config, vsock, devices, guest, load.resume_vm, Some(backing))
     }
 
-    /// Whether the file behind a memory that was never touched has changed: the guest's next
-    /// instruction is gone then, or another one.
-    fn lost_its_memory(&mut self) -> bool {
-        self.backing
-            .take()
-            .is_some_and(|file| read(&file).is_none())
+    /// Whether the file behind its memory has changed, of which it has touched next to nothing: the
+    /// guest's next instruction is gone then, or another one.
+    pub(super) fn lost_its_memory(&self) -> bool {
+        let lost = |file: &File| read(file).is_none();
+        self.backing.as_ref().is_some_and(lost)
     }
 }
 

@@ -81,6 +81,9 @@ pub(super) fn serve(simulator: &Simulator, version: &str, socket: &Path) -> Exit
                     lines.push(Line::Asking(stream, Handshake::new()));
                 }
             }
+            if machine.running && machine.lost_its_memory() {
+                die();
+            }
             let (running, guest) = (machine.running, &mut machine.guest);
             lines = std::mem::take(&mut lines)
                 .into_iter()
