@@ -10,7 +10,9 @@ use std::path::PathBuf;
 use anyhow::Result;
 use ironclaw_orchestrator::vm::config::{AccelChoice, BackendChoice};
 use ironclaw_orchestrator::vm::snapshot::Entry;
-use ironclaw_orchestrator::vm::{Config, Launcher, PoolError, PoolOptions, find_guest_agent};
+use ironclaw_orchestrator::vm::{
+    Config, Launcher, PoolError, PoolOptions, check_run_path, find_guest_agent,
+};
 use rustix::fs::statvfs;
 use serde::Serialize;
 
@@ -89,6 +91,7 @@ pub(crate) async fn run(config: &Config, json: bool) -> Result<u8> {
         template(&current),
     ]);
     checks.extend(snapshots(config).await);
+    checks.push(run_path(config).await);
     if checks.iter().all(|check| check.status != Status::Fail) {
         checks.extend(start::checks(config).await);
     }
@@ -180,6 +183,16 @@ fn template(current: &Result<Current>) -> Check {
             let is_said = found.contains("IRONCLAW_TEMPLATE_PATH");
             Check::fail(NAME, found, (!is_said).then(|| advice.to_owned()))
         }
+    }
+}
+
+async fn run_path(config: &Config) -> Check {
+    const NAME: &str = "run directory";
+    let path = config.run_path.clone();
+    match blocking(move || check_run_path(&path)).await {
+        Ok(()) => Check::ok(NAME, config.run_path.display().to_string()),
+        // It says itself what to do.
+        Err(error) => Check::fail(NAME, exit::causes(error.as_ref()), None),
     }
 }
 

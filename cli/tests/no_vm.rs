@@ -327,6 +327,15 @@ fn what_is_somebodys_in_a_run_path_is_refused_by_its_name_and_stays() {
         }
         assert_eq!(everything(&d), before, "{words:?}");
     }
+    // Before there is a template, too.
+    fs::remove_dir_all(state.path().join("templates")).unwrap();
+    ironclaw(state.path())
+        .env("IRONCLAW_RUN_PATH", &d)
+        .arg("doctor")
+        .assert()
+        .code(1)
+        .stdout(contains("photos").and(contains("IRONCLAW_RUN_PATH")));
+    assert_eq!(everything(&d), before);
 }
 
 #[test]
@@ -903,4 +912,77 @@ fn help_that_can_not_be_printed_is_a_failure() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(said.contains("No space left"), "{said}");
     }
+}
+
+/// Lets everybody read what is at `path` and below.
+fn show_to_all(path: &Path) {
+    let is_directory = path.is_dir();
+    let mode = if is_directory { 0o755 } else { 0o644 };
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    if is_directory {
+        for entry in fs::read_dir(path).unwrap() {
+            let path = entry.unwrap().path();
+            if !path.is_symlink() {
+                show_to_all(&path);
+            }
+        }
+    }
+}
+
+#[test]
+fn templates_of_root_serve_another_user_who_may_read_them_and_those_of_a_third_do_not() {
+    use std::os::unix::fs::{chown, lchown};
+    use std::os::unix::process::CommandExt as _;
+    const NOBODY: u32 = 65534;
+    const SOMEBODY: u32 = 12345;
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let state = state();
+    import_a_kernel(state.path());
+    let templates = state.path().join("templates");
+    show_to_all(state.path());
+    let program = state.path().join("ironclaw");
+    fs::copy(assert_cmd::cargo::cargo_bin!("ironclaw"), &program).unwrap();
+    let as_nobody = |words: &[&str]| {
+        let mut command = std::process::Command::new(&program);
+        command.env_clear().args(words).uid(NOBODY).gid(NOBODY);
+        command.env("HOME", "/nonexistent");
+        command.env("IRONCLAW_TEMPLATE_PATH", &templates);
+        command.output().unwrap()
+    };
+    for words in [&["template", "list"][..], &["template", "verify", "--all"]] {
+        let output = as_nobody(words);
+        assert!(output.status.success(), "{output:?}");
+        assert!(!output.stdout.is_empty());
+    }
+    let output = as_nobody(&["template", "delete", "--all"]);
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    let output = as_nobody(&["template", "list", "--json"]);
+    let listed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(listed[0]["default"], true);
+
+    for (path, of) in [
+        (&templates, "templates"),
+        (&state.path().to_owned(), "above"),
+    ] {
+        chown(path, Some(SOMEBODY), None).unwrap();
+        let output = as_nobody(&["template", "list"]);
+        assert_eq!(output.status.code(), Some(119), "{of}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            said.contains("12345") && said.contains("IRONCLAW_TEMPLATE_PATH"),
+            "{said}"
+        );
+        chown(path, Some(0), None).unwrap();
+    }
+    let link = state.path().join("link");
+    std::os::unix::fs::symlink(&templates, &link).unwrap();
+    lchown(&link, Some(SOMEBODY), None).unwrap();
+    ironclaw(state.path())
+        .env("IRONCLAW_TEMPLATE_PATH", &link)
+        .args(["template", "list"])
+        .assert()
+        .code(119)
+        .stderr(contains("a link of another user"));
 }

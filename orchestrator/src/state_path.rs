@@ -303,17 +303,17 @@ impl fmt::Display for Exposed {
             is_last,
         } = self;
         let (component, permissions) = (component.display(), mode & 0o7777);
-        if *is_last {
-            write!(
-                f,
-                "can be changed by other users (owner {owner}, mode {permissions:04o}): change its \
-                 owner to this user and its mode to 0700"
-            )
-        } else if FileType::from_raw_mode(*mode) == FileType::Symlink {
+        if FileType::from_raw_mode(*mode) == FileType::Symlink {
             write!(
                 f,
                 "is reached through {component}, a link of another user (owner {owner}): make it a \
                  link of this user's"
+            )
+        } else if *is_last {
+            write!(
+                f,
+                "can be changed by other users (owner {owner}, mode {permissions:04o}): change its \
+                 owner to this user and its mode to 0700"
             )
         } else {
             write!(

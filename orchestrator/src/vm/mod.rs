@@ -49,6 +49,7 @@ pub use pool::{
     Budget, Footprint, Limit, Pool, PoolError, PoolOptions, PoolStats, ProcessMemory, Quantiles,
     SNAPSHOT_BUDGET, SpawnError, SpawnOptions, SpawnStage, TierOff, VMM_MIB,
 };
+pub use run_directory::check_run_path;
 pub use shared_pool::{
     destroy_vm, pool_stats, prometheus_text, refresh_pool, spawn_vm, spawn_vm_with, warmup_pool,
 };

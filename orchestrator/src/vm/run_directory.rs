@@ -41,6 +41,15 @@ pub(crate) struct RunPath {
     directory: Mutex<Option<Arc<RunDirectory>>>,
 }
 
+/// Whether VMs can be below `path` ([`RUN_PATH`](crate::vm::config::RUN_PATH)), as far as can be told
+/// without changing anything.
+///
+/// # Errors
+/// [`VmmError::Unusable`] with what is in the way.
+pub fn check_run_path(path: &Path) -> Result<(), VmmError> {
+    RunPath::open(path).map(drop)
+}
+
 /// The directory of one owner's VMs. Removed when the last user of it is gone.
 #[derive(Debug)]
 pub(crate) struct RunDirectory {
