@@ -776,23 +776,6 @@ fn where_only_firecracker_will_do_it_is_its_own_words_that_are_told() {
 }
 
 #[test]
-fn who_insists_on_a_jail_gets_no_vm_of_qemu() {
-    let state = state();
-    import_a_kernel(state.path());
-    let qemu = program(state.path(), "qemu", "echo QEMU emulator version 7.2.0");
-    for words in [&["run", "--", "true"][..], &["pool", "warmup"]] {
-        ironclaw(state.path())
-            .env("IRONCLAW_BACKEND", "qemu")
-            .env("IRONCLAW_QEMU", &qemu)
-            .env("IRONCLAW_JAIL", "on")
-            .args(words)
-            .assert()
-            .code(121)
-            .stderr(contains("IRONCLAW_JAIL=on"));
-    }
-}
-
-#[test]
 fn a_bench_fails_before_it_measures_where_its_files_are_unusable() {
     let state = state();
     let (missing, wrong) = (

@@ -1,10 +1,13 @@
 //! The few things that the standard library and `rustix` offer only as `unsafe`.
 //!
-//! This is the one module of the crate in which `unsafe` is allowed.
+//! This is the one module of the crate in which `unsafe` is allowed, with those below it.
 #![allow(
     unsafe_code,
     reason = "the crate's one place for it; every use gives its reason"
 )]
+
+pub(crate) mod confine;
+pub(crate) mod supply;
 
 use std::fs::File;
 use std::io;

@@ -42,7 +42,7 @@ pub const MEMORY_MIB: &str = "IRONCLAW_MEMORY_MIB";
 pub const VCPUS: &str = "IRONCLAW_VCPUS";
 /// The Firecracker binary.
 pub const FIRECRACKER: &str = "IRONCLAW_FIRECRACKER";
-/// Whether Firecracker is jailed.
+/// Whether VMMs are jailed.
 pub const JAIL: &str = "IRONCLAW_JAIL";
 /// The jailer binary.
 pub const JAILER: &str = "IRONCLAW_JAILER";
@@ -129,7 +129,7 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
     (
         JAIL,
         "auto",
-        "auto (on as root), on (jailed Firecracker or an error) or off",
+        "auto (QEMU: the strongest that can be had; Firecracker: on as root), on (jailed or an error) or off",
     ),
     (JAILER, "jailer on PATH", "path of Firecracker's jailer"),
     (
@@ -199,7 +199,7 @@ pub struct Config {
     pub machine: Machine,
     /// The Firecracker binary, if not the one on PATH.
     pub firecracker: Option<PathBuf>,
-    /// Whether Firecracker is jailed.
+    /// Whether VMMs are jailed.
     pub jail: JailChoice,
     /// The jailer, if not the one on PATH.
     pub jailer: Option<PathBuf>,
@@ -245,14 +245,15 @@ pub enum AccelChoice {
     Tcg,
 }
 
-/// Whether Firecracker is jailed.
+/// Whether VMMs are jailed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum JailChoice {
-    /// As root jailed or an error; as another user a warning.
+    /// QEMU by the strongest jail that can be had, with a warning where it could be stronger;
+    /// Firecracker as root jailed or an error, as another user with a warning.
     #[default]
     Auto,
-    /// Jailed or an error; so it is never QEMU, which has no jailer.
+    /// In namespaces and a root directory of its own, or an error.
     On,
     /// Not jailed.
     Off,
@@ -419,8 +420,6 @@ impl Config {
             (ROOT_DRIVE, self.root_drive.is_some()),
             (TAPS, !self.taps.0.is_empty()),
             (CPU_TEMPLATE, self.cpu_template.is_some()),
-            // Only Firecracker has a jailer, and who insists on one has no use for a VM without.
-            ("IRONCLAW_JAIL=on", self.jail == JailChoice::On),
         ];
         set.into_iter().find(|(_, set)| *set).map(|(name, _)| name)
     }

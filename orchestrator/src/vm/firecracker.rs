@@ -48,12 +48,14 @@ use api::{
 };
 pub use binary::FirecrackerBinary;
 pub(in crate::vm) use binary::PROGRAM;
+pub(in crate::vm) use cgroup::{Cgroup, Cgroups};
 use devices::Interface;
 pub use devices::{Devices, Tap};
 use home::Home;
 pub use jail::{DEFAULT_USERS, Jailer, find_jailer};
-pub(in crate::vm) use jail::{PROGRAM as JAILER, remove_groups};
+pub(in crate::vm) use jail::{PROGRAM as JAILER, User, remove_groups, user};
 use place::Place;
+pub(in crate::vm) use place::readable_by;
 pub use quirks::{MINIMUM_VERSION, Quirks, Unsupported};
 
 /// Names of the sockets in a VM's directory.

@@ -9,15 +9,16 @@
 mod log;
 
 use std::any::Any;
-use std::io;
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{
-    PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_send_signal,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_send_signal,
     test_kill_process_group, waitid,
 };
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -26,6 +27,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::sys;
+use crate::sys::confine::{Confinement, Started, reap};
+use crate::sys::supply::Requests;
 use crate::vm::host_limits;
 use crate::vm::run_directory::RunDirectory;
 use crate::vm::vmm::{Exit, VmmError};
@@ -58,6 +61,9 @@ pub(crate) struct Launch {
     command: Command,
     inherited: Vec<OwnedFd>,
     namespace: Option<Arc<OwnedFd>>,
+    confinement: Option<Box<Confinement>>,
+    supply: Option<OwnedFd>,
+    cgroups: Vec<File>,
     run: Option<Arc<RunDirectory>>,
     log: Option<OwnedFd>,
     belongings: Box<dyn Any + Send>,
@@ -69,6 +75,9 @@ impl Launch {
             command,
             inherited: Vec::new(),
             namespace: None,
+            confinement: None,
+            supply: None,
+            cgroups: Vec::new(),
             run: None,
             log: None,
             belongings: Box::new(()),
@@ -84,6 +93,21 @@ impl Launch {
     /// Starts it in a PID namespace, which has to end with us.
     pub(crate) fn in_pid_namespace(mut self, namespace: Arc<OwnedFd>) -> Self {
         self.namespace = Some(namespace);
+        self
+    }
+
+    /// Starts it confined. The first file that it opens to read and write is `supply`, whatever
+    /// its path, if the confinement says that it is supplied.
+    pub(crate) fn confined(mut self, confinement: Confinement, supply: Option<OwnedFd>) -> Self {
+        self.confinement = Some(Box::new(confinement));
+        self.supply = supply;
+        self
+    }
+
+    /// Lets it join the control groups that these files are the entrances of, as soon as it was
+    /// started: the kernel takes 10 ms for the first one, during which the program comes up.
+    pub(crate) fn joining(mut self, cgroups: Vec<File>) -> Self {
+        self.cgroups = cgroups;
         self
     }
 
@@ -112,35 +136,86 @@ impl Launch {
             mut command,
             inherited,
             namespace,
+            confinement,
+            supply,
+            cgroups,
             run,
             log,
             belongings,
         } = self;
         sys::lead_session(&mut command);
         sys::inherit_only(&mut command, &inherited);
-        match namespace {
-            None => sys::bind_to_parent(&mut command),
-            Some(namespace) => {
+        let start = match (confinement, namespace) {
+            (Some(confinement), _) => Start::Confined(confinement),
+            (None, None) => {
+                sys::bind_to_parent(&mut command);
+                Start::Free
+            }
+            (None, Some(namespace)) => {
                 let kind = Some(LinkNameSpaceType::ProcessID);
                 move_into_link_name_space(namespace.as_fd(), kind)?;
+                Start::Free
             }
+        };
+        let (child, log) = spawn(command, log, start)?;
+        for mut entrance in cgroups {
+            write!(entrance, "{}", child.number())?;
         }
-        let (child, log, pidfd) = spawn(&mut command, log)?;
-        let mut spawned = Spawned {
+        let recorded = run.map(|run| run.record(child.number())).transpose()?;
+        Ok(Spawned {
             child,
             log,
-            pidfd,
-            belongings,
-        };
-        match run.map(|run| run.record(spawned.child.id())).transpose() {
-            Ok(recorded) => {
-                spawned.belongings = Box::new((spawned.belongings, recorded));
-                Ok(spawned)
-            }
+            supply,
+            belongings: Box::new((belongings, recorded)),
+        })
+    }
+}
+
+/// How a process is started.
+enum Start {
+    Free,
+    Confined(Box<Confinement>),
+}
+
+/// A child that is not reaped: until that is done by [`wait`](Self::wait), its end kills it.
+struct Child {
+    pid: Option<Pid>,
+    pidfd: Arc<OwnedFd>,
+    requests: Option<Requests>,
+}
+
+impl Child {
+    fn new(Started { pid, requests }: Started) -> io::Result<Self> {
+        match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => Ok(Self {
+                pid: Some(pid),
+                pidfd: Arc::new(pidfd),
+                requests,
+            }),
             Err(error) => {
-                end(&mut spawned.child);
-                Err(error)
+                end(pid);
+                Err(error.into())
             }
+        }
+    }
+
+    fn number(&self) -> u32 {
+        self.pid
+            .map_or(0, |pid| pid.as_raw_nonzero().get().unsigned_abs())
+    }
+
+    fn wait(&mut self) -> io::Result<std::process::ExitStatus> {
+        match self.pid.take() {
+            Some(pid) => reap(pid),
+            None => Err(rustix::io::Errno::CHILD.into()),
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if let Some(pid) = self.pid.take() {
+            end(pid);
         }
     }
 }
@@ -149,7 +224,7 @@ impl Launch {
 struct Spawned {
     child: Child,
     log: Log,
-    pidfd: OwnedFd,
+    supply: Option<OwnedFd>,
     belongings: Box<dyn Any + Send>,
 }
 
@@ -175,20 +250,21 @@ impl Process {
             .spawn(move || {
                 // Our copies of what the child inherits go with the launch: they would keep its
                 // peers from seeing its end.
-                let (mut child, mut log, pidfd, belongings) = match launch.spawn() {
+                let (mut child, mut log, supply, belongings) = match launch.spawn() {
                     Ok(Spawned {
                         child,
                         log,
-                        pidfd,
+                        supply,
                         belongings,
-                    }) => (child, log, Arc::new(pidfd), belongings),
+                    }) => (child, log, supply, belongings),
                     Err(error) => {
                         let _ = started.send(Err(error));
                         return;
                     }
                 };
+                let pidfd = Arc::clone(&child.pidfd);
                 let process = Self {
-                    pid: child.id(),
+                    pid: child.number(),
                     pidfd: Arc::clone(&pidfd),
                     death,
                     exit,
@@ -196,6 +272,12 @@ impl Process {
                 let process_id = process.pid;
                 // Nobody waits any more: the process is dropped here, and so killed.
                 let _ = started.send(Ok(process));
+                if let (Some(requests), Some(file)) = (child.requests.take(), supply)
+                    && let Err(error) = requests.answer(file.as_fd(), &pidfd)
+                {
+                    // It says itself that it has no memory, and ends.
+                    tracing::warn!(%error, "a VMM did not get the file of its memory");
+                }
                 log.collect_until_the_end_of(&pidfd);
                 end_what_is_left_of(process_id, &pidfd);
                 let status = match child.wait() {
@@ -372,7 +454,7 @@ pub(crate) async fn dropped_ones_ended() {
     }
 }
 
-fn spawn(command: &mut Command, log: Option<OwnedFd>) -> io::Result<(Child, Log, OwnedFd)> {
+fn spawn(mut command: Command, log: Option<OwnedFd>, start: Start) -> io::Result<(Child, Log)> {
     let (console, stdout) = io::pipe()?;
     let (words, stderr) = io::pipe()?;
     let log = Log::of(
@@ -380,25 +462,25 @@ fn spawn(command: &mut Command, log: Option<OwnedFd>) -> io::Result<(Child, Log,
         [Some(words.into()), log].into_iter().flatten(),
     )?;
     command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
-    let mut child = command.spawn()?;
-    // Our copies of the pipes' writing ends must go, or their end is never seen.
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    let pidfd = sys::pid(child.id())
-        .ok_or(Errno::SRCH)
-        .and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()));
-    match pidfd {
-        Ok(pidfd) => Ok((child, log, pidfd)),
-        Err(error) => {
-            end(&mut child);
-            Err(error.into())
+    // Our copies of the pipes' writing ends go with the command, or their end is never seen.
+    let started = match start {
+        Start::Confined(confinement) => confinement.spawn(command)?,
+        Start::Free => {
+            let number = command.spawn()?.id();
+            let pid = sys::pid(number).ok_or(Errno::SRCH)?;
+            Started {
+                pid,
+                requests: None,
+            }
         }
-    }
+    };
+    Ok((Child::new(started)?, log))
 }
 
-fn end(child: &mut Child) {
+fn end(child: Pid) {
     // It has ended already, or it is ours to reap.
-    let _ = child.kill();
-    let _ = child.wait();
+    let _ = rustix::process::kill_process(child, Signal::KILL);
+    let _ = reap(child);
 }
 
 /// Waits for the end of a process, and kills what it started: what is in its session's first group.

@@ -10,11 +10,14 @@
 //! that it lives.
 
 mod command;
+mod filter;
+mod jail;
 mod qmp;
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -34,6 +37,8 @@ use crate::vm::snapshot::{Machine, Snapshot, VmmIdentity, VmmKind};
 use crate::vm::tsc;
 use crate::vm::vmm::{BootSpec, Exit, MicroVm, Ram, Vmm, VmmError};
 use command::{Memory, Sockets, Start};
+use jail::Role;
+pub use jail::{Jail, Strength};
 use qmp::{Qmp, QmpError};
 
 const PROGRAM: &str = "qemu-system-x86_64";
@@ -69,6 +74,7 @@ pub struct Qemu {
     identity: VmmIdentity,
     tsc_khz: Option<u32>,
     run: Arc<RunPath>,
+    jail: Arc<Jail>,
 }
 
 /// A machine that runs in a QEMU process.
@@ -161,7 +167,17 @@ impl Qemu {
             identity,
             tsc_khz: tsc::khz(),
             run,
+            jail: Arc::new(Jail::off()),
         })
+    }
+
+    /// The same with its processes in a jail.
+    #[must_use]
+    pub fn jailed(self, jail: Jail) -> Self {
+        Self {
+            jail: Arc::new(jail),
+            ..self
+        }
     }
 
     /// The same with another accelerator.
@@ -180,7 +196,7 @@ impl Qemu {
     async fn start(
         &self,
         machine: Machine,
-        memory: &Memory<'_>,
+        memory: Memory,
         start: &Start<'_>,
         state: Option<OwnedFd>,
     ) -> Result<(Process, UnixStream, UnixStream), VmmError> {
@@ -195,17 +211,31 @@ impl Qemu {
             self.accelerator,
             self.tsc_khz,
             machine,
-            memory,
+            &memory,
             start,
             &Sockets {
                 monitor: &monitor_end,
                 agent: &agent_end,
             },
         );
+        let role = Role {
+            machine,
+            reads: &start.reads(),
+            writes: matches!(memory, Memory::Shared(_)),
+            has_ram_file: !matches!(memory, Memory::Private),
+            has_kvm: self.accelerator == Accelerator::Kvm,
+        };
+        let run = self.run.directory()?;
+        let cell = self.jail.cell(role, &run);
+        let cell = cell.and_then(|(confinement, cell)| Ok((confinement, cell.entrances()?, cell)));
+        let (confinement, cgroups, cell) = cell.map_err(VmmError::io("make a jail for QEMU"))?;
         let inherited = [monitor_end, agent_end].into_iter().chain(state).collect();
         let launch = Launch::new(command)
             .inherit(inherited)
-            .recorded_in(self.run.directory()?);
+            .confined(confinement, memory.into_file())
+            .joining(cgroups)
+            .recorded_in(run)
+            .with(cell);
         let process = Process::start(launch)
             .await
             .map_err(VmmError::io(format!("start {}", self.binary.display())))?;
@@ -229,7 +259,7 @@ impl Vmm for Qemu {
 
     async fn try_out(&self, machine: Machine) -> Result<(), VmmError> {
         let (memory, start) = (Memory::Private, Start::Incoming);
-        let (process, monitor, channel) = self.start(machine, &memory, &start, None).await?;
+        let (process, monitor, channel) = self.start(machine, memory, &start, None).await?;
         let mut vm = QemuVm {
             qmp: Qmp::open(monitor)
                 .await
@@ -254,10 +284,11 @@ impl Vmm for Qemu {
         let begun = Instant::now();
         let memory = match &spec.ram {
             Ram::Private => Memory::Private,
-            Ram::File(path) => Memory::Shared(path),
+            Ram::File(path) => Memory::Shared(ram_file(path, spec.machine)?),
         };
+        let ram_is_shared = matches!(memory, Memory::Shared(_));
         let start = Start::Boot(&spec.template);
-        let (process, monitor, channel) = self.start(spec.machine, &memory, &start, None).await?;
+        let (process, monitor, channel) = self.start(spec.machine, memory, &start, None).await?;
         let mut vm = QemuVm {
             qmp: Qmp::open(monitor).await.map_err(|error| match error {
                 QmpError::Io(source) => VmmError::io("write to QEMU's monitor")(source),
@@ -265,7 +296,7 @@ impl Vmm for Qemu {
             })?,
             process,
             channel: Some(channel),
-            ram_is_shared: matches!(memory, Memory::Shared(_)),
+            ram_is_shared,
             started_in: Duration::ZERO,
         };
         let mut speaker = 0;
@@ -281,17 +312,16 @@ impl Vmm for Qemu {
 
     async fn restore(&self, snapshot: &Snapshot) -> Result<Box<dyn MicroVm>, VmmError> {
         let begun = Instant::now();
-        memory_is_there(snapshot)?;
+        let memory = Memory::CopyOnWrite(memory_of(snapshot)?);
         let state = regular_file::open(snapshot.vmstate()).map_err(VmmError::io(format!(
             "open {}",
             snapshot.vmstate().display()
         )))?;
         let state = OwnedFd::from(state);
         let uri = format!("fd:{}", state.as_raw_fd());
-        let memory = Memory::CopyOnWrite(snapshot.memory());
         let start = Start::Incoming;
         let machine = snapshot.manifest().machine;
-        let (process, monitor, channel) = self.start(machine, &memory, &start, Some(state)).await?;
+        let (process, monitor, channel) = self.start(machine, memory, &start, Some(state)).await?;
         let mut vm = QemuVm {
             qmp: Qmp::open(monitor)
                 .await
@@ -405,15 +435,27 @@ impl QemuVm {
     }
 }
 
-/// QEMU would make a memory file that is missing, and run a clone of nothing.
-fn memory_is_there(snapshot: &Snapshot) -> Result<(), VmmError> {
+/// The new file at `path`, for the RAM of a guest that is to be a snapshot.
+fn ram_file(path: &Path, machine: Machine) -> Result<OwnedFd, VmmError> {
+    let made = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|file| file.set_len(machine.memory_bytes()).map(|()| file));
+    made.map(OwnedFd::from)
+        .map_err(VmmError::io(format!("create {}", path.display())))
+}
+
+/// The memory of a snapshot, to be read alone. One of another size would be a clone of nothing.
+fn memory_of(snapshot: &Snapshot) -> Result<OwnedFd, VmmError> {
     let path = snapshot.memory();
-    let found = std::fs::metadata(path)
-        .map_err(VmmError::io(format!("look at {}", path.display())))?
-        .len();
+    let opened = regular_file::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
+    let (found, file) = opened.map_err(VmmError::io(format!("open {}", path.display())))?;
     let expected = snapshot.manifest().machine.memory_bytes();
     if found == expected {
-        return Ok(());
+        return Ok(file.into());
     }
     Err(VmmError::Refused {
         operation: format!("restore from {}", path.display()),
@@ -465,7 +507,6 @@ fn protocol(operation: &'static str, error: &QmpError) -> VmmError {
 }
 
 fn create_private(path: &Path) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
     File::options()
         .write(true)
         .create_new(true)

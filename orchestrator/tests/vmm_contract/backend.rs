@@ -122,7 +122,7 @@ impl Kind {
     }
 }
 
-fn import(directory: &Path, kernel: PathBuf) -> Template {
+pub(crate) fn import(directory: &Path, kernel: PathBuf) -> Template {
     let store = TemplateStore::open(directory.join("templates")).unwrap();
     let spec = ImportSpec {
         kernel,
@@ -133,6 +133,17 @@ fn import(directory: &Path, kernel: PathBuf) -> Template {
 }
 
 impl Backend {
+    /// A hypervisor that was made by others, in a directory of theirs.
+    pub(crate) fn of(launcher: Launcher, vmm: Arc<dyn Vmm>, config: Config) -> Self {
+        Self {
+            launcher,
+            vmm,
+            config,
+            simulator: None,
+            _directory: None,
+        }
+    }
+
     /// Directories of VMs of this backend.
     pub(crate) fn homes(&self) -> Vec<PathBuf> {
         let list = |path: &Path| -> Vec<PathBuf> {

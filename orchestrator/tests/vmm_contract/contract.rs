@@ -87,14 +87,14 @@ async fn reached(vm: &mut dyn MicroVm) -> Guest {
     guest
 }
 
-async fn gone(vm: Box<dyn MicroVm>) {
+pub(crate) async fn gone(vm: Box<dyn MicroVm>) {
     let exited = vm.exited();
     drop(vm);
     within("the end of a VM", exited).await;
 }
 
 /// A published snapshot of a VM that booted.
-async fn snapshot(backend: &Backend) -> Snapshot {
+pub(crate) async fn snapshot(backend: &Backend) -> Snapshot {
     let launcher = &backend.launcher;
     let staging = launcher.snapshots().stage(launcher.requirements()).unwrap();
     let (mut vm, guest) = booted(backend, Ram::File(staging.memory())).await;
@@ -114,7 +114,7 @@ async fn snapshot(backend: &Backend) -> Snapshot {
     staging.publish(description).unwrap().snapshot
 }
 
-async fn restored(backend: &Backend, snapshot: &Snapshot) -> (Box<dyn MicroVm>, Guest) {
+pub(crate) async fn restored(backend: &Backend, snapshot: &Snapshot) -> (Box<dyn MicroVm>, Guest) {
     let mut vm = backend.vmm.restore(snapshot).await.unwrap();
     let guest = reached(&mut *vm).await;
     (vm, guest)

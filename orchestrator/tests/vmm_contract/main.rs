@@ -27,6 +27,7 @@ mod embedding;
 mod every_call;
 mod faults;
 mod honesty;
+mod inject;
 #[path = "../shared/limit.rs"]
 mod limit;
 mod maker;
@@ -37,6 +38,7 @@ mod reboot;
 mod required;
 mod room;
 mod simulator;
+mod taken_over;
 mod victim;
 #[path = "../shared/within.rs"]
 mod within;
@@ -61,6 +63,9 @@ fn main() -> ExitCode {
     if let Some(life) = victim::Life::from_env() {
         return life.live();
     }
+    if let Some(code) = taken_over::as_ordinary_user() {
+        return code;
+    }
     let trials = [
         contract::trials(),
         crash::trials(),
@@ -73,6 +78,7 @@ fn main() -> ExitCode {
         maker::trials(),
         reboot::trials(),
         room::trials(),
+        taken_over::trials(),
     ];
     ironclaw_test_harness::run(trials.into_iter().flatten().collect())
 }

@@ -1,7 +1,7 @@
 //! What a jailed VM may use of the host: limits by control groups, of either version.
 
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -19,7 +19,7 @@ const PERIOD: u32 = 100_000;
 
 /// The hierarchies of this host that can limit memory, processor time and processes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Cgroups {
+pub(in crate::vm) struct Cgroups {
     version: Version,
     /// Where the controllers are mounted.
     mounts: Vec<PathBuf>,
@@ -35,7 +35,7 @@ const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 
 impl Cgroups {
     /// Those of this host; `None` if they lack a controller.
-    pub(super) fn find() -> Option<Self> {
+    pub(in crate::vm) fn find() -> Option<Self> {
         let mounts = fs::read_to_string("/proc/mounts").ok()?;
         Self::among(&mounts, |root| {
             fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default()
@@ -89,31 +89,76 @@ impl Cgroups {
     pub(super) fn limit(&self, machine: Machine, jailer: &mut Command) {
         let memory = machine.memory_bytes() + OVERHEAD;
         let processes = u32::from(machine.vcpus) + THREADS;
-        let quota = u32::from(machine.vcpus) * PERIOD;
-        let (version, limits) = match self.version {
-            Version::V1 => (
-                "1",
-                vec![
-                    format!("memory.limit_in_bytes={memory}"),
-                    format!("cpu.cfs_period_us={PERIOD}"),
-                    format!("cpu.cfs_quota_us={quota}"),
-                    format!("pids.max={processes}"),
-                ],
-            ),
-            Version::V2 => (
-                "2",
-                vec![
-                    format!("memory.max={memory}"),
-                    "memory.swap.max=0".to_owned(),
-                    format!("cpu.max={quota} {PERIOD}"),
-                    format!("pids.max={processes}"),
-                ],
-            ),
+        let version = match self.version {
+            Version::V1 => "1",
+            Version::V2 => "2",
         };
         jailer.args(["--cgroup-version", version, "--parent-cgroup", PARENT]);
-        for limit in limits {
-            jailer.arg("--cgroup").arg(limit);
+        for (file, value) in self.limits(memory, machine.vcpus, processes) {
+            jailer.arg("--cgroup").arg(format!("{file}={value}"));
         }
+    }
+
+    fn limits(&self, memory: u64, vcpus: u8, processes: u32) -> Vec<(&'static str, String)> {
+        let quota = u32::from(vcpus) * PERIOD;
+        match self.version {
+            Version::V1 => vec![
+                ("memory.limit_in_bytes", memory.to_string()),
+                ("cpu.cfs_period_us", PERIOD.to_string()),
+                ("cpu.cfs_quota_us", quota.to_string()),
+                ("pids.max", processes.to_string()),
+            ],
+            Version::V2 => vec![
+                ("memory.max", memory.to_string()),
+                ("memory.swap.max", "0".to_owned()),
+                ("cpu.max", format!("{quota} {PERIOD}")),
+                ("pids.max", processes.to_string()),
+            ],
+        }
+    }
+
+    /// Makes the groups of a process called `id`, for which `mark` is a directory that is removed
+    /// with them, and the one that it is in.
+    pub(in crate::vm) fn create(
+        &self,
+        id: &str,
+        mark: PathBuf,
+        memory: u64,
+        vcpus: u8,
+        processes: u32,
+    ) -> io::Result<Cgroup> {
+        let group = Cgroup {
+            cgroups: self.clone(),
+            id: id.to_owned(),
+            mark,
+        };
+        for mount in &self.mounts {
+            let parent = mount.join(PARENT);
+            fs::create_dir_all(&parent)?;
+            if self.version == Version::V2 {
+                let controllers = CONTROLLERS.map(|name| format!("+{name}")).join(" ");
+                for group in [mount, &parent] {
+                    fs::write(group.join("cgroup.subtree_control"), &controllers)?;
+                }
+            }
+            fs::create_dir_all(parent.join(id))?;
+        }
+        for (file, value) in self.limits(memory, vcpus, processes) {
+            let directory = self.directory(file).join(PARENT).join(id);
+            match fs::write(directory.join(file), value) {
+                // A kernel without swap has no limit of it.
+                Err(error) if error.kind() == ErrorKind::NotFound && file.contains("swap") => {}
+                written => written?,
+            }
+        }
+        Ok(group)
+    }
+
+    /// Where the controller is mounted that has a file of this name.
+    fn directory(&self, file: &str) -> &Path {
+        let controller = CONTROLLERS.iter().position(|name| file.starts_with(name));
+        let mount = controller.and_then(|index| self.mounts.get(index));
+        mount.unwrap_or(&self.mounts[0])
     }
 
     /// Removes the groups of the VM `id`, which must have ended.
@@ -126,6 +171,38 @@ impl Cgroups {
                 }
                 _ => {}
             }
+        }
+    }
+}
+
+/// The control groups of a process that is not started by a jailer. Removed on drop, which must come
+/// after the process's end.
+#[derive(Debug)]
+pub(in crate::vm) struct Cgroup {
+    cgroups: Cgroups,
+    id: String,
+    mark: PathBuf,
+}
+
+impl Cgroup {
+    /// Files by which a process joins them.
+    pub(in crate::vm) fn entrances(&self) -> io::Result<Vec<File>> {
+        let groups = self.cgroups.mounts.iter();
+        let open = |mount: &PathBuf| {
+            let path = mount.join(PARENT).join(&self.id).join("cgroup.procs");
+            File::options().write(true).open(path)
+        };
+        groups.map(open).collect()
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        self.cgroups.remove(&self.id);
+        // The mark goes last: it is how the next start finds groups that stayed.
+        let _ = fs::remove_dir(&self.mark);
+        if let Some(parent) = self.mark.parent() {
+            let _ = fs::remove_dir(parent);
         }
     }
 }

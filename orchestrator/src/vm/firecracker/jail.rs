@@ -158,7 +158,12 @@ pub fn find_jailer(configured: Option<&Path>) -> Result<PathBuf, VmmError> {
     })
 }
 
-fn user(users: &RangeInclusive<u32>, turn: usize, run_path: &Path) -> io::Result<User> {
+/// A user id of `users` that no other VM has, the `turn`th of them if that is free.
+pub(in crate::vm) fn user(
+    users: &RangeInclusive<u32>,
+    turn: usize,
+    run_path: &Path,
+) -> io::Result<User> {
     user_in(users, turn, &claim::directory(run_path)?)
 }
 
@@ -182,13 +187,13 @@ fn user_in(users: &RangeInclusive<u32>, turn: usize, claims: &Path) -> io::Resul
 
 /// A user id in use.
 #[derive(Debug)]
-pub(super) struct User {
+pub(in crate::vm) struct User {
     id: u32,
     _claim: Claim,
 }
 
 impl User {
-    pub(super) fn id(&self) -> u32 {
+    pub(in crate::vm) fn id(&self) -> u32 {
         self.id
     }
 }

@@ -208,7 +208,7 @@ impl Ticks {
 
 /// Lets a group read a file that only its owner may read. Its directory stays closed to them:
 /// they meet the file through a link of ours.
-fn readable_by(file: &Path, group: u32) -> io::Result<()> {
+pub(in crate::vm) fn readable_by(file: &Path, group: u32) -> io::Result<()> {
     let file = File::open(file)?;
     let facts = file.metadata()?;
     // What all may read is somebody's own: an image, a kernel.

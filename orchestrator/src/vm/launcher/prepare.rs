@@ -6,7 +6,7 @@ use super::{Inner, LaunchError, Launcher, Progress, Stage, blocking, find_guest_
 use crate::template::{BuildSpec, Template, TemplateStore};
 use crate::vm::config::{AccelChoice, BackendChoice, Config, JailChoice};
 use crate::vm::firecracker::{self, Devices, Firecracker, FirecrackerBinary, Jailer};
-use crate::vm::qemu::{Accelerator, Qemu, QemuBinary};
+use crate::vm::qemu::{self, Accelerator, Qemu, QemuBinary};
 use crate::vm::snapshot::{Host, Requirements, SnapshotStore};
 use crate::vm::vmm::{Vmm, VmmError};
 
@@ -105,10 +105,15 @@ impl Launcher {
     }
 }
 
-/// QEMU as a translator.
+/// QEMU as a translator, in its jail.
 async fn translated(binary: QemuBinary, config: &Config) -> Result<Qemu, LaunchError> {
-    let run_path = config.run_path.clone();
-    blocking(move || Qemu::new(binary, Accelerator::Tcg, &run_path)).await
+    let config = config.clone();
+    blocking(move || {
+        let jail = qemu_jail(&binary, &config)?;
+        let qemu = Qemu::new(binary, Accelerator::Tcg, &config.run_path)?;
+        Ok::<_, VmmError>(qemu.jailed(jail))
+    })
+    .await
 }
 
 /// The hypervisors that are installed and allowed by the settings.
@@ -246,6 +251,24 @@ fn jailer(config: &Config) -> Result<Option<Jailer>, VmmError> {
         "Firecracker runs without its jailer: {reason} (IRONCLAW_JAIL=off silences this)"
     );
     Ok(None)
+}
+
+/// What QEMU is jailed by. A jail that is weaker than this user should have is told.
+fn qemu_jail(binary: &QemuBinary, config: &Config) -> Result<qemu::Jail, VmmError> {
+    if config.jail == JailChoice::Off {
+        return Ok(qemu::Jail::off());
+    }
+    let jail = qemu::Jail::find(&binary.path, config.jail_users.0.clone())?;
+    if config.jail == JailChoice::On {
+        return jail.or_error(&binary.path);
+    }
+    if let Some(reason) = jail.why_no_stronger() {
+        tracing::warn!(
+            "QEMU runs with a weaker jail: {reason} (`ironclaw doctor` lists what is in force, \
+             IRONCLAW_JAIL=off silences this)"
+        );
+    }
+    Ok(jail)
 }
 
 /// The template in use, built if need be.

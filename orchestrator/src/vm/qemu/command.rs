@@ -20,14 +20,26 @@ use crate::vm::snapshot::Machine;
 const TRANSLATION_CACHE_MIB: u32 = 64;
 
 /// Where the guest's RAM comes from.
-pub(super) enum Memory<'a> {
+pub(super) enum Memory {
     /// Nowhere: it is made for this process.
     Private,
-    /// A file that the guest writes through to, created here.
-    Shared(&'a Path),
+    /// A file that the guest writes through to.
+    Shared(OwnedFd),
     /// A file that stays as it is: what the guest writes, it writes to pages of its own.
-    CopyOnWrite(&'a Path),
+    CopyOnWrite(OwnedFd),
 }
+
+impl Memory {
+    pub(super) fn into_file(self) -> Option<OwnedFd> {
+        match self {
+            Self::Private => None,
+            Self::Shared(file) | Self::CopyOnWrite(file) => Some(file),
+        }
+    }
+}
+
+/// What QEMU calls the file of its guest's RAM: it gets the open file whatever the name.
+const RAM_FILE: &str = "/memory";
 
 /// How the VM starts.
 pub(super) enum Start<'a> {
@@ -36,6 +48,19 @@ pub(super) enum Start<'a> {
     /// It waits for a state, paused. The kernel and the initramfs are in the clone's RAM already:
     /// without them QEMU need not read 60 MB from disk for each clone.
     Incoming,
+}
+
+impl Start<'_> {
+    /// Files that QEMU opens by their names.
+    pub(super) fn reads(&self) -> Vec<&Path> {
+        match self {
+            Self::Boot(template) => [Some(template.kernel()), template.initramfs()]
+                .into_iter()
+                .flatten()
+                .collect(),
+            Self::Incoming => Vec::new(),
+        }
+    }
 }
 
 /// Ends of the sockets that QEMU inherits.
@@ -49,7 +74,7 @@ pub(super) fn command(
     accelerator: Accelerator,
     tsc_khz: Option<u32>,
     machine: Machine,
-    memory: &Memory<'_>,
+    memory: &Memory,
     start: &Start<'_>,
     sockets: &Sockets<'_>,
 ) -> Command {
@@ -134,19 +159,18 @@ pub(super) fn command(
     command
 }
 
-/// As JSON, because in the short form a comma in the path would start the next option.
-fn memory_backend(machine: Machine, memory: &Memory<'_>) -> serde_json::Value {
-    let size = u64::from(machine.memory_mib) << 20;
-    let file = |path: &Path, share: bool| {
+fn memory_backend(machine: Machine, memory: &Memory) -> serde_json::Value {
+    let size = machine.memory_bytes();
+    let file = |share: bool| {
         json!({
             "qom-type": "memory-backend-file", "id": "ram", "size": size,
-            "mem-path": path.to_string_lossy(), "share": share,
+            "mem-path": RAM_FILE, "share": share,
         })
     };
     match memory {
         Memory::Private => json!({ "qom-type": "memory-backend-ram", "id": "ram", "size": size }),
-        Memory::Shared(path) => file(path, true),
-        Memory::CopyOnWrite(path) => file(path, false),
+        Memory::Shared(_) => file(true),
+        Memory::CopyOnWrite(_) => file(false),
     }
 }
 

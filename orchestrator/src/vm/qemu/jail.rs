@@ -1,0 +1,587 @@
+//! What a QEMU process is started without, so that a guest that took it over gets no further.
+//!
+//! | strength | who has it | other files | other processes | network | resources |
+//! |---|---|---|---|---|---|
+//! | `OwnUser` | root | a user id and a root directory of its own | a PID namespace | an empty namespace | control group |
+//! | `UserNamespace` | any user whom the kernel lets make one | a root directory | a PID namespace | an empty namespace | limits of the process |
+//! | `Landlock` | any user | what it may read is listed | signals (Linux 6.12), ptrace | no TCP (Linux 6.7) | limits of the process |
+//! | `Filters` | any user | nothing new can be written | none can be signalled | no new socket | limits of the process |
+//!
+//! Each has what those below it have, but for Landlock, which namespaces make needless. All have
+//! no capabilities, no new privileges, the filters of QEMU's sandbox and ours (see `filter`), and a
+//! descriptor of the snapshot's memory that can't be written (see `sys::supply`).
+
+use std::collections::BTreeSet;
+use std::ffi::CString;
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use landlock::{
+    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _,
+    RulesetCreatedAttr as _, Scope, path_beneath_rules,
+};
+use rustix::fs::{Gid, Uid};
+use rustix::process::{Resource, getegid, geteuid};
+
+use super::filter::filter;
+use crate::sys::confine::{self, Confinement, Namespaces, Root, Step};
+use crate::vm::firecracker::{Cgroup, Cgroups, User, readable_by, user};
+use crate::vm::run_directory::{self, RunDirectory};
+use crate::vm::snapshot::Machine;
+use crate::vm::vmm::VmmError;
+
+/// What QEMU and its loader read.
+const SYSTEM: [&str; 10] = [
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/alternatives",
+];
+const KVM: &str = "/dev/kvm";
+
+/// Bytes of a file that a VM which makes a snapshot may write, beyond its memory.
+const EXTRA_FILE: u64 = 64 << 20;
+/// Address space beside the guest's memory: QEMU takes some 600 MB, most of it libraries and
+/// stacks of threads that are never touched.
+const EXTRA_ADDRESSES: u64 = 4 << 30;
+/// Memory beside the guest's: the translation cache, QEMU itself, and files that it reads, which
+/// count here too.
+const OVERHEAD: u64 = 256 << 20;
+/// Threads beside the guest's processors. QEMU ends when it can't start one.
+const THREADS: u32 = 32;
+const DESCRIPTORS: u64 = 1024;
+
+/// How far a QEMU process is shut off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strength {
+    /// In namespaces and a root directory of its own, as a user that nobody else is.
+    OwnUser,
+    /// In namespaces and a root directory of its own, as this user.
+    UserNamespace,
+    /// As this user, who may read a few files alone.
+    Landlock,
+    /// As this user; only system calls are filtered.
+    Filters,
+    /// As `IRONCLAW_JAIL=off` has it: with the filters of QEMU's own sandbox.
+    Off,
+}
+
+/// How QEMU processes are jailed.
+#[derive(Debug)]
+pub struct Jail {
+    strength: Strength,
+    /// Why each stronger one is not to be had.
+    refused: Vec<(Strength, String)>,
+    users: RangeInclusive<u32>,
+    next: AtomicUsize,
+    cgroups: Option<Cgroups>,
+    /// What of [`SYSTEM`] is there, and where the program is if it is elsewhere.
+    system: Vec<PathBuf>,
+}
+
+/// What a QEMU process is for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Role<'a> {
+    pub(super) machine: Machine,
+    /// Files that it reads, by their names.
+    pub(super) reads: &'a [&'a Path],
+    /// Whether it writes a snapshot.
+    pub(super) writes: bool,
+    pub(super) has_ram_file: bool,
+    pub(super) has_kvm: bool,
+}
+
+/// What a jailed process has of the host, until it has ended.
+#[derive(Debug)]
+pub(super) struct Cell {
+    _user: Option<User>,
+    cgroup: Option<Cgroup>,
+}
+
+impl Cell {
+    /// Files by which its process joins its control groups.
+    pub(super) fn entrances(&self) -> io::Result<Vec<File>> {
+        self.cgroup
+            .as_ref()
+            .map_or(Ok(Vec::new()), Cgroup::entrances)
+    }
+}
+
+impl Jail {
+    /// None: what `IRONCLAW_JAIL=off` asks for.
+    #[must_use]
+    pub fn off() -> Self {
+        Self::new(Strength::Off, 0..=0)
+    }
+
+    fn new(strength: Strength, users: RangeInclusive<u32>) -> Self {
+        Self {
+            strength,
+            refused: Vec::new(),
+            users,
+            next: AtomicUsize::new(0),
+            cgroups: None,
+            system: SYSTEM
+                .iter()
+                .map(PathBuf::from)
+                .filter(|path| path.symlink_metadata().is_ok())
+                .collect(),
+        }
+    }
+
+    /// The strongest that this process can have for `program`, by trying. As root each process
+    /// gets a user id of `users`.
+    ///
+    /// # Errors
+    /// [`VmmError::Io`] if nothing can be tried.
+    pub fn find(program: &Path, users: RangeInclusive<u32>) -> Result<Self, VmmError> {
+        Self::at_most(Strength::OwnUser, program, users)
+    }
+
+    /// The same, without trying what is stronger than `strength`.
+    ///
+    /// # Errors
+    /// As for [`find`](Self::find).
+    pub fn at_most(
+        strength: Strength,
+        program: &Path,
+        users: RangeInclusive<u32>,
+    ) -> Result<Self, VmmError> {
+        let mut jail = Self::new(strength, users);
+        jail.system.extend(beside(program));
+        let over = tempfile::tempdir().map_err(VmmError::io("look for a way to jail QEMU"))?;
+        let weaker = Strength::TRIED.into_iter().skip_while(|it| *it != strength);
+        for strength in weaker {
+            jail.strength = strength;
+            match jail.try_out(over.path()) {
+                Ok(()) => break,
+                Err(reason) => jail.refused.push((strength, reason)),
+            }
+            jail.strength = Strength::Off;
+        }
+        if jail.strength == Strength::OwnUser {
+            jail.cgroups = Cgroups::find();
+        }
+        Ok(jail)
+    }
+
+    /// This one, if nothing less than namespaces will do.
+    ///
+    /// # Errors
+    /// [`VmmError::Unusable`] if it has none.
+    pub fn or_error(self, program: &Path) -> Result<Self, VmmError> {
+        if self.strength.has_namespaces() {
+            return Ok(self);
+        }
+        Err(VmmError::Unusable {
+            program: "the jail of QEMU",
+            path: program.to_owned(),
+            reason: format!(
+                "{}; run as root with CAP_SYS_ADMIN, let users make user namespaces, or set \
+                 IRONCLAW_JAIL to auto or off",
+                self.why_no_stronger().unwrap_or_default()
+            ),
+        })
+    }
+
+    fn try_out(&self, over: &Path) -> Result<(), String> {
+        if self.strength == Strength::OwnUser && !geteuid().is_root() {
+            return Err("this user is not root".to_owned());
+        }
+        if self.strength == Strength::Landlock && confine::landlock_version() == 0 {
+            return Err("this kernel has no Landlock, or it is switched off".to_owned());
+        }
+        let role = Role {
+            machine: Machine {
+                memory_mib: 128,
+                vcpus: 1,
+            },
+            reads: &[],
+            writes: false,
+            has_ram_file: true,
+            has_kvm: Path::new(KVM).exists() && self.strength == Strength::OwnUser,
+        };
+        let user = (self.strength == Strength::OwnUser).then(|| self.group());
+        self.confinement(role, over, user)
+            .and_then(Confinement::try_out)
+            .map_err(|error| error.to_string())
+    }
+
+    /// How strong it is.
+    #[must_use]
+    pub fn strength(&self) -> Strength {
+        self.strength
+    }
+
+    /// What a process is shut off by.
+    #[must_use]
+    pub fn in_force(&self) -> Vec<&'static str> {
+        let mut all = match self.strength {
+            Strength::OwnUser => vec![
+                "a user id of its own",
+                "a root directory, PID, mount, network, IPC and UTS namespaces of its own",
+            ],
+            Strength::UserNamespace => vec![
+                "a root directory, user, PID, mount, network, IPC and UTS namespaces of its own",
+            ],
+            Strength::Landlock => {
+                let mut all = vec!["Landlock: files to read are listed, none can be written"];
+                if confine::landlock_version() >= 4 {
+                    all.push("no TCP");
+                }
+                if confine::landlock_version() >= 6 {
+                    all.push("no signals to others");
+                }
+                all
+            }
+            Strength::Filters | Strength::Off => Vec::new(),
+        };
+        if self.strength != Strength::Off {
+            all.extend([
+                "no capabilities",
+                "filtered system calls (QEMU's sandbox and ours)",
+                "limits",
+            ]);
+        } else {
+            all.push("QEMU's own sandbox");
+        }
+        if self.cgroups.is_some() {
+            all.push("a control group");
+        }
+        all.push("its snapshot's memory read-only");
+        all
+    }
+
+    /// What others have and it lacks.
+    #[must_use]
+    pub fn missing(&self) -> Vec<&'static str> {
+        let mut all = Vec::new();
+        if self.strength != Strength::OwnUser {
+            all.push("a user id of its own");
+        }
+        if !self.strength.has_namespaces() {
+            all.push("namespaces and a root directory of its own");
+        }
+        if self.strength == Strength::Off {
+            all.extend(["our filters of system calls", "limits"]);
+        }
+        if self.cgroups.is_none() {
+            all.push("a control group (memory, processor time, processes)");
+        }
+        all
+    }
+
+    /// Why it is not as strong as it could be for this user; `None` if it is, or is not wanted.
+    #[must_use]
+    pub fn why_no_stronger(&self) -> Option<String> {
+        let could_be = if geteuid().is_root() {
+            Strength::OwnUser
+        } else {
+            Strength::UserNamespace
+        };
+        let refused = self.refused.iter();
+        let reasons: Vec<_> = refused
+            .filter(|(strength, _)| *strength != Strength::OwnUser || could_be == *strength)
+            .map(|(strength, reason)| format!("{strength}: {reason}"))
+            .collect();
+        (!reasons.is_empty()).then(|| reasons.join("; "))
+    }
+
+    /// Shuts off one more process of `run`, for what its `role` needs.
+    pub(super) fn cell(
+        self: &Arc<Self>,
+        role: Role<'_>,
+        run: &RunDirectory,
+    ) -> io::Result<(Confinement, Cell)> {
+        let own_user = (self.strength == Strength::OwnUser).then(|| {
+            // A different one each time: the first are likely in use.
+            let turn = self.next.fetch_add(1, Ordering::Relaxed);
+            user(&self.users, turn, run.root())
+        });
+        let own_user = own_user.transpose()?;
+        if own_user.is_some() {
+            for file in role.reads {
+                readable_by(file, self.group())?;
+            }
+        }
+        let id = own_user.as_ref().map(User::id);
+        let confinement = self.confinement(role, run.path(), id)?;
+        let cgroup = match (&self.cgroups, &own_user) {
+            (Some(cgroups), Some(_)) => {
+                let name = format!("{}-{}", run.name(), run.number());
+                let memory = role.machine.memory_bytes() + OVERHEAD;
+                let processes = u32::from(role.machine.vcpus) + THREADS;
+                // Under this name it is found and removed if we are killed.
+                let parent = run.path().join(format!("qemu-{name}"));
+                let mark = parent.join(&name);
+                run_directory::make(&parent)?;
+                run_directory::make(&mark)?;
+                Some(cgroups.create(&name, mark, memory, role.machine.vcpus, processes)?)
+            }
+            _ => None,
+        };
+        let cell = Cell {
+            _user: own_user,
+            cgroup,
+        };
+        Ok((confinement, cell))
+    }
+
+    fn group(&self) -> u32 {
+        *self.users.start()
+    }
+
+    fn confinement(
+        &self,
+        role: Role<'_>,
+        over: &Path,
+        own_user: Option<u32>,
+    ) -> io::Result<Confinement> {
+        let mut confinement = Confinement {
+            is_supplied: role.has_ram_file,
+            ..Confinement::default()
+        };
+        if self.strength == Strength::Off {
+            return Ok(confinement);
+        }
+        confinement.unprivileged = true;
+        confinement.limits = limits(role, own_user.is_some());
+        confinement.filter = filter(role.has_ram_file, role.has_kvm).map_err(io::Error::other)?;
+        confinement.namespaces = match self.strength {
+            Strength::OwnUser => Namespaces::Own,
+            Strength::UserNamespace => Namespaces::of_user(geteuid(), getegid()),
+            _ => Namespaces::Ours,
+        };
+        confinement.user = own_user.map(|id| (Uid::from_raw(id), Gid::from_raw(self.group())));
+        let files = self.system.iter().map(PathBuf::as_path);
+        let files: Vec<&Path> = files.chain(role.reads.iter().copied()).collect();
+        if self.strength.has_namespaces() {
+            let kvm = role.has_kvm.then_some(own_user.is_some());
+            confinement.root = Some(root(over, &files, kvm)?);
+        } else if self.strength == Strength::Landlock {
+            confinement.landlock = ruleset(&files, role.has_kvm).map_err(io::Error::other)?;
+        }
+        Ok(confinement)
+    }
+}
+
+impl Strength {
+    /// From the strongest to the weakest.
+    const TRIED: [Self; 4] = [
+        Self::OwnUser,
+        Self::UserNamespace,
+        Self::Landlock,
+        Self::Filters,
+    ];
+
+    fn has_namespaces(self) -> bool {
+        matches!(self, Self::OwnUser | Self::UserNamespace)
+    }
+}
+
+impl fmt::Display for Strength {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OwnUser => "no user id of its own",
+            Self::UserNamespace => "no user namespace",
+            Self::Landlock => "no Landlock",
+            Self::Filters => "no filters",
+            Self::Off => "no jail",
+        })
+    }
+}
+
+/// Where `program` and its files are, if that is not where the system has its programs.
+fn beside(program: &Path) -> Option<PathBuf> {
+    let program = program.canonicalize().ok()?;
+    if program.starts_with("/usr") {
+        return None;
+    }
+    // All packages of these depend on others there, by path.
+    for store in ["/nix/store", "/gnu/store"] {
+        if program.starts_with(store) {
+            return Some(store.into());
+        }
+    }
+    let directory = program.parent()?;
+    let prefix = match directory.file_name() {
+        Some(name) if name == "bin" => directory.parent()?,
+        _ => directory,
+    };
+    // Not all of the host: the program has to do without what is beside it.
+    let is_root = prefix.parent().is_none();
+    Some(if is_root { program } else { prefix.to_owned() })
+}
+
+fn limits(role: Role<'_>, has_own_user: bool) -> Vec<(Resource, u64)> {
+    let memory = role.machine.memory_bytes();
+    let file = if role.writes { memory + EXTRA_FILE } else { 0 };
+    let mut limits = vec![
+        (Resource::Core, 0),
+        (Resource::Fsize, file),
+        (Resource::Nofile, DESCRIPTORS),
+        (Resource::As, memory + EXTRA_ADDRESSES),
+    ];
+    // Which counts all processes of the user.
+    if has_own_user {
+        limits.push((
+            Resource::Nproc,
+            u64::from(role.machine.vcpus) + u64::from(THREADS),
+        ));
+    }
+    limits
+}
+
+/// A root directory with `files`, by the names that they have on the host. With the device of KVM,
+/// `kvm` says whether that is made anew.
+fn root(over: &Path, files: &[&Path], kvm: Option<bool>) -> io::Result<Root> {
+    let text = |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other);
+    let inside = |path: &Path| {
+        let below = path.strip_prefix("/").unwrap_or(path);
+        text(&over.join(below))
+    };
+    let mut made = BTreeSet::new();
+    let mut steps = Vec::new();
+    let mut above = |path: &Path, steps: &mut Vec<Step>| -> io::Result<()> {
+        let mut parents: Vec<&Path> = path.ancestors().skip(1).collect();
+        parents.pop();
+        for parent in parents.into_iter().rev() {
+            if made.insert(parent.to_owned()) {
+                steps.push(Step::Directory {
+                    at: inside(parent)?,
+                });
+            }
+        }
+        Ok(())
+    };
+    for path in files {
+        let at = inside(path)?;
+        above(path, &mut steps)?;
+        let facts = path.symlink_metadata()?;
+        if facts.is_symlink() {
+            let target = text(&fs::read_link(path)?)?;
+            steps.push(Step::Link { at, target });
+            continue;
+        }
+        steps.push(if facts.is_dir() {
+            Step::Directory { at: at.clone() }
+        } else {
+            Step::File { at: at.clone() }
+        });
+        let from = text(path)?;
+        steps.push(Step::Bind { from, at });
+    }
+    if let Some(is_made) = kvm {
+        let path = Path::new(KVM);
+        let at = inside(path)?;
+        above(path, &mut steps)?;
+        if is_made {
+            let device = fs::metadata(path)?.rdev();
+            steps.push(Step::Device { at, device });
+        } else {
+            steps.push(Step::File { at: at.clone() });
+            let from = text(path)?;
+            steps.push(Step::BindDevice { from, at });
+        }
+    }
+    Ok(Root {
+        over: text(over)?,
+        steps,
+    })
+}
+
+/// As much of it as this kernel has.
+fn ruleset(files: &[&Path], has_kvm: bool) -> Result<Option<OwnedFd>, landlock::RulesetError> {
+    let abi = ABI::V6;
+    let ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(abi))?
+        .handle_access(AccessNet::from_all(abi))?
+        .scope(Scope::from_all(abi))?
+        .create()?
+        .add_rules(path_beneath_rules(files, AccessFs::from_read(abi)))?;
+    let ruleset = if has_kvm {
+        let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
+        ruleset.add_rules(path_beneath_rules([KVM], device))?
+    } else {
+        ruleset
+    };
+    Ok(ruleset.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_insists_on_a_jail_gets_none_without_namespaces() {
+        let program = Path::new("/usr/bin/true");
+        for strength in [Strength::Landlock, Strength::Filters] {
+            let jail = Jail::at_most(strength, program, 5..=6).unwrap();
+            let error = jail.or_error(program).unwrap_err().to_string();
+            assert!(error.contains("IRONCLAW_JAIL"), "{error}");
+        }
+        Jail::off().or_error(program).unwrap_err();
+    }
+
+    #[test]
+    fn what_is_in_force_and_what_is_missing_make_up_the_strongest() {
+        let jail = Jail::new(Strength::OwnUser, 5..=6);
+        assert!(!jail.missing().contains(&"a user id of its own"));
+        for strength in [
+            Strength::UserNamespace,
+            Strength::Landlock,
+            Strength::Filters,
+        ] {
+            let jail = Jail::new(strength, 5..=6);
+            assert!(jail.missing().contains(&"a user id of its own"));
+            assert!(jail.in_force().contains(&"no capabilities"));
+        }
+        assert!(!Jail::off().in_force().contains(&"no capabilities"));
+    }
+
+    #[test]
+    fn a_program_brings_what_is_beside_it_and_not_all_of_the_host() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        let at = |path: &str| {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, "").unwrap();
+            beside(&path)
+        };
+        assert_eq!(at("qemu/bin/qemu"), Some(root.join("qemu")));
+        assert_eq!(at("build/qemu"), Some(root.join("build")));
+        assert_eq!(beside(Path::new("/usr/bin/true")), None);
+    }
+
+    #[test]
+    fn a_root_has_each_file_by_its_name_and_each_directory_once() {
+        let over = Path::new("/over");
+        let files = ["/usr", "/etc/passwd", "/etc/group"].map(Path::new);
+        let steps = root(over, &files, None).unwrap().steps;
+        let made = |name: &str| {
+            let name = CString::new(name).unwrap();
+            let made = |step: &&Step| matches!(step, Step::Directory { at } if *at == name);
+            steps.iter().filter(made).count()
+        };
+        assert_eq!(
+            (made("/over/etc"), made("/over/usr"), made("/over")),
+            (1, 1, 0)
+        );
+    }
+}

@@ -1,0 +1,550 @@
+//! A VMM that was taken over by its guest: its process makes whatever call it likes, and gets no
+//! further. As root, and as a user who has nothing to do with root.
+
+use std::fs::{self, Permissions};
+use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::Arc;
+
+use ironclaw_orchestrator::template::{Template, TemplateStore};
+use ironclaw_orchestrator::vm::config::JailChoice;
+use ironclaw_orchestrator::vm::firecracker::{DEFAULT_USERS, Devices, Firecracker, Jailer};
+use ironclaw_orchestrator::vm::qemu::{Accelerator, Jail, Qemu, QemuBinary, Strength};
+use ironclaw_orchestrator::vm::snapshot::{Machine, SnapshotStore};
+use ironclaw_orchestrator::vm::vmm::{MicroVm, Vmm};
+use ironclaw_orchestrator::vm::{Config, Launcher};
+use ironclaw_test_harness::skipped;
+use libtest_mimic::Trial;
+use tokio::task::spawn_blocking;
+
+use crate::backend::{Backend, Kind, import};
+use crate::contract::{gone, restored, snapshot};
+use crate::inject::{self, Argument, Outcome};
+use crate::real::{self, Real};
+use crate::trial;
+
+/// Make this program one that is started as an ordinary user: the strength, and the directory.
+const STRENGTH: &str = "IRONCLAW_TEST_TAKEN_OVER";
+const DIRECTORY: &str = "IRONCLAW_TEST_TAKEN_OVER_DIRECTORY";
+/// nobody and nogroup, on Debian.
+const ORDINARY: u32 = 65_534;
+
+const STRENGTHS: [(&str, Strength); 4] = [
+    ("own_user", Strength::OwnUser),
+    ("user_namespace", Strength::UserNamespace),
+    ("landlock", Strength::Landlock),
+    ("filters", Strength::Filters),
+];
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let qemu = STRENGTHS.into_iter().map(|(name, strength)| {
+        trial(
+            format!("taken_over::qemu::{name}_gets_no_further"),
+            move || qemu(name, strength),
+        )
+    });
+    let firecracker = trial(
+        "taken_over::firecracker::jailed_gets_no_further".to_owned(),
+        firecracker,
+    );
+    let without = trial(
+        "taken_over::qemu::without_a_jail_only_its_snapshot_is_safe".to_owned(),
+        without_a_jail,
+    );
+    qemu.chain([without, firecracker]).collect()
+}
+
+/// As root in this process what takes root, all else as an ordinary user.
+async fn qemu(name: &str, strength: Strength) {
+    let is_root = rustix::process::geteuid().is_root();
+    let backend = match Kind::Qemu.start().await {
+        Ok(backend) => backend,
+        Err(missing) => return skipped(missing),
+    };
+    let template = backend.launcher.template().clone();
+    // Where any user gets to.
+    let directory = tempfile::Builder::new()
+        .permissions(Permissions::from_mode(0o755))
+        .tempdir()
+        .unwrap();
+    match (is_root, strength) {
+        (false, Strength::OwnUser) => return skipped("only root has user ids to give"),
+        (true, Strength::OwnUser) | (false, _) => {
+            let backend = jailed_qemu(template, directory.path(), strength).await;
+            return gets_no_further(&backend, Some(strength)).await;
+        }
+        (true, _) => {}
+    }
+    let store = directory.path().join("templates");
+    let from = template.kernel().parent().unwrap();
+    let copy = store.join(template.hash().to_string());
+    fs::create_dir_all(&copy).unwrap();
+    for file in fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), copy.join(file.file_name())).unwrap();
+    }
+    symlink(copy.file_name().unwrap(), store.join("default")).unwrap();
+    for path in walk(directory.path()) {
+        std::os::unix::fs::lchown(&path, Some(ORDINARY), Some(ORDINARY)).unwrap();
+        if path.is_dir() && !path.is_symlink() && path != directory.path() {
+            fs::set_permissions(&path, Permissions::from_mode(0o700)).unwrap();
+        }
+    }
+    let mut child = Command::new("/proc/self/exe");
+    child
+        .current_dir("/")
+        .env(STRENGTH, name)
+        .env(DIRECTORY, directory.path())
+        .uid(ORDINARY)
+        .gid(ORDINARY);
+    let output = spawn_blocking(move || child.output())
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "as an ordinary user: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+fn walk(path: &Path) -> Vec<PathBuf> {
+    let mut all = vec![path.to_owned()];
+    if path.is_dir() && !path.is_symlink() {
+        for entry in fs::read_dir(path).unwrap() {
+            all.extend(walk(&entry.unwrap().path()));
+        }
+    }
+    all
+}
+
+/// The part of an ordinary user, if this program was started for that.
+pub(crate) fn as_ordinary_user() -> Option<ExitCode> {
+    let name = std::env::var(STRENGTH).ok()?;
+    let directory = PathBuf::from(std::env::var_os(DIRECTORY)?);
+    let (_, strength) = STRENGTHS.into_iter().find(|(known, _)| *known == name)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        assert!(!rustix::process::geteuid().is_root());
+        let store = TemplateStore::open(directory.join("templates")).unwrap();
+        let template = store.default_template().unwrap().unwrap();
+        let backend = jailed_qemu(template, &directory, strength).await;
+        gets_no_further(&backend, Some(strength)).await;
+    });
+    Some(ExitCode::SUCCESS)
+}
+
+async fn jailed_qemu(template: Template, directory: &Path, strength: Strength) -> Backend {
+    let config = config(directory);
+    let binary = QemuBinary::find(config.qemu.as_deref()).await.unwrap();
+    let jail = Jail::at_most(strength, &binary.path, config.jail_users.0.clone()).unwrap();
+    assert_eq!(jail.strength(), strength, "{:?}", jail.why_no_stronger());
+    let vmm = Qemu::new(binary, Accelerator::Tcg, &config.run_path)
+        .unwrap()
+        .jailed(jail);
+    backend(Arc::new(vmm), template, config)
+}
+
+async fn firecracker() {
+    let Real { binary, guest } = match real::firecracker().await {
+        Ok(real) => real,
+        Err(missing) => return skipped(missing),
+    };
+    // On one file system with what is linked into a jail.
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let config = config(directory.path());
+    if !rustix::process::geteuid().is_root() {
+        return skipped(real::unless_required("only root can jail VMs".to_owned()));
+    }
+    let jailer = match Jailer::find(config.jailer.as_deref(), DEFAULT_USERS) {
+        Ok(jailer) => jailer,
+        Err(error) => return skipped(real::unless_required(error.to_string())),
+    };
+    let devices = Devices::default();
+    let vmm = Firecracker::new(binary, &config.run_path, Some(jailer), devices).unwrap();
+    let template = import(directory.path(), guest);
+    let backend = backend(Arc::new(vmm), template, config);
+    gets_no_further(&backend, None).await;
+}
+
+fn config(directory: &Path) -> Config {
+    let mut config = Config::from_env().unwrap();
+    config.jail = JailChoice::On;
+    config.machine = Machine {
+        memory_mib: 128,
+        vcpus: 1,
+    };
+    config.snapshot_path = directory.join("snapshots");
+    config.run_path = directory.join("run");
+    config
+}
+
+fn backend(vmm: Arc<dyn Vmm>, template: Template, config: Config) -> Backend {
+    let snapshots = SnapshotStore::open(&config.snapshot_path).unwrap();
+    let progress = Arc::new(|_: &_| {});
+    let hypervisor = Arc::clone(&vmm);
+    let launcher = Launcher::with(hypervisor, template, &config, snapshots, progress).unwrap();
+    Backend::of(launcher, vmm, config)
+}
+
+/// What the process is to be kept from.
+struct Targets {
+    /// A process of the same user, and another VM.
+    process: u32,
+    vmm: u32,
+    /// A file of the same user, and one that is not there.
+    secret: PathBuf,
+    created: PathBuf,
+    run_path: PathBuf,
+    memory: PathBuf,
+    port: u16,
+}
+
+/// A VMM's process.
+struct Intruder<'a> {
+    pid: u32,
+    targets: &'a Targets,
+}
+
+type Attempt = (&'static str, fn(&Intruder<'_>) -> Outcome);
+
+/// What Landlock and a root directory of its own stop, and filters alone do not.
+const READS: [Attempt; 6] = [
+    ("read /etc/shadow", |it| {
+        it.open("/etc/shadow", libc::O_RDONLY)
+    }),
+    ("read a file of its user", |it| {
+        it.open(&it.targets.secret, libc::O_RDONLY)
+    }),
+    ("read its snapshot by its path", |it| {
+        it.open(&it.targets.memory, libc::O_RDONLY)
+    }),
+    ("list other VMs", |it| {
+        it.open(&it.targets.run_path, libc::O_RDONLY | libc::O_DIRECTORY)
+    }),
+    ("read what another process was given", |it| {
+        it.open(
+            format!("/proc/{}/environ", it.targets.process),
+            libc::O_RDONLY,
+        )
+    }),
+    ("read the memory of another VMM", |it| {
+        it.open(format!("/proc/{}/mem", it.targets.vmm), libc::O_RDONLY)
+    }),
+];
+
+/// What nothing may let it do.
+const ATTEMPTS: [Attempt; 24] = [
+    ("create a file", |it| {
+        it.open(&it.targets.created, libc::O_WRONLY | libc::O_CREAT)
+    }),
+    ("create a file in its root", |it| {
+        it.path(libc::SYS_creat, "/intruder")
+    }),
+    ("write a file of its user", |it| {
+        it.open(&it.targets.secret, libc::O_WRONLY)
+    }),
+    ("write its snapshot by its path", |it| {
+        it.open(&it.targets.memory, libc::O_RDWR)
+    }),
+    ("open the memory again", |it| {
+        it.open("/memory", libc::O_RDWR)
+    }),
+    ("write to its snapshot", |it| {
+        it.to_memory(|it, fd| {
+            it.call(
+                libc::SYS_pwrite64,
+                &[fd, Argument::Bytes(b"x"), number(1), number(0)],
+            )
+        })
+    }),
+    ("map its snapshot to be written", |it| {
+        it.to_memory(|it, fd| {
+            let (mode, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+            let arguments = [
+                number(0),
+                number(4096),
+                number(mode),
+                number(flags),
+                fd,
+                number(0),
+            ];
+            it.call(libc::SYS_mmap, &arguments)
+        })
+    }),
+    ("truncate its snapshot", |it| {
+        it.to_memory(|it, fd| it.call(libc::SYS_ftruncate, &[fd, number(0)]))
+    }),
+    ("open its snapshot's descriptor to write", |it| {
+        it.to_memory(|it, fd| match fd {
+            Argument::Number(fd) => it.open(format!("/proc/self/fd/{fd}"), libc::O_RDWR),
+            Argument::Bytes(_) => unreachable!("it is a number"),
+        })
+    }),
+    ("remove a file of its user", |it| {
+        it.path(libc::SYS_unlink, &it.targets.secret)
+    }),
+    ("connect to the host by TCP", |it| {
+        let (family, kind) = (libc::AF_INET, libc::SOCK_STREAM);
+        match it.call(libc::SYS_socket, &[number(family), number(kind), number(0)]) {
+            Outcome::Returned(fd) if fd >= 0 => {
+                let [high, low] = it.targets.port.to_be_bytes();
+                let address = [2, 0, high, low, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
+                let fd = Argument::Number(fd.cast_unsigned());
+                it.call(
+                    libc::SYS_connect,
+                    &[fd, Argument::Bytes(&address), number(16)],
+                )
+            }
+            outcome => outcome,
+        }
+    }),
+    ("signal a process of its user", |it| {
+        it.signal(libc::SYS_kill, it.targets.process)
+    }),
+    ("signal another VMM", |it| {
+        it.signal(libc::SYS_kill, it.targets.vmm)
+    }),
+    ("signal a thread of another", |it| {
+        it.signal(libc::SYS_tkill, it.targets.process)
+    }),
+    ("open a process", |it| {
+        let process = number(it.targets.process.cast_signed());
+        it.call(libc::SYS_pidfd_open, &[process, number(0)])
+    }),
+    ("trace a process of its user", |it| {
+        it.trace(it.targets.process)
+    }),
+    ("trace another VMM", |it| it.trace(it.targets.vmm)),
+    ("outlive us", |it| {
+        it.call(
+            libc::SYS_prctl,
+            &[number(libc::PR_SET_PDEATHSIG), number(0)],
+        )
+    }),
+    ("make a namespace", |it| {
+        it.call(libc::SYS_unshare, &[number(libc::CLONE_NEWUSER)])
+    }),
+    ("mount", |it| {
+        let [from, to, kind] =
+            [c"none", c"/", c"tmpfs"].map(|text| Argument::Bytes(text.to_bytes_with_nul()));
+        it.call(libc::SYS_mount, &[from, to, kind, number(0), number(0)])
+    }),
+    ("become root", |it| it.call(libc::SYS_setuid, &[number(0)])),
+    ("raise a limit", |it| {
+        let unlimited = [0xff; 16];
+        let arguments = [
+            number(libc::RLIMIT_FSIZE.cast_signed()),
+            Argument::Bytes(&unlimited),
+        ];
+        it.call(libc::SYS_setrlimit, &arguments)
+    }),
+    ("load a program into the kernel", |it| {
+        it.call(
+            libc::SYS_bpf,
+            &[number(5), Argument::Bytes(&[0; 128]), number(128)],
+        )
+    }),
+    // Last: it may end by it.
+    ("execute a program", |it| {
+        it.call(
+            libc::SYS_execve,
+            &[Argument::Bytes(b"/bin/sh\0"), number(0), number(0)],
+        )
+    }),
+];
+
+fn number(value: i32) -> Argument<'static> {
+    Argument::Number(i64::from(value).cast_unsigned())
+}
+
+impl Intruder<'_> {
+    fn call(&self, call: i64, arguments: &[Argument<'_>]) -> Outcome {
+        inject::call(self.pid, call, arguments)
+    }
+
+    fn path(&self, call: i64, path: impl AsRef<Path>) -> Outcome {
+        let mut bytes = path.as_ref().as_os_str().as_encoded_bytes().to_vec();
+        bytes.push(0);
+        self.call(call, &[Argument::Bytes(&bytes), number(0o600)])
+    }
+
+    fn open(&self, path: impl AsRef<Path>, flags: i32) -> Outcome {
+        let mut bytes = path.as_ref().as_os_str().as_encoded_bytes().to_vec();
+        bytes.push(0);
+        let (here, path) = (number(libc::AT_FDCWD), Argument::Bytes(&bytes));
+        self.call(
+            libc::SYS_openat,
+            &[here, path, number(flags), number(0o600)],
+        )
+    }
+
+    fn signal(&self, call: i64, process: u32) -> Outcome {
+        self.call(call, &[number(process.cast_signed()), number(0)])
+    }
+
+    fn trace(&self, process: u32) -> Outcome {
+        const ATTACH: i32 = 16;
+        let process = number(process.cast_signed());
+        self.call(
+            libc::SYS_ptrace,
+            &[number(ATTACH), process, number(0), number(0)],
+        )
+    }
+
+    /// The descriptors that it has of its snapshot's memory.
+    fn memory(&self) -> Vec<u64> {
+        let memory = fs::metadata(&self.targets.memory).unwrap();
+        let all = fs::read_dir(format!("/proc/{}/fd", self.pid)).unwrap();
+        let is_memory = |path: &Path| {
+            fs::metadata(path).is_ok_and(|it| (it.dev(), it.ino()) == (memory.dev(), memory.ino()))
+        };
+        all.map(|entry| entry.unwrap().path())
+            .filter(|path| is_memory(path))
+            .map(|path| path.file_name().unwrap().to_str().unwrap().parse().unwrap())
+            .collect()
+    }
+
+    /// Does it to all of these; one that is not refused counts.
+    fn to_memory(&self, attempt: impl Fn(&Self, Argument<'static>) -> Outcome) -> Outcome {
+        let mut all = self
+            .memory()
+            .into_iter()
+            .map(|fd| attempt(self, Argument::Number(fd)));
+        let first = all.next().unwrap_or(Outcome::Returned(-1));
+        all.find(|outcome| !outcome.is_refused()).unwrap_or(first)
+    }
+}
+
+async fn gets_no_further(backend: &Backend, qemu: Option<Strength>) {
+    let reads = if qemu == Some(Strength::Filters) {
+        &[]
+    } else {
+        &READS[..]
+    };
+    let attempts: Vec<Attempt> = reads.iter().chain(&ATTEMPTS).copied().collect();
+    let Attempted { done, targets, .. } = attempt(backend, &attempts, qemu.is_some()).await;
+    assert!(done.is_empty(), "not refused: {done:#?}");
+    assert!(!targets.created.exists());
+    assert_eq!(fs::read(&targets.secret).unwrap(), b"secret");
+}
+
+/// What was attempted, and not refused.
+struct Attempted {
+    done: Vec<&'static str>,
+    targets: Arc<Targets>,
+}
+
+/// In a clone, and in another one where one died of it.
+async fn attempt(backend: &Backend, attempts: &[Attempt], is_qemu: bool) -> Attempted {
+    let snapshot = snapshot(backend).await;
+    let memory = fs::read(snapshot.memory()).unwrap();
+    let (other, other_guest) = restored(backend, &snapshot).await;
+    let directory = backend.config.run_path.parent().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut sleep = Command::new("sleep");
+    let sleep = sleep.arg("1000").stdin(Stdio::null()).stdout(Stdio::null());
+    let mut process = Sleeper(sleep.spawn().unwrap());
+    let targets = Arc::new(Targets {
+        process: process.0.id(),
+        vmm: other.pid(),
+        secret: directory.join("secret"),
+        created: directory.join("created"),
+        run_path: backend.config.run_path.clone(),
+        memory: snapshot.memory().to_owned(),
+        port: listener.local_addr().unwrap().port(),
+    });
+    fs::write(&targets.secret, "secret").unwrap();
+    let mut done = Vec::new();
+    let mut vm: Option<Box<dyn MicroVm>> = None;
+    for (what, attempt) in attempts {
+        let mut taken = match vm.take() {
+            Some(vm) => vm,
+            None => restored(backend, &snapshot).await.0,
+        };
+        let (pid, targets, attempt) = (taken.pid(), Arc::clone(&targets), *attempt);
+        let outcome = spawn_blocking(move || {
+            let intruder = Intruder {
+                pid,
+                targets: &targets,
+            };
+            assert!(!is_qemu || !intruder.memory().is_empty(), "it is open");
+            attempt(&intruder)
+        });
+        let outcome = outcome.await.unwrap();
+        if !outcome.is_refused() {
+            done.push(*what);
+        }
+        if outcome == Outcome::Killed {
+            gone(taken).await;
+        } else {
+            // It goes on as if nothing had happened.
+            taken.hold().await.unwrap();
+            taken.release().await.unwrap();
+            vm = Some(taken);
+        }
+    }
+    assert!(process.0.try_wait().unwrap().is_none());
+    let now = fs::read(snapshot.memory()).unwrap();
+    assert!(now == memory, "the snapshot has changed");
+    if let Some(vm) = vm {
+        gone(vm).await;
+    }
+    drop(other_guest);
+    gone(other).await;
+    if is_qemu {
+        drop(snapshot);
+        backend.nothing_is_left().await;
+    } else {
+        // All jails are in one directory, which stays.
+        let jails = backend
+            .homes()
+            .into_iter()
+            .map(|home| fs::read_dir(home).unwrap().count());
+        assert_eq!(jails.sum::<usize>(), 0);
+    }
+    Attempted { done, targets }
+}
+
+/// What a jail is there for, and that these attempts are some.
+async fn without_a_jail() {
+    let backend = match Kind::Qemu.start().await {
+        Ok(backend) => backend,
+        Err(missing) => return skipped(missing),
+    };
+    let attempts: Vec<Attempt> = READS.iter().chain(&ATTEMPTS).copied().collect();
+    let Attempted { done, .. } = attempt(&backend, &attempts, true).await;
+    for what in [
+        "read a file of its user",
+        "list other VMs",
+        "create a file",
+        "connect to the host by TCP",
+        "signal a process of its user",
+        "outlive us",
+    ] {
+        assert!(done.contains(&what), "{what} was refused: {done:?}");
+    }
+    let of_snapshot = |what: &&&str| what.contains("snapshot") && what.starts_with("write");
+    assert_eq!(done.iter().find(of_snapshot), None);
+    for what in ["map its snapshot to be written", "truncate its snapshot"] {
+        assert!(!done.contains(&what));
+    }
+}
+
+/// A process that ends with the test.
+struct Sleeper(Child);
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
