@@ -180,7 +180,10 @@ fn of_launch(error: &LaunchError) -> Exit {
         ) => Exit::Setting,
         LaunchError::Vmm(VmmError::NoSpace { .. }) => Exit::Store,
         // Of an agent that was asked for nothing yet: the VM did not come up.
-        LaunchError::Vmm(_) | LaunchError::Guest(_) | LaunchError::NoBoot { .. } => Exit::VmDied,
+        LaunchError::Vmm(_)
+        | LaunchError::Guest(_)
+        | LaunchError::NoBoot { .. }
+        | LaunchError::KernelPanic { .. } => Exit::VmDied,
         LaunchError::NoKvm { .. }
         | LaunchError::NeedsFirecracker { .. }
         | LaunchError::NoGuestAgent { .. } => Exit::Setting,

@@ -119,7 +119,7 @@ fn spinner() -> ProgressBar {
 fn is_long(stage: &Stage) -> bool {
     match stage {
         Stage::Template(step) => is_long_step(step),
-        Stage::BootingTemplate | Stage::WaitingForSnapshot(_) => true,
+        Stage::BootingTemplate | Stage::StillBooting { .. } | Stage::WaitingForSnapshot(_) => true,
         _ => false,
     }
 }

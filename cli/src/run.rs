@@ -200,7 +200,12 @@ async fn provide(mut config: Config, run: &Run) -> Result<(Pool, VmHandle, Stage
         // for it.
         reporter.end();
     }
-    fill(&pool, &reporter).await?;
+    if let Err(error) = fill(&pool, &reporter).await {
+        if run.verbose {
+            say_all(&error);
+        }
+        return Err(error);
+    }
     let ready = start.elapsed();
 
     let handle = pool.spawn(&format!("run-{}", std::process::id())).await?;
@@ -230,12 +235,27 @@ async fn give_back(handle: VmHandle, pool: Pool) {
     pool.close().await;
 }
 
+/// All that is kept of what a VM printed which did not come up; its error has the last of it.
+fn say_all(error: &Error) {
+    let Some(PoolError::WarmUp(error)) = error.downcast_ref() else {
+        return;
+    };
+    if let Some(exit) = error.exit() {
+        progress::note(&format!("the VM ended: {exit:#}"));
+    }
+}
+
 /// Makes a snapshot if there is none. If that fails, a boot may still serve.
 async fn fill(pool: &Pool, reporter: &Reporter) -> Result<()> {
     match pool.warmup().await {
         Ok(()) => Ok(()),
         // A guest that does not come up for a snapshot does not come up without one.
-        Err(PoolError::WarmUp(error)) if !matches!(*error, LaunchError::NoBoot { .. }) => {
+        Err(PoolError::WarmUp(error))
+            if !matches!(
+                *error,
+                LaunchError::NoBoot { .. } | LaunchError::KernelPanic { .. }
+            ) =>
+        {
             reporter.over();
             let why = exit::causes(&*error);
             progress::note(&format!(

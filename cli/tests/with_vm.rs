@@ -500,8 +500,13 @@ fn a_script_that_runs_qemu_as_a_child_is_refused_by_run_and_doctor_and_leaves_no
         fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
         path
     };
-    let as_a_child = script(format!("{} \"$@\"; exit", qemu.display()));
-    for (words, code) in [(&["run", "--", "true"][..], 121), (&["doctor"], 1)] {
+    let (child, far) = ("", "setsid ");
+    for (words, code, how) in [
+        (&["run", "--", "true"][..], 121, child),
+        (&["run", "--", "true"], 121, far),
+        (&["doctor"], 1, child),
+    ] {
+        let as_a_child = script(format!("{how}{} \"$@\" & wait", qemu.display()));
         let output = apart
             .ironclaw(words)
             .env("IRONCLAW_BACKEND", "qemu")
@@ -593,4 +598,50 @@ fn lines_to_both_streams_stay_in_order_where_both_go_to_one_place() {
         (text(&apart.stdout), text(&apart.stderr)),
         ("out\n", "err\n")
     );
+}
+
+#[test]
+fn a_kernel_that_panics_is_told_once_and_not_booted_again() {
+    if !runs() {
+        return;
+    }
+    let apart = Apart::new();
+    // A first run makes what all tests share, if it is not there.
+    assert!(run(&["true"]).status.success());
+    let kernel = state().join("templates/default/vmlinux");
+    let templates = tempfile::tempdir().unwrap();
+    for boot_args in ["console=ttyS0", "console=ttyS0 panic=-1"] {
+        let ironclaw = |words: &[&str]| {
+            apart
+                .ironclaw(words)
+                .env("IRONCLAW_TEMPLATE_PATH", templates.path().join("templates"))
+                .env("IRONCLAW_BACKEND", "qemu")
+                .env("IRONCLAW_QEMU_ACCEL", "tcg")
+                .output()
+                .unwrap()
+        };
+        let kernel = kernel.to_str().unwrap();
+        // It finds nothing to start.
+        let imported = ironclaw(&[
+            "template",
+            "import",
+            "--kernel",
+            kernel,
+            "--boot-args",
+            boot_args,
+        ]);
+        assert!(imported.status.success(), "{}", text(&imported.stderr));
+        let brief = ironclaw(&["run", "--", "true"]);
+        let said = text(&brief.stderr);
+        assert_eq!(brief.status.code(), Some(122), "{said}");
+        assert!(said.contains("the guest's kernel panicked"), "{said}");
+        let shown = |said: &str| said.lines().filter(|it| it.starts_with("guest| ")).count();
+        assert!((1..=12).contains(&shown(said)), "{said}");
+        assert_eq!(said.matches("booting the template\n").count(), 1, "{said}");
+        assert!(!said.contains("trying again"), "{said}");
+        let all = ironclaw(&["run", "-v", "--", "true"]);
+        let said = text(&all.stderr);
+        assert!(shown(said) > 12 && said.contains("Kernel panic"), "{said}");
+        apart.assert_nothing_left("a kernel that panicked");
+    }
 }

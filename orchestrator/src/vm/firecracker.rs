@@ -369,6 +369,7 @@ async fn reach(process: &Process, place: &Place, binary: &Path) -> Result<Client
             .pid()
             .unwrap_or_default();
         if u32::try_from(speaker) != Ok(process.pid()) {
+            process.end_with(speaker).await;
             return Err(VmmError::not_itself(PROGRAM, binary, speaker));
         }
         Ok::<_, VmmError>(Client::over(stream))
@@ -567,6 +568,10 @@ impl MicroVm for FirecrackerVm {
 
     fn kill(&self) {
         self.process.kill();
+    }
+
+    fn panicked(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(self.process.panicked())
     }
 
     fn exited(&self) -> Pin<Box<dyn Future<Output = Exit> + Send>> {

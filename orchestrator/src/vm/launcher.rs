@@ -52,6 +52,13 @@ pub enum Stage {
     WaitingForSnapshot(Owners),
     /// The template boots.
     BootingTemplate,
+    /// The template boots still.
+    StillBooting {
+        /// How long this attempt has taken.
+        after: Duration,
+        /// Which attempt it is, from 1.
+        attempt: u32,
+    },
     /// The booted template's state is written.
     WritingSnapshot,
     /// The snapshot is hashed, made sparse and published.
@@ -67,6 +74,14 @@ impl fmt::Display for Stage {
                 write!(f, "waiting for {owners}, which builds a snapshot")
             }
             Self::BootingTemplate => f.write_str("booting the template"),
+            Self::StillBooting { after, attempt } => {
+                let seconds = after.as_secs();
+                write!(f, "booting the template still, after {seconds} s")?;
+                match attempt {
+                    1 => Ok(()),
+                    _ => write!(f, " of attempt {attempt}"),
+                }
+            }
             Self::WritingSnapshot => f.write_str("writing the snapshot"),
             Self::PublishingSnapshot => f.write_str("publishing the snapshot"),
         }
@@ -302,7 +317,7 @@ impl Launcher {
             machine: self.0.machine,
             ram,
         };
-        boot::boot(&*self.0.vmm, &spec).await
+        boot::boot(&*self.0.vmm, &spec, &self.0.progress).await
     }
 }
 

@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_send_signal,
-    test_kill_process_group, waitid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group,
+    pidfd_send_signal, test_kill_process_group, waitid,
 };
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::sync::{oneshot, watch};
@@ -54,6 +54,7 @@ pub(crate) struct Process {
     pidfd: Arc<OwnedFd>,
     death: Ending,
     exit: Ending,
+    panicked: watch::Receiver<bool>,
 }
 
 /// A process to be started.
@@ -268,6 +269,7 @@ impl Process {
                     pidfd: Arc::clone(&pidfd),
                     death,
                     exit,
+                    panicked: log.panicked(),
                 };
                 let process_id = process.pid;
                 // Nobody waits any more: the process is dropped here, and so killed.
@@ -375,6 +377,28 @@ impl Process {
             );
             stuck()
         })
+    }
+
+    /// Ends it, and the process `other` that speaks in its place: which it started, and which may
+    /// have left its session since.
+    pub(crate) async fn end_with(&self, other: i32) {
+        let ours = rustix::process::getpid();
+        if let Some(other) = Pid::from_raw(other).filter(|other| *other != ours) {
+            // It has just spoken; if it is gone all the same, that was what is wanted.
+            let _ = kill_process(other, Signal::KILL);
+        }
+        self.end().await;
+    }
+
+    /// Resolves when the guest's kernel has said on its console that it panicked; never, if the
+    /// process ends before.
+    pub(crate) fn panicked(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut panicked = self.panicked.clone();
+        async move {
+            if panicked.wait_for(|panicked| *panicked).await.is_err() {
+                std::future::pending().await
+            }
+        }
     }
 
     /// Resolves as soon as the process has ended and was reaped.
@@ -706,11 +730,16 @@ mod tests {
 
     #[tokio::test]
     async fn the_end_is_seen_although_a_child_holds_the_output_open() {
-        let process = Process::start(Launch::new(shell("sleep 1000 & echo $!; exit 3")));
+        // One of another session, or it would end with the process.
+        let up = tempfile::NamedTempFile::new().unwrap();
+        let up = up.path().display();
+        let child = format!("setsid sh -c 'echo $$; echo >{up}; exec sleep 1000' &");
+        let script = format!("{child} until [ -s {up} ]; do :; done; exit 3");
+        let process = Process::start(Launch::new(shell(&script)));
         let process = process.await.unwrap();
         let exit = timeout(ENDS, process.exited()).await.unwrap();
         let child = sys::pid(exit.log.trim().parse().unwrap()).unwrap();
-        rustix::process::kill_process(child, Signal::KILL).unwrap();
+        kill_process(child, Signal::KILL).unwrap();
         assert_eq!(exit.status, "exit status: 3");
     }
 

@@ -397,6 +397,10 @@ impl MicroVm for QemuVm {
         self.process.kill();
     }
 
+    fn panicked(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(self.process.panicked())
+    }
+
     fn exited(&self) -> Pin<Box<dyn Future<Output = Exit> + Send>> {
         Box::pin(self.process.exited())
     }
@@ -408,7 +412,7 @@ impl QemuVm {
         if sys::pid(self.process.pid()).is_some_and(|pid| pid.as_raw_nonzero().get() == speaker) {
             return Ok(());
         }
-        self.process.end().await;
+        self.process.end_with(speaker).await;
         Err(VmmError::not_itself(PROGRAM, binary, speaker))
     }
 

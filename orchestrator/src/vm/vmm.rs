@@ -153,6 +153,12 @@ pub trait MicroVm: fmt::Debug + Send + Sync + 'static {
     fn died(&self) -> Pin<Box<dyn Future<Output = Exit> + Send>> {
         self.exited()
     }
+
+    /// Resolves when the guest's kernel has said on its console that it panicked, and stays as it
+    /// is. Never where that is not known.
+    fn panicked(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(std::future::pending())
+    }
 }
 
 /// What to boot.
@@ -176,6 +182,9 @@ pub enum Ram {
     File(PathBuf),
 }
 
+/// Lines of a console that an error shows.
+const SHOWN_LINES: usize = 12;
+
 /// How a VMM's process ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
@@ -187,14 +196,32 @@ pub struct Exit {
     pub words: String,
 }
 
+/// The last [`SHOWN_LINES`] of a text.
+fn last_lines(text: &str) -> &str {
+    let mut starts = memchr::memrchr_iter(b'\n', text.as_bytes());
+    starts
+        .nth(SHOWN_LINES - 1)
+        .map_or(text, |end| text.get(end + 1..).unwrap_or(text))
+}
+
+/// Of the console the last lines, and all that is kept in the alternate form.
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (console, words) = (self.log.trim(), self.words.trim());
         if console.is_empty() && words.is_empty() {
             return write!(f, "{}, and it printed nothing", self.status);
         }
-        let (console, words) = (Marked("guest", console), Marked("VMM", words));
-        writeln!(f, "{}; it printed:{console}{words}", self.status)
+        let shown = if f.alternate() {
+            console
+        } else {
+            last_lines(console)
+        };
+        let before = match console.lines().count() - shown.lines().count() {
+            0 => String::new(),
+            lines => format!(" (after {lines} lines, which -v shows)"),
+        };
+        let (console, words) = (Marked("guest", shown), Marked("VMM", words));
+        writeln!(f, "{}; it printed{before}:{console}{words}", self.status)
     }
 }
 

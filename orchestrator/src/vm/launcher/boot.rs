@@ -1,13 +1,14 @@
 //! Booting a template until its agent answers.
 
+use std::convert::Infallible;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
 use tokio::fs;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
-use super::LaunchError;
+use super::{LaunchError, Progress, Stage};
 use crate::vm::guest::{Guest, GuestError};
 use crate::vm::process::{self, ENDS};
 use crate::vm::vmm::{BootSpec, Exit, MicroVm, Ram, Vmm, VmmError};
@@ -18,16 +19,32 @@ const BOOTED: Duration = Duration::from_secs(60);
 /// A boot that does not come up is tried again: under QEMU's translator some hang in the
 /// calibration of a timer.
 const BOOTS: u32 = 3;
+/// How Linux begins to tell of a panic (kernel/panic.c).
+const PANIC: &str = "Kernel panic - not syncing";
+/// Time between two words of a boot that goes on.
+const TOLD: Duration = Duration::from_secs(10);
+
 /// A VM whose agent answered.
 pub(super) type Booted = (Box<dyn MicroVm>, Guest);
 
 /// Boots `spec`, more than once if the guest does not come up. What another boot would meet again
 /// is told at once.
-pub(super) async fn boot(vmm: &dyn Vmm, spec: &BootSpec) -> Result<Booted, LaunchError> {
-    for attempt in 1..BOOTS {
-        match greet(vmm.boot(spec).await?, BOOTED).await {
-            Err(error) if did_not_come_up(&error) => {
-                tracing::warn!(%error, attempt, "the template did not come up, trying again");
+pub(super) async fn boot(
+    vmm: &dyn Vmm,
+    spec: &BootSpec,
+    progress: &Progress,
+) -> Result<Booted, LaunchError> {
+    let mut attempt = 1;
+    loop {
+        let booted = tokio::select! {
+            booted = boot_once(vmm, spec, BOOTED) => booted,
+            never = tell(progress, attempt) => match never {},
+        };
+        match booted {
+            Err(error) if attempt < BOOTS && is_worth_another(&error) => {
+                // What it printed is told with the last attempt.
+                let why = error.exit().map_or("", |exit| &exit.status);
+                tracing::warn!(why, attempt, "the template did not come up, trying again");
             }
             result => return result,
         }
@@ -35,8 +52,18 @@ pub(super) async fn boot(vmm: &dyn Vmm, spec: &BootSpec) -> Result<Booted, Launc
             // The next one must start from none.
             remove(path).await?;
         }
+        attempt += 1;
     }
-    boot_once(vmm, spec, BOOTED).await
+}
+
+/// Tells now and then that a boot goes on.
+async fn tell(progress: &Progress, attempt: u32) -> Infallible {
+    let start = Instant::now();
+    loop {
+        sleep(TOLD).await;
+        let after = start.elapsed();
+        progress(&Stage::StillBooting { after, attempt });
+    }
 }
 
 /// Boots `spec`; its agent has to answer within `patience` from when its processors run.
@@ -49,7 +76,7 @@ pub(super) async fn boot_once(
 }
 
 async fn greet(mut vm: Box<dyn MicroVm>, patience: Duration) -> Result<Booted, LaunchError> {
-    let died = vm.died();
+    let (died, panicked) = (vm.died(), vm.panicked());
     let greeted = async {
         let stream = vm.guest_channel().await?;
         let guest = Guest::of(&*vm, stream)?;
@@ -62,7 +89,14 @@ async fn greet(mut vm: Box<dyn MicroVm>, patience: Duration) -> Result<Booted, L
         _ = died => {
             // When nothing of it is left.
             let (operation, exit) = ("boot the template", vm.exited().await);
+            if exit.log.contains(PANIC) {
+                return Err(LaunchError::KernelPanic { exit });
+            }
             return Err(VmmError::Died { operation, exit }.into());
+        }
+        () = panicked => {
+            let exit = killed(vm).await;
+            return Err(LaunchError::KernelPanic { exit });
         }
         greeted = timeout(patience, greeted) => greeted,
     };
@@ -79,8 +113,13 @@ async fn greet(mut vm: Box<dyn MicroVm>, patience: Duration) -> Result<Booted, L
     }
 }
 
-/// Whether the guest, or the VMM under it, failed by itself: so it may do better the next time.
+/// Whether the guest, or the VMM under it, failed by itself.
 pub(super) fn did_not_come_up(error: &LaunchError) -> bool {
+    matches!(error, LaunchError::KernelPanic { .. }) || is_worth_another(error)
+}
+
+/// Whether another boot may do better: one whose kernel panicked will do so again.
+fn is_worth_another(error: &LaunchError) -> bool {
     matches!(
         error,
         LaunchError::NoBoot { .. } | LaunchError::Vmm(VmmError::Died { .. })
@@ -106,6 +145,8 @@ async fn remove(path: &Path) -> Result<(), VmmError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
     use crate::vm::launcher::fake::{Boot, Fake, spec, template};
 
@@ -113,7 +154,7 @@ mod tests {
     async fn a_guest_that_hangs_and_a_vmm_that_dies_are_booted_again() {
         let (_directory, template) = template();
         let vmm = Fake::new([Boot::Silent, Boot::Dies, Boot::Answers]);
-        boot(&vmm, &spec(&template)).await.unwrap();
+        boot(&vmm, &spec(&template), &quiet()).await.unwrap();
         assert_eq!(vmm.left(), 0);
     }
 
@@ -121,11 +162,11 @@ mod tests {
     async fn who_waits_is_told_the_last_words_of_a_guest_that_never_comes_up() {
         let (_directory, template) = template();
         let vmm = Fake::new([Boot::Silent; 3]);
-        let error = boot(&vmm, &spec(&template)).await.unwrap_err();
+        let error = boot(&vmm, &spec(&template), &quiet()).await.unwrap_err();
         assert!(matches!(error, LaunchError::NoBoot { .. }), "{error}");
         assert!(error.to_string().contains("last words"), "{error}");
         let vmm = Fake::new([Boot::Dies; 3]);
-        let error = boot(&vmm, &spec(&template)).await.unwrap_err();
+        let error = boot(&vmm, &spec(&template), &quiet()).await.unwrap_err();
         let died = matches!(error, LaunchError::Vmm(VmmError::Died { .. }));
         assert!(died && error.to_string().contains("last words"), "{error}");
     }
@@ -138,9 +179,40 @@ mod tests {
             (Boot::Fails, "make a directory"),
         ] {
             let vmm = Fake::new([fault, Boot::Answers]);
-            let error = boot(&vmm, &spec(&template)).await.unwrap_err();
+            let error = boot(&vmm, &spec(&template), &quiet()).await.unwrap_err();
             assert!(error.to_string().contains(cause), "{error}");
             assert_eq!(vmm.left(), 1, "{fault:?} is not tried again");
         }
+    }
+
+    fn quiet() -> Progress {
+        Arc::new(|_: &_| {})
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_kernel_that_panicked_is_not_booted_again() {
+        let (_directory, template) = template();
+        for panic in [Boot::PanicsAndEnds, Boot::PanicsAndStays] {
+            let vmm = Fake::new([panic, Boot::Answers]);
+            let start = Instant::now();
+            let error = boot(&vmm, &spec(&template), &quiet()).await.unwrap_err();
+            assert!(matches!(error, LaunchError::KernelPanic { .. }), "{error}");
+            assert!(error.to_string().contains("Kernel panic"), "{error}");
+            assert_eq!(vmm.left(), 1, "{panic:?}");
+            assert!(start.elapsed() < BOOTED, "it is not waited for");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_boot_that_takes_long_is_told_again_and_again() {
+        let (_directory, template) = template();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let tells = Arc::clone(&told);
+        let progress: Progress =
+            Arc::new(move |stage: &Stage| tells.lock().unwrap().push(stage.to_string()));
+        let vmm = Fake::new([Boot::Silent, Boot::Answers]);
+        boot(&vmm, &spec(&template), &progress).await.unwrap();
+        let told = told.lock().unwrap();
+        assert!(told.len() >= 5 && told[0].contains("10"), "{told:?}");
     }
 }

@@ -47,6 +47,12 @@ pub enum LaunchError {
         /// How long it was given.
         after: Duration,
     },
+    /// The guest's kernel gave up.
+    #[error("the guest's kernel panicked while it booted; {exit}")]
+    KernelPanic {
+        /// How the VMM was ended, with the guest's last console lines.
+        exit: Exit,
+    },
     /// The agent's binary, which goes into a template, is nowhere.
     #[error(
         "the guest agent's binary was not found (looked for {}): build it with `cargo xtask setup`, \
@@ -89,6 +95,17 @@ pub enum LaunchError {
 }
 
 impl LaunchError {
+    /// How the VMM ended, with what it printed, if it is that which is told.
+    #[must_use]
+    pub fn exit(&self) -> Option<&Exit> {
+        match self {
+            Self::NoBoot { exit, .. }
+            | Self::KernelPanic { exit }
+            | Self::Vmm(VmmError::Died { exit, .. }) => Some(exit),
+            _ => None,
+        }
+    }
+
     /// In one word, for counters.
     #[must_use]
     pub fn reason(&self) -> &'static str {
@@ -103,7 +120,7 @@ impl LaunchError {
                 VmmError::Refused { .. } => "vmm_refused",
                 VmmError::Protocol { .. } | VmmError::NoChannel => "vmm_protocol",
             },
-            Self::Guest(_) | Self::NoBoot { .. } => "guest",
+            Self::Guest(_) | Self::NoBoot { .. } | Self::KernelPanic { .. } => "guest",
             Self::NotReleased { .. } => "not_released",
             Self::Snapshot(_) => "snapshot",
             Self::Name(_) => "name",

@@ -29,6 +29,10 @@ pub(super) enum Boot {
     Silent,
     /// The VMM ends by itself.
     Dies,
+    /// The kernel panics, and the VMM ends with it.
+    PanicsAndEnds,
+    /// The kernel panics, and the VMM goes on.
+    PanicsAndStays,
     /// The VMM is killed from outside.
     IsKilled,
     /// The host lacks something.
@@ -112,12 +116,22 @@ impl Vmm for Fake {
             exit,
             channel: Some(ours),
             guest: None,
+            last_words: "last words",
+            panics: false,
         };
         match boot {
             Boot::Answers => drop(tokio::spawn(answer(theirs, VERSION))),
             Boot::OtherVersion => drop(tokio::spawn(answer(theirs, VERSION + 1))),
             Boot::Silent => vm.guest = Some(theirs),
             Boot::Dies => vm.end("exit status: 1"),
+            Boot::PanicsAndEnds => {
+                vm.last_words = PANIC;
+                vm.end("exit status: 0");
+            }
+            Boot::PanicsAndStays => {
+                (vm.last_words, vm.panics) = (PANIC, true);
+                vm.guest = Some(theirs);
+            }
             Boot::IsKilled => vm.end("signal: 9 (SIGKILL)"),
             Boot::Fails => {
                 let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
@@ -149,13 +163,17 @@ struct FakeVm {
     channel: Option<UnixStream>,
     /// The other end, of a guest that says nothing.
     guest: Option<UnixStream>,
+    last_words: &'static str,
+    panics: bool,
 }
+
+const PANIC: &str = "Kernel panic - not syncing: no init";
 
 impl FakeVm {
     fn end(&self, status: &str) {
         let exit = Exit {
             status: status.to_owned(),
-            log: "last words".to_owned(),
+            log: self.last_words.to_owned(),
             words: String::new(),
         };
         self.exit.send_modify(|end| {
@@ -192,6 +210,13 @@ impl MicroVm for FakeVm {
 
     fn kill(&self) {
         self.end("signal: 9 (SIGKILL)");
+    }
+
+    fn panicked(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        match self.panics {
+            true => Box::pin(std::future::ready(())),
+            false => Box::pin(std::future::pending()),
+        }
     }
 
     fn exited(&self) -> Pin<Box<dyn Future<Output = Exit> + Send>> {

@@ -7,8 +7,10 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read as _};
 use std::os::fd::OwnedFd;
 
+use memchr::memmem;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionbio};
+use tokio::sync::watch;
 
 use crate::untrusted;
 
@@ -16,6 +18,8 @@ use crate::untrusted;
 pub(super) const CONSOLE: usize = 16 << 10;
 /// Bytes that are kept of what the VMM says.
 const WORDS: usize = 8 << 10;
+/// The end of what Linux prints of a panic after which it stays as it is (kernel/panic.c).
+const PANICKED: &[u8] = b"---[ end Kernel panic - not syncing";
 /// Bytes that are read at a time.
 const CHUNK: usize = 4096;
 /// Time between two reads of a pipe. A guest that prints byte by byte would otherwise choose how
@@ -34,6 +38,8 @@ pub(super) struct Log {
     console: Ring,
     words: Ring,
     pipes: Vec<Pipe>,
+    /// Whether the console said so.
+    panicked: watch::Sender<bool>,
 }
 
 /// The last bytes of what was put in.
@@ -63,7 +69,14 @@ impl Log {
             console: Ring::new(CONSOLE),
             words: Ring::new(WORDS),
             pipes,
+            panicked: watch::Sender::new(false),
         })
+    }
+
+    /// Becomes true when the guest's kernel has said on the console that it panicked and goes no
+    /// further. A guest can print that, too: it counts only while nothing else is known of it.
+    pub(super) fn panicked(&self) -> watch::Receiver<bool> {
+        self.panicked.subscribe()
     }
 
     /// Blocks until the process ends, and takes what it left in the pipes then. It is not their
@@ -103,6 +116,7 @@ impl Log {
             console,
             words,
             pipes,
+            panicked,
         } = self;
         let mut index = 0..;
         pipes.retain_mut(|pipe| {
@@ -118,6 +132,9 @@ impl Log {
             };
             (0..chunks).try_for_each(|_| pipe.read_into(ring)) != Err(End::Closed)
         });
+        if !*panicked.borrow() && console.contains(PANICKED) {
+            panicked.send_replace(true);
+        }
     }
 
     /// The console's last lines, and the VMM's, fit to be shown.
@@ -169,6 +186,10 @@ impl Ring {
         self.bytes.extend(bytes);
         let excess = self.bytes.len().saturating_sub(self.most);
         self.bytes.drain(..excess);
+    }
+
+    fn contains(&mut self, text: &[u8]) -> bool {
+        memmem::find(self.bytes.make_contiguous(), text).is_some()
     }
 
     fn text(&mut self) -> String {
