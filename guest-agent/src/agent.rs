@@ -200,7 +200,11 @@ impl Agent {
             }
         }
         over.into_iter().for_each(|id| self.close(id));
-        self.system.prepare();
+        // Not while a command starts or runs: it would have to wait for the one processor.
+        let mut sessions = self.links.values().filter_map(Link::session);
+        if sessions.all(|(session, _)| session.is_idle()) {
+            self.system.prepare();
+        }
     }
 
     fn reap(&mut self) {

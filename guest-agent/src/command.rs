@@ -178,8 +178,13 @@ impl Command {
         if let Some(stdin) = &mut self.stdin {
             stdin.abandon(out);
         }
-        self.outputs.look_at_once();
-        self.rundown = Some(Rundown::start(now));
+        if self.verdict.is_some() {
+            // All that could write more was killed with it.
+            self.outputs.cut_off();
+        } else {
+            self.outputs.look_at_once();
+            self.rundown = Some(Rundown::start(now));
+        }
     }
 
     /// The answer, when the process ended and its output is sent.

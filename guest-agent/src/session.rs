@@ -197,6 +197,11 @@ impl Session {
         out.push(&ToHost::Done { id, outcome });
     }
 
+    /// Whether nothing is asked for.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.open.is_empty()
+    }
+
     /// The descriptors to wait for, each with the source to serve when it is ready.
     pub(crate) fn waits<'a>(
         &'a self,
