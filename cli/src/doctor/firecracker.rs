@@ -32,7 +32,7 @@ pub(super) async fn checks(config: &Config, opened: &io::Result<()>) -> (Vec<Che
     let only = config.backend == BackendChoice::Firecracker;
     let (checks, purpose) = match FirecrackerBinary::find(config.firecracker.as_deref()).await {
         Ok(binary) => {
-            let found = format!("{} {}", binary.path.display(), binary.version);
+            let found = format!("{} {}", binary.path.display(), words(&binary));
             let mut checks = vec![Check::ok(NAME, found), jailer(config)];
             if jailed(config) {
                 checks.extend(control_groups());
@@ -53,6 +53,19 @@ pub(super) async fn checks(config: &Config, opened: &io::Result<()>) -> (Vec<Che
         }
     };
     (checks, if only { Purpose::Nothing } else { purpose })
+}
+
+/// The version, with what is to be known of it.
+fn words(binary: &FirecrackerBinary) -> String {
+    let version = &binary.version;
+    if binary.quirks.hears_after_pause {
+        version.to_string()
+    } else {
+        format!(
+            "{version} (its guests hear nothing after a pause by its API, Firecracker's #6100, so \
+             none is paused here: warm clones are held by a signal)"
+        )
+    }
 }
 
 fn jailed(config: &Config) -> bool {
