@@ -127,37 +127,49 @@ pub fn describe() {
 
 /// Which pool a figure is of.
 #[derive(Debug, Clone)]
-pub(crate) struct Label(SharedString);
-
-impl From<&TemplateHash> for Label {
-    fn from(hash: &TemplateHash) -> Self {
-        let digits = hash.as_str().get(..DIGITS).unwrap_or_default();
-        Self(SharedString::from_shared(Arc::from(digits)))
-    }
+pub(crate) struct Label {
+    template: SharedString,
+    pool: SharedString,
 }
 
 impl Label {
+    pub(crate) fn of(hash: &TemplateHash, number: u64) -> Self {
+        let digits = hash.as_str().get(..DIGITS).unwrap_or_default();
+        let shared = |text: &str| SharedString::from_shared(Arc::from(text));
+        Self {
+            template: shared(digits),
+            pool: shared(&number.to_string()),
+        }
+    }
+
+    fn with<const N: usize>(
+        &self,
+        others: [(&'static str, SharedString); N],
+    ) -> Vec<metrics::Label> {
+        let of_pool = [
+            ("template", self.template.clone()),
+            ("pool", self.pool.clone()),
+        ];
+        let all = of_pool.into_iter().chain(others);
+        all.map(|(name, value)| metrics::Label::new(name, value))
+            .collect()
+    }
+
     pub(crate) fn served(&self, tier: Origin) {
-        let labels = [("template", self.0.clone()), ("tier", label(tier).into())];
-        counter!(SPAWNS, &labels).increment(1);
+        counter!(SPAWNS, self.with([("tier", label(tier).into())])).increment(1);
     }
 
     pub(crate) fn failed(&self) {
-        counter!(FAILURES, &[("template", self.0.clone())]).increment(1);
+        counter!(FAILURES, self.with([])).increment(1);
     }
 
     pub(crate) fn fell_back(&self, reason: &'static str) {
-        let labels = [("template", self.0.clone()), ("reason", reason.into())];
-        counter!(FALLBACKS, &labels).increment(1);
+        counter!(FALLBACKS, self.with([("reason", reason.into())])).increment(1);
     }
 
     pub(crate) fn spawn_stage(&self, stage: SpawnStage, tier: Origin, took: Duration) {
-        let labels = [
-            ("template", self.0.clone()),
-            ("stage", stage.name().into()),
-            ("tier", label(tier).into()),
-        ];
-        histogram!(SPAWN_SECONDS, &labels).record(took);
+        let labels = [("stage", stage.name().into()), ("tier", label(tier).into())];
+        histogram!(SPAWN_SECONDS, self.with(labels)).record(took);
     }
 }
 
@@ -175,13 +187,10 @@ fn label(tier: Origin) -> &'static str {
     reason = "a gauge is a float, exact up to 2^53"
 )]
 pub(crate) fn pool(stats: &PoolStats) {
-    let Label(template) = Label::from(&stats.template);
-    let of = |name: &'static str| gauge!(name, &[("template", template.clone())]);
+    let pool = Label::of(&stats.template, stats.number);
+    let of = |name: &'static str| gauge!(name, pool.with([]));
     let by = |name: &'static str, state: &'static str| {
-        gauge!(
-            name,
-            &[("template", template.clone()), ("state", state.into())]
-        )
+        gauge!(name, pool.with([("state", state.into())]))
     };
     by(SNAPSHOTS, "ready").set(stats.snapshots as f64);
     by(SNAPSHOTS, "building").set(stats.building as f64);
@@ -191,9 +200,8 @@ pub(crate) fn pool(stats: &PoolStats) {
     by(VMS, "restoring").set(stats.restoring as f64);
     by(VMS, "leased").set(stats.leased as f64);
     for tier in [Origin::Warm, Origin::Restored] {
-        let labels = [("template", template.clone()), ("tier", label(tier).into())];
         let off = stats.off.contains_key(&tier);
-        gauge!(TIER_OFF, &labels).set(f64::from(u8::from(off)));
+        gauge!(TIER_OFF, pool.with([("tier", label(tier).into())])).set(f64::from(u8::from(off)));
     }
     of(STANDBY).set(stats.standby as f64);
     of(WAITING).set(stats.waiting as f64);
@@ -212,16 +220,15 @@ pub(crate) fn pool(stats: &PoolStats) {
         ];
         for (percentile, micros) in percentiles {
             let labels = [
-                ("template", template.clone()),
                 ("stage", stage.name().into()),
                 ("percentile", percentile.into()),
             ];
-            gauge!(STAGE_SECONDS, &labels).set(micros as f64 / 1e6);
+            gauge!(STAGE_SECONDS, pool.with(labels)).set(micros as f64 / 1e6);
         }
     }
     let bytes = |mebibytes: u64| mebibytes as f64 * f64::from(1 << 20);
-    gauge!(BUDGET_USED).set(bytes(stats.used.memory_mib));
-    gauge!(BUDGET).set(bytes(stats.limit.memory_mib));
+    of(BUDGET_USED).set(bytes(stats.used.memory_mib));
+    of(BUDGET).set(bytes(stats.limit.memory_mib));
     of(SNAPSHOT_BUDGETS).set(stats.size as f64 * SNAPSHOT_BUDGET as f64);
     if let Some(Footprint {
         warm_pss_bytes,
@@ -237,12 +244,9 @@ pub(crate) fn pool(stats: &PoolStats) {
 
 /// Tells a recorder that is new what was counted before.
 fn totals(stats: &PoolStats) {
-    let Label(template) = Label::from(&stats.template);
+    let pool = Label::of(&stats.template, stats.number);
     let by = |name: &'static str, label: &'static str, value: &'static str| {
-        counter!(
-            name,
-            &[("template", template.clone()), (label, value.into())]
-        )
+        counter!(name, pool.with([(label, value.into())]))
     };
     let tiers = [
         (Origin::Warm, stats.served_warm),
@@ -255,7 +259,7 @@ fn totals(stats: &PoolStats) {
     for (reason, count) in &stats.fallbacks {
         by(FALLBACKS, "reason", reason).absolute(*count);
     }
-    counter!(FAILURES, &[("template", template.clone())]).absolute(stats.failures);
+    counter!(FAILURES, pool.with([])).absolute(stats.failures);
 }
 
 /// Pools in the text format of Prometheus, each metric with a line of help.
@@ -299,6 +303,7 @@ mod tests {
             max_us: 1_500_000,
         };
         PoolStats {
+            number: 1,
             template: Sha256Hex::of(b"template"),
             size: 20,
             snapshots: 21,
@@ -342,7 +347,7 @@ mod tests {
     /// What is in `text`, by name and labels without the template's.
     fn figures(text: &str) -> BTreeMap<String, f64> {
         let template = format!(
-            "template=\"{}\"",
+            "template=\"{}\",pool=\"1\"",
             &Sha256Hex::of(b"template").as_str()[..DIGITS]
         );
         let lines = text
@@ -405,27 +410,33 @@ mod tests {
     }
 
     #[test]
-    fn pools_of_several_templates_are_told_apart() {
+    fn pools_of_several_templates_or_of_one_are_told_apart() {
         let other = PoolStats {
+            number: 2,
             template: Sha256Hex::of(b"other"),
             served_warm: 7,
             ..busy()
         };
-        let text = prometheus_text(&[busy(), other]);
+        let same = PoolStats {
+            number: 3,
+            served_warm: 8,
+            ..busy()
+        };
+        let text = prometheus_text(&[busy(), other, same]);
         let warm = text.lines().filter(|line| line.contains("tier=\"warm\""));
         let mut counts: Vec<_> = warm.filter_map(|line| line.rsplit(' ').next()).collect();
         counts.sort_unstable();
-        assert_eq!(counts, ["31", "7"], "{text}");
+        assert_eq!(counts, ["31", "7", "8"], "{text}");
     }
 
     #[test]
     fn a_recorder_counts_what_happens_in_a_pool_that_is_opened_anew() {
         let recorder = PrometheusBuilder::new().build_recorder();
         with_local_recorder(&recorder, || {
-            let label = Label::from(&Sha256Hex::of(b"template"));
+            let label = Label::of(&Sha256Hex::of(b"template"), 1);
             label.served(Origin::Warm);
             drop(label);
-            Label::from(&Sha256Hex::of(b"template")).served(Origin::Warm);
+            Label::of(&Sha256Hex::of(b"template"), 1).served(Origin::Warm);
         });
         let figures = figures(&recorder.handle().render());
         assert_eq!(figures["ironclaw_pool_spawns_total{tier=\"warm\"}"], 2.0);

@@ -20,6 +20,7 @@ mod host_memory;
 mod lease;
 mod line;
 mod memory;
+mod registry;
 mod reserve;
 mod serving;
 pub(crate) mod slots;
@@ -44,6 +45,7 @@ use crate::vm::vm_handle::Origin;
 use crate::vm::vmm::Standby;
 use clock::Clock;
 use line::Line;
+use registry::Number;
 use reserve::Reserve;
 use serving::Serving;
 use slots::{Rules, Slots};
@@ -53,6 +55,7 @@ pub use budget::{Budget, Limit, VMM_MIB};
 pub use error::{PoolError, SpawnError};
 pub use footprint::{Footprint, SNAPSHOT_BUDGET};
 pub use memory::ProcessMemory;
+pub(crate) use registry::open_pools;
 pub use stats::{PoolStats, Quantiles, SpawnStage, TierOff};
 
 /// What a pool keeps ready, and how much it may take.
@@ -79,7 +82,7 @@ pub struct PoolOptions {
 
 impl PoolOptions {
     /// A pool of `size` snapshots with a warm clone of each and a process that stands by, within
-    /// [`Budget::of_host`].
+    /// [`Budget::of_host`], which all pools of this process share.
     #[must_use]
     pub fn new(size: usize) -> Self {
         Self {
@@ -111,7 +114,7 @@ impl From<&Config> for PoolOptions {
             max_warm: config.max_warm,
             standby: config.standby,
             refresh: config.snapshot_refresh,
-            budget: Budget::new(Limit {
+            budget: Budget::shared(Limit {
                 vms: config.max_vms.unwrap_or(usize::MAX),
                 memory_mib: config
                     .memory_budget_mib
@@ -185,6 +188,7 @@ struct Core {
     /// Moves whenever a build, a restore or a deletion ended.
     progress: watch::Sender<Progress>,
     counters: Counters,
+    _number: Number,
     serving: Serving,
     /// Starting VMMs is work for processors: more at a time than there are is slower for all. So
     /// many may start for spawns, as many for warm clones, and as many for snapshots, which the
@@ -311,7 +315,8 @@ impl Pool {
             budget: budget.clone(),
             seed,
         });
-        let counters = Counters::of(launcher.template().hash());
+        let number = Number::take();
+        let counters = Counters::of(launcher.template().hash(), number.get());
         let known = adopt(&launcher, &mut slots).await?;
         let core = Arc::new(Core {
             launcher,
@@ -324,6 +329,7 @@ impl Pool {
             wake: Notify::new(),
             progress: watch::Sender::new(Progress::default()),
             counters,
+            _number: number,
             serving: Serving::default(),
             starts: Semaphore::new(processors),
             fills: Semaphore::new(processors),
@@ -339,10 +345,12 @@ impl Pool {
         });
         let closed = core.closed.clone().drop_guard();
         let driver = Driver(tokio::spawn(driver::run(Arc::clone(&core), closed)));
-        Ok(Self {
+        let pool = Self {
             core,
             driver: Arc::new(driver),
-        })
+        };
+        registry::opened(&pool);
+        Ok(pool)
     }
 
     /// What the pool makes its VMs with.
@@ -351,9 +359,9 @@ impl Pool {
         &self.core.launcher
     }
 
-    /// Builds the snapshots that are missing, or whose files are, fills the warm places and lets processes stand by;
-    /// returns when all are there, or there is no room for more. That a process does not start that
-    /// is to stand by is no error: spawns are served without.
+    /// Builds the snapshots that are missing, or whose files are, fills the warm places and lets
+    /// processes stand by; returns when all are there, or there is no room for more. That a process
+    /// does not start that is to stand by is no error: spawns are served without.
     ///
     /// # Errors
     /// [`PoolError::WarmUp`] with the first failure; the pool itself goes on trying.
@@ -474,9 +482,9 @@ impl Pool {
         process::dropped_ones_ended().await;
     }
 
-    /// Whether the runtime that the pool was opened in is still there.
+    /// Whether it is open, and the runtime that it was opened in still there.
     pub(crate) fn is_alive(&self) -> bool {
-        !self.driver.0.is_finished()
+        !self.driver.0.is_finished() && !self.core.closing.is_cancelled()
     }
 }
 

@@ -2,7 +2,7 @@
 //! needed, all within one budget.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, LazyLock, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
@@ -12,13 +12,14 @@ use crate::template::{Template, TemplateHash};
 use crate::vm::causes::with_causes;
 use crate::vm::config::Config;
 use crate::vm::launcher::{Launcher, Progress};
-use crate::vm::pool::{Budget, Pool, PoolError, PoolOptions, PoolStats, SpawnError, SpawnOptions};
+use crate::vm::pool::{
+    Pool, PoolError, PoolOptions, PoolStats, SpawnError, SpawnOptions, open_pools,
+};
 use crate::vm::vm_handle::{DestroyError, VmHandle};
 
 /// By template; that of the default one is found out when its pool is opened.
 static ENTRIES: LazyLock<std::sync::Mutex<HashMap<Option<TemplateHash>, Entry>>> =
     LazyLock::new(std::sync::Mutex::default);
-static BUDGET: OnceLock<Budget> = OnceLock::new();
 
 /// How often it is looked whether a pool is still what the machine asks for: that its hypervisor
 /// and the default template are the same.
@@ -100,9 +101,7 @@ async fn open(launcher: Launcher, config: &Config) -> Result<Pool, PoolError> {
     if let Some(pool) = same {
         return Ok(pool);
     }
-    let options = PoolOptions::from(config);
-    let budget = BUDGET.get_or_init(|| options.budget.clone()).clone();
-    Pool::open(launcher, PoolOptions { budget, ..options }).await
+    Pool::open(launcher, PoolOptions::from(config)).await
 }
 
 /// Another pool takes the place of `old` if that one is not what the machine asks for any more.
@@ -190,16 +189,15 @@ async fn stats(pool: &Pool) -> Result<PoolStats, PoolError> {
     })
 }
 
-/// The process's pools and what they take of the host, in the text format of Prometheus; the names
-/// are those in [`metrics`]. The default template's pool is among them.
+/// The pools of this process that are open, whoever opened them, and what they take of the host, in
+/// the text format of Prometheus; the names are those in [`metrics`]. It opens none.
 ///
 /// # Errors
-/// As for [`pool_stats`].
+/// [`PoolError`] if the files of a snapshot can't be inspected.
 pub async fn prometheus_text() -> Result<String, PoolError> {
-    pool(None).await?;
     let mut all = Vec::new();
-    for pool in open_ones().values() {
-        all.push(stats(pool).await?);
+    for pool in open_pools() {
+        all.push(stats(&pool).await?);
     }
     Ok(metrics::prometheus_text(&all))
 }

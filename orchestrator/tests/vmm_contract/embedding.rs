@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ironclaw_orchestrator::vm::{
-    Command, GuestError, LaunchError, Launcher, Pool, PoolError, PoolOptions, SpawnError,
+    self, Command, GuestError, LaunchError, Launcher, Pool, PoolError, PoolOptions, SpawnError,
     SpawnOptions, Stage,
 };
 use libtest_mimic::Trial;
@@ -106,6 +106,57 @@ fn a_pool_whose_runtime_ended_says_so_at_once() {
     }));
 }
 
+/// Has the next test run in a process whose default pool can't be opened.
+const ALONE: &str = "IRONCLAW_TEST_SCRAPE_ALONE";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scrape_tells_of_all_pools_and_opens_none() {
+    if std::env::var_os(ALONE).is_none() {
+        let name = "embedding::a_scrape_tells_of_all_pools_and_opens_none";
+        let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+        alone.args(["--exact", name]).env(ALONE, "1");
+        let output = alone.env("IRONCLAW_TEMPLATE_PATH", "/dev/null/templates");
+        let output = output.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        return;
+    }
+    assert_eq!(vm::prometheus_text().await.unwrap(), "");
+    let backend = Kind::Simulator.start().await.unwrap();
+    let open = || async {
+        let options = PoolOptions::new(1).with_warm(0);
+        Pool::open(backend.launcher.clone(), options).await.unwrap()
+    };
+    let (one, other) = (open().await, open().await);
+    let vm = one.spawn("served").await.unwrap();
+    let text = vm::prometheus_text().await.unwrap();
+    let leased: Vec<_> = text
+        .lines()
+        .filter(|line| line.contains("state=\"leased\""))
+        .map(|line| {
+            (
+                line.contains("pool=\"1\""),
+                line.rsplit(' ').next().unwrap(),
+            )
+        })
+        .collect();
+    assert!(leased.len() == 2, "{text}");
+    assert!(
+        leased.contains(&(true, "1")) && leased.contains(&(false, "0")),
+        "{text}"
+    );
+    // By default, they share what the host has.
+    assert_eq!(one.stats().used, other.stats().used);
+    assert_eq!(other.stats().used.vms, 1);
+    vm.destroy().await.unwrap();
+    one.close().await;
+    let text = vm::prometheus_text().await.unwrap();
+    assert!(
+        !text.contains("pool=\"1\"") && text.contains("pool=\"2\""),
+        "{text}"
+    );
+    other.close().await;
+}
+
 /// A launcher whose callback panics once.
 fn panicking(b: &Backend) -> Launcher {
     let calm = AtomicBool::new(false);
@@ -131,11 +182,10 @@ async fn a_panic_in_the_callback(b: &Backend) {
 }
 
 /// As many spawns as may start at a time, all of which hang.
-async fn all_starts_hang(b: &Backend, s: &Simulator, pool: &Pool) -> Vec<tokio::task::AbortHandle> {
+async fn all_starts_hang(s: &Simulator, pool: &Pool) -> Vec<tokio::task::AbortHandle> {
     let processors = std::thread::available_parallelism().unwrap().get();
-    drop(b.launcher.create_snapshot().await.unwrap());
     let hang = (0..processors).map(|_| {
-        s.inject("PUT /actions", Fault::Hang);
+        s.inject("PUT /snapshot/load", Fault::Hang);
         let pool = pool.clone();
         tokio::spawn(async move { pool.spawn("hangs").await }).abort_handle()
     });
@@ -146,8 +196,10 @@ async fn all_starts_hang(b: &Backend, s: &Simulator, pool: &Pool) -> Vec<tokio::
 
 async fn others_start_first(b: &Backend, s: &Simulator) {
     let budget = of_vms(64);
+    // So that nothing but spawns is started.
+    drop(b.launcher.create_snapshot().await.unwrap());
     let pool = pool(&b.launcher, 0, &budget).await;
-    let hang = all_starts_hang(b, s, &pool).await;
+    let hang = all_starts_hang(s, &pool).await;
     let options = SpawnOptions {
         patience: Duration::from_millis(100),
         ..SpawnOptions::named("impatient")
@@ -167,8 +219,9 @@ async fn others_start_first(b: &Backend, s: &Simulator) {
 }
 
 async fn a_spawn_s_limit_holds(b: &Backend, s: &Simulator) {
+    drop(b.launcher.create_snapshot().await.unwrap());
     let pool = pool(&b.launcher, 0, &of_vms(64)).await;
-    s.inject("PUT /actions", Fault::Hang);
+    s.inject("PUT /snapshot/load", Fault::Hang);
     let options = SpawnOptions {
         timeout: Some(LIMIT),
         ..SpawnOptions::named("late")

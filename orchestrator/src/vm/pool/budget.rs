@@ -6,13 +6,14 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use super::host_memory::host_memory_mib;
+use super::registry;
 
 /// What a VMM itself may take beside the guest's memory, in MiB.
 pub const VMM_MIB: u64 = 32;
@@ -31,7 +32,7 @@ impl PartialEq for Budget {
 impl Eq for Budget {}
 
 #[derive(Debug)]
-struct Inner {
+pub(super) struct Inner {
     limit: Limit,
     state: Mutex<State>,
     changed: Notify,
@@ -90,7 +91,7 @@ pub(super) struct Claim {
 }
 
 impl Budget {
-    /// A budget of so much.
+    /// A budget of so much, for whoever gets a clone of it.
     #[must_use]
     pub fn new(limit: Limit) -> Self {
         Self(Arc::new(Inner {
@@ -101,13 +102,27 @@ impl Budget {
     }
 
     /// As many VMs as fit into three quarters of the host's memory, or of what the control groups
-    /// of this process allow.
+    /// of this process allow. One for all of this process, as there is one host.
     #[must_use]
     pub fn of_host() -> Self {
-        Self::new(Limit {
+        Self::shared(Limit {
             vms: usize::MAX,
             memory_mib: host_memory_mib() / 4 * 3,
         })
+    }
+
+    /// The budget of this limit that all of this process share who ask for it here.
+    #[must_use]
+    pub fn shared(limit: Limit) -> Self {
+        registry::shared_budget(limit)
+    }
+
+    pub(super) fn downgrade(&self) -> Weak<Inner> {
+        Arc::downgrade(&self.0)
+    }
+
+    pub(super) fn upgrade(budget: &Weak<Inner>) -> Option<Self> {
+        budget.upgrade().map(Self)
     }
 
     /// What it allows.
@@ -307,6 +322,19 @@ mod tests {
             let shares: Vec<_> = std::iter::from_fn(|| budget.take(100)).collect();
             assert_eq!(budget.holds(100), shares.len(), "{:?}", budget.limit());
         }
+    }
+
+    #[test]
+    fn all_have_one_budget_of_the_host_unless_they_make_their_own() {
+        assert_eq!(Budget::of_host(), Budget::of_host());
+        let limit = Limit {
+            vms: 3,
+            memory_mib: 12_345,
+        };
+        let one = Budget::shared(limit);
+        assert_eq!(one, Budget::shared(limit));
+        assert_ne!(one, Budget::of_host());
+        assert_ne!(Budget::new(limit), one);
     }
 
     #[test]

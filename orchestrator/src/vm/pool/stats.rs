@@ -25,6 +25,8 @@ const LONGEST: u64 = 3_600_000_000;
 /// ways.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PoolStats {
+    /// Number of the pool: the least, from 1, that no other of this process has. Never moves.
+    pub number: u64,
     /// What its guests boot. Never moves.
     pub template: TemplateHash,
     /// Snapshots that the pool wants to have. Never moves.
@@ -184,6 +186,7 @@ pub struct Quantiles {
 
 #[derive(Debug)]
 pub(super) struct Counters {
+    number: u64,
     template: TemplateHash,
     label: metrics::Label,
     counted: Mutex<Counted>,
@@ -218,10 +221,11 @@ impl Default for Counted {
 }
 
 impl Counters {
-    pub(super) fn of(template: &TemplateHash) -> Self {
+    pub(super) fn of(template: &TemplateHash, number: u64) -> Self {
         Self {
+            number,
             template: template.clone(),
-            label: template.into(),
+            label: metrics::Label::of(template, number),
             counted: Mutex::default(),
         }
     }
@@ -271,6 +275,7 @@ impl Counters {
         let counted = self.lock();
         let stages = counted.stages.iter();
         PoolStats {
+            number: self.number,
             template: self.template.clone(),
             size,
             snapshots: counts.ready,
@@ -315,7 +320,7 @@ mod tests {
     use crate::vm::snapshot::SnapshotError;
 
     fn counters() -> Counters {
-        Counters::of(&TemplateHash::of(b"template"))
+        Counters::of(&TemplateHash::of(b"template"), 1)
     }
 
     fn stats(counters: &Counters) -> PoolStats {

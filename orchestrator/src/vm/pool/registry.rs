@@ -1,0 +1,88 @@
+//! The pools of this process, and the budgets that they share by default.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
+
+use super::budget::{self, Budget, Limit};
+use super::{Core, Driver, Pool};
+
+/// Nothing else knows of all pools, which have one host in common.
+static REGISTRY: Mutex<Registry> = Mutex::new(Registry {
+    pools: Vec::new(),
+    numbers: BTreeSet::new(),
+    budgets: Vec::new(),
+});
+
+struct Registry {
+    /// Those that were opened, and may be gone.
+    pools: Vec<(Weak<Core>, Weak<Driver>)>,
+    /// Numbers of pools that are there.
+    numbers: BTreeSet<u64>,
+    budgets: Vec<Weak<budget::Inner>>,
+}
+
+fn registry() -> MutexGuard<'static, Registry> {
+    REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A pool's number, the least that no other has; free again when it is dropped.
+#[derive(Debug)]
+pub(super) struct Number(u64);
+
+impl Number {
+    pub(super) fn take() -> Self {
+        let mut registry = registry();
+        let taken = |number: &u64| registry.numbers.contains(number);
+        let number = (1..).find(|number| !taken(number)).unwrap_or(u64::MAX);
+        registry.numbers.insert(number);
+        Self(number)
+    }
+
+    pub(super) fn get(&self) -> u64 {
+        self.0
+    }
+}
+
+impl Drop for Number {
+    fn drop(&mut self) {
+        registry().numbers.remove(&self.0);
+    }
+}
+
+/// The budget of so much that all of this process share who ask for it here.
+pub(super) fn shared_budget(limit: Limit) -> Budget {
+    let mut registry = registry();
+    registry.budgets.retain(|budget| budget.strong_count() > 0);
+    let mut there = registry.budgets.iter().filter_map(Budget::upgrade);
+    if let Some(budget) = there.find(|budget| budget.limit() == limit) {
+        return budget;
+    }
+    drop(there);
+    let budget = Budget::new(limit);
+    registry.budgets.push(budget.downgrade());
+    budget
+}
+
+/// A pool was opened.
+pub(super) fn opened(pool: &Pool) {
+    let (core, driver) = (&pool.core, &pool.driver);
+    let mut registry = registry();
+    let pools = &mut registry.pools;
+    pools.retain(|(core, _)| core.strong_count() > 0);
+    pools.push((
+        std::sync::Arc::downgrade(core),
+        std::sync::Arc::downgrade(driver),
+    ));
+}
+
+/// The pools that are open, in the order in which they were opened.
+pub(crate) fn open_pools() -> Vec<Pool> {
+    let there = registry().pools.clone();
+    let upgraded = there.iter().filter_map(|(core, driver)| {
+        Some(Pool {
+            core: core.upgrade()?,
+            driver: driver.upgrade()?,
+        })
+    });
+    upgraded.filter(Pool::is_alive).collect()
+}
