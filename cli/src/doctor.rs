@@ -83,8 +83,9 @@ pub(crate) async fn run(config: &Config, json: bool) -> Result<u8> {
     let to_build = !matches!(current, Ok(Current::Ready(_)));
     let opened = kvm::open();
     let (mut checks, purpose) = firecracker::checks(config, &opened).await;
+    checks.push(qemu::check(config, purpose).await);
+    checks.extend(qemu::jail(config, purpose).await);
     checks.extend([
-        qemu::check(config, purpose).await,
         kvm::check(config, &opened),
         agent(config, to_build),
         tools(to_build),

@@ -32,6 +32,7 @@ use rustix::fs::{Gid, Uid};
 use rustix::process::{Resource, getegid, geteuid};
 
 use super::filter::filter;
+use crate::disk;
 use crate::sys::confine::{self, Confinement, Namespaces, Root, Step};
 use crate::vm::firecracker::{Cgroup, Cgroups, User, readable_by, user};
 use crate::vm::run_directory::{self, RunDirectory};
@@ -328,8 +329,13 @@ impl Jail {
                 // Under this name it is found and removed if we are killed.
                 let parent = run.path().join(format!("qemu-{name}"));
                 let mark = parent.join(&name);
-                run_directory::make(&parent)?;
-                run_directory::make(&mark)?;
+                match run_directory::make(&parent).and_then(|()| run_directory::make(&mark)) {
+                    // It is for the rare case that we are killed.
+                    Err(error) if disk::is_full(&error) => {
+                        tracing::warn!(%error, "a control group is not recorded");
+                    }
+                    made => made?,
+                }
                 Some(cgroups.create(&name, mark, memory, role.machine.vcpus, processes)?)
             }
             _ => None,
