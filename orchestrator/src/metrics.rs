@@ -423,7 +423,8 @@ mod tests {
             ..busy()
         };
         let text = prometheus_text(&[busy(), other, same]);
-        let warm = text.lines().filter(|line| line.contains("tier=\"warm\""));
+        let is_warm = |line: &&str| line.starts_with(SPAWNS) && line.contains("tier=\"warm\"");
+        let warm = text.lines().filter(is_warm);
         let mut counts: Vec<_> = warm.filter_map(|line| line.rsplit(' ').next()).collect();
         counts.sort_unstable();
         assert_eq!(counts, ["31", "7", "8"], "{text}");

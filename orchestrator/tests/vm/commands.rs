@@ -160,3 +160,14 @@ async fn what_does_not_exist_in_the_guest_has_an_error_of_its_own() {
     assert!(matches!(error, GuestError::Invalid(_)), "{error}");
     assert_eq!(sh(&vm, "echo alive").await, "alive\n");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_have_random_addresses_and_the_kernel_is_where_it_was_linked() {
+    let Some(vm) = vm("addresses").await else {
+        return;
+    };
+    let text = sh(&vm, "grep -m1 ' _text$' /proc/kallsyms").await;
+    assert!(text.starts_with("ffffffff81000000 "), "{text}");
+    let stack = "grep -F '[stack]' /proc/self/maps";
+    assert_ne!(sh(&vm, stack).await, sh(&vm, stack).await);
+}
