@@ -1,6 +1,6 @@
 //! What flows between the guest's command and this process's standard streams.
 
-use std::io::Read as _;
+use std::io;
 use std::pin::pin;
 
 use anyhow::{Context as _, Result, ensure};
@@ -13,13 +13,14 @@ use tokio::time::Instant;
 
 use crate::output::mebibytes;
 use crate::signals::{Effect, Forwarding, Interrupted, Signals, stop_ourselves};
-use crate::streams::{Target, Writer};
+use crate::streams::{self, Target, Writer};
 
-/// Bytes that are read from standard input at a time.
-const CHUNK: usize = 32 * 1024;
+/// Bytes that are read of standard input when the command asks for the first time: what it asks for
+/// itself is not known, and this is the most that many programs read at a time.
+const LEAST: usize = 4096;
 
-/// Chunks of standard input that wait for the guest.
-const WAITING: usize = 4;
+/// The most that are read of it at a time.
+const MOST: usize = 256 * 1024;
 
 /// Where a command's output goes.
 #[derive(Debug)]
@@ -132,15 +133,26 @@ pub(crate) async fn follow(
     }
 }
 
+/// Passes our standard input on, as the command asks for it: whoever has it open beside us, as the
+/// loop of a shell that started us, finds there what the command left.
 async fn feed(writer: Option<StdinWriter>) -> Result<()> {
     let Some(mut writer) = writer else {
         return Ok(());
     };
-    let mut chunks = read_stdin()?;
-    while let Some(chunk) = chunks.recv().await {
-        let chunk = chunk.context("can't read standard input")?;
+    let mut stdin = StdinReader::start()?;
+    let mut most = LEAST;
+    // The output's side of the line says why it is closed.
+    while writer.wanted().await.is_ok_and(|wanted| wanted) {
+        let chunk = stdin
+            .read(most)
+            .await
+            .context("can't read standard input")?;
+        // One that goes on asking reads a lot: it is spared the questions.
+        most = (2 * most).min(MOST);
+        if chunk.is_empty() {
+            return Ok(());
+        }
         if writer.write_all(&chunk).await.is_err() {
-            // The output's side of the line says why it is closed.
             return Ok(());
         }
     }
@@ -149,30 +161,37 @@ async fn feed(writer: Option<StdinWriter>) -> Result<()> {
 
 /// Reads standard input on a thread of its own: a read of a terminal can't be called off, and the
 /// end of the program must not wait for it.
-fn read_stdin() -> Result<mpsc::Receiver<std::io::Result<Vec<u8>>>> {
-    let (sender, receiver) = mpsc::channel(WAITING);
-    let read = move || {
-        let mut stdin = std::io::stdin().lock();
-        let mut buffer = vec![0; CHUNK];
-        loop {
-            let chunk = match stdin.read(&mut buffer) {
-                Ok(0) => return,
-                Ok(length) => Ok(buffer[..length].to_vec()),
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => Err(error),
-            };
-            let failed = chunk.is_err();
-            if sender.blocking_send(chunk).is_err() || failed {
-                return;
+#[derive(Debug)]
+struct StdinReader {
+    asks: std::sync::mpsc::Sender<usize>,
+    chunks: mpsc::UnboundedReceiver<io::Result<Vec<u8>>>,
+}
+
+impl StdinReader {
+    fn start() -> Result<Self> {
+        let (asks, asked) = std::sync::mpsc::channel();
+        let (sender, chunks) = mpsc::unbounded_channel();
+        let read = move || {
+            for most in asked {
+                if sender.send(streams::read_stdin(most)).is_err() {
+                    return;
+                }
             }
-        }
-    };
-    std::thread::Builder::new()
-        .name("stdin".to_owned())
-        .spawn(read)
-        .map_err(host_limits::of_start)
-        .context("can't start a thread for standard input")?;
-    Ok(receiver)
+        };
+        std::thread::Builder::new()
+            .name("stdin".to_owned())
+            .spawn(read)
+            .map_err(host_limits::of_start)
+            .context("can't start a thread for standard input")?;
+        Ok(Self { asks, chunks })
+    }
+
+    /// What comes next, up to so many bytes; nothing at the end.
+    async fn read(&mut self, most: usize) -> io::Result<Vec<u8>> {
+        let ended = || io::Error::other("its thread ended");
+        self.asks.send(most).map_err(|_| ended())?;
+        self.chunks.recv().await.ok_or_else(ended)?
+    }
 }
 
 #[cfg(test)]

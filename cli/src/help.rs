@@ -21,7 +21,14 @@ const _: () = assert!(
 
 pub(crate) const RUN_EXAMPLES: &str = "\
 With --json the output is printed when the command has ended, 64 MiB of it at most: as text, and in
-base64 besides where it is not UTF-8.
+base64 besides where it is not UTF-8. Of a failure there is {\"error\", \"exit_code\"}, with the output
+until then.
+
+With --stdin no more is read than the command asks for, to within 4 KiB at first: one that reads
+nothing leaves all of it to others, as to the loop of a shell that reads the same input.
+
+Signals are for the command (HUP, INT, QUIT, USR1, USR2, ALRM, TERM, CONT, TSTP, WINCH), whose exit code
+counts. After INT, QUIT or TERM it has 10 s to end; then it is killed, as it is at a second INT.
 
 Where standard output and standard error are one terminal, file or pipe, as after 2>&1, what the
 command writes to both stays in order; otherwise each comes in an order of its own.
@@ -34,6 +41,7 @@ Examples:
   ironclaw run -- uname -a
   ironclaw run -v --timeout 10s -- sh -c 'echo $((6 * 7))'
   echo 'b a' | ironclaw run --stdin -- tr ' ' '\\n'
+  timeout 1m ironclaw run -- sh -c 'trap \"echo bye; exit 5\" TERM; sleep 100 & wait'
   ironclaw run --env LANG=C --cwd /tmp --json -- ls -la";
 
 pub(crate) const DOCTOR_EXAMPLES: &str = "\

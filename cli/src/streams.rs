@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::thread;
 
 use anyhow::{Context as _, Result};
+use ironclaw_orchestrator::vm::host_limits;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use tokio::sync::{mpsc, oneshot};
@@ -47,10 +48,7 @@ fn write(stream: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     loop {
         match rustix::io::write(&stream, bytes) {
             Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => match poll(&mut [PollFd::new(&stream, PollFlags::OUT)], None) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            },
+            Err(Errno::AGAIN) => wait_for(&stream, PollFlags::OUT)?,
             written => return Ok(written?),
         }
     }
@@ -70,7 +68,32 @@ pub(crate) fn go_to_one_place() -> bool {
     )
 }
 
-/// Which of the two.
+/// Waits until a non-blocking stream is ready, or at its end.
+fn wait_for(stream: impl AsFd, what: PollFlags) -> io::Result<()> {
+    match poll(&mut [PollFd::new(&stream, what)], None) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Reads what there is of standard input, up to so many bytes; waits until there is some, and gives
+/// nothing at its end. Nothing is read ahead.
+pub(crate) fn read_stdin(most: usize) -> io::Result<Vec<u8>> {
+    let stdin = io::stdin();
+    let mut bytes = vec![0; most];
+    loop {
+        match rustix::io::read(&stdin, &mut bytes) {
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => wait_for(&stdin, PollFlags::IN)?,
+            read => {
+                bytes.truncate(read?);
+                return Ok(bytes);
+            }
+        }
+    }
+}
+
+/// Which of the two outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target {
     Stdout,
@@ -103,6 +126,7 @@ impl Writer {
         thread::Builder::new()
             .name("output".to_owned())
             .spawn(write_all)
+            .map_err(host_limits::of_start)
             .context("can't start a thread for the output")?;
         Ok(Self {
             chunks,

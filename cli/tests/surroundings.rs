@@ -14,7 +14,7 @@ extern crate ironclaw_test_harness;
 mod apart;
 mod vm;
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -100,6 +100,61 @@ fn a_non_blocking_pipe_that_is_read_late_gets_all_of_the_output() {
     assert!(child.wait().unwrap().success());
     let expected: String = (1..=200_000).map(|n| format!("{n}\n")).collect();
     assert!(output == expected, "{} bytes", output.len());
+}
+
+/// `ironclaw run --stdin` in a shell's loop that reads the same standard input.
+fn in_a_loop(command: &str, input: &str) -> String {
+    let run = ironclaw(&["run", "--stdin", "--"]);
+    let mut shell = Command::new("sh");
+    let script = format!("while read -r line; do \"$@\" {command}; done");
+    shell.args(["-c", &script, "sh"]).arg(run.get_program());
+    shell.args(run.get_args());
+    for (name, value) in run.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    let mut shell = shell
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = shell.stdin.take().unwrap();
+    stdin.write_all(input.as_bytes()).unwrap();
+    drop(stdin);
+    let output = shell.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_command_that_reads_nothing_leaves_standard_input_to_others() {
+    if !runs() {
+        return;
+    }
+    assert_eq!(in_a_loop("echo $line", "a\nb\nc\n"), "a\nb\nc\n");
+    let later = in_a_loop("sh -c 'sleep 1; echo $0' $line", "a\nb\n");
+    assert_eq!(later, "a\nb\n");
+}
+
+#[test]
+fn standard_input_that_is_read_arrives_in_full_whatever_its_size() {
+    if !runs() {
+        return;
+    }
+    let input: Vec<u8> = (0..=250).cycle().take(3 << 20).collect();
+    let mut child = ironclaw(&["run", "--stdin", "--", "cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let expected = input.clone();
+    let writer = std::thread::spawn(move || stdin.write_all(&input));
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap().unwrap();
+    assert!(output.stdout == expected, "{} bytes", output.stdout.len());
 }
 
 #[test]

@@ -146,7 +146,8 @@ impl Agent {
                     add(fd, flags, Token::Source(id, source));
                 });
                 session.ready_sources(out, &mut ready);
-                deadline = deadline.into_iter().chain(session.deadline()).min();
+                let own = session.deadline().into_iter().chain(session.next_look());
+                deadline = deadline.into_iter().chain(own).min();
             }
         }
         let now = Instant::now();
@@ -193,6 +194,7 @@ impl Agent {
                 session.ready_sources(out, &mut ready);
                 session.serve(ready, &mut self.buffer, out);
                 session.expire(now, out);
+                session.look_for_readers(now, out);
                 session.answer(out);
             }
             if link.flush() == Fate::Over {

@@ -126,6 +126,11 @@ impl Command {
         self.stdin.as_mut()
     }
 
+    /// When to look whether somebody waits for standard input.
+    pub(crate) fn next_look(&self) -> Option<Instant> {
+        self.stdin.as_ref().and_then(Stdin::next_look)
+    }
+
     /// The pipe to standard input, if there is something to write.
     pub(crate) fn stdin_to_write(&self) -> Option<BorrowedFd<'_>> {
         self.stdin.as_ref().and_then(Stdin::to_write)

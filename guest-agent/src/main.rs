@@ -11,7 +11,7 @@
 //!      ├ children                      who ended, and how
 //!      └ link ─ transport, outgoing    one line: frames, phases
 //!         └ session                    one host's open requests
-//!            ├ command ─ program, stdin, inflow, output, rundown
+//!            ├ command ─ program, stdin ─ inflow, reader; output, rundown
 //!            ├ upload, download
 //!            └ system ─ random, identity, control_group, oom_score
 //! ```
@@ -37,6 +37,7 @@ mod output;
 mod port_search;
 mod program;
 mod random;
+mod reader;
 mod rundown;
 mod scratch;
 mod serial;

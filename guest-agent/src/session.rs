@@ -101,6 +101,14 @@ impl Session {
                 self.cancel(id, out);
                 Ok(())
             }
+            ToGuest::AwaitReader { id } => {
+                if let Some(Open::Command(command)) = self.open.get_mut(&id)
+                    && let Some(stdin) = command.stdin()
+                {
+                    stdin.await_reader(Instant::now());
+                }
+                Ok(())
+            }
         }
     }
 
@@ -322,6 +330,26 @@ impl Session {
             out.push(&ToHost::Done { id, outcome });
             false
         });
+    }
+
+    /// When to look for readers of standard input.
+    pub(crate) fn next_look(&self) -> Option<Instant> {
+        let looks = self.open.values().filter_map(|open| match open {
+            Open::Command(command) => command.next_look(),
+            Open::Upload(_) | Open::Download(_) => None,
+        });
+        looks.min()
+    }
+
+    /// Tells the host of readers of standard input that wait, if it wants to know.
+    pub(crate) fn look_for_readers(&mut self, now: Instant, out: &mut Outgoing) {
+        for open in self.open.values_mut() {
+            if let Open::Command(command) = open
+                && let Some(stdin) = command.stdin()
+            {
+                stdin.look(now, out);
+            }
+        }
     }
 
     /// When [`expire`](Self::expire) is due.

@@ -4,11 +4,13 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
-use ironclaw_protocol::message::RequestId;
+use ironclaw_protocol::message::{RequestId, ToHost};
 
 use crate::inflow::Inflow;
 use crate::outgoing::Outgoing;
+use crate::reader::ReaderSearch;
 use crate::violation::Violation;
 
 /// What the host sent and the command has not taken yet, at most a window's worth.
@@ -24,6 +26,9 @@ pub(crate) struct Stdin {
     written: usize,
     eof: bool,
     inflow: Inflow,
+    id: RequestId,
+    /// While the host wants to be told of a reader that waits.
+    search: Option<ReaderSearch>,
 }
 
 impl Stdin {
@@ -35,6 +40,8 @@ impl Stdin {
             written: 0,
             eof: false,
             inflow: Inflow::new(id),
+            id,
+            search: None,
         }
     }
 
@@ -67,6 +74,31 @@ impl Stdin {
     pub(crate) fn close(&mut self) {
         self.eof = true;
         self.close_if_done();
+    }
+
+    /// The host wants to be told when somebody waits for what it has not sent.
+    pub(crate) fn await_reader(&mut self, now: Instant) {
+        self.search.get_or_insert_with(|| ReaderSearch::start(now));
+    }
+
+    /// When to [`look`](Self::look).
+    pub(crate) fn next_look(&self) -> Option<Instant> {
+        let search = self.search.as_ref()?;
+        let is_open = self.pipe.is_some() && !self.eof;
+        (is_open && self.queue.is_empty()).then(|| search.due())
+    }
+
+    /// Tells the host if somebody waits; not before it is due.
+    pub(crate) fn look(&mut self, now: Instant, out: &mut Outgoing) {
+        if self.next_look().is_none_or(|due| now < due) {
+            return;
+        }
+        if let (Some(search), Some(pipe)) = (&mut self.search, &self.pipe)
+            && search.look(pipe, now)
+        {
+            self.search = None;
+            out.push(&ToHost::ReaderWaits { id: self.id });
+        }
     }
 
     /// Nobody reads any more.

@@ -69,6 +69,11 @@ pub enum ToGuest {
         /// The request.
         id: RequestId,
     },
+    /// The host wants to know when a command waits for its standard input.
+    AwaitReader {
+        /// The request.
+        id: RequestId,
+    },
 }
 
 /// What the guest sends.
@@ -115,6 +120,12 @@ pub enum ToHost {
     /// The guest ran out of memory, and its kernel killed a process of this `Exec`. Comes before
     /// `Done`.
     OutOfMemory {
+        /// The request.
+        id: RequestId,
+    },
+    /// A command waits for its standard input and has read all that was sent: the answer to
+    /// `AwaitReader`, when it is so; none comes if the request ends before.
+    ReaderWaits {
         /// The request.
         id: RequestId,
     },
@@ -449,7 +460,7 @@ impl ToHost {
                 "a failure's text is too long",
             ),
             Self::Fault { reason } => check(reason.len() <= MAX_TEXT, "a fault's text is too long"),
-            Self::Done { .. } | Self::OutOfMemory { .. } => Ok(()),
+            Self::Done { .. } | Self::OutOfMemory { .. } | Self::ReaderWaits { .. } => Ok(()),
         }
     }
 }

@@ -210,6 +210,12 @@ impl Session {
                 }
                 Ok(())
             }
+            (State::Open, ToGuest::AwaitReader { id }) => {
+                if let Some(task) = self.tasks.get_mut(&id) {
+                    task.await_reader();
+                }
+                Ok(())
+            }
             (State::Open, ToGuest::Credit { id, bytes }) => self
                 .tasks
                 .get_mut(&id)

@@ -74,6 +74,8 @@ pub(crate) struct Task {
     input_credit: u32,
     /// No more content comes.
     input_ended: bool,
+    /// The host wants to be told when it waits for content.
+    reader_awaited: bool,
 }
 
 impl Task {
@@ -85,6 +87,7 @@ impl Task {
             output_credit: WINDOW,
             input_credit: WINDOW,
             input_ended: !input,
+            reader_awaited: false,
         }
     }
 
@@ -108,6 +111,11 @@ impl Task {
             _ => {}
         }
         Ok(())
+    }
+
+    /// The host wants to be told when it waits for content.
+    pub(crate) fn await_reader(&mut self) {
+        self.reader_awaited = true;
     }
 
     /// Takes the end of the content.
@@ -182,6 +190,9 @@ impl Task {
             Work::Copy { held } => {
                 if held.is_empty() && self.input_ended {
                     return Progress::Ended(Outcome::Exited(0));
+                }
+                if held.is_empty() && core::mem::take(&mut self.reader_awaited) {
+                    outbox.push(&ToHost::ReaderWaits { id });
                 }
                 let length = chunk(held.len(), self.output_credit, outbox);
                 if length == 0 {

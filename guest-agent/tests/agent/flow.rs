@@ -49,6 +49,22 @@ fn read_slowly(host: &mut Host, request: Request) -> (Vec<u8>, Outcome) {
 }
 
 #[test]
+fn a_host_is_told_when_a_command_waits_for_its_input() {
+    let agent = Agent::start();
+    let mut host = agent.host();
+    let mut command = shell("read first; read second; echo $first $second");
+    command.stdin = true;
+    let id = host.start(Request::Exec(command));
+    for bytes in ["a\n", "b\n"] {
+        host.line.send(&ToGuest::AwaitReader { id });
+        assert_eq!(host.line.message(), ToHost::ReaderWaits { id });
+        let bytes = bytes.into();
+        host.line.send(&ToGuest::Data { id, bytes });
+    }
+    assert_eq!(host.output(id), b"a b\n");
+}
+
+#[test]
 fn a_slow_reader_of_a_command_gets_all_of_it_and_never_more_than_it_granted() {
     let agent = Agent::start();
     let command = Request::Exec(shell("head -c 1048576 /dev/zero; echo end"));

@@ -97,6 +97,7 @@ struct State {
 struct Open {
     inbox: Arc<Inbox>,
     credit: Arc<Semaphore>,
+    wanted: Arc<Semaphore>,
     _slot: OwnedSemaphorePermit,
     /// While its holder waits for it.
     busy: Option<Busy>,
@@ -111,6 +112,8 @@ pub(super) struct Ticket {
     pub(super) inbox: Arc<Inbox>,
     /// Bytes of content that the guest takes now; closed when the request is over.
     pub(super) credit: Arc<Semaphore>,
+    /// Has a permit if its command waits for input; closed when the request is over.
+    pub(super) wanted: Arc<Semaphore>,
     pub(super) line: Arc<Line>,
 }
 
@@ -156,12 +159,14 @@ impl Connection {
         let slot = self.slot().await?;
         let inbox = Arc::new(Inbox::new());
         let credit = Arc::new(Semaphore::new(WINDOW as usize));
+        let wanted = Arc::new(Semaphore::new(0));
         let id = {
             let mut state = self.line.state();
             let id = state.free_id();
             let open = Open {
                 inbox: Arc::clone(&inbox),
                 credit: Arc::clone(&credit),
+                wanted: Arc::clone(&wanted),
                 _slot: slot,
                 busy: Some(self.line.requests.begin()),
                 cancelled: None,
@@ -173,6 +178,7 @@ impl Connection {
             id,
             inbox,
             credit,
+            wanted,
             line: Arc::clone(&self.line),
         };
         // Whoever stops waiting for the guest to read takes the request back.
@@ -232,6 +238,14 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.line.close("the VM was given back");
         self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Open {
+    /// It takes no more content.
+    fn end_input(&self) {
+        self.credit.close();
+        self.wanted.close();
     }
 }
 
@@ -333,7 +347,7 @@ impl Line {
     /// guest that never does is not in use for that, nor does it get more of its content.
     pub(super) fn abandon(&self, id: RequestId) {
         let busy = self.state().open.get_mut(&id).and_then(|open| {
-            open.credit.close();
+            open.end_input();
             open.cancelled = Some(Instant::now());
             open.busy.take()
         });
@@ -380,7 +394,7 @@ impl Line {
         };
         self.slots.close();
         for request in open.into_values() {
-            request.credit.close();
+            request.end_input();
             request.inbox.end(Err(GuestError::closed(reason)));
         }
         self.room.notify_waiters();
@@ -549,9 +563,17 @@ impl Line {
                 Ok(())
             }
             ToHost::OutOfMemory { id } => self.find(id, |open| open.inbox.set_out_of_memory()),
+            ToHost::ReaderWaits { id } => {
+                let wanted = self.find(id, |open| Arc::clone(&open.wanted))?;
+                // However often it says so, asked or not.
+                if wanted.available_permits() == 0 {
+                    wanted.add_permits(1);
+                }
+                Ok(())
+            }
             ToHost::Done { id, outcome } => {
                 let open = self.state().open.remove(&id).ok_or_else(|| unknown(id))?;
-                open.credit.close();
+                open.end_input();
                 self.room.notify_waiters();
                 open.inbox.end(Ok(outcome));
                 Ok(())

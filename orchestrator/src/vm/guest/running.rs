@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ironclaw_protocol::limits::MAX_CHUNK;
 use ironclaw_protocol::message::{Outcome, RequestId, Stream, ToGuest};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
 use super::command::{ExitStatus, Output};
@@ -66,6 +66,7 @@ impl Pending {
         StdinWriter {
             id: self.ticket.id,
             credit: Arc::clone(&self.ticket.credit),
+            wanted: Arc::clone(&self.ticket.wanted),
             line: Arc::clone(&self.ticket.line),
         }
     }
@@ -236,10 +237,23 @@ impl Running {
 pub struct StdinWriter {
     id: RequestId,
     credit: Arc<Semaphore>,
+    wanted: Arc<Semaphore>,
     line: Arc<Line>,
 }
 
 impl StdinWriter {
+    /// Resolves when the command waits for input and has read all that was written, or soon after; to
+    /// `false` when it takes none any more, because it has ended or its [`Running`] was dropped. For
+    /// input that others would read if the command does not. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`GuestError::Closed`] if the session is over.
+    pub async fn wanted(&mut self) -> Result<bool, GuestError> {
+        self.line.send(&ToGuest::AwaitReader { id: self.id })?;
+        let told = self.wanted.acquire().await;
+        Ok(told.map(SemaphorePermit::forget).is_ok())
+    }
+
     /// Writes all of `bytes`, as fast as the command reads them.
     ///
     /// Returns early, without an error, when the command has ended or its [`Running`] was dropped:

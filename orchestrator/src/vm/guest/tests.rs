@@ -319,6 +319,35 @@ async fn what_was_printed_until_the_vm_ended_comes_with_the_error() {
 }
 
 #[tokio::test]
+async fn input_is_wanted_when_the_guest_says_so_and_not_after_the_end() {
+    let (guest, mut peer) = pair();
+    let serve = async {
+        peer.greet(VERSION).await;
+        let (id, _) = peer.request().await;
+        assert_eq!(peer.next().await, Some(ToGuest::AwaitReader { id }));
+        // However often it says so, it is one.
+        for _ in 0..2 {
+            peer.say(&ToHost::ReaderWaits { id }).await;
+        }
+        assert_eq!(peer.next().await, Some(ToGuest::AwaitReader { id }));
+        let outcome = Outcome::Exited(0);
+        peer.say(&ToHost::Done { id, outcome }).await;
+    };
+    let ask = async {
+        let mut running = guest
+            .start(Command::new("cat").stdin_piped())
+            .await
+            .unwrap();
+        let mut stdin = running.take_stdin().unwrap();
+        let wanted = [stdin.wanted().await.unwrap(), stdin.wanted().await.unwrap()];
+        // The second may be told early, and then not once more.
+        (wanted[0], stdin.wanted().await.unwrap())
+    };
+    let (wanted, ()) = tokio::join!(ask, serve);
+    assert_eq!(wanted, (true, false));
+}
+
+#[tokio::test]
 async fn who_asks_before_the_end_was_noticed_is_told_how_the_vm_ended() {
     let (guest, peer, end) = vm();
     drop(peer);

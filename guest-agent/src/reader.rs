@@ -1,0 +1,246 @@
+//! Whether anybody waits for what may come through a pipe, such as a command's standard input.
+//!
+//! The kernel tells a pipe's writer that there is room in it, and not that somebody waits at the
+//! other end. procfs tells what each thread waits for (proc_pid_syscall(5)). A thread that waits for
+//! the pipe together with others, by poll(2) or the like, counts: that it holds the pipe is known, and
+//! what else it waits for is not. So does one that waits in a way that is not known here, if it does so
+//! for a while, and one for which the pipe was set non-blocking.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{OFlags, fstat};
+use rustix::io::ioctl_fionread;
+
+/// Time until the first look, which doubles with each one up to the longest.
+const FIRST: Duration = Duration::from_millis(1);
+const LONGEST: Duration = Duration::from_millis(64);
+/// After so many looks that found a holder of the pipe that waits for something unknown, it is taken
+/// to be the pipe: most of half a second.
+const UNKNOWN: u32 = 12;
+
+/// Looks for a reader that waits, until there is one.
+#[derive(Debug)]
+pub(crate) struct ReaderSearch {
+    due: Instant,
+    pause: Duration,
+    unknown: u32,
+}
+
+/// What the threads that hold a pipe do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Reader {
+    /// None of them waits for it.
+    Elsewhere,
+    /// One waits for something that is not known here.
+    Unknown,
+    /// One waits for it.
+    Waiting,
+}
+
+impl ReaderSearch {
+    pub(crate) fn start(now: Instant) -> Self {
+        Self {
+            due: now + FIRST,
+            pause: FIRST,
+            unknown: 0,
+        }
+    }
+
+    /// When to look.
+    pub(crate) fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// Whether somebody waits for the empty pipe whose writing end this is; not before it is due.
+    pub(crate) fn look(&mut self, pipe: impl AsFd, now: Instant) -> bool {
+        if now < self.due {
+            return false;
+        }
+        self.pause = (2 * self.pause).min(LONGEST);
+        self.due = now + self.pause;
+        if !matches!(ioctl_fionread(&pipe), Ok(0)) {
+            return false;
+        }
+        let Ok(status) = fstat(&pipe) else {
+            return true;
+        };
+        let link = PathBuf::from(format!("pipe:[{}]", status.st_ino));
+        match find_reader(Path::new("/proc"), &link) {
+            Some(Reader::Elsewhere) => {
+                self.unknown = 0;
+                false
+            }
+            Some(Reader::Unknown) => {
+                self.unknown += 1;
+                self.unknown >= UNKNOWN
+            }
+            // Without procfs nobody knows, and a command that waits must not do so for ever.
+            Some(Reader::Waiting) | None => true,
+        }
+    }
+}
+
+/// What those that hold the pipe with this link do, for whom that can be told; nothing without procfs.
+fn find_reader(procfs: &Path, pipe: &Path) -> Option<Reader> {
+    let ours = std::process::id().to_string();
+    let mut found = Reader::Elsewhere;
+    for entry in fs::read_dir(procfs).ok()?.flatten() {
+        let name = entry.file_name();
+        let is_number = name.as_encoded_bytes().iter().all(u8::is_ascii_digit);
+        if is_number && name != *ours {
+            found = found.max(look_at_process(&entry.path(), pipe));
+        }
+    }
+    Some(found)
+}
+
+fn look_at_process(process: &Path, pipe: &Path) -> Reader {
+    let Some(held) = reading_ends(process, pipe) else {
+        return Reader::Elsewhere;
+    };
+    if held.iter().any(|end| end.is_nonblocking) {
+        return Reader::Waiting;
+    }
+    let threads = fs::read_dir(process.join("task"));
+    let threads = threads.into_iter().flatten().flatten();
+    let waits = threads.map(|thread| {
+        let call = fs::read_to_string(thread.path().join("syscall"));
+        call.map_or(Reader::Unknown, |call| waits_for(&call, &held))
+    });
+    waits.max().unwrap_or(Reader::Elsewhere)
+}
+
+/// A descriptor of a pipe's reading end.
+#[derive(Debug, PartialEq, Eq)]
+struct ReadingEnd {
+    number: u64,
+    is_nonblocking: bool,
+}
+
+/// Those that a process has of the pipe, if it has any.
+fn reading_ends(process: &Path, pipe: &Path) -> Option<Vec<ReadingEnd>> {
+    let descriptors = fs::read_dir(process.join("fd")).ok()?.flatten();
+    let held = descriptors.filter(|fd| fs::read_link(fd.path()).is_ok_and(|link| link == pipe));
+    let ends = held.filter_map(|fd| {
+        let name = fd.file_name();
+        let info = fs::read_to_string(process.join("fdinfo").join(&name)).ok()?;
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
+        let flags = u32::from_str_radix(flags.trim(), 8).ok()?;
+        let flags = OFlags::from_bits_retain(flags);
+        (!flags.contains(OFlags::WRONLY)).then_some(ReadingEnd {
+            number: name.to_str()?.parse().ok()?,
+            is_nonblocking: flags.contains(OFlags::NONBLOCK),
+        })
+    });
+    let ends: Vec<_> = ends.collect();
+    (!ends.is_empty()).then_some(ends)
+}
+
+/// What a thread does, from what procfs says of it: `running`, or the number of a system call and
+/// its arguments in hexadecimal. Numbers are those of x86-64.
+fn waits_for(call: &str, held: &[ReadingEnd]) -> Reader {
+    let mut words = call.split_ascii_whitespace();
+    let Some(number) = words.next().and_then(|word| word.parse::<i64>().ok()) else {
+        return Reader::Elsewhere;
+    };
+    let mut argument = || {
+        let digits = words.next()?.strip_prefix("0x")?;
+        u64::from_str_radix(digits, 16).ok()
+    };
+    let is_held = |descriptor| held.iter().any(|end| Some(end.number) == descriptor);
+    match number {
+        // read, pread64, readv, preadv, splice, tee, vmsplice, preadv2: from the first argument.
+        0 | 17 | 19 | 275 | 276 | 278 | 295 | 327 if is_held(argument()) => Reader::Waiting,
+        // poll, select, epoll_wait, pselect6, ppoll, epoll_pwait, io_uring_enter, epoll_pwait2.
+        7 | 23 | 232 | 270 | 271 | 281 | 426 | 441 => Reader::Waiting,
+        // The first ones, of another descriptor; and write, pause, nanosleep, accept, sendto,
+        // recvfrom, sendmsg, recvmsg, wait4, flock, fsync, rt_sigtimedwait, rt_sigsuspend, futex,
+        // clock_nanosleep, waitid, accept4; and none, of one that waits in the kernel for something
+        // else, such as a page.
+        -1 | 0 | 17 | 19 | 275 | 276 | 278 | 295 | 327 | 1 | 20 | 34 | 35 | 42 | 43 | 44 | 45
+        | 46 | 47 | 61 | 73 | 74 | 128 | 130 | 202 | 230 | 247 | 288 => Reader::Elsewhere,
+        _ => Reader::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt as _;
+    use std::process::{Child, Command, Stdio};
+
+    use rustix::process::{Pid, Signal, kill_process_group};
+
+    use super::*;
+
+    fn shell(script: &str) -> Child {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).process_group(0);
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        command.spawn().unwrap()
+    }
+
+    /// Looks until somebody waits, or it has looked so many times.
+    fn finds_one(child: &Child, looks: u32) -> bool {
+        let pipe = child.stdin.as_ref().unwrap();
+        let mut search = ReaderSearch::start(Instant::now());
+        (0..looks).any(|_| {
+            std::thread::sleep(search.due().saturating_duration_since(Instant::now()));
+            search.look(pipe, Instant::now())
+        })
+    }
+
+    fn end(mut child: Child) {
+        // With what the shell started.
+        kill_process_group(Pid::from_child(&child), Signal::KILL).unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_reader_that_waits_is_found_also_behind_a_shell() {
+        for script in ["exec cat", "cat; true", "read line", "cat /dev/stdin; true"] {
+            let child = shell(script);
+            assert!(finds_one(&child, 1000), "{script}");
+            end(child);
+        }
+    }
+
+    #[test]
+    fn a_process_that_does_something_else_is_not_taken_for_a_reader() {
+        for script in ["exec sleep 1000", "sleep 1000; cat", "while :; do :; done"] {
+            let child = shell(script);
+            assert!(!finds_one(&child, 20), "{script}");
+            end(child);
+        }
+    }
+
+    #[test]
+    fn what_a_thread_waits_for_is_told_by_its_system_call() {
+        let held = [ReadingEnd {
+            number: 0,
+            is_nonblocking: false,
+        }];
+        for (call, expected) in [
+            ("running\n", Reader::Elsewhere),
+            (
+                "0 0x0 0x7ffe 0x1000 0x0 0x0 0x0 0x7ffe 0x7f1",
+                Reader::Waiting,
+            ),
+            (
+                "0 0x3 0x7ffe 0x1000 0x0 0x0 0x0 0x7ffe 0x7f1",
+                Reader::Elsewhere,
+            ),
+            (
+                "232 0x5 0x7ffe 0x40 0xffffffff 0x0 0x0 0x1 0x2",
+                Reader::Waiting,
+            ),
+            ("230 0x0 0x0 0x7ffe 0x0 0x0 0x0 0x1 0x2", Reader::Elsewhere),
+            ("-1 0x7ffe 0x7f1", Reader::Elsewhere),
+            ("9999 0x0 0x0 0x0 0x0 0x0 0x0 0x1 0x2", Reader::Unknown),
+        ] {
+            assert_eq!(waits_for(call, &held), expected, "{call}");
+        }
+    }
+}
