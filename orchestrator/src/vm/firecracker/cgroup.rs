@@ -154,6 +154,14 @@ impl Cgroups {
         Ok(group)
     }
 
+    /// Whether groups can be made here, by making one: a container may have the hierarchies, and no
+    /// right to change them.
+    pub(in crate::vm) fn try_out(&self) -> io::Result<()> {
+        let id = format!("trial-{}", uuid::Uuid::new_v4().simple());
+        self.create(&id, PathBuf::new(), OVERHEAD, 1, THREADS)
+            .map(drop)
+    }
+
     /// Where the controller is mounted that has a file of this name.
     fn directory(&self, file: &str) -> &Path {
         let controller = CONTROLLERS.iter().position(|name| file.starts_with(name));
@@ -237,6 +245,24 @@ cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0
         let line = line(&cgroups);
         assert!(line.contains("memory.limit_in_bytes=201326592"), "{line}");
         assert!(line.contains("cpu.cfs_quota_us=200000"), "{line}");
+    }
+
+    #[test]
+    fn a_hierarchy_that_can_not_be_changed_is_told_and_keeps_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let mounts = vec![directory.path().to_owned()];
+        let version = Version::V2;
+        // An ordinary directory: it makes no files by itself, but takes any.
+        let ordinary = Cgroups { version, mounts };
+        let mark = directory.path().join("mark/of");
+        fs::create_dir_all(&mark).unwrap();
+        let group = ordinary.create("id", mark.clone(), 1 << 20, 2, 3).unwrap();
+        let limit = directory.path().join("ironclaw/id/cpu.max");
+        assert_eq!(fs::read_to_string(limit).unwrap(), "200000 100000");
+        drop(group);
+        assert!(!mark.exists() && !mark.with_file_name("mark").exists());
+        let mounts = vec!["/proc".into()];
+        Cgroups { version, mounts }.try_out().unwrap_err();
     }
 
     #[test]

@@ -175,7 +175,19 @@ impl Jail {
             jail.strength = Strength::Off;
         }
         if jail.strength == Strength::OwnUser {
-            jail.cgroups = Cgroups::find();
+            jail.cgroups = Cgroups::find().filter(|cgroups| {
+                let made = cgroups.try_out();
+                if let Err(error) = &made {
+                    tracing::debug!(%error, "control groups can't be made");
+                }
+                made.is_ok()
+            });
+            if jail.cgroups.is_none() {
+                tracing::warn!(
+                    "QEMU's processes are not limited: the control group controllers memory, cpu \
+                     and pids are not all here, or can't be used"
+                );
+            }
         }
         Ok(jail)
     }
