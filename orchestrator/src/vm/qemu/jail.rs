@@ -168,7 +168,12 @@ impl Jail {
         let weaker = Strength::TRIED.into_iter().skip_while(|it| *it != strength);
         for strength in weaker {
             jail.strength = strength;
-            match jail.try_out(over.path()) {
+            let tried = if strength == Strength::OwnUser && !is_for_all(program) {
+                Err("its program can't be executed by other users".to_owned())
+            } else {
+                jail.try_out(over.path())
+            };
+            match tried {
                 Ok(()) => break,
                 Err(reason) => jail.refused.push((strength, reason)),
             }
@@ -423,6 +428,22 @@ impl fmt::Display for Strength {
     }
 }
 
+/// Whether any user may execute `program`, by the directories of it that are in a jail.
+fn is_for_all(program: &Path) -> bool {
+    let Ok(program) = program.canonicalize() else {
+        return false;
+    };
+    let allows = |path: &Path, bits| fs::metadata(path).is_ok_and(|it| it.mode() & bits == bits);
+    let Some(prefix) = beside(&program) else {
+        return allows(&program, 0o005);
+    };
+    let parents = program.ancestors().skip(1);
+    allows(&program, 0o005)
+        && parents
+            .take_while(|parent| parent.starts_with(&prefix))
+            .all(|parent| allows(parent, 0o001))
+}
+
 /// Where `program` and its files are, if that is not where the system has its programs.
 fn beside(program: &Path) -> Option<PathBuf> {
     let program = program.canonicalize().ok()?;
@@ -585,6 +606,23 @@ mod tests {
         assert_eq!(at("qemu/bin/qemu"), Some(root.join("qemu")));
         assert_eq!(at("build/qemu"), Some(root.join("build")));
         assert_eq!(beside(Path::new("/usr/bin/true")), None);
+    }
+
+    #[test]
+    fn a_program_of_one_user_alone_is_not_started_as_another() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let root = tempfile::tempdir().unwrap();
+        let program = root.path().join("qemu");
+        fs::write(&program, "").unwrap();
+        let mut found = Vec::new();
+        for (directory, file) in [(0o755, 0o755), (0o700, 0o755), (0o755, 0o700)] {
+            for (path, mode) in [(root.path(), directory), (&program, file)] {
+                fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+            }
+            found.push(is_for_all(&program));
+        }
+        assert_eq!(found, [true, false, false]);
+        assert!(is_for_all(Path::new("/usr/bin/true")));
     }
 
     #[test]
