@@ -93,8 +93,8 @@ pub(crate) fn ensure_installed(workspace: &Workspace) -> Result<()> {
     install(apt_get, &names, workspace)
 }
 
-/// Installs packages from the release that this machine is of or, if that would remove something,
-/// from another that fits to what is installed.
+/// Installs packages from the release that this machine is of or, if something that is installed is in
+/// the way, from another that fits to it.
 fn install(apt_get: AptGet, names: &[&str], workspace: &Workspace) -> Result<()> {
     let list = names.join(", ");
     let from = |suite: &Suite, what: &str| {
@@ -105,8 +105,8 @@ fn install(apt_get: AptGet, names: &[&str], workspace: &Workspace) -> Result<()>
     let Err(error) = from(&Suite::default(), &format!("installing {list}")) else {
         return Ok(());
     };
-    let removed = suites::removed(&simulation(names));
-    if removed.is_empty() {
+    let hindrances = suites::in_the_way(&simulation(names), installed_version);
+    if hindrances.is_empty() {
         return Err(error);
     }
     let known = suites::known(&said("apt-cache", &["madison"], names));
@@ -120,14 +120,14 @@ fn install(apt_get: AptGet, names: &[&str], workspace: &Workspace) -> Result<()>
         }
     }
     // What was installed from backports shows where the rest of it is.
-    let backports = removed
+    let backports = hindrances
         .iter()
         .find_map(|package| package.backports(known.first()?));
     if let Some(suite) = &backports {
         let private = suite.with_lists_in(&workspace.target().join("apt"))?;
         let what = format!(
             "fetching the lists of {}, to fit {}",
-            suite.name, removed[0]
+            suite.name, hindrances[0]
         );
         let mut update = apt_get.command(&["update", "-qq"]);
         let updated = step::quietly(&what, update.args(private.options()));
@@ -139,14 +139,14 @@ fn install(apt_get: AptGet, names: &[&str], workspace: &Workspace) -> Result<()>
             return Ok(());
         }
     }
-    let removed: Vec<_> = removed.iter().map(ToString::to_string).collect();
+    let hindrances: Vec<_> = hindrances.iter().map(ToString::to_string).collect();
     bail!(
         "{list} can't be installed without removing {}, so nothing was changed. Choose:\n  \
          to remove it:               apt-get install --no-install-recommends {}\n  \
          to look for one that fits:  apt-cache madison {}\n                              \
          apt-get install --no-remove --no-install-recommends -t SUITE {}\n  \
          to use a QEMU of your own:  IRONCLAW_QEMU=/path/to/qemu-system-x86_64 cargo xtask ...",
-        removed.join(", "),
+        hindrances.join(", "),
         names.join(" "),
         names.join(" "),
         names.join(" "),
@@ -160,6 +160,13 @@ fn simulation(names: &[&str]) -> String {
         &["install", "-s", "--no-install-recommends"],
         names,
     )
+}
+
+/// The version of an installed package.
+fn installed_version(package: &str) -> Option<String> {
+    let format = ["-W", "-f", "${db:Status-Abbrev}${Version}"];
+    let said = said("dpkg-query", &format, &[package]);
+    said.strip_prefix("ii ").map(str::to_owned)
 }
 
 /// What a command prints for people of any language.

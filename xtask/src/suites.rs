@@ -32,17 +32,35 @@ impl fmt::Display for Installed {
     }
 }
 
-/// What would be removed, from the output of `apt-get -s`: `Remv qemu-utils [1:10.0.2+ds-2]`.
-pub(crate) fn removed(simulation: &str) -> Vec<Installed> {
-    let removals = simulation.lines().filter_map(|line| {
-        let (name, rest) = line.strip_prefix("Remv ")?.split_once(' ')?;
-        let version = rest.strip_prefix('[')?.split(']').next()?;
-        Some(Installed {
-            name: name.to_owned(),
-            version: version.to_owned(),
-        })
-    });
-    removals.collect()
+/// What is in the way of an installation, from the output of `apt-get -s`: what APT would remove
+/// (`Remv qemu-utils [1:10.0.2+ds-2]`) or, where it gives up instead, what tolerates none of what it
+/// would install (` qemu-utils : Breaks: qemu-system-common (< 1:8.0) but 1:7.2 is to be installed`).
+/// `version` knows that of an installed package.
+pub(crate) fn in_the_way(
+    simulation: &str,
+    version: impl Fn(&str) -> Option<String>,
+) -> Vec<Installed> {
+    let mut packages: Vec<Installed> = Vec::new();
+    for line in simulation.lines() {
+        let removal = || {
+            let (name, rest) = line.strip_prefix("Remv ")?.split_once(' ')?;
+            let version = rest.strip_prefix('[')?.split(']').next()?;
+            Some((name, version.to_owned()))
+        };
+        let conflict = || {
+            let (name, relation) = line.trim_start().split_once(" : ")?;
+            let hinders = relation.starts_with("Breaks: ") || relation.starts_with("Conflicts: ");
+            hinders.then(|| version(name))?.map(|found| (name, found))
+        };
+        let Some((name, version)) = removal().or_else(conflict) else {
+            continue;
+        };
+        if packages.iter().all(|package| package.name != name) {
+            let name = name.to_owned();
+            packages.push(Installed { name, version });
+        }
+    }
+    packages
 }
 
 /// The suites that have a package, that of the machine first, from the output of `apt-cache madison`:
@@ -136,17 +154,33 @@ qemu-system-x86 | 1:7.2+dfsg-7+deb12u18+b3 | http://deb.debian.org/debian bookwo
 qemu-system-x86 | 1:7.2+dfsg-7+deb12u15 | http://deb.debian.org/debian-security bookworm-security/main amd64 Packages
 ";
 
+    /// What APT of Debian 12 says where both suites are among its sources.
+    const UNRESOLVED: &str = "\
+Reading package lists...
+The following packages have unmet dependencies:
+ qemu-system-x86 : Depends: qemu-system-data (> 1:7.2) but it is not installable
+ qemu-utils : Breaks: qemu-system-common (< 1:8.0+dfsg-5~) but 1:7.2+dfsg-7+deb12u18+b3 is to be installed
+              Breaks: qemu-block-extra (< 1:8.0+dfsg-5~)
+";
+
+    fn installed(name: &str) -> Option<String> {
+        (name == "qemu-utils").then(|| "1:10.0.2+ds-2+deb13u1~bpo12+1".to_owned())
+    }
+
     #[test]
-    fn what_would_be_removed_is_known_before_it_is() {
-        let removed = removed(SIMULATION);
-        let [package] = &removed[..] else {
-            panic!("{removed:?}");
-        };
-        assert_eq!(
-            package.to_string(),
-            "qemu-utils 1:10.0.2+ds-2+deb13u1~bpo12+1"
-        );
-        assert!(super::removed("Inst gcc (12 Debian [amd64])").is_empty());
+    fn what_is_in_the_way_is_known_before_it_is_removed() {
+        for said in [SIMULATION, UNRESOLVED] {
+            let found = in_the_way(said, installed);
+            let [package] = &found[..] else {
+                panic!("{found:?}");
+            };
+            assert_eq!(
+                package.to_string(),
+                "qemu-utils 1:10.0.2+ds-2+deb13u1~bpo12+1"
+            );
+        }
+        assert!(in_the_way("Inst gcc (12 Debian [amd64])", installed).is_empty());
+        assert!(in_the_way(UNRESOLVED, |_| None).is_empty());
     }
 
     #[test]
@@ -164,8 +198,8 @@ qemu-system-x86 | 1:7.2+dfsg-7+deb12u15 | http://deb.debian.org/debian-security 
     #[test]
     fn backports_are_found_by_what_came_from_there_and_have_lists_of_their_own() {
         let own = &known(MADISON)[0];
-        let removed = removed(SIMULATION);
-        let suite = removed[0].backports(own).unwrap();
+        let found = in_the_way(SIMULATION, installed);
+        let suite = found[0].backports(own).unwrap();
         let directory = tempfile::tempdir().unwrap();
         let private = suite.with_lists_in(directory.path()).unwrap();
         let sources = fs::read_to_string(directory.path().join("sources.list")).unwrap();
