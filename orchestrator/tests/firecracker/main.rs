@@ -27,6 +27,7 @@ mod last_words;
 mod life;
 #[path = "../shared/limit.rs"]
 mod limit;
+mod linux;
 mod owner;
 mod pool;
 mod process;
