@@ -411,6 +411,8 @@ fn a_refresh_by_hand_deletes_what_is_old_and_used_by_nobody() {
         let name = format!("{high:08x}-{low:04x}-7000-8000-000000000000");
         let path = state.path().join(name);
         fs::create_dir(&path).unwrap();
+        let mark = "IronClaw made this directory, and removes it with all that is in it.\n";
+        fs::write(path.join(".ironclaw"), mark).unwrap();
         fs::write(path.join("manifest.json"), r#"{"format": 999}"#).unwrap();
         path
     };

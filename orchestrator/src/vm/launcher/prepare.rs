@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::probe::Verdict;
 use super::{Inner, LaunchError, Launcher, Progress, Stage, blocking, find_guest_agent, probe};
 use crate::template::{BuildSpec, Template, TemplateStore};
 use crate::vm::config::{AccelChoice, BackendChoice, Config, JailChoice};
@@ -163,14 +164,23 @@ impl Found {
         // Where QEMU is no choice, a boot tells more than a probe that failed.
         let insists = config.backend == BackendChoice::Firecracker || needs_firecracker.is_some();
         if let Some(firecracker) = firecracker {
-            if insists || probe::works(&firecracker, config, template, trying).await {
+            if insists {
                 return Ok(Arc::new(firecracker));
             }
-            tracing::warn!(
-                "{} is not used, since it does not boot the template here: QEMU does \
-                 (IRONCLAW_BACKEND=qemu silences this)",
-                firecracker.identity()
-            );
+            let identity = firecracker.identity().clone();
+            match probe::boots(&firecracker, config, template, trying).await {
+                Verdict::Boots => return Ok(Arc::new(firecracker)),
+                // Said once for each combination of host, hypervisor and template: who calls
+                // `ironclaw run` a thousand times knows it by then. QEMU says by itself if it runs
+                // with less of a jail than it should.
+                Verdict::FailsNow => tracing::warn!(
+                    "{identity} is not used, since it does not boot the template here: QEMU is \
+                     (IRONCLAW_BACKEND=qemu silences this)"
+                ),
+                Verdict::FailedBefore => {
+                    tracing::info!("{identity} is not used, since it did not boot the template");
+                }
+            }
         }
         if let Some(variable) = needs_firecracker {
             return Err(LaunchError::NeedsFirecracker { variable });
@@ -182,7 +192,8 @@ impl Found {
             AccelChoice::Kvm => true,
             AccelChoice::Tcg => false,
             AccelChoice::Auto => {
-                probe::device().is_ok() && probe::works(&kvm, config, template, trying).await
+                probe::device().is_ok()
+                    && probe::boots(&kvm, config, template, trying).await == Verdict::Boots
             }
         };
         if use_kvm {

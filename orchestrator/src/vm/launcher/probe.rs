@@ -39,6 +39,17 @@ struct Question {
     machine: Machine,
 }
 
+/// Whether a template boots under a hypervisor here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It does.
+    Boots,
+    /// It does not, as a boot has just shown.
+    FailsNow,
+    /// It does not, as an earlier process found out and has told.
+    FailedBefore,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Answer {
@@ -59,19 +70,19 @@ pub(super) fn device() -> std::io::Result<()> {
 }
 
 /// Whether `template` boots under `vmm`, which runs guests by KVM.
-pub(super) async fn works(
+pub(super) async fn boots(
     vmm: &dyn Vmm,
     config: &Config,
     template: &Template,
     trying: impl FnOnce(),
-) -> bool {
+) -> Verdict {
     let Ok(Host {
         cpu_model,
         kernel_release,
         ..
     }) = Host::current(None)
     else {
-        return false;
+        return Verdict::FailsNow;
     };
     let question = Question {
         cpu_model,
@@ -84,7 +95,11 @@ pub(super) async fn works(
         .template_path
         .join(format!(".kvm-probe-{}.json", question.vmm.kind));
     if let Some(answer) = recall(&path).filter(|answer| answer.question == question) {
-        return answer.works;
+        return if answer.works {
+            Verdict::Boots
+        } else {
+            Verdict::FailedBefore
+        };
     }
     trying();
     let spec = BootSpec {
@@ -104,7 +119,7 @@ pub(super) async fn works(
                 "KVM is not used: whether it runs the guest could not be found out, and is asked \
                  again at the next start"
             );
-            return false;
+            return Verdict::FailsNow;
         }
     };
     let answer = Answer { question, works };
@@ -121,7 +136,11 @@ pub(super) async fn works(
         }
         Err(error) => tracing::warn!(path = %path.display(), %error, "KVM will be probed again"),
     }
-    works
+    if works {
+        Verdict::Boots
+    } else {
+        Verdict::FailsNow
+    }
 }
 
 /// Whether it is the guest or the VMM that does not get along with KVM. A full disk, a tap device
@@ -171,30 +190,31 @@ mod tests {
     use crate::vm::launcher::fake::{self, Boot, Fake};
 
     /// What is found out by one boot after the other; the second one only if it is asked again.
-    async fn asked_twice(boots: [Boot; 2]) -> (bool, bool, usize) {
+    async fn asked_twice(faults: [Boot; 2]) -> (Verdict, Verdict, usize) {
         let (directory, template) = fake::template();
         let variable = |name: &str| match name {
             "IRONCLAW_TEMPLATE_PATH" => Some(directory.path().into()),
             _ => None,
         };
         let config = Config::from_vars(variable, true).unwrap();
-        let vmm = Fake::new(boots);
-        let first = works(&vmm, &config, &template, || {}).await;
-        let second = works(&vmm, &config, &template, || {}).await;
+        let vmm = Fake::new(faults);
+        let first = boots(&vmm, &config, &template, || {}).await;
+        let second = boots(&vmm, &config, &template, || {}).await;
         (first, second, vmm.left())
     }
 
     #[tokio::test]
     async fn a_guest_that_came_up_is_remembered() {
         let asked = asked_twice([Boot::Answers, Boot::Silent]).await;
-        assert_eq!(asked, (true, true, 1));
+        assert_eq!(asked, (Verdict::Boots, Verdict::Boots, 1));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_silent_guest_and_a_vmm_that_ends_by_itself_are_remembered() {
         for fault in [Boot::Silent, Boot::Dies] {
             let asked = asked_twice([fault, Boot::Answers]).await;
-            assert_eq!(asked, (false, false, 1), "{fault:?}");
+            let expected = (Verdict::FailsNow, Verdict::FailedBefore, 1);
+            assert_eq!(asked, expected, "{fault:?}");
         }
     }
 
@@ -202,7 +222,7 @@ mod tests {
     async fn what_says_nothing_about_kvm_is_asked_again() {
         for fault in [Boot::Fails, Boot::IsKilled, Boot::OtherVersion] {
             let asked = asked_twice([fault, Boot::Answers]).await;
-            assert_eq!(asked, (false, true, 0), "{fault:?}");
+            assert_eq!(asked, (Verdict::FailsNow, Verdict::Boots, 0), "{fault:?}");
         }
     }
 
