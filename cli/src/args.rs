@@ -288,8 +288,9 @@ pub(crate) enum PoolTask {
     /// Show the snapshots on disk: age, size, use, and whether they fit this machine; and how many
     /// VMs there is memory for.
     ///
-    /// What the pool of a running program has warm and has served, only that program knows: see
-    /// `pool_stats` and `prometheus_text` of the library.
+    /// What the pool of a running program has warm and has served, and whether it has switched a tier
+    /// off, only that program knows: see `pool_stats` and `prometheus_text` of the library. Whether the
+    /// tiers work here, `ironclaw doctor` tries.
     #[command(after_help = help::POOL_STATS_EXAMPLES)]
     Stats {
         /// As a table, as one line of JSON (also --json), or in the text format of Prometheus.

@@ -4,6 +4,7 @@ mod firecracker;
 mod kvm;
 mod qemu;
 mod start;
+mod tiers;
 
 use std::path::PathBuf;
 
@@ -96,7 +97,11 @@ pub(crate) async fn run(config: &Config, json: bool) -> Result<u8> {
     if checks.iter().all(|check| check.status != Status::Fail) {
         checks.extend(start::checks(config).await);
     }
-    checks.push(backend(config, &checks, to_build).await);
+    let (hypervisor, launcher) = backend(config, &checks, to_build).await;
+    checks.push(hypervisor);
+    if let Some(launcher) = launcher {
+        checks.push(tiers::check(&launcher).await);
+    }
     // Last: the hypervisor does not depend on it.
     checks.push(memory(config));
     let works = checks.iter().all(|check| check.status != Status::Fail);
@@ -276,13 +281,14 @@ async fn space(config: &Config, path: PathBuf, missing: usize) -> Check {
 }
 
 /// Which hypervisor a run would use: asked of the library itself, if that builds nothing.
-async fn backend(config: &Config, checks: &[Check], to_build: bool) -> Check {
+async fn backend(config: &Config, checks: &[Check], to_build: bool) -> (Check, Option<Launcher>) {
     const NAME: &str = "hypervisor";
     if checks.iter().any(|check| check.status == Status::Fail) {
-        return Check::fail(NAME, "none could be used, see above", None);
+        let check = Check::fail(NAME, "none could be used, see above", None);
+        return (check, None);
     }
     if to_build {
-        return Check::warn(
+        let check = Check::warn(
             NAME,
             format!(
                 "not asked, since that would build the template; {}",
@@ -290,6 +296,7 @@ async fn backend(config: &Config, checks: &[Check], to_build: bool) -> Check {
             ),
             "run `ironclaw template build`, then this again",
         );
+        return (check, None);
     }
     match Launcher::open(config, Reporter::new().progress()).await {
         Ok(launcher) => {
@@ -300,9 +307,10 @@ async fn backend(config: &Config, checks: &[Check], to_build: bool) -> Check {
             } else {
                 ""
             };
-            Check::ok(NAME, format!("{vmm}; {}{hint}", why(config)))
+            let check = Check::ok(NAME, format!("{vmm}; {}{hint}", why(config)));
+            (check, Some(launcher))
         }
-        Err(error) => Check::fail(NAME, exit::causes(&error), None),
+        Err(error) => (Check::fail(NAME, exit::causes(&error), None), None),
     }
 }
 

@@ -24,7 +24,7 @@ mod world;
 
 use std::time::Duration;
 
-use ironclaw_orchestrator::vm::{Origin, Pool, PoolOptions};
+use ironclaw_orchestrator::vm::{LaunchError, Origin, Pool, PoolOptions};
 
 use launcher::launcher;
 use within::within;
@@ -89,4 +89,20 @@ async fn a_tier_whose_clones_never_answer_is_off_and_costs_no_spawn_anything_unt
     assert_eq!(vm.origin(), Origin::Warm);
     drop(vm);
     pool.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_no_pool_is_told_which_tier_fails() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let world = World::new();
+    let launcher = launcher(directory.path(), &world);
+    let snapshot = launcher.create_snapshot().await.unwrap().snapshot;
+    launcher.try_tiers(&snapshot).await.unwrap();
+    world.deafen(true);
+    let failed = launcher.try_tiers(&snapshot).await.unwrap_err();
+    let (tier, error) = failed;
+    assert_eq!(tier, Origin::Warm, "{error}");
+    assert!(matches!(error, LaunchError::NotReleased { .. }), "{error}");
+    world.deafen(false);
+    launcher.try_tiers(&snapshot).await.unwrap();
 }

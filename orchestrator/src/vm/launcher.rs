@@ -205,6 +205,18 @@ impl Launcher {
             .await
     }
 
+    /// Tries the tiers that `snapshot` serves, with a clone that ends with this: whether it can be
+    /// restored, and whether one that is held until later goes on. For a process without a pool, which
+    /// would know by its spawns.
+    ///
+    /// # Errors
+    /// The first tier that does not work here, and why.
+    pub async fn try_tiers(&self, snapshot: &Snapshot) -> Result<(), (Origin, LaunchError)> {
+        let clone = self.clone_of(snapshot, None).await;
+        let clone = clone.map_err(|error| (Origin::Restored, error))?;
+        clone.try_tiers().await
+    }
+
     /// A running clone of `snapshot`, in the process that stands by or in one of its own, without
     /// an identity of its own yet.
     pub(crate) async fn clone_of(

@@ -8,6 +8,7 @@ use crate::vm::causes::with_causes;
 use crate::vm::guest::{Command, Guest, GuestError};
 use crate::vm::identity::{self, VmName};
 use crate::vm::launcher::{LaunchError, READY, blocking};
+use crate::vm::process::ENDS;
 use crate::vm::snapshot::{Snapshot, SnapshotError};
 use crate::vm::vm_handle::{Origin, Timings, VmHandle};
 use crate::vm::vmm::{Exit, MicroVm, Standby, Vmm, VmmError};
@@ -106,6 +107,22 @@ impl RunningClone {
         // Nobody waited for that.
         clone.timings = Timings::default();
         Ok(PausedClone { clone, patience })
+    }
+
+    /// Whether it would serve: as it is, and after it was held. It is gone then.
+    pub(super) async fn try_tiers(self) -> Result<(), (Origin, LaunchError)> {
+        let exited = self.0.vm.exited();
+        let tried = async {
+            let new = identity::fresh(&identity::anonymous()).map_err(LaunchError::from);
+            let restored = async { Ok(self.0.guest.restored(new?, READY).await?) };
+            restored.await.map_err(|error| (Origin::Restored, error))?;
+            let held = self.prime().await;
+            held.map(drop).map_err(|error| (Origin::Warm, error))
+        };
+        let tried = tried.await;
+        // The run directory is empty again, too. One that is stuck is reaped whenever it ends.
+        let _ = timeout(ENDS, exited).await;
+        tried
     }
 
     /// Gives it an identity of its own.

@@ -1,0 +1,92 @@
+//! Whether the tiers work that need no boot. A pool learns it by its spawns, and switches one off that
+//! fails each time; this process has no pool, so it tries them.
+
+use std::time::Instant;
+
+use ironclaw_orchestrator::vm::snapshot::Snapshot;
+use ironclaw_orchestrator::vm::{LaunchError, Launcher, Origin};
+
+use super::Check;
+use crate::exit;
+use crate::output::{blocking, milliseconds};
+
+const NAME: &str = "tiers";
+
+/// A snapshot that fits is restored, and the clone held, released, and ended.
+pub(super) async fn check(launcher: &Launcher) -> Check {
+    let Some(snapshot) = find(launcher).await else {
+        return Check::warn(
+            NAME,
+            "not tried, for want of a usable snapshot",
+            "run `ironclaw pool warmup`, then this again",
+        );
+    };
+    let start = Instant::now();
+    let tried = launcher.try_tiers(&snapshot).await;
+    of(tried, milliseconds(start.elapsed()))
+}
+
+/// The first snapshot that can be restored here.
+async fn find(launcher: &Launcher) -> Option<Snapshot> {
+    let launcher = launcher.clone();
+    let found = blocking(move || {
+        let (store, required) = (launcher.snapshots(), launcher.requirements());
+        let entries = store.list()?.into_iter();
+        let fitting = entries.filter(|entry| {
+            let manifest = entry.state.as_ref();
+            manifest.is_ok_and(|manifest| required.check(manifest).is_ok())
+        });
+        // One that can't be used has a check of its own, and a pool takes the next one.
+        let mut loaded = fitting.filter_map(|entry| store.load(entry.id, required).ok());
+        anyhow::Ok(loaded.next())
+    });
+    found.await.ok().flatten()
+}
+
+fn of(tried: Result<(), (Origin, LaunchError)>, took: f64) -> Check {
+    match tried {
+        Ok(()) => Check::ok(
+            NAME,
+            format!("a clone was restored, held, released and ended, in {took:.0} ms"),
+        ),
+        Err((tier, error)) => {
+            let instead = match tier {
+                Origin::Warm => "a pool switches the warm tier off, and restores for each spawn",
+                _ => "a pool switches the restored tier off, and boots for each spawn",
+            };
+            Check::warn(
+                NAME,
+                format!(
+                    "{tier} spawns do not work here ({}): {}",
+                    error.reason(),
+                    exit::causes(&error)
+                ),
+                format!("{instead}; `ironclaw pool refresh` makes other snapshots"),
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Status;
+
+    #[test]
+    fn a_tier_that_does_not_work_is_named_with_the_reason_and_what_serves_instead() {
+        assert_eq!(of(Ok(()), 1.0).status, Status::Ok);
+        for (tier, name, instead) in [
+            (Origin::Warm, "warm", "restores"),
+            (Origin::Restored, "restored", "boots"),
+        ] {
+            let check = of(Err((tier, LaunchError::ShuttingDown)), 1.0);
+            assert_eq!(check.status, Status::Warn);
+            assert!(check.found.contains(name), "{check:?}");
+            assert!(check.found.contains("shutting_down"), "{check:?}");
+            assert!(
+                check.advice.as_ref().unwrap().contains(instead),
+                "{check:?}"
+            );
+        }
+    }
+}
