@@ -6,7 +6,7 @@ use std::pin::pin;
 use anyhow::{Context as _, Result, ensure};
 use ironclaw_orchestrator::vm::guest::MAX_COLLECTED;
 use ironclaw_orchestrator::vm::host_limits;
-use ironclaw_orchestrator::vm::{ExecEvent, ExitStatus, Running, StdinWriter};
+use ironclaw_orchestrator::vm::{ExecEvent, ExitStatus, GuestError, Running, StdinWriter};
 use rustix::process::Signal;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -91,6 +91,8 @@ pub(crate) struct Ended {
     pub(crate) status: ExitStatus,
     /// The guest ran out of memory, and a process of the command was killed for it.
     pub(crate) out_of_memory: bool,
+    /// Its time was over, and the guest did not say that it ended it: that is left to the VM's end.
+    pub(crate) unconfirmed: bool,
 }
 
 /// Passes the command's output on until it ends, and our standard input to it if it takes any, and
@@ -105,13 +107,21 @@ pub(crate) async fn follow(
     let mut forwarding = Forwarding::default();
     loop {
         tokio::select! {
-            event = running.next(), if !sink.is_busy() => match event? {
-                ExecEvent::Stdout(bytes) => sink.take(Target::Stdout, bytes)?,
-                ExecEvent::Stderr(bytes) => sink.take(Target::Stderr, bytes)?,
-                ExecEvent::Ended(status) => {
-                    let out_of_memory = running.out_of_memory();
-                    return Ok(Ended { status, out_of_memory });
-                }
+            event = running.next(), if !sink.is_busy() => match event {
+                Ok(ExecEvent::Stdout(bytes)) => sink.take(Target::Stdout, bytes)?,
+                Ok(ExecEvent::Stderr(bytes)) => sink.take(Target::Stderr, bytes)?,
+                Ok(ExecEvent::Ended(status)) => return Ok(Ended {
+                    status,
+                    out_of_memory: running.out_of_memory(),
+                    unconfirmed: false,
+                }),
+                // The only thing that a command is given a time for.
+                Err(GuestError::NoAnswer { .. }) => return Ok(Ended {
+                    status: ExitStatus::TimedOut,
+                    out_of_memory: running.out_of_memory(),
+                    unconfirmed: true,
+                }),
+                Err(error) => return Err(error.into()),
             },
             result = sink.ready(), if sink.is_busy() => result?,
             result = &mut input, if !fed => {

@@ -136,6 +136,7 @@ pub(crate) async fn run(config: Config, run: Run, json: bool) -> Result<u8> {
             let Ended {
                 status,
                 out_of_memory,
+                ..
             } = ended;
             output::json(&Report {
                 exit_code: code(status),
@@ -156,6 +157,7 @@ pub(crate) async fn run(config: Config, run: Run, json: bool) -> Result<u8> {
             let Ended {
                 status,
                 out_of_memory,
+                unconfirmed,
             } = ended;
             if out_of_memory {
                 progress::note(&format!(
@@ -165,9 +167,14 @@ pub(crate) async fn run(config: Config, run: Run, json: bool) -> Result<u8> {
             }
             if let (ExitStatus::TimedOut, Some(limit)) = (status, run.timeout) {
                 let limit = humantime::format_duration(limit);
-                progress::note(&format!(
-                    "the command was killed after its time limit of {limit}"
-                ));
+                progress::note(&if unconfirmed {
+                    format!(
+                        "the command's time limit of {limit} was over, and the guest did not end \
+                         it within a second more: its VM was killed"
+                    )
+                } else {
+                    format!("the command was killed after its time limit of {limit}")
+                });
             }
             status
         }

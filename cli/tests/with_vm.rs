@@ -45,9 +45,16 @@ fn text(bytes: &[u8]) -> &str {
 }
 
 /// A run whose command has started, and the process of its VM.
-fn started(mut run: Command) -> (Child, u32) {
+fn started(run: Command) -> (Child, u32) {
+    started_with(run, &[])
+}
+
+/// The same with options.
+fn started_with(mut run: Command, options: &[&str]) -> (Child, u32) {
     let mut child = run
-        .args(["run", "--", "sh", "-c", "echo on; exec sleep 1000"])
+        .arg("run")
+        .args(options)
+        .args(["--", "sh", "-c", "echo on; exec sleep 1000"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -159,6 +166,24 @@ fn a_killed_vm_is_said_and_leaves_nothing_behind() {
     assert_eq!(output.status.code(), Some(122), "{output:?}");
     assert!(text(&output.stderr).contains("SIGKILL"), "{output:?}");
     apart.assert_nothing_left("SIGKILL");
+}
+
+#[test]
+fn a_time_limit_is_over_although_the_guest_does_not_say_so() {
+    if !runs() {
+        return;
+    }
+    let apart = Apart::new();
+    let (child, vmm) = started_with(apart.ironclaw(&[]), &["--timeout", "10s"]);
+    kill_process(pid(vmm), Signal::STOP).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(124), "{output:?}");
+    let told = text(&output.stderr);
+    assert!(
+        told.contains("limit of 10s") && told.contains("VM was killed"),
+        "{told}"
+    );
+    apart.assert_nothing_left("a time limit");
 }
 
 #[test]
