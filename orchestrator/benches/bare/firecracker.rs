@@ -10,7 +10,7 @@ use ironclaw_orchestrator::vm::firecracker::FirecrackerBinary;
 use ironclaw_orchestrator::vm::snapshot::Snapshot;
 use ironclaw_protocol::VSOCK_PORT;
 
-use super::{Ask, Control, Running, State, Vmm};
+use super::{Ask, Control, Hold, Running, State, Vmm};
 
 /// How long it may take until it listens; it takes milliseconds.
 const LISTENS: Duration = Duration::from_secs(10);
@@ -22,6 +22,7 @@ pub(crate) struct Started {
     process: Vmm,
     api: UnixStream,
     directory: tempfile::TempDir,
+    hold: Hold,
 }
 
 impl Started {
@@ -48,10 +49,16 @@ impl Started {
                 }
             }
         };
+        let hold = if firecracker.quirks.hears_after_pause {
+            Hold::ByRequest
+        } else {
+            Hold::BySignal
+        };
         Self {
             process,
             api,
             directory,
+            hold,
         }
     }
 
@@ -85,9 +92,11 @@ impl Started {
             process,
             api,
             directory,
+            hold,
         } = self;
         Running {
             process,
+            hold,
             control: Box::new(Api {
                 stream: api,
                 directory,

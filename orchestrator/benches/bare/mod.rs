@@ -11,6 +11,8 @@ use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+
 use agent::Agent;
 pub(crate) use agent::Ask;
 
@@ -39,9 +41,19 @@ impl Drop for Vmm {
     }
 }
 
+/// How a clone is held until it is asked.
+#[derive(Clone, Copy)]
+enum Hold {
+    /// By a request to its VMM, which stops the guest's processors.
+    ByRequest,
+    /// By a signal, which stops all of its VMM: where a guest hears nothing after the other way.
+    BySignal,
+}
+
 /// A clone that runs.
 pub(crate) struct Running {
     process: Vmm,
+    hold: Hold,
     control: Box<dyn Control>,
     /// What its agent is asked.
     ask: Ask,
@@ -50,8 +62,13 @@ pub(crate) struct Running {
 /// Stops all threads of a VMM that was measured: a guest that runs on would take a processor from
 /// what is measured next.
 pub(crate) fn stop(pid: u32) {
-    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    signal(pid, Signal::STOP);
+}
+
+fn signal(pid: u32, signal: Signal) -> Pid {
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    kill_process(pid, signal).unwrap();
+    pid
 }
 
 impl Running {
@@ -71,12 +88,38 @@ impl Running {
         agent.hear();
     }
 
-    /// Primes it, and pauses it.
+    /// Primes it, and holds it.
     pub(crate) fn pause(self) -> Paused {
         let mut primed = self.prime();
-        primed.running.control.request(State::Paused);
-        primed.running.control.confirm();
+        let running = &mut primed.running;
+        match running.hold {
+            Hold::ByRequest => {
+                running.control.request(State::Paused);
+                running.control.confirm();
+            }
+            Hold::BySignal => {
+                let pid = signal(running.pid(), Signal::STOP);
+                let (_, status) = waitpid(Some(pid), WaitOptions::UNTRACED).unwrap().unwrap();
+                assert!(status.stopped(), "{status:?}");
+            }
+        }
         primed
+    }
+
+    /// Lets one that is held go on, as far as that takes no answer.
+    fn release(&mut self) {
+        match self.hold {
+            Hold::ByRequest => self.control.request(State::Resumed),
+            Hold::BySignal => drop(signal(self.pid(), Signal::CONT)),
+        }
+    }
+
+    /// Waits until it goes on.
+    fn released(&mut self) {
+        match self.hold {
+            Hold::ByRequest => self.control.confirm(),
+            Hold::BySignal => {}
+        }
     }
 
     /// Primes it; it runs.
@@ -140,11 +183,11 @@ impl Paused {
         self.running.pid()
     }
 
-    /// How long it takes from the request to resume to the agent's answer.
+    /// How long it takes from what lets it go on to the agent's answer.
     pub(crate) fn resume_and_ask(mut self) -> (Duration, Box<dyn Any>) {
         let start = Instant::now();
-        self.running.control.request(State::Resumed);
-        self.running.control.confirm();
+        self.running.release();
+        self.running.released();
         self.agent.ask();
         self.agent.hear();
         let took = start.elapsed();
@@ -167,11 +210,11 @@ impl Paused {
     pub(crate) fn resume_and_ask_all(mut clones: Vec<Self>) -> (Duration, Box<dyn Any>) {
         let start = Instant::now();
         for clone in &mut clones {
-            clone.running.control.request(State::Resumed);
+            clone.running.release();
             clone.agent.ask();
         }
         for clone in &mut clones {
-            clone.running.control.confirm();
+            clone.running.released();
             clone.agent.hear();
         }
         let took = start.elapsed();

@@ -9,7 +9,10 @@ use std::process::{Command, Stdio};
 use ironclaw_orchestrator::vm::snapshot::Snapshot;
 use rustix::io::{FdFlags, fcntl_setfd};
 
-use super::{Ask, Control, Running, State, Vmm};
+use super::{Ask, Control, Hold, Running, State, Vmm};
+
+/// What the orchestrator's QEMU calls its guest's memory.
+const RAM_FILE: &str = r#""mem-path":"/memory""#;
 
 /// How the clones of a snapshot are started: as one that is there was.
 pub(crate) struct Recipe {
@@ -37,6 +40,7 @@ impl Recipe {
             fcntl_setfd(inherited, FdFlags::empty()).unwrap();
         }
         let ends = [("monitor", &monitor_end), ("agent", &agent_end)];
+        let memory = format!(r#""mem-path":"{}""#, snapshot.memory().display());
         let arguments = self.arguments.iter().map(|argument| {
             let end = ends.iter().find_map(|(name, end)| {
                 let socket = format!("socket,id={name},fd=");
@@ -45,7 +49,8 @@ impl Recipe {
                     .starts_with(&socket)
                     .then(|| format!("{socket}{fd}"))
             });
-            end.unwrap_or_else(|| argument.clone())
+            // Our QEMU is given the open file; this one opens it by its name.
+            end.unwrap_or_else(|| argument.replace(RAM_FILE, &memory))
         });
         let process = Command::new(&self.program)
             .args(arguments)
@@ -71,6 +76,7 @@ impl Recipe {
         monitor.confirm();
         Running {
             process,
+            hold: Hold::ByRequest,
             control: Box::new(monitor),
             ask: Ask::Identity,
         }
