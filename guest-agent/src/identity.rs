@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use ironclaw_protocol::message::Identity;
@@ -20,9 +20,10 @@ pub(crate) struct IdentityError {
 
 /// Writes the machine id, the files of the host name and the boot id below `root`, and gives the path
 /// of the last, which is to be mounted over the kernel's own.
+///
+/// A spawn waits for it: each system call counts.
 pub(crate) fn write(root: &Path, identity: &Identity) -> Result<PathBuf, IdentityError> {
     let etc = root.join("etc");
-    make_directory(&etc)?;
     replace(
         &etc.join("machine-id"),
         0o444,
@@ -34,12 +35,10 @@ pub(crate) fn write(root: &Path, identity: &Identity) -> Result<PathBuf, Identit
         &format!("{}\n", identity.hostname),
     )?;
     let hosts = etc.join("hosts");
-    let before = fs::read(&hosts).unwrap_or_default();
+    let before = read(&hosts);
     let before = String::from_utf8_lossy(&before);
     replace(&hosts, 0o644, &hosts_with(&before, &identity.hostname))?;
-    let own = root.join("run/ironclaw");
-    make_directory(&own)?;
-    let boot_id = own.join("boot_id");
+    let boot_id = root.join("run/ironclaw/boot_id");
     overwrite(&boot_id, &format!("{}\n", dashed(&identity.boot_id)))?;
     Ok(boot_id)
 }
@@ -47,6 +46,9 @@ pub(crate) fn write(root: &Path, identity: &Identity) -> Result<PathBuf, Identit
 /// The address of the guest's own name, as Debian has it: not that of `localhost`, whose name is
 /// another.
 const OWN_ADDRESS: &str = "127.0.1.1";
+
+/// Bytes that a table of names seldom exceeds.
+const TYPICAL_TABLE: usize = 4096;
 
 /// What every system has.
 const LOCALHOST: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
@@ -76,8 +78,28 @@ fn hosts_with(before: &str, hostname: &str) -> String {
     hosts + OWN_ADDRESS + "\t" + hostname + "\n"
 }
 
-fn make_directory(path: &Path) -> Result<(), IdentityError> {
-    fs::create_dir_all(path).map_err(failed("create the directory", path))
+/// What is in a file, if it can be read.
+fn read(path: &Path) -> Vec<u8> {
+    let mut content = Vec::with_capacity(TYPICAL_TABLE);
+    // Not by `fs::read`, which asks for the size first.
+    let file = fs::File::open(path);
+    match file.and_then(|mut file| file.read_to_end(&mut content)) {
+        Ok(_) => content,
+        Err(_) => Vec::new(),
+    }
+}
+
+/// Opens a file to be written, whose directory is there but for the first time.
+fn open(options: &fs::OpenOptions, path: &Path) -> Result<fs::File, IdentityError> {
+    match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let directory = path.parent().unwrap_or(path);
+            fs::create_dir_all(directory).map_err(failed("create the directory", directory))?;
+            options.open(path)
+        }
+        opened => opened,
+    }
+    .map_err(failed("write", path))
 }
 
 fn failed(attempt: &'static str, path: &Path) -> impl FnOnce(io::Error) -> IdentityError {
@@ -92,9 +114,11 @@ fn failed(attempt: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Ident
 /// Gives `path` new content in one step.
 fn replace(path: &Path, mode: u32, content: &str) -> Result<(), IdentityError> {
     let fresh = path.with_extension("ironclaw-new");
-    fs::write(&fresh, content).map_err(failed("write", &fresh))?;
-    fs::set_permissions(&fresh, fs::Permissions::from_mode(mode))
-        .map_err(failed("set the mode of", &fresh))?;
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(mode);
+    let mut file = open(&options, &fresh)?;
+    file.write_all(content.as_bytes())
+        .map_err(failed("write", &fresh))?;
     fs::rename(&fresh, path).map_err(failed("replace", path))
 }
 
@@ -102,13 +126,9 @@ fn replace(path: &Path, mode: u32, content: &str) -> Result<(), IdentityError> {
 /// somewhere else is the inode, not the name.
 fn overwrite(path: &Path, content: &str) -> Result<(), IdentityError> {
     let mut options = fs::OpenOptions::new();
-    let file = options
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o444)
-        .open(path);
-    file.and_then(|file| file.write_all_at(content.as_bytes(), 0))
+    options.write(true).create(true).truncate(false).mode(0o444);
+    open(&options, path)?
+        .write_all_at(content.as_bytes(), 0)
         .map_err(failed("write", path))
 }
 
