@@ -62,6 +62,9 @@ const EXTRA_ADDRESSES: u64 = 4 << 30;
 /// Memory beside the guest's: the translation cache, QEMU itself, and files that it reads, which
 /// count here too.
 const OVERHEAD: u64 = 256 << 20;
+/// Processors beside the guest's: its devices, and QEMU's own start, are another thread's work. With
+/// the guest's alone, a guest that keeps its own busy is stopped for a while in each period.
+const OWN_PROCESSORS: u8 = 1;
 /// Threads beside the guest's processors. QEMU ends when it can't start one.
 const THREADS: u32 = 32;
 const DESCRIPTORS: u64 = 1024;
@@ -342,6 +345,7 @@ impl Jail {
             (Some(cgroups), Some(_)) => {
                 let name = format!("{}-{}", run.name(), run.number());
                 let memory = role.machine.memory_bytes() + OVERHEAD;
+                let processors = role.machine.vcpus.saturating_add(OWN_PROCESSORS);
                 let processes = u32::from(role.machine.vcpus) + THREADS;
                 // Under this name it is found and removed if we are killed.
                 let parent = run.path().join(format!("qemu-{name}"));
@@ -353,7 +357,7 @@ impl Jail {
                     }
                     made => made?,
                 }
-                Some(cgroups.create(&name, mark, memory, role.machine.vcpus, processes)?)
+                Some(cgroups.create(&name, mark, memory, processors, processes)?)
             }
             _ => None,
         };
