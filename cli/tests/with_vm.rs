@@ -559,6 +559,51 @@ fn a_script_that_runs_qemu_as_a_child_is_refused_by_run_and_doctor_and_leaves_no
 }
 
 #[test]
+fn a_qemu_that_cant_be_used_costs_no_snapshot_and_may_be_among_the_state() {
+    if !runs() {
+        return;
+    }
+    let home = tempfile::tempdir_in(state()).unwrap();
+    let (snapshots, qemu) = (home.path().join("snapshots"), home.path().join("qemu"));
+    let names = || -> Vec<_> {
+        let entries = fs::read_dir(&snapshots).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let with = |line: &str, words: &[&str]| {
+        fs::write(&qemu, format!("#!/bin/sh\n{line}\n")).unwrap();
+        fs::set_permissions(&qemu, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let mut command = ironclaw(words);
+        command
+            .env("IRONCLAW_BACKEND", "qemu")
+            .env("IRONCLAW_QEMU", &qemu)
+            .env("IRONCLAW_POOL_SIZE", "1")
+            .env("IRONCLAW_SNAPSHOT_PATH", &snapshots)
+            .output()
+            .unwrap()
+    };
+    let itself = "exec qemu-system-x86_64 \"$@\"";
+    let output = with(itself, &["pool", "warmup"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let before = names();
+    assert_eq!(before.len(), 1, "{before:?}");
+
+    let output = with("qemu-system-x86_64 \"$@\"; exit", &["run", "--", "true"]);
+    let said = text(&output.stderr);
+    // Of both tiers, and of nothing that was left from the first.
+    assert_eq!(output.status.code(), Some(121), "{said}");
+    assert_eq!(names(), before, "{said}");
+
+    let output = with(itself, &["run", "-v", "--", "true"]);
+    let said = text(&output.stderr);
+    assert!(
+        output.status.success() && said.contains("restored"),
+        "{said}"
+    );
+}
+
+#[test]
 fn arguments_variables_and_directories_go_through_as_bytes() {
     if !runs() {
         return;

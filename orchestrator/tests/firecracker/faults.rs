@@ -20,17 +20,15 @@ use crate::within::within;
 /// A way to spoil a snapshot.
 type Spoil = fn(&Snapshot);
 
-/// Ways to spoil a snapshot, and Firecracker's words for what is wrong then.
+/// Ways to spoil a snapshot, and the words for what is wrong then: ours for what shows in its files,
+/// else Firecracker's.
 const SPOILED: &[(Spoil, &str)] = &[
-    (lose_state, "No such file or directory"),
-    (lose_memory, "No such file or directory"),
-    (
-        truncate_memory,
-        "memory regions exceeds largest possible file offset",
-    ),
+    (lose_state, "vmstate is missing"),
+    (lose_memory, "memory is missing"),
+    (truncate_memory, "memory has"),
     (corrupt_state, "CRC64 validation failed"),
     (change_version, "Invalid data version"),
-    (empty_state, "File too short to contain CRC"),
+    (empty_state, "vmstate has"),
 ];
 
 fn lose_state(snapshot: &Snapshot) {
@@ -86,7 +84,7 @@ pub(crate) fn overwrite_memory(snapshot: &Snapshot) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_spoiled_snapshot_is_refused_in_firecrackers_words_and_leaves_nothing() {
+async fn a_spoiled_snapshot_is_refused_beforehand_or_in_firecrackers_words_and_leaves_nothing() {
     let Some(lab) = Lab::open().await else { return };
     let launcher = lab.launcher().await;
     for (spoil, said) in SPOILED {
@@ -94,12 +92,12 @@ async fn a_spoiled_snapshot_is_refused_in_firecrackers_words_and_leaves_nothing(
         spoil(&snapshot);
         let error = launcher.restore_vm(&snapshot, "spoiled").await.unwrap_err();
         match &error {
-            LaunchError::Vmm(VmmError::Refused { message, .. }) => {
-                assert!(message.contains(said), "{message:?} does not say {said:?}");
-            }
+            // What shows in the files is seen beforehand: Firecracker might not answer for long.
+            LaunchError::Snapshot(SnapshotError::Defective { .. })
+            | LaunchError::Vmm(VmmError::Refused { .. }) => {}
             other => panic!("{said}: {other:?}"),
         }
-        assert!(words(&error).contains(said), "{error}");
+        assert!(words(&error).contains(said), "{said}: {error:?}");
         lab.until_no_home();
         let left = living_in(&lab.config.run_path);
         assert!(left.is_empty(), "{left:?}");

@@ -145,12 +145,36 @@ impl LaunchError {
     }
 
     /// Whether a restore that failed so may have failed by its snapshot, which then can't serve
-    /// later either. What this process or its host lacks will be there again.
+    /// later either. What this process or its host lacks will be there again, and a VMM that can't
+    /// be used fails with each snapshot.
     pub(crate) fn may_be_the_snapshots(&self) -> bool {
         match self {
-            Self::Vmm(error) => !matches!(error, VmmError::Io { .. } | VmmError::NoSpace { .. }),
+            Self::Vmm(error) => !matches!(
+                error,
+                VmmError::NotInstalled { .. }
+                    | VmmError::Unusable { .. }
+                    | VmmError::Io { .. }
+                    | VmmError::NoSpace { .. }
+            ),
             Self::Guest(_) | Self::Snapshot(_) => true,
             _ => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vmm_that_cant_be_used_is_no_fault_of_a_snapshot() {
+        let path = std::path::Path::new("/qemu.sh");
+        let unusable = LaunchError::Vmm(VmmError::not_itself("qemu", path, 5));
+        assert!(!unusable.may_be_the_snapshots());
+        let refused = LaunchError::Vmm(VmmError::Refused {
+            operation: "load the snapshot".to_owned(),
+            message: "no state".to_owned(),
+        });
+        assert!(refused.may_be_the_snapshots());
     }
 }

@@ -432,42 +432,60 @@ impl fmt::Display for Strength {
     }
 }
 
-/// Whether any user may execute `program`, by the directories of it that are in a jail.
+/// Whether any user may execute `program`, by those of its directories that are in a jail as they are.
 fn is_for_all(program: &Path) -> bool {
     let Ok(program) = program.canonicalize() else {
         return false;
     };
     let allows = |path: &Path, bits| fs::metadata(path).is_ok_and(|it| it.mode() & bits == bits);
-    let Some(prefix) = beside(&program) else {
-        return allows(&program, 0o005);
-    };
-    let parents = program.ancestors().skip(1);
-    allows(&program, 0o005)
-        && parents
-            .take_while(|parent| parent.starts_with(&prefix))
-            .all(|parent| allows(parent, 0o001))
+    let brought = beside(&program);
+    let is_brought = |path: &&Path| brought.iter().any(|it| path.starts_with(it));
+    let mut parents = program.ancestors().skip(1).take_while(is_brought);
+    allows(&program, 0o005) && parents.all(|parent| allows(parent, 0o001))
 }
 
-/// Where `program` and its files are, if that is not where the system has its programs.
-fn beside(program: &Path) -> Option<PathBuf> {
-    let program = program.canonicalize().ok()?;
+/// Where a QEMU that is not among the system's programs has its libraries and firmware, in the
+/// directory above its `bin` or, where it was built, its own.
+const INSTALLED: [&str; 10] = [
+    "lib",
+    "lib64",
+    "lib32",
+    "libexec",
+    "share/qemu",
+    "share/qemu-kvm",
+    "share/seabios",
+    "share/seavgabios",
+    "pc-bios",
+    "qemu-bundle",
+];
+
+/// `program` and what it needs of the files beside it, if it is not where the system has its
+/// programs. Never a whole directory of somebody's: it may be their home.
+fn beside(program: &Path) -> Vec<PathBuf> {
+    let Ok(program) = program.canonicalize() else {
+        return Vec::new();
+    };
     if program.starts_with("/usr") {
-        return None;
+        return Vec::new();
     }
     // All packages of these depend on others there, by path.
     for store in ["/nix/store", "/gnu/store"] {
         if program.starts_with(store) {
-            return Some(store.into());
+            return vec![store.into()];
         }
     }
-    let directory = program.parent()?;
-    let prefix = match directory.file_name() {
-        Some(name) if name == "bin" => directory.parent()?,
-        _ => directory,
+    let Some(directory) = program.parent() else {
+        return Vec::new();
     };
-    // Not all of the host: the program has to do without what is beside it.
-    let is_root = prefix.parent().is_none();
-    Some(if is_root { program } else { prefix.to_owned() })
+    let is_bin = directory.file_name().is_some_and(|name| name == "bin");
+    let prefix = directory.parent().filter(|_| is_bin).unwrap_or(directory);
+    let mut all: Vec<PathBuf> = INSTALLED
+        .iter()
+        .map(|name| prefix.join(name))
+        .filter(|path| path.symlink_metadata().is_ok())
+        .collect();
+    all.push(program);
+    all
 }
 
 fn limits(role: Role<'_>, has_own_user: bool) -> Vec<(Resource, u64)> {
@@ -511,7 +529,12 @@ fn root(over: &Path, files: &[&Path], kvm: Option<bool>) -> io::Result<Root> {
         }
         Ok(())
     };
+    let mut bound: Vec<&Path> = Vec::new();
     for path in files {
+        // It is there with the directory.
+        if bound.iter().any(|directory| path.starts_with(directory)) {
+            continue;
+        }
         let at = inside(path)?;
         above(path, &mut steps)?;
         let facts = path.symlink_metadata()?;
@@ -521,6 +544,7 @@ fn root(over: &Path, files: &[&Path], kvm: Option<bool>) -> io::Result<Root> {
             continue;
         }
         steps.push(if facts.is_dir() {
+            bound.push(path);
             Step::Directory { at: at.clone() }
         } else {
             Step::File { at: at.clone() }
@@ -607,9 +631,19 @@ mod tests {
             fs::write(&path, "").unwrap();
             beside(&path)
         };
-        assert_eq!(at("qemu/bin/qemu"), Some(root.join("qemu")));
-        assert_eq!(at("build/qemu"), Some(root.join("build")));
-        assert_eq!(beside(Path::new("/usr/bin/true")), None);
+        let paths = |paths: &[&str]| -> Vec<_> { paths.iter().map(|it| root.join(it)).collect() };
+        for file in [
+            "home/.ssh/id",
+            "home/share/private",
+            "home/lib/libslirp.so",
+            "build/pc-bios/bios.bin",
+        ] {
+            at(file);
+        }
+        assert_eq!(at("home/bin/qemu"), paths(&["home/lib", "home/bin/qemu"]));
+        assert_eq!(at("home/qemu"), paths(&["home/lib", "home/qemu"]));
+        assert_eq!(at("build/qemu"), paths(&["build/pc-bios", "build/qemu"]));
+        assert!(beside(Path::new("/usr/bin/true")).is_empty());
     }
 
     #[test]
@@ -619,20 +653,21 @@ mod tests {
         let program = root.path().join("qemu");
         fs::write(&program, "").unwrap();
         let mut found = Vec::new();
+        // The directory is not in the jail.
         for (directory, file) in [(0o755, 0o755), (0o700, 0o755), (0o755, 0o700)] {
             for (path, mode) in [(root.path(), directory), (&program, file)] {
                 fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
             }
             found.push(is_for_all(&program));
         }
-        assert_eq!(found, [true, false, false]);
+        assert_eq!(found, [true, true, false]);
         assert!(is_for_all(Path::new("/usr/bin/true")));
     }
 
     #[test]
     fn a_root_has_each_file_by_its_name_and_each_directory_once() {
         let over = Path::new("/over");
-        let files = ["/usr", "/etc/passwd", "/etc/group"].map(Path::new);
+        let files = ["/usr", "/usr/bin/env", "/etc/passwd", "/etc/group"].map(Path::new);
         let steps = root(over, &files, None).unwrap().steps;
         let made = |name: &str| {
             let name = CString::new(name).unwrap();
