@@ -29,6 +29,7 @@ damages!(
     a_snapshot_without_state_costs_one_boot_and_is_built_anew,
     one_broken_snapshot_of_three_costs_no_boot,
     a_removed_directory_of_snapshots_is_made_anew,
+    a_warmup_fails_while_the_directory_of_snapshots_is_a_file_and_heals_after_that,
     a_refresh_replaces_what_was_removed,
 );
 
@@ -89,6 +90,26 @@ async fn a_removed_directory_of_snapshots_is_made_anew(backend: &Backend) {
     let present = pool.snapshots();
     assert_eq!(present.len(), 2);
     assert!(present.iter().all(|id| !before.contains(id)), "{present:?}");
+    assert_eq!(origin(&pool).await, Origin::Restored);
+    pool.close().await;
+}
+
+async fn a_warmup_fails_while_the_directory_of_snapshots_is_a_file_and_heals_after_that(
+    backend: &Backend,
+) {
+    let pool = pool(backend, 1).await;
+    let before = pool.snapshots();
+    let root = backend.launcher.snapshots().root();
+    fs::remove_dir_all(root).unwrap();
+    fs::write(root, "").unwrap();
+    // None of its snapshots can serve, so that it is not full.
+    let error = pool.warmup().await.unwrap_err();
+    let reason = format!("{error:?}");
+    assert!(reason.contains("NotADirectory"), "{reason}");
+    assert_eq!(origin(&pool).await, Origin::ColdBooted);
+    fs::remove_file(root).unwrap();
+    pool.warmup().await.unwrap();
+    assert!(pool.snapshots().iter().all(|id| !before.contains(id)));
     assert_eq!(origin(&pool).await, Origin::Restored);
     pool.close().await;
 }

@@ -185,11 +185,25 @@ pub(super) fn check(
     match lock.is_at(path) {
         Ok(true) => {}
         Ok(false) => return Ok(Err(Defect::Removed)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Err(Defect::Removed)),
+        // It, or a directory above it, may be a file by now.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            return Ok(Err(Defect::Removed));
+        }
         Err(error) => return Err(SnapshotError::io("inspect", path, error)),
     }
-    if let Err(defect) = read(lock.directory(), path, id)? {
-        return Ok(Err(defect));
+    match read(lock.directory(), path, id) {
+        Ok(Ok(_)) => {}
+        Ok(Err(defect)) => return Ok(Err(defect)),
+        Err(SnapshotError::Io { source, .. }) if !is_the_hosts(&source) => {
+            let (file, reason) = (MANIFEST, source.to_string());
+            return Ok(Err(Defect::Unreadable { file, reason }));
+        }
+        Err(error) => return Err(error),
     }
     for file in [MEMORY, VMSTATE] {
         match open_regular(lock.directory(), file) {
