@@ -10,6 +10,7 @@ use ironclaw_orchestrator::vm::firecracker::api::{
     SnapshotLoad, Vm, Vsock, VsockOverride,
 };
 use ironclaw_orchestrator::vm::snapshot::Snapshot;
+use ironclaw_test_harness::skipped;
 use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
 use tokio::time::sleep;
 
@@ -191,6 +192,9 @@ async fn a_page_fault_handler_that_is_not_there_is_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_that_is_overwritten_after_the_load_ends_the_vm_at_its_resume() {
     let Some(lab) = Lab::open().await else { return };
+    if !lab.binary.quirks.hears_after_pause {
+        return skipped("nothing wakes the guest of this version at a resume (#6100)");
+    }
     let (_launcher, snapshot) = lab.snapshot().await;
     let mut raw = Raw::start(&lab);
     let mut client = raw.client().await;

@@ -51,6 +51,8 @@ async fn two_templates_have_a_pool_each_and_one_budget() {
         .env("IRONCLAW_TEMPLATE_PATH", &templates)
         .env("IRONCLAW_SNAPSHOT_PATH", directory.path().join("snapshots"))
         .env("IRONCLAW_RUN_PATH", directory.path().join("run"))
+        // Or each template would be tried under Firecracker first, where one is installed.
+        .env("IRONCLAW_BACKEND", "qemu")
         .env("IRONCLAW_POOL_SIZE", "1")
         .env("IRONCLAW_MIN_WARM", "0")
         .env("IRONCLAW_MAX_VMS", "1")
