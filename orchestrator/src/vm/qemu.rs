@@ -357,6 +357,8 @@ impl MicroVm for QemuVm {
     }
 
     async fn release(&mut self) -> Result<(), VmmError> {
+        // Somebody may have stopped the process meanwhile, which could answer nothing then.
+        self.process.thaw().await?;
         self.converse("release", async |qmp| qmp.execute("cont", json!({})).await)
             .await
     }

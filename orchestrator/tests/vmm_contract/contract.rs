@@ -203,10 +203,6 @@ async fn a_held_vm_that_another_lets_go_on_can_be_released_and_held_again(backen
         vm.hold().await.unwrap();
         signal(vm.pid(), others);
         vm.release().await.unwrap();
-        // Of a VM that QEMU holds, its process is stopped still.
-        if backend.launcher.vmm().kind == VmmKind::Qemu {
-            signal(vm.pid(), Signal::CONT);
-        }
         guest.ping(PATIENCE).await.unwrap();
     }
     signal(vm.pid(), Signal::STOP);

@@ -36,8 +36,10 @@ pub(super) async fn boot(
 ) -> Result<Booted, LaunchError> {
     let mut attempt = 1;
     loop {
+        // A VMM that does not get as far as to run the guest is told at once.
+        let vm = vmm.boot(spec).await?;
         let booted = tokio::select! {
-            booted = boot_once(vmm, spec, BOOTED) => booted,
+            booted = greet(vm, BOOTED) => booted,
             never = tell(progress, attempt) => match never {},
         };
         match booted {
