@@ -196,12 +196,29 @@ pub struct Exit {
     pub words: String,
 }
 
-/// The last [`SHOWN_LINES`] of a text.
+/// Lines from the one by which a kernel says why it panicked, which its call trace follows.
+const SHOWN_LINES_OF_PANIC: usize = 30;
+/// How the kernel's text for that begins.
+const PANIC: &str = "Kernel panic - not syncing: ";
+
+/// The last lines of a text: [`SHOWN_LINES`], or from the reason of a panic on.
 fn last_lines(text: &str) -> &str {
-    let mut starts = memchr::memrchr_iter(b'\n', text.as_bytes());
-    starts
-        .nth(SHOWN_LINES - 1)
-        .map_or(text, |end| text.get(end + 1..).unwrap_or(text))
+    let last = |lines: usize| {
+        let mut starts = memchr::memrchr_iter(b'\n', text.as_bytes());
+        let end = starts.nth(lines - 1);
+        end.map_or(text, |end| text.get(end + 1..).unwrap_or(text))
+    };
+    let shown = last(SHOWN_LINES);
+    let longer = last(SHOWN_LINES_OF_PANIC);
+    longer.find(PANIC).map_or(shown, |at| {
+        let line = longer[..at].rfind('\n').map_or(0, |end| end + 1);
+        let from_panic = &longer[line..];
+        if from_panic.len() > shown.len() {
+            from_panic
+        } else {
+            shown
+        }
+    })
 }
 
 /// Of the console the last lines, and all that is kept in the alternate form.
@@ -336,5 +353,24 @@ impl VmmError {
                 Self::Io { operation, source }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_of_a_panic_is_shown_before_its_long_call_trace() {
+        let trace: String = (0..20).map(|line| format!("trace {line}\n")).collect();
+        let end = "---[ end Kernel panic - not syncing: no init ]---";
+        let panic = format!("Kernel panic - not syncing: no init\n{trace}{end}");
+        assert_eq!(last_lines(&format!("before\n{panic}")), panic);
+        let lines = last_lines(&trace).lines().count();
+        assert!(lines <= SHOWN_LINES, "{lines}");
+        // A guest may say it much earlier, or at the very end.
+        let long = trace.repeat(3);
+        assert!(!last_lines(&format!("{panic}\n{long}")).contains("panic"));
+        assert!(last_lines(&format!("{trace}{PANIC}")).starts_with("trace"));
     }
 }
