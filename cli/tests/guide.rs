@@ -108,8 +108,11 @@ fn messages() -> String {
                 continue;
             }
             let source = fs::read_to_string(path).unwrap();
-            for attribute in source.split("#[error(").skip(1) {
-                let end = attribute.find(")]").unwrap();
+            let attributes = source.split("#[error(").skip(1).map(|rest| (rest, ")]"));
+            // Several errors may have a text in common.
+            let constants = source.split(": &str = ").skip(1).map(|rest| (rest, ";"));
+            for (attribute, end) in attributes.chain(constants) {
+                let end = attribute.find(end).unwrap();
                 // One line each; a text may be continued on the next.
                 let words = attribute[..end].replace("\\\n", "");
                 all.push_str(&words.split_whitespace().collect::<Vec<_>>().join(" "));
