@@ -19,6 +19,7 @@ use std::path::Path;
 use std::process::Command;
 
 use ironclaw_orchestrator::vm::config::VARIABLES;
+use proc_macro2::{TokenStream, TokenTree};
 
 fn main() -> std::process::ExitCode {
     ironclaw_test_harness::main()
@@ -96,7 +97,8 @@ fn every_exit_code_is_in_the_guide_with_its_meaning() {
     assert_eq!(told.join(" "), words(section));
 }
 
-/// The texts of all `#[error("…")]` in the library.
+/// The texts of the library: all its string literals, one a line. Texts of errors are attributes,
+/// constants and arguments of `format!`.
 fn messages() -> String {
     let mut all = String::new();
     let mut directories = vec![repository().join("orchestrator/src")];
@@ -108,19 +110,31 @@ fn messages() -> String {
                 continue;
             }
             let source = fs::read_to_string(path).unwrap();
-            let attributes = source.split("#[error(").skip(1).map(|rest| (rest, ")]"));
-            // Several errors may have a text in common.
-            let constants = source.split(": &str = ").skip(1).map(|rest| (rest, ";"));
-            for (attribute, end) in attributes.chain(constants) {
-                let end = attribute.find(end).unwrap();
-                // One line each; a text may be continued on the next.
-                let words = attribute[..end].replace("\\\n", "");
-                all.push_str(&words.split_whitespace().collect::<Vec<_>>().join(" "));
-                all.push('\n');
-            }
+            // Comments of items are attributes to the parser.
+            let code = source
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("//"));
+            let code: TokenStream = code.collect::<Vec<_>>().join("\n").parse().unwrap();
+            literals(code, &mut all);
         }
     }
     all
+}
+
+fn literals(tokens: TokenStream, all: &mut String) {
+    for token in tokens {
+        match token {
+            TokenTree::Group(group) => literals(group.stream(), all),
+            TokenTree::Literal(literal) => {
+                if let Ok(text) = syn::parse2::<syn::LitStr>(TokenTree::Literal(literal).into()) {
+                    let text = text.value();
+                    all.push_str(&text.split_whitespace().collect::<Vec<_>>().join(" "));
+                    all.push('\n');
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 #[test]
@@ -141,7 +155,7 @@ fn every_message_in_the_guide_is_one_of_the_library() {
                 None => false,
             })
         };
-        assert!(messages.lines().any(has_all), "no error says {quoted:?}");
+        assert!(messages.lines().any(has_all), "nothing says {quoted:?}");
     }
 }
 
