@@ -27,15 +27,15 @@ until then.
 With --stdin no more is read than the command asks for, to within 4 KiB at first: one that reads
 nothing leaves all of it to others, as to the loop of a shell that reads the same input.
 
-Signals are for the command (HUP, INT, QUIT, USR1, USR2, ALRM, TERM, CONT, TSTP, WINCH), whose exit code
-counts. After INT, QUIT or TERM it has 10 s to end; then it is killed, as it is at a second INT.
+Signals are for the command (HUP, INT, QUIT, USR1, USR2, ALRM, TERM, CONT, TSTP, WINCH), whose exit
+code counts. After INT, QUIT or TERM it has 10 s to end; then it is killed, as at a second INT.
 
 Where standard output and standard error are one terminal, file or pipe, as after 2>&1, what the
 command writes to both stays in order; otherwise each comes in an order of its own.
 
-The command ends with its main process. With --timeout, and when ironclaw ends, all that it started is
-killed. Its output is waited for while something of it comes, for half a second of silence and two
-seconds at most.
+The command ends with its main process. With --timeout, and when ironclaw ends, all that it
+started is killed. Its output is waited for while something of it comes, for half a second of
+silence and two seconds at most.
 
 Examples:
   ironclaw run -- uname -a

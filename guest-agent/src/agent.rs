@@ -58,6 +58,8 @@ pub(crate) struct Agent {
     surroundings: Surroundings,
     system: Box<dyn System>,
     children: UnixStream,
+    /// Whether children that ended may be left to be reaped.
+    unreaped: bool,
     listener: Option<OwnedFd>,
     /// No descriptor was left for a connection; the listener is tried again when something else
     /// happened.
@@ -83,6 +85,7 @@ impl Agent {
             surroundings,
             system,
             children: children::watch().map_err(AgentError::Children)?,
+            unreaped: false,
             listener,
             out_of_descriptors: false,
             search: serial.then(PortSearch::start),
@@ -152,7 +155,7 @@ impl Agent {
         }
         let now = Instant::now();
         let longest = match deadline {
-            _ if !ready.is_empty() => Some(Duration::ZERO),
+            _ if self.unreaped || !ready.is_empty() => Some(Duration::ZERO),
             Some(deadline) => Some(deadline.saturating_duration_since(now)),
             None => None,
         };
@@ -173,6 +176,9 @@ impl Agent {
 
     fn serve(&mut self, events: &[(Token, PollFlags)]) {
         let mut sources: BTreeMap<LinkId, Vec<Source>> = BTreeMap::new();
+        if self.unreaped {
+            self.reap();
+        }
         for &(token, flags) in events {
             match token {
                 Token::Children => self.reap(),
@@ -211,7 +217,9 @@ impl Agent {
 
     fn reap(&mut self) {
         while matches!(self.children.read(&mut self.buffer), Ok(count) if count > 0) {}
-        for (pid, end) in children::reap() {
+        let reaped = children::reap();
+        self.unreaped = reaped.more;
+        for (pid, end) in reaped.ended {
             for link in self.links.values_mut() {
                 if let Some((session, out)) = link.session_mut() {
                     session.ended(pid, &end, out);

@@ -7,6 +7,10 @@ use ironclaw_protocol::message::Outcome;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process_group, wait};
 
+/// Most processes that are collected at a time: those that a guest's commands leave behind may end as
+/// fast as they are collected, and for ever.
+const MAX_REAPED: usize = 64;
+
 /// Gives a stream that becomes readable when a child ended.
 pub(crate) fn watch() -> io::Result<UnixStream> {
     let (read, write) = UnixStream::pair()?;
@@ -16,20 +20,31 @@ pub(crate) fn watch() -> io::Result<UnixStream> {
     Ok(read)
 }
 
-/// Collects every child that ended, and how.
+/// Children that ended.
+#[derive(Debug, Default)]
+pub(crate) struct Reaped {
+    /// How each of them did.
+    pub(crate) ended: Vec<(Pid, Outcome)>,
+    /// Whether there may be more.
+    pub(crate) more: bool,
+}
+
+/// Collects children that ended, and how, up to a number.
 ///
 /// Whoever started a child looks its number up in the result. The agent has one thread, so a
 /// number that is in use by an open request can't have been given to another process before.
-pub(crate) fn reap() -> Vec<(Pid, Outcome)> {
-    let mut ended = Vec::new();
-    loop {
+pub(crate) fn reap() -> Reaped {
+    let mut reaped = Reaped::default();
+    for _ in 0..MAX_REAPED {
         match wait(WaitOptions::NOHANG) {
-            Ok(Some((pid, status))) => ended.extend(outcome(status).map(|end| (pid, end))),
+            Ok(Some((pid, status))) => reaped.ended.extend(outcome(status).map(|end| (pid, end))),
             Err(Errno::INTR) => {}
             // None has ended, or there is none.
-            Ok(None) | Err(_) => return ended,
+            Ok(None) | Err(_) => return reaped,
         }
     }
+    reaped.more = true;
+    reaped
 }
 
 fn outcome(status: WaitStatus) -> Option<Outcome> {

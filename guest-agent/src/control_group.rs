@@ -61,7 +61,12 @@ impl ControlGroups {
                 None
             }
         };
-        let memory = home.is_some() && count_memory();
+        if home.is_some() && !turn_on("+cpu") {
+            say(format_args!(
+                "control groups have no shares of the processor; many processes may starve the agent"
+            ));
+        }
+        let memory = home.is_some() && turn_on("+memory");
         let mut groups = Self {
             home,
             memory,
@@ -172,11 +177,14 @@ fn make_directory() -> io::Result<File> {
         .open(Path::new(MOUNT).join("cgroup.procs"))
 }
 
-/// Turns the controller of memory on for the groups of commands.
-fn count_memory() -> bool {
+/// Turns a controller on for the groups of commands.
+///
+/// That of the processor gives all commands together a share no larger than the agent's, and each of
+/// them the same: however many processes one has, the agent ends it at its limit and serves others.
+fn turn_on(controller: &str) -> bool {
     [MOUNT, COMMANDS]
         .iter()
-        .all(|path| write(&Path::new(path).join("cgroup.subtree_control"), "+memory").is_ok())
+        .all(|path| write(&Path::new(path).join("cgroup.subtree_control"), controller).is_ok())
 }
 
 /// Writes to a file of the kernel's, which is there or not.
