@@ -67,7 +67,15 @@ const AFTERMATH: Duration = Duration::from_secs(10);
 
 /// Why a tier may fail to serve when faults are injected: a killed VMM, a damaged snapshot, a
 /// full disk.
-pub(super) const CONSEQUENCES: [&str; 5] = ["vmm_died", "vmm_refused", "guest", "snapshot", "io"];
+pub(super) const CONSEQUENCES: [&str; 7] = [
+    "vmm_died",
+    "vmm_refused",
+    "guest",
+    "not_released",
+    "snapshot",
+    "no_space",
+    "io",
+];
 
 /// What struck, so that its consequences are known for what they are.
 #[derive(Debug, Default)]
