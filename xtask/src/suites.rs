@@ -64,7 +64,7 @@ pub(crate) fn in_the_way(
 }
 
 /// The suites that have a package, that of the machine first, from the output of `apt-cache madison`:
-/// `qemu-system-x86 | 1:7.2 | http://deb.debian.org/debian bookworm/main amd64 Packages`.
+/// `qemu-system-x86 | 1:7.2 | http://mirror.example/debian bookworm/main amd64 Packages`.
 pub(crate) fn known(madison: &str) -> Vec<Suite> {
     let mut suites: Vec<Suite> = Vec::new();
     for line in madison.lines() {
@@ -149,9 +149,9 @@ Remv qemu-utils [1:10.0.2+ds-2+deb13u1~bpo12+1]
 Inst qemu-system-x86 (1:7.2+dfsg-7+deb12u18+b3 Debian:12.15/oldstable [amd64])
 ";
     const MADISON: &str = "\
-qemu-system-x86 | 1:10.0.2+ds-2+deb13u1~bpo12+1 | http://deb.debian.org/debian bookworm-backports/main amd64 Packages
-qemu-system-x86 | 1:7.2+dfsg-7+deb12u18+b3 | http://deb.debian.org/debian bookworm/main amd64 Packages
-qemu-system-x86 | 1:7.2+dfsg-7+deb12u15 | http://deb.debian.org/debian-security bookworm-security/main amd64 Packages
+qemu-system-x86 | 1:10.0.2+ds-2+deb13u1~bpo12+1 | http://mirror.example/debian bookworm-backports/main amd64 Packages
+qemu-system-x86 | 1:7.2+dfsg-7+deb12u18+b3 | http://mirror.example/debian bookworm/main amd64 Packages
+qemu-system-x86 | 1:7.2+dfsg-7+deb12u15 | http://mirror.example/debian-security bookworm-security/main amd64 Packages
 ";
 
     /// What APT of Debian 12 says where both suites are among its sources.
@@ -203,7 +203,7 @@ The following packages have unmet dependencies:
         let directory = tempfile::tempdir().unwrap();
         let private = suite.with_lists_in(directory.path()).unwrap();
         let sources = fs::read_to_string(directory.path().join("sources.list")).unwrap();
-        let line = "deb http://deb.debian.org/debian bookworm-backports main";
+        let line = "deb http://mirror.example/debian bookworm-backports main";
         assert!(sources.lines().any(|there| there == line), "{sources}");
         let options = private.options().join(" ");
         assert!(options.ends_with("-t bookworm-backports"), "{options}");
