@@ -358,30 +358,25 @@ fn can_jail_below(run_path: &Path) -> Result<(), VmmError> {
 
 /// The API of a process that was just started.
 async fn reach(process: &Process, place: &Place, binary: &Path) -> Result<Client, VmmError> {
-    let connected = async {
-        let stream = place
-            .connect_when_up(API)
-            .await
-            .map_err(VmmError::io("connect to Firecracker's API socket"))?;
-        let speaker = stream
-            .peer_cred()
-            .map_err(VmmError::io("ask who listens on Firecracker's API socket"))?
-            .pid()
-            .unwrap_or_default();
-        if u32::try_from(speaker) != Ok(process.pid()) {
-            process.end_with(speaker).await;
-            return Err(VmmError::not_itself(PROGRAM, binary, speaker));
-        }
-        Ok::<_, VmmError>(Client::over(stream))
-    };
     let operation = START;
-    tokio::select! {
-        connected = timeout(STARTED, connected) => match connected {
-            Ok(connected) => connected,
-            Err(_) => Err(VmmError::TimedOut { operation, after: STARTED }),
+    let stream = tokio::select! {
+        connected = timeout(STARTED, place.connect_when_up(API)) => match connected {
+            Ok(stream) => stream.map_err(VmmError::io("connect to Firecracker's API socket"))?,
+            Err(_) => return Err(VmmError::TimedOut { operation, after: STARTED }),
         },
-        exit = process.exited() => Err(VmmError::Died { operation, exit }),
+        exit = process.exited() => return Err(VmmError::Died { operation, exit }),
+    };
+    let speaker = stream
+        .peer_cred()
+        .map_err(VmmError::io("ask who listens on Firecracker's API socket"))?
+        .pid()
+        .unwrap_or_default();
+    if u32::try_from(speaker) == Ok(process.pid()) {
+        return Ok(Client::over(stream));
     }
+    // To the end, whatever of the two ends first.
+    process.end_with(speaker).await;
+    Err(VmmError::not_itself(PROGRAM, binary, speaker))
 }
 
 impl Firecracker {
