@@ -2,18 +2,26 @@
 
 use std::time::Duration;
 
-use ironclaw_orchestrator::vm::{GuestError, Limits, Pool, PoolOptions, SpawnOptions, VmHandle};
+use ironclaw_orchestrator::vm::{
+    Budget, GuestError, Limit, Limits, Pool, PoolOptions, SpawnOptions, VmHandle,
+};
 
 use crate::fixture::{is_alive, launcher, sh, snapshot};
 use crate::within::within;
 
 const MOMENT: Duration = Duration::from_millis(300);
 
-/// A pool without warm clones.
+/// A pool without warm clones, in a budget of its own: that of the host is all tests'.
 async fn pool() -> Option<Pool> {
     let launcher = launcher().await?;
     snapshot(&launcher).await;
-    let options = PoolOptions::new(1).with_warm(0);
+    let options = PoolOptions {
+        budget: Budget::new(Limit {
+            vms: 1,
+            memory_mib: 1024,
+        }),
+        ..PoolOptions::new(1).with_warm(0)
+    };
     Some(Pool::open(launcher, options).await.unwrap())
 }
 
