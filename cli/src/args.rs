@@ -10,12 +10,14 @@ use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser}
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use ironclaw_bench::{bench, soak};
+use ironclaw_console::streams::{Stderr, Stdout};
+use ironclaw_console::written;
 use ironclaw_orchestrator::template::TemplateHash;
 use ironclaw_orchestrator::vm::config::BackendChoice;
 use ironclaw_orchestrator::vm::snapshot::SnapshotId;
 
-use crate::exit::{self, Exit};
-use crate::streams::{Stderr, Stdout};
+use crate::exit::Exit;
 use crate::{failure, help};
 
 /// Longest time limit of a command.
@@ -82,7 +84,7 @@ fn show(error: &clap::Error) -> i32 {
     }
     match Stdout.write_all(text.as_bytes()) {
         Ok(()) => error.exit_code(),
-        Err(error) => failure::tell(&exit::written(error), false).into(),
+        Err(error) => failure::tell(&written(error), false).into(),
     }
 }
 
@@ -158,6 +160,17 @@ pub(crate) struct Bench {
     pub(crate) compare: Option<PathBuf>,
 }
 
+impl From<Bench> for bench::Options {
+    fn from(task: Bench) -> Self {
+        Self {
+            rounds: task.rounds,
+            quick: task.quick,
+            plot: task.plot,
+            compare: task.compare,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = help::SOAK_EXAMPLES)]
 pub(crate) struct Soak {
@@ -177,6 +190,18 @@ pub(crate) struct Soak {
     /// differs.
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
+}
+
+impl From<Soak> for soak::Options {
+    fn from(task: Soak) -> Self {
+        Self {
+            time: task.time,
+            spawns: task.spawns,
+            concurrency: task.concurrency,
+            faults: task.faults,
+            seed: task.seed,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

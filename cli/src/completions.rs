@@ -3,9 +3,9 @@
 use anyhow::Result;
 use clap::CommandFactory as _;
 use clap_complete::Shell;
+use ironclaw_console::output;
 
 use crate::args::Cli;
-use crate::output;
 
 /// Prints the script for `shell`.
 pub(crate) fn print(shell: Shell) -> Result<u8> {

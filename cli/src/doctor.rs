@@ -9,6 +9,9 @@ mod tiers;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use ironclaw_console::causes;
+use ironclaw_console::output::{self, blocking, mebibytes};
+use ironclaw_console::progress::Reporter;
 use ironclaw_orchestrator::vm::config::{AccelChoice, BackendChoice};
 use ironclaw_orchestrator::vm::snapshot::Entry;
 use ironclaw_orchestrator::vm::{
@@ -17,11 +20,9 @@ use ironclaw_orchestrator::vm::{
 use rustix::fs::statvfs;
 use serde::Serialize;
 
-use crate::exit::{self, Exit};
-use crate::output::{self, blocking, mebibytes};
-use crate::progress::Reporter;
+use crate::exit::Exit;
 use crate::template::{self, Current};
-use crate::{pool, snapshot};
+use crate::{requirements, snapshot};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -137,10 +138,10 @@ fn agent(config: &Config, to_build: bool) -> Check {
     const NAME: &str = "guest agent";
     match find_guest_agent(config) {
         Ok(path) => Check::ok(NAME, path.display().to_string()),
-        Err(error) if to_build => Check::fail(NAME, exit::causes(&error), None),
+        Err(error) if to_build => Check::fail(NAME, causes(&error), None),
         Err(error) => Check::warn(
             NAME,
-            exit::causes(&error),
+            causes(&error),
             "needed only to build another template; the one on disk holds one",
         ),
     }
@@ -183,7 +184,7 @@ fn template(current: &Result<Current>) -> Check {
              template build` now",
         ),
         Err(error) => {
-            let found = exit::causes(error.as_ref());
+            let found = causes(error.as_ref());
             let advice = "make the directory usable, or set IRONCLAW_TEMPLATE_PATH to another";
             // Some errors say it themselves.
             let is_said = found.contains("IRONCLAW_TEMPLATE_PATH");
@@ -198,7 +199,7 @@ async fn run_path(config: &Config) -> Check {
     match blocking(move || check_run_path(&path)).await {
         Ok(()) => Check::ok(NAME, config.run_path.display().to_string()),
         // It says itself what to do.
-        Err(error) => Check::fail(NAME, exit::causes(error.as_ref()), None),
+        Err(error) => Check::fail(NAME, causes(error.as_ref()), None),
     }
 }
 
@@ -212,7 +213,7 @@ fn memory(config: &Config) -> Check {
             let guest_mib = u64::from(config.machine.memory_mib);
             // It says itself what to do.
             let error = PoolError::NoRoom { guest_mib, limit };
-            Check::fail(NAME, exit::causes(&error), None)
+            Check::fail(NAME, causes(&error), None)
         }
         vms => Check::ok(
             NAME,
@@ -227,7 +228,7 @@ async fn snapshots(config: &Config) -> Vec<Check> {
     match snapshot::entries(config).await {
         Ok(entries) => {
             // Without a template or a hypervisor, which have checks of their own, none is usable.
-            let required = pool::requirements(config).await.ok().flatten();
+            let required = requirements::current(config).await.ok().flatten();
             let usable = |entry: &&Entry| {
                 entry.state.as_ref().is_ok_and(|manifest| {
                     required
@@ -251,7 +252,7 @@ async fn snapshots(config: &Config) -> Vec<Check> {
             vec![count, space(config, path, missing).await]
         }
         // It says itself what to do.
-        Err(error) => vec![Check::fail(NAME, exit::causes(error.as_ref()), None)],
+        Err(error) => vec![Check::fail(NAME, causes(error.as_ref()), None)],
     }
 }
 
@@ -276,7 +277,7 @@ async fn space(config: &Config, path: PathBuf, missing: usize) -> Check {
                 "free some, or set IRONCLAW_SNAPSHOT_PATH to a directory on another file system",
             )
         }
-        Err(error) => Check::fail(NAME, exit::causes(error.as_ref()), None),
+        Err(error) => Check::fail(NAME, causes(error.as_ref()), None),
     }
 }
 
@@ -310,7 +311,7 @@ async fn backend(config: &Config, checks: &[Check], to_build: bool) -> (Check, O
             let check = Check::ok(NAME, format!("{vmm}; {}{hint}", why(config)));
             (check, Some(launcher))
         }
-        Err(error) => (Check::fail(NAME, exit::causes(&error), None), None),
+        Err(error) => (Check::fail(NAME, causes(&error), None), None),
     }
 }
 

@@ -3,13 +3,14 @@
 use std::fmt;
 
 use anyhow::Result;
+use ironclaw_console::causes;
+use ironclaw_console::output;
+use ironclaw_console::progress;
 use ironclaw_orchestrator::template::TemplateHash;
 use ironclaw_orchestrator::vm::snapshot::SnapshotId;
 use serde::Serialize;
 
-use crate::exit::{self, Exit};
-use crate::output;
-use crate::progress;
+use crate::exit::Exit;
 
 /// What it is called; in JSON as in the list of its kind.
 #[derive(Debug, Serialize)]
@@ -46,7 +47,7 @@ impl Done {
     fn new(name: Name, result: Result<Option<u64>>) -> Self {
         let (hashed_bytes, error) = match result {
             Ok(hashed_bytes) => (hashed_bytes, None),
-            Err(error) => (None, Some(exit::causes(error.as_ref()))),
+            Err(error) => (None, Some(causes(error.as_ref()))),
         };
         Self {
             name,

@@ -1,9 +1,10 @@
 //! The exit codes, and which error has which.
 
 use std::error::Error as StdError;
-use std::io;
 
 use anyhow::Error;
+use ironclaw_console::signals::{self, Interrupted, NotEnded};
+use ironclaw_console::{OutputClosed, causes};
 use ironclaw_orchestrator::template::TemplateError;
 use ironclaw_orchestrator::vm::config::ConfigError;
 use ironclaw_orchestrator::vm::snapshot::SnapshotError;
@@ -13,7 +14,6 @@ use ironclaw_protocol::message::FailureKind;
 use thiserror::Error as ThisError;
 
 use crate::logging::BadFilter;
-use crate::signals::{self, Interrupted, NotEnded};
 
 /// Exit codes of our own; any other is the guest command's.
 ///
@@ -76,11 +76,6 @@ impl Exit {
     }
 }
 
-/// The reader of standard output or standard error has gone.
-#[derive(Debug, ThisError)]
-#[error("nobody reads the output any more")]
-pub(crate) struct OutputClosed;
-
 /// The VM ended under a running command.
 #[derive(Debug, ThisError)]
 #[error("the VM ended while the command ran ({0})")]
@@ -101,20 +96,6 @@ pub(crate) fn code(error: &Error) -> u8 {
 pub(crate) fn text(error: &Error) -> Option<String> {
     let quiet = error.is::<OutputClosed>() || error.is::<Interrupted>();
     (!quiet).then(|| causes(error.as_ref()))
-}
-
-/// `error` and its causes in one line. Some texts have their cause in them: it is not repeated.
-pub(crate) fn causes(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let words = cause.to_string();
-        if !text.contains(&words) {
-            text = format!("{text}: {words}");
-        }
-        next = cause.source();
-    }
-    text
 }
 
 fn kind(error: &Error) -> Exit {
@@ -236,22 +217,15 @@ fn of_template(error: &TemplateError) -> Exit {
     }
 }
 
-/// For `map_err` of a write to standard output or standard error.
-pub(crate) fn written(error: io::Error) -> Error {
-    if error.kind() == io::ErrorKind::BrokenPipe {
-        OutputClosed.into()
-    } else {
-        Error::new(error).context("can't write the output")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io;
     use std::path::PathBuf;
     use std::sync::Arc;
     use std::time::Duration;
 
+    use ironclaw_console::written;
     use ironclaw_orchestrator::vm::Limit;
     use ironclaw_orchestrator::vm::guest::Printed;
 

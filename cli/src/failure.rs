@@ -1,10 +1,11 @@
 //! What is printed in place of a report.
 
 use anyhow::Error;
+use ironclaw_console::{causes, output, progress};
 use serde::Serialize;
 
-use crate::run::Output;
-use crate::{exit, output, progress};
+use crate::exit;
+use crate::printed::Output;
 
 #[derive(Debug, Serialize)]
 struct Failure {
@@ -19,15 +20,14 @@ struct Failure {
 /// the exit code.
 pub(crate) fn tell(error: &Error, json: bool) -> u8 {
     if json {
-        print(&exit::causes(error.as_ref()), exit::code(error));
+        print(&causes(error.as_ref()), exit::code(error));
     }
     say(error)
 }
 
 /// The same in JSON, of a command that had printed this until then.
 pub(crate) fn tell_beside(output: Output, error: &Error) -> u8 {
-    let causes = exit::causes(error.as_ref());
-    print_all(causes, exit::code(error), Some(output));
+    print_all(causes(error.as_ref()), exit::code(error), Some(output));
     say(error)
 }
 

@@ -4,16 +4,15 @@ use std::io;
 use std::pin::pin;
 
 use anyhow::{Context as _, Result, ensure};
+use ironclaw_console::output::mebibytes;
+use ironclaw_console::signals::{Effect, Forwarding, Interrupted, Signals, stop_ourselves};
+use ironclaw_console::streams::{self, Target, Writer};
 use ironclaw_orchestrator::vm::guest::MAX_COLLECTED;
 use ironclaw_orchestrator::vm::host_limits;
 use ironclaw_orchestrator::vm::{ExecEvent, ExitStatus, GuestError, Running, StdinWriter};
 use rustix::process::Signal;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-
-use crate::output::mebibytes;
-use crate::signals::{Effect, Forwarding, Interrupted, Signals, stop_ourselves};
-use crate::streams::{self, Target, Writer};
 
 /// Bytes that are read of standard input when the command asks for the first time: what it asks for
 /// itself is not known, and this is the most that many programs read at a time.

@@ -3,11 +3,10 @@
 use std::ffi::OsStr;
 use std::io::IsTerminal as _;
 
+use ironclaw_console::streams::Stderr;
 use thiserror::Error;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
-
-use crate::streams::Stderr;
 
 const VARIABLE: &str = "RUST_LOG";
 /// Where nothing is set.

@@ -1,7 +1,6 @@
 //! The `ironclaw` command: runs commands in fresh microVMs.
 
 mod args;
-mod bench;
 mod completions;
 mod descriptors;
 mod doctor;
@@ -12,27 +11,25 @@ mod failure;
 mod guest_io;
 mod help;
 mod logging;
-mod output;
 mod pool;
-mod progress;
+mod printed;
+mod requirements;
 mod run;
 mod runtime;
-mod signals;
 mod snapshot;
-mod soak;
-mod statistics;
-mod streams;
 mod template;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
+use ironclaw_bench::{bench, soak};
+use ironclaw_console::signals::until_first;
 use ironclaw_orchestrator::vm::{Config, dropped_vms_ended};
 use tokio::time::timeout;
 
 use args::{Cli, Task};
-use signals::until_first;
+use exit::Exit;
 
 /// For work that a signal cut off: tasks drop what they hold; threads, and then VMs, get this long
 /// to end.
@@ -71,12 +68,17 @@ async fn perform(task: Task, json: bool) -> Result<u8> {
     match task {
         Task::Completions { shell } => completions::print(shell),
         // These end at a signal by themselves: there is something to do yet.
-        Task::Bench(task) => bench::run(&config()?, &task, json).await,
+        Task::Bench(task) => found(bench::run(&config()?, &task.into(), json).await?),
         Task::Run(task) => run::run(config()?, task, json).await,
-        Task::Soak(task) => soak::run(&config()?, task, json).await,
+        Task::Soak(task) => found(soak::run(&config()?, &task.into(), json).await?),
         Task::Template(task) => until_first(template::perform(&config()?, task, json)).await,
         Task::Snapshot(task) => until_first(snapshot::perform(&config()?, task, json)).await,
         Task::Pool(task) => until_first(pool::perform(&config()?, task, json)).await,
         Task::Doctor => until_first(doctor::run(&config()?, json)).await,
     }
+}
+
+/// The exit code of a command that looked for something wrong.
+fn found(all_is_well: bool) -> Result<u8> {
+    Ok(if all_is_well { 0 } else { Exit::Found as u8 })
 }

@@ -7,14 +7,14 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
-use ironclaw_orchestrator::vm::snapshot::{Requirements, SnapshotStore};
+use ironclaw_console::output::{self, blocking, mebibytes, milliseconds};
+use ironclaw_console::progress::Reporter;
+use ironclaw_orchestrator::vm::snapshot::SnapshotStore;
 use ironclaw_orchestrator::vm::{Config, Launcher, Pool, PoolError, PoolOptions};
 use serde::Serialize;
 
 use crate::args::{PoolTask, StatsFormat};
-use crate::output::{self, blocking, mebibytes, milliseconds};
-use crate::progress::Reporter;
-use crate::template::{self, Current};
+use stats::Stats;
 
 #[derive(Debug, Serialize)]
 struct Warm {
@@ -44,7 +44,12 @@ pub(crate) async fn perform(config: &Config, task: PoolTask, json: bool) -> Resu
             } else {
                 StatsFormat::Table
             });
-            stats::show(config, format).await?;
+            let stats = Stats::gather(config).await?;
+            match format {
+                StatsFormat::Json => output::json(&stats)?,
+                StatsFormat::Prometheus => output::line(prometheus::text(&stats).trim_end())?,
+                StatsFormat::Table => stats.print()?,
+            }
         }
     }
     Ok(0)
@@ -129,14 +134,4 @@ async fn fill(
     pool.close().await;
     reporter.over();
     Ok(warm)
-}
-
-/// What a snapshot must be to be restored here; `None` while there is no template, which showing
-/// statistics must not build.
-pub(crate) async fn requirements(config: &Config) -> Result<Option<Requirements>> {
-    let Current::Ready(_) = template::current(config).await? else {
-        return Ok(None);
-    };
-    let launcher = Launcher::open(config, Reporter::new().progress()).await?;
-    Ok(Some(launcher.requirements().clone()))
 }

@@ -3,8 +3,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result};
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
+use ironclaw_console::causes;
+use ironclaw_console::output::{self, milliseconds};
+use ironclaw_console::progress::{self, Reporter};
+use ironclaw_console::signals::Signals;
+use ironclaw_console::streams;
 use ironclaw_orchestrator::vm::{
     Command, Config, ExitStatus, GuestError, LaunchError, Launcher, Origin, Pool, PoolError,
     PoolOptions, VmHandle,
@@ -13,13 +16,10 @@ use serde::Serialize;
 use tokio::time::timeout;
 
 use crate::args::Run;
-use crate::exit::{self, Exit, VmEnded};
+use crate::exit::{Exit, VmEnded};
 use crate::failure;
 use crate::guest_io::{self, Ended, Sink};
-use crate::output::{self, milliseconds};
-use crate::progress::{self, Reporter};
-use crate::signals::Signals;
-use crate::streams;
+use crate::printed::Output;
 
 /// How long the end of a connection may come before the end of the VM that it belonged to.
 const END: Duration = Duration::from_secs(1);
@@ -35,39 +35,6 @@ struct Report {
     output: Output,
     origin: Origin,
     timings_ms: Stages,
-}
-
-/// What the command printed. JSON has text only: where a stream is not UTF-8, its text has U+FFFD
-/// in place of what is not, and its bytes are there in base64 (RFC 4648) besides.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Output {
-    stdout: String,
-    stdout_base64: Option<String>,
-    stderr: String,
-    stderr_base64: Option<String>,
-}
-
-impl Output {
-    fn new(stdout: Vec<u8>, stderr: Vec<u8>) -> Self {
-        let ((stdout, stdout_base64), (stderr, stderr_base64)) = (told(stdout), told(stderr));
-        Self {
-            stdout,
-            stdout_base64,
-            stderr,
-            stderr_base64,
-        }
-    }
-}
-
-fn told(bytes: Vec<u8>) -> (String, Option<String>) {
-    match String::from_utf8(bytes) {
-        Ok(text) => (text, None),
-        Err(error) => {
-            let bytes = error.as_bytes();
-            let text = String::from_utf8_lossy(bytes).into_owned();
-            (text, Some(BASE64_STANDARD.encode(bytes)))
-        }
-    }
 }
 
 /// Where the time went, in milliseconds.
@@ -237,7 +204,7 @@ async fn provide(mut config: Config, run: &Run) -> Result<(Pool, VmHandle, Stage
 async fn give_back(handle: VmHandle, pool: Pool) {
     // The VM was killed, if it is slow to go.
     if let Err(error) = handle.destroy().await {
-        progress::note(&format!("warning: {}", exit::causes(&error)));
+        progress::note(&format!("warning: {}", causes(&error)));
     }
     pool.close().await;
 }
@@ -264,7 +231,7 @@ async fn fill(pool: &Pool, reporter: &Reporter) -> Result<()> {
             ) =>
         {
             reporter.over();
-            let why = exit::causes(&*error);
+            let why = causes(&*error);
             progress::note(&format!(
                 "warning: no snapshot could be made, booting instead: {why}"
             ));
@@ -410,18 +377,6 @@ mod tests {
             ..stages
         };
         assert_eq!(stages.of_spawn(), "queue 20.0, resume 3.0, hello 1.0");
-    }
-
-    #[test]
-    fn output_that_is_no_text_is_told_as_it_is_too() {
-        let output = Output::new(b"text".to_vec(), b"a\xffb".to_vec());
-        let expected = Output {
-            stdout: "text".to_owned(),
-            stdout_base64: None,
-            stderr: "a\u{fffd}b".to_owned(),
-            stderr_base64: Some("Yf9i".to_owned()),
-        };
-        assert_eq!(output, expected);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! `ironclaw snapshot`
 
 use anyhow::Result;
+use ironclaw_console::output::{self, blocking, mebibytes, milliseconds};
+use ironclaw_console::progress::Reporter;
 use ironclaw_orchestrator::vm::snapshot::{
     Defect, Entry, Manifest, Owners, SnapshotError, SnapshotId, SnapshotStore,
 };
@@ -9,8 +11,6 @@ use serde::Serialize;
 
 use crate::args::{SnapshotTask, Snapshots};
 use crate::each::{self, Done, Name};
-use crate::output::{self, blocking, mebibytes, milliseconds};
-use crate::progress::Reporter;
 
 #[derive(Debug, Serialize)]
 struct Made {

@@ -1,6 +1,9 @@
 //! `ironclaw template`
 
 use anyhow::{Error, Result};
+use ironclaw_console::causes;
+use ironclaw_console::output::{self, blocking, mebibytes};
+use ironclaw_console::progress::Reporter;
 use ironclaw_orchestrator::template::{
     BuildSpec, ImportSpec, Manifest, Template, TemplateError, TemplateHash, TemplateStore,
 };
@@ -9,9 +12,6 @@ use serde::Serialize;
 
 use crate::args::{TemplateTask, Templates};
 use crate::each::{self, Done, Name};
-use crate::exit;
-use crate::output::{self, blocking, mebibytes};
-use crate::progress::Reporter;
 
 #[derive(Debug, Serialize)]
 struct Row {
@@ -80,7 +80,7 @@ fn of_import(error: TemplateError, spec: &ImportSpec) -> Error {
         TemplateError::Io { path, .. }
             if *path == spec.kernel || Some(path) == spec.initramfs.as_ref() =>
         {
-            Error::msg(exit::causes(&error))
+            Error::msg(causes(&error))
         }
         _ => error.into(),
     }
@@ -114,7 +114,7 @@ pub(crate) async fn current(config: &Config) -> Result<Current> {
             Ok(Some(template)) => template,
             Ok(None) => return Ok(Current::ToBuild("there is none yet".to_owned())),
             Err(error) if error.needs_rebuild() => {
-                return Ok(Current::ToBuild(exit::causes(&error)));
+                return Ok(Current::ToBuild(causes(&error)));
             }
             Err(error) => return Err(error.into()),
         };
@@ -168,7 +168,7 @@ fn rows(store: &TemplateStore) -> Result<Vec<Row>> {
             .is_some_and(|template| *template.hash() == listed.hash);
         let (manifest, error) = match listed.template {
             Ok(template) => (Some(template.manifest().clone()), None),
-            Err(error) => (None, Some(exit::causes(&error))),
+            Err(error) => (None, Some(causes(&error))),
         };
         Row {
             hash: listed.hash.to_string(),

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use ironclaw_console::causes;
 use ironclaw_orchestrator::vm::Config;
 use ironclaw_orchestrator::vm::config::{
     BackendChoice, JailChoice, RUN_PATH, SNAPSHOT_PATH, TEMPLATE_PATH,
@@ -15,7 +16,6 @@ use rustix::process::geteuid;
 
 use super::Check;
 use super::qemu::Purpose;
-use crate::exit;
 
 /// The binary, and the jailer where there is one to jail; and what is left for QEMU to do. `opened`
 /// says whether there is KVM, without which `auto` does not even look for Firecracker.
@@ -42,13 +42,13 @@ pub(super) async fn checks(config: &Config, opened: &io::Result<()>) -> (Vec<Che
         }
         // Nobody asked for it by name.
         Err(error @ VmmError::NotInstalled { path: None, .. }) if !only => {
-            let found = exit::causes(&error);
+            let found = causes(&error);
             let check = Check::warn(NAME, found, "until then QEMU runs the guests");
             (vec![check], Purpose::Hypervisor)
         }
         // It says itself what to do.
         Err(error) => {
-            let check = Check::fail(NAME, exit::causes(&error), None);
+            let check = Check::fail(NAME, causes(&error), None);
             (vec![check], Purpose::Hypervisor)
         }
     };
@@ -102,8 +102,8 @@ fn jailer(config: &Config) -> Check {
                 Check::warn(NAME, found, "run as root to have each VM jailed")
             }
         }
-        Err(error) if must_here => Check::fail(NAME, exit::causes(&error), None),
-        Err(error) => Check::warn(NAME, exit::causes(&error), "until then VMs are not jailed"),
+        Err(error) if must_here => Check::fail(NAME, causes(&error), None),
+        Err(error) => Check::warn(NAME, causes(&error), "until then VMs are not jailed"),
     }
 }
 

@@ -1,12 +1,12 @@
 //! What `ironclaw doctor` says of QEMU.
 
+use ironclaw_console::causes;
+use ironclaw_console::output::blocking;
 use ironclaw_orchestrator::vm::Config;
 use ironclaw_orchestrator::vm::config::JailChoice;
 use ironclaw_orchestrator::vm::qemu::{Jail, QemuBinary};
 
 use super::Check;
-use crate::exit;
-use crate::output::blocking;
 
 /// What a run needs QEMU for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,17 +27,17 @@ pub(super) async fn check(config: &Config, purpose: Purpose) -> Check {
             NAME,
             format!("{} {}", binary.path.display(), binary.version),
         ),
-        (Err(error), Purpose::Hypervisor) => Check::fail(NAME, exit::causes(&error), None),
+        (Err(error), Purpose::Hypervisor) => Check::fail(NAME, causes(&error), None),
         (Err(error), Purpose::Fallback) => Check::warn(
             NAME,
-            exit::causes(&error),
+            causes(&error),
             "needed only for a template that Firecracker does not boot",
         ),
         (Err(error), Purpose::Nothing) => Check::ok(
             NAME,
             format!(
                 "{}; IRONCLAW_BACKEND=firecracker does without",
-                exit::causes(&error)
+                causes(&error)
             ),
         ),
     }
@@ -59,7 +59,7 @@ pub(super) async fn jail(config: &Config, purpose: Purpose) -> Option<Check> {
     let jail = match jail.await {
         Ok(jail) => jail,
         Err(error) => {
-            let found = exit::causes(error.as_ref());
+            let found = causes(error.as_ref());
             return Some(match purpose {
                 Purpose::Hypervisor => Check::fail(NAME, found, None),
                 _ => Check::warn(

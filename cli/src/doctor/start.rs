@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
+use ironclaw_console::causes;
+use ironclaw_console::output::milliseconds;
 use ironclaw_orchestrator::vm::{Config, Launcher};
 
 use super::Check;
-use crate::exit;
-use crate::output::milliseconds;
 
 /// Each is started, and ended. Where the first does not start, `auto` takes the next.
 pub(super) async fn checks(config: &Config) -> Vec<Check> {
@@ -14,7 +14,7 @@ pub(super) async fn checks(config: &Config) -> Vec<Check> {
     let hypervisors = match Launcher::hypervisors(config).await {
         Ok(hypervisors) => hypervisors,
         // It says itself what to do.
-        Err(error) => return vec![Check::fail(NAME, exit::causes(&error), None)],
+        Err(error) => return vec![Check::fail(NAME, causes(&error), None)],
     };
     let mut checks = Vec::new();
     let mut left = hypervisors.len();
@@ -31,7 +31,7 @@ pub(super) async fn checks(config: &Config) -> Vec<Check> {
                 )
             }
             Err(error) => {
-                let found = format!("{identity} does not start: {}", exit::causes(&error));
+                let found = format!("{identity} does not start: {}", causes(&error));
                 match left {
                     0 => Check::fail(NAME, found, None),
                     _ => Check::warn(NAME, found, "until then the next one runs the guests"),

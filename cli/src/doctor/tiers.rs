@@ -3,12 +3,12 @@
 
 use std::time::Instant;
 
+use ironclaw_console::causes;
+use ironclaw_console::output::{blocking, milliseconds};
 use ironclaw_orchestrator::vm::snapshot::Snapshot;
 use ironclaw_orchestrator::vm::{LaunchError, Launcher, Origin};
 
 use super::Check;
-use crate::exit;
-use crate::output::{blocking, milliseconds};
 
 const NAME: &str = "tiers";
 
@@ -59,7 +59,7 @@ fn of(tried: Result<(), (Origin, LaunchError)>, took: f64) -> Check {
                 format!(
                     "{tier} spawns do not work here ({}): {}",
                     error.reason(),
-                    exit::causes(&error)
+                    causes(&error)
                 ),
                 format!("{instead}; `ironclaw pool refresh` makes other snapshots"),
             )

@@ -1,15 +1,13 @@
 //! `ironclaw pool stats`: what a process that has no pool can know of one.
 
 use anyhow::Result;
+use ironclaw_console::causes;
+use ironclaw_console::output::{self, mebibytes};
 use ironclaw_orchestrator::vm::snapshot::{Entry, Owners, Requirements, SnapshotId};
 use ironclaw_orchestrator::vm::{Config, PoolOptions, SNAPSHOT_BUDGET};
 use serde::Serialize;
 
-use super::{prometheus, requirements};
-use crate::args::StatsFormat;
-use crate::exit;
-use crate::output::{self, mebibytes};
-use crate::snapshot;
+use crate::{requirements, snapshot};
 
 #[derive(Debug, Serialize)]
 pub(super) struct Stats {
@@ -46,24 +44,14 @@ pub(super) struct Row {
     age: String,
 }
 
-/// Prints the figures.
-pub(super) async fn show(config: &Config, format: StatsFormat) -> Result<()> {
-    let stats = Stats::gather(config).await?;
-    match format {
-        StatsFormat::Json => output::json(&stats),
-        StatsFormat::Prometheus => output::line(prometheus::text(&stats).trim_end()),
-        StatsFormat::Table => stats.print(),
-    }
-}
-
 impl Stats {
-    async fn gather(config: &Config) -> Result<Self> {
+    pub(super) async fn gather(config: &Config) -> Result<Self> {
         let entries = snapshot::owned(config).await?;
-        let required = match requirements(config).await {
+        let required = match requirements::current(config).await {
             Ok(Some(required)) => Ok(required),
             Ok(None) => Err("there is no usable template".to_owned()),
             // What is on disk is there without a hypervisor, too.
-            Err(error) => Err(exit::causes(error.as_ref())),
+            Err(error) => Err(causes(error.as_ref())),
         };
         let snapshots: Vec<_> = entries
             .into_iter()
@@ -82,7 +70,7 @@ impl Stats {
         })
     }
 
-    fn print(self) -> Result<()> {
+    pub(super) fn print(self) -> Result<()> {
         output::line(&format!(
             "{} of {} snapshots ready, {} on disk",
             self.fit.min(self.size),

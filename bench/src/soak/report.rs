@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
+use ironclaw_console::output;
 use ironclaw_orchestrator::vm::snapshot::VmmIdentity;
 use serde::Serialize;
 
 use super::leaks::Line;
 use super::tally::{Blame, Failures, Served};
-use crate::output;
 
 /// All of it.
 #[derive(Debug, Serialize)]

@@ -5,13 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Result, bail};
+use ironclaw_console::causes;
+use ironclaw_console::output::blocking;
+use ironclaw_console::progress;
+use ironclaw_console::signals;
 use ironclaw_orchestrator::vm::snapshot::{SnapshotId, SnapshotStore};
 use ironclaw_orchestrator::vm::{Created, Launcher, Pool, PoolOptions};
-
-use crate::exit;
-use crate::output::blocking;
-use crate::progress;
-use crate::signals;
 
 /// The bench's own snapshot, and the pool that is open.
 #[derive(Default)]
@@ -88,7 +87,7 @@ impl Own {
             return;
         };
         if let Err(error) = blocking(move || store.delete(id)).await {
-            let why = exit::causes(error.as_ref());
+            let why = causes(error.as_ref());
             progress::note(&format!("warning: the bench's snapshot stays: {why}"));
         }
     }

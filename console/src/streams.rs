@@ -13,15 +13,15 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::exit;
+use crate::output_closed;
 
 /// Standard output. Each call writes at once: nothing is left in a buffer.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Stdout;
+pub struct Stdout;
 
 /// Standard error; the same.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Stderr;
+pub struct Stderr;
 
 impl Write for Stdout {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -56,7 +56,7 @@ fn write(stream: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
 
 /// Whether standard output and standard error are the same terminal, file or pipe, where the order of
 /// what comes from both shows.
-pub(crate) fn go_to_one_place() -> bool {
+pub fn go_to_one_place() -> bool {
     let place = |stream: &dyn AsFd| -> io::Result<(u64, u64)> {
         let file = File::from(stream.as_fd().try_clone_to_owned()?);
         let found = file.metadata()?;
@@ -78,7 +78,7 @@ fn wait_for(stream: impl AsFd, what: PollFlags) -> io::Result<()> {
 
 /// Reads what there is of standard input, up to so many bytes; waits until there is some, and gives
 /// nothing at its end. Nothing is read ahead.
-pub(crate) fn read_stdin(most: usize) -> io::Result<Vec<u8>> {
+pub fn read_stdin(most: usize) -> io::Result<Vec<u8>> {
     let stdin = io::stdin();
     let mut bytes = vec![0; most];
     loop {
@@ -95,15 +95,17 @@ pub(crate) fn read_stdin(most: usize) -> io::Result<Vec<u8>> {
 
 /// Which of the two outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Target {
+pub enum Target {
+    /// Standard output.
     Stdout,
+    /// Standard error.
     Stderr,
 }
 
 /// Writes to both on a thread of its own: nobody can call off a write that blocks, and neither
 /// signals nor the end of the program wait for it.
 #[derive(Debug)]
-pub(crate) struct Writer {
+pub struct Writer {
     chunks: mpsc::UnboundedSender<Chunk>,
     written: Option<oneshot::Receiver<io::Result<()>>>,
 }
@@ -111,7 +113,11 @@ pub(crate) struct Writer {
 type Chunk = (Target, Vec<u8>, oneshot::Sender<io::Result<()>>);
 
 impl Writer {
-    pub(crate) fn start() -> Result<Self> {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// If it can't be started.
+    pub fn start() -> Result<Self> {
         let (chunks, mut arriving) = mpsc::unbounded_channel::<Chunk>();
         let write_all = move || {
             while let Some((target, bytes, told)) = arriving.blocking_recv() {
@@ -135,19 +141,20 @@ impl Writer {
     }
 
     /// Begins to write `bytes`. [`Self::written`] has to tell the end before the next.
-    pub(crate) fn begin(&mut self, target: Target, bytes: Vec<u8>) {
+    pub fn begin(&mut self, target: Target, bytes: Vec<u8>) {
         let (told, written) = oneshot::channel();
         // Without the thread, `written` says so.
         let _ = self.chunks.send((target, bytes, told));
         self.written = Some(written);
     }
 
-    pub(crate) fn is_busy(&self) -> bool {
+    /// Whether what was begun is still to be waited for.
+    pub fn is_busy(&self) -> bool {
         self.written.is_some()
     }
 
     /// Waits until what was begun is written, if anything was. Cancel-safe.
-    pub(crate) async fn written(&mut self) -> Result<()> {
+    pub async fn written(&mut self) -> Result<()> {
         let Some(written) = &mut self.written else {
             return Ok(());
         };
@@ -155,7 +162,7 @@ impl Writer {
         self.written = None;
         result
             .context("the thread for the output ended")?
-            .map_err(exit::written)
+            .map_err(output_closed::written)
     }
 }
 

@@ -1,16 +1,14 @@
 //! All that was measured, as it is printed in JSON.
 
-use ironclaw_orchestrator::vm::Created;
 use ironclaw_orchestrator::vm::snapshot::VmmIdentity;
 use serde::Serialize;
 
 use super::clones::Clones;
-use super::comparison::Comparison;
 use super::host::Host;
 use super::load::Concurrency;
 use super::ratios::Ratios;
+use super::snapshots::Snapshots;
 use super::tiers::Tier;
-use crate::output::milliseconds;
 
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
@@ -48,18 +46,6 @@ pub(super) struct Cache {
     pub(super) after_bytes: u64,
 }
 
-/// Making a snapshot, and what snapshots take on disk.
-#[derive(Debug, Serialize)]
-pub(super) struct Snapshots {
-    pub(super) boot_ms: f64,
-    pub(super) write_ms: f64,
-    pub(super) publish_ms: f64,
-    /// Blocks of the one that most was measured with.
-    pub(super) disk_bytes: u64,
-    /// Blocks of each snapshot of the pool; empty in a quick run.
-    pub(super) pool_disk_bytes: Vec<u64>,
-}
-
 /// Filling a pool.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(super) struct Warmup {
@@ -71,23 +57,7 @@ pub(super) struct Warmup {
     pub(super) took_ms: f64,
 }
 
-/// A report and what came of its comparison.
-#[derive(Debug, Serialize)]
-pub(super) struct Compared {
-    #[serde(flatten)]
-    report: Report,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    comparison: Option<Comparison>,
-}
-
 impl Report {
-    pub(super) fn with(self, comparison: Option<Comparison>) -> Compared {
-        Compared {
-            report: self,
-            comparison,
-        }
-    }
-
     /// `QEMU 7.2.0 (tcg), guests of 128 MiB and 1 vCPU`
     pub(super) fn vmm_line(&self) -> String {
         let Guest { memory_mib, vcpus } = self.guest;
@@ -106,17 +76,5 @@ impl Report {
         } = &self.host;
         let gibibytes = *memory_bytes as f64 / f64::from(1 << 30);
         format!("{cpu_model}, {processors} processors, {gibibytes:.1} GiB, Linux {kernel}")
-    }
-}
-
-impl Snapshots {
-    pub(super) fn of(created: Created) -> Self {
-        Self {
-            boot_ms: milliseconds(created.boot),
-            write_ms: milliseconds(created.write),
-            publish_ms: milliseconds(created.publish),
-            disk_bytes: created.disk_bytes,
-            pool_disk_bytes: Vec::new(),
-        }
     }
 }

@@ -1,14 +1,16 @@
 //! The report for people.
 
 use anyhow::Result;
+use ironclaw_console::output::{self, mebibytes};
 
 use super::clones::Clones;
+use super::comparison::{Comparison, Found, GROSS};
 use super::host::Load;
 use super::load::{Served, Spawns};
 use super::ratios::Ratios;
-use super::report::{Report, Snapshots, Warmup};
+use super::report::{Report, Warmup};
+use super::snapshots::Snapshots;
 use super::tiers::Tier;
-use crate::output::{self, mebibytes};
 use crate::statistics::Spread;
 
 /// Prints all but the ratios.
@@ -70,6 +72,40 @@ pub(super) fn ratios(ratios: &Ratios) -> Result<()> {
         rows.map(|(name, ratio)| [name.to_owned(), format!("{ratio:.4}")])
             .collect(),
     )
+}
+
+/// Prints the ratios beside those that were committed.
+pub(super) fn comparison(comparison: &Comparison, measured: &Ratios) -> Result<()> {
+    let file = comparison.file.display();
+    match &comparison.result {
+        Found::Nothing { because } => {
+            ratios(measured)?;
+            output::line(&format!("\nnot compared with {file}: {because}"))
+        }
+        Found::Ratios(rows) => {
+            output::line(&format!("\nratios, the less the better, beside {file}:"))?;
+            let cells = rows.iter().map(|row| {
+                [
+                    row.name.to_owned(),
+                    format!("{:.4}", row.measured),
+                    format!("{:.4}", row.committed),
+                    format!("{:.2}x", row.times),
+                    if row.broken { "BROKEN" } else { "ok" }.to_owned(),
+                ]
+            });
+            output::table(
+                ["RATIO", "MEASURED", "COMMITTED", "TIMES", ""],
+                cells.collect(),
+            )?;
+            if comparison.is_broken() {
+                output::line(&format!(
+                    "more than {GROSS} times what was committed: something got much worse, or the \
+                     machine was very busy; repeat the run to tell"
+                ))?;
+            }
+            Ok(())
+        }
+    }
 }
 
 fn heading(report: &Report) -> Result<()> {

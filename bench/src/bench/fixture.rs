@@ -11,7 +11,8 @@ use super::host::{Host, Load};
 use super::life::Life;
 use super::load::{Concurrency, Served, Spawns};
 use super::ratios::Ratios;
-use super::report::{Cache, Guest, Report, Snapshots};
+use super::report::{Cache, Guest, Report};
+use super::snapshots::Snapshots;
 use super::tiers::Tier;
 use crate::statistics::Spread;
 

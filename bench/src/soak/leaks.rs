@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use ironclaw_console::output::blocking;
 use ironclaw_orchestrator::vm::{Config, Limit};
 use procfs::process::{FDTarget, Process};
 use serde::Serialize;
 use tokio::time::{Instant, sleep_until};
 
 use super::children::children;
-use crate::output::blocking;
 
 /// Threads and descriptors end a moment after the process that they belonged to; what is there
 /// after this time stays.

@@ -16,16 +16,15 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use fastrand::Rng;
+use ironclaw_console::causes;
+use ironclaw_console::output::blocking;
+use ironclaw_console::progress::{self, Reporter};
+use ironclaw_console::signals;
 use ironclaw_orchestrator::vm::snapshot::VmmIdentity;
 use ironclaw_orchestrator::vm::{Budget, Config, Launcher, Origin, Pool, PoolOptions, PoolStats};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep, timeout};
 
-use crate::args::Soak;
-use crate::exit::{self, Exit};
-use crate::output::blocking;
-use crate::progress::{self, Reporter};
-use crate::signals;
 use fault::{CONSEQUENCES, Fault};
 use guest::Dialect;
 use home::Home;
@@ -48,15 +47,33 @@ const HEALS: Duration = Duration::from_secs(300);
 /// Longer than the longest wait of a pool after failures.
 const AFTER_FAILURES: Duration = Duration::from_secs(60);
 
-/// Soaks and prints; the exit code says whether all was well.
+/// How to use the pool, and for how long.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How long; a minute if neither this nor `spawns` is given.
+    pub time: Option<Duration>,
+    /// Ends after so many spawns, if not before.
+    pub spawns: Option<u64>,
+    /// Spawns at a time.
+    pub concurrency: u16,
+    /// Whether things go wrong meanwhile.
+    pub faults: bool,
+    /// Chooses as the run with this seed did.
+    pub seed: Option<u64>,
+}
+
+/// Soaks and prints; returns whether nothing leaked, and nothing failed that should not.
 ///
 /// The first signal ends it early, with its report if it has begun; the second at once.
-pub(crate) async fn run(config: &Config, soak: Soak, json: bool) -> Result<u8> {
+///
+/// # Errors
+/// If it can't begin or can't go on, or at a signal.
+pub async fn run(config: &Config, options: &Options, json: bool) -> Result<bool> {
     let (ask, stop) = Stop::new();
     let reporter = Reporter::new();
     let first = signals::first()?;
     let report = {
-        let mut soaked = pin!(perform(config, &soak, &stop, &reporter));
+        let mut soaked = pin!(perform(config, options, &stop, &reporter));
         tokio::select! {
             report = &mut soaked => report?,
             signal = first => {
@@ -72,11 +89,16 @@ pub(crate) async fn run(config: &Config, soak: Soak, json: bool) -> Result<u8> {
     };
     reporter.over();
     report.print(json)?;
-    Ok(if report.ok { 0 } else { Exit::Found as u8 })
+    Ok(report.ok)
 }
 
-async fn perform(config: &Config, soak: &Soak, stop: &Stop, reporter: &Reporter) -> Result<Report> {
-    let seed = soak.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
+async fn perform(
+    config: &Config,
+    options: &Options,
+    stop: &Stop,
+    reporter: &Reporter,
+) -> Result<Report> {
+    let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
     let mut skipped = Vec::new();
     let template = stop
         .or(async { Ok(Launcher::open(config, reporter.progress()).await?) })
@@ -87,7 +109,7 @@ async fn perform(config: &Config, soak: &Soak, stop: &Stop, reporter: &Reporter)
         let config = config.clone();
         blocking(move || Home::create(&config)).await?
     };
-    if soak.faults
+    if options.faults
         && let Err(error) = home.own_disk(config)
     {
         skipped.push(format!(
@@ -106,7 +128,7 @@ async fn perform(config: &Config, soak: &Soak, stop: &Stop, reporter: &Reporter)
 
     // What the first use of anything leaves in this process is no leak.
     reporter.stage("warming up", true);
-    warm_up(&config, soak, seed, stop).await?;
+    warm_up(&config, options, seed, stop).await?;
     let before = Taken::now(&config)?;
 
     let launcher = Launcher::open(&config, reporter.progress()).await?;
@@ -119,12 +141,12 @@ async fn perform(config: &Config, soak: &Soak, stop: &Stop, reporter: &Reporter)
             return Err(error);
         }
     };
-    let until = until(soak);
-    let shift = Shift::new(pool.clone(), dialect, soak.faults, until, stop.clone());
+    let until = until(options);
+    let shift = Shift::new(pool.clone(), dialect, options.faults, until, stop.clone());
     let shift = Arc::new(shift);
-    let load = Load::put(&shift, soak.concurrency, seed, &home, reporter).await?;
+    let load = Load::put(&shift, options.concurrency, seed, &home, reporter).await?;
     let stats = pool.stats();
-    if soak.faults {
+    if options.faults {
         reporter.stage("healing", true);
         match stop.or(async { Ok(heal(&pool).await) }).await {
             Ok(Ok(())) => {}
@@ -147,17 +169,17 @@ async fn perform(config: &Config, soak: &Soak, stop: &Stop, reporter: &Reporter)
         leaks,
         skipped,
     }
-    .report(vmm, seed, seconds, soak.faults, stop))
+    .report(vmm, seed, seconds, options.faults, stop))
 }
 
-fn until(soak: &Soak) -> Until {
-    let time = match (soak.time, soak.spawns) {
+fn until(options: &Options) -> Until {
+    let time = match (options.time, options.spawns) {
         (None, None) => Some(DEFAULT_TIME),
         (time, _) => time,
     };
     Until {
         deadline: time.map(|time| Instant::now() + time),
-        spawns: soak.spawns,
+        spawns: options.spawns,
     }
 }
 
@@ -168,18 +190,18 @@ async fn pool(launcher: Launcher, config: &Config) -> Result<(Pool, Budget)> {
 }
 
 /// A round without faults: everything is used and closed again.
-async fn warm_up(config: &Config, soak: &Soak, seed: u64, stop: &Stop) -> Result<()> {
+async fn warm_up(config: &Config, options: &Options, seed: u64, stop: &Stop) -> Result<()> {
     let launcher = Launcher::open(config, Reporter::new().progress()).await?;
     let (pool, _) = pool(launcher, config).await?;
     let round = async {
         let until = Until {
             deadline: None,
-            spawns: Some(u64::from(soak.concurrency)),
+            spawns: Some(u64::from(options.concurrency)),
         };
         let dialect = filled(&pool).await?;
         let shift = Shift::new(pool.clone(), dialect, false, until, stop.clone());
         let shift = Arc::new(shift);
-        workers(&shift, soak.concurrency, seed).join_all().await;
+        workers(&shift, options.concurrency, seed).join_all().await;
         if let Some(failure) = shift.tally().failures().first() {
             bail!("the warm-up failed: {}: {}", failure.what, failure.first);
         }
@@ -359,7 +381,7 @@ async fn heal(pool: &Pool) -> Result<(), String> {
         let vm = pool
             .spawn(&format!("healed-{number}"))
             .await
-            .map_err(|error| exit::causes(&error))?;
+            .map_err(|error| causes(&error))?;
         if vm.origin() == Origin::ColdBooted {
             return Err("a pool that should be whole had to boot a VM".to_owned());
         }

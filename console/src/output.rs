@@ -9,42 +9,42 @@ use comfy_table::presets::NOTHING;
 use ironclaw_orchestrator::vm::snapshot::Timestamp;
 use serde::Serialize;
 
-use crate::exit;
+use crate::output_closed;
 use crate::streams::Stdout;
 
 /// Prints `value` as one JSON value on one line.
-pub(crate) fn json(value: &impl Serialize) -> Result<()> {
+pub fn json(value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string(value).context("can't write JSON")?;
     line(&text)
 }
 
 /// Prints a line of text, or several.
-pub(crate) fn line(text: &str) -> Result<()> {
+pub fn line(text: &str) -> Result<()> {
     Stdout
         .write_all(format!("{text}\n").as_bytes())
-        .map_err(exit::written)
+        .map_err(output_closed::written)
 }
 
 /// Prints a table.
-pub(crate) fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> Result<()> {
+pub fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> Result<()> {
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(header).add_rows(rows);
     line(&table.trim_fmt())
 }
 
 /// `12.3 MiB`
-pub(crate) fn mebibytes(bytes: u64) -> String {
+pub fn mebibytes(bytes: u64) -> String {
     let tenths = bytes.saturating_mul(10) >> 20;
     format!("{}.{} MiB", tenths / 10, tenths % 10)
 }
 
 /// How long ago that was, in whole seconds; `None` for the future.
-pub(crate) fn seconds_since(time: Timestamp) -> Option<u64> {
+pub fn seconds_since(time: Timestamp) -> Option<u64> {
     Some(time.age()?.as_secs())
 }
 
 /// How long ago that was: `2h 3m 4s`
-pub(crate) fn age(made: Timestamp) -> String {
+pub fn age(made: Timestamp) -> String {
     match seconds_since(made) {
         Some(seconds) => humantime::format_duration(Duration::from_secs(seconds)).to_string(),
         None => format!("from the future, {}", time(made.unix_seconds)),
@@ -52,7 +52,7 @@ pub(crate) fn age(made: Timestamp) -> String {
 }
 
 /// A point in time, from seconds since 1970: `2026-01-31T12:00:00Z`
-pub(crate) fn time(unix_seconds: u64) -> String {
+pub fn time(unix_seconds: u64) -> String {
     /// The last second of the year 9999, after which the notation has no form.
     const LAST: u64 = 253_402_300_799;
     let time = UNIX_EPOCH + Duration::from_secs(unix_seconds.min(LAST));
@@ -60,15 +60,13 @@ pub(crate) fn time(unix_seconds: u64) -> String {
 }
 
 /// A duration in milliseconds, for JSON and tables.
-pub(crate) fn milliseconds(duration: Duration) -> f64 {
+pub fn milliseconds(duration: Duration) -> f64 {
     // To a microsecond: what is finer is noise.
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
 /// Runs a library call that blocks.
-pub(crate) async fn blocking<T, E>(
-    call: impl FnOnce() -> Result<T, E> + Send + 'static,
-) -> Result<T>
+pub async fn blocking<T, E>(call: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T>
 where
     T: Send + 'static,
     E: Into<Error> + Send + 'static,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use ironclaw_console::progress::Reporter;
 use ironclaw_orchestrator::vm::{
     Budget, Launcher, Limit, Origin, Pool, PoolOptions, SpawnStage, VmHandle,
 };
@@ -12,7 +13,6 @@ use serde::Serialize;
 use super::faults::Faults;
 use super::life::Life;
 use super::own::Own;
-use crate::progress::Reporter;
 use crate::statistics::Spread;
 
 /// One tier. Times are in milliseconds.

@@ -5,10 +5,9 @@ use anyhow::{Context as _, Result};
 use ironclaw_orchestrator::vm::{Origin, Timings};
 use serde::{Deserialize, Serialize};
 
-use super::FEW;
-use super::clones::Clones;
+use super::clones::{Clones, FEW};
 use super::life::Life;
-use super::report::Snapshots;
+use super::snapshots::Snapshots;
 use super::tiers::Tier;
 
 /// The less, the better. Times are medians.

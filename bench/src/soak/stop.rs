@@ -3,9 +3,8 @@
 use std::future::pending;
 
 use anyhow::Result;
+use ironclaw_console::signals::Interrupted;
 use tokio::sync::watch;
-
-use crate::signals::Interrupted;
 
 /// Whether it is time to stop; cheap to clone.
 #[derive(Debug, Clone)]

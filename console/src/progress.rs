@@ -14,7 +14,7 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// Shows stages until it is dropped or told that they are over.
 #[derive(Debug, Clone)]
-pub(crate) struct Reporter(Arc<Spinner>);
+pub struct Reporter(Arc<Spinner>);
 
 #[derive(Debug)]
 struct Spinner {
@@ -31,8 +31,15 @@ enum Shown {
     Ended,
 }
 
+impl Default for Reporter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Reporter {
-    pub(crate) fn new() -> Self {
+    /// One that shows nothing yet.
+    pub fn new() -> Self {
         let on_terminal = std::io::stderr().is_terminal();
         Self(Arc::new(Spinner {
             on_terminal,
@@ -41,18 +48,18 @@ impl Reporter {
     }
 
     /// For the library.
-    pub(crate) fn progress(&self) -> Progress {
+    pub fn progress(&self) -> Progress {
         let reporter = self.clone();
         Arc::new(move |stage: &Stage| reporter.stage(&stage.to_string(), is_long(stage)))
     }
 
     /// Shows a step of a template's build.
-    pub(crate) fn step(&self, step: &Step) {
+    pub fn step(&self, step: &Step) {
         self.stage(&step.to_string(), is_long_step(step));
     }
 
     /// Shows what happens next; `long` stages are worth a line where no spinner turns.
-    pub(crate) fn stage(&self, text: &str, long: bool) {
+    pub fn stage(&self, text: &str, long: bool) {
         let mut shown = self.0.shown();
         match &*shown {
             Shown::Ended => {}
@@ -68,7 +75,7 @@ impl Reporter {
     }
 
     /// Takes the spinner off the terminal, until the next stage.
-    pub(crate) fn over(&self) {
+    pub fn over(&self) {
         let mut shown = self.0.shown();
         if let Shown::Turning(bar) = &*shown {
             bar.finish_and_clear();
@@ -78,7 +85,7 @@ impl Reporter {
 
     /// Takes the spinner off the terminal. No later stage is shown: what else is printed is not
     /// ours.
-    pub(crate) fn end(&self) {
+    pub fn end(&self) {
         let before = std::mem::replace(&mut *self.0.shown(), Shown::Ended);
         if let Shown::Turning(bar) = before {
             bar.finish_and_clear();
@@ -87,7 +94,7 @@ impl Reporter {
 }
 
 /// A line on standard error. That nobody reads it is no reason to stop.
-pub(crate) fn note(text: &str) {
+pub fn note(text: &str) {
     // In one piece, so that others who write there do not come between.
     let _ = Stderr.write_all(format!("ironclaw: {text}\n").as_bytes());
 }

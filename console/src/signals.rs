@@ -28,11 +28,11 @@ const TELLING: [Signal; 3] = [Signal::CONT, Signal::TSTP, Signal::WINCH];
 /// A signal asked the program to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("ended by a signal")]
-pub(crate) struct Interrupted(pub(crate) Signal);
+pub struct Interrupted(pub Signal);
 
 impl Interrupted {
     /// As shells give it: 128 and the signal's number.
-    pub(crate) fn exit_code(self) -> u8 {
+    pub fn exit_code(self) -> u8 {
         exit_code(self.0)
     }
 }
@@ -40,10 +40,10 @@ impl Interrupted {
 /// A command was asked to end by a signal and did not in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("the command did not end within {KILL_AFTER:?} of {}, and was killed", name(self.0))]
-pub(crate) struct NotEnded(pub(crate) Signal);
+pub struct NotEnded(pub Signal);
 
 /// How long a command has to end once it was asked to.
-pub(crate) const KILL_AFTER: Duration = Duration::from_secs(10);
+pub const KILL_AFTER: Duration = Duration::from_secs(10);
 
 /// Whoever sends a signal to a process and to its group, as timeout(1) does, sends it twice: within
 /// this time it is one. People press Ctrl-C less often.
@@ -51,14 +51,14 @@ const SAME: Duration = Duration::from_millis(50);
 
 /// What becomes of the signals that come while a command runs.
 #[derive(Debug, Default)]
-pub(crate) struct Forwarding {
+pub struct Forwarding {
     /// The first signal that asked the command to end, and when it came.
     asked: Option<(Signal, Instant)>,
 }
 
 /// What to do with a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Effect {
+pub enum Effect {
     /// The command gets it.
     Forward,
     /// The command was asked to end before by this one, and is not waited for any longer.
@@ -68,7 +68,7 @@ pub(crate) enum Effect {
 impl Forwarding {
     /// `signal` comes. One that asks for the end starts the time that a command has; an interrupt
     /// after that is the last word of somebody who waits.
-    pub(crate) fn comes(&mut self, signal: Signal, now: Instant) -> Effect {
+    pub fn comes(&mut self, signal: Signal, now: Instant) -> Effect {
         match self.asked {
             Some((first, at)) if signal == Signal::INT && now >= at + SAME => Effect::Kill(first),
             None if [Signal::INT, Signal::QUIT, Signal::TERM].contains(&signal) => {
@@ -80,7 +80,7 @@ impl Forwarding {
     }
 
     /// Resolves when a command that was asked to end has had its time.
-    pub(crate) async fn over(&self) -> NotEnded {
+    pub async fn over(&self) -> NotEnded {
         match self.asked {
             Some((signal, at)) => {
                 sleep_until(at + KILL_AFTER).await;
@@ -92,31 +92,31 @@ impl Forwarding {
 }
 
 /// Stops this program until somebody lets it go on, as Ctrl-Z does to one that has no use for it.
-pub(crate) fn stop_ourselves() {
+pub fn stop_ourselves() {
     // It can't fail: the process is there.
     let _ = kill_process(getpid(), Signal::STOP);
 }
 
 /// What a shell shows for a program that was ended by `signal`.
-pub(crate) fn exit_code(signal: Signal) -> u8 {
+pub fn exit_code(signal: Signal) -> u8 {
     u8::try_from(128 + signal.as_raw()).unwrap_or(u8::MAX)
 }
 
 /// The signals that were not ignored when this program was started, as `nohup` has it ignore a hang
 /// up and a shell's `&` an interrupt: from now on they do nothing but come out of here.
 #[derive(Debug)]
-pub(crate) struct Signals(Vec<(Signal, unix::Signal)>);
+pub struct Signals(Vec<(Signal, unix::Signal)>);
 
 impl Signals {
     /// Listens for those that end a program.
-    pub(crate) fn that_end_us() -> Result<Self> {
+    pub fn that_end_us() -> Result<Self> {
         let mut signals = Self(Vec::new());
         signals.listen_for(&ENDING)?;
         Ok(signals)
     }
 
     /// Listens for those, too, that a command is told of besides.
-    pub(crate) fn add_those_for_a_command(&mut self) -> Result<()> {
+    pub fn add_those_for_a_command(&mut self) -> Result<()> {
         self.listen_for(&TELLING)
     }
 
@@ -134,7 +134,7 @@ impl Signals {
     }
 
     /// The next one that comes. Cancel-safe.
-    pub(crate) async fn next(&mut self) -> Signal {
+    pub async fn next(&mut self) -> Signal {
         poll_fn(|context| {
             let came = |(signal, listener): &mut (Signal, unix::Signal)| {
                 matches!(listener.poll_recv(context), Poll::Ready(Some(()))).then_some(*signal)
@@ -152,10 +152,7 @@ impl Signals {
     ///
     /// # Errors
     /// [`Interrupted`], or that of the work.
-    pub(crate) async fn until_first<T>(
-        &mut self,
-        work: impl Future<Output = Result<T>>,
-    ) -> Result<T> {
+    pub async fn until_first<T>(&mut self, work: impl Future<Output = Result<T>>) -> Result<T> {
         tokio::select! {
             result = work => result,
             signal = self.next() => Err(Interrupted(signal).into()),
@@ -164,7 +161,7 @@ impl Signals {
 }
 
 /// Catches the signals from now on; resolves at the first.
-pub(crate) fn first() -> Result<impl Future<Output = Interrupted>> {
+pub fn first() -> Result<impl Future<Output = Interrupted>> {
     let mut signals = Signals::that_end_us()?;
     Ok(async move { Interrupted(signals.next().await) })
 }
@@ -173,7 +170,7 @@ pub(crate) fn first() -> Result<impl Future<Output = Interrupted>> {
 ///
 /// # Errors
 /// [`Interrupted`], or that of the work.
-pub(crate) async fn until_first<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+pub async fn until_first<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     Signals::that_end_us()?.until_first(work).await
 }
 

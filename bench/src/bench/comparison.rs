@@ -9,10 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::ratios::Ratios;
 use super::report::Report;
-use crate::output;
 
 /// How many times a committed ratio is a gross break: machines are noisy.
-const GROSS: f64 = 2.0;
+pub(super) const GROSS: f64 = 2.0;
 
 /// A file of ratios, in TOML.
 #[derive(Debug)]
@@ -42,28 +41,37 @@ struct Section {
 /// What came of it.
 #[derive(Debug, Serialize)]
 pub(super) struct Comparison {
-    file: PathBuf,
+    pub(super) file: PathBuf,
     /// Where there are ratios of such guests; otherwise why not.
     #[serde(flatten)]
-    result: Found,
+    pub(super) result: Found,
+}
+
+/// A report and what came of its comparison.
+#[derive(Debug, Serialize)]
+pub(super) struct Compared {
+    #[serde(flatten)]
+    pub(super) report: Report,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) comparison: Option<Comparison>,
 }
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Found {
+pub(super) enum Found {
     Ratios(Vec<Row>),
     Nothing { because: String },
 }
 
 #[derive(Debug, Serialize)]
-struct Row {
-    name: &'static str,
-    measured: f64,
-    committed: f64,
+pub(super) struct Row {
+    pub(super) name: &'static str,
+    pub(super) measured: f64,
+    pub(super) committed: f64,
     /// How many times the committed one.
-    times: f64,
+    pub(super) times: f64,
     /// Whether it is more than twice that.
-    broken: bool,
+    pub(super) broken: bool,
 }
 
 impl Committed {
@@ -135,39 +143,6 @@ impl Comparison {
         match &self.result {
             Found::Ratios(rows) => rows.iter().any(|row| row.broken),
             Found::Nothing { .. } => false,
-        }
-    }
-
-    pub(super) fn print(&self, ratios: &Ratios) -> Result<()> {
-        let file = self.file.display();
-        match &self.result {
-            Found::Nothing { because } => {
-                super::text::ratios(ratios)?;
-                output::line(&format!("\nnot compared with {file}: {because}"))
-            }
-            Found::Ratios(rows) => {
-                output::line(&format!("\nratios, the less the better, beside {file}:"))?;
-                let cells = rows.iter().map(|row| {
-                    [
-                        row.name.to_owned(),
-                        format!("{:.4}", row.measured),
-                        format!("{:.4}", row.committed),
-                        format!("{:.2}x", row.times),
-                        if row.broken { "BROKEN" } else { "ok" }.to_owned(),
-                    ]
-                });
-                output::table(
-                    ["RATIO", "MEASURED", "COMMITTED", "TIMES", ""],
-                    cells.collect(),
-                )?;
-                if self.is_broken() {
-                    output::line(&format!(
-                        "more than {GROSS} times what was committed: something got much worse, or \
-                         the machine was very busy; repeat the run to tell"
-                    ))?;
-                }
-                Ok(())
-            }
         }
     }
 }

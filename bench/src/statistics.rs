@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use ironclaw_console::output::milliseconds;
 use serde::Serialize;
-
-use crate::output::milliseconds;
 
 /// How measurements spread: each percentile is one of them, the least that so many of a hundred
 /// do not exceed.

@@ -12,27 +12,27 @@ mod own;
 mod plot;
 mod ratios;
 mod report;
+mod snapshots;
 mod text;
 mod tiers;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use ironclaw_console::output::{self, blocking, milliseconds};
+use ironclaw_console::progress::Reporter;
 use ironclaw_orchestrator::vm::snapshot::Snapshot;
 use ironclaw_orchestrator::vm::{Config, Launcher, PoolOptions};
 
-use crate::args::Bench;
-use crate::exit::Exit;
-use crate::output::{self, blocking, milliseconds};
-use crate::progress::Reporter;
-use clones::Clones;
-use comparison::{Committed, Comparison};
+use clones::{Clones, FEW};
+use comparison::{Committed, Compared, Comparison};
 use host::{Host, Load};
 use load::Concurrency;
 use own::Own;
 use ratios::Ratios;
-use report::{Cache, Guest, Report, Snapshots, Warmup};
+use report::{Cache, Guest, Report, Warmup};
+use snapshots::Snapshots;
 use tiers::Tier;
 
 /// A cold boot takes seconds: more of them than this would be waiting, not knowledge.
@@ -41,36 +41,55 @@ const MAX_BOOTS: u16 = 5;
 const MAX_QUICK_BOOTS: u16 = 3;
 /// Warm clones of one snapshot, and spawns at a time.
 const COUNTS: &[usize] = &[1, 2, 5, 10, 20];
-/// The least that share something: enough for a ratio.
-const FEW: usize = 2;
 
-/// Measures and prints. A signal ends it early, without a report and with nothing left.
-pub(crate) async fn run(config: &Config, task: &Bench, json: bool) -> Result<u8> {
+/// What to measure, and what to do with the figures.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Measurements of each kind; of cold boots fewer.
+    pub rounds: u16,
+    /// Whether only that is measured which the ratios take.
+    pub quick: bool,
+    /// Directory for the figures as SVG files.
+    pub plot: Option<PathBuf>,
+    /// File of ratios to compare with.
+    pub compare: Option<PathBuf>,
+}
+
+/// Measures and prints; returns whether no ratio is grossly more than the one it was compared with.
+/// A signal ends it early, without a report and with nothing left.
+///
+/// # Errors
+/// If something can't be measured, read or written, or at a signal.
+pub async fn run(config: &Config, options: &Options, json: bool) -> Result<bool> {
     // What can fail before minutes of measuring does.
-    let committed = task.compare.as_deref().map(Committed::read).transpose()?;
-    if let Some(directory) = &task.plot {
+    let committed = options
+        .compare
+        .as_deref()
+        .map(Committed::read)
+        .transpose()?;
+    if let Some(directory) = &options.plot {
         std::fs::create_dir_all(directory)
             .with_context(|| format!("can't make the directory {}", directory.display()))?;
     }
     let own = Own::default();
-    let report = own.measured(measure(config, task, &own)).await?;
-    if let Some(directory) = &task.plot {
+    let report = own.measured(measure(config, options, &own)).await?;
+    if let Some(directory) = &options.plot {
         plot::draw(&report, directory)?;
     }
     let comparison = committed.map(|committed| Comparison::new(&committed, &report));
     let broken = comparison.as_ref().is_some_and(Comparison::is_broken);
     if json {
-        output::json(&report.with(comparison))?;
+        output::json(&Compared { report, comparison })?;
     } else {
-        print(&report, comparison.as_ref(), task.plot.as_deref())?;
+        print(&report, comparison.as_ref(), options.plot.as_deref())?;
     }
-    Ok(if broken { Exit::Found as u8 } else { 0 })
+    Ok(!broken)
 }
 
 fn print(report: &Report, comparison: Option<&Comparison>, plots: Option<&Path>) -> Result<()> {
     text::print(report)?;
     match comparison {
-        Some(comparison) => comparison.print(&report.ratios)?,
+        Some(comparison) => text::comparison(comparison, &report.ratios)?,
         None => text::ratios(&report.ratios)?,
     }
     if let Some(directory) = plots {
@@ -79,13 +98,13 @@ fn print(report: &Report, comparison: Option<&Comparison>, plots: Option<&Path>)
     Ok(())
 }
 
-async fn measure(config: &Config, task: &Bench, own: &Own) -> Result<Report> {
+async fn measure(config: &Config, options: &Options, own: &Own) -> Result<Report> {
     let reporter = Reporter::new();
     let launcher = Launcher::open(config, reporter.progress()).await?;
     let load_before = Load::now()?;
-    let rounds = task.rounds;
+    let rounds = options.rounds;
 
-    let boots = if task.quick {
+    let boots = if options.quick {
         MAX_QUICK_BOOTS
     } else {
         MAX_BOOTS
@@ -100,7 +119,7 @@ async fn measure(config: &Config, task: &Bench, own: &Own) -> Result<Report> {
         rounds,
         reporter: &reporter,
     };
-    let shared = bench.shared(task).await;
+    let shared = bench.shared(options).await;
     let cached_after_bytes = cached(&created.snapshot).await;
     let memory_bytes = launcher.machine().memory_bytes();
     let mut snapshots = Snapshots::of(created);
@@ -112,7 +131,7 @@ async fn measure(config: &Config, task: &Bench, own: &Own) -> Result<Report> {
         concurrency,
     } = shared?;
     let mut warmups = Vec::new();
-    if !task.quick {
+    if !options.quick {
         let several = bench.several().await?;
         clones.extend(several.clones);
         snapshots.pool_disk_bytes = several.disk_bytes;
@@ -179,12 +198,12 @@ impl Measuring<'_> {
         .with_warm(warm)
     }
 
-    async fn shared(&self, task: &Bench) -> Result<Shared> {
+    async fn shared(&self, options: &Options) -> Result<Shared> {
         let standby = self.config.standby;
         let restored =
             tiers::restores(self.own, self.launcher, standby, self.rounds, self.reporter).await?;
         let warm = tiers::warm(self.own, self.launcher, self.rounds, self.reporter).await?;
-        let counts = if task.quick { &[FEW] } else { COUNTS };
+        let counts = if options.quick { &[FEW] } else { COUNTS };
         let mut clones = Vec::new();
         let mut concurrency = Vec::new();
         for &count in counts {
@@ -195,7 +214,7 @@ impl Measuring<'_> {
                     .with_pool(self.launcher, self.options(1, count), async |pool| {
                         pool.warmup().await?;
                         let clones = Clones::of(1, &pool.warm_pids())?;
-                        if task.quick {
+                        if options.quick {
                             return Ok((clones, None));
                         }
                         let text = format!("{count} spawns at a time");

@@ -6,6 +6,9 @@ use serde::Serialize;
 
 use crate::statistics::Spread;
 
+/// The least that share something: enough for a ratio.
+pub(super) const FEW: usize = 2;
+
 /// Warm clones that live at the same time.
 #[derive(Debug, Serialize)]
 pub(super) struct Clones {

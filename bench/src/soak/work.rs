@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fastrand::Rng;
+use ironclaw_console::causes;
 use ironclaw_orchestrator::vm::{Limits, Pool, SpawnOptions, VmHandle};
 use tokio::time::{Instant, timeout};
 
@@ -12,7 +13,6 @@ use super::fault::Strikes;
 use super::guest::{self, Deed, Dialect, Mishap};
 use super::stop::Stop;
 use super::tally::{Blame, Tally};
-use crate::exit;
 
 /// How long a spawn may wait for room, and then how long anything may take that should go by
 /// itself.
@@ -153,7 +153,7 @@ async fn taken_back(shift: &Shift, name: &str, rng: &mut Rng) {
         }
         Ok(Err(error)) => {
             let injected = shift.strikes.explain(then, &error);
-            shift.failed(injected, "spawn", &exit::causes(&error));
+            shift.failed(injected, "spawn", &causes(&error));
         }
     }
 }
@@ -173,7 +173,7 @@ async fn cycle(shift: &Shift, name: &str, rng: &mut Rng) {
         Ok(Ok(vm)) => vm,
         Ok(Err(error)) => {
             let injected = shift.strikes.explain(then, &error);
-            return shift.failed(injected, "spawn", &exit::causes(&error));
+            return shift.failed(injected, "spawn", &causes(&error));
         }
         Err(_) => {
             let text = format!("no answer within {:?}", 2 * PATIENCE);
@@ -226,7 +226,7 @@ async fn lives_out(shift: &Shift, vm: VmHandle, then: Instant) {
         }
         Ok(Err(error)) => {
             let injected = shift.struck(&vm, then);
-            shift.failed(injected, "lifetime", &exit::causes(&error));
+            shift.failed(injected, "lifetime", &causes(&error));
         }
         Ok(Ok(_)) => shift.failed(false, "lifetime", "an endless command ended"),
         Err(_) => shift.failed(false, "lifetime", "the VM outlives its time limit"),
@@ -238,7 +238,7 @@ async fn killed_while_busy(shift: &Shift, vm: VmHandle, then: Instant) {
         Ok(running) => running,
         Err(error) => {
             let injected = shift.struck(&vm, then);
-            return shift.failed(injected, "start of a command", &exit::causes(&error));
+            return shift.failed(injected, "start of a command", &causes(&error));
         }
     };
     if shift.strikes.kill(vm.pid()) {
@@ -264,6 +264,6 @@ async fn end(shift: &Shift, vm: VmHandle, by_drop: bool) {
     match vm.destroy().await {
         Ok(()) => shift.tally().ended("destroyed"),
         // It was killed, whatever else was done to it.
-        Err(error) => shift.failed(false, "destroy", &exit::causes(&error)),
+        Err(error) => shift.failed(false, "destroy", &causes(&error)),
     }
 }

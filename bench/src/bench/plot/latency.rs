@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use ironclaw_console::output::milliseconds;
 use ironclaw_orchestrator::vm::Origin;
 use plotters::prelude::*;
 
@@ -10,7 +11,6 @@ use super::canvas::{Area, BLUE, GREEN, VERMILION};
 use super::chart::{self, Axes, Line};
 use crate::bench::text;
 use crate::bench::tiers::Tier;
-use crate::output::milliseconds;
 
 pub(super) fn draw(area: &Area<'_>, tiers: &[Tier]) -> Result<()> {
     let lines: Vec<_> = tiers.iter().map(line).collect();

@@ -1,0 +1,6 @@
+//! What `ironclaw bench` and `ironclaw soak` do: measure a pool on this machine, and use one for long
+//! while things go wrong.
+
+pub mod bench;
+pub mod soak;
+mod statistics;
