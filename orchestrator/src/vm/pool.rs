@@ -76,7 +76,8 @@ pub struct PoolOptions {
     /// all are replaced at a time. [`Duration::MAX`]: never by this pool, for a process that ends
     /// before a successor would serve anybody.
     pub refresh: Duration,
-    /// What this pool's VMs may take, with those of other pools that share the budget.
+    /// What this pool's VMs may take, with those of other pools that share the budget: all of this
+    /// process but those with a [`Budget::new`] have the host's in common.
     pub budget: Budget,
 }
 

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ironclaw_orchestrator::vm::{
-    self, Command, GuestError, LaunchError, Launcher, Pool, PoolError, PoolOptions, SpawnError,
-    SpawnOptions, Stage,
+    self, Budget, Command, GuestError, LaunchError, Launcher, Limit, Pool, PoolError, PoolOptions,
+    SpawnError, SpawnOptions, Stage,
 };
 use libtest_mimic::Trial;
 use rustix::process::{Pid, Signal, kill_process};
@@ -106,18 +106,75 @@ fn a_pool_whose_runtime_ended_says_so_at_once() {
     }));
 }
 
-/// Has the next test run in a process whose default pool can't be opened.
-const ALONE: &str = "IRONCLAW_TEST_SCRAPE_ALONE";
+/// Has a test run in a process of its own.
+const ALONE: &str = "IRONCLAW_TEST_ALONE";
+
+/// Whether this process is the test's own; otherwise the test passes in one that is.
+fn is_alone(test: &str) -> bool {
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+    alone.args(["--exact", &format!("embedding::{test}")]);
+    // Its default pool can't be opened.
+    alone
+        .env(ALONE, "1")
+        .env("IRONCLAW_TEMPLATE_PATH", "/dev/null/templates");
+    let output = alone.output().unwrap();
+    let has_passed = String::from_utf8_lossy(&output.stdout).contains("1 passed");
+    assert!(output.status.success() && has_passed, "{output:?}");
+    false
+}
+
+/// The budget of the host is that of all tests of a process.
+#[tokio::test(flavor = "multi_thread")]
+async fn pools_of_other_limits_have_the_host_s_memory_in_common() {
+    if !is_alone("pools_of_other_limits_have_the_host_s_memory_in_common") {
+        return;
+    }
+    let b = Kind::Simulator.start().await.unwrap();
+    let host = Budget::of_host().limit();
+    let mut config = b.config.clone();
+    // Two do not fit.
+    config.machine.memory_mib = u32::try_from(host.memory_mib / 8 * 5).unwrap();
+    config.max_vms = Some(2);
+    let open = async |options: PoolOptions| {
+        let (vmm, template) = (Arc::clone(&b.vmm), b.launcher.template().clone());
+        let (snapshots, progress) = (b.launcher.snapshots().clone(), Arc::new(|_: &Stage| ()));
+        let launcher = Launcher::with(vmm, template, &config, snapshots, progress).unwrap();
+        Pool::open(launcher, options.with_warm(0)).await.unwrap()
+    };
+    let of_settings = open(PoolOptions::from(&config)).await;
+    let of_host = open(PoolOptions::new(1)).await;
+    for (serves, full) in [(&of_settings, &of_host), (&of_host, &of_settings)] {
+        let vm = serves.spawn("has the memory").await.unwrap();
+        assert_eq!(of_host.stats().used.vms, 1);
+        let options = SpawnOptions {
+            patience: Duration::from_millis(50),
+            ..SpawnOptions::named("impatient")
+        };
+        let error = full.spawn_with(options).await.unwrap_err();
+        let SpawnError::PoolExhausted { limit, .. } = error else {
+            panic!("{error}");
+        };
+        assert_eq!(limit.memory_mib, host.memory_mib);
+        let waits = tokio::spawn({
+            let full = full.clone();
+            async move { full.spawn("waits").await }
+        });
+        until("a spawn waits", || full.stats().waiting == 1).await;
+        vm.destroy().await.unwrap();
+        let waited = within("a spawn", waits).await.unwrap().unwrap();
+        waited.destroy().await.unwrap();
+    }
+    of_settings.close().await;
+    of_host.close().await;
+    assert_eq!(Budget::of_host().used(), Limit::default());
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scrape_tells_of_all_pools_and_opens_none() {
-    if std::env::var_os(ALONE).is_none() {
-        let name = "embedding::a_scrape_tells_of_all_pools_and_opens_none";
-        let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
-        alone.args(["--exact", name]).env(ALONE, "1");
-        let output = alone.env("IRONCLAW_TEMPLATE_PATH", "/dev/null/templates");
-        let output = output.output().unwrap();
-        assert!(output.status.success(), "{output:?}");
+    if !is_alone("a_scrape_tells_of_all_pools_and_opens_none") {
         return;
     }
     assert_eq!(vm::prometheus_text().await.unwrap(), "");

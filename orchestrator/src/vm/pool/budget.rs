@@ -1,8 +1,9 @@
 //! How many VMs there may be, and how much memory they may take together.
 //!
 //! A guest may write to all of its memory at any moment, so each counts with all of it, although
-//! clones share what they do not write. A budget can be shared by several pools: who waits for room
-//! gets it in the order of arrival, whichever pool they wait in.
+//! clones share what they do not write. A budget can be shared by several pools, and lie within
+//! another one: a VM counts in both. Who waits for room gets it in the order of arrival, whichever
+//! pool they wait in, but for those whom a limit holds up that is not the others' as well.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -34,16 +35,31 @@ impl Eq for Budget {}
 #[derive(Debug)]
 pub(super) struct Inner {
     limit: Limit,
-    state: Mutex<State>,
+    parent: Option<Budget>,
+    /// Changed with the family's line locked only.
+    used: Mutex<Limit>,
+    family: Arc<Family>,
+}
+
+/// What a budget has in common with those that lie within it.
+#[derive(Debug, Default)]
+struct Family {
+    line: Mutex<Line>,
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    used: Limit,
-    /// Who waits, by number, and the memory of each guest.
-    line: VecDeque<(u64, u64)>,
+struct Line {
+    /// Who waits, in the order of arrival.
+    waiting: VecDeque<Waiter>,
     numbers: u64,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    number: u64,
+    guest_mib: u64,
+    budget: Budget,
 }
 
 /// VMs and memory.
@@ -87,17 +103,27 @@ pub(crate) struct Share {
 pub(super) struct Claim {
     budget: Budget,
     number: u64,
-    guest_mib: u64,
 }
 
 impl Budget {
-    /// A budget of so much, for whoever gets a clone of it.
+    /// A budget of so much, for whoever gets a clone of it. It lies within no other: what it allows
+    /// comes on top of the [host's](Self::of_host).
     #[must_use]
     pub fn new(limit: Limit) -> Self {
+        Self::with(limit, None, Arc::default())
+    }
+
+    /// A budget of so much of `parent`'s. Where it allows more than that one, it is what holds.
+    pub(super) fn within(parent: &Self, limit: Limit) -> Self {
+        Self::with(limit, Some(parent.clone()), Arc::clone(&parent.0.family))
+    }
+
+    fn with(limit: Limit, parent: Option<Self>, family: Arc<Family>) -> Self {
         Self(Arc::new(Inner {
             limit,
-            state: Mutex::default(),
-            changed: Notify::new(),
+            parent,
+            used: Mutex::default(),
+            family,
         }))
     }
 
@@ -105,13 +131,19 @@ impl Budget {
     /// of this process allow. One for all of this process, as there is one host.
     #[must_use]
     pub fn of_host() -> Self {
-        Self::shared(Limit {
+        registry::host_budget()
+    }
+
+    pub(super) fn of_host_s_memory() -> Self {
+        Self::new(Limit {
             vms: usize::MAX,
             memory_mib: host_memory_mib() / 4 * 3,
         })
     }
 
-    /// The budget of this limit that all of this process share who ask for it here.
+    /// The budget of this limit that all of this process share who ask for it here. It lies within
+    /// the [host's](Self::of_host): its VMs count there, too, and wait for room there; with more
+    /// memory than that, it may use that much as far as the others leave it.
     #[must_use]
     pub fn shared(limit: Limit) -> Self {
         registry::shared_budget(limit)
@@ -131,10 +163,10 @@ impl Budget {
         self.0.limit
     }
 
-    /// What is taken.
+    /// What is taken, by those within it, too.
     #[must_use]
     pub fn used(&self) -> Limit {
-        self.lock().used
+        *self.lock_used()
     }
 
     /// How many VMs with so much memory each it allows, if there are no others.
@@ -147,33 +179,42 @@ impl Budget {
 
     /// A share for a VM whose guest has so much memory, if there is room and nobody waits for it.
     pub(super) fn take(&self, guest_mib: u64) -> Option<Share> {
-        let mut state = self.lock();
-        if !state.line.is_empty() {
+        let line = self.line();
+        if line.next_for(self).is_some() {
             return None;
         }
-        self.share(&mut state, guest_mib)
+        self.share(&line, guest_mib)
     }
 
     /// A place in the line.
     pub(super) fn claim(&self, guest_mib: u64) -> Claim {
-        let mut state = self.lock();
-        state.numbers += 1;
-        let number = state.numbers;
-        state.line.push_back((number, guest_mib));
-        drop(state);
+        let mut line = self.line();
+        line.numbers += 1;
+        let number = line.numbers;
+        line.waiting.push_back(Waiter {
+            number,
+            guest_mib,
+            budget: self.clone(),
+        });
+        drop(line);
         // Other pools may have clones that nobody needs as much.
-        self.0.changed.notify_waiters();
+        self.0.family.changed.notify_waiters();
         Claim {
             budget: self.clone(),
             number,
-            guest_mib,
         }
     }
 
-    fn share(&self, state: &mut State, guest_mib: u64) -> Option<Share> {
-        let with = self.with_another(state.used, guest_mib)?;
-        let memory_mib = with.memory_mib - state.used.memory_mib;
-        state.used = with;
+    fn share(&self, _line: &Line, guest_mib: u64) -> Option<Share> {
+        if self.lacking(guest_mib).is_some() {
+            return None;
+        }
+        let memory_mib = guest_mib.checked_add(VMM_MIB)?;
+        for budget in self.chain() {
+            let mut used = budget.lock_used();
+            used.vms += 1;
+            used.memory_mib += memory_mib;
+        }
         Some(Share {
             budget: self.clone(),
             memory_mib,
@@ -182,80 +223,144 @@ impl Budget {
 
     /// Whether a share for such a VM could be had now.
     pub(super) fn has_room(&self, guest_mib: u64) -> bool {
-        let state = self.lock();
-        state.line.is_empty() && self.with_another(state.used, guest_mib).is_some()
+        self.line().next_for(self).is_none() && self.lacking(guest_mib).is_none()
     }
 
-    /// Whether there is too little room for who waits, and has waited longest.
+    /// Whether there is too little room for who waits, and has waited longest, that what is given
+    /// back here would be a help.
     pub(super) fn is_short(&self) -> bool {
-        let state = self.lock();
-        let first = state.line.front();
-        first.is_some_and(|(_, guest_mib)| self.with_another(state.used, *guest_mib).is_none())
+        let line = self.line();
+        let next = line.next_for(self);
+        next.is_some_and(|it| it.budget.lacking(it.guest_mib).is_some())
     }
 
     /// Whether there will ever be room for such a VM.
     pub(super) fn could_hold(&self, guest_mib: u64) -> bool {
-        self.with_another(Limit::default(), guest_mib).is_some()
+        let nothing = Limit::default();
+        self.limits()
+            .all(|(_, limit)| limit.with_another(nothing, guest_mib).is_some())
     }
 
-    fn with_another(&self, used: Limit, guest_mib: u64) -> Option<Limit> {
-        let with = Limit {
+    /// The limit that such a VM meets: its own budget's, or else that of one around it.
+    pub(super) fn limit_met(&self, guest_mib: u64) -> Limit {
+        let met = self.lacking(guest_mib);
+        met.map_or(self.limit(), |(_, limit)| limit)
+    }
+
+    /// The first budget without room for such a VM, this one or one around it, with what it allows.
+    fn lacking(&self, guest_mib: u64) -> Option<(&Self, Limit)> {
+        self.limits()
+            .find(|(budget, limit)| limit.with_another(budget.used(), guest_mib).is_none())
+    }
+
+    /// What this one and those around it allow VMs of this one.
+    fn limits(&self) -> impl Iterator<Item = (&Self, Limit)> {
+        self.chain().scan(Limit::default(), |most, budget| {
+            *most = most.or_more(budget.0.limit);
+            Some((budget, *most))
+        })
+    }
+
+    /// This one, the one around it, and so on.
+    fn chain(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |budget| budget.0.parent.as_ref())
+    }
+
+    /// Resolves when something was given back, or somebody came to wait or went, after this was
+    /// called.
+    pub(super) fn changed(&self) -> Notified<'_> {
+        self.0.family.changed.notified()
+    }
+
+    fn line(&self) -> MutexGuard<'_, Line> {
+        let line = &self.0.family.line;
+        line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_used(&self) -> MutexGuard<'_, Limit> {
+        self.0.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Limit {
+    /// `used` with another VM, if that is within this limit.
+    fn with_another(self, used: Self, guest_mib: u64) -> Option<Self> {
+        let with = Self {
             vms: used.vms.checked_add(1)?,
             memory_mib: used
                 .memory_mib
                 .checked_add(guest_mib)?
                 .checked_add(VMM_MIB)?,
         };
-        let Limit { vms, memory_mib } = self.0.limit;
-        (with.vms <= vms && with.memory_mib <= memory_mib).then_some(with)
+        (with.vms <= self.vms && with.memory_mib <= self.memory_mib).then_some(with)
     }
 
-    /// Resolves when something was given back, or somebody came to wait or went, after this was
-    /// called.
-    pub(super) fn changed(&self) -> Notified<'_> {
-        self.0.changed.notified()
+    /// The larger of each.
+    fn or_more(self, other: Self) -> Self {
+        Self {
+            vms: self.vms.max(other.vms),
+            memory_mib: self.memory_mib.max(other.memory_mib),
+        }
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+impl Line {
+    /// Whose turn is before that of a newcomer to `budget`. Whoever lacks room in a budget that is
+    /// not the newcomer's as well is passed by: waiting behind them would help nobody.
+    fn next_for(&self, budget: &Budget) -> Option<&Waiter> {
+        let is_held_up_elsewhere = |waiter: &&Waiter| {
+            waiter.budget.limits().any(|(theirs, limit)| {
+                limit
+                    .with_another(theirs.used(), waiter.guest_mib)
+                    .is_none()
+                    && budget.chain().all(|ours| ours != theirs)
+            })
+        };
+        let mut waiting = self.waiting.iter();
+        waiting.find(|waiter| !is_held_up_elsewhere(waiter))
     }
 }
 
 impl Claim {
     /// The share, if it is this one's turn and there is room.
     pub(super) fn take(&self) -> Option<Share> {
-        let mut state = self.budget.lock();
-        let (first, _) = state.line.front()?;
-        if *first != self.number {
+        let line = self.budget.line();
+        let next = line.next_for(&self.budget)?;
+        if next.number != self.number {
             return None;
         }
-        self.budget.share(&mut state, self.guest_mib)
+        self.budget.share(&line, next.guest_mib)
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let mut state = self.budget.lock();
-        state.line.retain(|(number, _)| *number != self.number);
-        drop(state);
+        let mut line = self.budget.line();
+        line.waiting.retain(|waiter| waiter.number != self.number);
+        drop(line);
         // It is another one's turn now.
-        self.budget.0.changed.notify_waiters();
+        self.budget.0.family.changed.notify_waiters();
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
         {
-            let mut state = self.budget.lock();
-            state.used.vms -= 1;
-            state.used.memory_mib -= self.memory_mib;
+            let _line = self.budget.line();
+            for budget in self.budget.chain() {
+                let mut used = budget.lock_used();
+                used.vms -= 1;
+                used.memory_mib -= self.memory_mib;
+            }
         }
-        self.budget.0.changed.notify_waiters();
+        self.budget.0.family.changed.notify_waiters();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -335,6 +440,124 @@ mod tests {
         assert_eq!(one, Budget::shared(limit));
         assert_ne!(one, Budget::of_host());
         assert_ne!(Budget::new(limit), one);
+    }
+
+    #[test]
+    fn what_has_a_limit_of_its_own_counts_with_the_host_s() {
+        let shared = |memory_mib| Budget::shared(Limit { vms: 2, memory_mib });
+        let host = Budget::of_host();
+        assert_eq!(shared(111).0.parent, Some(host.clone()));
+        assert_eq!(Budget::shared(host.limit()), host);
+    }
+
+    fn vms(vms: usize) -> Limit {
+        let memory_mib = u64::MAX;
+        Limit { vms, memory_mib }
+    }
+
+    #[test]
+    fn a_budget_within_another_is_bounded_by_both_and_gives_all_back_to_both() {
+        let host = Budget::new(vms(3));
+        let two = Budget::within(&host, vms(2));
+        let shares = [two.take(1).unwrap(), two.take(1).unwrap()];
+        assert!(two.take(1).is_none(), "its own limit");
+        assert_eq!(two.limit_met(1), vms(2));
+        let of_host = host.take(1).unwrap();
+        assert_eq!((two.used().vms, host.used().vms), (2, 3));
+        assert!(host.take(1).is_none() && !host.has_room(1));
+        drop(shares);
+        let more = [host.take(1).unwrap(), host.take(1).unwrap()];
+        assert!(two.take(1).is_none(), "the host's limit");
+        assert_eq!(two.limit_met(1), vms(3));
+        drop((of_host, more));
+        for budget in [two, host] {
+            assert_eq!(budget.used(), Limit::default());
+        }
+    }
+
+    #[test]
+    fn who_waits_for_a_limit_of_its_own_holds_up_nobody_else() {
+        let host = Budget::new(vms(3));
+        let (one, other) = (Budget::within(&host, vms(1)), Budget::within(&host, vms(1)));
+        let share = one.take(1).unwrap();
+        let waits = one.claim(1);
+        assert!(waits.take().is_none() && one.take(1).is_none());
+        // Clones of others would be ended for nothing.
+        assert!(one.is_short() && !other.is_short() && !host.is_short());
+        let theirs = [other.take(1).unwrap(), host.take(1).unwrap()];
+        let in_vain = host.claim(1);
+        assert!(in_vain.take().is_none() && host.is_short() && other.is_short());
+        drop(theirs);
+        let share_of_host = in_vain.take().unwrap();
+        drop((in_vain, share));
+        // With room of its own, it was there first.
+        assert!(host.take(1).is_none(), "it overtook");
+        drop((waits.take().unwrap(), waits, share_of_host));
+        assert_eq!(host.used(), Limit::default());
+    }
+
+    #[test]
+    fn one_that_allows_more_than_the_one_around_it_has_what_the_others_leave() {
+        let host = Budget::new(vms(2));
+        let large = Budget::within(&host, vms(3));
+        let shares: Vec<_> = std::iter::from_fn(|| large.take(1)).collect();
+        assert_eq!((shares.len(), large.holds(1)), (3, 3));
+        assert!(host.take(1).is_none());
+        drop(shares);
+        let shares = [host.take(1).unwrap(), host.take(1).unwrap()];
+        let third = large.take(1).unwrap();
+        assert!(large.take(1).is_none());
+        drop((shares, third));
+        assert_eq!(host.used(), Limit::default());
+    }
+
+    proptest! {
+        #[test]
+        fn no_limit_is_exceeded_and_whoever_can_be_served_is_in_the_end(
+            (limits, is_larger) in (1_usize..6, 1_usize..6, 1_usize..6).prop_map(|limits| {
+                (limits, limits.1.max(limits.2) > limits.0)
+            }),
+            steps in proptest::collection::vec((0_usize..3, any::<bool>()), 1..60),
+        ) {
+            let host = Budget::new(vms(limits.0));
+            let within = |limit: usize| Budget::within(&host, vms(limit));
+            let budgets = [host.clone(), within(limits.1), within(limits.2)];
+            let mut claims = VecDeque::new();
+            let mut shares = VecDeque::new();
+            for (at, gives) in steps {
+                if gives {
+                    shares.pop_front();
+                } else {
+                    claims.push_back(budgets[at].claim(1));
+                }
+                while let Some(at) = (0..claims.len()).find_map(|at| {
+                    shares.push_back(claims.get(at).and_then(Claim::take)?);
+                    Some(at)
+                }) {
+                    claims.remove(at);
+                }
+                let most = limits.0.max(limits.1).max(limits.2);
+                prop_assert!(host.used().vms <= most && host.used().vms == shares.len());
+                for budget in &budgets[1..] {
+                    prop_assert!(budget.used().vms <= budget.limit().vms);
+                }
+                for claim in &claims {
+                    // Or it does not overtake one with a smaller limit.
+                    prop_assert!(is_larger || claim.budget.lacking(1).is_some());
+                }
+            }
+            while let Some(share) = shares.pop_front() {
+                drop(share);
+                while let Some(at) = (0..claims.len()).find_map(|at| {
+                    shares.push_back(claims.get(at).and_then(Claim::take)?);
+                    Some(at)
+                }) {
+                    claims.remove(at);
+                }
+            }
+            prop_assert!(claims.is_empty(), "somebody waits for ever");
+            prop_assert_eq!(host.used(), Limit::default());
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::{Core, Driver, Pool};
 static REGISTRY: Mutex<Registry> = Mutex::new(Registry {
     pools: Vec::new(),
     numbers: BTreeSet::new(),
+    host: Weak::new(),
     budgets: Vec::new(),
 });
 
@@ -18,6 +19,8 @@ struct Registry {
     pools: Vec<(Weak<Core>, Weak<Driver>)>,
     /// Numbers of pools that are there.
     numbers: BTreeSet<u64>,
+    host: Weak<budget::Inner>,
+    /// Those within it.
     budgets: Vec<Weak<budget::Inner>>,
 }
 
@@ -49,16 +52,35 @@ impl Drop for Number {
     }
 }
 
-/// The budget of so much that all of this process share who ask for it here.
+impl Registry {
+    fn host(&mut self) -> Budget {
+        Budget::upgrade(&self.host).unwrap_or_else(|| {
+            let host = Budget::of_host_s_memory();
+            self.host = host.downgrade();
+            host
+        })
+    }
+}
+
+/// The budget of the host that all of this process share.
+pub(super) fn host_budget() -> Budget {
+    registry().host()
+}
+
+/// The budget of so much, within the host's, that all of this process share who ask for it here.
 pub(super) fn shared_budget(limit: Limit) -> Budget {
     let mut registry = registry();
+    let host = registry.host();
+    if host.limit() == limit {
+        return host;
+    }
     registry.budgets.retain(|budget| budget.strong_count() > 0);
     let mut there = registry.budgets.iter().filter_map(Budget::upgrade);
     if let Some(budget) = there.find(|budget| budget.limit() == limit) {
         return budget;
     }
     drop(there);
-    let budget = Budget::new(limit);
+    let budget = Budget::within(&host, limit);
     registry.budgets.push(budget.downgrade());
     budget
 }

@@ -141,7 +141,9 @@ impl Wait {
     fn exhausted(&self, core: &Core) -> SpawnError {
         SpawnError::PoolExhausted {
             waited: self.begun.elapsed(),
-            limit: core.budget.limit(),
+            limit: core
+                .budget
+                .limit_met(u64::from(core.launcher.machine().memory_mib)),
         }
     }
 }
