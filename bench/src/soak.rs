@@ -20,7 +20,7 @@ use ironclaw_console::causes;
 use ironclaw_console::output::blocking;
 use ironclaw_console::progress::{self, Reporter};
 use ironclaw_console::signals;
-use ironclaw_orchestrator::vm::snapshot::VmmIdentity;
+use ironclaw_orchestrator::vm::vmm::VmmIdentity;
 use ironclaw_orchestrator::vm::{Budget, Config, Launcher, Origin, Pool, PoolOptions, PoolStats};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep, timeout};

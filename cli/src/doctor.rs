@@ -340,9 +340,8 @@ mod tests {
     use std::io;
     use std::os::unix::fs::PermissionsExt as _;
 
-    use ironclaw_orchestrator::vm::snapshot::{
-        Description, Host, Requirements, SnapshotStore, VmmIdentity, VmmKind,
-    };
+    use ironclaw_orchestrator::vm::snapshot::{Description, Host, Requirements, SnapshotStore};
+    use ironclaw_orchestrator::vm::vmm::{VmmIdentity, VmmKind};
 
     /// Settings of which some are set.
     pub(super) fn config(set: &[(&str, &str)]) -> Config {
@@ -414,7 +413,7 @@ mod tests {
         let required = Requirements {
             template: "0".repeat(64).parse().unwrap(),
             vmm: VmmIdentity {
-                kind: VmmKind::Qemu,
+                kind: VmmKind::new("QEMU"),
                 version: "7.2.0".to_owned(),
                 accelerator: "tcg".to_owned(),
                 devices: None,

@@ -37,8 +37,8 @@ use bare::qemu::Recipe;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
 use ironclaw_orchestrator::vm::config::BackendChoice;
-use ironclaw_orchestrator::vm::firecracker::FirecrackerBinary;
-use ironclaw_orchestrator::vm::snapshot::VmmKind;
+use ironclaw_orchestrator::vm::firecracker::{self, FirecrackerBinary};
+use ironclaw_orchestrator::vm::qemu;
 use ironclaw_orchestrator::vm::{
     Config, LaunchError, Launcher, Origin, Pool, PoolOptions, Progress, Stage,
 };
@@ -69,7 +69,7 @@ fn spawns(criterion: &mut Criterion) {
     if config.backend != BackendChoice::Auto {
         return;
     }
-    if launcher.vmm().kind == VmmKind::Qemu {
+    if launcher.vmm().kind == qemu::KIND {
         return println!(
             "skipped: Firecracker, which is not installed or does not run the guest here (see \
              `ironclaw doctor`)"
@@ -156,14 +156,14 @@ fn beside_a_minimal_client(
 ) {
     let created = runtime.block_on(launcher.create_snapshot()).unwrap();
     let snapshot = &created.snapshot;
-    match launcher.vmm().kind {
-        VmmKind::Firecracker => {
+    match &launcher.vmm().kind {
+        kind if *kind == firecracker::KIND => {
             let found = FirecrackerBinary::find(config.firecracker.as_deref());
             let firecracker = runtime.block_on(found).unwrap();
             let restore = || Started::start(&firecracker).load(snapshot);
             overhead::compare(group, runtime, launcher, &restore, &restore);
         }
-        VmmKind::Qemu => {
+        kind if *kind == qemu::KIND => {
             let restored = runtime.block_on(launcher.restore_vm(snapshot, "recipe"));
             let recipe = Recipe::of(restored.unwrap().pid());
             let restore = || recipe.restore(snapshot);
@@ -175,6 +175,7 @@ fn beside_a_minimal_client(
             };
             overhead::compare(group, runtime, launcher, &restore, &serve);
         }
+        other => println!("skipped: {other}, which no minimal client speaks to"),
     }
     let id = snapshot.id();
     drop(created);

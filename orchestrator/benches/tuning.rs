@@ -28,8 +28,8 @@ use bare::Paused;
 use bare::firecracker::Started;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
-use ironclaw_orchestrator::vm::firecracker::FirecrackerBinary;
-use ironclaw_orchestrator::vm::snapshot::{Snapshot, VmmKind};
+use ironclaw_orchestrator::vm::firecracker::{self, FirecrackerBinary};
+use ironclaw_orchestrator::vm::snapshot::Snapshot;
 use ironclaw_orchestrator::vm::{Config, Launcher, Origin, Pool, PoolOptions, Stage};
 use page_faults::{Handler, WorkingSet};
 use rustix::fs::{Advice, fadvise};
@@ -52,7 +52,7 @@ fn tuning(criterion: &mut Criterion) {
     let vmm = launcher.vmm();
     let mut group = criterion.benchmark_group(format!("{}-{}", vmm.kind, vmm.accelerator));
     group.sample_size(20);
-    if vmm.kind == VmmKind::Firecracker {
+    if vmm.kind == firecracker::KIND {
         let found = FirecrackerBinary::find(config.firecracker.as_deref());
         let firecracker = runtime.block_on(found).unwrap();
         let firecracker = &firecracker;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use ironclaw_orchestrator::vm::snapshot::VmmKind;
+use ironclaw_orchestrator::vm::vmm::VmmKind;
 use serde::{Deserialize, Serialize};
 
 use super::ratios::Ratios;
@@ -103,11 +103,11 @@ impl Committed {
         })
     }
 
-    fn section(&self, kind: VmmKind, accelerator: &str) -> Option<Section> {
-        match (kind, accelerator) {
-            (VmmKind::Qemu, "tcg") => self.by_vmm.qemu_tcg,
-            (VmmKind::Qemu, "kvm") => self.by_vmm.qemu_kvm,
-            (VmmKind::Firecracker, "kvm") => self.by_vmm.firecracker_kvm,
+    fn section(&self, kind: &VmmKind, accelerator: &str) -> Option<Section> {
+        match (kind.name().as_str(), accelerator) {
+            ("qemu", "tcg") => self.by_vmm.qemu_tcg,
+            ("qemu", "kvm") => self.by_vmm.qemu_kvm,
+            ("firecracker", "kvm") => self.by_vmm.firecracker_kvm,
             _ => None,
         }
     }
@@ -115,7 +115,7 @@ impl Committed {
 
 impl Comparison {
     pub(super) fn new(committed: &Committed, report: &Report) -> Self {
-        let (kind, accelerator) = (report.vmm.kind, report.vmm.accelerator.as_str());
+        let (kind, accelerator) = (&report.vmm.kind, report.vmm.accelerator.as_str());
         let (memory_mib, vcpus) = (report.guest.memory_mib, report.guest.vcpus);
         let result = match committed.section(kind, accelerator) {
             Some(section) if (section.memory_mib, section.vcpus) == (memory_mib, vcpus) => {
@@ -177,7 +177,10 @@ mod tests {
 
     #[test]
     fn the_committed_file_has_what_ci_compares_with() {
-        let section = parse(FILE).unwrap().section(VmmKind::Qemu, "tcg").unwrap();
+        let section = parse(FILE)
+            .unwrap()
+            .section(&VmmKind::new("QEMU"), "tcg")
+            .unwrap();
         assert_eq!((section.memory_mib, section.vcpus), (128, 1));
     }
 
@@ -231,7 +234,7 @@ mod tests {
     fn guests_of_another_size_and_other_vmms_are_not_compared_and_the_reason_is_said() {
         let (mut larger, mut other) = (report(), report());
         larger.guest.memory_mib = 512;
-        other.vmm.kind = VmmKind::Firecracker;
+        other.vmm.kind = VmmKind::new("Firecracker");
         other.vmm.accelerator = "kvm".to_owned();
         for (report, said) in [(larger, "512 MiB"), (other, "Firecracker")] {
             // With these ratios it would be broken.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ironclaw_orchestrator::vm::snapshot::{VmmIdentity, VmmKind};
+use ironclaw_orchestrator::vm::vmm::{VmmIdentity, VmmKind};
 use ironclaw_orchestrator::vm::{Origin, Timings};
 
 use super::clones::Clones;
@@ -94,7 +94,7 @@ pub(super) fn report() -> Report {
             load_after: load,
         },
         vmm: VmmIdentity {
-            kind: VmmKind::Qemu,
+            kind: VmmKind::new("QEMU"),
             version: "7.2.0".to_owned(),
             accelerator: "tcg".to_owned(),
             devices: None,

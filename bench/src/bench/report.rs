@@ -1,6 +1,6 @@
 //! All that was measured, as it is printed in JSON.
 
-use ironclaw_orchestrator::vm::snapshot::VmmIdentity;
+use ironclaw_orchestrator::vm::vmm::VmmIdentity;
 use serde::Serialize;
 
 use super::clones::Clones;

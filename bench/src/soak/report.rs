@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use ironclaw_console::output;
-use ironclaw_orchestrator::vm::snapshot::VmmIdentity;
+use ironclaw_orchestrator::vm::vmm::VmmIdentity;
 use serde::Serialize;
 
 use super::leaks::Line;

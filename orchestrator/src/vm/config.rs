@@ -14,7 +14,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::vm::firecracker::{DEFAULT_USERS, Tap};
-use crate::vm::snapshot::Machine;
+use crate::vm::vmm::Machine;
 
 /// Snapshots in the pool: 1 to 20.
 pub const POOL_SIZE: &str = "IRONCLAW_POOL_SIZE";

@@ -35,13 +35,15 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use crate::regular_file;
-use crate::template::Template;
 use crate::vm::mount::Hindrance;
 use crate::vm::process::{Launch, Process};
 use crate::vm::run_directory::RunPath;
-use crate::vm::snapshot::{self, Machine, Snapshot, VmmIdentity, VmmKind};
+use crate::vm::snapshot;
 use crate::vm::tsc;
-use crate::vm::vmm::{BootSpec, Exit, MicroVm, Ram, Standby, Vmm, VmmError};
+use crate::vm::vmm::{
+    Exit, Machine, MicroVm, Ram, RestoreSpec, SavedFiles, Standby, VmSpec, Vmm, VmmError,
+    VmmIdentity, VmmKind,
+};
 use api::{
     Action, ApiError, BootSource, Client, Entropy, MachineConfiguration, MemBackend,
     MemBackendType, SnapshotCreate, SnapshotLoad, SnapshotType, Vm, Vsock, VsockOverride,
@@ -57,6 +59,9 @@ pub(in crate::vm) use jail::{PROGRAM as JAILER, User, remove_groups, user};
 use place::Place;
 pub(in crate::vm) use place::readable_by;
 pub use quirks::{MINIMUM_VERSION, Quirks, Unsupported};
+
+/// The kind of hypervisor that it is.
+pub const KIND: VmmKind = VmmKind::new("Firecracker");
 
 /// Names of the sockets in a VM's directory.
 const API: &str = "api.sock";
@@ -140,7 +145,7 @@ impl Firecracker {
         devices: Devices,
     ) -> Result<Self, VmmError> {
         let identity = VmmIdentity {
-            kind: VmmKind::Firecracker,
+            kind: KIND,
             version: binary.version.to_string(),
             accelerator: "kvm".to_owned(),
             devices: devices.digest(),
@@ -276,17 +281,17 @@ impl Vmm for Firecracker {
         self.run.prepare()
     }
 
-    async fn boot(&self, spec: &BootSpec) -> Result<Box<dyn MicroVm>, VmmError> {
+    async fn boot(&self, spec: &VmSpec) -> Result<Box<dyn MicroVm>, VmmError> {
         let (interface, tap) = self.interface()?;
         let mut vm = self.start(spec.machine, interface).await?;
         let booted = self.boot_in(&mut vm, spec, tap.as_ref()).await;
         vm.or_gone(booted).await
     }
 
-    async fn restore(&self, snapshot: &Snapshot) -> Result<Box<dyn MicroVm>, VmmError> {
+    async fn restore(&self, spec: &RestoreSpec) -> Result<Box<dyn MicroVm>, VmmError> {
         let (interface, tap) = self.interface()?;
-        let mut vm = self.start(snapshot.manifest().machine, interface).await?;
-        let restored = self.restore_in(&mut vm, snapshot, tap.as_ref()).await;
+        let mut vm = self.start(spec.machine, interface).await?;
+        let restored = self.restore_in(&mut vm, spec, tap.as_ref()).await;
         vm.or_gone(restored).await
     }
 
@@ -317,10 +322,10 @@ struct FirecrackerStandby {
 
 #[async_trait]
 impl Standby for FirecrackerStandby {
-    async fn restore(self: Box<Self>, snapshot: &Snapshot) -> Result<Box<dyn MicroVm>, VmmError> {
+    async fn restore(self: Box<Self>, spec: &RestoreSpec) -> Result<Box<dyn MicroVm>, VmmError> {
         let Self { vmm, mut vm } = *self;
         vm.started_in = Duration::ZERO;
-        let restored = vmm.restore_in(&mut vm, snapshot, None).await;
+        let restored = vmm.restore_in(&mut vm, spec, None).await;
         vm.or_gone(restored).await
     }
 
@@ -383,7 +388,7 @@ impl Firecracker {
     async fn boot_in(
         &self,
         vm: &mut FirecrackerVm,
-        spec: &BootSpec,
+        spec: &VmSpec,
         tap: Option<&Tap>,
     ) -> Result<(), VmmError> {
         // A snapshot of a booted VM's written pages is complete, since the rest is zeros: no
@@ -392,7 +397,7 @@ impl Firecracker {
         if track_dirty_pages {
             vm.writes = Writes::Since(None);
         }
-        let boot_source = boot_source(&spec.template, &vm.place)?;
+        let boot_source = boot_source(spec, &vm.place)?;
         let drive = self.devices.lend_drive(&vm.place)?;
         let devices = Arc::clone(&self.devices);
         vm.converse("configure the VM", async |api| {
@@ -425,19 +430,20 @@ impl Firecracker {
     async fn restore_in(
         &self,
         vm: &mut FirecrackerVm,
-        snapshot: &Snapshot,
+        spec: &RestoreSpec,
         tap: Option<&Tap>,
     ) -> Result<(), VmmError> {
-        for file in [snapshot.vmstate(), snapshot.memory()] {
+        let SavedFiles { vmstate, memory } = &spec.files;
+        for file in [vmstate, memory] {
             opens(file)?;
         }
         // By the path that the snapshot remembers.
         self.devices.lend_drive(&vm.place)?;
         let load = SnapshotLoad {
-            snapshot_path: vm.place.lend(snapshot.vmstate(), VMSTATE)?,
+            snapshot_path: vm.place.lend(vmstate, VMSTATE)?,
             mem_backend: MemBackend {
                 backend_type: MemBackendType::File,
-                backend_path: vm.place.lend(snapshot.memory(), MEMORY)?,
+                backend_path: vm.place.lend(memory, MEMORY)?,
             },
             resume_vm: true,
             track_dirty_pages: None,
@@ -468,14 +474,14 @@ fn opens(file: &Path) -> Result<(), VmmError> {
     }
 }
 
-fn boot_source(template: &Template, place: &Place) -> Result<BootSource, VmmError> {
-    let initramfs = template.initramfs();
+fn boot_source(spec: &VmSpec, place: &Place) -> Result<BootSource, VmmError> {
+    let initramfs = spec.initramfs.as_deref();
     Ok(BootSource {
-        kernel_image_path: place.lend(template.kernel(), "kernel")?,
+        kernel_image_path: place.lend(&spec.kernel, "kernel")?,
         initrd_path: initramfs
             .map(|initramfs| place.lend(initramfs, "initramfs"))
             .transpose()?,
-        boot_args: Some(format!("{} {BOOT_ARGS}", template.boot_args())),
+        boot_args: Some(format!("{} {BOOT_ARGS}", spec.cmdline)),
     })
 }
 

@@ -22,11 +22,10 @@ use crate::template::{Step, Template};
 use crate::vm::identity::{self, VmName};
 use crate::vm::process::ENDS;
 use crate::vm::snapshot::{
-    Description, Machine, Owners, Requirements, Snapshot, SnapshotId, SnapshotStore, Staging,
-    VmmIdentity,
+    Description, Owners, Requirements, Snapshot, SnapshotId, SnapshotStore, Staging,
 };
 use crate::vm::vm_handle::{Origin, Timings, VmHandle};
-use crate::vm::vmm::{BootSpec, Ram, Standby, Vmm, VmmError};
+use crate::vm::vmm::{Machine, Ram, Standby, VmSpec, Vmm, VmmError, VmmIdentity};
 
 pub use agent::find_guest_agent;
 use boot::Booted;
@@ -322,14 +321,15 @@ impl Launcher {
         }
     }
 
+    /// A VM of the template, for the hypervisor to boot.
+    #[must_use]
+    pub fn spec(&self, ram: Ram) -> VmSpec {
+        boot::spec(&self.0.template, self.0.machine, ram)
+    }
+
     /// A VM whose agent answered.
     async fn boot(&self, ram: Ram) -> Result<Booted, LaunchError> {
-        let spec = BootSpec {
-            template: self.0.template.clone(),
-            machine: self.0.machine,
-            ram,
-        };
-        boot::boot(&*self.0.vmm, &spec, &self.0.progress).await
+        boot::boot(&*self.0.vmm, &self.spec(ram), &self.0.progress).await
     }
 }
 

@@ -15,6 +15,7 @@
 
 mod causes;
 pub mod config;
+mod digest;
 pub mod firecracker;
 mod flock;
 pub mod guest;

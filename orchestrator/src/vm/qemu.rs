@@ -33,13 +33,17 @@ use crate::regular_file;
 use crate::sys;
 use crate::vm::process::{Launch, Process, socket_pair};
 use crate::vm::run_directory::RunPath;
-use crate::vm::snapshot::{Machine, Snapshot, VmmIdentity, VmmKind};
 use crate::vm::tsc;
-use crate::vm::vmm::{BootSpec, Exit, MicroVm, Ram, Vmm, VmmError};
+use crate::vm::vmm::{
+    Exit, Machine, MicroVm, Ram, RestoreSpec, VmSpec, Vmm, VmmError, VmmIdentity, VmmKind,
+};
 use command::{Memory, Sockets, Start};
 use jail::Role;
 pub use jail::{Jail, Strength};
 use qmp::{Qmp, QmpError};
+
+/// The kind of hypervisor that it is.
+pub const KIND: VmmKind = VmmKind::new("QEMU");
 
 const PROGRAM: &str = "qemu-system-x86_64";
 
@@ -156,7 +160,7 @@ impl Qemu {
     ) -> Result<Self, VmmError> {
         let run = Arc::new(RunPath::open(run_path)?);
         let identity = VmmIdentity {
-            kind: VmmKind::Qemu,
+            kind: KIND,
             version: binary.version,
             accelerator: accelerator.name().to_owned(),
             devices: None,
@@ -280,14 +284,14 @@ impl Vmm for Qemu {
         Ok(())
     }
 
-    async fn boot(&self, spec: &BootSpec) -> Result<Box<dyn MicroVm>, VmmError> {
+    async fn boot(&self, spec: &VmSpec) -> Result<Box<dyn MicroVm>, VmmError> {
         let begun = Instant::now();
         let memory = match &spec.ram {
             Ram::Private => Memory::Private,
             Ram::File(path) => Memory::Shared(ram_file(path, spec.machine)?),
         };
         let ram_is_shared = matches!(memory, Memory::Shared(_));
-        let start = Start::Boot(&spec.template);
+        let start = Start::Boot(spec);
         let (process, monitor, channel) = self.start(spec.machine, memory, &start, None).await?;
         let mut vm = QemuVm {
             qmp: Qmp::open(monitor).await.map_err(|error| match error {
@@ -310,18 +314,18 @@ impl Vmm for Qemu {
         Ok(Box::new(vm))
     }
 
-    async fn restore(&self, snapshot: &Snapshot) -> Result<Box<dyn MicroVm>, VmmError> {
+    async fn restore(&self, spec: &RestoreSpec) -> Result<Box<dyn MicroVm>, VmmError> {
         let begun = Instant::now();
-        let memory = Memory::CopyOnWrite(memory_of(snapshot)?);
-        let state = regular_file::open(snapshot.vmstate()).map_err(VmmError::io(format!(
-            "open {}",
-            snapshot.vmstate().display()
-        )))?;
+        let memory = Memory::CopyOnWrite(memory_of(spec)?);
+        let vmstate = &spec.files.vmstate;
+        let state = regular_file::open(vmstate)
+            .map_err(VmmError::io(format!("open {}", vmstate.display())))?;
         let state = OwnedFd::from(state);
         let uri = format!("fd:{}", state.as_raw_fd());
         let start = Start::Incoming;
-        let machine = snapshot.manifest().machine;
-        let (process, monitor, channel) = self.start(machine, memory, &start, Some(state)).await?;
+        let (process, monitor, channel) = self
+            .start(spec.machine, memory, &start, Some(state))
+            .await?;
         let mut vm = QemuVm {
             qmp: Qmp::open(monitor)
                 .await
@@ -455,11 +459,11 @@ fn ram_file(path: &Path, machine: Machine) -> Result<OwnedFd, VmmError> {
 }
 
 /// The memory of a snapshot, to be read alone. One of another size would be a clone of nothing.
-fn memory_of(snapshot: &Snapshot) -> Result<OwnedFd, VmmError> {
-    let path = snapshot.memory();
+fn memory_of(spec: &RestoreSpec) -> Result<OwnedFd, VmmError> {
+    let path = &spec.files.memory;
     let opened = regular_file::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
     let (found, file) = opened.map_err(VmmError::io(format!("open {}", path.display())))?;
-    let expected = snapshot.manifest().machine.memory_bytes();
+    let expected = spec.machine.memory_bytes();
     if found == expected {
         return Ok(file.into());
     }

@@ -18,7 +18,6 @@
 //! All functions block; asynchronous callers run them on a thread for blocking work.
 
 mod compat;
-mod digest;
 mod error;
 mod host;
 mod id;
@@ -43,17 +42,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::sys;
+use crate::vm::vmm::{RestoreSpec, SavedFiles};
 
+pub use crate::vm::digest::{ParseDigestError, Sha256Digest};
 pub use compat::{Mismatch, Requirements, TSC_TOLERANCE_PPM};
-pub use digest::{ParseDigestError, Sha256Digest};
 pub use error::{FileFault, SnapshotError};
 pub use host::Host;
 pub use id::{ParseSnapshotIdError, SnapshotId};
 pub use inspect::Defect;
-pub use manifest::{
-    Description, FORMAT, FileFacts, Files, MAX_VMSTATE_BYTES, Machine, Manifest, Timestamp,
-    VmmIdentity, VmmKind,
-};
+pub use manifest::{Description, FORMAT, FileFacts, Files, MAX_VMSTATE_BYTES, Manifest, Timestamp};
 pub use owner::{Owner, Owners};
 pub(crate) use search::{Kept, Search, Theirs};
 pub use staging::{Published, Staging};
@@ -115,6 +112,18 @@ impl Snapshot {
                 defect,
             }),
         })
+    }
+
+    /// What a VMM is to know of it.
+    #[must_use]
+    pub fn to_restore(&self) -> RestoreSpec {
+        RestoreSpec {
+            machine: self.0.manifest.machine,
+            files: SavedFiles {
+                vmstate: self.0.vmstate.clone(),
+                memory: self.0.memory.clone(),
+            },
+        }
     }
 
     /// Bytes that its files take on disk, holes not counted; none of one that was removed.

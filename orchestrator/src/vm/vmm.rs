@@ -16,6 +16,9 @@
 //!   any state ── kill, or the VMM's own death ──▶ gone
 //! ```
 
+mod identity;
+mod spec;
+
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,10 +31,11 @@ use thiserror::Error;
 use tokio::net::UnixStream;
 
 use crate::disk;
-use crate::template::Template;
 use crate::untrusted::Marked;
 use crate::vm::host_limits;
-use crate::vm::snapshot::{Machine, Snapshot, VmmIdentity};
+
+pub use identity::{BadKind, VmmIdentity, VmmKind};
+pub use spec::{Machine, Ram, RestoreSpec, SavedFiles, VmSpec};
 
 /// A hypervisor: makes virtual machines, each in a process of its own.
 #[async_trait]
@@ -57,14 +61,14 @@ pub trait Vmm: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// [`VmmError`]; no process is left behind.
-    async fn boot(&self, spec: &BootSpec) -> Result<Box<dyn MicroVm>, VmmError>;
+    async fn boot(&self, spec: &VmSpec) -> Result<Box<dyn MicroVm>, VmmError>;
 
-    /// Starts a VM as a clone of `snapshot`, with its memory shared copy-on-write with all other
-    /// clones. Its processors run when this returns.
+    /// Starts a VM that goes on from the files of `spec`, with its memory shared copy-on-write with
+    /// all other clones of them. Its processors run when this returns.
     ///
     /// # Errors
     /// [`VmmError`]; no process is left behind.
-    async fn restore(&self, snapshot: &Snapshot) -> Result<Box<dyn MicroVm>, VmmError>;
+    async fn restore(&self, spec: &RestoreSpec) -> Result<Box<dyn MicroVm>, VmmError>;
 
     /// Starts a process in the way of a VM, until it takes commands, and ends it: whether a VM would
     /// start on this host.
@@ -87,11 +91,11 @@ pub trait Vmm: fmt::Debug + Send + Sync + 'static {
 /// A VMM's process that was started and has no VM yet. Dropping it kills it; nothing of it stays.
 #[async_trait]
 pub trait Standby: fmt::Debug + Send + Sync + 'static {
-    /// Makes it a clone of `snapshot`, as [`Vmm::restore`] does.
+    /// Makes it a VM as [`Vmm::restore`] does.
     ///
     /// # Errors
     /// As for [`Vmm::restore`]; [`VmmError::Died`] also if it had ended before.
-    async fn restore(self: Box<Self>, snapshot: &Snapshot) -> Result<Box<dyn MicroVm>, VmmError>;
+    async fn restore(self: Box<Self>, spec: &RestoreSpec) -> Result<Box<dyn MicroVm>, VmmError>;
 
     /// Its process id.
     fn pid(&self) -> u32;
@@ -159,27 +163,6 @@ pub trait MicroVm: fmt::Debug + Send + Sync + 'static {
     fn panicked(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(std::future::pending())
     }
-}
-
-/// What to boot.
-#[derive(Debug, Clone)]
-pub struct BootSpec {
-    /// Kernel, initramfs and boot arguments.
-    pub template: Template,
-    /// Memory and processors.
-    pub machine: Machine,
-    /// Where the guest's RAM lives.
-    pub ram: Ram,
-}
-
-/// Where a booted guest's RAM lives.
-#[derive(Debug, Clone)]
-pub enum Ram {
-    /// In memory of the VMM's process.
-    Private,
-    /// In this file, which the VMM creates, so that a snapshot need not copy it. A VMM that
-    /// can't, ignores the path until [`MicroVm::snapshot`] names it again.
-    File(PathBuf),
 }
 
 /// Lines of a console that an error shows.

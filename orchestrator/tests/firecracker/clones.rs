@@ -4,9 +4,10 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ironclaw_orchestrator::vm::VmHandle;
+use ironclaw_orchestrator::vm::firecracker::KIND;
 use ironclaw_orchestrator::vm::guest::Guest;
-use ironclaw_orchestrator::vm::snapshot::{Description, VmmKind};
-use ironclaw_orchestrator::vm::vmm::{BootSpec, Ram};
+use ironclaw_orchestrator::vm::snapshot::Description;
+use ironclaw_orchestrator::vm::vmm::Ram;
 
 use crate::lab::{Lab, list, run};
 use crate::within::within;
@@ -17,7 +18,7 @@ async fn a_snapshot_is_published_sparse_and_private() {
     let launcher = lab.launcher().await;
     let created = launcher.create_snapshot().await.unwrap();
     let snapshot = &created.snapshot;
-    assert_eq!(snapshot.manifest().vmm.kind, VmmKind::Firecracker);
+    assert_eq!(snapshot.manifest().vmm.kind, KIND);
 
     let size = launcher.machine().memory_bytes();
     assert_eq!(snapshot.memory().metadata().unwrap().len(), size);
@@ -124,11 +125,7 @@ fn now() -> Duration {
 async fn a_second_snapshot_of_a_vm_is_as_complete_as_the_first() {
     let Some(lab) = Lab::open().await else { return };
     let launcher = lab.launcher().await;
-    let spec = BootSpec {
-        template: launcher.template().clone(),
-        machine: launcher.machine(),
-        ram: Ram::File(lab.path().join("unused")),
-    };
+    let spec = launcher.spec(Ram::File(lab.path().join("unused")));
     let mut vm = launcher.hypervisor().boot(&spec).await.unwrap();
     let guest = Guest::open(vm.guest_channel().await.unwrap()).unwrap();
     guest.ping(Duration::from_secs(10)).await.unwrap();

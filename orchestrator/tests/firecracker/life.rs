@@ -90,7 +90,7 @@ async fn a_held_vm_does_nothing_and_goes_on_where_it_was() {
     let (_launcher, snapshot) = lab.snapshot().await;
     let (binary, run) = (lab.binary.clone(), &lab.config.run_path);
     let firecracker = Firecracker::new(binary, run, None, Devices::default()).unwrap();
-    let mut vm = firecracker.restore(&snapshot).await.unwrap();
+    let mut vm = firecracker.restore(&snapshot.to_restore()).await.unwrap();
     let guest = Guest::open(vm.guest_channel().await.unwrap()).unwrap();
     let error = vm.guest_channel().await.unwrap_err();
     assert!(matches!(error, VmmError::NoChannel), "{error}");

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ironclaw_orchestrator::template::{ImportSpec, TemplateStore};
-use ironclaw_orchestrator::vm::snapshot::{Machine, SnapshotStore};
+use ironclaw_orchestrator::vm::snapshot::SnapshotStore;
+use ironclaw_orchestrator::vm::vmm::Machine;
 use ironclaw_orchestrator::vm::{Config, Launcher};
 
 use crate::vm::Simulated;

@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ironclaw_orchestrator::vm::snapshot::{Machine, Snapshot, VmmIdentity, VmmKind};
-use ironclaw_orchestrator::vm::vmm::{BootSpec, Exit, MicroVm, Standby, Vmm, VmmError};
+use ironclaw_orchestrator::vm::vmm::{
+    Exit, Machine, MicroVm, RestoreSpec, Standby, VmSpec, Vmm, VmmError, VmmIdentity, VmmKind,
+};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -38,7 +39,7 @@ impl Simulated {
         Self {
             world,
             identity: VmmIdentity {
-                kind: VmmKind::Qemu,
+                kind: VmmKind::new("simulated"),
                 version: "simulated".to_owned(),
                 accelerator: "none".to_owned(),
                 devices: None,
@@ -89,15 +90,15 @@ impl Vmm for Simulated {
         Ok(())
     }
 
-    async fn boot(&self, _: &BootSpec) -> Result<Box<dyn MicroVm>, VmmError> {
+    async fn boot(&self, _: &VmSpec) -> Result<Box<dyn MicroVm>, VmmError> {
         if self.world.strikes(Fault::BootRefused) {
             return Err(refused("boot"));
         }
         Ok(Box::new(self.start()))
     }
 
-    async fn restore(&self, snapshot: &Snapshot) -> Result<Box<dyn MicroVm>, VmmError> {
-        self.start().restore(snapshot).await
+    async fn restore(&self, spec: &RestoreSpec) -> Result<Box<dyn MicroVm>, VmmError> {
+        self.start().restore(spec).await
     }
 
     async fn stand_by(&self, _: Machine) -> Result<Option<Box<dyn Standby>>, VmmError> {
@@ -113,11 +114,11 @@ struct SimulatedStandby(SimulatedVm);
 
 #[async_trait]
 impl Standby for SimulatedStandby {
-    async fn restore(self: Box<Self>, snapshot: &Snapshot) -> Result<Box<dyn MicroVm>, VmmError> {
+    async fn restore(self: Box<Self>, spec: &RestoreSpec) -> Result<Box<dyn MicroVm>, VmmError> {
         if self.0.life.has_ended() {
             return Err(self.0.dies("restore"));
         }
-        self.0.restore(snapshot).await
+        self.0.restore(spec).await
     }
 
     fn pid(&self) -> u32 {
@@ -130,8 +131,8 @@ impl Standby for SimulatedStandby {
 }
 
 impl SimulatedVm {
-    async fn restore(self, snapshot: &Snapshot) -> Result<Box<dyn MicroVm>, VmmError> {
-        assert!(snapshot.memory().exists(), "deleted under its clones");
+    async fn restore(self, spec: &RestoreSpec) -> Result<Box<dyn MicroVm>, VmmError> {
+        assert!(spec.files.memory.exists(), "deleted under its clones");
         if self.world.strikes(Fault::RestoreSlow) {
             sleep(SLOW).await;
         }

@@ -3,9 +3,10 @@
 use std::fs::File;
 use std::time::Duration;
 
+use ironclaw_orchestrator::vm::firecracker;
 use ironclaw_orchestrator::vm::guest::Guest;
-use ironclaw_orchestrator::vm::snapshot::{Description, Snapshot, VmmKind};
-use ironclaw_orchestrator::vm::vmm::{BootSpec, MicroVm, Ram, Standby, VmmError};
+use ironclaw_orchestrator::vm::snapshot::{Description, Snapshot};
+use ironclaw_orchestrator::vm::vmm::{MicroVm, Ram, Standby, VmmError};
 use ironclaw_orchestrator::vm::{Command, ExitStatus, GuestError, VmHandle};
 use ironclaw_protocol::message::FailureKind;
 use ironclaw_test_harness::skipped;
@@ -69,11 +70,7 @@ pub(crate) async fn on(kind: Kind, behaviour: impl AsyncFnOnce(&Backend)) {
 
 /// A VM whose agent answered.
 async fn booted(backend: &Backend, ram: Ram) -> (Box<dyn MicroVm>, Guest) {
-    let spec = BootSpec {
-        template: backend.launcher.template().clone(),
-        machine: backend.config.machine,
-        ram,
-    };
+    let spec = backend.launcher.spec(ram);
     let mut vm = backend.vmm.boot(&spec).await.unwrap();
     let guest = reached(&mut *vm).await;
     (vm, guest)
@@ -115,7 +112,7 @@ pub(crate) async fn snapshot(backend: &Backend) -> Snapshot {
 }
 
 pub(crate) async fn restored(backend: &Backend, snapshot: &Snapshot) -> (Box<dyn MicroVm>, Guest) {
-    let mut vm = backend.vmm.restore(snapshot).await.unwrap();
+    let mut vm = backend.vmm.restore(&snapshot.to_restore()).await.unwrap();
     let guest = reached(&mut *vm).await;
     (vm, guest)
 }
@@ -206,7 +203,7 @@ async fn a_held_vm_that_another_lets_go_on_can_be_released_and_held_again(backen
         guest.ping(PATIENCE).await.unwrap();
     }
     signal(vm.pid(), Signal::STOP);
-    if backend.launcher.vmm().kind == VmmKind::Firecracker {
+    if backend.launcher.vmm().kind == firecracker::KIND {
         vm.hold().await.unwrap();
     }
     let mut answer = Box::pin(guest.ping(PATIENCE));
@@ -223,7 +220,7 @@ fn signal(pid: u32, signal: Signal) {
 /// A process that stands by, of a hypervisor that has such.
 async fn standby(backend: &Backend) -> Option<Box<dyn Standby>> {
     let standby = backend.vmm.stand_by(backend.config.machine).await.unwrap();
-    let has_them = backend.launcher.vmm().kind == VmmKind::Firecracker;
+    let has_them = backend.launcher.vmm().kind == firecracker::KIND;
     assert_eq!(standby.is_some(), has_them);
     standby
 }
@@ -234,7 +231,7 @@ async fn a_process_that_stands_by_becomes_a_clone(backend: &Backend) {
     };
     let snapshot = snapshot(backend).await;
     let pid = standby.pid();
-    let mut vm = standby.restore(&snapshot).await.unwrap();
+    let mut vm = standby.restore(&snapshot.to_restore()).await.unwrap();
     assert_eq!((vm.pid(), vm.started_in()), (pid, Duration::ZERO));
     let guest = reached(&mut *vm).await;
     let (other, _) = restored(backend, &snapshot).await;
@@ -257,7 +254,7 @@ async fn a_process_that_stands_by_tells_its_end_and_is_gone_when_it_is_dropped(b
     signal(killed.pid(), Signal::KILL);
     let exit = within("the end of a process", killed.exited()).await;
     assert!(exit.status.contains("SIGKILL"), "{exit}");
-    let error = killed.restore(&snapshot).await.unwrap_err();
+    let error = killed.restore(&snapshot.to_restore()).await.unwrap_err();
     assert!(matches!(error, VmmError::Died { .. }), "{error}");
 }
 
@@ -285,7 +282,11 @@ async fn a_dropped_vm_is_gone(backend: &Backend) {
 async fn a_snapshot_without_memory_is_refused_and_leaves_nothing(backend: &Backend) {
     let snapshot = snapshot(backend).await;
     std::fs::remove_file(snapshot.memory()).unwrap();
-    let error = backend.vmm.restore(&snapshot).await.unwrap_err();
+    let error = backend
+        .vmm
+        .restore(&snapshot.to_restore())
+        .await
+        .unwrap_err();
     // In each VMM's own words, with their causes.
     let text = format!("{error:?}");
     for part in ["memory", "No such file or directory"] {
@@ -312,13 +313,14 @@ async fn a_command_gets_its_input_and_one_that_is_not_there_is_told(backend: &Ba
 
 /// Commands whose output no two clones may share. The test guest has them built in.
 fn unique(backend: &Backend) -> &'static [&'static [&'static str]] {
-    match backend.launcher.vmm().kind {
-        VmmKind::Qemu => &[
+    if backend.launcher.vmm().kind == firecracker::KIND {
+        &[&["identity"], &["entropy"]]
+    } else {
+        &[
             &["hostname"],
             &["cat", "/etc/machine-id"],
             &["head", "-c", "32", "/dev/urandom"],
-        ],
-        VmmKind::Firecracker => &[&["identity"], &["entropy"]],
+        ]
     }
 }
 

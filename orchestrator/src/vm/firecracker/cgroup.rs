@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::vm::snapshot::Machine;
+use crate::vm::vmm::Machine;
 
 /// The group above those of all VMs.
 const PARENT: &str = "ironclaw";

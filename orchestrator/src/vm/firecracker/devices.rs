@@ -16,7 +16,7 @@ use super::claim::{self, Claim};
 use super::place::Place;
 use crate::regular_file;
 use crate::vm::config::{self, CPU_TEMPLATE};
-use crate::vm::snapshot::Sha256Digest;
+use crate::vm::digest::Sha256Digest;
 use crate::vm::vmm::VmmError;
 
 /// Names by which Firecracker and its snapshots know them.

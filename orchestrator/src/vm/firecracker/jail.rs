@@ -23,8 +23,7 @@ use super::claim::{self, Claim};
 use super::guard::Guard;
 use crate::sys;
 use crate::vm::host_limits;
-use crate::vm::snapshot::Machine;
-use crate::vm::vmm::VmmError;
+use crate::vm::vmm::{Machine, VmmError};
 
 pub(in crate::vm) const PROGRAM: &str = "jailer";
 /// Bytes of a file that a VMM may write beyond the size of the guest's memory.

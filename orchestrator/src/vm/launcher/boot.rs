@@ -9,9 +9,10 @@ use tokio::fs;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{LaunchError, Progress, Stage};
+use crate::template::Template;
 use crate::vm::guest::{Guest, GuestError};
 use crate::vm::process::{self, ENDS};
-use crate::vm::vmm::{BootSpec, Exit, MicroVm, Ram, Vmm, VmmError};
+use crate::vm::vmm::{Exit, Machine, MicroVm, Ram, VmSpec, Vmm, VmmError};
 
 /// How long a guest may take from power-on to its agent's answer. A translated one takes some
 /// seconds on an idle machine.
@@ -27,11 +28,22 @@ const TOLD: Duration = Duration::from_secs(10);
 /// A VM whose agent answered.
 pub(super) type Booted = (Box<dyn MicroVm>, Guest);
 
+/// A VM that boots `template`.
+pub(super) fn spec(template: &Template, machine: Machine, ram: Ram) -> VmSpec {
+    VmSpec {
+        machine,
+        kernel: template.kernel().to_owned(),
+        initramfs: template.initramfs().map(Path::to_owned),
+        cmdline: template.boot_args().to_owned(),
+        ram,
+    }
+}
+
 /// Boots `spec`, more than once if the guest does not come up. What another boot would meet again
 /// is told at once.
 pub(super) async fn boot(
     vmm: &dyn Vmm,
-    spec: &BootSpec,
+    spec: &VmSpec,
     progress: &Progress,
 ) -> Result<Booted, LaunchError> {
     let mut attempt = 1;
@@ -71,7 +83,7 @@ async fn tell(progress: &Progress, attempt: u32) -> Infallible {
 /// Boots `spec`; its agent has to answer within `patience` from when its processors run.
 pub(super) async fn boot_once(
     vmm: &dyn Vmm,
-    spec: &BootSpec,
+    spec: &VmSpec,
     patience: Duration,
 ) -> Result<Booted, LaunchError> {
     greet(vmm.boot(spec).await?, patience).await
@@ -150,7 +162,15 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
-    use crate::vm::launcher::fake::{Boot, Fake, spec, template};
+    use crate::vm::launcher::fake::{Boot, Fake, template};
+
+    fn spec(template: &Template) -> VmSpec {
+        let machine = Machine {
+            memory_mib: 128,
+            vcpus: 1,
+        };
+        super::spec(template, machine, Ram::Private)
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_guest_that_hangs_and_a_vmm_that_dies_are_booted_again() {

@@ -161,14 +161,15 @@ async fn restore(
     snapshot: &Snapshot,
     standby: Option<Box<dyn Standby>>,
 ) -> Result<Box<dyn MicroVm>, VmmError> {
+    let spec = snapshot.to_restore();
     if let Some(standby) = standby {
-        match standby.restore(snapshot).await {
+        match standby.restore(&spec).await {
             // Of whatever, while it stood by: a process that is started now tells more.
             Err(VmmError::Died { .. }) => {}
             restored => return restored,
         }
     }
-    vmm.restore(snapshot).await
+    vmm.restore(&spec).await
 }
 
 /// That error of a clone that was released.

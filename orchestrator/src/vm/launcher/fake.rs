@@ -15,8 +15,9 @@ use tokio::sync::watch;
 
 use crate::template::{ImportSpec, Template, TemplateStore};
 use crate::vm::guest::peer::Peer;
-use crate::vm::snapshot::{Machine, Snapshot, VmmIdentity, VmmKind};
-use crate::vm::vmm::{BootSpec, Exit, MicroVm, Ram, Vmm, VmmError};
+use crate::vm::vmm::{
+    Exit, Machine, MicroVm, RestoreSpec, VmSpec, Vmm, VmmError, VmmIdentity, VmmKind,
+};
 
 /// How a boot goes.
 #[derive(Debug, Clone, Copy)]
@@ -49,7 +50,7 @@ impl Fake {
     pub(super) fn new(boots: impl IntoIterator<Item = Boot>) -> Self {
         Self {
             identity: VmmIdentity {
-                kind: VmmKind::Qemu,
+                kind: VmmKind::new("fake"),
                 version: "fake".to_owned(),
                 accelerator: "kvm".to_owned(),
                 devices: None,
@@ -83,17 +84,6 @@ pub(super) fn template() -> (TempDir, Template) {
     (directory, template)
 }
 
-pub(super) fn spec(template: &Template) -> BootSpec {
-    BootSpec {
-        template: template.clone(),
-        machine: Machine {
-            memory_mib: 128,
-            vcpus: 1,
-        },
-        ram: Ram::Private,
-    }
-}
-
 #[async_trait]
 impl Vmm for Fake {
     fn identity(&self) -> &VmmIdentity {
@@ -108,7 +98,7 @@ impl Vmm for Fake {
         Ok(())
     }
 
-    async fn boot(&self, _: &BootSpec) -> Result<Box<dyn MicroVm>, VmmError> {
+    async fn boot(&self, _: &VmSpec) -> Result<Box<dyn MicroVm>, VmmError> {
         let boot = self.boots().pop_front().unwrap();
         let exit = watch::Sender::new(None);
         let (ours, theirs) = UnixStream::pair().unwrap();
@@ -141,7 +131,7 @@ impl Vmm for Fake {
         Ok(Box::new(vm))
     }
 
-    async fn restore(&self, _: &Snapshot) -> Result<Box<dyn MicroVm>, VmmError> {
+    async fn restore(&self, _: &RestoreSpec) -> Result<Box<dyn MicroVm>, VmmError> {
         unimplemented!("it boots only")
     }
 }

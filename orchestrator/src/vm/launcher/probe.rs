@@ -18,8 +18,8 @@ use crate::vm::config::Config;
 use crate::vm::firecracker;
 use crate::vm::launcher::LaunchError;
 use crate::vm::launcher::boot::{self, boot_once};
-use crate::vm::snapshot::{Host, Machine, VmmIdentity, VmmKind};
-use crate::vm::vmm::{BootSpec, Ram, Vmm, VmmError};
+use crate::vm::snapshot::Host;
+use crate::vm::vmm::{Machine, Ram, Vmm, VmmError, VmmIdentity, VmmKind};
 
 /// The device of KVM (Linux Documentation/virt/kvm/api.rst).
 const DEVICE: &str = "/dev/kvm";
@@ -102,14 +102,10 @@ pub(super) async fn boots(
         };
     }
     trying();
-    let spec = BootSpec {
-        template: template.clone(),
-        machine: config.machine,
-        ram: Ram::Private,
-    };
+    let spec = boot::spec(template, config.machine, Ram::Private);
     let works = match boot_once(vmm, &spec, PATIENCE).await {
         Ok(_) => true,
-        Err(error) if proves_it(vmm.identity().kind, &error) => {
+        Err(error) if proves_it(&vmm.identity().kind, &error) => {
             tracing::info!(%error, "KVM does not run the guest");
             false
         }
@@ -145,7 +141,7 @@ pub(super) async fn boots(
 
 /// Whether it is the guest or the VMM that does not get along with KVM. A full disk, a tap device
 /// that is in use, or who kills a VMM for its memory say nothing about that.
-fn proves_it(vmm: VmmKind, error: &LaunchError) -> bool {
+fn proves_it(vmm: &VmmKind, error: &LaunchError) -> bool {
     let was_killed = matches!(
         error,
         LaunchError::Vmm(VmmError::Died { exit, .. }) if exit.status.contains("SIGKILL")
@@ -155,8 +151,8 @@ fn proves_it(vmm: VmmKind, error: &LaunchError) -> bool {
 
 /// Whether it is Firecracker's process, or the jailer's, that did not come up: without a guest, and
 /// before it opens the device.
-fn did_not_start(vmm: VmmKind, error: &LaunchError) -> bool {
-    vmm == VmmKind::Firecracker
+fn did_not_start(vmm: &VmmKind, error: &LaunchError) -> bool {
+    *vmm == firecracker::KIND
         && matches!(
             error,
             LaunchError::Vmm(VmmError::Died { operation, .. }) if *operation == firecracker::START
@@ -231,7 +227,7 @@ mod tests {
             cpu_model: "CPU".to_owned(),
             kernel_release: "6.1".to_owned(),
             vmm: VmmIdentity {
-                kind: VmmKind::Qemu,
+                kind: VmmKind::new("QEMU"),
                 version: "7.2".to_owned(),
                 accelerator: "kvm".to_owned(),
                 devices: None,

@@ -12,8 +12,7 @@ use serde_json::json;
 
 use super::Accelerator;
 use crate::sys;
-use crate::template::Template;
-use crate::vm::snapshot::Machine;
+use crate::vm::vmm::{Machine, VmSpec};
 
 /// Bound on the memory that QEMU spends on translated guest code, in MiB. A guest chooses what
 /// code it runs, so without a bound it chooses how much of the host's memory that takes.
@@ -43,8 +42,8 @@ const RAM_FILE: &str = "/memory";
 
 /// How the VM starts.
 pub(super) enum Start<'a> {
-    /// It boots this template.
-    Boot(&'a Template),
+    /// It boots this.
+    Boot(&'a VmSpec),
     /// It waits for a state, paused. The kernel and the initramfs are in the clone's RAM already:
     /// without them QEMU need not read 60 MB from disk for each clone.
     Incoming,
@@ -54,7 +53,7 @@ impl Start<'_> {
     /// Files that QEMU opens by their names.
     pub(super) fn reads(&self) -> Vec<&Path> {
         match self {
-            Self::Boot(template) => [Some(template.kernel()), template.initramfs()]
+            Self::Boot(spec) => [Some(spec.kernel.as_path()), spec.initramfs.as_deref()]
                 .into_iter()
                 .flatten()
                 .collect(),
@@ -118,14 +117,14 @@ pub(super) fn command(
         .arg(memory_backend(machine, memory).to_string());
 
     match start {
-        Start::Boot(template) => {
-            command.arg("-kernel").arg(template.kernel());
-            if let Some(initramfs) = template.initramfs() {
+        Start::Boot(spec) => {
+            command.arg("-kernel").arg(&spec.kernel);
+            if let Some(initramfs) = &spec.initramfs {
                 command.arg("-initrd").arg(initramfs);
             }
             command
                 .arg("-append")
-                .arg(boot_args(template, accelerator, tsc_khz));
+                .arg(boot_args(&spec.cmdline, accelerator, tsc_khz));
         }
         Start::Incoming => {
             command.args(["-incoming", "defer", "-S"]);
@@ -174,8 +173,8 @@ fn memory_backend(machine: Machine, memory: &Memory) -> serde_json::Value {
     }
 }
 
-fn boot_args(template: &Template, accelerator: Accelerator, tsc_khz: Option<u32>) -> String {
-    let mut args = template.boot_args().to_owned();
+fn boot_args(cmdline: &str, accelerator: Accelerator, tsc_khz: Option<u32>) -> String {
+    let mut args = cmdline.to_owned();
     if let (Accelerator::Tcg, Some(khz)) = (accelerator, tsc_khz) {
         // Without these a boot now and then hangs in "Unable to calibrate against PIT".
         args.push_str(&format!(" tsc=reliable tsc_early_khz={khz} no_timer_check"));

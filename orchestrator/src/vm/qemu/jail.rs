@@ -36,8 +36,7 @@ use crate::disk;
 use crate::sys::confine::{self, Confinement, Namespaces, Root, Step};
 use crate::vm::firecracker::{Cgroup, Cgroups, User, readable_by, user};
 use crate::vm::run_directory::{self, RunDirectory};
-use crate::vm::snapshot::Machine;
-use crate::vm::vmm::VmmError;
+use crate::vm::vmm::{Machine, VmmError};
 
 /// What QEMU and its loader read.
 const SYSTEM: [&str; 10] = [

@@ -1,8 +1,9 @@
 //! Whether a snapshot fits the VMM, machine and host that would restore it.
 
 use super::host::Host;
-use super::manifest::{Machine, Manifest, VmmIdentity, VmmKind};
+use super::manifest::Manifest;
 use crate::template::TemplateHash;
+use crate::vm::vmm::{Machine, VmmIdentity, VmmKind};
 
 /// What a snapshot must have been made with to be restored here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,7 +136,7 @@ impl Requirements {
             });
         }
         same!(vmm.kind, VmmKind);
-        same!(vmm.version, VmmVersion, kind: self.vmm.kind);
+        same!(vmm.version, VmmVersion, kind: self.vmm.kind.clone());
         same!(vmm.accelerator, Accelerator);
         if manifest.vmm.devices != self.vmm.devices {
             return Err(Mismatch::Devices);
@@ -185,7 +186,7 @@ mod tests {
                 &["template", "eeee", "abab"],
             ),
             (
-                |r| r.vmm.kind = VmmKind::Firecracker,
+                |r| r.vmm.kind = VmmKind::new("Firecracker"),
                 &["QEMU", "Firecracker"],
             ),
             (|r| r.vmm.version = "8.0".into(), &["QEMU", "7.2.19", "8.0"]),

@@ -4,12 +4,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::compat::Mismatch;
-use super::digest::Sha256Digest;
 use super::id::SnapshotId;
 use super::inspect::Defect;
 use super::owner::Owners;
 use crate::disk;
 use crate::state_path::Exposed;
+use crate::vm::digest::Sha256Digest;
 
 /// Failure of an operation on the snapshot store: what was attempted, where, and what to do.
 #[derive(Debug, thiserror::Error)]

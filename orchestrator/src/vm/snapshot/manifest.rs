@@ -1,6 +1,5 @@
 //! `manifest.json`: what a snapshot is, and what its files must be.
 
-use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -9,9 +8,10 @@ use uuid::Uuid;
 use crate::template::TemplateHash;
 use crate::untrusted;
 
-use super::digest::Sha256Digest;
 use super::host::Host;
 use super::id::SnapshotId;
+use crate::vm::digest::Sha256Digest;
+use crate::vm::vmm::{Machine, VmmIdentity};
 
 /// Version of the manifest's format. Raised with each change that an older reader would
 /// misunderstand or refuse.
@@ -67,47 +67,6 @@ pub struct Description {
     pub host: Host,
 }
 
-/// A hypervisor, as precisely as its state files depend on it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct VmmIdentity {
-    /// Which one.
-    pub kind: VmmKind,
-    /// Its exact version, as it says itself.
-    pub version: String,
-    /// What executes guest code, like `kvm` or `tcg`.
-    pub accelerator: String,
-    /// Of drives, network interfaces and a CPU template, if it gives guests any.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub devices: Option<Sha256Digest>,
-}
-
-impl fmt::Display for VmmIdentity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} ({})", self.kind, self.version, self.accelerator)
-    }
-}
-
-/// The hypervisors that snapshots are made with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum VmmKind {
-    /// <https://firecracker-microvm.github.io>
-    Firecracker,
-    /// <https://www.qemu.org>
-    Qemu,
-}
-
-/// Size of a guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Machine {
-    /// Memory in MiB, at least 1.
-    pub memory_mib: u32,
-    /// Virtual processors, at least 1.
-    pub vcpus: u8,
-}
-
 /// A point in time, as exact as the host's clock; one before 1970 counts as 1970, since only
 /// order and age matter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -142,14 +101,6 @@ pub struct FileFacts {
     pub bytes: u64,
     /// SHA-256 over the SHA-256 digests of the content in blocks of 64 KiB, holes read as zeros.
     pub sha256_of_blocks: Sha256Digest,
-}
-
-impl Machine {
-    /// Memory in bytes: the size of the memory file.
-    #[must_use]
-    pub fn memory_bytes(self) -> u64 {
-        u64::from(self.memory_mib) << 20
-    }
 }
 
 impl From<SystemTime> for Timestamp {
@@ -193,15 +144,6 @@ impl Timestamp {
     pub fn to_system_time(self) -> Option<SystemTime> {
         let seconds = UNIX_EPOCH.checked_add(Duration::from_secs(self.unix_seconds))?;
         seconds.checked_add(Duration::from_nanos(u64::from(self.nanoseconds)))
-    }
-}
-
-impl fmt::Display for VmmKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Firecracker => "Firecracker",
-            Self::Qemu => "QEMU",
-        })
     }
 }
 
@@ -311,6 +253,7 @@ fn check(vmm: &VmmIdentity, machine: Machine, host: &Host) -> Result<(), String>
 pub(super) mod tests {
     use super::super::compat::Requirements;
     use super::*;
+    use crate::vm::vmm::VmmKind;
     use proptest::prelude::*;
 
     /// What is on disk. A change here needs another [`FORMAT`], or old snapshots become garbage.
@@ -358,7 +301,7 @@ pub(super) mod tests {
             generation: 3,
             template: "ab".repeat(32).parse().unwrap(),
             vmm: VmmIdentity {
-                kind: VmmKind::Qemu,
+                kind: VmmKind::new("QEMU"),
                 version: "7.2.19".to_owned(),
                 accelerator: "tcg".to_owned(),
                 devices: None,

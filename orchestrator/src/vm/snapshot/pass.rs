@@ -15,10 +15,10 @@ use std::thread;
 
 use sha2::{Digest as _, Sha256};
 
-use super::digest::Sha256Digest;
 use super::error::SnapshotError;
 use super::sparse::{Extent, Extents, PAGE, Puncher};
 use crate::sys;
+use crate::vm::digest::Sha256Digest;
 
 /// Bytes of a block that has a digest of its own. Part of the format of a manifest.
 pub(super) const BLOCK: usize = 64 << 10;
