@@ -1,5 +1,7 @@
 //! The `ironclaw` command: runs commands in fresh microVMs.
 
+#![forbid(unsafe_code)]
+
 mod args;
 mod completions;
 mod descriptors;

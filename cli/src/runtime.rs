@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use ironclaw_orchestrator::vm::host_limits;
+use ironclaw_host::host_limits;
 use tokio::runtime::{Builder, Runtime};
 
 /// Threads for work that blocks which are always there: standard output and standard error may

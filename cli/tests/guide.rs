@@ -101,7 +101,9 @@ fn every_exit_code_is_in_the_guide_with_its_meaning() {
 /// constants and arguments of `format!`.
 fn messages() -> String {
     let mut all = String::new();
-    let mut directories = vec![repository().join("orchestrator/src")];
+    let mut directories: Vec<_> = ["host/src", "orchestrator/src"]
+        .map(|path| repository().join(path))
+        .into();
     while let Some(directory) = directories.pop() {
         for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::thread;
 
 use anyhow::{Context as _, Result};
-use ironclaw_orchestrator::vm::host_limits;
+use ironclaw_host::host_limits;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use tokio::sync::{mpsc, oneshot};

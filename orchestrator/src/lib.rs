@@ -1,11 +1,9 @@
 //! Fresh, isolated microVMs in milliseconds: see [`vm`].
 
-mod disk;
-mod mark;
+#![forbid(unsafe_code)]
+
 pub mod metrics;
-mod regular_file;
-mod state_path;
-mod sys;
 pub mod template;
-mod untrusted;
 pub mod vm;
+
+use ironclaw_host::{disk, mark, regular_file, state_path, sys, untrusted};

@@ -20,6 +20,8 @@
 //! `cargo-nextest`, which has a process for each test, knows of no tests that are ignored at run time:
 //! it shows what they printed, and the reason with it, by `--success-output immediate`.
 
+#![forbid(unsafe_code)]
+
 mod arguments;
 
 use std::cell::RefCell;

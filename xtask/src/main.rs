@@ -1,5 +1,7 @@
 //! What a developer of IronClaw types, with nothing to install first: `cargo xtask`.
 
+#![forbid(unsafe_code)]
+
 mod bench;
 mod build;
 mod checks;

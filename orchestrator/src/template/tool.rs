@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use ironclaw_host::host_limits;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
@@ -16,7 +17,6 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::TemplateError;
 use crate::sys;
-use crate::vm::host_limits;
 
 /// Most of a program's output that is read, in bytes.
 const MAX_OUTPUT: u64 = 1 << 20;

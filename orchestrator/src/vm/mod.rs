@@ -17,27 +17,22 @@ mod causes;
 pub mod config;
 mod digest;
 pub mod firecracker;
-mod flock;
 pub mod guest;
-pub mod host_limits;
 mod identity;
 mod launcher;
 mod limits;
-mod mount;
 mod orphan;
-mod own_groups;
 mod pool;
-mod proc;
 mod process;
 pub mod qemu;
 mod root_lock;
 mod run_directory;
 mod shared_pool;
 pub mod snapshot;
-mod tree;
-mod tsc;
 mod vm_handle;
 pub mod vmm;
+
+use ironclaw_host::{flock, host_limits, mount, own_groups, proc, tree, tsc};
 
 pub use config::Config;
 pub use guest::{

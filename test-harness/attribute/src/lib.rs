@@ -1,5 +1,7 @@
 //! `#[test]` and `#[tokio::test]` of suites under `ironclaw-test-harness`.
 
+#![forbid(unsafe_code)]
+
 use proc_macro::{Delimiter, TokenStream, TokenTree};
 
 /// Registers a function as a test; one that is `async` runs on a Tokio runtime, for which this takes

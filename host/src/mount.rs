@@ -14,15 +14,17 @@ const NEEDED: [(StatVfsMountFlags, &str); 2] = [
 
 /// An option that keeps jails from working, and where it is mounted with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Hindrance {
-    pub(crate) option: &'static str,
-    pub(crate) mount: PathBuf,
+pub struct Hindrance {
+    /// As in fstab(5).
+    pub option: &'static str,
+    /// Where the file system is mounted.
+    pub mount: PathBuf,
 }
 
 impl Hindrance {
     /// Of jails below `path`, which need not be there yet: it will be on the file system of what is
     /// above it.
-    pub(crate) fn of_jails(path: &Path) -> io::Result<Option<Self>> {
+    pub fn of_jails(path: &Path) -> io::Result<Option<Self>> {
         let Some(there) = path.ancestors().find_map(|path| path.canonicalize().ok()) else {
             return Ok(None);
         };

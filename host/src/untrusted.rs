@@ -6,11 +6,11 @@
 use std::fmt::{self, Write as _};
 
 /// Most characters that are kept of what a VMM refuses with.
-pub(crate) const MAX_MESSAGE: usize = 4096;
+pub const MAX_MESSAGE: usize = 4096;
 
 /// Whether it shows as anything but itself: controls, what sets the direction of text (UAX #9), what
 /// takes no room, and what ends a line.
-pub(crate) fn is_deceptive(c: char) -> bool {
+pub fn is_deceptive(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
@@ -21,25 +21,25 @@ pub(crate) fn is_deceptive(c: char) -> bool {
 }
 
 /// It in one line, with a space for whatever is deceptive.
-pub(crate) fn line(text: &str) -> String {
+pub fn line(text: &str) -> String {
     let plain = |c| if is_deceptive(c) { ' ' } else { c };
     text.chars().map(plain).collect()
 }
 
 /// What a VMM refuses with, in one bounded line.
-pub(crate) fn message(words: &str) -> String {
+pub fn message(words: &str) -> String {
     let plain = words.chars().filter(|c| !is_deceptive(*c));
     plain.take(MAX_MESSAGE).collect()
 }
 
 /// Its lines without whatever is deceptive in them.
-pub(crate) fn lines(text: &str) -> String {
+pub fn lines(text: &str) -> String {
     let plain = |c: &char| *c == '\n' || !is_deceptive(*c);
     text.chars().filter(plain).collect()
 }
 
 /// Shows each line of such a text on one of its own, behind the name of whose it is.
-pub(crate) struct Marked<'a>(pub(crate) &'static str, pub(crate) &'a str);
+pub struct Marked<'a>(pub &'static str, pub &'a str);
 
 impl fmt::Display for Marked<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

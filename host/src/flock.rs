@@ -12,7 +12,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
 /// Which others may hold the lock at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// Any number of shared ones.
     Shared,
     /// None.
@@ -21,7 +21,7 @@ pub(crate) enum Kind {
 
 /// Locks an open file, or changes its lock, unless somebody else has one that conflicts; whether
 /// it did.
-pub(crate) fn try_lock(file: &File, kind: Kind) -> io::Result<bool> {
+pub fn try_lock(file: &File, kind: Kind) -> io::Result<bool> {
     let operation = match kind {
         Kind::Shared => FlockOperation::NonBlockingLockShared,
         Kind::Exclusive => FlockOperation::NonBlockingLockExclusive,
@@ -35,7 +35,7 @@ pub(crate) fn try_lock(file: &File, kind: Kind) -> io::Result<bool> {
 
 /// Locks an open file for this process alone, as soon as nobody else has a lock of it, but waits no
 /// longer than `patience`; whether it did. `waits` is told before each pause how long it has been.
-pub(crate) fn lock_within(
+pub fn lock_within(
     patience: Duration,
     file: &File,
     mut waits: impl FnMut(Duration),
@@ -59,14 +59,16 @@ pub(crate) fn lock_within(
 
 /// An open file that was locked; unlocked on drop.
 #[derive(Debug)]
-pub(crate) struct Locked(File);
+pub struct Locked(File);
 
 impl Locked {
-    pub(crate) fn new(file: File) -> Self {
+    /// Of a file that is locked.
+    pub fn new(file: File) -> Self {
         Self(file)
     }
 
-    pub(crate) fn file(&self) -> &File {
+    /// The file.
+    pub fn file(&self) -> &File {
         &self.0
     }
 }

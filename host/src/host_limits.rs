@@ -5,7 +5,7 @@ use std::io;
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
-use crate::vm::own_groups;
+use crate::own_groups;
 
 /// Where control groups say how many processes and threads there may be.
 const PROCESSES: own_groups::Limit = own_groups::Limit {
@@ -24,7 +24,7 @@ pub fn of_start(error: io::Error) -> io::Error {
 }
 
 /// `error`, with the limit of open files if that is what was met.
-pub(crate) fn of_files(error: io::Error) -> io::Error {
+pub fn of_files(error: io::Error) -> io::Error {
     let text = match Errno::from_io_error(&error) {
         Some(Errno::MFILE) => {
             let limit = getrlimit(Resource::Nofile).current;

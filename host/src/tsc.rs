@@ -17,7 +17,7 @@ const TRIES: u32 = 32;
 
 /// Frequency in kHz, measured against the monotonic clock on first use: takes 10 ms then, and
 /// nothing afterwards. `None` if it is no frequency that a processor of today has.
-pub(crate) fn khz() -> Option<u32> {
+pub fn khz() -> Option<u32> {
     static KHZ: OnceLock<Option<u32>> = OnceLock::new();
     *KHZ.get_or_init(measure)
 }

@@ -30,16 +30,16 @@ const STICKY: u32 = 0o1000;
 
 /// A directory that nobody else can change or replace.
 #[derive(Debug)]
-pub(crate) struct StatePath {
+pub struct StatePath {
     /// Absolute, without links.
-    pub(crate) path: PathBuf,
+    pub path: PathBuf,
     /// Its owner: this user or root.
-    pub(crate) owner: u32,
+    pub owner: u32,
 }
 
 /// Why there is none at a path.
 #[derive(Debug)]
-pub(crate) enum PathError {
+pub enum PathError {
     /// The system's answer.
     Io(io::Error),
     /// Others can change it.
@@ -48,19 +48,21 @@ pub(crate) enum PathError {
 
 /// What others can change on the way to a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Exposed {
+pub struct Exposed {
     /// The directory itself, one above it, or a link to one of them.
-    pub(crate) component: PathBuf,
-    pub(crate) owner: u32,
+    pub component: PathBuf,
+    /// The user whose it is.
+    pub owner: u32,
     /// Type and permissions (inode(7)).
-    pub(crate) mode: u32,
-    pub(crate) is_last: bool,
+    pub mode: u32,
+    /// Whether it is the directory itself.
+    pub is_last: bool,
 }
 
 impl StatePath {
     /// Whether this user can write there: the owner can, unless the file system is read-only, and
     /// nobody else.
-    pub(crate) fn is_writable(&self) -> io::Result<bool> {
+    pub fn is_writable(&self) -> io::Result<bool> {
         let access = Access::WRITE_OK | Access::EXEC_OK;
         match accessat(CWD, &self.path, access, AtFlags::EACCESS) {
             Ok(()) => Ok(true),
@@ -72,7 +74,7 @@ impl StatePath {
 
 impl Exposed {
     /// The same from the fields of an error about the directory at `path`.
-    pub(crate) fn at(path: &Path, component: &Path, owner: u32, mode: u32) -> Self {
+    pub fn at(path: &Path, component: &Path, owner: u32, mode: u32) -> Self {
         Self {
             component: component.to_owned(),
             owner,
@@ -82,7 +84,7 @@ impl Exposed {
     }
 
     /// The directory that this is about, which was looked for at `path`.
-    pub(crate) fn directory(&self, path: &Path) -> PathBuf {
+    pub fn directory(&self, path: &Path) -> PathBuf {
         if self.is_last { &self.component } else { path }.to_owned()
     }
 }
@@ -94,12 +96,12 @@ impl From<Errno> for PathError {
 }
 
 /// Finds the directory at `path`.
-pub(crate) fn find(path: &Path) -> Result<StatePath, PathError> {
+pub fn find(path: &Path) -> Result<StatePath, PathError> {
     Walk::start(path, false)?.finish()
 }
 
 /// Finds it, or makes what is missing of it, with mode 0700.
-pub(crate) fn make(path: &Path) -> Result<StatePath, PathError> {
+pub fn make(path: &Path) -> Result<StatePath, PathError> {
     Walk::start(path, true)?.finish()
 }
 

@@ -14,34 +14,40 @@ use crate::untrusted::is_deceptive;
 
 /// Most bytes that are read of a file in `/proc`.
 const MOST: u64 = 16 << 10;
-pub(crate) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// Where the kernel tells which start of the host this is.
+pub const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Most characters of a program's name, which its user chooses.
 const NAME: usize = 64;
 
 /// A process, alive or not.
 #[derive(Debug)]
-pub(crate) struct Proc {
+pub struct Proc {
     pid: u32,
     directory: OwnedFd,
 }
 
 /// A file's identity, as `stat` tells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct FileId {
-    pub(crate) device: u64,
-    pub(crate) inode: u64,
+pub struct FileId {
+    /// Of the file system.
+    pub device: u64,
+    /// Within it.
+    pub inode: u64,
 }
 
 impl Proc {
+    /// The process that has this number now.
+    ///
     /// # Errors
     /// There is no such process, or no `/proc`.
-    pub(crate) fn open(pid: u32) -> io::Result<Self> {
+    pub fn open(pid: u32) -> io::Result<Self> {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let directory = openat(CWD, format!("/proc/{pid}"), flags, Mode::empty())?;
         Ok(Self { pid, directory })
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    /// Its number.
+    pub fn pid(&self) -> u32 {
         self.pid
     }
 
@@ -55,12 +61,12 @@ impl Proc {
 
     /// When it started, in clock ticks since the host did. With its number this names a process
     /// for as long as the host runs.
-    pub(crate) fn start_ticks(&self) -> io::Result<u64> {
+    pub fn start_ticks(&self) -> io::Result<u64> {
         start_ticks(&self.read("stat")?).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
     /// When it started, by the wall clock.
-    pub(crate) fn started(&self) -> io::Result<SystemTime> {
+    pub fn started(&self) -> io::Result<SystemTime> {
         let mut stat = Vec::new();
         File::open("/proc/stat")?
             .take(1 << 20)
@@ -75,7 +81,7 @@ impl Proc {
     }
 
     /// The name by which its program was called, fit to be shown.
-    pub(crate) fn program(&self) -> io::Result<String> {
+    pub fn program(&self) -> io::Result<String> {
         let line = self.read("cmdline")?;
         let first = line.split(|byte| *byte == 0).next().unwrap_or_default();
         let name = first
@@ -96,7 +102,7 @@ impl Proc {
     }
 
     /// Whether it has `file` open with a `flock` on it.
-    pub(crate) fn locks(&self, file: FileId) -> io::Result<bool> {
+    pub fn locks(&self, file: FileId) -> io::Result<bool> {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let open_files = openat(&self.directory, "fd", flags, Mode::empty())?;
         for entry in Dir::read_from(&open_files)? {
@@ -123,7 +129,7 @@ impl Proc {
 }
 
 /// Number of the boot that this process runs in: another one after every start of the host.
-pub(crate) fn boot_id() -> io::Result<Uuid> {
+pub fn boot_id() -> io::Result<Uuid> {
     let mut text = String::new();
     File::open(BOOT_ID)?.take(MOST).read_to_string(&mut text)?;
     let number = Uuid::try_parse(text.trim());
@@ -131,7 +137,7 @@ pub(crate) fn boot_id() -> io::Result<Uuid> {
 }
 
 /// Number of the PID namespace that this process is in: a container has its own.
-pub(crate) fn pid_namespace() -> io::Result<u64> {
+pub fn pid_namespace() -> io::Result<u64> {
     Ok(std::fs::metadata("/proc/self/ns/pid")?.ino())
 }
 
@@ -142,7 +148,7 @@ fn is_flock(line: &str) -> bool {
 }
 
 /// The processes that hold a `flock` on any file, as far as this process may know of them.
-pub(crate) fn with_locks() -> io::Result<Vec<Proc>> {
+pub fn with_locks() -> io::Result<Vec<Proc>> {
     let mut text = String::new();
     File::open("/proc/locks")?
         .take(1 << 20)

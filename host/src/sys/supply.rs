@@ -91,7 +91,7 @@ pub(super) fn install(handoff: BorrowedFd<'_>) -> Result<(), Errno> {
 
 /// The requests of one process.
 #[derive(Debug)]
-pub(crate) struct Requests(OwnedFd);
+pub struct Requests(OwnedFd);
 
 impl Requests {
     /// Those of the process that [`install`]ed them and has executed since.
@@ -117,7 +117,7 @@ impl Requests {
 
     /// Waits for the first request and answers it with `file`; later ones fail. Nothing is waited
     /// for any more when the process, of this pidfd, has ended.
-    pub(crate) fn answer(self, file: BorrowedFd<'_>, process: &OwnedFd) -> io::Result<()> {
+    pub fn answer(self, file: BorrowedFd<'_>, process: &OwnedFd) -> io::Result<()> {
         let mut polled = [
             PollFd::new(&self.0, PollFlags::IN),
             PollFd::new(process, PollFlags::IN),

@@ -33,37 +33,45 @@ use super::supply;
 
 /// What a program is started without.
 #[derive(Debug, Default)]
-pub(crate) struct Confinement {
-    pub(crate) namespaces: Namespaces,
+pub struct Confinement {
+    /// Those that it is in.
+    pub namespaces: Namespaces,
     /// Its root directory, if it is not ours. Takes namespaces.
-    pub(crate) root: Option<Root>,
-    pub(crate) limits: Vec<(Resource, u64)>,
+    pub root: Option<Root>,
+    /// Limits of resources, hard ones.
+    pub limits: Vec<(Resource, u64)>,
     /// The user and group that it has in place of ours.
-    pub(crate) user: Option<(Uid, Gid)>,
+    pub user: Option<(Uid, Gid)>,
     /// Whether it loses all capabilities, and the ways to gain any.
-    pub(crate) unprivileged: bool,
+    pub unprivileged: bool,
     /// What it may do with files, if Landlock says so.
-    pub(crate) landlock: Option<OwnedFd>,
+    pub landlock: Option<OwnedFd>,
     /// System calls that it is refused.
-    pub(crate) filter: seccompiler::BpfProgram,
+    pub filter: seccompiler::BpfProgram,
     /// Whether the first file that it opens to read and write is given by us.
-    pub(crate) is_supplied: bool,
+    pub is_supplied: bool,
 }
 
 /// The namespaces of a program: PID, mount, network, IPC and UTS, or ours.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(crate) enum Namespaces {
+pub enum Namespaces {
+    /// Those of this process.
     #[default]
     Ours,
     /// Takes CAP_SYS_ADMIN.
     Own,
     /// Inside of a user namespace, where these are the only user and group.
-    OfUser { uid_map: String, gid_map: String },
+    OfUser {
+        /// A line of `/proc/PID/uid_map` (user_namespaces(7)).
+        uid_map: String,
+        /// The same of `gid_map`.
+        gid_map: String,
+    },
 }
 
 impl Namespaces {
     /// Those that take no capability: `uid` and `gid` are this process's.
-    pub(crate) fn of_user(uid: Uid, gid: Gid) -> Self {
+    pub fn of_user(uid: Uid, gid: Gid) -> Self {
         let map = |id: u32| format!("{id} {id} 1");
         Self::OfUser {
             uid_map: map(uid.as_raw()),
@@ -90,39 +98,52 @@ impl Namespaces {
 
 /// A root directory: a file system in memory that is made by these steps, and read-only then.
 #[derive(Debug)]
-pub(crate) struct Root {
+pub struct Root {
     /// A directory that it is made over; nothing below it can be bound.
-    pub(crate) over: CString,
-    pub(crate) steps: Vec<Step>,
+    pub over: CString,
+    /// In this order.
+    pub steps: Vec<Step>,
 }
 
 /// A step of making a root directory. All `at` are below [`Root::over`].
 #[derive(Debug)]
-pub(crate) enum Step {
+pub enum Step {
+    /// An empty directory.
     Directory {
+        /// Its path in the new root.
         at: CString,
     },
     /// An empty file, for something to be bound to.
     File {
+        /// Its path in the new root.
         at: CString,
     },
+    /// A symbolic link.
     Link {
+        /// Its path in the new root.
         at: CString,
+        /// What it leads to.
         target: CString,
     },
     /// A file or directory of the host, with all below, read-only.
     Bind {
+        /// Its path on the host.
         from: CString,
+        /// Its path in the new root.
         at: CString,
     },
     /// A device of the host, as it is.
     BindDevice {
+        /// Its path on the host.
         from: CString,
+        /// Its path in the new root.
         at: CString,
     },
     /// A character device for the program's user alone. Takes CAP_MKNOD.
     Device {
+        /// Its path in the new root.
         at: CString,
+        /// Its numbers.
         device: Dev,
     },
 }
@@ -130,17 +151,28 @@ pub(crate) enum Step {
 /// Where a confinement failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
-pub(crate) enum Stage {
+pub enum Stage {
+    /// Leaving our namespaces.
     Namespaces = 1,
+    /// Mapping user and group of a user namespace.
     UserNamespace,
+    /// Making the root directory.
     Mounts,
+    /// Entering the root directory.
     Root,
+    /// Setting limits of resources.
     Limits,
+    /// Becoming another user.
     User,
+    /// Giving capabilities up.
     Capabilities,
+    /// Binding its life to ours.
     Parent,
+    /// Restricting access to files.
     Landlock,
+    /// Restricting system calls.
     Filter,
+    /// Arranging for the file that is given to it.
     Supply,
 }
 
@@ -177,11 +209,11 @@ impl Stage {
 }
 
 /// A program that was started.
-pub(crate) struct Started {
+pub struct Started {
     /// A child of ours, to be waited for.
-    pub(crate) pid: Pid,
+    pub pid: Pid,
     /// Its requests for a file, if it is supplied.
-    pub(crate) requests: Option<supply::Requests>,
+    pub requests: Option<supply::Requests>,
 }
 
 /// What a trial ends with that came through: nothing is executed.
@@ -189,12 +221,12 @@ const TRIED: Errno = Errno::CANCELED;
 
 impl Confinement {
     /// Starts `command` confined, as a child of this *thread*, with whose end it ends.
-    pub(crate) fn spawn(self, command: Command) -> io::Result<Started> {
+    pub fn spawn(self, command: Command) -> io::Result<Started> {
         self.start(command, false)
     }
 
     /// Does all of it but the start of a program.
-    pub(crate) fn try_out(self) -> io::Result<()> {
+    pub fn try_out(self) -> io::Result<()> {
         let tried = std::thread::Builder::new().spawn(move || {
             // Never executed; it names what would be missing otherwise.
             self.start(Command::new("/"), true)
@@ -339,7 +371,7 @@ fn explained(error: io::Error, stage: Option<Stage>) -> io::Error {
 }
 
 /// Waits for the end of a child.
-pub(crate) fn reap(pid: Pid) -> io::Result<std::process::ExitStatus> {
+pub fn reap(pid: Pid) -> io::Result<std::process::ExitStatus> {
     use std::os::unix::process::ExitStatusExt as _;
     let waited =
         rustix::io::retry_on_intr(|| rustix::process::waitpid(Some(pid), WaitOptions::empty()))?;
@@ -579,7 +611,7 @@ fn restrict(ruleset: &OwnedFd) -> Result<(), Errno> {
 
 /// The version of Landlock that the kernel has (landlock_create_ruleset(2)); 0: none, or it is
 /// switched off.
-pub(crate) fn landlock_version() -> i64 {
+pub fn landlock_version() -> i64 {
     const VERSION: libc::c_uint = 1;
     let nothing = std::ptr::null::<u8>();
     // SAFETY: without attributes no memory is touched.

@@ -9,7 +9,7 @@ use rustix::fs::OFlags;
 
 /// Opens the file at `path` for reading. A directory, a device, a socket and a named pipe are
 /// errors, and none is waited for: the open of a pipe would last until somebody writes to it.
-pub(crate) fn open(path: &Path) -> io::Result<File> {
+pub fn open(path: &Path) -> io::Result<File> {
     let nonblocking = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
     let file = File::options()
         .read(true)
@@ -31,7 +31,7 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
 }
 
 /// Reads the file at `path`, of at most `limit` bytes; opened as by [`open`].
-pub(crate) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+pub fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     use std::io::Read as _;
     let mut bytes = Vec::new();
     open(path)?

@@ -26,7 +26,7 @@ use crate::mark;
 ///
 /// # Errors
 /// The first thing that can't be removed; it stays, with what was not come to.
-pub(crate) fn remove(path: &Path) -> io::Result<()> {
+pub fn remove(path: &Path) -> io::Result<()> {
     let mut top = Top {
         directory: open(CWD, path)?,
         // No name that is there already.

@@ -17,7 +17,7 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, unlinkat};
 use rustix::io::Errno;
 
 /// Name of the file.
-pub(crate) const NAME: &str = ".ironclaw";
+pub const NAME: &str = ".ironclaw";
 const NAME_C: &CStr = c".ironclaw";
 /// What is in it, for people and for the check.
 const LINE: &[u8] = b"IronClaw made this directory, and removes it with all that is in it.\n";
@@ -27,7 +27,7 @@ const MAX_MANIFEST_BYTES: u64 = 64 << 10;
 
 /// What a directory says of its maker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mark {
+pub enum Mark {
     /// It is ours, with all that is in it.
     Ours,
     /// It is empty but for a part of the mark, perhaps: its maker was killed before it was marked,
@@ -38,13 +38,13 @@ pub(crate) enum Mark {
 }
 
 /// Opens the directory at `path`, and follows no link there.
-pub(crate) fn open(path: &Path) -> io::Result<File> {
+pub fn open(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(openat(rustix::fs::CWD, path, flags, Mode::empty())?.into())
 }
 
 /// Marks a directory that was just made.
-pub(crate) fn put(directory: impl AsFd) -> io::Result<()> {
+pub fn put(directory: impl AsFd) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat(&directory, NAME_C, flags, Mode::RUSR | Mode::WUSR)?;
     File::from(file).write_all(LINE).inspect_err(|_| {
@@ -54,7 +54,7 @@ pub(crate) fn put(directory: impl AsFd) -> io::Result<()> {
 }
 
 /// The same, if a part of the mark may be there already.
-pub(crate) fn put_anew(directory: &File) -> io::Result<()> {
+pub fn put_anew(directory: &File) -> io::Result<()> {
     match unlinkat(directory, NAME_C, AtFlags::empty()) {
         Err(errno) if errno != Errno::NOENT => Err(errno.into()),
         _ => put(directory),
@@ -62,7 +62,7 @@ pub(crate) fn put_anew(directory: &File) -> io::Result<()> {
 }
 
 /// What an open directory says.
-pub(crate) fn read(directory: &File) -> io::Result<Mark> {
+pub fn read(directory: &File) -> io::Result<Mark> {
     // Nobody else's to say so.
     if directory.metadata()?.uid() != rustix::process::geteuid().as_raw() {
         return Ok(Mark::Foreign);
@@ -78,12 +78,7 @@ pub(crate) fn read(directory: &File) -> io::Result<Mark> {
 
 /// Whether a manifest in an open directory says that the directory is `name`, in its field `field`.
 /// That is a mark, too: nobody else writes such a file, and releases before the mark did.
-pub(crate) fn is_named_in(
-    directory: &File,
-    manifest: &str,
-    field: &str,
-    name: &str,
-) -> io::Result<bool> {
+pub fn is_named_in(directory: &File, manifest: &str, field: &str, name: &str) -> io::Result<bool> {
     if directory.metadata()?.uid() != rustix::process::geteuid().as_raw() {
         return Ok(false);
     }
@@ -134,7 +129,7 @@ fn only_the_mark(directory: &File) -> io::Result<bool> {
 /// Whether a file of this name marks the directory that it is in: those stay until the last. A
 /// manifest marks a snapshot or a template by its name in it, and the record of an owner a run
 /// directory.
-pub(crate) fn is_one(name: &OsStr) -> bool {
+pub fn is_one(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes();
     name == NAME.as_bytes()
         || name == b"manifest.json"
@@ -144,7 +139,7 @@ pub(crate) fn is_one(name: &OsStr) -> bool {
 
 /// Removes a directory of ours: what marks it in the end, so that a sweep goes on where a removal
 /// was cut off. What is gone already is no error.
-pub(crate) fn remove(path: &Path) -> io::Result<()> {
+pub fn remove(path: &Path) -> io::Result<()> {
     let gone_is_fine = |result: io::Result<()>| match result {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         other => other,
@@ -172,7 +167,7 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
 }
 
 /// Removes a directory that is [`Mark::Bare`], if it still is.
-pub(crate) fn remove_bare(path: &Path) -> io::Result<()> {
+pub fn remove_bare(path: &Path) -> io::Result<()> {
     match fs::remove_file(path.join(NAME)) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}

@@ -3,11 +3,11 @@
 //! This is the one module of the crate in which `unsafe` is allowed, with those below it.
 #![allow(
     unsafe_code,
-    reason = "the crate's one place for it; every use gives its reason"
+    reason = "the one place of all packages for it; every use gives its reason"
 )]
 
-pub(crate) mod confine;
-pub(crate) mod supply;
+pub mod confine;
+pub mod supply;
 
 use std::fs::File;
 use std::io;
@@ -25,7 +25,7 @@ use tokio::io::unix::AsyncFd;
 
 /// Makes the child of `command` be killed when the *thread* that spawns it ends, however that
 /// happens (`PR_SET_PDEATHSIG`, prctl(2)). It must be of our PID namespace.
-pub(crate) fn bind_to_parent(command: &mut Command) {
+pub fn bind_to_parent(command: &mut Command) {
     let parent = rustix::process::getpid();
     let prepare = move || -> io::Result<()> {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
@@ -41,7 +41,7 @@ pub(crate) fn bind_to_parent(command: &mut Command) {
 }
 
 /// Makes the child of `command` lead a session of its own.
-pub(crate) fn lead_session(command: &mut Command) {
+pub fn lead_session(command: &mut Command) {
     let prepare = || -> io::Result<()> {
         rustix::process::setsid()?;
         Ok(())
@@ -53,7 +53,7 @@ pub(crate) fn lead_session(command: &mut Command) {
 /// Leaves the child of `command` none of our descriptors beside its standard input, output and
 /// error, but `fds` under the numbers they have here: whoever started us, or embeds us, may have
 /// others open without `O_CLOEXEC`.
-pub(crate) fn inherit_only(command: &mut Command, fds: &[OwnedFd]) {
+pub fn inherit_only(command: &mut Command, fds: &[OwnedFd]) {
     let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let prepare = move || -> io::Result<()> {
         close_others_on_exec()?;
@@ -104,14 +104,14 @@ fn close_others_on_exec() -> io::Result<()> {
 
 /// Keeps the kernel from giving the child of `command` huge pages (`PR_SET_THP_DISABLE`, which
 /// survives the exec; prctl(2)): one that touches a little of many places would get 2 MiB each.
-pub(crate) fn refuse_huge_pages(command: &mut Command) {
+pub fn refuse_huge_pages(command: &mut Command) {
     let prepare = || Ok(rustix::thread::disable_transparent_huge_pages(true)?);
     // SAFETY: between fork and exec it makes one system call, and neither allocates nor locks.
     unsafe { command.pre_exec(prepare) };
 }
 
 /// Gives the child of `command` a network namespace of its own, with nothing in it.
-pub(crate) fn leave_network(command: &mut Command) {
+pub fn leave_network(command: &mut Command) {
     let prepare = || -> io::Result<()> {
         // SAFETY: no descriptor is touched by a new network namespace.
         Ok(unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?)
@@ -121,14 +121,14 @@ pub(crate) fn leave_network(command: &mut Command) {
 }
 
 /// Lets the processes that this thread starts from now on be in a new PID namespace.
-pub(crate) fn new_pid_namespace() -> io::Result<()> {
+pub fn new_pid_namespace() -> io::Result<()> {
     // SAFETY: no descriptor is touched by a new PID namespace.
     Ok(unsafe { unshare_unsafe(UnshareFlags::NEWPID) }?)
 }
 
 /// Lets the kernel begin to write the dirty pages of `part` of `file` to the disk, without waiting
 /// (`SYNC_FILE_RANGE_WRITE`, sync_file_range(2)). A hint: only a sync tells whether they arrived.
-pub(crate) fn start_writing(file: &File, part: &Range<u64>) {
+pub fn start_writing(file: &File, part: &Range<u64>) {
     let (Ok(start), Ok(len)) = (
         i64::try_from(part.start),
         i64::try_from(part.end - part.start),
@@ -144,7 +144,7 @@ pub(crate) fn start_writing(file: &File, part: &Range<u64>) {
 
 /// Bytes of `file` that are in the page cache, in whole pages (mincore(2)). For a file that neither
 /// belongs to this user nor may be written by it, the kernel says that all of it is.
-pub(crate) fn cached_bytes(file: &File) -> io::Result<u64> {
+pub fn cached_bytes(file: &File) -> io::Result<u64> {
     let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
     if length == 0 {
         return Ok(0);
@@ -167,7 +167,7 @@ pub(crate) fn cached_bytes(file: &File) -> io::Result<u64> {
 }
 
 /// Registers a descriptor with the runtime, for reading.
-pub(crate) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` names the same open descriptor for as long as it lives, and it lives
     // in the returned value.
     unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(io::Error::from)
@@ -175,14 +175,14 @@ pub(crate) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 
 /// The processor's time-stamp counter.
 #[cfg(target_arch = "x86_64")]
-pub(crate) fn time_stamp_counter() -> u64 {
+pub fn time_stamp_counter() -> u64 {
     // SAFETY: RDTSC exists on every x86-64 processor and touches no memory; where the kernel
     // forbids it (PR_SET_TSC) the process asked for that itself.
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
 /// The process that `pid` names, if it is one: 0 and negative numbers name groups.
-pub(crate) fn pid(number: u32) -> Option<Pid> {
+pub fn pid(number: u32) -> Option<Pid> {
     i32::try_from(number).ok().and_then(Pid::from_raw)
 }
 

@@ -8,15 +8,18 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// A limit that a control group may have, and the files that say so.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limit {
-    pub(crate) controller: &'static str,
-    pub(crate) version_2: &'static str,
-    pub(crate) version_1: &'static str,
+pub struct Limit {
+    /// The controller that has it.
+    pub controller: &'static str,
+    /// The file's name in a hierarchy of version 2.
+    pub version_2: &'static str,
+    /// The file's name in a hierarchy of version 1.
+    pub version_1: &'static str,
 }
 
 impl Limit {
     /// The least of this process's control groups, and of those above them.
-    pub(crate) fn least(self) -> Option<u64> {
+    pub fn least(self) -> Option<u64> {
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         self.least_of(&groups, Path::new(CGROUPS))
     }
