@@ -1,55 +1,49 @@
 //! The snapshot pool: spawns from the best tier there is, and fills itself up again.
 //!
 //! ```text
-//!   spawn ──▶ slots (policy, no I/O) ──▶ warm clone ─▶ restore ─▶ cold boot
+//!   spawn ──▶ state (policy, no I/O) ──▶ warm clone ─▶ restore ─▶ cold boot
 //!                  ▲        │ actions
 //!          results │        ▼
 //!                  └── driver task ──▶ builds, restores, deletions
 //! ```
 
+mod active_spawns;
 mod backoff;
 mod breaker;
 mod budget;
 mod clock;
 mod contained;
+mod core;
 mod demand;
 mod driver;
 mod error;
 mod footprint;
 mod host_memory;
 mod lease;
-mod line;
 mod memory;
+mod progress;
 mod registry;
-mod reserve;
-mod serving;
-pub(crate) mod slots;
 mod spawn;
+mod standby;
+pub(crate) mod state;
 mod stats;
+mod wait_queue;
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
-use crate::vm::causes::with_causes;
 use crate::vm::config::{Config, DEFAULT_REFRESH, DEFAULT_STANDBY};
 use crate::vm::launcher::{LaunchError, Launcher, PausedClone, blocking};
 use crate::vm::limits::Limits;
 use crate::vm::process;
 use crate::vm::snapshot::{Snapshot, SnapshotError, SnapshotId};
-use crate::vm::vm_handle::Origin;
-use crate::vm::vmm::Standby;
-use clock::Clock;
-use line::Line;
-use registry::Number;
-use reserve::Reserve;
-use serving::Serving;
-use slots::{Rules, Slots};
-use stats::Counters;
+use clock::Now;
+use core::{Bounds, Core, StandbyState, State};
+use standby::StandbyPool;
+use state::{PoolState, Rules};
 
 pub use budget::{Budget, Limit, VMM_MIB};
 pub use error::{PoolError, SpawnError};
@@ -72,7 +66,7 @@ pub struct PoolOptions {
     /// hypervisor has such ([`Vmm::stand_by`](crate::vm::vmm::Vmm::stand_by)). The budget does not
     /// count them.
     pub standby: usize,
-    /// Age at which a snapshot gets a successor; up to a fifth of it less, by chance, so that not
+    /// Age at which a snapshot gets a successor; up to a fifth of it less, by jitter, so that not
     /// all are replaced at a time. [`Duration::MAX`]: never by this pool, for a process that ends
     /// before a successor would serve anybody.
     pub refresh: Duration,
@@ -163,7 +157,7 @@ pub struct Pool {
 }
 
 /// Snapshots in the same directory may be for other settings, whose pool runs now and then.
-const FORSAKEN: Duration = Duration::from_secs(24 * 60 * 60);
+const MIN_GC_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Ends the driver with the last handle.
 #[derive(Debug)]
@@ -172,109 +166,6 @@ struct Driver(JoinHandle<()>);
 impl Drop for Driver {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-/// What handles and the driver share.
-#[derive(Debug)]
-struct Core {
-    launcher: Launcher,
-    size: usize,
-    budget: Budget,
-    slots: Mutex<Slots<Snapshot, PausedClone>>,
-    reserve: Mutex<Reserve<Box<dyn Standby>>>,
-    line: Line,
-    clock: Clock,
-    wake: Notify,
-    /// Moves whenever a build, a restore or a deletion ended.
-    progress: watch::Sender<Progress>,
-    counters: Counters,
-    _number: Number,
-    serving: Serving,
-    /// Starting VMMs is work for processors: more at a time than there are is slower for all. So
-    /// many may start for spawns, as many for warm clones, and as many for snapshots, which the
-    /// slots see to: a spawn must not wait for the pool, nor a clone for a boot.
-    starts: Semaphore,
-    fills: Semaphore,
-    starts_at_a_time: usize,
-    /// Snapshots that this pool had, whatever became of them, or makes.
-    known: tokio::sync::Mutex<HashSet<SnapshotId>>,
-    /// Age at which a snapshot that nobody uses is deleted, for whatever it was made.
-    forsaken: Duration,
-    /// Asks the driver to end, and tells that it has.
-    closing: CancellationToken,
-    closed: CancellationToken,
-}
-
-#[derive(Debug, Clone, Default)]
-struct Progress {
-    failures: u64,
-    last_failure: Option<Arc<LaunchError>>,
-}
-
-impl Core {
-    fn slots(&self) -> MutexGuard<'_, Slots<Snapshot, PausedClone>> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn reserve(&self) -> MutexGuard<'_, Reserve<Box<dyn Standby>>> {
-        self.reserve.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn now(&self) -> Duration {
-        self.clock.now()
-    }
-
-    /// Whether the driver is gone although nobody closed the pool.
-    fn has_no_runtime(&self) -> bool {
-        self.closed.is_cancelled() && !self.closing.is_cancelled()
-    }
-
-    /// Resolves when that comes about.
-    async fn runtime_ended(&self) {
-        self.closed.cancelled().await;
-        if !self.has_no_runtime() {
-            std::future::pending().await
-        }
-    }
-
-    /// A tier failed; if it is not used for a while by that, it is said once.
-    fn tier_failed(&self, tier: Origin, error: &LaunchError) {
-        // Of one snapshot whose files are gone or damaged: others serve at once.
-        if matches!(error, LaunchError::Snapshot(_)) {
-            return;
-        }
-        let now = self.now();
-        if let Some(off) = self.slots().tier_failed(tier, error.reason(), now) {
-            let retry = off.until.saturating_sub(now);
-            let error = with_causes(error);
-            tracing::warn!(
-                %tier,
-                ?retry,
-                error,
-                "a tier failed again and again, and is not used until it works: spawns are served \
-                 by the next one"
-            );
-        }
-    }
-
-    fn stats(&self) -> PoolStats {
-        let (counts, off, ages) = {
-            let slots = self.slots();
-            let ages = slots
-                .snapshots()
-                .filter_map(|snapshot| snapshot.manifest().created.age());
-            let now = self.now();
-            let off = slots.off().map(|(tier, off)| (tier, TierOff::at(now, off)));
-            (slots.counts(), off.collect(), ages.collect())
-        };
-        let standby = self.reserve().ready().len();
-        PoolStats {
-            off,
-            ..self
-                .counters
-                .snapshot(self.size, counts, standby, ages, &self.budget)
-        }
     }
 }
 
@@ -306,7 +197,7 @@ impl Pool {
         }
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let seed = getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id()));
-        let mut slots = Slots::new(Rules {
+        let mut state = PoolState::new(Rules {
             size,
             min_warm,
             max_warm,
@@ -316,34 +207,23 @@ impl Pool {
             budget: budget.clone(),
             seed,
         });
-        let number = Number::take();
-        let counters = Counters::of(launcher.template().hash(), number.get());
-        let known = adopt(&launcher, &mut slots).await?;
-        let core = Arc::new(Core {
+        let seen = adopt(&launcher, &mut state).await?;
+        let core = Arc::new(Core::new(
             launcher,
-            size,
-            budget,
-            slots: Mutex::new(slots),
-            reserve: Mutex::new(Reserve::of(standby, seed)),
-            line: Line::default(),
-            clock: Clock::start(),
-            wake: Notify::new(),
-            progress: watch::Sender::new(Progress::default()),
-            counters,
-            _number: number,
-            serving: Serving::default(),
-            starts: Semaphore::new(processors),
-            fills: Semaphore::new(processors),
-            starts_at_a_time: processors,
-            known: tokio::sync::Mutex::new(known),
-            forsaken: match refresh {
-                // No age at which a snapshot is replaced says how long one may lie there unused.
-                Duration::MAX => FORSAKEN,
-                refresh => refresh.max(FORSAKEN),
+            Bounds {
+                size,
+                budget,
+                gc_after: match refresh {
+                    // Never replaced by this pool, and yet garbage when nobody uses it.
+                    Duration::MAX => MIN_GC_AGE,
+                    refresh => refresh.max(MIN_GC_AGE),
+                },
+                starts_at_a_time: processors,
             },
-            closing: CancellationToken::new(),
-            closed: CancellationToken::new(),
-        });
+            state,
+            StandbyPool::of(standby, seed),
+            seen,
+        ));
         let closed = core.closed.clone().drop_guard();
         let driver = Driver(tokio::spawn(driver::run(Arc::clone(&core), closed)));
         let pool = Self {
@@ -369,9 +249,9 @@ impl Pool {
     /// [`PoolError::RuntimeEnded`] if the async runtime that opened it is gone.
     pub async fn warmup(&self) -> Result<(), PoolError> {
         driver::inspect(&self.core).await;
-        self.core.slots().want();
-        self.until(|slots, now| slots.is_full(now) && self.core.reserve().is_settled(now))
-            .await
+        let settled = |now| self.core.read_standby(|standby| standby.is_settled(now));
+        let full = |state: &State, now| state.is_full(now) && settled(now);
+        self.until(|state, _| state.activate(), full).await
     }
 
     /// Returns when every place has a snapshot that is no older than it may be. Old ones are being
@@ -381,8 +261,8 @@ impl Pool {
     /// As for [`warmup`](Self::warmup).
     pub async fn renew(&self) -> Result<(), PoolError> {
         driver::inspect(&self.core).await;
-        self.core.slots().want();
-        self.until(|slots, now| slots.is_fresh(now)).await
+        self.until(|state, _| state.activate(), PoolState::is_fresh)
+            .await
     }
 
     /// Replaces every snapshot by one of a fresh boot, one after the other, and returns when all
@@ -393,31 +273,32 @@ impl Pool {
     /// As for [`warmup`](Self::warmup).
     pub async fn refresh(&self) -> Result<(), PoolError> {
         driver::inspect(&self.core).await;
-        self.core.slots().refresh(self.core.now());
-        self.until(|slots, now| slots.is_fresh(now)).await
+        self.until(PoolState::refresh, PoolState::is_fresh).await
     }
 
     /// Lets the pool's clock jump ahead, by a year at most: snapshots get that much older, waits
     /// after failures that much shorter, bursts are forgotten that much sooner. No other clock
     /// moves. For tests of what time does to a pool, such as `ironclaw soak`.
     pub fn advance_clock(&self, by: Duration) {
-        self.core.clock.advance(by);
-        self.core.wake.notify_one();
+        self.core.wake(self.core.advance_clock(by));
     }
 
+    /// Makes a change, and returns when what it is to bring about is there.
     async fn until(
         &self,
-        reached: impl Fn(&mut Slots<Snapshot, PausedClone>, Duration) -> bool,
+        change: impl FnOnce(&mut State, Now),
+        reached: impl Fn(&State, Now) -> bool,
     ) -> Result<(), PoolError> {
         let core = &self.core;
         let mut progress = core.progress.subscribe();
         let before = progress.borrow_and_update().failures;
-        core.wake.notify_one();
+        let ((), effects) = core.update(change);
+        core.wake(effects);
         if core.has_no_runtime() {
             return Err(PoolError::RuntimeEnded);
         }
         loop {
-            if reached(&mut core.slots(), core.now()) {
+            if core.read(|state| reached(state, core.clock.now())) {
                 return Ok(());
             }
             tokio::select! {
@@ -445,27 +326,29 @@ impl Pool {
     /// [`PoolError::Launch`] if the files of a snapshot can't be inspected.
     pub async fn footprint(&self) -> Result<Footprint, PoolError> {
         let (warm, standby) = (self.warm_pids(), self.standby_pids());
-        let snapshots: Vec<_> = self.core.slots().snapshots().cloned().collect();
+        let snapshots: Vec<_> = self.core.read(|state| state.snapshots().cloned().collect());
         Ok(blocking(move || Footprint::of(&warm, &standby, &snapshots)).await?)
     }
 
     /// The snapshots that are ready.
     #[must_use]
     pub fn snapshots(&self) -> Vec<SnapshotId> {
-        self.core.slots().snapshots().map(Snapshot::id).collect()
+        self.core
+            .read(|state| state.snapshots().map(Snapshot::id).collect())
     }
 
     /// Process ids of the warm clones' VMMs, for statistics of the host.
     #[must_use]
     pub fn warm_pids(&self) -> Vec<u32> {
-        self.core.slots().warm().map(PausedClone::pid).collect()
+        self.core
+            .read(|state| state.warm().map(PausedClone::pid).collect())
     }
 
     /// Process ids of the VMMs that stand by, for the same.
     #[must_use]
     pub fn standby_pids(&self) -> Vec<u32> {
-        let reserve = self.core.reserve();
-        reserve.ready().map(|standby| standby.pid()).collect()
+        let pids = |standby: &StandbyState| standby.ready().map(|ready| ready.pid()).collect();
+        self.core.read_standby(pids)
     }
 
     /// Ends the warm clones and whatever is under way, and waits until their processes are gone,
@@ -476,9 +359,9 @@ impl Pool {
         // Which ends by itself: what it makes is dropped, and what it deletes are files, for which
         // the wait for the root's lock has a limit.
         self.core.closed.cancelled().await;
-        let drained = (self.core.slots().drain(), self.core.reserve().drain());
+        let drained = self.core.drain();
         // Nobody joins it any more.
-        self.core.line.close();
+        self.core.wait_queue.close();
         drop(drained);
         process::dropped_ones_ended().await;
     }
@@ -492,7 +375,7 @@ impl Pool {
 /// Takes in the snapshots that are there and fit; returns which.
 async fn adopt(
     launcher: &Launcher,
-    slots: &mut Slots<Snapshot, PausedClone>,
+    state: &mut PoolState<Snapshot, PausedClone>,
 ) -> Result<HashSet<SnapshotId>, PoolError> {
     let (store, vmm) = (launcher.snapshots().clone(), launcher.hypervisor());
     let listed = blocking(move || -> Result<_, LaunchError> {
@@ -515,7 +398,7 @@ async fn adopt(
         }
         match launcher.load(entry.id).await {
             Ok(snapshot) => {
-                if !slots.adopt(snapshot, manifest.created.age_or_overdue(), Duration::ZERO) {
+                if !state.adopt(snapshot, manifest.created.age_or_overdue(), Duration::ZERO) {
                     break;
                 }
                 adopted.insert(entry.id);

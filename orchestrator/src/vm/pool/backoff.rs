@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::slots::Now;
+use super::clock::Now;
 
 /// Shortest and longest wait after a failure; it doubles in between.
 pub(super) const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 pub(super) const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
-/// By how much of itself a wait or an age is shortened at most, by chance: what was begun together
+/// By how much of itself a wait or an age is shortened at most, by jitter: what was begun together
 /// must not be repeated together.
 pub(super) const JITTER: f64 = 0.2;
 
@@ -28,33 +28,33 @@ impl Backoff {
         self.failures > 0
     }
 
-    pub(super) fn failed(&mut self, now: Now, chance: &mut Chance) {
+    pub(super) fn failed(&mut self, now: Now, jitter: &mut Jitter) {
         // What failed together, most likely failed for one reason.
         if now < self.until {
             return;
         }
         let factor = 1u32 << self.failures.min(16);
         let wait = FIRST_BACKOFF.saturating_mul(factor).min(LONGEST_BACKOFF);
-        self.until = now + chance.shorten(wait);
+        self.until = now + jitter.shorten(wait);
         self.failures = self.failures.saturating_add(1);
     }
 
     /// As a failure, but the first one costs no wait.
-    pub(super) fn disappointed(&mut self, now: Now, chance: &mut Chance) {
+    pub(super) fn record_failure(&mut self, now: Now, jitter: &mut Jitter) {
         if self.failures == 0 {
             self.failures = 1;
         } else {
-            self.failed(now, chance);
+            self.failed(now, jitter);
         }
     }
 
     /// What had waited since `since` ended by itself. If that is long ago, it is not its start that
     /// it died of.
-    pub(super) fn died(&mut self, since: Now, now: Now, chance: &mut Chance) {
+    pub(super) fn died(&mut self, since: Now, now: Now, jitter: &mut Jitter) {
         if now.saturating_sub(since) >= LONGEST_BACKOFF {
             self.succeeded();
         }
-        self.failed(now, chance);
+        self.failed(now, jitter);
     }
 
     pub(super) fn succeeded(&mut self) {
@@ -64,9 +64,9 @@ impl Backoff {
 
 /// Where the jitter comes from.
 #[derive(Debug)]
-pub(super) struct Chance(fastrand::Rng);
+pub(super) struct Jitter(fastrand::Rng);
 
-impl Chance {
+impl Jitter {
     pub(super) fn of(seed: u64) -> Self {
         Self(fastrand::Rng::with_seed(seed))
     }

@@ -13,7 +13,7 @@
 
 use std::time::Duration;
 
-use super::slots::Now;
+use super::clock::Now;
 
 /// Equal failures in a row that are no coincidence any more.
 const MAX_FAILURES: u32 = 3;
@@ -206,7 +206,7 @@ mod tests {
     enum Event {
         Use,
         Fails(&'static str),
-        Serves,
+        ActiveSpawn,
         Works,
         Later(u64),
     }
@@ -215,7 +215,7 @@ mod tests {
         prop_oneof![
             4 => Just(Event::Use),
             4 => prop_oneof![Just("guest"), Just("held")].prop_map(Event::Fails),
-            1 => Just(Event::Serves),
+            1 => Just(Event::ActiveSpawn),
             1 => Just(Event::Works),
             3 => (0..400_000u64).prop_map(Event::Later),
         ]
@@ -240,7 +240,7 @@ mod tests {
                             prop_assert_eq!(breaker.off(), Some(off));
                         }
                     }
-                    Event::Serves => {
+                    Event::ActiveSpawn => {
                         breaker.served();
                         in_a_row = 0;
                         prop_assert!(breaker.is_used());

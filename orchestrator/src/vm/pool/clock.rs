@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::slots::Now;
+/// Time since the pool was opened.
+pub(crate) type Now = Duration;
 
 /// Counts from the pool's opening, and runs ahead of the host's clock by as much as it was
 /// advanced.

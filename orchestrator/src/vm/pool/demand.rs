@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::slots::Now;
+use super::clock::Now;
 
 /// Spawns this close to each other are one burst.
 const WINDOW: Duration = Duration::from_secs(2);
@@ -39,6 +39,13 @@ impl Demand {
         if self.most == 0 {
             return;
         }
+        while self
+            .peaks
+            .front()
+            .is_some_and(|(forgotten, _)| *forgotten <= now)
+        {
+            self.peaks.pop_front();
+        }
         let over = |time: &Now| now.saturating_sub(*time) > WINDOW;
         while self.recent.len() == self.most || self.recent.front().is_some_and(over) {
             self.recent.pop_front();
@@ -52,16 +59,21 @@ impl Demand {
     }
 
     /// The largest burst that is remembered.
-    pub(super) fn peak(&mut self, now: Now) -> usize {
-        while self.next_change().is_some_and(|forgotten| forgotten <= now) {
-            self.peaks.pop_front();
-        }
-        self.peaks.iter().map(|(_, peak)| *peak).max().unwrap_or(0)
+    pub(super) fn peak(&self, now: Now) -> usize {
+        let remembered = self.remembered(now).map(|(_, peak)| *peak);
+        remembered.max().unwrap_or(0)
     }
 
     /// When something is forgotten.
-    pub(super) fn next_change(&self) -> Option<Now> {
-        self.peaks.front().map(|(forgotten, _)| *forgotten)
+    pub(super) fn next_change(&self, now: Now) -> Option<Now> {
+        let (forgotten, _) = self.remembered(now).next()?;
+        Some(*forgotten)
+    }
+
+    fn remembered(&self, now: Now) -> impl Iterator<Item = &(Now, usize)> {
+        self.peaks
+            .iter()
+            .filter(move |(forgotten, _)| *forgotten > now)
     }
 }
 
@@ -101,7 +113,7 @@ mod tests {
         }
         assert_eq!(demand.peak(Duration::from_secs(3600)), 20);
         assert_eq!(demand.peak(Duration::from_secs(8 * 3600)), 0);
-        assert_eq!(demand.next_change(), None);
+        assert_eq!(demand.next_change(Duration::from_secs(8 * 3600)), None);
     }
 
     #[test]

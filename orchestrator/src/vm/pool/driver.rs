@@ -1,4 +1,4 @@
-//! The task that does what the slots decide, and reports back.
+//! Performs what the pool's state decides, and reports back.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,9 +7,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::DropGuard;
 
+use super::clock::Now;
 use super::contained::contained;
-use super::slots::{Action, Generation, Now, Place};
-use super::{Core, line};
+use super::core::{Core, Effects, StandbyState, State, Steps};
+use super::standby::StandbyPool;
+use super::state::{Action, Generation, Restored, SlotId};
+use super::wait_queue;
 use crate::metrics;
 use crate::vm::causes::with_causes;
 use crate::vm::launcher::{LaunchError, PausedClone, Sought, blocking};
@@ -27,18 +30,17 @@ pub(super) async fn run(core: Arc<Core>, _closed: DropGuard) {
     let mut work = Work::default();
     let mut tell = Instant::now();
     loop {
-        // Asked for before the slots are, so that nothing is missed in between.
-        let room = core.budget.changed();
-        let (actions, restores, deadline) = {
-            let mut slots = core.slots();
-            let now = core.now();
-            let actions = slots.actions(now);
-            (actions, slots.restores(), slots.next_deadline(now))
-        };
+        // Asked for before the state is, so that nothing is missed in between.
+        let room = core.bounds.budget.changed();
+        let Steps {
+            actions,
+            restores,
+            deadline,
+        } = core.steps();
         for action in actions {
             perform(&core, &mut work, action);
         }
-        let standby = restores.then(|| reserve(&core, &mut work)).flatten();
+        let standby = restores.then(|| fill_standby(&core, &mut work)).flatten();
         // Room may be gone, without which the pool is as full as it gets.
         if core.progress.receiver_count() > 0 {
             core.progress.send_modify(|_| ());
@@ -61,7 +63,7 @@ pub(super) async fn run(core: Arc<Core>, _closed: DropGuard) {
         };
         tokio::select! {
             () = core.closing.cancelled() => return work.end().await,
-            () = core.wake.notified() => {}
+            () = core.woken() => {}
             () = room => {}
             () = timer => {}
             Some(_) = work.fills.join_next() => {}
@@ -86,27 +88,33 @@ impl Work {
 }
 
 /// Has processes started that are to stand by; returns when it is to be asked again.
-fn reserve(core: &Arc<Core>, work: &mut Work) -> Option<Now> {
-    let mut reserve = core.reserve();
-    let now = core.now();
-    while reserve.start(now) {
+fn fill_standby(core: &Arc<Core>, work: &mut Work) -> Option<Now> {
+    let (starts, deadline) = core.standby_steps();
+    for _ in 0..starts {
         work.fills.spawn(stand_by(Arc::clone(core)));
     }
-    reserve.next_deadline(now)
+    deadline
+}
+
+/// Changes what stands by, and tells whoever waits for that.
+fn changed_standby<T>(core: &Core, change: impl FnOnce(&mut StandbyState, Now) -> T) -> T {
+    let (result, effects) = core.update_standby(change);
+    report(core, None);
+    core.wake(effects);
+    result
 }
 
 async fn stand_by(core: Arc<Core>) {
     let started = async {
         let permit = core.fills.acquire().await;
         let _permit = permit.map_err(|_| LaunchError::ShuttingDown)?;
-        core.serving.give_way().await;
+        core.active_spawns.yield_to_spawns().await;
         core.launcher.stand_by().await
     };
     let standby = match contained(started).await {
         Ok(Some(standby)) => standby,
         Ok(None) => {
-            core.reserve().never();
-            return report(&core, None);
+            return changed_standby(&core, |standby, _| standby.unsupported());
         }
         Err(error) => {
             let error = with_causes(&error);
@@ -115,17 +123,15 @@ async fn stand_by(core: Arc<Core>) {
                 "no process stands by for spawns that find no warm clone"
             );
             core.counters.failed();
-            core.reserve().failed(core.now());
-            return report(&core, None);
+            return changed_standby(&core, StandbyPool::failed);
         }
     };
     let exited = standby.exited();
-    let started = core.reserve().started(standby, core.now());
-    report(&core, None);
+    let started = changed_standby(&core, |state, now| state.started(standby, now));
     let Ok(id) = started else { return };
     let died = move |core: &Core| {
-        let remains = core.reserve().died(id, core.now());
-        remains.is_some()
+        let (remains, effects) = core.update_standby(|standby, now| standby.died(id, now));
+        remains.map(|_| effects)
     };
     replaced(&core, "a process that stood by ended", exited, died);
 }
@@ -133,12 +139,12 @@ async fn stand_by(core: Arc<Core>) {
 fn perform(core: &Arc<Core>, work: &mut Work, action: Action<Snapshot, PausedClone>) {
     let core = Arc::clone(core);
     match action {
-        Action::Grant(ticket, granted) => line::grant(&core, ticket, granted),
-        Action::Build(place) => {
-            work.fills.spawn(build(core, place));
+        Action::Grant(waiter, grant) => wait_queue::grant(&core, waiter, grant),
+        Action::Build(slot) => {
+            work.fills.spawn(build(core, slot));
         }
-        Action::Restore(place, generation, snapshot) => {
-            work.fills.spawn(restore(core, place, generation, snapshot));
+        Action::Restore(slot, generation, snapshot) => {
+            work.fills.spawn(restore(core, slot, generation, snapshot));
         }
         // Its process is killed, and reaped elsewhere.
         Action::End(clone) => drop(clone),
@@ -149,41 +155,46 @@ fn perform(core: &Arc<Core>, work: &mut Work, action: Action<Snapshot, PausedClo
 }
 
 /// Another process's snapshot takes the place, if there is one, or one that is built here.
-async fn build(core: Arc<Core>, place: Place) {
-    let failure = match contained(build_or_find(&core, place)).await {
+async fn build(core: Arc<Core>, slot: SlotId) {
+    let failure = match contained(build_or_find(&core, slot)).await {
         Ok(()) => None,
         Err(error) => {
-            core.slots().built(place, None, core.now());
+            let ((), effects) = core.update(|state, now| state.built(slot, None, now));
+            core.wake(effects);
             Some(error)
         }
     };
     report(&core, failure);
 }
 
-async fn build_or_find(core: &Core, place: Place) -> Result<(), LaunchError> {
+async fn build_or_find(core: &Core, slot: SlotId) -> Result<(), LaunchError> {
     // One at a time looks, so that two places do not find the same.
-    let mut known = core.known.lock().await;
-    let oldest = core.slots().oldest_successor(place, core.now());
-    let staging = match core.launcher.seek(&mut known, oldest).await? {
+    let mut seen = core.seen.lock().await;
+    let now = core.clock.now();
+    let oldest = core.read(|state| state.oldest_successor(slot, now));
+    let staging = match core.launcher.seek(&mut seen, oldest).await? {
         Sought::Found(snapshot) => {
-            known.insert(snapshot.id());
+            seen.insert(snapshot.id());
             let age = snapshot.manifest().created.age_or_overdue();
-            core.slots().found(place, snapshot, age, core.now());
+            let found = |state: &mut State, now| state.found(slot, snapshot, age, now);
+            let ((), effects) = core.update(found);
+            core.wake(effects);
             return Ok(());
         }
         Sought::Ours(staging) => staging,
     };
-    known.insert(staging.id());
-    drop(known);
-    core.serving.give_way().await;
+    seen.insert(staging.id());
+    drop(seen);
+    core.active_spawns.yield_to_spawns().await;
     let id = staging.id();
     let created = core.launcher.create_in(staging).await;
     if created.is_err() {
-        core.known.lock().await.remove(&id);
+        core.seen.lock().await.remove(&id);
     }
     let created = created?;
     let snapshot = Some(created.snapshot);
-    core.slots().built(place, snapshot, core.now());
+    let ((), effects) = core.update(|state, now| state.built(slot, snapshot, now));
+    core.wake(effects);
     // Whoever waits for it need not wait until others are deleted.
     report(core, None);
     clear(core).await;
@@ -194,7 +205,7 @@ async fn build_or_find(core: &Core, place: Place) -> Result<(), LaunchError> {
 /// delete it otherwise.
 async fn clear(core: &Core) {
     let store = core.launcher.snapshots().clone();
-    let age = core.forsaken;
+    let age = core.bounds.gc_after;
     match blocking(move || store.delete_unused(age)).await {
         Ok(swept) if swept.removed.is_empty() => {}
         Ok(swept) => {
@@ -207,11 +218,11 @@ async fn clear(core: &Core) {
     }
 }
 
-async fn restore(core: Arc<Core>, place: Place, generation: Generation, snapshot: Snapshot) {
+async fn restore(core: Arc<Core>, slot: SlotId, generation: Generation, snapshot: Snapshot) {
     let primed = async {
         let permit = core.fills.acquire().await;
         let _permit = permit.map_err(|_| LaunchError::ShuttingDown)?;
-        core.serving.give_way().await;
+        core.active_spawns.yield_to_spawns().await;
         core.launcher.clone_of(&snapshot, None).await?.prime().await
     };
     let (clone, failure) = split(contained(primed).await);
@@ -222,15 +233,24 @@ async fn restore(core: Arc<Core>, place: Place, generation: Generation, snapshot
     let exited = clone.as_ref().map(PausedClone::exited);
     // The task below outlives the clone's lease, and must not keep its files.
     drop(snapshot);
-    let restored = core.slots().restored(place, generation, clone, core.now());
+    let (restored, effects) =
+        core.update(|state, now| state.restored(slot, generation, clone, now));
     // One that nobody wants ends before the driver is woken, which may delete its snapshot.
-    let restored = restored.map_err(drop);
+    let warm = match restored {
+        Restored::Warm(id) => Some(id),
+        Restored::Unwanted(clone) => {
+            drop(clone);
+            None
+        }
+        Restored::Failed => None,
+    };
+    core.wake(effects);
     let at_fault = failure
         .as_ref()
         .is_some_and(LaunchError::may_be_the_snapshots);
     match failure {
         // Whoever waits for the pool gets another one, or the reason why there is none.
-        Some(error @ LaunchError::Snapshot(_)) if core.slots().heals(generation) => {
+        Some(error @ LaunchError::Snapshot(_)) if core.read(|state| state.heals(generation)) => {
             healing(&core, &error);
         }
         failure => report(&core, failure),
@@ -238,32 +258,33 @@ async fn restore(core: Arc<Core>, place: Place, generation: Generation, snapshot
     if at_fault {
         give_up(&core, generation);
     }
-    let (Some(exited), Ok(id)) = (exited, restored) else {
+    let (Some(exited), Some(id)) = (exited, warm) else {
         return;
     };
     let died = move |core: &Core| {
         // Dropped first of all: the driver may delete its snapshot.
-        let remains = core.slots().died(id, core.now());
-        remains.is_some()
+        let (remains, effects) = core.update(|state, now| state.died(id, now));
+        remains.map(|_| effects)
     };
     replaced(&core, "a warm clone ended", exited, died);
 }
 
-/// Has what ends while it waits for a spawn replaced at once. `died` says whether it still waited.
+/// Has what ends while it waits for a spawn replaced at once. `died` yields what follows if it still
+/// waited.
 fn replaced(
     core: &Arc<Core>,
     what: &'static str,
     exited: impl Future<Output = Exit> + Send + 'static,
-    died: impl FnOnce(&Core) -> bool + Send + 'static,
+    died: impl FnOnce(&Core) -> Option<Effects> + Send + 'static,
 ) {
     let weak = Arc::downgrade(core);
     tokio::spawn(async move {
         let exit = exited.await;
         let Some(core) = weak.upgrade() else { return };
-        if died(&core) {
+        if let Some(effects) = died(&core) {
             tracing::warn!(%exit, "{what}");
             core.counters.failed();
-            core.wake.notify_one();
+            core.wake(effects);
         }
     });
 }
@@ -279,9 +300,8 @@ fn healing(core: &Core, error: &LaunchError) {
 /// Gives up the snapshots whose files were removed or damaged since they were taken into use.
 pub(super) async fn inspect(core: &Core) {
     let present: Vec<_> = {
-        let slots = core.slots();
-        let present = slots.present();
-        present.map(|(of, it)| (of, it.clone())).collect()
+        let copies = |state: &State| state.present().map(|(of, it)| (of, it.clone())).collect();
+        core.read(copies)
     };
     for (generation, snapshot) in present {
         let checked = blocking(move || snapshot.check()).await;
@@ -294,9 +314,9 @@ pub(super) async fn inspect(core: &Core) {
 
 /// Drops a snapshot that failed to restore; the next one takes its place.
 pub(super) fn give_up(core: &Core, generation: Generation) {
-    let ended = core.slots().discard(generation, core.now());
+    let (ended, effects) = core.update(|state, now| state.discard(generation, now));
     drop(ended);
-    core.wake.notify_one();
+    core.wake(effects);
 }
 
 /// Deletes a snapshot, unless another process uses it: then the one that finds it expired later
@@ -338,5 +358,4 @@ fn report(core: &Core, failure: Option<LaunchError>) {
             progress.last_failure = Some(Arc::new(error));
         }
     });
-    core.wake.notify_one();
 }

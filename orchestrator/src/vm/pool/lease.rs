@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, Weak};
 
-use super::Core;
 use super::budget::Share;
-use super::slots::LeaseId;
+use super::core::Core;
+use super::state::LeaseId;
 
 /// Room in the budget, and a claim on the snapshot. Both are given back when it is dropped.
 #[derive(Debug)]
@@ -32,8 +32,8 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(core) = self.pool.upgrade() {
-            core.slots().released(self.id);
-            core.wake.notify_one();
+            let ((), effects) = core.update(|state, _| state.released(self.id));
+            core.wake(effects);
         }
     }
 }

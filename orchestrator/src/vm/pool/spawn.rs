@@ -5,19 +5,21 @@ use std::time::{Duration, Instant};
 use tokio::sync::SemaphorePermit;
 use tokio::time::{sleep, sleep_until};
 
+use super::active_spawns::ActiveSpawn;
+use super::clock::Now;
+use super::core::{Core, Effects, State};
 use super::error::Tiers;
 use super::lease::Lease;
-use super::line::{Turn, Waiting};
-use super::serving::Serves;
-use super::slots::Served;
-use super::{Core, Pool, SpawnError, SpawnOptions, driver};
+use super::state::Placement;
+use super::wait_queue::Waiter;
+use super::{Pool, SpawnError, SpawnOptions, driver};
 use crate::vm::identity::VmName;
 use crate::vm::launcher::{LaunchError, PausedClone};
 use crate::vm::snapshot::Snapshot;
 use crate::vm::vm_handle::{Origin, Timings, VmHandle};
 
 /// How many clones are tried before the VM is booted: each may take its time to fail.
-const CLONES: usize = 3;
+const MAX_CLONES: usize = 3;
 
 impl Pool {
     /// A VM of one's own, from the best tier that serves.
@@ -68,7 +70,7 @@ impl Pool {
         let core = &*self.core;
         let name = VmName::parse(&options.name)?;
         let wait = Wait::begin(options.patience);
-        let (lease, served) = self.turn(&wait).await?;
+        let (lease, placement, effects) = self.turn(&wait).await?;
         let mut spawn = Spawn {
             core,
             name: &name,
@@ -76,14 +78,16 @@ impl Pool {
             wait,
             failed,
             stood_by: false,
-            serving: None,
+            taken: Taken::new(core, effects),
         };
-        let handle = spawn.serve(&lease, served).await?;
+        let handle = spawn.serve(&lease, placement).await?;
         let timings = spawn.timings(&handle);
         core.counters.served(handle.origin(), &timings);
-        core.slots().serves(lease.id(), handle.origin());
+        let ((), effects) = core.update(|state, _| state.serves(lease.id(), handle.origin()));
+        spawn.taken.effects.push(effects);
         if spawn.stood_by && timings.start.is_zero() {
-            core.reserve().served();
+            let ((), effects) = core.update_standby(|standby, _| standby.served());
+            spawn.taken.effects.push(effects);
         }
         Ok(handle
             .with_timings(timings)
@@ -91,27 +95,34 @@ impl Pool {
             .limited(options.limits))
     }
 
-    /// Room for a VM, and what is to serve it.
-    async fn turn(&self, wait: &Wait) -> Result<Turn, SpawnError> {
+    /// Room for a VM, what is to serve it, and what follows from that for the pool.
+    async fn turn(
+        &self,
+        wait: &Wait,
+    ) -> Result<(Lease, Placement<Snapshot, PausedClone>, Option<Effects>), SpawnError> {
         let core = &self.core;
-        let mut waiting = {
-            let mut slots = core.slots();
-            // A pool that closes cancels first and locks the slots then: what comes later sees it.
+        let (turn, effects) = core.update(|state, now| {
+            // A pool that closes cancels first and locks the state then: whoever locks it later
+            // sees that.
             if core.closing.is_cancelled() {
                 return Err(SpawnError::Closed);
             }
-            match slots.acquire(core.now()) {
-                Ok(granted) => {
-                    let lease = Lease::new(granted.lease, granted.share, core);
-                    return Ok((lease, granted.served));
-                }
-                Err(ticket) => Waiting::join(core, ticket),
-            }
+            Ok(match state.acquire(now) {
+                Ok(grant) => Ok((Lease::new(grant.lease, grant.share, core), grant.placement)),
+                Err(waiter) => Err(Waiter::join(core, waiter)),
+            })
+        });
+        let mut waiter = match turn? {
+            Ok((lease, placement)) => return Ok((lease, placement, Some(effects))),
+            Err(waiter) => waiter,
         };
-        // What was given back since it was found missing is noticed by the driver.
-        core.wake.notify_one();
+        // Whatever was given back since it was found missing, the driver notices.
+        core.wake(effects);
         tokio::select! {
-            turn = waiting.turn() => turn.ok_or(SpawnError::Closed),
+            turn = waiter.turn() => {
+                let (lease, placement) = turn.ok_or(SpawnError::Closed)?;
+                Ok((lease, placement, None))
+            }
             () = wait.over() => Err(wait.exhausted(core)),
         }
     }
@@ -142,6 +153,7 @@ impl Wait {
         SpawnError::PoolExhausted {
             waited: self.begun.elapsed(),
             limit: core
+                .bounds
                 .budget
                 .limit_met(u64::from(core.launcher.machine().memory_mib)),
         }
@@ -158,19 +170,56 @@ struct Spawn<'a> {
     failed: &'a mut Vec<(Origin, LaunchError)>,
     /// Whether a process that stood by is to serve.
     stood_by: bool,
-    /// While a clone serves, until all is done: what replaces it is work for the processors.
-    serving: Option<Serves<'a>>,
+    taken: Taken<'a>,
+}
+
+/// What a spawn took from the pool. Its replacement is work for the processors, so the driver is
+/// woken for that when the spawn is over, however it ends.
+struct Taken<'a> {
+    core: &'a Core,
+    effects: Vec<Effects>,
+    /// While a clone serves.
+    active: Option<ActiveSpawn<'a>>,
+}
+
+impl<'a> Taken<'a> {
+    fn new(core: &'a Core, effects: Option<Effects>) -> Self {
+        Self {
+            core,
+            effects: effects.into_iter().collect(),
+            active: None,
+        }
+    }
+
+    /// A clone begins to serve.
+    fn begin(&mut self) {
+        self.active = Some(self.core.active_spawns.begin());
+    }
+
+    /// None serves (any more): others go on.
+    fn settle(&mut self) {
+        self.active = None;
+        for effects in self.effects.drain(..) {
+            self.core.wake(effects);
+        }
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.settle();
+    }
 }
 
 impl<'a> Spawn<'a> {
     async fn serve(
         &mut self,
         lease: &Lease,
-        mut served: Served<Snapshot, PausedClone>,
+        mut placement: Placement<Snapshot, PausedClone>,
     ) -> Result<VmHandle, SpawnError> {
         loop {
-            served = match served {
-                Served::Warm(clone) => match self.resume(clone).await {
+            placement = match placement {
+                Placement::Warm(clone) => match self.resume(clone).await {
                     Ok(handle) => return Ok(handle),
                     Err(error) => {
                         // Another one would most likely cost the same time.
@@ -183,8 +232,8 @@ impl<'a> Spawn<'a> {
                         self.again(lease, best)
                     }
                 },
-                Served::Restore(generation, snapshot) => {
-                    self.core.wake.notify_one();
+                Placement::Restore(generation, snapshot) => {
+                    self.taken.settle();
                     match self.restore(&snapshot).await? {
                         Ok(handle) => return Ok(handle),
                         Err(error) => {
@@ -199,13 +248,13 @@ impl<'a> Spawn<'a> {
                             if at_fault && !slow {
                                 self.again(lease, Origin::Warm)
                             } else {
-                                self.boots(lease)
+                                self.fall_back_to_boot(lease)
                             }
                         }
                     }
                 }
-                Served::Boot => {
-                    self.core.wake.notify_one();
+                Placement::Boot => {
+                    self.taken.settle();
                     return self.boot().await;
                 }
             }
@@ -213,34 +262,39 @@ impl<'a> Spawn<'a> {
     }
 
     fn failed(&mut self, tier: Origin, error: LaunchError) {
-        (self.stood_by, self.serving) = (false, None);
+        self.stood_by = false;
+        self.taken.settle();
         self.core.counters.fell_back(tier, &error);
         self.core.tier_failed(tier, &error);
         self.failed.push((tier, error));
     }
 
     /// The best that there is after a failure, from the tier `best` on.
-    fn again(&self, lease: &Lease, best: Origin) -> Served<Snapshot, PausedClone> {
+    fn again(&self, lease: &Lease, best: Origin) -> Placement<Snapshot, PausedClone> {
         // One whose files are gone fails at once.
         let slow = |(_, error): &&(_, LaunchError)| !matches!(error, LaunchError::Snapshot(_));
-        if self.failed.iter().filter(slow).count() >= CLONES {
-            return self.boots(lease);
+        if self.failed.iter().filter(slow).count() >= MAX_CLONES {
+            return self.fall_back_to_boot(lease);
         }
-        let now = self.core.now();
-        let served = self.core.slots().serve_again(lease.id(), best, now);
-        // It may have been the last clone of a snapshot that is over.
-        self.core.wake.notify_one();
-        served
+        self.instead(|state, now| state.fall_back(lease.id(), best, now))
     }
 
-    fn boots(&self, lease: &Lease) -> Served<Snapshot, PausedClone> {
-        self.core.slots().boots(lease.id());
-        self.core.wake.notify_one();
-        Served::Boot
+    fn fall_back_to_boot(&self, lease: &Lease) -> Placement<Snapshot, PausedClone> {
+        self.instead(|state, _| {
+            state.fall_back_to_boot(lease.id());
+            Placement::Boot
+        })
+    }
+
+    /// What failed may have been the last clone of a snapshot that is over, so the driver is woken.
+    fn instead<T>(&self, change: impl FnOnce(&mut State, Now) -> T) -> T {
+        let (placement, effects) = self.core.update(change);
+        self.core.wake(effects);
+        placement
     }
 
     async fn resume(&mut self, clone: PausedClone) -> Result<VmHandle, LaunchError> {
-        self.serving = Some(self.core.serving.begin(&self.core.wake));
+        self.taken.begin();
         clone.serve(self.name, Origin::Warm).await
     }
 
@@ -249,9 +303,10 @@ impl<'a> Spawn<'a> {
         snapshot: &Snapshot,
     ) -> Result<Result<VmHandle, LaunchError>, SpawnError> {
         let permit = self.permit().await?;
-        let standby = self.core.reserve().take();
+        let (standby, effects) = self.core.update_standby(|standby, _| standby.take());
         self.stood_by = standby.is_some();
-        self.serving = Some(self.core.serving.begin(&self.core.wake));
+        self.taken.effects.push(effects);
+        self.taken.begin();
         let clone = self.core.launcher.clone_of(snapshot, standby).await;
         drop(permit);
         Ok(match clone {
@@ -280,7 +335,7 @@ impl<'a> Spawn<'a> {
             permit = core.starts.acquire() => permit.map_err(|_| SpawnError::Closed)?,
             () = self.wait.over() => return Err(SpawnError::StartsBusy {
                 waited: self.wait.begun.elapsed(),
-                starts: core.starts_at_a_time,
+                starts: core.bounds.starts_at_a_time,
             }),
         };
         self.queue += begun.elapsed();

@@ -10,8 +10,9 @@ use serde::Serialize;
 
 use super::breaker::Off;
 use super::budget::{Budget, Limit};
+use super::clock::Now;
 use super::footprint::Footprint;
-use super::slots::{Counts, Now};
+use super::state::Counts;
 use crate::metrics;
 use crate::template::TemplateHash;
 use crate::vm::causes::with_causes;
@@ -99,7 +100,7 @@ impl TierOff {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SpawnStage {
-    /// Waiting for room, and choosing a tier: of every spawn.
+    /// Waiter for room, and choosing a tier: of every spawn.
     Queue,
     /// Starting a VMM's process: of spawns that were restored or booted; nothing where one stood by.
     Start,

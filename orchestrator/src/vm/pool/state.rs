@@ -1,7 +1,7 @@
 //! The pool's policy, as a state machine without I/O and without a clock: events and `now` go in,
 //! actions come out.
 //!
-//! The pool has as many places as it has snapshots. A place holds a snapshot and warm clones of
+//! The pool has as many slots as it has snapshots. A slot holds a snapshot and warm clones of
 //! it:
 //!
 //! ```text
@@ -20,7 +20,7 @@
 //! * A clone that is handed out leaves the machine, so nothing can hand it out again.
 //! * A spawn waits for room alone, never for a build or a restore; nobody overtakes who waits, and
 //!   warm clones end for spawns of other pools that wait.
-//! * A wait after a failure ends with a success that a spawn had, not with one of the pool's own.
+//! * Only a spawn that succeeded resets a backoff; a build or a restore of the pool's own does not.
 //! * A snapshot is deleted when it has a successor and no clone.
 //! * A tier that fails again and again is not used for a while (see `breaker`): spawns are served by
 //!   the next one at once.
@@ -28,17 +28,15 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use super::backoff::{Backoff, Chance};
+use super::backoff::{Backoff, Jitter};
 use super::breaker::{Breaker, Off};
 use super::budget::{Budget, Claim, Share};
+use super::clock::Now;
 use super::demand::Demand;
 use crate::vm::vm_handle::Origin;
 
-/// Number of a place, below the pool's size.
-pub(crate) type Place = usize;
-
-/// Time since the pool was opened.
-pub(crate) type Now = Duration;
+/// Index of a slot, below the pool's size.
+pub(crate) type SlotId = usize;
 
 /// A snapshot of this pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,9 +46,9 @@ pub(crate) struct Generation(u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct LeaseId(u64);
 
-/// A place in the line of spawns.
+/// A spawn that waits for room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Ticket(u64);
+pub(crate) struct WaiterId(u64);
 
 /// A warm clone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,12 +58,12 @@ pub(crate) struct CloneId(u64);
 #[derive(Debug)]
 #[cfg_attr(test, derive(PartialEq, Eq))]
 pub(crate) enum Action<S, C> {
-    /// Hand this out to the spawn that holds the ticket, which waits no more.
-    Grant(Ticket, Granted<S, C>),
-    /// Make a snapshot, then report [`Slots::built`].
-    Build(Place),
-    /// Restore and prime a clone of this snapshot, then report [`Slots::restored`].
-    Restore(Place, Generation, S),
+    /// Hand this out to the spawn that waits, which waits no more.
+    Grant(WaiterId, Grant<S, C>),
+    /// Make a snapshot, then report [`PoolState::built`].
+    Build(SlotId),
+    /// Restore and prime a clone of this snapshot, then report [`PoolState::restored`].
+    Restore(SlotId, Generation, S),
     /// End this clone: it is not wanted any more.
     End(C),
     /// Delete this snapshot: it has neither clones nor a future.
@@ -75,22 +73,34 @@ pub(crate) enum Action<S, C> {
 /// What a spawn got.
 #[derive(Debug)]
 #[cfg_attr(test, derive(PartialEq, Eq))]
-pub(crate) struct Granted<S, C> {
+pub(crate) struct Grant<S, C> {
     pub(crate) lease: LeaseId,
     /// Its room, for as long as the VM lives.
     pub(crate) share: Share,
-    pub(crate) served: Served<S, C>,
+    pub(crate) placement: Placement<S, C>,
 }
 
 /// What serves a spawn.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Served<S, C> {
+pub(crate) enum Placement<S, C> {
     /// A paused clone: it belongs to the caller now.
     Warm(C),
     /// A snapshot to restore.
     Restore(Generation, S),
     /// Neither is there: boot.
     Boot,
+}
+
+/// What became of a restore.
+#[derive(Debug)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
+pub(crate) enum Restored<C> {
+    /// The clone waits for a spawn; the id is for [`PoolState::died`].
+    Warm(CloneId),
+    /// To be ended: nobody wants the clone any more.
+    Unwanted(C),
+    /// There is none.
+    Failed,
 }
 
 /// How many there are of what.
@@ -122,7 +132,7 @@ pub(crate) struct Rules {
     pub(crate) guest_mib: u64,
     /// What all VMs together may take.
     pub(crate) budget: Budget,
-    /// Of the chance that spreads what would happen together.
+    /// Of the jitter that spreads what would happen together.
     pub(crate) seed: u64,
 }
 
@@ -145,7 +155,7 @@ struct Warm<C> {
 }
 
 #[derive(Debug)]
-struct Spot<C> {
+struct Slot<C> {
     ready: Option<(Generation, Now)>,
     building: bool,
     build_backoff: Backoff,
@@ -155,7 +165,7 @@ struct Spot<C> {
     restore_backoff: Backoff,
 }
 
-impl<C> Spot<C> {
+impl<C> Slot<C> {
     fn empty() -> Self {
         Self {
             ready: None,
@@ -195,35 +205,35 @@ enum Phase {
 
 /// The state machine. `S` is a snapshot, `C` a paused clone.
 #[derive(Debug)]
-pub(crate) struct Slots<S, C> {
+pub(crate) struct PoolState<S, C> {
     rules: Rules,
-    places: Vec<Spot<C>>,
+    slots: Vec<Slot<C>>,
     snapshots: HashMap<Generation, Entry<S>>,
     /// The snapshot of each VM that was handed out, unless it was booted.
     leases: HashMap<LeaseId, Option<Generation>>,
-    line: VecDeque<(Ticket, Claim)>,
+    waiters: VecDeque<(WaiterId, Claim)>,
     demand: Demand,
-    chance: Chance,
+    jitter: Jitter,
     warm_tier: Breaker,
     restored_tier: Breaker,
-    next: Place,
+    next: SlotId,
     phase: Phase,
     /// When a refresh was last asked for.
     asked: Option<Now>,
     numbers: u64,
 }
 
-impl<S: Clone, C> Slots<S, C> {
+impl<S: Clone, C> PoolState<S, C> {
     pub(crate) fn new(rules: Rules) -> Self {
         Self {
-            places: std::iter::repeat_with(Spot::empty)
+            slots: std::iter::repeat_with(Slot::empty)
                 .take(rules.size)
                 .collect(),
             snapshots: HashMap::new(),
             leases: HashMap::new(),
-            line: VecDeque::new(),
+            waiters: VecDeque::new(),
             demand: Demand::up_to(rules.max_warm),
-            chance: Chance::of(rules.seed),
+            jitter: Jitter::of(rules.seed),
             warm_tier: Breaker::default(),
             restored_tier: Breaker::default(),
             next: 0,
@@ -239,19 +249,19 @@ impl<S: Clone, C> Slots<S, C> {
         self.numbers
     }
 
-    /// Takes in a snapshot that exists already and is `age` old; `false` if every place has one.
+    /// Takes in a snapshot that exists already and is `age` old; `false` if every slot has one.
     pub(crate) fn adopt(&mut self, snapshot: S, age: Duration, now: Now) -> bool {
-        let vacant = |spot: &Spot<C>| spot.ready.is_none() && !spot.building;
-        let Some(at) = self.places.iter().position(vacant) else {
+        let vacant = |slot: &Slot<C>| slot.ready.is_none() && !slot.building;
+        let Some(at) = self.slots.iter().position(vacant) else {
             return false;
         };
-        let life = self.chance.shorten(self.rules.refresh);
+        let life = self.jitter.shorten(self.rules.refresh);
         let expires = now.saturating_add(life.saturating_sub(age));
-        self.place(at, snapshot, expires);
+        self.fill(at, snapshot, expires);
         true
     }
 
-    fn place(&mut self, at: Place, snapshot: S, expires: Now) -> Option<Generation> {
+    fn fill(&mut self, at: SlotId, snapshot: S, expires: Now) -> Option<Generation> {
         let generation = Generation(self.number());
         let entry = Entry {
             snapshot,
@@ -259,55 +269,55 @@ impl<S: Clone, C> Slots<S, C> {
             retired: false,
         };
         self.snapshots.insert(generation, entry);
-        let old = self.places[at].ready.replace((generation, expires));
+        let old = self.slots[at].ready.replace((generation, expires));
         old.map(|(old, _)| old)
     }
 
-    /// From now on the places are filled.
-    pub(crate) fn want(&mut self) {
+    /// From now on the slots are filled.
+    pub(crate) fn activate(&mut self) {
         if self.phase == Phase::Lazy {
             self.phase = Phase::Filling;
         }
     }
 
-    /// A spawn arrived: it is served, or gets a place in the line.
-    pub(crate) fn acquire(&mut self, now: Now) -> Result<Granted<S, C>, Ticket> {
-        self.want();
+    /// A spawn arrived: it is placed, or waits for room.
+    pub(crate) fn acquire(&mut self, now: Now) -> Result<Grant<S, C>, WaiterId> {
+        self.activate();
         self.demand.arrived(now);
         let (budget, guest_mib) = (self.rules.budget.clone(), self.rules.guest_mib);
-        if self.line.is_empty()
-            && let Some(granted) = self.grant(now, || budget.take(guest_mib))
+        if self.waiters.is_empty()
+            && let Some(grant) = self.grant(now, || budget.take(guest_mib))
         {
-            return Ok(granted);
+            return Ok(grant);
         }
-        let ticket = Ticket(self.number());
-        self.line.push_back((ticket, budget.claim(guest_mib)));
-        Err(ticket)
+        let waiter = WaiterId(self.number());
+        self.waiters.push_back((waiter, budget.claim(guest_mib)));
+        Err(waiter)
     }
 
     /// A spawn that waited went away; `false` if it had been served before.
-    pub(crate) fn cancel(&mut self, ticket: Ticket) -> bool {
-        let before = self.line.len();
-        self.line.retain(|(other, _)| *other != ticket);
-        self.line.len() < before
+    pub(crate) fn cancel(&mut self, waiter: WaiterId) -> bool {
+        let before = self.waiters.len();
+        self.waiters.retain(|(other, _)| *other != waiter);
+        self.waiters.len() < before
     }
 
     /// A lease for the best that there is, if there is a clone or room for another VM.
-    fn grant(&mut self, now: Now, room: impl FnOnce() -> Option<Share>) -> Option<Granted<S, C>> {
+    fn grant(&mut self, now: Now, room: impl FnOnce() -> Option<Share>) -> Option<Grant<S, C>> {
         let lease = LeaseId(self.number());
-        let (served, of, share) = match self.take_warm() {
-            Some(warm) => (Served::Warm(warm.clone), Some(warm.of), warm.share),
+        let (placement, of, share) = match self.take_warm() {
+            Some(warm) => (Placement::Warm(warm.clone), Some(warm.of), warm.share),
             None => {
                 let share = room()?;
-                let (served, of) = self.restore_or_boot(now);
-                (served, of, share)
+                let (placement, of) = self.restore_or_boot(now);
+                (placement, of, share)
             }
         };
         self.leases.insert(lease, of);
-        Some(Granted {
+        Some(Grant {
             lease,
             share,
-            served,
+            placement,
         })
     }
 
@@ -318,22 +328,22 @@ impl<S: Clone, C> Slots<S, C> {
         let Some(Some(of)) = self.leases.get(&lease) else {
             return;
         };
-        let is_its = |spot: &&mut Spot<C>| spot.ready.is_some_and(|(present, _)| present == *of);
-        if let Some(spot) = self.places.iter_mut().find(is_its) {
-            spot.build_backoff.succeeded();
-            spot.restore_backoff.succeeded();
+        let is_its = |slot: &&mut Slot<C>| slot.ready.is_some_and(|(present, _)| present == *of);
+        if let Some(slot) = self.slots.iter_mut().find(is_its) {
+            slot.build_backoff.succeeded();
+            slot.restore_backoff.succeeded();
         }
     }
 
     /// The VM that was to serve this lease failed: the best that there is now, from `best` on.
-    pub(crate) fn serve_again(&mut self, lease: LeaseId, best: Origin, now: Now) -> Served<S, C> {
+    pub(crate) fn fall_back(&mut self, lease: LeaseId, best: Origin, now: Now) -> Placement<S, C> {
         let warm = (best == Origin::Warm).then(|| self.take_warm()).flatten();
-        let (served, of) = match warm {
-            Some(warm) => (Served::Warm(warm.clone), Some(warm.of)),
+        let (placement, of) = match warm {
+            Some(warm) => (Placement::Warm(warm.clone), Some(warm.of)),
             None => self.restore_or_boot(now),
         };
-        self.hold(lease, of);
-        served
+        self.rebind(lease, of);
+        placement
     }
 
     fn breaker(&mut self, tier: Origin) -> Option<&mut Breaker> {
@@ -366,11 +376,11 @@ impl<S: Clone, C> Slots<S, C> {
     }
 
     /// The lease will be served by a boot.
-    pub(crate) fn boots(&mut self, lease: LeaseId) {
-        self.hold(lease, None);
+    pub(crate) fn fall_back_to_boot(&mut self, lease: LeaseId) {
+        self.rebind(lease, None);
     }
 
-    fn hold(&mut self, lease: LeaseId, of: Option<Generation>) {
+    fn rebind(&mut self, lease: LeaseId, of: Option<Generation>) {
         let Some(leased) = self.leases.get_mut(&lease) else {
             return;
         };
@@ -379,36 +389,36 @@ impl<S: Clone, C> Slots<S, C> {
         }
     }
 
-    fn turns(&self) -> impl Iterator<Item = Place> + use<S, C> {
-        let (next, size) = (self.next, self.places.len());
+    fn turns(&self) -> impl Iterator<Item = SlotId> + use<S, C> {
+        let (next, size) = (self.next, self.slots.len());
         (0..size).map(move |step| (next + step) % size)
     }
 
-    /// The places take turns. Those of a tier that is off are about to end.
+    /// The slots take turns. Those of a tier that is off are about to end.
     fn take_warm(&mut self) -> Option<Warm<C>> {
         if !self.warm_tier.is_used() {
             return None;
         }
-        let at = self.turns().find(|at| !self.places[*at].warm.is_empty())?;
-        self.next = (at + 1) % self.places.len();
-        self.places[at].warm.pop_front()
+        let at = self.turns().find(|at| !self.slots[*at].warm.is_empty())?;
+        self.next = (at + 1) % self.slots.len();
+        self.slots[at].warm.pop_front()
     }
 
-    fn restore_or_boot(&mut self, now: Now) -> (Served<S, C>, Option<Generation>) {
+    fn restore_or_boot(&mut self, now: Now) -> (Placement<S, C>, Option<Generation>) {
         if !self.restored_tier.admits(now) {
-            return (Served::Boot, None);
+            return (Placement::Boot, None);
         }
         let ready = self
             .turns()
-            .find_map(|at| Some((at, self.places[at].ready?.0)));
+            .find_map(|at| Some((at, self.slots[at].ready?.0)));
         let Some((at, generation)) = ready else {
-            return (Served::Boot, None);
+            return (Placement::Boot, None);
         };
-        self.next = (at + 1) % self.places.len();
+        self.next = (at + 1) % self.slots.len();
         self.restored_tier.begins(now);
         match self.clone_begun(generation) {
-            Some(snapshot) => (Served::Restore(generation, snapshot), Some(generation)),
-            None => (Served::Boot, None),
+            Some(snapshot) => (Placement::Restore(generation, snapshot), Some(generation)),
+            None => (Placement::Boot, None),
         }
     }
 
@@ -434,18 +444,18 @@ impl<S: Clone, C> Slots<S, C> {
     /// What is to be done now. Each action is given out once.
     pub(crate) fn actions(&mut self, now: Now) -> Vec<Action<S, C>> {
         let mut actions = Vec::new();
-        while let Some((ticket, claim)) = self.line.pop_front() {
-            let Some(granted) = self.grant(now, || claim.take()) else {
-                self.line.push_front((ticket, claim));
+        while let Some((waiter, claim)) = self.waiters.pop_front() {
+            let Some(grant) = self.grant(now, || claim.take()) else {
+                self.waiters.push_front((waiter, claim));
                 break;
             };
-            actions.push(Action::Grant(ticket, granted));
+            actions.push(Action::Grant(waiter, grant));
         }
-        self.give_way(&mut actions);
+        self.evict_for_waiters(&mut actions);
         if self.phase == Phase::Filling {
             self.build(now, &mut actions);
-            self.trim(now, &mut actions);
-            self.restore(now, &mut actions);
+            self.evict_surplus(now, &mut actions);
+            self.refill(now, &mut actions);
         }
         let over = |_: &Generation, entry: &mut Entry<S>| entry.retired && entry.clones == 0;
         let over = self.snapshots.extract_if(over);
@@ -454,10 +464,10 @@ impl<S: Clone, C> Slots<S, C> {
     }
 
     /// A spawn that waits, in whatever pool, needs the room more than a warm clone does.
-    fn give_way(&mut self, actions: &mut Vec<Action<S, C>>) {
+    fn evict_for_waiters(&mut self, actions: &mut Vec<Action<S, C>>) {
         while self.rules.budget.is_short() {
-            let fullest = self.places.iter_mut().max_by_key(|spot| spot.warm.len());
-            let Some(warm) = fullest.and_then(|spot| spot.warm.pop_front()) else {
+            let fullest = self.slots.iter_mut().max_by_key(|slot| slot.warm.len());
+            let Some(warm) = fullest.and_then(|slot| slot.warm.pop_front()) else {
                 return;
             };
             self.end(warm, actions);
@@ -465,34 +475,34 @@ impl<S: Clone, C> Slots<S, C> {
     }
 
     fn build(&mut self, now: Now, actions: &mut Vec<Action<S, C>>) {
-        let mut building = self.places.iter().filter(|spot| spot.building).count();
+        let mut building = self.slots.iter().filter(|slot| slot.building).count();
         // What is missing comes before what is old, of which one at a time is replaced.
-        for (at, spot) in self.places.iter_mut().enumerate() {
-            if spot.ready.is_none()
-                && !spot.building
-                && spot.build_backoff.until() <= now
+        for (at, slot) in self.slots.iter_mut().enumerate() {
+            if slot.ready.is_none()
+                && !slot.building
+                && slot.build_backoff.until() <= now
                 && building < self.rules.builds
             {
-                spot.building = true;
+                slot.building = true;
                 building += 1;
                 actions.push(Action::Build(at));
             }
         }
-        let due = |spot: &Spot<C>| {
-            !spot.building
-                && spot.build_backoff.until() <= now
-                && spot.ready.is_some_and(|(_, expires)| expires <= now)
+        let due = |slot: &Slot<C>| {
+            !slot.building
+                && slot.build_backoff.until() <= now
+                && slot.ready.is_some_and(|(_, expires)| expires <= now)
         };
         if building == 0
-            && let Some(at) = self.places.iter().position(due)
+            && let Some(at) = self.slots.iter().position(due)
         {
-            self.places[at].building = true;
+            self.slots[at].building = true;
             actions.push(Action::Build(at));
         }
     }
 
-    /// How many warm clones each place should have.
-    fn quotas(&mut self, now: Now) -> Vec<usize> {
+    /// How many warm clones each slot should have.
+    fn quotas(&self, now: Now) -> Vec<usize> {
         let Rules {
             size,
             min_warm,
@@ -516,11 +526,11 @@ impl<S: Clone, C> Slots<S, C> {
     }
 
     /// Ends the clones that are too many, those of former snapshots first.
-    fn trim(&mut self, now: Now, actions: &mut Vec<Action<S, C>>) {
+    fn evict_surplus(&mut self, now: Now, actions: &mut Vec<Action<S, C>>) {
         for (at, quota) in self.quotas(now).into_iter().enumerate() {
-            while self.places[at].warm.len() > quota {
-                let spot = &mut self.places[at];
-                let Some(warm) = spot.stale().or_else(|| spot.warm.pop_front()) else {
+            while self.slots[at].warm.len() > quota {
+                let slot = &mut self.slots[at];
+                let Some(warm) = slot.stale().or_else(|| slot.warm.pop_front()) else {
                     break;
                 };
                 self.end(warm, actions);
@@ -533,20 +543,20 @@ impl<S: Clone, C> Slots<S, C> {
         actions.push(Action::End(warm.clone));
     }
 
-    fn restore(&mut self, now: Now, actions: &mut Vec<Action<S, C>>) {
+    fn refill(&mut self, now: Now, actions: &mut Vec<Action<S, C>>) {
         // The room is for those who wait.
-        if !self.line.is_empty() {
+        if !self.waiters.is_empty() {
             return;
         }
         let quotas = self.quotas(now);
-        // One for each place before a second one for any.
+        // One for each slot before a second one for any.
         for round in 0..quotas.iter().max().copied().unwrap_or(0) {
             for (at, quota) in quotas.iter().enumerate() {
-                let spot = &self.places[at];
-                if round >= *quota || spot.fresh() > round || spot.restore_backoff.until() > now {
+                let slot = &self.slots[at];
+                if round >= *quota || slot.fresh() > round || slot.restore_backoff.until() > now {
                     continue;
                 }
-                let Some((generation, _)) = spot.ready else {
+                let Some((generation, _)) = slot.ready else {
                     continue;
                 };
                 let Some(share) = self.room(at, actions) else {
@@ -554,7 +564,7 @@ impl<S: Clone, C> Slots<S, C> {
                 };
                 if let Some(snapshot) = self.clone_begun(generation) {
                     self.warm_tier.begins(now);
-                    self.places[at].restoring.push((generation, share));
+                    self.slots[at].restoring.push((generation, share));
                     actions.push(Action::Restore(at, generation, snapshot));
                 }
             }
@@ -562,7 +572,7 @@ impl<S: Clone, C> Slots<S, C> {
     }
 
     /// Room for a clone: the successor of a snapshot may take that of the former.
-    fn room(&mut self, at: Place, actions: &mut Vec<Action<S, C>>) -> Option<Share> {
+    fn room(&mut self, at: SlotId, actions: &mut Vec<Action<S, C>>) -> Option<Share> {
         let Rules {
             budget, guest_mib, ..
         } = &self.rules;
@@ -571,7 +581,7 @@ impl<S: Clone, C> Slots<S, C> {
         }
         let Warm {
             clone, of, share, ..
-        } = self.places[at].stale()?;
+        } = self.slots[at].stale()?;
         self.clone_ended(of);
         actions.push(Action::End(clone));
         Some(share)
@@ -582,14 +592,14 @@ impl<S: Clone, C> Slots<S, C> {
         if self.phase != Phase::Filling {
             return None;
         }
-        let times = self.places.iter().flat_map(|spot| {
-            let expires = spot.ready.map_or(Duration::ZERO, |(_, expires)| expires);
-            let build = (!spot.building).then(|| expires.max(spot.build_backoff.until()));
-            let restore = spot.ready.map(|_| spot.restore_backoff.until());
+        let times = self.slots.iter().flat_map(|slot| {
+            let expires = slot.ready.map_or(Duration::ZERO, |(_, expires)| expires);
+            let build = (!slot.building).then(|| expires.max(slot.build_backoff.until()));
+            let restore = slot.ready.map(|_| slot.restore_backoff.until());
             [build, restore]
         });
         let adapts = self.rules.min_warm < self.rules.max_warm;
-        let shrinks = adapts.then(|| self.demand.next_change()).flatten();
+        let shrinks = adapts.then(|| self.demand.next_change(now)).flatten();
         let trial = self.warm_tier.off().map(|off| off.until);
         // What is due already waits for a build or a VM to end, which are events.
         times
@@ -603,8 +613,8 @@ impl<S: Clone, C> Slots<S, C> {
     /// How old a snapshot of another process may be to take the place of one that is built: a
     /// successor has most of its life before it, and one that was asked for is younger than that
     /// request.
-    pub(crate) fn oldest_successor(&self, at: Place, now: Now) -> Duration {
-        match self.places[at].ready {
+    pub(crate) fn oldest_successor(&self, at: SlotId, now: Now) -> Duration {
+        match self.slots[at].ready {
             None => self.rules.refresh,
             Some(_) => match self.asked {
                 Some(asked) => now.saturating_sub(asked).min(self.rules.refresh / 2),
@@ -614,79 +624,78 @@ impl<S: Clone, C> Slots<S, C> {
     }
 
     /// A build ended.
-    pub(crate) fn built(&mut self, at: Place, snapshot: Option<S>, now: Now) {
+    pub(crate) fn built(&mut self, at: SlotId, snapshot: Option<S>, now: Now) {
         self.filled(at, snapshot, Duration::ZERO, now);
     }
 
     /// Instead of a build, a snapshot of another process was found, which is `age` old.
-    pub(crate) fn found(&mut self, at: Place, snapshot: S, age: Duration, now: Now) {
+    pub(crate) fn found(&mut self, at: SlotId, snapshot: S, age: Duration, now: Now) {
         self.filled(at, Some(snapshot), age, now);
     }
 
-    fn filled(&mut self, at: Place, snapshot: Option<S>, age: Duration, now: Now) {
-        let life = self.chance.shorten(self.rules.refresh).saturating_sub(age);
-        let spot = &mut self.places[at];
-        spot.building = false;
+    fn filled(&mut self, at: SlotId, snapshot: Option<S>, age: Duration, now: Now) {
+        let life = self.jitter.shorten(self.rules.refresh).saturating_sub(age);
+        let slot = &mut self.slots[at];
+        slot.building = false;
         let Some(snapshot) = snapshot else {
-            spot.build_backoff.failed(now, &mut self.chance);
+            slot.build_backoff.failed(now, &mut self.jitter);
             return;
         };
-        // Whether it is any good is not known yet.
-        spot.restore_backoff.succeeded();
+        // Whether it is any good is not seen yet.
+        slot.restore_backoff.succeeded();
         self.restored_tier.works();
-        let old = self.place(at, snapshot, now.saturating_add(life));
+        let old = self.fill(at, snapshot, now.saturating_add(life));
         // Its warm clones serve until those of the new one are there.
         if let Some(entry) = old.and_then(|old| self.snapshots.get_mut(&old)) {
             entry.retired = true;
         }
     }
 
-    /// A restore ended. Returns the clone's name, for [`died`](Self::died), or the clone itself
-    /// if it is not wanted any more.
+    /// A restore ended.
     pub(crate) fn restored(
         &mut self,
-        at: Place,
+        at: SlotId,
         of: Generation,
         clone: Option<C>,
         now: Now,
-    ) -> Result<CloneId, Option<C>> {
+    ) -> Restored<C> {
         let id = CloneId(self.number());
-        let spot = &mut self.places[at];
-        let begun = spot.restoring.iter().position(|(other, _)| *other == of);
-        let Some((_, share)) = begun.map(|begun| spot.restoring.swap_remove(begun)) else {
-            return Err(clone);
+        let slot = &mut self.slots[at];
+        let begun = slot.restoring.iter().position(|(other, _)| *other == of);
+        let Some((_, share)) = begun.map(|begun| slot.restoring.swap_remove(begun)) else {
+            return clone.map_or(Restored::Failed, Restored::Unwanted);
         };
         let Some(clone) = clone else {
-            spot.restore_backoff.failed(now, &mut self.chance);
+            slot.restore_backoff.failed(now, &mut self.jitter);
             self.clone_ended(of);
-            return Err(None);
+            return Restored::Failed;
         };
         // It was restored, and answered when it had been held.
         self.restored_tier.works();
         self.warm_tier.works();
-        let spot = &mut self.places[at];
-        if self.phase == Phase::Closed || spot.ready.is_none_or(|(present, _)| present != of) {
+        let slot = &mut self.slots[at];
+        if self.phase == Phase::Closed || slot.ready.is_none_or(|(present, _)| present != of) {
             self.clone_ended(of);
-            return Err(Some(clone));
+            return Restored::Unwanted(clone);
         }
-        spot.warm.push_back(Warm {
+        slot.warm.push_back(Warm {
             clone,
             id,
             of,
             since: now,
             share,
         });
-        Ok(id)
+        Restored::Warm(id)
     }
 
     /// A clone ended while it was warm: what is left of it, if it was here still.
     pub(crate) fn died(&mut self, id: CloneId, now: Now) -> Option<C> {
-        let (spot, at) = self.places.iter_mut().find_map(|spot| {
-            let at = spot.warm.iter().position(|warm| warm.id == id)?;
-            Some((spot, at))
+        let (slot, at) = self.slots.iter_mut().find_map(|slot| {
+            let at = slot.warm.iter().position(|warm| warm.id == id)?;
+            Some((slot, at))
         })?;
-        let warm = spot.warm.remove(at)?;
-        spot.restore_backoff.died(warm.since, now, &mut self.chance);
+        let warm = slot.warm.remove(at)?;
+        slot.restore_backoff.died(warm.since, now, &mut self.jitter);
         self.clone_ended(warm.of);
         Some(warm.clone)
     }
@@ -700,15 +709,15 @@ impl<S: Clone, C> Slots<S, C> {
         };
         entry.retired = true;
         let mut ended = Vec::new();
-        for spot in &mut self.places {
-            let given_up = spot.ready.take_if(|(present, _)| *present == generation);
+        for slot in &mut self.slots {
+            let given_up = slot.ready.take_if(|(present, _)| *present == generation);
             if given_up.is_some() {
-                spot.build_backoff.disappointed(now, &mut self.chance);
+                slot.build_backoff.record_failure(now, &mut self.jitter);
             }
-            let (faulty, sound) = std::mem::take(&mut spot.warm)
+            let (faulty, sound) = std::mem::take(&mut slot.warm)
                 .into_iter()
                 .partition(|warm| warm.of == generation);
-            spot.warm = sound;
+            slot.warm = sound;
             ended.extend::<VecDeque<Warm<C>>>(faulty);
         }
         for _ in &ended {
@@ -719,31 +728,31 @@ impl<S: Clone, C> Slots<S, C> {
 
     /// Whether a snapshot that is given up now is built anew at once.
     pub(crate) fn heals(&self, generation: Generation) -> bool {
-        let is_its = |spot: &&Spot<C>| spot.ready.is_some_and(|(present, _)| present == generation);
-        let place = self.places.iter().find(is_its);
-        place.is_none_or(|spot| !spot.build_backoff.has_failed())
+        let is_its = |slot: &&Slot<C>| slot.ready.is_some_and(|(present, _)| present == generation);
+        let slot = self.slots.iter().find(is_its);
+        slot.is_none_or(|slot| !slot.build_backoff.has_failed())
     }
 
     /// Every snapshot gets a successor, one after the other.
     pub(crate) fn refresh(&mut self, now: Now) {
         self.asked = Some(now);
-        self.want();
-        for spot in &mut self.places {
-            if let Some((_, expires)) = &mut spot.ready {
+        self.activate();
+        for slot in &mut self.slots {
+            if let Some((_, expires)) = &mut slot.ready {
                 *expires = now.min(*expires);
             }
         }
     }
 
     pub(crate) fn counts(&self) -> Counts {
-        let sum = |count: fn(&Spot<C>) -> usize| self.places.iter().map(count).sum();
+        let sum = |count: fn(&Slot<C>) -> usize| self.slots.iter().map(count).sum();
         Counts {
-            ready: sum(|spot| usize::from(spot.ready.is_some())),
-            building: sum(|spot| usize::from(spot.building)),
-            warm: sum(|spot| spot.warm.len()),
-            restoring: sum(|spot| spot.restoring.len()),
+            ready: sum(|slot| usize::from(slot.ready.is_some())),
+            building: sum(|slot| usize::from(slot.building)),
+            warm: sum(|slot| slot.warm.len()),
+            restoring: sum(|slot| slot.restoring.len()),
             leased: self.leases.len(),
-            waiting: self.line.len(),
+            waiting: self.waiters.len(),
             retired: self.snapshots.values().filter(|it| it.retired).count(),
         }
     }
@@ -753,20 +762,20 @@ impl<S: Clone, C> Slots<S, C> {
         self.phase == Phase::Filling && self.snapshots().next().is_some()
     }
 
-    /// Whether every place has its snapshot, and its warm clones as far as there is room.
-    pub(crate) fn is_full(&mut self, now: Now) -> bool {
+    /// Whether every slot has its snapshot, and its warm clones as far as there is room.
+    pub(crate) fn is_full(&self, now: Now) -> bool {
         let quotas = self.quotas(now);
-        let has_all = |(spot, quota): (&Spot<C>, &usize)| {
-            spot.ready.is_some() && spot.restoring.is_empty() && spot.fresh() >= *quota
+        let has_all = |(slot, quota): (&Slot<C>, &usize)| {
+            slot.ready.is_some() && slot.restoring.is_empty() && slot.fresh() >= *quota
         };
-        if self.places.iter().zip(&quotas).all(has_all) {
+        if self.slots.iter().zip(&quotas).all(has_all) {
             return true;
         }
-        let settled = |spot: &Spot<C>| spot.ready.is_some() && spot.restoring.is_empty();
+        let settled = |slot: &Slot<C>| slot.ready.is_some() && slot.restoring.is_empty();
         let Rules {
             budget, guest_mib, ..
         } = &self.rules;
-        self.places.iter().all(settled) && !budget.has_room(*guest_mib)
+        self.slots.iter().all(settled) && !budget.has_room(*guest_mib)
     }
 
     /// Whether no snapshot is older than it should be, on its way, or kept for nobody.
@@ -774,9 +783,9 @@ impl<S: Clone, C> Slots<S, C> {
         let useless = |entry: &Entry<S>| entry.retired && entry.clones == 0;
         !self.snapshots.values().any(useless)
             && self
-                .places
+                .slots
                 .iter()
-                .all(|spot| !spot.building && spot.ready.is_some_and(|(_, expires)| expires > now))
+                .all(|slot| !slot.building && slot.ready.is_some_and(|(_, expires)| expires > now))
     }
 
     pub(crate) fn snapshots(&self) -> impl Iterator<Item = &S> {
@@ -785,32 +794,32 @@ impl<S: Clone, C> Slots<S, C> {
 
     /// The snapshots that are ready, by their generations.
     pub(crate) fn present(&self) -> impl Iterator<Item = (Generation, &S)> {
-        let present = self.places.iter().filter_map(|spot| spot.ready);
+        let present = self.slots.iter().filter_map(|slot| slot.ready);
         present.filter_map(|(generation, _)| {
             Some((generation, &self.snapshots.get(&generation)?.snapshot))
         })
     }
 
     pub(crate) fn warm(&self) -> impl Iterator<Item = &C> {
-        let places = self.places.iter();
-        places.flat_map(|spot| spot.warm.iter().map(|warm| &warm.clone))
+        let slots = self.slots.iter();
+        slots.flat_map(|slot| slot.warm.iter().map(|warm| &warm.clone))
     }
 
     /// Takes out all clones, to be ended, lets go of all snapshots, and starts nothing any more.
     pub(crate) fn drain(&mut self) -> Vec<C> {
         self.phase = Phase::Closed;
-        self.line.clear();
+        self.waiters.clear();
         let mut drained = Vec::new();
-        for at in 0..self.places.len() {
-            while let Some(warm) = self.places[at].warm.pop_front() {
+        for at in 0..self.slots.len() {
+            while let Some(warm) = self.slots[at].warm.pop_front() {
                 self.clone_ended(warm.of);
                 drained.push(warm.clone);
             }
         }
-        for spot in &mut self.places {
-            spot.ready = None;
+        for slot in &mut self.slots {
+            slot.ready = None;
             // What is under way is aborted, and not reported any more.
-            spot.restoring.clear();
+            slot.restoring.clear();
         }
         self.snapshots.clear();
         drained

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::super::budget::{Budget, Limit, Share};
 use super::{
-    Action, CloneId, Generation, Granted, LeaseId, Place, Rules, Served, Slots, Spot, Ticket,
+    Action, CloneId, Generation, Grant, LeaseId, Placement, PoolState, Restored, Rules, Slot,
+    SlotId, WaiterId,
 };
 use crate::vm::vm_handle::Origin;
 
@@ -54,15 +55,15 @@ type Clone = (u32, Generation);
 #[derive(Debug)]
 pub(super) struct World {
     rules: Rules,
-    slots: Slots<u32, Clone>,
+    state: PoolState<u32, Clone>,
     now: Duration,
     serial: u32,
-    builds: Vec<Place>,
-    restores: Vec<(Place, Generation, u32)>,
+    builds: Vec<SlotId>,
+    restores: Vec<(SlotId, Generation, u32)>,
     /// Warm once: whether they still are is the machine's business.
     clones: Vec<(CloneId, Clone)>,
     leases: Vec<(LeaseId, Option<Generation>, Share)>,
-    line: Vec<Ticket>,
+    waiters: Vec<WaiterId>,
     /// Clones that were leased, were ended or died: none may come twice.
     gone: HashSet<u32>,
     snapshots: HashMap<Generation, u32>,
@@ -76,7 +77,7 @@ fn pick<T>(from: &mut Vec<T>, n: usize) -> Option<T> {
 impl World {
     pub(super) fn new(rules: Rules) -> Self {
         Self {
-            slots: Slots::new(rules.clone()),
+            state: PoolState::new(rules.clone()),
             rules,
             now: Duration::ZERO,
             serial: 0,
@@ -84,7 +85,7 @@ impl World {
             restores: Vec::new(),
             clones: Vec::new(),
             leases: Vec::new(),
-            line: Vec::new(),
+            waiters: Vec::new(),
             gone: HashSet::new(),
             snapshots: HashMap::new(),
             deleted: HashSet::new(),
@@ -99,63 +100,63 @@ impl World {
     pub(super) fn happens(&mut self, event: Event) {
         match event {
             Event::Acquire => {
-                let (next, able) = (self.slots.next, self.able());
-                match self.slots.acquire(self.now) {
-                    Ok(granted) => {
-                        assert_eq!(self.line, [], "it overtook");
+                let (next, able) = (self.state.next, self.able());
+                match self.state.acquire(self.now) {
+                    Ok(grant) => {
+                        assert_eq!(self.waiters, [], "it overtook");
                         self.took_its_turn(next, &able);
-                        self.granted(granted);
+                        self.grant(grant);
                     }
-                    Err(ticket) => self.line.push(ticket),
+                    Err(waiter) => self.waiters.push(waiter),
                 }
             }
-            Event::Cancel(n) if !self.line.is_empty() => {
-                let ticket = self.line.remove(n % self.line.len());
-                assert!(self.slots.cancel(ticket));
-                assert!(!self.slots.cancel(ticket), "cancelled twice");
+            Event::Cancel(n) if !self.waiters.is_empty() => {
+                let waiter = self.waiters.remove(n % self.waiters.len());
+                assert!(self.state.cancel(waiter));
+                assert!(!self.state.cancel(waiter), "cancelled twice");
             }
             Event::Release(n) => {
                 if let Some((lease, ..)) = pick(&mut self.leases, n) {
-                    self.slots.released(lease);
+                    self.state.released(lease);
                 }
             }
             Event::LeaseServes(n) if !self.leases.is_empty() => {
                 let (lease, ..) = self.leases[n % self.leases.len()];
-                self.slots.serves(lease, Origin::Restored);
+                self.state.serves(lease, Origin::Restored);
             }
             Event::Finds(n, seconds) => {
                 let serial = self.serial();
-                if let Some(place) = pick(&mut self.builds, n) {
+                if let Some(slot) = pick(&mut self.builds, n) {
                     let age = Duration::from_secs(seconds);
-                    self.slots.found(place, serial, age, self.now);
+                    self.state.found(slot, serial, age, self.now);
                 }
             }
             Event::BuildEnds(n, ok) => {
                 let serial = self.serial();
-                if let Some(place) = pick(&mut self.builds, n) {
-                    self.slots.built(place, ok.then_some(serial), self.now);
+                if let Some(slot) = pick(&mut self.builds, n) {
+                    self.state.built(slot, ok.then_some(serial), self.now);
                 }
             }
             Event::RestoreEnds(n, ok) => self.restore_ends(n, ok),
             Event::Dies(n) => {
                 if let Some((id, clone)) = pick(&mut self.clones, n)
-                    && let Some(died) = self.slots.died(id, self.now)
+                    && let Some(died) = self.state.died(id, self.now)
                 {
                     assert_eq!(died, clone);
                     self.goes(died);
                 }
             }
             Event::Discard(n) => {
-                let mut known: Vec<_> = self.snapshots.keys().copied().collect();
-                known.sort_unstable();
-                if let Some(generation) = pick(&mut known, n) {
-                    for clone in self.slots.discard(generation, self.now) {
+                let mut seen: Vec<_> = self.snapshots.keys().copied().collect();
+                seen.sort_unstable();
+                if let Some(generation) = pick(&mut seen, n) {
+                    for clone in self.state.discard(generation, self.now) {
                         self.goes(clone);
                     }
                 }
             }
             Event::LeaseFails(n) => self.lease_fails(n),
-            Event::Refresh => self.slots.refresh(self.now),
+            Event::Refresh => self.state.refresh(self.now),
             Event::Later(millis) => self.now += Duration::from_millis(millis),
             Event::Cancel(_) | Event::LeaseServes(_) => {}
         }
@@ -164,41 +165,38 @@ impl World {
     }
 
     /// Places that can serve: by a warm clone, or if there is none at all, by a restore.
-    fn able(&self) -> Vec<Place> {
-        let having = |has: fn(&Spot<Clone>) -> bool| {
-            let places = self.slots.places.iter().enumerate();
-            let having = places.filter(move |(_, spot)| has(spot));
+    fn able(&self) -> Vec<SlotId> {
+        let having = |has: fn(&Slot<Clone>) -> bool| {
+            let slots = self.state.slots.iter().enumerate();
+            let having = slots.filter(move |(_, slot)| has(slot));
             having.map(|(at, _)| at).collect::<Vec<_>>()
         };
-        let warm = having(|spot| !spot.warm.is_empty());
+        let warm = having(|slot| !slot.warm.is_empty());
         if warm.is_empty() {
-            having(|spot| spot.ready.is_some())
+            having(|slot| slot.ready.is_some())
         } else {
             warm
         }
     }
 
     /// Of those that can serve, the next one after the last one did.
-    fn took_its_turn(&self, next: Place, able: &[Place]) {
+    fn took_its_turn(&self, next: SlotId, able: &[SlotId]) {
         let turn = able.iter().find(|at| **at >= next).or(able.first());
         if let Some(turn) = turn {
-            assert_eq!(self.slots.next, (turn + 1) % self.rules.size, "{able:?}");
+            assert_eq!(self.state.next, (turn + 1) % self.rules.size, "{able:?}");
         }
     }
 
     fn restore_ends(&mut self, n: usize, ok: bool) {
         let serial = self.serial();
-        let Some((place, of, _)) = pick(&mut self.restores, n) else {
+        let Some((slot, of, _)) = pick(&mut self.restores, n) else {
             return;
         };
         let clone = (serial, of);
-        match self
-            .slots
-            .restored(place, of, ok.then_some(clone), self.now)
-        {
-            Ok(id) => self.clones.push((id, clone)),
-            Err(Some(unwanted)) => self.goes(unwanted),
-            Err(None) => assert!(!ok, "a clone was lost"),
+        match self.state.restored(slot, of, ok.then_some(clone), self.now) {
+            Restored::Warm(id) => self.clones.push((id, clone)),
+            Restored::Unwanted(clone) => self.goes(clone),
+            Restored::Failed => assert!(!ok, "a clone was lost"),
         }
     }
 
@@ -208,38 +206,34 @@ impl World {
             return;
         };
         let of = if of.is_some() && n.is_multiple_of(2) {
-            self.slots.boots(lease);
+            self.state.fall_back_to_boot(lease);
             None
         } else {
-            let served = self.slots.serve_again(lease, Origin::Warm, self.now);
+            let served = self.state.fall_back(lease, Origin::Warm, self.now);
             self.serves(served)
         };
         self.leases.push((lease, of, share));
     }
 
-    fn granted(&mut self, granted: Granted<u32, Clone>) {
-        let of = self.serves(granted.served);
-        assert!(
-            self.leases
-                .iter()
-                .all(|(lease, ..)| *lease != granted.lease)
-        );
-        self.leases.push((granted.lease, of, granted.share));
+    fn grant(&mut self, grant: Grant<u32, Clone>) {
+        let of = self.serves(grant.placement);
+        assert!(self.leases.iter().all(|(lease, ..)| *lease != grant.lease));
+        self.leases.push((grant.lease, of, grant.share));
     }
 
-    fn serves(&mut self, served: Served<u32, Clone>) -> Option<Generation> {
+    fn serves(&mut self, served: Placement<u32, Clone>) -> Option<Generation> {
         match served {
-            Served::Warm(clone) => {
+            Placement::Warm(clone) => {
                 self.goes(clone);
                 Some(clone.1)
             }
-            Served::Restore(generation, snapshot) => {
+            Placement::Restore(generation, snapshot) => {
                 assert!(!self.deleted.contains(&snapshot), "it is deleted");
                 self.snapshots.insert(generation, snapshot);
                 Some(generation)
             }
-            Served::Boot => {
-                let counts = self.slots.counts();
+            Placement::Boot => {
+                let counts = self.state.counts();
                 assert_eq!((counts.ready, counts.warm), (0, 0), "there was better");
                 None
             }
@@ -253,7 +247,7 @@ impl World {
     /// Does what is asked for, until nothing is.
     fn act(&mut self) {
         loop {
-            let actions = self.slots.actions(self.now);
+            let actions = self.state.actions(self.now);
             if actions.is_empty() {
                 break;
             }
@@ -265,18 +259,18 @@ impl World {
 
     fn perform(&mut self, action: Action<u32, Clone>) {
         match action {
-            Action::Grant(ticket, granted) => {
-                assert_eq!(self.line.remove(0), ticket, "first come first served");
-                self.granted(granted);
+            Action::Grant(waiter, grant) => {
+                assert_eq!(self.waiters.remove(0), waiter, "first come first served");
+                self.grant(grant);
             }
-            Action::Build(place) => {
-                assert!(!self.builds.contains(&place), "built twice at a time");
-                self.builds.push(place);
+            Action::Build(slot) => {
+                assert!(!self.builds.contains(&slot), "built twice at a time");
+                self.builds.push(slot);
             }
-            Action::Restore(place, generation, snapshot) => {
+            Action::Restore(slot, generation, snapshot) => {
                 assert!(!self.deleted.contains(&snapshot), "it is deleted");
                 self.snapshots.insert(generation, snapshot);
-                self.restores.push((place, generation, snapshot));
+                self.restores.push((slot, generation, snapshot));
             }
             Action::End(clone) => self.goes(clone),
             Action::Delete(snapshot) => {
@@ -295,11 +289,11 @@ impl World {
     }
 
     fn warm(&self) -> impl Iterator<Item = &Clone> {
-        self.slots.warm()
+        self.state.warm()
     }
 
     fn check(&mut self) {
-        let counts = self.slots.counts();
+        let counts = self.state.counts();
         let Rules {
             size,
             max_warm,
@@ -313,11 +307,11 @@ impl World {
         assert_eq!(counts.leased, self.leases.len());
         assert_eq!(counts.restoring, self.restores.len());
         assert_eq!(counts.building, self.builds.len());
-        assert_eq!(counts.waiting, self.line.len());
+        assert_eq!(counts.waiting, self.waiters.len());
         assert!(counts.building <= builds.max(1) && counts.ready <= size);
         assert!(counts.warm <= max_warm);
         assert!(
-            self.line.is_empty() || (counts.warm == 0 && vms == budget.limit().vms),
+            self.waiters.is_empty() || (counts.warm == 0 && vms == budget.limit().vms),
             "somebody waits although there is room: {counts:?}"
         );
         let leased_or_ended = |clone: &Clone| self.gone.contains(&clone.0);
@@ -327,39 +321,39 @@ impl World {
     /// The pool is closed: nothing is begun any more, and when the last VM is gone all room is
     /// there again.
     pub(super) fn closes(mut self) {
-        for clone in self.slots.drain() {
+        for clone in self.state.drain() {
             self.goes(clone);
         }
-        assert_eq!(self.slots.counts().waiting, 0);
-        for (place, of, serial) in std::mem::take(&mut self.restores) {
+        assert_eq!(self.state.counts().waiting, 0);
+        for (slot, of, serial) in std::mem::take(&mut self.restores) {
             let clone = (serial, of);
-            let unwanted = self.slots.restored(place, of, Some(clone), self.now);
-            assert_eq!(unwanted, Err(Some(clone)), "it is nobody's");
+            let restored = self.state.restored(slot, of, Some(clone), self.now);
+            assert_eq!(restored, Restored::Unwanted(clone), "it is nobody's");
         }
-        for place in std::mem::take(&mut self.builds) {
-            self.slots.built(place, None, self.now);
+        for slot in std::mem::take(&mut self.builds) {
+            self.state.built(slot, None, self.now);
         }
         assert_eq!(self.rules.budget.used().vms, self.leases.len());
         for (lease, ..) in std::mem::take(&mut self.leases) {
-            self.slots.released(lease);
+            self.state.released(lease);
         }
         assert_eq!(self.rules.budget.used(), Limit::default());
-        self.slots.want();
-        assert_eq!(self.slots.actions(Duration::MAX), []);
-        assert_eq!(self.slots.next_deadline(self.now), None);
+        self.state.activate();
+        assert_eq!(self.state.actions(Duration::MAX), []);
+        assert_eq!(self.state.next_deadline(self.now), None);
     }
 
     /// Everything succeeds from now on, and the leases end: the pool fills up, nobody waits, and
     /// of former snapshots nothing is left.
     pub(super) fn settles(&mut self) {
-        self.slots.want();
+        self.state.activate();
         // Every backoff is over by then.
         self.happens(Event::Later(60_000));
         for _ in 0..1000 {
             let busy = !(self.builds.is_empty()
                 && self.restores.is_empty()
                 && self.leases.is_empty()
-                && self.line.is_empty());
+                && self.waiters.is_empty());
             for event in [
                 Event::BuildEnds(0, true),
                 Event::RestoreEnds(0, true),
@@ -371,8 +365,8 @@ impl World {
                 break;
             }
         }
-        let counts = self.slots.counts();
-        assert!(self.slots.is_full(self.now), "{self:?}");
+        let counts = self.state.counts();
+        assert!(self.state.is_full(self.now), "{self:?}");
         assert_eq!(counts.ready, self.rules.size);
         assert_eq!((counts.leased, counts.waiting, counts.retired), (0, 0, 0));
         let room = self.rules.budget.limit().vms;

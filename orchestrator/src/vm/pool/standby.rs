@@ -1,5 +1,5 @@
 //! Processes of the VMM that stand by for spawns that find no warm clone: what a restore then does
-//! not wait for is the start of one. As the slots, a state machine without I/O and without a clock.
+//! not wait for is the start of one. A state machine without I/O and without a clock, as `state` is.
 //!
 //! ```text
 //!   wanted ──▶ starting ──▶ standing by ──▶ taken
@@ -11,8 +11,8 @@
 
 use std::collections::VecDeque;
 
-use super::backoff::{Backoff, Chance};
-use super::slots::Now;
+use super::backoff::{Backoff, Jitter};
+use super::clock::Now;
 
 /// A process that stands by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,14 +20,14 @@ pub(super) struct StandbyId(u64);
 
 /// The state machine; `P` is a process.
 #[derive(Debug)]
-pub(super) struct Reserve<P> {
+pub(super) struct StandbyPool<P> {
     /// How many there are to be.
     size: usize,
     starting: usize,
     /// The oldest first.
     ready: VecDeque<Ready<P>>,
     backoff: Backoff,
-    chance: Chance,
+    jitter: Jitter,
     numbers: u64,
 }
 
@@ -38,7 +38,7 @@ struct Ready<P> {
     since: Now,
 }
 
-impl<P> Reserve<P> {
+impl<P> StandbyPool<P> {
     /// A reserve of `size` processes, none of which is there yet. Its waits are jittered by what
     /// comes of `seed`.
     pub(super) fn of(size: usize, seed: u64) -> Self {
@@ -47,7 +47,7 @@ impl<P> Reserve<P> {
             starting: 0,
             ready: VecDeque::new(),
             backoff: Backoff::default(),
-            chance: Chance::of(seed),
+            jitter: Jitter::of(seed),
             numbers: 0,
         }
     }
@@ -76,11 +76,11 @@ impl<P> Reserve<P> {
     /// One could not be started.
     pub(super) fn failed(&mut self, now: Now) {
         self.starting = self.starting.saturating_sub(1);
-        self.backoff.failed(now, &mut self.chance);
+        self.backoff.failed(now, &mut self.jitter);
     }
 
     /// There are no such processes.
-    pub(super) fn never(&mut self) {
+    pub(super) fn unsupported(&mut self) {
         self.starting = self.starting.saturating_sub(1);
         self.size = 0;
     }
@@ -99,7 +99,7 @@ impl<P> Reserve<P> {
     pub(super) fn died(&mut self, id: StandbyId, now: Now) -> Option<P> {
         let at = self.ready.iter().position(|ready| ready.id == id)?;
         let Ready { process, since, .. } = self.ready.remove(at)?;
-        self.backoff.died(since, now, &mut self.chance);
+        self.backoff.died(since, now, &mut self.jitter);
         Some(process)
     }
 
@@ -140,13 +140,13 @@ mod tests {
     const NOW: Now = Duration::from_secs(1000);
 
     /// How many are begun at `now`.
-    fn begun(reserve: &mut Reserve<u32>, now: Now) -> usize {
+    fn begun(reserve: &mut StandbyPool<u32>, now: Now) -> usize {
         std::iter::from_fn(|| reserve.start(now).then_some(())).count()
     }
 
     #[test]
     fn what_is_taken_or_dies_is_replaced_and_the_oldest_goes_first() {
-        let mut reserve = Reserve::of(2, 0);
+        let mut reserve = StandbyPool::of(2, 0);
         assert_eq!(begun(&mut reserve, NOW), 2);
         assert!(!reserve.is_settled(NOW));
         let first = reserve.started(1, NOW).unwrap();
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn failures_make_the_next_start_wait_until_one_has_served() {
-        let mut reserve: Reserve<u32> = Reserve::of(1, 0);
+        let mut reserve: StandbyPool<u32> = StandbyPool::of(1, 0);
         let mut now = NOW;
         let mut waits = Vec::new();
         for _ in 0..12 {
@@ -187,16 +187,16 @@ mod tests {
 
     #[test]
     fn a_vmm_without_such_processes_is_asked_once_and_the_reserve_is_full() {
-        let mut reserve: Reserve<u32> = Reserve::of(1, 0);
+        let mut reserve: StandbyPool<u32> = StandbyPool::of(1, 0);
         assert!(reserve.start(NOW));
-        reserve.never();
+        reserve.unsupported();
         assert!(reserve.is_settled(NOW) && !reserve.start(NOW));
         assert_eq!(reserve.next_deadline(NOW), None);
     }
 
     #[test]
     fn after_a_drain_nothing_is_kept_and_nothing_begun() {
-        let mut reserve = Reserve::of(2, 0);
+        let mut reserve = StandbyPool::of(2, 0);
         assert_eq!(begun(&mut reserve, NOW), 2);
         reserve.started(1, NOW).unwrap();
         assert_eq!(reserve.drain(), [1]);
@@ -211,7 +211,7 @@ mod tests {
         Started,
         Failed,
         Taken,
-        Served,
+        Placement,
         Died(usize),
         Later(u64),
     }
@@ -222,7 +222,7 @@ mod tests {
             4 => Just(Event::Started),
             1 => Just(Event::Failed),
             2 => Just(Event::Taken),
-            1 => Just(Event::Served),
+            1 => Just(Event::Placement),
             1 => (0..4usize).prop_map(Event::Died),
             2 => (0..100_000u64).prop_map(Event::Later),
         ]
@@ -234,7 +234,7 @@ mod tests {
             size in 0..4usize,
             events in proptest::collection::vec(event(), 0..200),
         ) {
-            let mut reserve = Reserve::of(size, 7);
+            let mut reserve = StandbyPool::of(size, 7);
             let (mut now, mut starting, mut made) = (NOW, 0usize, 0u32);
             let (mut there, mut gone) = (Vec::new(), HashSet::new());
             for event in events {
@@ -256,7 +256,7 @@ mod tests {
                         }
                         None => prop_assert!(there.is_empty()),
                     },
-                    Event::Served => reserve.served(),
+                    Event::Placement => reserve.served(),
                     Event::Died(at) if at < there.len() => {
                         let (id, process) = there.remove(at);
                         prop_assert_eq!(reserve.died(id, now), Some(process));

@@ -15,31 +15,26 @@ const PATIENCE: Duration = Duration::from_millis(20);
 
 /// How many there are.
 #[derive(Debug, Default)]
-pub(super) struct Serving {
+pub(super) struct ActiveSpawns {
     count: AtomicUsize,
     none: Notify,
 }
 
 /// One of them, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Serves<'a> {
-    serving: &'a Serving,
-    /// Whoever replaces what it took.
-    refill: &'a Notify,
+pub(super) struct ActiveSpawn<'a> {
+    spawns: &'a ActiveSpawns,
 }
 
-impl Serving {
-    /// One more; `refill` is told when it is over, however that ends.
-    pub(super) fn begin<'a>(&'a self, refill: &'a Notify) -> Serves<'a> {
+impl ActiveSpawns {
+    /// One more.
+    pub(super) fn begin(&self) -> ActiveSpawn<'_> {
         self.count.fetch_add(1, Ordering::SeqCst);
-        Serves {
-            serving: self,
-            refill,
-        }
+        ActiveSpawn { spawns: self }
     }
 
     /// Resolves when there is none, or after some time.
-    pub(super) async fn give_way(&self) {
+    pub(super) async fn yield_to_spawns(&self) {
         // Out of patience: its own turn, then.
         let _ = timeout(PATIENCE, self.over()).await;
     }
@@ -56,12 +51,11 @@ impl Serving {
     }
 }
 
-impl Drop for Serves<'_> {
+impl Drop for ActiveSpawn<'_> {
     fn drop(&mut self) {
-        if self.serving.count.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.serving.none.notify_waiters();
+        if self.spawns.count.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.spawns.none.notify_waiters();
         }
-        self.refill.notify_one();
     }
 }
 
@@ -71,28 +65,21 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_start_waits_for_the_last_that_is_served_but_not_for_ever() {
-        let (serving, refill) = (Serving::default(), Notify::new());
+        let spawns = ActiveSpawns::default();
         let start = tokio::time::Instant::now();
-        serving.give_way().await;
+        spawns.yield_to_spawns().await;
         assert_eq!(start.elapsed(), Duration::ZERO);
-        let (one, two) = (serving.begin(&refill), serving.begin(&refill));
+        let (one, two) = (spawns.begin(), spawns.begin());
         let first_over = async {
             drop(one);
             tokio::task::yield_now().await;
             assert_eq!(start.elapsed(), Duration::ZERO);
             drop(two);
         };
-        tokio::join!(serving.give_way(), first_over);
+        tokio::join!(spawns.yield_to_spawns(), first_over);
         assert_eq!(start.elapsed(), Duration::ZERO);
-        let _hangs = serving.begin(&refill);
-        serving.give_way().await;
+        let _hangs = spawns.begin();
+        spawns.yield_to_spawns().await;
         assert_eq!(start.elapsed(), PATIENCE);
-    }
-
-    #[tokio::test]
-    async fn what_was_taken_is_replaced_however_the_spawn_ends() {
-        let (serving, refill) = (Serving::default(), Notify::new());
-        drop(serving.begin(&refill));
-        refill.notified().await;
     }
 }

@@ -1,0 +1,243 @@
+//! What a pool's handles, its driver and its leases share.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::active_spawns::ActiveSpawns;
+use super::budget::Budget;
+use super::clock::{Clock, Now};
+use super::progress::Progress;
+use super::registry::Number;
+use super::standby::StandbyPool;
+use super::state::{Action, PoolState};
+use super::stats::{Counters, PoolStats, TierOff};
+use super::wait_queue::WaitQueue;
+use crate::vm::causes::with_causes;
+use crate::vm::launcher::{LaunchError, Launcher, PausedClone};
+use crate::vm::snapshot::{Snapshot, SnapshotId};
+use crate::vm::vm_handle::Origin;
+use crate::vm::vmm::Standby;
+
+/// The pool's policy, over real snapshots and clones.
+pub(super) type State = PoolState<Snapshot, PausedClone>;
+
+/// The same for processes that stand by.
+pub(super) type StandbyState = StandbyPool<Box<dyn Standby>>;
+
+/// What does not change while a pool lives.
+#[derive(Debug)]
+pub(super) struct Bounds {
+    pub(super) size: usize,
+    pub(super) budget: Budget,
+    /// Age at which a snapshot that nobody uses is deleted, for whatever it was made.
+    pub(super) gc_after: Duration,
+    pub(super) starts_at_a_time: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) launcher: Launcher,
+    pub(super) bounds: Bounds,
+    state: Mutex<State>,
+    standby: Mutex<StandbyState>,
+    pub(super) wait_queue: WaitQueue,
+    pub(super) clock: Clock,
+    wake: Notify,
+    /// Moves whenever a build, a restore or a deletion ended.
+    pub(super) progress: watch::Sender<Progress>,
+    pub(super) counters: Counters,
+    _number: Number,
+    pub(super) active_spawns: ActiveSpawns,
+    /// Starting VMMs is work for processors: more at a time than there are is slower for all. So
+    /// many may start for spawns, as many for warm clones, and as many for snapshots, which the
+    /// state sees to: a spawn must not wait for the pool, nor a clone for a boot.
+    pub(super) starts: Semaphore,
+    pub(super) fills: Semaphore,
+    /// Ids of snapshots that this pool had or makes, and never adopts again.
+    pub(super) seen: tokio::sync::Mutex<HashSet<SnapshotId>>,
+    /// Asks the driver to end, and tells that it has.
+    pub(super) closing: CancellationToken,
+    pub(super) closed: CancellationToken,
+}
+
+/// The pool's state changed, and the driver may have something to do because of it. It finds out
+/// what when it is woken: beside a spawn, not on its way.
+#[must_use = "the driver sleeps until `Core::wake` has this"]
+#[derive(Debug)]
+pub(super) struct Effects(());
+
+/// What the driver has to do.
+pub(super) struct Steps {
+    pub(super) actions: Vec<Action<Snapshot, PausedClone>>,
+    /// Whether a process that stands by would be of use.
+    pub(super) restores: bool,
+    /// When there may be more to do without any change.
+    pub(super) deadline: Option<Now>,
+}
+
+impl Core {
+    pub(super) fn new(
+        launcher: Launcher,
+        bounds: Bounds,
+        state: State,
+        standby: StandbyState,
+        seen: HashSet<SnapshotId>,
+    ) -> Self {
+        let starts_at_a_time = bounds.starts_at_a_time;
+        let number = Number::take();
+        let counters = Counters::of(launcher.template().hash(), number.get());
+        Self {
+            launcher,
+            bounds,
+            state: Mutex::new(state),
+            standby: Mutex::new(standby),
+            wait_queue: WaitQueue::default(),
+            clock: Clock::start(),
+            wake: Notify::new(),
+            progress: watch::Sender::new(Progress::default()),
+            counters,
+            _number: number,
+            active_spawns: ActiveSpawns::default(),
+            starts: Semaphore::new(starts_at_a_time),
+            fills: Semaphore::new(starts_at_a_time),
+            seen: tokio::sync::Mutex::new(seen),
+            closing: CancellationToken::new(),
+            closed: CancellationToken::new(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn standby(&self) -> MutexGuard<'_, StandbyState> {
+        self.standby.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at the state.
+    pub(super) fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.state())
+    }
+
+    /// Changes the state, at the pool's present time.
+    pub(super) fn update<T>(&self, change: impl FnOnce(&mut State, Now) -> T) -> (T, Effects) {
+        let result = change(&mut self.state(), self.clock.now());
+        (result, Effects(()))
+    }
+
+    /// Looks at the processes that stand by.
+    pub(super) fn read_standby<T>(&self, look: impl FnOnce(&StandbyState) -> T) -> T {
+        look(&self.standby())
+    }
+
+    /// Changes what stands by, at the pool's present time.
+    pub(super) fn update_standby<T>(
+        &self,
+        change: impl FnOnce(&mut StandbyState, Now) -> T,
+    ) -> (T, Effects) {
+        let result = change(&mut self.standby(), self.clock.now());
+        (result, Effects(()))
+    }
+
+    /// The clock jumps ahead.
+    pub(super) fn advance_clock(&self, by: Duration) -> Effects {
+        self.clock.advance(by);
+        Effects(())
+    }
+
+    /// Has the driver do what follows from a change. The only way to wake it.
+    pub(super) fn wake(&self, effects: Effects) {
+        let Effects(()) = effects;
+        self.wake.notify_one();
+    }
+
+    /// Resolves when the driver was woken since it last did what there was to do.
+    pub(super) fn woken(&self) -> Notified<'_> {
+        self.wake.notified()
+    }
+
+    /// What there is to do, each action once. For the driver, which does it.
+    pub(super) fn steps(&self) -> Steps {
+        let mut state = self.state();
+        let now = self.clock.now();
+        Steps {
+            actions: state.actions(now),
+            restores: state.restores(),
+            deadline: state.next_deadline(now),
+        }
+    }
+
+    /// How many processes are to be started now that will stand by, and when to ask again. For the
+    /// driver, which starts them.
+    pub(super) fn standby_steps(&self) -> (usize, Option<Now>) {
+        let mut standby = self.standby();
+        let now = self.clock.now();
+        let starts = std::iter::from_fn(|| standby.start(now).then_some(())).count();
+        (starts, standby.next_deadline(now))
+    }
+
+    /// Takes out all that waits for spawns, to be ended; nothing is started any more.
+    pub(super) fn drain(&self) -> (Vec<PausedClone>, Vec<Box<dyn Standby>>) {
+        (self.state().drain(), self.standby().drain())
+    }
+
+    /// Whether the driver is gone although nobody closed the pool.
+    pub(super) fn has_no_runtime(&self) -> bool {
+        self.closed.is_cancelled() && !self.closing.is_cancelled()
+    }
+
+    /// Resolves when that comes about.
+    pub(super) async fn runtime_ended(&self) {
+        self.closed.cancelled().await;
+        if !self.has_no_runtime() {
+            std::future::pending().await
+        }
+    }
+
+    /// A tier failed; if it is not used for a while by that, it is said once.
+    pub(super) fn tier_failed(&self, tier: Origin, error: &LaunchError) {
+        // Of one snapshot whose files are gone or damaged: others serve at once.
+        if matches!(error, LaunchError::Snapshot(_)) {
+            return;
+        }
+        let (off, effects) = self.update(|state, now| {
+            let off = state.tier_failed(tier, error.reason(), now)?;
+            Some(off.until.saturating_sub(now))
+        });
+        self.wake(effects);
+        if let Some(retry) = off {
+            let error = with_causes(error);
+            tracing::warn!(
+                %tier,
+                ?retry,
+                error,
+                "a tier failed again and again, and is not used until it works: spawns are served \
+                 by the next one"
+            );
+        }
+    }
+
+    pub(super) fn stats(&self) -> PoolStats {
+        let (counts, off, ages) = {
+            let state = self.state();
+            let ages = state
+                .snapshots()
+                .filter_map(|snapshot| snapshot.manifest().created.age());
+            let now = self.clock.now();
+            let off = state.off().map(|(tier, off)| (tier, TierOff::at(now, off)));
+            (state.counts(), off.collect(), ages.collect())
+        };
+        let standby = self.standby().ready().len();
+        PoolStats {
+            off,
+            ..self
+                .counters
+                .snapshot(self.bounds.size, counts, standby, ages, &self.bounds.budget)
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The spawns that wait for room.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::oneshot;
+
+use super::core::Core;
+use super::lease::Lease;
+use super::state::{Grant, Placement, WaiterId};
+use crate::vm::launcher::PausedClone;
+use crate::vm::snapshot::Snapshot;
+
+/// What a spawn that waited gets: nothing of it is lost if the spawn is gone meanwhile.
+pub(super) type Turn = (Lease, Placement<Snapshot, PausedClone>);
+
+/// How to reach each spawn that waits.
+#[derive(Debug, Default)]
+pub(super) struct WaitQueue(Mutex<HashMap<WaiterId, oneshot::Sender<Turn>>>);
+
+/// A spawn that waits; dropped, it waits no more.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    id: WaiterId,
+    turn: oneshot::Receiver<Turn>,
+    core: Arc<Core>,
+}
+
+impl WaitQueue {
+    fn with<T>(
+        &self,
+        change: impl FnOnce(&mut HashMap<WaiterId, oneshot::Sender<Turn>>) -> T,
+    ) -> T {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Tells all who wait that there is nothing to wait for.
+    pub(super) fn close(&self) {
+        self.with(HashMap::clear);
+    }
+}
+
+impl Waiter {
+    /// To be called while the state is locked, so that the grant can't come before.
+    pub(super) fn join(core: &Arc<Core>, waiter: WaiterId) -> Self {
+        let (sender, turn) = oneshot::channel();
+        core.wait_queue
+            .with(|waiters| waiters.insert(waiter, sender));
+        Self {
+            id: waiter,
+            turn,
+            core: Arc::clone(core),
+        }
+    }
+
+    /// Resolves when it is this spawn's turn; `None` if the pool was closed.
+    pub(super) async fn turn(&mut self) -> Option<Turn> {
+        (&mut self.turn).await.ok()
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        // What was grant and not taken goes with the channel, and its lease is released.
+        let (_, effects) = self.core.update(|state, _| state.cancel(self.id));
+        self.core
+            .wait_queue
+            .with(|waiters| waiters.remove(&self.id));
+        self.core.wake(effects);
+    }
+}
+
+/// Hands out what the state granted.
+pub(super) fn grant(core: &Arc<Core>, waiter: WaiterId, grant: Grant<Snapshot, PausedClone>) {
+    let lease = Lease::new(grant.lease, grant.share, core);
+    if let Some(sender) = core.wait_queue.with(|waiters| waiters.remove(&waiter)) {
+        // A spawn that went away drops its turn, and with it the lease and the clone.
+        drop(sender.send((lease, grant.placement)));
+    }
+}
