@@ -179,6 +179,16 @@ fn start_ticks(stat: &[u8]) -> Option<u64> {
     rest.split_whitespace().nth(19)?.parse().ok()
 }
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+/// Texts of `/proc` about a process of another user, who chooses its name.
+pub fn fuzz(bytes: &[u8], text: &str) {
+    let _ = start_ticks(bytes);
+    for line in text.lines() {
+        let _ = (holder(line), is_flock(line));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

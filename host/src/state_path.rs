@@ -327,6 +327,13 @@ impl fmt::Display for Exposed {
     }
 }
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+/// The texts of group(5) and passwd(5).
+pub fn fuzz(groups: &str, users: &str) {
+    let _ = is_private(1000, 1000, groups, users);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

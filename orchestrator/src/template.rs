@@ -40,6 +40,34 @@ mod tool;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz {
+    pub(crate) use super::debian::fuzz as package;
+    pub(crate) use super::elf::fuzz as elf;
+    pub(crate) use super::initramfs::fuzz as applets;
+    pub(crate) use super::kernel::fuzz as kernel;
+    pub(crate) use super::manifest::fuzz as manifest;
+
+    /// Programs, modules and kernels as small as they can be, by a name for each.
+    #[cfg(test)]
+    pub(crate) fn seeds() -> [(&'static str, Vec<u8>); 7] {
+        use super::fixture::{RELEASE, bz_image, lz4_legacy, module, program, vmlinux, xz};
+        let kernel = vmlinux(true);
+        let with_size = |mut payload: Vec<u8>| {
+            payload.extend(u32::try_from(kernel.len()).unwrap().to_le_bytes());
+            payload
+        };
+        [
+            ("program", program("hi")),
+            ("module", module(RELEASE, "virtio,virtio_ring")),
+            ("vmlinux", kernel.clone()),
+            ("lz4", bz_image(&with_size(lz4_legacy(&kernel, 100)))),
+            ("xz", bz_image(&with_size(xz(&kernel)))),
+            ("lz4_alone", lz4_legacy(&kernel, 100)),
+            ("xz_alone", xz(&kernel)),
+        ]
+    }
+}
 pub use self::build::{BuildSpec, BusyboxSource, KernelSource, Step};
 pub use self::compression::DecompressError;
 pub use self::error::TemplateError;

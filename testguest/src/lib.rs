@@ -12,6 +12,9 @@ pub mod connections;
 #[cfg(test)]
 mod fake_machine;
 pub mod files;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod generator;
 pub mod guest;
 pub mod packet;

@@ -242,5 +242,18 @@ fn depended_kernel(depends: &str) -> Option<String> {
     }
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+/// What APT's tools print of packages, whose fields their makers choose.
+pub(crate) fn fuzz(shown: &str) {
+    for package in shown.split("\n\n").filter_map(parse) {
+        assert!(is_selector(&format!(
+            "{}={}",
+            package.name, package.version
+        )));
+        let _ = depended_kernel(&package.depends);
+    }
+    let _ = depended_kernel(shown);
+}
+
 #[cfg(test)]
 mod tests;

@@ -87,3 +87,9 @@ pub(super) fn modinfo(bytes: &[u8]) -> Option<Vec<(String, String)>> {
             .collect(),
     )
 }
+
+#[cfg(any(test, feature = "fuzzing"))]
+/// A file that should be an executable, a kernel or a module.
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let _ = (not_static(bytes), kernel_kind(bytes), modinfo(bytes));
+}

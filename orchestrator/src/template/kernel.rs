@@ -173,5 +173,23 @@ pub(super) fn release(vmlinux: &[u8]) -> Result<String, KernelError> {
         .ok_or(KernelError::NoBanner)
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+/// A file that should be a kernel's image, or a payload of one.
+pub(crate) fn fuzz(image: &[u8]) {
+    const LIMIT: usize = 1 << 20;
+    if let Some(compression) = Compression::of(image)
+        && let Ok(content) = compression.decompress(image, LIMIT)
+    {
+        assert!(content.len() <= LIMIT);
+    }
+    if let Ok(vmlinux) = vmlinux(image.to_vec()) {
+        assert!(is_image(image));
+        let _ = release(&vmlinux);
+    }
+    if let Ok(release) = release(image) {
+        assert!(release.bytes().all(|byte| byte.is_ascii_graphic()));
+    }
+}
+
 #[cfg(test)]
 mod tests;

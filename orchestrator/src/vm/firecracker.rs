@@ -641,6 +641,12 @@ fn refused(operation: &'static str, error: ApiError) -> VmmError {
     }
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz {
+    pub(crate) use super::binary::fuzz as version;
+    pub(crate) use super::cgroup::fuzz as mounts;
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;

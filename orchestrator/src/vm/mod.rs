@@ -51,6 +51,15 @@ pub use shared_pool::{
 };
 pub use vm_handle::{DestroyError, Origin, Timings, VmHandle};
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz {
+    /// What `/proc` shows of a process, and the names of files in a run directory.
+    pub(crate) fn process(bytes: &[u8], text: &str) {
+        super::proc::fuzz(bytes, text);
+        super::orphan::fuzz(text);
+    }
+}
+
 /// Resolves when every VM that was dropped until now has ended, and its files are gone. For programs
 /// that end: what is left of a VM then is swept by the next one that starts.
 pub async fn dropped_vms_ended() {

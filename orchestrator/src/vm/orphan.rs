@@ -212,6 +212,12 @@ fn wait(pid: u32, pidfd: &OwnedFd, patience: Duration) -> io::Result<()> {
     Ok(())
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+/// A file name in a run directory.
+pub(crate) fn fuzz(name: &str) {
+    let _ = Identity::parse(VMM, name);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

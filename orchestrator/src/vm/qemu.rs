@@ -129,20 +129,34 @@ impl QemuBinary {
                 operation: "say its version",
                 after: ANSWER,
             })?;
-        match exit
-            .log
-            .strip_prefix("QEMU emulator version ")
-            .and_then(|rest| rest.lines().next())
-        {
+        match version(&exit.log) {
             Some(version) => Ok(Self {
                 path,
-                version: version.trim().to_owned(),
+                version: version.to_owned(),
             }),
             None => Err(VmmError::Unusable {
                 program: PROGRAM,
                 path,
                 reason: format!("it does not say a QEMU version ({exit})"),
             }),
+        }
+    }
+}
+
+/// The version in the first line of what `--version` prints.
+fn version(printed: &str) -> Option<&str> {
+    let rest = printed.strip_prefix("QEMU emulator version ")?;
+    rest.lines().next().map(str::trim)
+}
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz {
+    pub(crate) use super::qmp::fuzz as qmp;
+
+    /// What a program prints that should be QEMU.
+    pub(crate) fn version(printed: &str) {
+        if let Some(version) = super::version(printed) {
+            assert!(!version.contains('\n') && version == version.trim());
         }
     }
 }

@@ -52,6 +52,11 @@ pub use id::{ParseSnapshotIdError, SnapshotId};
 pub use inspect::Defect;
 pub use manifest::{Description, FORMAT, FileFacts, Files, MAX_VMSTATE_BYTES, Manifest, Timestamp};
 pub use owner::{Owner, Owners};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz {
+    pub(crate) use super::host::fuzz as cpuinfo;
+    pub(crate) use super::manifest::fuzz as manifest;
+}
 pub(crate) use search::{Kept, Search, Theirs};
 pub use staging::{Published, Staging};
 pub use store::{Entry, SnapshotStore, Verified};

@@ -80,6 +80,14 @@ fn parse(printed: &str) -> Option<Version> {
     Version::parse(text.trim()).ok()
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+/// What a program prints that should be Firecracker.
+pub(crate) fn fuzz(printed: &str) {
+    if let Some(version) = parse(printed) {
+        let _ = Quirks::of(&version);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

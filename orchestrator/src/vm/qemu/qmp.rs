@@ -279,6 +279,33 @@ fn command_line(command: &str, arguments: &Value) -> String {
     line
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+/// A conversation with a peer that has said all that it will.
+pub(crate) async fn fuzz(stream: UnixStream) {
+    let Ok(mut qmp) = Qmp::open(stream).await else {
+        return;
+    };
+    let _ = qmp.speaker().await;
+    let status = |event: &Event| {
+        let status = event.data.get("status")?.as_str()?;
+        (event.name == "MIGRATION").then(|| status.to_owned())
+    };
+    for _ in 0..3 {
+        // A refusal goes on, as it does for who loads a snapshot; anything else is the end.
+        match qmp.settle().await {
+            Ok(()) => {}
+            Err(QmpError::Refused { message, .. }) => {
+                assert_eq!(message, untrusted::message(&message));
+            }
+            Err(_) => return,
+        }
+        if qmp.send("cont", json!({})).await.is_err() {
+            return;
+        }
+    }
+    while qmp.event(status).await.is_ok() {}
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -69,6 +69,12 @@ fn read_start(path: &Path, limit: u64) -> Result<String, SnapshotError> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+/// A text of `/proc/cpuinfo`.
+pub(crate) fn fuzz(cpuinfo: &str) {
+    let _ = cpu_model(cpuinfo);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -249,6 +249,21 @@ fn check(vmm: &VmmIdentity, machine: Machine, host: &Host) -> Result<(), String>
     Ok(())
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+/// A file that should be a manifest: what is taken can be written, and is the same when read again.
+pub(crate) fn fuzz(json: &[u8]) {
+    match Manifest::parse(json) {
+        Ok(manifest) => {
+            let written = manifest.to_json().ok();
+            let again = written.and_then(|json| Manifest::parse(&json).ok());
+            assert_eq!(again.as_ref(), Some(&manifest));
+            let _ = manifest.created.age();
+        }
+        Err(ManifestError::Invalid(reason)) => assert_eq!(reason, untrusted::line(&reason)),
+        Err(ManifestError::OtherFormat(_)) => {}
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::compat::Requirements;

@@ -1,0 +1,7 @@
+//! Executables, kernels and modules.
+
+#![no_main]
+
+use ironclaw_orchestrator::fuzzing;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzzing::elf(bytes));

@@ -1,0 +1,7 @@
+//! Manifests of snapshots and templates.
+
+#![no_main]
+
+use ironclaw_orchestrator::fuzzing;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzzing::manifests(bytes));

@@ -1,0 +1,7 @@
+//! What QEMU says on its monitor.
+
+#![no_main]
+
+use ironclaw_orchestrator::fuzzing;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzzing::qmp(bytes));

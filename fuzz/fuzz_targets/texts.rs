@@ -1,0 +1,7 @@
+//! What programs print and `/proc` shows.
+
+#![no_main]
+
+use ironclaw_orchestrator::fuzzing;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzzing::texts(bytes));

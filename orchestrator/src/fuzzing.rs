@@ -1,0 +1,382 @@
+//! Entry points of the fuzz targets in `fuzz/`, which are no part of the API: one function for each kind
+//! of bytes that comes from somebody who is not trusted. None of them may panic, hang, or take more
+//! memory than its input allows.
+//!
+//! `cargo xtask fuzz` lets libFuzzer look for inputs; the tests here give each function its committed
+//! corpus and bytes of chance, on any toolchain.
+
+#[cfg(test)]
+mod seeds;
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use ironclaw_protocol::VERSION;
+use ironclaw_protocol::frame::{Decoder, Event, MAGIC, decode, encode};
+use ironclaw_protocol::message::{Identity, Restored, ToGuest, ToHost, UnixTime};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::vm::firecracker::api::{Action, ApiError, Client, GetInstance, GetVersion, Vm};
+use crate::vm::guest::{Command, ExecEvent, Guest, GuestError};
+use crate::{state_path, template, untrusted, vm};
+
+/// More than a socket takes at once is no use: whoever writes it would wait.
+const MAX_INPUT: usize = 64 << 10;
+/// Nothing here waits for anything but what is in the input.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A target by the name of its file in `fuzz/fuzz_targets`.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets of this package.
+pub const TARGETS: [Target; 7] = [
+    ("guest_to_host", guest_to_host),
+    ("qmp", qmp),
+    ("firecracker_answers", firecracker_answers),
+    ("manifests", manifests),
+    ("texts", texts),
+    ("elf", elf),
+    ("kernel_image", kernel_image),
+];
+
+/// What a guest sends, to a host that has asked something of it. The first byte says what is open and
+/// whether the rest is the stream as it is, or frames: their lengths in two bytes, and their payloads.
+pub fn guest_to_host(bytes: &[u8]) {
+    let Some((&first, rest)) = bytes.split_first() else {
+        return;
+    };
+    let rest = rest.get(..MAX_INPUT).unwrap_or(rest);
+    let stream = if first & 0x80 == 0 {
+        framed(rest)
+    } else {
+        rest.to_vec()
+    };
+    block_on(async {
+        let Ok((ours, theirs)) = UnixStream::pair() else {
+            return;
+        };
+        let Ok(guest) = Guest::open(ours) else {
+            return;
+        };
+        let on = |bit: u8| first & (1 << bit) != 0;
+        let exec = async {
+            if on(0) {
+                told(guest.exec(Command::new("cat").stdin(vec![7; 3000])).await);
+            }
+        };
+        let streamed = async {
+            if !on(1) {
+                return;
+            }
+            let Ok(mut running) = guest.start(Command::new("cat").stdin_piped()).await else {
+                return;
+            };
+            let mut stdin = running.take_stdin();
+            if let Some(stdin) = &mut stdin {
+                told(stdin.wanted().await);
+            }
+            while let Some(event) = told(running.next().await) {
+                if let ExecEvent::Ended(_) = event {
+                    break;
+                }
+            }
+            let _ = running.out_of_memory();
+        };
+        let get = async {
+            if on(2) {
+                told(guest.get_file("/tmp/a", 10_000).await);
+            }
+        };
+        let put = async {
+            if on(3) {
+                told(guest.put_file("/tmp/b", 0o644, &[9; 2000]).await);
+            }
+        };
+        let ping = async {
+            if on(4) {
+                told(guest.ping(REQUEST_TIMEOUT).await);
+            }
+        };
+        let identity = async {
+            if on(5) {
+                told(guest.restored(identity(), REQUEST_TIMEOUT).await);
+            }
+        };
+        // Polled in this order, so that their numbers are always the same.
+        tokio::join!(
+            exec,
+            streamed,
+            get,
+            put,
+            ping,
+            identity,
+            answer(theirs, &stream)
+        );
+    });
+}
+
+/// Answers the host's hello, says `stream`, and hangs up.
+async fn answer(mut socket: UnixStream, stream: &[u8]) {
+    let mut host = Decoder::of_requests();
+    let mut chunk = vec![0; 4096];
+    let session = loop {
+        match host.next() {
+            Ok(Some(Event::Frame(payload))) => match decode(payload) {
+                Ok(ToGuest::Hello { session, .. }) => break session,
+                other => panic!("the host begins with {other:?}"),
+            },
+            Ok(Some(Event::Opened)) => {}
+            Ok(None) => match socket.read(&mut chunk).await {
+                Ok(count) if count > 0 => host.push(&chunk[..count]),
+                _ => return,
+            },
+            Err(error) => panic!("the host breaks the protocol: {error}"),
+        }
+    };
+    let mut said = MAGIC.to_vec();
+    let hello = ToHost::Hello {
+        version: VERSION,
+        session,
+        agent: "fuzz".to_owned(),
+    };
+    if encode(&hello, &mut said).is_err() {
+        return;
+    }
+    said.extend_from_slice(stream);
+    // The host may have seen enough before it has all of it.
+    let _ = socket.write_all(&said).await;
+    let _ = socket.shutdown().await;
+    while let Ok(1..) = socket.read(&mut chunk).await {}
+}
+
+/// Cuts `bytes` into frames with right lengths.
+fn framed(mut bytes: &[u8]) -> Vec<u8> {
+    let mut stream = Vec::new();
+    while let Some((length, rest)) = bytes.split_first_chunk() {
+        let length = usize::from(u16::from_le_bytes(*length)).min(rest.len());
+        let (payload, rest) = rest.split_at(length);
+        stream.extend_from_slice(&u32::try_from(length).unwrap_or(0).to_le_bytes());
+        stream.extend_from_slice(payload);
+        bytes = rest;
+    }
+    stream
+}
+
+fn identity() -> Restored {
+    Restored {
+        entropy: [1; ironclaw_protocol::limits::ENTROPY],
+        unix_time: UnixTime {
+            seconds: 1,
+            nanos: 2,
+        },
+        identity: Identity {
+            machine_id: [3; 16],
+            boot_id: [4; 16],
+            hostname: "fuzz".to_owned(),
+        },
+    }
+}
+
+/// No text of a guest's passes for one of ours.
+fn told<T>(result: Result<T, GuestError>) -> Option<T> {
+    result
+        .map_err(|error| {
+            let error = error.to_string();
+            assert_eq!(error, untrusted::line(&error));
+        })
+        .ok()
+}
+
+/// What QEMU, or who took it over, says on its monitor.
+pub fn qmp(bytes: &[u8]) {
+    block_on(async {
+        if let Some(stream) = peer_that_says(bytes).await {
+            vm::qemu::fuzz::qmp(stream).await;
+        }
+    });
+}
+
+/// What Firecracker, or who took it over, answers to requests.
+pub fn firecracker_answers(bytes: &[u8]) {
+    fn told<T>(result: &Result<T, ApiError>) -> bool {
+        if let Err(error) = result {
+            let error = error.to_string();
+            assert_eq!(error, untrusted::line(&error));
+        }
+        matches!(result, Ok(_) | Err(ApiError::Refused { .. }))
+    }
+    block_on(async {
+        // An answer must not have anything behind it, so that each has a connection of its own.
+        for which in 0..4 {
+            let Some(stream) = peer_that_says(bytes).await else {
+                return;
+            };
+            let mut client = Client::over(stream);
+            let goes_on = match which {
+                0 => told(&client.call(&GetVersion).await),
+                1 => told(&client.call(&GetInstance).await),
+                2 => told(&client.call(&Vm::Resumed).await),
+                _ => told(&client.call(&Action::InstanceStart).await),
+            };
+            if goes_on {
+                told(&client.call(&Vm::Paused).await);
+            }
+        }
+    });
+}
+
+/// The other end of a socket whose peer has said `bytes`, and no more; it takes what it is sent.
+async fn peer_that_says(bytes: &[u8]) -> Option<UnixStream> {
+    let (ours, mut theirs) = UnixStream::pair().ok()?;
+    let bytes = bytes.get(..MAX_INPUT).unwrap_or(bytes);
+    theirs.write_all(bytes).await.ok()?;
+    theirs.shutdown().await.ok()?;
+    // What is sent must be taken, or it would be an error before the answer is read.
+    tokio::spawn(async move {
+        let mut chunk = [0; 1024];
+        while let Ok(1..) = theirs.read(&mut chunk).await {}
+    });
+    Some(ours)
+}
+
+/// Manifests of snapshots and of templates.
+pub fn manifests(bytes: &[u8]) {
+    vm::snapshot::fuzz::manifest(bytes);
+    template::fuzz::manifest(bytes);
+}
+
+/// What programs print and `/proc` shows.
+pub fn texts(bytes: &[u8]) {
+    let text = &*String::from_utf8_lossy(bytes);
+    vm::fuzz::process(bytes, text);
+    vm::qemu::fuzz::version(text);
+    vm::firecracker::fuzz::version(text);
+    vm::firecracker::fuzz::mounts(text);
+    vm::snapshot::fuzz::cpuinfo(text);
+    template::fuzz::package(text);
+    template::fuzz::applets(text);
+    let (groups, users) = text.split_once("\n\n").unwrap_or((text, text));
+    state_path::fuzz(groups, users);
+}
+
+/// Executables, kernels and modules.
+pub fn elf(bytes: &[u8]) {
+    template::fuzz::elf(bytes);
+}
+
+/// Images of kernels, compressed or not.
+pub fn kernel_image(bytes: &[u8]) {
+    template::fuzz::kernel(bytes);
+}
+
+/// Runs `work` in a runtime that this thread keeps: to make one takes longer than most of this.
+fn block_on(work: impl Future<Output = ()>) {
+    thread_local! {
+        static RUNTIME: RefCell<Option<Runtime>> = const { RefCell::new(None) };
+    }
+    RUNTIME.with_borrow_mut(|kept| {
+        if kept.is_none() {
+            *kept = Builder::new_current_thread().enable_all().build().ok();
+        }
+        if let Some(runtime) = kept {
+            runtime.block_on(work);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn fuzz() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .parent()
+            .unwrap()
+            .join("fuzz")
+    }
+
+    fn all() -> impl Iterator<Item = Target> {
+        let guest: Target = ("host_to_guest", ironclaw_testguest::fuzzing::host_to_guest);
+        TARGETS.into_iter().chain([guest])
+    }
+
+    /// Seeds, and what once broke a target.
+    fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
+        let entries = fs::read_dir(fuzz().join("corpus").join(target)).unwrap();
+        let paths = entries.map(|entry| entry.unwrap().path());
+        paths
+            .map(|path| (path.clone(), fs::read(path).unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn each_target_takes_its_corpus_and_every_part_of_it() {
+        for (target, run) in all() {
+            let corpus = corpus(target);
+            assert!(!corpus.is_empty(), "{target} has no corpus");
+            for (path, bytes) in corpus {
+                eprintln!("{}", path.display());
+                run(&bytes);
+                for end in (0..bytes.len()).step_by(bytes.len() / 64 + 1) {
+                    run(&bytes[..end]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn each_target_has_its_program_and_each_program_its_target() {
+        let programs = fs::read_dir(fuzz().join("fuzz_targets")).unwrap();
+        let programs: BTreeSet<_> = programs
+            .map(|entry| entry.unwrap().path())
+            .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
+            .collect();
+        let targets: BTreeSet<_> = all().map(|(target, _)| target.to_owned()).collect();
+        assert_eq!(programs, targets);
+        let manifest = fs::read_to_string(fuzz().join("Cargo.toml")).unwrap();
+        for target in targets {
+            assert!(
+                manifest.contains(&format!("name = \"{target}\"")),
+                "{target}"
+            );
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+        #[test]
+        fn no_target_panics_or_hangs_at_bytes_of_chance(
+            noise in prop::collection::vec(any::<u8>(), 0..600),
+        ) {
+            for (_, run) in all() {
+                run(&noise);
+            }
+        }
+
+        /// Most bytes of chance end at the first check: so a few of what passes it are changed.
+        #[test]
+        fn no_target_panics_or_hangs_at_a_damaged_seed(
+            pick in any::<prop::sample::Index>(),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        ) {
+            for (target, run) in all() {
+                let (_, mut bytes) = pick.get(&corpus(target)).clone();
+                if !bytes.is_empty() {
+                    for (at, byte) in &changes {
+                        let at = at.index(bytes.len());
+                        bytes[at] = *byte;
+                    }
+                }
+                run(&bytes);
+            }
+        }
+    }
+}

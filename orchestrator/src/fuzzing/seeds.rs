@@ -1,0 +1,289 @@
+//! The seeds in `fuzz/corpus`, made anew when what they hold has another form:
+//!
+//! ```sh
+//! cargo test -p ironclaw-orchestrator --lib fuzzing::seeds -- --ignored
+//! ```
+
+use std::fs;
+use std::path::Path;
+
+use ironclaw_protocol::frame::encode;
+use ironclaw_protocol::message::{
+    Exec, Existing, Failure, FailureKind, GetFile, Outcome, PutFile, Request, RequestId, Stderr,
+    Stream, ToGuest, ToHost,
+};
+
+use super::identity;
+use crate::template;
+
+/// A payload with its length in two bytes, as the targets take frames.
+fn frame(message: &impl ironclaw_protocol::frame::Message, out: &mut Vec<u8>) {
+    let mut frame = Vec::new();
+    encode(message, &mut frame).unwrap();
+    let payload = &frame[4..];
+    out.extend(u16::try_from(payload.len()).unwrap().to_le_bytes());
+    out.extend(payload);
+}
+
+/// What the six requests of `guest_to_host` may be answered, and more.
+fn of_guests() -> [Vec<ToHost>; 4] {
+    let [exec, streamed, get, put, ping, identity] = [0, 1, 2, 3, 4, 5].map(RequestId);
+    let data = |id, stream, bytes: &[u8]| ToHost::Data {
+        id,
+        stream,
+        bytes: bytes.to_vec(),
+    };
+    let done = |id, outcome| ToHost::Done { id, outcome };
+    [
+        vec![
+            data(exec, Stream::Stdout, b"out"),
+            data(exec, Stream::Stderr, b"err"),
+            ToHost::Credit {
+                id: exec,
+                bytes: 100,
+            },
+            done(exec, Outcome::Exited(3)),
+            ToHost::ReaderWaits { id: streamed },
+            ToHost::OutOfMemory { id: streamed },
+            done(streamed, Outcome::Signaled(9)),
+        ],
+        vec![
+            data(get, Stream::File, b"content"),
+            done(
+                get,
+                Outcome::FileRead {
+                    mode: 0o644,
+                    bytes: 7,
+                },
+            ),
+            done(put, Outcome::FileWritten { bytes: 2000 }),
+            done(ping, Outcome::Pong),
+            done(identity, Outcome::Restored),
+        ],
+        vec![
+            done(
+                exec,
+                Outcome::Failed(Failure {
+                    kind: FailureKind::NotFound,
+                    message: "a\u{1b}[2Jb\n".to_owned(),
+                }),
+            ),
+            done(get, Outcome::Pong),
+        ],
+        vec![ToHost::Fault {
+            reason: "b\u{202e}c\n".to_owned(),
+        }],
+    ]
+}
+
+fn of_hosts() -> [Vec<ToGuest>; 3] {
+    let request = |id, request| ToGuest::Request {
+        id: RequestId(id),
+        request,
+    };
+    let exec = |id, argv: &[&str], stdin| {
+        let argv = argv.iter().map(|&word| word.into()).collect();
+        let exec = Exec {
+            argv,
+            env: vec![("A".into(), "b".into())],
+            cwd: Some("/tmp".into()),
+            stdin,
+            stderr: Stderr::Apart,
+            timeout_ms: Some(5),
+        };
+        request(id, Request::Exec(exec))
+    };
+    [
+        vec![
+            request(0, Request::Ping),
+            request(1, Request::Restored(identity())),
+            exec(2, &["cat"], true),
+            ToGuest::AwaitReader { id: RequestId(2) },
+            ToGuest::Data {
+                id: RequestId(2),
+                bytes: b"hello".to_vec(),
+            },
+            ToGuest::Credit {
+                id: RequestId(2),
+                bytes: 5,
+            },
+            ToGuest::Eof { id: RequestId(2) },
+        ],
+        vec![
+            request(
+                0,
+                Request::PutFile(PutFile {
+                    path: "/tmp/a".into(),
+                    mode: 0o644,
+                    existing: Existing::Replaced,
+                }),
+            ),
+            ToGuest::Data {
+                id: RequestId(0),
+                bytes: b"content".to_vec(),
+            },
+            ToGuest::Eof { id: RequestId(0) },
+            request(
+                1,
+                Request::GetFile(GetFile {
+                    path: "/tmp/a".into(),
+                }),
+            ),
+        ],
+        vec![
+            exec(0, &["sleep", "1000"], false),
+            exec(1, &["flood", "1"], false),
+            ToGuest::Signal {
+                id: RequestId(0),
+                signal: 15,
+            },
+            ToGuest::Cancel { id: RequestId(1) },
+            exec(2, &["entropy"], false),
+            exec(3, &["identity"], false),
+            request(4, Request::Shutdown),
+        ],
+    ]
+}
+
+const SNAPSHOT: &str = r#"{"format":2,"id":"0192f0c1-7a2b-7c3d-8e4f-5a6b7c8d9e0f","generation":3,
+"template":"abababababababababababababababababababababababababababababababab",
+"vmm":{"kind":"qemu","version":"7.2.19","accelerator":"tcg"},
+"machine":{"memory_mib":1,"vcpus":2},
+"host":{"cpu_model":"Some CPU","kernel_release":"6.1.0-test","tsc_khz":2000000},
+"boot_id":"6f0b1c7e-2f43-4f5a-9d3c-0a1b2c3d4e5f",
+"created":{"unix_seconds":1764000000,"nanoseconds":5},
+"files":{"memory":{"bytes":1048576,
+"sha256_of_blocks":"30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58"},
+"vmstate":{"bytes":7,
+"sha256_of_blocks":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}}}"#;
+
+const TEMPLATE: &str = r#"{"format":1,"protocol":PROTOCOL,
+"hash":"abababababababababababababababababababababababababababababababab",
+"kernel":{"package":{"name":"linux-image-cloud-amd64","version":"6.1.27-1"},"release":"6.1.0-9",
+"sha256":"30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58","size":5},
+"initramfs":{"busybox":null,
+"agent_sha256":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+"sha256":"30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58","size":7},
+"boot_args":"console=ttyS0 quiet","created":1764000000}"#;
+
+const QMP: [(&str, &str); 3] = [
+    (
+        "migration",
+        "{\"QMP\":{\"version\":{\"qemu\":{\"micro\":19,\"minor\":2,\"major\":7}},\"capabilities\":[\"oob\"]}}\r\n\
+         {\"return\":{}}\r\n{\"timestamp\":{\"seconds\":1,\"microseconds\":2},\"event\":\"MIGRATION\",\
+         \"data\":{\"status\":\"completed\"}}\r\n{\"return\":{}}\r\n{\"return\":{}}\r\n",
+    ),
+    (
+        "refusal",
+        "{\"QMP\":{}}\n{\"return\":{}}\n{\"error\":{\"class\":\"GenericError\",\"desc\":\"no\\u001b[2J\\nt\"}}\n\
+         {\"event\":\"RESUME\"}\n{\"return\":[]}\n",
+    ),
+    ("event", "{\"event\":\"MIGRATION\",\"data\":[]}\n"),
+];
+
+const FIRECRACKER: [(&str, &str); 4] = [
+    (
+        "version",
+        "HTTP/1.1 200 \r\nServer: Firecracker API\r\nConnection: keep-alive\r\n\
+         Content-Type: application/json\r\nContent-Length: 32\r\n\r\n{\"firecracker_version\":\"1.16.1\"}",
+    ),
+    (
+        "instance",
+        "HTTP/1.1 200 \r\nContent-Length: 84\r\n\r\n{\"id\":\"a\",\"state\":\"Not started\",\
+         \"vmm_version\":\"1.16.1\",\"app_name\":\"Firecracker\"}   ",
+    ),
+    (
+        "refusal",
+        "HTTP/1.1 400 \r\nContent-Length: 32\r\n\r\n{\"fault_message\":\"no\\u001b[2J\\nt\"}",
+    ),
+    ("nothing", "HTTP/1.1 204 \r\nConnection: keep-alive\r\n\r\n"),
+];
+
+const TEXTS: [(&str, &str); 8] = [
+    (
+        "firecracker",
+        "Firecracker v1.16.1\n\nSupported snapshot data format versions: v9.0.0\n",
+    ),
+    (
+        "qemu",
+        "QEMU emulator version 7.2.19 (Debian 1:7.2+dfsg-7+deb12u16)\nCopyright (c) 2003-2022\n",
+    ),
+    (
+        "stat",
+        "7 (a) S 1 1) S 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24\n",
+    ),
+    (
+        "locks",
+        "1: FLOCK  ADVISORY  WRITE 3187 fe:00:10 0 EOF\n1: -> FLOCK  ADVISORY  WRITE 3188 fe:00:10 0 EOF\n",
+    ),
+    (
+        "mounts",
+        "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\ncgroup /sys/fs/cgroup/cpu cgroup rw,cpu,cpuacct 0 0\n\
+         cgroup /sys/fs/cgroup/memory cgroup rw,memory 0 0\ncgroup /sys/fs/cgroup/pids cgroup rw,pids 0 0\n",
+    ),
+    (
+        "cpuinfo",
+        "processor\t: 0\nmodel\t\t: 1\nmodel name\t: Some CPU @ 2: fast\n",
+    ),
+    (
+        "package",
+        "Package: linux-image-cloud-amd64\nVersion: 6.1.27-1\nDepends: linux-image-6.1.0-9-cloud-amd64 (= 6.1.27-1)\n\
+         SHA256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n\nbin/sh\nsbin/init\n",
+    ),
+    (
+        "groups",
+        "root:x:0:\nme:x:1000:me\n\nroot:x:0:0:root:/root:/bin/sh\nme:x:1000:1000::/home/me:/bin/sh\n",
+    ),
+];
+
+#[test]
+#[ignore = "writes to the source tree"]
+fn write_the_seeds() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
+    let write = |target: &str, name: &str, bytes: &[u8]| {
+        let directory = corpus.join(target);
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join(name), bytes).unwrap();
+    };
+    for (messages, name) in of_guests()
+        .iter()
+        .zip(["commands", "files", "failures", "fault"])
+    {
+        let mut bytes = vec![0x3f];
+        messages
+            .iter()
+            .for_each(|message| frame(message, &mut bytes));
+        write("guest_to_host", name, &bytes);
+    }
+    let mut stream = vec![0xbf];
+    for message in &of_guests()[1] {
+        encode(message, &mut stream).unwrap();
+    }
+    write("guest_to_host", "stream", &stream);
+    for (messages, name) in of_hosts().iter().zip(["commands", "files", "cancelled"]) {
+        let mut bytes = vec![0];
+        messages
+            .iter()
+            .for_each(|message| frame(message, &mut bytes));
+        write("host_to_guest", name, &bytes);
+    }
+    for (name, text) in QMP {
+        write("qmp", name, text.as_bytes());
+    }
+    for (name, text) in FIRECRACKER {
+        write("firecracker_answers", name, text.as_bytes());
+    }
+    for (name, text) in TEXTS {
+        write("texts", name, text.as_bytes());
+    }
+    write("manifests", "snapshot", SNAPSHOT.as_bytes());
+    let protocol = ironclaw_protocol::VERSION.to_string();
+    let template = TEMPLATE.replace("PROTOCOL", &protocol);
+    write("manifests", "template", template.as_bytes());
+    for (name, bytes) in template::fuzz::seeds() {
+        write("kernel_image", name, &bytes);
+        if bytes.starts_with(b"\x7fELF") {
+            write("elf", name, &bytes);
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Entry point of the fuzz target `host_to_guest` in `fuzz/`.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::cell::Cell;
+use core::time::Duration;
+
+use ironclaw_protocol::VERSION;
+use ironclaw_protocol::frame::{Decoder, Event, MAGIC, decode, encode};
+use ironclaw_protocol::message::{ToGuest, ToHost};
+
+use crate::guest::{Guest, Machine};
+use crate::session::Session;
+
+/// More turns than any request takes that a test makes; one that never ends is let be.
+const MAX_TURNS: u32 = 200;
+
+/// A millisecond passes with each look at its clock.
+#[derive(Debug, Default)]
+struct Ticking(Cell<u64>);
+
+impl Machine for Ticking {
+    fn uptime(&self) -> Duration {
+        self.0.set(self.0.get() + 1);
+        Duration::from_millis(self.0.get())
+    }
+
+    fn spare_mebibytes(&self) -> u32 {
+        4
+    }
+
+    fn dirty_mebibyte(&mut self, _: u32) {}
+}
+
+/// What a host sends to a guest. The first byte says whether a hello goes ahead, and whether the rest is
+/// the stream as it is, or frames: their lengths in two bytes, and their payloads. Whatever the guest
+/// answers has to be of the protocol.
+pub fn host_to_guest(bytes: &[u8]) {
+    let Some((&first, rest)) = bytes.split_first() else {
+        return;
+    };
+    let mut stream = Vec::new();
+    if first & 1 == 0 {
+        stream.extend_from_slice(&MAGIC);
+        let hello = ToGuest::Hello {
+            version: VERSION,
+            session: 7,
+        };
+        assert!(encode(&hello, &mut stream).is_ok(), "a hello is short");
+    }
+    if first & 0x80 == 0 {
+        frame(rest, &mut stream);
+    } else {
+        stream.extend_from_slice(rest);
+    }
+    let mut guest = Guest::new(Box::new(Ticking::default()), b"fuzz");
+    let mut session = Session::new();
+    let mut host = Decoder::new();
+    // In pieces, as they come from a network.
+    for piece in stream.chunks(1000) {
+        session.receive(piece);
+        listen(&mut session, &mut guest, &mut host);
+    }
+}
+
+fn listen(session: &mut Session, guest: &mut Guest, host: &mut Decoder) {
+    for _ in 0..MAX_TURNS {
+        let worked = session.pump(guest);
+        let length = session.output().len();
+        host.push(session.output());
+        session.sent(length);
+        loop {
+            match host.next() {
+                Ok(None) => break,
+                Ok(Some(Event::Opened)) => {}
+                Ok(Some(Event::Frame(payload))) => match decode::<ToHost>(payload) {
+                    Ok(message) => {
+                        assert!(message.validate().is_ok(), "the guest says {message:?}");
+                    }
+                    Err(error) => unreachable!("the guest breaks the protocol: {error}"),
+                },
+                Err(error) => unreachable!("the guest breaks the protocol: {error}"),
+            }
+        }
+        if !worked {
+            return;
+        }
+    }
+}
+
+/// Cuts `bytes` into frames with right lengths.
+fn frame(mut bytes: &[u8], stream: &mut Vec<u8>) {
+    while let Some((length, rest)) = bytes.split_first_chunk() {
+        let length = usize::from(u16::from_le_bytes(*length)).min(rest.len());
+        let (payload, rest) = rest.split_at(length);
+        stream.extend_from_slice(&u32::try_from(length).unwrap_or(0).to_le_bytes());
+        stream.extend_from_slice(payload);
+        bytes = rest;
+    }
+}
