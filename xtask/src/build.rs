@@ -14,7 +14,8 @@ use crate::{packages, step};
 const AGENT: &str = "ironclaw-guest-agent";
 /// Manifest of the bare-metal guest, which is a workspace of its own.
 pub(crate) const TESTGUEST: &str = "testguest/Cargo.toml";
-const TRIPLE: &str = "x86_64-unknown-linux-gnu";
+/// What everything is built for that names its target.
+pub(crate) const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
 /// Makes everything that `ironclaw` needs; returns the path of `ironclaw`.
 pub(crate) fn set_up(workspace: &Workspace) -> Result<PathBuf> {

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::build::{self, TESTGUEST};
 use crate::workspace::Workspace;
-use crate::{packages, step};
+use crate::{fuzz, packages, step};
 
 /// All tests, with the agent that goes into guests and the guest that needs no kernel.
 pub(crate) fn test(workspace: &Workspace) -> Result<()> {
@@ -26,7 +26,9 @@ pub(crate) fn test(workspace: &Workspace) -> Result<()> {
 pub(crate) fn lint(workspace: &Workspace) -> Result<()> {
     let deny = ["--", "-D", "warnings"];
     step::run(&mut workspace.cargo(&["fmt", "--all", "--check"]))?;
-    step::run(&mut workspace.cargo(&["fmt", "--manifest-path", TESTGUEST, "--check"]))?;
+    for manifest in [TESTGUEST, fuzz::MANIFEST] {
+        step::run(&mut workspace.cargo(&["fmt", "--manifest-path", manifest, "--check"]))?;
+    }
     step::run(
         workspace
             .cargo(&["clippy", "--workspace", "--all-targets"])

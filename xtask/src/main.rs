@@ -5,6 +5,10 @@
 mod bench;
 mod build;
 mod checks;
+mod deny;
+#[cfg(test)]
+mod documents;
+mod fuzz;
 mod packages;
 mod step;
 mod suites;
@@ -47,7 +51,12 @@ enum Task {
     Test,
     /// Formatting, clippy and documentation; every warning is an error.
     Lint,
-    /// What CI runs: test, then the quick part of bench with what that has built, then lint.
+    /// Licences, sources and advisories of all dependencies, by `cargo deny` and deny.toml; builds
+    /// `cargo-deny` if it is not installed.
+    Deny,
+    /// Fuzz what reads the bytes of guests, VMMs, and files of others: `cargo xtask fuzz --for 5m qmp`.
+    Fuzz(fuzz::Options),
+    /// What CI runs: test, then the quick part of bench with what that has built, then deny and lint.
     Ci,
 }
 
@@ -69,9 +78,12 @@ fn perform(task: Task) -> Result<()> {
         Task::Bench { arguments } => bench::run(&workspace, &arguments),
         Task::Test => checks::test(&workspace),
         Task::Lint => checks::lint(&workspace),
+        Task::Deny => deny::run(&workspace),
+        Task::Fuzz(options) => fuzz::run(&workspace, &options),
         Task::Ci => {
             checks::test(&workspace)?;
             bench::quick(&workspace)?;
+            deny::run(&workspace)?;
             checks::lint(&workspace)
         }
     }
