@@ -84,6 +84,9 @@ fn is_directory(span: &str) -> bool {
         "protocol/",
         "testguest/",
         "docs/",
+        "host/",
+        "console/",
+        "fuzz/",
     ];
     let top = top.iter().any(|top| span.starts_with(top));
     top && span.chars().all(plain)
