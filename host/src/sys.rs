@@ -7,6 +7,7 @@
 )]
 
 pub mod confine;
+mod raw;
 pub mod supply;
 
 use std::fs::File;

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::build::{self, TESTGUEST};
 use crate::workspace::Workspace;
-use crate::{fuzz, packages, step};
+use crate::{fuzz, packages, step, structure};
 
 /// All tests, with the agent that goes into guests and the guest that needs no kernel.
 pub(crate) fn test(workspace: &Workspace) -> Result<()> {
@@ -22,8 +22,9 @@ pub(crate) fn test(workspace: &Workspace) -> Result<()> {
     step::run(&mut workspace.cargo(&["test", "--manifest-path", TESTGUEST, "--lib"]))
 }
 
-/// Formatting, clippy and documentation.
+/// Structure, formatting, clippy and documentation.
 pub(crate) fn lint(workspace: &Workspace) -> Result<()> {
+    structure::check(workspace.root())?;
     let deny = ["--", "-D", "warnings"];
     step::run(&mut workspace.cargo(&["fmt", "--all", "--check"]))?;
     for manifest in [TESTGUEST, fuzz::MANIFEST] {

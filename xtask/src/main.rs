@@ -11,6 +11,7 @@ mod documents;
 mod fuzz;
 mod packages;
 mod step;
+mod structure;
 mod suites;
 mod workspace;
 
@@ -49,7 +50,7 @@ enum Task {
     },
     /// All tests, those with real VMs included.
     Test,
-    /// Formatting, clippy and documentation; every warning is an error.
+    /// Which module uses which, formatting, clippy and documentation; every warning is an error.
     Lint,
     /// Licences, sources and advisories of all dependencies, by `cargo deny` and deny.toml; builds
     /// `cargo-deny` if it is not installed.

@@ -15,7 +15,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
@@ -29,6 +29,7 @@ use rustix::mount::{
 use rustix::process::{Pid, Resource, Rlimit, Signal, WaitOptions, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
+use super::raw::last_errno;
 use super::supply;
 
 /// What a program is started without.
@@ -441,10 +442,6 @@ fn fork_into(namespaces: u64, report: Report<'_>) -> Result<(), Errno> {
     }
 }
 
-fn last_errno() -> Errno {
-    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::INVAL)
-}
-
 fn write_to(path: &std::ffi::CStr, text: &[u8]) -> Result<(), Errno> {
     let file = openat(CWD, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
     rustix::io::write(file, text).map(drop)
@@ -616,12 +613,4 @@ pub fn landlock_version() -> i64 {
     let nothing = std::ptr::null::<u8>();
     // SAFETY: without attributes no memory is touched.
     unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, nothing, 0, VERSION) }.max(0)
-}
-
-/// Opens the file that a number names, which this process has just been given.
-pub(super) fn own(number: libc::c_long) -> Result<OwnedFd, Errno> {
-    let number = i32::try_from(number).ok().filter(|number| *number >= 0);
-    let number = number.ok_or_else(last_errno)?;
-    // SAFETY: the kernel has just opened it for us, and nobody else knows of it.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }

@@ -21,7 +21,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-use super::confine::own;
+use super::raw::own;
 
 /// AUDIT_ARCH_X86_64: 64 bits, little endian, EM_X86_64.
 const ARCH: u32 = 0xc000_003e;

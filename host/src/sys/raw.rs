@@ -1,0 +1,19 @@
+//! What system calls return that have no wrapper.
+
+use std::io;
+use std::os::fd::{FromRawFd as _, OwnedFd};
+
+use rustix::io::Errno;
+
+/// Why the last one failed.
+pub(super) fn last_errno() -> Errno {
+    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::INVAL)
+}
+
+/// Opens the file that a number names, which this process has just been given.
+pub(super) fn own(number: libc::c_long) -> Result<OwnedFd, Errno> {
+    let number = i32::try_from(number).ok().filter(|number| *number >= 0);
+    let number = number.ok_or_else(last_errno)?;
+    // SAFETY: the kernel has just opened it for us, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}

@@ -1,0 +1,157 @@
+//! The rules, and what breaks them today. These lists only shrink: what is no longer needed in them
+//! is an error, too.
+
+use super::rules::{Known, Rule, Uses};
+
+/// A VMM is started, restored and killed by whoever builds upon it, and knows nothing of that: a third
+/// one is its folder and one line in a list.
+pub(super) const RULES: &[Rule] = &[
+    Rule {
+        module: "orchestrator::vm::vmm",
+        uses: Uses::Only(&["digest"]),
+    },
+    Rule {
+        module: "orchestrator::vm::firecracker",
+        uses: Uses::Only(&["digest", "vmm"]),
+    },
+    Rule {
+        module: "orchestrator::vm::qemu",
+        uses: Uses::Only(&["digest", "vmm"]),
+    },
+    Rule {
+        module: "orchestrator::vm::pool",
+        uses: Uses::AllBut(&["firecracker", "qemu"]),
+    },
+    Rule {
+        module: "orchestrator::vm::snapshot",
+        uses: Uses::AllBut(&["firecracker", "qemu", "launcher", "pool", "config"]),
+    },
+];
+
+/// What rules forbid and is there nevertheless.
+pub(super) const FORBIDDEN: &[Known] = &[
+    ("orchestrator::vm::firecracker", "orchestrator::vm::config"),
+    ("orchestrator::vm::firecracker", "orchestrator::vm::process"),
+    (
+        "orchestrator::vm::firecracker",
+        "orchestrator::vm::run_directory",
+    ),
+    (
+        "orchestrator::vm::firecracker",
+        "orchestrator::vm::snapshot",
+    ),
+    ("orchestrator::vm::qemu", "orchestrator::vm::firecracker"),
+    ("orchestrator::vm::qemu", "orchestrator::vm::process"),
+    ("orchestrator::vm::qemu", "orchestrator::vm::run_directory"),
+];
+
+/// Without these arrows no modules would use each other in a circle.
+pub(super) const CIRCLES: &[Known] = &[
+    ("cli::doctor::firecracker", "cli::doctor"),
+    ("cli::doctor::kvm", "cli::doctor"),
+    ("cli::doctor::qemu", "cli::doctor"),
+    ("cli::doctor::start", "cli::doctor"),
+    ("cli::doctor::tiers", "cli::doctor"),
+    ("guest-agent::program", "guest-agent::command"),
+    ("guest-agent::serial", "guest-agent::link"),
+    ("guest-agent::transport", "guest-agent::link"),
+    ("orchestrator::template::build", "orchestrator::template"),
+    (
+        "orchestrator::template::debian",
+        "orchestrator::template::build",
+    ),
+    (
+        "orchestrator::template::error",
+        "orchestrator::template::hash",
+    ),
+    (
+        "orchestrator::template::error",
+        "orchestrator::template::modules",
+    ),
+    ("orchestrator::template::import", "orchestrator::template"),
+    ("orchestrator::template::store", "orchestrator::template"),
+    (
+        "orchestrator::template::store",
+        "orchestrator::template::build",
+    ),
+    (
+        "orchestrator::vm::config",
+        "orchestrator::vm::firecracker::devices",
+    ),
+    (
+        "orchestrator::vm::firecracker::api::calls",
+        "orchestrator::vm::firecracker::api",
+    ),
+    (
+        "orchestrator::vm::guest::activity",
+        "orchestrator::vm::guest::connection",
+    ),
+    (
+        "orchestrator::vm::launcher::boot",
+        "orchestrator::vm::launcher",
+    ),
+    (
+        "orchestrator::vm::launcher::clone",
+        "orchestrator::vm::launcher",
+    ),
+    (
+        "orchestrator::vm::launcher::seek",
+        "orchestrator::vm::launcher",
+    ),
+    (
+        "orchestrator::vm::pool::budget",
+        "orchestrator::vm::pool::registry",
+    ),
+    (
+        "orchestrator::vm::pool::core",
+        "orchestrator::vm::pool::registry",
+    ),
+    (
+        "orchestrator::vm::pool::core",
+        "orchestrator::vm::pool::wait_queue",
+    ),
+    ("orchestrator::vm::pool::registry", "orchestrator::vm::pool"),
+    ("orchestrator::vm::pool::stats", "orchestrator::metrics"),
+    ("orchestrator::vm::qemu::command", "orchestrator::vm::qemu"),
+    (
+        "orchestrator::vm::run_directory",
+        "orchestrator::vm::firecracker",
+    ),
+    (
+        "orchestrator::vm::run_directory",
+        "orchestrator::vm::firecracker::jail",
+    ),
+    (
+        "orchestrator::vm::snapshot::error",
+        "orchestrator::vm::snapshot::inspect",
+    ),
+    (
+        "orchestrator::vm::snapshot::host",
+        "orchestrator::vm::snapshot::error",
+    ),
+    (
+        "orchestrator::vm::snapshot::id",
+        "orchestrator::vm::snapshot::manifest",
+    ),
+    (
+        "orchestrator::vm::snapshot::search",
+        "orchestrator::vm::snapshot",
+    ),
+    (
+        "orchestrator::vm::snapshot::staging",
+        "orchestrator::vm::snapshot",
+    ),
+    (
+        "orchestrator::vm::snapshot::staging",
+        "orchestrator::vm::snapshot::search",
+    ),
+    (
+        "orchestrator::vm::snapshot::staging",
+        "orchestrator::vm::snapshot::store",
+    ),
+    (
+        "orchestrator::vm::snapshot::store",
+        "orchestrator::vm::snapshot",
+    ),
+    ("testguest::task", "testguest::session"),
+];
