@@ -50,8 +50,11 @@ const OWN_ADDRESS: &str = "127.0.1.1";
 /// Bytes that a table of names seldom exceeds.
 const TYPICAL_TABLE: usize = 4096;
 
-/// What every system has.
-const LOCALHOST: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+/// What every system has, as Debian has it.
+const LOCALHOST: &str = "127.0.0.1\tlocalhost\n\
+                         ::1\tlocalhost ip6-localhost ip6-loopback\n\
+                         ff02::1\tip6-allnodes\n\
+                         ff02::2\tip6-allrouters\n";
 
 /// The table of names with `hostname` in place of the name that the guest had; what the template or a
 /// command put there stays.

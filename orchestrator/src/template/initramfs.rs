@@ -20,7 +20,21 @@ const MAX_APPLETS: usize = 2000;
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n\
                       nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n";
 const GROUP: &str = "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n";
-const HOSTS: &str = "127.0.0.1 localhost\n::1 localhost\n";
+/// As Debian has it; the agent adds the guest's own name with each identity.
+const HOSTS: &str = "127.0.0.1\tlocalhost\n\
+                     ::1\tlocalhost ip6-localhost ip6-loopback\n\
+                     ff02::1\tip6-allnodes\n\
+                     ff02::2\tip6-allrouters\n";
+/// What the C library assumes without it depends on its version.
+const NSSWITCH: &str = "passwd:\tfiles\n\
+                        group:\tfiles\n\
+                        shadow:\tfiles\n\
+                        hosts:\tfiles dns\n\
+                        networks:\tfiles\n\
+                        protocols:\tfiles\n\
+                        services:\tfiles\n";
+/// Programs that read it find it; without a network there is nobody to ask.
+const RESOLV_CONF: &str = "# nameserver ADDRESS\n";
 const HOSTNAME: &str = "ironclaw\n";
 const PROFILE: &str = "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n";
 
@@ -97,6 +111,9 @@ pub(super) fn tree(
     tree.file("etc/group", 0o644, GROUP);
     tree.file("etc/hosts", 0o644, HOSTS);
     tree.file("etc/hostname", 0o644, HOSTNAME);
+    tree.file("etc/nsswitch.conf", 0o644, NSSWITCH);
+    tree.file("etc/resolv.conf", 0o644, RESOLV_CONF);
+    tree.symlink("etc/mtab", "/proc/self/mounts");
     tree.file("etc/profile", 0o644, PROFILE);
     // The kernel opens the console for PID 1 before anything is mounted on /dev.
     tree.char_device("dev/console", 0o600, 5, 1);
