@@ -23,6 +23,10 @@ use crate::rundown::Rundown;
 use crate::stdin::Stdin;
 use crate::system::System;
 
+/// How long the main process of a command that was killed is waited for. With hundreds of others that
+/// die it takes its turn among them, and none of them runs a program any more.
+const REAPED: Duration = Duration::from_millis(250);
+
 /// An open `Exec`.
 ///
 /// Its end has two halves: the main process was reaped, and its output ended. Of processes that
@@ -41,6 +45,8 @@ pub(crate) struct Command {
     deadline: Option<Instant>,
     /// What to answer instead of how the process ended, which the agent itself killed.
     verdict: Option<Outcome>,
+    /// Until when a main process that was killed is waited for.
+    reaped_by: Option<Instant>,
     end: Option<Outcome>,
     rundown: Option<Rundown>,
     answered: bool,
@@ -110,6 +116,7 @@ impl Command {
                 .timeout_ms
                 .and_then(|ms| started.checked_add(Duration::from_millis(ms))),
             verdict: None,
+            reaped_by: None,
             end: None,
             rundown: None,
             answered: false,
@@ -180,6 +187,7 @@ impl Command {
     pub(crate) fn ended(&mut self, end: Outcome, now: Instant, out: &mut Outgoing) {
         self.end = Some(end);
         self.deadline = None;
+        self.reaped_by = None;
         if let Some(stdin) = &mut self.stdin {
             stdin.abandon(out);
         }
@@ -224,14 +232,20 @@ impl Command {
         self.signal(Signal::KILL);
     }
 
-    /// Kills it; its output is of no interest any more.
-    pub(crate) fn cancel(&mut self, out: &mut Outgoing) {
+    /// Kills it, which is to be answered so.
+    fn end_with(&mut self, verdict: Outcome, now: Instant) {
         self.kill();
-        self.verdict = Some(failed(
-            FailureKind::Cancelled,
-            "the host cancelled the command",
-        ));
+        self.verdict = Some(verdict);
         self.deadline = None;
+        if self.end.is_none() {
+            self.reaped_by = now.checked_add(REAPED);
+        }
+    }
+
+    /// Kills it; its output is of no interest any more.
+    pub(crate) fn cancel(&mut self, now: Instant, out: &mut Outgoing) {
+        let verdict = failed(FailureKind::Cancelled, "the host cancelled the command");
+        self.end_with(verdict, now);
         self.rundown = None;
         self.outputs = Outputs::default();
         if let Some(stdin) = &mut self.stdin {
@@ -242,16 +256,18 @@ impl Command {
     /// When [`expire`](Self::expire) is due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let looks = self.rundown.as_ref().map(Rundown::next);
-        self.deadline.into_iter().chain(looks).min()
+        let waits = [self.deadline, self.reaped_by, looks];
+        waits.into_iter().flatten().min()
     }
 
     /// Kills it if its time is over; what it wrote until then is still sent. Gives up on its output if
     /// nobody writes it.
-    pub(crate) fn expire(&mut self, now: Instant, out: &Outgoing) {
+    pub(crate) fn expire(&mut self, now: Instant, out: &mut Outgoing) {
         if self.deadline.is_some_and(|deadline| deadline <= now) {
-            self.deadline = None;
-            self.verdict = Some(Outcome::TimedOut);
-            self.kill();
+            self.end_with(Outcome::TimedOut, now);
+        }
+        if self.reaped_by.is_some_and(|deadline| deadline <= now) {
+            self.ended(Outcome::Signaled(Signal::KILL.as_raw()), now, out);
         }
         let host_takes = self.credit > 0 && out.has_room();
         if let Some(rundown) = &mut self.rundown

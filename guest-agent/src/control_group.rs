@@ -13,6 +13,7 @@ use std::rc::Rc;
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::system::sysinfo;
 
 use crate::console::say;
 
@@ -22,6 +23,18 @@ const MOUNT: &str = "/sys/fs/cgroup";
 const COMMANDS: &str = "/sys/fs/cgroup/ironclaw";
 /// Says how many processes the kernel killed for lack of memory, where no controller counts them.
 const VMSTAT: &str = "/proc/vmstat";
+/// Share of the processor of all commands together, where the agent has 100: however many processes
+/// they have, it is served when it has something to do, and leaves them the rest.
+const COMMANDS_WEIGHT: u64 = 10;
+/// Memory of the guest for each process of all commands together. The least that one takes is half of
+/// that, so as many as there may be do not take all memory, and the agent goes on.
+const MEMORY_PER_PROCESS: u64 = 192 * 1024;
+/// Memory of the guest for each process of one command: more than the above, so that others start and
+/// can look after one that has as many as it may.
+const MEMORY_PER_PROCESS_OF_ONE: u64 = 256 * 1024;
+/// What commands can't take of the memory that is available when none runs. Without it each page that
+/// the kernel finds goes to whichever of hundreds asks first, and the agent is one of them.
+const RESERVED: u64 = 6 << 20;
 /// Looks at a group that is being killed, in a kernel that can't kill one as a whole (before 5.14).
 const MAX_KILL_ROUNDS: u32 = 100;
 /// How far groups that a command made below its own are followed, to be removed.
@@ -34,6 +47,8 @@ pub(crate) struct ControlGroups {
     home: Option<File>,
     /// Whether groups count memory.
     memory: bool,
+    /// Most processes of one command, where groups count them.
+    processes: Option<u64>,
     made: Vec<Rc<Path>>,
     next: u64,
     /// For the next command, so that it need not wait for one to be made.
@@ -61,15 +76,18 @@ impl ControlGroups {
                 None
             }
         };
-        if home.is_some() && !turn_on("+cpu") {
-            say(format_args!(
-                "control groups have no shares of the processor; many processes may starve the agent"
-            ));
+        let total = memory_of_guest();
+        let left = available_memory().map(|bytes| bytes.saturating_sub(RESERVED));
+        let is_there = home.is_some();
+        if is_there {
+            bound("+cpu", "cpu.weight", Some(COMMANDS_WEIGHT));
         }
-        let memory = home.is_some() && turn_on("+memory");
+        let memory = is_there && bound("+memory", "memory.max", left);
+        let processes = is_there && bound("+pids", "pids.max", Some(total / MEMORY_PER_PROCESS));
         let mut groups = Self {
             home,
             memory,
+            processes: processes.then_some(total / MEMORY_PER_PROCESS_OF_ONE),
             made: Vec::new(),
             next: 0,
             prepared: None,
@@ -93,6 +111,10 @@ impl ControlGroups {
         self.next += 1;
         fs::create_dir(&path).ok()?;
         self.made.push(Rc::clone(&path));
+        if let Some(processes) = self.processes {
+            // All commands together have a limit in any case.
+            let _ = write(&path.join("pids.max"), &processes.to_string());
+        }
         Some(ControlGroup {
             path,
             killed_before: None,
@@ -177,14 +199,44 @@ fn make_directory() -> io::Result<File> {
         .open(Path::new(MOUNT).join("cgroup.procs"))
 }
 
-/// Turns a controller on for the groups of commands.
-///
-/// That of the processor gives all commands together a share no larger than the agent's, and each of
-/// them the same: however many processes one has, the agent ends it at its limit and serves others.
-fn turn_on(controller: &str) -> bool {
+/// Turns a controller on for the groups of commands, with a limit for all of them together; whether
+/// it is on.
+fn bound(controller: &str, limit: &str, value: Option<u64>) -> bool {
+    let on = turn_on(controller);
+    let bounded = match (&on, value) {
+        (Ok(()), Some(value)) => write(&Path::new(COMMANDS).join(limit), &value.to_string()),
+        (Ok(()), None) => Err(io::ErrorKind::NotFound.into()),
+        (Err(_), _) => Ok(()),
+    };
+    for error in [on.as_ref().err(), bounded.as_ref().err()]
+        .into_iter()
+        .flatten()
+    {
+        say(format_args!(
+            "bound all commands by {limit}: {error}; they may starve the agent"
+        ));
+    }
+    on.is_ok()
+}
+
+fn turn_on(controller: &str) -> io::Result<()> {
     [MOUNT, COMMANDS]
         .iter()
-        .all(|path| write(&Path::new(path).join("cgroup.subtree_control"), controller).is_ok())
+        .try_for_each(|path| write(&Path::new(path).join("cgroup.subtree_control"), controller))
+}
+
+fn memory_of_guest() -> u64 {
+    let memory = sysinfo();
+    memory.totalram.saturating_mul(memory.mem_unit.into())
+}
+
+/// Bytes that programs could take now.
+fn available_memory() -> Option<u64> {
+    let table = fs::read_to_string("/proc/meminfo").ok()?;
+    let mut lines = table.lines();
+    let line = lines.find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
 }
 
 /// Writes to a file of the kernel's, which is there or not.
@@ -247,6 +299,7 @@ mod tests {
         let mut groups = ControlGroups {
             home: None,
             memory: false,
+            processes: None,
             made: Vec::new(),
             next: 0,
             prepared: None,

@@ -97,6 +97,14 @@ impl Download {
                 None
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => None,
+            // Such as /proc/kmsg: the agent, which serves others meanwhile, waits for no content.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Some(failed(
+                FailureKind::Invalid,
+                format_args!(
+                    "read {}: more of it has to be waited for, as a command could",
+                    self.path.display()
+                ),
+            )),
             Err(error) => {
                 let attempt = format_args!("read {}", self.path.display());
                 Some(refused(attempt, &error, FailureKind::NotFound))

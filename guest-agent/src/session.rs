@@ -191,7 +191,7 @@ impl Session {
         match self.open.get_mut(&id) {
             None => {}
             // Answered when its main process is gone.
-            Some(Open::Command(command)) => command.cancel(out),
+            Some(Open::Command(command)) => command.cancel(Instant::now(), out),
             Some(Open::Upload(_) | Open::Download(_)) => {
                 let outcome = failed(FailureKind::Cancelled, "the host cancelled the transfer");
                 self.finish(id, outcome, out);
@@ -362,7 +362,7 @@ impl Session {
     }
 
     /// Kills the commands whose time is over, and gives up on output that nobody writes.
-    pub(crate) fn expire(&mut self, now: Instant, out: &Outgoing) {
+    pub(crate) fn expire(&mut self, now: Instant, out: &mut Outgoing) {
         for open in self.open.values_mut() {
             if let Open::Command(command) = open {
                 command.expire(now, out);

@@ -69,6 +69,7 @@ impl Upload {
             Existing::Replaced => target.symlink_metadata().ok().filter(|f| !f.is_symlink()),
             Existing::Overwritten => target.metadata().ok(),
         };
+        let exists = found.is_some();
         match found {
             Some(found) if found.is_dir() => return Err(invalid("is a directory")),
             Some(found) if !found.is_file() => {
@@ -88,11 +89,25 @@ impl Upload {
             Existing::Overwritten => open_in_place(&target, put.mode).map(|file| (file, None)),
         };
         let (file, replacing) = opened.map_err(|error| {
-            let attempt = match put.existing {
-                Existing::Replaced => format!("create a file in {}", directory.display()),
-                Existing::Overwritten => format!("overwrite {}", target.display()),
-            };
-            refused(attempt, &error, FailureKind::NoSuchDirectory)
+            let at = target.display();
+            match (put.existing, exists) {
+                (Existing::Overwritten, _) => refused(
+                    format_args!("overwrite {at}"),
+                    &error,
+                    FailureKind::NoSuchDirectory,
+                ),
+                // Such as one of procfs, which says that there is no such file.
+                (Existing::Replaced, true) => refused(
+                    format_args!("write {at} anew, and not in place: create a file beside it"),
+                    &error,
+                    FailureKind::PermissionDenied,
+                ),
+                (Existing::Replaced, false) => refused(
+                    format_args!("write {at}: create a file in {}", directory.display()),
+                    &error,
+                    FailureKind::NoSuchDirectory,
+                ),
+            }
         })?;
         Ok(Self {
             file,

@@ -181,6 +181,71 @@ fn only_a_regular_file_can_be_replaced() {
 }
 
 #[test]
+fn a_file_that_can_not_be_written_is_named_with_the_reason() {
+    let agent = Agent::start();
+    let mut host = agent.host();
+    fs::write(agent.path("file"), "old").unwrap();
+    symlink("loop", agent.path("loop")).unwrap();
+    let name_too_long = agent.path(&"n".repeat(256));
+    let below_a_file = agent.path("file/below");
+    // Nothing can be created beside it.
+    let in_procfs = Path::new("/proc/self/comm");
+    let mut failures = Vec::new();
+    for (path, kind, reason) in [
+        (&name_too_long, FailureKind::Invalid, "too long"),
+        (
+            &below_a_file,
+            FailureKind::NoSuchDirectory,
+            "Not a directory",
+        ),
+        (
+            &agent.path("no/file"),
+            FailureKind::NoSuchDirectory,
+            "No such",
+        ),
+        (
+            &in_procfs.to_owned(),
+            FailureKind::PermissionDenied,
+            "not in place",
+        ),
+    ] {
+        let id = host.start(put(path, 0o600));
+        let failure = host.finish(id, b"new").failure();
+        failures.push((failure, kind, path.clone(), reason));
+    }
+    let read = [
+        (agent.path("loop"), FailureKind::Io, "symbolic links"),
+        (name_too_long, FailureKind::Invalid, "too long"),
+        (below_a_file, FailureKind::NotFound, "Not a directory"),
+    ];
+    for (path, kind, reason) in read {
+        failures.push((host.run(get(&path)).failure(), kind, path, reason));
+    }
+    for (failure, kind, path, reason) in failures {
+        assert_eq!(failure.kind, kind, "{}", failure.message);
+        let message = failure.message;
+        assert!(
+            message.contains(reason)
+                && message.contains(&text(&path)[..100.min(text(&path).len())]),
+            "{message}"
+        );
+    }
+    assert_eq!(names(&agent), ["file", "loop"]);
+    // A link that leads nowhere is a name like any other, unless it is followed.
+    let written = write(&mut host, &agent.path("loop"), b"new");
+    assert_eq!(written, Outcome::FileWritten { bytes: 3 });
+}
+
+#[test]
+fn a_sparse_file_is_read_with_its_holes() {
+    let agent = Agent::start();
+    let mut host = agent.host();
+    let file = fs::File::create(agent.path("sparse")).unwrap();
+    file.set_len(300_000).unwrap();
+    assert_eq!(host.run(get(&agent.path("sparse"))).file, vec![0; 300_000]);
+}
+
+#[test]
 fn a_symbolic_link_is_replaced_and_not_followed_by_an_upload() {
     let agent = Agent::start();
     let mut host = agent.host();

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::time::Duration;
 
-use ironclaw_orchestrator::vm::{Command, ExitStatus, VmHandle};
+use ironclaw_orchestrator::vm::{Command, ExecEvent, ExitStatus, VmHandle};
 
 use crate::fixture::{sh, vm};
 
@@ -32,9 +32,12 @@ async fn the_guest_answers_to_its_own_name() {
     };
     let hosts = sh(&vm, "cat /etc/hosts").await;
     assert_eq!(hosts.matches("127.0.1.1\town-name\n").count(), 1, "{hosts}");
-    for name in ["$(hostname)", "localhost", "127.0.0.1"] {
+    for name in ["$(hostname)", "localhost", "127.0.0.1", "ip6-localhost"] {
         sh(&vm, &format!("ping -c1 {name}")).await;
     }
+    let debians = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+    assert!(hosts.starts_with(debians), "{hosts}");
+    sh(&vm, "cat /etc/resolv.conf /etc/nsswitch.conf /etc/mtab").await;
 }
 
 /// A loop that leaves its session and its parent, and goes on for as long as it is let.
@@ -211,4 +214,48 @@ async fn a_file_is_replaced_or_overwritten_with_its_owner_mode_and_links() {
     vm.put_file("/tmp/c", 0o600, b"file\n").await.unwrap();
     let parted = "cd /tmp; cat a c; test -L c || echo no link";
     assert_eq!(sh(&vm, parted).await, "new\nfile\nno link\n");
+}
+
+/// Make more processes as fast as they can, as children, as orphans, and in sessions of their own.
+const FORK_BOMBS: [&str; 4] = [
+    "f() { f | f & }; f; sleep 1000",
+    "f() { f | f & }; while :; do f; done",
+    "while :; do (while :; do sh -c 'sleep 1000' & done) done",
+    "while :; do (while :; do setsid sh -c 'sleep 1000 & sleep 1000' & done) done",
+];
+
+/// Ends when no process of an earlier command is left: those that were killed give their memory back
+/// first, one after the other.
+const OTHERS_ARE_GONE: &str = "while cat /proc/[0-9]*/cgroup 2>/dev/null \
+     | grep /ironclaw/ | sort -u | sed 1d | grep -q .; do :; done";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fork_bomb_ends_at_its_limit_with_all_its_processes() {
+    let Some(vm) = vm("bombs").await else { return };
+    for bomb in FORK_BOMBS {
+        let command = Command::new("sh").args(["-c", bomb]);
+        let limit = Duration::from_secs(6);
+        let mut running = vm.start(command.timeout(limit)).await.unwrap();
+        let end = loop {
+            match running.next().await.unwrap() {
+                ExecEvent::Ended(end) => break end,
+                // That the shell can't fork.
+                ExecEvent::Stdout(_) | ExecEvent::Stderr(_) => {}
+            }
+        };
+        assert_eq!(end, ExitStatus::TimedOut, "{bomb}");
+        sh(&vm, OTHERS_ARE_GONE).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fork_bomb_leaves_room_for_other_commands() {
+    let Some(vm) = vm("room").await else { return };
+    let bomb = "while :; do (while :; do sleep 1000 & done) done 2>/dev/null";
+    let running = vm.start(["sh", "-c", bomb]).await.unwrap();
+    let full = "until grep -q '^max [1-9]' /sys/fs/cgroup/ironclaw/*/pids.events; do :; done";
+    sh(&vm, full).await;
+    assert_eq!(sh(&vm, "seq 1 9 | sort -n | tail -n1").await, "9\n");
+    drop(running);
+    sh(&vm, OTHERS_ARE_GONE).await;
 }
