@@ -595,6 +595,16 @@ fn a_qemu_that_cant_be_used_costs_no_snapshot_and_may_be_among_the_state() {
     assert_eq!(output.status.code(), Some(121), "{said}");
     assert_eq!(names(), before, "{said}");
 
+    let dies =
+        "[ \"$1\" != --version ] || exec qemu-system-x86_64 \"$@\"; echo no luck >&2; exit 1";
+    for _ in 0..3 {
+        let output = with(dies, &["run", "--", "true"]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(122), "{said}");
+        assert!(said.contains("no luck"), "{said}");
+        assert_eq!(names(), before, "{said}");
+    }
+
     let output = with(itself, &["run", "-v", "--", "true"]);
     let said = text(&output.stderr);
     assert!(

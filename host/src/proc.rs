@@ -80,6 +80,14 @@ impl Proc {
         Ok(UNIX_EPOCH + Duration::from_secs(boot) + up)
     }
 
+    /// Whether a variable of the environment that its program was started with begins so, with its
+    /// name; `false` if this user may not look at that.
+    pub fn has_in_environment(&self, beginning: &[u8]) -> bool {
+        let environment = self.read("environ").unwrap_or_default();
+        let mut variables = environment.split(|byte| *byte == 0);
+        variables.any(|variable| variable.starts_with(beginning))
+    }
+
     /// The name by which its program was called, fit to be shown.
     pub fn program(&self) -> io::Result<String> {
         let line = self.read("cmdline")?;

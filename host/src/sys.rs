@@ -51,6 +51,34 @@ pub fn lead_session(command: &mut Command) {
     unsafe { command.pre_exec(prepare) };
 }
 
+/// Has the kernel kill all of the process group that the child of `command` leads, as soon as nobody
+/// has the writing end any more of the pipe that `end` reads from (`O_ASYNC`, `F_SETSIG`; fcntl(2)).
+/// The child, or one of its own, has to keep `end` open.
+///
+/// The parent-death signal reaches the child alone, and not even that where it gains privileges.
+pub fn end_group_with(command: &mut Command, end: &OwnedFd) {
+    // Which `libc` lacks (asm-generic/fcntl.h).
+    const F_SETSIG: libc::c_int = 10;
+    let number = end.as_raw_fd();
+    let prepare = move || -> io::Result<()> {
+        let group = -rustix::process::getpid().as_raw_nonzero().get();
+        for (operation, argument) in [
+            (libc::F_SETOWN, group),
+            (F_SETSIG, libc::SIGKILL),
+            (libc::F_SETFL, libc::O_ASYNC),
+        ] {
+            // SAFETY: the caller keeps the descriptor open until the child was spawned, which has a
+            // copy of it; none of the three touches memory of ours.
+            if unsafe { libc::fcntl(number, operation, argument) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec it makes system calls, and neither allocates nor locks.
+    unsafe { command.pre_exec(prepare) };
+}
+
 /// Leaves the child of `command` none of our descriptors beside its standard input, output and
 /// error, but `fds` under the numbers they have here: whoever started us, or embeds us, may have
 /// others open without `O_CLOEXEC`.

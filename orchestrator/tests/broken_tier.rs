@@ -24,7 +24,8 @@ mod world;
 
 use std::time::Duration;
 
-use ironclaw_orchestrator::vm::{LaunchError, Origin, Pool, PoolOptions};
+use ironclaw_orchestrator::vm::snapshot::SnapshotId;
+use ironclaw_orchestrator::vm::{LaunchError, Launcher, Origin, Pool, PoolOptions, SpawnError};
 
 use launcher::launcher;
 use within::within;
@@ -105,4 +106,47 @@ async fn who_has_no_pool_is_told_which_tier_fails() {
     assert!(matches!(error, LaunchError::NotReleased { .. }), "{error}");
     world.deafen(false);
     launcher.try_tiers(&snapshot).await.unwrap();
+}
+
+/// As with a VMM whose program or libraries are damaged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vmm_that_always_dies_costs_no_snapshot_however_often_it_is_tried() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let world = World::new();
+    let launcher = launcher(directory.path(), &world);
+    let pool = Pool::open(launcher.clone(), PoolOptions::new(3));
+    let pool = pool.await.unwrap();
+    pool.warmup().await.unwrap();
+    let before = ids(&launcher);
+    assert_eq!(before.len(), 3);
+    pool.close().await;
+
+    world.kill_vmms(true);
+    // Fewer places than there are snapshots, and as many; with warm clones and without.
+    for (size, warm) in [(1, 0), (1, 1), (3, 0), (3, 3)] {
+        for _ in 0..3 {
+            let options = PoolOptions::new(size).with_warm(warm);
+            let pool = Pool::open(launcher.clone(), options).await.unwrap();
+            for _ in 0..3 {
+                let error = pool.spawn("never").await.unwrap_err();
+                assert!(matches!(error, SpawnError::Failed(_)), "{error}");
+                pool.advance_clock(Duration::from_secs(100));
+            }
+            pool.close().await;
+            assert_eq!(ids(&launcher), before, "{size} places, {warm} warm");
+        }
+    }
+    world.kill_vmms(false);
+    let pool = Pool::open(launcher.clone(), PoolOptions::new(3).with_warm(0));
+    let pool = pool.await.unwrap();
+    let vm = pool.spawn("restored").await.unwrap();
+    assert_eq!(vm.origin(), Origin::Restored);
+    drop(vm);
+    pool.close().await;
+    assert_eq!(ids(&launcher), before);
+}
+
+fn ids(launcher: &Launcher) -> Vec<SnapshotId> {
+    let entries = launcher.snapshots().list().unwrap().into_iter();
+    entries.map(|entry| entry.id).collect()
 }

@@ -382,16 +382,18 @@ pub enum ConfigError {
         /// The variable that would say the place itself.
         variable: &'static str,
     },
-    /// A home directory that VMMs can't be told of.
+    /// A home directory that is no place for state.
     #[error(
-        "{home}={value:?} can't be used as a place for state: it is not in UTF-8; set {variable} to \
-         an absolute path that is"
+        "{home}={value:?} can't be used as a place for state: it is {reason}; set it, or {variable}, \
+         to an absolute path in UTF-8"
     )]
-    StateNotUtf8 {
+    UnusableHome {
         /// The variable that says where state is.
         home: &'static str,
         /// Its value.
         value: String,
+        /// What keeps it from being used.
+        reason: &'static str,
         /// The variable that would say the place itself.
         variable: &'static str,
     },
@@ -570,17 +572,24 @@ impl<F: Fn(&str) -> Option<OsString>> Vars<F> {
             .map(|state| ("XDG_STATE_HOME", state.clone(), PathBuf::from(state)))
             .filter(|(_, _, path)| path.is_absolute());
         let home = || {
-            let home = (self.0)("HOME")?;
+            let home = (self.0)("HOME").filter(|home| !home.is_empty())?;
             let state = Path::new(&home).join(".local/state");
             Some(("HOME", home, state))
         };
         let (home, value, state) = state
             .or_else(home)
             .ok_or(ConfigError::NoStateDirectory { variable })?;
-        if state.to_str().is_none() {
-            return Err(ConfigError::StateNotUtf8 {
+        let reason = match state.to_str() {
+            // VMMs are told of paths in JSON.
+            None => Some("not in UTF-8"),
+            Some(_) if state.is_relative() => Some("a relative path"),
+            Some(_) => None,
+        };
+        if let Some(reason) = reason {
+            return Err(ConfigError::UnusableHome {
                 home,
                 value: value.to_string_lossy().into_owned(),
+                reason,
                 variable,
             });
         }
@@ -680,10 +689,21 @@ mod tests {
             with(&[("XDG_STATE_HOME", "relative"), ("HOME", "/home/u")]).unwrap(),
             PathBuf::from("/home/u/.local/state/ironclaw/snapshots")
         );
-        assert!(matches!(
-            with(&[]),
-            Err(ConfigError::NoStateDirectory { .. })
-        ));
+        for nowhere in [&[][..], &[("HOME", "")]] {
+            assert!(matches!(
+                with(nowhere),
+                Err(ConfigError::NoStateDirectory { .. })
+            ));
+        }
+    }
+
+    #[test]
+    fn a_relative_home_is_named_with_its_value_and_what_to_set() {
+        let lookup = |name: &str| (name == "HOME").then(|| OsString::from("home/u"));
+        let error = Config::from_vars(lookup, false).unwrap_err().to_string();
+        for part in ["HOME=\"home/u\"", "relative", "absolute", SNAPSHOT_PATH] {
+            assert!(error.contains(part), "{error:?} does not say {part:?}");
+        }
     }
 
     #[test]

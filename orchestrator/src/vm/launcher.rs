@@ -30,6 +30,7 @@ use crate::vm::vmm::{Machine, Ram, Standby, VmSpec, Vmm, VmmError, VmmIdentity};
 pub use agent::find_guest_agent;
 use boot::Booted;
 pub(crate) use clone::{PausedClone, RunningClone};
+pub(crate) use error::Fault;
 pub use error::LaunchError;
 pub(crate) use seek::Sought;
 

@@ -5,7 +5,9 @@
 //! Each VMM is recorded in its owner's directory while it lives, by an empty file: all is in its
 //! name, so that it is there whole or not at all, and takes no block of a disk that is full.
 //! Whoever sweeps the directory of a dead owner kills what is recorded there: the process with that
-//! number and start time, in this boot of the host, and no other.
+//! number and start time, in this boot of the host, and no other. So it does with what carries the
+//! owner's mark in its environment: what a VMM that is a script started in its place, wherever that
+//! went.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -27,6 +29,8 @@ use crate::vm::proc::{self, Proc};
 const VMM: &str = ".vmm-";
 /// How that of the owner itself starts.
 const OWNER: &str = ".owner-";
+/// The variable in a VMM's environment that names it.
+pub(crate) const MARK: &str = "IRONCLAW_VMM";
 /// How long killed processes may take to end, all together; they take milliseconds.
 const ENDED: Duration = Duration::from_secs(10);
 
@@ -161,8 +165,8 @@ impl fmt::Display for Identity {
     }
 }
 
-/// Kills the processes that are recorded in `directory`, whose owner is dead, and waits for their
-/// end. One that can't be found or does not end keeps none of the others alive.
+/// Kills the processes that are recorded in `directory`, whose owner is dead, or carry its mark, and
+/// waits for their end. One that can't be found or does not end keeps none of the others alive.
 ///
 /// # Errors
 /// [`ErrorKind::TimedOut`] if one does not end, and whatever keeps one from being found; the first
@@ -181,6 +185,47 @@ pub(crate) fn end_all(directory: &Path) -> io::Result<()> {
         }
     }
     let start = Instant::now();
+    result = result.and(wait_for_all(orphans, start));
+    let owner = directory.file_name().unwrap_or_default().to_string_lossy();
+    result.and(end_marked(&mark_of_all(&owner), start))
+}
+
+/// The mark of a VMM, which no other has: with its `number` among those of its owner, whose
+/// directory's name is unique on the host.
+pub(crate) fn mark(owner: &str, number: u64) -> String {
+    format!("{}{number}/", mark_of_all(owner))
+}
+
+/// How the marks of all VMMs of an owner begin.
+fn mark_of_all(owner: &str) -> String {
+    format!("{owner}/")
+}
+
+/// Kills the processes whose mark begins with `mark`, and waits until they have ended: again and
+/// again, for what one of them started meanwhile.
+///
+/// # Errors
+/// [`ErrorKind::TimedOut`] if one has not ended in time since `start`; no `/proc`.
+pub(crate) fn end_marked(mark: &str, start: Instant) -> io::Result<()> {
+    let mut result = Ok(());
+    while result.is_ok() && start.elapsed() < ENDED {
+        let mut orphans = Vec::new();
+        for (process, pidfd) in marked(mark)? {
+            // It may have ended since.
+            let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+            orphans.push((process.pid(), pidfd));
+        }
+        if orphans.is_empty() {
+            break;
+        }
+        result = wait_for_all(orphans, start);
+    }
+    result
+}
+
+/// Waits for the end of processes that were killed at `start`; the first error counts.
+fn wait_for_all(orphans: Vec<(u32, OwnedFd)>, start: Instant) -> io::Result<()> {
+    let mut result = Ok(());
     for (pid, pidfd) in orphans {
         match wait(pid, &pidfd, ENDED.saturating_sub(start.elapsed())) {
             Ok(()) => tracing::info!(pid, "a VMM whose owner is dead has ended"),
@@ -188,6 +233,24 @@ pub(crate) fn end_all(directory: &Path) -> io::Result<()> {
         }
     }
     result
+}
+
+/// The processes whose mark begins with `mark`, as far as this user may look at them.
+pub(crate) fn marked(mark: &str) -> io::Result<impl Iterator<Item = (Proc, OwnedFd)> + use<>> {
+    let mark = format!("{MARK}={mark}");
+    let numbers = fs::read_dir("/proc")?.filter_map(|entry| {
+        let name = entry.ok()?.file_name();
+        name.to_str()?.parse().ok()
+    });
+    let others = numbers.filter(|number| *number != std::process::id());
+    Ok(others.filter_map(move |number| {
+        let process = Proc::open(number).ok()?;
+        let pidfd = pidfd_open(sys::pid(number)?, PidfdFlags::empty()).ok()?;
+        // It lives still, so that the descriptor is its own, and not that of one that came after it.
+        process
+            .has_in_environment(mark.as_bytes())
+            .then_some((process, pidfd))
+    }))
 }
 
 /// Kills a process, if it lives.

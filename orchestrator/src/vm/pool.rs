@@ -326,7 +326,10 @@ impl Pool {
     /// [`PoolError::Launch`] if the files of a snapshot can't be inspected.
     pub async fn footprint(&self) -> Result<Footprint, PoolError> {
         let (warm, standby) = (self.warm_pids(), self.standby_pids());
-        let snapshots: Vec<_> = self.core.read(|state| state.snapshots().cloned().collect());
+        let snapshots: Vec<_> = self.core.read(|state| {
+            let present = state.present();
+            present.map(|(_, snapshot)| snapshot.clone()).collect()
+        });
         Ok(blocking(move || Footprint::of(&warm, &standby, &snapshots)).await?)
     }
 

@@ -13,8 +13,9 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::{
@@ -27,9 +28,10 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::sys;
-use crate::sys::confine::{Confinement, Started, reap};
+use crate::sys::confine::{Confinement, Namespaces, Started, reap};
 use crate::sys::supply::Requests;
 use crate::vm::host_limits;
+use crate::vm::orphan;
 use crate::vm::run_directory::RunDirectory;
 use crate::vm::vmm::{Exit, VmmError};
 
@@ -55,6 +57,8 @@ pub(crate) struct Process {
     death: Ending,
     exit: Ending,
     panicked: watch::Receiver<bool>,
+    /// Whether it is known to be the VMM, and not what started that.
+    is_itself: Arc<AtomicBool>,
 }
 
 /// A process to be started.
@@ -135,7 +139,7 @@ impl Launch {
     fn spawn(self) -> io::Result<Spawned> {
         let Self {
             mut command,
-            inherited,
+            mut inherited,
             namespace,
             confinement,
             supply,
@@ -145,6 +149,27 @@ impl Launch {
             belongings,
         } = self;
         sys::lead_session(&mut command);
+        let is_tied = match (&confinement, &namespace) {
+            (Some(confinement), _) => confinement.namespaces != Namespaces::Ours,
+            (None, namespace) => namespace.is_some(),
+        };
+        // All of a PID namespace ends with its first process; otherwise what it starts, as a script
+        // that does not become the VMM, would outlive us.
+        let tie = if is_tied {
+            None
+        } else {
+            let (end, tie) = io::pipe()?;
+            let end = OwnedFd::from(end);
+            sys::end_group_with(&mut command, &end);
+            inherited.push(end);
+            Some(tie)
+        };
+        let mark = run
+            .as_ref()
+            .map(|run| orphan::mark(run.name(), run.number()));
+        if let Some(mark) = &mark {
+            command.env(orphan::MARK, mark);
+        }
         sys::inherit_only(&mut command, &inherited);
         let start = match (confinement, namespace) {
             (Some(confinement), _) => Start::Confined(confinement),
@@ -167,7 +192,8 @@ impl Launch {
             child,
             log,
             supply,
-            belongings: Box::new((belongings, recorded)),
+            mark: mark.filter(|_| tie.is_some()),
+            belongings: Box::new((tie, belongings, recorded)),
         })
     }
 }
@@ -226,6 +252,8 @@ struct Spawned {
     child: Child,
     log: Log,
     supply: Option<OwnedFd>,
+    /// By which what it starts is found, where no PID namespace ends that.
+    mark: Option<String>,
     belongings: Box<dyn Any + Send>,
 }
 
@@ -251,18 +279,21 @@ impl Process {
             .spawn(move || {
                 // Our copies of what the child inherits go with the launch: they would keep its
                 // peers from seeing its end.
-                let (mut child, mut log, supply, belongings) = match launch.spawn() {
-                    Ok(Spawned {
-                        child,
-                        log,
-                        supply,
-                        belongings,
-                    }) => (child, log, supply, belongings),
+                let spawned = match launch.spawn() {
+                    Ok(spawned) => spawned,
                     Err(error) => {
                         let _ = started.send(Err(error));
                         return;
                     }
                 };
+                let Spawned {
+                    mut child,
+                    mut log,
+                    supply,
+                    mark,
+                    belongings,
+                } = spawned;
+                let is_itself = Arc::new(AtomicBool::new(false));
                 let pidfd = Arc::clone(&child.pidfd);
                 let process = Self {
                     pid: child.number(),
@@ -270,6 +301,7 @@ impl Process {
                     death,
                     exit,
                     panicked: log.panicked(),
+                    is_itself: Arc::clone(&is_itself),
                 };
                 let process_id = process.pid;
                 // Nobody waits any more: the process is dropped here, and so killed.
@@ -287,6 +319,11 @@ impl Process {
                     Err(error) => format!("unknown: {error}"),
                 };
                 until_nothing_is_left_of(process_id);
+                if let Some(mark) = mark.filter(|_| !is_itself.load(Ordering::Acquire))
+                    && let Err(error) = orphan::end_marked(&mark, Instant::now())
+                {
+                    tracing::warn!(%error, "what a VMM started stays until the next start");
+                }
                 let (console, words) = log.tails();
                 let exit = Exit {
                     status,
@@ -379,15 +416,21 @@ impl Process {
         })
     }
 
-    /// Ends it, and the process `other` that speaks in its place: which it started, and which may
-    /// have left its session since.
-    pub(crate) async fn end_with(&self, other: i32) {
+    /// Whether it is the process `speaker`, which speaks for it. If not, both are ended: the one may
+    /// have left the other's session since.
+    pub(crate) async fn speaks_itself(&self, speaker: i32) -> bool {
+        let speaker = Pid::from_raw(speaker);
+        if speaker.is_some() && speaker == sys::pid(self.pid) {
+            self.is_itself.store(true, Ordering::Release);
+            return true;
+        }
         let ours = rustix::process::getpid();
-        if let Some(other) = Pid::from_raw(other).filter(|other| *other != ours) {
+        if let Some(other) = speaker.filter(|other| *other != ours) {
             // It has just spoken; if it is gone all the same, that was what is wanted.
             let _ = kill_process(other, Signal::KILL);
         }
         self.end().await;
+        false
     }
 
     /// Resolves when the guest's kernel has said on its console that it panicked; never, if the
@@ -549,6 +592,7 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
+    use crate::vm::run_directory::RunPath;
 
     fn shell(script: &str) -> Command {
         let mut command = Command::new("/bin/sh");
@@ -687,6 +731,95 @@ mod tests {
         );
         let exit = timeout(ENDS, process.died()).await.unwrap();
         assert!(exit.status.contains("SIGKILL"), "{exit}");
+    }
+
+    /// Tells the test below that it is the process that is to be killed, and in which directory.
+    const KILLED: &str = "IRONCLAW_TEST_KILLED";
+
+    #[tokio::test]
+    async fn what_a_script_started_dies_with_us_and_what_hides_from_that_with_the_next_sweep() {
+        if let Some(root) = std::env::var_os(KILLED) {
+            let path = RunPath::open(root.as_ref()).unwrap();
+            let script = "sleep 1000 & setsid sleep 1001 & echo $!; wait";
+            let launch = Launch::new(shell(script)).recorded_in(path.directory().unwrap());
+            let _process = Process::start(launch).await.unwrap();
+            std::future::pending::<()>().await;
+        }
+        let root = tempfile::tempdir().unwrap();
+        let name = std::thread::current().name().unwrap().to_owned();
+        let mut killed = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", &name])
+            .env(KILLED, root.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let up = async {
+            loop {
+                let owner = owner_in(root.path());
+                if let Some(owner) = owner.filter(|owner| sleeping(owner) == 2) {
+                    return owner;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let owner = timeout(ENDS, up).await.unwrap();
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+        let dead = async {
+            while sleeping(&owner) > 1 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(ENDS, dead).await.unwrap();
+        RunPath::open(root.path()).unwrap().prepare().unwrap();
+        assert_eq!(sleeping(&owner), 0);
+    }
+
+    fn owner_in(root: &std::path::Path) -> Option<String> {
+        let entry = std::fs::read_dir(root).unwrap().next()?.unwrap();
+        Some(entry.file_name().into_string().unwrap())
+    }
+
+    /// How many processes sleep that carry a mark of `owner`.
+    fn sleeping(owner: &str) -> usize {
+        let marked = orphan::marked(owner).unwrap();
+        let called = marked.filter_map(|(process, _)| process.program().ok());
+        called.filter(|program| program == "sleep").count()
+    }
+
+    #[tokio::test]
+    async fn what_left_the_session_of_a_script_ends_with_it_unless_that_is_known_to_be_a_vmm() {
+        let root = tempfile::tempdir().unwrap();
+        let path = RunPath::open(root.path()).unwrap();
+        let run = path.directory().unwrap();
+        let start = async || {
+            let launch = Launch::new(shell("setsid sleep 1000 & echo; wait"));
+            let process = Process::start(launch.recorded_in(Arc::clone(&run)));
+            let process = process.await.unwrap();
+            let up = async {
+                while sleeping(run.name()) == 0 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            timeout(ENDS, up).await.unwrap();
+            process
+        };
+        start().await.end().await;
+        assert_eq!(sleeping(run.name()), 0);
+        let another = start().await;
+        assert!(!another.speaks_itself(0).await);
+        assert_eq!(sleeping(run.name()), 0);
+        // The search takes time that the end of no VM is to cost.
+        let known = start().await;
+        assert!(
+            known
+                .speaks_itself(i32::try_from(known.pid()).unwrap())
+                .await
+        );
+        known.end().await;
+        assert_eq!(sleeping(run.name()), 1);
+        orphan::end_marked(run.name(), Instant::now()).unwrap();
+        assert_eq!(sleeping(run.name()), 0);
     }
 
     #[tokio::test]

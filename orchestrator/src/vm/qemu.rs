@@ -25,12 +25,11 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use rustix::net::sockopt::set_socket_passcred;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::regular_file;
-use crate::sys;
 use crate::vm::process::{Launch, Process, socket_pair};
 use crate::vm::run_directory::RunPath;
 use crate::vm::tsc;
@@ -259,6 +258,41 @@ impl Qemu {
             .map_err(VmmError::io(format!("start {}", self.binary.display())))?;
         Ok((process, monitor, agent))
     }
+
+    /// Starts a process, which has to be QEMU itself and to carry out `first`.
+    async fn come_up<const N: usize>(
+        &self,
+        operation: &'static str,
+        machine: Machine,
+        memory: Memory,
+        start: &Start<'_>,
+        state: Option<OwnedFd>,
+        first: [(&'static str, Value); N],
+    ) -> Result<QemuVm, VmmError> {
+        let begun = Instant::now();
+        let ram_is_shared = matches!(memory, Memory::Shared(_));
+        let (process, monitor, channel) = self.start(machine, memory, start, state).await?;
+        let mut vm = QemuVm {
+            process,
+            qmp: Qmp::new(monitor),
+            channel: Some(channel),
+            ram_is_shared,
+            started_in: Duration::ZERO,
+        };
+        let mut speaker = 0;
+        vm.converse(operation, async |qmp| {
+            qmp.begin().await?;
+            for (command, arguments) in first {
+                qmp.send(command, arguments).await?;
+            }
+            speaker = qmp.speaker().await?;
+            qmp.settle().await
+        })
+        .await?;
+        vm.is_itself(speaker, &self.binary).await?;
+        vm.started_in = begun.elapsed();
+        Ok(vm)
+    }
 }
 
 #[async_trait]
@@ -277,92 +311,42 @@ impl Vmm for Qemu {
 
     async fn try_out(&self, machine: Machine) -> Result<(), VmmError> {
         let (memory, start) = (Memory::Private, Start::Incoming);
-        let (process, monitor, channel) = self.start(machine, memory, &start, None).await?;
-        let mut vm = QemuVm {
-            qmp: Qmp::open(monitor)
-                .await
-                .map_err(|error| protocol("start", &error))?,
-            process,
-            channel: Some(channel),
-            ram_is_shared: false,
-            started_in: Duration::ZERO,
-        };
-        let mut speaker = 0;
-        vm.converse("start", async |qmp| {
-            speaker = qmp.speaker().await?;
-            qmp.settle().await
-        })
-        .await?;
-        vm.is_itself(speaker, &self.binary).await?;
-        vm.process.end().await;
+        let tried = self.come_up("start", machine, memory, &start, None, []);
+        tried.await?.process.end().await;
         Ok(())
     }
 
     async fn boot(&self, spec: &VmSpec) -> Result<Box<dyn MicroVm>, VmmError> {
-        let begun = Instant::now();
         let memory = match &spec.ram {
             Ram::Private => Memory::Private,
             Ram::File(path) => Memory::Shared(ram_file(path, spec.machine)?),
         };
-        let ram_is_shared = matches!(memory, Memory::Shared(_));
         let start = Start::Boot(spec);
-        let (process, monitor, channel) = self.start(spec.machine, memory, &start, None).await?;
-        let mut vm = QemuVm {
-            qmp: Qmp::open(monitor).await.map_err(|error| match error {
-                QmpError::Io(source) => VmmError::io("write to QEMU's monitor")(source),
-                other => protocol("start", &other),
-            })?,
-            process,
-            channel: Some(channel),
-            ram_is_shared,
-            started_in: Duration::ZERO,
-        };
-        let mut speaker = 0;
-        vm.converse("start", async |qmp| {
-            speaker = qmp.speaker().await?;
-            qmp.settle().await
-        })
-        .await?;
-        vm.is_itself(speaker, &self.binary).await?;
-        vm.started_in = begun.elapsed();
-        Ok(Box::new(vm))
+        let vm = self.come_up("start", spec.machine, memory, &start, None, []);
+        Ok(Box::new(vm.await?))
     }
 
     async fn restore(&self, spec: &RestoreSpec) -> Result<Box<dyn MicroVm>, VmmError> {
-        let begun = Instant::now();
+        let operation = "restore";
         let memory = Memory::CopyOnWrite(memory_of(spec)?);
         let vmstate = &spec.files.vmstate;
         let state = regular_file::open(vmstate)
             .map_err(VmmError::io(format!("open {}", vmstate.display())))?;
         let state = OwnedFd::from(state);
         let uri = format!("fd:{}", state.as_raw_fd());
+        // QEMU works through them while it comes up.
+        let first = [
+            ("migrate-set-capabilities", capabilities()),
+            ("migrate-incoming", json!({ "uri": uri })),
+        ];
         let start = Start::Incoming;
-        let (process, monitor, channel) = self
-            .start(spec.machine, memory, &start, Some(state))
-            .await?;
-        let mut vm = QemuVm {
-            qmp: Qmp::open(monitor)
-                .await
-                .map_err(|error| protocol("restore", &error))?,
-            process,
-            channel: Some(channel),
-            ram_is_shared: false,
-            started_in: Duration::ZERO,
-        };
-        let (mut started_in, mut speaker) = (Duration::ZERO, 0);
-        vm.converse("restore", async |qmp| {
-            // All at once: QEMU works through them while it comes up.
-            qmp.send("migrate-set-capabilities", capabilities()).await?;
-            qmp.send("migrate-incoming", json!({ "uri": uri })).await?;
-            speaker = qmp.speaker().await?;
-            qmp.settle().await?;
-            started_in = begun.elapsed();
+        let vm = self.come_up(operation, spec.machine, memory, &start, Some(state), first);
+        let mut vm = vm.await?;
+        vm.converse(operation, async |qmp| {
             migrated(qmp).await?;
             qmp.execute("cont", json!({})).await
         })
         .await?;
-        vm.is_itself(speaker, &self.binary).await?;
-        vm.started_in = started_in;
         Ok(Box::new(vm))
     }
 }
@@ -429,10 +413,9 @@ impl MicroVm for QemuVm {
 impl QemuVm {
     /// Nothing, if its process is QEMU; else that is told when it is gone.
     async fn is_itself(&self, speaker: i32, binary: &Path) -> Result<(), VmmError> {
-        if sys::pid(self.process.pid()).is_some_and(|pid| pid.as_raw_nonzero().get() == speaker) {
+        if self.process.speaks_itself(speaker).await {
             return Ok(());
         }
-        self.process.end_with(speaker).await;
         Err(VmmError::not_itself(PROGRAM, binary, speaker))
     }
 

@@ -94,7 +94,11 @@ impl Vmm for Simulated {
         if self.world.strikes(Fault::BootRefused) {
             return Err(refused("boot"));
         }
-        Ok(Box::new(self.start()))
+        let vm = self.start();
+        if self.world.vmms_die() {
+            return Err(vm.dies("boot"));
+        }
+        Ok(Box::new(vm))
     }
 
     async fn restore(&self, spec: &RestoreSpec) -> Result<Box<dyn MicroVm>, VmmError> {
@@ -105,7 +109,11 @@ impl Vmm for Simulated {
         if self.world.strikes(Fault::StandByRefused) {
             return Err(refused("stand by"));
         }
-        Ok(Some(Box::new(SimulatedStandby(self.start()))))
+        let vm = self.start();
+        if self.world.vmms_die() {
+            return Err(vm.dies("stand by"));
+        }
+        Ok(Some(Box::new(SimulatedStandby(vm))))
     }
 }
 
@@ -140,7 +148,7 @@ impl SimulatedVm {
             sleep(SLOW).await;
             return Err(timed_out("restore"));
         }
-        if self.world.strikes(Fault::RestoreDied) {
+        if self.world.vmms_die() || self.world.strikes(Fault::RestoreDied) {
             return Err(self.dies("restore"));
         }
         Ok(Box::new(self))

@@ -11,6 +11,7 @@ use crate::vm::Life;
 pub(crate) struct World {
     faults: AtomicBool,
     deaf: AtomicBool,
+    dead: AtomicBool,
     numbers: AtomicU32,
     /// VMs that were made and not dropped, and guests that run.
     vms: AtomicU64,
@@ -36,6 +37,15 @@ impl World {
 
     pub(crate) fn is_deaf(&self) -> bool {
         self.deaf.load(Ordering::SeqCst)
+    }
+
+    /// Whether every VMM ends before it runs a guest.
+    pub(crate) fn kill_vmms(&self, on: bool) {
+        self.dead.store(on, Ordering::SeqCst);
+    }
+
+    pub(crate) fn vmms_die(&self) -> bool {
+        self.dead.load(Ordering::SeqCst)
     }
 
     /// Whether a fault strikes now.

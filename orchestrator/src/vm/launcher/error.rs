@@ -144,22 +144,31 @@ impl LaunchError {
         )
     }
 
-    /// Whether a restore that failed so may have failed by its snapshot, which then can't serve
-    /// later either. What this process or its host lacks will be there again, and a VMM that can't
-    /// be used fails with each snapshot.
-    pub(crate) fn may_be_the_snapshots(&self) -> bool {
+    /// What a restore that failed so failed by.
+    pub(crate) fn fault(&self) -> Fault {
         match self {
-            Self::Vmm(error) => !matches!(
-                error,
+            Self::Snapshot(_) => Fault::Snapshot,
+            Self::Vmm(
                 VmmError::NotInstalled { .. }
-                    | VmmError::Unusable { .. }
-                    | VmmError::Io { .. }
-                    | VmmError::NoSpace { .. }
-            ),
-            Self::Guest(_) | Self::Snapshot(_) => true,
-            _ => false,
+                | VmmError::Unusable { .. }
+                | VmmError::Io { .. }
+                | VmmError::NoSpace { .. },
+            ) => Fault::Other,
+            Self::Vmm(_) | Self::Guest(_) => Fault::SnapshotOrVmm,
+            _ => Fault::Other,
         }
     }
+}
+
+/// What a restore failed by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Its snapshot, which can't serve later either.
+    Snapshot,
+    /// Its snapshot or the VMM, which other VMs show to work or not.
+    SnapshotOrVmm,
+    /// What this process or its host lacks, and what would fail with each snapshot.
+    Other,
 }
 
 #[cfg(test)]
@@ -170,11 +179,11 @@ mod tests {
     fn a_vmm_that_cant_be_used_is_no_fault_of_a_snapshot() {
         let path = std::path::Path::new("/qemu.sh");
         let unusable = LaunchError::Vmm(VmmError::not_itself("qemu", path, 5));
-        assert!(!unusable.may_be_the_snapshots());
+        assert_eq!(unusable.fault(), Fault::Other);
         let refused = LaunchError::Vmm(VmmError::Refused {
             operation: "load the snapshot".to_owned(),
             message: "no state".to_owned(),
         });
-        assert!(refused.may_be_the_snapshots());
+        assert_eq!(refused.fault(), Fault::SnapshotOrVmm);
     }
 }

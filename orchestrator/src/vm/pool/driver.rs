@@ -15,7 +15,7 @@ use super::state::{Action, Generation, Restored, SlotId};
 use super::wait_queue;
 use crate::metrics;
 use crate::vm::causes::with_causes;
-use crate::vm::launcher::{LaunchError, PausedClone, Sought, blocking};
+use crate::vm::launcher::{Fault, LaunchError, PausedClone, Sought, blocking};
 use crate::vm::snapshot::{Snapshot, SnapshotError};
 use crate::vm::vm_handle::Origin;
 use crate::vm::vmm::Exit;
@@ -161,6 +161,7 @@ async fn build(core: Arc<Core>, slot: SlotId) {
         Err(error) => {
             let ((), effects) = core.update(|state, now| state.built(slot, None, now));
             core.wake(effects);
+            vmm_fails(&core);
             Some(error)
         }
     };
@@ -195,6 +196,7 @@ async fn build_or_find(core: &Core, slot: SlotId) -> Result<(), LaunchError> {
     let snapshot = Some(created.snapshot);
     let ((), effects) = core.update(|state, now| state.built(slot, snapshot, now));
     core.wake(effects);
+    core.wake(vmm_works(core));
     // Whoever waits for it need not wait until others are deleted.
     report(core, None);
     clear(core).await;
@@ -245,9 +247,7 @@ async fn restore(core: Arc<Core>, slot: SlotId, generation: Generation, snapshot
         Restored::Failed => None,
     };
     core.wake(effects);
-    let at_fault = failure
-        .as_ref()
-        .is_some_and(LaunchError::may_be_the_snapshots);
+    let fault = failure.as_ref().map(LaunchError::fault);
     match failure {
         // Whoever waits for the pool gets another one, or the reason why there is none.
         Some(error @ LaunchError::Snapshot(_)) if core.read(|state| state.heals(generation)) => {
@@ -255,8 +255,9 @@ async fn restore(core: Arc<Core>, slot: SlotId, generation: Generation, snapshot
         }
         failure => report(&core, failure),
     }
-    if at_fault {
-        give_up(&core, generation);
+    match fault {
+        None => core.wake(vmm_works(&core)),
+        Some(fault) => blame(&core, generation, fault),
     }
     let (Some(exited), Some(id)) = (exited, warm) else {
         return;
@@ -307,15 +308,36 @@ pub(super) async fn inspect(core: &Core) {
         let checked = blocking(move || snapshot.check()).await;
         if let Err(error @ LaunchError::Snapshot(SnapshotError::Defective { .. })) = checked {
             healing(core, &error);
-            give_up(core, generation);
+            blame(core, generation, Fault::Snapshot);
         }
     }
 }
 
-/// Drops a snapshot that failed to restore; the next one takes its place.
-pub(super) fn give_up(core: &Core, generation: Generation) {
-    let (ended, effects) = core.update(|state, now| state.discard(generation, now));
+/// Draws the conclusion about a snapshot that could not be restored: the next one takes the place of
+/// one that is at fault.
+pub(super) fn blame(core: &Core, generation: Generation, fault: Fault) {
+    let (ended, effects) = core.update(|state, now| match fault {
+        Fault::Snapshot => state.discard(generation, now),
+        Fault::SnapshotOrVmm => {
+            state.suspect(generation, now);
+            Vec::new()
+        }
+        Fault::Other => Vec::new(),
+    });
     drop(ended);
+    core.wake(effects);
+}
+
+/// A VM was booted or restored: what failed to be restored before is at fault itself.
+pub(super) fn vmm_works(core: &Core) -> Effects {
+    let (ended, effects) = core.update(|state, _| state.vmm_works());
+    drop(ended);
+    effects
+}
+
+/// A boot failed: no snapshot is to blame for restores that failed.
+pub(super) fn vmm_fails(core: &Core) {
+    let ((), effects) = core.update(|state, _| state.vmm_fails());
     core.wake(effects);
 }
 

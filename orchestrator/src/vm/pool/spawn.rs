@@ -14,7 +14,7 @@ use super::state::Placement;
 use super::wait_queue::Waiter;
 use super::{Pool, SpawnError, SpawnOptions, driver};
 use crate::vm::identity::VmName;
-use crate::vm::launcher::{LaunchError, PausedClone};
+use crate::vm::launcher::{Fault, LaunchError, PausedClone};
 use crate::vm::snapshot::Snapshot;
 use crate::vm::vm_handle::{Origin, Timings, VmHandle};
 
@@ -85,6 +85,9 @@ impl Pool {
         core.counters.served(handle.origin(), &timings);
         let ((), effects) = core.update(|state, _| state.serves(lease.id(), handle.origin()));
         spawn.taken.effects.push(effects);
+        if handle.origin() != Origin::Warm {
+            spawn.taken.effects.push(driver::vmm_works(core));
+        }
         if spawn.stood_by && timings.start.is_zero() {
             let ((), effects) = core.update_standby(|standby, _| standby.served());
             spawn.taken.effects.push(effects);
@@ -239,13 +242,10 @@ impl<'a> Spawn<'a> {
                         Err(error) => {
                             // Deleting it needs that nobody holds it.
                             drop(snapshot);
-                            let at_fault = error.may_be_the_snapshots();
-                            let slow = error.took_its_time();
+                            let (fault, slow) = (error.fault(), error.took_its_time());
                             self.failed(Origin::Restored, error);
-                            if at_fault {
-                                driver::give_up(self.core, generation);
-                            }
-                            if at_fault && !slow {
+                            driver::blame(self.core, generation, fault);
+                            if fault != Fault::Other && !slow {
                                 self.again(lease, Origin::Warm)
                             } else {
                                 self.fall_back_to_boot(lease)
@@ -320,6 +320,7 @@ impl<'a> Spawn<'a> {
         match self.core.launcher.cold_boot_named(self.name).await {
             Ok(handle) => Ok(handle),
             Err(error) => {
+                driver::vmm_fails(self.core);
                 self.failed(Origin::ColdBooted, error);
                 Err(SpawnError::Failed(Tiers(std::mem::take(self.failed))))
             }

@@ -22,6 +22,9 @@
 //!   warm clones end for spawns of other pools that wait.
 //! * Only a spawn that succeeded resets a backoff; a build or a restore of the pool's own does not.
 //! * A snapshot is deleted when it has a successor and no clone.
+//! * A snapshot whose restore failed is suspected: it serves nobody and gets a successor. It is given
+//!   up when a VM starts elsewhere, since then it was not the VMM that failed, and is taken back into
+//!   use when a boot fails as well.
 //! * A tier that fails again and again is not used for a while (see `breaker`): spawns are served by
 //!   the next one at once.
 
@@ -143,6 +146,15 @@ struct Entry<S> {
     /// Clones that live: being restored, warm or leased.
     clones: usize,
     retired: bool,
+    /// A restore of it failed, by it or by the VMM.
+    suspected: bool,
+}
+
+impl<S> Entry<S> {
+    /// Whether it is to be deleted. One that is suspected may yet be sound, and somebody else's.
+    fn is_over(&self) -> bool {
+        self.retired && self.clones == 0 && !self.suspected
+    }
 }
 
 #[derive(Debug)]
@@ -267,6 +279,7 @@ impl<S: Clone, C> PoolState<S, C> {
             snapshot,
             clones: 0,
             retired: false,
+            suspected: false,
         };
         self.snapshots.insert(generation, entry);
         let old = self.slots[at].ready.replace((generation, expires));
@@ -408,9 +421,7 @@ impl<S: Clone, C> PoolState<S, C> {
         if !self.restored_tier.admits(now) {
             return (Placement::Boot, None);
         }
-        let ready = self
-            .turns()
-            .find_map(|at| Some((at, self.slots[at].ready?.0)));
+        let ready = self.turns().find_map(|at| Some((at, self.sound(at)?)));
         let Some((at, generation)) = ready else {
             return (Placement::Boot, None);
         };
@@ -420,6 +431,16 @@ impl<S: Clone, C> PoolState<S, C> {
             Some(snapshot) => (Placement::Restore(generation, snapshot), Some(generation)),
             None => (Placement::Boot, None),
         }
+    }
+
+    /// The place's snapshot, if it can serve.
+    fn sound(&self, at: SlotId) -> Option<Generation> {
+        let (present, _) = self.slots[at].ready?;
+        (!self.is_suspected(present)).then_some(present)
+    }
+
+    fn is_suspected(&self, of: Generation) -> bool {
+        self.snapshots.get(&of).is_some_and(|entry| entry.suspected)
     }
 
     fn clone_begun(&mut self, of: Generation) -> Option<S> {
@@ -457,7 +478,7 @@ impl<S: Clone, C> PoolState<S, C> {
             self.evict_surplus(now, &mut actions);
             self.refill(now, &mut actions);
         }
-        let over = |_: &Generation, entry: &mut Entry<S>| entry.retired && entry.clones == 0;
+        let over = |_: &Generation, entry: &mut Entry<S>| entry.is_over();
         let over = self.snapshots.extract_if(over);
         actions.extend(over.map(|(_, entry)| Action::Delete(entry.snapshot)));
         actions
@@ -477,8 +498,10 @@ impl<S: Clone, C> PoolState<S, C> {
     fn build(&mut self, now: Now, actions: &mut Vec<Action<S, C>>) {
         let mut building = self.slots.iter().filter(|slot| slot.building).count();
         // What is missing comes before what is old, of which one at a time is replaced.
-        for (at, slot) in self.slots.iter_mut().enumerate() {
-            if slot.ready.is_none()
+        for at in 0..self.slots.len() {
+            let is_missing = self.sound(at).is_none();
+            let slot = &mut self.slots[at];
+            if is_missing
                 && !slot.building
                 && slot.build_backoff.until() <= now
                 && building < self.rules.builds
@@ -556,7 +579,7 @@ impl<S: Clone, C> PoolState<S, C> {
                 if round >= *quota || slot.fresh() > round || slot.restore_backoff.until() > now {
                     continue;
                 }
-                let Some((generation, _)) = slot.ready else {
+                let Some(generation) = self.sound(at) else {
                     continue;
                 };
                 let Some(share) = self.room(at, actions) else {
@@ -593,7 +616,10 @@ impl<S: Clone, C> PoolState<S, C> {
             return None;
         }
         let times = self.slots.iter().flat_map(|slot| {
-            let expires = slot.ready.map_or(Duration::ZERO, |(_, expires)| expires);
+            let sound = slot
+                .ready
+                .filter(|(present, _)| !self.is_suspected(*present));
+            let expires = sound.map_or(Duration::ZERO, |(_, expires)| expires);
             let build = (!slot.building).then(|| expires.max(slot.build_backoff.until()));
             let restore = slot.ready.map(|_| slot.restore_backoff.until());
             [build, restore]
@@ -630,6 +656,12 @@ impl<S: Clone, C> PoolState<S, C> {
 
     /// Instead of a build, a snapshot of another process was found, which is `age` old.
     pub(crate) fn found(&mut self, at: SlotId, snapshot: S, age: Duration, now: Now) {
+        let is_young = |(_, expires): (Generation, Now)| expires > now;
+        if self.sound(at).is_some() && self.slots[at].ready.is_some_and(is_young) {
+            // It was suspected when this was looked for, and serves again by now.
+            self.slots[at].building = false;
+            return;
+        }
         self.filled(at, Some(snapshot), age, now);
     }
 
@@ -704,16 +736,21 @@ impl<S: Clone, C> PoolState<S, C> {
     /// it is the first one, and after ever longer waits if one is like the other. Returns its warm
     /// clones, to be ended.
     pub(crate) fn discard(&mut self, generation: Generation, now: Now) -> Vec<C> {
+        self.suspect(generation, now);
+        if let Some(entry) = self.snapshots.get_mut(&generation) {
+            entry.suspected = false;
+        }
+        self.retire(generation)
+    }
+
+    fn retire(&mut self, generation: Generation) -> Vec<C> {
         let Some(entry) = self.snapshots.get_mut(&generation) else {
             return Vec::new();
         };
         entry.retired = true;
         let mut ended = Vec::new();
         for slot in &mut self.slots {
-            let given_up = slot.ready.take_if(|(present, _)| *present == generation);
-            if given_up.is_some() {
-                slot.build_backoff.record_failure(now, &mut self.jitter);
-            }
+            slot.ready.take_if(|(present, _)| *present == generation);
             let (faulty, sound) = std::mem::take(&mut slot.warm)
                 .into_iter()
                 .partition(|warm| warm.of == generation);
@@ -724,6 +761,42 @@ impl<S: Clone, C> PoolState<S, C> {
             self.clone_ended(generation);
         }
         ended.into_iter().map(|warm| warm.clone).collect()
+    }
+
+    /// A restore of a snapshot failed, by it or by the VMM: it serves nobody, and is built anew as one
+    /// that is given up, until it is known which of the two it was.
+    pub(crate) fn suspect(&mut self, generation: Generation, now: Now) {
+        let entry = self.snapshots.get_mut(&generation);
+        // One that has a successor is at its end in any case.
+        let Some(entry) = entry.filter(|entry| !entry.suspected && !entry.retired) else {
+            return;
+        };
+        entry.suspected = true;
+        let is_its = |slot: &&mut Slot<C>| slot.ready.is_some_and(|(it, _)| it == generation);
+        if let Some(slot) = self.slots.iter_mut().find(is_its) {
+            slot.build_backoff.record_failure(now, &mut self.jitter);
+        }
+    }
+
+    /// A VM of the VMM started: the snapshots that are suspected are at fault, and are given up.
+    /// Returns their warm clones, to be ended.
+    pub(crate) fn vmm_works(&mut self) -> Vec<C> {
+        let mut given_up = Vec::new();
+        for (generation, entry) in &mut self.snapshots {
+            if std::mem::take(&mut entry.suspected) {
+                given_up.push(*generation);
+            }
+        }
+        let ended = given_up.into_iter().map(|it| self.retire(it));
+        ended.flatten().collect()
+    }
+
+    /// No VM of the VMM could be booted, so its restores prove nothing: the snapshots that are
+    /// suspected serve again.
+    pub(crate) fn vmm_fails(&mut self) {
+        // What another process's snapshot took the place of is left to whoever finds it.
+        self.snapshots
+            .retain(|_, entry| !(std::mem::take(&mut entry.suspected) && entry.retired));
     }
 
     /// Whether a snapshot that is given up now is built anew at once.
@@ -746,8 +819,9 @@ impl<S: Clone, C> PoolState<S, C> {
 
     pub(crate) fn counts(&self) -> Counts {
         let sum = |count: fn(&Slot<C>) -> usize| self.slots.iter().map(count).sum();
+        let ready = (0..self.slots.len()).filter(|at| self.sound(*at).is_some());
         Counts {
-            ready: sum(|slot| usize::from(slot.ready.is_some())),
+            ready: ready.count(),
             building: sum(|slot| usize::from(slot.building)),
             warm: sum(|slot| slot.warm.len()),
             restoring: sum(|slot| slot.restoring.len()),
@@ -765,34 +839,37 @@ impl<S: Clone, C> PoolState<S, C> {
     /// Whether every slot has its snapshot, and its warm clones as far as there is room.
     pub(crate) fn is_full(&self, now: Now) -> bool {
         let quotas = self.quotas(now);
-        let has_all = |(slot, quota): (&Slot<C>, &usize)| {
-            slot.ready.is_some() && slot.restoring.is_empty() && slot.fresh() >= *quota
-        };
-        if self.slots.iter().zip(&quotas).all(has_all) {
-            return true;
+        let is_settled =
+            |at: SlotId| self.sound(at).is_some() && self.slots[at].restoring.is_empty();
+        if !(0..quotas.len()).all(is_settled) {
+            return false;
         }
-        let settled = |slot: &Slot<C>| slot.ready.is_some() && slot.restoring.is_empty();
+        let has_all = |(slot, quota): (&Slot<C>, &usize)| slot.fresh() >= *quota;
         let Rules {
             budget, guest_mib, ..
         } = &self.rules;
-        self.slots.iter().all(settled) && !budget.has_room(*guest_mib)
+        self.slots.iter().zip(&quotas).all(has_all) || !budget.has_room(*guest_mib)
     }
 
     /// Whether no snapshot is older than it should be, on its way, or kept for nobody.
     pub(crate) fn is_fresh(&self, now: Now) -> bool {
-        let useless = |entry: &Entry<S>| entry.retired && entry.clones == 0;
-        !self.snapshots.values().any(useless)
-            && self
-                .slots
-                .iter()
-                .all(|slot| !slot.building && slot.ready.is_some_and(|(_, expires)| expires > now))
+        let is_fresh = |slot: &Slot<C>| {
+            let of_its_own = slot
+                .ready
+                .filter(|(present, _)| !self.is_suspected(*present));
+            !slot.building && of_its_own.is_some_and(|(_, expires)| expires > now)
+        };
+        !self.snapshots.values().any(Entry::is_over) && self.slots.iter().all(is_fresh)
     }
 
+    /// The snapshots that are ready.
     pub(crate) fn snapshots(&self) -> impl Iterator<Item = &S> {
-        self.present().map(|(_, snapshot)| snapshot)
+        let present = self.present();
+        let sound = present.filter(|(generation, _)| !self.is_suspected(*generation));
+        sound.map(|(_, snapshot)| snapshot)
     }
 
-    /// The snapshots that are ready, by their generations.
+    /// The snapshots that have a place, by their generations, ready or suspected.
     pub(crate) fn present(&self) -> impl Iterator<Item = (Generation, &S)> {
         let present = self.slots.iter().filter_map(|slot| slot.ready);
         present.filter_map(|(generation, _)| {

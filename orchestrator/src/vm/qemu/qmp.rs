@@ -86,16 +86,18 @@ pub(super) struct Qmp {
 }
 
 impl Qmp {
-    /// Starts the conversation; QEMU need not run yet.
-    pub(super) async fn open(stream: UnixStream) -> Result<Self, QmpError> {
-        let mut qmp = Self {
+    pub(super) fn new(stream: UnixStream) -> Self {
+        Self {
             stream,
             received: Vec::new(),
             pending: std::collections::VecDeque::new(),
             events: std::collections::VecDeque::new(),
-        };
-        qmp.send("qmp_capabilities", json!({})).await?;
-        Ok(qmp)
+        }
+    }
+
+    /// Starts the conversation; QEMU need not run yet.
+    pub(super) async fn begin(&mut self) -> Result<(), QmpError> {
+        self.send("qmp_capabilities", json!({})).await
     }
 
     /// The process that says the first thing there is to read, and that is left to be read.
@@ -282,9 +284,10 @@ fn command_line(command: &str, arguments: &Value) -> String {
 #[cfg(any(test, feature = "fuzzing"))]
 /// A conversation with a peer that has said all that it will.
 pub(crate) async fn fuzz(stream: UnixStream) {
-    let Ok(mut qmp) = Qmp::open(stream).await else {
+    let mut qmp = Qmp::new(stream);
+    if qmp.begin().await.is_err() {
         return;
-    };
+    }
     let _ = qmp.speaker().await;
     let status = |event: &Event| {
         let status = event.data.get("status")?.as_str()?;
@@ -316,7 +319,9 @@ mod tests {
     async fn conversation(answers: &str) -> (Qmp, UnixStream) {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(answers.as_bytes()).await.unwrap();
-        (Qmp::open(ours).await.unwrap(), theirs)
+        let mut qmp = Qmp::new(ours);
+        qmp.begin().await.unwrap();
+        (qmp, theirs)
     }
 
     #[tokio::test]
@@ -383,7 +388,8 @@ mod tests {
         for garbage in ["x".repeat(2 * MAX_LINE), "garbage\n".to_owned()] {
             let (ours, mut theirs) = UnixStream::pair().unwrap();
             let writer = tokio::spawn(async move { theirs.write_all(garbage.as_bytes()).await });
-            let mut qmp = Qmp::open(ours).await.unwrap();
+            let mut qmp = Qmp::new(ours);
+            qmp.begin().await.unwrap();
             assert!(matches!(qmp.settle().await, Err(QmpError::Malformed(_))));
             drop(qmp);
             let _ = writer.await.unwrap();

@@ -224,6 +224,76 @@ fn a_faulty_snapshot_is_given_up_and_built_anew() {
     assert_eq!(served(&mut state), Placement::Boot);
 }
 
+/// A pool whose only snapshot was restored for a spawn, in vain.
+fn with_a_suspected_snapshot() -> (PoolState<u32, u32>, Generation) {
+    let mut state = state(1, 0, 9);
+    state.adopt(1, at(0), at(0));
+    state.activate();
+    let grant = state.acquire(at(0)).unwrap();
+    let Placement::Restore(generation, _) = grant.placement else {
+        panic!("not restored")
+    };
+    state.suspect(generation, at(0));
+    let again = state.fall_back(grant.lease, Origin::Warm, at(0));
+    assert_eq!(again, Placement::Boot, "it is not tried twice");
+    assert_eq!(state.actions(at(0)), [Action::Build(0)], "nor deleted");
+    assert!(state.counts().ready == 0 && !state.is_full(at(0)) && !state.is_fresh(at(0)));
+    (state, generation)
+}
+
+#[test]
+fn a_suspected_snapshot_is_given_up_when_another_vm_starts() {
+    let (mut state, _) = with_a_suspected_snapshot();
+    assert_eq!(state.vmm_works(), Vec::<u32>::new());
+    assert_eq!(state.actions(at(0)), [Action::Delete(1)]);
+    // That a boot fails later does not bring it back.
+    state.vmm_fails();
+    assert_eq!(served(&mut state), Placement::Boot);
+    state.built(0, Some(2), at(1));
+    assert_eq!(restores(&served(&mut state)), Some(2));
+}
+
+#[test]
+fn a_suspected_snapshot_serves_again_when_a_boot_fails_as_well() {
+    let (mut state, generation) = with_a_suspected_snapshot();
+    state.built(0, None, at(0));
+    state.vmm_fails();
+    assert_eq!(restores(&served(&mut state)), Some(1));
+    for second in 1..100 {
+        state.suspect(generation, at(second));
+        state.vmm_fails();
+    }
+    assert_eq!(state.vmm_works(), Vec::<u32>::new(), "all that is over");
+    assert_eq!(state.counts().ready, 1);
+}
+
+#[test]
+fn a_suspected_snapshot_whose_place_another_process_fills_is_not_deleted_for_that() {
+    for works in [true, false] {
+        let (mut state, _) = with_a_suspected_snapshot();
+        state.found(0, 2, at(0), at(0));
+        assert_eq!(state.actions(at(0)), []);
+        if works {
+            state.vmm_works();
+            assert_eq!(state.actions(at(0)), [Action::Delete(1)]);
+        } else {
+            state.vmm_fails();
+            assert_eq!(state.actions(at(0)), []);
+            assert_eq!(state.counts().retired, 0, "it is not kept from others");
+        }
+    }
+}
+
+#[test]
+fn a_snapshot_that_serves_again_does_not_give_way_to_one_that_was_looked_for_meanwhile() {
+    let (mut state, _) = with_a_suspected_snapshot();
+    state.vmm_fails();
+    state.found(0, 2, at(0), at(0));
+    assert_eq!(state.actions(at(0)), []);
+    assert_eq!(restores(&served(&mut state)), Some(1));
+    assert_eq!(state.counts().building, 0);
+}
+
 /// Times at which a slot is built anew whose snapshots are all given up at their first restore,
 /// unless a spawn was served meanwhile.
 fn builds_of_faulty_snapshots(
@@ -401,6 +471,9 @@ fn event() -> impl Strategy<Value = Event> {
         6 => (any::<usize>(), any::<bool>()).prop_map(|(n, ok)| Event::RestoreEnds(n, ok)),
         1 => any::<usize>().prop_map(Event::Dies),
         1 => any::<usize>().prop_map(Event::Discard),
+        2 => any::<usize>().prop_map(Event::Suspect),
+        1 => Just(Event::VmmWorks),
+        1 => Just(Event::VmmFails),
         1 => any::<usize>().prop_map(Event::LeaseFails),
         2 => any::<usize>().prop_map(Event::LeaseServes),
         1 => (any::<usize>(), 0..100u64).prop_map(|(n, age)| Event::Finds(n, age)),

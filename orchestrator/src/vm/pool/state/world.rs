@@ -44,6 +44,9 @@ pub(super) enum Event {
     RestoreEnds(usize, bool),
     Dies(usize),
     Discard(usize),
+    Suspect(usize),
+    VmmWorks,
+    VmmFails,
     LeaseFails(usize),
     LeaseServes(usize),
     Refresh,
@@ -146,10 +149,15 @@ impl World {
                     self.goes(died);
                 }
             }
+            Event::Suspect(n) => {
+                if let Some(generation) = self.generation(n) {
+                    self.state.suspect(generation, self.now);
+                }
+            }
+            Event::VmmWorks => self.vmm_works(),
+            Event::VmmFails => self.state.vmm_fails(),
             Event::Discard(n) => {
-                let mut seen: Vec<_> = self.snapshots.keys().copied().collect();
-                seen.sort_unstable();
-                if let Some(generation) = pick(&mut seen, n) {
+                if let Some(generation) = self.generation(n) {
                     for clone in self.state.discard(generation, self.now) {
                         self.goes(clone);
                     }
@@ -164,6 +172,18 @@ impl World {
         self.check();
     }
 
+    fn generation(&self, n: usize) -> Option<Generation> {
+        let mut known: Vec<_> = self.snapshots.keys().copied().collect();
+        known.sort_unstable();
+        pick(&mut known, n)
+    }
+
+    fn vmm_works(&mut self) {
+        for clone in self.state.vmm_works() {
+            self.goes(clone);
+        }
+    }
+
     /// Places that can serve: by a warm clone, or if there is none at all, by a restore.
     fn able(&self) -> Vec<SlotId> {
         let having = |has: fn(&Slot<Clone>) -> bool| {
@@ -173,7 +193,10 @@ impl World {
         };
         let warm = having(|slot| !slot.warm.is_empty());
         if warm.is_empty() {
-            having(|slot| slot.ready.is_some())
+            let places = 0..self.rules.size;
+            places
+                .filter(|at| self.state.sound(*at).is_some())
+                .collect()
         } else {
             warm
         }
@@ -358,6 +381,7 @@ impl World {
                 Event::BuildEnds(0, true),
                 Event::RestoreEnds(0, true),
                 Event::Release(0),
+                Event::VmmWorks,
             ] {
                 self.happens(event);
             }
