@@ -24,21 +24,34 @@ pub fn of_start(error: io::Error) -> io::Error {
 }
 
 /// `error`, with the limit of open files if that is what was met.
+#[must_use]
 pub fn of_files(error: io::Error) -> io::Error {
-    let text = match Errno::from_io_error(&error) {
+    match files(&error) {
+        Some(text) => io::Error::new(error.kind(), text),
+        None => error,
+    }
+}
+
+/// The text of `error`, which is kept as it is, with the limit of open files if that was met.
+#[must_use]
+pub fn told(error: &io::Error) -> String {
+    files(error).unwrap_or_else(|| error.to_string())
+}
+
+fn files(error: &io::Error) -> Option<String> {
+    match Errno::from_io_error(error) {
         Some(Errno::MFILE) => {
             let limit = getrlimit(Resource::Nofile).current;
             let limit = limit.map_or_else(String::new, |limit| format!("at most {limit} "));
-            format!(
+            Some(format!(
                 "this process may have {limit}open files (ulimit -n): raise that, or have fewer VMs"
-            )
+            ))
         }
         Some(Errno::NFILE) => {
-            "the host may have no more open files (sysctl fs.file-max): raise that".to_owned()
+            Some("the host may have no more open files (sysctl fs.file-max): raise that".to_owned())
         }
-        _ => return error,
-    };
-    io::Error::new(error.kind(), text)
+        _ => None,
+    }
 }
 
 /// That no process and no thread can be started, with the limits there are.
@@ -66,6 +79,11 @@ mod tests {
         let told = |errno: Errno| of_start(errno.into()).to_string();
         assert!(told(Errno::MFILE).contains("ulimit -n"));
         assert!(told(Errno::NFILE).contains("fs.file-max"));
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOENT] {
+            let error = io::Error::from(errno);
+            assert_eq!(super::told(&error), of_files(errno.into()).to_string());
+            assert_eq!(error.raw_os_error(), Some(errno.raw_os_error()));
+        }
         let processes = told(Errno::AGAIN);
         assert!(
             ["ulimit -u", "pids.max", "pid_max"]

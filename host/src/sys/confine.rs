@@ -31,6 +31,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::raw::last_errno;
 use super::supply;
+use crate::host_limits;
 
 /// What a program is started without.
 #[derive(Debug, Default)]
@@ -366,7 +367,10 @@ fn at(stage: Stage) -> impl Fn(Errno) -> Failed {
 
 fn explained(error: io::Error, stage: Option<Stage>) -> io::Error {
     match stage {
-        Some(stage) => io::Error::new(error.kind(), format!("can't {}: {error}", stage.text())),
+        Some(stage) => io::Error::new(
+            error.kind(),
+            format!("can't {}: {}", stage.text(), host_limits::told(&error)),
+        ),
         None => error,
     }
 }

@@ -11,13 +11,14 @@ use super::kernel::KernelError;
 use super::modules::ModuleError;
 use crate::disk;
 use crate::state_path::Exposed;
+use ironclaw_host::host_limits;
 
 /// Why a template could not be built, loaded, verified or deleted.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TemplateError {
     /// The file system refused something.
-    #[error("can't {operation} {path}: {source}", path = .path.display())]
+    #[error("can't {operation} {path}: {}", host_limits::told(.source), path = .path.display())]
     Io {
         /// What was attempted, as an infinitive.
         operation: &'static str,

@@ -326,6 +326,23 @@ async fn runs_out_of_files() {
     assert!(error.contains("128 open files (ulimit -n)"), "{error}");
     let vm = vms.pop().unwrap();
     assert_eq!(run(&vm, ["echo", "inside"]).await, "inside\n");
+    vm.destroy().await.unwrap();
+    // Whichever descriptor it is that can't be had.
+    for files in 100..128 {
+        let limit = rustix::process::Rlimit {
+            current: Some(files),
+            ..limit
+        };
+        rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
+        match launcher.restore_vm(&snapshot, "one").await {
+            Ok(_) => break,
+            Err(error) => assert!(
+                words(&error).contains("open files (ulimit -n)"),
+                "{files}: {}",
+                words(&error)
+            ),
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

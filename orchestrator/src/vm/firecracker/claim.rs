@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::state_path::{self, PathError};
 use crate::vm::flock::{Kind, Locked, try_lock};
+use crate::vm::host_limits;
 use crate::vm::run_directory::CLAIMS;
 
 /// Where root's locks are.
@@ -25,7 +26,10 @@ pub(super) fn directory(run_path: &Path) -> io::Result<PathBuf> {
         let found = state_path::make(Path::new(OF_THE_HOST)).map_err(|error| match error {
             PathError::Io(error) => io::Error::new(
                 error.kind(),
-                format!("{OF_THE_HOST}, where user ids and tap devices are claimed: {error}"),
+                format!(
+                    "{OF_THE_HOST}, where user ids and tap devices are claimed: {}",
+                    host_limits::told(&error)
+                ),
             ),
             PathError::Exposed(exposed) => io::Error::new(
                 io::ErrorKind::PermissionDenied,

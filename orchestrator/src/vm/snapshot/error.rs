@@ -10,13 +10,14 @@ use super::owner::Owners;
 use crate::disk;
 use crate::state_path::Exposed;
 use crate::vm::digest::Sha256Digest;
+use crate::vm::host_limits;
 
 /// Failure of an operation on the snapshot store: what was attempted, where, and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SnapshotError {
     /// The operating system refused an operation.
-    #[error("cannot {operation} {}: {source}", path.display())]
+    #[error("cannot {operation} {}: {}", path.display(), host_limits::told(source))]
     Io {
         /// What was attempted, as a verb phrase.
         operation: &'static str,
