@@ -10,12 +10,10 @@ use ironclaw_orchestrator::vm::vmm::{MicroVm, Ram, Standby, VmmError};
 use ironclaw_orchestrator::vm::{Command, ExitStatus, GuestError, VmHandle};
 use ironclaw_protocol::message::FailureKind;
 use ironclaw_test_harness::skipped;
-use libtest_mimic::Trial;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::timeout;
 
 use crate::backend::{Backend, Kind, is_alive};
-use crate::trial;
 use crate::within::within;
 
 /// Long enough for a boot under translation on a busy machine.
@@ -23,23 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Long enough for an answer to come that must not come.
 const SILENCE: Duration = Duration::from_millis(200);
 
-macro_rules! behaviours {
-    ($($name:ident),* $(,)?) => {
-        pub(crate) fn trials() -> Vec<Trial> {
-            Kind::ALL
-                .into_iter()
-                .flat_map(|kind| {
-                    [$(trial(
-                        format!("contract::{}::{}", kind.name(), stringify!($name)),
-                        move || on(kind, async |backend| $name(backend).await),
-                    )),*]
-                })
-                .collect()
-        }
-    };
-}
-
-behaviours!(
+on_each_vmm!(
+    "contract":
     a_boot_comes_up_and_can_be_reached_once,
     a_held_vm_says_nothing_until_it_is_released,
     holding_and_releasing_twice_is_no_error,

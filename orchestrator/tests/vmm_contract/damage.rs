@@ -3,29 +3,11 @@
 use std::fs;
 
 use ironclaw_orchestrator::vm::{Origin, Pool, PoolOptions, VmHandle};
-use libtest_mimic::Trial;
 
-use crate::backend::{Backend, Kind};
-use crate::contract::on;
-use crate::trial;
+use crate::backend::Backend;
 
-macro_rules! damages {
-    ($($name:ident),* $(,)?) => {
-        pub(crate) fn trials() -> Vec<Trial> {
-            Kind::ALL
-                .into_iter()
-                .flat_map(|kind| {
-                    [$(trial(
-                        format!("damage::{}::{}", kind.name(), stringify!($name)),
-                        move || on(kind, async |backend| $name(backend).await),
-                    )),*]
-                })
-                .collect()
-        }
-    };
-}
-
-damages!(
+on_each_vmm!(
+    "damage":
     a_snapshot_without_state_costs_one_boot_and_is_built_anew,
     one_broken_snapshot_of_three_costs_no_boot,
     a_removed_directory_of_snapshots_is_made_anew,

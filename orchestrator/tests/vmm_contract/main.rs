@@ -18,6 +18,21 @@
 #[allow(unused_imports, reason = "all tests are asynchronous so far")]
 extern crate ironclaw_test_harness as tokio;
 
+/// The trials of a module: each of these, with each hypervisor.
+macro_rules! on_each_vmm {
+    ($module:literal: $($name:ident),* $(,)?) => {
+        pub(crate) fn trials() -> Vec<libtest_mimic::Trial> {
+            let of_kind = |kind: crate::backend::Kind| {
+                [$(crate::trial(
+                    format!("{}::{}::{}", $module, kind.name(), stringify!($name)),
+                    move || crate::contract::on(kind, async |backend| $name(backend).await),
+                )),*]
+            };
+            crate::backend::Kind::ALL.into_iter().flat_map(of_kind).collect()
+        }
+    };
+}
+
 mod backend;
 mod contract;
 mod crash;
