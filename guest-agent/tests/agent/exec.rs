@@ -200,3 +200,43 @@ fn streams_that_share_a_pipe_stay_in_order() {
     assert_eq!(String::from_utf8(run.stdout).unwrap(), expected);
     assert!(run.stderr.is_empty());
 }
+
+#[test]
+fn a_command_that_stops_itself_or_closes_all_it_has_ends_all_the_same() {
+    let agent = Agent::start();
+    let mut host = agent.host();
+    let mut stopped = shell("echo before; kill -STOP $$");
+    stopped.timeout_ms = Some(300);
+    let run = host.run(Request::Exec(stopped));
+    assert_eq!(run.outcome, Outcome::TimedOut);
+    assert_eq!(run.stdout(), "before");
+    let closed = host.shell("exec <&- >&- 2>&-; sleep .1; exit 3");
+    assert_eq!(closed.outcome, Outcome::Exited(3));
+    let gone = "cd \"$(mktemp -d)\" && rmdir \"$PWD\" && exec sh -c 'exit 4'";
+    assert_eq!(host.shell(gone).outcome, Outcome::Exited(4));
+}
+
+#[test]
+fn an_executable_that_is_no_program_is_refused_by_its_name() {
+    let agent = Agent::start();
+    let mut host = agent.host();
+    for content in [&b"\x7fELF"[..], b"", b"\0\xff\0\xff"] {
+        let file = agent.path("file");
+        fs::write(&file, content).unwrap();
+        fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let failure = host.run(Request::Exec(exec(&[&text(&file)]))).failure();
+        assert_eq!(failure.kind, FailureKind::Invalid, "{}", failure.message);
+        let message = failure.message;
+        assert!(message.contains(&text(&file)), "{message}");
+        assert!(message.contains("format"), "{message}");
+    }
+}
+
+#[test]
+fn ten_thousand_variables_arrive() {
+    let agent = Agent::start();
+    let mut command = exec(&["sh", "-c", "env | grep -c ^VARIABLE_"]);
+    let variable = |n| (format!("VARIABLE_{n}").as_str().into(), "x".into());
+    command.env = (0..10_000).map(variable).collect();
+    assert_eq!(agent.host().run(Request::Exec(command)).stdout(), "10000");
+}
