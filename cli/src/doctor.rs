@@ -1,5 +1,6 @@
 //! `ironclaw doctor`
 
+mod check;
 mod firecracker;
 mod kvm;
 mod qemu;
@@ -23,54 +24,7 @@ use serde::Serialize;
 use crate::exit::Exit;
 use crate::template::{self, Current};
 use crate::{requirements, snapshot};
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Status {
-    Ok,
-    /// A run works, if slower or later.
-    Warn,
-    /// A run would not work.
-    Fail,
-}
-
-#[derive(Debug, Serialize)]
-struct Check {
-    name: &'static str,
-    status: Status,
-    found: String,
-    /// What to do about it.
-    advice: Option<String>,
-}
-
-impl Check {
-    fn ok(name: &'static str, found: impl Into<String>) -> Self {
-        Self {
-            name,
-            status: Status::Ok,
-            found: found.into(),
-            advice: None,
-        }
-    }
-
-    fn warn(name: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self {
-            name,
-            status: Status::Warn,
-            found: found.into(),
-            advice: Some(advice.into()),
-        }
-    }
-
-    fn fail(name: &'static str, found: impl Into<String>, advice: Option<String>) -> Self {
-        Self {
-            name,
-            status: Status::Fail,
-            found: found.into(),
-            advice,
-        }
-    }
-}
+use check::{Check, Status};
 
 #[derive(Debug, Serialize)]
 struct Report {

@@ -16,7 +16,8 @@ use rustix::net::{SocketFlags, accept_with};
 use thiserror::Error;
 
 use crate::children;
-use crate::link::{Fate, Link};
+use crate::fate::Fate;
+use crate::link::Link;
 use crate::port_search::PortSearch;
 use crate::program::Surroundings;
 use crate::session::{Context, Source};

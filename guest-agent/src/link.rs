@@ -9,6 +9,7 @@ use ironclaw_protocol::message::{ToGuest, ToHost, bounded_text};
 use rustix::event::PollFlags;
 use rustix::net::{Shutdown, shutdown};
 
+use crate::fate::Fate;
 use crate::outgoing::Outgoing;
 use crate::session::{Context, Session};
 use crate::transport::Transport;
@@ -26,15 +27,6 @@ enum Phase {
     Unsynced,
     Opened,
     Running(Session),
-}
-
-/// What became of a line after it was served.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
-    /// It goes on.
-    Kept,
-    /// It is over and can be closed.
-    Over,
 }
 
 /// A line and what belongs to it.

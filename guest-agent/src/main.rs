@@ -27,6 +27,7 @@ mod console;
 mod control_group;
 mod download;
 mod failure;
+mod fate;
 mod identity;
 mod inflow;
 mod link;

@@ -11,7 +11,7 @@ use ironclaw_protocol::SERIAL_PORT_NAME;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::fs::OFlags;
 
-use crate::link::Fate;
+use crate::fate::Fate;
 
 /// Where the kernel lists the ports.
 const PORTS: &str = "/sys/class/virtio-ports";

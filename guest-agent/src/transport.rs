@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::link::Fate;
+use crate::fate::Fate;
 use crate::serial::SerialPort;
 
 /// A line, open and non-blocking.

@@ -14,7 +14,7 @@ use ironclaw_orchestrator::vm::firecracker::{FirecrackerBinary, find_jailer};
 use ironclaw_orchestrator::vm::vmm::VmmError;
 use rustix::process::geteuid;
 
-use super::Check;
+use super::check::Check;
 use super::qemu::Purpose;
 
 /// The binary, and the jailer where there is one to jail; and what is left for QEMU to do. `opened`
@@ -157,7 +157,7 @@ fn control_groups() -> Option<Check> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Status;
+    use super::super::check::Status;
     use super::super::tests::config;
     use super::*;
 

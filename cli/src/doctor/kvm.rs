@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use ironclaw_orchestrator::vm::Config;
 use ironclaw_orchestrator::vm::config::{AccelChoice, BackendChoice};
 
-use super::Check;
+use super::check::Check;
 
 const DEVICE: &str = "/dev/kvm";
 
@@ -86,7 +86,7 @@ pub(super) fn open() -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Status;
+    use super::super::check::Status;
     use super::super::tests::{config, no_kvm};
     use super::*;
 

@@ -6,7 +6,7 @@ use ironclaw_orchestrator::vm::Config;
 use ironclaw_orchestrator::vm::config::JailChoice;
 use ironclaw_orchestrator::vm::qemu::{Jail, QemuBinary};
 
-use super::Check;
+use super::check::Check;
 
 /// What a run needs QEMU for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +88,7 @@ pub(super) async fn jail(config: &Config, purpose: Purpose) -> Option<Check> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Status;
+    use super::super::check::Status;
     use super::super::tests::config;
     use super::*;
 

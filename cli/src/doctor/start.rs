@@ -6,7 +6,7 @@ use ironclaw_console::causes;
 use ironclaw_console::output::milliseconds;
 use ironclaw_orchestrator::vm::{Config, Launcher};
 
-use super::Check;
+use super::check::Check;
 
 /// Each is started, and ended. Where the first does not start, `auto` takes the next.
 pub(super) async fn checks(config: &Config) -> Vec<Check> {

@@ -8,7 +8,7 @@ use ironclaw_console::output::{blocking, milliseconds};
 use ironclaw_orchestrator::vm::snapshot::Snapshot;
 use ironclaw_orchestrator::vm::{LaunchError, Launcher, Origin};
 
-use super::Check;
+use super::check::Check;
 
 const NAME: &str = "tiers";
 

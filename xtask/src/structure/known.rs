@@ -47,14 +47,7 @@ pub(super) const FORBIDDEN: &[Known] = &[
 
 /// Without these arrows no modules would use each other in a circle.
 pub(super) const CIRCLES: &[Known] = &[
-    ("cli::doctor::firecracker", "cli::doctor"),
-    ("cli::doctor::kvm", "cli::doctor"),
-    ("cli::doctor::qemu", "cli::doctor"),
-    ("cli::doctor::start", "cli::doctor"),
-    ("cli::doctor::tiers", "cli::doctor"),
     ("guest-agent::program", "guest-agent::command"),
-    ("guest-agent::serial", "guest-agent::link"),
-    ("guest-agent::transport", "guest-agent::link"),
     ("orchestrator::template::build", "orchestrator::template"),
     (
         "orchestrator::template::debian",

@@ -1,0 +1,59 @@
+//! What was looked at, and how it is.
+
+use serde::Serialize;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Status {
+    Ok,
+    /// A run works, if slower or later.
+    Warn,
+    /// A run would not work.
+    Fail,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Check {
+    pub(super) name: &'static str,
+    pub(super) status: Status,
+    pub(super) found: String,
+    /// What to do about it.
+    pub(super) advice: Option<String>,
+}
+
+impl Check {
+    pub(super) fn ok(name: &'static str, found: impl Into<String>) -> Self {
+        Self {
+            name,
+            status: Status::Ok,
+            found: found.into(),
+            advice: None,
+        }
+    }
+
+    pub(super) fn warn(
+        name: &'static str,
+        found: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Self {
+        Self {
+            name,
+            status: Status::Warn,
+            found: found.into(),
+            advice: Some(advice.into()),
+        }
+    }
+
+    pub(super) fn fail(
+        name: &'static str,
+        found: impl Into<String>,
+        advice: Option<String>,
+    ) -> Self {
+        Self {
+            name,
+            status: Status::Fail,
+            found: found.into(),
+            advice,
+        }
+    }
+}
