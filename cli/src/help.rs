@@ -105,7 +105,8 @@ Examples:
 
 pub(crate) const TEMPLATE_DELETE_EXAMPLES: &str = "\
 Examples:
-  ironclaw template delete $(ironclaw template list --json | jq -r '.[] | select(.default | not) | .hash')
+  ironclaw template list --json | jq -r '.[] | select(.default | not) | .hash' |
+    xargs -r ironclaw template delete
   ironclaw template delete --all";
 
 pub(crate) const SNAPSHOT_CREATE_EXAMPLES: &str = "\

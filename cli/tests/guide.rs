@@ -97,6 +97,132 @@ fn every_exit_code_is_in_the_guide_with_its_meaning() {
     assert_eq!(told.join(" "), words(section));
 }
 
+/// The help of a command and of all below it.
+fn helps(command: &str) -> Vec<String> {
+    let words = command.split_whitespace().chain(["--help"]);
+    let help = Command::new(env!("CARGO_BIN_EXE_ironclaw"))
+        .args(words)
+        .output();
+    let help = String::from_utf8(help.unwrap().stdout).unwrap();
+    let (_, below) = help.split_once("\nCommands:\n").unwrap_or_default();
+    let mut all = Vec::new();
+    for line in below.lines().take_while(|line| !line.is_empty()) {
+        // What it is about may go on in lines that are indented more.
+        match line
+            .strip_prefix("  ")
+            .and_then(|line| line.split_once("  "))
+        {
+            None | Some(("" | "help", _)) => {}
+            Some((name, _)) => all.extend(helps(&format!("{command} {name}"))),
+        }
+    }
+    all.push(help);
+    all
+}
+
+/// The examples of a help.
+fn examples(help: &str) -> Vec<String> {
+    let (_, section) = help.split_once("Examples:\n").unwrap_or_default();
+    let mut all: Vec<String> = Vec::new();
+    for line in section.lines().map_while(|line| line.strip_prefix("  ")) {
+        match (line.starts_with(' '), all.last_mut()) {
+            (true, Some(begun)) => *begun = format!("{begun}\n{line}"),
+            // A word about it may follow.
+            _ => all.push(line.split("   ").next().unwrap().to_owned()),
+        }
+    }
+    all
+}
+
+/// When an example is run, so that none takes away what another one needs.
+fn turn(example: &str) -> usize {
+    let later = [
+        "snapshot delete",
+        "template import",
+        "template list",
+        "template delete --all",
+    ];
+    let turn = later.iter().rposition(|part| example.contains(part));
+    turn.map_or(0, |turn| turn + 1)
+}
+
+#[test]
+fn every_example_of_every_help_works_as_written() {
+    let mut all: Vec<_> = helps("").iter().flat_map(|help| examples(help)).collect();
+    all.sort_by_key(|example| turn(example));
+    all.dedup();
+    assert!(all.len() > 40, "{all:#?}");
+    if !vm::runs() {
+        return;
+    }
+    let built = vm::ironclaw("command-line", &["run", "--", "true"]).output();
+    assert!(built.as_ref().unwrap().status.success(), "{built:?}");
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let bash = |script: &str| {
+        let mut bash = vm::ironclaw("command-line", &[]);
+        let program = Path::new(bash.get_program()).parent().unwrap().to_owned();
+        let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap());
+        let settings: Vec<_> = bash
+            .get_envs()
+            .map(|(name, value)| (name.to_owned(), value.map(ToOwned::to_owned)))
+            .collect();
+        bash = Command::new("bash");
+        for (name, value) in settings {
+            match value {
+                Some(value) => bash.env(name, value),
+                None => bash.env_remove(name),
+            };
+        }
+        for (name, state) in [
+            ("IRONCLAW_SNAPSHOT_PATH", "snapshots"),
+            ("IRONCLAW_TEMPLATE_PATH", "templates"),
+            ("IRONCLAW_RUN_PATH", "run"),
+        ] {
+            bash.env(name, here.join(state));
+        }
+        bash.env("PATH", path).env("HOME", here).current_dir(here);
+        // Five of them show no more.
+        bash.env("IRONCLAW_POOL_SIZE", "2");
+        bash.args(["-o", "pipefail", "-c", script])
+            .output()
+            .unwrap()
+    };
+    let templates = vm::state().join("templates");
+    let prepared = bash(&format!(
+        "mkdir -m 700 templates && cp -a '{0}/default' \"$(readlink -f '{0}/default')\" templates && \
+         cp templates/default/vmlinux vmlinux && cp vmlinux unikernel.elf && \
+         cp templates/default/initramfs initrd.img && mkdir -p .local/share/bash-completion/completions \
+         && ironclaw snapshot create",
+        templates.display()
+    ));
+    assert!(prepared.status.success(), "{prepared:?}");
+    let has_jq = bash("command -v jq").status.success();
+    for example in all {
+        // What takes long has tests of its own, or asks for what not every machine has.
+        let is_long = ["soak", "bench", "template build", "zsh"];
+        let is_parsed_only = is_long.iter().any(|part| example.contains(part))
+            || (example.contains("jq") && !has_jq);
+        let (script, code) = if is_parsed_only {
+            let command = example.split(['|', '>', '\n']).next().unwrap();
+            (format!("{command} --help"), 0)
+        } else if let Some(rest) = example.strip_prefix("timeout 1m ") {
+            (format!("timeout 5 {rest}"), 124)
+        } else if example.contains(EXAMPLE_ID) {
+            let id =
+                "$(ironclaw snapshot list --json | grep -o '\"id\":\"[^\"]*' | head -1 | cut -c7-)";
+            (example.replace(EXAMPLE_ID, id), 0)
+        } else {
+            (example.clone(), 0)
+        };
+        let output = bash(&script);
+        assert_eq!(output.status.code(), Some(code), "{script}: {output:?}");
+    }
+}
+
+/// In the place of a snapshot's.
+const EXAMPLE_ID: &str = "0192f0c1-7a2b-7c3d-8e4f-5a6b7c8d9e0f";
+
 /// The texts of the library: all its string literals, one a line. Texts of errors are attributes,
 /// constants and arguments of `format!`.
 fn messages() -> String {
