@@ -16,7 +16,8 @@ mod vm;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use procfs::process::{ProcState, Process};
@@ -46,7 +47,7 @@ fn comes_about(what: &str, mut is_so: impl FnMut() -> bool) {
 /// A run of a shell's script that says `on` when it is ready.
 struct Script {
     child: Child,
-    lines: BufReader<ChildStdout>,
+    lines: Receiver<String>,
 }
 
 impl Script {
@@ -58,16 +59,28 @@ impl Script {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap());
-        let mut script = Self { child, lines };
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let (read, lines) = channel();
+        // Reading has no limit of its own.
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            while output.read_line(&mut line).is_ok_and(|bytes| bytes > 0) {
+                if read.send(std::mem::take(&mut line)).is_err() {
+                    return;
+                }
+            }
+        });
+        let script = Self { child, lines };
         assert_eq!(script.line(), "on\n");
         script
     }
 
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.lines.read_line(&mut line).unwrap();
-        line
+    /// The next line; nothing at the end.
+    fn line(&self) -> String {
+        match self.lines.recv_timeout(PATIENCE) {
+            Err(RecvTimeoutError::Timeout) => panic!("it says nothing"),
+            line => line.unwrap_or_default(),
+        }
     }
 
     fn send(&self, signal: Signal) {
@@ -185,7 +198,7 @@ fn signals_are_for_the_command_and_its_exit_code_counts() {
         traps.collect::<String>()
     );
     let apart = Apart::new();
-    let mut script = Script::start(apart.ironclaw(&[]), &script);
+    let script = Script::start(apart.ironclaw(&[]), &script);
     for (signal, name) in signals {
         script.send(signal);
         assert_eq!(script.line(), format!("{name}\n"));
@@ -205,7 +218,7 @@ fn a_terminals_interrupt_goes_to_the_command_and_not_to_the_vmm() {
     let mut run = ironclaw(&[]);
     run.process_group(0);
     let script = "trap 'sleep 1; echo ended; exit 5' INT; echo on; while :; do sleep .1; done";
-    let mut script = Script::start(run, script);
+    let script = Script::start(run, script);
     kill_process_group(pid(script.child.id()), Signal::INT).unwrap();
     assert_eq!(script.line(), "ended\n");
     assert_eq!(script.end().0, Some(5));
@@ -251,7 +264,7 @@ fn a_stop_reaches_the_command_and_us_and_both_go_on() {
     }
     let script = "trap 'echo stop' TSTP; trap 'echo go on' CONT; trap 'exit 5' TERM; echo on; \
                   while :; do sleep .1; done";
-    let mut script = Script::start(ironclaw(&[]), script);
+    let script = Script::start(ironclaw(&[]), script);
     script.send(Signal::TSTP);
     let id = i32::try_from(script.child.id()).unwrap();
     comes_about("it is stopped", || {
