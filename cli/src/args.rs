@@ -334,9 +334,9 @@ pub(crate) enum StatsFormat {
 
 /// Of values that a shell can offer.
 fn backend() -> impl TypedValueParser<Value = BackendChoice> {
-    PossibleValuesParser::new(["auto", "firecracker", "qemu"]).try_map(|text| {
+    PossibleValuesParser::new(BackendChoice::names()).try_map(|text| {
         let parsed = text.parse();
-        parsed.map_err(|()| "it takes auto, firecracker or qemu")
+        parsed.map_err(|()| format!("it takes one of {}", BackendChoice::names().join(", ")))
     })
 }
 

@@ -13,7 +13,8 @@ use anyhow::Result;
 use ironclaw_console::causes;
 use ironclaw_console::output::{self, blocking, mebibytes};
 use ironclaw_console::progress::Reporter;
-use ironclaw_orchestrator::vm::config::{AccelChoice, BackendChoice};
+use ironclaw_orchestrator::vm::config::BackendChoice;
+use ironclaw_orchestrator::vm::qemu::settings::AccelChoice;
 use ironclaw_orchestrator::vm::snapshot::Entry;
 use ironclaw_orchestrator::vm::{
     Config, Launcher, PoolError, PoolOptions, check_run_path, find_guest_agent,
@@ -256,7 +257,8 @@ async fn backend(config: &Config, checks: &[Check], to_build: bool) -> (Check, O
     match Launcher::open(config, Reporter::new().progress()).await {
         Ok(launcher) => {
             let vmm = launcher.vmm();
-            let translated = config.qemu_accel == AccelChoice::Auto && vmm.accelerator == "tcg";
+            let translated =
+                config.backends.qemu.accel == AccelChoice::Auto && vmm.accelerator == "tcg";
             let hint = if translated && kvm::open().is_ok() {
                 "; auto chose tcg, IRONCLAW_QEMU_ACCEL=kvm insists on KVM"
             } else {
@@ -270,14 +272,16 @@ async fn backend(config: &Config, checks: &[Check], to_build: bool) -> (Check, O
 }
 
 fn why(config: &Config) -> String {
-    let backend = match config.backend {
+    let backend = match &config.backend {
         BackendChoice::Auto => {
-            "IRONCLAW_BACKEND=auto takes Firecracker where it boots the template, else QEMU"
+            let kinds = config.backends.list().into_iter();
+            let kinds: Vec<_> = kinds.map(|backend| backend.kind().to_string()).collect();
+            let order = kinds.join(" where it boots the template, else ");
+            format!("IRONCLAW_BACKEND=auto takes {order}")
         }
-        BackendChoice::Qemu => "IRONCLAW_BACKEND=qemu",
-        BackendChoice::Firecracker => "IRONCLAW_BACKEND=firecracker",
+        BackendChoice::Only(kind) => format!("IRONCLAW_BACKEND={}", kind.name()),
     };
-    let accelerator = match config.qemu_accel {
+    let accelerator = match config.backends.qemu.accel {
         AccelChoice::Auto => "auto",
         AccelChoice::Kvm => "kvm",
         AccelChoice::Tcg => "tcg",

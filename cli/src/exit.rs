@@ -165,8 +165,9 @@ fn of_launch(error: &LaunchError) -> Exit {
         | LaunchError::Guest(_)
         | LaunchError::NoBoot { .. }
         | LaunchError::KernelPanic { .. } => Exit::VmDied,
-        LaunchError::NoKvm { .. }
-        | LaunchError::NeedsFirecracker { .. }
+        LaunchError::BackendUnusable { .. }
+        | LaunchError::UnknownBackend { .. }
+        | LaunchError::NeedsBackend { .. }
         | LaunchError::NoGuestAgent { .. } => Exit::Setting,
         _ => Exit::Failed,
     }
@@ -220,6 +221,7 @@ fn of_template(error: &TemplateError) -> Exit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ironclaw_orchestrator::vm::vmm::VmmKind;
     use std::io;
     use std::path::PathBuf;
     use std::sync::Arc;
@@ -318,8 +320,9 @@ mod tests {
             limit,
         };
         let agent = LaunchError::NoGuestAgent { looked: vec![] };
-        let drive = LaunchError::NeedsFirecracker {
+        let drive = LaunchError::NeedsBackend {
             variable: "IRONCLAW_ROOT_DRIVE",
+            needed: VmmKind::new("Firecracker"),
         };
         assert_eq!(code(&no_room().into()), 121);
         assert_eq!(code(&SpawnError::from(no_room()).into()), 121);

@@ -151,8 +151,8 @@ pub(crate) async fn run(config: Config, run: Run, json: bool) -> Result<u8> {
 
 /// A VM for the command, the pool that it is from, and how long that took.
 async fn provide(mut config: Config, run: &Run) -> Result<(Pool, VmHandle, Stages)> {
-    if let Some(backend) = run.backend {
-        config.backend = backend;
+    if let Some(backend) = &run.backend {
+        config.backend = backend.clone();
     }
     let reporter = Reporter::new();
     let start = Instant::now();

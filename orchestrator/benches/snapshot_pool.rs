@@ -76,7 +76,7 @@ fn spawns(criterion: &mut Criterion) {
         );
     }
     let config = Config {
-        backend: BackendChoice::Qemu,
+        backend: BackendChoice::Only(qemu::KIND),
         ..config
     };
     // A kernel of one's own may be for Firecracker alone.
@@ -158,7 +158,7 @@ fn beside_a_minimal_client(
     let snapshot = &created.snapshot;
     match &launcher.vmm().kind {
         kind if *kind == firecracker::KIND => {
-            let found = FirecrackerBinary::find(config.firecracker.as_deref());
+            let found = FirecrackerBinary::find(config.backends.firecracker.binary.as_deref());
             let firecracker = runtime.block_on(found).unwrap();
             let restore = || Started::start(&firecracker).load(snapshot);
             overhead::compare(group, runtime, launcher, &restore, &restore);

@@ -53,7 +53,7 @@ fn tuning(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group(format!("{}-{}", vmm.kind, vmm.accelerator));
     group.sample_size(20);
     if vmm.kind == firecracker::KIND {
-        let found = FirecrackerBinary::find(config.firecracker.as_deref());
+        let found = FirecrackerBinary::find(config.backends.firecracker.binary.as_deref());
         let firecracker = runtime.block_on(found).unwrap();
         let firecracker = &firecracker;
         let created = runtime.block_on(launcher.create_snapshot()).unwrap();

@@ -1,9 +1,11 @@
 //! The ratios of a run beside those that were committed.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
+use ironclaw_orchestrator::vm::backends;
 use ironclaw_orchestrator::vm::vmm::VmmKind;
 use serde::{Deserialize, Serialize};
 
@@ -17,16 +19,8 @@ pub(super) const GROSS: f64 = 2.0;
 #[derive(Debug)]
 pub(super) struct Committed {
     path: PathBuf,
-    by_vmm: ByVmm,
-}
-
-/// One section for each VMM and what executes the guest's code.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct ByVmm {
-    qemu_tcg: Option<Section>,
-    qemu_kvm: Option<Section>,
-    firecracker_kvm: Option<Section>,
+    /// One for each VMM and what executes the guest's code, as `qemu-tcg`.
+    sections: BTreeMap<String, Section>,
 }
 
 /// Ratios, and the guests that they hold for.
@@ -83,13 +77,16 @@ impl Committed {
     }
 
     fn parse(path: &Path, text: &str) -> Result<Self> {
-        let by_vmm: ByVmm = toml::from_str(text)?;
-        let ByVmm {
-            qemu_tcg,
-            qemu_kvm,
-            firecracker_kvm,
-        } = &by_vmm;
-        for section in [qemu_tcg, qemu_kvm, firecracker_kvm].into_iter().flatten() {
+        let sections: BTreeMap<String, Section> = toml::from_str(text)?;
+        let known: Vec<_> = backends::accelerators()
+            .map(|(kind, accelerator)| name(kind, accelerator))
+            .collect();
+        for (section_name, section) in &sections {
+            ensure!(
+                known.contains(section_name),
+                "[{section_name}] is of no VMM: it takes one of {}",
+                known.join(", ")
+            );
             for (name, ratio) in section.ratios.named() {
                 ensure!(
                     ratio.is_finite() && ratio > 0.0,
@@ -99,18 +96,18 @@ impl Committed {
         }
         Ok(Self {
             path: path.to_owned(),
-            by_vmm,
+            sections,
         })
     }
 
     fn section(&self, kind: &VmmKind, accelerator: &str) -> Option<Section> {
-        match (kind.name().as_str(), accelerator) {
-            ("qemu", "tcg") => self.by_vmm.qemu_tcg,
-            ("qemu", "kvm") => self.by_vmm.qemu_kvm,
-            ("firecracker", "kvm") => self.by_vmm.firecracker_kvm,
-            _ => None,
-        }
+        self.sections.get(&name(kind, accelerator)).copied()
     }
+}
+
+/// Of the section with the ratios of that VMM.
+fn name(kind: &VmmKind, accelerator: &str) -> String {
+    format!("{}-{accelerator}", kind.name())
 }
 
 impl Comparison {

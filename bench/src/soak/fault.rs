@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use ironclaw_orchestrator::vm::snapshot::SnapshotStore;
-use ironclaw_orchestrator::vm::{LaunchError, SpawnError};
+use ironclaw_orchestrator::vm::{LaunchError, SpawnError, backends};
 use procfs::process::{Process, Stat};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::time::Instant;
@@ -191,9 +191,7 @@ fn parent(pid: u32) -> Option<u32> {
 pub(super) fn vmms() -> Vec<u32> {
     let is_vmm = |pid: &u32| {
         let name = stat(*pid).map(|stat| stat.comm).unwrap_or_default();
-        ["qemu", "firecracker", "jailer"]
-            .iter()
-            .any(|vmm| name.starts_with(vmm))
+        backends::process_names().any(|vmm| name.starts_with(vmm))
     };
     let pids = children().unwrap_or_default();
     pids.into_iter().filter(is_vmm).collect()

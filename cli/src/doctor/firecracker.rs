@@ -10,7 +10,7 @@ use ironclaw_orchestrator::vm::Config;
 use ironclaw_orchestrator::vm::config::{
     BackendChoice, JailChoice, RUN_PATH, SNAPSHOT_PATH, TEMPLATE_PATH,
 };
-use ironclaw_orchestrator::vm::firecracker::{FirecrackerBinary, find_jailer};
+use ironclaw_orchestrator::vm::firecracker::{FirecrackerBinary, KIND, find_jailer};
 use ironclaw_orchestrator::vm::vmm::VmmError;
 use rustix::process::geteuid;
 
@@ -22,37 +22,46 @@ use super::qemu::Purpose;
 pub(super) async fn checks(config: &Config, opened: &io::Result<()>) -> (Vec<Check>, Purpose) {
     const NAME: &str = "Firecracker";
     let unused = |why: &str| (vec![Check::ok(NAME, why)], Purpose::Hypervisor);
-    match config.backend {
-        BackendChoice::Qemu => return unused("not asked for, as IRONCLAW_BACKEND=qemu"),
+    let only = is_chosen(config);
+    match &config.backend {
+        BackendChoice::Only(other) if !only => {
+            let why = format!("not asked for, as IRONCLAW_BACKEND={}", other.name());
+            return unused(&why);
+        }
         BackendChoice::Auto if opened.is_err() => {
             return unused("not looked for: it takes KVM, and IRONCLAW_BACKEND=auto does without");
         }
-        BackendChoice::Auto | BackendChoice::Firecracker => {}
+        BackendChoice::Auto | BackendChoice::Only(_) => {}
     }
-    let only = config.backend == BackendChoice::Firecracker;
-    let (checks, purpose) = match FirecrackerBinary::find(config.firecracker.as_deref()).await {
-        Ok(binary) => {
-            let found = format!("{} {}", binary.path.display(), words(&binary));
-            let mut checks = vec![Check::ok(NAME, found), jailer(config)];
-            if jailed(config) {
-                checks.extend(control_groups());
-                checks.extend(file_systems(config));
+    let (checks, purpose) =
+        match FirecrackerBinary::find(config.backends.firecracker.binary.as_deref()).await {
+            Ok(binary) => {
+                let found = format!("{} {}", binary.path.display(), words(&binary));
+                let mut checks = vec![Check::ok(NAME, found), jailer(config)];
+                if jailed(config) {
+                    checks.extend(control_groups());
+                    checks.extend(file_systems(config));
+                }
+                (checks, Purpose::Fallback)
             }
-            (checks, Purpose::Fallback)
-        }
-        // Nobody asked for it by name.
-        Err(error @ VmmError::NotInstalled { path: None, .. }) if !only => {
-            let found = causes(&error);
-            let check = Check::warn(NAME, found, "until then QEMU runs the guests");
-            (vec![check], Purpose::Hypervisor)
-        }
-        // It says itself what to do.
-        Err(error) => {
-            let check = Check::fail(NAME, causes(&error), None);
-            (vec![check], Purpose::Hypervisor)
-        }
-    };
+            // Nobody asked for it by name.
+            Err(error @ VmmError::NotInstalled { path: None, .. }) if !only => {
+                let found = causes(&error);
+                let check = Check::warn(NAME, found, "until then QEMU runs the guests");
+                (vec![check], Purpose::Hypervisor)
+            }
+            // It says itself what to do.
+            Err(error) => {
+                let check = Check::fail(NAME, causes(&error), None);
+                (vec![check], Purpose::Hypervisor)
+            }
+        };
     (checks, if only { Purpose::Nothing } else { purpose })
+}
+
+/// Whether it is the only one that may serve, by its name.
+fn is_chosen(config: &Config) -> bool {
+    config.backend.kind() == Some(&KIND)
 }
 
 /// The version, with what is to be known of it.
@@ -71,13 +80,13 @@ fn words(binary: &FirecrackerBinary) -> String {
 fn jailed(config: &Config) -> bool {
     config.jail != JailChoice::Off
         && geteuid().is_root()
-        && find_jailer(config.jailer.as_deref()).is_ok()
+        && find_jailer(config.backends.firecracker.jailer.as_deref()).is_ok()
 }
 
 fn jailer(config: &Config) -> Check {
     const NAME: &str = "jailer";
     let must = config.jail == JailChoice::On;
-    let must_here = must || geteuid().is_root() || config.jailer.is_some();
+    let must_here = must || geteuid().is_root() || config.backends.firecracker.jailer.is_some();
     if config.jail == JailChoice::Off {
         return Check::warn(
             NAME,
@@ -85,7 +94,7 @@ fn jailer(config: &Config) -> Check {
             "a guest that breaks out of Firecracker has all rights of this user",
         );
     }
-    match find_jailer(config.jailer.as_deref()) {
+    match find_jailer(config.backends.firecracker.jailer.as_deref()) {
         Ok(path) if geteuid().is_root() => Check::ok(
             NAME,
             format!(
@@ -129,13 +138,11 @@ fn file_systems(config: &Config) -> Option<Check> {
     let found = format!("{which} and {RUN_PATH} are on different ones, so {then}");
     let advice =
         format!("set {TEMPLATE_PATH}, {SNAPSHOT_PATH} and {RUN_PATH} to directories on one");
-    Some(
-        if templates && config.backend == BackendChoice::Firecracker {
-            Check::fail(NAME, found, Some(advice))
-        } else {
-            Check::warn(NAME, found, advice)
-        },
-    )
+    Some(if templates && is_chosen(config) {
+        Check::fail(NAME, found, Some(advice))
+    } else {
+        Check::warn(NAME, found, advice)
+    })
 }
 
 /// Firecracker's docs/prod-host-setup.md recommends this option for hosts with cgroup v2.

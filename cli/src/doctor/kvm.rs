@@ -5,7 +5,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 
 use ironclaw_orchestrator::vm::Config;
-use ironclaw_orchestrator::vm::config::{AccelChoice, BackendChoice};
+use ironclaw_orchestrator::vm::config::BackendChoice;
+use ironclaw_orchestrator::vm::firecracker::KIND as FIRECRACKER;
+use ironclaw_orchestrator::vm::qemu::settings::AccelChoice;
 
 use super::check::Check;
 
@@ -30,8 +32,8 @@ pub(super) fn check(config: &Config, opened: &io::Result<()>) -> Check {
         )
     };
     let slow = "guests run by translation, which is slower";
-    match (config.backend, config.qemu_accel) {
-        (BackendChoice::Firecracker, _) => Check::fail(
+    match (&config.backend, config.backends.qemu.accel) {
+        (BackendChoice::Only(kind), _) if *kind == FIRECRACKER => Check::fail(
             NAME,
             format!("{found}, and IRONCLAW_BACKEND=firecracker needs it"),
             Some(advice),

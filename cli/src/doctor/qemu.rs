@@ -22,7 +22,10 @@ pub(super) enum Purpose {
 pub(super) async fn check(config: &Config, purpose: Purpose) -> Check {
     const NAME: &str = "QEMU";
     // An error says itself what to install or set.
-    match (QemuBinary::find(config.qemu.as_deref()).await, purpose) {
+    match (
+        QemuBinary::find(config.backends.qemu.binary.as_deref()).await,
+        purpose,
+    ) {
         (Ok(binary), _) => Check::ok(
             NAME,
             format!("{} {}", binary.path.display(), binary.version),
@@ -49,7 +52,9 @@ pub(super) async fn jail(config: &Config, purpose: Purpose) -> Option<Check> {
     if purpose == Purpose::Nothing {
         return None;
     }
-    let binary = QemuBinary::find(config.qemu.as_deref()).await.ok()?;
+    let binary = QemuBinary::find(config.backends.qemu.binary.as_deref())
+        .await
+        .ok()?;
     let (choice, users) = (config.jail, config.jail_users.0.clone());
     let jail = blocking(move || match choice {
         JailChoice::Off => Ok(Jail::off()),

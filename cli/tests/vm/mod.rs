@@ -82,7 +82,7 @@ fn missing() -> Option<String> {
         .enable_all()
         .build()
         .unwrap();
-    match runtime.block_on(QemuBinary::find(config.qemu.as_deref())) {
+    match runtime.block_on(QemuBinary::find(config.backends.qemu.binary.as_deref())) {
         Err(error @ VmmError::NotInstalled { .. }) => Some(error.to_string()),
         Err(_) => None,
         Ok(_) => Some(find_guest_agent(&config).err()?.to_string()),

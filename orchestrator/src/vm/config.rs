@@ -13,8 +13,13 @@ use std::time::Duration;
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::vm::firecracker::{DEFAULT_USERS, Tap};
-use crate::vm::vmm::Machine;
+use crate::vm::backend::Surroundings;
+use crate::vm::backends::{self, Backends};
+use crate::vm::firecracker::DEFAULT_USERS;
+use crate::vm::variables::{BadValue, Variable, Variables};
+use crate::vm::vmm::{Machine, VmmKind};
+
+pub use crate::vm::backend::JailChoice;
 
 /// Snapshots in the pool: 1 to 20.
 pub const POOL_SIZE: &str = "IRONCLAW_POOL_SIZE";
@@ -40,26 +45,12 @@ pub const BACKEND: &str = "IRONCLAW_BACKEND";
 pub const MEMORY_MIB: &str = "IRONCLAW_MEMORY_MIB";
 /// Processors of a guest.
 pub const VCPUS: &str = "IRONCLAW_VCPUS";
-/// The Firecracker binary.
-pub const FIRECRACKER: &str = "IRONCLAW_FIRECRACKER";
 /// Whether VMMs are jailed.
 pub const JAIL: &str = "IRONCLAW_JAIL";
-/// The jailer binary.
-pub const JAILER: &str = "IRONCLAW_JAILER";
 /// User ids of jailed VMs.
 pub const JAIL_USERS: &str = "IRONCLAW_JAIL_USERS";
-/// A drive that guests find as their root.
-pub const ROOT_DRIVE: &str = "IRONCLAW_ROOT_DRIVE";
-/// Tap devices, one for each VM.
-pub const TAPS: &str = "IRONCLAW_TAPS";
-/// A CPU template of Firecracker.
-pub const CPU_TEMPLATE: &str = "IRONCLAW_CPU_TEMPLATE";
 /// Directory for what running VMs need.
 pub const RUN_PATH: &str = "IRONCLAW_RUN_PATH";
-/// The QEMU binary.
-pub const QEMU: &str = "IRONCLAW_QEMU";
-/// How QEMU runs a guest's code.
-pub const QEMU_ACCEL: &str = "IRONCLAW_QEMU_ACCEL";
 /// The guest agent's binary that goes into templates.
 pub const GUEST_AGENT: &str = "IRONCLAW_GUEST_AGENT";
 
@@ -70,8 +61,8 @@ pub const DEFAULT_STANDBY: usize = 1;
 /// More warm clones than this are no pool for one process.
 const MOST_WARM: usize = 100;
 
-/// Every variable with its default and range, for help texts and documentation.
-pub const VARIABLES: &[(&str, &str, &str)] = &[
+/// Those that are not a backend's.
+const OF_ALL_BACKENDS: &[Variable] = &[
     (POOL_SIZE, "5", "number of snapshots in the pool, 1-20"),
     (
         MIN_WARM,
@@ -122,45 +113,14 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
     (MEMORY_MIB, "128", "memory of a guest in MiB, 96-16384"),
     (VCPUS, "1", "processors of a guest, 1-32"),
     (
-        FIRECRACKER,
-        "firecracker on PATH",
-        "path of the Firecracker binary",
-    ),
-    (
         JAIL,
         "auto",
         "auto (QEMU: the strongest that can be had; Firecracker: on as root), on (jailed or an error) or off",
     ),
-    (JAILER, "jailer on PATH", "path of Firecracker's jailer"),
     (
         JAIL_USERS,
         "70000-70999",
         "unused user ids for jailed VMMs, FIRST-LAST, both from 1 to 4294967294",
-    ),
-    (
-        ROOT_DRIVE,
-        "none",
-        "path of an image that guests get as a read-only root drive (Firecracker)",
-    ),
-    (
-        TAPS,
-        "none",
-        "tap devices, one for each VM, as tap0,tap1 or jailed /run/netns/vm0:tap0 (Firecracker)",
-    ),
-    (
-        CPU_TEMPLATE,
-        "none",
-        "path of a custom CPU template in JSON (Firecracker)",
-    ),
-    (
-        QEMU,
-        "qemu-system-x86_64 on PATH",
-        "path of the QEMU binary",
-    ),
-    (
-        QEMU_ACCEL,
-        "auto",
-        "auto (KVM if a probe shows that it runs the guest), kvm or tcg",
     ),
     (
         GUEST_AGENT,
@@ -168,6 +128,44 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
         "path of the guest agent's binary",
     ),
 ];
+
+/// Every variable with its default and range, for help texts and documentation.
+pub const VARIABLES: &[Variable] = &ALL;
+
+/// Those of all backends, and then those of each.
+const TABLES: [&[Variable]; backends::VARIABLES.len() + 1] = {
+    let mut tables = [OF_ALL_BACKENDS; backends::VARIABLES.len() + 1];
+    let mut at = 0;
+    while at < backends::VARIABLES.len() {
+        tables[at + 1] = backends::VARIABLES[at];
+        at += 1;
+    }
+    tables
+};
+
+const COUNT: usize = {
+    let (mut count, mut table) = (0, 0);
+    while table < TABLES.len() {
+        count += TABLES[table].len();
+        table += 1;
+    }
+    count
+};
+
+const ALL: [Variable; COUNT] = {
+    let mut all = [("", "", ""); COUNT];
+    let (mut at, mut table) = (0, 0);
+    while table < TABLES.len() {
+        let mut row = 0;
+        while row < TABLES[table].len() {
+            all[at] = TABLES[table][row];
+            at += 1;
+            row += 1;
+        }
+        table += 1;
+    }
+    all
+};
 
 /// All settings, valid.
 #[derive(Debug, Clone, Serialize)]
@@ -197,66 +195,68 @@ pub struct Config {
     pub backend: BackendChoice,
     /// Memory and processors of a guest.
     pub machine: Machine,
-    /// The Firecracker binary, if not the one on PATH.
-    pub firecracker: Option<PathBuf>,
     /// Whether VMMs are jailed.
     pub jail: JailChoice,
-    /// The jailer, if not the one on PATH.
-    pub jailer: Option<PathBuf>,
     /// User ids of jailed VMs.
     pub jail_users: Users,
-    /// The image of a read-only root drive.
-    pub root_drive: Option<PathBuf>,
-    /// Tap devices, one for each VM; without any, VMs have no network.
-    pub taps: Taps,
-    /// A CPU template's file.
-    pub cpu_template: Option<PathBuf>,
-    /// The QEMU binary, if not the one on PATH.
-    pub qemu: Option<PathBuf>,
-    /// How QEMU runs a guest's code.
-    pub qemu_accel: AccelChoice,
+    /// The backends with settings of their own.
+    pub backends: Backends,
     /// The guest agent's binary, if not the one beside the program.
     pub guest_agent: Option<PathBuf>,
 }
 
-/// Which hypervisor to use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-#[serde(rename_all = "lowercase")]
+/// Which backend to use.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[serde(into = "String")]
 pub enum BackendChoice {
-    /// Firecracker where it can run, QEMU elsewhere.
+    /// The first of [`Config::backends`] that runs the guest here.
     #[default]
     Auto,
-    /// Firecracker or an error.
-    Firecracker,
-    /// QEMU or an error.
-    Qemu,
+    /// That one or an error.
+    Only(VmmKind),
 }
 
-/// How QEMU runs a guest's code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AccelChoice {
-    /// KVM if a probe showed that it runs our guest, translation otherwise.
-    #[default]
-    Auto,
-    /// KVM or an error.
-    Kvm,
-    /// QEMU's translator, on any machine.
-    Tcg,
+impl BackendChoice {
+    /// The one that was chosen.
+    #[must_use]
+    pub fn kind(&self) -> Option<&VmmKind> {
+        match self {
+            Self::Auto => None,
+            Self::Only(kind) => Some(kind),
+        }
+    }
+
+    /// What may be chosen by its name: `auto` and the built-in backends.
+    #[must_use]
+    pub fn names() -> Vec<String> {
+        let kinds = backends::kinds().iter().map(VmmKind::name);
+        std::iter::once(Self::Auto.into()).chain(kinds).collect()
+    }
 }
 
-/// Whether VMMs are jailed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum JailChoice {
-    /// QEMU by the strongest jail that can be had, with a warning where it could be stronger;
-    /// Firecracker as root jailed or an error, as another user with a warning.
-    #[default]
-    Auto,
-    /// In namespaces and a root directory of its own, or an error.
-    On,
-    /// Not jailed.
-    Off,
+impl From<BackendChoice> for String {
+    fn from(choice: BackendChoice) -> Self {
+        choice
+            .kind()
+            .map_or_else(|| "auto".to_owned(), VmmKind::name)
+    }
+}
+
+impl FromStr for BackendChoice {
+    type Err = ();
+
+    /// One of its [names](Self::names).
+    ///
+    /// # Errors
+    /// It is anything else; [`ConfigError::Invalid`] says so with the variable and what it takes.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        let mut kinds = backends::kinds().iter();
+        let kind = kinds.find(|kind| kind.name() == text);
+        kind.cloned().map(Self::Only).ok_or(())
+    }
 }
 
 /// A range of user ids.
@@ -291,74 +291,6 @@ impl FromStr for Users {
             return Err(());
         }
         Ok(Self(first..=last))
-    }
-}
-
-/// Tap devices.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
-pub struct Taps(pub Vec<Tap>);
-
-impl FromStr for Taps {
-    type Err = ();
-
-    /// [`Tap`]s with commas in between.
-    ///
-    /// # Errors
-    /// It is anything else; [`ConfigError::Invalid`] says so with the variable and what it takes.
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let taps = text.split(',').map(str::parse).collect::<Result<_, _>>()?;
-        Ok(Self(taps))
-    }
-}
-
-impl FromStr for JailChoice {
-    type Err = ();
-
-    /// `auto`, `on` or `off`.
-    ///
-    /// # Errors
-    /// It is anything else; [`ConfigError::Invalid`] says so with the variable and what it takes.
-    fn from_str(text: &str) -> Result<Self, ()> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "on" => Ok(Self::On),
-            "off" => Ok(Self::Off),
-            _ => Err(()),
-        }
-    }
-}
-
-impl FromStr for BackendChoice {
-    type Err = ();
-
-    /// `auto`, `firecracker` or `qemu`.
-    ///
-    /// # Errors
-    /// It is anything else; [`ConfigError::Invalid`] says so with the variable and what it takes.
-    fn from_str(text: &str) -> Result<Self, ()> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "firecracker" => Ok(Self::Firecracker),
-            "qemu" => Ok(Self::Qemu),
-            _ => Err(()),
-        }
-    }
-}
-
-impl FromStr for AccelChoice {
-    type Err = ();
-
-    /// `auto`, `kvm` or `tcg`.
-    ///
-    /// # Errors
-    /// It is anything else; [`ConfigError::Invalid`] says so with the variable and what it takes.
-    fn from_str(text: &str) -> Result<Self, ()> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "kvm" => Ok(Self::Kvm),
-            "tcg" => Ok(Self::Tcg),
-            _ => Err(()),
-        }
     }
 }
 
@@ -416,14 +348,13 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// The first setting that QEMU has nothing for.
-    pub(crate) fn needs_firecracker(&self) -> Option<&'static str> {
-        let set = [
-            (ROOT_DRIVE, self.root_drive.is_some()),
-            (TAPS, !self.taps.0.is_empty()),
-            (CPU_TEMPLATE, self.cpu_template.is_some()),
-        ];
-        set.into_iter().find(|(_, set)| *set).map(|(name, _)| name)
+    /// What its VMs share, whichever backend makes them.
+    pub(crate) fn surroundings(&self) -> Surroundings {
+        Surroundings {
+            run_path: self.run_path.clone(),
+            jail: self.jail,
+            jail_users: self.jail_users.0.clone(),
+        }
     }
 
     /// The settings of this process's environment.
@@ -471,7 +402,7 @@ impl Config {
         var: impl Fn(&str) -> Option<OsString>,
         is_root: bool,
     ) -> Result<Self, ConfigError> {
-        let vars = Vars(|name: &str| var(name).filter(|value| !value.is_empty()));
+        let vars = &Variables::new(&var, VARIABLES);
         let pool_size = vars.number(POOL_SIZE, 5, 1..=20)?;
         let min_warm = vars.number(MIN_WARM, pool_size, 0..=MOST_WARM)?;
         let max_warm = vars.number(MAX_WARM, min_warm, min_warm..=MOST_WARM)?;
@@ -487,114 +418,69 @@ impl Config {
                 DEFAULT_REFRESH.as_secs(),
                 60..=u64::MAX,
             )?),
-            snapshot_path: vars.state_path(SNAPSHOT_PATH, "snapshots", is_root)?,
-            template_path: vars.state_path(TEMPLATE_PATH, "templates", is_root)?,
-            run_path: vars.state_path(RUN_PATH, "run", is_root)?,
+            snapshot_path: state_path(vars, SNAPSHOT_PATH, "snapshots", is_root)?,
+            template_path: state_path(vars, TEMPLATE_PATH, "templates", is_root)?,
+            run_path: state_path(vars, RUN_PATH, "run", is_root)?,
             backend: vars.parse(BACKEND)?.unwrap_or_default(),
             machine: Machine {
                 memory_mib: vars.number(MEMORY_MIB, 128, 96..=16384)?,
                 vcpus: vars.number(VCPUS, 1, 1..=32)?,
             },
-            firecracker: vars.path(FIRECRACKER)?,
             jail: vars.parse(JAIL)?.unwrap_or_default(),
-            jailer: vars.path(JAILER)?,
             jail_users: vars.parse(JAIL_USERS)?.unwrap_or_default(),
-            root_drive: vars.path(ROOT_DRIVE)?,
-            taps: vars.parse(TAPS)?.unwrap_or_default(),
-            cpu_template: vars.path(CPU_TEMPLATE)?,
-            qemu: vars.path(QEMU)?,
-            qemu_accel: vars.parse(QEMU_ACCEL)?.unwrap_or_default(),
-            guest_agent: vars.path(GUEST_AGENT)?,
+            backends: Backends::from_vars(vars)?,
+            guest_agent: vars.path(GUEST_AGENT),
         };
         config.ensure_apart(without_dots)?;
         Ok(config)
     }
 }
 
-struct Vars<F>(F);
-
-impl<F: Fn(&str) -> Option<OsString>> Vars<F> {
-    fn parse<T: FromStr>(&self, variable: &'static str) -> Result<Option<T>, ConfigError> {
-        let Some(value) = (self.0)(variable) else {
-            return Ok(None);
+fn state_path(
+    vars: &Variables<'_>,
+    variable: &'static str,
+    leaf: &str,
+    is_root: bool,
+) -> Result<PathBuf, ConfigError> {
+    if let Some(path) = vars.path(variable) {
+        // VMMs are told of paths in JSON.
+        return if path.is_absolute() && path.to_str().is_some() {
+            Ok(path)
+        } else {
+            Err(vars.bad(variable, path.as_os_str()).into())
         };
-        match value.to_str().map(T::from_str) {
-            Some(Ok(parsed)) => Ok(Some(parsed)),
-            _ => Err(invalid(variable, &value)),
-        }
     }
-
-    fn number<T: FromStr + PartialOrd>(
-        &self,
-        variable: &'static str,
-        default: T,
-        range: std::ops::RangeInclusive<T>,
-    ) -> Result<T, ConfigError> {
-        Ok(self.optional_number(variable, range)?.unwrap_or(default))
+    if is_root {
+        return Ok(PathBuf::from("/var/lib/ironclaw").join(leaf));
     }
-
-    fn optional_number<T: FromStr + PartialOrd>(
-        &self,
-        variable: &'static str,
-        range: std::ops::RangeInclusive<T>,
-    ) -> Result<Option<T>, ConfigError> {
-        match self.parse(variable)? {
-            Some(number) if !range.contains(&number) => {
-                Err(invalid(variable, &(self.0)(variable).unwrap_or_default()))
-            }
-            number => Ok(number),
-        }
+    // XDG base directory specification: a relative path in it is to be ignored.
+    let state = vars
+        .value("XDG_STATE_HOME")
+        .map(|state| ("XDG_STATE_HOME", state.clone(), PathBuf::from(state)))
+        .filter(|(_, _, path)| path.is_absolute());
+    let home = || {
+        let home = vars.value("HOME")?;
+        let state = Path::new(&home).join(".local/state");
+        Some(("HOME", home, state))
+    };
+    let (home, value, state) = state
+        .or_else(home)
+        .ok_or(ConfigError::NoStateDirectory { variable })?;
+    let reason = match state.to_str() {
+        // VMMs are told of paths in JSON.
+        None => Some("not in UTF-8"),
+        Some(_) if state.is_relative() => Some("a relative path"),
+        Some(_) => None,
+    };
+    if let Some(reason) = reason {
+        return Err(ConfigError::UnusableHome {
+            home,
+            value: value.to_string_lossy().into_owned(),
+            reason,
+            variable,
+        });
     }
-
-    fn path(&self, variable: &'static str) -> Result<Option<PathBuf>, ConfigError> {
-        Ok((self.0)(variable).map(PathBuf::from))
-    }
-
-    fn state_path(
-        &self,
-        variable: &'static str,
-        leaf: &str,
-        is_root: bool,
-    ) -> Result<PathBuf, ConfigError> {
-        if let Some(path) = (self.0)(variable).map(PathBuf::from) {
-            // VMMs are told of paths in JSON.
-            return if path.is_absolute() && path.to_str().is_some() {
-                Ok(path)
-            } else {
-                Err(invalid(variable, path.as_os_str()))
-            };
-        }
-        if is_root {
-            return Ok(PathBuf::from("/var/lib/ironclaw").join(leaf));
-        }
-        // XDG base directory specification: a relative path in it is to be ignored.
-        let state = (self.0)("XDG_STATE_HOME")
-            .map(|state| ("XDG_STATE_HOME", state.clone(), PathBuf::from(state)))
-            .filter(|(_, _, path)| path.is_absolute());
-        let home = || {
-            let home = (self.0)("HOME").filter(|home| !home.is_empty())?;
-            let state = Path::new(&home).join(".local/state");
-            Some(("HOME", home, state))
-        };
-        let (home, value, state) = state
-            .or_else(home)
-            .ok_or(ConfigError::NoStateDirectory { variable })?;
-        let reason = match state.to_str() {
-            // VMMs are told of paths in JSON.
-            None => Some("not in UTF-8"),
-            Some(_) if state.is_relative() => Some("a relative path"),
-            Some(_) => None,
-        };
-        if let Some(reason) = reason {
-            return Err(ConfigError::UnusableHome {
-                home,
-                value: value.to_string_lossy().into_owned(),
-                reason,
-                variable,
-            });
-        }
-        Ok(state.join("ironclaw").join(leaf))
-    }
+    Ok(state.join("ironclaw").join(leaf))
 }
 
 /// A path without `.` and, as if there were no links, without `..`.
@@ -625,15 +511,18 @@ fn resolved(path: &Path) -> PathBuf {
     without_dots(path)
 }
 
-fn invalid(variable: &'static str, value: &std::ffi::OsStr) -> ConfigError {
-    let expected = VARIABLES
-        .iter()
-        .find(|(name, ..)| *name == variable)
-        .map_or("a valid value", |(_, _, expected)| expected);
-    ConfigError::Invalid {
-        variable,
-        value: value.to_string_lossy().into_owned(),
-        expected,
+impl From<BadValue> for ConfigError {
+    fn from(bad: BadValue) -> Self {
+        let BadValue {
+            variable,
+            value,
+            expected,
+        } = bad;
+        Self::Invalid {
+            variable,
+            value,
+            expected,
+        }
     }
 }
 
@@ -726,9 +615,9 @@ mod tests {
             (JAIL_USERS, "70000"),
             (JAIL_USERS, "0-10"),
             (JAIL_USERS, "9-8"),
-            (TAPS, "tap0,"),
-            (TAPS, "netns:tap0"),
-            (QEMU_ACCEL, "hvf"),
+            ("IRONCLAW_TAPS", "tap0,"),
+            ("IRONCLAW_TAPS", "netns:tap0"),
+            ("IRONCLAW_QEMU_ACCEL", "hvf"),
         ] {
             let message = config(&[(variable, value)]).unwrap_err().to_string();
             let (.., range) = VARIABLES

@@ -17,6 +17,8 @@ mod home;
 mod jail;
 mod place;
 mod quirks;
+pub mod setting_names;
+pub mod settings;
 mod vsock;
 
 use std::fmt;
@@ -49,19 +51,23 @@ use api::{
     MemBackendType, SnapshotCreate, SnapshotLoad, SnapshotType, Vm, Vsock, VsockOverride,
 };
 pub use binary::FirecrackerBinary;
-pub(in crate::vm) use binary::PROGRAM;
+use binary::PROGRAM;
 pub(in crate::vm) use cgroup::{Cgroup, Cgroups};
 use devices::Interface;
 pub use devices::{Devices, Tap};
 use home::Home;
+use jail::PROGRAM as JAILER;
 pub use jail::{DEFAULT_USERS, Jailer, find_jailer};
-pub(in crate::vm) use jail::{PROGRAM as JAILER, User, remove_groups, user};
+pub(in crate::vm) use jail::{User, remove_groups, user};
 use place::Place;
 pub(in crate::vm) use place::readable_by;
 pub use quirks::{MINIMUM_VERSION, Quirks, Unsupported};
 
 /// The kind of hypervisor that it is.
 pub const KIND: VmmKind = VmmKind::new("Firecracker");
+
+/// What executes the code of its guests.
+const KVM: &str = "kvm";
 
 /// Names of the sockets in a VM's directory.
 const API: &str = "api.sock";
@@ -87,7 +93,7 @@ const BOOT_ARGS: &str = "pci=off i8042.noaux i8042.nomux i8042.dumbkbd nowatchdo
                          rcupdate.rcu_cpu_stall_suppress=1";
 
 /// What a process does until its API answers.
-pub(in crate::vm) const START: &str = "start";
+const START: &str = "start";
 /// How long a process may take until its API answers; it takes 2 ms on an idle machine.
 const STARTED: Duration = Duration::from_secs(10);
 
@@ -147,7 +153,7 @@ impl Firecracker {
         let identity = VmmIdentity {
             kind: KIND,
             version: binary.version.to_string(),
-            accelerator: "kvm".to_owned(),
+            accelerator: KVM.to_owned(),
             devices: devices.digest(),
         };
         let path = match &jailer {
@@ -275,6 +281,10 @@ impl Vmm for Firecracker {
 
     fn tsc_khz(&self) -> Option<u32> {
         tsc::khz()
+    }
+
+    fn precedes_kvm(&self, operation: &str) -> bool {
+        operation == START
     }
 
     fn prepare(&self) -> Result<(), VmmError> {

@@ -13,12 +13,15 @@
 //! environment ([`Config`]); [`Launcher`] and [`Pool`] are for those who want several, or other
 //! settings.
 
+pub mod backend;
+pub mod backends;
 mod causes;
 pub mod config;
 mod digest;
 pub mod firecracker;
 pub mod guest;
 mod identity;
+mod kvm;
 mod launcher;
 mod limits;
 mod orphan;
@@ -29,6 +32,7 @@ mod root_lock;
 mod run_directory;
 mod shared_pool;
 pub mod snapshot;
+pub mod variables;
 mod vm_handle;
 pub mod vmm;
 

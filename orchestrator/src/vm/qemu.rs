@@ -13,6 +13,7 @@ mod command;
 mod filter;
 mod jail;
 mod qmp;
+pub mod settings;
 
 use std::fs::File;
 use std::io;
@@ -61,7 +62,7 @@ pub enum Accelerator {
 impl Accelerator {
     /// QEMU's name for it.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Tcg => "tcg",
             Self::Kvm => "kvm",

@@ -46,6 +46,13 @@ pub trait Vmm: fmt::Debug + Send + Sync + 'static {
     /// The host's time-stamp counter frequency in kHz, where the guests of this VMM see it.
     fn tsc_khz(&self) -> Option<u32>;
 
+    /// Whether a process that ended during `operation` ([`VmmError::Died`]) had not opened /dev/kvm
+    /// yet: its end tells nothing about KVM.
+    fn precedes_kvm(&self, operation: &str) -> bool {
+        let _ = operation;
+        false
+    }
+
     /// Makes what VMs take of the host beside themselves, and removes what dead processes left of
     /// theirs: for whoever is about to make VMs. Without it the first VM does the former, and
     /// nobody the latter. Blocks.

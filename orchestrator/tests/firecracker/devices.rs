@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
-use ironclaw_orchestrator::vm::config::{JailChoice, Taps};
+use ironclaw_orchestrator::vm::config::JailChoice;
+use ironclaw_orchestrator::vm::firecracker::settings::Taps;
 use ironclaw_orchestrator::vm::{Launcher, Origin};
 use ironclaw_test_harness::skipped;
 
@@ -16,7 +17,7 @@ use crate::real::unless_required;
 fn with_drive(lab: &mut Lab) -> PathBuf {
     let drive = lab.path().join("drive.img");
     fs::write(&drive, vec![1; 1 << 20]).unwrap();
-    lab.config.root_drive = Some(drive.clone());
+    lab.config.backends.firecracker.root_drive = Some(drive.clone());
     drive
 }
 
@@ -147,7 +148,7 @@ async fn each_vm_has_a_network_interface_on_a_tap_device_of_its_own() {
     let Some(network) = Network::make("a", 2, false) else {
         return;
     };
-    lab.config.taps = network.setting();
+    lab.config.backends.firecracker.taps = network.setting();
     let (launcher, snapshot) = lab.snapshot().await;
     let one = launcher.restore_vm(&snapshot, "one").await.unwrap();
     let two = launcher.restore_vm(&snapshot, "two").await.unwrap();
@@ -172,7 +173,7 @@ async fn a_jailed_vm_has_a_tap_device_of_its_network_namespace() {
     let Some(network) = Network::make("j", 2, true) else {
         return;
     };
-    lab.config.taps = network.setting();
+    lab.config.backends.firecracker.taps = network.setting();
     lab.config.jail = JailChoice::On;
     let (launcher, snapshot) = lab.snapshot().await;
     let vm = launcher.restore_vm(&snapshot, "jailed").await.unwrap();
@@ -190,7 +191,7 @@ async fn a_cpu_template_is_applied_or_refused_in_firecrackers_words() {
         return;
     };
     let template = lab.path().join("cpu.json");
-    lab.config.cpu_template = Some(template.clone());
+    lab.config.backends.firecracker.cpu_template = Some(template.clone());
 
     // Hides AVX2 and the rest of what leaf 7 has in its first word.
     let hidden = format!("0b{}", "0".repeat(32));

@@ -30,7 +30,7 @@ pub(crate) fn may_jail(lab: &Lab) -> bool {
     let reason = if !rustix::process::geteuid().is_root() {
         "only root can jail VMs".to_owned()
     } else {
-        match find_jailer(lab.config.jailer.as_deref()) {
+        match find_jailer(lab.config.backends.firecracker.jailer.as_deref()) {
             Ok(_) => return true,
             Err(error) => error.to_string(),
         }
@@ -271,12 +271,15 @@ async fn programs_may_be_symbolic_links_to_files_of_another_name() {
         std::os::unix::fs::symlink(&named, &link).unwrap();
         Some(link)
     };
-    let jailer = find_jailer(lab.config.jailer.as_deref()).unwrap();
+    let jailer = find_jailer(lab.config.backends.firecracker.jailer.as_deref()).unwrap();
     let (firecracker, jailer) = (
         link("firecracker", &lab.binary.path),
         link("jailer", &jailer),
     );
-    (lab.config.firecracker, lab.config.jailer) = (firecracker, jailer);
+    (
+        lab.config.backends.firecracker.binary,
+        lab.config.backends.firecracker.jailer,
+    ) = (firecracker, jailer);
     let (_launcher, vm) = lab.vm("linked").await;
     assert_eq!(run(&vm, ["echo", "inside"]).await, "inside\n");
     vm.destroy().await.unwrap();

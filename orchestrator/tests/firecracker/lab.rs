@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ironclaw_orchestrator::template::{ImportSpec, TemplateStore};
 use ironclaw_orchestrator::vm::config::{BackendChoice, JailChoice};
-use ironclaw_orchestrator::vm::firecracker::FirecrackerBinary;
+use ironclaw_orchestrator::vm::firecracker::{FirecrackerBinary, KIND};
 use ironclaw_orchestrator::vm::snapshot::Snapshot;
 use ironclaw_orchestrator::vm::{Command, Config, Launcher, Pool, PoolOptions, VmHandle};
 use ironclaw_test_harness::skipped;
@@ -49,7 +49,7 @@ impl Lab {
     /// The settings of a test whose directory is `directory`.
     pub(crate) fn config_below(directory: &Path) -> Config {
         let mut config = Config::from_env().unwrap();
-        config.backend = BackendChoice::Firecracker;
+        config.backend = BackendChoice::Only(KIND);
         // Which has tests of its own.
         config.jail = JailChoice::Off;
         config.template_path = directory.join("templates");

@@ -14,7 +14,7 @@ use crate::process::living_in;
 /// Why a launcher with this binary is refused.
 async fn refusal(lab: &Lab, binary: PathBuf) -> LaunchError {
     let mut config = lab.config.clone();
-    config.firecracker = Some(binary);
+    config.backends.firecracker.binary = Some(binary);
     let error = Launcher::open(&config, Arc::new(|_: &_| {})).await;
     let error = error.expect_err("it is no Firecracker of ours");
     assert!(list(&config.run_path).is_empty());
@@ -110,7 +110,7 @@ async fn a_script_that_runs_firecracker_as_a_child_is_refused_and_leaves_nothing
         return;
     };
     let path = script(&lab, &format!("{} \"$@\"; exit", lab.binary.path.display()));
-    lab.config.firecracker = Some(path.clone());
+    lab.config.backends.firecracker.binary = Some(path.clone());
     let launcher = lab.launcher().await;
     let error = words(&launcher.cold_boot("child").await.unwrap_err());
     assert!(
@@ -122,7 +122,7 @@ async fn a_script_that_runs_firecracker_as_a_child_is_refused_and_leaves_nothing
     assert!(left.is_empty(), "{left:?}");
 
     let path = script(&lab, &format!("exec {} \"$@\"", lab.binary.path.display()));
-    lab.config.firecracker = Some(path);
+    lab.config.backends.firecracker.binary = Some(path);
     let vm = lab.launcher().await.cold_boot("itself").await.unwrap();
     vm.destroy().await.unwrap();
 }

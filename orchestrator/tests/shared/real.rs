@@ -25,11 +25,11 @@ pub(crate) struct Real {
 /// If it has to be there: it is required, or named in the settings and can't be used.
 pub(crate) async fn firecracker() -> Result<Real, String> {
     let config = Config::from_env().unwrap();
-    let found = FirecrackerBinary::find(config.firecracker.as_deref()).await;
+    let found = FirecrackerBinary::find(config.backends.firecracker.binary.as_deref()).await;
     let real = match found {
         Ok(binary) => on_this_host(binary),
         Err(error) => {
-            assert!(config.firecracker.is_none(), "{error}");
+            assert!(config.backends.firecracker.binary.is_none(), "{error}");
             Err(error.to_string())
         }
     };

@@ -10,6 +10,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use ironclaw_orchestrator::vm::config::BackendChoice;
+use ironclaw_orchestrator::vm::qemu::KIND;
 use ironclaw_orchestrator::vm::{
     Budget, Config, Launcher, Limit, Origin, Pool, PoolError, PoolOptions, SpawnError,
     SpawnOptions, VmHandle,
@@ -108,7 +109,11 @@ async fn a_limit_that_holds_no_vm_at_all_makes_no_pool() {
 /// A launcher with a QEMU whose processes are told from those of other tests: each writes its id
 /// into the file that is returned.
 async fn recorded() -> Option<(TempDir, PathBuf, Launcher)> {
-    let qemu = config().qemu.unwrap_or("qemu-system-x86_64".into());
+    let qemu = config()
+        .backends
+        .qemu
+        .binary
+        .unwrap_or("qemu-system-x86_64".into());
     snapshot(&launcher().await?).await;
     let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let (program, pids) = (directory.path().join("qemu"), directory.path().join("pids"));
@@ -119,11 +124,11 @@ async fn recorded() -> Option<(TempDir, PathBuf, Launcher)> {
     );
     fs::write(&program, script).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
-    let config = Config {
-        backend: BackendChoice::Qemu,
-        qemu: Some(program),
+    let mut config = Config {
+        backend: BackendChoice::Only(KIND),
         ..config()
     };
+    config.backends.qemu.binary = Some(program);
     let launcher = Launcher::open(&config, Arc::new(|_: &_| {})).await.unwrap();
     Some((directory, pids, launcher))
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use ironclaw_orchestrator::template::{ImportSpec, Template, TemplateError, TemplateStore};
 use ironclaw_orchestrator::vm::config::{BackendChoice, JailChoice};
 use ironclaw_orchestrator::vm::firecracker::{Devices, Firecracker, FirecrackerBinary};
+use ironclaw_orchestrator::vm::qemu;
 use ironclaw_orchestrator::vm::snapshot::SnapshotStore;
 use ironclaw_orchestrator::vm::vmm::{Machine, Vmm, VmmError};
 use ironclaw_orchestrator::vm::{Config, LaunchError, Launcher};
@@ -74,7 +75,7 @@ impl Kind {
             Self::Qemu => {
                 // Built by the first of all tests that need it, and kept.
                 config.template_path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("vm/templates");
-                config.backend = BackendChoice::Qemu;
+                config.backend = BackendChoice::Only(qemu::KIND);
                 let launcher = match Launcher::open(&config, Arc::new(|_: &_| {})).await {
                     Err(
                         error @ (LaunchError::Vmm(VmmError::NotInstalled { .. })

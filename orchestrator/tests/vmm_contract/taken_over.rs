@@ -145,7 +145,9 @@ pub(crate) fn as_ordinary_user() -> Option<ExitCode> {
 
 async fn jailed_qemu(template: Template, directory: &Path, strength: Strength) -> Backend {
     let config = config(directory);
-    let binary = QemuBinary::find(config.qemu.as_deref()).await.unwrap();
+    let binary = QemuBinary::find(config.backends.qemu.binary.as_deref())
+        .await
+        .unwrap();
     let jail = Jail::at_most(strength, &binary.path, config.jail_users.0.clone()).unwrap();
     assert_eq!(jail.strength(), strength, "{:?}", jail.why_no_stronger());
     let vmm = Qemu::new(binary, Accelerator::Tcg, &config.run_path)
@@ -165,7 +167,7 @@ async fn firecracker() {
     if !rustix::process::geteuid().is_root() {
         return skipped(real::unless_required("only root can jail VMs".to_owned()));
     }
-    let jailer = match Jailer::find(config.jailer.as_deref(), DEFAULT_USERS) {
+    let jailer = match Jailer::find(config.backends.firecracker.jailer.as_deref(), DEFAULT_USERS) {
         Ok(jailer) => jailer,
         Err(error) => return skipped(real::unless_required(error.to_string())),
     };

@@ -12,11 +12,11 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         module: "orchestrator::vm::firecracker",
-        uses: Uses::Only(&["digest", "vmm"]),
+        uses: Uses::Only(&["backend", "digest", "kvm", "variables", "vmm"]),
     },
     Rule {
         module: "orchestrator::vm::qemu",
-        uses: Uses::Only(&["digest", "vmm"]),
+        uses: Uses::Only(&["backend", "digest", "kvm", "variables", "vmm"]),
     },
     Rule {
         module: "orchestrator::vm::pool",
@@ -30,7 +30,6 @@ pub(super) const RULES: &[Rule] = &[
 
 /// What rules forbid and is there nevertheless.
 pub(super) const FORBIDDEN: &[Known] = &[
-    ("orchestrator::vm::firecracker", "orchestrator::vm::config"),
     ("orchestrator::vm::firecracker", "orchestrator::vm::process"),
     (
         "orchestrator::vm::firecracker",
@@ -66,10 +65,6 @@ pub(super) const CIRCLES: &[Known] = &[
     (
         "orchestrator::template::store",
         "orchestrator::template::build",
-    ),
-    (
-        "orchestrator::vm::config",
-        "orchestrator::vm::firecracker::devices",
     ),
     (
         "orchestrator::vm::firecracker::api::calls",

@@ -14,8 +14,8 @@ use sha2::{Digest as _, Sha256};
 use super::api::{ApiError, Client, CpuConfig, Drive, NetworkInterface, NetworkOverride};
 use super::claim::{self, Claim};
 use super::place::Place;
+use super::setting_names::{self, CPU_TEMPLATE};
 use crate::regular_file;
-use crate::vm::config::{self, CPU_TEMPLATE};
 use crate::vm::digest::Sha256Digest;
 use crate::vm::vmm::VmmError;
 
@@ -248,7 +248,8 @@ fn read_json(path: &Path) -> Result<serde_json::Value, VmmError> {
 
 /// Where the image of a root drive really is.
 fn find_image(path: &Path) -> Result<PathBuf, VmmError> {
-    let unusable = |error: io::Error| unusable("root drive", path, config::ROOT_DRIVE, &error);
+    let unusable =
+        |error: io::Error| unusable("root drive", path, setting_names::ROOT_DRIVE, &error);
     let kind = fs::metadata(path).map_err(unusable)?.file_type();
     if !kind.is_file() && !kind.is_block_device() {
         let neither = "it is neither a file nor a block device";
@@ -290,9 +291,9 @@ fn reach(tap: &Tap, jailed: bool) -> Result<(), VmmError> {
              tap devices of this namespace"
         }
         Some(namespace) => {
-            return fs::metadata(namespace)
-                .map(drop)
-                .map_err(|error| unusable("network namespace", namespace, config::TAPS, &error));
+            return fs::metadata(namespace).map(drop).map_err(|error| {
+                unusable("network namespace", namespace, setting_names::TAPS, &error)
+            });
         }
         None => return Ok(()),
     };

@@ -9,7 +9,7 @@ use crate::template::TemplateError;
 use crate::vm::guest::GuestError;
 use crate::vm::identity::BadName;
 use crate::vm::snapshot::SnapshotError;
-use crate::vm::vmm::{Exit, VmmError};
+use crate::vm::vmm::{Exit, VmmError, VmmKind};
 
 /// Why a VM or a snapshot could not be made.
 #[derive(Debug, Error)]
@@ -63,22 +63,34 @@ pub enum LaunchError {
         /// Where it was looked for.
         looked: Vec<PathBuf>,
     },
-    /// Firecracker was asked for, and can't run here.
+    /// A backend was asked for, or is the only one, and can't run here.
     #[error(
-        "IRONCLAW_BACKEND=firecracker can't be used: {reason}; run `ironclaw doctor`, or set it \
-         to qemu or auto"
+        "IRONCLAW_BACKEND={} can't be used: {reason}; run `ironclaw doctor`, or set it to auto or \
+         another one",
+        kind.name()
     )]
-    NoKvm {
+    BackendUnusable {
+        /// The backend.
+        kind: VmmKind,
         /// Why not.
         reason: String,
     },
-    /// A setting asks for what QEMU does not have.
+    /// A backend was asked for that this program does not have.
+    #[error("there is no backend {}", kind.name())]
+    UnknownBackend {
+        /// What was asked for.
+        kind: VmmKind,
+    },
+    /// A setting asks for what one backend alone has.
     #[error(
-        "{variable} is set, which needs Firecracker, and QEMU is what would run; see `ironclaw doctor`"
+        "{variable} is set, which needs {needed}, and that is not what would run; see `ironclaw \
+         doctor`"
     )]
-    NeedsFirecracker {
+    NeedsBackend {
         /// The setting.
         variable: &'static str,
+        /// What has it.
+        needed: VmmKind,
     },
     /// The host has no random numbers.
     #[error("the host's random generator failed: {0}")]
@@ -124,9 +136,10 @@ impl LaunchError {
             Self::NotReleased { .. } => "not_released",
             Self::Snapshot(_) => "snapshot",
             Self::Name(_) => "name",
-            Self::NoGuestAgent { .. } | Self::NoKvm { .. } | Self::NeedsFirecracker { .. } => {
-                "settings"
-            }
+            Self::NoGuestAgent { .. }
+            | Self::BackendUnusable { .. }
+            | Self::UnknownBackend { .. }
+            | Self::NeedsBackend { .. } => "settings",
             Self::Random(_) => "random",
             Self::Panicked { .. } => "panicked",
             Self::ShuttingDown => "shutting_down",

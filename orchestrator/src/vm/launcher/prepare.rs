@@ -1,15 +1,16 @@
 //! From the settings to a launcher: the hypervisor, the template, the snapshots' directory.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::probe::Verdict;
 use super::{Inner, LaunchError, Launcher, Progress, Stage, blocking, find_guest_agent, probe};
 use crate::template::{BuildSpec, Template, TemplateStore};
-use crate::vm::config::{AccelChoice, BackendChoice, Config, JailChoice};
-use crate::vm::firecracker::{self, Devices, Firecracker, FirecrackerBinary, Jailer};
-use crate::vm::qemu::{self, Accelerator, Qemu, QemuBinary};
+use crate::vm::backend::select::{self, Listed, OutOfOrder, Step};
+use crate::vm::backend::{Absence, Backend, Candidate, Installed, Surroundings};
+use crate::vm::config::Config;
 use crate::vm::snapshot::{Host, Requirements, SnapshotStore};
-use crate::vm::vmm::{Vmm, VmmError};
+use crate::vm::vmm::{Vmm, VmmError, VmmIdentity, VmmKind};
 
 impl Launcher {
     /// Finds the hypervisor, opens the directories, and builds the template if there is none yet,
@@ -88,66 +89,112 @@ impl Launcher {
     /// # Errors
     /// [`LaunchError`] if there is none that serves.
     pub async fn hypervisors(config: &Config) -> Result<Vec<Arc<dyn Vmm>>, LaunchError> {
-        let Found { firecracker, qemu } = Found::look(config).await?;
-        let mut all: Vec<Arc<dyn Vmm>> = Vec::new();
-        if let Some(firecracker) = firecracker {
-            all.push(Arc::new(firecracker));
+        let mut queue = Queue::new(config)?;
+        let mut all = Vec::new();
+        while let Some(installed) = queue.next().await? {
+            // The one that serves whatever a trial of the others shows.
+            all.extend(installed.open().await?.pop());
         }
-        let insists = config.backend == BackendChoice::Firecracker;
-        if let (Ok(binary), false) = (qemu, insists || config.needs_firecracker().is_some()) {
-            let translated = translated(binary, config).await?;
-            let use_kvm = config.qemu_accel == AccelChoice::Kvm;
-            all.push(match use_kvm {
-                true => Arc::new(translated.accelerated_by(Accelerator::Kvm)),
-                false => Arc::new(translated),
-            });
+        if all.is_empty() {
+            return Err(queue.none());
         }
-        Ok(all)
+        Ok(all.into_iter().map(|candidate| candidate.vmm).collect())
     }
 }
 
-/// QEMU as a translator, in its jail.
-async fn translated(binary: QemuBinary, config: &Config) -> Result<Qemu, LaunchError> {
-    let config = config.clone();
-    blocking(move || {
-        let jail = qemu_jail(&binary, &config)?;
-        let qemu = Qemu::new(binary, Accelerator::Tcg, &config.run_path)?;
-        Ok::<_, VmmError>(qemu.jailed(jail))
-    })
-    .await
+/// The backends that may serve, best first. Each is looked for when its turn comes.
+struct Queue {
+    left: VecDeque<Arc<dyn Backend>>,
+    surroundings: Surroundings,
+    /// The one that was chosen by its name.
+    chosen: Option<VmmKind>,
+    /// Why the last one that was looked for is not used.
+    missing: Option<LaunchError>,
 }
 
-/// The hypervisors that are installed and allowed by the settings.
+impl Queue {
+    fn new(config: &Config) -> Result<Self, LaunchError> {
+        let chosen = config.backend.kind().cloned();
+        let backends = config.backends.list();
+        let listed: Vec<_> = backends
+            .iter()
+            .map(|backend| Listed {
+                kind: backend.kind(),
+                insists: backend.insists(),
+            })
+            .collect();
+        let order = select::order(chosen.as_ref(), &listed).map_err(|error| match error {
+            OutOfOrder::Unknown(kind) => LaunchError::UnknownBackend { kind },
+            OutOfOrder::Needs { variable, needed } => {
+                LaunchError::NeedsBackend { variable, needed }
+            }
+        })?;
+        // Of whatever keeps the one away that a setting insists on, that is the reason.
+        let missing = match (order.as_slice(), &chosen) {
+            ([only], None) => listed[*only]
+                .insists
+                .map(|variable| LaunchError::NeedsBackend {
+                    variable,
+                    needed: listed[*only].kind.clone(),
+                }),
+            _ => None,
+        };
+        Ok(Self {
+            left: order
+                .iter()
+                .map(|place| Arc::clone(&backends[*place]))
+                .collect(),
+            surroundings: config.surroundings(),
+            chosen,
+            missing,
+        })
+    }
+
+    /// The next one that is here.
+    async fn next(&mut self) -> Result<Option<Box<dyn Installed>>, LaunchError> {
+        let insists = matches!(self.missing, Some(LaunchError::NeedsBackend { .. }));
+        while let Some(backend) = self.left.pop_front() {
+            let kind = backend.kind();
+            let error = match backend.detect(&self.surroundings).await {
+                Ok(installed) => return Ok(Some(installed)),
+                Err(Absence::Refused(error)) => return Err(error.into()),
+                Err(Absence::Host(reason)) => LaunchError::BackendUnusable { kind, reason },
+                Err(Absence::Program(error)) => {
+                    if self.chosen.is_none() && !matches!(error, VmmError::NotInstalled { .. }) {
+                        tracing::warn!("{kind} is not used: {error}");
+                    }
+                    error.into()
+                }
+            };
+            if !insists {
+                self.missing = Some(error);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Why there is none.
+    fn none(self) -> LaunchError {
+        let chosen = self.chosen.unwrap_or_else(|| VmmKind::new("none"));
+        let unknown = LaunchError::UnknownBackend { kind: chosen };
+        self.missing.unwrap_or(unknown)
+    }
+}
+
+/// The first backend that is here, and those that may serve if it does not.
 struct Found {
-    firecracker: Option<Firecracker>,
-    qemu: Result<QemuBinary, VmmError>,
+    installed: Box<dyn Installed>,
+    others: Queue,
 }
 
 impl Found {
     /// # Errors
     /// [`LaunchError`] if there is none that serves.
     async fn look(config: &Config) -> Result<Self, LaunchError> {
-        let firecracker = match config.backend {
-            BackendChoice::Qemu => None,
-            BackendChoice::Firecracker => {
-                probe::device().map_err(|error| LaunchError::NoKvm {
-                    reason: format!("/dev/kvm can't be opened: {error}"),
-                })?;
-                Some(firecracker(config).await?)
-            }
-            BackendChoice::Auto if probe::device().is_err() => None,
-            BackendChoice::Auto => match firecracker(config).await {
-                Ok(firecracker) => Some(firecracker),
-                Err(error) => {
-                    without_firecracker(error, config)?;
-                    None
-                }
-            },
-        };
-        let qemu = QemuBinary::find(config.qemu.as_deref()).await;
-        match (&firecracker, qemu) {
-            (None, Err(error)) => Err(error.into()),
-            (_, qemu) => Ok(Self { firecracker, qemu }),
+        let mut others = Queue::new(config)?;
+        match others.next().await? {
+            Some(installed) => Ok(Self { installed, others }),
+            None => Err(others.none()),
         }
     }
 
@@ -158,128 +205,48 @@ impl Found {
         template: &Template,
         progress: &Progress,
     ) -> Result<Arc<dyn Vmm>, LaunchError> {
-        let trying = || progress(&Stage::ProbingKvm);
-        let Self { firecracker, qemu } = self;
-        let needs_firecracker = config.needs_firecracker();
-        // Where QEMU is no choice, a boot tells more than a probe that failed.
-        let insists = config.backend == BackendChoice::Firecracker || needs_firecracker.is_some();
-        if let Some(firecracker) = firecracker {
-            if insists {
-                return Ok(Arc::new(firecracker));
-            }
-            let identity = firecracker.identity().clone();
-            match probe::boots(&firecracker, config, template, trying).await {
-                Verdict::Boots => return Ok(Arc::new(firecracker)),
-                // Said once for each combination of host, hypervisor and template: who calls
-                // `ironclaw run` a thousand times knows it by then. QEMU says by itself if it runs
-                // with less of a jail than it should.
-                Verdict::FailsNow => tracing::warn!(
-                    "{identity} is not used, since it does not boot the template here: QEMU is \
-                     (IRONCLAW_BACKEND=qemu silences this)"
-                ),
-                Verdict::FailedBefore => {
-                    tracing::info!("{identity} is not used, since it did not boot the template");
+        let Self {
+            mut installed,
+            mut others,
+        } = self;
+        loop {
+            let mut candidates = VecDeque::from(installed.open().await?);
+            while let Some(Candidate { vmm, trust }) = candidates.pop_front() {
+                let next = others.left.front();
+                let is_last = candidates.is_empty() && next.is_none();
+                if select::step(trust, is_last) == Step::Use {
+                    return Ok(vmm);
+                }
+                let trying = || progress(&Stage::ProbingKvm);
+                let verdict = probe::boots(&*vmm, config, template, trying).await;
+                if verdict == Verdict::Boots {
+                    return Ok(vmm);
+                }
+                if let (true, Some(next)) = (candidates.is_empty(), next) {
+                    tell_unused(vmm.identity(), verdict, &next.kind());
                 }
             }
+            installed = match others.next().await? {
+                Some(installed) => installed,
+                None => return Err(others.none()),
+            };
         }
-        if let Some(variable) = needs_firecracker {
-            return Err(LaunchError::NeedsFirecracker { variable });
-        }
-        let binary = qemu?;
-        let translated = translated(binary, config).await?;
-        let kvm = translated.clone().accelerated_by(Accelerator::Kvm);
-        let use_kvm = match config.qemu_accel {
-            AccelChoice::Kvm => true,
-            AccelChoice::Tcg => false,
-            AccelChoice::Auto => {
-                probe::device().is_ok()
-                    && probe::boots(&kvm, config, template, trying).await == Verdict::Boots
-            }
-        };
-        if use_kvm {
-            return Ok(Arc::new(kvm));
-        }
-        Ok(Arc::new(translated))
     }
 }
 
-/// Whether it may be done without Firecracker, which failed for this reason: not if anybody asked
-/// for what failed by name. That there is one that can't be used is said.
-fn without_firecracker(error: LaunchError, config: &Config) -> Result<(), LaunchError> {
-    let LaunchError::Vmm(reason) = &error else {
-        return Err(error);
-    };
-    let asked_for = match reason {
-        VmmError::NotInstalled {
-            program,
-            path: None,
-            ..
-        } if *program == firecracker::PROGRAM => return Ok(()),
-        VmmError::Unusable { program, .. } if *program == firecracker::PROGRAM => {
-            config.firecracker.is_some()
-        }
-        VmmError::Unusable { program, .. } if *program == firecracker::JAILER => {
-            config.jail == JailChoice::On
-        }
-        _ => true,
-    };
-    if asked_for {
-        return Err(error);
+/// Said once for each combination of host, hypervisor and template: who calls `ironclaw run` a
+/// thousand times knows it by then. The next one says by itself if it runs with less of a jail than
+/// it should.
+fn tell_unused(identity: &VmmIdentity, verdict: Verdict, next: &VmmKind) {
+    if verdict == Verdict::FailedBefore {
+        tracing::info!("{identity} is not used, since it did not boot the template");
+        return;
     }
-    tracing::warn!("Firecracker is not used: {reason}");
-    Ok(())
-}
-
-async fn firecracker(config: &Config) -> Result<Firecracker, LaunchError> {
-    let binary = FirecrackerBinary::find(config.firecracker.as_deref()).await?;
-    let config = config.clone();
-    blocking(move || {
-        let jailer = jailer(&config)?;
-        let devices = Devices::new(
-            config.root_drive.as_deref(),
-            config.cpu_template.as_deref(),
-            config.taps.0,
-            jailer.is_some(),
-        )?;
-        Firecracker::new(binary, &config.run_path, jailer, devices)
-    })
-    .await
-}
-
-/// The jailer, if VMs are to be jailed: as root always, unless the settings say otherwise.
-fn jailer(config: &Config) -> Result<Option<Jailer>, VmmError> {
-    let is_root = rustix::process::geteuid().is_root();
-    match config.jail {
-        JailChoice::Off => return Ok(None),
-        JailChoice::Auto if !is_root => {}
-        JailChoice::On | JailChoice::Auto => {
-            let users = config.jail_users.0.clone();
-            return Jailer::find(config.jailer.as_deref(), users).map(Some);
-        }
-    }
-    let reason = "only root can jail them";
     tracing::warn!(
-        "Firecracker runs without its jailer: {reason} (IRONCLAW_JAIL=off silences this)"
+        "{identity} is not used, since it does not boot the template here: {next} is \
+         (IRONCLAW_BACKEND={} silences this)",
+        next.name()
     );
-    Ok(None)
-}
-
-/// What QEMU is jailed by. A jail that is weaker than this user should have is told.
-fn qemu_jail(binary: &QemuBinary, config: &Config) -> Result<qemu::Jail, VmmError> {
-    if config.jail == JailChoice::Off {
-        return Ok(qemu::Jail::off());
-    }
-    let jail = qemu::Jail::find(&binary.path, config.jail_users.0.clone())?;
-    if config.jail == JailChoice::On {
-        return jail.or_error(&binary.path);
-    }
-    if let Some(reason) = jail.why_no_stronger() {
-        tracing::warn!(
-            "QEMU runs with a weaker jail: {reason} (`ironclaw doctor` lists what is in force, \
-             IRONCLAW_JAIL=off silences this)"
-        );
-    }
-    Ok(jail)
 }
 
 /// The template in use, built if need be.
@@ -331,37 +298,25 @@ mod tests {
         Config::from_vars(variable, true).unwrap()
     }
 
-    fn unusable(program: &'static str) -> LaunchError {
-        let (path, reason) = (program.into(), "of its age".to_owned());
-        VmmError::Unusable {
-            program,
-            path,
-            reason,
+    #[test]
+    fn a_setting_that_the_chosen_backend_has_nothing_for_is_named_with_the_one_that_has() {
+        let settings = [("IRONCLAW_BACKEND", "qemu"), ("IRONCLAW_TAPS", "tap0")];
+        let error = Queue::new(&config(&settings)).err().unwrap();
+        assert!(matches!(error, LaunchError::NeedsBackend { .. }), "{error}");
+        for part in ["IRONCLAW_TAPS", "Firecracker"] {
+            assert!(error.to_string().contains(part), "{error}");
         }
-        .into()
+        let queue = Queue::new(&config(&settings[1..])).unwrap();
+        let kinds: Vec<_> = queue.left.iter().map(|backend| backend.kind()).collect();
+        assert_eq!(kinds, [crate::vm::firecracker::KIND]);
     }
 
-    #[test]
-    fn a_firecracker_that_nobody_asked_for_by_name_can_be_done_without() {
-        let missing = |program, path: Option<&str>| VmmError::NotInstalled {
-            program,
-            path: path.map(Into::into),
-            hint: "",
-        };
-        let nothing = config(&[]);
-        without_firecracker(missing("firecracker", None).into(), &nothing).unwrap();
-        without_firecracker(unusable("firecracker"), &nothing).unwrap();
-        without_firecracker(unusable("jailer"), &nothing).unwrap();
-
-        without_firecracker(missing("firecracker", Some("/x")).into(), &nothing).unwrap_err();
-        without_firecracker(unusable("tap device"), &nothing).unwrap_err();
-        let named = config(&[("IRONCLAW_FIRECRACKER", "/x")]);
-        without_firecracker(unusable("firecracker"), &named).unwrap_err();
-        let jailed = config(&[("IRONCLAW_JAIL", "on")]);
-        without_firecracker(unusable("jailer"), &jailed).unwrap_err();
-        without_firecracker(missing("jailer", None).into(), &jailed).unwrap_err();
-        let full = std::io::ErrorKind::StorageFull.into();
-        without_firecracker(VmmError::io("write")(full).into(), &nothing).unwrap_err();
+    #[tokio::test]
+    async fn a_program_that_a_setting_names_is_not_done_without() {
+        let named = ("IRONCLAW_QEMU", "/nonexistent/qemu");
+        let set = [named, ("IRONCLAW_BACKEND", "qemu")];
+        let error = Found::look(&config(&set)).await.err().unwrap();
+        assert!(error.to_string().contains("/nonexistent/qemu"), "{error}");
     }
 
     #[test]

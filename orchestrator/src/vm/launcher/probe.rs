@@ -15,14 +15,11 @@ use serde::{Deserialize, Serialize};
 use crate::template::{Template, TemplateHash};
 use crate::vm::causes::with_causes;
 use crate::vm::config::Config;
-use crate::vm::firecracker;
 use crate::vm::launcher::LaunchError;
 use crate::vm::launcher::boot::{self, boot_once};
 use crate::vm::snapshot::Host;
-use crate::vm::vmm::{Machine, Ram, Vmm, VmmError, VmmIdentity, VmmKind};
+use crate::vm::vmm::{Machine, Ram, Vmm, VmmError, VmmIdentity};
 
-/// The device of KVM (Linux Documentation/virt/kvm/api.rst).
-const DEVICE: &str = "/dev/kvm";
 /// Ten times what a boot takes under KVM on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Most bytes of it that are read.
@@ -55,18 +52,6 @@ pub(super) enum Verdict {
 struct Answer {
     question: Question,
     works: bool,
-}
-
-/// Whether this process may use KVM.
-///
-/// # Errors
-/// Why not: there is no such device, or no permission.
-pub(super) fn device() -> std::io::Result<()> {
-    File::options()
-        .read(true)
-        .write(true)
-        .open(DEVICE)
-        .map(drop)
 }
 
 /// Whether `template` boots under `vmm`, which runs guests by KVM.
@@ -105,7 +90,7 @@ pub(super) async fn boots(
     let spec = boot::spec(template, config.machine, Ram::Private);
     let works = match boot_once(vmm, &spec, PATIENCE).await {
         Ok(_) => true,
-        Err(error) if proves_it(&vmm.identity().kind, &error) => {
+        Err(error) if proves_it(vmm, &error) => {
             tracing::info!(%error, "KVM does not run the guest");
             false
         }
@@ -140,23 +125,15 @@ pub(super) async fn boots(
 }
 
 /// Whether it is the guest or the VMM that does not get along with KVM. A full disk, a tap device
-/// that is in use, or who kills a VMM for its memory say nothing about that.
-fn proves_it(vmm: &VmmKind, error: &LaunchError) -> bool {
-    let was_killed = matches!(
+/// that is in use, who kills a VMM for its memory, or a process that ends before it has opened the
+/// device say nothing about that.
+fn proves_it(vmm: &dyn Vmm, error: &LaunchError) -> bool {
+    let says_nothing = matches!(
         error,
-        LaunchError::Vmm(VmmError::Died { exit, .. }) if exit.status.contains("SIGKILL")
+        LaunchError::Vmm(VmmError::Died { exit, operation })
+            if exit.status.contains("SIGKILL") || vmm.precedes_kvm(operation)
     );
-    boot::did_not_come_up(error) && !was_killed && !did_not_start(vmm, error)
-}
-
-/// Whether it is Firecracker's process, or the jailer's, that did not come up: without a guest, and
-/// before it opens the device.
-fn did_not_start(vmm: &VmmKind, error: &LaunchError) -> bool {
-    *vmm == firecracker::KIND
-        && matches!(
-            error,
-            LaunchError::Vmm(VmmError::Died { operation, .. }) if *operation == firecracker::START
-        )
+    boot::did_not_come_up(error) && !says_nothing
 }
 
 fn recall(path: &Path) -> Option<Answer> {
@@ -184,6 +161,7 @@ fn remember(path: &Path, answer: &Answer) -> std::io::Result<()> {
 mod tests {
     use super::*;
     use crate::vm::launcher::fake::{self, Boot, Fake};
+    use crate::vm::vmm::VmmKind;
 
     /// What is found out by one boot after the other; the second one only if it is asked again.
     async fn asked_twice(faults: [Boot; 2]) -> (Verdict, Verdict, usize) {

@@ -1,0 +1,227 @@
+//! Firecracker as a backend: its settings, and whether it is here.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use rustix::process::geteuid;
+use serde::Serialize;
+use tokio::task::spawn_blocking;
+
+use super::jail::Jailer;
+use super::setting_names::{BINARY, CPU_TEMPLATE, JAILER_BINARY, ROOT_DRIVE, TAPS};
+use super::{Devices, Firecracker, FirecrackerBinary, JAILER, KIND, KVM, PROGRAM, Tap};
+use crate::vm::backend::{Absence, Backend, Candidate, Installed, JailChoice, Surroundings, Trust};
+use crate::vm::kvm;
+use crate::vm::variables::{BadValue, Variable, Variables};
+use crate::vm::vmm::{VmmError, VmmKind};
+
+/// All of them.
+pub(in crate::vm) const VARIABLES: &[Variable] = &[
+    (
+        BINARY,
+        "firecracker on PATH",
+        "path of the Firecracker binary",
+    ),
+    (
+        JAILER_BINARY,
+        "jailer on PATH",
+        "path of Firecracker's jailer",
+    ),
+    (
+        ROOT_DRIVE,
+        "none",
+        "path of an image that guests get as a read-only root drive (Firecracker)",
+    ),
+    (
+        TAPS,
+        "none",
+        "tap devices, one for each VM, as tap0,tap1 or jailed /run/netns/vm0:tap0 (Firecracker)",
+    ),
+    (
+        CPU_TEMPLATE,
+        "none",
+        "path of a custom CPU template in JSON (Firecracker)",
+    ),
+];
+
+/// How the names of its processes begin.
+pub(in crate::vm) const PROCESS_NAMES: &[&str] = &[PROGRAM, JAILER];
+
+/// What executes the code of its guests.
+pub(in crate::vm) const ACCELERATORS: &[&str] = &[KVM];
+
+/// What Firecracker needs of settings beside those of all backends.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct FirecrackerSettings {
+    /// The Firecracker binary, if not the one on PATH.
+    pub binary: Option<PathBuf>,
+    /// The jailer, if not the one on PATH.
+    pub jailer: Option<PathBuf>,
+    /// The image of a read-only root drive.
+    pub root_drive: Option<PathBuf>,
+    /// Tap devices, one for each VM; without any, VMs have no network.
+    pub taps: Taps,
+    /// A CPU template's file.
+    pub cpu_template: Option<PathBuf>,
+}
+
+/// Tap devices.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Taps(pub Vec<Tap>);
+
+impl FromStr for Taps {
+    type Err = ();
+
+    /// [`Tap`]s with commas in between.
+    ///
+    /// # Errors
+    /// It is anything else.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let taps = text.split(',').map(str::parse).collect::<Result<_, _>>()?;
+        Ok(Self(taps))
+    }
+}
+
+impl FirecrackerSettings {
+    pub(in crate::vm) fn from_vars(vars: &Variables<'_>) -> Result<Self, BadValue> {
+        Ok(Self {
+            binary: vars.path(BINARY),
+            jailer: vars.path(JAILER_BINARY),
+            root_drive: vars.path(ROOT_DRIVE),
+            taps: vars.parse(TAPS)?.unwrap_or_default(),
+            cpu_template: vars.path(CPU_TEMPLATE),
+        })
+    }
+
+    /// Blocks.
+    fn open(self, binary: FirecrackerBinary, of: &Surroundings) -> Result<Firecracker, VmmError> {
+        let jailer = self.find_jailer(of)?;
+        let devices = Devices::new(
+            self.root_drive.as_deref(),
+            self.cpu_template.as_deref(),
+            self.taps.0,
+            jailer.is_some(),
+        )?;
+        Firecracker::new(binary, &of.run_path, jailer, devices)
+    }
+
+    /// The jailer, if VMs are to be jailed: as root always, unless the settings say otherwise.
+    fn find_jailer(&self, of: &Surroundings) -> Result<Option<Jailer>, VmmError> {
+        match of.jail {
+            JailChoice::Off => return Ok(None),
+            JailChoice::Auto if !geteuid().is_root() => {}
+            JailChoice::On | JailChoice::Auto => {
+                return Jailer::find(self.jailer.as_deref(), of.jail_users.clone()).map(Some);
+            }
+        }
+        let reason = "only root can jail them";
+        tracing::warn!(
+            "Firecracker runs without its jailer: {reason} (IRONCLAW_JAIL=off silences this)"
+        );
+        Ok(None)
+    }
+
+    /// Why it can't be used, after its program was found or was not.
+    fn absence(&self, error: VmmError, jail: JailChoice) -> Absence {
+        match &error {
+            VmmError::Unusable { program, .. } if *program == JAILER => {
+                Absence::of_program(error, jail == JailChoice::On)
+            }
+            VmmError::NotInstalled { program, .. } | VmmError::Unusable { program, .. }
+                if *program == PROGRAM =>
+            {
+                Absence::of_program(error, self.binary.is_some())
+            }
+            // The jailer that is to be there, a device that a setting names, or the host.
+            _ => Absence::Refused(error),
+        }
+    }
+}
+
+#[async_trait]
+impl Backend for FirecrackerSettings {
+    fn kind(&self) -> VmmKind {
+        KIND
+    }
+
+    fn process_names(&self) -> &'static [&'static str] {
+        PROCESS_NAMES
+    }
+
+    fn insists(&self) -> Option<&'static str> {
+        let set = [
+            (ROOT_DRIVE, self.root_drive.is_some()),
+            (TAPS, !self.taps.0.is_empty()),
+            (CPU_TEMPLATE, self.cpu_template.is_some()),
+        ];
+        set.into_iter().find(|(_, set)| *set).map(|(name, _)| name)
+    }
+
+    async fn detect(&self, surroundings: &Surroundings) -> Result<Box<dyn Installed>, Absence> {
+        kvm::open().map_err(|error| Absence::Host(error.to_string()))?;
+        let found = async {
+            let binary = FirecrackerBinary::find(self.binary.as_deref()).await?;
+            let (settings, of) = (self.clone(), surroundings.clone());
+            let opened = spawn_blocking(move || settings.open(binary, &of)).await;
+            opened.map_err(|error| VmmError::io("look for Firecracker")(error.into()))?
+        };
+        match found.await {
+            Ok(firecracker) => Ok(Box::new(Found(firecracker))),
+            Err(error) => Err(self.absence(error, surroundings.jail)),
+        }
+    }
+}
+
+struct Found(Firecracker);
+
+#[async_trait]
+impl Installed for Found {
+    async fn open(self: Box<Self>) -> Result<Vec<Candidate>, VmmError> {
+        Ok(vec![Candidate {
+            vmm: Arc::new(self.0),
+            trust: Trust::UntilItBoots,
+        }])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_somebody_asked_for_by_name_has_to_be_there() {
+        let unusable = |program| VmmError::Unusable {
+            program,
+            path: program.into(),
+            reason: "of its age".to_owned(),
+        };
+        let missing = |program, path: Option<&str>| VmmError::NotInstalled {
+            program,
+            path: path.map(Into::into),
+            hint: "",
+        };
+        let nothing = FirecrackerSettings::default();
+        let named = FirecrackerSettings {
+            binary: Some("/x".into()),
+            ..FirecrackerSettings::default()
+        };
+        let auto = JailChoice::Auto;
+        for (settings, jail, error, is_told) in [
+            (&nothing, auto, missing(PROGRAM, None), false),
+            (&nothing, auto, unusable(PROGRAM), false),
+            (&nothing, auto, unusable(JAILER), false),
+            (&named, auto, missing(PROGRAM, Some("/x")), true),
+            (&named, auto, unusable(PROGRAM), true),
+            (&nothing, auto, unusable("tap device"), true),
+            (&nothing, auto, missing(JAILER, None), true),
+            (&nothing, JailChoice::On, unusable(JAILER), true),
+        ] {
+            let text = error.to_string();
+            let absence = settings.absence(error, jail);
+            let refused = matches!(absence, Absence::Refused(_));
+            assert_eq!(refused, is_told, "{text} {jail:?}");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! QEMU as a backend: its settings, and whether it is here.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::Serialize;
+use tokio::task::spawn_blocking;
+
+use super::{Accelerator, Jail, KIND, Qemu, QemuBinary};
+use crate::vm::backend::{Absence, Backend, Candidate, Installed, JailChoice, Surroundings, Trust};
+use crate::vm::kvm;
+use crate::vm::variables::{BadValue, Variable, Variables};
+use crate::vm::vmm::{VmmError, VmmKind};
+
+/// The QEMU binary.
+pub const BINARY: &str = "IRONCLAW_QEMU";
+/// How QEMU runs a guest's code.
+pub const ACCEL: &str = "IRONCLAW_QEMU_ACCEL";
+
+/// All of them.
+pub(in crate::vm) const VARIABLES: &[Variable] = &[
+    (
+        BINARY,
+        "qemu-system-x86_64 on PATH",
+        "path of the QEMU binary",
+    ),
+    (
+        ACCEL,
+        "auto",
+        "auto (KVM if a probe shows that it runs the guest), kvm or tcg",
+    ),
+];
+
+/// How the names of its processes begin.
+pub(in crate::vm) const PROCESS_NAMES: &[&str] = &["qemu"];
+
+/// What executes the code of its guests.
+pub(in crate::vm) const ACCELERATORS: &[&str] = &[Accelerator::Tcg.name(), Accelerator::Kvm.name()];
+
+/// What QEMU needs of settings beside those of all backends.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct QemuSettings {
+    /// The QEMU binary, if not the one on PATH.
+    pub binary: Option<PathBuf>,
+    /// How it runs a guest's code.
+    pub accel: AccelChoice,
+}
+
+/// How QEMU runs a guest's code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccelChoice {
+    /// KVM if a probe showed that it runs our guest, translation otherwise.
+    #[default]
+    Auto,
+    /// KVM or an error.
+    Kvm,
+    /// QEMU's translator, on any machine.
+    Tcg,
+}
+
+impl FromStr for AccelChoice {
+    type Err = ();
+
+    /// `auto`, `kvm` or `tcg`.
+    ///
+    /// # Errors
+    /// It is anything else.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "kvm" => Ok(Self::Kvm),
+            "tcg" => Ok(Self::Tcg),
+            _ => Err(()),
+        }
+    }
+}
+
+impl QemuSettings {
+    pub(in crate::vm) fn from_vars(vars: &Variables<'_>) -> Result<Self, BadValue> {
+        Ok(Self {
+            binary: vars.path(BINARY),
+            accel: vars.parse(ACCEL)?.unwrap_or_default(),
+        })
+    }
+}
+
+#[async_trait]
+impl Backend for QemuSettings {
+    fn kind(&self) -> VmmKind {
+        KIND
+    }
+
+    fn process_names(&self) -> &'static [&'static str] {
+        PROCESS_NAMES
+    }
+
+    async fn detect(&self, surroundings: &Surroundings) -> Result<Box<dyn Installed>, Absence> {
+        let found = QemuBinary::find(self.binary.as_deref()).await;
+        let binary = found.map_err(|error| Absence::of_program(error, self.binary.is_some()))?;
+        Ok(Box::new(Found {
+            binary,
+            accel: self.accel,
+            surroundings: surroundings.clone(),
+        }))
+    }
+}
+
+struct Found {
+    binary: QemuBinary,
+    accel: AccelChoice,
+    surroundings: Surroundings,
+}
+
+#[async_trait]
+impl Installed for Found {
+    async fn open(self: Box<Self>) -> Result<Vec<Candidate>, VmmError> {
+        let accel = self.accel;
+        let opened = spawn_blocking(move || self.translated()).await;
+        let translated =
+            opened.map_err(|error| VmmError::io("look for a jail of QEMU")(error.into()))??;
+        let accelerated = |trust| Candidate {
+            vmm: Arc::new(translated.clone().accelerated_by(Accelerator::Kvm)),
+            trust,
+        };
+        let translated = || Candidate {
+            vmm: Arc::new(translated.clone()),
+            trust: Trust::Sure,
+        };
+        Ok(match accel {
+            AccelChoice::Kvm => vec![accelerated(Trust::Sure)],
+            AccelChoice::Auto if kvm::open().is_ok() => {
+                vec![accelerated(Trust::UntilItBoots), translated()]
+            }
+            AccelChoice::Auto | AccelChoice::Tcg => vec![translated()],
+        })
+    }
+}
+
+impl Found {
+    /// As a translator, in its jail. Blocks.
+    fn translated(self) -> Result<Qemu, VmmError> {
+        let jail = self.jail()?;
+        let qemu = Qemu::new(self.binary, Accelerator::Tcg, &self.surroundings.run_path)?;
+        Ok(qemu.jailed(jail))
+    }
+
+    /// What it is jailed by. A jail that is weaker than this user should have is told.
+    fn jail(&self) -> Result<Jail, VmmError> {
+        let Surroundings {
+            jail: choice,
+            jail_users,
+            ..
+        } = &self.surroundings;
+        if *choice == JailChoice::Off {
+            return Ok(Jail::off());
+        }
+        let jail = Jail::find(&self.binary.path, jail_users.clone())?;
+        if *choice == JailChoice::On {
+            return jail.or_error(&self.binary.path);
+        }
+        if let Some(reason) = jail.why_no_stronger() {
+            tracing::warn!(
+                "QEMU runs with a weaker jail: {reason} (`ironclaw doctor` lists what is in force, \
+                 IRONCLAW_JAIL=off silences this)"
+            );
+        }
+        Ok(jail)
+    }
+}
