@@ -4,7 +4,7 @@
 use super::rules::{Known, Rule, Uses};
 
 /// A VMM is started, restored and killed by whoever builds upon it, and knows nothing of that: a third
-/// one is its folder and one line in a list.
+/// one is its folder and one line in a list. What it has of settings it reads itself.
 pub(super) const RULES: &[Rule] = &[
     Rule {
         module: "orchestrator::vm::vmm",
