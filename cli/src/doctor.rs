@@ -17,7 +17,8 @@ use ironclaw_orchestrator::vm::config::BackendChoice;
 use ironclaw_orchestrator::vm::qemu::settings::AccelChoice;
 use ironclaw_orchestrator::vm::snapshot::Entry;
 use ironclaw_orchestrator::vm::{
-    Config, Launcher, PoolError, PoolOptions, check_run_path, find_guest_agent,
+    Config, Launcher, PassedOver, PoolError, PoolOptions, check_run_path, find_guest_agent,
+    probe_file,
 };
 use rustix::fs::statvfs;
 use serde::Serialize;
@@ -26,6 +27,8 @@ use crate::exit::Exit;
 use crate::template::{self, Current};
 use crate::{requirements, snapshot};
 use check::{Check, Status};
+
+const HYPERVISOR: &str = "hypervisor";
 
 #[derive(Debug, Serialize)]
 struct Report {
@@ -238,7 +241,7 @@ async fn space(config: &Config, path: PathBuf, missing: usize) -> Check {
 
 /// Which hypervisor a run would use: asked of the library itself, if that builds nothing.
 async fn backend(config: &Config, checks: &[Check], to_build: bool) -> (Check, Option<Launcher>) {
-    const NAME: &str = "hypervisor";
+    const NAME: &str = HYPERVISOR;
     if checks.iter().any(|check| check.status == Status::Fail) {
         let check = Check::fail(NAME, "none could be used, see above", None);
         return (check, None);
@@ -255,19 +258,40 @@ async fn backend(config: &Config, checks: &[Check], to_build: bool) -> (Check, O
         return (check, None);
     }
     match Launcher::open(config, Reporter::new().progress()).await {
-        Ok(launcher) => {
-            let vmm = launcher.vmm();
-            let translated =
-                config.backends.qemu.accel == AccelChoice::Auto && vmm.accelerator == "tcg";
-            let hint = if translated && kvm::open().is_ok() {
-                "; auto chose tcg, IRONCLAW_QEMU_ACCEL=kvm insists on KVM"
-            } else {
-                ""
-            };
-            let check = Check::ok(NAME, format!("{vmm}; {}{hint}", why(config)));
-            (check, Some(launcher))
-        }
+        Ok(launcher) => (used(config, &launcher), Some(launcher)),
         Err(error) => (Check::fail(NAME, causes(&error), None), None),
+    }
+}
+
+/// The hypervisor that is used, and why none that would be better.
+fn used(config: &Config, launcher: &Launcher) -> Check {
+    let vmm = launcher.vmm();
+    let mut found = format!("{vmm}; {}", why(config));
+    let (mut insist, mut probes) = (Vec::new(), Vec::new());
+    for PassedOver { vmm, reason } in launcher.passed_over() {
+        found.push_str(&format!(
+            "; {vmm} is not used, since it does not boot the template: {reason}"
+        ));
+        insist.push(if vmm.kind == launcher.vmm().kind {
+            "IRONCLAW_QEMU_ACCEL=kvm".to_owned()
+        } else {
+            format!("IRONCLAW_BACKEND={}", vmm.kind.name())
+        });
+        let probe = config.template_path.join(probe_file(&vmm.kind));
+        probes.push(probe.display().to_string());
+    }
+    if insist.is_empty() {
+        return Check::ok(HYPERVISOR, found);
+    }
+    let advice = format!(
+        "{} shows more of such a boot; a kernel that boots there can be imported (`ironclaw template \
+         import --help`); without {} it is tried again at the next start",
+        insist.join(" or "),
+        probes.join(" and "),
+    );
+    Check {
+        advice: Some(advice),
+        ..Check::ok(HYPERVISOR, found)
     }
 }
 

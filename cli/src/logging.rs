@@ -9,8 +9,23 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 
 const VARIABLE: &str = "RUST_LOG";
-/// Where nothing is set.
-const DEFAULT: &str = "warn";
+/// What is logged where nothing is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Default {
+    /// What whoever runs the command should know.
+    Warnings,
+    /// Nothing that goes on all the same: the command tells it as its result.
+    Errors,
+}
+
+impl Default {
+    fn level(self) -> &'static str {
+        match self {
+            Self::Warnings => "warn",
+            Self::Errors => "error",
+        }
+    }
+}
 
 /// `RUST_LOG` is no filter.
 #[derive(Debug, Error)]
@@ -24,19 +39,19 @@ pub(crate) struct BadFilter {
 }
 
 /// Logs from now on what `RUST_LOG` says.
-pub(crate) fn start() -> Result<(), BadFilter> {
+pub(crate) fn start(default: Default) -> Result<(), BadFilter> {
     let value = std::env::var_os(VARIABLE).unwrap_or_default();
     tracing_subscriber::fmt()
-        .with_env_filter(filter(&value)?)
+        .with_env_filter(filter(&value, default)?)
         .with_writer(|| Stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
     Ok(())
 }
 
-fn filter(value: &OsStr) -> Result<EnvFilter, BadFilter> {
+fn filter(value: &OsStr, default: Default) -> Result<EnvFilter, BadFilter> {
     if value.is_empty() {
-        return Ok(EnvFilter::new(DEFAULT));
+        return Ok(EnvFilter::new(default.level()));
     }
     let bad = |source| BadFilter {
         value: value.to_string_lossy().into_owned(),
@@ -52,9 +67,10 @@ mod tests {
 
     #[test]
     fn a_filter_that_is_none_is_an_error_and_none_at_all_is_the_default() {
-        assert_eq!(filter(OsStr::new("")).unwrap().to_string(), DEFAULT);
-        assert_eq!(filter(OsStr::new("debug")).unwrap().to_string(), "debug");
-        let error = filter(OsStr::new("ironclaw=loud")).unwrap_err();
+        let filter = |text| filter(OsStr::new(text), Default::Warnings);
+        assert_eq!(filter("").unwrap().to_string(), "warn");
+        assert_eq!(filter("debug").unwrap().to_string(), "debug");
+        let error = filter("ironclaw=loud").unwrap_err();
         assert!(error.to_string().contains("ironclaw=loud"), "{error}");
     }
 }

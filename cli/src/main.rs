@@ -44,7 +44,10 @@ fn main() -> ExitCode {
 }
 
 fn with_runtime(task: Task, json: bool) -> Result<u8> {
-    logging::start()?;
+    logging::start(match task {
+        Task::Doctor => logging::Default::Errors,
+        _ => logging::Default::Warnings,
+    })?;
     environment::warn_of_strays();
     descriptors::allow_most();
     let runtime = runtime::start()?;

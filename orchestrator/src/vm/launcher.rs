@@ -32,6 +32,7 @@ use boot::Booted;
 pub(crate) use clone::{PausedClone, RunningClone};
 pub(crate) use error::Fault;
 pub use error::LaunchError;
+pub use probe::probe_file;
 pub(crate) use seek::Sought;
 
 /// How long a clone may take to confirm its identity; it takes milliseconds on an idle machine.
@@ -94,6 +95,7 @@ pub struct Launcher(Arc<Inner>);
 
 struct Inner {
     vmm: Arc<dyn Vmm>,
+    passed_over: Vec<PassedOver>,
     template: Template,
     machine: Machine,
     snapshots: SnapshotStore,
@@ -115,6 +117,15 @@ impl fmt::Debug for Launcher {
             .field("snapshots", snapshots)
             .finish_non_exhaustive()
     }
+}
+
+/// A hypervisor that is there and preferred, and is not used all the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PassedOver {
+    /// Which.
+    pub vmm: VmmIdentity,
+    /// Why it does not boot the template, or why that could not be found out.
+    pub reason: String,
 }
 
 /// A snapshot that was made, and where the time went.
@@ -143,6 +154,12 @@ impl Launcher {
     #[must_use]
     pub fn hypervisor(&self) -> Arc<dyn Vmm> {
         Arc::clone(&self.0.vmm)
+    }
+
+    /// The hypervisors that `auto` would have preferred, in its order.
+    #[must_use]
+    pub fn passed_over(&self) -> &[PassedOver] {
+        &self.0.passed_over
     }
 
     /// Memory and processors of each guest.

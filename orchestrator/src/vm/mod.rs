@@ -43,7 +43,9 @@ pub use guest::{
     Command, ExecEvent, ExitStatus, GuestError, Output, Printed, Running, StdinWriter,
 };
 pub use identity::BadName;
-pub use launcher::{Created, LaunchError, Launcher, Progress, Stage, find_guest_agent};
+pub use launcher::{
+    Created, LaunchError, Launcher, PassedOver, Progress, Stage, find_guest_agent, probe_file,
+};
 pub use limits::Limits;
 pub use pool::{
     Budget, Footprint, Limit, Pool, PoolError, PoolOptions, PoolStats, ProcessMemory, Quantiles,

@@ -3,8 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::probe::Verdict;
-use super::{Inner, LaunchError, Launcher, Progress, Stage, blocking, find_guest_agent, probe};
+use super::probe::{Known, Verdict};
+use super::{
+    Inner, LaunchError, Launcher, PassedOver, Progress, Stage, blocking, find_guest_agent, probe,
+};
 use crate::template::{BuildSpec, Template, TemplateStore};
 use crate::vm::backend::select::{self, Listed, OutOfOrder, Step};
 use crate::vm::backend::{Absence, Backend, Candidate, Installed, Surroundings};
@@ -49,8 +51,8 @@ impl Launcher {
     ) -> Result<Self, LaunchError> {
         let path = config.snapshot_path.clone();
         let snapshots = blocking(move || SnapshotStore::open(path)).await?;
-        let vmm = found.choose(config, &template, &progress).await?;
-        Self::with(vmm, template, config, snapshots, progress)
+        let (vmm, passed_over) = found.choose(config, &template, &progress).await?;
+        Self::over(vmm, passed_over, template, config, snapshots, progress)
     }
 
     /// A launcher for a hypervisor, a template and a directory that were chosen already; of
@@ -65,6 +67,17 @@ impl Launcher {
         snapshots: SnapshotStore,
         progress: Progress,
     ) -> Result<Self, LaunchError> {
+        Self::over(vmm, Vec::new(), template, config, snapshots, progress)
+    }
+
+    fn over(
+        vmm: Arc<dyn Vmm>,
+        passed_over: Vec<PassedOver>,
+        template: Template,
+        config: &Config,
+        snapshots: SnapshotStore,
+        progress: Progress,
+    ) -> Result<Self, LaunchError> {
         let requirements = Requirements {
             template: template.hash().clone(),
             vmm: vmm.identity().clone(),
@@ -74,6 +87,7 @@ impl Launcher {
         let machine = config.machine;
         Ok(Self(Arc::new(Inner {
             vmm,
+            passed_over,
             template,
             machine,
             snapshots,
@@ -204,26 +218,31 @@ impl Found {
         config: &Config,
         template: &Template,
         progress: &Progress,
-    ) -> Result<Arc<dyn Vmm>, LaunchError> {
+    ) -> Result<(Arc<dyn Vmm>, Vec<PassedOver>), LaunchError> {
         let Self {
             mut installed,
             mut others,
         } = self;
+        let mut passed_over = Vec::new();
         loop {
             let mut candidates = VecDeque::from(installed.open().await?);
             while let Some(Candidate { vmm, trust }) = candidates.pop_front() {
                 let next = others.left.front();
                 let is_last = candidates.is_empty() && next.is_none();
                 if select::step(trust, is_last) == Step::Use {
-                    return Ok(vmm);
+                    return Ok((vmm, passed_over));
                 }
                 let trying = || progress(&Stage::ProbingKvm);
-                let verdict = probe::boots(&*vmm, config, template, trying).await;
-                if verdict == Verdict::Boots {
-                    return Ok(vmm);
-                }
-                if let (true, Some(next)) = (candidates.is_empty(), next) {
-                    tell_unused(vmm.identity(), verdict, &next.kind());
+                match probe::boots(&*vmm, config, template, trying).await {
+                    Verdict::Boots => return Ok((vmm, passed_over)),
+                    Verdict::Fails { reason, known } => {
+                        // One that serves after all, without an accelerator, is no news.
+                        let next = next.filter(|_| candidates.is_empty());
+                        let next = next.map(|backend| backend.kind());
+                        say_why_not(vmm.identity(), &reason, known, next.as_ref());
+                        let vmm = vmm.identity().clone();
+                        passed_over.push(PassedOver { vmm, reason });
+                    }
                 }
             }
             installed = match others.next().await? {
@@ -234,19 +253,24 @@ impl Found {
     }
 }
 
-/// Said once for each combination of host, hypervisor and template: who calls `ironclaw run` a
-/// thousand times knows it by then. The next one says by itself if it runs with less of a jail than
-/// it should.
-fn tell_unused(identity: &VmmIdentity, verdict: Verdict, next: &VmmKind) {
-    if verdict == Verdict::FailedBefore {
-        tracing::info!("{identity} is not used, since it did not boot the template");
-        return;
+/// Says what is not used although it is there: once for each combination of host, hypervisor and
+/// template, since who calls `ironclaw run` a thousand times knows it by then. The `next` one says by
+/// itself if it runs with less of a jail than it should.
+fn say_why_not(vmm: &VmmIdentity, reason: &str, known: Known, next: Option<&VmmKind>) {
+    match (known, next) {
+        (Known::Now, Some(next)) => tracing::warn!(
+            "{vmm} is not used, since it does not boot the template here, and {next} is: {reason} \
+             (`ironclaw doctor` says what to do, IRONCLAW_BACKEND={} silences this)",
+            next.name()
+        ),
+        (Known::Now | Known::Before, _) => {
+            tracing::info!("{vmm} is not used, since it did not boot the template: {reason}");
+        }
+        (Known::Not, _) => tracing::warn!(
+            "{vmm} is not used: whether it boots the template could not be found out, and is tried \
+             again at the next start: {reason}"
+        ),
     }
-    tracing::warn!(
-        "{identity} is not used, since it does not boot the template here: {next} is \
-         (IRONCLAW_BACKEND={} silences this)",
-        next.name()
-    );
 }
 
 /// The template in use, built if need be.

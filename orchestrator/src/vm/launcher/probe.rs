@@ -13,12 +13,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::template::{Template, TemplateHash};
-use crate::vm::causes::with_causes;
 use crate::vm::config::Config;
 use crate::vm::launcher::LaunchError;
 use crate::vm::launcher::boot::{self, boot_once};
 use crate::vm::snapshot::Host;
-use crate::vm::vmm::{Machine, Ram, Vmm, VmmError, VmmIdentity};
+use crate::vm::vmm::{Machine, Ram, Vmm, VmmError, VmmIdentity, VmmKind};
 
 /// Ten times what a boot takes under KVM on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -36,15 +35,32 @@ struct Question {
     machine: Machine,
 }
 
+/// Most characters of a reason that are kept: one line says what there is to say.
+const REASON: usize = 300;
+
 /// Whether a template boots under a hypervisor here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// It does.
     Boots,
-    /// It does not, as a boot has just shown.
-    FailsNow,
-    /// It does not, as an earlier process found out and has told.
-    FailedBefore,
+    /// It does not.
+    Fails {
+        /// Why not.
+        reason: String,
+        /// How that is known.
+        known: Known,
+    },
+}
+
+/// How it is known that a template does not boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Known {
+    /// A boot has just shown it.
+    Now,
+    /// An earlier process found it out, and has told.
+    Before,
+    /// It is not: the boot failed by something else, and is tried again by the next process.
+    Not,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -52,6 +68,15 @@ pub(super) enum Verdict {
 struct Answer {
     question: Question,
     works: bool,
+    /// Why it does not.
+    #[serde(default)]
+    reason: String,
+}
+
+/// The name of the file beside the templates that keeps what was found out of a hypervisor.
+#[must_use]
+pub fn probe_file(vmm: &VmmKind) -> String {
+    format!(".kvm-probe-{vmm}.json")
 }
 
 /// Whether `template` boots under `vmm`, which runs guests by KVM.
@@ -61,49 +86,39 @@ pub(super) async fn boots(
     template: &Template,
     trying: impl FnOnce(),
 ) -> Verdict {
-    let Ok(Host {
-        cpu_model,
-        kernel_release,
-        ..
-    }) = Host::current(None)
-    else {
-        return Verdict::FailsNow;
+    let host = match Host::current(None) {
+        Ok(host) => host,
+        Err(error) => return fails(in_a_line(&error.into()), Known::Not),
     };
     let question = Question {
-        cpu_model,
-        kernel_release,
+        cpu_model: host.cpu_model,
+        kernel_release: host.kernel_release,
         vmm: vmm.identity().clone(),
         template: template.hash().clone(),
         machine: config.machine,
     };
-    let path = config
-        .template_path
-        .join(format!(".kvm-probe-{}.json", question.vmm.kind));
+    let path = config.template_path.join(probe_file(&question.vmm.kind));
     if let Some(answer) = recall(&path).filter(|answer| answer.question == question) {
-        return if answer.works {
-            Verdict::Boots
-        } else {
-            Verdict::FailedBefore
+        return match answer.works {
+            true => Verdict::Boots,
+            false => fails(answer.reason, Known::Before),
         };
     }
     trying();
     let spec = boot::spec(template, config.machine, Ram::Private);
-    let works = match boot_once(vmm, &spec, PATIENCE).await {
-        Ok(_) => true,
+    let reason = match boot_once(vmm, &spec, PATIENCE).await {
+        Ok(_) => None,
         Err(error) if proves_it(vmm, &error) => {
             tracing::info!(%error, "KVM does not run the guest");
-            false
+            Some(in_a_line(&error))
         }
-        Err(error) => {
-            tracing::warn!(
-                error = with_causes(&error),
-                "KVM is not used: whether it runs the guest could not be found out, and is asked \
-                 again at the next start"
-            );
-            return Verdict::FailsNow;
-        }
+        Err(error) => return fails(in_a_line(&error), Known::Not),
     };
-    let answer = Answer { question, works };
+    let answer = Answer {
+        question,
+        works: reason.is_none(),
+        reason: reason.clone().unwrap_or_default(),
+    };
     match remember(&path, &answer) {
         Ok(()) => {}
         // Root's templates, or those of a read-only file system.
@@ -117,11 +132,38 @@ pub(super) async fn boots(
         }
         Err(error) => tracing::warn!(path = %path.display(), %error, "KVM will be probed again"),
     }
-    if works {
-        Verdict::Boots
-    } else {
-        Verdict::FailsNow
+    match reason {
+        None => Verdict::Boots,
+        Some(reason) => fails(reason, Known::Now),
     }
+}
+
+fn fails(reason: String, known: Known) -> Verdict {
+    Verdict::Fails { reason, known }
+}
+
+/// What failed, with what the VMM said last, and without what the guest did.
+fn in_a_line(error: &LaunchError) -> String {
+    let mut text = String::new();
+    let first: Option<&dyn std::error::Error> = Some(error);
+    for error in std::iter::successors(first, |error| error.source()) {
+        let error = error.to_string();
+        // Which begins behind it.
+        let line = error.lines().next().unwrap_or_default();
+        let line = line
+            .split_once("; it printed")
+            .map_or(line, |(line, _)| line);
+        let between = if text.is_empty() { "" } else { ": " };
+        text.push_str(between);
+        text.push_str(line);
+    }
+    if let Some(word) = error
+        .exit()
+        .and_then(|exit| exit.words.trim().lines().last())
+    {
+        text.push_str(&format!(" ({word})"));
+    }
+    text.chars().take(REASON).collect()
 }
 
 /// Whether it is the guest or the VMM that does not get along with KVM. A full disk, a tap device
@@ -161,10 +203,10 @@ fn remember(path: &Path, answer: &Answer) -> std::io::Result<()> {
 mod tests {
     use super::*;
     use crate::vm::launcher::fake::{self, Boot, Fake};
-    use crate::vm::vmm::VmmKind;
 
-    /// What is found out by one boot after the other; the second one only if it is asked again.
-    async fn asked_twice(faults: [Boot; 2]) -> (Verdict, Verdict, usize) {
+    /// What is found out by one boot after the other, `None` if it boots; the second one only if it
+    /// is asked again.
+    async fn asked_twice(faults: [Boot; 2]) -> (Option<Known>, Option<Known>, usize) {
         let (directory, template) = fake::template();
         let variable = |name: &str| match name {
             "IRONCLAW_TEMPLATE_PATH" => Some(directory.path().into()),
@@ -172,22 +214,30 @@ mod tests {
         };
         let config = Config::from_vars(variable, true).unwrap();
         let vmm = Fake::new(faults);
-        let first = boots(&vmm, &config, &template, || {}).await;
-        let second = boots(&vmm, &config, &template, || {}).await;
-        (first, second, vmm.left())
+        let mut asked = [Known::Not; 2].map(Some);
+        for known in &mut asked {
+            *known = match boots(&vmm, &config, &template, || {}).await {
+                Verdict::Boots => None,
+                Verdict::Fails { reason, known } => {
+                    assert!(!reason.is_empty() && !reason.contains('\n'), "{reason:?}");
+                    Some(known)
+                }
+            };
+        }
+        (asked[0], asked[1], vmm.left())
     }
 
     #[tokio::test]
     async fn a_guest_that_came_up_is_remembered() {
         let asked = asked_twice([Boot::Answers, Boot::Silent]).await;
-        assert_eq!(asked, (Verdict::Boots, Verdict::Boots, 1));
+        assert_eq!(asked, (None, None, 1));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_silent_guest_and_a_vmm_that_ends_by_itself_are_remembered() {
         for fault in [Boot::Silent, Boot::Dies] {
             let asked = asked_twice([fault, Boot::Answers]).await;
-            let expected = (Verdict::FailsNow, Verdict::FailedBefore, 1);
+            let expected = (Some(Known::Now), Some(Known::Before), 1);
             assert_eq!(asked, expected, "{fault:?}");
         }
     }
@@ -196,7 +246,7 @@ mod tests {
     async fn what_says_nothing_about_kvm_is_asked_again() {
         for fault in [Boot::Fails, Boot::IsKilled, Boot::OtherVersion] {
             let asked = asked_twice([fault, Boot::Answers]).await;
-            assert_eq!(asked, (Verdict::FailsNow, Verdict::Boots, 0), "{fault:?}");
+            assert_eq!(asked, (Some(Known::Not), None, 0), "{fault:?}");
         }
     }
 
@@ -216,7 +266,11 @@ mod tests {
                 vcpus: 1,
             },
         };
-        Answer { question, works }
+        Answer {
+            question,
+            works,
+            reason: String::new(),
+        }
     }
 
     #[test]
