@@ -10,7 +10,7 @@ use ironclaw_console::output::blocking;
 use ironclaw_console::progress;
 use ironclaw_console::signals;
 use ironclaw_orchestrator::vm::snapshot::{SnapshotId, SnapshotStore};
-use ironclaw_orchestrator::vm::{Created, Launcher, Pool, PoolOptions};
+use ironclaw_orchestrator::vm::{Created, Launcher, Pool, PoolOptions, dropped_vms_ended};
 
 /// The bench's own snapshot, and the pool that is open.
 #[derive(Default)]
@@ -86,6 +86,8 @@ impl Own {
         let Some((store, id)) = lock(&self.snapshot).take() else {
             return;
         };
+        // Their processes hold it until they are reaped.
+        dropped_vms_ended().await;
         if let Err(error) = blocking(move || store.delete(id)).await {
             let why = causes(error.as_ref());
             progress::note(&format!("warning: the bench's snapshot stays: {why}"));

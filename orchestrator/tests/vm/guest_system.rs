@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::time::Duration;
 
-use ironclaw_orchestrator::vm::{Command, ExecEvent, ExitStatus, VmHandle};
+use ironclaw_orchestrator::vm::{Command, ExecEvent, ExitStatus, GuestError, VmHandle};
 
 use crate::fixture::{sh, vm};
 
@@ -229,22 +229,37 @@ const FORK_BOMBS: [&str; 4] = [
 const OTHERS_ARE_GONE: &str = "while cat /proc/[0-9]*/cgroup 2>/dev/null \
      | grep /ironclaw/ | sort -u | sed 1d | grep -q .; do :; done";
 
+/// How often a bomb may keep the guest beyond the second that the host grants it: other tests may have
+/// its processors for that long.
+const TRIES: usize = 3;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fork_bomb_ends_at_its_limit_with_all_its_processes() {
-    let Some(vm) = vm("bombs").await else { return };
+    let Some(mut vm) = vm("bombs").await else {
+        return;
+    };
     for bomb in FORK_BOMBS {
-        let command = Command::new("sh").args(["-c", bomb]);
-        let limit = Duration::from_secs(6);
-        let mut running = vm.start(command.timeout(limit)).await.unwrap();
-        let end = loop {
-            match running.next().await.unwrap() {
-                ExecEvent::Ended(end) => break end,
-                // That the shell can't fork.
-                ExecEvent::Stdout(_) | ExecEvent::Stderr(_) => {}
+        let mut end = bombed(&vm, bomb).await;
+        for _ in 1..TRIES {
+            if !matches!(end, Err(GuestError::NoAnswer { .. })) {
+                break;
             }
-        };
-        assert_eq!(end, ExitStatus::TimedOut, "{bomb}");
+            vm = crate::fixture::vm("bombs").await.unwrap();
+            end = bombed(&vm, bomb).await;
+        }
+        assert_eq!(end.unwrap(), ExitStatus::TimedOut, "{bomb}");
         sh(&vm, OTHERS_ARE_GONE).await;
+    }
+}
+
+async fn bombed(vm: &VmHandle, bomb: &str) -> Result<ExitStatus, GuestError> {
+    let command = Command::new("sh").args(["-c", bomb]);
+    let mut running = vm.start(command.timeout(Duration::from_secs(6))).await?;
+    loop {
+        // That the shell can't fork.
+        if let ExecEvent::Ended(end) = running.next().await? {
+            return Ok(end);
+        }
     }
 }
 
