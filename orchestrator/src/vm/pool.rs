@@ -292,8 +292,7 @@ impl Pool {
         let core = &self.core;
         let mut progress = core.progress.subscribe();
         let before = progress.borrow_and_update().failures;
-        let ((), effects) = core.update(change);
-        core.wake(effects);
+        core.apply(change);
         if core.has_no_runtime() {
             return Err(PoolError::RuntimeEnded);
         }

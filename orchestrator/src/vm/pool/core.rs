@@ -124,7 +124,14 @@ impl Core {
         look(&self.state())
     }
 
-    /// Changes the state, at the pool's present time.
+    /// Changes the state, and has the driver do what follows.
+    pub(super) fn apply<T>(&self, change: impl FnOnce(&mut State, Now) -> T) -> T {
+        let (result, effects) = self.update(change);
+        self.wake(effects);
+        result
+    }
+
+    /// Changes the state, at the pool's present time; the driver is to be woken later.
     pub(super) fn update<T>(&self, change: impl FnOnce(&mut State, Now) -> T) -> (T, Effects) {
         let result = change(&mut self.state(), self.clock.now());
         (result, Effects(()))
@@ -205,11 +212,10 @@ impl Core {
         if matches!(error, LaunchError::Snapshot(_)) {
             return;
         }
-        let (off, effects) = self.update(|state, now| {
+        let off = self.apply(|state, now| {
             let off = state.tier_failed(tier, error.reason(), now)?;
             Some(off.until.saturating_sub(now))
         });
-        self.wake(effects);
         if let Some(retry) = off {
             let error = with_causes(error);
             tracing::warn!(

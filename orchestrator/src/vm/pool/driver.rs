@@ -159,8 +159,7 @@ async fn build(core: Arc<Core>, slot: SlotId) {
     let failure = match contained(build_or_find(&core, slot)).await {
         Ok(()) => None,
         Err(error) => {
-            let ((), effects) = core.update(|state, now| state.built(slot, None, now));
-            core.wake(effects);
+            core.apply(|state, now| state.built(slot, None, now));
             vmm_fails(&core);
             Some(error)
         }
@@ -177,9 +176,7 @@ async fn build_or_find(core: &Core, slot: SlotId) -> Result<(), LaunchError> {
         Sought::Found(snapshot) => {
             seen.insert(snapshot.id());
             let age = snapshot.manifest().created.age_or_overdue();
-            let found = |state: &mut State, now| state.found(slot, snapshot, age, now);
-            let ((), effects) = core.update(found);
-            core.wake(effects);
+            core.apply(|state, now| state.found(slot, snapshot, age, now));
             return Ok(());
         }
         Sought::Ours(staging) => staging,
@@ -194,8 +191,7 @@ async fn build_or_find(core: &Core, slot: SlotId) -> Result<(), LaunchError> {
     }
     let created = created?;
     let snapshot = Some(created.snapshot);
-    let ((), effects) = core.update(|state, now| state.built(slot, snapshot, now));
-    core.wake(effects);
+    core.apply(|state, now| state.built(slot, snapshot, now));
     core.wake(vmm_works(core));
     // Whoever waits for it need not wait until others are deleted.
     report(core, None);
@@ -337,8 +333,7 @@ pub(super) fn vmm_works(core: &Core) -> Effects {
 
 /// A boot failed: no snapshot is to blame for restores that failed.
 pub(super) fn vmm_fails(core: &Core) {
-    let ((), effects) = core.update(|state, _| state.vmm_fails());
-    core.wake(effects);
+    core.apply(|state, _| state.vmm_fails());
 }
 
 /// Deletes a snapshot, unless another process uses it: then the one that finds it expired later

@@ -32,8 +32,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(core) = self.pool.upgrade() {
-            let ((), effects) = core.update(|state, _| state.released(self.id));
-            core.wake(effects);
+            core.apply(|state, _| state.released(self.id));
         }
     }
 }

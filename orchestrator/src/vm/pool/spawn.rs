@@ -6,8 +6,7 @@ use tokio::sync::SemaphorePermit;
 use tokio::time::{sleep, sleep_until};
 
 use super::active_spawns::ActiveSpawn;
-use super::clock::Now;
-use super::core::{Core, Effects, State};
+use super::core::{Core, Effects};
 use super::error::Tiers;
 use super::lease::Lease;
 use super::state::Placement;
@@ -84,13 +83,13 @@ impl Pool {
         let timings = spawn.timings(&handle);
         core.counters.served(handle.origin(), &timings);
         let ((), effects) = core.update(|state, _| state.serves(lease.id(), handle.origin()));
-        spawn.taken.effects.push(effects);
+        spawn.taken.keep(effects);
         if handle.origin() != Origin::Warm {
-            spawn.taken.effects.push(driver::vmm_works(core));
+            spawn.taken.keep(driver::vmm_works(core));
         }
         if spawn.stood_by && timings.start.is_zero() {
             let ((), effects) = core.update_standby(|standby, _| standby.served());
-            spawn.taken.effects.push(effects);
+            spawn.taken.keep(effects);
         }
         Ok(handle
             .with_timings(timings)
@@ -180,7 +179,8 @@ struct Spawn<'a> {
 /// woken for that when the spawn is over, however it ends.
 struct Taken<'a> {
     core: &'a Core,
-    effects: Vec<Effects>,
+    /// One wakes the driver for all.
+    effects: Option<Effects>,
     /// While a clone serves.
     active: Option<ActiveSpawn<'a>>,
 }
@@ -189,7 +189,7 @@ impl<'a> Taken<'a> {
     fn new(core: &'a Core, effects: Option<Effects>) -> Self {
         Self {
             core,
-            effects: effects.into_iter().collect(),
+            effects,
             active: None,
         }
     }
@@ -199,10 +199,15 @@ impl<'a> Taken<'a> {
         self.active = Some(self.core.active_spawns.begin());
     }
 
+    /// Something more was taken, or told.
+    fn keep(&mut self, effects: Effects) {
+        self.effects = Some(effects);
+    }
+
     /// None serves (any more): others go on.
     fn settle(&mut self) {
         self.active = None;
-        for effects in self.effects.drain(..) {
+        if let Some(effects) = self.effects.take() {
             self.core.wake(effects);
         }
     }
@@ -276,21 +281,15 @@ impl<'a> Spawn<'a> {
         if self.failed.iter().filter(slow).count() >= MAX_CLONES {
             return self.fall_back_to_boot(lease);
         }
-        self.instead(|state, now| state.fall_back(lease.id(), best, now))
+        self.core
+            .apply(|state, now| state.fall_back(lease.id(), best, now))
     }
 
     fn fall_back_to_boot(&self, lease: &Lease) -> Placement<Snapshot, PausedClone> {
-        self.instead(|state, _| {
+        self.core.apply(|state, _| {
             state.fall_back_to_boot(lease.id());
             Placement::Boot
         })
-    }
-
-    /// What failed may have been the last clone of a snapshot that is over, so the driver is woken.
-    fn instead<T>(&self, change: impl FnOnce(&mut State, Now) -> T) -> T {
-        let (placement, effects) = self.core.update(change);
-        self.core.wake(effects);
-        placement
     }
 
     async fn resume(&mut self, clone: PausedClone) -> Result<VmHandle, LaunchError> {
@@ -305,7 +304,7 @@ impl<'a> Spawn<'a> {
         let permit = self.permit().await?;
         let (standby, effects) = self.core.update_standby(|standby, _| standby.take());
         self.stood_by = standby.is_some();
-        self.taken.effects.push(effects);
+        self.taken.keep(effects);
         self.taken.begin();
         let clone = self.core.launcher.clone_of(snapshot, standby).await;
         drop(permit);

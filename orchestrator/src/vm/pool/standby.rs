@@ -53,7 +53,7 @@ impl<P> StandbyPool<P> {
     }
 
     /// Whether another one is to be started now; that is reported by [`started`](Self::started),
-    /// [`failed`](Self::failed) or [`never`](Self::never) then.
+    /// [`failed`](Self::failed) or [`unsupported`](Self::unsupported) then.
     pub(super) fn start(&mut self, now: Now) -> bool {
         let starts = self.starting + self.ready.len() < self.size && self.backoff.until() <= now;
         self.starting += usize::from(starts);

@@ -61,7 +61,7 @@ impl Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        // What was grant and not taken goes with the channel, and its lease is released.
+        // What was granted and not taken goes with the channel, and its lease is released.
         let (_, effects) = self.core.update(|state, _| state.cancel(self.id));
         self.core
             .wait_queue
