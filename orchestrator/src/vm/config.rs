@@ -15,8 +15,8 @@ use thiserror::Error;
 
 use crate::vm::backend::Surroundings;
 use crate::vm::backends::{self, Backends};
-use crate::vm::firecracker::DEFAULT_USERS;
 use crate::vm::variables::{BadValue, Variable, Variables};
+use crate::vm::vmm::jail::user::DEFAULT_USERS;
 use crate::vm::vmm::{Machine, VmmKind};
 
 pub use crate::vm::backend::JailChoice;

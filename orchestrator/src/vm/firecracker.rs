@@ -9,16 +9,14 @@
 
 pub mod api;
 mod binary;
-mod cgroup;
-mod claim;
+mod chroot;
 mod devices;
-mod guard;
-mod home;
 mod jail;
-mod place;
+mod pid_namespace;
 mod quirks;
 pub mod setting_names;
 pub mod settings;
+mod vm_dir;
 mod vsock;
 
 use std::fmt;
@@ -38,10 +36,11 @@ use tokio::time::{sleep, timeout};
 
 use crate::regular_file;
 use crate::vm::mount::Hindrance;
-use crate::vm::process::{Launch, Process};
-use crate::vm::run_directory::RunPath;
 use crate::vm::snapshot;
 use crate::vm::tsc;
+pub use crate::vm::vmm::jail::user::DEFAULT_USERS;
+use crate::vm::vmm::process::{Launch, Process};
+use crate::vm::vmm::run_directory::RunPath;
 use crate::vm::vmm::{
     Exit, Machine, MicroVm, Ram, RestoreSpec, SavedFiles, Standby, VmSpec, Vmm, VmmError,
     VmmIdentity, VmmKind,
@@ -52,16 +51,13 @@ use api::{
 };
 pub use binary::FirecrackerBinary;
 use binary::PROGRAM;
-pub(in crate::vm) use cgroup::{Cgroup, Cgroups};
+use chroot::Chroot;
 use devices::Interface;
 pub use devices::{Devices, Tap};
-use home::Home;
 use jail::PROGRAM as JAILER;
-pub use jail::{DEFAULT_USERS, Jailer, find_jailer};
-pub(in crate::vm) use jail::{User, remove_groups, user};
-use place::Place;
-pub(in crate::vm) use place::readable_by;
+pub use jail::{Jailer, find_jailer};
 pub use quirks::{MINIMUM_VERSION, Quirks, Unsupported};
+use vm_dir::VmDir;
 
 /// The kind of hypervisor that it is.
 pub const KIND: VmmKind = VmmKind::new("Firecracker");
@@ -116,7 +112,7 @@ pub struct Firecracker {
 pub struct FirecrackerVm {
     process: Process,
     api: Client,
-    place: Place,
+    chroot: Chroot,
     channel_taken: bool,
     writes: Writes,
     started_in: Duration,
@@ -211,29 +207,29 @@ impl Firecracker {
     ) -> Result<FirecrackerVm, VmmError> {
         let start = Instant::now();
         let run = self.run.directory()?;
-        let home = match &self.jailer {
-            None => Home::new(&run),
-            Some(jailer) => Home::in_jail(&run, jailer, &self.binary),
+        let dir = match &self.jailer {
+            None => VmDir::new(&run),
+            Some(jailer) => VmDir::in_jail(&run, jailer, &self.binary),
         };
-        let home = home.map_err(VmmError::io(format!(
+        let dir = dir.map_err(VmmError::io(format!(
             "make a directory for a VM in {}",
             run.path().display()
         )))?;
-        let place = home.place().clone();
-        let log = home.pipe(LOG);
+        let chroot = dir.chroot().clone();
+        let log = dir.pipe(LOG);
         let log = log.map_err(VmmError::io(format!(
             "make a pipe for the log of a VM in {}",
             run.path().display()
         )))?;
-        let launch = self.launch(home, machine, interface).logging_to(log);
+        let launch = self.launch(dir, machine, interface).logging_to(log);
         let process = Process::start(launch)
             .await
             .map_err(VmmError::io(format!("start {}", self.binary.display())))?;
-        match reach(&process, &place, &self.binary).await {
+        match wait_ready(&process, &chroot, &self.binary).await {
             Ok(api) => Ok(FirecrackerVm {
                 process,
                 api,
-                place,
+                chroot,
                 channel_taken: false,
                 writes: Writes::Full,
                 started_in: start.elapsed(),
@@ -245,21 +241,19 @@ impl Firecracker {
         }
     }
 
-    fn launch(&self, home: Home, machine: Machine, interface: Option<Interface>) -> Launch {
-        let run = Arc::clone(home.run());
+    fn launch(&self, dir: VmDir, machine: Machine, interface: Option<Interface>) -> Launch {
+        let run = Arc::clone(dir.run());
         // More of it costs milliseconds per restore.
         let arguments = ["--api-sock", API, "--log-path", LOG, "--level", "Error"];
-        let (Some(jailer), Some(jail)) = (&self.jailer, home.jailed()) else {
+        let (Some(jailer), Some(jail)) = (&self.jailer, dir.jailed()) else {
             let mut command = Command::new(&self.binary);
-            command.env_clear().current_dir(home.place().path());
+            command.env_clear().current_dir(dir.chroot().path());
             // With its first line of log it reads the host's time zone, when its seccomp filters are
             // on already. Where the C library needs a call for that which they forbid, as glibc
             // does, it hangs instead of telling why a snapshot can't be loaded.
             command.env("TZ", "UTC0");
             command.args(arguments);
-            return Launch::new(command)
-                .recorded_in(run)
-                .with((home, interface));
+            return Launch::new(command).recorded_in(run).with((dir, interface));
         };
         let (id, user) = (&jail.id, &jail.user);
         let base = run.path();
@@ -269,7 +263,7 @@ impl Firecracker {
         Launch::new(command)
             .in_pid_namespace(jailer.namespace())
             .recorded_in(Arc::clone(&run))
-            .with((home, interface))
+            .with((dir, interface))
     }
 }
 
@@ -295,14 +289,14 @@ impl Vmm for Firecracker {
         let (interface, tap) = self.interface()?;
         let mut vm = self.start(spec.machine, interface).await?;
         let booted = self.boot_in(&mut vm, spec, tap.as_ref()).await;
-        vm.or_gone(booted).await
+        vm.kill_on_error(booted).await
     }
 
     async fn restore(&self, spec: &RestoreSpec) -> Result<Box<dyn MicroVm>, VmmError> {
         let (interface, tap) = self.interface()?;
         let mut vm = self.start(spec.machine, interface).await?;
         let restored = self.restore_in(&mut vm, spec, tap.as_ref()).await;
-        vm.or_gone(restored).await
+        vm.kill_on_error(restored).await
     }
 
     async fn try_out(&self, machine: Machine) -> Result<(), VmmError> {
@@ -336,7 +330,7 @@ impl Standby for FirecrackerStandby {
         let Self { vmm, mut vm } = *self;
         vm.started_in = Duration::ZERO;
         let restored = vmm.restore_in(&mut vm, spec, None).await;
-        vm.or_gone(restored).await
+        vm.kill_on_error(restored).await
     }
 
     fn pid(&self) -> u32 {
@@ -372,10 +366,10 @@ fn can_jail_below(run_path: &Path) -> Result<(), VmmError> {
 }
 
 /// The API of a process that was just started.
-async fn reach(process: &Process, place: &Place, binary: &Path) -> Result<Client, VmmError> {
+async fn wait_ready(process: &Process, chroot: &Chroot, binary: &Path) -> Result<Client, VmmError> {
     let operation = START;
     let stream = tokio::select! {
-        connected = timeout(STARTED, place.connect_when_up(API)) => match connected {
+        connected = timeout(STARTED, chroot.connect_when_up(API)) => match connected {
             Ok(stream) => stream.map_err(VmmError::io("connect to Firecracker's API socket"))?,
             Err(_) => return Err(VmmError::TimedOut { operation, after: STARTED }),
         },
@@ -406,8 +400,8 @@ impl Firecracker {
         if track_dirty_pages {
             vm.writes = Writes::Since(None);
         }
-        let boot_source = boot_source(spec, &vm.place)?;
-        let drive = self.devices.lend_drive(&vm.place)?;
+        let boot_source = boot_source(spec, &vm.chroot)?;
+        let drive = self.devices.expose_drive(&vm.chroot)?;
         let devices = Arc::clone(&self.devices);
         vm.converse("configure the VM", async |api| {
             api.call(&MachineConfiguration {
@@ -447,16 +441,16 @@ impl Firecracker {
             opens(file)?;
         }
         // By the path that the snapshot remembers.
-        self.devices.lend_drive(&vm.place)?;
+        self.devices.expose_drive(&vm.chroot)?;
         let load = SnapshotLoad {
-            snapshot_path: vm.place.lend(vmstate, VMSTATE)?,
+            snapshot_path: vm.chroot.expose_read_only(vmstate, VMSTATE)?,
             mem_backend: MemBackend {
                 backend_type: MemBackendType::File,
-                backend_path: vm.place.lend(memory, MEMORY)?,
+                backend_path: vm.chroot.expose_read_only(memory, MEMORY)?,
             },
             resume_vm: true,
             track_dirty_pages: None,
-            network_overrides: tap.into_iter().map(Tap::instead).collect(),
+            network_overrides: tap.into_iter().map(Tap::network_override).collect(),
             vsock_override: Some(VsockOverride {
                 uds_path: VSOCK.into(),
             }),
@@ -483,12 +477,12 @@ fn opens(file: &Path) -> Result<(), VmmError> {
     }
 }
 
-fn boot_source(spec: &VmSpec, place: &Place) -> Result<BootSource, VmmError> {
+fn boot_source(spec: &VmSpec, chroot: &Chroot) -> Result<BootSource, VmmError> {
     let initramfs = spec.initramfs.as_deref();
     Ok(BootSource {
-        kernel_image_path: place.lend(&spec.kernel, "kernel")?,
+        kernel_image_path: chroot.expose_read_only(&spec.kernel, "kernel")?,
         initrd_path: initramfs
-            .map(|initramfs| place.lend(initramfs, "initramfs"))
+            .map(|initramfs| chroot.expose_read_only(initramfs, "initramfs"))
             .transpose()?,
         boot_args: Some(format!("{} {BOOT_ARGS}", spec.cmdline)),
     })
@@ -512,13 +506,13 @@ impl MicroVm for FirecrackerVm {
                 Writes::Full => SnapshotType::Full,
                 Writes::Since(_) => SnapshotType::Diff,
             },
-            snapshot_path: self.place.outgoing(vmstate, VMSTATE)?,
-            mem_file_path: self.place.outgoing(memory, MEMORY)?,
+            snapshot_path: self.chroot.prepare_output(vmstate, VMSTATE)?,
+            mem_file_path: self.chroot.prepare_output(memory, MEMORY)?,
         };
         self.converse("write a snapshot", async |api| api.call(&create).await)
             .await?;
-        self.place.collect(vmstate, VMSTATE)?;
-        self.place.collect(memory, MEMORY)?;
+        self.chroot.retrieve(vmstate, VMSTATE)?;
+        self.chroot.retrieve(memory, MEMORY)?;
         if let Writes::Since(base) = &mut self.writes {
             let before = base.take();
             let written = memory.to_owned();
@@ -538,7 +532,7 @@ impl MicroVm for FirecrackerVm {
         let connected = async {
             let mut pause = FIRST_PAUSE;
             loop {
-                if let Some(stream) = vsock::connect(&self.place, VSOCK, VSOCK_PORT).await? {
+                if let Some(stream) = vsock::connect(&self.chroot, VSOCK, VSOCK_PORT).await? {
                     return Ok::<_, io::Error>(stream);
                 }
                 sleep(pause).await;
@@ -609,7 +603,7 @@ fn completed(path: &Path, before: Option<File>) -> Result<File, VmmError> {
 impl FirecrackerVm {
     /// This VM, unless what was done to it failed: that is told when its process is gone, with what
     /// it had of the host, such as a tap device.
-    async fn or_gone(self, done: Result<(), VmmError>) -> Result<Box<dyn MicroVm>, VmmError> {
+    async fn kill_on_error(self, done: Result<(), VmmError>) -> Result<Box<dyn MicroVm>, VmmError> {
         match done {
             Ok(()) => Ok(Box::new(self)),
             Err(error) => {
@@ -653,7 +647,7 @@ fn refused(operation: &'static str, error: ApiError) -> VmmError {
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz {
     pub(crate) use super::binary::fuzz as version;
-    pub(crate) use super::cgroup::fuzz as mounts;
+    pub(crate) use crate::vm::vmm::jail::cgroup::fuzz as mounts;
 }
 
 #[cfg(test)]

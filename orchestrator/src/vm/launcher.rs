@@ -20,11 +20,11 @@ use tokio::time::timeout;
 
 use crate::template::{Step, Template};
 use crate::vm::identity::{self, VmName};
-use crate::vm::process::ENDS;
 use crate::vm::snapshot::{
     Description, Owners, Requirements, Snapshot, SnapshotId, SnapshotStore, Staging,
 };
 use crate::vm::vm_handle::{Origin, Timings, VmHandle};
+use crate::vm::vmm::process::ENDS;
 use crate::vm::vmm::{Machine, Ram, Standby, VmSpec, Vmm, VmmError, VmmIdentity};
 
 pub use agent::find_guest_agent;

@@ -24,12 +24,9 @@ mod identity;
 mod kvm;
 mod launcher;
 mod limits;
-mod orphan;
 mod pool;
-mod process;
 pub mod qemu;
 mod root_lock;
-mod run_directory;
 mod shared_pool;
 pub mod snapshot;
 pub mod variables;
@@ -51,23 +48,23 @@ pub use pool::{
     Budget, Footprint, Limit, Pool, PoolError, PoolOptions, PoolStats, ProcessMemory, Quantiles,
     SNAPSHOT_BUDGET, SpawnError, SpawnOptions, SpawnStage, TierOff, VMM_MIB,
 };
-pub use run_directory::check_run_path;
 pub use shared_pool::{
     destroy_vm, pool_stats, prometheus_text, refresh_pool, spawn_vm, spawn_vm_with, warmup_pool,
 };
 pub use vm_handle::{DestroyError, Origin, Timings, VmHandle};
+pub use vmm::run_directory::check_run_path;
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz {
     /// What `/proc` shows of a process, and the names of files in a run directory.
     pub(crate) fn process(bytes: &[u8], text: &str) {
         super::proc::fuzz(bytes, text);
-        super::orphan::fuzz(text);
+        super::vmm::orphan::fuzz(text);
     }
 }
 
 /// Resolves when every VM that was dropped until now has ended, and its files are gone. For programs
 /// that end: what is left of a VM then is swept by the next one that starts.
 pub async fn dropped_vms_ended() {
-    process::dropped_ones_ended().await;
+    vmm::process::dropped_ones_ended().await;
 }

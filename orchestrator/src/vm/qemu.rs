@@ -31,9 +31,9 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::regular_file;
-use crate::vm::process::{Launch, Process, socket_pair};
-use crate::vm::run_directory::RunPath;
 use crate::vm::tsc;
+use crate::vm::vmm::process::{Launch, Process, socket_pair};
+use crate::vm::vmm::run_directory::RunPath;
 use crate::vm::vmm::{
     Exit, Machine, MicroVm, Ram, RestoreSpec, VmSpec, Vmm, VmmError, VmmIdentity, VmmKind,
 };

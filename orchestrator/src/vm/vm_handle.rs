@@ -11,8 +11,8 @@ use tokio::time::timeout;
 
 use crate::vm::guest::{Command, Guest, GuestError, Output, Running};
 use crate::vm::limits::Limits;
-use crate::vm::process::ENDS;
 use crate::vm::snapshot::Snapshot;
+use crate::vm::vmm::process::ENDS;
 use crate::vm::vmm::{Exit, MicroVm};
 
 /// Which tier served a VM.

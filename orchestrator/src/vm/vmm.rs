@@ -17,6 +17,10 @@
 //! ```
 
 mod identity;
+pub(in crate::vm) mod jail;
+pub(in crate::vm) mod orphan;
+pub(in crate::vm) mod process;
+pub(in crate::vm) mod run_directory;
 mod spec;
 
 use std::fmt;

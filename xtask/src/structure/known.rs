@@ -8,7 +8,7 @@ use super::rules::{Known, Rule, Uses};
 pub(super) const RULES: &[Rule] = &[
     Rule {
         module: "orchestrator::vm::vmm",
-        uses: Uses::Only(&["digest"]),
+        uses: Uses::Only(&["digest", "root_lock"]),
     },
     Rule {
         module: "orchestrator::vm::firecracker",
@@ -29,20 +29,10 @@ pub(super) const RULES: &[Rule] = &[
 ];
 
 /// What rules forbid and is there nevertheless.
-pub(super) const FORBIDDEN: &[Known] = &[
-    ("orchestrator::vm::firecracker", "orchestrator::vm::process"),
-    (
-        "orchestrator::vm::firecracker",
-        "orchestrator::vm::run_directory",
-    ),
-    (
-        "orchestrator::vm::firecracker",
-        "orchestrator::vm::snapshot",
-    ),
-    ("orchestrator::vm::qemu", "orchestrator::vm::firecracker"),
-    ("orchestrator::vm::qemu", "orchestrator::vm::process"),
-    ("orchestrator::vm::qemu", "orchestrator::vm::run_directory"),
-];
+pub(super) const FORBIDDEN: &[Known] = &[(
+    "orchestrator::vm::firecracker",
+    "orchestrator::vm::snapshot",
+)];
 
 /// Without these arrows no modules would use each other in a circle.
 pub(super) const CIRCLES: &[Known] = &[
@@ -101,14 +91,6 @@ pub(super) const CIRCLES: &[Known] = &[
     ("orchestrator::vm::pool::registry", "orchestrator::vm::pool"),
     ("orchestrator::vm::pool::stats", "orchestrator::metrics"),
     ("orchestrator::vm::qemu::command", "orchestrator::vm::qemu"),
-    (
-        "orchestrator::vm::run_directory",
-        "orchestrator::vm::firecracker",
-    ),
-    (
-        "orchestrator::vm::run_directory",
-        "orchestrator::vm::firecracker::jail",
-    ),
     (
         "orchestrator::vm::snapshot::error",
         "orchestrator::vm::snapshot::inspect",

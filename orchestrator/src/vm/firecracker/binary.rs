@@ -8,8 +8,8 @@ use semver::Version;
 use tokio::time::timeout;
 
 use super::quirks::Quirks;
-use crate::vm::process::{Launch, Process};
 use crate::vm::vmm::VmmError;
+use crate::vm::vmm::process::{Launch, Process};
 
 pub(in crate::vm) const PROGRAM: &str = "firecracker";
 

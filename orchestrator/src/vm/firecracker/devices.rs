@@ -12,12 +12,12 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::api::{ApiError, Client, CpuConfig, Drive, NetworkInterface, NetworkOverride};
-use super::claim::{self, Claim};
-use super::place::Place;
+use super::chroot::Chroot;
 use super::setting_names::{self, CPU_TEMPLATE};
 use crate::regular_file;
 use crate::vm::digest::Sha256Digest;
 use crate::vm::vmm::VmmError;
+use crate::vm::vmm::jail::claim::{self, Claim};
 
 /// Names by which Firecracker and its snapshots know them.
 const ROOT_DRIVE: &str = "root";
@@ -110,7 +110,7 @@ impl Devices {
         let root_drive = root_drive.map(find_image).transpose()?;
         let cpu_template = cpu_template.map(read_json).transpose()?;
         for tap in &taps {
-            reach(tap, jailed)?;
+            check_reachable(tap, jailed)?;
         }
         let mut devices = Self {
             root_drive,
@@ -180,10 +180,10 @@ impl Devices {
         )))
     }
 
-    /// Makes the root drive visible in a VM's place, and says by which path.
-    pub(super) fn lend_drive(&self, place: &Place) -> Result<Option<PathBuf>, VmmError> {
-        let lend = |path: &PathBuf| place.lend(path, ROOT_DRIVE);
-        self.root_drive.as_ref().map(lend).transpose()
+    /// Makes the root drive visible in a VM's chroot, and says by which path.
+    pub(super) fn expose_drive(&self, chroot: &Chroot) -> Result<Option<PathBuf>, VmmError> {
+        let expose = |path: &PathBuf| chroot.expose_read_only(path, ROOT_DRIVE);
+        self.root_drive.as_ref().map(expose).transpose()
     }
 
     /// Gives them to a VM that is about to boot.
@@ -232,7 +232,7 @@ impl Interface {
 
 impl Tap {
     /// For a clone, in place of the one that its snapshot had.
-    pub(super) fn instead(&self) -> NetworkOverride {
+    pub(super) fn network_override(&self) -> NetworkOverride {
         NetworkOverride {
             iface_id: INTERFACE.to_owned(),
             host_dev_name: self.device.clone(),
@@ -280,7 +280,7 @@ fn identify(path: &Path) -> Result<FileIdentity, VmmError> {
 
 /// # Errors
 /// [`VmmError::Unusable`] if VMs that are `jailed`, or are not, can't reach the tap device.
-fn reach(tap: &Tap, jailed: bool) -> Result<(), VmmError> {
+fn check_reachable(tap: &Tap, jailed: bool) -> Result<(), VmmError> {
     let reason = match &tap.namespace {
         None if jailed => {
             "jailed VMs reach no tap device of this network namespace: give each one of its own, \

@@ -3,10 +3,10 @@
 //!
 //! Beside what the jailer does, each process gets an empty network namespace of its own, unless
 //! its tap device is in another, and all
-//! of one owner share a PID namespace which ends with the owner (see `guard`). The jailer's
+//! of one owner share a PID namespace which ends with the owner (see `pid_namespace`). The jailer's
 //! `--new-pid-ns` would make the VMM an orphan that we could neither wait for nor be sure to kill.
 
-use std::fs::{self, DirBuilder};
+use std::fs::DirBuilder;
 use std::io;
 use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
@@ -18,22 +18,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::process::{Resource, getrlimit};
 
-use super::cgroup::Cgroups;
-use super::claim::{self, Claim};
-use super::guard::Guard;
+use super::pid_namespace::PidNamespace;
 use crate::sys;
 use crate::vm::host_limits;
+use crate::vm::vmm::jail::cgroup::Cgroups;
+use crate::vm::vmm::jail::user::{User, user};
 use crate::vm::vmm::{Machine, VmmError};
 
-pub(in crate::vm) const PROGRAM: &str = "jailer";
+pub(super) const PROGRAM: &str = "jailer";
 /// Bytes of a file that a VMM may write beyond the size of the guest's memory.
 const EXTRA_FILE: u64 = 64 << 20;
 /// Most files that a VMM may have open: the jailer's own default.
 const MAX_FILES: u64 = 2048;
-
-/// User ids of jailed processes: unassigned on Debian, below those that are given to users for
-/// containers (systemd's docs/UIDS-GIDS.md).
-pub const DEFAULT_USERS: RangeInclusive<u32> = 70_000..=70_999;
 
 /// How VMMs are jailed.
 #[derive(Debug)]
@@ -42,7 +38,7 @@ pub struct Jailer {
     users: RangeInclusive<u32>,
     next: AtomicUsize,
     cgroups: Option<Cgroups>,
-    guard: Guard,
+    pid_namespace: PidNamespace,
 }
 
 impl Jailer {
@@ -54,8 +50,8 @@ impl Jailer {
     /// without root.
     pub fn find(configured: Option<&Path>, users: RangeInclusive<u32>) -> Result<Self, VmmError> {
         let program = find_jailer(configured)?;
-        let guard = Guard::start().map_err(host_limits::of_start);
-        let guard = guard.map_err(|error| VmmError::Unusable {
+        let pid_namespace = PidNamespace::start().map_err(host_limits::of_start);
+        let pid_namespace = pid_namespace.map_err(|error| VmmError::Unusable {
             program: PROGRAM,
             path: program.clone(),
             reason: format!(
@@ -75,7 +71,7 @@ impl Jailer {
             users,
             next: AtomicUsize::new(0),
             cgroups,
-            guard,
+            pid_namespace,
         })
     }
 
@@ -84,7 +80,7 @@ impl Jailer {
     }
 
     pub(super) fn namespace(&self) -> Arc<OwnedFd> {
-        self.guard.namespace()
+        self.pid_namespace.namespace()
     }
 
     pub(super) fn cgroups(&self) -> Option<&Cgroups> {
@@ -115,7 +111,7 @@ impl Jailer {
         command.env_clear().current_dir("/");
         command.args(["--id", id]);
         command.arg("--exec-file").arg(firecracker);
-        command.args(["--uid", &user.id.to_string()]);
+        command.args(["--uid", &user.id().to_string()]);
         command.args(["--gid", &self.group().to_string()]);
         command.arg("--chroot-base-dir").arg(base);
         let largest = machine.memory_bytes() + EXTRA_FILE;
@@ -157,46 +153,6 @@ pub fn find_jailer(configured: Option<&Path>) -> Result<PathBuf, VmmError> {
     })
 }
 
-/// A user id of `users` that no other VM has, the `turn`th of them if that is free.
-pub(in crate::vm) fn user(
-    users: &RangeInclusive<u32>,
-    turn: usize,
-    run_path: &Path,
-) -> io::Result<User> {
-    user_in(users, turn, &claim::directory(run_path)?)
-}
-
-fn user_in(users: &RangeInclusive<u32>, turn: usize, claims: &Path) -> io::Result<User> {
-    let count = users.clone().count();
-    for id in users
-        .clone()
-        .cycle()
-        .skip(turn.checked_rem(count).unwrap_or(0))
-        .take(count)
-    {
-        if let Some(claim) = Claim::take(claims, &id.to_string())? {
-            return Ok(User { id, _claim: claim });
-        }
-    }
-    Err(io::Error::new(
-        io::ErrorKind::QuotaExceeded,
-        format!("all {count} user ids of jailed VMs are in use: widen IRONCLAW_JAIL_USERS"),
-    ))
-}
-
-/// A user id in use.
-#[derive(Debug)]
-pub(in crate::vm) struct User {
-    id: u32,
-    _claim: Claim,
-}
-
-impl User {
-    pub(in crate::vm) fn id(&self) -> u32 {
-        self.id
-    }
-}
-
 /// Where the jailer makes the jail of the VM `id`: the directory to remove, and the one that the
 /// VMM sees as its root.
 pub(super) fn root(base: &Path, firecracker: &Path, id: &str) -> io::Result<(PathBuf, PathBuf)> {
@@ -212,45 +168,11 @@ pub(super) fn root(base: &Path, firecracker: &Path, id: &str) -> io::Result<(Pat
     Ok((directory, root))
 }
 
-/// Removes the control groups of the jails in the directory of a dead owner.
-pub(in crate::vm) fn remove_groups(owner: &Path) -> io::Result<()> {
-    if let Some(cgroups) = Cgroups::find() {
-        ids(owner)?.iter().for_each(|id| cgroups.remove(id));
-    }
-    Ok(())
-}
-
-/// Names of the jails below `base`, of whatever name the binary had.
-fn ids(base: &Path) -> io::Result<Vec<String>> {
-    let mut ids = Vec::new();
-    for program in fs::read_dir(base)? {
-        let program = program?;
-        if program.file_type()?.is_dir() {
-            for jail in fs::read_dir(program.path())? {
-                ids.push(jail?.file_name().to_string_lossy().into_owned());
-            }
-        }
-    }
-    Ok(ids)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vm::vmm::jail::user::DEFAULT_USERS;
     use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
-
-    #[test]
-    fn each_vm_has_a_user_of_its_own_until_there_is_none() {
-        let run = tempfile::tempdir().unwrap();
-        let of = |users: RangeInclusive<u32>, turn| user_in(&users, turn, run.path());
-        let (one, two) = (of(5..=6, 1).unwrap(), of(5..=6, 3).unwrap());
-        assert_eq!((one.id(), two.id()), (6, 5));
-        #[expect(clippy::reversed_empty_ranges, reason = "a caller may give one")]
-        for users in [5..=6, 6..=5] {
-            let error = of(users, 7).unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::QuotaExceeded, "{error}");
-        }
-    }
 
     #[test]
     fn without_the_right_to_make_namespaces_it_is_said_how_to_do_without() {

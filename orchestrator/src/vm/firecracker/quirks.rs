@@ -1,4 +1,4 @@
-//! What versions of Firecracker can do and what is wrong with them, all in one place.
+//! What versions of Firecracker can do and what is wrong with them, all in one chroot.
 //!
 //! The facts are those of Firecracker's CHANGELOG.md and of its sources at the tags. A
 //! pre-release, such as `1.17.0-dev`, counts as the release that it becomes.

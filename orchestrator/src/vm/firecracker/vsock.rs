@@ -7,7 +7,7 @@ use std::io;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
-use super::place::Place;
+use super::chroot::Chroot;
 
 /// The longest answer is `OK 4294967295\n`.
 const MAX_ANSWER: usize = 16;
@@ -18,11 +18,11 @@ const MAX_ANSWER: usize = 16;
 /// # Errors
 /// The socket is not there, or the answer is out of protocol.
 pub(super) async fn connect(
-    place: &Place,
+    chroot: &Chroot,
     name: &str,
     port: u32,
 ) -> io::Result<Option<UnixStream>> {
-    let mut stream = place.connect(name).await?;
+    let mut stream = chroot.connect(name).await?;
     let sent = stream
         .write_all(format!("CONNECT {port}\n").as_bytes())
         .await;
@@ -82,7 +82,7 @@ mod tests {
     async fn against(answer: &[u8]) -> io::Result<Option<Vec<u8>>> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("vsock");
-        let place = Place::open(directory.path(), None).unwrap();
+        let chroot = Chroot::open(directory.path(), None).unwrap();
         let listener = UnixListener::bind(&path).unwrap();
         let peer = async {
             let (mut stream, _) = listener.accept().await.unwrap();
@@ -92,7 +92,7 @@ mod tests {
             // A refusal may end the connection before all is written.
             let _ = stream.write_all(answer).await;
         };
-        let (result, ()) = tokio::join!(connect(&place, "vsock", 5252), peer);
+        let (result, ()) = tokio::join!(connect(&chroot, "vsock", 5252), peer);
         match result? {
             None => Ok(None),
             Some(mut stream) => {

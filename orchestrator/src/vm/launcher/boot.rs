@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{LaunchError, Progress, Stage};
 use crate::template::Template;
 use crate::vm::guest::{Guest, GuestError};
-use crate::vm::process::{self, ENDS};
+use crate::vm::vmm::process::{self, ENDS};
 use crate::vm::vmm::{Exit, Machine, MicroVm, Ram, VmSpec, Vmm, VmmError};
 
 /// How long a guest may take from power-on to its agent's answer. A translated one takes some

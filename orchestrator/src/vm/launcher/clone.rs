@@ -8,9 +8,9 @@ use crate::vm::causes::with_causes;
 use crate::vm::guest::{Command, Guest, GuestError};
 use crate::vm::identity::{self, VmName};
 use crate::vm::launcher::{LaunchError, READY, blocking};
-use crate::vm::process::ENDS;
 use crate::vm::snapshot::{Snapshot, SnapshotError};
 use crate::vm::vm_handle::{Origin, Timings, VmHandle};
+use crate::vm::vmm::process::ENDS;
 use crate::vm::vmm::{Exit, MicroVm, Standby, Vmm, VmmError};
 
 /// How often the path of a lease is run through while a clone is primed. Under a translator the

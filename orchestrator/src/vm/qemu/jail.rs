@@ -34,8 +34,10 @@ use rustix::process::{Resource, getegid, geteuid};
 use super::filter::filter;
 use crate::disk;
 use crate::sys::confine::{self, Confinement, Namespaces, Root, Step};
-use crate::vm::firecracker::{Cgroup, Cgroups, User, readable_by, user};
-use crate::vm::run_directory::{self, RunDirectory};
+use crate::vm::vmm::jail::cgroup::{Cgroup, Cgroups};
+use crate::vm::vmm::jail::readable_by;
+use crate::vm::vmm::jail::user::{User, user};
+use crate::vm::vmm::run_directory::{self, RunDirectory};
 use crate::vm::vmm::{Machine, VmmError};
 
 /// What QEMU and its loader read.

@@ -1,7 +1,8 @@
-//! Where a Firecracker process has its files, seen from both sides.
+//! The chroot of a jailed Firecracker process, seen from both sides; without a jailer, its working
+//! directory.
 //!
 //! Without a jail it sees the host's file system, and only its sockets are here. In a jail this
-//! directory is all that it sees: what it reads is linked in, and what it writes is taken out. It
+//! directory is all that it sees: files that it reads are linked in, files that it writes are retrieved. It
 //! may have been taken over by its guest, so nothing in here is followed if it is a link.
 //!
 //! Sockets are reached through descriptors: a socket's path may have 107 bytes only (unix(7)), and
@@ -25,20 +26,21 @@ use tokio::net::UnixStream;
 
 use crate::sys;
 use crate::vm::vmm::VmmError;
+use crate::vm::vmm::jail::readable_by;
 
 /// Time between attempts to reach a socket of a process that starts, which takes it 2 ms.
 const RETRY: Duration = Duration::from_micros(100);
 
-/// The directory of a VM.
+/// The root directory of a jailed VM, or the working directory of one that is not.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct Chroot {
     path: Arc<Path>,
     directory: Arc<OwnedFd>,
     /// The group of a jailed process.
     jail: Option<u32>,
 }
 
-impl Place {
+impl Chroot {
     /// The directory at `path`, for a process of the group `jail` if that is jailed in it.
     pub(super) fn open(path: &Path, jail: Option<u32>) -> io::Result<Self> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
@@ -102,8 +104,9 @@ impl Place {
         }
     }
 
-    /// Lets the process read `file`, which goes by `name` in a jail; returns what it calls it.
-    pub(super) fn lend(&self, file: &Path, name: &str) -> Result<PathBuf, VmmError> {
+    /// Exposes `file` to the process for reading, in a chroot as `name`; returns the path that it
+    /// opens it by.
+    pub(super) fn expose_read_only(&self, file: &Path, name: &str) -> Result<PathBuf, VmmError> {
         let Some(group) = self.jail else {
             return Ok(file.to_owned());
         };
@@ -121,8 +124,9 @@ impl Place {
         }
     }
 
-    /// What the process calls the new file that it is to write for `target`.
-    pub(super) fn outgoing(&self, target: &Path, name: &str) -> Result<PathBuf, VmmError> {
+    /// Prepares a file for the process to write, which [`retrieve`](Self::retrieve) moves to `target`;
+    /// returns the path that it opens it by.
+    pub(super) fn prepare_output(&self, target: &Path, name: &str) -> Result<PathBuf, VmmError> {
         if self.jail.is_some() {
             return Ok(name.into());
         }
@@ -134,21 +138,21 @@ impl Place {
         Ok(target.to_owned())
     }
 
-    /// Puts what the process wrote at `target`, for us alone.
-    pub(super) fn collect(&self, target: &Path, name: &str) -> Result<(), VmmError> {
+    /// Moves the file that the process wrote to `target`, with mode 0600.
+    pub(super) fn retrieve(&self, target: &Path, name: &str) -> Result<(), VmmError> {
         if self.jail.is_none() {
             return Ok(());
         }
         let written = self.path.join(name);
-        let collect = || -> io::Result<()> {
+        let retrieve = || -> io::Result<()> {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
             let file = File::from(openat(&self.directory, name, flags, Mode::empty())?);
-            take(&file, target)?;
+            link_own_file(&file, target)?;
             // The process may have put something else there meanwhile, for all we care.
             let _ = unlinkat(&self.directory, name, AtFlags::empty());
             Ok(())
         };
-        collect().map_err(|error| {
+        retrieve().map_err(|error| {
             let advice = match error.kind() {
                 io::ErrorKind::CrossesDevices => {
                     ": set IRONCLAW_RUN_PATH to a directory of the same file system"
@@ -161,9 +165,9 @@ impl Place {
     }
 }
 
-/// Gives the open `file` the name `target`, for us alone, if it is a file of its own: whatever has
-/// the file's name by now.
-fn take(file: &File, target: &Path) -> io::Result<()> {
+/// Links the open `file` to `target`, with mode 0600. Works on the descriptor, so the VMM can't swap
+/// the file by a rename after the check; refuses a hard link, which may be to a file of another.
+fn link_own_file(file: &File, target: &Path) -> io::Result<()> {
     let facts = file.metadata()?;
     if !facts.is_file() || facts.nlink() != 1 {
         return Err(io::Error::new(
@@ -206,20 +210,6 @@ impl Ticks {
     }
 }
 
-/// Lets a group read a file that only its owner may read. Its directory stays closed to them:
-/// they meet the file through a link of ours.
-pub(in crate::vm) fn readable_by(file: &Path, group: u32) -> io::Result<()> {
-    let file = File::open(file)?;
-    let facts = file.metadata()?;
-    // What all may read is somebody's own: an image, a kernel.
-    let open_to_all = facts.mode() & 0o004 != 0;
-    if !open_to_all && (facts.gid() != group || facts.mode() & 0o777 != 0o640) {
-        fchown(&file, None, Some(group))?;
-        file.set_permissions(fs::Permissions::from_mode(0o640))?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -231,7 +221,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let deep = root.path().join("d".repeat(120));
         fs::create_dir(&deep).unwrap();
-        let place = Place::open(&deep, None).unwrap();
+        let chroot = Chroot::open(&deep, None).unwrap();
         let directory = File::open(&deep).unwrap();
         let path = format!("/proc/self/fd/{}/api.sock", directory.as_raw_fd());
         let listen = async {
@@ -239,96 +229,99 @@ mod tests {
             let listener = UnixListener::bind(&path).unwrap();
             listener.accept().await.unwrap();
         };
-        let (connected, ()) = tokio::join!(place.connect_when_up("api.sock"), listen);
+        let (connected, ()) = tokio::join!(chroot.connect_when_up("api.sock"), listen);
         connected.unwrap();
     }
 
     #[test]
-    fn what_is_written_to_a_pipe_comes_out_of_it() {
+    fn a_pipe_delivers_what_is_written_to_it() {
         use std::io::{Read as _, Write as _};
-        let home = tempfile::tempdir().unwrap();
-        let place = Place::open(home.path(), None).unwrap();
-        let mut out = File::from(place.pipe("log", None).unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        let chroot = Chroot::open(dir.path(), None).unwrap();
+        let mut out = File::from(chroot.pipe("log", None).unwrap());
         // As Firecracker opens it.
         let mut options = File::options();
-        let mut log = options.read(true).write(true).open(home.path().join("log"));
+        let mut log = options.read(true).write(true).open(dir.path().join("log"));
         log.as_mut().unwrap().write_all(b"words").unwrap();
         let mut words = [0; 5];
         out.read_exact(&mut words).unwrap();
         assert_eq!(&words, b"words");
-        assert!(place.pipe("log", None).is_err(), "there is one");
+        assert!(chroot.pipe("log", None).is_err(), "there is one");
     }
 
     #[tokio::test]
-    async fn what_is_not_a_socket_is_not_followed_out_of_the_directory() {
+    async fn connect_refuses_links_and_other_files() {
         let root = tempfile::tempdir().unwrap();
         let outside = root.path().join("outside.sock");
         let _listener = UnixListener::bind(&outside).unwrap();
-        let home = root.path().join("home");
-        fs::create_dir(&home).unwrap();
-        symlink(&outside, home.join("link")).unwrap();
-        fs::write(home.join("file"), "").unwrap();
-        let place = Place::open(&home, None).unwrap();
-        assert!(place.connect("link").await.is_err());
-        assert!(place.connect("file").await.is_err());
+        let dir = root.path().join("home");
+        fs::create_dir(&dir).unwrap();
+        symlink(&outside, dir.join("link")).unwrap();
+        fs::write(dir.join("file"), "").unwrap();
+        let chroot = Chroot::open(&dir, None).unwrap();
+        assert!(chroot.connect("link").await.is_err());
+        assert!(chroot.connect("file").await.is_err());
     }
 
     #[test]
-    fn what_a_jailed_process_made_a_link_of_is_not_taken() {
+    fn retrieve_refuses_links() {
         let root = tempfile::tempdir().unwrap();
-        let (home, secret) = (root.path().join("home"), root.path().join("secret"));
-        fs::create_dir(&home).unwrap();
+        let (dir, secret) = (root.path().join("home"), root.path().join("secret"));
+        fs::create_dir(&dir).unwrap();
         fs::write(&secret, "secret").unwrap();
         let us = rustix::process::getegid().as_raw();
-        let place = Place::open(&home, Some(us)).unwrap();
+        let chroot = Chroot::open(&dir, Some(us)).unwrap();
         let target = root.path().join("taken");
-        symlink(&secret, home.join("soft")).unwrap();
-        fs::hard_link(&secret, home.join("hard")).unwrap();
+        symlink(&secret, dir.join("soft")).unwrap();
+        fs::hard_link(&secret, dir.join("hard")).unwrap();
         for name in ["soft", "hard", "missing"] {
-            assert!(place.collect(&target, name).is_err(), "{name}");
+            assert!(chroot.retrieve(&target, name).is_err(), "{name}");
             assert!(!target.exists());
         }
-        fs::write(home.join("own"), "own").unwrap();
-        place.collect(&target, "own").unwrap();
+        fs::write(dir.join("own"), "own").unwrap();
+        chroot.retrieve(&target, "own").unwrap();
         assert_eq!(fs::read(&target).unwrap(), b"own");
         assert_eq!(fs::metadata(&target).unwrap().mode() & 0o777, 0o600);
     }
 
     #[test]
-    fn what_was_looked_at_is_taken_and_not_what_has_its_name_by_then() {
+    fn retrieve_is_immune_to_a_rename_race() {
         let root = tempfile::tempdir().unwrap();
-        let (home, secret) = (root.path().join("home"), root.path().join("secret"));
-        fs::create_dir(&home).unwrap();
+        let (dir, secret) = (root.path().join("home"), root.path().join("secret"));
+        fs::create_dir(&dir).unwrap();
         fs::write(&secret, "secret").unwrap();
-        let (written, target) = (home.join("memory"), root.path().join("taken"));
+        let (written, target) = (dir.join("memory"), root.path().join("taken"));
         fs::write(&written, "own").unwrap();
         let file = File::open(&written).unwrap();
         // As a jailed process may do at any moment.
-        fs::rename(&written, home.join("away")).unwrap();
+        fs::rename(&written, dir.join("away")).unwrap();
         symlink(&secret, &written).unwrap();
-        take(&file, &target).unwrap();
+        link_own_file(&file, &target).unwrap();
         assert!(fs::symlink_metadata(&target).unwrap().is_file());
         assert_eq!(fs::read(&target).unwrap(), b"own");
     }
 
     #[test]
-    fn a_file_is_lent_for_reading_without_leaving_its_own_directory_open() {
+    fn an_exposed_file_can_be_read_and_its_directory_stays_closed() {
         let root = tempfile::tempdir().unwrap();
-        let (home, file) = (root.path().join("home"), root.path().join("memory"));
-        fs::create_dir(&home).unwrap();
+        let (dir, file) = (root.path().join("home"), root.path().join("memory"));
+        fs::create_dir(&dir).unwrap();
         fs::write(&file, "pages").unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
         let us = rustix::process::getegid().as_raw();
-        let free = Place::open(&home, None).unwrap();
-        assert_eq!(free.lend(&file, "memory").unwrap(), file);
-        let jailed = Place::open(&home, Some(us)).unwrap();
-        assert_eq!(jailed.lend(&file, "memory").unwrap(), Path::new("memory"));
-        let lent = fs::metadata(home.join("memory")).unwrap();
+        let free = Chroot::open(&dir, None).unwrap();
+        assert_eq!(free.expose_read_only(&file, "memory").unwrap(), file);
+        let jailed = Chroot::open(&dir, Some(us)).unwrap();
+        assert_eq!(
+            jailed.expose_read_only(&file, "memory").unwrap(),
+            Path::new("memory")
+        );
+        let lent = fs::metadata(dir.join("memory")).unwrap();
         assert_eq!((lent.nlink(), lent.mode() & 0o777), (2, 0o640));
         let image = root.path().join("image");
         fs::write(&image, "for all").unwrap();
         fs::set_permissions(&image, fs::Permissions::from_mode(0o644)).unwrap();
-        jailed.lend(&image, "image").unwrap();
+        jailed.expose_read_only(&image, "image").unwrap();
         let lent = fs::metadata(&image).unwrap();
         assert_eq!(
             lent.mode() & 0o777,

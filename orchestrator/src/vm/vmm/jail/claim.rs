@@ -11,17 +11,18 @@ use std::path::{Path, PathBuf};
 use crate::state_path::{self, PathError};
 use crate::vm::flock::{Kind, Locked, try_lock};
 use crate::vm::host_limits;
-use crate::vm::run_directory::CLAIMS;
 
+/// Their directory below the run path of another user than root.
+pub(in crate::vm) const CLAIMS: &str = ".claims";
 /// Where root's locks are.
 const OF_THE_HOST: &str = "/run/ironclaw/claims";
 
 /// Ends when it is dropped, or its process ends.
 #[derive(Debug)]
-pub(super) struct Claim(#[expect(dead_code, reason = "its end is what counts")] Locked);
+pub(in crate::vm) struct Claim(#[expect(dead_code, reason = "its end is what counts")] Locked);
 
 /// The directory of the locks, for VMs below `run_path`.
-pub(super) fn directory(run_path: &Path) -> io::Result<PathBuf> {
+pub(in crate::vm) fn directory(run_path: &Path) -> io::Result<PathBuf> {
     if rustix::process::geteuid().is_root() {
         let found = state_path::make(Path::new(OF_THE_HOST)).map_err(|error| match error {
             PathError::Io(error) => io::Error::new(
@@ -49,7 +50,7 @@ pub(super) fn directory(run_path: &Path) -> io::Result<PathBuf> {
 impl Claim {
     /// The claim to `name` in a [`directory`] of locks, unless another VM has it, of whatever
     /// process.
-    pub(super) fn take(directory: &Path, name: &str) -> io::Result<Option<Self>> {
+    pub(in crate::vm) fn take(directory: &Path, name: &str) -> io::Result<Option<Self>> {
         let lock = File::options()
             .write(true)
             .create(true)

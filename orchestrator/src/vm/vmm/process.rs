@@ -31,8 +31,8 @@ use crate::sys;
 use crate::sys::confine::{Confinement, Namespaces, Started, reap};
 use crate::sys::supply::Requests;
 use crate::vm::host_limits;
-use crate::vm::orphan;
-use crate::vm::run_directory::RunDirectory;
+use crate::vm::vmm::orphan;
+use crate::vm::vmm::run_directory::RunDirectory;
 use crate::vm::vmm::{Exit, VmmError};
 
 use log::Log;
@@ -592,7 +592,7 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
-    use crate::vm::run_directory::RunPath;
+    use crate::vm::vmm::run_directory::RunPath;
 
     fn shell(script: &str) -> Command {
         let mut command = Command::new("/bin/sh");

@@ -1,4 +1,4 @@
-//! The directory that a Firecracker process lives in, below that of its owner.
+//! The directory of a Firecracker process, below that of its owner, and its teardown.
 //!
 //! ```text
 //! <run directory>/<owner>/<vm>/api.sock, vsock.sock, log
@@ -14,16 +14,18 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::jail::{self, Jailer, User};
-use super::place::Place;
-use crate::vm::run_directory::{self, RunDirectory};
+use super::chroot::Chroot;
+use super::jail::{self, Jailer};
 use crate::vm::tree;
+use crate::vm::vmm::jail::user::User;
+use crate::vm::vmm::run_directory::{self, RunDirectory};
 
-/// The directory of one VM. Removed on drop, which must come after the process's end.
+/// The directory of one VM, with its jail. Drop is the teardown: it removes the directory and the
+/// jail's control groups, so the process must have ended.
 #[derive(Debug)]
-pub(super) struct Home {
+pub(super) struct VmDir {
     path: PathBuf,
-    place: Place,
+    chroot: Chroot,
     jail: Option<Jail>,
     run: Arc<RunDirectory>,
 }
@@ -36,14 +38,14 @@ pub(super) struct Jail {
     jailer: Arc<Jailer>,
 }
 
-impl Home {
+impl VmDir {
     /// A directory for one more VM.
     pub(super) fn new(run: &Arc<RunDirectory>) -> io::Result<Self> {
         let path = run.path().join(run.number().to_string());
         run_directory::make(&path)?;
-        let place = Place::open(&path, None).inspect_err(|_| take_back(&[&path]))?;
+        let chroot = Chroot::open(&path, None).inspect_err(|_| take_back(&[&path]))?;
         Ok(Self {
-            place,
+            chroot,
             path,
             jail: None,
             run: Arc::clone(run),
@@ -60,10 +62,10 @@ impl Home {
         let id = format!("{}-{}", run.name(), run.number());
         let user = jailer.user(run.root())?;
         let (path, root) = jail::root(run.path(), firecracker, &id)?;
-        let place = Place::open(&root, Some(jailer.group()));
-        let place = place.inspect_err(|_| take_back(&[&root, &path]))?;
+        let chroot = Chroot::open(&root, Some(jailer.group()));
+        let chroot = chroot.inspect_err(|_| take_back(&[&root, &path]))?;
         Ok(Self {
-            place,
+            chroot,
             path,
             jail: Some(Jail {
                 id,
@@ -79,14 +81,14 @@ impl Home {
         &self.run
     }
 
-    pub(super) fn place(&self) -> &Place {
-        &self.place
+    pub(super) fn chroot(&self) -> &Chroot {
+        &self.chroot
     }
 
     /// Makes a pipe called `name` for the VM to write to; this is where that comes out.
     pub(super) fn pipe(&self, name: &str) -> io::Result<OwnedFd> {
         let user = self.jail.as_ref().map(|jail| jail.user.id());
-        self.place.pipe(name, user)
+        self.chroot.pipe(name, user)
     }
 
     pub(super) fn jailed(&self) -> Option<&Jail> {
@@ -108,7 +110,7 @@ fn stays(path: &Path, error: &io::Error) {
     tracing::warn!(path = %path.display(), %error, "a VM's directory stays until the next start");
 }
 
-impl Drop for Home {
+impl Drop for VmDir {
     fn drop(&mut self) {
         if let Err(error) = tree::remove(&self.path) {
             stays(&self.path, &error);
@@ -124,7 +126,7 @@ impl Drop for Home {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vm::run_directory::RunPath;
+    use crate::vm::vmm::run_directory::RunPath;
     use std::os::unix::fs::PermissionsExt as _;
 
     fn names(path: &Path) -> Vec<String> {
@@ -135,18 +137,18 @@ mod tests {
     }
 
     #[test]
-    fn homes_are_private_and_go_with_their_vm_and_the_rest_with_the_last_of_them() {
+    fn vm_directories_are_private_and_teardown_removes_them() {
         let root = tempfile::tempdir().unwrap();
         let run = RunPath::open(root.path()).unwrap().directory().unwrap();
-        let (one, two) = (Home::new(&run).unwrap(), Home::new(&run).unwrap());
-        for home in [&one, &two] {
-            let mode = fs::metadata(home.place().path())
+        let (one, two) = (VmDir::new(&run).unwrap(), VmDir::new(&run).unwrap());
+        for dir in [&one, &two] {
+            let mode = fs::metadata(dir.chroot().path())
                 .unwrap()
                 .permissions()
                 .mode();
             assert_eq!(mode & 0o777, 0o700);
         }
-        let gone = one.place().path().to_owned();
+        let gone = one.chroot().path().to_owned();
         fs::write(gone.join("left"), "over").unwrap();
         drop(one);
         assert!(!gone.exists());
@@ -160,11 +162,10 @@ mod tests {
     const ALONE: &str = "IRONCLAW_TEST_ALONE";
 
     #[test]
-    fn a_home_that_can_not_be_opened_is_not_left_behind() {
+    fn a_directory_that_can_not_be_opened_is_removed_again() {
         use rustix::process::{Resource, getrlimit, setrlimit};
         if std::env::var_os(ALONE).is_none() {
-            let name =
-                "vm::firecracker::home::tests::a_home_that_can_not_be_opened_is_not_left_behind";
+            let name = "vm::firecracker::vm_dir::tests::a_directory_that_can_not_be_opened_is_removed_again";
             let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
             let output = alone.args(["--exact", name]).env(ALONE, "1").output();
             let output = output.unwrap();
@@ -177,9 +178,9 @@ mod tests {
         limit.current = Some(64);
         setrlimit(Resource::Nofile, limit).unwrap();
         let descriptors: Vec<_> = std::iter::from_fn(|| fs::File::open("/dev/null").ok()).collect();
-        let home = Home::new(&run);
+        let dir = VmDir::new(&run);
         drop(descriptors);
-        assert!(home.is_err());
+        assert!(dir.is_err());
         let left = names(run.path());
         assert!(left.iter().all(|name| name.starts_with('.')), "{left:?}");
     }

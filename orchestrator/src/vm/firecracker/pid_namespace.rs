@@ -1,7 +1,7 @@
 //! A PID namespace that ends with this process.
 //!
 //! The kernel kills all of a PID namespace when its first process ends (pid_namespaces(7)). That
-//! first process is the guard: it reads a pipe whose other end we hold, and so ends when we do,
+//! first process is a `cat` that reads a pipe whose other end we hold, and so ends when we do,
 //! even by SIGKILL. The parent-death signal that keeps other VMMs from outliving us does not
 //! survive the jailer's change of user (prctl(2)).
 
@@ -16,7 +16,7 @@ use crate::sys;
 
 /// The guard of a PID namespace; dropping it kills all processes in it.
 #[derive(Debug)]
-pub(super) struct Guard(Mutex<Namespace>);
+pub(super) struct PidNamespace(Mutex<Namespace>);
 
 #[derive(Debug)]
 struct Namespace {
@@ -24,7 +24,7 @@ struct Namespace {
     itself: Arc<OwnedFd>,
 }
 
-impl Guard {
+impl PidNamespace {
     /// Makes a namespace. Needs CAP_SYS_ADMIN.
     pub(super) fn start() -> io::Result<Self> {
         Ok(Self(Mutex::new(Namespace::start()?)))

@@ -23,15 +23,13 @@ use uuid::Uuid;
 use crate::disk;
 use crate::mark::{self, Mark};
 use crate::state_path::{self, PathError, StatePath};
-use crate::vm::firecracker;
 use crate::vm::flock::{Kind, lock_within, try_lock};
-use crate::vm::orphan::{self, Record};
 use crate::vm::root_lock::{self, RootLock, RootLockError};
 use crate::vm::tree;
 use crate::vm::vmm::VmmError;
-
-/// The directory of the locks of what VMs have alone, beside those of the owners.
-pub(crate) const CLAIMS: &str = ".claims";
+use crate::vm::vmm::jail;
+use crate::vm::vmm::jail::claim::CLAIMS;
+use crate::vm::vmm::orphan::{self, Record};
 
 /// Where this process's VMs are to be. Their directory is made with the first of them: who only
 /// looks, as `ironclaw doctor` does, changes nothing.
@@ -386,7 +384,7 @@ impl DeadOwner {
             return Err(ErrorKind::WouldBlock.into());
         }
         orphan::end_all(&self.path)?;
-        firecracker::remove_groups(&self.path)?;
+        jail::remove_groups(&self.path)?;
         tree::remove(&self.path)
     }
 }

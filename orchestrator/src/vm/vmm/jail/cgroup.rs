@@ -86,7 +86,7 @@ impl Cgroups {
     }
 
     /// Tells the jailer the limits of a VM.
-    pub(super) fn limit(&self, machine: Machine, jailer: &mut Command) {
+    pub(in crate::vm) fn limit(&self, machine: Machine, jailer: &mut Command) {
         let memory = machine.memory_bytes() + OVERHEAD;
         let processes = u32::from(machine.vcpus) + THREADS;
         let version = match self.version {
@@ -170,7 +170,7 @@ impl Cgroups {
     }
 
     /// Removes the groups of the VM `id`, which must have ended.
-    pub(super) fn remove(&self, id: &str) {
+    pub(in crate::vm) fn remove(&self, id: &str) {
         for mount in &self.mounts {
             let group = mount.join(PARENT).join(id);
             match fs::remove_dir(&group) {
