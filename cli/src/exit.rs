@@ -228,8 +228,8 @@ mod tests {
     use std::time::Duration;
 
     use ironclaw_console::written;
-    use ironclaw_orchestrator::vm::Limit;
     use ironclaw_orchestrator::vm::guest::Printed;
+    use ironclaw_orchestrator::vm::{ExitReason, Limit};
 
     fn failed(kind: FailureKind) -> Error {
         GuestError::Failed {
@@ -241,7 +241,7 @@ mod tests {
 
     fn closed() -> GuestError {
         GuestError::Closed {
-            reason: "r".to_owned(),
+            reason: ExitReason::HungUp,
             printed: Printed::default(),
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use crate::vm::exit_reason::ExitReason;
 use crate::vm::guest::Activity;
 use crate::vm::vmm::MicroVm;
 
@@ -34,7 +35,7 @@ impl Limits {
                 reason = expired(max_lifetime) => reason,
                 reason = unused(idle, &activity) => reason,
             };
-            tracing::info!(reason, "a VM is killed");
+            tracing::info!(%reason, "a VM is killed");
             activity.close(&reason);
             if let Some(vm) = vm.upgrade() {
                 vm.kill();
@@ -43,18 +44,18 @@ impl Limits {
     }
 }
 
-async fn expired(lifetime: Option<Duration>) -> String {
+async fn expired(lifetime: Option<Duration>) -> ExitReason {
     let Some(lifetime) = lifetime else {
         return pending().await;
     };
     sleep(lifetime).await;
-    format!("the VM reached its time limit of {lifetime:?}")
+    ExitReason::Lifetime(lifetime)
 }
 
-async fn unused(idle: Option<Duration>, activity: &Activity) -> String {
+async fn unused(idle: Option<Duration>, activity: &Activity) -> ExitReason {
     let Some(idle) = idle else {
         return pending().await;
     };
     activity.none_for(idle).await;
-    format!("the VM was idle for {idle:?}, its limit")
+    ExitReason::Idle(idle)
 }

@@ -18,6 +18,7 @@ pub mod backends;
 mod causes;
 pub mod config;
 mod digest;
+mod exit_reason;
 pub mod firecracker;
 pub mod guest;
 mod identity;
@@ -36,6 +37,7 @@ pub mod vmm;
 use ironclaw_host::{flock, host_limits, mount, own_groups, proc, tree, tsc};
 
 pub use config::Config;
+pub use exit_reason::ExitReason;
 pub use guest::{
     Command, ExecEvent, ExitStatus, GuestError, Output, Printed, Running, StdinWriter,
 };

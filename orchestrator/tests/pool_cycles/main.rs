@@ -23,7 +23,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ironclaw_orchestrator::vm::{
-    Budget, GuestError, Limit, Limits, Pool, PoolOptions, SpawnError, SpawnOptions, VmHandle,
+    Budget, ExitReason, GuestError, Limit, Limits, Pool, PoolOptions, SpawnError, SpawnOptions,
+    VmHandle,
 };
 use tokio::time::timeout;
 
@@ -240,9 +241,10 @@ async fn use_it(vm: &VmHandle, cycle: usize, limited: bool) -> Used {
     // A guest that hangs in a command is its user's to give up.
     match timeout(Duration::from_millis(500), used).await {
         Ok(Ok(())) => Used::Completed,
-        Ok(Err(GuestError::Closed { reason, .. })) if reason.contains("time limit") => {
-            Used::Expired
-        }
+        Ok(Err(GuestError::Closed {
+            reason: ExitReason::Lifetime(_),
+            ..
+        })) => Used::Expired,
         Ok(Err(GuestError::Closed { .. })) | Err(_) => Used::Lost,
         Ok(Err(error)) => panic!("{error}"),
     }

@@ -1,7 +1,7 @@
 //! Faults of a whole story, with the simulator; those of single calls are in `every_call`.
 
 use ironclaw_orchestrator::vm::{
-    Budget, GuestError, LaunchError, Limit, Origin, Pool, PoolOptions, SpawnError,
+    Budget, ExitReason, GuestError, LaunchError, Limit, Origin, Pool, PoolOptions, SpawnError,
 };
 use libtest_mimic::Trial;
 
@@ -117,7 +117,8 @@ fn assert_says_oversized(error: &GuestError) {
         panic!("{error:?}");
     };
     let expected = format!("a frame of {} bytes is over the limit", u32::MAX);
-    assert!(reason.contains(&expected), "{reason}");
+    assert!(reason.to_string().contains(&expected), "{reason}");
+    assert!(matches!(reason, ExitReason::Protocol(_)), "{reason:?}");
 }
 
 async fn an_oversized_frame_at_first(b: &Backend, s: &Simulator) {

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::connection::Line;
+use crate::vm::exit_reason::ExitReason;
 
 /// How many requests are open.
 #[derive(Debug)]
@@ -58,7 +59,7 @@ impl Activity {
     }
 
     /// Ends the session; what is asked of it fails for this reason.
-    pub(crate) fn close(&self, reason: &str) {
+    pub(crate) fn close(&self, reason: &ExitReason) {
         self.0.close(reason);
     }
 }

@@ -40,6 +40,7 @@ use super::error::GuestError;
 use super::inbox::Inbox;
 use super::pace::Pace;
 use crate::untrusted;
+use crate::vm::exit_reason::ExitReason;
 use crate::vm::vmm::Exit;
 
 /// Bytes per read of the socket.
@@ -88,8 +89,8 @@ struct State {
     open: HashMap<RequestId, Open>,
     next: u32,
     /// Why nothing can be written any more.
-    unwritable: Option<String>,
-    closed: Option<String>,
+    unwritable: Option<ExitReason>,
+    closed: Option<ExitReason>,
 }
 
 /// A request that the guest has not answered.
@@ -122,7 +123,8 @@ impl Connection {
     /// the line, so the first request costs no round trip more than itself.
     pub(super) fn open(stream: UnixStream, vm: Option<Died>) -> Result<Self, GuestError> {
         let session = getrandom::u64().map_err(|error| {
-            GuestError::closed(format!("the host has no random number for it: {error}"))
+            let what = format!("the host has no random number for it: {error}");
+            GuestError::closed(ExitReason::Host(what))
         })?;
         let line = Arc::new(Line {
             stream,
@@ -196,9 +198,11 @@ impl Connection {
         loop {
             match timeout(CANCEL_TIMEOUT, &mut slot).await {
                 Ok(slot) => return slot.map_err(|_| self.line.why_closed()),
-                Err(_) if self.line.ends_nothing() => self.line.close(&format!(
-                    "the guest did not end what was cancelled within {CANCEL_TIMEOUT:?}"
-                )),
+                Err(_) if self.line.ends_nothing() => {
+                    self.line.close(&ExitReason::Protocol(format!(
+                        "the guest did not end what was cancelled within {CANCEL_TIMEOUT:?}"
+                    )));
+                }
                 Err(_) => {}
             }
         }
@@ -229,14 +233,14 @@ struct WithRuntime(Arc<Line>);
 impl Drop for WithRuntime {
     fn drop(&mut self) {
         // Whatever else had ended it came first.
-        self.0
-            .close("the async runtime in which the VM was spawned has ended");
+        let reason = "the async runtime in which the VM was spawned has ended";
+        self.0.close(&ExitReason::Host(reason.to_owned()));
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.line.close("the VM was given back");
+        self.line.close(&ExitReason::Dropped);
         self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
@@ -267,11 +271,7 @@ impl Line {
     }
 
     pub(super) fn why_closed(&self) -> GuestError {
-        let reason = self
-            .state()
-            .closed
-            .clone()
-            .unwrap_or_else(|| "it is over".to_owned());
+        let reason = self.state().closed.clone().unwrap_or(ExitReason::Dropped);
         GuestError::closed(reason)
     }
 
@@ -319,7 +319,8 @@ impl Line {
         }
         if state.out.len() > PILED_UP {
             drop(state);
-            self.close("the guest reads nothing of what it is sent");
+            let reason = "the guest reads nothing of what it is sent";
+            self.close(&ExitReason::Protocol(reason.to_owned()));
             return Err(self.why_closed());
         }
         if !state.out.is_empty() {
@@ -375,27 +376,27 @@ impl Line {
 
     /// Lets the reading task find the end of the socket, and so what ended it.
     fn hang_up(&self, state: &mut State, error: &io::Error) {
-        state.unwritable = Some(format!("writing failed: {error}"));
+        state.unwritable = Some(failed("writing", error));
         state.out = Vec::new();
         self.room.notify_waiters();
         let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Both);
     }
 
     /// Ends the session; the first reason counts.
-    pub(super) fn close(&self, reason: &str) {
+    pub(super) fn close(&self, reason: &ExitReason) {
         let open = {
             let mut state = self.state();
             if state.closed.is_some() {
                 return;
             }
-            state.closed = Some(reason.to_owned());
+            state.closed = Some(reason.clone());
             state.out = Vec::new();
             std::mem::take(&mut state.open)
         };
         self.slots.close();
         for request in open.into_values() {
             request.end_input();
-            request.inbox.end(Err(GuestError::closed(reason)));
+            request.inbox.end(Err(GuestError::closed(reason.clone())));
         }
         self.room.notify_waiters();
         // Whatever still waits for the socket, here or in the VMM, sees its end.
@@ -407,7 +408,7 @@ impl Line {
             self.unsent.notified().await;
             loop {
                 if let Err(error) = self.stream.writable().await {
-                    return self.close(&format!("waiting for the socket failed: {error}"));
+                    return self.close(&failed("waiting for the socket", &error));
                 }
                 let mut state = self.state();
                 let result = self.write_some(&mut state.out);
@@ -437,17 +438,17 @@ impl Line {
             over = self.receive(&mut decoder) => match over {
                 Some(reason) => reason,
                 None => match timeout(patience, died).await {
-                    Ok(exit) => ended(&exit),
+                    Ok(exit) => ExitReason::vmm_ended(exit),
                     Err(_) => {
                         let unwritable = self.state().unwritable.take();
-                        unwritable.unwrap_or_else(|| "the guest hung up".to_owned())
+                        unwritable.unwrap_or(ExitReason::HungUp)
                     }
                 },
             },
             exit = &mut died => {
                 // Whatever comes of that, the VM's end is the reason.
                 let _ = timeout(LAST_WORDS, self.receive(&mut decoder)).await;
-                ended(&exit)
+                ExitReason::vmm_ended(exit)
             }
         };
         self.close(&reason);
@@ -455,7 +456,7 @@ impl Line {
 
     /// Takes in what the guest sends, until it breaks the protocol, which is told, or the socket
     /// ends. Cancel-safe: what was read is in the decoder.
-    async fn receive(&self, decoder: &mut Decoder) -> Option<String> {
+    async fn receive(&self, decoder: &mut Decoder) -> Option<ExitReason> {
         let mut chunk = vec![0; READ];
         let mut before_hello = 0;
         let mut pace = Pace::start(Instant::now());
@@ -463,7 +464,7 @@ impl Line {
             // To wait for a socket that always has something to read lets no other task run.
             coop::consume_budget().await;
             if let Err(error) = self.stream.readable().await {
-                return Some(format!("waiting for the socket failed: {error}"));
+                return Some(failed("waiting for the socket", &error));
             }
             let count = match self.stream.try_read(&mut chunk) {
                 Ok(0) => return None,
@@ -471,7 +472,7 @@ impl Line {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 // It ended with something unread.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return None,
-                Err(error) => return Some(format!("reading failed: {error}")),
+                Err(error) => return Some(failed("reading", &error)),
             };
             decoder.push(&chunk[..count]);
             match self.dispatch_all(decoder) {
@@ -480,14 +481,14 @@ impl Line {
                         sleep_until(next).await;
                     }
                 }
-                Err(reason) => return Some(reason),
+                Err(violation) => return Some(ExitReason::Protocol(violation)),
             }
             if !self.greeted.load(Ordering::Relaxed) {
                 before_hello += count;
                 if before_hello > MAX_RESYNC {
-                    return Some(format!(
+                    return Some(ExitReason::Protocol(format!(
                         "the guest broke the protocol: no hello within {MAX_RESYNC} bytes"
-                    ));
+                    )));
                 }
             }
         }
@@ -590,8 +591,8 @@ impl Line {
     }
 }
 
-fn ended(exit: &Exit) -> String {
-    format!("the VM ended ({exit})")
+fn failed(what: &str, error: &io::Error) -> ExitReason {
+    ExitReason::Host(format!("{what} failed: {error}"))
 }
 
 fn unknown(id: RequestId) -> String {

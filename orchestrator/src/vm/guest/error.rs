@@ -7,6 +7,7 @@ use ironclaw_protocol::message::{Failure, FailureKind, OutOfBounds};
 use thiserror::Error;
 
 use crate::untrusted;
+use crate::vm::exit_reason::ExitReason;
 
 /// Why a guest did not do what it was asked.
 #[derive(Debug, Clone, Error)]
@@ -25,7 +26,7 @@ pub enum GuestError {
     #[error("the connection to the guest is closed: {reason}")]
     Closed {
         /// Why it was closed. Of a VM that ended: how, and what it printed last.
-        reason: String,
+        reason: ExitReason,
         /// What a command had printed until then, if [`exec`](super::Guest::exec) or
         /// [`output`](super::Running::output) was collecting it.
         printed: Printed,
@@ -71,9 +72,9 @@ pub struct Printed {
 
 impl GuestError {
     /// The connection is over, and nothing was being collected.
-    pub(super) fn closed(reason: impl Into<String>) -> Self {
+    pub(super) fn closed(reason: ExitReason) -> Self {
         Self::Closed {
-            reason: reason.into(),
+            reason,
             printed: Printed::default(),
         }
     }

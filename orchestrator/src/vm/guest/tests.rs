@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use super::peer::Peer;
 use super::*;
+use crate::vm::exit_reason::ExitReason;
 use crate::vm::vmm::Exit;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -166,13 +167,39 @@ async fn a_hostile_guest_loses_its_connection_and_every_request_is_told() {
             continue;
         }
         let error = running.next().await.unwrap_err();
-        assert!(
-            matches!(error, GuestError::Closed { .. }),
-            "{word}: {error:?}"
-        );
+        let GuestError::Closed { reason, .. } = &error else {
+            panic!("{word}: {error:?}");
+        };
+        assert!(matches!(reason, ExitReason::Protocol(_)), "{reason:?}");
+        assert!(reason.is_failure());
         assert!(error.to_string().contains(word), "{word}: {error}");
         assert!(guest.ping(PATIENCE).await.is_err());
     }
+}
+
+#[tokio::test]
+async fn a_program_tells_a_vm_that_died_from_one_that_it_gave_back() {
+    let (guest, mut peer, end) = vm();
+    let (ping, ()) = tokio::join!(guest.ping(PATIENCE), async {
+        peer.greet(VERSION).await;
+        end.send(killed()).unwrap();
+    });
+    let Err(GuestError::Closed { reason, .. }) = ping else {
+        panic!("{ping:?}");
+    };
+    assert_eq!(reason, ExitReason::vmm_ended(killed()));
+    assert!(reason.is_failure());
+
+    let (guest, mut peer) = pair();
+    let running = guest.start(["cmd"]);
+    let (running, _) = tokio::join!(running, async { peer.greet(VERSION).await });
+    drop(guest);
+    let error = running.unwrap().next().await.unwrap_err();
+    let GuestError::Closed { reason, .. } = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(reason, ExitReason::Dropped);
+    assert!(!reason.is_failure(), "it is not to be tried again");
 }
 
 #[tokio::test]
