@@ -455,7 +455,6 @@ impl Firecracker {
                 uds_path: VSOCK.into(),
             }),
             clock_realtime: Some(true),
-            huge_pages: None,
         };
         vm.converse("restore", async |api| api.call(&load).await)
             .await

@@ -9,6 +9,7 @@
 //! pairs that it inherits, so there is nothing to wait for and nothing to clean up but the record
 //! that it lives.
 
+mod accelerator;
 mod command;
 mod filter;
 mod jail;
@@ -37,6 +38,7 @@ use crate::vm::vmm::run_directory::RunPath;
 use crate::vm::vmm::{
     Exit, Machine, MicroVm, Ram, RestoreSpec, VmSpec, Vmm, VmmError, VmmIdentity, VmmKind,
 };
+pub use accelerator::Accelerator;
 use command::{Memory, Sockets, Start};
 use jail::Role;
 pub use jail::{Jail, Strength};
@@ -49,26 +51,6 @@ const PROGRAM: &str = "qemu-system-x86_64";
 
 /// A QMP answer takes milliseconds; one that takes this long is not coming.
 const ANSWER: Duration = Duration::from_secs(20);
-
-/// How QEMU runs a guest's code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Accelerator {
-    /// Translation, on any machine.
-    Tcg,
-    /// The host's processor, through /dev/kvm.
-    Kvm,
-}
-
-impl Accelerator {
-    /// QEMU's name for it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Tcg => "tcg",
-            Self::Kvm => "kvm",
-        }
-    }
-}
 
 /// The hypervisor.
 #[derive(Debug, Clone)]

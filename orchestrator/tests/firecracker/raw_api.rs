@@ -99,7 +99,6 @@ pub(crate) fn load(snapshot: &Snapshot) -> SnapshotLoad {
             uds_path: "vsock.sock".into(),
         }),
         clock_realtime: Some(true),
-        huge_pages: None,
     }
 }
 

@@ -57,10 +57,6 @@ pub(super) const CIRCLES: &[Known] = &[
         "orchestrator::template::build",
     ),
     (
-        "orchestrator::vm::firecracker::api::calls",
-        "orchestrator::vm::firecracker::api",
-    ),
-    (
         "orchestrator::vm::guest::activity",
         "orchestrator::vm::guest::connection",
     ),
@@ -90,7 +86,6 @@ pub(super) const CIRCLES: &[Known] = &[
     ),
     ("orchestrator::vm::pool::registry", "orchestrator::vm::pool"),
     ("orchestrator::vm::pool::stats", "orchestrator::metrics"),
-    ("orchestrator::vm::qemu::command", "orchestrator::vm::qemu"),
     (
         "orchestrator::vm::snapshot::error",
         "orchestrator::vm::snapshot::inspect",

@@ -11,37 +11,23 @@
 //! # }
 //! ```
 
+mod call;
 mod calls;
 mod error;
 mod transport;
 
 use std::path::Path;
-use std::time::Duration;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::untrusted;
 
+pub use call::Call;
 pub use calls::*;
 pub use error::ApiError;
 pub use http::Method;
 use transport::Transport;
-
-/// A request of the API.
-pub trait Call: Serialize + Sync {
-    /// What a success answers; `()` where that is nothing.
-    type Answer: DeserializeOwned;
-    /// The HTTP method; a `GET` sends no body.
-    const METHOD: Method;
-    /// How long an answer may take.
-    const PATIENCE: Duration = Duration::from_secs(10);
-
-    /// The resource.
-    fn path(&self) -> String;
-}
 
 /// A connection to the API of one Firecracker process. One request at a time, all on one
 /// connection.

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use serde_json::json;
 
-use super::Accelerator;
+use super::accelerator::Accelerator;
 use crate::sys;
 use crate::vm::vmm::{Machine, VmSpec};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::Method;
 use serde::{Deserialize, Serialize};
 
-use super::Call;
+use super::call::Call;
 
 /// Reading or writing all of a guest's memory may take this long on a slow disk.
 const WITH_MEMORY: Duration = Duration::from_secs(60);
@@ -161,78 +161,12 @@ call!(Vsock, PUT, |_| "/vsock".to_owned());
 pub struct Entropy {}
 call!(Entropy, PUT, |_| "/entropy".to_owned());
 
-/// `PUT /balloon`; before the start.
-#[derive(Debug, Clone, Serialize)]
-pub struct Balloon {
-    /// How much of the guest's memory it takes, in MiB.
-    pub amount_mib: u32,
-    /// Whether the guest gets it back when it runs out of memory.
-    pub deflate_on_oom: bool,
-}
-call!(Balloon, PUT, |_| "/balloon".to_owned());
-
-/// `PUT /logger`.
-#[derive(Debug, Clone, Serialize)]
-pub struct Logger {
-    /// A file or a named pipe that exists.
-    pub log_path: PathBuf,
-    /// From `Error` to `Trace`, or `Off`.
-    pub level: LogLevel,
-}
-call!(Logger, PUT, |_| "/logger".to_owned());
-
-/// How much Firecracker logs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum LogLevel {
-    Off,
-    Error,
-    Warning,
-    Info,
-    Debug,
-    Trace,
-}
-
-/// `PUT /metrics`; once.
-#[derive(Debug, Clone, Serialize)]
-pub struct Metrics {
-    /// A file or a named pipe that exists.
-    pub metrics_path: PathBuf,
-}
-call!(Metrics, PUT, |_| "/metrics".to_owned());
-
-/// `PUT /mmds/config`: which interfaces reach the metadata service; before the start.
-#[derive(Debug, Clone, Serialize)]
-pub struct MmdsConfig {
-    /// `V1` or `V2`.
-    pub version: MmdsVersion,
-    /// Ids of [`NetworkInterface`]s.
-    pub network_interfaces: Vec<String>,
-}
-call!(MmdsConfig, PUT, |_| "/mmds/config".to_owned());
-
-/// Version of the metadata service; the second asks for a token first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum MmdsVersion {
-    V1,
-    V2,
-}
-
-/// `PUT /mmds`: the content of the metadata service.
-#[derive(Debug, Clone, Serialize)]
-#[serde(transparent)]
-pub struct Mmds(pub serde_json::Value);
-call!(Mmds, PUT, |_| "/mmds".to_owned());
-
 /// `PUT /actions`.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "action_type")]
 pub enum Action {
     /// Boots the guest; once.
     InstanceStart,
-    /// Writes the metrics out.
-    FlushMetrics,
 }
 call!(Action, PUT, |_| "/actions".to_owned());
 
@@ -297,9 +231,6 @@ pub struct SnapshotLoad {
     /// x86-64. Since 1.16.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clock_realtime: Option<bool>,
-    /// The pages that memory is in, in place of those of the snapshot. Since 1.17.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub huge_pages: Option<HugePages>,
 }
 call!(
     SnapshotLoad,
@@ -308,20 +239,6 @@ call!(
     (),
     WITH_MEMORY
 );
-
-/// The pages that a restored guest's memory is in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub enum HugePages {
-    /// As the snapshot has it.
-    Snapshot,
-    /// What the host does by default.
-    None,
-    /// Large ones where the host finds them.
-    Transparent,
-    /// 2 MiB, of hugetlbfs; for [`MemBackendType::Uffd`] alone.
-    #[serde(rename = "2M")]
-    Huge2M,
-}
 
 /// Where a restored guest's memory comes from.
 #[derive(Debug, Clone, Serialize)]

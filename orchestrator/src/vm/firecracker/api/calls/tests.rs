@@ -22,7 +22,6 @@ fn load() -> SnapshotLoad {
         network_overrides: Vec::new(),
         vsock_override: None,
         clock_realtime: None,
-        huge_pages: None,
     }
 }
 
@@ -65,27 +64,11 @@ fn each_request_is_what_the_api_takes() {
             uds_path: "vsock.sock".into(),
         }),
         clock_realtime: Some(true),
-        huge_pages: Some(HugePages::Huge2M),
         ..load()
     };
     let vsock = Vsock {
         guest_cid: 3,
         uds_path: "vsock.sock".into(),
-    };
-    let balloon = Balloon {
-        amount_mib: 16,
-        deflate_on_oom: true,
-    };
-    let logger = Logger {
-        log_path: "log".into(),
-        level: LogLevel::Warning,
-    };
-    let metrics = Metrics {
-        metrics_path: "metrics".into(),
-    };
-    let mmds_config = MmdsConfig {
-        version: MmdsVersion::V2,
-        network_interfaces: vec!["eth0".to_owned()],
     };
     let all = [
         (
@@ -127,39 +110,9 @@ fn each_request_is_what_the_api_takes() {
         ),
         (sent(&Entropy {}), "PUT /entropy", json!({})),
         (
-            sent(&balloon),
-            "PUT /balloon",
-            json!({"amount_mib": 16, "deflate_on_oom": true}),
-        ),
-        (
-            sent(&logger),
-            "PUT /logger",
-            json!({"log_path": "log", "level": "Warning"}),
-        ),
-        (
-            sent(&metrics),
-            "PUT /metrics",
-            json!({"metrics_path": "metrics"}),
-        ),
-        (
-            sent(&mmds_config),
-            "PUT /mmds/config",
-            json!({"version": "V2", "network_interfaces": ["eth0"]}),
-        ),
-        (
-            sent(&Mmds(json!({"latest": {"id": 1}}))),
-            "PUT /mmds",
-            json!({"latest": {"id": 1}}),
-        ),
-        (
             sent(&Action::InstanceStart),
             "PUT /actions",
             json!({"action_type": "InstanceStart"}),
-        ),
-        (
-            sent(&Action::FlushMetrics),
-            "PUT /actions",
-            json!({"action_type": "FlushMetrics"}),
         ),
         (sent(&Vm::Paused), "PATCH /vm", json!({"state": "Paused"})),
         (sent(&Vm::Resumed), "PATCH /vm", json!({"state": "Resumed"})),
@@ -181,7 +134,6 @@ fn each_request_is_what_the_api_takes() {
                 "network_overrides": [{"iface_id": "eth0", "host_dev_name": "tap1"}],
                 "vsock_override": {"uds_path": "vsock.sock"},
                 "clock_realtime": true,
-                "huge_pages": "2M",
             }),
         ),
     ];

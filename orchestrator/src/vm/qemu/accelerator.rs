@@ -1,0 +1,21 @@
+//! What executes the code of a QEMU guest.
+
+/// How QEMU runs a guest's code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accelerator {
+    /// Translation, on any machine.
+    Tcg,
+    /// The host's processor, through /dev/kvm.
+    Kvm,
+}
+
+impl Accelerator {
+    /// QEMU's name for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcg => "tcg",
+            Self::Kvm => "kvm",
+        }
+    }
+}
