@@ -34,6 +34,7 @@ use tokio::time::timeout;
 use crate::regular_file;
 use crate::vm::tsc;
 use crate::vm::vmm::process::{Launch, Process, socket_pair};
+use crate::vm::vmm::program::find_program;
 use crate::vm::vmm::run_directory::RunPath;
 use crate::vm::vmm::{
     Exit, Machine, MicroVm, Ram, RestoreSpec, VmSpec, Vmm, VmmError, VmmIdentity, VmmKind,
@@ -89,17 +90,13 @@ impl QemuBinary {
     /// [`VmmError::NotInstalled`] names Debian's package; [`VmmError::Unusable`] if it is not
     /// QEMU.
     pub async fn find(configured: Option<&Path>) -> Result<Self, VmmError> {
-        let path = match configured {
-            Some(path) => path.is_file().then(|| path.to_owned()),
-            None => which::which(PROGRAM).ok(),
-        };
-        let path = path.ok_or_else(|| VmmError::NotInstalled {
-            program: PROGRAM,
-            path: configured.map(Path::to_owned),
-            hint: "install Debian's package qemu-system-x86 \
-                   (apt-get install --no-install-recommends qemu-system-x86), or set \
-                   IRONCLAW_QEMU to the binary",
-        })?;
+        let path = find_program(
+            PROGRAM,
+            configured,
+            "install Debian's package qemu-system-x86 \
+             (apt-get install --no-install-recommends qemu-system-x86), or set IRONCLAW_QEMU to \
+             the binary",
+        )?;
         let mut command = std::process::Command::new(&path);
         command.arg("--version");
         let process = Process::start(Launch::new(command))

@@ -20,6 +20,7 @@ mod identity;
 pub(in crate::vm) mod jail;
 pub(in crate::vm) mod orphan;
 pub(in crate::vm) mod process;
+pub(in crate::vm) mod program;
 pub(in crate::vm) mod run_directory;
 mod spec;
 

@@ -10,8 +10,13 @@ use tokio::time::timeout;
 use super::quirks::Quirks;
 use crate::vm::vmm::VmmError;
 use crate::vm::vmm::process::{Launch, Process};
+use crate::vm::vmm::program::find_program;
 
 pub(in crate::vm) const PROGRAM: &str = "firecracker";
+
+const HINT: &str = "put a release from \
+                    https://github.com/firecracker-microvm/firecracker/releases on PATH, or set \
+                    IRONCLAW_FIRECRACKER to the binary";
 
 /// Printing a version takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -34,18 +39,7 @@ impl FirecrackerBinary {
     /// [`VmmError::NotInstalled`], or [`VmmError::Unusable`] if it is not Firecracker or of a
     /// version that does not serve ([`Quirks::of`]).
     pub async fn find(configured: Option<&Path>) -> Result<Self, VmmError> {
-        let path = match configured {
-            Some(path) => path.is_file().then(|| path.to_owned()),
-            None => which::which(PROGRAM).ok(),
-        };
-        // A VM's process starts in a directory of its own.
-        let path = path.and_then(|path| std::path::absolute(path).ok());
-        let path = path.ok_or_else(|| VmmError::NotInstalled {
-            program: PROGRAM,
-            path: configured.map(Path::to_owned),
-            hint: "put a release from https://github.com/firecracker-microvm/firecracker/releases \
-                   on PATH, or set IRONCLAW_FIRECRACKER to the binary",
-        })?;
+        let path = find_program(PROGRAM, configured, HINT)?;
         let mut command = Command::new(&path);
         command.arg("--version");
         let process = Process::start(Launch::new(command))

@@ -23,6 +23,7 @@ use crate::sys;
 use crate::vm::host_limits;
 use crate::vm::vmm::jail::cgroup::Cgroups;
 use crate::vm::vmm::jail::user::{User, user};
+use crate::vm::vmm::program::find_program;
 use crate::vm::vmm::{Machine, VmmError};
 
 pub(super) const PROGRAM: &str = "jailer";
@@ -139,18 +140,12 @@ impl Jailer {
 /// # Errors
 /// [`VmmError::NotInstalled`].
 pub fn find_jailer(configured: Option<&Path>) -> Result<PathBuf, VmmError> {
-    let path = match configured {
-        Some(path) => path.is_file().then(|| path.to_owned()),
-        None => which::which(PROGRAM).ok(),
-    };
-    let program = path.and_then(|path| path.canonicalize().ok());
-    program.ok_or_else(|| VmmError::NotInstalled {
-        program: PROGRAM,
-        path: configured.map(Path::to_owned),
-        hint: "as root, Firecracker runs in a jail only: put the jailer, which comes with each \
-               release of it, on PATH, set IRONCLAW_JAILER to it, or IRONCLAW_JAIL=off to do \
-               without",
-    })
+    find_program(
+        PROGRAM,
+        configured,
+        "as root, Firecracker runs in a jail only: put the jailer, which comes with each release \
+         of it, on PATH, set IRONCLAW_JAILER to it, or IRONCLAW_JAIL=off to do without",
+    )
 }
 
 /// Where the jailer makes the jail of the VM `id`: the directory to remove, and the one that the
