@@ -137,7 +137,7 @@ async fn measure(config: &Config, options: &Options, own: &Own) -> Result<Report
         snapshots.pool_disk_bytes = several.disk_bytes;
         warmups = several.warmups;
     }
-    reporter.over();
+    reporter.clear();
 
     let tiers = vec![warm, restored, cold];
     let vmm = launcher.vmm().clone();

@@ -78,7 +78,7 @@ pub async fn run(config: &Config, options: &Options, json: bool) -> Result<bool>
             report = &mut soaked => report?,
             signal = first => {
                 ask.stop(signal);
-                reporter.over();
+                reporter.clear();
                 progress::note("ending; another signal ends it at once");
                 tokio::select! {
                     report = soaked => report?,
@@ -87,7 +87,7 @@ pub async fn run(config: &Config, options: &Options, json: bool) -> Result<bool>
             }
         }
     };
-    reporter.over();
+    reporter.clear();
     report.print(json)?;
     Ok(report.ok)
 }

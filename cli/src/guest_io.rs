@@ -128,7 +128,7 @@ pub(crate) async fn follow(
                 fed = true;
             }
             signal = signals.next() => {
-                if let Effect::Kill(first) = forwarding.comes(signal, Instant::now()) {
+                if let Effect::Kill(first) = forwarding.receive(signal, Instant::now()) {
                     return Err(Interrupted(first).into());
                 }
                 // On a closed line the output's side says why it is.
@@ -137,7 +137,7 @@ pub(crate) async fn follow(
                     stop_ourselves();
                 }
             }
-            not_ended = forwarding.over() => return Err(not_ended.into()),
+            not_ended = forwarding.timed_out() => return Err(not_ended.into()),
         }
     }
 }

@@ -132,6 +132,6 @@ async fn fill(
         took_ms: milliseconds(start.elapsed()),
     };
     pool.close().await;
-    reporter.over();
+    reporter.clear();
     Ok(warm)
 }

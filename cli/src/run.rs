@@ -66,7 +66,7 @@ struct Stages {
 /// the command.
 pub(crate) async fn run(config: Config, run: Run, json: bool) -> Result<u8> {
     let memory = config.machine.memory_mib;
-    let mut signals = Signals::that_end_us()?;
+    let mut signals = Signals::terminating()?;
     let (pool, handle, mut stages) = signals.until_first(provide(config, &run)).await?;
     let origin = handle.origin();
     if run.verbose {
@@ -78,7 +78,7 @@ pub(crate) async fn run(config: Config, run: Run, json: bool) -> Result<u8> {
     } else {
         Sink::streams()?
     };
-    signals.add_those_for_a_command()?;
+    signals.add_forwarded()?;
     let start = Instant::now();
     let result = follow(&handle, command(&run, json), &mut sink, &mut signals).await;
     stages.command = milliseconds(start.elapsed());
@@ -172,7 +172,7 @@ async fn provide(mut config: Config, run: &Run) -> Result<(Pool, VmHandle, Stage
     if pool.stats().snapshots > 0 {
         // What is built now takes the place of one that turned out bad: the command does not wait
         // for it.
-        reporter.end();
+        reporter.finish();
     }
     if let Err(error) = fill(&pool, &reporter).await {
         if run.verbose {
@@ -184,7 +184,7 @@ async fn provide(mut config: Config, run: &Run) -> Result<(Pool, VmHandle, Stage
 
     let handle = pool.spawn(&format!("run-{}", std::process::id())).await?;
     // The terminal is the command's.
-    reporter.end();
+    reporter.finish();
     let timings = handle.timings();
     let stages = Stages {
         open: milliseconds(open),
@@ -230,7 +230,7 @@ async fn fill(pool: &Pool, reporter: &Reporter) -> Result<()> {
                 LaunchError::NoBoot { .. } | LaunchError::KernelPanic { .. }
             ) =>
         {
-            reporter.over();
+            reporter.clear();
             let why = causes(&*error);
             progress::note(&format!(
                 "warning: no snapshot could be made, booting instead: {why}"

@@ -51,7 +51,7 @@ async fn create(config: &Config, json: bool) -> Result<()> {
     let reporter = Reporter::new();
     let launcher = Launcher::open(config, reporter.progress()).await?;
     let created = launcher.create_snapshot().await?;
-    reporter.over();
+    reporter.clear();
     let made = Made {
         id: created.snapshot.id(),
         boot_ms: milliseconds(created.boot),

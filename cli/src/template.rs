@@ -57,7 +57,7 @@ async fn build(config: &Config, json: bool) -> Result<()> {
         Ok(store.build(&spec, &mut |step| watcher.step(&step))?)
     })
     .await?;
-    reporter.over();
+    reporter.clear();
     show(&template, json)
 }
 
@@ -70,7 +70,7 @@ async fn import(config: &Config, spec: ImportSpec, json: bool) -> Result<()> {
         imported.map_err(|error| of_import(error, &spec))
     })
     .await?;
-    reporter.over();
+    reporter.clear();
     show(&template, json)
 }
 

@@ -1,8 +1,9 @@
-//! An error with its causes, for people.
+//! Formats an error with its causes.
 
 use std::error::Error;
 
-/// `error` and its causes in one line. Some texts have their cause in them: it is not repeated.
+/// Returns `error` and its causes in one line, without a cause that the text before it contains
+/// already.
 pub fn causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

@@ -1,5 +1,5 @@
-//! A program at a terminal or in a pipe: its standard streams, how it shows progress there, and the
-//! signals that end it. No command of `ironclaw` is known here.
+//! The program's side towards a terminal or a pipe: standard streams, progress, and the signals
+//! that end it. Knows no command of `ironclaw`.
 
 #![forbid(unsafe_code)]
 

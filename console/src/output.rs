@@ -1,4 +1,4 @@
-//! Printing on standard output.
+//! Prints on standard output.
 
 use std::io::Write as _;
 use std::time::{Duration, UNIX_EPOCH};
@@ -12,13 +12,13 @@ use serde::Serialize;
 use crate::output_closed;
 use crate::streams::Stdout;
 
-/// Prints `value` as one JSON value on one line.
+/// Prints `value` as JSON on one line.
 pub fn json(value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string(value).context("can't write JSON")?;
     line(&text)
 }
 
-/// Prints a line of text, or several.
+/// Prints one or several lines of text.
 pub fn line(text: &str) -> Result<()> {
     Stdout
         .write_all(format!("{text}\n").as_bytes())
@@ -32,18 +32,18 @@ pub fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> Resul
     line(&table.trim_fmt())
 }
 
-/// `12.3 MiB`
+/// Formats a size: `12.3 MiB`
 pub fn mebibytes(bytes: u64) -> String {
     let tenths = bytes.saturating_mul(10) >> 20;
     format!("{}.{} MiB", tenths / 10, tenths % 10)
 }
 
-/// How long ago that was, in whole seconds; `None` for the future.
+/// Returns the age of `time` in whole seconds; `None` if it is in the future.
 pub fn seconds_since(time: Timestamp) -> Option<u64> {
     Some(time.age()?.as_secs())
 }
 
-/// How long ago that was: `2h 3m 4s`
+/// Formats the age of `made`: `2h 3m 4s`
 pub fn age(made: Timestamp) -> String {
     match seconds_since(made) {
         Some(seconds) => humantime::format_duration(Duration::from_secs(seconds)).to_string(),
@@ -51,21 +51,21 @@ pub fn age(made: Timestamp) -> String {
     }
 }
 
-/// A point in time, from seconds since 1970: `2026-01-31T12:00:00Z`
+/// Formats seconds since 1970: `2026-01-31T12:00:00Z`
 pub fn time(unix_seconds: u64) -> String {
-    /// The last second of the year 9999, after which the notation has no form.
+    /// The last second of the year 9999, the last one that the notation can express.
     const LAST: u64 = 253_402_300_799;
     let time = UNIX_EPOCH + Duration::from_secs(unix_seconds.min(LAST));
     humantime::format_rfc3339_seconds(time).to_string()
 }
 
-/// A duration in milliseconds, for JSON and tables.
+/// Converts to milliseconds, for JSON and tables.
 pub fn milliseconds(duration: Duration) -> f64 {
-    // To a microsecond: what is finer is noise.
+    // Rounded to a microsecond: the rest is noise.
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// Runs a library call that blocks.
+/// Runs a blocking library call on a thread for such calls.
 pub async fn blocking<T, E>(call: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T>
 where
     T: Send + 'static,
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_from_the_future_is_shown_as_such() {
+    fn a_time_in_the_future_is_shown_as_such() {
         let future = Timestamp {
             unix_seconds: 32_503_680_000,
             nanoseconds: 0,

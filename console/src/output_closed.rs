@@ -1,16 +1,16 @@
-//! Standard output or standard error that nobody reads.
+//! The error of a standard output or standard error without a reader.
 
 use std::io;
 
 use anyhow::Error;
 use thiserror::Error as ThisError;
 
-/// The reader of standard output or standard error has gone.
+/// Nobody reads standard output or standard error any more.
 #[derive(Debug, ThisError)]
 #[error("nobody reads the output any more")]
 pub struct OutputClosed;
 
-/// For `map_err` of a write to standard output or standard error.
+/// Converts the error of a write to standard output or standard error.
 pub fn written(error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::BrokenPipe {
         OutputClosed.into()

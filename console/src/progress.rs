@@ -1,4 +1,4 @@
-//! What the program is doing, on standard error: a spinner on a terminal, lines elsewhere.
+//! Shows progress on standard error: a spinner on a terminal, lines elsewhere.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,9 +10,9 @@ use ironclaw_orchestrator::vm::{Progress, Stage};
 
 use crate::streams::Stderr;
 
-const TICK: Duration = Duration::from_millis(100);
+const SPINNER_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Shows stages until it is dropped or told that they are over.
+/// Shows stages until it is dropped or [`clear`](Self::clear) is called.
 #[derive(Debug, Clone)]
 pub struct Reporter(Arc<Spinner>);
 
@@ -24,10 +24,10 @@ struct Spinner {
 
 #[derive(Debug)]
 enum Shown {
-    /// Until the first stage, so that a quick run shows nothing.
+    /// No stage yet: a quick run shows nothing.
     Nothing,
     Turning(ProgressBar),
-    /// The terminal is somebody else's.
+    /// The terminal belongs to somebody else.
     Ended,
 }
 
@@ -38,7 +38,7 @@ impl Default for Reporter {
 }
 
 impl Reporter {
-    /// One that shows nothing yet.
+    /// Creates one that shows nothing yet.
     pub fn new() -> Self {
         let on_terminal = std::io::stderr().is_terminal();
         Self(Arc::new(Spinner {
@@ -47,7 +47,7 @@ impl Reporter {
         }))
     }
 
-    /// For the library.
+    /// Returns a callback for the library.
     pub fn progress(&self) -> Progress {
         let reporter = self.clone();
         Arc::new(move |stage: &Stage| reporter.stage(&stage.to_string(), is_long(stage)))
@@ -58,7 +58,7 @@ impl Reporter {
         self.stage(&step.to_string(), is_long_step(step));
     }
 
-    /// Shows what happens next; `long` stages are worth a line where no spinner turns.
+    /// Shows the next stage; without a spinner, only if it is `long`.
     pub fn stage(&self, text: &str, long: bool) {
         let mut shown = self.0.shown();
         match &*shown {
@@ -74,8 +74,8 @@ impl Reporter {
         }
     }
 
-    /// Takes the spinner off the terminal, until the next stage.
-    pub fn over(&self) {
+    /// Removes the spinner until the next stage.
+    pub fn clear(&self) {
         let mut shown = self.0.shown();
         if let Shown::Turning(bar) = &*shown {
             bar.finish_and_clear();
@@ -83,9 +83,8 @@ impl Reporter {
         }
     }
 
-    /// Takes the spinner off the terminal. No later stage is shown: what else is printed is not
-    /// ours.
-    pub fn end(&self) {
+    /// Removes the spinner for good: all further output belongs to others.
+    pub fn finish(&self) {
         let before = std::mem::replace(&mut *self.0.shown(), Shown::Ended);
         if let Shown::Turning(bar) = before {
             bar.finish_and_clear();
@@ -93,9 +92,9 @@ impl Reporter {
     }
 }
 
-/// A line on standard error. That nobody reads it is no reason to stop.
+/// Prints a line on standard error. Ignores errors: without a reader the work goes on.
 pub fn note(text: &str) {
-    // In one piece, so that others who write there do not come between.
+    // In one write, so that the output of others does not come in between.
     let _ = Stderr.write_all(format!("ironclaw: {text}\n").as_bytes());
 }
 
@@ -115,11 +114,11 @@ impl Drop for Spinner {
 
 fn spinner() -> ProgressBar {
     let bar = ProgressBar::new_spinner();
-    // The template is fixed; were it wrong, indicatif's own would do.
+    // The template is a constant; an invalid one would leave indicatif's default.
     if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} [{elapsed}]") {
         bar.set_style(style);
     }
-    bar.enable_steady_tick(TICK);
+    bar.enable_steady_tick(SPINNER_INTERVAL);
     bar
 }
 

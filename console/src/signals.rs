@@ -1,4 +1,4 @@
-//! Signals to this program: most end it; while a command runs in a guest they are for the command.
+//! Signals to this program: most end it; while a command runs in a guest, they are forwarded to it.
 
 use std::future::{Future, pending, poll_fn};
 use std::task::Poll;
@@ -11,8 +11,8 @@ use thiserror::Error;
 use tokio::signal::unix::{self, SignalKind};
 use tokio::time::{Instant, sleep_until};
 
-/// Those whose default is to end a program, and that one may catch to end in order.
-const ENDING: [Signal; 7] = [
+/// Signals that end a program by default, and can be caught to end in order.
+const TERMINATING: [Signal; 7] = [
     Signal::HUP,
     Signal::INT,
     Signal::QUIT,
@@ -22,55 +22,57 @@ const ENDING: [Signal; 7] = [
     Signal::TERM,
 ];
 
-/// What a command may want to know besides, and what does nothing to this program or stops it.
-const TELLING: [Signal; 3] = [Signal::CONT, Signal::TSTP, Signal::WINCH];
+/// Other signals that a command may want, which don't end this program.
+const FORWARDED: [Signal; 3] = [Signal::CONT, Signal::TSTP, Signal::WINCH];
 
-/// A signal asked the program to end.
+/// The error of a program that a signal asked to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("ended by a signal")]
 pub struct Interrupted(pub Signal);
 
 impl Interrupted {
-    /// As shells give it: 128 and the signal's number.
+    /// Returns its exit code, as shells do: 128 plus the signal's number.
     pub fn exit_code(self) -> u8 {
         exit_code(self.0)
     }
 }
 
-/// A command was asked to end by a signal and did not in time.
+/// The error of a command that did not end in time after a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("the command did not end within {KILL_AFTER:?} of {}, and was killed", name(self.0))]
 pub struct NotEnded(pub Signal);
 
-/// How long a command has to end once it was asked to.
+/// Time that a command has to end after the signal that asked it to.
 pub const KILL_AFTER: Duration = Duration::from_secs(10);
 
-/// Whoever sends a signal to a process and to its group, as timeout(1) does, sends it twice: within
-/// this time it is one. People press Ctrl-C less often.
-const SAME: Duration = Duration::from_millis(50);
+/// Signals within this time count as one: timeout(1) and others signal a process and its group,
+/// which delivers it twice. Nobody presses Ctrl-C this fast.
+const DUPLICATE_WINDOW: Duration = Duration::from_millis(50);
 
-/// What becomes of the signals that come while a command runs.
+/// Decides what to do with signals while a command runs.
 #[derive(Debug, Default)]
 pub struct Forwarding {
-    /// The first signal that asked the command to end, and when it came.
+    /// The first signal that asked the command to end, and its time.
     asked: Option<(Signal, Instant)>,
 }
 
-/// What to do with a signal.
+/// The effect of a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
-    /// The command gets it.
+    /// Forward it to the command.
     Forward,
-    /// The command was asked to end before by this one, and is not waited for any longer.
+    /// Kill the command: this signal asked it to end before, and its user waits no longer.
     Kill(Signal),
 }
 
 impl Forwarding {
-    /// `signal` comes. One that asks for the end starts the time that a command has; an interrupt
-    /// after that is the last word of somebody who waits.
-    pub fn comes(&mut self, signal: Signal, now: Instant) -> Effect {
+    /// Handles a signal. The first that asks the command to end starts its time limit; an interrupt
+    /// after that kills it.
+    pub fn receive(&mut self, signal: Signal, now: Instant) -> Effect {
         match self.asked {
-            Some((first, at)) if signal == Signal::INT && now >= at + SAME => Effect::Kill(first),
+            Some((first, at)) if signal == Signal::INT && now >= at + DUPLICATE_WINDOW => {
+                Effect::Kill(first)
+            }
             None if [Signal::INT, Signal::QUIT, Signal::TERM].contains(&signal) => {
                 self.asked = Some((signal, now));
                 Effect::Forward
@@ -79,8 +81,8 @@ impl Forwarding {
         }
     }
 
-    /// Resolves when a command that was asked to end has had its time.
-    pub async fn over(&self) -> NotEnded {
+    /// Resolves when the time limit of a command that was asked to end is over.
+    pub async fn timed_out(&self) -> NotEnded {
         match self.asked {
             Some((signal, at)) => {
                 sleep_until(at + KILL_AFTER).await;
@@ -91,39 +93,39 @@ impl Forwarding {
     }
 }
 
-/// Stops this program until somebody lets it go on, as Ctrl-Z does to one that has no use for it.
+/// Stops this program, as Ctrl-Z does by default.
 pub fn stop_ourselves() {
-    // It can't fail: the process is there.
+    // Can't fail: the process exists.
     let _ = kill_process(getpid(), Signal::STOP);
 }
 
-/// What a shell shows for a program that was ended by `signal`.
+/// Returns the exit code that shells give to a program ended by `signal`.
 pub fn exit_code(signal: Signal) -> u8 {
     u8::try_from(128 + signal.as_raw()).unwrap_or(u8::MAX)
 }
 
-/// The signals that were not ignored when this program was started, as `nohup` has it ignore a hang
-/// up and a shell's `&` an interrupt: from now on they do nothing but come out of here.
+/// A listener for signals. Leaves those alone that were ignored when this program started (a hangup
+/// under `nohup`, an interrupt under a shell's `&`); the others lose their default effect.
 #[derive(Debug)]
 pub struct Signals(Vec<(Signal, unix::Signal)>);
 
 impl Signals {
-    /// Listens for those that end a program.
-    pub fn that_end_us() -> Result<Self> {
+    /// Listens for the signals that end a program.
+    pub fn terminating() -> Result<Self> {
         let mut signals = Self(Vec::new());
-        signals.listen_for(&ENDING)?;
+        signals.listen_for(&TERMINATING)?;
         Ok(signals)
     }
 
-    /// Listens for those, too, that a command is told of besides.
-    pub fn add_those_for_a_command(&mut self) -> Result<()> {
-        self.listen_for(&TELLING)
+    /// Listens for the other signals that are forwarded to a command, too.
+    pub fn add_forwarded(&mut self) -> Result<()> {
+        self.listen_for(&FORWARDED)
     }
 
     fn listen_for(&mut self, signals: &[Signal]) -> Result<()> {
         let ignored = ignored();
         for &signal in signals {
-            // The lowest bit is signal 1.
+            // Bit 0 is signal 1.
             if ignored & (1 << (signal.as_raw() - 1)) == 0 {
                 let kind = SignalKind::from_raw(signal.as_raw());
                 let listener = unix::signal(kind).context("can't listen for signals")?;
@@ -133,7 +135,7 @@ impl Signals {
         Ok(())
     }
 
-    /// The next one that comes. Cancel-safe.
+    /// Waits for the next signal. Cancel-safe.
     pub async fn next(&mut self) -> Signal {
         poll_fn(|context| {
             let came = |(signal, listener): &mut (Signal, unix::Signal)| {
@@ -147,8 +149,8 @@ impl Signals {
         .await
     }
 
-    /// Does `work` until a signal comes, which drops it, and with it every VM: a handle kills its VM
-    /// when dropped.
+    /// Runs `work` until a signal comes. The signal drops it and all its VMs: dropping a handle
+    /// kills its VM.
     ///
     /// # Errors
     /// [`Interrupted`], or that of the work.
@@ -160,21 +162,21 @@ impl Signals {
     }
 }
 
-/// Catches the signals from now on; resolves at the first.
+/// Starts listening; the returned future resolves at the first signal.
 pub fn first() -> Result<impl Future<Output = Interrupted>> {
-    let mut signals = Signals::that_end_us()?;
+    let mut signals = Signals::terminating()?;
     Ok(async move { Interrupted(signals.next().await) })
 }
 
-/// As [`Signals::until_first`], for work that has no other use for signals.
+/// Does the same as [`Signals::until_first`], for work that has no other use for signals.
 ///
 /// # Errors
 /// [`Interrupted`], or that of the work.
 pub async fn until_first<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    Signals::that_end_us()?.until_first(work).await
+    Signals::terminating()?.until_first(work).await
 }
 
-/// As kill(1) has it.
+/// Returns its name, as in kill(1).
 fn name(signal: Signal) -> String {
     match signal {
         Signal::INT => "SIGINT".to_owned(),
@@ -184,9 +186,9 @@ fn name(signal: Signal) -> String {
     }
 }
 
-/// The signals that this program was started with ignored, a bit for each (proc_pid_status(5)).
+/// Reads which signals were ignored when this program started, one bit each (proc_pid_status(5)).
 fn ignored() -> u64 {
-    // Without /proc there is nobody to ask, and to end by a signal is what is expected.
+    // Without /proc, assume none: signals are expected to end a program.
     let status = Process::myself().and_then(|process| process.status());
     status.map_or(0, |status| status.sigign)
 }
@@ -199,21 +201,21 @@ mod tests {
     fn a_second_interrupt_kills_and_what_is_sent_twice_at_once_is_no_second_one() {
         let start = Instant::now();
         let mut forwarding = Forwarding::default();
-        assert_eq!(forwarding.comes(Signal::USR1, start), Effect::Forward);
-        assert_eq!(forwarding.comes(Signal::HUP, start), Effect::Forward);
-        assert_eq!(forwarding.comes(Signal::TERM, start), Effect::Forward);
+        assert_eq!(forwarding.receive(Signal::USR1, start), Effect::Forward);
+        assert_eq!(forwarding.receive(Signal::HUP, start), Effect::Forward);
+        assert_eq!(forwarding.receive(Signal::TERM, start), Effect::Forward);
         let later = start + Duration::from_secs(1);
-        assert_eq!(forwarding.comes(Signal::TERM, later), Effect::Forward);
+        assert_eq!(forwarding.receive(Signal::TERM, later), Effect::Forward);
         assert_eq!(
-            forwarding.comes(Signal::INT, later),
+            forwarding.receive(Signal::INT, later),
             Effect::Kill(Signal::TERM)
         );
 
         let mut forwarding = Forwarding::default();
-        assert_eq!(forwarding.comes(Signal::INT, start), Effect::Forward);
-        assert_eq!(forwarding.comes(Signal::INT, start), Effect::Forward);
+        assert_eq!(forwarding.receive(Signal::INT, start), Effect::Forward);
+        assert_eq!(forwarding.receive(Signal::INT, start), Effect::Forward);
         assert_eq!(
-            forwarding.comes(Signal::INT, start + SAME),
+            forwarding.receive(Signal::INT, start + DUPLICATE_WINDOW),
             Effect::Kill(Signal::INT)
         );
     }
@@ -221,13 +223,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_command_has_its_time_from_the_first_signal_that_asked_it_to_end() {
         let mut forwarding = Forwarding::default();
-        forwarding.comes(Signal::HUP, Instant::now());
-        let over = tokio::time::timeout(2 * KILL_AFTER, forwarding.over()).await;
+        forwarding.receive(Signal::HUP, Instant::now());
+        let over = tokio::time::timeout(2 * KILL_AFTER, forwarding.timed_out()).await;
         assert!(over.is_err(), "a hang up may mean anything");
         let start = Instant::now();
-        forwarding.comes(Signal::QUIT, start);
-        forwarding.comes(Signal::TERM, start + Duration::from_secs(5));
-        assert_eq!(forwarding.over().await, NotEnded(Signal::QUIT));
+        forwarding.receive(Signal::QUIT, start);
+        forwarding.receive(Signal::TERM, start + Duration::from_secs(5));
+        assert_eq!(forwarding.timed_out().await, NotEnded(Signal::QUIT));
         assert_eq!(start.elapsed(), KILL_AFTER);
     }
 }

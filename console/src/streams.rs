@@ -1,5 +1,5 @@
-//! Our standard streams, however those who share them have left them: a program that set a terminal
-//! or a pipe non-blocking set it so for all who have it open (open(2), "open file description").
+//! The standard streams, robust against what others did to them: a program that makes a terminal or
+//! a pipe non-blocking does so for everybody who shares it (open(2), "open file description").
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -15,11 +15,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::output_closed;
 
-/// Standard output. Each call writes at once: nothing is left in a buffer.
+/// Standard output, unbuffered.
 #[derive(Debug, Clone, Copy)]
 pub struct Stdout;
 
-/// Standard error; the same.
+/// Standard error, unbuffered.
 #[derive(Debug, Clone, Copy)]
 pub struct Stderr;
 
@@ -43,7 +43,7 @@ impl Write for Stderr {
     }
 }
 
-/// Writes as much as `stream` takes; waits until it takes some, as a blocking one would.
+/// Writes as much as `stream` takes; waits until it takes some, as a blocking stream would.
 fn write(stream: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     loop {
         match rustix::io::write(&stream, bytes) {
@@ -54,8 +54,8 @@ fn write(stream: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     }
 }
 
-/// Whether standard output and standard error are the same terminal, file or pipe, where the order of
-/// what comes from both shows.
+/// Returns whether standard output and standard error are the same terminal, file or pipe, where
+/// the order between them is visible.
 pub fn go_to_one_place() -> bool {
     let place = |stream: &dyn AsFd| -> io::Result<(u64, u64)> {
         let file = File::from(stream.as_fd().try_clone_to_owned()?);
@@ -68,7 +68,7 @@ pub fn go_to_one_place() -> bool {
     )
 }
 
-/// Waits until a non-blocking stream is ready, or at its end.
+/// Waits until a non-blocking stream is ready or closed.
 fn wait_for(stream: impl AsFd, what: PollFlags) -> io::Result<()> {
     match poll(&mut [PollFd::new(&stream, what)], None) {
         Ok(_) | Err(Errno::INTR) => Ok(()),
@@ -76,8 +76,8 @@ fn wait_for(stream: impl AsFd, what: PollFlags) -> io::Result<()> {
     }
 }
 
-/// Reads what there is of standard input, up to so many bytes; waits until there is some, and gives
-/// nothing at its end. Nothing is read ahead.
+/// Reads up to `most` bytes of standard input; waits for at least one, and returns none at the end.
+/// Reads nothing ahead.
 pub fn read_stdin(most: usize) -> io::Result<Vec<u8>> {
     let stdin = io::stdin();
     let mut bytes = vec![0; most];
@@ -93,7 +93,7 @@ pub fn read_stdin(most: usize) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Which of the two outputs.
+/// One of the two output streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
     /// Standard output.
@@ -102,7 +102,7 @@ pub enum Target {
     Stderr,
 }
 
-/// Writes to both on a thread of its own: nobody can call off a write that blocks, and neither
+/// Writes to both on a thread of its own, because a blocking write can't be cancelled: neither
 /// signals nor the end of the program wait for it.
 #[derive(Debug)]
 pub struct Writer {
@@ -125,7 +125,7 @@ impl Writer {
                     Target::Stdout => Stdout.write_all(&bytes),
                     Target::Stderr => Stderr.write_all(&bytes),
                 };
-                // Nobody asks when the program ends meanwhile.
+                // Fails only if the program is ending.
                 let _ = told.send(result);
             }
         };
@@ -140,20 +140,20 @@ impl Writer {
         })
     }
 
-    /// Begins to write `bytes`. [`Self::written`] has to tell the end before the next.
+    /// Starts to write `bytes`. Call it again only after [`Self::written`] has returned.
     pub fn begin(&mut self, target: Target, bytes: Vec<u8>) {
         let (told, written) = oneshot::channel();
-        // Without the thread, `written` says so.
+        // If the thread is gone, `written` reports it.
         let _ = self.chunks.send((target, bytes, told));
         self.written = Some(written);
     }
 
-    /// Whether what was begun is still to be waited for.
+    /// Returns whether a write is in progress.
     pub fn is_busy(&self) -> bool {
         self.written.is_some()
     }
 
-    /// Waits until what was begun is written, if anything was. Cancel-safe.
+    /// Waits for the end of the write in progress, if any. Cancel-safe.
     pub async fn written(&mut self) -> Result<()> {
         let Some(written) = &mut self.written else {
             return Ok(());
@@ -178,7 +178,7 @@ mod tests {
     fn a_non_blocking_pipe_is_waited_for_until_its_reader_has_taken_some() {
         let (mut reader, writer) = io::pipe().unwrap();
         ioctl_fionbio(&writer, true).unwrap();
-        // More than a pipe holds.
+        // More than the buffer of a pipe.
         let all = vec![7; 1 << 20];
         let expected = all.len();
         let writing = thread::spawn(move || {

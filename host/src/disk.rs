@@ -1,8 +1,8 @@
-//! Disks that are full.
+//! Recognizes full disks.
 
 use std::io::{Error, ErrorKind};
 
-/// Whether that is why something failed: no space, or none for this user.
+/// Returns whether `error` means that there is no space left, or none for this user (quota).
 pub fn is_full(error: &Error) -> bool {
     matches!(
         error.kind(),

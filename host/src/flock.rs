@@ -1,4 +1,5 @@
-//! Locks on files and directories, by `flock`: they end with the process that holds them.
+//! Advisory locks on files and directories (`flock`), released when the process that holds them
+//! ends.
 
 use std::fs::File;
 use std::io;
@@ -10,17 +11,17 @@ use rustix::io::Errno;
 const FIRST_PAUSE: Duration = Duration::from_micros(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
-/// Which others may hold the lock at the same time.
+/// The kind of a lock: what other locks may exist beside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Any number of shared ones.
+    /// Other shared locks may be held at the same time.
     Shared,
-    /// None.
+    /// No other lock may be held at the same time.
     Exclusive,
 }
 
-/// Locks an open file, or changes its lock, unless somebody else has one that conflicts; whether
-/// it did.
+/// Locks an open file, or converts its lock. Returns `false`, without waiting, if somebody else
+/// holds a conflicting lock.
 pub fn try_lock(file: &File, kind: Kind) -> io::Result<bool> {
     let operation = match kind {
         Kind::Shared => FlockOperation::NonBlockingLockShared,
@@ -33,8 +34,9 @@ pub fn try_lock(file: &File, kind: Kind) -> io::Result<bool> {
     }
 }
 
-/// Locks an open file for this process alone, as soon as nobody else has a lock of it, but waits no
-/// longer than `patience`; whether it did. `waits` is told before each pause how long it has been.
+/// Takes an exclusive lock on an open file as soon as nobody else holds one, and waits for that no
+/// longer than `patience`. Returns whether it got the lock. Calls `waits` before each pause with
+/// the time waited so far.
 pub fn lock_within(
     patience: Duration,
     file: &File,
@@ -51,23 +53,23 @@ pub fn lock_within(
             return Ok(false);
         }
         waits(waited);
-        // `flock` can wait, but without a limit; a limit costs a retry now and then.
+        // A blocking `flock` has no timeout: polling is the price of one.
         std::thread::sleep(pause);
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
-/// An open file that was locked; unlocked on drop.
+/// An open file with a lock on it, which is released on drop.
 #[derive(Debug)]
 pub struct Locked(File);
 
 impl Locked {
-    /// Of a file that is locked.
+    /// Wraps a file that is locked already.
     pub fn new(file: File) -> Self {
         Self(file)
     }
 
-    /// The file.
+    /// Returns the file.
     pub fn file(&self) -> &File {
         &self.0
     }
@@ -75,8 +77,8 @@ impl Locked {
 
 impl Drop for Locked {
     fn drop(&mut self) {
-        // Closing would do, were there not the moment between fork and exec in which a child of
-        // this process has the descriptor, too.
+        // Closing is not enough: between fork and exec, a child of this process has a copy of the
+        // descriptor, and the lock lives as long as any copy.
         if let Err(error) = flock(&self.0, FlockOperation::Unlock) {
             tracing::warn!(%error, "cannot unlock a file");
         }

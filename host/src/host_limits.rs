@@ -1,4 +1,4 @@
-//! Which limit of the host was met, when it refuses something for want of it.
+//! Adds to an error of the host which of its limits was reached, and how to raise it.
 
 use std::io;
 
@@ -7,14 +7,14 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::own_groups;
 
-/// Where control groups say how many processes and threads there may be.
+/// The limit of processes and threads of a control group.
 const PROCESSES: own_groups::Limit = own_groups::Limit {
     controller: "pids",
     version_2: "pids.max",
     version_1: "pids.max",
 };
 
-/// `error`, of an attempt to start a process or a thread, with the limit that kept it from that.
+/// Names the limit that kept a process or a thread from being started, if `error` is of that kind.
 #[must_use]
 pub fn of_start(error: io::Error) -> io::Error {
     match Errno::from_io_error(&error) {
@@ -23,7 +23,7 @@ pub fn of_start(error: io::Error) -> io::Error {
     }
 }
 
-/// `error`, with the limit of open files if that is what was met.
+/// Names the limit of open files, if `error` is of that kind.
 #[must_use]
 pub fn of_files(error: io::Error) -> io::Error {
     match files(&error) {
@@ -32,7 +32,8 @@ pub fn of_files(error: io::Error) -> io::Error {
     }
 }
 
-/// The text of `error`, which is kept as it is, with the limit of open files if that was met.
+/// Returns the text of `error`, which stays as it is, or the limit of open files if that was
+/// reached.
 #[must_use]
 pub fn told(error: &io::Error) -> String {
     files(error).unwrap_or_else(|| error.to_string())
@@ -54,7 +55,7 @@ fn files(error: &io::Error) -> Option<String> {
     }
 }
 
-/// That no process and no thread can be started, with the limits there are.
+/// Returns the text of an error that no process or thread can be started, with the limits in force.
 fn no_more_processes() -> String {
     let user = getrlimit(Resource::Nproc).current;
     let user = user.map(|limit| format!("this user may have at most {limit} (ulimit -u)"));
@@ -75,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_limit_refuses_names_it_and_nothing_else_does() {
+    fn errors_of_a_limit_name_it_and_others_stay() {
         let told = |errno: Errno| of_start(errno.into()).to_string();
         assert!(told(Errno::MFILE).contains("ulimit -n"));
         assert!(told(Errno::NFILE).contains("fs.file-max"));

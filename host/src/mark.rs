@@ -1,10 +1,10 @@
-//! The mark of directories that IronClaw made, and may remove with all that is in them.
+//! The mark of directories that IronClaw made, and may remove with everything in them.
 //!
-//! State paths are set by people, who have other things in them, too. So nothing is swept by its
-//! name alone: a directory is ours if it carries this file, which is the first thing made in it and
-//! the last one removed. Between these two moments it is empty but for a part of the mark, and can
-//! be removed without losing anything. All looks go through a descriptor of the directory, and
-//! follow no link.
+//! Users choose the state paths and may keep other things there, so a name alone is no reason to
+//! remove anything. A directory is ours if it carries this file, which is created first and removed
+//! last. Before and after that the directory is empty but for an incomplete mark, and removing it
+//! loses nothing. All checks use a descriptor of the directory and follow no link, so that no
+//! rename can redirect them (TOCTOU).
 
 use std::ffi::{CStr, OsStr};
 use std::fs::{self, File};
@@ -16,44 +16,44 @@ use std::path::Path;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, unlinkat};
 use rustix::io::Errno;
 
-/// Name of the file.
+/// The name of the file.
 pub const NAME: &str = ".ironclaw";
 const NAME_C: &CStr = c".ironclaw";
-/// What is in it, for people and for the check.
+/// The content of the file: tells people who made the directory, and proves it to us.
 const LINE: &[u8] = b"IronClaw made this directory, and removes it with all that is in it.\n";
 
-/// Most bytes of a manifest that are looked at.
+/// Limit of the bytes read from a manifest.
 const MAX_MANIFEST_BYTES: u64 = 64 << 10;
 
-/// What a directory says of its maker.
+/// The result of looking for the mark in a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark {
-    /// It is ours, with all that is in it.
+    /// The directory is ours, with everything in it.
     Ours,
-    /// It is empty but for a part of the mark, perhaps: its maker was killed before it was marked,
-    /// or its remover in the end.
+    /// The directory is empty but for an incomplete mark, if any: its maker was killed before the
+    /// mark was complete, or its remover after deleting the mark.
     Bare,
-    /// It is somebody's.
+    /// The directory belongs to somebody else.
     Foreign,
 }
 
-/// Opens the directory at `path`, and follows no link there.
+/// Opens the directory at `path`; fails if that is a link.
 pub fn open(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(openat(rustix::fs::CWD, path, flags, Mode::empty())?.into())
 }
 
-/// Marks a directory that was just made.
+/// Marks a directory that was just created.
 pub fn put(directory: impl AsFd) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat(&directory, NAME_C, flags, Mode::RUSR | Mode::WUSR)?;
     File::from(file).write_all(LINE).inspect_err(|_| {
-        // Half of one is none, and would keep the directory from being marked again.
+        // An incomplete mark proves nothing, and would keep the directory from being marked again.
         let _ = unlinkat(&directory, NAME_C, AtFlags::empty());
     })
 }
 
-/// The same, if a part of the mark may be there already.
+/// Marks a directory that may have an incomplete mark already.
 pub fn put_anew(directory: &File) -> io::Result<()> {
     match unlinkat(directory, NAME_C, AtFlags::empty()) {
         Err(errno) if errno != Errno::NOENT => Err(errno.into()),
@@ -61,9 +61,9 @@ pub fn put_anew(directory: &File) -> io::Result<()> {
     }
 }
 
-/// What an open directory says.
+/// Reads the mark of an open directory.
 pub fn read(directory: &File) -> io::Result<Mark> {
-    // Nobody else's to say so.
+    // A mark counts only in a directory that this user owns: anybody can write the file.
     if directory.metadata()?.uid() != rustix::process::geteuid().as_raw() {
         return Ok(Mark::Foreign);
     }
@@ -76,8 +76,9 @@ pub fn read(directory: &File) -> io::Result<Mark> {
     Ok(if is_bare { Mark::Bare } else { Mark::Foreign })
 }
 
-/// Whether a manifest in an open directory says that the directory is `name`, in its field `field`.
-/// That is a mark, too: nobody else writes such a file, and releases before the mark did.
+/// Returns whether a manifest in an open directory gives the directory's name as `name`, in its
+/// field `field`. Such a file serves as a mark, too: nobody else writes one, and releases before
+/// the mark existed did.
 pub fn is_named_in(directory: &File, manifest: &str, field: &str, name: &str) -> io::Result<bool> {
     if directory.metadata()?.uid() != rustix::process::geteuid().as_raw() {
         return Ok(false);
@@ -98,7 +99,7 @@ pub fn is_named_in(directory: &File, manifest: &str, field: &str, name: &str) ->
     Ok(named == Some(name))
 }
 
-/// What the mark's file holds, as far as it can matter; `None` if there is none.
+/// Reads the mark's file up to one byte more than a mark has; `None` if there is no such file.
 fn content(directory: &File) -> io::Result<Option<Vec<u8>>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = match openat(directory, NAME_C, flags, Mode::empty()) {
@@ -126,9 +127,9 @@ fn only_the_mark(directory: &File) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Whether a file of this name marks the directory that it is in: those stay until the last. A
-/// manifest marks a snapshot or a template by its name in it, and the record of an owner a run
-/// directory.
+/// Returns whether a file of this name marks the directory that it is in, and so has to be removed
+/// last. A manifest marks a snapshot or a template by the name in it, and an owner's record marks a
+/// run directory.
 pub fn is_one(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes();
     name == NAME.as_bytes()
@@ -137,8 +138,8 @@ pub fn is_one(name: &OsStr) -> bool {
         || name.starts_with(b".owner-")
 }
 
-/// Removes a directory of ours: what marks it in the end, so that a sweep goes on where a removal
-/// was cut off. What is gone already is no error.
+/// Removes a directory of ours. Deletes its marks last, so that a sweep can finish a removal that
+/// was interrupted. Ignores what is gone already.
 pub fn remove(path: &Path) -> io::Result<()> {
     let gone_is_fine = |result: io::Result<()>| match result {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_like_a_mark_is_none() {
+    fn a_file_that_only_resembles_a_mark_is_none() {
         let (path, directory) = directory();
         let mark = path.path().join(NAME);
         let real = path.path().join("real");
@@ -240,7 +241,7 @@ mod tests {
         let (path, directory) = directory();
         put(&directory).unwrap();
         fs::write(path.path().join("zzz"), "").unwrap();
-        // As one that can't be removed: a file system is mounted there, or it can't be changed.
+        // Stands for an entry that can't be removed, like a mount point or an immutable directory.
         let stuck = path.path().join("stuck");
         fs::create_dir(&stuck).unwrap();
         if rustix::process::geteuid().is_root() {

@@ -1,4 +1,4 @@
-//! How the file system is mounted that a directory is on.
+//! Mount options of the file system that a directory is on.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,24 +6,24 @@ use std::path::{Path, PathBuf};
 use procfs::process::{MountInfo, Process};
 use rustix::fs::{StatVfsMountFlags, statvfs};
 
-/// What a jail can't do without: its VMM runs from a file there, and opens devices there.
+/// Mount options that break a jail: its VMM executes a file and opens devices there.
 const NEEDED: [(StatVfsMountFlags, &str); 2] = [
     (StatVfsMountFlags::NODEV, "nodev"),
     (StatVfsMountFlags::NOEXEC, "noexec"),
 ];
 
-/// An option that keeps jails from working, and where it is mounted with it.
+/// A mount option that breaks jails.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hindrance {
-    /// As in fstab(5).
+    /// The option's name, as in fstab(5).
     pub option: &'static str,
-    /// Where the file system is mounted.
+    /// The mount point that has it.
     pub mount: PathBuf,
 }
 
 impl Hindrance {
-    /// Of jails below `path`, which need not be there yet: it will be on the file system of what is
-    /// above it.
+    /// Returns the mount option that would break jails below `path`, if any. `path` need not exist:
+    /// it will be on the file system of its nearest existing ancestor.
     pub fn of_jails(path: &Path) -> io::Result<Option<Self>> {
         let Some(there) = path.ancestors().find_map(|path| path.canonicalize().ok()) else {
             return Ok(None);

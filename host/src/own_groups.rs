@@ -1,30 +1,31 @@
-//! What the control groups of this process limit it to.
+//! Limits that this process has from its control groups.
 
 use std::fs;
 use std::path::Path;
 
-/// Where control groups are mounted (cgroups(7)).
+/// The mount point of control groups (cgroups(7)).
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// A limit that a control group may have, and the files that say so.
+/// A limit of a control group, and the files that contain it.
 #[derive(Debug, Clone, Copy)]
 pub struct Limit {
-    /// The controller that has it.
+    /// The controller that enforces it.
     pub controller: &'static str,
-    /// The file's name in a hierarchy of version 2.
+    /// Its file's name in a version 2 hierarchy.
     pub version_2: &'static str,
-    /// The file's name in a hierarchy of version 1.
+    /// Its file's name in a version 1 hierarchy.
     pub version_1: &'static str,
 }
 
 impl Limit {
-    /// The least of this process's control groups, and of those above them.
+    /// Returns the smallest value in this process's control groups and their ancestors.
     pub fn least(self) -> Option<u64> {
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         self.least_of(&groups, Path::new(CGROUPS))
     }
 
-    /// The same of the groups that `groups` names, as `/proc/PID/cgroup` does.
+    /// Returns the same for the control groups listed in `groups`, in the format of
+    /// `/proc/PID/cgroup`.
     fn least_of(self, groups: &str, root: &Path) -> Option<u64> {
         let of_line = |line: &str| {
             let mut fields = line.splitn(3, ':').skip(1);
@@ -36,11 +37,11 @@ impl Limit {
                 }
                 _ => return None,
             };
-            // In a container the group's own name may lead nowhere: it is at the root there.
+            // In a container the group's path may not exist: its files are at the root there.
             let above = Path::new(group.trim_start_matches('/')).ancestors();
             let texts =
                 above.filter_map(|group| fs::read_to_string(mount.join(group).join(file)).ok());
-            // Without a limit it says "max".
+            // "max" if there is no limit.
             texts
                 .filter_map(|text| text.trim().parse::<u64>().ok())
                 .min()

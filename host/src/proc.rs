@@ -1,5 +1,5 @@
-//! What `/proc` tells about a process, told of that very process: a number may name another one a
-//! moment later, an open directory of `/proc` never does (proc(5)).
+//! Facts about a process from `/proc`, read through an open directory: a PID may name another
+//! process a moment later, an open directory of `/proc` never does (proc(5)).
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -12,31 +12,31 @@ use uuid::Uuid;
 
 use crate::untrusted::is_deceptive;
 
-/// Most bytes that are read of a file in `/proc`.
-const MOST: u64 = 16 << 10;
-/// Where the kernel tells which start of the host this is.
+/// Limit of the bytes read from a file in `/proc`.
+const MAX_FILE_BYTES: u64 = 16 << 10;
+/// The file with the id of this boot of the host.
 pub const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-/// Most characters of a program's name, which its user chooses.
-const NAME: usize = 64;
+/// Limit of the characters of a program's name, which its user chooses.
+const MAX_PROGRAM_NAME: usize = 64;
 
-/// A process, alive or not.
+/// A process, alive or dead.
 #[derive(Debug)]
 pub struct Proc {
     pid: u32,
     directory: OwnedFd,
 }
 
-/// A file's identity, as `stat` tells it.
+/// A file's identity, as in `stat`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileId {
-    /// Of the file system.
+    /// The file system's device number.
     pub device: u64,
-    /// Within it.
+    /// The inode on that file system.
     pub inode: u64,
 }
 
 impl Proc {
-    /// The process that has this number now.
+    /// Opens the process that has this PID now.
     ///
     /// # Errors
     /// There is no such process, or no `/proc`.
@@ -46,7 +46,7 @@ impl Proc {
         Ok(Self { pid, directory })
     }
 
-    /// Its number.
+    /// Returns its PID.
     pub fn pid(&self) -> u32 {
         self.pid
     }
@@ -55,17 +55,17 @@ impl Proc {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let file = File::from(openat(&self.directory, name, flags, Mode::empty())?);
         let mut bytes = Vec::new();
-        file.take(MOST).read_to_end(&mut bytes)?;
+        file.take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
         Ok(bytes)
     }
 
-    /// When it started, in clock ticks since the host did. With its number this names a process
-    /// for as long as the host runs.
+    /// Returns its start time in clock ticks since boot. Together with the PID this identifies a
+    /// process for as long as the host runs.
     pub fn start_ticks(&self) -> io::Result<u64> {
         start_ticks(&self.read("stat")?).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
-    /// When it started, by the wall clock.
+    /// Returns its start time by the wall clock.
     pub fn started(&self) -> io::Result<SystemTime> {
         let mut stat = Vec::new();
         File::open("/proc/stat")?
@@ -80,15 +80,15 @@ impl Proc {
         Ok(UNIX_EPOCH + Duration::from_secs(boot) + up)
     }
 
-    /// Whether a variable of the environment that its program was started with begins so, with its
-    /// name; `false` if this user may not look at that.
+    /// Returns whether its initial environment has an entry `NAME=VALUE` that starts with
+    /// `beginning`; `false` if this user may not read the environment.
     pub fn has_in_environment(&self, beginning: &[u8]) -> bool {
         let environment = self.read("environ").unwrap_or_default();
         let mut variables = environment.split(|byte| *byte == 0);
         variables.any(|variable| variable.starts_with(beginning))
     }
 
-    /// The name by which its program was called, fit to be shown.
+    /// Returns its program's name from the command line, sanitized for display.
     pub fn program(&self) -> io::Result<String> {
         let line = self.read("cmdline")?;
         let first = line.split(|byte| *byte == 0).next().unwrap_or_default();
@@ -96,7 +96,7 @@ impl Proc {
             .rsplit(|byte| *byte == b'/')
             .next()
             .unwrap_or_default();
-        // A process that replaced its command line has a name still.
+        // A process that overwrote its command line still has a name in `comm`.
         let name = match name {
             [] => self.read("comm")?,
             name => name.to_vec(),
@@ -104,18 +104,18 @@ impl Proc {
         let shown = String::from_utf8_lossy(&name)
             .chars()
             .filter(|c| !is_deceptive(*c))
-            .take(NAME)
+            .take(MAX_PROGRAM_NAME)
             .collect();
         Ok(shown)
     }
 
-    /// Whether it has `file` open with a `flock` on it.
+    /// Returns whether it has `file` open and holds a `flock` on it.
     pub fn locks(&self, file: FileId) -> io::Result<bool> {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let open_files = openat(&self.directory, "fd", flags, Mode::empty())?;
         for entry in Dir::read_from(&open_files)? {
             let entry = entry?;
-            // One that was closed meanwhile; `.` and `..` are no lock either.
+            // Closed meanwhile. `.` and `..` are no locks either.
             let Ok(stat) = statat(&open_files, entry.file_name(), AtFlags::empty()) else {
                 continue;
             };
@@ -136,26 +136,28 @@ impl Proc {
     }
 }
 
-/// Number of the boot that this process runs in: another one after every start of the host.
+/// Returns the id of this boot of the host, which changes at every boot.
 pub fn boot_id() -> io::Result<Uuid> {
     let mut text = String::new();
-    File::open(BOOT_ID)?.take(MOST).read_to_string(&mut text)?;
+    File::open(BOOT_ID)?
+        .take(MAX_FILE_BYTES)
+        .read_to_string(&mut text)?;
     let number = Uuid::try_parse(text.trim());
     number.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
-/// Number of the PID namespace that this process is in: a container has its own.
+/// Returns the number of this process's PID namespace; each container has its own.
 pub fn pid_namespace() -> io::Result<u64> {
     Ok(std::fs::metadata("/proc/self/ns/pid")?.ino())
 }
 
-/// A line of `/proc/<pid>/fdinfo/<fd>` about a lock that was taken through that descriptor.
+/// Recognizes a `flock` in a line of `/proc/<pid>/fdinfo/<fd>`.
 fn is_flock(line: &str) -> bool {
     let words = line.strip_prefix("lock:").map(str::split_whitespace);
     words.is_some_and(|mut words| words.nth(1) == Some("FLOCK"))
 }
 
-/// The processes that hold a `flock` on any file, as far as this process may know of them.
+/// Lists the processes that hold a `flock` on any file, as far as this process may see them.
 pub fn with_locks() -> io::Result<Vec<Proc>> {
     let mut text = String::new();
     File::open("/proc/locks")?
@@ -164,14 +166,14 @@ pub fn with_locks() -> io::Result<Vec<Proc>> {
     let mut pids: Vec<u32> = text.lines().filter_map(holder).collect();
     pids.sort_unstable();
     pids.dedup();
-    // One that has ended holds nothing.
+    // A process that ended meanwhile holds nothing.
     Ok(pids
         .into_iter()
         .filter_map(|pid| Proc::open(pid).ok())
         .collect())
 }
 
-/// Who holds the lock in a line of `/proc/locks`; a line with an arrow is of one who waits.
+/// Returns the holder of the lock in a line of `/proc/locks`; lines with an arrow are of waiters.
 fn holder(line: &str) -> Option<u32> {
     match line.split_whitespace().collect::<Vec<_>>()[..] {
         [_, "FLOCK", _, _, pid, ..] => pid.parse().ok(),
@@ -179,8 +181,8 @@ fn holder(line: &str) -> Option<u32> {
     }
 }
 
-/// Field 22 of `/proc/<pid>/stat`; the second one is the program's name in brackets, which may
-/// hold anything.
+/// Reads field 22 of `/proc/<pid>/stat`. Field 2 is the program's name in brackets, which may
+/// contain anything, brackets and spaces too.
 fn start_ticks(stat: &[u8]) -> Option<u64> {
     let after_name = stat.iter().rposition(|byte| *byte == b')')?;
     let rest = std::str::from_utf8(stat.get(after_name + 1..)?).ok()?;
@@ -189,7 +191,7 @@ fn start_ticks(stat: &[u8]) -> Option<u64> {
 
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
-/// Texts of `/proc` about a process of another user, who chooses its name.
+/// Parses texts of `/proc` about a process of another user, who chooses its name.
 pub fn fuzz(bytes: &[u8], text: &str) {
     let _ = start_ticks(bytes);
     for line in text.lines() {
@@ -232,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn who_locks_a_file_is_found_and_who_only_has_it_open_is_not() {
+    fn the_holder_of_a_lock_is_found_and_a_mere_opener_is_not() {
         let directory = tempfile::tempdir().unwrap();
         let file = File::open(directory.path()).unwrap();
         let stat = fstat(&file).unwrap();
@@ -254,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_a_lock_does_not_hold_it() {
+    fn a_waiter_for_a_lock_does_not_hold_it() {
         assert_eq!(
             holder("1: FLOCK  ADVISORY  WRITE 3187 fe:00:10 0 EOF"),
             Some(3187)

@@ -1,4 +1,4 @@
-//! Opening files that somebody names, and that need not be files.
+//! Opens paths given by others, which may lead to something other than a regular file.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -7,15 +7,15 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-/// Opens the file at `path` for reading. A directory, a device, a socket and a named pipe are
-/// errors, and none is waited for: the open of a pipe would last until somebody writes to it.
+/// Opens the regular file at `path` for reading. Fails at a directory, a device, a socket or a
+/// named pipe, without waiting: a plain open of a pipe would block until somebody writes to it.
 pub fn open(path: &Path) -> io::Result<File> {
     let nonblocking = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
     let file = File::options()
         .read(true)
         .custom_flags(nonblocking)
         .open(path)?;
-    // Which an open file says of itself, whatever its name leads to by now.
+    // Checked on the descriptor: the path may lead to another file by now (TOCTOU).
     let kind = file.metadata()?.file_type();
     if kind.is_file() {
         return Ok(file);
@@ -30,7 +30,8 @@ pub fn open(path: &Path) -> io::Result<File> {
     Err(io::Error::new(ErrorKind::InvalidInput, text))
 }
 
-/// Reads the file at `path`, of at most `limit` bytes; opened as by [`open`].
+/// Reads the regular file at `path`, opened as by [`open`]; fails if it has more than `limit`
+/// bytes.
 pub fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     use std::io::Read as _;
     let mut bytes = Vec::new();
@@ -51,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_file_is_refused_without_waiting() {
+    fn anything_but_a_regular_file_is_refused_without_waiting() {
         let directory = tempfile::tempdir().unwrap();
         let (file, pipe) = (directory.path().join("file"), directory.path().join("pipe"));
         std::fs::write(&file, "content").unwrap();

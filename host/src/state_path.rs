@@ -1,10 +1,10 @@
-//! Directories of state, found so that nobody else can choose what is there.
+//! Finds state directories whose content nobody else can choose.
 //!
-//! Who can change a directory on the way to a snapshot can put another one in its place. So a path
-//! is walked component by component, through descriptors: each directory on it belongs to this user
-//! or to root, and nobody else may write to it, unless it is sticky as `/tmp` is, where only their
-//! owners can replace entries. A link is followed if it belongs to this user or to root. The path
-//! that comes out has no links, and nobody but these two can make it lead elsewhere later.
+//! Whoever can change a directory on the way to a snapshot can replace the snapshot. So a path is
+//! walked component by component, through descriptors: each directory on it must belong to this
+//! user or to root, and be writable by nobody else, unless it is sticky like `/tmp`, where only the
+//! owner of an entry can replace it. A link is followed if it belongs to this user or to root. The
+//! resulting path has no links, and nobody but these two can make it lead elsewhere later.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -22,46 +22,46 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-/// As many as the kernel follows (path_resolution(7)).
+/// Limit of the links followed on one path: the kernel's own (path_resolution(7)).
 const MAX_LINKS: u32 = 40;
 const GROUP_WRITE: u32 = 0o020;
 const OTHERS_WRITE: u32 = 0o002;
 const STICKY: u32 = 0o1000;
 
-/// A directory that nobody else can change or replace.
+/// A directory that only this user or root can change or replace.
 #[derive(Debug)]
 pub struct StatePath {
-    /// Absolute, without links.
+    /// Its path: absolute, without links.
     pub path: PathBuf,
-    /// Its owner: this user or root.
+    /// The user id of its owner: this user or root.
     pub owner: u32,
 }
 
-/// Why there is none at a path.
+/// The reason why a path has no trustworthy directory.
 #[derive(Debug)]
 pub enum PathError {
-    /// The system's answer.
+    /// A system call failed.
     Io(io::Error),
-    /// Others can change it.
+    /// Other users can change something on the path.
     Exposed(Exposed),
 }
 
-/// What others can change on the way to a directory.
+/// The component of a path that other users can change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exposed {
-    /// The directory itself, one above it, or a link to one of them.
+    /// Its path: the directory itself, one above it, or a link on the way.
     pub component: PathBuf,
-    /// The user whose it is.
+    /// The user id of its owner.
     pub owner: u32,
-    /// Type and permissions (inode(7)).
+    /// Its type and permissions (inode(7)).
     pub mode: u32,
-    /// Whether it is the directory itself.
+    /// Whether this is the directory itself, not something on the way to it.
     pub is_last: bool,
 }
 
 impl StatePath {
-    /// Whether this user can write there: the owner can, unless the file system is read-only, and
-    /// nobody else.
+    /// Returns whether this user can write there: only the owner can, unless the file system is
+    /// read-only.
     pub fn is_writable(&self) -> io::Result<bool> {
         let access = Access::WRITE_OK | Access::EXEC_OK;
         match accessat(CWD, &self.path, access, AtFlags::EACCESS) {
@@ -73,7 +73,7 @@ impl StatePath {
 }
 
 impl Exposed {
-    /// The same from the fields of an error about the directory at `path`.
+    /// Rebuilds it from the fields of an error about the directory at `path`.
     pub fn at(path: &Path, component: &Path, owner: u32, mode: u32) -> Self {
         Self {
             component: component.to_owned(),
@@ -83,7 +83,7 @@ impl Exposed {
         }
     }
 
-    /// The directory that this is about, which was looked for at `path`.
+    /// Returns the directory to fix, which was looked for at `path`.
     pub fn directory(&self, path: &Path) -> PathBuf {
         if self.is_last { &self.component } else { path }.to_owned()
     }
@@ -100,12 +100,12 @@ pub fn find(path: &Path) -> Result<StatePath, PathError> {
     Walk::start(path, false)?.finish()
 }
 
-/// Finds it, or makes what is missing of it, with mode 0700.
+/// Finds the directory at `path`; creates missing components with mode 0700.
 pub fn make(path: &Path) -> Result<StatePath, PathError> {
     Walk::start(path, true)?.finish()
 }
 
-/// The way to a directory.
+/// The state of a walk along a path.
 struct Walk {
     us: u32,
     makes: bool,
@@ -133,7 +133,7 @@ impl Walk {
         Ok(walk)
     }
 
-    /// Puts the components of `path` before what is left.
+    /// Puts the components of `path` before those that are left to walk.
     fn go_by(&mut self, path: &Path) -> Result<(), PathError> {
         if path.is_absolute() {
             (self.here, self.facts) = root()?;
@@ -170,7 +170,8 @@ impl Walk {
         let (there, facts) = match look(&self.here, name) {
             Err(Errno::NOENT) if self.makes => {
                 match mkdirat(&self.here, name, Mode::RWXU) {
-                    // Another process was faster, ours or not.
+                    // Another process was faster, one of ours or not: the entry is checked below in
+                    // any case.
                     Ok(()) | Err(Errno::EXIST) => {}
                     Err(errno) => return Err(errno.into()),
                 }
@@ -207,7 +208,7 @@ impl Walk {
         owner == 0 || owner == self.us
     }
 
-    /// Whether others can replace what is in the directory that the walk has come to.
+    /// Returns whether other users can replace entries of the directory that the walk has reached.
     fn is_open_to_others(&self) -> bool {
         let mode = self.facts.st_mode;
         if mode & STICKY != 0 {
@@ -239,7 +240,7 @@ fn root() -> Result<(OwnedFd, Stat), Errno> {
     Ok((here, facts))
 }
 
-/// What is called `name`, without following it if it is a link.
+/// Opens the entry `name`, without following it if it is a link, and reads its metadata.
 fn look(at: &OwnedFd, name: &OsStr) -> Result<(OwnedFd, Stat), Errno> {
     let there = openat(
         at,
@@ -251,7 +252,8 @@ fn look(at: &OwnedFd, name: &OsStr) -> Result<(OwnedFd, Stat), Errno> {
     Ok((there, facts))
 }
 
-/// Whether the group's permissions may be those of an access control list, for anybody (acl(5)).
+/// Returns whether the group's permission bits may be the mask of an access control list, which can
+/// admit anybody (acl(5)).
 fn has_acl(directory: &OwnedFd) -> bool {
     let itself = format!("/proc/self/fd/{}", directory.as_raw_fd());
     let nothing: &mut [u8] = &mut [];
@@ -261,14 +263,15 @@ fn has_acl(directory: &OwnedFd) -> bool {
     )
 }
 
-/// Whether a group has nobody but this user and root in it, as the groups that distributions give
-/// each user have, with a umask of 002.
+/// Returns whether this user and root are the only members of a group, like the user private groups
+/// that distributions create and combine with a umask of 002.
 fn is_private_group(group: u32, user: u32) -> bool {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     is_private(group, user, &read("/etc/group"), &read("/etc/passwd"))
 }
 
-/// The same by the texts of group(5) and passwd(5). A group that is not in them is nobody's to know.
+/// Decides by the texts of group(5) and passwd(5). A group that is not listed is not private:
+/// its members are unknown.
 fn is_private(group: u32, user: u32, groups: &str, users: &str) -> bool {
     let mut names = Vec::new();
     for line in users.lines() {
@@ -295,7 +298,7 @@ fn is_private(group: u32, user: u32, groups: &str, users: &str) -> bool {
     })
 }
 
-/// What is wrong, and what to do: the rest of a sentence that begins with the directory.
+/// Prints the problem and the remedy, as the rest of a sentence that begins with the directory.
 impl fmt::Display for Exposed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
@@ -329,7 +332,7 @@ impl fmt::Display for Exposed {
 
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
-/// The texts of group(5) and passwd(5).
+/// Parses texts of group(5) and passwd(5).
 pub fn fuzz(groups: &str, users: &str) {
     let _ = is_private(1000, 1000, groups, users);
 }
@@ -362,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_made_for_us_alone_and_found_again() {
+    fn missing_directories_are_created_with_mode_0700_and_found_again() {
         let (_directory, root) = directory();
         let path = root.join("a/b");
         let missing = find(&path).unwrap_err();
@@ -398,7 +401,7 @@ mod tests {
         assert!(refused.to_string().contains("0777"), "{refused}");
         assert_eq!(exposed(make(&root.join("a/new"))).component, root.join("a"));
         assert!(!root.join("a/new").exists());
-        // As /tmp.
+        // Sticky, like /tmp.
         allow(&root.join("a"), 0o1777);
         find(&path).unwrap();
         allow(&path, 0o1777);
@@ -423,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_user_owns_on_the_way_is_refused() {
+    fn a_component_owned_by_another_user_is_refused() {
         if us() != 0 {
             return;
         }

@@ -1,6 +1,6 @@
-//! The few things that the standard library and `rustix` offer only as `unsafe`.
+//! Wrappers of the few functions that the standard library and `rustix` offer only as `unsafe`.
 //!
-//! This is the one module of the crate in which `unsafe` is allowed, with those below it.
+//! This module and those below it are the only ones of the crate in which `unsafe` is allowed.
 #![allow(
     unsafe_code,
     reason = "the one place of all packages for it; every use gives its reason"
@@ -24,13 +24,13 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Makes the child of `command` be killed when the *thread* that spawns it ends, however that
-/// happens (`PR_SET_PDEATHSIG`, prctl(2)). It must be of our PID namespace.
+/// Makes the kernel kill the child of `command` when the *thread* that spawns it ends, for whatever
+/// reason (`PR_SET_PDEATHSIG`, prctl(2)). The child must be in our PID namespace.
 pub fn bind_to_parent(command: &mut Command) {
     let parent = rustix::process::getpid();
     let prepare = move || -> io::Result<()> {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-        // The parent may have died before the line above: then no signal will ever come.
+        // If the parent died before the line above, the signal will never come.
         if rustix::process::getppid() != Some(parent) {
             return Err(io::Error::from(rustix::io::Errno::SRCH));
         }
@@ -41,7 +41,7 @@ pub fn bind_to_parent(command: &mut Command) {
     unsafe { command.pre_exec(prepare) };
 }
 
-/// Makes the child of `command` lead a session of its own.
+/// Makes the child of `command` the leader of a session of its own.
 pub fn lead_session(command: &mut Command) {
     let prepare = || -> io::Result<()> {
         rustix::process::setsid()?;
@@ -51,13 +51,14 @@ pub fn lead_session(command: &mut Command) {
     unsafe { command.pre_exec(prepare) };
 }
 
-/// Has the kernel kill all of the process group that the child of `command` leads, as soon as nobody
-/// has the writing end any more of the pipe that `end` reads from (`O_ASYNC`, `F_SETSIG`; fcntl(2)).
-/// The child, or one of its own, has to keep `end` open.
+/// Makes the kernel kill the whole process group that the child of `command` leads, as soon as the
+/// last writing end of the pipe that `end` reads from is closed (`O_ASYNC`, `F_SETSIG`; fcntl(2)).
+/// The child or one of its descendants has to keep `end` open.
 ///
-/// The parent-death signal reaches the child alone, and not even that where it gains privileges.
+/// This covers more than the parent-death signal, which reaches the child alone, and not even that
+/// where the child gains privileges.
 pub fn end_group_with(command: &mut Command, end: &OwnedFd) {
-    // Which `libc` lacks (asm-generic/fcntl.h).
+    // Missing in `libc` (asm-generic/fcntl.h).
     const F_SETSIG: libc::c_int = 10;
     let number = end.as_raw_fd();
     let prepare = move || -> io::Result<()> {
@@ -79,9 +80,9 @@ pub fn end_group_with(command: &mut Command, end: &OwnedFd) {
     unsafe { command.pre_exec(prepare) };
 }
 
-/// Leaves the child of `command` none of our descriptors beside its standard input, output and
-/// error, but `fds` under the numbers they have here: whoever started us, or embeds us, may have
-/// others open without `O_CLOEXEC`.
+/// Lets the child of `command` inherit no descriptors but standard input, output and error, and
+/// `fds` under the numbers they have here. The program that started or embeds us may have opened
+/// others without `O_CLOEXEC`.
 pub fn inherit_only(command: &mut Command, fds: &[OwnedFd]) {
     let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let prepare = move || -> io::Result<()> {
@@ -99,8 +100,8 @@ pub fn inherit_only(command: &mut Command, fds: &[OwnedFd]) {
     unsafe { command.pre_exec(prepare) };
 }
 
-/// Marks all descriptors but the first three, so that an exec closes them (close_range(2)). They
-/// stay open until then: by one of them the standard library tells whether the exec failed.
+/// Marks all descriptors but the first three as close-on-exec (close_range(2)). They stay open
+/// until the exec: the standard library reports a failed exec through one of them.
 fn close_others_on_exec() -> io::Result<()> {
     const FIRST: libc::c_uint = 3;
     // SAFETY: it marks descriptors, and touches no memory of ours.
@@ -116,7 +117,7 @@ fn close_others_on_exec() -> io::Result<()> {
         return Ok(());
     }
     let error = io::Error::last_os_error();
-    // Before Linux 5.11.
+    // The flag is missing before Linux 5.11.
     if !matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) {
         return Err(error);
     }
@@ -132,14 +133,14 @@ fn close_others_on_exec() -> io::Result<()> {
 }
 
 /// Keeps the kernel from giving the child of `command` huge pages (`PR_SET_THP_DISABLE`, which
-/// survives the exec; prctl(2)): one that touches a little of many places would get 2 MiB each.
+/// survives the exec; prctl(2)): a child that touches a little in many places would get 2 MiB each.
 pub fn refuse_huge_pages(command: &mut Command) {
     let prepare = || Ok(rustix::thread::disable_transparent_huge_pages(true)?);
     // SAFETY: between fork and exec it makes one system call, and neither allocates nor locks.
     unsafe { command.pre_exec(prepare) };
 }
 
-/// Gives the child of `command` a network namespace of its own, with nothing in it.
+/// Starts the child of `command` in a new, empty network namespace.
 pub fn leave_network(command: &mut Command) {
     let prepare = || -> io::Result<()> {
         // SAFETY: no descriptor is touched by a new network namespace.
@@ -149,14 +150,14 @@ pub fn leave_network(command: &mut Command) {
     unsafe { command.pre_exec(prepare) };
 }
 
-/// Lets the processes that this thread starts from now on be in a new PID namespace.
+/// Makes the processes that this thread starts from now on members of a new PID namespace.
 pub fn new_pid_namespace() -> io::Result<()> {
     // SAFETY: no descriptor is touched by a new PID namespace.
     Ok(unsafe { unshare_unsafe(UnshareFlags::NEWPID) }?)
 }
 
-/// Lets the kernel begin to write the dirty pages of `part` of `file` to the disk, without waiting
-/// (`SYNC_FILE_RANGE_WRITE`, sync_file_range(2)). A hint: only a sync tells whether they arrived.
+/// Starts the writeback of the dirty pages of `part` of `file`, without waiting for it
+/// (`SYNC_FILE_RANGE_WRITE`, sync_file_range(2)). A hint: only a sync guarantees durability.
 pub fn start_writing(file: &File, part: &Range<u64>) {
     let (Ok(start), Ok(len)) = (
         i64::try_from(part.start),
@@ -171,8 +172,8 @@ pub fn start_writing(file: &File, part: &Range<u64>) {
     }
 }
 
-/// Bytes of `file` that are in the page cache, in whole pages (mincore(2)). For a file that neither
-/// belongs to this user nor may be written by it, the kernel says that all of it is.
+/// Returns how many bytes of `file` are in the page cache, in whole pages (mincore(2)). The kernel
+/// reports all of the file if this user neither owns it nor may write to it.
 pub fn cached_bytes(file: &File) -> io::Result<u64> {
     let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
     if length == 0 {
@@ -202,7 +203,7 @@ pub fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(io::Error::from)
 }
 
-/// The processor's time-stamp counter.
+/// Reads the processor's time-stamp counter.
 #[cfg(target_arch = "x86_64")]
 pub fn time_stamp_counter() -> u64 {
     // SAFETY: RDTSC exists on every x86-64 processor and touches no memory; where the kernel
@@ -210,7 +211,7 @@ pub fn time_stamp_counter() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
-/// The process that `pid` names, if it is one: 0 and negative numbers name groups.
+/// Converts a PID; `None` for 0 and numbers beyond `i32`, which name groups in kill(2).
 pub fn pid(number: u32) -> Option<Pid> {
     i32::try_from(number).ok().and_then(Pid::from_raw)
 }
@@ -222,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_written_just_now_is_in_the_page_cache_and_a_hole_is_not() {
+    fn written_pages_are_in_the_page_cache_and_holes_are_not() {
         let mut file = tempfile::tempfile().unwrap();
         assert_eq!(cached_bytes(&file).unwrap(), 0);
         file.write_all(&[1; 64 << 10]).unwrap();

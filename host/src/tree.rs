@@ -1,9 +1,10 @@
-//! Removing a directory that a VMM lived in, whatever is in it.
+//! Removes a directory that a VMM lived in, whatever is in it.
 //!
-//! A VMM that its guest took over makes there what it likes, as directories in directories,
-//! thousands deep. [`std::fs::remove_dir_all`] goes down with a part of the stack and a descriptor
-//! for each of them: that ends this process, or fails for want of descriptors at every try. Here each directory is taken out of the one that it is in before it is looked into, so it
-//! takes three descriptors and no more stack for any depth.
+//! A VMM taken over by its guest can create anything there, like directories nested thousands deep.
+//! [`std::fs::remove_dir_all`] uses stack and a descriptor for each level: it would overflow the
+//! stack of this process, or run out of descriptors at every try. This removal moves each nested
+//! directory to the top before it enters it, and so needs three descriptors and constant stack at
+//! any depth.
 
 use std::ffi::{CStr, OsStr};
 use std::io;
@@ -20,16 +21,15 @@ use uuid::Uuid;
 
 use crate::mark;
 
-/// Removes the directory at `path` with all that is in it, and what marks it as ours in the end.
-/// Nothing in it is followed if it is a link, and no other file system that is mounted in it is
-/// entered.
+/// Removes the directory at `path` with everything in it, its marks last. Follows no link in it,
+/// and enters no other file system mounted in it.
 ///
 /// # Errors
-/// The first thing that can't be removed; it stays, with what was not come to.
+/// The first entry that can't be removed; that one and those not reached yet stay.
 pub fn remove(path: &Path) -> io::Result<()> {
     let mut top = Top {
         directory: open(CWD, path)?,
-        // No name that is there already.
+        // Never the name of an existing entry.
         prefix: Uuid::new_v4(),
         taken_out: 0,
     };
@@ -41,7 +41,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The directory to be removed.
+/// The directory to remove.
 struct Top {
     directory: OwnedFd,
     prefix: Uuid,
@@ -49,8 +49,8 @@ struct Top {
 }
 
 impl Top {
-    /// Removes what is in it now, and says whether there was anything. What is in its directories
-    /// is here afterwards if it is a directory, too.
+    /// Removes the entries that are there now, and returns whether there were any. Moves the
+    /// directories found inside them up to the top, for the next call.
     fn empty(&mut self) -> io::Result<bool> {
         let mut found = false;
         for_each(&self.directory, |name| {
@@ -82,7 +82,7 @@ impl Top {
     }
 }
 
-/// A directory is none, whatever a VMM called it.
+/// Returns whether the entry is a mark; a directory is none, whatever a VMM called it.
 fn is_mark(directory: &OwnedFd, name: &CStr) -> io::Result<bool> {
     if !mark::is_one(OsStr::from_bytes(name.to_bytes())) {
         return Ok(false);
@@ -94,11 +94,11 @@ fn is_mark(directory: &OwnedFd, name: &CStr) -> io::Result<bool> {
     }
 }
 
-/// Opens a directory of `at`, unless it is one of another file system.
+/// Opens a directory in `at`, unless it is on another file system.
 fn enter(at: &OwnedFd, name: &CStr) -> io::Result<OwnedFd> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
     match openat2(at, name, flags, Mode::empty(), ResolveFlags::NO_XDEV) {
-        // Before Linux 5.6, or where a filter of system calls does not know it.
+        // `openat2` is missing before Linux 5.6, and unknown to some seccomp filters.
         Err(Errno::NOSYS | Errno::PERM) => open(at, name),
         opened => Ok(opened?),
     }
@@ -120,7 +120,7 @@ fn for_each(directory: &OwnedFd, mut act: impl FnMut(&CStr) -> io::Result<()>) -
     Ok(())
 }
 
-/// Removes what has this name; `false` if it is a directory with something in it.
+/// Removes an entry; returns `false` if it is a directory that is not empty.
 fn is_removed(directory: &OwnedFd, name: &CStr) -> io::Result<bool> {
     let removed = match unlinkat(directory, name, AtFlags::empty()) {
         Err(Errno::ISDIR) => unlinkat(directory, name, AtFlags::REMOVEDIR),
@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whatever_is_in_a_directory_goes_with_it_and_what_it_links_to_stays() {
+    fn any_entries_are_removed_and_link_targets_stay() {
         let root = tempfile::tempdir().unwrap();
         let (top, outside) = (root.path().join("top"), root.path().join("outside"));
         fs::create_dir(&outside).unwrap();
@@ -182,7 +182,7 @@ mod tests {
             mkdirat(&here, "d", Mode::RWXU).unwrap();
             here = open(&here, "d").unwrap();
         }
-        // The keeper of a process has more, for levels that are as many more.
+        // A quarter of what a process's supervisor has, for 500 levels.
         let small = std::thread::Builder::new().stack_size(32 * 1024);
         let removal = small.spawn(move || remove(&top)).unwrap();
         removal.join().unwrap().unwrap();

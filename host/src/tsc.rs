@@ -1,22 +1,23 @@
-//! The frequency of the host's time-stamp counter.
+//! Measures the frequency of the host's time-stamp counter.
 //!
-//! A QEMU guest without KVM reads the host's own counter, and a kernel that has to calibrate it
-//! against an emulated timer sometimes hangs in that. So it is told the frequency
-//! (`tsc_early_khz`), and a snapshot is restored only where the counter runs as fast as before.
-//! The MHz of /proc/cpuinfo are no source: on many machines they follow the load.
+//! Without KVM, a QEMU guest reads the host's own counter, and a kernel that calibrates it against
+//! an emulated timer sometimes hangs. So the kernel is given the frequency (`tsc_early_khz`), and a
+//! snapshot is restored only where the counter runs at the frequency that it was made with. The MHz
+//! in /proc/cpuinfo don't tell: on many machines they follow the load.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use crate::sys::time_stamp_counter;
 
-/// Long enough that reading both clocks, well below a microsecond, is lost in it.
+/// Time between the two readings: long enough that the cost of reading both clocks, well below a
+/// microsecond, does not show.
 const WINDOW: Duration = Duration::from_millis(10);
-/// Readings of which the best counts; a few microseconds in all.
+/// Attempts at one reading, of which the best counts; they take a few microseconds in all.
 const TRIES: u32 = 32;
 
-/// Frequency in kHz, measured against the monotonic clock on first use: takes 10 ms then, and
-/// nothing afterwards. `None` if it is no frequency that a processor of today has.
+/// Returns the frequency in kHz. Measures it against the monotonic clock at the first call, which
+/// takes 10 ms. `None` if the result is no plausible frequency.
 pub fn khz() -> Option<u32> {
     static KHZ: OnceLock<Option<u32>> = OnceLock::new();
     *KHZ.get_or_init(measure)
@@ -34,14 +35,15 @@ fn measure() -> Option<u32> {
         .filter(|khz| (100_000..=20_000_000).contains(khz))
 }
 
-/// Both clocks at one moment. A thread that is interrupted between them is microseconds off, and the
-/// first reading of a process is, by the page faults that it takes: of several the closest counts.
+/// Reads both clocks at one moment. A thread that is interrupted in between is off by microseconds,
+/// and so is a process's first reading, by its page faults: the attempt with the shortest interval
+/// counts.
 fn reading() -> (Instant, u64) {
     let try_it = |_| {
         let before = time_stamp_counter();
         let now = Instant::now();
-        // It goes back for a thread that is moved to a processor whose counter is behind: the
-        // worst of readings then.
+        // The counter goes back if the thread moves to a processor whose counter is behind: such an
+        // attempt ranks last.
         let apart = time_stamp_counter().checked_sub(before).unwrap_or(u64::MAX);
         (apart, now, before.saturating_add(apart / 2))
     };
@@ -74,7 +76,8 @@ mod tests {
             let mut all: Vec<_> = (0..20).map(|_| measure().unwrap()).collect();
             over.store(true, Ordering::Relaxed);
             all.sort_unstable();
-            // Save one at either end: a host may take its processors from a whole reading.
+            // Drops one outlier at either end: the host may take the processor away during a
+            // measurement.
             let (least, most) = (all[1], all[18]);
             assert!(most - least < least / 2000, "{all:?} kHz");
         });

@@ -1,15 +1,16 @@
-//! Text of guests, of VMMs that they may have taken over, and of other users, made fit to be shown.
+//! Sanitizes text from guests, from VMMs that a guest may have taken over, and from other users,
+//! for display.
 //!
-//! What is shown beside our own words must not pass for them: no line of it begins without a mark,
-//! and no character of it moves, hides or turns around what stands beside it.
+//! Such text must not pass for our own: each line of it is marked, and no character of it may move,
+//! hide or reverse what is shown beside it.
 
 use std::fmt::{self, Write as _};
 
-/// Most characters that are kept of what a VMM refuses with.
+/// Limit of the characters kept of a VMM's error message.
 pub const MAX_MESSAGE: usize = 4096;
 
-/// Whether it shows as anything but itself: controls, what sets the direction of text (UAX #9), what
-/// takes no room, and what ends a line.
+/// Returns whether a character shows as something other than itself: control characters, direction
+/// changes (UAX #9), zero-width characters, line ends.
 pub fn is_deceptive(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -20,31 +21,31 @@ pub fn is_deceptive(c: char) -> bool {
             | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// It in one line, with a space for whatever is deceptive.
+/// Turns a text into one line: replaces deceptive characters by spaces.
 pub fn line(text: &str) -> String {
     let plain = |c| if is_deceptive(c) { ' ' } else { c };
     text.chars().map(plain).collect()
 }
 
-/// What a VMM refuses with, in one bounded line.
+/// Turns a VMM's error message into one line of bounded length.
 pub fn message(words: &str) -> String {
     let plain = words.chars().filter(|c| !is_deceptive(*c));
     plain.take(MAX_MESSAGE).collect()
 }
 
-/// Its lines without whatever is deceptive in them.
+/// Removes deceptive characters, and keeps the line ends.
 pub fn lines(text: &str) -> String {
     let plain = |c: &char| *c == '\n' || !is_deceptive(*c);
     text.chars().filter(plain).collect()
 }
 
-/// Shows each line of such a text on one of its own, behind the name of whose it is.
+/// A text to show with each line prefixed by the name of its source.
 pub struct Marked<'a>(pub &'static str, pub &'a str);
 
 impl fmt::Display for Marked<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(whose, text) = self;
-        // Whoever made it may not have been careful.
+        // Sanitizes again: the caller may not have done it.
         for each in text.trim_end().lines() {
             f.write_char('\n')?;
             write!(f, "{whose}| {}", line(each).trim_end())?;

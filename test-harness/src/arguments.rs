@@ -1,19 +1,19 @@
-//! What a suite is asked for.
+//! The arguments of a suite.
 
 use clap::Parser;
 use libtest_mimic::{Arguments, Trial};
 
-/// The arguments of rustc's harness. `libtest-mimic` has most of them.
+/// The arguments of rustc's harness, most of which `libtest-mimic` parses.
 #[derive(Debug, Parser)]
 struct Line {
     #[command(flatten)]
     arguments: Arguments,
-    /// More filters: a test that one of them fits is run.
+    /// Additional filters: a test that matches any of them is run.
     #[arg(value_name = "FILTER")]
     filters: Vec<String>,
 }
 
-/// The arguments of this process, by which some of `trials` are run.
+/// Parses the arguments of this process, which select some of `trials`.
 pub(crate) fn of_process(trials: &[Trial]) -> Arguments {
     let Line {
         mut arguments,
@@ -25,7 +25,7 @@ pub(crate) fn of_process(trials: &[Trial]) -> Arguments {
     if filters.is_empty() {
         return arguments;
     }
-    // There is one filter in them, and as many names to skip as one likes.
+    // `libtest-mimic` takes one filter, but any number of names to skip.
     let first = arguments.filter.take();
     let of_each = filters.into_iter().chain(first).map(|filter| Arguments {
         filter: Some(filter),

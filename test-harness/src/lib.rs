@@ -1,9 +1,9 @@
-//! A harness for suites that need what a machine may not have: what they can't test there is
-//! reported as ignored, with the reason, and counted so. `rustc`'s own harness knows of ignored tests
-//! at compile time only.
+//! A harness for suites with requirements that a machine may not meet: reports tests that can't run
+//! there as ignored, with the reason. `rustc`'s own harness knows ignored tests at compile time
+//! only.
 //!
-//! Tests are written as everywhere, with `#[test]` or `#[tokio::test]`. A suite has `harness = false`
-//! in its `Cargo.toml`, and at its root:
+//! Tests are written as usual, with `#[test]` or `#[tokio::test]`. A suite has `harness = false` in
+//! its `Cargo.toml`, and at its root:
 //!
 //! ```text
 //! // The `test` attributes are those of the harness, and all else of Tokio is Tokio's.
@@ -17,8 +17,8 @@
 //! ```
 //!
 //! A test that can't run here calls [`skipped`] and returns.
-//! `cargo-nextest`, which has a process for each test, knows of no tests that are ignored at run time:
-//! it shows what they printed, and the reason with it, by `--success-output immediate`.
+//! `cargo-nextest` runs a process for each test and has no tests ignored at run time: it shows the
+//! reason, like other output, by `--success-output immediate`.
 
 #![forbid(unsafe_code)]
 
@@ -36,7 +36,7 @@ pub use tokio::*;
 pub use inventory;
 
 thread_local! {
-    /// What the test on this thread says of itself; none runs without.
+    /// The report of the test on this thread; `None` outside of tests.
     static TOLD: RefCell<Option<Told>> = const { RefCell::new(None) };
 }
 
@@ -45,10 +45,10 @@ struct Told {
     reason: Option<String>,
 }
 
-/// Has the test on this thread reported as ignored, unless it fails.
+/// Reports the test on this thread as ignored, unless it fails.
 ///
 /// # Panics
-/// On a thread without a test, such as one that a test has started.
+/// On a thread without a test, such as one started by a test.
 #[expect(clippy::panic, reason = "a test fails by panicking")]
 pub fn skipped(reason: impl Display) {
     TOLD.with_borrow_mut(|told| match told {
@@ -57,7 +57,7 @@ pub fn skipped(reason: impl Display) {
     });
 }
 
-/// A trial that is ignored if it was [`skipped`].
+/// Creates a trial that is ignored if it called [`skipped`].
 pub fn trial(
     name: impl Into<String>,
     test: impl FnOnce() -> Result<(), Failed> + Send + 'static,
@@ -70,15 +70,15 @@ pub fn trial(
     })
 }
 
-/// What an attribute registered.
+/// A test registered by an attribute.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct Registered {
-    /// With the name of its suite before it.
+    /// Its path, which starts with the name of its suite.
     pub path: &'static str,
-    /// The test itself.
+    /// The test function.
     pub test: fn(),
-    /// Whether it has to be asked for.
+    /// Whether it runs only on request.
     pub is_ignored: bool,
 }
 

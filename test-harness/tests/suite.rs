@@ -1,4 +1,4 @@
-//! What a suite under the harness says of itself. It is this one, run again with tests in it.
+//! Tests the harness by running this suite again, with tests in it, and checking the report.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -11,9 +11,9 @@ use std::process::{Command, ExitCode, Output};
 use ironclaw_test_harness::skipped;
 use libtest_mimic::{Arguments, Trial};
 
-/// Has the tests run, and not those of what they say.
+/// Set in the inner run, which has the tests that are reported on.
 const INNER: &str = "IRONCLAW_TEST_INNER_SUITE";
-/// Has one of them fail.
+/// Makes one of the inner tests fail.
 const FAILS: &str = "IRONCLAW_TEST_INNER_FAILS";
 
 fn main() -> ExitCode {
@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         return ironclaw_test_harness::main();
     }
     let trials = vec![
-        Trial::test("what_is_skipped_is_ignored_with_its_reason", || {
+        Trial::test("a_skipped_test_is_ignored_with_its_reason", || {
             skipped_is_ignored();
             Ok(())
         }),
@@ -117,7 +117,7 @@ fn found_by_name() {
         let (_, said) = inner(&arguments, &[]);
         assert!(said.contains(result), "{arguments:?}: {said}");
     }
-    // As cargo-nextest asks for them.
+    // The arguments that cargo-nextest passes.
     let (_, listed) = inner(&["--list", "--format", "terse"], &[]);
     assert_eq!(
         listed,

@@ -1,4 +1,4 @@
-//! Measuring, beside the ratios that are committed.
+//! Runs the benchmark, compared with the committed ratios.
 
 use std::env;
 use std::ffi::OsString;
@@ -11,21 +11,22 @@ use anyhow::Result;
 use crate::workspace::Workspace;
 use crate::{build, step};
 
-/// Sets up and runs `ironclaw bench`, compared with the committed ratios unless the arguments name
+/// Sets up and runs `ironclaw bench`; compares with the committed ratios unless the arguments name
 /// others.
 pub(crate) fn run(workspace: &Workspace, arguments: &[OsString]) -> Result<()> {
     let ironclaw = build::set_up(workspace)?;
     step::run(compared(&ironclaw, workspace).args(arguments))
 }
 
-/// The quick part, with what the tests have built: a release build would take longer than all of
-/// it. The VMM, and with it most of every figure, is the same; the ratios leave room for the rest.
+/// Runs the quick part with the build of the tests: a release build would take longer than the
+/// whole benchmark. The VMM, which most of every figure is made of, is the same; the ratios have
+/// tolerance for the rest.
 ///
-/// It is QEMU's translator on every machine, so that there are ratios to compare with.
+/// Always uses QEMU's translation, so that the figures are comparable with the ratios.
 pub(crate) fn quick(workspace: &Workspace) -> Result<()> {
     let agent = build::agent(workspace)?;
     let ironclaw = workspace.target().join("debug/ironclaw");
-    // Where the tests of the command line have theirs, made from the same agent.
+    // The state of the command line's tests, made from the same agent.
     let state = workspace.target().join("tmp/vm");
     let mut command = compared(&ironclaw, workspace);
     forget_settings(&mut command, env::vars_os().map(|(name, _)| name));
@@ -41,7 +42,7 @@ pub(crate) fn quick(workspace: &Workspace) -> Result<()> {
     )
 }
 
-/// The caller's settings of other guests or pools would make other figures.
+/// Removes the caller's settings: other guests or pools have other figures.
 fn forget_settings(command: &mut Command, variables: impl Iterator<Item = OsString>) {
     for name in variables {
         let is_setting = name.as_bytes().starts_with(b"IRONCLAW_");

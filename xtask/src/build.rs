@@ -1,4 +1,4 @@
-//! Building the guest agent and the `ironclaw` binary.
+//! Builds the guest agent and the `ironclaw` binary.
 
 use std::ffi::OsString;
 use std::fs;
@@ -12,23 +12,24 @@ use crate::workspace::Workspace;
 use crate::{packages, step};
 
 const AGENT: &str = "ironclaw-guest-agent";
-/// Manifest of the bare-metal guest, which is a workspace of its own.
+/// The manifest of the bare-metal guest, a workspace of its own.
 pub(crate) const TESTGUEST: &str = "testguest/Cargo.toml";
-/// What everything is built for that names its target.
+/// The target of every build that names one.
 pub(crate) const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
-/// Makes everything that `ironclaw` needs; returns the path of `ironclaw`.
+/// Builds everything that `ironclaw` needs; returns the path of `ironclaw`.
 pub(crate) fn set_up(workspace: &Workspace) -> Result<PathBuf> {
     packages::ensure_installed(workspace)?;
     let agent = agent(workspace)?;
     step::run(&mut workspace.cargo(&["build", "--quiet", "--release", "-p", "ironclaw-cli"]))?;
     let release = workspace.target().join("release");
-    // Not beside it, where the next build of the workspace puts an agent that is not static.
+    // Not directly beside it: the next build of the workspace puts a dynamically linked agent
+    // there.
     place(&agent, &release.join("lib/ironclaw").join(AGENT))?;
     Ok(release.join("ironclaw"))
 }
 
-/// Sets up and becomes `ironclaw run`.
+/// Sets up, then executes `ironclaw run`.
 pub(crate) fn run(workspace: &Workspace, arguments: &[OsString]) -> Result<()> {
     let ironclaw = set_up(workspace)?;
     let error = Command::new(&ironclaw).arg("run").args(arguments).exec();
@@ -37,7 +38,8 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[OsString]) -> Result<()> {
 
 /// Builds the static guest agent; returns its path.
 pub(crate) fn agent(workspace: &Workspace) -> Result<PathBuf> {
-    // Other flags than the rest's: in one directory, each build would throw away the other's.
+    // Other flags than the workspace's: in one directory, the two builds would invalidate each
+    // other.
     let target = workspace.target().join("guest");
     let build = [
         "build",
@@ -53,15 +55,15 @@ pub(crate) fn agent(workspace: &Workspace) -> Result<PathBuf> {
         workspace
             .cargo(&build)
             .env("CARGO_TARGET_DIR", &target)
-            // It would take precedence.
+            // Takes precedence over RUSTFLAGS.
             .env_remove("CARGO_ENCODED_RUSTFLAGS")
             .env("RUSTFLAGS", "-C target-feature=+crt-static"),
     )?;
     Ok(target.join(TRIPLE).join("guest").join(AGENT))
 }
 
-/// Builds the bare-metal test guest; returns its path, or `None` on a host for whose own target it
-/// is not written.
+/// Builds the bare-metal test guest; returns its path, or `None` if the host's target is not
+/// supported.
 pub(crate) fn testguest(workspace: &Workspace) -> Result<Option<PathBuf>> {
     if !cfg!(all(
         target_arch = "x86_64",
@@ -70,7 +72,7 @@ pub(crate) fn testguest(workspace: &Workspace) -> Result<Option<PathBuf>> {
     )) {
         return Ok(None);
     }
-    // Not with the workspace's: it is a workspace of its own, with profiles of its own.
+    // Apart from the workspace's: it has profiles of its own.
     let target = workspace.target().join("testguest");
     let build = [
         "build",
@@ -85,7 +87,7 @@ pub(crate) fn testguest(workspace: &Workspace) -> Result<Option<PathBuf>> {
         workspace
             .cargo(&build)
             .env("CARGO_TARGET_DIR", &target)
-            // The guest's build script says all that its linking takes.
+            // The guest's build script passes all linker options.
             .env_remove("CARGO_ENCODED_RUSTFLAGS")
             .env_remove("RUSTFLAGS"),
     )?;
@@ -93,7 +95,7 @@ pub(crate) fn testguest(workspace: &Workspace) -> Result<Option<PathBuf>> {
     Ok(Some(image))
 }
 
-/// Copies a program under a name that never shows half of it.
+/// Copies a program, and renames it into place only when complete.
 fn place(from: &Path, to: &Path) -> Result<()> {
     if let Some(directory) = to.parent() {
         fs::create_dir_all(directory)

@@ -1,4 +1,4 @@
-//! Tests and lints: what CI runs.
+//! Runs tests and lints, as CI does.
 
 use anyhow::Result;
 
@@ -6,14 +6,14 @@ use crate::build::{self, TESTGUEST};
 use crate::workspace::Workspace;
 use crate::{fuzz, packages, step, structure};
 
-/// All tests, with the agent that goes into guests and the guest that needs no kernel.
+/// Runs all tests, with the guest agent and the bare-metal guest.
 pub(crate) fn test(workspace: &Workspace) -> Result<()> {
     packages::ensure_installed(workspace)?;
     let agent = build::agent(workspace)?;
     let mut tests = workspace.cargo(&["test", "--workspace", "--no-fail-fast"]);
     tests
         .env("IRONCLAW_GUEST_AGENT", agent)
-        // What VMs take is there: a test without one has failed.
+        // The requirements of VMs are installed: a test that misses one fails.
         .env("IRONCLAW_TEST_REQUIRE_VM", "1");
     if let Some(image) = build::testguest(workspace)? {
         tests.env("IRONCLAW_TESTGUEST", image);
@@ -22,7 +22,7 @@ pub(crate) fn test(workspace: &Workspace) -> Result<()> {
     step::run(&mut workspace.cargo(&["test", "--manifest-path", TESTGUEST, "--lib"]))
 }
 
-/// Structure, formatting, clippy and documentation.
+/// Checks structure, formatting, clippy and documentation.
 pub(crate) fn lint(workspace: &Workspace) -> Result<()> {
     structure::check(workspace.root())?;
     let deny = ["--", "-D", "warnings"];

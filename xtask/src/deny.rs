@@ -1,4 +1,4 @@
-//! What dependencies may be: `cargo deny` with deny.toml.
+//! Checks dependencies by `cargo deny` and deny.toml.
 
 use std::env::consts::EXE_SUFFIX;
 use std::path::PathBuf;
@@ -13,13 +13,14 @@ use crate::workspace::Workspace;
 
 /// The version that deny.toml is written for.
 const VERSION: &str = "0.20.2";
-/// A build of it takes a minute and a half of processor time; the rest is for slow registries.
+/// Timeout of its build, which takes 90 seconds of processor time; the rest is for slow registries.
 const BUILD_SECONDS: &str = "900";
-/// The database is a git repository of some megabytes on another host than crates.
+/// Timeout of the advisory database, a git repository of a few megabytes on another host than
+/// crates.
 const FETCH_SECONDS: &str = "60";
 
-/// Licences, sources and versions of all that is depended on; and advisories, where their database can
-/// be had.
+/// Checks licences, sources and versions of all dependencies; and advisories, if their database is
+/// reachable.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let program = program(workspace)?;
     let check = |manifest: &str| {
@@ -41,15 +42,15 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
         eprintln!("advisories: NOT CHECKED: {}", reason(&error));
         return Ok(());
     }
-    // It was fetched a moment ago.
+    // Offline: fetched a moment ago.
     step::run(check("Cargo.toml").args(["--offline", "check", "advisories"]))
 }
 
-/// Why advisories could not be checked, in one line.
+/// Returns in one line why advisories could not be checked.
 fn reason(error: &anyhow::Error) -> String {
     match error.downcast_ref::<Failed>() {
         None => format!("{error:#}"),
-        // `timeout` says so by this status, and nothing else.
+        // The status by which `timeout` reports a timeout.
         Some(failed) if failed.status.code() == Some(124) => {
             format!("their database did not come within {FETCH_SECONDS} s")
         }
@@ -63,7 +64,7 @@ fn reason(error: &anyhow::Error) -> String {
     }
 }
 
-/// Path of `cargo-deny`, which is built beside the workspace's own results unless it is there.
+/// Returns the path of `cargo-deny`; builds it below the target directory if it is not installed.
 fn program(workspace: &Workspace) -> Result<PathBuf> {
     let root = workspace.target().join("tools");
     let program = root.join("bin").join(format!("cargo-deny{EXE_SUFFIX}"));
@@ -87,7 +88,7 @@ fn program(workspace: &Workspace) -> Result<PathBuf> {
             "--version",
             VERSION,
         ])
-        // It runs for a second: what takes time is its build.
+        // It runs for a second, so an unoptimized build is faster in total.
         .args(["--debug", "--config", "profile.dev.debug=0", "--root"])
         .arg(&root)
         .current_dir(workspace.root())
@@ -105,7 +106,7 @@ fn is_right(program: &std::path::Path) -> bool {
     })
 }
 
-/// A command that is ended after so many seconds.
+/// Creates a command with a timeout in seconds.
 fn limited(seconds: &str, program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new("timeout");
     command.arg(seconds).arg(program);

@@ -1,4 +1,4 @@
-//! Documents name files, commands and tests: they have to be there.
+//! Tests that files, commands and tests named in documents exist.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +12,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// All files of the repository, relative to it, and all directories.
+/// Lists all files and directories of the repository, relative to its root.
 fn tree() -> BTreeSet<PathBuf> {
     let mut tree = BTreeSet::new();
     let mut open = vec![root().to_owned()];
@@ -32,7 +32,7 @@ fn tree() -> BTreeSet<PathBuf> {
     tree
 }
 
-/// Each document with its text.
+/// Reads all documents.
 fn documents(tree: &BTreeSet<PathBuf>) -> Vec<(&Path, String)> {
     let markdown = |path: &&PathBuf| {
         path.extension().is_some_and(|it| it == "md")
@@ -44,7 +44,7 @@ fn documents(tree: &BTreeSet<PathBuf>) -> Vec<(&Path, String)> {
         .collect()
 }
 
-/// What stands between single backquotes outside of blocks of code.
+/// Returns the texts between single backquotes outside of code blocks.
 fn spans(text: &str) -> impl Iterator<Item = String> {
     let mut in_block = false;
     let prose: Vec<&str> = text
@@ -73,7 +73,7 @@ fn is_source(span: &str) -> bool {
             .any(|end| span.ends_with(end))
 }
 
-/// A directory of this repository, named from its top.
+/// Returns whether it names a directory of this repository, from its root.
 fn is_directory(span: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-/".contains(c);
     let top = [
@@ -99,7 +99,7 @@ fn every_file_that_a_document_names_is_there() {
     let mut found = 0;
     for (document, text) in documents(&tree) {
         for span in spans(&text) {
-            // Firecracker's own documents are named as such.
+            // Exception: the name of one of Firecracker's own documents.
             if !(is_source(&span) || is_directory(&span)) || span.ends_with("prod-host-setup.md") {
                 continue;
             }
@@ -160,7 +160,7 @@ fn every_task_that_a_document_names_is_one_of_xtask() {
             if named && !task.is_empty() && !tasks.contains(task) {
                 wrong.push(format!("{}: {line}", document.display()));
             }
-            // The target is the last word, if it is named.
+            // The last word is the fuzz target, if there is one.
             if task == "fuzz"
                 && let Some(target) = words.next_back()
             {
@@ -174,7 +174,7 @@ fn every_task_that_a_document_names_is_one_of_xtask() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// The threat model's tests, and others that documents name: words of a function's name.
+/// Looks for test names of the threat model and other documents among the functions.
 #[test]
 fn every_test_that_a_document_names_is_there() {
     let tree = tree();
@@ -195,7 +195,7 @@ fn every_test_that_a_document_names_is_there() {
             if !plain || name.matches('_').count() < 3 || name.starts_with("ironclaw_") {
                 continue;
             }
-            // Names of trials that several jails share are put together.
+            // Trials shared by several jails have names composed of parts.
             let shared = span
                 .starts_with("taken_over::")
                 .then(|| name.split_once("_gets_"));

@@ -1,7 +1,8 @@
-//! Fuzz targets: libFuzzer looks for bytes that break what reads bytes of others.
+//! Runs the fuzz targets with libFuzzer.
 //!
-//! cargo-fuzz would take a nightly toolchain, for sanitizers of memory. What is fuzzed here is safe Rust,
-//! where a fault is a panic: so the compiler's coverage pass is enough, which a stable one has.
+//! cargo-fuzz would need a nightly toolchain for its memory sanitizers. The fuzzed code is safe
+//! Rust, whose faults are panics: the compiler's coverage pass is enough, and a stable toolchain
+//! has it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,21 +15,21 @@ use crate::build::TRIPLE;
 use crate::step;
 use crate::workspace::Workspace;
 
-/// Manifest of the targets, which are a workspace of their own.
+/// The manifest of the targets, a workspace of their own.
 pub(crate) const MANIFEST: &str = "fuzz/Cargo.toml";
 
-/// As cargo-fuzz passes them, without a sanitizer.
+/// The flags that cargo-fuzz passes, without a sanitizer.
 const FLAGS: &str = "--cfg fuzzing -Ccodegen-units=1 -Cpasses=sancov-module \
                      -Cllvm-args=-sanitizer-coverage-level=4 \
                      -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
                      -Cllvm-args=-sanitizer-coverage-pc-table \
                      -Cllvm-args=-sanitizer-coverage-trace-compares";
 
-/// An input that takes longer has hung.
+/// Timeout of one input, after which it counts as hung.
 const INPUT_SECONDS: u32 = 30;
-/// Most memory of a target.
+/// Memory limit of a target.
 const MEMORY_MIB: u32 = 2048;
-/// Longest input.
+/// Length limit of an input.
 const MAX_BYTES: u32 = 8192;
 
 /// What to fuzz.
@@ -105,16 +106,17 @@ fn build(workspace: &Workspace, home: &Path, target: Option<&str>) -> Result<()>
     };
     step::run(
         build
-            // Other flags than the rest's: in one directory, each build would throw away the other's.
+            // Other flags than the workspace's: in one directory, the builds would invalidate each
+            // other.
             .env("CARGO_TARGET_DIR", home)
-            // They would take precedence.
+            // Takes precedence over RUSTFLAGS.
             .env_remove("CARGO_ENCODED_RUSTFLAGS")
             .env("RUSTFLAGS", FLAGS),
     )
 }
 
-/// Lets libFuzzer look for so long. What it finds interesting is kept for the next time, and what breaks
-/// the target for whoever mends it.
+/// Runs libFuzzer for a time. Keeps interesting inputs for the next run, and inputs that break the
+/// target for the developer.
 fn look(
     workspace: &Workspace,
     home: &Path,

@@ -1,4 +1,6 @@
-//! The Debian packages that building and running IronClaw takes.
+//! Installs the Debian packages needed to build and run IronClaw.
+//!
+//! Never removes an installed package for them.
 //!
 //! Nothing that is installed is ever removed for them.
 
@@ -13,7 +15,7 @@ use crate::suites::Suite;
 use crate::workspace::Workspace;
 use crate::{step, suites};
 
-/// A Debian package, and how its presence shows. A tool that came from elsewhere is as good.
+/// A Debian package, and how to detect it. A tool from elsewhere is as good.
 struct Package {
     name: &'static str,
     purpose: &'static str,
@@ -43,10 +45,10 @@ const PACKAGES: &[Package] = &[
     },
 ];
 
-/// What a guest is made of: downloaded when a template is built, never installed.
+/// The packages that a guest is made of: downloaded when a template is built, never installed.
 const GUEST_PACKAGES: &[&str] = &["linux-image-cloud-amd64", "busybox-static"];
 
-/// Installs what is missing, and removes nothing. Says nothing and does nothing if all is there.
+/// Installs missing packages and removes none. Prints and does nothing if none is missing.
 ///
 /// # Errors
 /// If something is missing and can't be installed; says what to type.
@@ -93,8 +95,8 @@ pub(crate) fn ensure_installed(workspace: &Workspace) -> Result<()> {
     install(apt_get, &names, workspace)
 }
 
-/// Installs packages from the release that this machine is of or, if something that is installed is in
-/// the way, from another that fits to it.
+/// Installs packages from the machine's own release or, if installed packages conflict with these,
+/// from another release that fits.
 fn install(apt_get: AptGet, names: &[&str], workspace: &Workspace) -> Result<()> {
     let list = names.join(", ");
     let from = |suite: &Suite, what: &str| {
@@ -119,7 +121,7 @@ fn install(apt_get: AptGet, names: &[&str], workspace: &Workspace) -> Result<()>
             return Ok(());
         }
     }
-    // What was installed from backports shows where the rest of it is.
+    // Packages installed from backports show where matching ones are.
     let backports = hindrances
         .iter()
         .find_map(|package| package.backports(known.first()?));
@@ -153,7 +155,7 @@ fn install(apt_get: AptGet, names: &[&str], workspace: &Workspace) -> Result<()>
     )
 }
 
-/// What APT would do for these packages if it might remove others. Nothing is changed.
+/// Simulates an installation that may remove packages. Changes nothing.
 fn simulation(names: &[&str]) -> String {
     said(
         "apt-get",
@@ -162,14 +164,14 @@ fn simulation(names: &[&str]) -> String {
     )
 }
 
-/// The version of an installed package.
+/// Returns the version of an installed package.
 fn installed_version(package: &str) -> Option<String> {
     let format = ["-W", "-f", "${db:Status-Abbrev}${Version}"];
     let said = said("dpkg-query", &format, &[package]);
     said.strip_prefix("ii ").map(str::to_owned)
 }
 
-/// What a command prints for people of any language.
+/// Returns the output of a command in the C locale.
 fn said(program: &str, arguments: &[&str], names: &[&str]) -> String {
     let mut command = Command::new(program);
     command.args(arguments).args(names).env("LC_ALL", "C");
@@ -180,7 +182,7 @@ fn said(program: &str, arguments: &[&str], names: &[&str]) -> String {
     )
 }
 
-/// Whether APT's lists were ever fetched: images of Debian come without them.
+/// Returns whether APT's lists were ever fetched: images of Debian come without them.
 fn guest_packages_known() -> bool {
     succeeds(
         Command::new("apt-cache")
@@ -189,18 +191,18 @@ fn guest_packages_known() -> bool {
     )
 }
 
-/// Whether the compiler finds a static C library.
+/// Returns whether the compiler finds a static C library.
 fn static_libc() -> bool {
     let found = Command::new("gcc")
         .arg("-print-file-name=libc.a")
         .stderr(Stdio::null())
         .output();
-    // It repeats the bare name of a file that it does not find.
+    // It prints the bare name of a file that it does not find.
     found
         .is_ok_and(|output| Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_absolute())
 }
 
-/// How APT may be called by this user.
+/// How this user can call APT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AptGet {
     Root,
@@ -219,7 +221,7 @@ impl AptGet {
 
     fn command(self, arguments: &[&str]) -> Command {
         let frontend = "DEBIAN_FRONTEND=noninteractive";
-        // sudo does not pass the environment on, hence env(1) on both ways.
+        // sudo drops the environment, hence env(1) in both cases.
         let mut command = Command::new(if self == Self::Root { "env" } else { "sudo" });
         if self == Self::Sudo {
             command.arg("env");

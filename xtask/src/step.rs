@@ -1,11 +1,11 @@
-//! One command of a task.
+//! Runs one command of a task.
 
 use std::fmt;
 use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
-/// Says the command line on standard error and runs it.
+/// Prints the command line on standard error and runs it.
 ///
 /// # Errors
 /// If it can't be started or does not succeed.
@@ -19,7 +19,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Says what is done and runs the command, whose output shows only if it fails.
+/// Prints `what` and runs the command, whose output is shown only if it fails.
 ///
 /// # Errors
 /// [`Failed`] if it does not succeed; another error if it can't be started.
@@ -42,7 +42,7 @@ pub(crate) fn quietly(what: &str, command: &mut Command) -> Result<()> {
     .into())
 }
 
-/// A command that did not succeed, and all that it said.
+/// A command that failed, with its output.
 #[derive(Debug)]
 pub(crate) struct Failed {
     pub(crate) line: String,
@@ -58,10 +58,10 @@ impl fmt::Display for Failed {
 
 impl std::error::Error for Failed {}
 
-/// The command as one would type it, without its environment.
+/// Formats the command as typed, without its environment.
 pub(crate) fn line(command: &Command) -> String {
     let program = command.get_program();
-    // Cargo names itself by its full path, which says nothing to the reader.
+    // Cargo's full path is noise.
     let program = std::path::Path::new(program).file_name().unwrap_or(program);
     std::iter::once(program)
         .chain(command.get_args())
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_quiet_command_said_is_told_when_it_fails() {
+    fn a_failed_quiet_command_shows_its_output() {
         let sh = |script| quietly("trying", Command::new("/bin/sh").args(["-c", script]));
         sh("echo nothing").unwrap();
         let error = sh("echo out; echo err >&2; exit 7")

@@ -1,5 +1,5 @@
-//! How modules may use each other: which arrows a package's modules have, and that they close no
-//! circle.
+//! Checks the dependencies between modules: the rules of each package, and that there are no
+//! circles.
 
 mod arrows;
 mod known;
@@ -13,7 +13,7 @@ use anyhow::{Result, ensure};
 use arrows::arrows;
 use modules::Package;
 
-/// Packages whose modules are looked at: the directory of each, from the root of the repository.
+/// The directories of the checked packages, relative to the root of the repository.
 const PACKAGES: [&str; 11] = [
     "bench",
     "cli",
@@ -28,7 +28,10 @@ const PACKAGES: [&str; 11] = [
     "xtask",
 ];
 
-/// Looks at all packages below `root`, and says on standard error what breaks a rule.
+/// Checks all packages below `root`, and prints violations on standard error.
+///
+/// # Errors
+/// If there are any, or a file can't be read or parsed.
 ///
 /// # Errors
 /// If something does, or a file can't be read or understood.

@@ -1,4 +1,4 @@
-//! Suites of a Debian archive, one of which has packages that fit to what a machine has.
+//! Debian suites: finds the one whose packages fit the machine.
 
 use std::fmt;
 use std::fs;
@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-/// How the version of a package that was built for an older release contains that release's number.
+/// The mark of a backported package's version, followed by the number of the older release.
 const BACKPORT: &str = "~bpo";
-/// Where the machine's own sources are, but for those in files of their own.
+/// APT's main list of sources; more may be in files of their own.
 const SOURCES: &str = "/etc/apt/sources.list";
 
-/// A suite to install from: that of the machine itself if it has no name.
+/// A suite to install from; without a name, the machine's own.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Suite {
     pub(crate) name: String,
@@ -32,10 +32,10 @@ impl fmt::Display for Installed {
     }
 }
 
-/// What is in the way of an installation, from the output of `apt-get -s`: what APT would remove
-/// (`Remv qemu-utils [1:10.0.2+ds-2]`) or, where it gives up instead, what tolerates none of what it
-/// would install (` qemu-utils : Breaks: qemu-system-common (< 1:8.0) but 1:7.2 is to be installed`).
-/// `version` knows that of an installed package.
+/// Finds the packages that conflict with an installation in the output of `apt-get -s`: those that
+/// APT would remove (`Remv qemu-utils [1:10.0.2+ds-2]`) or, where it gives up instead, those that
+/// break (` qemu-utils : Breaks: qemu-system-common (< 1:8.0) but 1:7.2 is to be installed`).
+/// `version` returns the version of an installed package.
 pub(crate) fn in_the_way(
     simulation: &str,
     version: impl Fn(&str) -> Option<String>,
@@ -63,8 +63,8 @@ pub(crate) fn in_the_way(
     packages
 }
 
-/// The suites that have a package, that of the machine first, from the output of `apt-cache madison`:
-/// `qemu-system-x86 | 1:7.2 | http://mirror.example/debian bookworm/main amd64 Packages`.
+/// Lists the suites that have a package, the machine's own first, from the output of `apt-cache
+/// madison`: `qemu-system-x86 | 1:7.2 | http://mirror.example/debian bookworm/main amd64 Packages`.
 pub(crate) fn known(madison: &str) -> Vec<Suite> {
     let mut suites: Vec<Suite> = Vec::new();
     for line in madison.lines() {
@@ -84,13 +84,13 @@ pub(crate) fn known(madison: &str) -> Vec<Suite> {
             });
         }
     }
-    // A release is named by one word, what is built upon it by that and others.
+    // The name of a release is one word; names of suites derived from it have more.
     suites.sort_by_key(|suite| suite.name.contains('-'));
     suites
 }
 
 impl Installed {
-    /// Where it came from, if that is the backports of the machine's own suite.
+    /// Returns the suite that it came from, if that is the backports of the machine's own suite.
     pub(crate) fn backports(&self, own: &Suite) -> Option<Suite> {
         let release = own.name.split('-').next()?;
         self.version.contains(BACKPORT).then(|| Suite {
@@ -102,7 +102,8 @@ impl Installed {
 }
 
 impl Suite {
-    /// The same with lists of its own, beside the machine's, which stay as they are.
+    /// Returns the same suite with package lists of its own, beside the machine's, which stay
+    /// unchanged.
     pub(crate) fn with_lists_in(&self, directory: &Path) -> Result<Self> {
         let made = || -> std::io::Result<()> {
             fs::create_dir_all(directory.join("lists/partial"))?;
@@ -117,7 +118,7 @@ impl Suite {
         })
     }
 
-    /// What tells `apt-get` to use it.
+    /// Returns the options that make `apt-get` use it.
     pub(crate) fn options(&self) -> Vec<String> {
         let mut options = Vec::new();
         if let Some(directory) = &self.lists {
@@ -128,7 +129,7 @@ impl Suite {
                 let path = directory.join(name);
                 options.extend(["-o".to_owned(), format!("{setting}={}", path.display())]);
             }
-            // Its own user may not enter the directory.
+            // APT's own user may not enter the directory.
             options.extend(["-o".to_owned(), "APT::Sandbox::User=root".to_owned()]);
         }
         if !self.name.is_empty() {
@@ -154,7 +155,7 @@ qemu-system-x86 | 1:7.2+dfsg-7+deb12u18+b3 | http://mirror.example/debian bookwo
 qemu-system-x86 | 1:7.2+dfsg-7+deb12u15 | http://mirror.example/debian-security bookworm-security/main amd64 Packages
 ";
 
-    /// What APT of Debian 12 says where both suites are among its sources.
+    /// The output of APT on Debian 12 with both suites among its sources.
     const UNRESOLVED: &str = "\
 Reading package lists...
 The following packages have unmet dependencies:
@@ -168,7 +169,7 @@ The following packages have unmet dependencies:
     }
 
     #[test]
-    fn what_is_in_the_way_is_known_before_it_is_removed() {
+    fn conflicting_packages_are_detected_before_removal() {
         for said in [SIMULATION, UNRESOLVED] {
             let found = in_the_way(said, installed);
             let [package] = &found[..] else {

@@ -1,4 +1,4 @@
-//! Where the repository and its build results are.
+//! The locations of the repository and its build results.
 
 use std::env;
 use std::ffi::OsString;
@@ -22,7 +22,7 @@ impl Workspace {
             .context("the xtask directory has no parent")?
             .to_owned();
         let target = match env::var_os("CARGO_TARGET_DIR").filter(|path| !path.is_empty()) {
-            // A relative one counts from the directory that cargo is called in.
+            // Relative to the directory that cargo was called in.
             Some(path) => std::path::absolute(path).context("can't resolve CARGO_TARGET_DIR")?,
             None => root.join("target"),
         };
@@ -34,17 +34,17 @@ impl Workspace {
         })
     }
 
-    /// Directory of the repository.
+    /// Returns the root of the repository.
     pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Directory of build results.
+    /// Returns the directory of build results.
     pub(crate) fn target(&self) -> &Path {
         &self.target
     }
 
-    /// `cargo`, in the repository's directory, with one target directory for every call.
+    /// Returns a `cargo` command in the repository's root, with one target directory for all calls.
     pub(crate) fn cargo(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.cargo);
         command

@@ -1,7 +1,7 @@
-//! Starts a program that keeps as little of the host as the kernel lets us take from it.
+//! Starts a program with as few rights on the host as the kernel can take away from it.
 //!
-//! All of it happens in the child, between fork and exec, where only async-signal-safe work is
-//! sound: whatever takes memory was prepared before, in a [`Confinement`].
+//! All of it happens in the child, between fork and exec, where only async-signal-safe calls are
+//! sound: whatever allocates is prepared beforehand, in a [`Confinement`].
 //!
 //! ```text
 //! this thread ── fork ──▶ intermediate ── clone3(CLONE_PARENT, namespaces) ──▶ the program
@@ -9,8 +9,8 @@
 //!      └──────────────── parent of both ────────────────────────────────────────┘ limits, user, filters
 //! ```
 //!
-//! A PID namespace takes a second process, as its first one. `CLONE_PARENT` makes that a child of
-//! ours and not of the intermediate one, so that we can wait for it, and its parent-death signal is
+//! A PID namespace needs a new process as its first member. `CLONE_PARENT` makes that one a child
+//! of ours, not of the intermediate process: we can wait for it, and its parent-death signal is
 //! about us.
 
 use std::ffi::CString;
@@ -33,46 +33,46 @@ use super::raw::last_errno;
 use super::supply;
 use crate::host_limits;
 
-/// What a program is started without.
+/// The confinement of a program.
 #[derive(Debug, Default)]
 pub struct Confinement {
-    /// Those that it is in.
+    /// The namespaces that it runs in.
     pub namespaces: Namespaces,
-    /// Its root directory, if it is not ours. Takes namespaces.
+    /// Its root directory, if not ours. Needs namespaces of its own.
     pub root: Option<Root>,
-    /// Limits of resources, hard ones.
+    /// Hard resource limits.
     pub limits: Vec<(Resource, u64)>,
-    /// The user and group that it has in place of ours.
+    /// The user and group that it runs as, if not ours.
     pub user: Option<(Uid, Gid)>,
-    /// Whether it loses all capabilities, and the ways to gain any.
+    /// Whether to drop all capabilities, and every way to regain any.
     pub unprivileged: bool,
-    /// What it may do with files, if Landlock says so.
+    /// A Landlock ruleset, which restricts its access to files.
     pub landlock: Option<OwnedFd>,
-    /// System calls that it is refused.
+    /// A seccomp filter of its system calls.
     pub filter: seccompiler::BpfProgram,
-    /// Whether the first file that it opens to read and write is given by us.
+    /// Whether we supply the first file that it opens for reading and writing.
     pub is_supplied: bool,
 }
 
-/// The namespaces of a program: PID, mount, network, IPC and UTS, or ours.
+/// The namespaces of a program: ours, or its own PID, mount, network, IPC and UTS namespaces.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub enum Namespaces {
-    /// Those of this process.
+    /// The namespaces of this process.
     #[default]
     Ours,
     /// Takes CAP_SYS_ADMIN.
     Own,
-    /// Inside of a user namespace, where these are the only user and group.
+    /// Namespaces of its own inside a user namespace that maps a single user and group.
     OfUser {
         /// A line of `/proc/PID/uid_map` (user_namespaces(7)).
         uid_map: String,
-        /// The same of `gid_map`.
+        /// A line of `/proc/PID/gid_map`.
         gid_map: String,
     },
 }
 
 impl Namespaces {
-    /// Those that take no capability: `uid` and `gid` are this process's.
+    /// Returns namespaces that need no capability: `uid` and `gid` are this process's own.
     pub fn of_user(uid: Uid, gid: Gid) -> Self {
         let map = |id: u32| format!("{id} {id} 1");
         Self::OfUser {
@@ -98,16 +98,16 @@ impl Namespaces {
     }
 }
 
-/// A root directory: a file system in memory that is made by these steps, and read-only then.
+/// A root directory: a tmpfs populated by these steps, then made read-only.
 #[derive(Debug)]
 pub struct Root {
-    /// A directory that it is made over; nothing below it can be bound.
+    /// The mount point of the tmpfs, which hides what is below it: nothing there can be bound.
     pub over: CString,
-    /// In this order.
+    /// The steps, in this order.
     pub steps: Vec<Step>,
 }
 
-/// A step of making a root directory. All `at` are below [`Root::over`].
+/// A step in populating a root directory. All `at` are below [`Root::over`].
 #[derive(Debug)]
 pub enum Step {
     /// An empty directory.
@@ -115,7 +115,7 @@ pub enum Step {
         /// Its path in the new root.
         at: CString,
     },
-    /// An empty file, for something to be bound to.
+    /// An empty file, as the target of a bind mount.
     File {
         /// Its path in the new root.
         at: CString,
@@ -124,57 +124,57 @@ pub enum Step {
     Link {
         /// Its path in the new root.
         at: CString,
-        /// What it leads to.
+        /// The target of the link.
         target: CString,
     },
-    /// A file or directory of the host, with all below, read-only.
+    /// A read-only bind mount of a file or directory of the host, with everything below it.
     Bind {
         /// Its path on the host.
         from: CString,
         /// Its path in the new root.
         at: CString,
     },
-    /// A device of the host, as it is.
+    /// A bind mount of a device of the host, with its permissions.
     BindDevice {
         /// Its path on the host.
         from: CString,
         /// Its path in the new root.
         at: CString,
     },
-    /// A character device for the program's user alone. Takes CAP_MKNOD.
+    /// A character device, owned by the program's user. Needs CAP_MKNOD.
     Device {
         /// Its path in the new root.
         at: CString,
-        /// Its numbers.
+        /// Its major and minor number.
         device: Dev,
     },
 }
 
-/// Where a confinement failed.
+/// The stage in which a confinement failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Stage {
-    /// Leaving our namespaces.
+    /// Entering new namespaces.
     Namespaces = 1,
-    /// Mapping user and group of a user namespace.
+    /// Mapping user and group into a user namespace.
     UserNamespace,
-    /// Making the root directory.
+    /// Populating the root directory.
     Mounts,
-    /// Entering the root directory.
+    /// Changing to the root directory.
     Root,
-    /// Setting limits of resources.
+    /// Setting resource limits.
     Limits,
-    /// Becoming another user.
+    /// Changing to another user.
     User,
-    /// Giving capabilities up.
+    /// Dropping capabilities.
     Capabilities,
-    /// Binding its life to ours.
+    /// Setting the parent-death signal.
     Parent,
     /// Restricting access to files.
     Landlock,
     /// Restricting system calls.
     Filter,
-    /// Arranging for the file that is given to it.
+    /// Installing the filter that lets us supply a file.
     Supply,
 }
 
@@ -212,25 +212,25 @@ impl Stage {
 
 /// A program that was started.
 pub struct Started {
-    /// A child of ours, to be waited for.
+    /// Its PID. It is a child of ours, which has to be reaped.
     pub pid: Pid,
-    /// Its requests for a file, if it is supplied.
+    /// Its requests for a file, if one is supplied.
     pub requests: Option<supply::Requests>,
 }
 
-/// What a trial ends with that came through: nothing is executed.
+/// The error with which a trial ends that succeeded: no program is executed.
 const TRIED: Errno = Errno::CANCELED;
 
 impl Confinement {
-    /// Starts `command` confined, as a child of this *thread*, with whose end it ends.
+    /// Starts `command` confined, as a child of this *thread*: it is killed when the thread ends.
     pub fn spawn(self, command: Command) -> io::Result<Started> {
         self.start(command, false)
     }
 
-    /// Does all of it but the start of a program.
+    /// Tries everything but the exec of a program.
     pub fn try_out(self) -> io::Result<()> {
         let tried = std::thread::Builder::new().spawn(move || {
-            // Never executed; it names what would be missing otherwise.
+            // Never executed. An existing path avoids an error about a missing program.
             self.start(Command::new("/"), true)
         })?;
         match tried.join() {
@@ -266,7 +266,7 @@ impl Confinement {
         // nor locks; an `io::Error` of an error number allocates nothing either.
         unsafe { command.pre_exec(prepare) };
         let spawned = command.spawn();
-        // Our copies of the ends that the child has.
+        // Closes our copies of the child's ends.
         drop(command);
         let (first, stage) = read(report)?;
         let inner = first.or_else(|| match &spawned {
@@ -298,11 +298,11 @@ impl Confinement {
         }
     }
 
-    /// In the child. What was not asked for is left as it is.
+    /// Runs in the child. Changes only what was asked for.
     fn enter(&self, report: Report<'_>, handoff: Option<BorrowedFd<'_>>) -> Result<(), Failed> {
         if self.namespaces != Namespaces::Ours {
             fork_into(self.namespaces.flags(), report).map_err(at(Stage::Namespaces))?;
-            // The session of `Command` is the intermediate process's.
+            // `Command` made the intermediate process a session leader, not this one.
             let _ = rustix::process::setsid();
             rustix::system::sethostname(b"ironclaw").map_err(at(Stage::Namespaces))?;
         }
@@ -336,11 +336,11 @@ impl Confinement {
                 permitted: CapabilitySet::empty(),
                 inheritable: CapabilitySet::empty(),
             };
-            // Not of every kernel, and empty where nobody filled it.
+            // Missing in some kernels, and empty unless somebody filled it.
             let _ = rustix::thread::clear_ambient_capability_set();
             rustix::thread::set_capabilities(None, none).map_err(at(Stage::Capabilities))?;
         }
-        // After the change of user, which would clear it (prctl(2)).
+        // After the change of user, which would clear the signal (prctl(2)).
         end_with_parent(report).map_err(at(Stage::Parent))?;
         if self.unprivileged || self.is_supplied {
             rustix::thread::set_no_new_privs(true).map_err(at(Stage::Capabilities))?;
@@ -375,7 +375,7 @@ fn explained(error: io::Error, stage: Option<Stage>) -> io::Error {
     }
 }
 
-/// Waits for the end of a child.
+/// Waits for the end of a child and reaps it.
 pub fn reap(pid: Pid) -> io::Result<std::process::ExitStatus> {
     use std::os::unix::process::ExitStatusExt as _;
     let waited =
@@ -384,12 +384,12 @@ pub fn reap(pid: Pid) -> io::Result<std::process::ExitStatus> {
     Ok(std::process::ExitStatus::from_raw(status.as_raw()))
 }
 
-/// Where the processes of a start say what became of it, in records of two numbers, each written
-/// at once.
+/// The pipe by which the processes of a start report their progress: records of two numbers, each
+/// written at once.
 #[derive(Clone, Copy)]
 struct Report<'a>(BorrowedFd<'a>);
 
-/// A record of the process that the program runs in; any other names a [`Stage`].
+/// The kind of a record with the PID of the program's process. Other kinds are those of [`Stage`].
 const IS_PROCESS: u32 = 0;
 
 impl Report<'_> {
@@ -405,12 +405,12 @@ impl Report<'_> {
         let mut record = [0; 8];
         record[..4].copy_from_slice(&kind.to_ne_bytes());
         record[4..].copy_from_slice(&number.to_ne_bytes());
-        // Without a reader nobody is left to be told.
+        // A write fails only if nobody reads, and then nobody cares.
         let _ = rustix::io::write(self.0, &record);
     }
 }
 
-/// What was reported. All who report have executed or ended by then.
+/// Reads the report. All writers have executed or exited by now.
 fn read(report: io::PipeReader) -> io::Result<(Option<Pid>, Option<Stage>)> {
     let flags = rustix::fs::fcntl_getfl(&report)?;
     rustix::fs::fcntl_setfl(&report, flags | OFlags::NONBLOCK)?;
@@ -426,7 +426,7 @@ fn read(report: io::PipeReader) -> io::Result<(Option<Pid>, Option<Stage>)> {
     Ok((process, failed))
 }
 
-/// Goes on as another process, in new namespaces, a child of this one's parent. This one ends.
+/// Continues as a new process in new namespaces, a child of this one's parent, and exits this one.
 fn fork_into(namespaces: u64, report: Report<'_>) -> Result<(), Errno> {
     // SAFETY: all of its fields are numbers, for which zero is a value.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
@@ -438,8 +438,8 @@ fn fork_into(namespaces: u64, report: Report<'_>) -> Result<(), Errno> {
         0 => Ok(()),
         pid if pid > 0 => {
             report.process(u32::try_from(pid).unwrap_or_default());
-            // SAFETY: it ends this process, without anything that is to be done at exit: that is
-            // the business of the process that this one was forked from.
+            // SAFETY: it ends this process without running exit handlers, which belong to the
+            // process that this one was forked from.
             unsafe { libc::_exit(0) }
         }
         _ => Err(last_errno()),
@@ -453,7 +453,7 @@ fn write_to(path: &std::ffi::CStr, text: &[u8]) -> Result<(), Errno> {
 
 impl Root {
     fn make(&self, user: Option<(Uid, Gid)>) -> Result<(), Errno> {
-        // What is mounted here is not mounted elsewhere, nor the other way round.
+        // Mounts made here do not propagate to the host, nor the host's to here.
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         mount_change(c"/", private)?;
         let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
@@ -474,7 +474,8 @@ impl Root {
 
     fn enter(&self) -> Result<(), Errno> {
         rustix::process::chdir(&*self.over)?;
-        // The old root comes over the new one, from where it is taken away (pivot_root(2)).
+        // Stacks the old root on top of the new one, so that it can be unmounted there
+        // (pivot_root(2)).
         rustix::process::pivot_root(c".", c".")?;
         unmount(c".", UnmountFlags::DETACH)?;
         rustix::process::chdir(c"/")?;
@@ -522,7 +523,7 @@ const MOUNT_ATTR_NOSUID: u64 = 2;
 const MOUNT_ATTR_NODEV: u64 = 4;
 const MOUNT_ATTR_NOEXEC: u64 = 8;
 
-/// mount_setattr(2).
+/// Calls mount_setattr(2).
 fn set_attributes(at: &std::ffi::CStr, set: u64, all_below: bool) -> Result<(), Errno> {
     #[repr(C)]
     struct Attributes {
@@ -556,7 +557,7 @@ fn set_attributes(at: &std::ffi::CStr, set: u64, all_below: bool) -> Result<(), 
     }
 }
 
-/// Lowers a limit, which is never raised by it.
+/// Lowers a limit; never raises it.
 fn lower(resource: Resource, limit: u64) -> Result<(), Errno> {
     let now = rustix::process::getrlimit(resource);
     let limit = now.maximum.map_or(limit, |most| most.min(limit));
@@ -567,15 +568,16 @@ fn lower(resource: Resource, limit: u64) -> Result<(), Errno> {
     setrlimit(resource, limit)
 }
 
-/// Leaves no capability that executing a program could give back.
+/// Drops all capabilities that executing a program could give back.
 fn empty_bounding_set() -> Result<(), Errno> {
     for bit in 0..u64::BITS {
         let capability = CapabilitySet::from_bits_retain(1 << bit);
         match rustix::thread::remove_capability_from_bounding_set(capability) {
             Ok(()) => {}
-            // Behind the last one that this kernel has.
+            // Beyond the last capability of this kernel.
             Err(Errno::INVAL) => break,
-            // Who may not lower it has no capability, and gains none without new privileges.
+            // A process that may not lower the set has no capability, and gains none under
+            // no_new_privs.
             Err(Errno::PERM) => break,
             Err(errno) => return Err(errno),
         }
@@ -583,8 +585,8 @@ fn empty_bounding_set() -> Result<(), Errno> {
     Ok(())
 }
 
-/// Ends this process with the thread that started it, also if that has ended already: nobody
-/// reads the report then. The parent's number can't tell, in a PID namespace of its own.
+/// Ends this process when the thread that started it ends, even if that has ended already: the
+/// report has no reader then. Comparing the parent's PID would not work in a PID namespace.
 fn end_with_parent(report: Report<'_>) -> Result<(), Errno> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     let now = Timespec {
@@ -599,7 +601,7 @@ fn end_with_parent(report: Report<'_>) -> Result<(), Errno> {
     Ok(())
 }
 
-/// landlock_restrict_self(2); the crate's own function is for a thread that may allocate.
+/// Calls landlock_restrict_self(2); the crate's own function may allocate.
 fn restrict(ruleset: &OwnedFd) -> Result<(), Errno> {
     // SAFETY: the descriptor is open for as long as it is borrowed, and no memory is touched.
     let result = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) };
@@ -610,7 +612,7 @@ fn restrict(ruleset: &OwnedFd) -> Result<(), Errno> {
     }
 }
 
-/// The version of Landlock that the kernel has (landlock_create_ruleset(2)); 0: none, or it is
+/// Returns the kernel's version of Landlock (landlock_create_ruleset(2)); 0 if it is missing or
 /// switched off.
 pub fn landlock_version() -> i64 {
     const VERSION: libc::c_uint = 1;

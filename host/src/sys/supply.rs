@@ -1,9 +1,10 @@
-//! Gives a program a file in place of the one that it opens by its path.
+//! Answers a program's open of a path with a file of our choice.
 //!
-//! QEMU opens the file of a guest's RAM to read and to write, also where it maps it copy-on-write
-//! (only since 8.2 it can be told not to), and keeps the descriptor: who takes QEMU over could write
-//! to what all clones share. So the open is answered by us, with a descriptor that can read alone. A
-//! seccomp filter makes the kernel ask (seccomp_unotify(2)); the rest goes on without us.
+//! QEMU opens the file of a guest's RAM for reading and writing, even where it maps it
+//! copy-on-write (an option against that exists only since 8.2), and keeps the descriptor: a guest
+//! that takes QEMU over could write to memory that all clones share. So we answer that open, with a
+//! read-only descriptor. A seccomp filter makes the kernel ask us (seccomp_unotify(2)); all other
+//! calls proceed without us.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -25,10 +26,10 @@ use super::raw::own;
 
 /// AUDIT_ARCH_X86_64: 64 bits, little endian, EM_X86_64.
 const ARCH: u32 = 0xc000_003e;
-/// Where `struct seccomp_data` has them.
+/// Offsets in `struct seccomp_data`.
 const NUMBER_AT: u32 = 0;
 const ARCH_AT: u32 = 4;
-/// The third argument's lower half.
+/// The lower half of the third argument.
 const FLAGS_AT: u32 = 16 + 2 * 8;
 
 const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
@@ -39,7 +40,7 @@ const fn load(at: u32) -> libc::sock_filter {
     statement(LOAD, at, 0)
 }
 
-/// Goes on if it is `value`, and skips so many statements otherwise.
+/// Continues if the loaded value is `value`; skips `skipped` statements otherwise.
 const fn unless_equal_skip(value: u32, skipped: u8) -> libc::sock_filter {
     statement(IF_EQUAL, value, skipped)
 }
@@ -48,7 +49,8 @@ const fn statement(code: u16, k: u32, jf: u8) -> libc::sock_filter {
     libc::sock_filter { code, jt: 0, jf, k }
 }
 
-/// Asks about `openat(…, O_RDWR)`. All others that QEMU opens to write it opens close-on-exec too.
+/// The filter: notifies us of `openat(…, O_RDWR)`. QEMU opens all other files that it writes with
+/// O_CLOEXEC, too.
 static ASKS: [libc::sock_filter; 8] = [
     load(ARCH_AT),
     unless_equal_skip(ARCH, 5),
@@ -60,7 +62,8 @@ static ASKS: [libc::sock_filter; 8] = [
     statement(RETURN, libc::SECCOMP_RET_ALLOW, 0),
 ];
 
-/// In the child, between fork and exec: lets the kernel ask whoever has the other end of `handoff`.
+/// Runs in the child, between fork and exec: installs the filter, and sends its listener through
+/// `handoff`.
 pub(super) fn install(handoff: BorrowedFd<'_>) -> Result<(), Errno> {
     let program = libc::sock_fprog {
         len: ASKS.len() as u16,
@@ -89,17 +92,17 @@ pub(super) fn install(handoff: BorrowedFd<'_>) -> Result<(), Errno> {
     .map(drop)
 }
 
-/// The requests of one process.
+/// The listener for the requests of one process.
 #[derive(Debug)]
 pub struct Requests(OwnedFd);
 
 impl Requests {
-    /// Those of the process that [`install`]ed them and has executed since.
+    /// Receives the listener of a process that called [`install`] and has executed since.
     pub(super) fn receive(handoff: BorrowedFd<'_>) -> io::Result<Self> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut byte = [0];
-        // It is there already.
+        // Sent before the exec: it is there already.
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
         recvmsg(
             handoff,
@@ -115,8 +118,8 @@ impl Requests {
         received.next().map(Self).ok_or_else(missing)
     }
 
-    /// Waits for the first request and answers it with `file`; later ones fail. Nothing is waited
-    /// for any more when the process, of this pidfd, has ended.
+    /// Waits for the first request and answers it with `file`; later ones fail. Stops waiting when
+    /// the process, given as a pidfd, has ended.
     pub fn answer(self, file: BorrowedFd<'_>, process: &OwnedFd) -> io::Result<()> {
         let mut polled = [
             PollFd::new(&self.0, PollFlags::IN),
@@ -162,7 +165,7 @@ impl Requests {
     }
 }
 
-/// A process that was killed while it asked has no request any more.
+/// Ignores the error of a request whose process was killed while it asked.
 fn ended_or(error: io::Error) -> io::Result<()> {
     match error.raw_os_error() {
         Some(libc::ENOENT) => Ok(()),

@@ -4,10 +4,10 @@
 
 use proc_macro::{Delimiter, TokenStream, TokenTree};
 
-/// Registers a function as a test; one that is `async` runs on a Tokio runtime, for which this takes
-/// the arguments of `tokio::test`.
+/// Registers a function as a test. An `async` function runs on a Tokio runtime, configured by the
+/// arguments of `tokio::test`.
 ///
-/// `#[ignore]` is the only other attribute of tests that is understood, and stands below this one.
+/// `#[ignore]`, below this attribute, is the only other attribute of tests that is supported.
 #[proc_macro_attribute]
 pub fn test(arguments: TokenStream, item: TokenStream) -> TokenStream {
     match registered(&arguments.to_string(), item) {
@@ -29,7 +29,7 @@ fn registered(arguments: &str, item: TokenStream) -> Result<TokenStream, String>
                     return Err("an attribute follows `#`".to_owned());
                 };
                 match attribute_name(&attribute.stream()).as_str() {
-                    // Unknown to a function that is no test of rustc's.
+                    // `#[ignore]` is unknown on a function that is no test of rustc's.
                     "ignore" => head.is_ignored = true,
                     "should_panic" => {
                         return Err("#[should_panic] is not supported: catch the panic".to_owned());
@@ -57,7 +57,7 @@ fn registered(arguments: &str, item: TokenStream) -> Result<TokenStream, String>
     head.around(arguments, kept)
 }
 
-/// What a function says of itself before its body.
+/// The parsed head of a function, before its body.
 #[derive(Default)]
 struct Head {
     name: Option<String>,
@@ -71,7 +71,7 @@ impl Head {
         let runtime = match (self.is_async, arguments) {
             (false, "") => String::new(),
             (false, _) => return Err(format!("{name} takes no runtime: it is not async")),
-            // As `tokio::test` has it.
+            // The default of `tokio::test`.
             (true, "") => "#[::tokio::main(flavor = \"current_thread\")]".to_owned(),
             (true, arguments) => format!("#[::tokio::main({arguments})]"),
         };

@@ -1,23 +1,23 @@
-//! Which module uses which.
+//! Finds the dependencies between modules.
 
 use std::path::PathBuf;
 
 use super::modules::Package;
 
-/// One module uses what is defined in another of its package.
+/// A dependency: one module uses an item defined in another of its package.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Arrow {
-    /// `orchestrator::vm::pool`
+    /// For example `orchestrator::vm::pool`.
     pub(super) from: String,
     pub(super) to: String,
     pub(super) file: PathBuf,
     pub(super) line: usize,
 }
 
-/// Names may be imported from where they were imported to, and so on; not for ever.
+/// Limit of the re-exports followed for one name, against endless circles.
 const MAX_IMPORTS: usize = 16;
 
-/// All of them, once for each place.
+/// Returns all dependencies, once for each place in the code.
 pub(super) fn arrows(package: &Package) -> Vec<Arrow> {
     let mut arrows = Vec::new();
     for (from, module) in &package.modules {
@@ -38,8 +38,8 @@ pub(super) fn arrows(package: &Package) -> Vec<Arrow> {
     arrows
 }
 
-/// The module that defines what `segments` name in the module `from`; `None` if it is of another
-/// package.
+/// Returns the module that defines the item named by `segments` in the module `from`; `None` for
+/// another package.
 fn resolve(package: &Package, from: &str, segments: &[String], depth: usize) -> Option<String> {
     let depth = depth.checked_sub(1)?;
     let (first, rest) = segments.split_first()?;
@@ -62,7 +62,7 @@ fn resolve(package: &Package, from: &str, segments: &[String], depth: usize) -> 
                 return descend(package, child, rest, depth);
             }
             let import = package.modules.get(from)?.imports.get(name)?;
-            // One that is named like the package that it comes from.
+            // A crate that has the same name as the import.
             if import.first() == Some(first) {
                 return None;
             }
@@ -72,7 +72,7 @@ fn resolve(package: &Package, from: &str, segments: &[String], depth: usize) -> 
     }
 }
 
-/// The same, of what `segments` name below `module`.
+/// Resolves `segments` below `module`.
 fn descend(
     package: &Package,
     mut module: String,
@@ -104,7 +104,7 @@ mod tests {
 
     use super::*;
 
-    /// The arrows of a package of these files, as `from:line -> to`.
+    /// Lists the dependencies of a package with these files, as `from:line -> to`.
     fn of(files: &[(&str, &str)]) -> Vec<String> {
         let root = tempfile::tempdir().unwrap();
         for (path, source) in files {

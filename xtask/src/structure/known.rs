@@ -1,10 +1,10 @@
-//! The rules, and what breaks them today. These lists only shrink: what is no longer needed in them
-//! is an error, too.
+//! The rules, and the known violations. The lists of these only shrink: an entry that is no longer
+//! needed is an error, too.
 
 use super::rules::{Known, Rule, Uses};
 
-/// A VMM is started, restored and killed by whoever builds upon it, and knows nothing of that: a third
-/// one is its folder and one line in a list. What it has of settings it reads itself.
+/// A VMM knows nothing of the code that starts, restores and kills it: a third one is a folder and
+/// one line in a list. It reads its own settings.
 pub(super) const RULES: &[Rule] = &[
     Rule {
         module: "orchestrator::vm::vmm",
@@ -28,13 +28,13 @@ pub(super) const RULES: &[Rule] = &[
     },
 ];
 
-/// What rules forbid and is there nevertheless.
+/// Known violations of rules.
 pub(super) const FORBIDDEN: &[Known] = &[(
     "orchestrator::vm::firecracker",
     "orchestrator::vm::snapshot",
 )];
 
-/// Without these arrows no modules would use each other in a circle.
+/// Known dependencies that close a circle.
 pub(super) const CIRCLES: &[Known] = &[
     ("guest-agent::program", "guest-agent::command"),
     ("orchestrator::template::build", "orchestrator::template"),

@@ -1,5 +1,4 @@
-//! The modules of a package, and the paths that each has in its code. What is compiled for tests
-//! alone is left out.
+//! Parses the modules of a package and the paths that each uses, without code for tests.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,31 +9,31 @@ use proc_macro2::{TokenStream, TokenTree};
 use syn::visit::{self, Visit};
 use syn::{Attribute, Item, UseTree};
 
-/// A library or a program, from its root file on.
+/// A library or a program.
 pub(super) struct Package {
-    /// Those that the others are named after: `orchestrator::vm::pool`.
+    /// Its modules by name, like `orchestrator::vm::pool`.
     pub(super) modules: BTreeMap<String, Module>,
-    /// Name of the root.
+    /// The name of the root module.
     pub(super) root: String,
 }
 
-/// A file.
+/// A module in a file of its own.
 pub(super) struct Module {
-    /// From the root of the repository.
+    /// The file, relative to the root of the repository.
     pub(super) file: PathBuf,
     pub(super) paths: Vec<Named>,
-    /// What each name stands for that the module imports.
+    /// The paths of imported names.
     pub(super) imports: BTreeMap<String, Vec<String>>,
 }
 
-/// A path, at its place.
+/// A path and its place in the code.
 pub(super) struct Named {
     pub(super) segments: Vec<String>,
     pub(super) line: usize,
 }
 
 impl Package {
-    /// The library and the program in `directory`, as far as there are any.
+    /// Reads the library and the program in `directory`, as far as they exist.
     pub(super) fn read_all(root: &Path, directory: &str) -> Result<Vec<Self>> {
         let mut packages = Vec::new();
         for file in ["lib.rs", "main.rs"] {
@@ -53,7 +52,7 @@ impl Package {
         Ok(packages)
     }
 
-    /// Reads the module `name` from `file`, and those below it, which are in the directory `below`.
+    /// Reads the module `name` from `file`, and its submodules from the directory `below`.
     fn read(&mut self, root: &Path, name: String, file: PathBuf, below: &Path) -> Result<()> {
         let text = fs::read_to_string(root.join(&file))
             .with_context(|| format!("can't read {}", file.display()))?;
@@ -104,13 +103,13 @@ struct Reader {
     paths: Vec<Named>,
     imports: BTreeMap<String, Vec<String>>,
     children: Vec<String>,
-    /// Modules written out in this file that the code is in.
+    /// Nesting of modules written out in this file around the current code.
     depth: usize,
 }
 
 impl Reader {
     fn add(&mut self, mut segments: Vec<String>, line: usize) {
-        // Within a module of this file, so many `super` lead to nothing but the file.
+        // That many `super` only lead to the file's own module.
         for _ in 0..self.depth {
             if segments.first().is_some_and(|first| first == "super") {
                 segments.remove(0);
@@ -121,7 +120,7 @@ impl Reader {
         }
     }
 
-    /// Paths in what a macro is given, which has no syntax of its own yet.
+    /// Finds paths in the arguments of a macro, which are bare tokens.
     fn scan(&mut self, tokens: TokenStream) {
         let mut path: Vec<String> = Vec::new();
         let (mut line, mut colons) = (0, 0);
@@ -204,7 +203,7 @@ impl<'ast> Visit<'ast> for Reader {
         visit::visit_path(self, path);
     }
 
-    /// Where a name may be seen is no use of anything.
+    /// A visibility is no dependency.
     fn visit_vis_restricted(&mut self, _: &'ast syn::VisRestricted) {}
 
     fn visit_macro(&mut self, call: &'ast syn::Macro) {
@@ -213,9 +212,9 @@ impl<'ast> Visit<'ast> for Reader {
     }
 }
 
-/// What one name of a `use` stands for.
+/// One name of a `use` declaration.
 struct Leaf {
-    /// `None` of `*`.
+    /// `None` for `*`.
     alias: Option<String>,
     path: Vec<String>,
     line: usize,
@@ -258,7 +257,7 @@ fn flatten(tree: &UseTree, before: &mut Vec<String>, leaves: &mut Vec<Leaf>) {
     }
 }
 
-/// Whether it has `#[cfg(test)]`, or one with more in it.
+/// Returns whether it has `#[cfg(test)]`, or a condition that contains it.
 fn is_for_tests(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         let words = match &attribute.meta {

@@ -1,4 +1,4 @@
-//! What arrows there may be.
+//! Rules for the dependencies between modules.
 
 use std::collections::BTreeSet;
 
@@ -7,25 +7,25 @@ use petgraph::graphmap::DiGraphMap;
 
 use super::arrows::Arrow;
 
-/// What a module, with all below it, may use of its siblings.
+/// A rule: the siblings that a module and its submodules may use.
 pub(super) struct Rule {
-    /// `orchestrator::vm::vmm`
+    /// For example `orchestrator::vm::vmm`.
     pub(super) module: &'static str,
     pub(super) uses: Uses,
 }
 
 pub(super) enum Uses {
-    /// These alone.
+    /// Only these.
     Only(&'static [&'static str]),
     /// All but these.
     AllBut(&'static [&'static str]),
 }
 
-/// What is known to break a rule: an arrow from one module to another. Of a [`Rule`], from its module
-/// or one below to a sibling of it or one below.
+/// A known violation: a dependency of one module on another. For a [`Rule`], from its module or a
+/// submodule to a sibling or a submodule of that.
 pub(super) type Known = (&'static str, &'static str);
 
-/// Arrows that no rule allows and that are not known.
+/// Returns dependencies that break a rule and are not known.
 pub(super) fn forbidden(arrows: &[Arrow], rules: &[Rule], known: &[Known]) -> Vec<String> {
     let breaks = arrows.iter().filter_map(|arrow| {
         let rule = rules.iter().find(|rule| rule.is_broken_by(arrow))?;
@@ -35,7 +35,7 @@ pub(super) fn forbidden(arrows: &[Arrow], rules: &[Rule], known: &[Known]) -> Ve
     breaks.collect()
 }
 
-/// Arrows that are part of a circle, without those that are known to close one.
+/// Returns dependencies that are part of a circle, without the known ones.
 pub(super) fn circles(arrows: &[Arrow], known: &[Known]) -> Vec<String> {
     let unknown = |arrow: &&Arrow| !known.iter().any(|known| is(arrow, *known));
     let unknown: Vec<_> = arrows.iter().filter(unknown).collect();
@@ -52,7 +52,7 @@ pub(super) fn circles(arrows: &[Arrow], known: &[Known]) -> Vec<String> {
     offences
 }
 
-/// Known arrows that are there no longer, or break nothing.
+/// Returns known violations that no longer exist, or break no rule.
 pub(super) fn unneeded(
     arrows: &[Arrow],
     rules: &[Rule],
@@ -92,7 +92,7 @@ pub(super) fn unneeded(
         .collect()
 }
 
-/// Modules that reach each other, where there is more than one.
+/// Returns the strongly connected components of more than one module.
 fn components<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<BTreeSet<&'a str>> {
     let graph: DiGraphMap<&str, ()> = pairs.collect();
     let components = tarjan_scc(&graph).into_iter();
@@ -106,7 +106,7 @@ fn is(arrow: &Arrow, (from, to): Known) -> bool {
     arrow.from == from && arrow.to == to
 }
 
-/// As compilers tell their errors.
+/// Formats a violation as compilers format errors.
 fn offence(arrow: &Arrow, rule: &str) -> String {
     let Arrow {
         from,
@@ -138,7 +138,7 @@ impl Rule {
 }
 
 impl Rule {
-    /// Whether the arrow is what `known` is about.
+    /// Returns whether `known` stands for this dependency.
     fn covers(&self, arrow: &Arrow, (from, to): Known) -> bool {
         self.module == from && is_within(&arrow.from, from) && is_within(&arrow.to, to)
     }
@@ -154,7 +154,7 @@ impl std::fmt::Display for Rule {
     }
 }
 
-/// Whether it is `module` or below it.
+/// Returns whether it is `module` or one of its submodules.
 fn is_within(name: &str, module: &str) -> bool {
     name.strip_prefix(module)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
@@ -185,7 +185,7 @@ mod tests {
     ];
 
     #[test]
-    fn what_a_rule_forbids_is_told_with_its_place_and_the_rule() {
+    fn a_violation_is_reported_with_its_place_and_the_rule() {
         let arrows = [
             arrow("p::vm::vmm::deep", "p::vm::config"),
             arrow("p::vm::vmm", "p::vm::spec::plain"),
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_and_breaks_no_rule_any_more_is_an_error_itself() {
+    fn a_stale_exception_is_an_error() {
         let arrows = [arrow("p::a", "p::b"), arrow("p::b", "p::a")];
         let needed = [("p::b", "p::a")];
         assert!(unneeded(&arrows, RULES, &[], &needed).is_empty());
