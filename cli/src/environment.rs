@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_looks_like_a_setting_and_is_none_is_a_stray() {
+    fn an_unknown_variable_that_looks_like_a_setting_is_a_stray() {
         for (name, expected) in [
             ("IRONCLAW_POOL_SIZE", false),
             ("IRONCLAW_POOLSIZE", true),

@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_the_librarys_errors_decides() {
+    fn exit_codes_follow_the_library_s_error_kinds() {
         let root = || SnapshotError::RootUnusable {
             operation: "open",
             path: PathBuf::from("/x"),
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_setting_forbids_is_told_from_what_failed() {
+    fn a_forbidden_setting_and_a_failure_have_different_codes() {
         let limit = Limit {
             vms: 1,
             memory_mib: 128,

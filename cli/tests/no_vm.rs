@@ -295,7 +295,7 @@ const READERS: [&[&str]; 7] = [
 ];
 
 #[test]
-fn what_is_somebodys_in_a_run_path_is_refused_by_its_name_and_stays() {
+fn a_foreign_entry_in_a_run_path_is_refused_by_name_and_stays() {
     let state = state();
     import_a_kernel(state.path());
     let d = state.path().join("d");
@@ -371,7 +371,7 @@ fn state_paths_that_contain_one_another_are_refused_and_nothing_in_them_is_touch
 }
 
 #[test]
-fn what_shows_something_removes_nothing_and_kills_nobody() {
+fn read_only_commands_remove_nothing_and_kill_nobody() {
     let state = with_a_broken_snapshot();
     import_a_kernel(state.path());
     // What a process that was killed left: a half-made snapshot and template, and a VMM that lives.
@@ -543,7 +543,7 @@ fn a_file_to_import_that_is_not_there_is_named_and_is_no_fault_of_the_store() {
 }
 
 #[test]
-fn what_is_no_kernel_is_not_imported_and_the_default_stays() {
+fn a_bad_kernel_is_not_imported_and_the_default_stays() {
     let state = state();
     let import = |content: &[u8]| {
         let kernel = state.path().join("kernel");
@@ -752,7 +752,7 @@ fn program(state: &Path, name: &str, script: &str) -> PathBuf {
 }
 
 #[test]
-fn where_only_firecracker_will_do_it_is_its_own_words_that_are_told() {
+fn a_required_firecracker_s_own_error_is_shown() {
     if !has_kvm() {
         return;
     }

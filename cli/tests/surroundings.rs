@@ -304,7 +304,7 @@ fn a_signal_before_the_command_has_started_ends_us() {
 }
 
 #[test]
-fn what_was_printed_is_told_beside_the_error_that_ended_it() {
+fn output_is_shown_beside_the_error_that_ended_it() {
     if !runs() {
         return;
     }

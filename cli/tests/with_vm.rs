@@ -350,7 +350,7 @@ fn many_runs_at_once_on_an_empty_directory_share_the_snapshot_of_one() {
 }
 
 #[test]
-fn who_uses_a_snapshot_is_named() {
+fn the_user_of_a_snapshot_is_named() {
     if !runs() {
         return;
     }

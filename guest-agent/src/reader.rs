@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_thread_waits_for_is_told_by_its_system_call() {
+    fn a_blocked_read_is_recognized_by_its_system_call() {
         let held = [ReadingEnd {
             number: 0,
             is_nonblocking: false,

@@ -93,7 +93,7 @@ async fn a_tier_whose_clones_never_answer_is_off_and_costs_no_spawn_anything_unt
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_has_no_pool_is_told_which_tier_fails() {
+async fn without_a_pool_the_error_names_the_tier_that_fails() {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let world = World::new();
     let launcher = launcher(directory.path(), &world);

@@ -52,7 +52,7 @@ fn read_all(
 
 proptest! {
     #[test]
-    fn what_was_encoded_is_decoded_whatever_the_pieces(
+    fn frames_round_trip_in_any_pieces(
         messages in prop::collection::vec(arbitrary_message(), 0..20),
         piece in 1_usize..2000,
     ) {

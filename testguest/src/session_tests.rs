@@ -431,7 +431,7 @@ fn a_new_session_drops_the_requests_of_the_old_one() {
 }
 
 #[test]
-fn what_is_not_the_protocol_is_a_fault_that_ends_the_session() {
+fn a_protocol_violation_ends_the_session() {
     let hello = ToGuest::Hello {
         version: VERSION,
         session: 1,

@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_soak_left_is_swept_and_nothing_else() {
+    fn leftovers_of_a_killed_soak_are_swept_and_nothing_else() {
         let parent = tempfile::tempdir().unwrap();
         let soaks = parent.path().join(SOAKS);
         fs::create_dir_all(soaks.join("dead/state")).unwrap();

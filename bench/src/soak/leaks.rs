@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_is_found_by_its_kind() {
+    fn leaks_are_found_by_kind() {
         let directory = tempfile::tempdir().unwrap();
         let config = config(directory.path());
         let none = Taken {

@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_jails_can_not_share_is_found_before_they_are_made() {
+    fn obstacles_to_jails_are_found_before_they_are_made() {
         // Nothing is ever made there.
         const HERE: &str = "/nonexistent/here";
         const ELSEWHERE: &str = "/proc/nonexistent/there";

@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_jail_has_and_lacks_is_listed() {
+    async fn a_jail_s_enforced_and_missing_parts_are_listed() {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("qemu");
         std::fs::write(&program, "#!/bin/sh\necho QEMU emulator version 10.0.0\n").unwrap();

@@ -98,7 +98,7 @@ fn a_program_that_is_missing_is_told_from_a_directory_that_is() {
 }
 
 #[test]
-fn what_is_not_executable_is_refused_and_a_missing_interpreter_is_not_found() {
+fn a_non_executable_is_refused_and_a_missing_interpreter_is_not_found() {
     let agent = Agent::start();
     let mut host = agent.host();
     let failure = host.run(Request::Exec(exec(&["/etc/passwd"]))).failure();

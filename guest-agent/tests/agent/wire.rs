@@ -226,7 +226,7 @@ fn a_number_can_be_used_again_after_its_answer_and_not_before() {
 }
 
 #[test]
-fn what_refers_to_no_open_request_is_ignored() {
+fn messages_about_unknown_requests_are_ignored() {
     let agent = Agent::start();
     let mut host = agent.host();
     let id = RequestId(1234);

@@ -704,7 +704,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_vm_counts_for_beside_its_guest_is_told_as_it_is_counted() {
+    fn memory_overhead_of_a_vm_is_documented_as_it_is_counted() {
         let (.., meaning) = VARIABLES
             .iter()
             .find(|(name, ..)| *name == MEMORY_BUDGET_MIB)

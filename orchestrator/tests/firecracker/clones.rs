@@ -67,7 +67,7 @@ async fn clones_of_one_snapshot_share_nothing_that_matters() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_clone_writes_stays_out_of_the_snapshot() {
+async fn writes_of_a_clone_stay_out_of_the_snapshot() {
     let Some(lab) = Lab::open().await else { return };
     let (launcher, snapshot) = lab.snapshot().await;
     let vm = launcher.restore_vm(&snapshot, "writer").await.unwrap();

@@ -6,7 +6,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::lab::{Lab, run};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_waits_for_a_command_is_told_what_firecracker_logged_before_it_ended() {
+async fn a_waiting_command_gets_firecracker_s_last_log_lines() {
     // In a jail, too, as root where there is a jailer.
     for jail in [JailChoice::Off, JailChoice::Auto] {
         let Some(mut lab) = Lab::open().await else {

@@ -135,7 +135,7 @@ async fn a_dropped_command_is_killed_in_the_guest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_does_not_exist_in_the_guest_has_an_error_of_its_own() {
+async fn a_missing_file_or_program_in_the_guest_has_an_error_of_its_own() {
     let Some(vm) = vm("missing").await else {
         return;
     };

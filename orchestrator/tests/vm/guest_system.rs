@@ -77,7 +77,7 @@ async fn a_dropped_command_ends_what_left_its_session_and_its_parent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_command_leaves_in_the_background_lives_on_when_it_ends() {
+async fn background_processes_outlive_their_command() {
     let Some(vm) = vm("background").await else {
         return;
     };
@@ -126,7 +126,7 @@ async fn a_command_that_takes_all_memory_is_told_from_one_that_was_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_full_says_so_and_leaves_memory_for_programs() {
+async fn a_full_file_system_reports_it_and_leaves_memory_for_programs() {
     let Some(vm) = vm("full").await else { return };
     for file in ["/tmp/f", "/dev/shm/f", "/run/f", "/f", "/dev/f"] {
         let script = format!("dd if=/dev/zero of={file} bs=1M");

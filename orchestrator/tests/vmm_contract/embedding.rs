@@ -30,7 +30,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             || with(async |b, _| a_panic_in_the_callback(b).await),
         ),
         trial(
-            "embedding::who_waits_for_others_to_start_is_told_so_and_not_of_room".into(),
+            "embedding::a_spawn_waiting_for_other_starts_reports_that_and_not_missing_room".into(),
             || with(async |b, s| others_start_first(b, s).await),
         ),
         trial(

@@ -12,12 +12,12 @@ use crate::trial;
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![trial(
-        "reboot::what_the_disk_changed_serves_nobody_and_the_pool_heals".into(),
-        what_the_disk_changed_serves_nobody,
+        "reboot::a_snapshot_corrupted_on_disk_serves_nobody_and_the_pool_heals".into(),
+        a_snapshot_corrupted_on_disk_serves_nobody,
     )]
 }
 
-async fn what_the_disk_changed_serves_nobody() {
+async fn a_snapshot_corrupted_on_disk_serves_nobody() {
     let backend = Kind::Simulator.start().await.unwrap();
     let (sound, changed) = (snapshot(&backend).await, snapshot(&backend).await);
     let memory = fs::File::options().write(true).open(changed.join("memory"));

@@ -33,7 +33,7 @@ fn content() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn what_was_compressed_comes_back(compression in any_compression(), bytes in content()) {
+    fn compressed_bytes_decompress_to_the_same(compression in any_compression(), bytes in content()) {
         let compressed = compress(compression, &bytes);
         prop_assert_eq!(Compression::of(&compressed), Some(compression));
         prop_assert_eq!(compression.decompress(&compressed, LIMIT).unwrap(), bytes);

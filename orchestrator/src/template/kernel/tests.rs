@@ -45,7 +45,7 @@ fn the_release_is_taken_from_the_banner() {
 }
 
 #[test]
-fn what_is_no_kernel_is_refused() {
+fn a_file_that_is_no_kernel_is_refused() {
     assert!(matches!(
         vmlinux(b"MZ".repeat(1000)),
         Err(KernelError::NotAKernel)

@@ -79,7 +79,7 @@ fn directories_survive_a_race_with_sweeps() {
 }
 
 #[test]
-fn what_is_named_like_a_staging_directory_and_not_marked_is_left_alone() {
+fn an_unmarked_directory_named_like_staging_is_left_alone() {
     let root = tempfile::tempdir().unwrap();
     let (directory, file) = (
         root.path().join(".staging-photos"),

@@ -304,7 +304,7 @@ fn a_directory_that_others_can_change_is_refused() {
 }
 
 #[test]
-fn what_we_did_not_make_is_left_alone_whatever_its_name() {
+fn foreign_entries_are_left_alone_whatever_their_name() {
     let bench = bench();
     let root = bench.store.root().to_owned();
     let hash: TemplateHash = "ab".repeat(32).parse().unwrap();
@@ -341,7 +341,7 @@ fn what_we_did_not_make_is_left_alone_whatever_its_name() {
 }
 
 #[test]
-fn who_opens_a_store_to_look_removes_nothing_and_who_builds_does() {
+fn only_opening_a_store_to_build_sweeps_it() {
     let bench = bench();
     let half_made = bench.store.root().join(".staging-abcdef");
     fs::create_dir(&half_made).unwrap();

@@ -46,7 +46,7 @@ fn a_full_disk_is_told_as_such_whoever_noticed_it() {
 }
 
 #[test]
-fn what_a_program_complains_with_drives_no_terminal() {
+fn a_failed_program_s_stderr_has_no_terminal_escapes() {
     let error = shell("printf '\\033[2Jno\\r' >&2; exit 1", LONG).unwrap_err();
     let text = error.to_string();
     assert!(

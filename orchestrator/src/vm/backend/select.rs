@@ -117,7 +117,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn who_is_chosen_or_needed_serves_alone_or_nobody_does(
+        fn a_required_backend_is_selected_or_none(
             chosen in proptest::option::of(0_usize..3),
             insists in any::<[bool; 3]>(),
         ) {

@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_malformed_is_an_error_that_names_the_file() {
+    fn a_missing_or_malformed_entry_is_an_error_that_names_the_file() {
         let temporary = tempfile::tempdir().unwrap();
         let directory = temporary.path().to_owned();
         let (missing, text) = (directory.join("none"), directory.join("text"));

@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_follows_the_answer_belongs_to_the_guest() {
+    async fn bytes_behind_the_answer_belong_to_the_guest() {
         let rest = against(b"OK 1073741824\nhello").await.unwrap().unwrap();
         assert_eq!(rest, b"hello");
     }

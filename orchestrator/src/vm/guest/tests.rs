@@ -302,7 +302,7 @@ fn killed() -> Exit {
 }
 
 #[tokio::test]
-async fn who_waits_is_told_how_the_vm_ended() {
+async fn waiting_requests_learn_how_the_vm_ended() {
     let (guest, mut peer, end) = vm();
     let ends = async {
         peer.greet(VERSION).await;
@@ -322,7 +322,7 @@ async fn who_waits_is_told_how_the_vm_ended() {
 }
 
 #[tokio::test]
-async fn what_was_printed_until_the_vm_ended_comes_with_the_error() {
+async fn the_error_of_a_dead_vm_carries_the_output_until_then() {
     let (guest, mut peer, end) = vm();
     let ends = async {
         peer.greet(VERSION).await;
@@ -375,7 +375,7 @@ async fn input_is_wanted_when_the_guest_says_so_and_not_after_the_end() {
 }
 
 #[tokio::test]
-async fn who_asks_before_the_end_was_noticed_is_told_how_the_vm_ended() {
+async fn a_request_before_the_end_was_noticed_learns_how_the_vm_ended() {
     let (guest, peer, end) = vm();
     drop(peer);
     // Its hello is not taken any more.

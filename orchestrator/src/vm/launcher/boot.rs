@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waits_is_told_the_last_words_of_a_guest_that_never_comes_up() {
+    async fn a_boot_failure_reports_the_last_lines_of_the_guest() {
         let (_directory, template) = template();
         let vmm = Fake::new([Boot::Silent; 3]);
         let error = boot(&vmm, &spec(&template), &quiet()).await.unwrap_err();
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_another_boot_would_meet_again_is_told_at_once_with_its_cause() {
+    async fn a_permanent_boot_failure_is_reported_at_once_with_its_cause() {
         let (_directory, template) = template();
         for (fault, cause) in [
             (Boot::OtherVersion, "ironclaw template build"),

@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_says_nothing_about_kvm_is_asked_again() {
+    async fn an_inconclusive_probe_is_repeated() {
         for fault in [Boot::Fails, Boot::IsKilled, Boot::OtherVersion] {
             let asked = asked_twice([fault, Boot::Answers]).await;
             assert_eq!(asked, (Some(Known::Not), None, 0), "{fault:?}");

@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_works_is_used_again_and_only_a_spawn_forgets_what_was() {
+    fn a_working_tier_is_used_again_and_only_a_spawn_resets_its_failures() {
         let mut breaker = off(at(0));
         breaker.works();
         assert!(breaker.is_used());

@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_is_served_in_the_order_of_arrival_and_nobody_overtakes() {
+    fn waiters_are_served_first_come_first_served() {
         let budget = Budget::new(Limit {
             vms: 2,
             memory_mib: u64::MAX,
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn who_went_away_holds_up_nobody() {
+    fn a_cancelled_waiter_holds_up_nobody() {
         let budget = Budget::new(Limit {
             vms: 1,
             memory_mib: 1000,
@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_a_limit_of_its_own_counts_with_the_host_s() {
+    fn a_sub_budget_counts_towards_the_host_s() {
         let shared = |memory_mib| Budget::shared(Limit { vms: 2, memory_mib });
         let host = Budget::of_host();
         assert_eq!(shared(111).0.parent, Some(host.clone()));
@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_a_limit_of_its_own_holds_up_nobody_else() {
+    fn a_waiter_for_its_own_sub_budget_holds_up_nobody_else() {
         let host = Budget::new(vms(3));
         let (one, other) = (Budget::within(&host, vms(1)), Budget::within(&host, vms(1)));
         let share = one.take(1).unwrap();

@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_bounded_however_many_arrive() {
+    fn demand_keeps_bounded_history_however_many_arrive() {
         let mut demand = Demand::up_to(7);
         for milli in 0..1_000_000 {
             demand.arrived(Duration::from_millis(100 * milli));

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_or_dies_is_replaced_and_the_oldest_goes_first() {
+    fn a_taken_or_dead_standby_is_replaced_and_the_oldest_goes_first() {
         let mut reserve = StandbyPool::of(2, 0);
         assert_eq!(begun(&mut reserve, NOW), 2);
         assert!(!reserve.is_settled(NOW));

@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fell_back_is_counted_by_its_reason() {
+    fn fallbacks_are_counted_by_reason() {
         let counters = counters();
         let error = LaunchError::from(SnapshotError::NoSpace {
             operation: "write to",

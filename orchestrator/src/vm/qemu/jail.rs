@@ -596,7 +596,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_insists_on_a_jail_gets_none_without_namespaces() {
+    fn a_required_jail_fails_without_namespaces() {
         let program = Path::new("/usr/bin/true");
         for strength in [Strength::Landlock, Strength::Filters] {
             let jail = Jail::at_most(strength, program, 5..=6).unwrap();
@@ -607,7 +607,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_force_and_what_is_missing_make_up_the_strongest() {
+    fn enforced_and_missing_parts_make_up_the_strongest_jail() {
         let jail = Jail::new(Strength::OwnUser, 5..=6);
         assert!(!jail.missing().contains(&"a user id of its own"));
         for strength in [

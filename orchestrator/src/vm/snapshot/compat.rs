@@ -173,7 +173,7 @@ mod tests {
     use crate::vm::snapshot::manifest::tests::{manifest, requirements};
 
     #[test]
-    fn what_made_the_snapshot_may_restore_it() {
+    fn the_maker_of_a_snapshot_may_restore_it() {
         assert_eq!(requirements().check(&manifest()), Ok(()));
     }
 

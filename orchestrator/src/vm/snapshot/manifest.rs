@@ -389,7 +389,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_breaks_a_rule_is_refused_by_name() {
+    fn a_manifest_that_breaks_a_rule_is_refused_by_name() {
         let cases = [
             ("\"vcpus\": 2", "\"vcpus\": 2, \"color\": 1", "color"),
             ("\"vcpus\": 2", "\"vcpus\": 0", "vCPU"),
@@ -444,7 +444,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_said_of_a_bad_manifest_drives_no_terminal() {
+    fn the_error_about_a_bad_manifest_has_no_terminal_escapes() {
         let json = GOLDEN.replacen("\"id\"", "\"\\u001b[2J\": 1, \"id\"", 1);
         let Err(ManifestError::Invalid(reason)) = Manifest::parse(json.as_bytes()) else {
             panic!("it is one");

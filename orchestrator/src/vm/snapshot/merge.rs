@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_neither_file_has_takes_no_room() {
+    fn a_hole_in_both_files_takes_no_disk_space() {
         use std::os::unix::fs::MetadataExt as _;
         let mut sparse = vec![None; 1000];
         let changes = file(&sparse);

@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_is_found_the_youngest_first_unless_it_is_known_or_too_old() {
+    fn search_finds_the_youngest_fit_that_is_neither_known_nor_too_old() {
         let (_directory, store) = store();
         let publish = || staged(&store).publish(description()).unwrap().snapshot.id();
         let (older, younger) = (publish(), publish());
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_from_the_future_does_not_serve_for_as_long_as_it_is_ahead() {
+    fn a_snapshot_from_the_future_does_not_serve_until_its_time_has_come() {
         let (_directory, store) = store();
         let id = staged(&store).publish(description()).unwrap().snapshot.id();
         let manifest = id.directory(store.root()).join("manifest.json");
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_made_for_the_same_is_waited_for_and_then_found() {
+    fn a_build_in_progress_is_waited_for_and_then_found() {
         let (_directory, store) = store();
         let staging = staged(&store);
         let id = staging.id();

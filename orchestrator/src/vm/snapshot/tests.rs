@@ -84,14 +84,14 @@ fn a_published_snapshot_is_private_sparse_and_unchanged() {
 }
 
 #[test]
-fn what_is_not_published_leaves_nothing() {
+fn unpublished_staging_leaves_nothing() {
     let (_directory, store) = store();
     drop(staged(&store));
     assert!(names(&store).is_empty());
 }
 
 #[test]
-fn what_a_vmm_did_not_write_as_asked_is_refused_and_removed() {
+fn malformed_files_of_a_vmm_are_refused_and_removed() {
     type Fault = fn(&Staging);
     let faults: [(&str, Fault); 6] = [
         ("missing", |staging| {
@@ -180,7 +180,7 @@ fn flip(store: &SnapshotStore, id: SnapshotId) {
 }
 
 #[test]
-fn what_changed_while_the_host_was_off_is_refused_and_removed() {
+fn a_snapshot_changed_while_the_host_was_off_is_refused_and_removed() {
     let (_directory, store) = store();
     let id = publish(&store).id();
     age(&store, id);
@@ -213,7 +213,7 @@ fn a_snapshot_is_hashed_once_in_each_boot_of_the_host() {
 }
 
 #[test]
-fn that_a_snapshot_was_hashed_is_forgotten_with_it() {
+fn deleting_a_snapshot_forgets_that_it_was_hashed() {
     let (_directory, store) = store();
     let (deleted, swept) = (publish(&store).id(), publish(&store).id());
     for id in [deleted, swept] {
@@ -314,7 +314,7 @@ fn a_sweep_removes_what_the_dead_left_and_nothing_else() {
 }
 
 #[test]
-fn what_we_did_not_make_is_left_alone_whatever_its_name() {
+fn foreign_entries_are_left_alone_whatever_their_name() {
     let (_directory, store) = store();
     let id = SnapshotId::generate();
     let names = [
@@ -399,7 +399,7 @@ fn a_snapshot_of_the_last_release_is_ours_by_its_manifest() {
 }
 
 #[test]
-fn what_is_old_and_unused_is_deleted_on_request_and_nothing_else() {
+fn delete_unused_removes_only_old_unused_snapshots() {
     let (_directory, store) = store();
     let unused = publish(&store).id();
     let in_use = publish(&store);
@@ -471,7 +471,7 @@ fn several_makers_publish_side_by_side_in_order_of_their_names() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
     #[test]
-    fn whatever_is_in_memory_reads_back_the_same_and_has_the_digest_of_its_content(
+    fn any_memory_reads_back_the_same_and_has_the_digest_of_its_content(
         pages in proptest::collection::vec((0..256usize, any::<u8>(), 1..9000usize), 0..40),
         holes in any::<bool>(),
     ) {

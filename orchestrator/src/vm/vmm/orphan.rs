@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_record_harms_nobody() {
+    fn a_malformed_record_kills_nobody() {
         let directory = tempfile::tempdir().unwrap();
         let process = orphan();
         let record = Record::create(directory.path(), process.id()).unwrap();

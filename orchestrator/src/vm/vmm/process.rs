@@ -630,7 +630,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_process_started_ends_with_it() {
+    async fn children_of_a_process_end_with_it() {
         for end in ["exit 0", "kill -9 $$"] {
             let script = format!("sleep 1000 >/dev/null 2>&1 & echo $!; {end}");
             let process = Process::start(Launch::new(shell(&script))).await.unwrap();
@@ -737,7 +737,7 @@ mod tests {
     const KILLED: &str = "IRONCLAW_TEST_KILLED";
 
     #[tokio::test]
-    async fn what_a_script_started_dies_with_us_and_what_hides_from_that_with_the_next_sweep() {
+    async fn children_of_a_wrapper_script_die_with_us_and_hidden_ones_with_the_next_sweep() {
         if let Some(root) = std::env::var_os(KILLED) {
             let path = RunPath::open(root.as_ref()).unwrap();
             let script = "sleep 1000 & setsid sleep 1001 & echo $!; wait";
@@ -788,7 +788,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_left_the_session_of_a_script_ends_with_it_unless_that_is_known_to_be_a_vmm() {
+    async fn children_that_left_a_script_s_session_end_with_it_unless_it_is_a_known_vmm() {
         let root = tempfile::tempdir().unwrap();
         let path = RunPath::open(root.path()).unwrap();
         let run = path.directory().unwrap();
@@ -831,7 +831,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_printed_is_bounded_and_without_escapes() {
+    async fn process_output_is_bounded_and_has_no_escapes() {
         let script = "printf '\\033[2Jstart'; head -c 100000 /dev/zero | tr '\\0' x; printf end";
         let exit = Process::start(Launch::new(shell(script)))
             .await

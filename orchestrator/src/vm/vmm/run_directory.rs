@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ours_is_refused_by_its_name_and_stays() {
+    fn a_foreign_entry_in_a_run_path_is_refused_by_name_and_stays() {
         type Make = fn(&Path);
         let makes: [Make; 5] = [
             |path| fs::create_dir(path).unwrap(),
@@ -474,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn who_looks_makes_and_sweeps_nothing() {
+    fn inspecting_a_run_path_creates_and_sweeps_nothing() {
         let root = tempfile::tempdir().unwrap();
         let dead = dead(root.path());
         let missing = root.path().join("missing");

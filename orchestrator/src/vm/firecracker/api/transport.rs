@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_answer_is_an_error_of_its_own_kind() {
+    async fn a_malformed_answer_is_an_error_of_its_own_kind() {
         for (answer, malformed) in [
             (&b"garbage\r\n\r\n"[..], true),
             (b"HTTP/1.1 200 \r\nContent-Length: x\r\n\r\n", true),

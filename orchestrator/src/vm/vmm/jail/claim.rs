@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_root_claims_is_claimed_for_every_run_path() {
+    fn a_user_id_claimed_by_root_is_claimed_for_every_run_path() {
         let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let [one, two] = [&one, &two].map(|run| directory(run.path()).unwrap());
         if !rustix::process::geteuid().is_root() {

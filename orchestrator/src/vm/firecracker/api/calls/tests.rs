@@ -144,7 +144,7 @@ fn each_request_is_what_the_api_takes() {
 
 /// Older ones know no newer fields.
 #[test]
-fn what_is_not_said_is_not_sent() {
+fn absent_fields_are_not_sent() {
     let (_, body) = sent(&load());
     let expected = json!({
         "snapshot_path": "vmstate",
