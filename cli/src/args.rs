@@ -283,7 +283,7 @@ pub(crate) enum SnapshotTask {
     /// Compare the content of snapshots with what was published. Exits with 1 on a difference.
     #[command(after_help = help::SNAPSHOT_VERIFY_EXAMPLES)]
     Verify(Snapshots),
-    /// Delete snapshots that no VM uses.
+    /// Delete snapshots that no VM uses; checkpoints, which can't be made again, by their ids.
     #[command(after_help = help::SNAPSHOT_DELETE_EXAMPLES)]
     Delete(Snapshots),
 }
@@ -294,7 +294,7 @@ pub(crate) struct Snapshots {
     /// Ids, as `ironclaw snapshot list` shows them.
     #[arg(value_name = "ID")]
     pub(crate) ids: Vec<SnapshotId>,
-    /// All snapshots.
+    /// All snapshots; of what is deleted, those that a pool can make again.
     #[arg(long)]
     pub(crate) all: bool,
 }
@@ -307,10 +307,10 @@ pub(crate) enum PoolTask {
     Warmup,
     /// Replace every snapshot by one of a fresh boot; the former are deleted when nothing uses
     /// them any more, and so is whatever else is older than IRONCLAW_SNAPSHOT_REFRESH_SECS and
-    /// used by nobody.
+    /// used by nobody. Checkpoints stay.
     #[command(after_help = help::POOL_EXAMPLES)]
     Refresh,
-    /// Show the snapshots on disk: age, size, use, and whether they fit this machine; and how many
+    /// Show the snapshots on disk: kind, age, size, use, and whether they fit this machine; and how many
     /// VMs there is memory for.
     ///
     /// What the pool of a running program has warm and has served, and whether it has switched a tier

@@ -15,7 +15,7 @@ use ironclaw_console::output::{self, blocking, mebibytes};
 use ironclaw_console::progress::Reporter;
 use ironclaw_orchestrator::vm::config::BackendChoice;
 use ironclaw_orchestrator::vm::qemu::settings::AccelChoice;
-use ironclaw_orchestrator::vm::snapshot::Entry;
+use ironclaw_orchestrator::vm::snapshot::{Entry, Kind};
 use ironclaw_orchestrator::vm::{
     Config, Launcher, PassedOver, PoolError, PoolOptions, check_run_path, find_guest_agent,
     probe_file,
@@ -189,9 +189,9 @@ async fn snapshots(config: &Config) -> Vec<Check> {
             let required = requirements::current(config).await.ok().flatten();
             let usable = |entry: &&Entry| {
                 entry.state.as_ref().is_ok_and(|manifest| {
-                    required
-                        .as_ref()
-                        .is_some_and(|required| required.check(manifest).is_ok())
+                    let is_for_pools = manifest.kind == Kind::Base;
+                    let required = required.as_ref().filter(|_| is_for_pools);
+                    required.is_some_and(|required| required.check(manifest).is_ok())
                 })
             };
             let usable = entries.iter().filter(usable).count();

@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 use ironclaw_console::output::{self, blocking, mebibytes, milliseconds};
-use ironclaw_console::progress::Reporter;
+use ironclaw_console::progress::{self, Reporter};
 use ironclaw_orchestrator::vm::snapshot::{
-    Defect, Entry, Manifest, Owners, SnapshotError, SnapshotId, SnapshotStore,
+    Defect, Entry, Kind, KindName, Manifest, Owners, SnapshotError, SnapshotId, SnapshotStore,
 };
 use ironclaw_orchestrator::vm::{Config, Launcher};
 use serde::Serialize;
@@ -24,12 +24,17 @@ struct Made {
 #[derive(Debug, Serialize)]
 struct Row {
     id: SnapshotId,
+    kind: KindName,
+    /// The snapshot that its VM was restored from.
+    parent: Option<SnapshotId>,
     disk_bytes: u64,
     in_use: bool,
     /// The processes that use it, as far as they can be seen.
     owners: Owners,
     /// When it was published, in seconds since 1970.
     created: Option<u64>,
+    /// Unknown of what has no manifest, and of what is from the future.
+    age_seconds: Option<u64>,
     /// The file of that name, if it can be used.
     manifest: Option<Manifest>,
     /// Why it can't be used.
@@ -83,41 +88,53 @@ async fn list(config: &Config, json: bool) -> Result<()> {
             Ok(manifest) => (manifest.vmm.to_string(), output::age(manifest.created)),
             Err(defect) => (defect.to_string(), String::new()),
         };
+        let parent = parent(&entry).map_or_else(String::new, |id| id.to_string());
         let in_use = used_by(entry.in_use, &owners);
         [
             entry.id.to_string(),
+            entry.kind.to_string(),
             age,
             mebibytes(entry.disk_bytes),
             in_use,
             made_by,
+            parent,
         ]
     });
-    output::table(
-        ["SNAPSHOT", "AGE", "ON DISK", "IN USE", "MADE BY"],
-        rows.collect(),
-    )
+    let header = [
+        "SNAPSHOT", "KIND", "AGE", "ON DISK", "IN USE", "MADE BY", "PARENT",
+    ];
+    output::table(header, rows.collect())
+}
+
+/// The snapshot that its VM was restored from, if it was.
+pub(crate) fn parent(entry: &Entry) -> Option<SnapshotId> {
+    entry.state.as_ref().ok()?.parent
 }
 
 impl From<(Entry, Owners)> for Row {
     fn from((entry, owners): (Entry, Owners)) -> Self {
+        let parent = parent(&entry);
         let (manifest, error) = match entry.state {
             Ok(manifest) => (Some(manifest), None),
             Err(defect) => (None, Some(defect.to_string())),
         };
         let Entry {
             id,
+            kind,
             disk_bytes,
             in_use,
             ..
         } = entry;
+        let created = manifest.as_ref().map(|manifest| manifest.created);
         Self {
             id,
+            kind,
+            parent,
             disk_bytes,
             in_use,
             owners,
-            created: manifest
-                .as_ref()
-                .map(|manifest| manifest.created.unix_seconds),
+            created: created.map(|created| created.unix_seconds),
+            age_seconds: created.and_then(output::seconds_since),
             manifest,
             error,
         }
@@ -157,47 +174,77 @@ pub(crate) async fn owned(config: &Config) -> Result<Vec<(Entry, Owners)>> {
 }
 
 async fn verify(config: &Config, selection: Snapshots, json: bool) -> Result<u8> {
-    let done = for_each(config, selection, "verifying", |store, id| {
-        Ok(Some(store.verify(id)?.hashed_bytes))
-    });
-    each::verified(&done.await?, json)
+    let done = for_each(
+        config,
+        selection,
+        |_| true,
+        "verifying",
+        |store, id| Ok(Some(store.verify(id)?.hashed_bytes)),
+    );
+    let (done, _) = done.await?;
+    each::verified(&done, json)
 }
 
 async fn delete(config: &Config, selection: Snapshots, json: bool) -> Result<u8> {
-    let done = for_each(config, selection, "deleting", |store, id| {
-        store.delete(id)?;
-        Ok(None)
-    });
-    each::deleted(&done.await?, "snapshots", json)
+    let done = for_each(
+        config,
+        selection,
+        can_be_made_again,
+        "deleting",
+        |store, id| {
+            store.delete(id)?;
+            Ok(None)
+        },
+    );
+    let (done, left) = done.await?;
+    if left > 0 {
+        progress::note(&format!(
+            "{left} that can't be made again or are a newer release's stay: delete them by their ids"
+        ));
+    }
+    each::deleted(&done, "snapshots", json)
 }
 
-/// Does `action` to every chosen snapshot, whether or not it failed for others.
+/// Whether a pool builds another one when it needs it. A checkpoint has to be named, as what a newer
+/// release made.
+fn can_be_made_again(entry: &Entry) -> bool {
+    match &entry.state {
+        Ok(manifest) => manifest.kind == Kind::Base,
+        Err(Defect::OtherKind { .. }) => false,
+        Err(defect) => entry.kind == KindName::Base && !defect.is_of_newer_release(),
+    }
+}
+
+/// Does `action` to every chosen snapshot, whether or not it failed for others. If all are chosen,
+/// those are that `is_meant` applies to, and the others are counted; what is somebody's has the name
+/// of a snapshot by chance.
 async fn for_each(
     config: &Config,
     selection: Snapshots,
+    is_meant: fn(&Entry) -> bool,
     doing: &'static str,
     action: impl Fn(&SnapshotStore, SnapshotId) -> Result<Option<u64>> + Send + 'static,
-) -> Result<Vec<Done>> {
+) -> Result<(Vec<Done>, usize)> {
     let reporter = Reporter::new();
     let path = config.snapshot_path.clone();
     blocking(move || -> Result<_> {
         let store = SnapshotStore::open(path)?;
-        let ids = if selection.all {
-            let all = store.list()?.into_iter();
-            // What is somebody's has the name of a snapshot by chance.
-            all.filter(|entry| entry.state != Err(Defect::NotOurs))
-                .map(|entry| entry.id)
-                .collect()
+        let (ids, left) = if selection.all {
+            let ours = |entry: &Entry| entry.state != Err(Defect::NotOurs);
+            let all = store.list()?.into_iter().filter(ours);
+            let (meant, others): (Vec<_>, Vec<_>) = all.partition(is_meant);
+            (meant.iter().map(|entry| entry.id).collect(), others.len())
         } else {
-            selection.ids
+            (selection.ids, 0)
         };
-        Ok(each::each(
+        let done = each::each(
             ids,
             Name::Id,
             doing,
             |text| reporter.stage(text, false),
             |id| action(&store, *id),
-        ))
+        );
+        Ok((done, left))
     })
     .await
 }

@@ -12,6 +12,10 @@ use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use ironclaw_orchestrator::vm::config::VARIABLES;
+use ironclaw_orchestrator::vm::snapshot::{
+    Checkpoint, Description, Host, Requirements, SnapshotStore, Staging,
+};
+use ironclaw_orchestrator::vm::vmm::{Machine, VmmIdentity, VmmKind};
 use ironclaw_test_harness::skipped;
 use predicates::prelude::*;
 use predicates::str::contains;
@@ -441,6 +445,90 @@ fn a_directory_of_somebodys_with_the_name_of_a_snapshot_or_template_is_left_alon
         .code(125)
         .stdout(contains("by hand"));
     assert!(broken.join("memory").exists() && template.join("a").exists());
+}
+
+/// A base and a checkpoint of a VM that was restored from it.
+fn with_a_checkpoint(state: &Path) -> [String; 2] {
+    let needs = Requirements {
+        template: "0".repeat(64).parse().unwrap(),
+        vmm: VmmIdentity {
+            kind: VmmKind::new("QEMU"),
+            version: "7.2.0".to_owned(),
+            accelerator: "tcg".to_owned(),
+            devices: None,
+        },
+        machine: Machine {
+            memory_mib: 1,
+            vcpus: 1,
+        },
+        host: Host::current(None).unwrap(),
+    };
+    let checkpoint = Checkpoint {
+        owner: "somebody".to_owned(),
+        of: "vm-1".to_owned(),
+        keep_until: None,
+    };
+    let store = SnapshotStore::open(state.join("snapshots")).unwrap();
+    let publish = |staging: Staging| {
+        fs::write(staging.memory(), vec![0; 1 << 20]).unwrap();
+        fs::write(staging.vmstate(), "devices").unwrap();
+        let needs = needs.clone();
+        let description = Description {
+            generation: 0,
+            template: needs.template,
+            vmm: needs.vmm,
+            machine: needs.machine,
+            host: needs.host,
+        };
+        staging.publish(description).unwrap().snapshot.id()
+    };
+    let base = publish(store.stage(&needs).unwrap());
+    let staging = store.stage_checkpoint(&needs, checkpoint, Some(base));
+    [base, publish(staging.unwrap())].map(|id| id.to_string())
+}
+
+#[test]
+fn a_checkpoint_is_shown_as_one_and_deleted_by_its_id_alone() {
+    let state = state();
+    let [base, checkpoint] = with_a_checkpoint(state.path());
+    let json = |words: &[&str]| -> serde_json::Value {
+        let shown = ironclaw(state.path()).args(words).assert().success();
+        serde_json::from_slice(&shown.get_output().stdout).unwrap()
+    };
+    let listed = json(&["snapshot", "list", "--json"]);
+    let stats = json(&["pool", "stats", "--json"]);
+    for rows in [&listed, &stats["snapshots"]] {
+        assert_eq!(rows[0]["kind"], "base");
+        assert!(rows[0]["parent"].is_null());
+        assert_eq!(rows[1]["kind"], "checkpoint");
+        assert_eq!(rows[1]["parent"], base.as_str());
+        assert!(rows[1]["age_seconds"].is_u64());
+    }
+    assert_eq!(stats["fit"], 0);
+    let owner = &listed[1]["manifest"]["kind"]["checkpoint"]["owner"];
+    assert_eq!(owner, "somebody");
+    let why = stats["snapshots"][1]["error"].as_str().unwrap();
+    assert!(why.contains("checkpoint"), "{why}");
+    for words in [["snapshot", "list"], ["pool", "stats"]] {
+        ironclaw(state.path())
+            .args(words)
+            .assert()
+            .success()
+            .stdout(contains("checkpoint").and(contains(&base)));
+    }
+
+    ironclaw(state.path())
+        .args(["snapshot", "delete", "--all"])
+        .assert()
+        .success()
+        .stdout(contains(&base).and(contains(&checkpoint).not()))
+        .stderr(contains("by their ids"));
+    assert_eq!(json(&["snapshot", "list", "--json"])[0]["id"], *checkpoint);
+    ironclaw(state.path())
+        .args(["snapshot", "delete", &checkpoint])
+        .assert()
+        .success();
+    assert_eq!(json(&["snapshot", "list", "--json"]), serde_json::json!([]));
 }
 
 #[test]

@@ -3,7 +3,9 @@
 use anyhow::Result;
 use ironclaw_console::causes;
 use ironclaw_console::output::{self, mebibytes};
-use ironclaw_orchestrator::vm::snapshot::{Entry, Owners, Requirements, SnapshotId};
+use ironclaw_orchestrator::vm::snapshot::{
+    Entry, Kind, KindName, Owners, Requirements, SnapshotId,
+};
 use ironclaw_orchestrator::vm::{Config, PoolOptions, SNAPSHOT_BUDGET};
 use serde::Serialize;
 
@@ -31,6 +33,9 @@ pub(super) struct Stats {
 #[derive(Debug, Serialize)]
 pub(super) struct Row {
     pub(super) id: SnapshotId,
+    kind: KindName,
+    /// The snapshot that its VM was restored from.
+    parent: Option<SnapshotId>,
     /// Unknown of a directory without a manifest, and of what is from the future.
     pub(super) age_seconds: Option<u64>,
     pub(super) disk_bytes: u64,
@@ -92,6 +97,7 @@ impl Stats {
                 .map_or_else(|| "yes".to_owned(), |error| format!("no: {error}"));
             [
                 row.id.to_string(),
+                row.kind.to_string(),
                 row.age,
                 mebibytes(row.disk_bytes),
                 percent(row.disk_bytes, self.disk_budget_bytes),
@@ -99,7 +105,15 @@ impl Stats {
                 fits,
             ]
         });
-        let header = ["SNAPSHOT", "AGE", "ON DISK", "OF BUDGET", "IN USE", "FITS"];
+        let header = [
+            "SNAPSHOT",
+            "KIND",
+            "AGE",
+            "ON DISK",
+            "OF BUDGET",
+            "IN USE",
+            "FITS",
+        ];
         output::table(header, rows.collect())
     }
 }
@@ -107,15 +121,21 @@ impl Stats {
 fn row(entry: Entry, owners: Owners, required: &Result<Requirements, String>) -> Row {
     let error = match (&entry.state, required) {
         (Err(defect), _) => Some(defect.to_string()),
+        (Ok(manifest), _) if manifest.kind != Kind::Base => {
+            Some("it is a checkpoint, which no pool uses".to_owned())
+        }
         (Ok(_), Err(why)) => Some(why.clone()),
         (Ok(manifest), Ok(required)) => required
             .check(manifest)
             .err()
             .map(|mismatch| mismatch.to_string()),
     };
+    let parent = snapshot::parent(&entry);
     let created = entry.state.ok().map(|manifest| manifest.created);
     Row {
         id: entry.id,
+        kind: entry.kind,
+        parent,
         age_seconds: created.and_then(output::seconds_since),
         disk_bytes: entry.disk_bytes,
         in_use: entry.in_use,

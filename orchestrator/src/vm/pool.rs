@@ -38,7 +38,7 @@ use tokio::task::JoinHandle;
 use crate::vm::config::{Config, DEFAULT_REFRESH, DEFAULT_STANDBY};
 use crate::vm::launcher::{LaunchError, Launcher, PausedClone, blocking};
 use crate::vm::limits::Limits;
-use crate::vm::snapshot::{Snapshot, SnapshotError, SnapshotId};
+use crate::vm::snapshot::{Kind, Snapshot, SnapshotError, SnapshotId};
 use crate::vm::vmm::process;
 use clock::Now;
 use core::{Bounds, Core, StandbyState, State};
@@ -395,7 +395,8 @@ async fn adopt(
     // The youngest first: they have the longest to live.
     for entry in listed.iter().rev() {
         let Ok(manifest) = &entry.state else { continue };
-        if launcher.requirements().check(manifest).is_err() {
+        // A checkpoint is somebody's, and what was done in its VM with it.
+        if manifest.kind != Kind::Base || launcher.requirements().check(manifest).is_err() {
             continue;
         }
         match launcher.load(entry.id).await {

@@ -4,7 +4,9 @@
 //! <root>/<id>/.ironclaw       the mark that it is ours
 //!             memory          the guest's RAM; zero pages are holes
 //!             vmstate         processors and devices, in the VMM's format
+//!             disk-<name>     what a disk held, if there are any
 //!             manifest.json   Manifest: what it is, and what its files must be
+//!        checkpoint-<id>/     the same of a VM that somebody used (Kind)
 //!        .staging-<id>-…/     one that is being made, and for what; locked while its maker lives
 //!        .trash-<id>/         one that is being deleted
 //!        .verified-<id>       in which boot of the host one of an earlier boot was hashed
@@ -17,16 +19,23 @@
 //!
 //! All functions block; asynchronous callers run them on a thread for blocking work.
 
+mod checkpoints;
 mod compat;
+mod defect;
+mod delete;
 mod error;
+mod files;
+mod format2;
 mod host;
 mod id;
 mod inspect;
+mod kind;
 mod lock;
 mod manifest;
 mod merge;
 mod owner;
 mod pass;
+mod retention;
 mod search;
 mod sparse;
 mod staging;
@@ -34,6 +43,7 @@ mod store;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod timestamp;
 mod verified;
 
 use std::fs::File;
@@ -46,11 +56,16 @@ use crate::vm::vmm::{RestoreSpec, SavedFiles};
 
 pub use crate::vm::digest::{ParseDigestError, Sha256Digest};
 pub use compat::{Mismatch, Requirements, TSC_TOLERANCE_PPM};
-pub use error::{FileFault, SnapshotError};
+pub use defect::{Defect, Part};
+pub use error::SnapshotError;
+pub use files::{
+    DiskId, FileFault, FileRecord, FileRole, MAX_DISK_BYTES, MAX_DISKS, MAX_VMSTATE_BYTES,
+    ParseDiskIdError, ParseFileRoleError,
+};
 pub use host::Host;
 pub use id::{ParseSnapshotIdError, SnapshotId};
-pub use inspect::Defect;
-pub use manifest::{Description, FORMAT, FileFacts, Files, MAX_VMSTATE_BYTES, Manifest, Timestamp};
+pub use kind::{Checkpoint, Kind, KindName};
+pub use manifest::{Description, FORMAT, Manifest};
 pub use owner::{Owner, Owners};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz {
@@ -61,7 +76,9 @@ pub(crate) use search::{Kept, Search, Theirs};
 pub use staging::{Published, Staging};
 pub use store::{Entry, SnapshotStore, Verified};
 pub use sweep::Swept;
+pub use timestamp::Timestamp;
 
+use kind::DirName;
 use lock::DirLock;
 pub(crate) use merge::complete;
 
@@ -72,17 +89,19 @@ pub struct Snapshot(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     manifest: Manifest,
+    directory: PathBuf,
     memory: PathBuf,
     vmstate: PathBuf,
     lock: DirLock,
 }
 
 impl Snapshot {
-    fn new(directory: &Path, manifest: Manifest, lock: DirLock) -> Self {
-        let memory = directory.join(inspect::MEMORY);
-        let vmstate = directory.join(inspect::VMSTATE);
+    fn new(directory: PathBuf, manifest: Manifest, lock: DirLock) -> Self {
+        let memory = directory.join(FileRole::Memory.to_string());
+        let vmstate = directory.join(FileRole::VmState.to_string());
         Self(Arc::new(Inner {
             manifest,
+            directory,
             memory,
             vmstate,
             lock,
@@ -108,12 +127,20 @@ impl Snapshot {
     /// [`SnapshotError::Defective`] if not; whatever else keeps it from being looked at is not its
     /// own fault.
     pub(crate) fn check(&self) -> Result<(), SnapshotError> {
-        let Inner { lock, memory, .. } = &*self.0;
-        let directory = memory.parent().unwrap_or(memory);
-        inspect::check(lock, directory, self.id()).and_then(|found| match found {
+        let Inner {
+            lock,
+            manifest,
+            directory,
+            ..
+        } = &*self.0;
+        let name = DirName {
+            kind: manifest.kind.name(),
+            id: manifest.id,
+        };
+        inspect::check(lock, directory, name).and_then(|found| match found {
             Ok(()) => Ok(()),
             Err(defect) => Err(SnapshotError::Defective {
-                path: directory.to_owned(),
+                path: directory.clone(),
                 defect,
             }),
         })
@@ -136,7 +163,7 @@ impl Snapshot {
     /// # Errors
     /// [`SnapshotError::Io`].
     pub fn disk_bytes(&self) -> Result<u64, SnapshotError> {
-        let directory = self.0.memory.parent().unwrap_or(&self.0.memory);
+        let directory = &self.0.directory;
         match inspect::disk_bytes(directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
             counted => counted.map_err(|error| SnapshotError::io("inspect", directory, error)),
@@ -158,6 +185,13 @@ impl Snapshot {
     #[must_use]
     pub fn memory(&self) -> &Path {
         &self.0.memory
+    }
+
+    /// Its file for `role`, never to be written; `None` if it has none.
+    #[must_use]
+    pub fn file(&self, role: &FileRole) -> Option<PathBuf> {
+        let has_it = self.0.manifest.files.contains_key(role);
+        has_it.then(|| self.0.directory.join(role.to_string()))
     }
 
     /// The file with the state of processors and devices.

@@ -87,16 +87,8 @@ pub(super) const CIRCLES: &[Known] = &[
     ("orchestrator::vm::pool::registry", "orchestrator::vm::pool"),
     ("orchestrator::vm::pool::stats", "orchestrator::metrics"),
     (
-        "orchestrator::vm::snapshot::error",
-        "orchestrator::vm::snapshot::inspect",
-    ),
-    (
         "orchestrator::vm::snapshot::host",
         "orchestrator::vm::snapshot::error",
-    ),
-    (
-        "orchestrator::vm::snapshot::id",
-        "orchestrator::vm::snapshot::manifest",
     ),
     (
         "orchestrator::vm::snapshot::search",

@@ -4,8 +4,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::compat::Mismatch;
+use super::defect::Defect;
+use super::files::FileFault;
 use super::id::SnapshotId;
-use super::inspect::Defect;
+use super::kind::{DirName, KindName};
 use super::owner::Owners;
 use crate::disk;
 use crate::state_path::Exposed;
@@ -110,6 +112,24 @@ pub enum SnapshotError {
         /// Where it would be.
         path: PathBuf,
     },
+    /// It has this id, and is of another kind than asked for.
+    #[error("snapshot {id} is a {found}, and not a {wanted}")]
+    OtherKind {
+        /// The id asked for.
+        id: SnapshotId,
+        /// What it is.
+        found: KindName,
+        /// What was asked for.
+        wanted: KindName,
+    },
+    /// A checkpoint that somebody else has.
+    #[error("checkpoint {id} is not {by:?}'s, and stays")]
+    NotOwner {
+        /// The checkpoint.
+        id: SnapshotId,
+        /// Who wanted it deleted.
+        by: String,
+    },
     /// A clone, a pool or a build still uses the snapshot.
     #[error(
         "snapshot {id} is in use by {owners}: end the VMs and pools that use {}, then try again",
@@ -124,7 +144,7 @@ pub enum SnapshotError {
         owners: Owners,
     },
     /// The directory does not hold a usable snapshot.
-    #[error("{} holds no usable snapshot: {defect}; {}", path.display(), defect.remedy())]
+    #[error("{} holds no usable snapshot: {defect}; {}", path.display(), defect.remedy(kind_at(path)))]
     Defective {
         /// The directory.
         path: PathBuf,
@@ -181,38 +201,11 @@ pub enum SnapshotError {
     },
 }
 
-/// What is wrong with a file that should become part of a snapshot.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum FileFault {
-    /// There is none.
-    #[error("is missing")]
-    Missing,
-    /// It is a link, a pipe, a device or a directory.
-    #[error("is not a regular file")]
-    NotRegular,
-    /// The memory file must be exactly as large as the machine's memory.
-    #[error("has {found} bytes instead of {expected}")]
-    WrongSize {
-        /// Bytes of the machine's memory.
-        expected: u64,
-        /// Bytes found.
-        found: u64,
-    },
-    /// A state file holds at least something.
-    #[error("is empty")]
-    Empty,
-    /// No VMM writes so much state: RAM went into the wrong file.
-    #[error("has {found} bytes, more than the {limit} that a VMM's state can take")]
-    TooLarge {
-        /// Bytes found.
-        found: u64,
-        /// Most bytes accepted.
-        limit: u64,
-    },
-    /// A snapshot's directory holds its own files only.
-    #[error("does not belong into a snapshot")]
-    Stray,
+/// Of what kind the snapshot in the directory at `path` was to be.
+fn kind_at(path: &Path) -> KindName {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let name = name.and_then(DirName::parse);
+    name.map_or(KindName::Base, |name| name.kind)
 }
 
 impl SnapshotError {

@@ -1,14 +1,13 @@
 //! Names of snapshots.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use uuid::{Uuid, Version};
 
-use super::manifest::Timestamp;
+use super::timestamp::Timestamp;
 
 /// Name of a snapshot, and of its directory: a UUID of version 7, hence in order of creation.
 ///
@@ -40,11 +39,6 @@ impl SnapshotId {
             nanoseconds,
         };
         made.age_or_overdue()
-    }
-
-    /// The directory of this snapshot in the store at `root`.
-    pub(super) fn directory(self, root: &Path) -> PathBuf {
-        root.join(self.to_string())
     }
 }
 

@@ -8,121 +8,48 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
 
+use super::defect::{Defect, MANIFEST, Part};
 use super::error::SnapshotError;
+use super::files::FileRole;
 use super::id::SnapshotId;
+use super::kind::DirName;
 use super::lock::DirLock;
 use super::manifest::{MAX_BYTES, Manifest, ManifestError};
 use crate::mark::{self, Mark};
 
-/// Name of the file with the guest's RAM.
-pub(super) const MEMORY: &str = "memory";
-/// Name of the file with the state of vCPUs and devices.
-pub(super) const VMSTATE: &str = "vmstate";
-/// Name of the file that describes the other two.
-pub(super) const MANIFEST: &str = "manifest.json";
-
-/// Why a directory with the name of a snapshot holds no usable one.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Defect {
-    /// Nothing in it says that IronClaw made it.
-    #[error("no snapshot that IronClaw made")]
-    NotOurs,
-    /// It is root's alone.
-    #[error("this user may not read it")]
-    NotReadable,
-    /// A file is not there.
-    #[error("{file} is missing")]
-    Missing {
-        /// Which one.
-        file: &'static str,
-    },
-    /// A file is a link, a pipe, a device or a directory.
-    #[error("{file} is not a regular file")]
-    NotRegular {
-        /// Which one.
-        file: &'static str,
-    },
-    /// A file can't be opened.
-    #[error("{file} can't be read: {reason}")]
-    Unreadable {
-        /// Which one.
-        file: &'static str,
-        /// What the operating system says.
-        reason: String,
-    },
-    /// The directory was removed, or is another one, while the snapshot was used.
-    #[error("its directory was removed or replaced")]
-    Removed,
-    /// The manifest is larger than manifests are.
-    #[error("manifest.json has more than {limit} bytes")]
-    ManifestTooLarge {
-        /// Most bytes that are read.
-        limit: u64,
-    },
-    /// The manifest is no manifest.
-    #[error("manifest.json is not valid: {reason}")]
-    ManifestInvalid {
-        /// What is wrong, and where.
-        reason: String,
-    },
-    /// The manifest belongs to another directory.
-    #[error("manifest.json is that of snapshot {found}")]
-    OtherId {
-        /// The id in the manifest.
-        found: SnapshotId,
-    },
-    /// The manifest has a format of another release. It may be sound for that one.
-    #[error("manifest.json has format {found}, this release knows {known}", known = super::manifest::FORMAT)]
-    OtherFormat {
-        /// The format in the manifest.
-        found: u32,
-    },
-    /// A file was cut or extended.
-    #[error("{file} has {found} bytes, its manifest says {expected}")]
-    WrongSize {
-        /// Which one.
-        file: &'static str,
-        /// Size in the manifest, in bytes.
-        expected: u64,
-        /// Size found, in bytes.
-        found: u64,
-    },
-}
-
-impl Defect {
-    /// Whether nobody can use the directory any more, so that a sweep may remove it.
-    #[must_use]
-    pub fn is_garbage(&self) -> bool {
-        !matches!(
-            self,
-            Self::OtherFormat { .. } | Self::NotOurs | Self::NotReadable
-        )
-    }
-
-    pub(super) fn remedy(&self) -> &'static str {
-        match self {
-            Self::NotOurs => "it is left alone: remove it by hand if it is to go",
-            Self::NotReadable => "let it read the directory and the files in it",
-            Self::OtherFormat { .. } => "use the release that made it, or delete it",
-            _ => "it is removed by the next sweep",
-        }
-    }
-}
-
 /// Result of [`read`]: the manifest or what is wrong, apart from an answer that could not be had.
 pub(super) type Finding = Result<Manifest, Defect>;
 
-/// Judges the open directory at `path` by its manifest and the sizes of its files.
-pub(super) fn read(
+/// Judges the open directory at `path`, which has this name, by its manifest and the sizes of its
+/// files.
+pub(super) fn read(directory: &File, path: &Path, name: DirName) -> Result<Finding, SnapshotError> {
+    let found = match manifest(directory, path, name)? {
+        Ok(manifest) => content(directory, path, name, manifest)?,
+        Err(defect) => Err(defect),
+    };
+    match found {
+        Err(_) if !is_ours(directory, path, name.id)? => Ok(Err(Defect::NotOurs)),
+        found => Ok(found),
+    }
+}
+
+/// The manifest in the open directory at `path`, whatever its other files are; it may be that of a
+/// snapshot of another kind.
+pub(super) fn manifest(
     directory: &File,
     path: &Path,
-    id: SnapshotId,
+    name: DirName,
 ) -> Result<Finding, SnapshotError> {
-    match content(directory, path, id)? {
-        Err(_) if !is_ours(directory, path, id)? => Ok(Err(Defect::NotOurs)),
-        finding => Ok(finding),
-    }
+    let json = match read_manifest(directory, path)? {
+        Ok(json) => json,
+        Err(defect) => return Ok(Err(defect)),
+    };
+    Ok(match Manifest::parse(&json) {
+        Ok(manifest) if manifest.id == name.id => Ok(manifest),
+        Ok(manifest) => Err(Defect::OtherId { found: manifest.id }),
+        Err(ManifestError::OtherFormat(found)) => Err(Defect::OtherFormat { found }),
+        Err(ManifestError::Invalid(reason)) => Err(Defect::ManifestInvalid { reason }),
+    })
 }
 
 /// Whether we made the open directory at `path` for the snapshot `id`.
@@ -138,36 +65,30 @@ pub(super) fn is_ours(
     is_ours().map_err(|error: io::Error| SnapshotError::io("inspect", path, error))
 }
 
-fn content(directory: &File, path: &Path, id: SnapshotId) -> Result<Finding, SnapshotError> {
-    let json = match read_manifest(directory, path)? {
-        Ok(json) => json,
-        Err(defect) => return Ok(Err(defect)),
-    };
-    let manifest = match Manifest::parse(&json) {
-        Ok(manifest) => manifest,
-        Err(ManifestError::OtherFormat(found)) => return Ok(Err(Defect::OtherFormat { found })),
-        Err(ManifestError::Invalid(reason)) => return Ok(Err(Defect::ManifestInvalid { reason })),
-    };
-    if manifest.id != id {
-        return Ok(Err(Defect::OtherId { found: manifest.id }));
+fn content(
+    directory: &File,
+    path: &Path,
+    name: DirName,
+    manifest: Manifest,
+) -> Result<Finding, SnapshotError> {
+    let found = manifest.kind.name();
+    if found != name.kind {
+        return Ok(Err(Defect::OtherKind { found }));
     }
-    let files = [
-        (MEMORY, manifest.files.memory.bytes),
-        (VMSTATE, manifest.files.vmstate.bytes),
-    ];
-    for (file, expected) in files {
-        let stat = match statat(directory, file, AtFlags::SYMLINK_NOFOLLOW) {
+    for (role, record) in &manifest.files {
+        let (file, expected) = (role.to_string(), record.bytes);
+        let stat = match statat(directory, &file, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
-            Err(Errno::NOENT) => return Ok(Err(Defect::Missing { file })),
+            Err(Errno::NOENT) => return Ok(Err(Defect::Missing { file: of(role) })),
             Err(errno) => return Err(SnapshotError::io("inspect", path.join(file), errno)),
         };
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Ok(Err(Defect::NotRegular { file }));
+            return Ok(Err(Defect::NotRegular { file: of(role) }));
         }
         let found = u64::try_from(stat.st_size).unwrap_or(0);
         if found != expected {
             return Ok(Err(Defect::WrongSize {
-                file,
+                file: of(role),
                 expected,
                 found,
             }));
@@ -176,11 +97,15 @@ fn content(directory: &File, path: &Path, id: SnapshotId) -> Result<Finding, Sna
     Ok(Ok(manifest))
 }
 
+fn of(role: &FileRole) -> Part {
+    Part::File(role.clone())
+}
+
 /// Judges the snapshot whose directory was at `path` when it was locked, with its files opened.
 pub(super) fn check(
     lock: &DirLock,
     path: &Path,
-    id: SnapshotId,
+    name: DirName,
 ) -> Result<Result<(), Defect>, SnapshotError> {
     match lock.is_at(path) {
         Ok(true) => {}
@@ -196,24 +121,25 @@ pub(super) fn check(
         }
         Err(error) => return Err(SnapshotError::io("inspect", path, error)),
     }
-    match read(lock.directory(), path, id) {
-        Ok(Ok(_)) => {}
+    let manifest = match read(lock.directory(), path, name) {
+        Ok(Ok(manifest)) => manifest,
         Ok(Err(defect)) => return Ok(Err(defect)),
         Err(SnapshotError::Io { source, .. }) if !is_the_hosts(&source) => {
-            let (file, reason) = (MANIFEST, source.to_string());
+            let (file, reason) = (Part::Manifest, source.to_string());
             return Ok(Err(Defect::Unreadable { file, reason }));
         }
         Err(error) => return Err(error),
-    }
-    for file in [MEMORY, VMSTATE] {
-        match open_regular(lock.directory(), file) {
+    };
+    for role in manifest.files.keys() {
+        let file = role.to_string();
+        match open_regular(lock.directory(), &file) {
             Ok(Some(_)) => {}
-            Ok(None) => return Ok(Err(Defect::NotRegular { file })),
+            Ok(None) => return Ok(Err(Defect::NotRegular { file: of(role) })),
             Err(error) if is_the_hosts(&error) => {
                 return Err(SnapshotError::io("open", path.join(file), error));
             }
             Err(error) => {
-                let reason = error.to_string();
+                let (file, reason) = (of(role), error.to_string());
                 return Ok(Err(Defect::Unreadable { file, reason }));
             }
         }
@@ -222,7 +148,7 @@ pub(super) fn check(
 }
 
 /// Whether any other file could not be opened either.
-fn is_the_hosts(error: &io::Error) -> bool {
+pub(super) fn is_the_hosts(error: &io::Error) -> bool {
     let errno = Errno::from_io_error(error);
     matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
 }
@@ -231,9 +157,15 @@ fn read_manifest(directory: &File, path: &Path) -> Result<Result<Vec<u8>, Defect
     let failed = |operation, error| SnapshotError::io(operation, path.join(MANIFEST), error);
     let file = match open_regular(directory, MANIFEST) {
         Ok(Some(file)) => file,
-        Ok(None) => return Ok(Err(Defect::NotRegular { file: MANIFEST })),
+        Ok(None) => {
+            return Ok(Err(Defect::NotRegular {
+                file: Part::Manifest,
+            }));
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Ok(Err(Defect::Missing { file: MANIFEST }));
+            return Ok(Err(Defect::Missing {
+                file: Part::Manifest,
+            }));
         }
         Err(error) => return Err(failed("open", error)),
     };

@@ -12,11 +12,13 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::error::SnapshotError;
+use super::id::SnapshotId;
+use super::owner::Owners;
 use crate::vm::flock::{Locked, try_lock};
 use crate::vm::root_lock::{self, RootLock, RootLockError};
 
@@ -88,4 +90,15 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let directory: OwnedFd = openat(CWD, path, flags, Mode::empty())?;
     Ok(File::from(directory))
+}
+
+/// Not to be called with the root locked: finding out who it is may take long, and others would wait
+/// for it. Whoever holds the lock may have let go of it meanwhile; then nobody is named.
+pub(super) fn in_use(id: SnapshotId, path: PathBuf) -> SnapshotError {
+    let owners = open(&path).map(|directory| Owners::of(&directory));
+    SnapshotError::InUse {
+        id,
+        owners: owners.unwrap_or_default(),
+        path,
+    }
 }

@@ -1,6 +1,6 @@
 //! `manifest.json`: what a snapshot is, and what its files must be.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -8,32 +8,38 @@ use uuid::Uuid;
 use crate::template::TemplateHash;
 use crate::untrusted;
 
+use super::files::{FileRecord, FileRole, MAX_DISKS};
+use super::format2::{self, Former};
 use super::host::Host;
 use super::id::SnapshotId;
-use crate::vm::digest::Sha256Digest;
+use super::kind::Kind;
+use super::timestamp::Timestamp;
 use crate::vm::vmm::{Machine, VmmIdentity};
 
 /// Version of the manifest's format. Raised with each change that an older reader would
-/// misunderstand or refuse.
-pub const FORMAT: u32 = 2;
+/// misunderstand or refuse. One of format 2, which knew but one [kind](Kind) and two files, is read,
+/// too.
+pub const FORMAT: u32 = 3;
 
 /// Most bytes of a manifest that are read; a real one has about 1 KiB.
 pub(super) const MAX_BYTES: u64 = 64 << 10;
 /// Most bytes of a text in a manifest; CPU models and version texts stay below 100.
 const MAX_TEXT: usize = 256;
-/// Most bytes of a VMM's state file, far beyond the kilobytes that machines without RAM in it
-/// need, so that hashing one stays short.
-pub const MAX_VMSTATE_BYTES: u64 = 64 << 20;
 
 /// Everything that is known about a snapshot besides its content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// [`FORMAT`].
+    /// [`FORMAT`], also of one that was read from an older format.
     pub format: u32,
-    /// The snapshot's name, the same as its directory's.
+    /// The snapshot's name, the same as in its directory's.
     pub id: SnapshotId,
-    /// Which refresh of the pool made it.
+    /// What it is for.
+    pub kind: Kind,
+    /// The snapshot that its VM was restored from, if it was: where it comes from. Its files need
+    /// none of that one's.
+    pub parent: Option<SnapshotId>,
+    /// Which refresh of the pool made it; of a checkpoint, that of its VM's.
     pub generation: u64,
     /// What the guest was booted from.
     pub template: TemplateHash,
@@ -47,8 +53,8 @@ pub struct Manifest {
     pub boot_id: Uuid,
     /// When it was published.
     pub created: Timestamp,
-    /// Its files.
-    pub files: Files,
+    /// Its files, each by what it is for: memory and state always, and up to [`MAX_DISKS`] disks.
+    pub files: BTreeMap<FileRole, FileRecord>,
 }
 
 /// What the maker of a snapshot knows about it; the rest of the [`Manifest`] follows from the
@@ -67,88 +73,22 @@ pub struct Description {
     pub host: Host,
 }
 
-/// A point in time, as exact as the host's clock; one before 1970 counts as 1970, since only
-/// order and age matter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Timestamp {
-    /// Whole seconds since 1970-01-01 00:00 UTC.
-    pub unix_seconds: u64,
-    /// Nanoseconds after that, below 1,000,000,000.
-    pub nanoseconds: u32,
-}
-
-/// By how much a clock may be set back without making what was made before something of the future.
-const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
-/// More than any age at which something is replaced, and less than never.
-const OVERDUE: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-
-/// The files beside the manifest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Files {
-    /// The guest's RAM.
-    pub memory: FileFacts,
-    /// State of vCPUs and devices, in the VMM's format.
-    pub vmstate: FileFacts,
-}
-
-/// What a file must be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FileFacts {
-    /// Size in bytes, holes included.
-    pub bytes: u64,
-    /// SHA-256 over the SHA-256 digests of the content in blocks of 64 KiB, holes read as zeros.
-    pub sha256_of_blocks: Sha256Digest,
-}
-
-impl From<SystemTime> for Timestamp {
-    fn from(time: SystemTime) -> Self {
-        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self {
-            unix_seconds: since.as_secs(),
-            nanoseconds: since.subsec_nanos(),
-        }
-    }
-}
-
-impl Timestamp {
-    pub(super) fn now() -> Self {
-        SystemTime::now().into()
-    }
-
-    /// Time since then; `None` if it lies in the future: the clock was wrong then, or is now, and
-    /// nobody knows.
-    #[must_use]
-    pub fn age(self) -> Option<Duration> {
-        self.age_at(SystemTime::now())
-    }
-
-    fn age_at(self, now: SystemTime) -> Option<Duration> {
-        let then = self.to_system_time()?;
-        match now.duration_since(then) {
-            Ok(age) => Some(age),
-            Err(ahead) if ahead.duration() <= CLOCK_TOLERANCE => Some(Duration::ZERO),
-            Err(_) => None,
-        }
-    }
-
-    /// The same for who replaces what is old: what has no age is older than anything may be.
-    pub(crate) fn age_or_overdue(self) -> Duration {
-        self.age().unwrap_or(OVERDUE)
-    }
-
-    /// The same for `std`; `None` beyond what the host's clock can show.
-    #[must_use]
-    pub fn to_system_time(self) -> Option<SystemTime> {
-        let seconds = UNIX_EPOCH.checked_add(Duration::from_secs(self.unix_seconds))?;
-        seconds.checked_add(Duration::from_nanos(u64::from(self.nanoseconds)))
-    }
+/// What is settled of a snapshot before anything of it is written.
+#[derive(Debug, Clone)]
+pub(super) struct Provenance {
+    pub(super) id: SnapshotId,
+    pub(super) kind: Kind,
+    pub(super) parent: Option<SnapshotId>,
 }
 
 impl Description {
-    pub(super) fn into_manifest(self, id: SnapshotId, boot_id: Uuid, files: Files) -> Manifest {
+    pub(super) fn into_manifest(
+        self,
+        provenance: Provenance,
+        boot_id: Uuid,
+        files: BTreeMap<FileRole, FileRecord>,
+    ) -> Manifest {
+        let Provenance { id, kind, parent } = provenance;
         let Self {
             generation,
             template,
@@ -160,6 +100,8 @@ impl Description {
         Manifest {
             format: FORMAT,
             id,
+            kind,
+            parent,
             generation,
             template,
             vmm,
@@ -177,6 +119,45 @@ impl Description {
     }
 }
 
+impl Provenance {
+    /// As [`Description::check`].
+    pub(super) fn check(&self) -> Result<(), String> {
+        check_kind(&self.kind)
+    }
+}
+
+/// A pool's, of the same two files.
+impl From<Former> for Manifest {
+    fn from(former: Former) -> Self {
+        let Former {
+            _format,
+            id,
+            generation,
+            template,
+            vmm,
+            machine,
+            host,
+            boot_id,
+            created,
+            files: format2::Files { memory, vmstate },
+        } = former;
+        Self {
+            format: FORMAT,
+            id,
+            kind: Kind::Base,
+            parent: None,
+            generation,
+            template,
+            vmm,
+            machine,
+            host,
+            boot_id,
+            created,
+            files: BTreeMap::from([(FileRole::Memory, memory), (FileRole::VmState, vmstate)]),
+        }
+    }
+}
+
 impl Manifest {
     /// The manifest in `json`, which may hold anything.
     pub(super) fn parse(json: &[u8]) -> Result<Self, ManifestError> {
@@ -189,10 +170,13 @@ impl Manifest {
         let invalid =
             |error: serde_json::Error| ManifestError::Invalid(untrusted::line(&error.to_string()));
         let Version { format } = serde_json::from_slice(json).map_err(invalid)?;
-        if format != FORMAT {
-            return Err(ManifestError::OtherFormat(format));
-        }
-        let manifest: Self = serde_json::from_slice(json).map_err(invalid)?;
+        let manifest: Self = match format {
+            FORMAT => serde_json::from_slice(json).map_err(invalid)?,
+            format2::FORMAT => serde_json::from_slice::<Former>(json)
+                .map_err(invalid)?
+                .into(),
+            _ => return Err(ManifestError::OtherFormat(format)),
+        };
         manifest.check().map_err(ManifestError::Invalid)?;
         Ok(manifest)
     }
@@ -205,16 +189,21 @@ impl Manifest {
 
     fn check(&self) -> Result<(), String> {
         check(&self.vmm, self.machine, &self.host)?;
-        if self.created.nanoseconds >= 1_000_000_000 {
+        check_kind(&self.kind)?;
+        if !self.created.is_canonical() {
             return Err("created.nanoseconds is not below one second".to_owned());
         }
-        if self.files.memory.bytes != self.machine.memory_bytes() {
-            return Err("files.memory.bytes is not machine.memory_mib".to_owned());
+        for role in [FileRole::Memory, FileRole::VmState] {
+            if !self.files.contains_key(&role) {
+                return Err(format!("files has no {role}"));
+            }
         }
-        if !(1..=MAX_VMSTATE_BYTES).contains(&self.files.vmstate.bytes) {
-            return Err(format!(
-                "files.vmstate.bytes is not 1 to {MAX_VMSTATE_BYTES}"
-            ));
+        if self.files.len() > 2 + MAX_DISKS {
+            return Err(format!("files has more than {MAX_DISKS} disks"));
+        }
+        for (role, record) in &self.files {
+            let checked = role.check(self.machine, record.bytes);
+            checked.map_err(|fault| format!("files.{role}: a file that {fault}"))?;
         }
         Ok(())
     }
@@ -236,15 +225,32 @@ fn check(vmm: &VmmIdentity, machine: Machine, host: &Host) -> Result<(), String>
         ("host.kernel_release", &host.kernel_release),
     ];
     for (field, text) in texts {
-        // Control characters would reach the terminal of whoever lists the snapshots.
-        if text.is_empty() || text.len() > MAX_TEXT || text.chars().any(untrusted::is_deceptive) {
-            return Err(format!(
-                "{field} is not 1 to {MAX_TEXT} bytes of printable text"
-            ));
-        }
+        check_text(field, text)?;
     }
     if machine.memory_mib == 0 || machine.vcpus == 0 {
         return Err("a machine has at least 1 MiB of memory and 1 vCPU".to_owned());
+    }
+    Ok(())
+}
+
+fn check_kind(kind: &Kind) -> Result<(), String> {
+    let Kind::Checkpoint(checkpoint) = kind else {
+        return Ok(());
+    };
+    check_text("kind.checkpoint.owner", &checkpoint.owner)?;
+    check_text("kind.checkpoint.of", &checkpoint.of)?;
+    if checkpoint.keep_until.is_some_and(|it| !it.is_canonical()) {
+        return Err("kind.checkpoint.keep_until.nanoseconds is not below one second".to_owned());
+    }
+    Ok(())
+}
+
+/// Control characters would reach the terminal of whoever lists the snapshots.
+fn check_text(field: &str, text: &str) -> Result<(), String> {
+    if text.is_empty() || text.len() > MAX_TEXT || text.chars().any(untrusted::is_deceptive) {
+        return Err(format!(
+            "{field} is not 1 to {MAX_TEXT} bytes of printable text"
+        ));
     }
     Ok(())
 }
@@ -267,14 +273,20 @@ pub(crate) fn fuzz(json: &[u8]) {
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::compat::Requirements;
+    use super::super::kind::Checkpoint;
     use super::*;
     use crate::vm::vmm::VmmKind;
     use proptest::prelude::*;
 
+    const OF_MEMORY: &str = "30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58";
+    const OF_VMSTATE: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
     /// What is on disk. A change here needs another [`FORMAT`], or old snapshots become garbage.
     const GOLDEN: &str = r#"{
-  "format": 2,
+  "format": 3,
   "id": "0192f0c1-7a2b-7c3d-8e4f-5a6b7c8d9e0f",
+  "kind": "base",
+  "parent": null,
   "generation": 3,
   "template": "abababababababababababababababababababababababababababababababab",
   "vmm": {
@@ -313,6 +325,8 @@ pub(super) mod tests {
         Manifest {
             format: FORMAT,
             id: "0192f0c1-7a2b-7c3d-8e4f-5a6b7c8d9e0f".parse().unwrap(),
+            kind: Kind::Base,
+            parent: None,
             generation: 3,
             template: "ab".repeat(32).parse().unwrap(),
             vmm: VmmIdentity {
@@ -335,23 +349,41 @@ pub(super) mod tests {
                 unix_seconds: 1_764_000_000,
                 nanoseconds: 5,
             },
-            files: Files {
-                memory: FileFacts {
-                    bytes: 1 << 20,
-                    sha256_of_blocks:
-                        "30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58"
-                            .parse()
-                            .unwrap(),
-                },
-                vmstate: FileFacts {
-                    bytes: 7,
-                    sha256_of_blocks:
-                        "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-                            .parse()
-                            .unwrap(),
-                },
-            },
+            files: BTreeMap::from([
+                (
+                    FileRole::Memory,
+                    FileRecord {
+                        bytes: 1 << 20,
+                        sha256_of_blocks: OF_MEMORY.parse().unwrap(),
+                    },
+                ),
+                (
+                    FileRole::VmState,
+                    FileRecord {
+                        bytes: 7,
+                        sha256_of_blocks: OF_VMSTATE.parse().unwrap(),
+                    },
+                ),
+            ]),
         }
+    }
+
+    /// The same of a checkpoint, with a disk.
+    fn checkpoint() -> Manifest {
+        let mut manifest = manifest();
+        manifest.kind = Kind::Checkpoint(Checkpoint {
+            owner: "somebody".to_owned(),
+            of: "vm-1".to_owned(),
+            keep_until: Some(Timestamp {
+                unix_seconds: 1_764_000_100,
+                nanoseconds: 6,
+            }),
+        });
+        manifest.parent = Some("0192f0c1-7a2b-7c3d-8e4f-000000000000".parse().unwrap());
+        let record = manifest.files[&FileRole::VmState];
+        let disk = FileRole::Disk("root".parse().unwrap());
+        manifest.files.insert(disk, record);
+        manifest
     }
 
     pub(in crate::vm::snapshot) fn requirements() -> Requirements {
@@ -380,12 +412,100 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_checkpoint_says_whose_it_is_and_where_it_comes_from() {
+        let checkpoint = checkpoint();
+        let json = checkpoint.to_json().unwrap();
+        assert_eq!(Manifest::parse(&json), Ok(checkpoint));
+        let golden = r#"  "kind": {
+    "checkpoint": {
+      "owner": "somebody",
+      "of": "vm-1",
+      "keep_until": {
+        "unix_seconds": 1764000100,
+        "nanoseconds": 6
+      }
+    }
+  },
+  "parent": "0192f0c1-7a2b-7c3d-8e4f-000000000000",
+"#;
+        assert!(String::from_utf8(json).unwrap().contains(golden));
+    }
+
+    #[test]
+    fn a_checkpoint_that_breaks_a_rule_is_refused_by_name() {
+        let json = String::from_utf8(checkpoint().to_json().unwrap()).unwrap();
+        let cases = [
+            ("\"somebody\"", "\"\"", "kind.checkpoint.owner"),
+            ("\"vm-1\"", "\"\\u0007\"", "kind.checkpoint.of"),
+            (
+                "\"nanoseconds\": 6",
+                "\"nanoseconds\": 1000000000",
+                "kind.checkpoint.keep_until",
+            ),
+            ("\"owner\"", "\"color\": 1, \"owner\"", "color"),
+            ("\"checkpoint\"", "\"backup\"", "backup"),
+            ("disk-root", "disk-../x", "file of a snapshot"),
+            ("disk-root", "swap", "file of a snapshot"),
+        ];
+        for (from, to, word) in cases {
+            assert!(json.contains(from), "{from}");
+            let parsed = Manifest::parse(json.replacen(from, to, 1).as_bytes());
+            let Err(ManifestError::Invalid(reason)) = parsed else {
+                panic!("{to} was accepted");
+            };
+            assert!(reason.contains(word), "{reason:?} should say {word:?}");
+        }
+        let mut many = checkpoint();
+        let record = many.files[&FileRole::VmState];
+        for number in 0..MAX_DISKS {
+            let id = format!("disk{number}").parse().unwrap();
+            many.files.insert(FileRole::Disk(id), record);
+        }
+        let parsed = Manifest::parse(&many.to_json().unwrap());
+        let Err(ManifestError::Invalid(reason)) = parsed else {
+            panic!("{parsed:?}");
+        };
+        assert!(reason.contains("more than 16 disks"), "{reason}");
+    }
+
+    /// As the release wrote it that had this format.
+    fn golden_of_format_2() -> String {
+        let golden = GOLDEN.replacen("\"format\": 3", "\"format\": 2", 1);
+        golden.replacen("  \"kind\": \"base\",\n  \"parent\": null,\n", "", 1)
+    }
+
+    #[test]
+    fn one_of_format_2_is_a_pools_with_the_same_two_files() {
+        let golden = golden_of_format_2();
+        assert_eq!(Manifest::parse(golden.as_bytes()), Ok(manifest()));
+        for (from, to, word) in [
+            ("\"vcpus\": 2", "\"vcpus\": 2, \"color\": 1", "color"),
+            ("\"format\": 2", "\"format\": 2, \"kind\": \"base\"", "kind"),
+            ("\"bytes\": 7", "\"bytes\": 0", "files.vmstate"),
+        ] {
+            let parsed = Manifest::parse(golden.replacen(from, to, 1).as_bytes());
+            let Err(ManifestError::Invalid(reason)) = parsed else {
+                panic!("{to} was accepted");
+            };
+            assert!(reason.contains(word), "{reason:?} should say {word:?}");
+        }
+        // Nor has one of this format what that had not.
+        let mixed = GOLDEN.replacen("\"format\": 3", "\"format\": 2", 1);
+        assert!(Manifest::parse(mixed.as_bytes()).is_err());
+        let mixed = golden.replacen("\"format\": 2", "\"format\": 3", 1);
+        assert!(Manifest::parse(mixed.as_bytes()).is_err());
+    }
+
+    #[test]
     fn another_format_is_told_apart_from_garbage() {
-        let newer = GOLDEN.replacen("\"format\": 2", "\"format\": 3, \"new\": [1]", 1);
-        assert_eq!(
-            Manifest::parse(newer.as_bytes()),
-            Err(ManifestError::OtherFormat(3))
-        );
+        for format in [1, 4] {
+            let other = format!("\"format\": {format}, \"new\": [1]");
+            let other = GOLDEN.replacen("\"format\": 3", &other, 1);
+            assert_eq!(
+                Manifest::parse(other.as_bytes()),
+                Err(ManifestError::OtherFormat(format))
+            );
+        }
     }
 
     #[test]
@@ -394,13 +514,12 @@ pub(super) mod tests {
             ("\"vcpus\": 2", "\"vcpus\": 2, \"color\": 1", "color"),
             ("\"vcpus\": 2", "\"vcpus\": 0", "vCPU"),
             ("\"vcpus\": 2", "\"vcpus\": 256", "256"),
-            (
-                "\"memory_mib\": 1",
-                "\"memory_mib\": 2",
-                "files.memory.bytes",
-            ),
-            ("\"bytes\": 7", "\"bytes\": 0", "files.vmstate.bytes"),
-            ("\"bytes\": 7", "\"bytes\": 67108865", "files.vmstate.bytes"),
+            ("\"memory_mib\": 1", "\"memory_mib\": 2", "files.memory"),
+            ("\"bytes\": 7", "\"bytes\": 0", "files.vmstate"),
+            ("\"bytes\": 7", "\"bytes\": 67108865", "files.vmstate"),
+            ("\"memory\"", "\"disk-a\"", "files has no memory"),
+            ("\"base\"", "\"checkpoint\"", "newtype variant"),
+            ("\"base\"", "\"backup\"", "backup"),
             (
                 "\"nanoseconds\": 5",
                 "\"nanoseconds\": 1000000000",

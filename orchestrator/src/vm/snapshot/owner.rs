@@ -7,7 +7,7 @@ use std::io;
 
 use serde::Serialize;
 
-use super::manifest::Timestamp;
+use super::timestamp::Timestamp;
 use crate::vm::proc::{self, FileId, Proc};
 
 /// The kernel tells its locks a page at a time, and skips some when others end between two pages:

@@ -14,7 +14,8 @@ use super::Snapshot;
 use super::compat::Requirements;
 use super::error::SnapshotError;
 use super::id::SnapshotId;
-use super::lock::{self, DirLock, Kind};
+use super::kind::{DirName, Kind, KindName};
+use super::lock::{self, DirLock};
 use super::manifest::Manifest;
 use super::owner::Owners;
 use super::staging::{self, Staging};
@@ -62,8 +63,9 @@ impl SnapshotStore {
     ) -> Result<Search, SnapshotError> {
         self.make_anew()?;
         loop {
-            let entries = self.list()?;
-            let ids: Vec<_> = entries.iter().map(|entry| entry.id).collect();
+            // Checkpoints have other names, and are not even looked at.
+            let bases = self.names(KindName::Base)?;
+            let entries = self.entries(&bases)?;
             let serves = |entry: &&Entry| {
                 let fits = |it: &Manifest| {
                     requirements.check(it).is_ok() && it.created.age_or_overdue() <= age
@@ -90,8 +92,9 @@ impl SnapshotStore {
             }
             // Nothing was published between the two looks: then this one's directory is seen by
             // all who look later.
-            if self.ids()? == ids {
-                return Staging::create(self, &root, requirements).map(Search::Ours);
+            if self.names(KindName::Base)? == bases {
+                return Staging::create(self, &root, requirements, Kind::Base, None)
+                    .map(Search::Ours);
             }
         }
     }
@@ -103,7 +106,7 @@ impl SnapshotStore {
         known: &HashSet<SnapshotId>,
     ) -> Result<Option<(SnapshotId, File)>, SnapshotError> {
         let failed = |error| SnapshotError::io("list", self.root(), error);
-        let suffix = purpose(requirements);
+        let suffix = purpose(requirements, KindName::Base);
         for entry in fs::read_dir(self.root()).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name();
@@ -118,7 +121,7 @@ impl SnapshotStore {
             }
             // Gone since, or left by a process that was killed: for a sweep.
             let path = entry.path();
-            let Ok(None) = DirLock::try_lock(&path, Kind::Exclusive) else {
+            let Ok(None) = DirLock::try_lock(&path, lock::Kind::Exclusive) else {
                 continue;
             };
             let Ok(directory) = lock::open(&path) else {
@@ -136,7 +139,7 @@ impl Theirs {
     /// # Errors
     /// [`SnapshotError`].
     pub(crate) fn over(&self) -> Result<Option<Kept>, SnapshotError> {
-        let path = self.id.directory(self.store.root());
+        let path = DirName::base(self.id).directory(self.store.root());
         let lock = DirLock::try_share(&self.directory)
             .map_err(|error| SnapshotError::io("wait for", &path, error))?;
         let Some(lock) = lock else { return Ok(None) };
@@ -151,14 +154,19 @@ impl Theirs {
 
 /// In a staging directory's name: what the snapshot will be for. The frequency of the host's clock
 /// is left out, since each process measures it a little differently.
-pub(super) fn purpose(requirements: &Requirements) -> String {
+pub(super) fn purpose(requirements: &Requirements, kind: KindName) -> String {
     let Requirements {
         template,
         vmm,
         machine,
         host: _,
     } = requirements;
-    let digest = Sha256::digest(format!("{template:?} {vmm:?} {machine:?}"));
+    let purpose = format!("{template:?} {vmm:?} {machine:?}");
+    let digest = match kind {
+        KindName::Base => Sha256::digest(purpose),
+        // Nobody waits for one.
+        KindName::Checkpoint => Sha256::digest(format!("{purpose} {kind}")),
+    };
     digest[..8]
         .iter()
         .map(|byte| format!("{byte:02x}"))
@@ -201,7 +209,9 @@ mod tests {
     fn a_snapshot_from_the_future_does_not_serve_until_its_time_has_come() {
         let (_directory, store) = store();
         let id = staged(&store).publish(description()).unwrap().snapshot.id();
-        let manifest = id.directory(store.root()).join("manifest.json");
+        let manifest = DirName::base(id)
+            .directory(store.root())
+            .join("manifest.json");
         let json = std::fs::read_to_string(&manifest).unwrap();
         let made = store.list().unwrap()[0].state.clone().unwrap().created;
         let later = made.unix_seconds + 400 * 24 * 3600;

@@ -1,5 +1,6 @@
 //! A snapshot that is being made.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -9,17 +10,21 @@ use rustix::fs::OFlags;
 
 use super::Snapshot;
 use super::compat::Requirements;
-use super::error::{FileFault, SnapshotError};
+use super::defect::MANIFEST;
+use super::error::SnapshotError;
+use super::files::{DiskId, FileFault, FileRecord, FileRole, MAX_DISKS};
 use super::id::SnapshotId;
-use super::inspect::{MANIFEST, MEMORY, VMSTATE, disk_bytes, open_regular_as};
-use super::lock::{self, DirLock, Kind};
-use super::manifest::{Description, FileFacts, Files, MAX_VMSTATE_BYTES};
+use super::inspect::{disk_bytes, open_regular_as};
+use super::kind::{DirName, Kind};
+use super::lock::{self, DirLock};
+use super::manifest::{Description, Provenance};
 use super::pass::{self, ZeroPages};
 use super::search;
 use super::store::SnapshotStore;
 use super::verified::Boot;
 use crate::mark;
 use crate::vm::root_lock::RootLock;
+use crate::vm::vmm::Machine;
 
 /// How the name of a staging directory starts.
 pub(super) const PREFIX: &str = ".staging-";
@@ -28,7 +33,9 @@ pub(super) const PREFIX: &str = ".staging-";
 #[derive(Debug)]
 pub struct Staging {
     store: SnapshotStore,
-    id: SnapshotId,
+    provenance: Provenance,
+    /// What it will consist of.
+    roles: BTreeSet<FileRole>,
     path: PathBuf,
     /// Gone when the snapshot was published, and lives on in it.
     lock: Option<DirLock>,
@@ -51,6 +58,8 @@ impl Staging {
         store: &SnapshotStore,
         _root: &RootLock,
         requirements: &Requirements,
+        kind: Kind,
+        parent: Option<SnapshotId>,
     ) -> Result<Self, SnapshotError> {
         if store.is_read_only() {
             return Err(SnapshotError::ReadOnly {
@@ -58,13 +67,20 @@ impl Staging {
             });
         }
         let id = SnapshotId::generate();
-        let purpose = search::purpose(requirements);
+        let purpose = search::purpose(requirements, kind.name());
+        let provenance = Provenance { id, kind, parent };
+        provenance
+            .check()
+            .map_err(|reason| SnapshotError::BadDescription {
+                path: store.root().to_owned(),
+                reason,
+            })?;
         let path = store.root().join(format!("{PREFIX}{id}-{purpose}"));
         fs::DirBuilder::new()
             .mode(0o700)
             .create(&path)
             .map_err(|error| SnapshotError::io("create the directory", &path, error))?;
-        let lock = match DirLock::try_lock(&path, Kind::Exclusive) {
+        let lock = match DirLock::try_lock(&path, lock::Kind::Exclusive) {
             Ok(Some(lock)) => lock,
             Ok(None) => {
                 let busy = io::ErrorKind::ResourceBusy;
@@ -75,7 +91,8 @@ impl Staging {
         let marked = mark::put(lock.directory());
         let staging = Self {
             store: store.clone(),
-            id,
+            provenance,
+            roles: BTreeSet::from([FileRole::Memory, FileRole::VmState]),
             path,
             lock: Some(lock),
         };
@@ -86,19 +103,41 @@ impl Staging {
     /// The name that the snapshot will have.
     #[must_use]
     pub fn id(&self) -> SnapshotId {
-        self.id
+        self.provenance.id
     }
 
     /// Where the guest's RAM belongs.
     #[must_use]
     pub fn memory(&self) -> PathBuf {
-        self.path.join(MEMORY)
+        self.file(&FileRole::Memory)
     }
 
     /// Where the state of processors and devices belongs.
     #[must_use]
     pub fn vmstate(&self) -> PathBuf {
-        self.path.join(VMSTATE)
+        self.file(&FileRole::VmState)
+    }
+
+    /// Makes a disk part of the snapshot; says where its content belongs.
+    ///
+    /// # Errors
+    /// [`SnapshotError::BadDescription`] beyond [`MAX_DISKS`].
+    pub fn add_disk(&mut self, disk: DiskId) -> Result<PathBuf, SnapshotError> {
+        let role = FileRole::Disk(disk);
+        let path = self.file(&role);
+        self.roles.insert(role);
+        if self.roles.len() > 2 + MAX_DISKS {
+            let (path, reason) = (
+                self.path.clone(),
+                format!("it has more than {MAX_DISKS} disks"),
+            );
+            return Err(SnapshotError::BadDescription { path, reason });
+        }
+        Ok(path)
+    }
+
+    fn file(&self, role: &FileRole) -> PathBuf {
+        self.path.join(role.to_string())
     }
 
     /// Publishes what a VMM wrote, which must not be written any more: checks it, makes its zero
@@ -115,25 +154,14 @@ impl Staging {
                 reason,
             })?;
         self.refuse_strays()?;
-        let memory_bytes = description.machine.memory_bytes();
-        let (memory, punched_bytes) = self.seal(MEMORY, ZeroPages::Punch, |found| match found {
-            _ if found == memory_bytes => None,
-            _ => Some(FileFault::WrongSize {
-                expected: memory_bytes,
-                found,
-            }),
-        })?;
-        let (vmstate, _) = self.seal(VMSTATE, ZeroPages::Keep, |found| match found {
-            0 => Some(FileFault::Empty),
-            1..=MAX_VMSTATE_BYTES => None,
-            _ => Some(FileFault::TooLarge {
-                found,
-                limit: MAX_VMSTATE_BYTES,
-            }),
-        })?;
-        let files = Files { memory, vmstate };
+        let (mut files, mut punched_bytes) = (BTreeMap::new(), 0);
+        for role in &self.roles {
+            let (record, punched) = self.seal(role, description.machine)?;
+            files.insert(role.clone(), record);
+            punched_bytes += punched;
+        }
         let boot_id = Boot::current()?.id();
-        let manifest = description.into_manifest(self.id, boot_id, files);
+        let manifest = description.into_manifest(self.provenance.clone(), boot_id, files);
         let path = self.path.join(MANIFEST);
         let json = manifest.to_json().map_err(|error| {
             SnapshotError::io(
@@ -145,7 +173,11 @@ impl Staging {
         write_new(&path, &json)?;
         sync_directory(&self.path)?;
 
-        let directory = self.id.directory(self.store.root());
+        let name = DirName {
+            kind: manifest.kind.name(),
+            id: manifest.id,
+        };
+        let directory = name.directory(self.store.root());
         let root = lock::root(self.store.root())?;
         fs::rename(&self.path, &directory)
             .map_err(|error| SnapshotError::io("publish", &directory, error))?;
@@ -161,7 +193,7 @@ impl Staging {
         drop(root);
         let disk_bytes = disk_bytes(&directory)
             .map_err(|error| SnapshotError::io("measure", &directory, error))?;
-        let snapshot = Snapshot::new(&directory, manifest, lock);
+        let snapshot = Snapshot::new(directory, manifest, lock);
         Ok(Published {
             snapshot,
             punched_bytes,
@@ -173,10 +205,10 @@ impl Staging {
         let failed = |error| SnapshotError::io("list", &self.path, error);
         for entry in fs::read_dir(&self.path).map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            if ![MEMORY, VMSTATE, mark::NAME]
-                .iter()
-                .any(|name| entry.file_name() == *name)
-            {
+            let name = entry.file_name();
+            let role = name.to_str().and_then(|name| name.parse().ok());
+            let belongs = role.is_some_and(|role| self.roles.contains(&role));
+            if !belongs && name != mark::NAME {
                 return Err(SnapshotError::Unpublishable {
                     path: entry.path(),
                     fault: FileFault::Stray,
@@ -187,13 +219,13 @@ impl Staging {
     }
 
     /// Checks, hashes and syncs one file; says how many bytes of it became holes.
-    fn seal(
-        &self,
-        name: &'static str,
-        zero_pages: ZeroPages,
-        size_fault: impl FnOnce(u64) -> Option<FileFault>,
-    ) -> Result<(FileFacts, u64), SnapshotError> {
-        let path = self.path.join(name);
+    fn seal(&self, role: &FileRole, machine: Machine) -> Result<(FileRecord, u64), SnapshotError> {
+        let path = self.file(role);
+        // A VMM's state has hardly any, and is read at once.
+        let zero_pages = match role {
+            FileRole::Memory | FileRole::Disk(_) => ZeroPages::Punch,
+            FileRole::VmState => ZeroPages::Keep,
+        };
         let faulty = |fault| SnapshotError::Unpublishable {
             path: path.clone(),
             fault,
@@ -201,7 +233,7 @@ impl Staging {
         let Some(lock) = &self.lock else {
             return Err(faulty(FileFault::Missing));
         };
-        let file = match open_regular_as(lock.directory(), name, OFlags::RDWR) {
+        let file = match open_regular_as(lock.directory(), &role.to_string(), OFlags::RDWR) {
             Ok(Some(file)) => file,
             Ok(None) => return Err(faulty(FileFault::NotRegular)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -214,18 +246,16 @@ impl Staging {
             move |error: io::Error| SnapshotError::io(operation, path, error)
         };
         let bytes = file.metadata().map_err(failed("inspect"))?.len();
-        if let Some(fault) = size_fault(bytes) {
-            return Err(faulty(fault));
-        }
+        role.check(machine, bytes).map_err(faulty)?;
         file.set_permissions(Permissions::from_mode(0o600))
             .map_err(failed("protect"))?;
         let passed = pass::over(&file, &path, bytes, zero_pages)?;
         file.sync_all().map_err(failed("sync"))?;
-        let facts = FileFacts {
+        let record = FileRecord {
             bytes,
             sha256_of_blocks: passed.digest,
         };
-        Ok((facts, passed.punched))
+        Ok((record, passed.punched))
     }
 }
 

@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use super::Snapshot;
 use super::compat::Requirements;
+use super::defect::{Defect, Part};
 use super::error::SnapshotError;
 use super::id::SnapshotId;
-use super::inspect::{self, Defect, MEMORY, VMSTATE};
-use super::lock::{self, DirLock, Kind};
+use super::inspect;
+use super::kind::{DirName, Kind, KindName};
+use super::lock::{self, DirLock, in_use};
 use super::manifest::Manifest;
 use super::owner::Owners;
 use super::pass::{self, ZeroPages};
@@ -33,6 +35,8 @@ pub struct SnapshotStore {
 pub struct Entry {
     /// The name.
     pub id: SnapshotId,
+    /// What it is for.
+    pub kind: KindName,
     /// Where it is.
     pub path: PathBuf,
     /// What it is, or why it is none.
@@ -138,16 +142,27 @@ impl SnapshotStore {
         }
     }
 
-    /// A private directory to make a snapshot in that will meet `requirements`.
+    /// A private directory to make a snapshot for pools in that will meet `requirements`; one of a
+    /// VM that was used is [a checkpoint](Self::stage_checkpoint).
     ///
     /// # Errors
     /// [`SnapshotError`].
     pub fn stage(&self, requirements: &Requirements) -> Result<Staging, SnapshotError> {
-        self.make_anew()?;
-        Staging::create(self, &lock::root(&self.root)?, requirements)
+        self.stage_kind(requirements, Kind::Base, None)
     }
 
-    /// Takes a snapshot into use, if it is sound as far as its manifest and the sizes of its
+    pub(super) fn stage_kind(
+        &self,
+        requirements: &Requirements,
+        kind: Kind,
+        parent: Option<SnapshotId>,
+    ) -> Result<Staging, SnapshotError> {
+        self.make_anew()?;
+        let root = lock::root(&self.root)?;
+        Staging::create(self, &root, requirements, kind, parent)
+    }
+
+    /// Takes a pool's snapshot into use, if it is sound as far as its manifest and the sizes of its
     /// files tell, and fits `requirements`. The first time that one is used after a start of the
     /// host, all of it is read, as by [`verify`](Self::verify).
     ///
@@ -159,32 +174,32 @@ impl SnapshotStore {
         id: SnapshotId,
         requirements: &Requirements,
     ) -> Result<Snapshot, SnapshotError> {
-        let (lock, manifest) = self.use_it(id)?;
+        self.load_named(DirName::base(id), requirements)
+    }
+
+    pub(super) fn load_named(
+        &self,
+        name: DirName,
+        requirements: &Requirements,
+    ) -> Result<Snapshot, SnapshotError> {
+        let id = name.id;
+        let (lock, manifest) = self.use_it(name)?;
         requirements
             .check(&manifest)
             .map_err(|mismatch| SnapshotError::Incompatible { id, mismatch })?;
         let boot = Boot::current()?;
         if !boot.has_verified(&self.root, &manifest) {
-            if let Err(error) = self.hash(&lock, &manifest) {
+            if let Err(error) = self.hash(&lock, name, &manifest) {
                 // Its own lock would keep it.
                 drop(lock);
                 if matches!(error, SnapshotError::Corrupt { .. }) {
-                    self.remove_corrupt(id, &error);
+                    self.remove_corrupt(name, &error);
                 }
                 return Err(error);
             }
             boot.keep(&self.root, id);
         }
-        Ok(Snapshot::new(&id.directory(&self.root), manifest, lock))
-    }
-
-    fn remove_corrupt(&self, id: SnapshotId, error: &SnapshotError) {
-        tracing::warn!("a snapshot is removed: {error}");
-        match self.delete_if_unused(id) {
-            // Another process found the same.
-            Ok(_) | Err(SnapshotError::NotFound { .. }) => {}
-            Err(error) => tracing::warn!(%error, "a corrupt snapshot stays for now"),
-        }
+        Ok(Snapshot::new(name.directory(&self.root), manifest, lock))
     }
 
     /// One more than the highest generation that is there.
@@ -192,7 +207,7 @@ impl SnapshotStore {
     /// # Errors
     /// As for [`list`](Self::list).
     pub fn next_generation(&self) -> Result<u64, SnapshotError> {
-        let entries = self.list()?;
+        let entries = self.entries(&self.names(KindName::Base)?)?;
         let manifests = entries.iter().filter_map(|entry| entry.state.as_ref().ok());
         let highest = manifests.map(|manifest| manifest.generation).max();
         Ok(highest.map_or(0, |highest| highest.saturating_add(1)))
@@ -204,9 +219,16 @@ impl SnapshotStore {
     /// [`SnapshotError`] if the directory can't be read; a snapshot that can't be used is an
     /// entry of its own.
     pub fn list(&self) -> Result<Vec<Entry>, SnapshotError> {
+        let mut names = self.names(KindName::Base)?;
+        names.extend(self.names(KindName::Checkpoint)?);
+        names.sort_by_key(|name| name.id);
+        self.entries(&names)
+    }
+
+    pub(super) fn entries(&self, names: &[DirName]) -> Result<Vec<Entry>, SnapshotError> {
         let mut entries = Vec::new();
-        for id in self.ids()? {
-            match self.entry(id) {
+        for name in names {
+            match self.entry(*name) {
                 Ok(entry) => entries.push(entry),
                 // Deleted since.
                 Err(SnapshotError::Io { source, .. })
@@ -223,8 +245,9 @@ impl SnapshotStore {
     /// [`SnapshotError::Corrupt`] names the first file that differs.
     pub fn verify(&self, id: SnapshotId) -> Result<Verified, SnapshotError> {
         let start = Instant::now();
-        let (lock, manifest) = self.use_it(id)?;
-        let hashed_bytes = self.hash(&lock, &manifest)?;
+        let name = self.name_of(id);
+        let (lock, manifest) = self.use_it(name)?;
+        let hashed_bytes = self.hash(&lock, name, &manifest)?;
         Ok(Verified {
             manifest,
             hashed_bytes,
@@ -233,19 +256,22 @@ impl SnapshotStore {
     }
 
     /// Compares the files of a snapshot with its manifest; says how many bytes those are.
-    fn hash(&self, lock: &DirLock, manifest: &Manifest) -> Result<u64, SnapshotError> {
-        let directory = manifest.id.directory(&self.root);
-        let files = [
-            (MEMORY, manifest.files.memory),
-            (VMSTATE, manifest.files.vmstate),
-        ];
+    fn hash(
+        &self,
+        lock: &DirLock,
+        name: DirName,
+        manifest: &Manifest,
+    ) -> Result<u64, SnapshotError> {
+        let directory = name.directory(&self.root);
         let mut hashed_bytes = 0;
-        for (name, facts) in files {
-            let path = directory.join(name);
-            let file = match inspect::open_regular(lock.directory(), name) {
+        for (role, record) in &manifest.files {
+            let file = role.to_string();
+            let path = directory.join(&file);
+            let file = match inspect::open_regular(lock.directory(), &file) {
                 Ok(Some(file)) => file,
                 Ok(None) => {
-                    let defect = Defect::NotRegular { file: name };
+                    let file = Part::File(role.clone());
+                    let defect = Defect::NotRegular { file };
                     return Err(SnapshotError::Defective {
                         path: directory,
                         defect,
@@ -253,77 +279,17 @@ impl SnapshotStore {
                 }
                 Err(error) => return Err(SnapshotError::io("open", path, error)),
             };
-            let found = pass::over(&file, &path, facts.bytes, ZeroPages::Keep)?.digest;
-            if found != facts.sha256_of_blocks {
+            let found = pass::over(&file, &path, record.bytes, ZeroPages::Keep)?.digest;
+            if found != record.sha256_of_blocks {
                 return Err(SnapshotError::Corrupt {
                     path,
-                    expected: facts.sha256_of_blocks,
+                    expected: record.sha256_of_blocks,
                     found,
                 });
             }
-            hashed_bytes += facts.bytes;
+            hashed_bytes += record.bytes;
         }
         Ok(hashed_bytes)
-    }
-
-    /// Deletes a snapshot, sound or not.
-    ///
-    /// # Errors
-    /// [`SnapshotError::InUse`] while anything that was restored from it lives;
-    /// [`Defect::NotOurs`] of a directory that nothing marks as a snapshot.
-    pub fn delete(&self, id: SnapshotId) -> Result<(), SnapshotError> {
-        if self.delete_if_unused(id)? {
-            Ok(())
-        } else {
-            Err(in_use(id, id.directory(&self.root)))
-        }
-    }
-
-    /// Whether it did.
-    fn delete_if_unused(&self, id: SnapshotId) -> Result<bool, SnapshotError> {
-        let path = id.directory(&self.root);
-        let root = lock::root(&self.root)?;
-        let lock = match DirLock::try_lock(&path, Kind::Exclusive) {
-            Ok(Some(lock)) => lock,
-            Ok(None) => return Ok(false),
-            Err(error) => return Err(self.missing_or(id, "lock", error)),
-        };
-        if !inspect::is_ours(lock.directory(), &path, id)? {
-            let defect = Defect::NotOurs;
-            return Err(SnapshotError::Defective { path, defect });
-        }
-        let trash = sweep::put_aside(&self.root, &path, id)?;
-        drop((root, lock));
-        sweep::remove(&trash)?;
-        Ok(true)
-    }
-
-    /// Deletes every snapshot that is at least so old and that nobody uses, for whatever settings
-    /// it was made.
-    ///
-    /// # Errors
-    /// [`SnapshotError`] for the first that could not be deleted.
-    pub fn delete_unused(&self, age: Duration) -> Result<Swept, SnapshotError> {
-        let mut swept = Swept::default();
-        for id in self.ids()?.into_iter().filter(|id| id.age() >= age) {
-            let path = id.directory(&self.root);
-            let bytes = inspect::disk_bytes(&path).unwrap_or(0);
-            match self.delete_if_unused(id) {
-                Ok(true) => {
-                    swept.removed.push(path);
-                    swept.bytes += bytes;
-                }
-                // In use, somebody's, or another process was faster.
-                Ok(false)
-                | Err(SnapshotError::NotFound { .. })
-                | Err(SnapshotError::Defective {
-                    defect: Defect::NotOurs,
-                    ..
-                }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(swept)
     }
 
     /// The processes that use a snapshot at this moment.
@@ -331,41 +297,56 @@ impl SnapshotStore {
     /// # Errors
     /// [`SnapshotError`] if there is no such snapshot.
     pub fn owners(&self, id: SnapshotId) -> Result<Owners, SnapshotError> {
-        let directory = lock::open(&id.directory(&self.root))
-            .map_err(|error| self.missing_or(id, "open", error))?;
+        let name = self.name_of(id);
+        let directory = lock::open(&name.directory(&self.root))
+            .map_err(|error| self.missing_or(name, "open", error))?;
         Ok(Owners::of(&directory))
     }
 
     /// Removes what killed processes left: half-made and half-deleted snapshots, and those that
-    /// can't be used. What a living process uses stays, and whatever else is there.
+    /// can't be used but checkpoints, of which those go whose time is past. What a living process uses stays, and whatever else is there.
     ///
     /// # Errors
     /// [`SnapshotError`] for the first thing that could not be removed.
     pub fn sweep(&self) -> Result<Swept, SnapshotError> {
-        sweep::run(&self.root, &self.ids()?)
+        let mut names = self.names(KindName::Base)?;
+        names.extend(self.names(KindName::Checkpoint)?);
+        sweep::run(&self.root, &names)
     }
 
-    pub(super) fn ids(&self) -> Result<Vec<SnapshotId>, SnapshotError> {
+    /// The directories of snapshots of one kind, oldest first.
+    pub(super) fn names(&self, kind: KindName) -> Result<Vec<DirName>, SnapshotError> {
         let failed = |error| SnapshotError::io("list", &*self.root, error);
-        let mut ids = Vec::new();
+        let mut names = Vec::new();
         for entry in fs::read_dir(&*self.root).map_err(failed)? {
-            if let Some(Ok(id)) = entry.map_err(failed)?.file_name().to_str().map(str::parse) {
-                ids.push(id);
-            }
+            let name = entry.map_err(failed)?.file_name();
+            let name = name.to_str().and_then(DirName::parse);
+            names.extend(name.filter(|name| name.kind == kind));
         }
-        ids.sort();
-        Ok(ids)
+        names.sort();
+        Ok(names)
     }
 
-    fn entry(&self, id: SnapshotId) -> Result<Entry, SnapshotError> {
-        let path = id.directory(&self.root);
+    /// Where a snapshot is, of whatever kind.
+    pub(super) fn name_of(&self, id: SnapshotId) -> DirName {
+        let checkpoint = DirName::checkpoint(id);
+        match checkpoint.directory(&self.root).symlink_metadata() {
+            Ok(_) => checkpoint,
+            Err(_) => DirName::base(id),
+        }
+    }
+
+    fn entry(&self, name: DirName) -> Result<Entry, SnapshotError> {
+        let DirName { kind, id } = name;
+        let path = name.directory(&self.root);
         let failed = |error| SnapshotError::io("inspect", path.clone(), error);
         let _root = lock::root(&self.root)?;
-        let look = match DirLock::try_lock(&path, Kind::Exclusive) {
+        let look = match DirLock::try_lock(&path, lock::Kind::Exclusive) {
             // Root's own.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 return Ok(Entry {
                     id,
+                    kind,
                     state: Err(Defect::NotReadable),
                     disk_bytes: 0,
                     in_use: false,
@@ -376,10 +357,11 @@ impl SnapshotStore {
         };
         let in_use = look.is_none();
         let directory = fs::File::open(&path).map_err(failed)?;
-        let state = inspect::read(&directory, &path, id)?;
+        let state = inspect::read(&directory, &path, name)?;
         let disk_bytes = inspect::disk_bytes(&path).map_err(failed)?;
         Ok(Entry {
             id,
+            kind,
             state,
             disk_bytes,
             in_use,
@@ -388,45 +370,43 @@ impl SnapshotStore {
     }
 
     /// The shared lock of a sound snapshot, and its manifest.
-    fn use_it(&self, id: SnapshotId) -> Result<(DirLock, Manifest), SnapshotError> {
-        let path = id.directory(&self.root);
+    fn use_it(&self, name: DirName) -> Result<(DirLock, Manifest), SnapshotError> {
+        let path = name.directory(&self.root);
         let root = lock::root(&self.root)?;
-        let lock = match DirLock::try_lock(&path, Kind::Shared) {
+        let lock = match DirLock::try_lock(&path, lock::Kind::Shared) {
             Ok(Some(lock)) => lock,
             Ok(None) => {
                 drop(root);
-                return Err(in_use(id, path));
+                return Err(in_use(name.id, path));
             }
-            Err(error) => return Err(self.missing_or(id, "lock", error)),
+            Err(error) => return Err(self.missing_or(name, "lock", error)),
         };
         drop(root);
-        match inspect::read(lock.directory(), &path, id)? {
+        match inspect::read(lock.directory(), &path, name)? {
             Ok(manifest) => Ok((lock, manifest)),
             Err(defect) => Err(SnapshotError::Defective { path, defect }),
         }
     }
 
-    fn missing_or(
+    pub(super) fn missing_or(
         &self,
-        id: SnapshotId,
+        name: DirName,
         operation: &'static str,
         error: io::Error,
     ) -> SnapshotError {
-        let path = id.directory(&self.root);
+        let DirName { kind: wanted, id } = name;
+        let path = name.directory(&self.root);
+        let other = match wanted {
+            KindName::Base => DirName::checkpoint(id),
+            KindName::Checkpoint => DirName::base(id),
+        };
         match error.kind() {
+            io::ErrorKind::NotFound if other.directory(&self.root).exists() => {
+                let found = other.kind;
+                SnapshotError::OtherKind { id, found, wanted }
+            }
             io::ErrorKind::NotFound => SnapshotError::NotFound { id, path },
             _ => SnapshotError::io(operation, path, error),
         }
-    }
-}
-
-/// Not to be called with the root locked: finding out who it is may take long, and others would wait
-/// for it. Whoever holds the lock may have let go of it meanwhile; then nobody is named.
-fn in_use(id: SnapshotId, path: PathBuf) -> SnapshotError {
-    let owners = lock::open(&path).map(|directory| Owners::of(&directory));
-    SnapshotError::InUse {
-        id,
-        owners: owners.unwrap_or_default(),
-        path,
     }
 }

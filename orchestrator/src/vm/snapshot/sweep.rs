@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 use super::error::SnapshotError;
 use super::id::SnapshotId;
 use super::inspect;
+use super::kind::DirName;
 use super::lock::{self, DirLock, Kind};
+use super::retention::{Cause, Subject, may_be_deleted};
 use super::staging;
+use super::timestamp::Timestamp;
 use super::verified;
 use crate::mark::{self, Mark};
 
@@ -41,7 +44,7 @@ pub(super) fn remove(path: &Path) -> Result<(), SnapshotError> {
     mark::remove(path).map_err(|error| SnapshotError::io("remove", path, error))
 }
 
-pub(super) fn run(root: &Path, ids: &[SnapshotId]) -> Result<Swept, SnapshotError> {
+pub(super) fn run(root: &Path, names: &[DirName]) -> Result<Swept, SnapshotError> {
     let failed = |error| SnapshotError::io("list", root, error);
     let mut swept = Swept::default();
     for entry in fs::read_dir(root).map_err(failed)? {
@@ -71,23 +74,35 @@ pub(super) fn run(root: &Path, ids: &[SnapshotId]) -> Result<Swept, SnapshotErro
             swept.take(&path)?;
         }
     }
-    for id in ids {
-        let path = id.directory(root);
+    for name in names {
+        let path = name.directory(root);
         let root_lock = lock::root(root)?;
         let Some(lock) = try_lock(&path)? else {
             continue;
         };
-        match inspect::read(lock.directory(), &path, *id)? {
-            Err(defect) if defect.is_garbage() => {
-                tracing::warn!(path = %path.display(), %defect, "an unusable snapshot is removed");
-                let trash = put_aside(root, &path, *id)?;
-                drop((root_lock, lock));
-                swept.take(&trash)?;
-            }
-            _ => {}
+        if let Some(why) = may_go(&lock, &path, *name)? {
+            tracing::warn!(path = %path.display(), "a snapshot is removed: {why}");
+            let trash = put_aside(root, &path, name.id)?;
+            drop((root_lock, lock));
+            swept.take(&trash)?;
         }
     }
     Ok(swept)
+}
+
+/// Why a sweep may remove a snapshot that nobody uses; `None`: it stays.
+fn may_go(lock: &DirLock, path: &Path, name: DirName) -> Result<Option<String>, SnapshotError> {
+    let (manifest, cause, why) = match inspect::read(lock.directory(), path, name)? {
+        Ok(manifest) => (Ok(manifest), Cause::Swept, "its time is past".to_owned()),
+        Err(defect) if defect.is_garbage() => {
+            // It may say nevertheless what it is for.
+            let manifest = inspect::manifest(lock.directory(), path, name)?;
+            (manifest, Cause::Unusable, defect.to_string())
+        }
+        Err(_) => return Ok(None),
+    };
+    let subject = Subject::found(&manifest, name.kind);
+    Ok(may_be_deleted(subject, cause, Timestamp::now()).then_some(why))
 }
 
 fn try_lock(path: &Path) -> Result<Option<DirLock>, SnapshotError> {

@@ -165,7 +165,9 @@ fn damage_is_found_by_size_at_once_and_by_content_on_verify() {
 
 /// Lets a snapshot be one of another boot of the host.
 fn age(store: &SnapshotStore, id: SnapshotId) {
-    let path = id.directory(store.root()).join("manifest.json");
+    let path = DirName::base(id)
+        .directory(store.root())
+        .join("manifest.json");
     let json = fs::read_to_string(&path).unwrap();
     let now = crate::vm::proc::boot_id().unwrap().to_string();
     assert!(json.contains(&now));
@@ -174,7 +176,7 @@ fn age(store: &SnapshotStore, id: SnapshotId) {
 
 /// Changes one byte of its memory.
 fn flip(store: &SnapshotStore, id: SnapshotId) {
-    let path = id.directory(store.root()).join("memory");
+    let path = DirName::base(id).directory(store.root()).join("memory");
     let file = fs::File::options().write(true).open(path).unwrap();
     file.write_all_at(b"!", 700_000).unwrap();
 }
@@ -225,7 +227,7 @@ fn deleting_a_snapshot_forgets_that_it_was_hashed() {
     store.sweep().unwrap();
     assert_eq!(names(&store).len(), 2, "{:?}", names(&store));
     // By hand.
-    fs::remove_dir_all(swept.directory(store.root())).unwrap();
+    fs::remove_dir_all(DirName::base(swept).directory(store.root())).unwrap();
     store.sweep().unwrap();
     assert!(names(&store).is_empty());
 }
@@ -265,7 +267,7 @@ fn a_sweep_removes_what_the_dead_left_and_nothing_else() {
     let in_use = publish(&store);
     let living = staged(&store);
     let torn = publish(&store).id();
-    fs::remove_file(torn.directory(store.root()).join("vmstate")).unwrap();
+    fs::remove_file(DirName::base(torn).directory(store.root()).join("vmstate")).unwrap();
     let dead = staged(&store);
     let dead_path = dead.memory().parent().unwrap().to_owned();
     // As a killed process would: the lock goes, the directory stays.
@@ -285,7 +287,7 @@ fn a_sweep_removes_what_the_dead_left_and_nothing_else() {
     // Of a release before the mark, half deleted.
     let former = publish(&store).id();
     let trash = store.root().join(format!(".trash-{former}"));
-    fs::rename(former.directory(store.root()), &trash).unwrap();
+    fs::rename(DirName::base(former).directory(store.root()), &trash).unwrap();
     fs::remove_file(trash.join(".ironclaw")).unwrap();
     fs::remove_file(trash.join("memory")).unwrap();
     fs::create_dir(store.root().join("not-ours")).unwrap();
@@ -382,16 +384,23 @@ fn a_snapshot_of_the_last_release_is_ours_by_its_manifest() {
         publish(&store).id(),
     ];
     for id in ids {
-        fs::remove_file(id.directory(store.root()).join(".ironclaw")).unwrap();
+        fs::remove_file(DirName::base(id).directory(store.root()).join(".ironclaw")).unwrap();
     }
     drop(store.load(ids[0], &requirements()).unwrap());
     store.delete(ids[0]).unwrap();
     // Torn, and of another format.
-    fs::remove_file(ids[1].directory(store.root()).join("vmstate")).unwrap();
+    fs::remove_file(
+        DirName::base(ids[1])
+            .directory(store.root())
+            .join("vmstate"),
+    )
+    .unwrap();
     assert_eq!(store.sweep().unwrap().removed.len(), 1);
-    let manifest = ids[2].directory(store.root()).join("manifest.json");
+    let manifest = DirName::base(ids[2])
+        .directory(store.root())
+        .join("manifest.json");
     let json = fs::read_to_string(&manifest).unwrap();
-    fs::write(&manifest, json.replace("\"format\": 2", "\"format\": 99")).unwrap();
+    fs::write(&manifest, json.replace("\"format\": 3", "\"format\": 99")).unwrap();
     let state = store.list().unwrap()[0].state.clone();
     assert_eq!(state, Err(Defect::OtherFormat { found: 99 }));
     store.delete(ids[2]).unwrap();
@@ -406,7 +415,10 @@ fn delete_unused_removes_only_old_unused_snapshots() {
     let hour = std::time::Duration::from_secs(3600);
     assert!(store.delete_unused(hour).unwrap().removed.is_empty());
     let deleted = store.delete_unused(std::time::Duration::ZERO).unwrap();
-    assert_eq!(deleted.removed, [unused.directory(store.root())]);
+    assert_eq!(
+        deleted.removed,
+        [DirName::base(unused).directory(store.root())]
+    );
     assert!(deleted.bytes > 0);
     assert_eq!(names(&store), [in_use.id().to_string()]);
 }
@@ -495,7 +507,7 @@ proptest! {
         prop_assert!(fs::read(snapshot.memory()).unwrap() == content);
         let blocks: Vec<u8> = content.chunks(64 << 10).flat_map(sha2::Sha256::digest).collect();
         let digest = Sha256Digest::from(<[u8; 32]>::from(sha2::Sha256::digest(&blocks)));
-        prop_assert_eq!(snapshot.manifest().files.memory.sha256_of_blocks, digest);
+        prop_assert_eq!(snapshot.manifest().files[&FileRole::Memory].sha256_of_blocks, digest);
         prop_assert!(store.verify(snapshot.id()).is_ok());
     }
 }

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::error::SnapshotError;
 use super::id::SnapshotId;
+use super::kind::DirName;
 use super::manifest::Manifest;
 use crate::vm::proc;
 
@@ -75,7 +76,9 @@ pub(super) fn sweep(root: &Path, name: &str) -> Result<bool, SnapshotError> {
         return Ok(false);
     };
     let path = root.join(name);
-    if !id.directory(root).exists() && is_kept(&path) {
+    let is_there = |name: DirName| name.directory(root).exists();
+    let is_gone = !is_there(DirName::base(id)) && !is_there(DirName::checkpoint(id));
+    if is_gone && is_kept(&path) {
         remove(&path)?;
     }
     Ok(true)

@@ -1,0 +1,232 @@
+//! The files of a snapshot, by what they are for.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::vm::digest::Sha256Digest;
+use crate::vm::vmm::Machine;
+
+/// Most bytes of a VMM's state file, far beyond the kilobytes that machines without RAM in it
+/// need, so that hashing one stays short.
+pub const MAX_VMSTATE_BYTES: u64 = 64 << 20;
+/// Most bytes of a disk, holes included: its digest takes 1/2048 of it in memory.
+pub const MAX_DISK_BYTES: u64 = 256 << 30;
+/// Most disks of a snapshot.
+pub const MAX_DISKS: usize = 16;
+/// Longest name of a disk in bytes.
+const MAX_DISK_ID: usize = 32;
+
+const MEMORY: &str = "memory";
+const VMSTATE: &str = "vmstate";
+const DISK_PREFIX: &str = "disk-";
+
+/// What a file of a snapshot is for. Its text is the file's name: `memory`, `vmstate`, or `disk-`
+/// and the disk's name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum FileRole {
+    /// The guest's RAM.
+    Memory,
+    /// State of vCPUs and devices, in the VMM's format.
+    VmState,
+    /// What a disk held that the guest could write to.
+    Disk(DiskId),
+}
+
+/// Name of a disk in its VM: 1 to 32 lower-case letters, digits or `_`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DiskId(String);
+
+/// The text is no name of a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the name of a disk is 1 to {MAX_DISK_ID} lower-case letters, digits or `_`")]
+pub struct ParseDiskIdError;
+
+/// The text says of no file what it is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a file of a snapshot is `{MEMORY}`, `{VMSTATE}` or `{DISK_PREFIX}` and the name of a disk"
+)]
+pub struct ParseFileRoleError;
+
+/// What a file must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileRecord {
+    /// Size in bytes, holes included.
+    pub bytes: u64,
+    /// SHA-256 over the SHA-256 digests of the content in blocks of 64 KiB, holes read as zeros.
+    pub sha256_of_blocks: Sha256Digest,
+}
+
+/// What is wrong with a file that should become part of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FileFault {
+    /// There is none.
+    #[error("is missing")]
+    Missing,
+    /// It is a link, a pipe, a device or a directory.
+    #[error("is not a regular file")]
+    NotRegular,
+    /// The memory file must be exactly as large as the machine's memory.
+    #[error("has {found} bytes instead of {expected}")]
+    WrongSize {
+        /// Bytes of the machine's memory.
+        expected: u64,
+        /// Bytes found.
+        found: u64,
+    },
+    /// A state file and a disk hold at least something.
+    #[error("is empty")]
+    Empty,
+    /// No VMM writes so much state, and no disk may be so large: RAM went into the wrong file.
+    #[error("has {found} bytes, more than the {limit} that such a file can have")]
+    TooLarge {
+        /// Bytes found.
+        found: u64,
+        /// Most bytes accepted.
+        limit: u64,
+    },
+    /// A snapshot's directory holds its own files only.
+    #[error("does not belong into a snapshot")]
+    Stray,
+}
+
+impl FileRole {
+    /// Whether a file of so many bytes can be it, of a guest on `machine`.
+    pub(super) fn check(&self, machine: Machine, found: u64) -> Result<(), FileFault> {
+        let limit = match self {
+            Self::Memory => {
+                let expected = machine.memory_bytes();
+                return match found {
+                    _ if found == expected => Ok(()),
+                    _ => Err(FileFault::WrongSize { expected, found }),
+                };
+            }
+            Self::VmState => MAX_VMSTATE_BYTES,
+            Self::Disk(_) => MAX_DISK_BYTES,
+        };
+        match found {
+            0 => Err(FileFault::Empty),
+            _ if found <= limit => Ok(()),
+            _ => Err(FileFault::TooLarge { found, limit }),
+        }
+    }
+}
+
+impl fmt::Display for FileRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory => f.write_str(MEMORY),
+            Self::VmState => f.write_str(VMSTATE),
+            Self::Disk(id) => write!(f, "{DISK_PREFIX}{id}"),
+        }
+    }
+}
+
+impl FromStr for FileRole {
+    type Err = ParseFileRoleError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            MEMORY => Ok(Self::Memory),
+            VMSTATE => Ok(Self::VmState),
+            _ => {
+                let id = text.strip_prefix(DISK_PREFIX).ok_or(ParseFileRoleError)?;
+                id.parse().map(Self::Disk).map_err(|_| ParseFileRoleError)
+            }
+        }
+    }
+}
+
+impl TryFrom<String> for FileRole {
+    type Error = ParseFileRoleError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<FileRole> for String {
+    fn from(role: FileRole) -> Self {
+        role.to_string()
+    }
+}
+
+impl fmt::Display for DiskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for DiskId {
+    type Err = ParseDiskIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_plain =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        let is_name = (1..=MAX_DISK_ID).contains(&text.len()) && text.bytes().all(is_plain);
+        is_name
+            .then(|| Self(text.to_owned()))
+            .ok_or(ParseDiskIdError)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_file_says_what_it_is_for_and_the_other_way_round() {
+        let disk = FileRole::Disk("root".parse().unwrap());
+        for (role, name) in [
+            (FileRole::Memory, "memory"),
+            (FileRole::VmState, "vmstate"),
+            (disk, "disk-root"),
+        ] {
+            assert_eq!(role.to_string(), name);
+            assert_eq!(name.parse(), Ok(role));
+        }
+    }
+
+    #[test]
+    fn a_name_that_leads_elsewhere_is_none_of_a_file() {
+        let long = format!("disk-{}", "x".repeat(MAX_DISK_ID + 1));
+        for name in [
+            "",
+            "disk-",
+            "disk-../x",
+            "disk-a/b",
+            "disk-A",
+            "disk-.",
+            "Memory",
+            "manifest.json",
+            "disk-\u{e9}",
+            &long,
+        ] {
+            assert_eq!(name.parse::<FileRole>(), Err(ParseFileRoleError), "{name}");
+        }
+    }
+
+    #[test]
+    fn each_file_has_a_size_that_it_can_have() {
+        let machine = Machine {
+            memory_mib: 1,
+            vcpus: 1,
+        };
+        let disk = FileRole::Disk("root".parse().unwrap());
+        for (role, right, wrong) in [
+            (FileRole::Memory, 1 << 20, (1 << 20) + 1),
+            (FileRole::VmState, MAX_VMSTATE_BYTES, MAX_VMSTATE_BYTES + 1),
+            (disk, MAX_DISK_BYTES, MAX_DISK_BYTES + 1),
+        ] {
+            assert_eq!(role.check(machine, right), Ok(()), "{role}");
+            for bytes in [0, wrong] {
+                assert!(role.check(machine, bytes).is_err(), "{role} of {bytes}");
+            }
+        }
+    }
+}
