@@ -10,7 +10,7 @@ use ironclaw_orchestrator::vm::Config;
 use ironclaw_orchestrator::vm::config::{
     BackendChoice, JailChoice, RUN_PATH, SNAPSHOT_PATH, TEMPLATE_PATH,
 };
-use ironclaw_orchestrator::vm::firecracker::{FirecrackerBinary, KIND, find_jailer};
+use ironclaw_orchestrator::vm::firecracker::{Confined, FirecrackerBinary, KIND, find_jailer};
 use ironclaw_orchestrator::vm::vmm::VmmError;
 use rustix::process::geteuid;
 
@@ -37,7 +37,7 @@ pub(super) async fn checks(config: &Config, opened: &io::Result<()>) -> (Vec<Che
         match FirecrackerBinary::find(config.backends.firecracker.binary.as_deref()).await {
             Ok(binary) => {
                 let found = format!("{} {}", binary.path.display(), words(&binary));
-                let mut checks = vec![Check::ok(NAME, found), jailer(config)];
+                let mut checks = vec![Check::ok(NAME, found), jail(config, &binary)];
                 if jailed(config) {
                     checks.extend(control_groups());
                     checks.extend(file_systems(config));
@@ -83,36 +83,47 @@ fn jailed(config: &Config) -> bool {
         && find_jailer(config.backends.firecracker.jailer.as_deref()).is_ok()
 }
 
-fn jailer(config: &Config) -> Check {
-    const NAME: &str = "jailer";
-    let must = config.jail == JailChoice::On;
-    let must_here = must || geteuid().is_root() || config.backends.firecracker.jailer.is_some();
+/// What shuts it off: its jailer as root, and what an ordinary user can have otherwise.
+fn jail(config: &Config, binary: &FirecrackerBinary) -> Check {
     if config.jail == JailChoice::Off {
         return Check::warn(
-            NAME,
+            JAILER,
             "not used, as IRONCLAW_JAIL=off",
             "a guest that breaks out of Firecracker has all rights of this user",
         );
     }
+    if config.jail == JailChoice::On || geteuid().is_root() {
+        return jailer(config);
+    }
+    let state = [config.snapshot_path.clone(), config.template_path.clone()];
+    let confined = Confined::find(&binary.path, &config.run_path, &state);
+    let mut found = format!("in force: {}", confined.in_force().join(", "));
+    let Some(reason) = confined.why_no_stronger() else {
+        return Check::ok(CONFINED, found);
+    };
+    found.push_str("; missing: Landlock, so that it can open files of this user");
+    Check::warn(CONFINED, found, format!("{reason}; as root it is jailed"))
+}
+
+const JAILER: &str = "jailer";
+const CONFINED: &str = "Firecracker's jail";
+
+fn jailer(config: &Config) -> Check {
     match find_jailer(config.backends.firecracker.jailer.as_deref()) {
         Ok(path) if geteuid().is_root() => Check::ok(
-            NAME,
+            JAILER,
             format!(
                 "{}, user ids {} (IRONCLAW_JAIL_USERS)",
                 path.display(),
                 config.jail_users
             ),
         ),
-        Ok(path) => {
-            let found = format!("{} is there, but only root can jail", path.display());
-            if must {
-                Check::fail(NAME, found, Some("run as root".to_owned()))
-            } else {
-                Check::warn(NAME, found, "run as root to have each VM jailed")
-            }
-        }
-        Err(error) if must_here => Check::fail(NAME, causes(&error), None),
-        Err(error) => Check::warn(NAME, causes(&error), "until then VMs are not jailed"),
+        Ok(path) => Check::fail(
+            JAILER,
+            format!("{} is there, but only root can jail", path.display()),
+            Some("run as root".to_owned()),
+        ),
+        Err(error) => Check::fail(JAILER, causes(&error), None),
     }
 }
 

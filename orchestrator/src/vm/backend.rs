@@ -107,6 +107,8 @@ impl Absence {
 pub struct Surroundings {
     /// Directory for what running VMs need.
     pub run_path: PathBuf,
+    /// Directories of what VMs read: snapshots and templates.
+    pub read_paths: Vec<PathBuf>,
     /// Whether VMMs are jailed.
     pub jail: JailChoice,
     /// User ids of jailed VMMs.
@@ -118,7 +120,7 @@ pub struct Surroundings {
 #[serde(rename_all = "lowercase")]
 pub enum JailChoice {
     /// QEMU by the strongest jail that can be had, with a warning where it could be stronger;
-    /// Firecracker as root jailed or an error, as another user with a warning.
+    /// Firecracker as root by its jailer or an error, as another user confined by Landlock and filters.
     #[default]
     Auto,
     /// In namespaces and a root directory of its own, or an error.

@@ -115,7 +115,7 @@ const OF_ALL_BACKENDS: &[Variable] = &[
     (
         JAIL,
         "auto",
-        "auto (QEMU: the strongest that can be had; Firecracker: on as root), on (jailed or an error) or off",
+        "auto (the strongest that can be had; Firecracker as root: on), on (jailed or an error) or off",
     ),
     (
         JAIL_USERS,
@@ -352,6 +352,7 @@ impl Config {
     pub(crate) fn surroundings(&self) -> Surroundings {
         Surroundings {
             run_path: self.run_path.clone(),
+            read_paths: vec![self.snapshot_path.clone(), self.template_path.clone()],
             jail: self.jail,
             jail_users: self.jail_users.0.clone(),
         }

@@ -10,6 +10,7 @@
 pub mod api;
 mod binary;
 mod chroot;
+mod confined;
 mod devices;
 mod jail;
 mod pid_namespace;
@@ -51,7 +52,8 @@ use api::{
 };
 pub use binary::FirecrackerBinary;
 use binary::PROGRAM;
-use chroot::Chroot;
+use chroot::{Chroot, LOG, Sees};
+pub use confined::Confined;
 use devices::Interface;
 pub use devices::{Devices, Tap};
 use jail::PROGRAM as JAILER;
@@ -68,8 +70,6 @@ const KVM: &str = "kvm";
 /// Names of the sockets in a VM's directory.
 const API: &str = "api.sock";
 const VSOCK: &str = "vsock.sock";
-/// Name of the pipe for Firecracker's log: its standard output is the guest's console.
-const LOG: &str = "log";
 /// Names of a snapshot's files in a jail.
 const VMSTATE: &str = "vmstate";
 const MEMORY: &str = "memory";
@@ -105,6 +105,7 @@ pub struct Firecracker {
     identity: VmmIdentity,
     run: Arc<RunPath>,
     jailer: Option<Arc<Jailer>>,
+    confined: Option<Arc<Confined>>,
     devices: Arc<Devices>,
 }
 
@@ -116,6 +117,13 @@ pub struct FirecrackerVm {
     channel_taken: bool,
     writes: Writes,
     started_in: Duration,
+}
+
+/// Whether a VM writes a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Snapshot {
+    None,
+    Written,
 }
 
 /// What of its memory a VM's snapshot writes.
@@ -166,8 +174,18 @@ impl Firecracker {
             identity,
             run: Arc::new(RunPath::open(run_path)?),
             jailer: jailer.map(Arc::new),
+            confined: None,
             devices: Arc::new(devices),
         })
+    }
+
+    /// The same with its processes confined, where no jailer does it.
+    #[must_use]
+    pub fn confined(self, confined: Confined) -> Self {
+        Self {
+            confined: Some(Arc::new(confined)),
+            ..self
+        }
     }
 
     /// A process that answers on its API, and has no VM yet.
@@ -175,8 +193,9 @@ impl Firecracker {
         &self,
         machine: Machine,
         interface: Option<Interface>,
+        writes: Snapshot,
     ) -> Result<FirecrackerVm, VmmError> {
-        let started = self.start_process(machine, interface).await;
+        let started = self.start_process(machine, interface, writes).await;
         started.map_err(|error| match error {
             // The jailer copies the program into the jail, and says nothing that can be told apart.
             VmmError::Died { .. } if !self.has_room() => {
@@ -204,11 +223,12 @@ impl Firecracker {
         &self,
         machine: Machine,
         interface: Option<Interface>,
+        writes: Snapshot,
     ) -> Result<FirecrackerVm, VmmError> {
         let start = Instant::now();
         let run = self.run.directory()?;
         let dir = match &self.jailer {
-            None => VmDir::new(&run),
+            None => VmDir::new(&run, self.sees()),
             Some(jailer) => VmDir::in_jail(&run, jailer, &self.binary),
         };
         let dir = dir.map_err(VmmError::io(format!(
@@ -221,7 +241,10 @@ impl Firecracker {
             "make a pipe for the log of a VM in {}",
             run.path().display()
         )))?;
-        let launch = self.launch(dir, machine, interface).logging_to(log);
+        let launch = self.launch(dir, machine, interface, writes);
+        let launch = launch
+            .map_err(VmmError::io("confine Firecracker"))?
+            .logging_to(log);
         let process = Process::start(launch)
             .await
             .map_err(VmmError::io(format!("start {}", self.binary.display())))?;
@@ -241,7 +264,23 @@ impl Firecracker {
         }
     }
 
-    fn launch(&self, dir: VmDir, machine: Machine, interface: Option<Interface>) -> Launch {
+    /// What a process sees that is not in a jail.
+    fn sees(&self) -> Sees {
+        let confined = self.confined.as_ref();
+        if confined.is_some_and(|confined| confined.restricts_files()) {
+            Sees::Directory
+        } else {
+            Sees::Host
+        }
+    }
+
+    fn launch(
+        &self,
+        dir: VmDir,
+        machine: Machine,
+        interface: Option<Interface>,
+        writes: Snapshot,
+    ) -> io::Result<Launch> {
         let run = Arc::clone(dir.run());
         // More of it costs milliseconds per restore.
         let arguments = ["--api-sock", API, "--log-path", LOG, "--level", "Error"];
@@ -253,17 +292,24 @@ impl Firecracker {
             // does, it hangs instead of telling why a snapshot can't be loaded.
             command.env("TZ", "UTC0");
             command.args(arguments);
-            return Launch::new(command).recorded_in(run).with((dir, interface));
+            let mut launch = Launch::new(command).recorded_in(run);
+            if let Some(confined) = &self.confined {
+                let writes = writes == Snapshot::Written;
+                let confinement =
+                    confined.confinement(dir.chroot(), machine, writes, &self.devices)?;
+                launch = launch.confined(confinement, None);
+            }
+            return Ok(launch.with((dir, interface)));
         };
         let (id, user) = (&jail.id, &jail.user);
         let base = run.path();
         let tap = interface.as_ref().map(Interface::tap);
         let network = tap.and_then(|tap| tap.namespace.as_deref());
         let command = jailer.command(&self.binary, base, id, user, machine, network, &arguments);
-        Launch::new(command)
+        Ok(Launch::new(command)
             .in_pid_namespace(jailer.namespace())
             .recorded_in(Arc::clone(&run))
-            .with((dir, interface))
+            .with((dir, interface)))
     }
 }
 
@@ -287,21 +333,25 @@ impl Vmm for Firecracker {
 
     async fn boot(&self, spec: &VmSpec) -> Result<Box<dyn MicroVm>, VmmError> {
         let (interface, tap) = self.interface()?;
-        let mut vm = self.start(spec.machine, interface).await?;
+        let writes = match spec.ram {
+            Ram::File(_) => Snapshot::Written,
+            Ram::Private => Snapshot::None,
+        };
+        let mut vm = self.start(spec.machine, interface, writes).await?;
         let booted = self.boot_in(&mut vm, spec, tap.as_ref()).await;
         vm.kill_on_error(booted).await
     }
 
     async fn restore(&self, spec: &RestoreSpec) -> Result<Box<dyn MicroVm>, VmmError> {
         let (interface, tap) = self.interface()?;
-        let mut vm = self.start(spec.machine, interface).await?;
+        let mut vm = self.start(spec.machine, interface, Snapshot::None).await?;
         let restored = self.restore_in(&mut vm, spec, tap.as_ref()).await;
         vm.kill_on_error(restored).await
     }
 
     async fn try_out(&self, machine: Machine) -> Result<(), VmmError> {
         let (interface, _tap) = self.interface()?;
-        let vm = self.start(machine, interface).await?;
+        let vm = self.start(machine, interface, Snapshot::None).await?;
         vm.process.end().await;
         Ok(())
     }
@@ -311,7 +361,7 @@ impl Vmm for Firecracker {
         if self.devices.has_network() {
             return Ok(None);
         }
-        let vm = self.start(machine, None).await?;
+        let vm = self.start(machine, None, Snapshot::None).await?;
         let vmm = self.clone();
         Ok(Some(Box::new(FirecrackerStandby { vmm, vm })))
     }
@@ -680,7 +730,7 @@ mod tests {
             memory_mib: 128,
             vcpus: 1,
         };
-        let started = timeout(STARTED, vmm.start(machine, None));
+        let started = timeout(STARTED, vmm.start(machine, None, Snapshot::None));
         let error = started.await.unwrap().err().unwrap();
         assert!(error.to_string().contains("exit status: 1"), "{error}");
         drop(end);

@@ -2,16 +2,21 @@
 //! further. As root, and as a user who has nothing to do with root.
 
 use std::fs::{self, Permissions};
+use std::io::Read as _;
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
 
+use ironclaw_host::sys::confine;
 use ironclaw_orchestrator::template::{Template, TemplateStore};
 use ironclaw_orchestrator::vm::config::JailChoice;
-use ironclaw_orchestrator::vm::firecracker::{DEFAULT_USERS, Devices, Firecracker, Jailer};
+use ironclaw_orchestrator::vm::firecracker::{
+    Confined, DEFAULT_USERS, Devices, Firecracker, FirecrackerBinary, Jailer,
+};
 use ironclaw_orchestrator::vm::qemu::{Accelerator, Jail, Qemu, QemuBinary, Strength};
 use ironclaw_orchestrator::vm::snapshot::SnapshotStore;
 use ironclaw_orchestrator::vm::vmm::Machine;
@@ -19,6 +24,8 @@ use ironclaw_orchestrator::vm::vmm::{MicroVm, Vmm};
 use ironclaw_orchestrator::vm::{Config, Launcher};
 use ironclaw_test_harness::skipped;
 use libtest_mimic::Trial;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
 use tokio::task::spawn_blocking;
 
 use crate::backend::{Backend, Kind, import};
@@ -27,9 +34,14 @@ use crate::inject::{self, Argument, Outcome};
 use crate::real::{self, Real};
 use crate::trial;
 
-/// Make this program one that is started as an ordinary user: the strength, and the directory.
-const STRENGTH: &str = "IRONCLAW_TEST_TAKEN_OVER";
+/// Make this program one that is started as an ordinary user: what is tried, and the directory.
+const TRIED: &str = "IRONCLAW_TEST_TAKEN_OVER";
 const DIRECTORY: &str = "IRONCLAW_TEST_TAKEN_OVER_DIRECTORY";
+/// Make it give KVM to all users first, for itself and what it becomes.
+const KVM_FOR_ALL: &str = "IRONCLAW_TEST_KVM_FOR_ALL";
+const KVM: &str = "/dev/kvm";
+/// What is tried of Firecracker.
+const FIRECRACKER: &str = "firecracker";
 /// nobody and nogroup, on Debian.
 const ORDINARY: u32 = 65_534;
 
@@ -55,7 +67,11 @@ pub(crate) fn trials() -> Vec<Trial> {
         "taken_over::qemu::without_a_jail_only_its_snapshot_is_safe".to_owned(),
         without_a_jail,
     );
-    qemu.chain([without, firecracker]).collect()
+    let ordinary = trial(
+        "taken_over::firecracker::landlock_gets_no_further".to_owned(),
+        ordinary_firecracker,
+    );
+    qemu.chain([without, firecracker, ordinary]).collect()
 }
 
 /// As root in this process what takes root, all else as an ordinary user.
@@ -66,11 +82,7 @@ async fn qemu(name: &str, strength: Strength) {
         Err(missing) => return skipped(missing),
     };
     let template = backend.launcher.template().clone();
-    // Where any user gets to.
-    let directory = tempfile::Builder::new()
-        .permissions(Permissions::from_mode(0o755))
-        .tempdir()
-        .unwrap();
+    let directory = anybodys();
     match (is_root, strength) {
         (false, Strength::OwnUser) => return skipped("only root has user ids to give"),
         (true, Strength::OwnUser) | (false, _) => {
@@ -88,19 +100,35 @@ async fn qemu(name: &str, strength: Strength) {
         fs::copy(file.path(), copy.join(file.file_name())).unwrap();
     }
     symlink(copy.file_name().unwrap(), store.join("default")).unwrap();
-    for path in walk(directory.path()) {
+    let mut child = try_as_ordinary_user(name, directory.path());
+    child.uid(ORDINARY).gid(ORDINARY);
+    succeeds(child).await;
+}
+
+/// A directory where any user gets to.
+fn anybodys() -> tempfile::TempDir {
+    let permissions = Permissions::from_mode(0o755);
+    let mut builder = tempfile::Builder::new();
+    builder.permissions(permissions).tempdir().unwrap()
+}
+
+/// This program as one that tries `what` in a directory that is an ordinary user's now.
+fn try_as_ordinary_user(what: &str, directory: &Path) -> Command {
+    for path in walk(directory) {
         std::os::unix::fs::lchown(&path, Some(ORDINARY), Some(ORDINARY)).unwrap();
-        if path.is_dir() && !path.is_symlink() && path != directory.path() {
+        if path.is_dir() && !path.is_symlink() && path != directory {
             fs::set_permissions(&path, Permissions::from_mode(0o700)).unwrap();
         }
     }
     let mut child = Command::new("/proc/self/exe");
     child
         .current_dir("/")
-        .env(STRENGTH, name)
-        .env(DIRECTORY, directory.path())
-        .uid(ORDINARY)
-        .gid(ORDINARY);
+        .env(TRIED, what)
+        .env(DIRECTORY, directory);
+    child
+}
+
+async fn succeeds(mut child: Command) {
     let output = spawn_blocking(move || child.output())
         .await
         .unwrap()
@@ -126,21 +154,97 @@ fn walk(path: &Path) -> Vec<PathBuf> {
 
 /// The part of an ordinary user, if this program was started for that.
 pub(crate) fn as_ordinary_user() -> Option<ExitCode> {
-    let name = std::env::var(STRENGTH).ok()?;
+    let name = std::env::var(TRIED).ok()?;
     let directory = PathBuf::from(std::env::var_os(DIRECTORY)?);
-    let (_, strength) = STRENGTHS.into_iter().find(|(known, _)| *known == name)?;
+    if std::env::var_os(KVM_FOR_ALL).is_some() {
+        become_ordinary_with_kvm(&directory);
+    }
+    let strength = STRENGTHS.into_iter().find(|(known, _)| *known == name);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .unwrap();
     runtime.block_on(async {
         assert!(!rustix::process::geteuid().is_root());
-        let store = TemplateStore::open(directory.join("templates")).unwrap();
-        let template = store.default_template().unwrap().unwrap();
-        let backend = jailed_qemu(template, &directory, strength).await;
-        gets_no_further(&backend, Some(strength)).await;
+        match strength {
+            Some((_, strength)) => {
+                let store = TemplateStore::open(directory.join("templates")).unwrap();
+                let template = store.default_template().unwrap().unwrap();
+                let backend = jailed_qemu(template, &directory, strength).await;
+                gets_no_further(&backend, Some(strength)).await;
+            }
+            None => {
+                assert_eq!(name, FIRECRACKER);
+                gets_no_further(&confined_firecracker(&directory).await, None).await;
+            }
+        }
     });
     Some(ExitCode::SUCCESS)
+}
+
+/// Goes on as an ordinary user, who may use KVM: a node of its device that all may open is mounted over
+/// root's, for this process and those that it starts. A node counts on a file system alone that is not
+/// mounted `nodev`.
+fn become_ordinary_with_kvm(directory: &Path) -> ! {
+    let device = fs::metadata(KVM).unwrap().rdev();
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+    mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )
+    .unwrap();
+    let devices = directory.join("devices");
+    fs::create_dir(&devices).unwrap();
+    mount("none", &devices, "tmpfs", MountFlags::NOSUID, None).unwrap();
+    let node = devices.join("kvm");
+    mknodat(CWD, &node, FileType::CharacterDevice, Mode::empty(), device).unwrap();
+    // Whatever the umask is.
+    fs::set_permissions(&node, Permissions::from_mode(0o666)).unwrap();
+    mount_bind(&node, KVM).unwrap();
+    let mut ordinary = Command::new("/proc/self/exe");
+    ordinary.env_remove(KVM_FOR_ALL).uid(ORDINARY).gid(ORDINARY);
+    panic!("can't go on: {}", ordinary.exec())
+}
+
+/// What Firecracker has as an ordinary user, who has no jailer.
+async fn ordinary_firecracker() {
+    let Real { binary, guest } = match real::firecracker().await {
+        Ok(real) => real,
+        Err(missing) => return skipped(missing),
+    };
+    if confine::landlock_version() == 0 {
+        return skipped(real::unless_required(
+            "there is no Landlock here".to_owned(),
+        ));
+    }
+    let directory = anybodys();
+    let (program, kernel) = (
+        directory.path().join("firecracker"),
+        directory.path().join("guest"),
+    );
+    fs::copy(&binary.path, &program).unwrap();
+    fs::copy(&guest, &kernel).unwrap();
+    if !rustix::process::geteuid().is_root() {
+        let backend = confined_firecracker(directory.path()).await;
+        return gets_no_further(&backend, None).await;
+    }
+    let mut child = try_as_ordinary_user(FIRECRACKER, directory.path());
+    child.env(KVM_FOR_ALL, "1");
+    succeeds(child).await;
+}
+
+/// The one that was copied to `directory`.
+async fn confined_firecracker(directory: &Path) -> Backend {
+    let config = config(directory);
+    let template = import(directory, directory.join("guest"));
+    let program = directory.join("firecracker");
+    let binary = FirecrackerBinary::find(Some(&program)).await.unwrap();
+    let state = [config.snapshot_path.clone(), directory.join("templates")];
+    let confined = Confined::find(&program, &config.run_path, &state);
+    assert_eq!(confined.why_no_stronger(), None);
+    let devices = Devices::default();
+    let vmm = Firecracker::new(binary, &config.run_path, None, devices).unwrap();
+    backend(Arc::new(vmm.confined(confined)), template, config)
 }
 
 async fn jailed_qemu(template: Template, directory: &Path, strength: Strength) -> Backend {
@@ -208,6 +312,8 @@ struct Targets {
     created: PathBuf,
     run_path: PathBuf,
     memory: PathBuf,
+    /// Where others listen.
+    socket: PathBuf,
     port: u16,
 }
 
@@ -245,7 +351,7 @@ const READS: [Attempt; 6] = [
 ];
 
 /// What nothing may let it do.
-const ATTEMPTS: [Attempt; 24] = [
+const ATTEMPTS: [Attempt; 28] = [
     ("create a file", |it| {
         it.open(&it.targets.created, libc::O_WRONLY | libc::O_CREAT)
     }),
@@ -260,6 +366,12 @@ const ATTEMPTS: [Attempt; 24] = [
     }),
     ("open the memory again", |it| {
         it.open("/memory", libc::O_RDWR)
+    }),
+    ("open the memory by the name that it was given", |it| {
+        it.open("memory", libc::O_RDWR)
+    }),
+    ("replace the memory that it was given", |it| {
+        it.path(libc::SYS_unlink, "memory")
     }),
     ("write to its snapshot", |it| {
         it.to_memory(|it, fd| {
@@ -309,6 +421,24 @@ const ATTEMPTS: [Attempt; 24] = [
             }
             outcome => outcome,
         }
+    }),
+    ("connect to a socket of its user", |it| {
+        let (family, kind) = (libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC);
+        match it.call(libc::SYS_socket, &[number(family), number(kind), number(0)]) {
+            Outcome::Returned(fd) if fd >= 0 => {
+                let fd = Argument::Number(fd.cast_unsigned());
+                let mut address = vec![1, 0];
+                address.extend(it.targets.socket.as_os_str().as_encoded_bytes());
+                address.push(0);
+                let length = Argument::Number(address.len() as u64);
+                it.call(libc::SYS_connect, &[fd, Argument::Bytes(&address), length])
+            }
+            outcome => outcome,
+        }
+    }),
+    ("abort a process of its user", |it| {
+        let process = number(it.targets.process.cast_signed());
+        it.call(libc::SYS_tkill, &[process, number(libc::SIGABRT)])
     }),
     ("signal a process of its user", |it| {
         it.signal(libc::SYS_kill, it.targets.process)
@@ -453,9 +583,7 @@ async fn attempt(backend: &Backend, attempts: &[Attempt], is_qemu: bool) -> Atte
     let (other, other_guest) = restored(backend, &snapshot).await;
     let directory = backend.config.run_path.parent().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut sleep = Command::new("sleep");
-    let sleep = sleep.arg("1000").stdin(Stdio::null()).stdout(Stdio::null());
-    let mut process = Sleeper(sleep.spawn().unwrap());
+    let mut process = Sleeper::start();
     let targets = Arc::new(Targets {
         process: process.0.id(),
         vmm: other.pid(),
@@ -463,9 +591,11 @@ async fn attempt(backend: &Backend, attempts: &[Attempt], is_qemu: bool) -> Atte
         created: directory.join("created"),
         run_path: backend.config.run_path.clone(),
         memory: snapshot.memory().to_owned(),
+        socket: directory.join("socket"),
         port: listener.local_addr().unwrap().port(),
     });
     fs::write(&targets.secret, "secret").unwrap();
+    let _others = UnixListener::bind(&targets.socket).unwrap();
     let mut done = Vec::new();
     let mut vm: Option<Box<dyn MicroVm>> = None;
     for (what, attempt) in attempts {
@@ -530,7 +660,9 @@ async fn without_a_jail() {
         "list other VMs",
         "create a file",
         "connect to the host by TCP",
+        "connect to a socket of its user",
         "signal a process of its user",
+        "abort a process of its user",
         "outlive us",
     ] {
         assert!(done.contains(&what), "{what} was refused: {done:?}");
@@ -544,6 +676,23 @@ async fn without_a_jail() {
 
 /// A process that ends with the test.
 struct Sleeper(Child);
+
+impl Sleeper {
+    /// One that does not end by SIGABRT, the signal that Firecracker may send: whoever sends it to others
+    /// is told.
+    fn start() -> Self {
+        let mut sleep = Command::new("sh")
+            .args(["-c", "trap '' ABRT; echo; exec sleep 1000 >/dev/null"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut ready = [0];
+        let said = sleep.stdout.as_mut().unwrap().read_exact(&mut ready);
+        said.unwrap();
+        Self(sleep)
+    }
+}
 
 impl Drop for Sleeper {
     fn drop(&mut self) {

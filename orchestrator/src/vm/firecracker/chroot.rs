@@ -36,18 +36,34 @@ const RETRY: Duration = Duration::from_micros(100);
 pub(super) struct Chroot {
     path: Arc<Path>,
     directory: Arc<OwnedFd>,
-    /// The group of a jailed process.
-    jail: Option<u32>,
+    sees: Sees,
 }
 
+/// What a process sees of the host's files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sees {
+    /// All that its user may read.
+    Host,
+    /// This directory, as its root and a process of this group.
+    Jail(u32),
+    /// This directory, as far as it may read, and [`WRITTEN`] in it to write.
+    Directory,
+}
+
+/// Name of the pipe for Firecracker's log: its standard output is the guest's console.
+pub(super) const LOG: &str = "log";
+
+/// Where a process that can write nowhere else puts a snapshot.
+pub(super) const WRITTEN: &str = "written";
+
 impl Chroot {
-    /// The directory at `path`, for a process of the group `jail` if that is jailed in it.
-    pub(super) fn open(path: &Path, jail: Option<u32>) -> io::Result<Self> {
+    /// The directory at `path`, for a process that sees so much.
+    pub(super) fn open(path: &Path, sees: Sees) -> io::Result<Self> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
         Ok(Self {
             path: path.into(),
             directory: Arc::new(openat(CWD, path, flags, Mode::empty())?),
-            jail,
+            sees,
         })
     }
 
@@ -107,11 +123,12 @@ impl Chroot {
     /// Exposes `file` to the process for reading, in a chroot as `name`; returns the path that it
     /// opens it by.
     pub(super) fn expose_read_only(&self, file: &Path, name: &str) -> Result<PathBuf, VmmError> {
-        let Some(group) = self.jail else {
-            return Ok(file.to_owned());
-        };
         let failed = || VmmError::io(format!("let a jailed VM read {}", file.display()));
-        readable_by(file, group).map_err(failed())?;
+        match self.sees {
+            Sees::Host => return Ok(file.to_owned()),
+            Sees::Jail(group) => readable_by(file, group).map_err(failed())?,
+            Sees::Directory => {}
+        }
         let target = self.path.join(name);
         match linkat(CWD, file, CWD, &target, AtFlags::empty()) {
             Ok(()) => Ok(name.into()),
@@ -124,11 +141,21 @@ impl Chroot {
         }
     }
 
+    /// The same for a file that every process may read, by its own path where there is no chroot.
+    pub(super) fn expose_to_all(&self, file: &Path, name: &str) -> Result<PathBuf, VmmError> {
+        match self.sees {
+            Sees::Host | Sees::Directory => Ok(file.to_owned()),
+            Sees::Jail(_) => self.expose_read_only(file, name),
+        }
+    }
+
     /// Prepares a file for the process to write, which [`retrieve`](Self::retrieve) moves to `target`;
     /// returns the path that it opens it by.
     pub(super) fn prepare_output(&self, target: &Path, name: &str) -> Result<PathBuf, VmmError> {
-        if self.jail.is_some() {
-            return Ok(name.into());
+        match self.sees {
+            Sees::Host => {}
+            Sees::Jail(_) => return Ok(name.into()),
+            Sees::Directory => return Ok(Path::new(WRITTEN).join(name)),
         }
         // Firecracker would create it for all to read.
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
@@ -140,16 +167,18 @@ impl Chroot {
 
     /// Moves the file that the process wrote to `target`, with mode 0600.
     pub(super) fn retrieve(&self, target: &Path, name: &str) -> Result<(), VmmError> {
-        if self.jail.is_none() {
-            return Ok(());
-        }
-        let written = self.path.join(name);
+        let name = match self.sees {
+            Sees::Host => return Ok(()),
+            Sees::Jail(_) => PathBuf::from(name),
+            Sees::Directory => Path::new(WRITTEN).join(name),
+        };
+        let written = self.path.join(&name);
         let retrieve = || -> io::Result<()> {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            let file = File::from(openat(&self.directory, name, flags, Mode::empty())?);
+            let file = File::from(openat(&self.directory, &name, flags, Mode::empty())?);
             link_own_file(&file, target)?;
             // The process may have put something else there meanwhile, for all we care.
-            let _ = unlinkat(&self.directory, name, AtFlags::empty());
+            let _ = unlinkat(&self.directory, &name, AtFlags::empty());
             Ok(())
         };
         retrieve().map_err(|error| {
@@ -221,7 +250,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let deep = root.path().join("d".repeat(120));
         fs::create_dir(&deep).unwrap();
-        let chroot = Chroot::open(&deep, None).unwrap();
+        let chroot = Chroot::open(&deep, Sees::Host).unwrap();
         let directory = File::open(&deep).unwrap();
         let path = format!("/proc/self/fd/{}/api.sock", directory.as_raw_fd());
         let listen = async {
@@ -237,7 +266,7 @@ mod tests {
     fn a_pipe_delivers_what_is_written_to_it() {
         use std::io::{Read as _, Write as _};
         let dir = tempfile::tempdir().unwrap();
-        let chroot = Chroot::open(dir.path(), None).unwrap();
+        let chroot = Chroot::open(dir.path(), Sees::Host).unwrap();
         let mut out = File::from(chroot.pipe("log", None).unwrap());
         // As Firecracker opens it.
         let mut options = File::options();
@@ -258,7 +287,7 @@ mod tests {
         fs::create_dir(&dir).unwrap();
         symlink(&outside, dir.join("link")).unwrap();
         fs::write(dir.join("file"), "").unwrap();
-        let chroot = Chroot::open(&dir, None).unwrap();
+        let chroot = Chroot::open(&dir, Sees::Host).unwrap();
         assert!(chroot.connect("link").await.is_err());
         assert!(chroot.connect("file").await.is_err());
     }
@@ -270,7 +299,7 @@ mod tests {
         fs::create_dir(&dir).unwrap();
         fs::write(&secret, "secret").unwrap();
         let us = rustix::process::getegid().as_raw();
-        let chroot = Chroot::open(&dir, Some(us)).unwrap();
+        let chroot = Chroot::open(&dir, Sees::Jail(us)).unwrap();
         let target = root.path().join("taken");
         symlink(&secret, dir.join("soft")).unwrap();
         fs::hard_link(&secret, dir.join("hard")).unwrap();
@@ -309,9 +338,9 @@ mod tests {
         fs::write(&file, "pages").unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
         let us = rustix::process::getegid().as_raw();
-        let free = Chroot::open(&dir, None).unwrap();
+        let free = Chroot::open(&dir, Sees::Host).unwrap();
         assert_eq!(free.expose_read_only(&file, "memory").unwrap(), file);
-        let jailed = Chroot::open(&dir, Some(us)).unwrap();
+        let jailed = Chroot::open(&dir, Sees::Jail(us)).unwrap();
         assert_eq!(
             jailed.expose_read_only(&file, "memory").unwrap(),
             Path::new("memory")

@@ -180,9 +180,14 @@ impl Devices {
         )))
     }
 
+    /// The image of the root drive.
+    pub(super) fn root_drive(&self) -> Option<&Path> {
+        self.root_drive.as_deref()
+    }
+
     /// Makes the root drive visible in a VM's chroot, and says by which path.
     pub(super) fn expose_drive(&self, chroot: &Chroot) -> Result<Option<PathBuf>, VmmError> {
-        let expose = |path: &PathBuf| chroot.expose_read_only(path, ROOT_DRIVE);
+        let expose = |path: &PathBuf| chroot.expose_to_all(path, ROOT_DRIVE);
         self.root_drive.as_ref().map(expose).transpose()
     }
 

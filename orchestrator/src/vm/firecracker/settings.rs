@@ -11,7 +11,7 @@ use tokio::task::spawn_blocking;
 
 use super::jail::Jailer;
 use super::setting_names::{BINARY, CPU_TEMPLATE, JAILER_BINARY, ROOT_DRIVE, TAPS};
-use super::{Devices, Firecracker, FirecrackerBinary, JAILER, KIND, KVM, PROGRAM, Tap};
+use super::{Confined, Devices, Firecracker, FirecrackerBinary, JAILER, KIND, KVM, PROGRAM, Tap};
 use crate::vm::backend::{Absence, Backend, Candidate, Installed, JailChoice, Surroundings, Trust};
 use crate::vm::kvm;
 use crate::vm::variables::{BadValue, Variable, Variables};
@@ -104,23 +104,31 @@ impl FirecrackerSettings {
             self.taps.0,
             jailer.is_some(),
         )?;
-        Firecracker::new(binary, &of.run_path, jailer, devices)
+        let confined = (jailer.is_none() && of.jail != JailChoice::Off)
+            .then(|| Confined::find(&binary.path, &of.run_path, &of.read_paths));
+        let firecracker = Firecracker::new(binary, &of.run_path, jailer, devices)?;
+        let Some(confined) = confined else {
+            return Ok(firecracker);
+        };
+        if let Some(reason) = confined.why_no_stronger() {
+            tracing::warn!(
+                "Firecracker can read and write files of this user: {reason} (`ironclaw doctor` lists \
+                 what is in force, IRONCLAW_JAIL=off silences this)"
+            );
+        }
+        Ok(firecracker.confined(confined))
     }
 
     /// The jailer, if VMs are to be jailed: as root always, unless the settings say otherwise.
     fn find_jailer(&self, of: &Surroundings) -> Result<Option<Jailer>, VmmError> {
         match of.jail {
-            JailChoice::Off => return Ok(None),
-            JailChoice::Auto if !geteuid().is_root() => {}
+            JailChoice::Off => Ok(None),
+            // Others are confined without one.
+            JailChoice::Auto if !geteuid().is_root() => Ok(None),
             JailChoice::On | JailChoice::Auto => {
-                return Jailer::find(self.jailer.as_deref(), of.jail_users.clone()).map(Some);
+                Jailer::find(self.jailer.as_deref(), of.jail_users.clone()).map(Some)
             }
         }
-        let reason = "only root can jail them";
-        tracing::warn!(
-            "Firecracker runs without its jailer: {reason} (IRONCLAW_JAIL=off silences this)"
-        );
-        Ok(None)
     }
 
     /// Why it can't be used, after its program was found or was not.

@@ -1,7 +1,7 @@
 //! The directory of a Firecracker process, below that of its owner, and its teardown.
 //!
 //! ```text
-//! <run directory>/<owner>/<vm>/api.sock, vsock.sock, log
+//! <run directory>/<owner>/<vm>/api.sock, vsock.sock, log, written/
 //!                        firecracker/<owner>-<vm>/root/…    the same in a jail
 //! ```
 //!
@@ -14,7 +14,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::chroot::Chroot;
+use super::chroot::{Chroot, Sees, WRITTEN};
 use super::jail::{self, Jailer};
 use crate::vm::tree;
 use crate::vm::vmm::jail::user::User;
@@ -39,11 +39,20 @@ pub(super) struct Jail {
 }
 
 impl VmDir {
-    /// A directory for one more VM.
-    pub(super) fn new(run: &Arc<RunDirectory>) -> io::Result<Self> {
+    /// A directory for one more VM, which sees the host's files or that alone.
+    pub(super) fn new(run: &Arc<RunDirectory>, sees: Sees) -> io::Result<Self> {
         let path = run.path().join(run.number().to_string());
         run_directory::make(&path)?;
-        let chroot = Chroot::open(&path, None).inspect_err(|_| take_back(&[&path]))?;
+        let written = path.join(WRITTEN);
+        if sees == Sees::Directory {
+            run_directory::make(&written).inspect_err(|_| take_back(&[&path]))?;
+        }
+        let chroot = Chroot::open(&path, sees).inspect_err(|_| {
+            if sees == Sees::Directory {
+                take_back(&[&written]);
+            }
+            take_back(&[&path]);
+        })?;
         Ok(Self {
             chroot,
             path,
@@ -62,7 +71,7 @@ impl VmDir {
         let id = format!("{}-{}", run.name(), run.number());
         let user = jailer.user(run.root())?;
         let (path, root) = jail::root(run.path(), firecracker, &id)?;
-        let chroot = Chroot::open(&root, Some(jailer.group()));
+        let chroot = Chroot::open(&root, Sees::Jail(jailer.group()));
         let chroot = chroot.inspect_err(|_| take_back(&[&root, &path]))?;
         Ok(Self {
             chroot,
@@ -140,7 +149,10 @@ mod tests {
     fn vm_directories_are_private_and_teardown_removes_them() {
         let root = tempfile::tempdir().unwrap();
         let run = RunPath::open(root.path()).unwrap().directory().unwrap();
-        let (one, two) = (VmDir::new(&run).unwrap(), VmDir::new(&run).unwrap());
+        let (one, two) = (
+            VmDir::new(&run, Sees::Host).unwrap(),
+            VmDir::new(&run, Sees::Host).unwrap(),
+        );
         for dir in [&one, &two] {
             let mode = fs::metadata(dir.chroot().path())
                 .unwrap()
@@ -178,7 +190,7 @@ mod tests {
         limit.current = Some(64);
         setrlimit(Resource::Nofile, limit).unwrap();
         let descriptors: Vec<_> = std::iter::from_fn(|| fs::File::open("/dev/null").ok()).collect();
-        let dir = VmDir::new(&run);
+        let dir = VmDir::new(&run, Sees::Host);
         drop(descriptors);
         assert!(dir.is_err());
         let left = names(run.path());

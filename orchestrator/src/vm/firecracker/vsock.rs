@@ -73,6 +73,7 @@ fn out_of_protocol(answer: &[u8]) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use super::super::chroot::Sees;
     use super::*;
     use proptest::prelude::*;
     use tokio::net::UnixListener;
@@ -82,7 +83,7 @@ mod tests {
     async fn against(answer: &[u8]) -> io::Result<Option<Vec<u8>>> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("vsock");
-        let chroot = Chroot::open(directory.path(), None).unwrap();
+        let chroot = Chroot::open(directory.path(), Sees::Host).unwrap();
         let listener = UnixListener::bind(&path).unwrap();
         let peer = async {
             let (mut stream, _) = listener.accept().await.unwrap();

@@ -17,17 +17,14 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::ops::RangeInclusive;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _,
-    RulesetCreatedAttr as _, Scope, path_beneath_rules,
-};
+use ironclaw_host::file_access::FileAccess;
+use ironclaw_host::system_files;
 use rustix::fs::{Gid, Uid};
 use rustix::process::{Resource, getegid, geteuid};
 
@@ -40,19 +37,6 @@ use crate::vm::vmm::jail::user::{User, user};
 use crate::vm::vmm::run_directory::{self, RunDirectory};
 use crate::vm::vmm::{Machine, VmmError};
 
-/// What QEMU and its loader read.
-const SYSTEM: [&str; 10] = [
-    "/usr",
-    "/bin",
-    "/sbin",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/libx32",
-    "/etc/ld.so.cache",
-    "/etc/ld.so.conf",
-    "/etc/alternatives",
-];
 const KVM: &str = "/dev/kvm";
 
 /// Bytes of a file that a VM which makes a snapshot may write, beyond its memory.
@@ -94,7 +78,7 @@ pub struct Jail {
     users: RangeInclusive<u32>,
     next: AtomicUsize,
     cgroups: Option<Cgroups>,
-    /// What of [`SYSTEM`] is there, and where the program is if it is elsewhere.
+    /// What of the [`system_files`] is there, and where the program is if it is elsewhere.
     system: Vec<PathBuf>,
 }
 
@@ -140,11 +124,7 @@ impl Jail {
             users,
             next: AtomicUsize::new(0),
             cgroups: None,
-            system: SYSTEM
-                .iter()
-                .map(PathBuf::from)
-                .filter(|path| path.symlink_metadata().is_ok())
-                .collect(),
+            system: system_files::present(),
         }
     }
 
@@ -167,7 +147,7 @@ impl Jail {
         users: RangeInclusive<u32>,
     ) -> Result<Self, VmmError> {
         let mut jail = Self::new(strength, users);
-        jail.system.extend(beside(program));
+        jail.system.extend(system_files::beside(program));
         let over = tempfile::tempdir().map_err(VmmError::io("look for a way to jail QEMU"))?;
         let weaker = Strength::TRIED.into_iter().skip_while(|it| *it != strength);
         for strength in weaker {
@@ -401,7 +381,13 @@ impl Jail {
             let kvm = role.has_kvm.then_some(own_user.is_some());
             confinement.root = Some(root(over, &files, kvm)?);
         } else if self.strength == Strength::Landlock {
-            confinement.landlock = ruleset(&files, role.has_kvm).map_err(io::Error::other)?;
+            let kvm = role.has_kvm.then_some(Path::new(KVM));
+            let access = FileAccess {
+                read: files,
+                devices: kvm.into_iter().collect(),
+                ..FileAccess::default()
+            };
+            confinement.landlock = access.ruleset()?;
         }
         Ok(confinement)
     }
@@ -439,54 +425,10 @@ fn is_for_all(program: &Path) -> bool {
         return false;
     };
     let allows = |path: &Path, bits| fs::metadata(path).is_ok_and(|it| it.mode() & bits == bits);
-    let brought = beside(&program);
+    let brought = system_files::beside(&program);
     let is_brought = |path: &&Path| brought.iter().any(|it| path.starts_with(it));
     let mut parents = program.ancestors().skip(1).take_while(is_brought);
     allows(&program, 0o005) && parents.all(|parent| allows(parent, 0o001))
-}
-
-/// Where a QEMU that is not among the system's programs has its libraries and firmware, in the
-/// directory above its `bin` or, where it was built, its own.
-const INSTALLED: [&str; 10] = [
-    "lib",
-    "lib64",
-    "lib32",
-    "libexec",
-    "share/qemu",
-    "share/qemu-kvm",
-    "share/seabios",
-    "share/seavgabios",
-    "pc-bios",
-    "qemu-bundle",
-];
-
-/// `program` and what it needs of the files beside it, if it is not where the system has its
-/// programs. Never a whole directory of somebody's: it may be their home.
-fn beside(program: &Path) -> Vec<PathBuf> {
-    let Ok(program) = program.canonicalize() else {
-        return Vec::new();
-    };
-    if program.starts_with("/usr") {
-        return Vec::new();
-    }
-    // All packages of these depend on others there, by path.
-    for store in ["/nix/store", "/gnu/store"] {
-        if program.starts_with(store) {
-            return vec![store.into()];
-        }
-    }
-    let Some(directory) = program.parent() else {
-        return Vec::new();
-    };
-    let is_bin = directory.file_name().is_some_and(|name| name == "bin");
-    let prefix = directory.parent().filter(|_| is_bin).unwrap_or(directory);
-    let mut all: Vec<PathBuf> = INSTALLED
-        .iter()
-        .map(|name| prefix.join(name))
-        .filter(|path| path.symlink_metadata().is_ok())
-        .collect();
-    all.push(program);
-    all
 }
 
 fn limits(role: Role<'_>, has_own_user: bool) -> Vec<(Resource, u64)> {
@@ -572,25 +514,6 @@ fn root(over: &Path, files: &[&Path], kvm: Option<bool>) -> io::Result<Root> {
     })
 }
 
-/// As much of it as this kernel has.
-fn ruleset(files: &[&Path], has_kvm: bool) -> Result<Option<OwnedFd>, landlock::RulesetError> {
-    let abi = ABI::V6;
-    let ruleset = Ruleset::default()
-        .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(abi))?
-        .handle_access(AccessNet::from_all(abi))?
-        .scope(Scope::from_all(abi))?
-        .create()?
-        .add_rules(path_beneath_rules(files, AccessFs::from_read(abi)))?;
-    let ruleset = if has_kvm {
-        let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
-        ruleset.add_rules(path_beneath_rules([KVM], device))?
-    } else {
-        ruleset
-    };
-    Ok(ruleset.into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -620,31 +543,6 @@ mod tests {
             assert!(jail.in_force().contains(&"no capabilities"));
         }
         assert!(!Jail::off().in_force().contains(&"no capabilities"));
-    }
-
-    #[test]
-    fn a_program_brings_what_is_beside_it_and_not_all_of_the_host() {
-        let root = tempfile::tempdir().unwrap();
-        let root = root.path().canonicalize().unwrap();
-        let at = |path: &str| {
-            let path = root.join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(&path, "").unwrap();
-            beside(&path)
-        };
-        let paths = |paths: &[&str]| -> Vec<_> { paths.iter().map(|it| root.join(it)).collect() };
-        for file in [
-            "home/.ssh/id",
-            "home/share/private",
-            "home/lib/libslirp.so",
-            "build/pc-bios/bios.bin",
-        ] {
-            at(file);
-        }
-        assert_eq!(at("home/bin/qemu"), paths(&["home/lib", "home/bin/qemu"]));
-        assert_eq!(at("home/qemu"), paths(&["home/lib", "home/qemu"]));
-        assert_eq!(at("build/qemu"), paths(&["build/pc-bios", "build/qemu"]));
-        assert!(beside(Path::new("/usr/bin/true")).is_empty());
     }
 
     #[test]
