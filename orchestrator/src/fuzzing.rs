@@ -215,7 +215,7 @@ pub fn firecracker_answers(bytes: &[u8]) {
             let Some(stream) = peer_that_says(bytes).await else {
                 return;
             };
-            let mut client = Client::over(stream);
+            let mut client = Client::from_stream(stream);
             let goes_on = match which {
                 0 => told(&client.call(&GetVersion).await),
                 1 => told(&client.call(&GetInstance).await),

@@ -51,7 +51,7 @@ const fn statement(code: u16, k: u32, jf: u8) -> libc::sock_filter {
 
 /// The filter: notifies us of `openat(…, O_RDWR)`. QEMU opens all other files that it writes with
 /// O_CLOEXEC, too.
-static ASKS: [libc::sock_filter; 8] = [
+static FILTER: [libc::sock_filter; 8] = [
     load(ARCH_AT),
     unless_equal_skip(ARCH, 5),
     load(NUMBER_AT),
@@ -66,8 +66,8 @@ static ASKS: [libc::sock_filter; 8] = [
 /// `handoff`.
 pub(super) fn install(handoff: BorrowedFd<'_>) -> Result<(), Errno> {
     let program = libc::sock_fprog {
-        len: ASKS.len() as u16,
-        filter: ASKS.as_ptr().cast_mut(),
+        len: FILTER.len() as u16,
+        filter: FILTER.as_ptr().cast_mut(),
     };
     // SAFETY: the program is valid for the call, which reads it.
     let listener = unsafe {

@@ -1,11 +1,11 @@
-//! Firecracker as a hypervisor: the one for production.
+//! The Firecracker backend: the one for production.
 //!
-//! Each VM is a Firecracker process, driven through its API socket; seccomp filters are always
-//! on. A clone maps its snapshot's memory file privately, so that all clones of it share what
+//! Each VM is a Firecracker process, driven through its API socket; its seccomp filters are always
+//! on. A clone maps the snapshot's memory file privately, so that all clones share the pages that
 //! they do not write (Firecracker's docs/snapshotting/snapshot-support.md).
 //!
-//! A process lives in a directory of its own, and so all clones of a snapshot may call their
-//! sockets by the same names.
+//! Each process has a directory of its own, so that all clones of a snapshot can use the same
+//! socket names, which the snapshot contains.
 
 pub mod api;
 mod binary;
@@ -61,10 +61,10 @@ pub use jail::{Jailer, find_jailer};
 pub use quirks::{MINIMUM_VERSION, Quirks, Unsupported};
 use vm_dir::VmDir;
 
-/// The kind of hypervisor that it is.
+/// The kind of this backend's VMMs.
 pub const KIND: VmmKind = VmmKind::new("Firecracker");
 
-/// What executes the code of its guests.
+/// The accelerator.
 const KVM: &str = "kvm";
 
 /// Names of the sockets in a VM's directory.
@@ -74,31 +74,32 @@ const VSOCK: &str = "vsock.sock";
 const VMSTATE: &str = "vmstate";
 const MEMORY: &str = "memory";
 
-/// The guest's address on its vsock; each guest has a vsock of its own, so all have the same.
+/// The guest's context id on its vsock. Each guest has a vsock of its own, so all can have the
+/// same.
 const GUEST_CID: u32 = 3;
 
 /// Arguments for the guest's kernel.
 ///
-/// * `pci=off i8042…`: there is no PCI bus to look for, and no keyboard but the one that resets the
-///   machine.
-/// * `nowatchdog rcupdate.rcu_cpu_stall_suppress=1`: a guest's clock jumps when it is restored from
-///   a snapshot, and when it is released after it was held, by minutes or hours. To the kernel that
-///   looks as if a processor had hung: it would print pages of it, at the moment when it has to
-///   answer. (A VMM can tell the kernel of a pause, `KVM_KVMCLOCK_CTRL`; it can't of these.)
+/// - `pci=off i8042…`: there is no PCI bus to probe, and no keyboard controller but the one that
+///   resets the machine.
+/// - `nowatchdog rcupdate.rcu_cpu_stall_suppress=1`: a guest's clock jumps by minutes or hours when
+///   it is restored from a snapshot, and when it is released from a hold. The kernel takes that for
+///   a hung processor, and would print pages about it just when it has to answer. (A VMM can report
+///   a pause to the kernel, `KVM_KVMCLOCK_CTRL`, but neither of these.)
 const BOOT_ARGS: &str = "pci=off i8042.noaux i8042.nomux i8042.dumbkbd nowatchdog \
                          rcupdate.rcu_cpu_stall_suppress=1";
 
-/// What a process does until its API answers.
+/// The operation that ends when a process's API answers.
 const START: &str = "start";
-/// How long a process may take until its API answers; it takes 2 ms on an idle machine.
+/// Timeout of that; it takes 2 ms on an idle machine.
 const STARTED: Duration = Duration::from_secs(10);
 
-/// Pauses between attempts to reach an agent that is not up: vsock tells nobody when a program
-/// starts to listen.
+/// Pauses between attempts to connect to an agent that is not up: vsock has no event for a program
+/// that starts to listen.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(16);
 
-/// The hypervisor.
+/// The backend's entry point: starts Firecracker processes.
 #[derive(Debug, Clone)]
 pub struct Firecracker {
     binary: PathBuf,
@@ -130,7 +131,7 @@ enum Snapshot {
 enum Writes {
     /// All of it.
     Full,
-    /// What was written since the boot, or since the snapshot whose memory file this is.
+    /// The pages written since the boot, or since the snapshot that has this memory file.
     Since(Option<File>),
 }
 
@@ -143,8 +144,8 @@ impl fmt::Debug for FirecrackerVm {
 }
 
 impl Firecracker {
-    /// The hypervisor that `binary` makes, with directories for its VMs below `run_path`. With a
-    /// `jailer`, each VM is jailed. All have `devices`.
+    /// Creates a backend that runs `binary`, with VM directories below `run_path`. Jails each VM if
+    /// there is a `jailer`. Gives all VMs the `devices`.
     ///
     /// # Errors
     /// [`VmmError::Unusable`] if `run_path` can't be used.
@@ -162,7 +163,7 @@ impl Firecracker {
         };
         let path = match &jailer {
             None => binary.path,
-            // The jailer names the jail after the file that links lead to.
+            // The jailer resolves links before it names the jail after the file.
             Some(_) => {
                 can_jail_below(run_path)?;
                 fs::canonicalize(&binary.path)
@@ -197,7 +198,8 @@ impl Firecracker {
     ) -> Result<FirecrackerVm, VmmError> {
         let started = self.start_process(machine, interface, writes).await;
         started.map_err(|error| match error {
-            // The jailer copies the program into the jail, and says nothing that can be told apart.
+            // The jailer fails to copy the program into the jail, and its message does not tell
+            // that apart.
             VmmError::Died { .. } if !self.has_room() => {
                 let root = self.run.root().display();
                 let operation = format!("start a VM in {root}");
@@ -207,14 +209,14 @@ impl Firecracker {
         })
     }
 
-    /// Whether there is room for what a process has in its directory.
+    /// Returns whether the file system has room for the content of a VM directory.
     fn has_room(&self) -> bool {
         let program = std::fs::metadata(&self.binary).map_or(0, |facts| facts.len());
         let needed = if self.jailer.is_some() { program } else { 1 };
         let Ok(stat) = rustix::fs::statvfs(self.run.root()) else {
             return true;
         };
-        // Some file systems don't count files.
+        // Some file systems don't count inodes.
         let has_files = stat.f_files == 0 || stat.f_favail > 0;
         has_files && stat.f_bavail.saturating_mul(stat.f_frsize) >= needed
     }
@@ -282,14 +284,15 @@ impl Firecracker {
         writes: Snapshot,
     ) -> io::Result<Launch> {
         let run = Arc::clone(dir.run());
-        // More of it costs milliseconds per restore.
+        // Each further log line costs milliseconds per restore.
         let arguments = ["--api-sock", API, "--log-path", LOG, "--level", "Error"];
         let (Some(jailer), Some(jail)) = (&self.jailer, dir.jailed()) else {
             let mut command = Command::new(&self.binary);
             command.env_clear().current_dir(dir.chroot().path());
-            // With its first line of log it reads the host's time zone, when its seccomp filters are
-            // on already. Where the C library needs a call for that which they forbid, as glibc
-            // does, it hangs instead of telling why a snapshot can't be loaded.
+            // Firecracker reads the host's time zone at its first log line, when its seccomp
+            // filters are active already. Where the C library uses a system call for that which the
+            // filters forbid, as glibc does, the process would hang instead of reporting why a
+            // snapshot can't be loaded.
             command.env("TZ", "UTC0");
             command.args(arguments);
             let mut launch = Launch::new(command).recorded_in(run);
@@ -357,7 +360,7 @@ impl Vmm for Firecracker {
     }
 
     async fn stand_by(&self, machine: Machine) -> Result<Option<Box<dyn Standby>>, VmmError> {
-        // It would keep a tap device from a VM.
+        // A standby process would keep a tap device from a VM.
         if self.devices.has_network() {
             return Ok(None);
         }
@@ -367,7 +370,7 @@ impl Vmm for Firecracker {
     }
 }
 
-/// A Firecracker process that answers on its API.
+/// A Firecracker process whose API answers, without a VM.
 #[derive(Debug)]
 struct FirecrackerStandby {
     vmm: Firecracker,
@@ -392,7 +395,7 @@ impl Standby for FirecrackerStandby {
     }
 }
 
-/// Nothing, if a jailed process can run at `run_path`.
+/// Fails unless a jailed process can run at `run_path`.
 fn can_jail_below(run_path: &Path) -> Result<(), VmmError> {
     let inspect = format!("inspect the mount of {}", run_path.display());
     let found = Hindrance::of_jails(run_path).map_err(VmmError::io(inspect))?;
@@ -415,7 +418,7 @@ fn can_jail_below(run_path: &Path) -> Result<(), VmmError> {
     })
 }
 
-/// The API of a process that was just started.
+/// Connects to the API of a process that was just started, as soon as it answers.
 async fn wait_ready(process: &Process, chroot: &Chroot, binary: &Path) -> Result<Client, VmmError> {
     let operation = START;
     let stream = tokio::select! {
@@ -430,9 +433,9 @@ async fn wait_ready(process: &Process, chroot: &Chroot, binary: &Path) -> Result
         .map_err(VmmError::io("ask who listens on Firecracker's API socket"))?
         .pid()
         .unwrap_or_default();
-    // To the end, whatever of the two ends first.
+    // Waits for the end of both, whichever comes first.
     if process.speaks_itself(speaker).await {
-        return Ok(Client::over(stream));
+        return Ok(Client::from_stream(stream));
     }
     Err(VmmError::not_itself(PROGRAM, binary, speaker))
 }
@@ -444,8 +447,8 @@ impl Firecracker {
         spec: &VmSpec,
         tap: Option<&Tap>,
     ) -> Result<(), VmmError> {
-        // A snapshot of a booted VM's written pages is complete, since the rest is zeros: no
-        // need to write, to read and to make holes of what was never touched.
+        // All other pages of a freshly booted VM are zeros, so a snapshot of the written ones is
+        // complete: it saves writing, reading and punching holes for memory that was never touched.
         let track_dirty_pages = matches!(spec.ram, Ram::File(_));
         if track_dirty_pages {
             vm.writes = Writes::Since(None);
@@ -490,7 +493,7 @@ impl Firecracker {
         for file in [vmstate, memory] {
             opens(file)?;
         }
-        // By the path that the snapshot remembers.
+        // By the path that is stored in the snapshot.
         self.devices.expose_drive(&vm.chroot)?;
         let load = SnapshotLoad {
             snapshot_path: vm.chroot.expose_read_only(vmstate, VMSTATE)?,
@@ -511,11 +514,11 @@ impl Firecracker {
     }
 }
 
-/// Told here, since Firecracker may never answer a request to load what it can't open.
+/// Checked here, because Firecracker may never answer a request to load a file that it can't open.
 fn opens(file: &Path) -> Result<(), VmmError> {
     match regular_file::open(file) {
         Ok(_) => Ok(()),
-        // Of the snapshot, and not of what this process or its host lacks.
+        // Errors of the file itself, as opposed to missing resources of this process or host.
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) => {
             Err(VmmError::Refused {
                 operation: format!("restore from {}", file.display()),
@@ -577,7 +580,7 @@ impl MicroVm for FirecrackerVm {
         if self.channel_taken {
             return Err(VmmError::NoChannel);
         }
-        // For as long as the VM lives: the limit is the caller's.
+        // Without a timeout of its own, until the VM ends: the caller has one.
         let connected = async {
             let mut pause = FIRST_PAUSE;
             loop {
@@ -591,7 +594,8 @@ impl MicroVm for FirecrackerVm {
         let operation = "connect to the guest's agent";
         let stream = tokio::select! {
             connected = connected => match connected {
-                // Nobody listens any more: it has ended, which is about to be told.
+                // Connections are refused because the process has ended, which is reported in a
+                // moment.
                 Err(error)
                     if matches!(
                         error.kind(),
@@ -636,7 +640,7 @@ impl MicroVm for FirecrackerVm {
     }
 }
 
-/// The memory file at `path`, with what Firecracker did not write again.
+/// Completes the memory file at `path` with the pages that Firecracker did not write again.
 fn completed(path: &Path, before: Option<File>) -> Result<File, VmmError> {
     let failed = || VmmError::io(format!("complete {}", path.display()));
     let file = File::options().read(true).write(true).open(path);
@@ -650,8 +654,8 @@ fn completed(path: &Path, before: Option<File>) -> Result<File, VmmError> {
 }
 
 impl FirecrackerVm {
-    /// This VM, unless what was done to it failed: that is told when its process is gone, with what
-    /// it had of the host, such as a tap device.
+    /// Returns this VM, or the error of `done`: then kills the process and waits for its cleanup,
+    /// so that what it used on the host, like a tap device, is free again.
     async fn kill_on_error(self, done: Result<(), VmmError>) -> Result<Box<dyn MicroVm>, VmmError> {
         match done {
             Ok(()) => Ok(Box::new(self)),
@@ -662,7 +666,8 @@ impl FirecrackerVm {
         }
     }
 
-    /// Makes requests for `operation`; the process's end explains a connection that ends.
+    /// Makes API requests for `operation`; if the connection breaks, reports the process's end as
+    /// the cause.
     async fn converse(
         &mut self,
         operation: &'static str,
@@ -707,7 +712,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_vmm_that_does_not_end_keeps_no_other_from_being_given_up() {
-        /// Its process has not ended before the other side says so.
+        /// A VM whose process does not end before the test allows it.
         struct Stuck(mpsc::Receiver<()>);
         impl Drop for Stuck {
             fn drop(&mut self) {
@@ -722,7 +727,7 @@ mod tests {
         let binary = FirecrackerBinary {
             path: "/bin/false".into(),
             version: MINIMUM_VERSION,
-            quirks: Quirks::of(&MINIMUM_VERSION).unwrap(),
+            quirks: Quirks::for_version(&MINIMUM_VERSION).unwrap(),
         };
         let run = directory.path().join("run");
         let vmm = Firecracker::new(binary, &run, None, Devices::default()).unwrap();

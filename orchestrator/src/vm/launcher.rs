@@ -24,7 +24,7 @@ use crate::vm::snapshot::{
     Description, Owners, Requirements, Snapshot, SnapshotId, SnapshotStore, Staging,
 };
 use crate::vm::vm_handle::{Origin, Timings, VmHandle};
-use crate::vm::vmm::process::ENDS;
+use crate::vm::vmm::process::PROCESS_END_TIMEOUT;
 use crate::vm::vmm::{Machine, Ram, Standby, VmSpec, Vmm, VmmError, VmmIdentity};
 
 pub use agent::find_guest_agent;
@@ -286,13 +286,13 @@ impl Launcher {
         // Gone before its memory is read, so that nothing changes under the digest, or removed.
         let exited = vm.exited();
         drop((guest, vm));
-        let ended = timeout(ENDS, exited).await;
+        let ended = timeout(PROCESS_END_TIMEOUT, exited).await;
         if let Err(error) = written {
             return Err(self.or_full_disk(error.into()).await);
         }
         ended.map_err(|_| VmmError::TimedOut {
             operation: "end after its snapshot",
-            after: ENDS,
+            after: PROCESS_END_TIMEOUT,
         })?;
 
         (self.0.progress)(&Stage::PublishingSnapshot);

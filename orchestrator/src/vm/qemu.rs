@@ -1,13 +1,13 @@
-//! QEMU as a hypervisor: the portable one.
+//! The QEMU backend: the portable one.
 //!
-//! It runs a real Linux guest on any x86-64 machine, by translation (TCG), and by KVM where a
-//! probe showed that KVM runs our guest. RAM lives in a file: shared with it while a template
-//! boots, mapped copy-on-write by every clone; with the migration capability `x-ignore-shared`
-//! the state file then holds devices and processors alone, some 60 kB (QEMU docs/devel/migration).
+//! It runs a real Linux guest on any x86-64 machine: by translation (TCG), or by KVM where a probe
+//! has shown that KVM runs our guest. RAM is a file: shared with it while a template boots, mapped
+//! copy-on-write by every clone. With the migration capability `x-ignore-shared` the state file
+//! then contains devices and vCPUs alone, some 60 kB (QEMU docs/devel/migration).
 //!
-//! A QEMU process has no path of its own: control and guest channel are descriptors of socket
-//! pairs that it inherits, so there is nothing to wait for and nothing to clean up but the record
-//! that it lives.
+//! A QEMU process has no paths of its own: it inherits its control and guest channels as ends of
+//! socket pairs. So there is nothing to wait for, and nothing to clean up but the record that the
+//! process lives.
 
 mod accelerator;
 mod command;
@@ -45,15 +45,15 @@ use jail::Role;
 pub use jail::{Jail, Strength};
 use qmp::{Qmp, QmpError};
 
-/// The kind of hypervisor that it is.
+/// The kind of this backend's VMMs.
 pub const KIND: VmmKind = VmmKind::new("QEMU");
 
 const PROGRAM: &str = "qemu-system-x86_64";
 
-/// A QMP answer takes milliseconds; one that takes this long is not coming.
-const ANSWER: Duration = Duration::from_secs(20);
+/// Timeout of a QMP answer, which takes milliseconds.
+const QMP_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The hypervisor.
+/// The backend's entry point: starts QEMU processes.
 #[derive(Debug, Clone)]
 pub struct Qemu {
     binary: PathBuf,
@@ -77,18 +77,17 @@ pub struct QemuVm {
 /// The QEMU binary and its version.
 #[derive(Debug, Clone)]
 pub struct QemuBinary {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
-    /// As it says itself: `7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)`.
+    /// The version that it reports, like `7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)`.
     pub version: String,
 }
 
 impl QemuBinary {
-    /// The binary at `configured`, or else the one on PATH.
+    /// Finds the binary at `configured`, or else on PATH.
     ///
     /// # Errors
-    /// [`VmmError::NotInstalled`] names Debian's package; [`VmmError::Unusable`] if it is not
-    /// QEMU.
+    /// [`VmmError::NotInstalled`] names Debian's package; [`VmmError::Unusable`] if it is not QEMU.
     pub async fn find(configured: Option<&Path>) -> Result<Self, VmmError> {
         let path = find_program(
             PROGRAM,
@@ -102,12 +101,13 @@ impl QemuBinary {
         let process = Process::start(Launch::new(command))
             .await
             .map_err(VmmError::io(format!("start {}", path.display())))?;
-        let exit = timeout(ANSWER, process.exited())
-            .await
-            .map_err(|_| VmmError::TimedOut {
-                operation: "say its version",
-                after: ANSWER,
-            })?;
+        let exit =
+            timeout(QMP_TIMEOUT, process.exited())
+                .await
+                .map_err(|_| VmmError::TimedOut {
+                    operation: "say its version",
+                    after: QMP_TIMEOUT,
+                })?;
         match version(&exit.log) {
             Some(version) => Ok(Self {
                 path,
@@ -122,7 +122,7 @@ impl QemuBinary {
     }
 }
 
-/// The version in the first line of what `--version` prints.
+/// Parses the first line of what `--version` prints.
 fn version(printed: &str) -> Option<&str> {
     let rest = printed.strip_prefix("QEMU emulator version ")?;
     rest.lines().next().map(str::trim)
@@ -132,7 +132,7 @@ fn version(printed: &str) -> Option<&str> {
 pub(crate) mod fuzz {
     pub(crate) use super::qmp::fuzz as qmp;
 
-    /// What a program prints that should be QEMU.
+    /// Parses the output of a program in place of QEMU.
     pub(crate) fn version(printed: &str) {
         if let Some(version) = super::version(printed) {
             assert!(!version.contains('\n') && version == version.trim());
@@ -141,8 +141,8 @@ pub(crate) mod fuzz {
 }
 
 impl Qemu {
-    /// The hypervisor that `binary` and `accelerator` make. Below `run_path` it is recorded which
-    /// of its processes live, from the first one on.
+    /// Creates a backend that runs `binary` with `accelerator`. Records living processes below
+    /// `run_path`, from the first one on.
     ///
     /// # Errors
     /// [`VmmError::Unusable`] if `run_path` can't be used.
@@ -168,7 +168,7 @@ impl Qemu {
         })
     }
 
-    /// The same with its processes in a jail.
+    /// Runs its processes in a jail.
     #[must_use]
     pub fn jailed(self, jail: Jail) -> Self {
         Self {
@@ -177,7 +177,7 @@ impl Qemu {
         }
     }
 
-    /// The same with another accelerator.
+    /// Uses another accelerator.
     #[must_use]
     pub fn accelerated_by(self, accelerator: Accelerator) -> Self {
         Self {
@@ -199,7 +199,7 @@ impl Qemu {
     ) -> Result<(Process, UnixStream, UnixStream), VmmError> {
         let pair = || socket_pair().map_err(VmmError::io("make a socket pair for QEMU"));
         let (monitor, monitor_end) = pair()?;
-        // What comes in says who wrote it.
+        // Makes each message on the socket carry its sender's PID.
         set_socket_passcred(&monitor, true)
             .map_err(|errno| VmmError::io("make a socket pair for QEMU")(errno.into()))?;
         let (agent, agent_end) = pair()?;
@@ -239,7 +239,8 @@ impl Qemu {
         Ok((process, monitor, agent))
     }
 
-    /// Starts a process, which has to be QEMU itself and to carry out `first`.
+    /// Starts a process, and checks that it is QEMU itself and that it executes the commands in
+    /// `first`.
     async fn come_up<const N: usize>(
         &self,
         operation: &'static str,
@@ -314,7 +315,7 @@ impl Vmm for Qemu {
             .map_err(VmmError::io(format!("open {}", vmstate.display())))?;
         let state = OwnedFd::from(state);
         let uri = format!("fd:{}", state.as_raw_fd());
-        // QEMU works through them while it comes up.
+        // QEMU executes them while it starts.
         let first = [
             ("migrate-set-capabilities", capabilities()),
             ("migrate-incoming", json!({ "uri": uri })),
@@ -339,7 +340,7 @@ impl MicroVm for QemuVm {
     }
 
     async fn release(&mut self) -> Result<(), VmmError> {
-        // Somebody may have stopped the process meanwhile, which could answer nothing then.
+        // Somebody may have stopped the process with a signal: it could not answer then.
         self.process.thaw().await?;
         self.converse("release", async |qmp| qmp.execute("cont", json!({})).await)
             .await
@@ -391,7 +392,7 @@ impl MicroVm for QemuVm {
 }
 
 impl QemuVm {
-    /// Nothing, if its process is QEMU; else that is told when it is gone.
+    /// Fails unless the process is QEMU itself; waits for the end of another.
     async fn is_itself(&self, speaker: i32, binary: &Path) -> Result<(), VmmError> {
         if self.process.speaks_itself(speaker).await {
             return Ok(());
@@ -399,16 +400,16 @@ impl QemuVm {
         Err(VmmError::not_itself(PROGRAM, binary, speaker))
     }
 
-    /// Talks to QEMU about `operation`, with a deadline, and with the process's end as the
-    /// explanation of a broken connection.
+    /// Runs a QMP conversation for `operation`, with a timeout; if the connection breaks, reports
+    /// the process's end as the cause.
     async fn converse(
         &mut self,
         operation: &'static str,
         talk: impl AsyncFnOnce(&mut Qmp) -> Result<(), QmpError>,
     ) -> Result<(), VmmError> {
-        match timeout(ANSWER, talk(&mut self.qmp)).await {
+        match timeout(QMP_TIMEOUT, talk(&mut self.qmp)).await {
             Ok(Ok(())) => Ok(()),
-            // A closed monitor is the first sign of an exit; the keeper has the reason.
+            // A closed monitor is the first sign of an exit; the supervisor knows the reason.
             Ok(Err(QmpError::Io(_))) => Err(VmmError::Died {
                 operation,
                 exit: self.process.end().await,
@@ -416,13 +417,13 @@ impl QemuVm {
             Ok(Err(error)) => Err(protocol(operation, &error)),
             Err(_) => Err(VmmError::TimedOut {
                 operation,
-                after: ANSWER,
+                after: QMP_TIMEOUT,
             }),
         }
     }
 }
 
-/// The new file at `path`, for the RAM of a guest that is to be a snapshot.
+/// Creates the file at `path` for the RAM of a guest that is to become a snapshot.
 fn ram_file(path: &Path, machine: Machine) -> Result<OwnedFd, VmmError> {
     let made = File::options()
         .read(true)
@@ -435,7 +436,8 @@ fn ram_file(path: &Path, machine: Machine) -> Result<OwnedFd, VmmError> {
         .map_err(VmmError::io(format!("create {}", path.display())))
 }
 
-/// The memory of a snapshot, to be read alone. One of another size would be a clone of nothing.
+/// Opens the memory of a snapshot read-only. Refuses another size, with which the clone would lack
+/// memory.
 fn memory_of(spec: &RestoreSpec) -> Result<OwnedFd, VmmError> {
     let path = &spec.files.memory;
     let opened = regular_file::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
@@ -450,7 +452,7 @@ fn memory_of(spec: &RestoreSpec) -> Result<OwnedFd, VmmError> {
     })
 }
 
-/// `events` makes QEMU say when a migration is over, so that nobody has to ask again and again.
+/// `events` makes QEMU report the end of a migration, which saves polling.
 fn capabilities() -> serde_json::Value {
     json!({ "capabilities": [
         { "capability": "x-ignore-shared", "state": true },

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::vm::guest::{Command, Guest, GuestError, Output, Running};
 use crate::vm::limits::Limits;
 use crate::vm::snapshot::Snapshot;
-use crate::vm::vmm::process::ENDS;
+use crate::vm::vmm::process::PROCESS_END_TIMEOUT;
 use crate::vm::vmm::{Exit, MicroVm};
 
 /// Which tier served a VM.
@@ -247,12 +247,12 @@ impl VmHandle {
     pub async fn destroy(self) -> Result<(), DestroyError> {
         let exited = self.vm.exited();
         self.vm.kill();
-        match timeout(ENDS, exited).await {
+        match timeout(PROCESS_END_TIMEOUT, exited).await {
             Ok(_) => Ok(()),
             Err(_) => Err(DestroyError {
                 pid: self.pid(),
                 name: self.name,
-                after: ENDS,
+                after: PROCESS_END_TIMEOUT,
             }),
         }
     }

@@ -1,10 +1,10 @@
-//! What a hypervisor must be able to do: the traits [`Vmm`] and [`MicroVm`], and [`Standby`] for one
-//! that can do a part of it beforehand.
+//! The interface of a hypervisor: the traits [`Vmm`] and [`MicroVm`], and [`Standby`] for one that
+//! can start a process in advance.
 //!
-//! The pool and the snapshot builder know hypervisors through these alone. A backend is one
-//! folder that implements them. Their methods return boxed futures (`async_trait`), so that one
-//! pool serves any hypervisor without a type parameter on everything; a box costs some ten
-//! nanoseconds where the call behind it costs a millisecond.
+//! The pool and the snapshot builder use hypervisors through these alone. A backend is one folder
+//! that implements them. The methods return boxed futures (`async_trait`), so that one pool serves
+//! any hypervisor without a type parameter on everything; a box costs some ten nanoseconds where
+//! the call behind it costs a millisecond.
 //!
 //! ```text
 //!            boot                  hold
@@ -42,55 +42,56 @@ use crate::vm::host_limits;
 pub use identity::{BadKind, VmmIdentity, VmmKind};
 pub use spec::{Machine, Ram, RestoreSpec, SavedFiles, VmSpec};
 
-/// A hypervisor: makes virtual machines, each in a process of its own.
+/// A hypervisor: creates virtual machines, each in a process of its own.
 #[async_trait]
 pub trait Vmm: fmt::Debug + Send + Sync + 'static {
-    /// What it is, exactly: recorded in every snapshot and compared before one is restored.
+    /// Returns its exact identity: recorded in every snapshot and compared before a restore.
     fn identity(&self) -> &VmmIdentity;
 
-    /// The host's time-stamp counter frequency in kHz, where the guests of this VMM see it.
+    /// Returns the frequency of the host's time-stamp counter in kHz, if guests of this VMM see
+    /// that counter.
     fn tsc_khz(&self) -> Option<u32>;
 
-    /// Whether a process that ended during `operation` ([`VmmError::Died`]) had not opened /dev/kvm
-    /// yet: its end tells nothing about KVM.
+    /// Returns whether a process that ended during `operation` ([`VmmError::Died`]) had not opened
+    /// /dev/kvm yet: its end is no evidence about KVM then.
     fn precedes_kvm(&self, operation: &str) -> bool {
         let _ = operation;
         false
     }
 
-    /// Makes what VMs take of the host beside themselves, and removes what dead processes left of
-    /// theirs: for whoever is about to make VMs. Without it the first VM does the former, and
-    /// nobody the latter. Blocks.
+    /// Creates the shared resources of VMs on the host, and sweeps what dead processes left of
+    /// theirs. Call it before creating VMs: otherwise the first VM does the former, and nobody the
+    /// latter. Blocks.
     ///
     /// # Errors
-    /// [`VmmError`] if there can be no VMs.
+    /// [`VmmError`] if VMs are impossible.
     fn prepare(&self) -> Result<(), VmmError> {
         Ok(())
     }
 
-    /// Starts a VM that boots `spec`. Returns as soon as its processors run; the agent inside
-    /// answers later.
+    /// Starts a VM that boots `spec`. Returns as soon as its vCPUs run; the agent inside answers
+    /// later.
     ///
     /// # Errors
     /// [`VmmError`]; no process is left behind.
     async fn boot(&self, spec: &VmSpec) -> Result<Box<dyn MicroVm>, VmmError>;
 
-    /// Starts a VM that goes on from the files of `spec`, with its memory shared copy-on-write with
-    /// all other clones of them. Its processors run when this returns.
+    /// Starts a VM from the files of `spec`, whose memory it shares copy-on-write with all other
+    /// clones of them. Its vCPUs run when this returns.
     ///
     /// # Errors
     /// [`VmmError`]; no process is left behind.
     async fn restore(&self, spec: &RestoreSpec) -> Result<Box<dyn MicroVm>, VmmError>;
 
-    /// Starts a process in the way of a VM, until it takes commands, and ends it: whether a VM would
-    /// start on this host.
+    /// Tests whether a VM would start on this host: starts a process like a VM's, until it takes
+    /// commands, and ends it.
     ///
     /// # Errors
     /// [`VmmError`]; no process is left behind.
     async fn try_out(&self, machine: Machine) -> Result<(), VmmError>;
 
-    /// Starts a process that becomes a clone later, whose guest will have `machine`. `None` where a
-    /// process can't be started without its snapshot, which is what it is if nothing else is said.
+    /// Starts a process that can become a clone with `machine` later. Returns `None`, as the
+    /// default does, if a process can't be started before its snapshot is known.
     ///
     /// # Errors
     /// [`VmmError`]; no process is left behind.
@@ -100,103 +101,103 @@ pub trait Vmm: fmt::Debug + Send + Sync + 'static {
     }
 }
 
-/// A VMM's process that was started and has no VM yet. Dropping it kills it; nothing of it stays.
+/// A VMM's process without a VM yet. Dropping it kills the process and cleans up.
 #[async_trait]
 pub trait Standby: fmt::Debug + Send + Sync + 'static {
-    /// Makes it a VM as [`Vmm::restore`] does.
+    /// Turns it into a VM, like [`Vmm::restore`].
     ///
     /// # Errors
-    /// As for [`Vmm::restore`]; [`VmmError::Died`] also if it had ended before.
+    /// As for [`Vmm::restore`]; [`VmmError::Died`] also if the process had ended before.
     async fn restore(self: Box<Self>, spec: &RestoreSpec) -> Result<Box<dyn MicroVm>, VmmError>;
 
-    /// Its process id.
+    /// Returns its process id.
     fn pid(&self) -> u32;
 
-    /// As [`MicroVm::exited`].
+    /// Resolves like [`MicroVm::exited`].
     fn exited(&self) -> Pin<Box<dyn Future<Output = Exit> + Send>>;
 }
 
-/// A virtual machine. Dropping it kills its process; nothing of it stays.
+/// A virtual machine. Dropping it kills its process and cleans up.
 #[async_trait]
 pub trait MicroVm: fmt::Debug + Send + Sync + 'static {
-    /// Stops the guest until [`release`](Self::release): it takes no processor time, and what is
-    /// sent to it meanwhile waits. Its connections last. Its clock may stand or go on meanwhile, and
-    /// is set with the identity of a lease. Holding one that is held changes nothing.
+    /// Stops the guest until [`release`](Self::release): it uses no processor time, and data sent
+    /// to it waits. Its connections persist. Its clock may stop or go on, and is set with the
+    /// identity of a lease. Idempotent.
     ///
     /// # Errors
-    /// [`VmmError`]; the VM is then in an unknown state and fit for nothing but to be dropped.
+    /// [`VmmError`]; the VM is in an unknown state then, and can only be dropped.
     async fn hold(&mut self) -> Result<(), VmmError>;
 
-    /// Lets a guest that is [held](Self::hold) go on, and one that runs be.
+    /// Continues a guest that is [held](Self::hold). Idempotent.
     ///
     /// # Errors
     /// As for [`hold`](Self::hold).
     async fn release(&mut self) -> Result<(), VmmError>;
 
-    /// Stops the processors of a VM that runs, and writes its state: devices and processors into a
-    /// new file `vmstate`, RAM into `memory`. A VM that was booted with [`Ram::File`] must be given
-    /// that file's path and has its RAM there already. The processors stay stopped: another
-    /// snapshot may be taken, and nothing else done with it.
+    /// Stops the vCPUs of a running VM, and writes its state: devices and vCPUs into a new file
+    /// `vmstate`, RAM into `memory`. For a VM booted with [`Ram::File`], `memory` must be the path
+    /// of that file, which contains the RAM already. The vCPUs stay stopped: the VM can only be
+    /// snapshotted again or dropped.
     ///
     /// # Errors
     /// As for [`hold`](Self::hold).
     async fn snapshot(&mut self, vmstate: &Path, memory: &Path) -> Result<(), VmmError>;
 
-    /// A byte stream to the agent in the guest, whose processors must run. Asked for once in a
-    /// VM's life on this host. It may wait until the agent is up, for as long as the VM lives:
-    /// the caller sets the limit.
+    /// Opens a byte stream to the agent in the guest, whose vCPUs must run. Works once in a VM's
+    /// life on this host. May wait until the agent is up, as long as the VM lives: the caller sets
+    /// a timeout.
     ///
     /// # Errors
-    /// [`VmmError::NoChannel`] the second time; [`VmmError`] if the VM ended.
+    /// [`VmmError::NoChannel`] at the second call; [`VmmError`] if the VM ended.
     async fn guest_channel(&mut self) -> Result<UnixStream, VmmError>;
 
-    /// How long its process took from its start until it took commands; nothing if it stood by
-    /// already.
+    /// Returns the time from the start of its process until that took commands; zero if the process
+    /// was standing by.
     fn started_in(&self) -> Duration;
 
-    /// Process id of the VMM, for statistics of the host.
+    /// Returns the VMM's process id, for statistics of the host.
     fn pid(&self) -> u32;
 
-    /// Sends the VMM's process SIGKILL and does not wait.
+    /// Sends SIGKILL to the VMM's process, without waiting.
     fn kill(&self);
 
-    /// Resolves when the process has ended and was reaped, and nothing of it is left on the host;
-    /// at once if that is so.
+    /// Resolves when the process has been reaped and its resources on the host are cleaned up; at
+    /// once if they are already.
     fn exited(&self) -> Pin<Box<dyn Future<Output = Exit> + Send>>;
 
-    /// Resolves as soon as the process has ended, at once if it has: for who waits for the guest.
-    /// Never after [`exited`](Self::exited); before it where there is something to be removed.
+    /// Resolves as soon as the process has ended, for callers that wait for the guest: before
+    /// [`exited`](Self::exited) if there is something to clean up, never after it.
     fn died(&self) -> Pin<Box<dyn Future<Output = Exit> + Send>> {
         self.exited()
     }
 
-    /// Resolves when the guest's kernel has said on its console that it panicked, and stays as it
-    /// is. Never where that is not known.
+    /// Resolves when the guest's kernel has reported a panic on its console and halted. Never
+    /// resolves if the backend can't tell.
     fn panicked(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(std::future::pending())
     }
 }
 
-/// Lines of a console that an error shows.
+/// Lines of the console shown in an error.
 const SHOWN_LINES: usize = 12;
 
-/// How a VMM's process ended.
+/// The end of a VMM's process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
-    /// The wait status in words: `exit status: 1`, `signal: 9 (SIGKILL)`.
+    /// The wait status as text: `exit status: 1`, `signal: 9 (SIGKILL)`.
     pub status: String,
     /// The last lines of the guest's console, without control characters.
     pub log: String,
-    /// The last lines of what the VMM said itself; the same.
+    /// The last lines of the VMM's own output, without control characters.
     pub words: String,
 }
 
-/// Lines from the one by which a kernel says why it panicked, which its call trace follows.
+/// Lines shown from the reason of a kernel's panic on: its call trace follows.
 const SHOWN_LINES_OF_PANIC: usize = 30;
-/// How the kernel's text for that begins.
+/// The prefix of that reason.
 const PANIC: &str = "Kernel panic - not syncing: ";
 
-/// The last lines of a text: [`SHOWN_LINES`], or from the reason of a panic on.
+/// Returns the last [`SHOWN_LINES`] of a text, or more if that reaches the reason of a panic.
 fn last_lines(text: &str) -> &str {
     let last = |lines: usize| {
         let mut starts = memchr::memrchr_iter(b'\n', text.as_bytes());
@@ -216,7 +217,7 @@ fn last_lines(text: &str) -> &str {
     })
 }
 
-/// Of the console the last lines, and all that is kept in the alternate form.
+/// Prints the last lines of the console; in the alternate form, all that was kept.
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (console, words) = (self.log.trim(), self.words.trim());
@@ -237,36 +238,36 @@ impl fmt::Display for Exit {
     }
 }
 
-/// Why a hypervisor did not do what it was asked.
+/// The reason why a hypervisor failed.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum VmmError {
-    /// The program is not there.
+    /// The program is missing.
     #[error("{program} not found{}: {hint}", searched(path.as_deref()))]
     NotInstalled {
         /// The program's name.
         program: &'static str,
-        /// The path that was configured, if one was.
+        /// The configured path, if any.
         path: Option<PathBuf>,
         /// What to install or set.
         hint: &'static str,
     },
-    /// The program is there, and can't be used.
+    /// The program exists, but can't be used.
     #[error("{program} at {} can't be used: {reason}", path.display())]
     Unusable {
         /// The program's name.
         program: &'static str,
-        /// Where it is.
+        /// Its path.
         path: PathBuf,
-        /// Why not, and what to do.
+        /// The reason, and what to do.
         reason: String,
     },
-    /// The operating system refused something.
+    /// A system call failed.
     #[error("could not {operation}")]
     Io {
-        /// What was tried, and on which path.
+        /// The attempted operation, with its path.
         operation: String,
-        /// Why it failed.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
@@ -276,37 +277,37 @@ pub enum VmmError {
          directory on a larger one"
     )]
     NoSpace {
-        /// What was tried, and where.
+        /// The attempted operation, with its path.
         operation: String,
     },
     /// The VMM's process ended.
     #[error("the VMM ended while it should {operation} ({exit})")]
     Died {
-        /// What was under way.
+        /// The operation under way.
         operation: &'static str,
-        /// How it ended.
+        /// The end of the process.
         exit: Exit,
     },
     /// The VMM did not answer in time.
     #[error("the VMM did not {operation} within {after:?}")]
     TimedOut {
-        /// What was under way.
+        /// The operation under way.
         operation: &'static str,
-        /// How long it was given.
+        /// The timeout.
         after: Duration,
     },
     /// The VMM answered with an error.
     #[error("the VMM refused to {operation}: {message}")]
     Refused {
-        /// What was asked.
+        /// The request.
         operation: String,
-        /// The VMM's words.
+        /// The VMM's message.
         message: String,
     },
-    /// The VMM said something that its protocol does not allow.
+    /// The VMM violated its protocol.
     #[error("the VMM answered out of protocol while it should {operation}: {detail}")]
     Protocol {
-        /// What was under way.
+        /// The operation under way.
         operation: &'static str,
         /// What is wrong with the answer.
         detail: String,
@@ -324,8 +325,8 @@ fn searched(path: Option<&Path>) -> String {
 }
 
 impl VmmError {
-    /// Of a VMM that runs in the process `speaker`, and not in the one that was started: it would
-    /// outlive that, and so us.
+    /// Creates the error of a VMM that runs in the process `speaker`, not in the one that we
+    /// started: it would outlive that one, and so us.
     pub(crate) fn not_itself(program: &'static str, path: &Path, speaker: i32) -> Self {
         Self::Unusable {
             program,
@@ -340,7 +341,7 @@ impl VmmError {
     pub(crate) fn io(operation: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let operation = operation.into();
         move |source| {
-            // From the system: our own limits are of that kind, too.
+            // Only errors of the system: limits of our own have the same kind.
             if disk::is_full(&source) && source.raw_os_error().is_some() {
                 Self::NoSpace { operation }
             } else {
@@ -363,7 +364,7 @@ mod tests {
         assert_eq!(last_lines(&format!("before\n{panic}")), panic);
         let lines = last_lines(&trace).lines().count();
         assert!(lines <= SHOWN_LINES, "{lines}");
-        // A guest may say it much earlier, or at the very end.
+        // A guest may print the prefix much earlier, or at the very end.
         let long = trace.repeat(3);
         assert!(!last_lines(&format!("{panic}\n{long}")).contains("panic"));
         assert!(last_lines(&format!("{trace}{PANIC}")).starts_with("trace"));

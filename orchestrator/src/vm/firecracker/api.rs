@@ -1,4 +1,4 @@
-//! Firecracker's API: one type for each request, under Firecracker's own names (its
+//! A client of Firecracker's API: one type for each request, under Firecracker's own names (its
 //! `src/firecracker/swagger/firecracker.yaml`, 1.16 to 1.17).
 //!
 //! ```no_run
@@ -29,8 +29,7 @@ pub use error::ApiError;
 pub use http::Method;
 use transport::Transport;
 
-/// A connection to the API of one Firecracker process. One request at a time, all on one
-/// connection.
+/// A connection to the API of one Firecracker process, for one request at a time.
 #[derive(Debug)]
 pub struct Client {
     transport: Transport,
@@ -45,21 +44,21 @@ impl Client {
         let stream = UnixStream::connect(path)
             .await
             .map_err(|error| ApiError::Closed(error.to_string()))?;
-        Ok(Self::over(stream))
+        Ok(Self::from_stream(stream))
     }
 
-    /// Speaks on a connection that exists already.
+    /// Wraps a connection that exists already.
     #[must_use]
-    pub fn over(stream: UnixStream) -> Self {
+    pub fn from_stream(stream: UnixStream) -> Self {
         Self {
-            transport: Transport::over(stream),
+            transport: Transport::new(stream),
         }
     }
 
-    /// Makes a request and waits for its answer, for at most [`Call::PATIENCE`].
+    /// Makes a request and waits for its answer, for at most [`Call::TIMEOUT`].
     ///
     /// # Errors
-    /// [`ApiError`]; after anything but [`ApiError::Refused`] the connection is of no more use.
+    /// [`ApiError`]; after anything but [`ApiError::Refused`] the connection is unusable.
     pub async fn call<C: Call>(&mut self, call: &C) -> Result<C::Answer, ApiError> {
         let path = call.path();
         let body = match C::METHOD {
@@ -69,20 +68,17 @@ impl Client {
                 detail: error.to_string(),
             })?,
         };
-        let answer = timeout(
-            C::PATIENCE,
-            self.transport.exchange(C::METHOD, &path, &body),
-        )
-        .await
-        .map_err(|_| ApiError::TimedOut {
-            request: format!("{} {path}", C::METHOD),
-            after: C::PATIENCE,
-        })??;
-        // A success without content has no body at all.
+        let answer = timeout(C::TIMEOUT, self.transport.exchange(C::METHOD, &path, &body))
+            .await
+            .map_err(|_| ApiError::TimedOut {
+                request: format!("{} {path}", C::METHOD),
+                after: C::TIMEOUT,
+            })??;
+        // A success without content has no body.
         let json: &[u8] = if answer.is_empty() { b"null" } else { &answer };
         serde_json::from_slice(json).map_err(|error| ApiError::Malformed {
             request: format!("{} {path}", C::METHOD),
-            // It may repeat what was answered.
+            // The parser's message may quote the answer.
             detail: untrusted::message(&error.to_string()),
         })
     }

@@ -1,4 +1,4 @@
-//! The Firecracker binary, and whether it is new enough.
+//! Finds the Firecracker binary and checks its version.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,26 +18,26 @@ const HINT: &str = "put a release from \
                     https://github.com/firecracker-microvm/firecracker/releases on PATH, or set \
                     IRONCLAW_FIRECRACKER to the binary";
 
-/// Printing a version takes milliseconds.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Timeout of printing a version, which takes milliseconds.
+const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A Firecracker binary of a version that serves.
+/// A Firecracker binary of a supported version.
 #[derive(Debug, Clone)]
 pub struct FirecrackerBinary {
-    /// Where it is, absolute.
+    /// Its absolute path.
     pub path: PathBuf,
-    /// As it says itself: `1.16.1`.
+    /// The version that it reports, like `1.16.1`.
     pub version: Version,
-    /// What that version has.
+    /// The features and defects of that version.
     pub quirks: Quirks,
 }
 
 impl FirecrackerBinary {
-    /// The binary at `configured`, or else the one on PATH.
+    /// Finds the binary at `configured`, or else on PATH.
     ///
     /// # Errors
-    /// [`VmmError::NotInstalled`], or [`VmmError::Unusable`] if it is not Firecracker or of a
-    /// version that does not serve ([`Quirks::of`]).
+    /// [`VmmError::NotInstalled`], or [`VmmError::Unusable`] if it is not Firecracker or its
+    /// version is not supported ([`Quirks::for_version`]).
     pub async fn find(configured: Option<&Path>) -> Result<Self, VmmError> {
         let path = find_program(PROGRAM, configured, HINT)?;
         let mut command = Command::new(&path);
@@ -45,11 +45,11 @@ impl FirecrackerBinary {
         let process = Process::start(Launch::new(command))
             .await
             .map_err(VmmError::io(format!("start {}", path.display())))?;
-        let exit = timeout(PATIENCE, process.exited())
+        let exit = timeout(VERSION_TIMEOUT, process.exited())
             .await
             .map_err(|_| VmmError::TimedOut {
                 operation: "say its version",
-                after: PATIENCE,
+                after: VERSION_TIMEOUT,
             })?;
         let unusable = |reason: String| VmmError::Unusable {
             program: PROGRAM,
@@ -58,7 +58,7 @@ impl FirecrackerBinary {
         };
         let version = parse(&exit.log)
             .ok_or_else(|| unusable(format!("it does not say a Firecracker version ({exit})")))?;
-        let quirks = Quirks::of(&version).map_err(|error| unusable(error.to_string()))?;
+        let quirks = Quirks::for_version(&version).map_err(|error| unusable(error.to_string()))?;
         Ok(Self {
             path,
             version,
@@ -67,7 +67,7 @@ impl FirecrackerBinary {
     }
 }
 
-/// The version in `Firecracker v1.16.1`, the first line of what `--version` prints.
+/// Parses the first line of what `--version` prints: `Firecracker v1.16.1`.
 fn parse(printed: &str) -> Option<Version> {
     let first = printed.lines().next()?;
     let text = first.strip_prefix("Firecracker v")?;
@@ -75,10 +75,10 @@ fn parse(printed: &str) -> Option<Version> {
 }
 
 #[cfg(any(test, feature = "fuzzing"))]
-/// What a program prints that should be Firecracker.
+/// Parses the output of a program in place of Firecracker.
 pub(crate) fn fuzz(printed: &str) {
     if let Some(version) = parse(printed) {
-        let _ = Quirks::of(&version);
+        let _ = Quirks::for_version(&version);
     }
 }
 

@@ -1,12 +1,12 @@
-//! The chroot of a jailed Firecracker process, seen from both sides; without a jailer, its working
-//! directory.
+//! The chroot of a jailed Firecracker process, accessed from outside; without a jailer, the working
+//! directory of the process.
 //!
-//! Without a jail it sees the host's file system, and only its sockets are here. In a jail this
-//! directory is all that it sees: files that it reads are linked in, files that it writes are retrieved. It
-//! may have been taken over by its guest, so nothing in here is followed if it is a link.
+//! Without a jail, the process sees the host's file system, and this directory only has its
+//! sockets. In a jail, this directory is all that it sees: files to read are linked in, files that
+//! it wrote are retrieved. A guest may have taken the process over, so no link in here is followed.
 //!
-//! Sockets are reached through descriptors: a socket's path may have 107 bytes only (unix(7)), and
-//! state directories are often deeper.
+//! Sockets are reached through descriptors: the path of a socket is limited to 107 bytes (unix(7)),
+//! and state directories are often deeper.
 
 use std::fs::{self, File};
 use std::io;
@@ -28,10 +28,11 @@ use crate::sys;
 use crate::vm::vmm::VmmError;
 use crate::vm::vmm::jail::readable_by;
 
-/// Time between attempts to reach a socket of a process that starts, which takes it 2 ms.
-const RETRY: Duration = Duration::from_micros(100);
+/// Interval of attempts to connect to a socket of a starting process, which takes 2 ms to create
+/// it.
+const CONNECT_INTERVAL: Duration = Duration::from_micros(100);
 
-/// The root directory of a jailed VM, or the working directory of one that is not.
+/// The root directory of a jailed VM, or the working directory of another.
 #[derive(Debug, Clone)]
 pub(super) struct Chroot {
     path: Arc<Path>,
@@ -71,12 +72,12 @@ impl Chroot {
         &self.path
     }
 
-    /// Makes a pipe called `name` that the process, of the user `jailed` if it is jailed, may write
-    /// to; this is where that comes out.
+    /// Creates a pipe `name` that the process may write to, as the user `jailed` if it is jailed;
+    /// returns the end for reading.
     pub(super) fn pipe(&self, name: &str, jailed: Option<u32>) -> io::Result<OwnedFd> {
         let mode = Mode::RUSR | Mode::WUSR;
         mknodat(&self.directory, name, FileType::Fifo, mode, 0)?;
-        // Which waits for no writer.
+        // Non-blocking: does not wait for a writer.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let pipe = openat(&self.directory, name, flags, Mode::empty())?;
         if let Some(user) = jailed {
@@ -85,7 +86,7 @@ impl Chroot {
         Ok(pipe)
     }
 
-    /// Connects to the socket called `name`, however long this directory's path is.
+    /// Connects to the socket `name`, however long this directory's path is.
     pub(super) async fn connect(&self, name: &str) -> io::Result<UnixStream> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let socket = openat(&self.directory, name, flags, Mode::empty())?;
@@ -99,12 +100,12 @@ impl Chroot {
         UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd())).await
     }
 
-    /// Connects to the socket called `name` as soon as somebody listens there.
+    /// Connects to the socket `name` as soon as somebody listens there.
     ///
-    /// By trying, a few microseconds at a time: to be told of a new file costs more, since the
-    /// kernel takes milliseconds to close an inotify descriptor.
+    /// Polls every few microseconds: to be notified of a new file costs more, because the kernel
+    /// takes milliseconds to close an inotify descriptor.
     pub(super) async fn connect_when_up(&self, name: &str) -> io::Result<UnixStream> {
-        let ticks = Ticks::start(RETRY)?;
+        let ticks = Ticks::start(CONNECT_INTERVAL)?;
         loop {
             match self.connect(name).await {
                 Err(error)
@@ -120,8 +121,8 @@ impl Chroot {
         }
     }
 
-    /// Exposes `file` to the process for reading, in a chroot as `name`; returns the path that it
-    /// opens it by.
+    /// Exposes `file` to the process for reading, in a chroot as `name`; returns the path for the
+    /// process to open.
     pub(super) fn expose_read_only(&self, file: &Path, name: &str) -> Result<PathBuf, VmmError> {
         let failed = || VmmError::io(format!("let a jailed VM read {}", file.display()));
         match self.sees {
@@ -157,7 +158,7 @@ impl Chroot {
             Sees::Jail(_) => return Ok(name.into()),
             Sees::Directory => return Ok(Path::new(WRITTEN).join(name)),
         }
-        // Firecracker would create it for all to read.
+        // Firecracker would create it readable for everybody.
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         openat(CWD, target, flags, Mode::RUSR | Mode::WUSR)
             .map_err(io::Error::from)
@@ -194,8 +195,9 @@ impl Chroot {
     }
 }
 
-/// Links the open `file` to `target`, with mode 0600. Works on the descriptor, so the VMM can't swap
-/// the file by a rename after the check; refuses a hard link, which may be to a file of another.
+/// Links the open `file` to `target`, with mode 0600. Works on the descriptor, so the VMM can't
+/// swap the file by a rename after the check (TOCTOU); refuses a hard link, which may be to another
+/// user's file.
 fn link_own_file(file: &File, target: &Path) -> io::Result<()> {
     let facts = file.metadata()?;
     if !facts.is_file() || facts.nlink() != 1 {
@@ -211,7 +213,7 @@ fn link_own_file(file: &File, target: &Path) -> io::Result<()> {
     Ok(linkat(CWD, itself, CWD, target, AtFlags::SYMLINK_FOLLOW)?)
 }
 
-/// A clock that ticks finer than the runtime's timers, which know milliseconds.
+/// A timer with a finer resolution than the runtime's, which is a millisecond.
 struct Ticks(AsyncFd<OwnedFd>);
 
 impl Ticks {
@@ -322,7 +324,7 @@ mod tests {
         let (written, target) = (dir.join("memory"), root.path().join("taken"));
         fs::write(&written, "own").unwrap();
         let file = File::open(&written).unwrap();
-        // As a jailed process may do at any moment.
+        // A jailed process may do this at any moment.
         fs::rename(&written, dir.join("away")).unwrap();
         symlink(&secret, &written).unwrap();
         link_own_file(&file, &target).unwrap();

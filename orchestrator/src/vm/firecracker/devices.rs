@@ -1,5 +1,4 @@
-//! What a VM may have beside processors, memory, vsock and entropy: a root drive, a network
-//! interface, and a CPU template.
+//! The optional devices of a VM: a root drive, a network interface, and a CPU template.
 
 use std::error::Error;
 use std::fs;
@@ -19,15 +18,16 @@ use crate::vm::digest::Sha256Digest;
 use crate::vm::vmm::VmmError;
 use crate::vm::vmm::jail::claim::{self, Claim};
 
-/// Names by which Firecracker and its snapshots know them.
+/// Their names in Firecracker's API and in snapshots.
 const ROOT_DRIVE: &str = "root";
 const INTERFACE: &str = "eth0";
-/// Most bytes of a CPU template; those of Firecracker have some 10 kB.
+/// Limit of the bytes of a CPU template; those that come with Firecracker have about 10 kB.
 const MAX_CPU_TEMPLATE: u64 = 1 << 20;
-/// Longest name of a network device (`IFNAMSIZ` of linux/if.h, less the end of the string).
+/// Limit of the length of a network device's name (`IFNAMSIZ` of linux/if.h without the
+/// terminator).
 const MAX_DEVICE: usize = 15;
 
-/// What each VM of a hypervisor has.
+/// The devices that each VM of the backend gets.
 #[derive(Debug, Default)]
 pub struct Devices {
     root_drive: Option<PathBuf>,
@@ -36,10 +36,10 @@ pub struct Devices {
     digest: Option<Sha256Digest>,
 }
 
-/// A tap device of this host, which one VM at a time may have.
+/// A tap device of this host, for one VM at a time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Tap {
-    /// The network namespace that it is in, as a file, if it is not in this process's.
+    /// The file of its network namespace, if not this process's.
     pub namespace: Option<PathBuf>,
     /// Its name.
     pub device: String,
@@ -48,11 +48,11 @@ pub struct Tap {
 impl FromStr for Tap {
     type Err = ();
 
-    /// `tap0`, or `/run/netns/vm0:tap0`.
+    /// Parses `tap0`, or `/run/netns/vm0:tap0`.
     ///
     /// # Errors
-    /// It is neither: a device has 1 to 15 letters, digits, `_`, `.` or `-`, and does not begin with
-    /// a full stop; a namespace is an absolute path.
+    /// It is neither: a device has 1 to 15 letters, digits, `_`, `.` or `-`, and does not begin
+    /// with a full stop; a namespace is an absolute path.
     fn from_str(text: &str) -> Result<Self, ()> {
         let (namespace, device) = match text.rsplit_once(':') {
             None => (None, text),
@@ -72,18 +72,18 @@ impl FromStr for Tap {
     }
 }
 
-/// What of it a snapshot depends on.
+/// The properties of the devices that a snapshot depends on.
 #[derive(Debug, Serialize)]
 struct Identity<'a> {
     root_drive: Option<FileIdentity>,
     cpu_template: Option<&'a serde_json::Value>,
     network: bool,
-    /// A snapshot knows its drive by a path, which is another one in a jail.
+    /// A snapshot contains the path of its drive, which is another one in a jail.
     jailed: bool,
 }
 
-/// A file that was not replaced or written to. Its content is not read: images are large, and a
-/// program that starts has no time for it.
+/// The identity of an unmodified file, without its content: hashing a large image would take too
+/// long at start-up.
 #[derive(Debug, Serialize)]
 struct FileIdentity {
     device: u64,
@@ -93,14 +93,14 @@ struct FileIdentity {
 }
 
 impl Devices {
-    /// A read-only `root_drive` that all VMs share, which must not be written to while they live;
-    /// the CPU template in the JSON file `cpu_template` (Firecracker's
-    /// docs/cpu_templates/cpu-templates.md); and a network interface on one of `taps` for each
-    /// VM, if there are any. `jailed` says whether the VMs will be.
+    /// Combines a read-only `root_drive` that all VMs share, which must not be written to while
+    /// they live; the CPU template in the JSON file `cpu_template` (Firecracker's
+    /// docs/cpu_templates/cpu-templates.md); and a network interface for each VM on one of `taps`,
+    /// if there are any. `jailed` says whether the VMs will be jailed.
     ///
     /// # Errors
-    /// [`VmmError::Unusable`] if a file can't be read, the drive is no image or the template not
-    /// JSON, or a tap device is where VMs can't reach it.
+    /// [`VmmError::Unusable`] if a file can't be read, the drive is no image, the template not
+    /// JSON, or a tap device not reachable for the VMs.
     pub fn new(
         root_drive: Option<&Path>,
         cpu_template: Option<&Path>,
@@ -137,7 +137,7 @@ impl Devices {
         Ok(Sha256Digest::from(<[u8; 32]>::from(Sha256::digest(json))))
     }
 
-    /// What tells VMs with other devices from these; `None` if there are none.
+    /// Returns a digest that tells these devices from others; `None` if there are none.
     pub(super) fn digest(&self) -> Option<Sha256Digest> {
         self.digest
     }
@@ -146,14 +146,14 @@ impl Devices {
         !self.taps.is_empty()
     }
 
-    /// A tap device for one more VM, if VMs have a network interface.
+    /// Claims a free tap device for one more VM, if VMs have a network interface.
     pub(super) fn interface(&self, run_path: &Path) -> Result<Option<Interface>, VmmError> {
         if !self.has_network() {
             return Ok(None);
         }
         let failed = || VmmError::io("get a tap device for a VM");
         let claims = claim::directory(run_path).map_err(failed())?;
-        // Devices of another network namespace have the same names.
+        // Devices of different network namespaces may have the same name.
         let own = std::fs::metadata("/proc/self/ns/net").map_or(0, |namespace| namespace.ino());
         for tap in &self.taps {
             let file = tap.namespace.as_deref().and_then(Path::file_name);
@@ -191,7 +191,7 @@ impl Devices {
         self.root_drive.as_ref().map(expose).transpose()
     }
 
-    /// Gives them to a VM that is about to boot.
+    /// Configures the devices of a VM before its boot.
     pub(super) async fn configure(
         &self,
         api: &mut Client,
@@ -222,7 +222,7 @@ impl Devices {
     }
 }
 
-/// A tap device that one VM has, until it is gone.
+/// A tap device claimed by one VM, until this is dropped.
 #[derive(Debug)]
 pub(super) struct Interface {
     tap: Tap,
@@ -236,7 +236,7 @@ impl Interface {
 }
 
 impl Tap {
-    /// For a clone, in place of the one that its snapshot had.
+    /// Returns the override that gives a clone this tap device in place of its snapshot's.
     pub(super) fn network_override(&self) -> NetworkOverride {
         NetworkOverride {
             iface_id: INTERFACE.to_owned(),
@@ -251,7 +251,7 @@ fn read_json(path: &Path) -> Result<serde_json::Value, VmmError> {
     serde_json::from_slice(&text).map_err(|error| unusable(&error))
 }
 
-/// Where the image of a root drive really is.
+/// Resolves the path of a root drive's image.
 fn find_image(path: &Path) -> Result<PathBuf, VmmError> {
     let unusable =
         |error: io::Error| unusable("root drive", path, setting_names::ROOT_DRIVE, &error);
@@ -263,7 +263,7 @@ fn find_image(path: &Path) -> Result<PathBuf, VmmError> {
     fs::canonicalize(path).map_err(unusable)
 }
 
-/// For what a setting names.
+/// Creates the error about a path from a setting.
 fn unusable(program: &'static str, path: &Path, variable: &str, error: &dyn Error) -> VmmError {
     VmmError::Unusable {
         program,
@@ -284,7 +284,7 @@ fn identify(path: &Path) -> Result<FileIdentity, VmmError> {
 }
 
 /// # Errors
-/// [`VmmError::Unusable`] if VMs that are `jailed`, or are not, can't reach the tap device.
+/// [`VmmError::Unusable`] if VMs, jailed or not as `jailed` says, can't reach the tap device.
 fn check_reachable(tap: &Tap, jailed: bool) -> Result<(), VmmError> {
     let reason = match &tap.namespace {
         None if jailed => {
@@ -341,7 +341,7 @@ mod tests {
             let error = Devices::new(None, None, vec![tap(text)], jailed).unwrap_err();
             assert!(error.to_string().contains(said), "{error}");
         }
-        // Any file will do for one that is there.
+        // Any existing file will do.
         Devices::new(None, None, vec![tap("/proc/self/ns/net:tap0")], true).unwrap();
     }
 

@@ -1,10 +1,10 @@
-//! The jailer: Firecracker's own program that locks a VMM into a directory, under a user that has
-//! nothing else, within limits (Firecracker's docs/jailer.md).
+//! Runs VMMs in the jailer: Firecracker's own program that confines a VMM to a chroot, under a user
+//! id of its own, with resource limits (Firecracker's docs/jailer.md).
 //!
-//! Beside what the jailer does, each process gets an empty network namespace of its own, unless
-//! its tap device is in another, and all
-//! of one owner share a PID namespace which ends with the owner (see `pid_namespace`). The jailer's
-//! `--new-pid-ns` would make the VMM an orphan that we could neither wait for nor be sure to kill.
+//! Beyond what the jailer does, each process gets an empty network namespace of its own, unless its
+//! tap device is in another, and all processes of one owner share a PID namespace that ends with
+//! the owner (see `pid_namespace`). The jailer's `--new-pid-ns` would make the VMM an orphan that
+//! we could neither wait for nor be sure to kill.
 
 use std::fs::DirBuilder;
 use std::io;
@@ -27,12 +27,12 @@ use crate::vm::vmm::program::find_program;
 use crate::vm::vmm::{Machine, VmmError};
 
 pub(super) const PROGRAM: &str = "jailer";
-/// Bytes of a file that a VMM may write beyond the size of the guest's memory.
-const EXTRA_FILE: u64 = 64 << 20;
-/// Most files that a VMM may have open: the jailer's own default.
+/// Bytes that a VMM may write to a file beyond the size of the guest's memory.
+const MAX_EXTRA_FILE_BYTES: u64 = 64 << 20;
+/// Limit of a VMM's open files: the jailer's own default.
 const MAX_FILES: u64 = 2048;
 
-/// How VMMs are jailed.
+/// A jailer, and the resources for jails.
 #[derive(Debug)]
 pub struct Jailer {
     program: PathBuf,
@@ -43,11 +43,11 @@ pub struct Jailer {
 }
 
 impl Jailer {
-    /// The jailer at `configured`, or else the one on PATH, with a user id of `users` for each
-    /// VM. The first of them is the group of all, by which they may read snapshots.
+    /// Finds the jailer at `configured`, or else on PATH. Each VM gets a user id of `users`; the
+    /// first of them serves as the group of all, by which they may read snapshots.
     ///
     /// # Errors
-    /// [`VmmError::NotInstalled`], or [`VmmError::Unusable`] if a namespace can't be made, as
+    /// [`VmmError::NotInstalled`], or [`VmmError::Unusable`] if no namespace can be created, as
     /// without root.
     pub fn find(configured: Option<&Path>, users: RangeInclusive<u32>) -> Result<Self, VmmError> {
         let program = find_jailer(configured)?;
@@ -88,15 +88,15 @@ impl Jailer {
         self.cgroups.as_ref()
     }
 
-    /// A user id that no other VM of this host has.
+    /// Claims a user id that no other VM of this host has.
     pub(super) fn user(&self, run_path: &Path) -> io::Result<User> {
-        // A different one each time: the first are likely in use.
+        // Starts at another id each time: the first ones are probably in use.
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         user(&self.users, turn, run_path)
     }
 
-    /// The command that runs `firecracker` with `arguments` as the VM `id`, in the jail at
-    /// [`root`] and the network namespace `network`, or else in one with nothing in it.
+    /// Builds the command that runs `firecracker` with `arguments` as the VM `id`, in the jail at
+    /// [`root`] and in the network namespace `network`, or else in an empty one.
     #[expect(clippy::too_many_arguments, reason = "a command line has as many")]
     pub(super) fn command(
         &self,
@@ -115,9 +115,9 @@ impl Jailer {
         command.args(["--uid", &user.id().to_string()]);
         command.args(["--gid", &self.group().to_string()]);
         command.arg("--chroot-base-dir").arg(base);
-        let largest = machine.memory_bytes() + EXTRA_FILE;
+        let largest = machine.memory_bytes() + MAX_EXTRA_FILE_BYTES;
         command.args(["--resource-limit", &format!("fsize={largest}")]);
-        // Not more than this process may have, which it may take a capability to raise.
+        // Not above this process's hard limit: raising that may need a capability.
         let most = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
         let files = most.min(MAX_FILES);
         command.args(["--resource-limit", &format!("no-file={files}")]);
@@ -135,7 +135,7 @@ impl Jailer {
     }
 }
 
-/// The jailer at `configured`, or else the one on PATH.
+/// Finds the jailer at `configured`, or else on PATH.
 ///
 /// # Errors
 /// [`VmmError::NotInstalled`].
@@ -148,8 +148,8 @@ pub fn find_jailer(configured: Option<&Path>) -> Result<PathBuf, VmmError> {
     )
 }
 
-/// Where the jailer makes the jail of the VM `id`: the directory to remove, and the one that the
-/// VMM sees as its root.
+/// Creates the jail of the VM `id` as the jailer would; returns the directory to remove later, and
+/// the one that the VMM sees as its root.
 pub(super) fn root(base: &Path, firecracker: &Path, id: &str) -> io::Result<(PathBuf, PathBuf)> {
     let name = firecracker
         .file_name()
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn without_the_right_to_make_namespaces_it_is_said_how_to_do_without() {
-        // A thread gives up its own rights alone.
+        // A thread can give up its own capabilities alone.
         let found = std::thread::spawn(|| {
             let mut rights = capabilities(None).unwrap();
             rights.effective.remove(CapabilitySet::SYS_ADMIN);

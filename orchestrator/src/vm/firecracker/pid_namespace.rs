@@ -1,9 +1,9 @@
 //! A PID namespace that ends with this process.
 //!
-//! The kernel kills all of a PID namespace when its first process ends (pid_namespaces(7)). That
-//! first process is a `cat` that reads a pipe whose other end we hold, and so ends when we do,
-//! even by SIGKILL. The parent-death signal that keeps other VMMs from outliving us does not
-//! survive the jailer's change of user (prctl(2)).
+//! The kernel kills all processes of a PID namespace when its first one ends (pid_namespaces(7)).
+//! That first process is a `cat` that reads from a pipe whose other end we hold, and so ends when
+//! we do, even by SIGKILL. The parent-death signal, which keeps other VMMs from outliving us, does
+//! not survive the jailer's change of user (prctl(2)).
 
 use std::fs::File;
 use std::io;
@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::sys;
 
-/// The guard of a PID namespace; dropping it kills all processes in it.
+/// A handle of a PID namespace; dropping it kills all processes there.
 #[derive(Debug)]
 pub(super) struct PidNamespace(Mutex<Namespace>);
 
@@ -25,13 +25,13 @@ struct Namespace {
 }
 
 impl PidNamespace {
-    /// Makes a namespace. Needs CAP_SYS_ADMIN.
+    /// Creates a namespace. Needs CAP_SYS_ADMIN.
     pub(super) fn start() -> io::Result<Self> {
         Ok(Self(Mutex::new(Namespace::start()?)))
     }
 
-    /// The namespace, for processes to be started in: another one if the first process of the last
-    /// was killed, and all of it with that. It takes no process any more.
+    /// Returns the namespace to start processes in. Creates a new one if the first process of the
+    /// last was killed: that namespace is dead, and accepts no more processes.
     pub(super) fn namespace(&self) -> Arc<OwnedFd> {
         let mut namespace = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !matches!(namespace.first.try_wait(), Ok(None)) {
@@ -46,7 +46,8 @@ impl PidNamespace {
 
 impl Namespace {
     fn start() -> io::Result<Self> {
-        // Where a thread's children go can't be changed back: a thread for this alone.
+        // A thread can't change back the namespace of its future children: this one exists for
+        // nothing else.
         let spawned = std::thread::Builder::new()
             .name("vmm-guard".to_owned())
             .spawn(|| {
@@ -55,7 +56,8 @@ impl Namespace {
                 sys::inherit_only(&mut cat, &[]);
                 cat.env_clear()
                     .current_dir("/")
-                    // Not of our terminal's group: Ctrl-C is ours to handle.
+                    // In a process group of its own, so that Ctrl-C on our terminal does not reach
+                    // it.
                     .process_group(0)
                     .stdin(Stdio::piped())
                     .stdout(Stdio::null())
@@ -85,7 +87,7 @@ impl Drop for Namespace {
 }
 
 fn end(process: &mut Child) {
-    // It has ended already, or it is ours to reap.
+    // Either it has ended already, or it is our child and can't be reaped by others.
     let _ = process.kill();
     let _ = process.wait();
 }

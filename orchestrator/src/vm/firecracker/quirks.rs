@@ -1,23 +1,23 @@
-//! What versions of Firecracker can do and what is wrong with them, all in one chroot.
+//! The features and defects of Firecracker's versions, all in one place.
 //!
-//! The facts are those of Firecracker's CHANGELOG.md and of its sources at the tags. A
-//! pre-release, such as `1.17.0-dev`, counts as the release that it becomes.
+//! The facts are from Firecracker's CHANGELOG.md and its sources at the tags. A pre-release like
+//! `1.17.0-dev` counts as the release that it will become.
 
 use semver::Version;
 use thiserror::Error;
 
-/// What a version of Firecracker has.
+/// The features and defects of a version of Firecracker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quirks {
-    /// The guest hears from the host after `PATCH /vm` `Paused` and `Resumed`. In 1.16 the vsock
-    /// device waits then for the guest to acknowledge a reset that it was never told of (#6100).
-    /// Clones are held by a signal, of which no version is the wiser.
+    /// Whether the guest receives from the host after `PATCH /vm` `Paused` and `Resumed`. In 1.16
+    /// the vsock device then waits for the guest to acknowledge a reset that it was never sent
+    /// (#6100). Clones are held by a signal instead, which no version notices.
     pub hears_after_pause: bool,
-    /// A guest's kernel may be a `bzImage`, whose loader moves it to an address of its own choice.
+    /// Whether a guest's kernel may be a `bzImage`, whose loader chooses the kernel's address.
     pub boots_bz_image: bool,
 }
 
-/// A version that does not serve, and why.
+/// A version that is not supported, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("it is version {version}, {reason}: take {MINIMUM_VERSION} or newer")]
 pub struct Unsupported {
@@ -25,17 +25,17 @@ pub struct Unsupported {
     reason: &'static str,
 }
 
-/// The oldest version that serves. 1.15 lacks `vsock_override`, which a clone could do without, and
-/// does not keep what the host says to a restored guest until that has dealt with the reset of its
+/// The oldest supported version. 1.15 lacks `vsock_override`, which a clone could do without, and
+/// loses what the host sends to a restored guest before the guest has handled the reset of its
 /// connections (#5882).
 pub const MINIMUM_VERSION: Version = Version::new(1, 16, 1);
 
 impl Quirks {
-    /// Those of `version`.
+    /// Returns those of `version`.
     ///
     /// # Errors
     /// [`Unsupported`].
-    pub fn of(version: &Version) -> Result<Self, Unsupported> {
+    pub fn for_version(version: &Version) -> Result<Self, Unsupported> {
         let release = (version.major, version.minor, version.patch);
         let unsupported = |reason| {
             let version = version.clone();
@@ -60,14 +60,14 @@ impl Quirks {
 mod tests {
     use super::*;
 
-    fn of(version: &str) -> Result<Quirks, Unsupported> {
-        Quirks::of(&Version::parse(version).unwrap())
+    fn quirks(version: &str) -> Result<Quirks, Unsupported> {
+        Quirks::for_version(&Version::parse(version).unwrap())
     }
 
     #[test]
     fn each_version_that_serves_has_what_its_changelog_says() {
         let facts = |version| {
-            let quirks = of(version).unwrap();
+            let quirks = quirks(version).unwrap();
             [quirks.hears_after_pause, quirks.boots_bz_image]
         };
         for (version, expected) in [
@@ -90,11 +90,11 @@ mod tests {
             ("1.14.2", "lacks"),
             ("0.25.2", "lacks"),
         ] {
-            let text = of(version).unwrap_err().to_string();
+            let text = quirks(version).unwrap_err().to_string();
             for part in [version, reason, "1.16.1 or newer"] {
                 assert!(text.contains(part), "{text:?} does not say {part:?}");
             }
         }
-        assert!(Quirks::of(&MINIMUM_VERSION).is_ok());
+        assert!(Quirks::for_version(&MINIMUM_VERSION).is_ok());
     }
 }

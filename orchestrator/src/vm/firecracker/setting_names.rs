@@ -1,12 +1,12 @@
-//! What Firecracker's settings are called: said where one can't be used, too.
+//! The names of Firecracker's settings, which errors mention, too.
 
-/// The Firecracker binary.
+/// The path of the Firecracker binary.
 pub const BINARY: &str = "IRONCLAW_FIRECRACKER";
-/// The jailer binary.
+/// The path of the jailer.
 pub const JAILER_BINARY: &str = "IRONCLAW_JAILER";
-/// A drive that guests find as their root.
+/// The image of a drive that guests mount as their root.
 pub const ROOT_DRIVE: &str = "IRONCLAW_ROOT_DRIVE";
-/// Tap devices, one for each VM.
+/// The tap devices, one for each VM.
 pub const TAPS: &str = "IRONCLAW_TAPS";
-/// A CPU template of Firecracker.
+/// The file of a CPU template.
 pub const CPU_TEMPLATE: &str = "IRONCLAW_CPU_TEMPLATE";

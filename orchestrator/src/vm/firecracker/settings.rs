@@ -1,4 +1,4 @@
-//! Firecracker as a backend: its settings, and whether it is here.
+//! Firecracker's settings, and its detection on this host.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -17,7 +17,7 @@ use crate::vm::kvm;
 use crate::vm::variables::{BadValue, Variable, Variables};
 use crate::vm::vmm::{VmmError, VmmKind};
 
-/// All of them.
+/// All settings of this backend.
 pub(in crate::vm) const VARIABLES: &[Variable] = &[
     (
         BINARY,
@@ -46,38 +46,38 @@ pub(in crate::vm) const VARIABLES: &[Variable] = &[
     ),
 ];
 
-/// How the names of its processes begin.
+/// The prefixes of its process names.
 pub(in crate::vm) const PROCESS_NAMES: &[&str] = &[PROGRAM, JAILER];
 
-/// What executes the code of its guests.
+/// Its accelerators.
 pub(in crate::vm) const ACCELERATORS: &[&str] = &[KVM];
 
-/// What Firecracker needs of settings beside those of all backends.
+/// The settings of Firecracker, beside those of all backends.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct FirecrackerSettings {
-    /// The Firecracker binary, if not the one on PATH.
+    /// The path of the Firecracker binary, if not the one on PATH.
     pub binary: Option<PathBuf>,
-    /// The jailer, if not the one on PATH.
+    /// The path of the jailer, if not the one on PATH.
     pub jailer: Option<PathBuf>,
     /// The image of a read-only root drive.
     pub root_drive: Option<PathBuf>,
-    /// Tap devices, one for each VM; without any, VMs have no network.
+    /// The tap devices, one for each VM; without any, VMs have no network.
     pub taps: Taps,
-    /// A CPU template's file.
+    /// The file of a CPU template.
     pub cpu_template: Option<PathBuf>,
 }
 
-/// Tap devices.
+/// A list of tap devices.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Taps(pub Vec<Tap>);
 
 impl FromStr for Taps {
     type Err = ();
 
-    /// [`Tap`]s with commas in between.
+    /// Parses [`Tap`]s separated by commas.
     ///
     /// # Errors
-    /// It is anything else.
+    /// An entry is no tap device.
     fn from_str(text: &str) -> Result<Self, ()> {
         let taps = text.split(',').map(str::parse).collect::<Result<_, _>>()?;
         Ok(Self(taps))
@@ -95,7 +95,7 @@ impl FirecrackerSettings {
         })
     }
 
-    /// Blocks.
+    /// Opens the backend. Blocks.
     fn open(self, binary: FirecrackerBinary, of: &Surroundings) -> Result<Firecracker, VmmError> {
         let jailer = self.find_jailer(of)?;
         let devices = Devices::new(
@@ -119,7 +119,8 @@ impl FirecrackerSettings {
         Ok(firecracker.confined(confined))
     }
 
-    /// The jailer, if VMs are to be jailed: as root always, unless the settings say otherwise.
+    /// Finds the jailer, if VMs are to be jailed: always as root, unless the settings say
+    /// otherwise.
     fn find_jailer(&self, of: &Surroundings) -> Result<Option<Jailer>, VmmError> {
         match of.jail {
             JailChoice::Off => Ok(None),
@@ -131,7 +132,7 @@ impl FirecrackerSettings {
         }
     }
 
-    /// Why it can't be used, after its program was found or was not.
+    /// Converts an error of the detection to the reason of the backend's absence.
     fn absence(&self, error: VmmError, jail: JailChoice) -> Absence {
         match &error {
             VmmError::Unusable { program, .. } if *program == JAILER => {
@@ -142,7 +143,7 @@ impl FirecrackerSettings {
             {
                 Absence::of_program(error, self.binary.is_some())
             }
-            // The jailer that is to be there, a device that a setting names, or the host.
+            // A jailer that is required, a device named by a setting, or the host.
             _ => Absence::Refused(error),
         }
     }

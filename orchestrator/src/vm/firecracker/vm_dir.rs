@@ -5,8 +5,8 @@
 //!                        firecracker/<owner>-<vm>/root/…    the same in a jail
 //! ```
 //!
-//! A process has its own directory as working directory and knows its sockets by their bare
-//! names; a jailed one has it as root directory.
+//! The directory is the process's working directory, or its root directory in a jail, so that it
+//! knows its sockets by their bare names.
 
 use std::fs;
 use std::io;
@@ -30,7 +30,7 @@ pub(super) struct VmDir {
     run: Arc<RunDirectory>,
 }
 
-/// What a jailed VM takes of the host beside its directory.
+/// The resources of a jailed VM on the host, beside its directory.
 #[derive(Debug)]
 pub(super) struct Jail {
     pub(super) id: String,
@@ -61,13 +61,13 @@ impl VmDir {
         })
     }
 
-    /// A jail for one more VM, which `firecracker` will run in.
+    /// Creates the jail of one more VM that will run `firecracker`.
     pub(super) fn in_jail(
         run: &Arc<RunDirectory>,
         jailer: &Arc<Jailer>,
         firecracker: &Path,
     ) -> io::Result<Self> {
-        // Control groups are named by it, so it is unique on the host.
+        // Must be unique on the host: control groups are named after it.
         let id = format!("{}-{}", run.name(), run.number());
         let user = jailer.user(run.root())?;
         let (path, root) = jail::root(run.path(), firecracker, &id)?;
@@ -85,7 +85,7 @@ impl VmDir {
         })
     }
 
-    /// The directory that it is in.
+    /// Returns the run directory that it is in.
     pub(super) fn run(&self) -> &Arc<RunDirectory> {
         &self.run
     }
@@ -94,7 +94,7 @@ impl VmDir {
         &self.chroot
     }
 
-    /// Makes a pipe called `name` for the VM to write to; this is where that comes out.
+    /// Creates a pipe `name` for the VM to write to; returns the end for reading.
     pub(super) fn pipe(&self, name: &str) -> io::Result<OwnedFd> {
         let user = self.jail.as_ref().map(|jail| jail.user.id());
         self.chroot.pipe(name, user)
@@ -105,8 +105,8 @@ impl VmDir {
     }
 }
 
-/// Removes directories that were just made. It takes no descriptor: that there is none left may be
-/// why.
+/// Removes directories that were just created. Uses no descriptors: a lack of them may be the
+/// reason.
 fn take_back(directories: &[&Path]) {
     for directory in directories {
         if let Err(error) = fs::remove_dir(directory) {
@@ -170,7 +170,7 @@ mod tests {
         assert!(names(root.path()).is_empty());
     }
 
-    /// Tells the next test that it has a process of its own.
+    /// Set where the test runs in a process of its own.
     const ALONE: &str = "IRONCLAW_TEST_ALONE";
 
     #[test]

@@ -1,4 +1,4 @@
-//! Connections to a port of the guest, through the socket that Firecracker makes for its vsock
+//! Connects to a port of the guest, through the socket that Firecracker creates for its vsock
 //! device: `CONNECT <port>\n`, answered by `OK <host's port>\n` once a program in the guest has
 //! accepted (Firecracker's docs/vsock.md).
 
@@ -12,11 +12,11 @@ use super::chroot::Chroot;
 /// The longest answer is `OK 4294967295\n`.
 const MAX_ANSWER: usize = 16;
 
-/// Connects to `port` of the guest behind the socket `name`. `None`: nothing in the guest listens there,
-/// or its kernel is not up.
+/// Connects to `port` of the guest behind the socket `name`. Returns `None` if nothing in the guest
+/// listens there, or its kernel is not up.
 ///
 /// # Errors
-/// The socket is not there, or the answer is out of protocol.
+/// The socket does not exist, or the answer violates the protocol.
 pub(super) async fn connect(
     chroot: &Chroot,
     name: &str,
@@ -30,7 +30,7 @@ pub(super) async fn connect(
         return refusal(error);
     }
     let mut answer = Vec::with_capacity(MAX_ANSWER);
-    // A byte at a time: what comes after the line is the guest's.
+    // Reads single bytes: everything behind the line belongs to the guest.
     while answer.last() != Some(&b'\n') {
         if answer.len() == MAX_ANSWER {
             return Err(out_of_protocol(&answer));
@@ -51,7 +51,7 @@ pub(super) async fn connect(
     }
 }
 
-/// Firecracker hangs up when the guest does not accept.
+/// Firecracker closes the connection if the guest does not accept.
 fn refusal<T>(error: io::Error) -> io::Result<Option<T>> {
     match error.kind() {
         io::ErrorKind::UnexpectedEof
@@ -78,8 +78,8 @@ mod tests {
     use proptest::prelude::*;
     use tokio::net::UnixListener;
 
-    /// What `connect` makes of a peer that answers `answer` and hangs up; with the bytes that
-    /// can be read afterwards.
+    /// Calls `connect` with a peer that answers `answer` and hangs up; returns the bytes readable
+    /// afterwards.
     async fn against(answer: &[u8]) -> io::Result<Option<Vec<u8>>> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("vsock");
@@ -90,7 +90,7 @@ mod tests {
             let mut line = [0; 13];
             stream.read_exact(&mut line).await.unwrap();
             assert_eq!(&line, b"CONNECT 5252\n");
-            // A refusal may end the connection before all is written.
+            // A refusal may end the connection before everything is written.
             let _ = stream.write_all(answer).await;
         };
         let (result, ()) = tokio::join!(connect(&chroot, "vsock", 5252), peer);

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{LaunchError, Progress, Stage};
 use crate::template::Template;
 use crate::vm::guest::{Guest, GuestError};
-use crate::vm::vmm::process::{self, ENDS};
+use crate::vm::vmm::process::{self, PROCESS_END_TIMEOUT};
 use crate::vm::vmm::{Exit, Machine, MicroVm, Ram, VmSpec, Vmm, VmmError};
 
 /// How long a guest may take from power-on to its agent's answer. A translated one takes some
@@ -144,7 +144,7 @@ fn is_worth_another(error: &LaunchError) -> bool {
 async fn killed(vm: Box<dyn MicroVm>) -> Exit {
     let exited = vm.exited();
     drop(vm);
-    let ended = timeout(ENDS, exited).await;
+    let ended = timeout(PROCESS_END_TIMEOUT, exited).await;
     ended.unwrap_or_else(|_| process::stuck())
 }
 

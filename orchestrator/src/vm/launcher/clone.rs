@@ -10,7 +10,7 @@ use crate::vm::identity::{self, VmName};
 use crate::vm::launcher::{LaunchError, READY, blocking};
 use crate::vm::snapshot::{Snapshot, SnapshotError};
 use crate::vm::vm_handle::{Origin, Timings, VmHandle};
-use crate::vm::vmm::process::ENDS;
+use crate::vm::vmm::process::PROCESS_END_TIMEOUT;
 use crate::vm::vmm::{Exit, MicroVm, Standby, Vmm, VmmError};
 
 /// How often the path of a lease is run through while a clone is primed. Under a translator the
@@ -121,7 +121,7 @@ impl RunningClone {
         };
         let tried = tried.await;
         // The run directory is empty again, too. One that is stuck is reaped whenever it ends.
-        let _ = timeout(ENDS, exited).await;
+        let _ = timeout(PROCESS_END_TIMEOUT, exited).await;
         tried
     }
 

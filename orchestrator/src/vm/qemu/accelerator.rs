@@ -1,6 +1,6 @@
-//! What executes the code of a QEMU guest.
+//! QEMU's accelerators.
 
-/// How QEMU runs a guest's code.
+/// The way in which QEMU runs a guest's code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accelerator {
     /// Translation, on any machine.
@@ -10,7 +10,7 @@ pub enum Accelerator {
 }
 
 impl Accelerator {
-    /// QEMU's name for it.
+    /// Returns QEMU's name for it.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

@@ -1,8 +1,7 @@
-//! QEMU's command line.
+//! Builds QEMU's command line.
 //!
-//! A snapshot can be restored only into the very machine it was taken from, so one function
-//! writes the line for both, and the roles differ in nothing but where RAM comes from and whether
-//! a state is waited for.
+//! A snapshot can be restored only into the very same machine, so one function builds the line for
+//! both roles: they differ only in the source of RAM, and in whether an incoming state is awaited.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
@@ -14,17 +13,17 @@ use super::accelerator::Accelerator;
 use crate::sys;
 use crate::vm::vmm::{Machine, VmSpec};
 
-/// Bound on the memory that QEMU spends on translated guest code, in MiB. A guest chooses what
-/// code it runs, so without a bound it chooses how much of the host's memory that takes.
+/// Limit of the memory for translated guest code, in MiB. Without a limit, a guest could make QEMU
+/// use any amount of the host's memory by the code that it runs.
 const TRANSLATION_CACHE_MIB: u32 = 64;
 
-/// Where the guest's RAM comes from.
+/// The source of the guest's RAM.
 pub(super) enum Memory {
-    /// Nowhere: it is made for this process.
+    /// Private memory of this process.
     Private,
     /// A file that the guest writes through to.
     Shared(OwnedFd),
-    /// A file that stays as it is: what the guest writes, it writes to pages of its own.
+    /// A file mapped copy-on-write: it stays unchanged.
     CopyOnWrite(OwnedFd),
 }
 
@@ -37,20 +36,20 @@ impl Memory {
     }
 }
 
-/// What QEMU calls the file of its guest's RAM: it gets the open file whatever the name.
+/// The name under which QEMU opens the file of its guest's RAM; we answer with the open file.
 const RAM_FILE: &str = "/memory";
 
-/// How the VM starts.
+/// The way in which the VM starts.
 pub(super) enum Start<'a> {
-    /// It boots this.
+    /// Boots this.
     Boot(&'a VmSpec),
-    /// It waits for a state, paused. The kernel and the initramfs are in the clone's RAM already:
-    /// without them QEMU need not read 60 MB from disk for each clone.
+    /// Waits for a state, paused. The clone's RAM contains the kernel and the initramfs already:
+    /// without these files QEMU need not read 60 MB from disk for each clone.
     Incoming,
 }
 
 impl Start<'_> {
-    /// Files that QEMU opens by their names.
+    /// Returns the files that QEMU opens by path.
     pub(super) fn reads(&self) -> Vec<&Path> {
         match self {
             Self::Boot(spec) => [Some(spec.kernel.as_path()), spec.initramfs.as_deref()]
@@ -62,7 +61,7 @@ impl Start<'_> {
     }
 }
 
-/// Ends of the sockets that QEMU inherits.
+/// The socket ends that QEMU inherits.
 pub(super) struct Sockets<'a> {
     pub(super) monitor: &'a OwnedFd,
     pub(super) agent: &'a OwnedFd,
@@ -87,7 +86,7 @@ pub(super) fn command(
         "-no-reboot",
     ]);
     command.args(["-name", "ironclaw"]);
-    // A guest that breaks out finds itself unable to start processes or to gain privileges.
+    // A guest that breaks out can neither start processes nor gain privileges.
     command.args([
         "-sandbox",
         "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
@@ -98,7 +97,7 @@ pub(super) fn command(
                 .arg("-accel")
                 .arg(format!("tcg,tb-size={TRANSLATION_CACHE_MIB}"));
             command.args(["-cpu", "max"]);
-            // The translator's cache is touched here and there: huge pages make a warm clone some
+            // The translator's cache is touched sparsely: huge pages would make a warm clone some
             // MiB larger (Private_Dirty in /proc/PID/smaps_rollup).
             sys::refuse_huge_pages(&mut command);
         }
@@ -176,7 +175,7 @@ fn memory_backend(machine: Machine, memory: &Memory) -> serde_json::Value {
 fn boot_args(cmdline: &str, accelerator: Accelerator, tsc_khz: Option<u32>) -> String {
     let mut args = cmdline.to_owned();
     if let (Accelerator::Tcg, Some(khz)) = (accelerator, tsc_khz) {
-        // Without these a boot now and then hangs in "Unable to calibrate against PIT".
+        // Without these a boot sometimes hangs in "Unable to calibrate against PIT".
         args.push_str(&format!(" tsc=reliable tsc_early_khz={khz} no_timer_check"));
     }
     args

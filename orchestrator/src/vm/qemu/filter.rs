@@ -1,4 +1,4 @@
-//! System calls that QEMU is refused beside those that its own sandbox refuses.
+//! A seccomp filter that refuses QEMU more system calls than its own sandbox does.
 //!
 //! It is a list of what a VMM that was taken over would begin with, and QEMU never needs: what no VMM
 //! does, new sockets, and files that are opened to be written. QEMU's own list is for any QEMU and
@@ -19,8 +19,8 @@ const REFUSED: [i64; 6] = [
     libc::SYS_accept4,
 ];
 
-/// The filter. Files may be opened to read; to read and write only as QEMU opens its guest's RAM,
-/// if it `has_ram_file`, and the device of KVM, if it `has_kvm`.
+/// Builds the filter. Allows opening files for reading; for reading and writing only in the way
+/// that QEMU opens its guest's RAM, if it `has_ram_file`, and /dev/kvm, if it `has_kvm`.
 pub(super) fn filter(
     has_ram_file: bool,
     has_kvm: bool,
@@ -33,7 +33,7 @@ pub(super) fn filter(
     refused_calls::filter(rules)
 }
 
-/// Which opens may write, or make a file.
+/// Builds the conditions of opens that write or create a file.
 fn written(
     flags_at: u8,
     has_ram_file: bool,

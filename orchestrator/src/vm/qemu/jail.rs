@@ -1,4 +1,4 @@
-//! What a QEMU process is started without, so that a guest that took it over gets no further.
+//! The jail of a QEMU process, which confines a guest that takes QEMU over.
 //!
 //! | strength | who has it | other files | other processes | network | resources |
 //! |---|---|---|---|---|---|
@@ -7,9 +7,9 @@
 //! | `Landlock` | any user | what it may read is listed | signals (Linux 6.12), ptrace | no TCP (Linux 6.7) | limits of the process |
 //! | `Filters` | any user | nothing new can be written | none can be signalled | no new socket | limits of the process |
 //!
-//! Each has what those below it have, but for Landlock, which namespaces make needless. All have
-//! no capabilities, no new privileges, the filters of QEMU's sandbox and ours (see `filter`), and a
-//! descriptor of the snapshot's memory that can't be written (see `sys::supply`).
+//! Each strength includes the ones below it, except Landlock, which namespaces make redundant. All
+//! drop capabilities, set no_new_privs, use the filters of QEMU's sandbox and ours (see `filter`),
+//! and get a read-only descriptor of the snapshot's memory (see `sys::supply`).
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
@@ -39,41 +39,41 @@ use crate::vm::vmm::{Machine, VmmError};
 
 const KVM: &str = "/dev/kvm";
 
-/// Bytes of a file that a VM which makes a snapshot may write, beyond its memory.
+/// Bytes that a VM which makes a snapshot may write to a file, beyond its memory.
 const EXTRA_FILE: u64 = 64 << 20;
-/// Address space beside the guest's memory: QEMU takes some 600 MB, most of it libraries and
-/// stacks of threads that are never touched.
+/// Address space beyond the guest's memory: QEMU uses some 600 MB, most of it libraries and stacks
+/// of threads that are never touched.
 const EXTRA_ADDRESSES: u64 = 4 << 30;
-/// Memory beside the guest's: the translation cache, QEMU itself, and files that it reads, which
-/// count here too.
+/// Memory beyond the guest's, for the translation cache, QEMU itself, and the page cache of files
+/// that it reads, which counts here too.
 const OVERHEAD: u64 = 256 << 20;
-/// Processors beside the guest's: its devices, and QEMU's own start, are another thread's work. With
-/// the guest's alone, a guest that keeps its own busy is stopped for a while in each period.
+/// Processors beyond the guest's: devices and QEMU's own start run on other threads. With only as
+/// many as the guest has, a guest that keeps all of its own busy would be throttled in each period.
 const OWN_PROCESSORS: u8 = 1;
-/// Threads beside the guest's processors. QEMU ends when it can't start one.
+/// Threads beyond the guest's vCPUs. QEMU exits when it can't start one.
 const THREADS: u32 = 32;
 const DESCRIPTORS: u64 = 1024;
 
-/// How far a QEMU process is shut off.
+/// The strength of a jail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strength {
-    /// In namespaces and a root directory of its own, as a user that nobody else is.
+    /// Namespaces, a root directory and a user id of its own.
     OwnUser,
-    /// In namespaces and a root directory of its own, as this user.
+    /// Namespaces and a root directory of its own, as this user.
     UserNamespace,
-    /// As this user, who may read a few files alone.
+    /// As this user, with access to a few files only.
     Landlock,
-    /// As this user; only system calls are filtered.
+    /// As this user, with filtered system calls only.
     Filters,
-    /// As `IRONCLAW_JAIL=off` has it: with the filters of QEMU's own sandbox.
+    /// No jail (`IRONCLAW_JAIL=off`): only the filters of QEMU's own sandbox.
     Off,
 }
 
-/// How QEMU processes are jailed.
+/// A jail for QEMU processes.
 #[derive(Debug)]
 pub struct Jail {
     strength: Strength,
-    /// Why each stronger one is not to be had.
+    /// The stronger ones that were tried, with the reason why each failed.
     refused: Vec<(Strength, String)>,
     users: RangeInclusive<u32>,
     next: AtomicUsize,
@@ -82,11 +82,11 @@ pub struct Jail {
     system: Vec<PathBuf>,
 }
 
-/// What a QEMU process is for.
+/// The needs of a QEMU process.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Role<'a> {
     pub(super) machine: Machine,
-    /// Files that it reads, by their names.
+    /// Files that it opens by path.
     pub(super) reads: &'a [&'a Path],
     /// Whether it writes a snapshot.
     pub(super) writes: bool,
@@ -94,7 +94,7 @@ pub(super) struct Role<'a> {
     pub(super) has_kvm: bool,
 }
 
-/// What a jailed process has of the host, until it has ended.
+/// The resources of a jailed process on the host, until it has ended.
 #[derive(Debug)]
 pub(super) struct Cell {
     _user: Option<User>,
@@ -102,7 +102,7 @@ pub(super) struct Cell {
 }
 
 impl Cell {
-    /// Files by which its process joins its control groups.
+    /// Opens the files by which its process joins its control groups.
     pub(super) fn entrances(&self) -> io::Result<Vec<File>> {
         self.cgroup
             .as_ref()
@@ -111,7 +111,7 @@ impl Cell {
 }
 
 impl Jail {
-    /// None: what `IRONCLAW_JAIL=off` asks for.
+    /// Creates no jail, for `IRONCLAW_JAIL=off`.
     #[must_use]
     pub fn off() -> Self {
         Self::new(Strength::Off, 0..=0)
@@ -128,16 +128,16 @@ impl Jail {
         }
     }
 
-    /// The strongest that this process can have for `program`, by trying. As root each process
-    /// gets a user id of `users`.
+    /// Finds the strongest jail that this process can build for `program`, by trying. As root, each
+    /// process gets a user id of `users`.
     ///
     /// # Errors
-    /// [`VmmError::Io`] if nothing can be tried.
+    /// [`VmmError::Io`] if none can be tried.
     pub fn find(program: &Path, users: RangeInclusive<u32>) -> Result<Self, VmmError> {
         Self::at_most(Strength::OwnUser, program, users)
     }
 
-    /// The same, without trying what is stronger than `strength`.
+    /// Does the same without trying anything stronger than `strength`.
     ///
     /// # Errors
     /// As for [`find`](Self::find).
@@ -181,10 +181,10 @@ impl Jail {
         Ok(jail)
     }
 
-    /// This one, if nothing less than namespaces will do.
+    /// Returns this jail, for users who require one.
     ///
     /// # Errors
-    /// [`VmmError::Unusable`] if it has none.
+    /// [`VmmError::Unusable`] if it has no namespaces.
     pub fn or_error(self, program: &Path) -> Result<Self, VmmError> {
         if self.strength.has_namespaces() {
             return Ok(self);
@@ -223,13 +223,13 @@ impl Jail {
             .map_err(|error| error.to_string())
     }
 
-    /// How strong it is.
+    /// Returns its strength.
     #[must_use]
     pub fn strength(&self) -> Strength {
         self.strength
     }
 
-    /// What a process is shut off by.
+    /// Lists the enforced restrictions.
     #[must_use]
     pub fn in_force(&self) -> Vec<&'static str> {
         let mut all = match self.strength {
@@ -268,7 +268,7 @@ impl Jail {
         all
     }
 
-    /// What others have and it lacks.
+    /// Lists the restrictions that a stronger jail would have.
     #[must_use]
     pub fn missing(&self) -> Vec<&'static str> {
         let mut all = Vec::new();
@@ -287,7 +287,8 @@ impl Jail {
         all
     }
 
-    /// Why it is not as strong as it could be for this user; `None` if it is, or is not wanted.
+    /// Returns why no stronger jail is possible for this user; `None` if there is none, or none is
+    /// wanted.
     #[must_use]
     pub fn why_no_stronger(&self) -> Option<String> {
         let could_be = if geteuid().is_root() {
@@ -303,14 +304,14 @@ impl Jail {
         (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 
-    /// Shuts off one more process of `run`, for what its `role` needs.
+    /// Prepares the jail of one more process of `run`, for the needs of its `role`.
     pub(super) fn cell(
         self: &Arc<Self>,
         role: Role<'_>,
         run: &RunDirectory,
     ) -> io::Result<(Confinement, Cell)> {
         let own_user = (self.strength == Strength::OwnUser).then(|| {
-            // A different one each time: the first are likely in use.
+            // Starts at another id each time: the first ones are probably in use.
             let turn = self.next.fetch_add(1, Ordering::Relaxed);
             user(&self.users, turn, run.root())
         });
@@ -328,11 +329,11 @@ impl Jail {
                 let memory = role.machine.memory_bytes() + OVERHEAD;
                 let processors = role.machine.vcpus.saturating_add(OWN_PROCESSORS);
                 let processes = u32::from(role.machine.vcpus) + THREADS;
-                // Under this name it is found and removed if we are killed.
+                // The name by which a sweep finds and removes it if we are killed.
                 let parent = run.path().join(format!("qemu-{name}"));
                 let mark = parent.join(&name);
                 match run_directory::make(&parent).and_then(|()| run_directory::make(&mark)) {
-                    // It is for the rare case that we are killed.
+                    // Goes without: it matters only if we are killed.
                     Err(error) if disk::is_full(&error) => {
                         tracing::warn!(%error, "a control group is not recorded");
                     }
@@ -419,7 +420,8 @@ impl fmt::Display for Strength {
     }
 }
 
-/// Whether any user may execute `program`, by those of its directories that are in a jail as they are.
+/// Returns whether any user may execute `program`; checks the directories that the jail takes over
+/// unchanged.
 fn is_for_all(program: &Path) -> bool {
     let Ok(program) = program.canonicalize() else {
         return false;
@@ -440,7 +442,7 @@ fn limits(role: Role<'_>, has_own_user: bool) -> Vec<(Resource, u64)> {
         (Resource::Nofile, DESCRIPTORS),
         (Resource::As, memory + EXTRA_ADDRESSES),
     ];
-    // Which counts all processes of the user.
+    // The limit counts all processes of the user.
     if has_own_user {
         limits.push((
             Resource::Nproc,
@@ -450,8 +452,8 @@ fn limits(role: Role<'_>, has_own_user: bool) -> Vec<(Resource, u64)> {
     limits
 }
 
-/// A root directory with `files`, by the names that they have on the host. With the device of KVM,
-/// `kvm` says whether that is made anew.
+/// Builds a root directory with `files`, under their paths on the host. `kvm` is set if it has
+/// /dev/kvm, and says whether that device is created anew.
 fn root(over: &Path, files: &[&Path], kvm: Option<bool>) -> io::Result<Root> {
     let text = |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other);
     let inside = |path: &Path| {
@@ -474,7 +476,7 @@ fn root(over: &Path, files: &[&Path], kvm: Option<bool>) -> io::Result<Root> {
     };
     let mut bound: Vec<&Path> = Vec::new();
     for path in files {
-        // It is there with the directory.
+        // Included in the bind mount of its directory.
         if bound.iter().any(|directory| path.starts_with(directory)) {
             continue;
         }
@@ -552,7 +554,7 @@ mod tests {
         let program = root.path().join("qemu");
         fs::write(&program, "").unwrap();
         let mut found = Vec::new();
-        // The directory is not in the jail.
+        // The jail does not contain the directory.
         for (directory, file) in [(0o755, 0o755), (0o700, 0o755), (0o755, 0o700)] {
             for (path, mode) in [(root.path(), directory), (&program, file)] {
                 fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();

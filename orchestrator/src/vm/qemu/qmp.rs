@@ -1,7 +1,7 @@
 //! The QEMU Machine Protocol: JSON lines over a socket (QEMU docs/interop/qmp-spec.rst).
 //!
-//! Commands are sent and answered in order. They may be written before QEMU is ready to read
-//! them, all at once: that saves a round trip each when a clone is restored.
+//! Commands are answered in order. They can be sent all at once, before QEMU is ready to read them:
+//! that saves a round trip each when a clone is restored.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -19,21 +19,21 @@ use tokio::task::coop;
 
 use crate::untrusted;
 
-/// QEMU's answers to our commands are some hundred bytes; a VMM that a guest took over could
-/// send anything.
+/// Limit of a line. QEMU's answers to our commands have some hundred bytes; a VMM taken over by its
+/// guest could send anything.
 const MAX_LINE: usize = 256 * 1024;
 
-/// Why a conversation with QEMU ended.
+/// The reason why a conversation with QEMU ended.
 #[derive(Debug)]
 pub(super) enum QmpError {
-    /// QEMU answered with an error; the conversation goes on.
+    /// QEMU answered with an error; the conversation can continue.
     Refused {
         command: &'static str,
         message: String,
     },
-    /// The socket failed or ended.
+    /// The socket failed or was closed.
     Io(io::Error),
-    /// Not QMP.
+    /// A line that is not QMP.
     Malformed(String),
 }
 
@@ -66,7 +66,7 @@ struct ErrorBody {
     desc: String,
 }
 
-/// Something that happened in QEMU.
+/// An event in QEMU.
 #[derive(Debug, Deserialize)]
 pub(super) struct Event {
     #[serde(rename = "event")]
@@ -80,7 +80,7 @@ pub(super) struct Event {
 pub(super) struct Qmp {
     stream: UnixStream,
     received: Vec<u8>,
-    /// Commands that were sent and not answered.
+    /// Commands that were sent and not yet answered.
     pending: std::collections::VecDeque<&'static str>,
     events: std::collections::VecDeque<Event>,
 }
@@ -100,7 +100,7 @@ impl Qmp {
         self.send("qmp_capabilities", json!({})).await
     }
 
-    /// The process that says the first thing there is to read, and that is left to be read.
+    /// Returns the PID of the sender of the first message, without consuming the message.
     pub(super) async fn speaker(&self) -> io::Result<i32> {
         let mut byte = [0];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
@@ -133,10 +133,10 @@ impl Qmp {
         Ok(())
     }
 
-    /// Waits until every command was answered.
+    /// Waits until all commands are answered.
     ///
-    /// The first refusal is the error; the answers behind it are read nevertheless, so that the
-    /// conversation stays in step.
+    /// Returns the first refusal as the error; reads the answers behind it nevertheless, so that
+    /// the conversation stays in step.
     pub(super) async fn settle(&mut self) -> Result<(), QmpError> {
         let mut refused = None;
         while !self.pending.is_empty() {
@@ -160,7 +160,7 @@ impl Qmp {
         self.settle().await
     }
 
-    /// Gives QEMU a copy of `fd`, to be named as `name` in later commands.
+    /// Sends QEMU a copy of `fd`, which later commands refer to as `name`.
     pub(super) async fn pass_fd(&mut self, name: &str, fd: BorrowedFd<'_>) -> Result<(), QmpError> {
         let line = command_line("getfd", &json!({ "fdname": name }));
         self.pending.push_back("getfd");
@@ -182,12 +182,12 @@ impl Qmp {
                 )?)
             })
             .await?;
-        // The descriptor went with the first byte; the rest of the line is ordinary.
+        // The descriptor was sent with the first byte; the rest of the line is plain data.
         self.write(&line.as_bytes()[sent..]).await?;
         self.settle().await
     }
 
-    /// Waits for an event that `wanted` makes something of.
+    /// Waits for an event for which `wanted` returns a value.
     pub(super) async fn event<T>(
         &mut self,
         mut wanted: impl FnMut(&Event) -> Option<T>,
@@ -225,8 +225,8 @@ impl Qmp {
         }
     }
 
-    /// Only migration events are ever waited for. The others are dropped, so that no guest can
-    /// fill our memory by making QEMU talk.
+    /// Keeps migration events, the only ones that are ever waited for. Drops the others, so that no
+    /// guest can fill our memory by causing events.
     fn keep(&mut self, event: Event) {
         if event.name == "MIGRATION" && self.events.len() < 64 {
             self.events.push_back(event);
@@ -247,8 +247,8 @@ impl Qmp {
                     "a line of over {MAX_LINE} bytes"
                 )));
             }
-            // To wait for a socket that always has something to read lets no other task run, nor
-            // the caller's time limit.
+            // A socket that always has data would never yield to other tasks, nor to the caller's
+            // timeout.
             coop::consume_budget().await;
             self.stream.readable().await?;
             match self.stream.try_read_buf(&mut self.received) {
@@ -262,7 +262,7 @@ impl Qmp {
 
     async fn write(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            // First try, then wait: a command is far smaller than the socket's buffer.
+            // Tries before it waits: a command is far smaller than the socket's buffer.
             match self.stream.try_write(bytes) {
                 Ok(written) => bytes = &bytes[written..],
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -282,7 +282,7 @@ fn command_line(command: &str, arguments: &Value) -> String {
 }
 
 #[cfg(any(test, feature = "fuzzing"))]
-/// A conversation with a peer that has said all that it will.
+/// Runs a conversation with a peer that has sent everything already.
 pub(crate) async fn fuzz(stream: UnixStream) {
     let mut qmp = Qmp::new(stream);
     if qmp.begin().await.is_err() {
@@ -294,7 +294,7 @@ pub(crate) async fn fuzz(stream: UnixStream) {
         (event.name == "MIGRATION").then(|| status.to_owned())
     };
     for _ in 0..3 {
-        // A refusal goes on, as it does for who loads a snapshot; anything else is the end.
+        // A refusal lets the conversation continue, as in a restore; other errors end it.
         match qmp.settle().await {
             Ok(()) => {}
             Err(QmpError::Refused { message, .. }) => {

@@ -1,4 +1,4 @@
-//! QEMU as a backend: its settings, and whether it is here.
+//! QEMU's settings, and its detection on this host.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -14,12 +14,12 @@ use crate::vm::kvm;
 use crate::vm::variables::{BadValue, Variable, Variables};
 use crate::vm::vmm::{VmmError, VmmKind};
 
-/// The QEMU binary.
+/// The path of the QEMU binary.
 pub const BINARY: &str = "IRONCLAW_QEMU";
-/// How QEMU runs a guest's code.
+/// The accelerator.
 pub const ACCEL: &str = "IRONCLAW_QEMU_ACCEL";
 
-/// All of them.
+/// All settings of this backend.
 pub(in crate::vm) const VARIABLES: &[Variable] = &[
     (
         BINARY,
@@ -33,29 +33,29 @@ pub(in crate::vm) const VARIABLES: &[Variable] = &[
     ),
 ];
 
-/// How the names of its processes begin.
+/// The prefixes of its process names.
 pub(in crate::vm) const PROCESS_NAMES: &[&str] = &["qemu"];
 
-/// What executes the code of its guests.
+/// Its accelerators.
 pub(in crate::vm) const ACCELERATORS: &[&str] = &[Accelerator::Tcg.name(), Accelerator::Kvm.name()];
 
-/// What QEMU needs of settings beside those of all backends.
+/// The settings of QEMU, beside those of all backends.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct QemuSettings {
-    /// The QEMU binary, if not the one on PATH.
+    /// The path of the QEMU binary, if not the one on PATH.
     pub binary: Option<PathBuf>,
-    /// How it runs a guest's code.
+    /// The choice of the accelerator.
     pub accel: AccelChoice,
 }
 
-/// How QEMU runs a guest's code.
+/// A choice of the accelerator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AccelChoice {
-    /// KVM if a probe showed that it runs our guest, translation otherwise.
+    /// KVM if a probe has shown that it runs our guest, translation otherwise.
     #[default]
     Auto,
-    /// KVM or an error.
+    /// KVM, or an error.
     Kvm,
     /// QEMU's translator, on any machine.
     Tcg,
@@ -64,10 +64,10 @@ pub enum AccelChoice {
 impl FromStr for AccelChoice {
     type Err = ();
 
-    /// `auto`, `kvm` or `tcg`.
+    /// Parses `auto`, `kvm` or `tcg`.
     ///
     /// # Errors
-    /// It is anything else.
+    /// It is none of these.
     fn from_str(text: &str) -> Result<Self, ()> {
         match text {
             "auto" => Ok(Self::Auto),
@@ -140,14 +140,14 @@ impl Installed for Found {
 }
 
 impl Found {
-    /// As a translator, in its jail. Blocks.
+    /// Creates the backend with translation, in its jail. Blocks.
     fn translated(self) -> Result<Qemu, VmmError> {
         let jail = self.jail()?;
         let qemu = Qemu::new(self.binary, Accelerator::Tcg, &self.surroundings.run_path)?;
         Ok(qemu.jailed(jail))
     }
 
-    /// What it is jailed by. A jail that is weaker than this user should have is told.
+    /// Finds the jail. Logs a warning if it is weaker than this user should have.
     fn jail(&self) -> Result<Jail, VmmError> {
         let Surroundings {
             jail: choice,

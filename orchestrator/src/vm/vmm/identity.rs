@@ -1,4 +1,4 @@
-//! Which hypervisor it is.
+//! The identity of a hypervisor.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,20 +7,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::vm::digest::Sha256Digest;
 
-/// Longest name of a kind in bytes: it is part of file names, and of lines that people read.
+/// Limit of a kind's length in bytes: it is part of file names, and of lines that people read.
 const MAX_KIND: usize = 32;
 
-/// A hypervisor, as precisely as its state files depend on it.
+/// The identity of a hypervisor, as precise as the compatibility of its state files requires.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VmmIdentity {
-    /// Which one.
+    /// The kind of hypervisor.
     pub kind: VmmKind,
-    /// Its exact version, as it says itself.
+    /// The exact version that it reports.
     pub version: String,
-    /// What executes guest code, like `kvm` or `tcg`.
+    /// The accelerator of guest code, like `kvm` or `tcg`.
     pub accelerator: String,
-    /// Of drives, network interfaces and a CPU template, if it gives guests any.
+    /// A digest of drives, network interfaces and a CPU template, if guests get any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub devices: Option<Sha256Digest>,
 }
@@ -31,37 +31,37 @@ impl fmt::Display for VmmIdentity {
     }
 }
 
-/// The kind of a hypervisor: its name. Any backend may add one, and a snapshot of a kind that this
-/// program does not have is one that does not fit, not a damaged one.
+/// The kind of a hypervisor: its name. Any backend may add one, and a snapshot of an unknown kind
+/// is incompatible, not damaged.
 ///
-/// It is written and compared in lower case, and shown as the backend spells it.
+/// It is written and compared in lower case, and displayed as the backend spells it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct VmmKind(Cow<'static, str>);
 
-/// The text names no kind of hypervisor.
+/// The error of a text that is no valid kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a kind of hypervisor is 1 to {MAX_KIND} letters, digits or `-`")]
 pub struct BadKind;
 
 impl VmmKind {
-    /// The kind that its backend spells so.
+    /// Creates the kind that its backend spells so.
     ///
     /// # Panics
-    /// If it is not 1 to 32 ASCII letters, digits or `-`; at compile time where it is a constant.
+    /// If it is not 1 to 32 ASCII letters, digits or `-`; at compile time in a constant.
     #[must_use]
     pub const fn new(spelled: &'static str) -> Self {
         assert!(is_kind(spelled), "not a kind of hypervisor");
         Self(Cow::Borrowed(spelled))
     }
 
-    /// The name in lower case, as settings and manifests have it.
+    /// Returns the name in lower case, as in settings and manifests.
     #[must_use]
     pub fn name(&self) -> String {
         self.0.to_ascii_lowercase()
     }
 
-    /// Whether settings call it `name`.
+    /// Returns whether it has this name, in any case.
     #[must_use]
     pub fn is(&self, name: &str) -> bool {
         self.0.eq_ignore_ascii_case(name)

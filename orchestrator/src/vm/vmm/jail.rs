@@ -1,4 +1,5 @@
-//! What any VMM is jailed with: a user id and control groups of its own, and files that it may read.
+//! The parts of a jail that any VMM has: a user id and control groups of its own, and files that it
+//! may read.
 
 pub(in crate::vm) mod cgroup;
 pub(in crate::vm) mod claim;
@@ -19,7 +20,7 @@ pub(in crate::vm) fn remove_groups(owner: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Names of the jails below `base`, of whatever name the binary had.
+/// Lists the ids of the jails below `base`, of binaries of any name.
 fn ids(base: &Path) -> io::Result<Vec<String>> {
     let mut ids = Vec::new();
     for program in fs::read_dir(base)? {
@@ -33,12 +34,13 @@ fn ids(base: &Path) -> io::Result<Vec<String>> {
     Ok(ids)
 }
 
-/// Lets a group read a file that only its owner may read. Its directory stays closed to them:
-/// they meet the file through a link of ours.
+/// Lets a group read a file that only its owner may read. The file's directory stays closed to the
+/// group, which reaches the file through a link of ours.
 pub(in crate::vm) fn readable_by(file: &Path, group: u32) -> io::Result<()> {
     let file = File::open(file)?;
     let facts = file.metadata()?;
-    // What all may read is somebody's own: an image, a kernel.
+    // A file that everybody may read is somebody's own, like an image or a kernel: it stays
+    // unchanged.
     let open_to_all = facts.mode() & 0o004 != 0;
     if !open_to_all && (facts.gid() != group || facts.mode() & 0o777 != 0o640) {
         fchown(&file, None, Some(group))?;

@@ -1,13 +1,12 @@
-//! VMMs that outlived their owner, though they should have died with it: the parent-death signal
-//! is lost where the kernel takes the start of a program for a gain of privileges (prctl(2)), as
-//! with a VMM that has file capabilities.
+//! Kills VMMs that outlived their owner, though the kernel should have killed them with it: the
+//! parent-death signal is lost where the start of a program counts as a gain of privileges
+//! (prctl(2)), as for a VMM with file capabilities.
 //!
-//! Each VMM is recorded in its owner's directory while it lives, by an empty file: all is in its
-//! name, so that it is there whole or not at all, and takes no block of a disk that is full.
-//! Whoever sweeps the directory of a dead owner kills what is recorded there: the process with that
-//! number and start time, in this boot of the host, and no other. So it does with what carries the
-//! owner's mark in its environment: what a VMM that is a script started in its place, wherever that
-//! went.
+//! Each living VMM is recorded in its owner's directory by an empty file. All data is in the file's
+//! name, so that the record is complete or does not exist, and needs no block of a full disk. A
+//! sweep of a dead owner's directory kills the recorded processes: those with that PID and start
+//! time, in this boot of the host, and no others. It also kills processes with the owner's mark in
+//! their environment, like those that a wrapper script started, wherever they went.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -25,23 +24,23 @@ use uuid::Uuid;
 use crate::sys;
 use crate::vm::proc::{self, Proc};
 
-/// How the name of a VMM's record starts.
-const VMM: &str = ".vmm-";
-/// How that of the owner itself starts.
-const OWNER: &str = ".owner-";
-/// The variable in a VMM's environment that names it.
+/// The prefix of a VMM's record.
+const VMM_PREFIX: &str = ".vmm-";
+/// The prefix of the owner's own record.
+const OWNER_PREFIX: &str = ".owner-";
+/// The environment variable of a VMM that identifies it.
 pub(crate) const MARK: &str = "IRONCLAW_VMM";
-/// How long killed processes may take to end, all together; they take milliseconds.
-const ENDED: Duration = Duration::from_secs(10);
+/// Timeout of the end of all killed processes together; they take milliseconds.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A process, told from all others that this host has, had and will have.
+/// A process, distinct from all others that this host has, had and will have.
 #[derive(Debug, PartialEq, Eq)]
 struct Identity {
     pid: u32,
     start_ticks: u64,
-    /// Whose numbers: a container has its own.
+    /// The PID namespace of the PID: a container has its own.
     pid_namespace: u64,
-    /// Which start of the host.
+    /// The boot of the host.
     boot_id: Uuid,
 }
 
@@ -52,13 +51,13 @@ pub(crate) struct Record(PathBuf);
 impl Record {
     /// Records the process `pid`, a child of ours, in `directory`.
     pub(crate) fn create(directory: &Path, pid: u32) -> io::Result<Self> {
-        create(directory, VMM, pid).map(Self)
+        create(directory, VMM_PREFIX, pid).map(Self)
     }
 }
 
-/// Records that `directory` is that of the process `pid`, for as long as it is there.
+/// Records the process `pid` as the owner of `directory`, for as long as that exists.
 pub(crate) fn record_owner(directory: &Path, pid: u32) -> io::Result<()> {
-    create(directory, OWNER, pid).map(drop)
+    create(directory, OWNER_PREFIX, pid).map(drop)
 }
 
 fn create(directory: &Path, prefix: &str, pid: u32) -> io::Result<PathBuf> {
@@ -72,8 +71,7 @@ fn create(directory: &Path, prefix: &str, pid: u32) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// Whether the process that recorded itself as the owner of `directory` has ended; `false` if that
-/// can't be told.
+/// Returns whether the recorded owner of `directory` has ended; `false` if that is unknown.
 pub(crate) fn owner_has_ended(directory: &Path) -> bool {
     let has_ended = |owner: Identity| {
         owner.is_of_here().is_ok_and(|is_of_here| is_of_here)
@@ -82,7 +80,7 @@ pub(crate) fn owner_has_ended(directory: &Path) -> bool {
     owners(directory).into_iter().any(has_ended)
 }
 
-/// Whether a process recorded itself as the owner of `directory`, whichever and whenever.
+/// Returns whether `directory` has a record of an owner, dead or alive.
 pub(crate) fn names_its_owner(directory: &Path) -> bool {
     !owners(directory).is_empty()
 }
@@ -91,7 +89,7 @@ fn owners(directory: &Path) -> Vec<Identity> {
     let entries = fs::read_dir(directory).into_iter().flatten();
     let owners = entries.filter_map(|entry| {
         let name = entry.ok()?.file_name();
-        Identity::parse(OWNER, name.to_str()?)
+        Identity::parse(OWNER_PREFIX, name.to_str()?)
     });
     owners.collect()
 }
@@ -117,7 +115,7 @@ impl Identity {
         })
     }
 
-    /// What the name of a record says.
+    /// Parses the name of a record.
     fn parse(prefix: &str, name: &str) -> Option<Self> {
         let mut fields = name.strip_prefix(prefix)?.splitn(4, '-');
         Some(Self {
@@ -128,12 +126,12 @@ impl Identity {
         })
     }
 
-    /// In another boot or container the number means nothing.
+    /// Returns whether it is of this boot and PID namespace: elsewhere the PID is meaningless.
     fn is_of_here(&self) -> io::Result<bool> {
         Ok(self.boot_id == proc::boot_id()? && self.pid_namespace == proc::pid_namespace()?)
     }
 
-    /// The process, if it lives.
+    /// Opens the process, if it lives.
     fn find(&self) -> io::Result<Option<OwnedFd>> {
         if !self.is_of_here()? {
             return Ok(None);
@@ -143,11 +141,12 @@ impl Identity {
         };
         let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(pidfd) => pidfd,
-            // Nobody has the number, or a thread has it by now: EINVAL, or ENOENT since Linux 6.15.
+            // No process has the PID, or a thread has it by now: EINVAL, or ENOENT since Linux
+            // 6.15.
             Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(errno.into()),
         };
-        // Looked at once it can't be mistaken any more.
+        // Checked behind the open of the pidfd, which can't come to mean another process.
         let found = Proc::open(self.pid).and_then(|process| Self::of(&process));
         Ok(found.is_ok_and(|found| found == *self).then_some(pidfd))
     }
@@ -165,18 +164,19 @@ impl fmt::Display for Identity {
     }
 }
 
-/// Kills the processes that are recorded in `directory`, whose owner is dead, or carry its mark, and
-/// waits for their end. One that can't be found or does not end keeps none of the others alive.
+/// Kills the processes that are recorded in `directory`, whose owner is dead, or carry its mark,
+/// and waits for their end. Goes on with the others if one can't be found or does not end.
 ///
 /// # Errors
-/// [`ErrorKind::TimedOut`] if one does not end, and whatever keeps one from being found; the first
-/// of several.
+/// [`ErrorKind::TimedOut`] if one does not end, or the error that kept one from being found; the
+/// first of several.
 pub(crate) fn end_all(directory: &Path) -> io::Result<()> {
     let mut result = Ok(());
     let mut orphans = Vec::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        let Some(identity) = Identity::parse(VMM, &entry.file_name().to_string_lossy()) else {
+        let Some(identity) = Identity::parse(VMM_PREFIX, &entry.file_name().to_string_lossy())
+        else {
             continue;
         };
         match kill(&identity) {
@@ -190,28 +190,27 @@ pub(crate) fn end_all(directory: &Path) -> io::Result<()> {
     result.and(end_marked(&mark_of_all(&owner), start))
 }
 
-/// The mark of a VMM, which no other has: with its `number` among those of its owner, whose
-/// directory's name is unique on the host.
+/// Returns the mark of a VMM, unique on the host: the name of its owner's directory and a `number`.
 pub(crate) fn mark(owner: &str, number: u64) -> String {
     format!("{}{number}/", mark_of_all(owner))
 }
 
-/// How the marks of all VMMs of an owner begin.
+/// Returns the prefix of the marks of all VMMs of an owner.
 fn mark_of_all(owner: &str) -> String {
     format!("{owner}/")
 }
 
-/// Kills the processes whose mark begins with `mark`, and waits until they have ended: again and
-/// again, for what one of them started meanwhile.
+/// Kills the processes whose mark begins with `mark`, and waits until they have ended; repeats that
+/// for processes which these started meanwhile.
 ///
 /// # Errors
-/// [`ErrorKind::TimedOut`] if one has not ended in time since `start`; no `/proc`.
+/// [`ErrorKind::TimedOut`] if one lives on at the timeout after `start`; or there is no `/proc`.
 pub(crate) fn end_marked(mark: &str, start: Instant) -> io::Result<()> {
     let mut result = Ok(());
-    while result.is_ok() && start.elapsed() < ENDED {
+    while result.is_ok() && start.elapsed() < KILL_TIMEOUT {
         let mut orphans = Vec::new();
         for (process, pidfd) in marked(mark)? {
-            // It may have ended since.
+            // May fail because it has ended.
             let _ = pidfd_send_signal(&pidfd, Signal::KILL);
             orphans.push((process.pid(), pidfd));
         }
@@ -223,11 +222,11 @@ pub(crate) fn end_marked(mark: &str, start: Instant) -> io::Result<()> {
     result
 }
 
-/// Waits for the end of processes that were killed at `start`; the first error counts.
+/// Waits for the end of processes that were killed at `start`; returns the first error.
 fn wait_for_all(orphans: Vec<(u32, OwnedFd)>, start: Instant) -> io::Result<()> {
     let mut result = Ok(());
     for (pid, pidfd) in orphans {
-        match wait(pid, &pidfd, ENDED.saturating_sub(start.elapsed())) {
+        match wait(pid, &pidfd, KILL_TIMEOUT.saturating_sub(start.elapsed())) {
             Ok(()) => tracing::info!(pid, "a VMM whose owner is dead has ended"),
             Err(error) => result = result.and(Err(error)),
         }
@@ -235,7 +234,7 @@ fn wait_for_all(orphans: Vec<(u32, OwnedFd)>, start: Instant) -> io::Result<()> 
     result
 }
 
-/// The processes whose mark begins with `mark`, as far as this user may look at them.
+/// Finds the processes whose mark begins with `mark`, as far as this user may inspect them.
 pub(crate) fn marked(mark: &str) -> io::Result<impl Iterator<Item = (Proc, OwnedFd)> + use<>> {
     let mark = format!("{MARK}={mark}");
     let numbers = fs::read_dir("/proc")?.filter_map(|entry| {
@@ -246,7 +245,8 @@ pub(crate) fn marked(mark: &str) -> io::Result<impl Iterator<Item = (Proc, Owned
     Ok(others.filter_map(move |number| {
         let process = Proc::open(number).ok()?;
         let pidfd = pidfd_open(sys::pid(number)?, PidfdFlags::empty()).ok()?;
-        // It lives still, so that the descriptor is its own, and not that of one that came after it.
+        // The process still lives, so the pidfd is its own, not that of a successor with the same
+        // PID.
         process
             .has_in_environment(mark.as_bytes())
             .then_some((process, pidfd))
@@ -257,8 +257,8 @@ pub(crate) fn marked(mark: &str) -> io::Result<impl Iterator<Item = (Proc, Owned
 fn kill(identity: &Identity) -> io::Result<Option<OwnedFd>> {
     let process = identity.find()?;
     if let Some(pidfd) = &process {
-        // It may be on its way out already: those that died with their owner are met here too, if
-        // that was a moment ago.
+        // May fail because it is exiting: processes that died with their owner a moment ago are
+        // found, too.
         let _ = pidfd_send_signal(pidfd, Signal::KILL);
     }
     Ok(process)
@@ -269,16 +269,16 @@ fn wait(pid: u32, pidfd: &OwnedFd, patience: Duration) -> io::Result<()> {
     let patience = Timespec::try_from(patience).map_err(io::Error::other)?;
     let ended = &mut [PollFd::new(pidfd, PollFlags::IN)];
     if rustix::io::retry_on_intr(|| poll(ended, Some(&patience)))? == 0 {
-        let text = format!("process {pid} was killed and has not ended within {ENDED:?}");
+        let text = format!("process {pid} was killed and has not ended within {KILL_TIMEOUT:?}");
         return Err(io::Error::new(ErrorKind::TimedOut, text));
     }
     Ok(())
 }
 
 #[cfg(any(test, feature = "fuzzing"))]
-/// A file name in a run directory.
+/// Parses a file name of a run directory.
 pub(crate) fn fuzz(name: &str) {
-    let _ = Identity::parse(VMM, name);
+    let _ = Identity::parse(VMM_PREFIX, name);
 }
 
 #[cfg(test)]
@@ -287,14 +287,14 @@ mod tests {
     use std::os::unix::process::ExitStatusExt as _;
     use std::process::{Child, Command, Stdio};
 
-    /// A process that goes on until it is killed or its standard input ends.
+    /// Starts a process that runs until it is killed or its standard input ends.
     fn orphan() -> Child {
         let mut command = Command::new("/bin/cat");
         command.stdin(Stdio::piped()).stdout(Stdio::null());
         command.spawn().unwrap()
     }
 
-    /// Lets it end by itself, if it still can; says whether it did.
+    /// Makes it end by itself, if it lives; returns whether it did.
     fn ends_by_itself(mut process: Child) -> bool {
         drop(process.stdin.take());
         process.wait().unwrap().success()
@@ -302,7 +302,7 @@ mod tests {
 
     fn identity(record: &Record) -> Identity {
         let name = record.0.file_name().unwrap().to_str().unwrap();
-        Identity::parse(VMM, name).unwrap()
+        Identity::parse(VMM_PREFIX, name).unwrap()
     }
 
     #[test]
@@ -312,7 +312,7 @@ mod tests {
         let _record = Record::create(directory.path(), process.id()).unwrap();
         end_all(directory.path()).unwrap();
         assert_eq!(process.wait().unwrap().signal(), Some(9));
-        // It is gone, and so there is nothing left to do.
+        // The process is gone: nothing is left to do.
         end_all(directory.path()).unwrap();
     }
 
@@ -330,7 +330,7 @@ mod tests {
             let mut record = Record::create(directory.path(), process.id()).unwrap();
             let mut other = identity(&record);
             change(&mut other);
-            let renamed = directory.path().join(format!("{VMM}{other}"));
+            let renamed = directory.path().join(format!("{VMM_PREFIX}{other}"));
             fs::rename(&record.0, &renamed).unwrap();
             record.0 = renamed;
             end_all(directory.path()).unwrap();
@@ -374,11 +374,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let process = orphan();
         let record = Record::create(directory.path(), process.id()).unwrap();
-        let whole = format!("{VMM}{}", identity(&record));
+        let whole = format!("{VMM_PREFIX}{}", identity(&record));
         drop(record);
         for cut in 0..whole.len() {
             assert_eq!(
-                Identity::parse(VMM, &whole[..cut]),
+                Identity::parse(VMM_PREFIX, &whole[..cut]),
                 None,
                 "{}",
                 &whole[..cut]

@@ -1,10 +1,10 @@
-//! The process of a VMM: started so that it can't outlive us, watched so that its end is seen at
-//! once, and killed when it is dropped.
+//! The process of a VMM: cannot outlive us, is watched so that its end is seen at once, and is
+//! killed on drop.
 //!
-//! Every process has a thread of its own, its keeper, which starts it, collects what it prints
-//! (see `log`) and reaps it. The thread is not an extravagance: the parent-death signal that ties a child to
-//! us is tied to the *thread* that forked it (prctl(2)), and threads of an async runtime come and
-//! go. It costs nothing on the warm path, where the process exists already.
+//! Each process has a thread of its own, its supervisor, which starts it, collects its output (see
+//! `log`) and reaps it. The thread is necessary: the parent-death signal that ties a child to us is
+//! tied to the *thread* that forked it (prctl(2)), and threads of an async runtime come and go. It
+//! costs nothing on the warm path, where the process exists already.
 
 mod log;
 
@@ -37,15 +37,15 @@ use crate::vm::vmm::{Exit, VmmError};
 
 use log::Log;
 
-/// How long a process is given to end after SIGKILL. It takes milliseconds; one that is stuck in
-/// the kernel may take longer, and is reaped whenever it ends.
-pub(crate) const ENDS: Duration = Duration::from_secs(10);
+/// Timeout of a process's end after SIGKILL, which takes milliseconds. A process stuck in the
+/// kernel may take longer, and is reaped whenever it ends.
+pub(crate) const PROCESS_END_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long its threads are given to stop. It takes microseconds; one that waits for a disk stops
-/// when it has what it waits for.
-const STOPS: Duration = Duration::from_secs(10);
+/// Timeout of stopping a process's threads, which takes microseconds. A thread that waits for a
+/// disk stops only after that.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often, and how far apart, it is looked whether what a process started is gone.
+/// Number of checks whether a process's children are gone, and the pause between them.
 const GROUP_ATTEMPTS: usize = 1000;
 const GROUP_PAUSE: Duration = Duration::from_millis(1);
 
@@ -57,11 +57,11 @@ pub(crate) struct Process {
     death: Ending,
     exit: Ending,
     panicked: watch::Receiver<bool>,
-    /// Whether it is known to be the VMM, and not what started that.
+    /// Whether this process is known to be the VMM, as opposed to a wrapper that started it.
     is_itself: Arc<AtomicBool>,
 }
 
-/// A process to be started.
+/// A process to start.
 pub(crate) struct Launch {
     command: Command,
     inherited: Vec<OwnedFd>,
@@ -71,7 +71,7 @@ pub(crate) struct Launch {
     cgroups: Vec<File>,
     run: Option<Arc<RunDirectory>>,
     log: Option<OwnedFd>,
-    belongings: Box<dyn Any + Send>,
+    resources: Box<dyn Any + Send>,
 }
 
 impl Launch {
@@ -85,11 +85,11 @@ impl Launch {
             cgroups: Vec::new(),
             run: None,
             log: None,
-            belongings: Box::new(()),
+            resources: Box::new(()),
         }
     }
 
-    /// Leaves `descriptors` open in it under their present numbers.
+    /// Lets it inherit `descriptors` under their present numbers.
     pub(crate) fn inherit(mut self, descriptors: Vec<OwnedFd>) -> Self {
         self.inherited = descriptors;
         self
@@ -101,41 +101,41 @@ impl Launch {
         self
     }
 
-    /// Starts it confined. The first file that it opens to read and write is `supply`, whatever
-    /// its path, if the confinement says that it is supplied.
+    /// Starts it confined. If the confinement is supplied, the first file that the process opens
+    /// for reading and writing is `supply`, whatever its path.
     pub(crate) fn confined(mut self, confinement: Confinement, supply: Option<OwnedFd>) -> Self {
         self.confinement = Some(Box::new(confinement));
         self.supply = supply;
         self
     }
 
-    /// Lets it join the control groups that these files are the entrances of, as soon as it was
-    /// started: the kernel takes 10 ms for the first one, during which the program comes up.
+    /// Moves it into the control groups with these files as soon as it has started: the kernel
+    /// takes 10 ms for the first one, during which the program comes up.
     pub(crate) fn joining(mut self, cgroups: Vec<File>) -> Self {
         self.cgroups = cgroups;
         self
     }
 
-    /// Records in `run` that it lives, so that it is ended should it outlive us nevertheless.
+    /// Records it in `run` while it lives, so that a sweep kills it should it outlive us.
     pub(crate) fn recorded_in(mut self, run: Arc<RunDirectory>) -> Self {
         self.run = Some(run);
         self
     }
 
-    /// Takes what comes out of `log`, the reading end of a pipe, for what it says itself, beside
-    /// its standard error.
+    /// Collects the output of `log`, the reading end of a pipe, as the VMM's own messages, like its
+    /// standard error.
     pub(crate) fn logging_to(mut self, log: OwnedFd) -> Self {
         self.log = Some(log);
         self
     }
 
-    /// Drops `belongings` when it has ended: after [`Process::died`], before [`Process::exited`].
-    pub(crate) fn with(mut self, belongings: impl Send + 'static) -> Self {
-        self.belongings = Box::new(belongings);
+    /// Drops `resources` when it has ended: after [`Process::died`], before [`Process::exited`].
+    pub(crate) fn with(mut self, resources: impl Send + 'static) -> Self {
+        self.resources = Box::new(resources);
         self
     }
 
-    /// Starts it as a child of this thread, whose last one it is.
+    /// Starts it as a child of this thread, which has to live until the end of the process.
     fn spawn(self) -> io::Result<Spawned> {
         let Self {
             mut command,
@@ -146,15 +146,15 @@ impl Launch {
             cgroups,
             run,
             log,
-            belongings,
+            resources,
         } = self;
         sys::lead_session(&mut command);
         let is_tied = match (&confinement, &namespace) {
             (Some(confinement), _) => confinement.namespaces != Namespaces::Ours,
             (None, namespace) => namespace.is_some(),
         };
-        // All of a PID namespace ends with its first process; otherwise what it starts, as a script
-        // that does not become the VMM, would outlive us.
+        // A PID namespace ends with its first process. Without one, children that the process
+        // starts, like those of a wrapper script, would outlive us.
         let tie = if is_tied {
             None
         } else {
@@ -193,18 +193,18 @@ impl Launch {
             log,
             supply,
             mark: mark.filter(|_| tie.is_some()),
-            belongings: Box::new((tie, belongings, recorded)),
+            resources: Box::new((tie, resources, recorded)),
         })
     }
 }
 
-/// How a process is started.
+/// The way in which a process is started.
 enum Start {
     Free,
     Confined(Box<Confinement>),
 }
 
-/// A child that is not reaped: until that is done by [`wait`](Self::wait), its end kills it.
+/// A child that is not reaped yet. Drop kills it, unless [`wait`](Self::wait) has reaped it.
 struct Child {
     pid: Option<Pid>,
     pidfd: Arc<OwnedFd>,
@@ -252,32 +252,32 @@ struct Spawned {
     child: Child,
     log: Log,
     supply: Option<OwnedFd>,
-    /// By which what it starts is found, where no PID namespace ends that.
+    /// The mark in the environment of its children, if no PID namespace ends them.
     mark: Option<String>,
-    belongings: Box<dyn Any + Send>,
+    resources: Box<dyn Any + Send>,
 }
 
 impl Process {
-    /// Starts a process. What it prints goes into bounded rings; its standard input is empty.
+    /// Starts a process. Keeps the last part of its output; its standard input is empty.
     ///
     /// # Errors
-    /// Why it can't be started; the limit that keeps it from that is named.
+    /// The reason why it can't be started, with the limit that was reached, if any.
     pub(crate) async fn start(launch: Launch) -> io::Result<Self> {
-        Self::start_with_keeper(launch)
+        Self::start_with_supervisor(launch)
             .await
             .map_err(host_limits::of_start)
     }
 
-    async fn start_with_keeper(launch: Launch) -> io::Result<Self> {
+    async fn start_with_supervisor(launch: Launch) -> io::Result<Self> {
         let (started, start) = oneshot::channel();
         let (dead, death) = watch::channel(None);
         let (gone, exit) = watch::channel(None);
         let mut unless_started = Dying(Some(exit.clone()));
         std::thread::Builder::new()
-            .name("vmm-keeper".to_owned())
+            .name("vmm-supervisor".to_owned())
             .stack_size(128 * 1024)
             .spawn(move || {
-                // Our copies of what the child inherits go with the launch: they would keep its
+                // Drops our copies of the child's descriptors with the launch: they would keep its
                 // peers from seeing its end.
                 let spawned = match launch.spawn() {
                     Ok(spawned) => spawned,
@@ -291,7 +291,7 @@ impl Process {
                     mut log,
                     supply,
                     mark,
-                    belongings,
+                    resources,
                 } = spawned;
                 let is_itself = Arc::new(AtomicBool::new(false));
                 let pidfd = Arc::clone(&child.pidfd);
@@ -304,12 +304,12 @@ impl Process {
                     is_itself: Arc::clone(&is_itself),
                 };
                 let process_id = process.pid;
-                // Nobody waits any more: the process is dropped here, and so killed.
+                // Fails if nobody waits any more: then the process is dropped here, and killed.
                 let _ = started.send(Ok(process));
                 if let (Some(requests), Some(file)) = (child.requests.take(), supply)
                     && let Err(error) = requests.answer(file.as_fd(), &pidfd)
                 {
-                    // It says itself that it has no memory, and ends.
+                    // The VMM reports the lack of memory itself, and ends.
                     tracing::warn!(%error, "a VMM did not get the file of its memory");
                 }
                 log.collect_until_the_end_of(&pidfd);
@@ -331,10 +331,10 @@ impl Process {
                     words,
                 };
                 dead.send_replace(Some(exit.clone()));
-                drop(belongings);
+                drop(resources);
                 gone.send_replace(Some(exit));
             })?;
-        // A thread that forks and executes; it answers or ends.
+        // The thread forks and executes; it answers or ends.
         let process = start
             .await
             .map_err(|_| io::Error::other("the thread that starts the process ended"))??;
@@ -346,42 +346,42 @@ impl Process {
         self.pid
     }
 
-    /// Sends SIGKILL. The pidfd names this process and no later one with the same number.
+    /// Sends SIGKILL. The pidfd names this process, never a later one with the same PID.
     pub(crate) fn kill(&self) {
-        // ESRCH: it has ended already, which is what was wanted.
+        // ESRCH: it has ended already.
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
 
-    /// Stops all of its threads, and returns when they have stopped. It can be killed all the same,
-    /// and its end is told at once.
+    /// Stops all of its threads, and returns when they have stopped. A stopped process can still be
+    /// killed, and its end is still reported at once.
     ///
-    /// Somebody else may stop and continue it, too: it is what the last of them made of it.
+    /// Others may stop and continue the process, too: the last signal wins.
     pub(crate) async fn freeze(&self) -> Result<(), VmmError> {
         let operation = "freeze";
         let failed = || VmmError::io(format!("{operation} process {}", self.pid));
         self.signal(Signal::STOP, operation).await?;
         let pidfd = Arc::clone(&self.pidfd);
-        // A signal is on its way when it is sent, and each thread stops in its own time. NOWAIT
-        // leaves the exit status to the keeper.
+        // A signal is asynchronous, and each thread stops in its own time. NOWAIT leaves the exit
+        // status to the supervisor.
         let stopped = spawn_blocking(move || {
             let ends = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
             waitid(WaitId::PidFd(pidfd.as_fd()), ends)
         });
-        // One that is stuck keeps a thread until it is killed, as whoever is told of this does.
-        match timeout(STOPS, stopped).await {
+        // A stuck process keeps this thread until it is killed, which the caller does on an error.
+        match timeout(STOP_TIMEOUT, stopped).await {
             Err(_) => Err(VmmError::TimedOut {
                 operation,
-                after: STOPS,
+                after: STOP_TIMEOUT,
             }),
             Ok(Ok(Ok(Some(status)))) if status.stopped() => Ok(()),
-            // It has ended, and may have been reaped.
+            // It has ended, and may be reaped.
             Ok(Ok(Ok(_) | Err(Errno::CHILD))) => Err(self.gone(operation).await),
             Ok(Ok(Err(error))) => Err(failed()(error.into())),
             Ok(Err(ending)) => Err(failed()(ending.into())),
         }
     }
 
-    /// Lets its threads go on.
+    /// Continues its threads.
     pub(crate) async fn thaw(&self) -> Result<(), VmmError> {
         self.signal(Signal::CONT, "thaw").await
     }
@@ -402,22 +402,22 @@ impl Process {
         VmmError::Died { operation, exit }
     }
 
-    /// Kills it and waits until it is gone, with what belonged to it. One that is stuck is not
-    /// waited for any longer than [`ENDS`], and told as such.
+    /// Kills it and waits for its end and cleanup, up to [`PROCESS_END_TIMEOUT`]; a stuck process
+    /// is reported as such.
     pub(crate) async fn end(&self) -> Exit {
         self.kill();
-        let ended = timeout(ENDS, self.exited()).await;
+        let ended = timeout(PROCESS_END_TIMEOUT, self.exited()).await;
         ended.unwrap_or_else(|_| {
             tracing::warn!(
                 pid = self.pid,
-                "a process was killed and has not ended within {ENDS:?}"
+                "a process was killed and has not ended within {PROCESS_END_TIMEOUT:?}"
             );
             stuck()
         })
     }
 
-    /// Whether it is the process `speaker`, which speaks for it. If not, both are ended: the one may
-    /// have left the other's session since.
+    /// Returns whether it is the process `speaker`, which sent a message in its name. If not, kills
+    /// both: the speaker may have left the session of this process.
     pub(crate) async fn speaks_itself(&self, speaker: i32) -> bool {
         let speaker = Pid::from_raw(speaker);
         if speaker.is_some() && speaker == sys::pid(self.pid) {
@@ -426,15 +426,15 @@ impl Process {
         }
         let ours = rustix::process::getpid();
         if let Some(other) = speaker.filter(|other| *other != ours) {
-            // It has just spoken; if it is gone all the same, that was what is wanted.
+            // May fail because it has just ended.
             let _ = kill_process(other, Signal::KILL);
         }
         self.end().await;
         false
     }
 
-    /// Resolves when the guest's kernel has said on its console that it panicked; never, if the
-    /// process ends before.
+    /// Resolves when the guest's kernel has reported a panic on its console; never if the process
+    /// ends before.
     pub(crate) fn panicked(&self) -> impl Future<Output = ()> + Send + 'static {
         let mut panicked = self.panicked.clone();
         async move {
@@ -444,21 +444,21 @@ impl Process {
         }
     }
 
-    /// Resolves as soon as the process has ended and was reaped.
+    /// Resolves as soon as the process has been reaped.
     pub(crate) fn died(&self) -> impl Future<Output = Exit> + Send + 'static {
         told(self.death.clone())
     }
 
-    /// Resolves when the process has ended and its belongings are gone.
+    /// Resolves when the process has been reaped and its resources are dropped.
     pub(crate) fn exited(&self) -> impl Future<Output = Exit> + Send + 'static {
         told(self.exit.clone())
     }
 }
 
-/// What is told of a process that was killed and did not end within [`ENDS`].
+/// Returns the report about a process that did not end within [`PROCESS_END_TIMEOUT`] of SIGKILL.
 pub(crate) fn stuck() -> Exit {
     Exit {
-        status: format!("killed, and not ended within {ENDS:?}"),
+        status: format!("killed, and not ended within {PROCESS_END_TIMEOUT:?}"),
         log: String::new(),
         words: String::new(),
     }
@@ -467,7 +467,7 @@ pub(crate) fn stuck() -> Exit {
 async fn told(mut ending: Ending) -> Exit {
     match ending.wait_for(Option::is_some).await.as_deref() {
         Ok(Some(exit)) => exit.clone(),
-        // The keeper sends before it ends, so this is its panic.
+        // The supervisor reports before it ends: without a report it has panicked.
         _ => Exit {
             status: "unknown".to_owned(),
             log: String::new(),
@@ -476,10 +476,10 @@ async fn told(mut ending: Ending) -> Exit {
     }
 }
 
-/// The end of a process, as its keeper tells it.
+/// The receiver of a process's end from its supervisor.
 type Ending = watch::Receiver<Option<Exit>>;
 
-/// Ends of processes that nobody has any more, and that are not known to be reaped.
+/// The ends of dropped processes that are not known to be reaped.
 static DYING: Mutex<Vec<Ending>> = Mutex::new(Vec::new());
 
 /// Adds to [`DYING`] on drop.
@@ -489,7 +489,7 @@ impl Drop for Dying {
     fn drop(&mut self) {
         if let Some(ending) = self.0.take() {
             let mut dying = DYING.lock().unwrap_or_else(PoisonError::into_inner);
-            // Ended, or its keeper is gone and will tell nothing.
+            // Keeps those that have not ended and whose supervisor lives.
             dying.retain(|other| other.borrow().is_none() && other.has_changed().is_ok());
             dying.push(ending);
         }
@@ -503,8 +503,8 @@ impl Drop for Process {
     }
 }
 
-/// Resolves when every process that was dropped until now has ended, and its belongings are gone;
-/// one that is stuck is not waited for any longer than [`ENDS`].
+/// Resolves when all processes dropped until now have ended and are cleaned up; waits for a stuck
+/// one up to [`PROCESS_END_TIMEOUT`].
 pub(crate) async fn dropped_ones_ended() {
     let dying = {
         let dying = DYING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -512,12 +512,12 @@ pub(crate) async fn dropped_ones_ended() {
     };
     let all = async {
         for mut exit in dying {
-            // An error is the panic of a keeper: nothing more comes of it.
+            // An error means that the supervisor panicked: no report will follow.
             let _ = exit.wait_for(Option::is_some).await;
         }
     };
-    if timeout(ENDS, all).await.is_err() {
-        tracing::warn!("a process was killed and has not ended within {ENDS:?}");
+    if timeout(PROCESS_END_TIMEOUT, all).await.is_err() {
+        tracing::warn!("a process was killed and has not ended within {PROCESS_END_TIMEOUT:?}");
     }
 }
 
@@ -529,7 +529,8 @@ fn spawn(mut command: Command, log: Option<OwnedFd>, start: Start) -> io::Result
         [Some(words.into()), log].into_iter().flatten(),
     )?;
     command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
-    // Our copies of the pipes' writing ends go with the command, or their end is never seen.
+    // Drops our copies of the pipes' writing ends with the command, or we would never see their
+    // end.
     let started = match start {
         Start::Confined(confinement) => confinement.spawn(command)?,
         Start::Free => {
@@ -545,24 +546,24 @@ fn spawn(mut command: Command, log: Option<OwnedFd>, start: Start) -> io::Result
 }
 
 fn end(child: Pid) {
-    // It has ended already, or it is ours to reap.
+    // May fail because it has ended; it is our child, so its PID is not reused before we reap it.
     let _ = rustix::process::kill_process(child, Signal::KILL);
     let _ = reap(child);
 }
 
-/// Waits for the end of a process, and kills what it started: what is in its session's first group.
-/// It is not reaped before, since nobody else can have its number until then.
+/// Waits for the end of a process, and kills what is left in its session's first process group.
+/// Does so before the process is reaped: until then nobody else can get its PID.
 fn end_what_is_left_of(number: u32, pidfd: &OwnedFd) {
     let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
     let wait = || rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), ended);
     if let (Ok(_), Some(group)) = (rustix::io::retry_on_intr(wait), sys::pid(number)) {
-        // It was alone, as VMMs are: then there is no such group.
+        // May fail: a process without children has no such group any more.
         let _ = kill_process_group(group, Signal::KILL);
     }
 }
 
-/// Waits until what a process started and what was killed is gone. They are nobody's children that
-/// we know, so nothing tells of it.
+/// Waits until the killed children of a process are gone. They are not our children, so no event
+/// reports their end.
 fn until_nothing_is_left_of(number: u32) {
     let Some(group) = sys::pid(number) else {
         return;
@@ -579,8 +580,8 @@ fn until_nothing_is_left_of(number: u32) {
     );
 }
 
-/// A pair of connected sockets: one for us, and one to be inherited by a VMM. No path, no
-/// waiting for a listener, nothing to clean up.
+/// Creates a pair of connected sockets: one for us, one for a VMM to inherit. Has no path, nothing
+/// to wait for, and nothing to clean up.
 pub(crate) fn socket_pair() -> io::Result<(tokio::net::UnixStream, OwnedFd)> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     ours.set_nonblocking(true)?;
@@ -640,7 +641,7 @@ mod tests {
                     tokio::task::yield_now().await;
                 }
             };
-            timeout(ENDS, gone).await.unwrap();
+            timeout(PROCESS_END_TIMEOUT, gone).await.unwrap();
         }
     }
 
@@ -668,16 +669,16 @@ mod tests {
         let (go, belonging) = std::sync::mpsc::channel();
         let launch = Launch::new(shell("exit 3")).with(Belonging(belonging));
         let process = Process::start(launch).await.unwrap();
-        let exit = timeout(ENDS, process.died()).await.unwrap();
+        let exit = timeout(PROCESS_END_TIMEOUT, process.died()).await.unwrap();
         assert_eq!(exit.status, "exit status: 3");
         let mut exited = std::pin::pin!(process.exited());
         let now = std::future::poll_fn(|cx| std::task::Poll::Ready(exited.as_mut().poll(cx)));
         assert!(now.await.is_pending());
         drop(go);
-        assert_eq!(timeout(ENDS, exited).await.unwrap(), exit);
+        assert_eq!(timeout(PROCESS_END_TIMEOUT, exited).await.unwrap(), exit);
     }
 
-    /// What the kernel says of a process: `T` is stopped, `S` waits for something.
+    /// Returns the process's state in /proc: `T` is stopped, `S` sleeps.
     fn state(pid: u32) -> char {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
         stat.rsplit_once(") ").unwrap().1.chars().next().unwrap()
@@ -691,18 +692,20 @@ mod tests {
             process.freeze().await.unwrap();
             assert_eq!(state(process.pid()), 'T');
         }
-        // Which it meets when it goes on, and its keeper is told.
+        // Pending until the process continues; then it ends, and the supervisor learns of it.
         pidfd_send_signal(&process.pidfd, Signal::TERM).unwrap();
         assert_eq!(state(process.pid()), 'T');
         process.thaw().await.unwrap();
-        let exit = timeout(ENDS, process.exited()).await.unwrap();
+        let exit = timeout(PROCESS_END_TIMEOUT, process.exited())
+            .await
+            .unwrap();
         assert!(exit.status.contains("SIGTERM"), "{exit}");
 
         let process = Process::start(Launch::new(shell("exec sleep 1000"))).await;
         let process = process.unwrap();
         process.freeze().await.unwrap();
         process.kill();
-        let exit = timeout(ENDS, process.died()).await.unwrap();
+        let exit = timeout(PROCESS_END_TIMEOUT, process.died()).await.unwrap();
         assert!(exit.status.contains("SIGKILL"), "{exit}");
     }
 
@@ -722,18 +725,18 @@ mod tests {
     async fn a_death_while_a_process_is_being_frozen_ends_the_wait() {
         let process = Process::start(Launch::new(shell("exec sleep 1000"))).await;
         let process = process.unwrap();
-        // The one is on its way when the other comes; which of them is first, is up to the kernel.
+        // Either may come first.
         let both = async { tokio::join!(process.freeze(), async { process.kill() }).0 };
-        let frozen = timeout(STOPS, both).await.unwrap();
+        let frozen = timeout(STOP_TIMEOUT, both).await.unwrap();
         assert!(
             matches!(frozen, Ok(()) | Err(VmmError::Died { .. })),
             "{frozen:?}"
         );
-        let exit = timeout(ENDS, process.died()).await.unwrap();
+        let exit = timeout(PROCESS_END_TIMEOUT, process.died()).await.unwrap();
         assert!(exit.status.contains("SIGKILL"), "{exit}");
     }
 
-    /// Tells the test below that it is the process that is to be killed, and in which directory.
+    /// Set for the child process that the test kills; names its directory.
     const KILLED: &str = "IRONCLAW_TEST_KILLED";
 
     #[tokio::test]
@@ -762,7 +765,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        let owner = timeout(ENDS, up).await.unwrap();
+        let owner = timeout(PROCESS_END_TIMEOUT, up).await.unwrap();
         killed.kill().unwrap();
         killed.wait().unwrap();
         let dead = async {
@@ -770,7 +773,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        timeout(ENDS, dead).await.unwrap();
+        timeout(PROCESS_END_TIMEOUT, dead).await.unwrap();
         RunPath::open(root.path()).unwrap().prepare().unwrap();
         assert_eq!(sleeping(&owner), 0);
     }
@@ -780,7 +783,7 @@ mod tests {
         Some(entry.file_name().into_string().unwrap())
     }
 
-    /// How many processes sleep that carry a mark of `owner`.
+    /// Counts the sleeping processes with a mark of `owner`.
     fn sleeping(owner: &str) -> usize {
         let marked = orphan::marked(owner).unwrap();
         let called = marked.filter_map(|(process, _)| process.program().ok());
@@ -801,7 +804,7 @@ mod tests {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
             };
-            timeout(ENDS, up).await.unwrap();
+            timeout(PROCESS_END_TIMEOUT, up).await.unwrap();
             process
         };
         start().await.end().await;
@@ -809,7 +812,7 @@ mod tests {
         let another = start().await;
         assert!(!another.speaks_itself(0).await);
         assert_eq!(sleeping(run.name()), 0);
-        // The search takes time that the end of no VM is to cost.
+        // Searching takes time, which the end of a known VMM must not cost.
         let known = start().await;
         assert!(
             known
@@ -838,7 +841,7 @@ mod tests {
             .unwrap()
             .exited()
             .await;
-        assert!(exit.log.len() <= log::CONSOLE && exit.log.ends_with("end"));
+        assert!(exit.log.len() <= log::CONSOLE_BYTES && exit.log.ends_with("end"));
         let exit = Process::start(Launch::new(shell("printf '\\033[2Jx'")))
             .await
             .unwrap();
@@ -854,7 +857,7 @@ mod tests {
         let launch = Launch::new(shell(script)).logging_to(log.into());
         let exit = Process::start(launch).await.unwrap().exited().await;
         let words = exit.words;
-        assert_eq!(exit.log.len(), log::CONSOLE);
+        assert_eq!(exit.log.len(), log::CONSOLE_BYTES);
         assert!(
             words.contains("the log") && words.contains("the panic"),
             "{words}"
@@ -863,14 +866,16 @@ mod tests {
 
     #[tokio::test]
     async fn the_end_is_seen_although_a_child_holds_the_output_open() {
-        // One of another session, or it would end with the process.
+        // In another session, or it would be killed with the process.
         let up = tempfile::NamedTempFile::new().unwrap();
         let up = up.path().display();
         let child = format!("setsid sh -c 'echo $$; echo >{up}; exec sleep 1000' &");
         let script = format!("{child} until [ -s {up} ]; do :; done; exit 3");
         let process = Process::start(Launch::new(shell(&script)));
         let process = process.await.unwrap();
-        let exit = timeout(ENDS, process.exited()).await.unwrap();
+        let exit = timeout(PROCESS_END_TIMEOUT, process.exited())
+            .await
+            .unwrap();
         let child = sys::pid(exit.log.trim().parse().unwrap()).unwrap();
         kill_process(child, Signal::KILL).unwrap();
         assert_eq!(exit.status, "exit status: 3");
@@ -881,7 +886,7 @@ mod tests {
         use std::os::fd::AsRawFd;
         use tokio::io::AsyncReadExt;
         let (mut ours, theirs) = socket_pair().unwrap();
-        // Not /bin/sh: dash takes a redirection to a descriptor of two digits for a syntax error.
+        // Not /bin/sh: dash treats a redirection to a descriptor of two digits as a syntax error.
         let mut command = Command::new("/bin/bash");
         command.args(["-c", &format!("echo hello >&{}", theirs.as_raw_fd())]);
         let _process = Process::start(Launch::new(command).inherit(vec![theirs]))

@@ -1,4 +1,4 @@
-//! The directory of one owner's VMs, and the directory of those.
+//! The run directory: a directory of VMs for each owner.
 //!
 //! ```text
 //! <run directory>/<owner>/          locked while its process lives; swept by the next one
@@ -31,24 +31,24 @@ use crate::vm::vmm::jail;
 use crate::vm::vmm::jail::claim::CLAIMS;
 use crate::vm::vmm::orphan::{self, Record};
 
-/// Where this process's VMs are to be. Their directory is made with the first of them: who only
-/// looks, as `ironclaw doctor` does, changes nothing.
+/// The place of this process's VMs. The owner's directory is created with the first VM: read-only
+/// commands like `ironclaw doctor` change nothing.
 #[derive(Debug)]
 pub(crate) struct RunPath {
     root: PathBuf,
     directory: Mutex<Option<Arc<RunDirectory>>>,
 }
 
-/// Whether VMs can be below `path` ([`RUN_PATH`](crate::vm::config::RUN_PATH)), as far as can be told
-/// without changing anything.
+/// Checks that VMs can be below `path` ([`RUN_PATH`](crate::vm::config::RUN_PATH)), as far as
+/// possible without changing anything.
 ///
 /// # Errors
-/// [`VmmError::Unusable`] with what is in the way.
+/// [`VmmError::Unusable`] with the obstacle.
 pub fn check_run_path(path: &Path) -> Result<(), VmmError> {
     RunPath::open(path).map(drop)
 }
 
-/// The directory of one owner's VMs. Removed when the last user of it is gone.
+/// The directory of one owner's VMs. Removed when its last user is gone.
 #[derive(Debug)]
 pub(crate) struct RunDirectory {
     path: PathBuf,
@@ -58,19 +58,19 @@ pub(crate) struct RunDirectory {
     _lock: File,
 }
 
-/// The record of a living VMM, and the directory that it is in.
+/// The record of a living VMM, with the directory that it is in.
 #[derive(Debug)]
 pub(crate) struct Recorded {
-    // Goes before the directory.
+    // Declared first: dropped before the directory.
     _record: Option<Record>,
     _run: Arc<RunDirectory>,
 }
 
 impl RunPath {
-    /// The directory `root`, which need not be there yet.
+    /// Uses the directory `root`, which need not exist yet.
     ///
     /// # Errors
-    /// [`VmmError::Unusable`] if it is, and can't be used.
+    /// [`VmmError::Unusable`] if it exists and can't be used.
     pub(crate) fn open(root: &Path) -> Result<Self, VmmError> {
         let root = match state_path::find(root) {
             Err(PathError::Io(error)) if error.kind() == ErrorKind::NotFound => root.to_owned(),
@@ -90,7 +90,7 @@ impl RunPath {
         &self.root
     }
 
-    /// The directory of this process's VMs. The first call makes it.
+    /// Returns the directory of this process's VMs; the first call creates it.
     pub(crate) fn directory(&self) -> Result<Arc<RunDirectory>, VmmError> {
         let mut directory = self
             .directory
@@ -104,8 +104,8 @@ impl RunPath {
         Ok(made)
     }
 
-    /// Makes that directory, and removes those of dead processes, with the VMMs that should have
-    /// died with them: for whoever is about to make VMs.
+    /// Creates that directory, and sweeps those of dead processes with the VMMs that outlived them.
+    /// For callers that are about to create VMs.
     pub(crate) fn prepare(&self) -> Result<(), VmmError> {
         self.directory()?;
         sweep(&self.root)
@@ -113,10 +113,10 @@ impl RunPath {
 }
 
 impl RunDirectory {
-    /// Makes a directory for this process below `root`.
+    /// Creates a directory for this process below `root`.
     fn create(root: &Path) -> Result<Arc<Self>, VmmError> {
         let root = &own(root, state_path::make(root))?;
-        // Held for a few system calls: nobody sees a directory before it is locked.
+        // Held for a few system calls, so that nobody sees a directory before it is locked.
         let _root_lock = lock(root)?;
         owners(root)?;
         let name = Uuid::now_v7().simple().to_string();
@@ -136,28 +136,28 @@ impl RunDirectory {
         }))
     }
 
-    /// The directory itself.
+    /// Returns its path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The directory that all owners' directories are in.
+    /// Returns the path that all owners' directories are in.
     pub(crate) fn root(&self) -> &Path {
         self.path.parent().unwrap_or(&self.path)
     }
 
-    /// Its name, unique on the host.
+    /// Returns its name, which is unique on the host.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// A number for one more VM.
+    /// Returns a number for one more VM.
     pub(crate) fn number(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Records that the VMM `pid` lives, until that is dropped. On a full disk there is no record:
-    /// it is for the rare VMM that does not die with its owner by itself.
+    /// Records that the VMM `pid` lives, until the record is dropped. Goes without on a full disk:
+    /// the record is only needed for the rare VMM that outlives its owner.
     pub(crate) fn record(self: Arc<Self>, pid: u32) -> io::Result<Recorded> {
         let record = unless_full(Record::create(&self.path, pid))?;
         Ok(Recorded {
@@ -175,7 +175,7 @@ impl Drop for RunDirectory {
     }
 }
 
-/// Locks a new directory, marks it, and says whose it is.
+/// Locks a new directory, marks it, and records its owner.
 fn fill(path: &Path) -> io::Result<File> {
     let directory = mark::open(path)?;
     if !try_lock(&directory, Kind::Exclusive)? {
@@ -186,7 +186,7 @@ fn fill(path: &Path) -> io::Result<File> {
     Ok(directory)
 }
 
-/// A process that could not be recorded for lack of space is not.
+/// Turns a record that failed for lack of disk space into none.
 fn unless_full<T>(recorded: io::Result<T>) -> io::Result<Option<T>> {
     match recorded {
         Ok(record) => Ok(Some(record)),
@@ -198,7 +198,7 @@ fn unless_full<T>(recorded: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// Makes a directory for us alone.
+/// Creates a directory with mode 0700.
 pub(crate) fn make(path: &Path) -> io::Result<()> {
     DirBuilder::new().mode(0o700).create(path)
 }
@@ -227,8 +227,9 @@ fn lock(root: &Path) -> Result<RootLock, VmmError> {
     })
 }
 
-/// The directory at `root`, without links. One that others can change is refused: they would choose
-/// what a VMM finds in place of its sockets and its record. Nor is root's of use to another user.
+/// Resolves the links of the directory at `root`. Refuses a directory that others can change: they
+/// would choose what a VMM finds in place of its sockets and its record. Refuses root's for other
+/// users.
 fn own(root: &Path, found: Result<StatePath, PathError>) -> Result<PathBuf, VmmError> {
     match found {
         Ok(found) if found.owner == rustix::process::geteuid().as_raw() => Ok(found.path),
@@ -256,11 +257,11 @@ struct Owner {
     mark: Mark,
 }
 
-/// Those of `root`.
+/// Lists the owners' directories in `root`.
 ///
 /// # Errors
-/// [`VmmError::Unusable`] if there is anything else: what is somebody's is not to be mixed with
-/// what comes and goes here.
+/// [`VmmError::Unusable`] if there is anything else: foreign entries must not be mixed with what
+/// comes and goes here.
 fn owners(root: &Path) -> Result<Vec<Owner>, VmmError> {
     let mut owners = Vec::new();
     for entry in fs::read_dir(root).map_err(failed("list", root))? {
@@ -271,7 +272,7 @@ fn owners(root: &Path) -> Result<Vec<Owner>, VmmError> {
         let path = root.join(&name);
         match owner(&path) {
             Ok(Some(owner)) => owners.push(owner),
-            // Removed since.
+            // Removed meanwhile.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Ok(None) => {
                 let what = format!(
@@ -286,13 +287,13 @@ fn owners(root: &Path) -> Result<Vec<Owner>, VmmError> {
     Ok(owners)
 }
 
-/// What may be in the root beside owners, and is never removed: the claims, and what file systems
-/// make by themselves.
+/// Returns whether an entry may be in the root beside owners, and is never removed: the claims, and
+/// what file systems create by themselves.
 fn is_of_the_root(name: &OsStr) -> bool {
     name == CLAIMS || name == "lost+found" || name.as_encoded_bytes().starts_with(b".nfs")
 }
 
-/// What is at `path`, if it is an owner's directory.
+/// Opens the owner's directory at `path`; `None` for anything else.
 fn owner(path: &Path) -> io::Result<Option<Owner>> {
     let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
     let id = Uuid::try_parse(name).ok();
@@ -307,7 +308,7 @@ fn owner(path: &Path) -> io::Result<Option<Owner>> {
         opened => opened?,
     };
     let mark = match mark::read(&directory)? {
-        // A release before the mark recorded the owner, too.
+        // The releases before the mark recorded the owner, too.
         Mark::Foreign if is_own(&directory)? && orphan::names_its_owner(path) => Mark::Ours,
         mark => mark,
     };
@@ -323,8 +324,8 @@ fn is_own(directory: &File) -> io::Result<bool> {
     Ok(directory.metadata()?.uid() == rustix::process::geteuid().as_raw())
 }
 
-/// Removes what dead processes left below `root`. Ending VMMs may take its time, and is nobody
-/// else's business: the root is not locked meanwhile.
+/// Removes what dead processes left below `root`. Ending VMMs may take long, so the root is not
+/// locked meanwhile.
 fn sweep(root: &Path) -> Result<(), VmmError> {
     let dead = {
         let _root_lock = lock(root)?;
@@ -334,18 +335,18 @@ fn sweep(root: &Path) -> Result<(), VmmError> {
     Ok(())
 }
 
-/// What a process left that is gone.
+/// The directory of a dead process.
 struct DeadOwner {
     path: PathBuf,
-    /// Locked, so that one alone removes it.
+    /// Locked, so that only one process removes it.
     directory: File,
 }
 
-/// How long a dead process's lock may stay with its children: one that was killed while it started
-/// a program leaves a copy of itself, which ends before it becomes that program.
-const LAST_MOMENT: Duration = Duration::from_secs(1);
+/// Timeout of the lock of a dead process that its children still hold: a process killed while it
+/// starts a program leaves a forked copy of itself, which ends before it executes that program.
+const LOCK_RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Those of `root`, which is locked.
+/// Finds the directories of dead processes in `root`, which is locked.
 fn dead_owners(root: &Path) -> Result<Vec<DeadOwner>, VmmError> {
     let mut dead = Vec::new();
     for Owner {
@@ -367,20 +368,21 @@ fn dead_owners(root: &Path) -> Result<Vec<DeadOwner>, VmmError> {
 }
 
 impl DeadOwner {
-    /// What can't be removed keeps nobody from starting.
+    /// Removes it. Errors are logged: they keep nobody from starting.
     fn remove(self) {
         match self.try_remove() {
             Ok(()) => tracing::debug!(path = %self.path.display(), "swept a dead process's VMs"),
-            // Another process, or its own owner in its last moment.
+            // Removed by another process, or by its own owner at its end.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => stays(&self.path, &error),
         }
     }
 
-    /// Processes first: what they use can't be removed, or would be missed by nobody.
+    /// Kills processes first: what they use can't be removed, and without their record nobody would
+    /// find them.
     fn try_remove(&self) -> io::Result<()> {
-        // Most often it is locked at once.
-        if !lock_within(LAST_MOMENT, &self.directory, |_| ())? {
+        // In most cases the lock is free.
+        if !lock_within(LOCK_RELEASE_TIMEOUT, &self.directory, |_| ())? {
             return Err(ErrorKind::WouldBlock.into());
         }
         orphan::end_all(&self.path)?;
@@ -399,7 +401,7 @@ mod tests {
     use std::os::unix::process::ExitStatusExt as _;
     use std::process::{Command, Stdio};
 
-    /// A directory like that of a process that was killed.
+    /// Creates a directory like that of a killed process.
     fn dead(root: &Path) -> PathBuf {
         let dead = root.join(Uuid::now_v7().simple().to_string());
         fs::create_dir(&dead).unwrap();
@@ -407,7 +409,7 @@ mod tests {
         dead
     }
 
-    /// What the next process begins with.
+    /// Does what the next process does at its start.
     fn next(root: &Path) -> Arc<RunDirectory> {
         let path = RunPath::open(root).unwrap();
         path.prepare().unwrap();
@@ -482,7 +484,7 @@ mod tests {
         assert!(!missing.exists());
         let looks = RunPath::open(root.path()).unwrap();
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
-        // One VM, as a probe needs it.
+        // Creates one VM, as a probe does.
         let _own = looks.directory().unwrap();
         assert!(dead.exists());
     }

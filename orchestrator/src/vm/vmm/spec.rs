@@ -1,10 +1,10 @@
-//! What a VM is made of: plain data, which knows no template, snapshot or setting.
+//! The specification of a VM: plain data that knows no template, snapshot or setting.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// Size of a guest.
+/// The size of a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Machine {
@@ -15,53 +15,54 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Memory in bytes: the size of the memory file.
+    /// Returns the memory in bytes, which is the size of the memory file.
     #[must_use]
     pub fn memory_bytes(self) -> u64 {
         u64::from(self.memory_mib) << 20
     }
 }
 
-/// A VM that boots.
+/// The specification of a VM to boot.
 #[derive(Debug, Clone)]
 pub struct VmSpec {
-    /// Memory and processors.
+    /// The guest's size.
     pub machine: Machine,
-    /// The kernel's image.
+    /// The path of the kernel's image.
     pub kernel: PathBuf,
-    /// The initial file system, if there is one.
+    /// The path of the initramfs, if there is one.
     pub initramfs: Option<PathBuf>,
     /// Arguments for the kernel that do not depend on the VMM, which adds its own.
     pub cmdline: String,
-    /// Where the guest's RAM lives.
+    /// The place of the guest's RAM.
     pub ram: Ram,
 }
 
-/// Where a booted guest's RAM lives.
+/// The place of a booted guest's RAM.
 #[derive(Debug, Clone)]
 pub enum Ram {
-    /// In memory of the VMM's process.
+    /// Private memory of the VMM's process.
     Private,
-    /// In this file, which the VMM creates, so that a snapshot need not copy it. A VMM that
-    /// can't, ignores the path until [`MicroVm::snapshot`](super::MicroVm::snapshot) names it again.
+    /// This file, created by the VMM, so that a snapshot need not copy it. A VMM that does not
+    /// support it ignores the path until [`MicroVm::snapshot`](super::MicroVm::snapshot) names it
+    /// again.
     File(PathBuf),
 }
 
-/// A VM that goes on where another one was stopped. Whoever has it made sees to it that the files
-/// stay as they are while the VM lives.
+/// The specification of a VM to restore. The caller guarantees that the files do not change while
+/// the VM lives.
 #[derive(Debug, Clone)]
 pub struct RestoreSpec {
-    /// Memory and processors, as they were.
+    /// The guest's size, as at the snapshot.
     pub machine: Machine,
-    /// What was saved.
+    /// The files of the snapshot.
     pub files: SavedFiles,
 }
 
-/// What [`MicroVm::snapshot`](super::MicroVm::snapshot) writes.
+/// The files written by [`MicroVm::snapshot`](super::MicroVm::snapshot).
 #[derive(Debug, Clone)]
 pub struct SavedFiles {
-    /// State of devices and processors, in the VMM's format.
+    /// The state of devices and vCPUs, in the VMM's format.
     pub vmstate: PathBuf,
-    /// The guest's RAM: never written to.
+    /// The guest's RAM; never written to.
     pub memory: PathBuf,
 }

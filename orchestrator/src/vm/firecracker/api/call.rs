@@ -1,4 +1,4 @@
-//! The form of a request.
+//! The interface of a request.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use serde::de::DeserializeOwned;
 
 /// A request of the API.
 pub trait Call: Serialize + Sync {
-    /// What a success answers; `()` where that is nothing.
+    /// The body of a successful answer; `()` if there is none.
     type Answer: DeserializeOwned;
     /// The HTTP method; a `GET` sends no body.
     const METHOD: Method;
-    /// How long an answer may take.
-    const PATIENCE: Duration = Duration::from_secs(10);
+    /// Timeout of the answer.
+    const TIMEOUT: Duration = Duration::from_secs(10);
 
-    /// The resource.
+    /// Returns the resource's path.
     fn path(&self) -> String;
 }

@@ -1,4 +1,4 @@
-//! The requests.
+//! The requests of the API.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,18 +8,18 @@ use serde::{Deserialize, Serialize};
 
 use super::call::Call;
 
-/// Reading or writing all of a guest's memory may take this long on a slow disk.
-const WITH_MEMORY: Duration = Duration::from_secs(60);
+/// Timeout of requests that read or write all of a guest's memory, which takes long on a slow disk.
+const MEMORY_TIMEOUT: Duration = Duration::from_secs(60);
 
 macro_rules! call {
     ($name:ty, $method:ident, $path:expr) => {
         call!($name, $method, $path, (), Duration::from_secs(10));
     };
-    ($name:ty, $method:ident, $path:expr, $answer:ty, $patience:expr) => {
+    ($name:ty, $method:ident, $path:expr, $answer:ty, $timeout:expr) => {
         impl Call for $name {
             type Answer = $answer;
             const METHOD: Method = Method::$method;
-            const PATIENCE: Duration = $patience;
+            const TIMEOUT: Duration = $timeout;
             fn path(&self) -> String {
                 let path: fn(&Self) -> String = $path;
                 path(self)
@@ -28,7 +28,7 @@ macro_rules! call {
     };
 }
 
-/// `GET /`: what the process is and does.
+/// `GET /`: describes the process.
 #[derive(Debug, Clone, Serialize)]
 pub struct GetInstance;
 call!(
@@ -39,28 +39,28 @@ call!(
     Duration::from_secs(10)
 );
 
-/// What a Firecracker process is and does.
+/// The description of a Firecracker process.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct InstanceInfo {
-    /// `Firecracker`.
+    /// Always `Firecracker`.
     pub app_name: String,
-    /// As given by `--id`.
+    /// The value of `--id`.
     pub id: String,
-    /// Of its virtual machine.
+    /// The state of its virtual machine.
     pub state: InstanceState,
-    /// Of Firecracker.
+    /// Firecracker's version.
     pub vmm_version: String,
 }
 
-/// The state of a virtual machine, as Firecracker has it.
+/// The state of a virtual machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum InstanceState {
     /// Neither booted nor restored.
     #[serde(rename = "Not started")]
     NotStarted,
-    /// Its processors run.
+    /// The vCPUs run.
     Running,
-    /// Its processors stand.
+    /// The vCPUs are paused.
     Paused,
 }
 
@@ -82,46 +82,45 @@ pub struct FirecrackerVersion {
     pub firecracker_version: String,
 }
 
-/// `PUT /machine-config`; before the start.
+/// `PUT /machine-config`; only before the start.
 #[derive(Debug, Clone, Serialize)]
 pub struct MachineConfiguration {
-    /// 1 to 32.
+    /// Number of vCPUs, 1 to 32.
     pub vcpu_count: u8,
     /// Memory in MiB.
     pub mem_size_mib: u32,
-    /// Whether [`SnapshotType::Diff`] tells written pages from others; costs speed while the
-    /// guest runs.
+    /// Whether to track dirty pages for [`SnapshotType::Diff`]; slows the guest down.
     pub track_dirty_pages: bool,
 }
 call!(MachineConfiguration, PUT, |_| "/machine-config".to_owned());
 
-/// `PUT /boot-source`; before the start.
+/// `PUT /boot-source`; only before the start.
 #[derive(Debug, Clone, Serialize)]
 pub struct BootSource {
     /// An ELF image, or a bzImage since 1.17 on x86-64.
     pub kernel_image_path: PathBuf,
-    /// An initramfs.
+    /// The image of an initramfs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub initrd_path: Option<PathBuf>,
-    /// Arguments of the kernel; Firecracker's own are used without.
+    /// Arguments of the kernel, if not Firecracker's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boot_args: Option<String>,
 }
 call!(BootSource, PUT, |_| "/boot-source".to_owned());
 
-/// `PUT /cpu-config`: a CPU template, the content of its JSON file; before the start
+/// `PUT /cpu-config`: a CPU template, the content of its JSON file; only before the start
 /// (docs/cpu_templates/cpu-templates.md).
 #[derive(Debug, Clone, Serialize)]
 #[serde(transparent)]
 pub struct CpuConfig(pub serde_json::Value);
 call!(CpuConfig, PUT, |_| "/cpu-config".to_owned());
 
-/// `PUT /drives/{drive_id}`: a block device; before the start.
+/// `PUT /drives/{drive_id}`: a block device; only before the start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drive {
-    /// Letters, digits and underscores.
+    /// Its name: letters, digits and underscores.
     pub drive_id: String,
-    /// A file or a block device.
+    /// The path of a file or a block device.
     pub path_on_host: PathBuf,
     /// Whether the kernel is told to mount it as `/`.
     pub is_root_device: bool,
@@ -130,14 +129,14 @@ pub struct Drive {
 }
 call!(Drive, PUT, |drive| format!("/drives/{}", drive.drive_id));
 
-/// `PUT /network-interfaces/{iface_id}`; before the start.
+/// `PUT /network-interfaces/{iface_id}`; only before the start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkInterface {
-    /// Letters, digits and underscores.
+    /// Its name: letters, digits and underscores.
     pub iface_id: String,
-    /// A tap device of the host.
+    /// The name of a tap device on the host.
     pub host_dev_name: String,
-    /// `06:00:…`; chosen by the guest without.
+    /// The MAC address, `06:00:…`, if not chosen by the guest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guest_mac: Option<String>,
 }
@@ -146,17 +145,17 @@ call!(NetworkInterface, PUT, |interface| format!(
     interface.iface_id
 ));
 
-/// `PUT /vsock`; before the start.
+/// `PUT /vsock`; only before the start.
 #[derive(Debug, Clone, Serialize)]
 pub struct Vsock {
-    /// The guest's context id, 3 or more.
+    /// The guest's context id, at least 3.
     pub guest_cid: u32,
-    /// The socket that Firecracker makes for connections to the guest.
+    /// The path of the socket that Firecracker creates for connections to the guest.
     pub uds_path: PathBuf,
 }
 call!(Vsock, PUT, |_| "/vsock".to_owned());
 
-/// `PUT /entropy`: a virtio-rng device; before the start.
+/// `PUT /entropy`: a virtio-rng device; only before the start.
 #[derive(Debug, Clone, Serialize)]
 pub struct Entropy {}
 call!(Entropy, PUT, |_| "/entropy".to_owned());
@@ -165,30 +164,30 @@ call!(Entropy, PUT, |_| "/entropy".to_owned());
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "action_type")]
 pub enum Action {
-    /// Boots the guest; once.
+    /// Boots the guest, once.
     InstanceStart,
 }
 call!(Action, PUT, |_| "/actions".to_owned());
 
-/// `PATCH /vm`: lets the processors run or stand; twice the same is no error.
+/// `PATCH /vm`: pauses or resumes the vCPUs. Idempotent.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "state")]
 pub enum Vm {
-    /// They stand.
+    /// Pauses.
     Paused,
-    /// They run.
+    /// Resumes.
     Resumed,
 }
 call!(Vm, PATCH, |_| "/vm".to_owned());
 
-/// `PUT /snapshot/create`; while paused.
+/// `PUT /snapshot/create`; only while paused.
 #[derive(Debug, Clone, Serialize)]
 pub struct SnapshotCreate {
-    /// What of memory is written.
+    /// The part of memory to write.
     pub snapshot_type: SnapshotType,
-    /// The new file for processors and devices.
+    /// The path of the new file for the state of vCPUs and devices.
     pub snapshot_path: PathBuf,
-    /// The file for memory.
+    /// The path of the file for memory.
     pub mem_file_path: PathBuf,
 }
 call!(
@@ -196,39 +195,39 @@ call!(
     PUT,
     |_| "/snapshot/create".to_owned(),
     (),
-    WITH_MEMORY
+    MEMORY_TIMEOUT
 );
 
-/// What of memory a snapshot has.
+/// The part of memory in a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum SnapshotType {
     /// All of it.
     Full,
-    /// What was written since the boot or the snapshot before, the rest as holes.
+    /// The pages written since the boot or the snapshot before; the rest are holes.
     Diff,
 }
 
-/// `PUT /snapshot/load`; before any other configuration, and a failure ends the process.
+/// `PUT /snapshot/load`; only before any other configuration. A failure ends the process.
 #[derive(Debug, Clone, Serialize)]
 pub struct SnapshotLoad {
-    /// The file with processors and devices.
+    /// The path of the file with the state of vCPUs and devices.
     pub snapshot_path: PathBuf,
-    /// Where memory comes from.
+    /// The source of memory.
     pub mem_backend: MemBackend,
-    /// Whether the processors run at once.
+    /// Whether to resume the vCPUs at once.
     pub resume_vm: bool,
-    /// Whether a later [`SnapshotType::Diff`] tells written pages from others, in place of what
-    /// the process goes by without: which pages are in core.
+    /// Whether to track dirty pages for a later [`SnapshotType::Diff`], which otherwise uses the
+    /// pages that are resident (mincore).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub track_dirty_pages: Option<bool>,
-    /// Tap devices to use in place of those of the snapshot.
+    /// Tap devices that replace those of the snapshot.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub network_overrides: Vec<NetworkOverride>,
-    /// The vsock device's socket, in place of that of the snapshot. Since 1.16.
+    /// The vsock device's socket that replaces the snapshot's. Since 1.16.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vsock_override: Option<VsockOverride>,
-    /// Whether the guest's clock goes on at the present time, and not at that of the snapshot;
-    /// x86-64. Since 1.16.
+    /// Whether the guest's clock continues at the present time, not at the snapshot's; x86-64.
+    /// Since 1.16.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clock_realtime: Option<bool>,
 }
@@ -237,40 +236,40 @@ call!(
     PUT,
     |_| "/snapshot/load".to_owned(),
     (),
-    WITH_MEMORY
+    MEMORY_TIMEOUT
 );
 
-/// Where a restored guest's memory comes from.
+/// The source of a restored guest's memory.
 #[derive(Debug, Clone, Serialize)]
 pub struct MemBackend {
-    /// What `backend_path` is.
+    /// The kind of `backend_path`.
     pub backend_type: MemBackendType,
-    /// The file or the socket.
+    /// The path of the file or socket.
     pub backend_path: PathBuf,
 }
 
-/// Kinds of sources of memory.
+/// The kind of a memory source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum MemBackendType {
     /// A file, mapped privately: it must not change while the guest lives.
     File,
-    /// The socket of a process that serves page faults.
+    /// The socket of a process that handles page faults (userfaultfd).
     Uffd,
 }
 
-/// A tap device in place of that of a snapshot.
+/// A tap device that replaces a snapshot's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NetworkOverride {
-    /// The interface.
+    /// The name of the interface.
     pub iface_id: String,
-    /// The tap device.
+    /// The name of the tap device.
     pub host_dev_name: String,
 }
 
-/// A socket in place of that of a snapshot.
+/// A socket that replaces a snapshot's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct VsockOverride {
-    /// Where Firecracker makes it.
+    /// The path at which Firecracker creates it.
     pub uds_path: PathBuf,
 }
 

@@ -1,38 +1,38 @@
-//! Why a request failed.
+//! The error of a request.
 
 use std::time::Duration;
 
 use thiserror::Error;
 
-/// Why a request to Firecracker failed.
+/// The reason why a request to Firecracker failed.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ApiError {
     /// Firecracker refused it.
     #[error("{request}: {message} (HTTP status {status})")]
     Refused {
-        /// Method and path.
+        /// Its method and path.
         request: String,
         /// The HTTP status.
         status: u16,
         /// Firecracker's `fault_message`, bounded and without control characters.
         message: String,
     },
-    /// The connection is gone, most likely with the process.
+    /// The connection broke, most likely with the process.
     #[error("the connection to Firecracker's API ended: {0}")]
     Closed(String),
-    /// There was no answer in time.
+    /// No answer came in time.
     #[error("{request}: no answer within {after:?}")]
     TimedOut {
-        /// Method and path.
+        /// Its method and path.
         request: String,
-        /// How long it was waited for.
+        /// The timeout.
         after: Duration,
     },
-    /// The answer is not what the API promises.
+    /// The answer violates the API.
     #[error("{request}: the answer is out of protocol: {detail}")]
     Malformed {
-        /// Method and path.
+        /// Its method and path.
         request: String,
         /// What is wrong with it.
         detail: String,

@@ -1,9 +1,9 @@
 //! HTTP/1.1 over the API socket, within bounds.
 //!
 //! A resume is a round trip on this connection and the greater part of a warm spawn, and its code
-//! was last run long ago: what runs is what counts, more than how fast. So there is no general
-//! client here, only what Firecracker's server speaks (its micro_http): one request at a time, and
-//! answers of a known length. Answers are parsed by `httparse`.
+//! last ran long ago, so its pages are cold: the amount of code matters more than its speed. Hence
+//! no general HTTP client, only the subset of Firecracker's server (its micro_http): one request at
+//! a time, and answers of a known length. `httparse` parses them.
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{Method, StatusCode};
@@ -14,30 +14,30 @@ use tokio::net::UnixStream;
 use super::ApiError;
 use crate::untrusted;
 
-/// Most bytes of headers that are read, and most of them.
+/// Limits of an answer's headers, in bytes and in number.
 const MAX_HEAD: usize = 16 * 1024;
 const MAX_HEADERS: usize = 32;
-/// Most bytes of an answer's body: `/vm/config`, the longest, has some kilobytes.
+/// Limit of an answer's body in bytes: `/vm/config`, the longest, has some kilobytes.
 const MAX_BODY: usize = 1 << 20;
-/// Most answers fit into this.
-const READ: usize = 1024;
+/// The size of a read: most answers fit.
+const READ_SIZE: usize = 1024;
 
-/// A kept-alive connection.
+/// A keep-alive connection.
 #[derive(Debug)]
 pub(super) struct Transport {
     stream: UnixStream,
-    /// Whether an answer is due that nobody waits for any more: the next one would not be that of
-    /// the next request.
+    /// Whether an abandoned request has an answer outstanding, which would be taken for that of the
+    /// next request.
     answer_due: bool,
 }
 
-/// Firecracker's body of every error.
+/// The body of all of Firecracker's errors.
 #[derive(Deserialize)]
 struct Fault {
     fault_message: String,
 }
 
-/// An answer's status, and where its body is.
+/// The parsed head of an answer: its status, and the place of its body.
 struct Head {
     status: StatusCode,
     bytes: usize,
@@ -45,15 +45,15 @@ struct Head {
 }
 
 impl Transport {
-    pub(super) fn over(stream: UnixStream) -> Self {
+    pub(super) fn new(stream: UnixStream) -> Self {
         Self {
             stream,
             answer_due: false,
         }
     }
 
-    /// The body of a successful answer. After anything but a refusal, or if it is cancelled, the
-    /// connection is of no more use.
+    /// Sends a request and returns the body of a successful answer. After anything but a refusal,
+    /// or if cancelled, the connection is unusable.
     pub(super) async fn exchange(
         &mut self,
         method: Method,
@@ -75,7 +75,7 @@ impl Transport {
             .write_all(&request(&method, path, body))
             .await
             .map_err(closed)?;
-        let mut read = Vec::with_capacity(READ);
+        let mut read = Vec::with_capacity(READ_SIZE);
         let head = loop {
             self.read_more(&mut read).await?;
             if let Some(head) = head(&read).map_err(malformed)? {
@@ -112,7 +112,7 @@ impl Transport {
     }
 
     async fn read_more(&mut self, read: &mut Vec<u8>) -> Result<(), ApiError> {
-        read.reserve(READ);
+        read.reserve(READ_SIZE);
         match self.stream.read_buf(read).await {
             Ok(0) => Err(ApiError::Closed("it ended before the answer".to_owned())),
             Ok(_) => Ok(()),
@@ -122,7 +122,7 @@ impl Transport {
 }
 
 fn request(method: &Method, path: &str, body: &[u8]) -> Vec<u8> {
-    let mut request = Vec::with_capacity(READ);
+    let mut request = Vec::with_capacity(READ_SIZE);
     request.extend_from_slice(method.as_str().as_bytes());
     request.push(b' ');
     request.extend_from_slice(path.as_bytes());
@@ -137,7 +137,7 @@ fn request(method: &Method, path: &str, body: &[u8]) -> Vec<u8> {
     request
 }
 
-/// `None` while it is not complete.
+/// Parses the head of an answer; `None` while it is incomplete.
 fn head(read: &[u8]) -> Result<Option<Head>, String> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut headers);
@@ -148,7 +148,8 @@ fn head(read: &[u8]) -> Result<Option<Head>, String> {
     let status = response.code.unwrap_or_default();
     let status = StatusCode::from_u16(status).map_err(|error| error.to_string())?;
     if status.is_informational() {
-        // The answer would be yet to come, and taken for that of the next request.
+        // An interim answer: the final one is yet to come, and would be taken for that of the next
+        // request.
         return Err(format!("{status} is no answer"));
     }
     let mut body_bytes = None;
@@ -186,10 +187,11 @@ mod tests {
 
     const PUT: Method = Method::PUT;
 
-    /// What comes of an exchange with a peer that answers `answer` in two pieces and hangs up.
+    /// Returns the result of an exchange with a peer that sends `answer` in two pieces and hangs
+    /// up.
     async fn against(answer: &[u8], cut: usize) -> Result<Vec<u8>, ApiError> {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let mut transport = Transport::over(ours);
+        let mut transport = Transport::new(ours);
         let (first, second) = answer.split_at(cut.min(answer.len()));
         let peer = async {
             let mut request = [0; 256];
@@ -197,7 +199,7 @@ mod tests {
             assert!(count > 0);
             theirs.write_all(first).await.unwrap();
             tokio::task::yield_now().await;
-            // The other side may have seen enough.
+            // The other side may have closed the connection already.
             let _ = theirs.write_all(second).await;
             drop(theirs);
         };
@@ -258,7 +260,7 @@ mod tests {
             (b"HTTP/1.1 200 \r\nTransfer-Encoding: chunked\r\n\r\n", true),
             (b"HTTP/1.1 204 \r\n\r\nmore", true),
             (b"HTTP/1.1 100 \r\n\r\n", true),
-            (&[b'a'; MAX_HEAD + READ], true),
+            (&[b'a'; MAX_HEAD + READ_SIZE], true),
             (b"HTTP/1.1 200 \r\nContent-Length: 5\r\n\r\nab", false),
             (b"HTTP/1.1 2", false),
             (b"", false),
@@ -281,7 +283,7 @@ mod tests {
     #[tokio::test]
     async fn a_request_that_was_given_up_ends_the_connection() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
-        let mut transport = Transport::over(ours);
+        let mut transport = Transport::new(ours);
         let brief = std::time::Duration::from_millis(1);
         let given_up = transport.exchange(PUT, "/actions", b"{}");
         assert!(tokio::time::timeout(brief, given_up).await.is_err());
@@ -295,7 +297,7 @@ mod tests {
     #[tokio::test]
     async fn a_path_can_not_smuggle_another_request() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
-        let mut transport = Transport::over(ours);
+        let mut transport = Transport::new(ours);
         let error = transport
             .exchange(PUT, "/a HTTP/1.1\r\n\r\nPUT /b", b"{}")
             .await;
@@ -315,7 +317,7 @@ mod tests {
                 .build()
                 .unwrap();
             let answer = [start, &rest].concat();
-            // Of itself it ends, since the peer hangs up.
+            // Ends because the peer hangs up.
             let _ = runtime.block_on(against(&answer, cut));
         }
     }

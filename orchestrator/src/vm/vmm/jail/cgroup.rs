@@ -1,4 +1,4 @@
-//! What a jailed VM may use of the host: limits by control groups, of either version.
+//! Limits a jailed VM's use of the host by control groups, version 1 or 2.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -7,21 +7,21 @@ use std::process::Command;
 
 use crate::vm::vmm::Machine;
 
-/// The group above those of all VMs.
+/// The parent of all VMs' groups.
 const PARENT: &str = "ironclaw";
-/// What Firecracker itself may take beside the guest's memory: it takes 5 MiB (its
-/// SPECIFICATION.md), and files that it reads count here too, though they can be dropped.
-const OVERHEAD: u64 = 64 << 20;
-/// Threads beside the guest's processors: the main one, the API's, and some for devices.
-const THREADS: u32 = 8;
-/// The period that a share of processor time is granted for, in microseconds.
-const PERIOD: u32 = 100_000;
+/// Memory for Firecracker beyond the guest's: it needs 5 MiB (its SPECIFICATION.md), and the page
+/// cache of files that it reads counts here too, though it can be reclaimed.
+const OVERHEAD_BYTES: u64 = 64 << 20;
+/// Threads beyond the guest's vCPUs: the main one, the API's, and some for devices.
+const EXTRA_THREADS: u32 = 8;
+/// The period of processor time quotas, in microseconds.
+const PERIOD_MICROS: u32 = 100_000;
 
 /// The hierarchies of this host that can limit memory, processor time and processes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::vm) struct Cgroups {
     version: Version,
-    /// Where the controllers are mounted.
+    /// The mount points of the controllers.
     mounts: Vec<PathBuf>,
 }
 
@@ -34,7 +34,7 @@ enum Version {
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 
 impl Cgroups {
-    /// Those of this host; `None` if they lack a controller.
+    /// Finds the hierarchies of this host; `None` if a controller is missing.
     pub(in crate::vm) fn find() -> Option<Self> {
         let mounts = fs::read_to_string("/proc/mounts").ok()?;
         Self::among(&mounts, |root| {
@@ -42,8 +42,8 @@ impl Cgroups {
         })
     }
 
-    /// Those in the text of `/proc/mounts`, with the controllers that a hierarchy of version 2
-    /// says it has.
+    /// Finds them in the text of `/proc/mounts`; `controllers` reads those of a version 2
+    /// hierarchy.
     fn among(mounts: &str, controllers: impl Fn(&Path) -> String) -> Option<Self> {
         let mounts: Vec<[&str; 4]> = mounts
             .lines()
@@ -85,10 +85,10 @@ impl Cgroups {
         })
     }
 
-    /// Tells the jailer the limits of a VM.
+    /// Passes the limits of a VM to the jailer.
     pub(in crate::vm) fn limit(&self, machine: Machine, jailer: &mut Command) {
-        let memory = machine.memory_bytes() + OVERHEAD;
-        let processes = u32::from(machine.vcpus) + THREADS;
+        let memory = machine.memory_bytes() + OVERHEAD_BYTES;
+        let processes = u32::from(machine.vcpus) + EXTRA_THREADS;
         let version = match self.version {
             Version::V1 => "1",
             Version::V2 => "2",
@@ -100,25 +100,25 @@ impl Cgroups {
     }
 
     fn limits(&self, memory: u64, vcpus: u8, processes: u32) -> Vec<(&'static str, String)> {
-        let quota = u32::from(vcpus) * PERIOD;
+        let quota = u32::from(vcpus) * PERIOD_MICROS;
         match self.version {
             Version::V1 => vec![
                 ("memory.limit_in_bytes", memory.to_string()),
-                ("cpu.cfs_period_us", PERIOD.to_string()),
+                ("cpu.cfs_period_us", PERIOD_MICROS.to_string()),
                 ("cpu.cfs_quota_us", quota.to_string()),
                 ("pids.max", processes.to_string()),
             ],
             Version::V2 => vec![
                 ("memory.max", memory.to_string()),
                 ("memory.swap.max", "0".to_owned()),
-                ("cpu.max", format!("{quota} {PERIOD}")),
+                ("cpu.max", format!("{quota} {PERIOD_MICROS}")),
                 ("pids.max", processes.to_string()),
             ],
         }
     }
 
-    /// Makes the groups of a process called `id`, for which `mark` is a directory that is removed
-    /// with them, and the one that it is in.
+    /// Creates the groups of a process called `id`. `mark` is a directory that is removed with
+    /// them, and its parent too.
     pub(in crate::vm) fn create(
         &self,
         id: &str,
@@ -154,15 +154,15 @@ impl Cgroups {
         Ok(group)
     }
 
-    /// Whether groups can be made here, by making one: a container may have the hierarchies, and no
-    /// right to change them.
+    /// Tests whether groups can be created here, by creating one: a container may see the
+    /// hierarchies without the right to change them.
     pub(in crate::vm) fn try_out(&self) -> io::Result<()> {
         let id = format!("trial-{}", uuid::Uuid::new_v4().simple());
-        self.create(&id, PathBuf::new(), OVERHEAD, 1, THREADS)
+        self.create(&id, PathBuf::new(), OVERHEAD_BYTES, 1, EXTRA_THREADS)
             .map(drop)
     }
 
-    /// Where the controller is mounted that has a file of this name.
+    /// Returns the mount point of the controller that has a file of this name.
     fn directory(&self, file: &str) -> &Path {
         let controller = CONTROLLERS.iter().position(|name| file.starts_with(name));
         let mount = controller.and_then(|index| self.mounts.get(index));
@@ -183,8 +183,8 @@ impl Cgroups {
     }
 }
 
-/// The control groups of a process that is not started by a jailer. Removed on drop, which must come
-/// after the process's end.
+/// The control groups of a process started without a jailer. Drop removes them; the process must
+/// have ended.
 #[derive(Debug)]
 pub(in crate::vm) struct Cgroup {
     cgroups: Cgroups,
@@ -193,7 +193,7 @@ pub(in crate::vm) struct Cgroup {
 }
 
 impl Cgroup {
-    /// Files by which a process joins them.
+    /// Opens the files by which a process joins them.
     pub(in crate::vm) fn entrances(&self) -> io::Result<Vec<File>> {
         let groups = self.cgroups.mounts.iter();
         let open = |mount: &PathBuf| {
@@ -207,7 +207,7 @@ impl Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         self.cgroups.remove(&self.id);
-        // The mark goes last: it is how the next start finds groups that stayed.
+        // Removes the mark last: by it the next start finds groups that could not be removed.
         let _ = fs::remove_dir(&self.mark);
         if let Some(parent) = self.mark.parent() {
             let _ = fs::remove_dir(parent);
@@ -216,7 +216,7 @@ impl Drop for Cgroup {
 }
 
 #[cfg(any(test, feature = "fuzzing"))]
-/// A text of `/proc/mounts`, which whoever mounts something has a hand in.
+/// Parses a text of `/proc/mounts`, which anybody who mounts something influences.
 pub(crate) fn fuzz(mounts: &str) {
     let _ = Cgroups::among(mounts, |_| "memory cpu pids".to_owned());
     let _ = Cgroups::among(mounts, |_| String::new());
@@ -259,7 +259,7 @@ cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0
         let directory = tempfile::tempdir().unwrap();
         let mounts = vec![directory.path().to_owned()];
         let version = Version::V2;
-        // An ordinary directory: it makes no files by itself, but takes any.
+        // A plain directory accepts any file, but creates none by itself.
         let ordinary = Cgroups { version, mounts };
         let mark = directory.path().join("mark/of");
         fs::create_dir_all(&mark).unwrap();

@@ -1,7 +1,8 @@
-//! What a VM has alone of a few that this host has: a file of that name, locked for as long.
+//! Claims exclusive resources of the host for a VM, by a locked file each.
 //!
-//! User ids and tap devices are the host's, whatever the run path of a service: so root's locks are
-//! in one place, which nobody else can open. Another user's are beside its VMs.
+//! User ids and tap devices are shared by all services of the host, whatever their run paths: so
+//! root's locks are in one place that nobody else can open. Another user's locks are beside its
+//! VMs.
 
 use std::fs::{DirBuilder, File};
 use std::io;
@@ -12,29 +13,29 @@ use crate::state_path::{self, PathError};
 use crate::vm::flock::{Kind, Locked, try_lock};
 use crate::vm::host_limits;
 
-/// Their directory below the run path of another user than root.
+/// The directory of locks below the run path of a user other than root.
 pub(in crate::vm) const CLAIMS: &str = ".claims";
-/// Where root's locks are.
-const OF_THE_HOST: &str = "/run/ironclaw/claims";
+/// The directory of root's locks.
+const HOST_CLAIMS: &str = "/run/ironclaw/claims";
 
-/// Ends when it is dropped, or its process ends.
+/// A claim; ends on drop, or with the process.
 #[derive(Debug)]
 pub(in crate::vm) struct Claim(#[expect(dead_code, reason = "its end is what counts")] Locked);
 
-/// The directory of the locks, for VMs below `run_path`.
+/// Returns the directory of the locks, for VMs below `run_path`.
 pub(in crate::vm) fn directory(run_path: &Path) -> io::Result<PathBuf> {
     if rustix::process::geteuid().is_root() {
-        let found = state_path::make(Path::new(OF_THE_HOST)).map_err(|error| match error {
+        let found = state_path::make(Path::new(HOST_CLAIMS)).map_err(|error| match error {
             PathError::Io(error) => io::Error::new(
                 error.kind(),
                 format!(
-                    "{OF_THE_HOST}, where user ids and tap devices are claimed: {}",
+                    "{HOST_CLAIMS}, where user ids and tap devices are claimed: {}",
                     host_limits::told(&error)
                 ),
             ),
             PathError::Exposed(exposed) => io::Error::new(
                 io::ErrorKind::PermissionDenied,
-                format!("{OF_THE_HOST} {exposed}"),
+                format!("{HOST_CLAIMS} {exposed}"),
             ),
         });
         return Ok(found?.path);
@@ -48,8 +49,7 @@ pub(in crate::vm) fn directory(run_path: &Path) -> io::Result<PathBuf> {
 }
 
 impl Claim {
-    /// The claim to `name` in a [`directory`] of locks, unless another VM has it, of whatever
-    /// process.
+    /// Claims `name` in a [`directory`] of locks; `None` if another VM of any process has it.
     pub(in crate::vm) fn take(directory: &Path, name: &str) -> io::Result<Option<Self>> {
         let lock = File::options()
             .write(true)
@@ -74,7 +74,7 @@ mod tests {
             assert_ne!(one, two);
             return;
         }
-        // Of this test alone.
+        // A name used by this test alone.
         let name = format!("test-{}", std::process::id());
         let claim = Claim::take(&one, &name).unwrap().unwrap();
         assert!(Claim::take(&two, &name).unwrap().is_none());

@@ -1,4 +1,4 @@
-//! The user ids of jailed VMMs: each has one that no other VM of this host has.
+//! Claims the user ids of jailed VMMs, each unique on this host.
 
 use std::io;
 use std::ops::RangeInclusive;
@@ -6,11 +6,11 @@ use std::path::Path;
 
 use super::claim::{self, Claim};
 
-/// User ids of jailed processes: unassigned on Debian, below those that are given to users for
-/// containers (systemd's docs/UIDS-GIDS.md).
+/// The default user ids of jailed processes: unassigned on Debian, below the range for containers
+/// (systemd's docs/UIDS-GIDS.md).
 pub const DEFAULT_USERS: RangeInclusive<u32> = 70_000..=70_999;
 
-/// A user id of `users` that no other VM has, the `turn`th of them if that is free.
+/// Claims a user id of `users` that no other VM has; tries the `turn`th first.
 pub(in crate::vm) fn user(
     users: &RangeInclusive<u32>,
     turn: usize,
@@ -37,7 +37,7 @@ fn user_in(users: &RangeInclusive<u32>, turn: usize, claims: &Path) -> io::Resul
     ))
 }
 
-/// A user id in use.
+/// A claimed user id.
 #[derive(Debug)]
 pub(in crate::vm) struct User {
     id: u32,

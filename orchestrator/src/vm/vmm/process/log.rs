@@ -1,6 +1,7 @@
-//! What a VMM printed last: the guest's console, and its own words.
+//! Keeps the last output of a VMM: the guest's console, and the VMM's own messages.
 //!
-//! The two are apart, so that a guest that prints without end does not push out why its VMM died.
+//! The two are separate, so that a guest that prints without end can't displace the reason why its
+//! VMM died.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -14,35 +15,35 @@ use tokio::sync::watch;
 
 use crate::untrusted;
 
-/// Bytes that are kept of the console, standard output: enough for a kernel panic.
-pub(super) const CONSOLE: usize = 16 << 10;
-/// Bytes that are kept of what the VMM says.
-const WORDS: usize = 8 << 10;
-/// The end of what Linux prints of a panic after which it stays as it is (kernel/panic.c).
+/// Bytes kept of the console, which is standard output: enough for a kernel panic.
+pub(super) const CONSOLE_BYTES: usize = 16 << 10;
+/// Bytes kept of the VMM's messages.
+const MESSAGE_BYTES: usize = 8 << 10;
+/// The end of Linux's report of a panic after which it halts (kernel/panic.c).
 const PANICKED: &[u8] = b"---[ end Kernel panic - not syncing";
-/// Bytes that are read at a time.
-const CHUNK: usize = 4096;
-/// Time between two reads of a pipe. A guest that prints byte by byte would otherwise choose how
-/// often it is read, and with that keep a processor of the host busy beside its own.
-const GATHERS: Timespec = Timespec {
+/// The size of a read.
+const CHUNK_BYTES: usize = 4096;
+/// Pause between two reads of a pipe. Without it, a guest that prints byte by byte would determine
+/// how often it is read, and keep a processor of the host busy beside its own.
+const READ_INTERVAL: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 1_000_000,
 };
-/// Most chunks that are read of one pipe after the process's end, more than one holds
-/// (`pipe-max-size`, pipe(7)): another that has it open may go on writing.
-const LEFT: usize = (1 << 20) / CHUNK + 1;
+/// Limit of the chunks read from one pipe after the process's end, more than a pipe holds
+/// (`pipe-max-size`, pipe(7)): another process that has it open may go on writing.
+const MAX_CHUNKS_LEFT: usize = (1 << 20) / CHUNK_BYTES + 1;
 
-/// Collects what a process prints.
+/// Collects the output of a process.
 #[derive(Debug)]
 pub(super) struct Log {
     console: Ring,
     words: Ring,
     pipes: Vec<Pipe>,
-    /// Whether the console said so.
+    /// Set when the console reports a panic.
     panicked: watch::Sender<bool>,
 }
 
-/// The last bytes of what was put in.
+/// A buffer of the last bytes written to it.
 #[derive(Debug)]
 struct Ring {
     bytes: VecDeque<u8>,
@@ -56,7 +57,7 @@ struct Pipe {
 }
 
 impl Log {
-    /// Of what comes out of these pipes.
+    /// Creates a log of the output of these pipes.
     pub(super) fn of(
         console: OwnedFd,
         words: impl IntoIterator<Item = OwnedFd>,
@@ -66,21 +67,21 @@ impl Log {
             pipes.push(Pipe::new(pipe, false)?);
         }
         Ok(Self {
-            console: Ring::new(CONSOLE),
-            words: Ring::new(WORDS),
+            console: Ring::new(CONSOLE_BYTES),
+            words: Ring::new(MESSAGE_BYTES),
             pipes,
             panicked: watch::Sender::new(false),
         })
     }
 
-    /// Becomes true when the guest's kernel has said on the console that it panicked and goes no
-    /// further. A guest can print that, too: it counts only while nothing else is known of it.
+    /// Becomes true when the guest's kernel has reported on the console that it panicked and
+    /// halted. A guest can print that, too, so it is only evidence for want of better.
     pub(super) fn panicked(&self) -> watch::Receiver<bool> {
         self.panicked.subscribe()
     }
 
-    /// Blocks until the process ends, and takes what it left in the pipes then. It is not their
-    /// end that counts: a process that it started may have them open for longer.
+    /// Blocks until the process ends, then takes what is left in the pipes. Does not wait for the
+    /// pipes' end: children of the process may keep them open for longer.
     pub(super) fn collect_until_the_end_of(&mut self, process: &OwnedFd) {
         loop {
             let mut polled: Vec<_> = [PollFd::new(process, PollFlags::IN)]
@@ -100,17 +101,19 @@ impl Log {
             }
             let ready: Vec<_> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
             if ready[0] {
-                return self.read(LEFT, |_| true);
+                return self.read(MAX_CHUNKS_LEFT, |_| true);
             }
-            // Not the others: a named pipe that nobody has opened yet seems to be at its end.
+            // Not the other pipes: a named pipe that nobody has opened yet looks closed.
             self.read(1, |pipe| ready[pipe + 1]);
-            // Its end is not waited for any longer by that.
-            let _ = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&GATHERS));
+            // Returns at once if the process ends during the pause.
+            let _ = poll(
+                &mut [PollFd::new(process, PollFlags::IN)],
+                Some(&READ_INTERVAL),
+            );
         }
     }
 
-    /// Reads so many chunks of those pipes, if there are as many, and forgets which are at their
-    /// end.
+    /// Reads up to `chunks` chunks of the selected pipes, and drops pipes at their end.
     fn read(&mut self, chunks: usize, of: impl Fn(usize) -> bool) {
         let Self {
             console,
@@ -137,13 +140,13 @@ impl Log {
         }
     }
 
-    /// The console's last lines, and the VMM's, fit to be shown.
+    /// Returns the last lines of the console and of the VMM's messages, sanitized for display.
     pub(super) fn tails(&mut self) -> (String, String) {
         (self.console.text(), self.words.text())
     }
 }
 
-/// Why there is no more to read.
+/// The reason why a pipe has no more to read.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
     ForNow,
@@ -160,7 +163,7 @@ impl Pipe {
     }
 
     fn read_into(&mut self, ring: &mut Ring) -> Result<(), End> {
-        let mut chunk = [0; CHUNK];
+        let mut chunk = [0; CHUNK_BYTES];
         match self.reader.read(&mut chunk) {
             Ok(0) => Err(End::Closed),
             Ok(read) => {
@@ -206,7 +209,7 @@ mod tests {
 
     use super::*;
 
-    /// System calls of this thread that read.
+    /// Returns how many system calls this thread has made that read.
     fn reads() -> u64 {
         let text = std::fs::read_to_string("/proc/thread-self/io").unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix("syscr: "));
@@ -226,10 +229,10 @@ mod tests {
         let (start, before) = (Instant::now(), reads());
         log.collect_until_the_end_of(&pidfd);
         let reads = u128::from(reads() - before);
-        // One in a millisecond, and those that find what is left.
-        let most = start.elapsed().as_millis() + LEFT as u128 + 10;
+        // One per millisecond, and those that drain the pipes.
+        let most = start.elapsed().as_millis() + MAX_CHUNKS_LEFT as u128 + 10;
         guest.wait().unwrap();
-        assert_eq!(log.console.bytes.len(), CONSOLE);
+        assert_eq!(log.console.bytes.len(), CONSOLE_BYTES);
         assert!(reads < most, "{reads} reads of 100000 bytes");
     }
 }

@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-/// A request as it goes out.
+/// Returns the path and the body of a request.
 fn sent<C: Call>(call: &C) -> (String, Value) {
     (
         format!("{} {}", C::METHOD, call.path()),
@@ -25,7 +25,7 @@ fn load() -> SnapshotLoad {
     }
 }
 
-/// By Firecracker's `swagger/firecracker.yaml`: a field that it does not know is a refusal.
+/// Checked against Firecracker's `swagger/firecracker.yaml`: it refuses unknown fields.
 #[test]
 fn each_request_is_what_the_api_takes() {
     let drive = Drive {
@@ -142,7 +142,7 @@ fn each_request_is_what_the_api_takes() {
     }
 }
 
-/// Older ones know no newer fields.
+/// Older versions refuse fields that they do not know.
 #[test]
 fn absent_fields_are_not_sent() {
     let (_, body) = sent(&load());
