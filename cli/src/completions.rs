@@ -1,4 +1,4 @@
-//! `ironclaw completions`
+//! The command `ironclaw completions`.
 
 use anyhow::Result;
 use clap::CommandFactory as _;

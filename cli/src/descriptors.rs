@@ -1,9 +1,10 @@
-//! How many files this process may have open.
+//! The limit of this process's open files.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises the limit as far as it goes: each VM takes several descriptors of this process, and the
-/// usual limit of 1024 is there for programs that use select(2), which does not know higher ones.
+/// Raises the soft limit to the hard one: each VM needs several descriptors of this process. The
+/// usual soft limit of 1024 exists for programs that use select(2), which can't handle higher
+/// numbers.
 pub(crate) fn allow_most() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let most = Rlimit {

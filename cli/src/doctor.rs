@@ -1,4 +1,4 @@
-//! `ironclaw doctor`
+//! The command `ironclaw doctor`.
 
 mod check;
 mod firecracker;
@@ -37,7 +37,7 @@ struct Report {
     checks: Vec<Check>,
 }
 
-/// Checks everything; the exit code says whether a run would work.
+/// Checks everything; the exit code tells whether a run would work.
 pub(crate) async fn run(config: &Config, json: bool) -> Result<u8> {
     let current = template::current(config).await;
     let to_build = !matches!(current, Ok(Current::Ready(_)));
@@ -61,7 +61,7 @@ pub(crate) async fn run(config: &Config, json: bool) -> Result<u8> {
     if let Some(launcher) = launcher {
         checks.push(tiers::check(&launcher).await);
     }
-    // Last: the hypervisor does not depend on it.
+    // Last, because the hypervisor does not depend on it.
     checks.push(memory(config));
     let works = checks.iter().all(|check| check.status != Status::Fail);
     let report = Report { works, checks };
@@ -144,7 +144,7 @@ fn template(current: &Result<Current>) -> Check {
         Err(error) => {
             let found = causes(error.as_ref());
             let advice = "make the directory usable, or set IRONCLAW_TEMPLATE_PATH to another";
-            // Some errors say it themselves.
+            // Some errors name the setting themselves.
             let is_said = found.contains("IRONCLAW_TEMPLATE_PATH");
             Check::fail(NAME, found, (!is_said).then(|| advice.to_owned()))
         }
@@ -156,12 +156,12 @@ async fn run_path(config: &Config) -> Check {
     let path = config.run_path.clone();
     match blocking(move || check_run_path(&path)).await {
         Ok(()) => Check::ok(NAME, config.run_path.display().to_string()),
-        // It says itself what to do.
+        // The error has the advice.
         Err(error) => Check::fail(NAME, causes(error.as_ref()), None),
     }
 }
 
-/// Whether the settings leave room for a VM.
+/// Checks whether the settings leave room for a VM.
 fn memory(config: &Config) -> Check {
     const NAME: &str = "memory";
     let budget = PoolOptions::from(config).budget;
@@ -169,7 +169,7 @@ fn memory(config: &Config) -> Check {
     match budget.holds(config.machine.memory_mib) {
         0 => {
             let guest_mib = u64::from(config.machine.memory_mib);
-            // It says itself what to do.
+            // The error has the advice.
             let error = PoolError::NoRoom { guest_mib, limit };
             Check::fail(NAME, causes(&error), None)
         }
@@ -209,13 +209,13 @@ async fn snapshots(config: &Config) -> Vec<Check> {
             let missing = wanted.saturating_sub(usable);
             vec![count, space(config, path, missing).await]
         }
-        // It says itself what to do.
+        // The error has the advice.
         Err(error) => vec![Check::fail(NAME, causes(error.as_ref()), None)],
     }
 }
 
-/// Whether there is room for all snapshots that are `missing`. Where there is none, runs share
-/// those that are there, or boot a guest each.
+/// Checks whether there is disk space for all `missing` snapshots. Without space, runs share the
+/// existing ones, or boot a guest each.
 async fn space(config: &Config, path: PathBuf, missing: usize) -> Check {
     const NAME: &str = "disk space";
     let wanted = u64::try_from(missing).unwrap_or(u64::MAX);
@@ -239,7 +239,7 @@ async fn space(config: &Config, path: PathBuf, missing: usize) -> Check {
     }
 }
 
-/// Which hypervisor a run would use: asked of the library itself, if that builds nothing.
+/// Checks which hypervisor a run would use: opens the library's launcher, if that builds nothing.
 async fn backend(config: &Config, checks: &[Check], to_build: bool) -> (Check, Option<Launcher>) {
     const NAME: &str = HYPERVISOR;
     if checks.iter().any(|check| check.status == Status::Fail) {
@@ -263,7 +263,7 @@ async fn backend(config: &Config, checks: &[Check], to_build: bool) -> (Check, O
     }
 }
 
-/// The hypervisor that is used, and why none that would be better.
+/// Reports the hypervisor in use, and why no better one is.
 fn used(config: &Config, launcher: &Launcher) -> Check {
     let vmm = launcher.vmm();
     let mut found = format!("{vmm}; {}", why(config));
@@ -325,7 +325,7 @@ mod tests {
     use ironclaw_orchestrator::vm::snapshot::{Description, Host, Requirements, SnapshotStore};
     use ironclaw_orchestrator::vm::vmm::{VmmIdentity, VmmKind};
 
-    /// Settings of which some are set.
+    /// Creates a configuration from some settings.
     pub(super) fn config(set: &[(&str, &str)]) -> Config {
         let home = [("HOME", "/nonexistent")];
         let of = |name: &str| {

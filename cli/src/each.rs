@@ -1,4 +1,4 @@
-//! What is done to each of several snapshots or templates.
+//! Applies an action to each of several snapshots or templates.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::exit::Exit;
 
-/// What it is called; in JSON as in the list of its kind.
+/// The name of an item; in JSON as in the list of its kind.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Name {
@@ -31,19 +31,19 @@ impl fmt::Display for Name {
     }
 }
 
-/// What became of one.
+/// The result for one item.
 #[derive(Debug, Serialize)]
 pub(crate) struct Done {
     #[serde(flatten)]
     name: Name,
     ok: bool,
     error: Option<String>,
-    /// Bytes that were compared, by a verification.
+    /// Bytes compared by a verification.
     hashed_bytes: Option<u64>,
 }
 
 impl Done {
-    /// How it went, and how many bytes were compared.
+    /// Creates it from the result of an action and the number of bytes compared.
     fn new(name: Name, result: Result<Option<u64>>) -> Self {
         let (hashed_bytes, error) = match result {
             Ok(hashed_bytes) => (hashed_bytes, None),
@@ -58,8 +58,8 @@ impl Done {
     }
 }
 
-/// Does `action` to every one of `items`, whether or not it failed for others. Each is announced to
-/// `tell`, as something that is `doing`.
+/// Applies `action` to all of `items`, even if it fails for some. Announces each to `tell` first,
+/// as something that it is `doing`.
 pub(crate) fn each<T: fmt::Display>(
     items: Vec<T>,
     name: fn(T) -> Name,
@@ -76,7 +76,7 @@ pub(crate) fn each<T: fmt::Display>(
     done.collect()
 }
 
-/// Prints what was verified; the exit code says whether all is as it was published.
+/// Prints the verified items; the exit code tells whether all match what was published.
 pub(crate) fn verified(done: &[Done], json: bool) -> Result<u8> {
     print(done, "intact", json)?;
     Ok(if done.iter().all(|done| done.ok) {
@@ -86,14 +86,15 @@ pub(crate) fn verified(done: &[Done], json: bool) -> Result<u8> {
     })
 }
 
-/// Prints what was deleted of `what`; the exit code says whether all is.
+/// Prints the deleted items, which are of the kind `what`; the exit code tells whether all are
+/// deleted.
 pub(crate) fn deleted(done: &[Done], what: &str, json: bool) -> Result<u8> {
     print(done, "deleted", json)?;
     let failed = done.iter().filter(|done| !done.ok).count();
     if failed == 0 {
         return Ok(0);
     }
-    // No error, which would be printed as a second JSON value.
+    // Not an error: that would be printed as a second JSON value.
     progress::note(&format!(
         "error: {failed} of {} {what} could not be deleted",
         done.len()

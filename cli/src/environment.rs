@@ -1,16 +1,16 @@
-//! Variables of the environment that look like settings.
+//! Finds environment variables that look like settings.
 
 use std::ffi::OsStr;
 
 use ironclaw_orchestrator::vm::config::VARIABLES;
 
-/// How all settings begin.
+/// The prefix of all settings.
 const OURS: &str = "IRONCLAW_";
-/// What tests tell each other.
+/// The prefix of the tests' own variables.
 const OF_TESTS: &str = "IRONCLAW_TEST";
 
-/// Warns of each variable that is none of the settings but named like one: it is heeded by nobody,
-/// and was meant to be.
+/// Warns of each variable that has the prefix of settings but is none: it has no effect, and was
+/// meant to have one.
 pub(crate) fn warn_of_strays() {
     for (name, _) in std::env::vars_os() {
         if is_stray(&name) {

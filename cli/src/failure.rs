@@ -1,4 +1,4 @@
-//! What is printed in place of a report.
+//! Reports failures in place of results.
 
 use anyhow::Error;
 use ironclaw_console::{causes, output, progress};
@@ -11,12 +11,12 @@ use crate::printed::Output;
 struct Failure {
     error: String,
     exit_code: u8,
-    /// What a command had printed until then, if one was to run.
+    /// The output of a command until the failure, if there was to be one.
     #[serde(flatten)]
     output: Option<Output>,
 }
 
-/// Says why there is no report, on standard output as well for whoever reads JSON there; returns
+/// Prints the error, with `json` also on standard output for programs that read JSON there; returns
 /// the exit code.
 pub(crate) fn tell(error: &Error, json: bool) -> u8 {
     if json {
@@ -25,7 +25,7 @@ pub(crate) fn tell(error: &Error, json: bool) -> u8 {
     say(error)
 }
 
-/// The same in JSON, of a command that had printed this until then.
+/// Prints the error and the output of a command until then, as JSON; returns the exit code.
 pub(crate) fn tell_beside(output: Output, error: &Error) -> u8 {
     print_all(causes(error.as_ref()), exit::code(error), Some(output));
     say(error)
@@ -38,13 +38,13 @@ fn say(error: &Error) -> u8 {
     exit::code(error)
 }
 
-/// Says on standard output, in JSON, why there is no report.
+/// Prints an error on standard output, as JSON.
 pub(crate) fn print(error: &str, exit_code: u8) {
     print_all(error.to_owned(), exit_code, None);
 }
 
 fn print_all(error: String, exit_code: u8, output: Option<Output>) {
-    // If that fails as well, standard error and the exit code are left.
+    // If this fails, too, standard error and the exit code remain.
     let _ = output::json(&Failure {
         error,
         exit_code,

@@ -1,4 +1,4 @@
-//! What flows between the guest's command and this process's standard streams.
+//! Connects the standard streams of the guest's command with this process's.
 
 use std::io;
 use std::pin::pin;
@@ -14,19 +14,19 @@ use rustix::process::Signal;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-/// Bytes that are read of standard input when the command asks for the first time: what it asks for
-/// itself is not known, and this is the most that many programs read at a time.
+/// Bytes read from standard input at the command's first request: the request's own size is
+/// unknown, and many programs read this much at a time.
 const LEAST: usize = 4096;
 
-/// The most that are read of it at a time.
+/// Limit of the bytes read at a time.
 const MOST: usize = 256 * 1024;
 
-/// Where a command's output goes.
+/// The destination of a command's output.
 #[derive(Debug)]
 pub(crate) enum Sink {
-    /// To our own streams, as it comes.
+    /// Our own streams, as output arrives.
     Streams(Writer),
-    /// Into memory: standard output, standard error.
+    /// Memory: standard output, standard error.
     Memory(Vec<u8>, Vec<u8>),
 }
 
@@ -39,7 +39,7 @@ impl Sink {
         Self::Memory(Vec::new(), Vec::new())
     }
 
-    /// What was collected, if it was: standard output, standard error.
+    /// Returns the output collected in memory, if any: standard output, standard error.
     pub(crate) fn collected(self) -> Option<(Vec<u8>, Vec<u8>)> {
         match self {
             Self::Streams(_) => None,
@@ -47,7 +47,7 @@ impl Sink {
         }
     }
 
-    /// Takes in what was printed, if it is not [busy](Self::is_busy).
+    /// Accepts output, unless it is [busy](Self::is_busy).
     fn take(&mut self, target: Target, bytes: Vec<u8>) -> Result<()> {
         match (self, target) {
             (Self::Streams(writer), _) => {
@@ -59,12 +59,12 @@ impl Sink {
         }
     }
 
-    /// Whether it takes no more for now.
+    /// Returns whether it accepts no more for now.
     fn is_busy(&self) -> bool {
         matches!(self, Self::Streams(writer) if writer.is_busy())
     }
 
-    /// Resolves when it is busy no more, or can't take what it was given.
+    /// Resolves when it is no longer busy, or a write has failed.
     async fn ready(&mut self) -> Result<()> {
         match self {
             Self::Streams(writer) => writer.written().await,
@@ -84,18 +84,19 @@ fn collect(into: &mut Vec<u8>, bytes: &[u8], others: usize) -> Result<()> {
     Ok(())
 }
 
-/// How the command ended.
+/// The end of the command.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ended {
     pub(crate) status: ExitStatus,
-    /// The guest ran out of memory, and a process of the command was killed for it.
+    /// Whether the guest ran out of memory and killed a process of the command for that.
     pub(crate) out_of_memory: bool,
-    /// Its time was over, and the guest did not say that it ended it: that is left to the VM's end.
+    /// Whether the command's time was over without the guest confirming its end: the VM's end kills
+    /// it.
     pub(crate) unconfirmed: bool,
 }
 
-/// Passes the command's output on until it ends, and our standard input to it if it takes any, and
-/// the signals that come for us.
+/// Forwards the command's output until it ends, our standard input to it if it takes any, and the
+/// signals that we receive.
 pub(crate) async fn follow(
     mut running: Running,
     sink: &mut Sink,
@@ -114,7 +115,7 @@ pub(crate) async fn follow(
                     out_of_memory: running.out_of_memory(),
                     unconfirmed: false,
                 }),
-                // The only thing that a command is given a time for.
+                // A command's timeout is the only cause of this error.
                 Err(GuestError::NoAnswer { .. }) => return Ok(Ended {
                     status: ExitStatus::TimedOut,
                     out_of_memory: running.out_of_memory(),
@@ -131,7 +132,7 @@ pub(crate) async fn follow(
                 if let Effect::Kill(first) = forwarding.receive(signal, Instant::now()) {
                     return Err(Interrupted(first).into());
                 }
-                // On a closed line the output's side says why it is.
+                // If the connection is closed, the output's side reports why.
                 let _ = running.signal(signal.as_raw());
                 if signal == Signal::TSTP {
                     stop_ourselves();
@@ -142,21 +143,21 @@ pub(crate) async fn follow(
     }
 }
 
-/// Passes our standard input on, as the command asks for it: whoever has it open beside us, as the
-/// loop of a shell that started us, finds there what the command left.
+/// Forwards our standard input as the command requests it, and no more: others who share it, like
+/// the loop of a shell that started us, get what the command leaves.
 async fn feed(writer: Option<StdinWriter>) -> Result<()> {
     let Some(mut writer) = writer else {
         return Ok(());
     };
     let mut stdin = StdinReader::start()?;
     let mut most = LEAST;
-    // The output's side of the line says why it is closed.
+    // If the connection is closed, the output's side reports why.
     while writer.wanted().await.is_ok_and(|wanted| wanted) {
         let chunk = stdin
             .read(most)
             .await
             .context("can't read standard input")?;
-        // One that goes on asking reads a lot: it is spared the questions.
+        // A command that keeps requesting reads a lot: saves it round trips.
         most = (2 * most).min(MOST);
         if chunk.is_empty() {
             return Ok(());
@@ -168,8 +169,8 @@ async fn feed(writer: Option<StdinWriter>) -> Result<()> {
     Ok(())
 }
 
-/// Reads standard input on a thread of its own: a read of a terminal can't be called off, and the
-/// end of the program must not wait for it.
+/// Reads standard input on a thread of its own: a read from a terminal can't be cancelled, and must
+/// not delay the program's end.
 #[derive(Debug)]
 struct StdinReader {
     asks: std::sync::mpsc::Sender<usize>,
@@ -195,7 +196,7 @@ impl StdinReader {
         Ok(Self { asks, chunks })
     }
 
-    /// What comes next, up to so many bytes; nothing at the end.
+    /// Reads up to `most` bytes; none at the end.
     async fn read(&mut self, most: usize) -> io::Result<Vec<u8>> {
         let ended = || io::Error::other("its thread ended");
         self.asks.send(most).map_err(|_| ended())?;

@@ -1,4 +1,4 @@
-//! What follows the options in help texts.
+//! The texts after the options in help texts.
 
 use std::fmt::Write as _;
 
@@ -143,12 +143,12 @@ Examples:
   ironclaw pool stats --json | jq '.snapshots[] | select(.fits | not) | {id, error}'
   ironclaw pool stats --format prometheus > ironclaw.new && mv ironclaw.new ironclaw.prom";
 
-/// Below `ironclaw --help`.
+/// Returns the text below `ironclaw --help`.
 pub(crate) fn main() -> String {
     format!("{MAIN_EXAMPLES}\n\n{}\n{}", environment(), exit_codes())
 }
 
-/// Below `ironclaw run --help`.
+/// Returns the text below `ironclaw run --help`.
 pub(crate) fn run() -> String {
     format!("{RUN_EXAMPLES}\n\n{}\n{}", exit_codes(), environment())
 }

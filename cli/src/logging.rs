@@ -1,4 +1,4 @@
-//! What is logged on standard error.
+//! Configures the log on standard error.
 
 use std::ffi::OsStr;
 use std::io::IsTerminal as _;
@@ -9,12 +9,12 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 
 const VARIABLE: &str = "RUST_LOG";
-/// What is logged where nothing is set.
+/// The level that is logged if `RUST_LOG` is not set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Default {
-    /// What whoever runs the command should know.
+    /// Warnings, for the user of the command.
     Warnings,
-    /// Nothing that goes on all the same: the command tells it as its result.
+    /// Only errors: the command reports everything else in its result.
     Errors,
 }
 
@@ -27,7 +27,7 @@ impl Default {
     }
 }
 
-/// `RUST_LOG` is no filter.
+/// The error of an invalid `RUST_LOG`.
 #[derive(Debug, Error)]
 #[error(
     "{VARIABLE}={value:?} can't be used: it takes a level, or levels by module, such as debug or \
@@ -38,7 +38,7 @@ pub(crate) struct BadFilter {
     source: Option<ParseError>,
 }
 
-/// Logs from now on what `RUST_LOG` says.
+/// Starts logging at the levels in `RUST_LOG`.
 pub(crate) fn start(default: Default) -> Result<(), BadFilter> {
     let value = std::env::var_os(VARIABLE).unwrap_or_default();
     tracing_subscriber::fmt()

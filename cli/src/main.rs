@@ -33,8 +33,8 @@ use tokio::time::timeout;
 use args::{Cli, Task};
 use exit::Exit;
 
-/// For work that a signal cut off: tasks drop what they hold; threads, and then VMs, get this long
-/// to end.
+/// Timeout of work that a signal interrupts: tasks drop what they hold; threads, and then VMs, have
+/// this long to end.
 const RUNDOWN: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
@@ -57,8 +57,8 @@ fn with_runtime(task: Task, json: bool) -> Result<u8> {
     result
 }
 
-/// A VM's files go when it has ended: what was dropped in the end may not have, yet. What stays
-/// nevertheless is swept by the next run.
+/// Waits for the cleanup of VMs that were dropped last. The next run sweeps what is left
+/// nevertheless.
 fn await_dropped_vms() {
     let timer = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -72,7 +72,7 @@ async fn perform(task: Task, json: bool) -> Result<u8> {
     let config = Config::from_env;
     match task {
         Task::Completions { shell } => completions::print(shell),
-        // These end at a signal by themselves: there is something to do yet.
+        // These handle signals themselves, because they clean up.
         Task::Bench(task) => found(bench::run(&config()?, &task.into(), json).await?),
         Task::Run(task) => run::run(config()?, task, json).await,
         Task::Soak(task) => found(soak::run(&config()?, &task.into(), json).await?),
@@ -83,7 +83,7 @@ async fn perform(task: Task, json: bool) -> Result<u8> {
     }
 }
 
-/// The exit code of a command that looked for something wrong.
+/// Returns the exit code of a command that checks something.
 fn found(all_is_well: bool) -> Result<u8> {
     Ok(if all_is_well { 0 } else { Exit::Found as u8 })
 }

@@ -1,4 +1,4 @@
-//! `ironclaw pool`
+//! The command `ironclaw pool`.
 
 mod prometheus;
 mod stats;
@@ -19,7 +19,7 @@ use stats::Stats;
 #[derive(Debug, Serialize)]
 struct Warm {
     snapshots: usize,
-    /// Those that were there before.
+    /// Number of those that existed before.
     found: usize,
     took_ms: f64,
 }
@@ -28,12 +28,12 @@ struct Warm {
 struct Refreshed {
     snapshots: usize,
     took_ms: f64,
-    /// Directories of other snapshots that were too old and unused, and are deleted.
+    /// Deleted directories of other snapshots that were old and unused.
     deleted: Vec<PathBuf>,
     freed_bytes: u64,
 }
 
-/// Fills the pool or shows it.
+/// Fills the pool or shows its state.
 pub(crate) async fn perform(config: &Config, task: PoolTask, json: bool) -> Result<u8> {
     match task {
         PoolTask::Warmup => warm_up(config, json).await?,
@@ -56,7 +56,7 @@ pub(crate) async fn perform(config: &Config, task: PoolTask, json: bool) -> Resu
 }
 
 async fn warm_up(config: &Config, json: bool) -> Result<()> {
-    // What is old is replaced meanwhile, and would be in vain if that were not waited for.
+    // Old snapshots are replaced in the background, which would be cut off if not waited for.
     let all = async |pool: &Pool| {
         pool.warmup().await?;
         pool.renew().await
@@ -86,7 +86,7 @@ fn ready(snapshots: usize) -> String {
 async fn refresh(config: &Config, json: bool) -> Result<()> {
     let warm = fill(config, async |pool| pool.refresh().await).await?;
     let (path, age) = (config.snapshot_path.clone(), config.snapshot_refresh);
-    // What fits other settings only, and what is more than the pool has places for.
+    // Also deletes snapshots for other settings, and more than the pool wants.
     let deleted = blocking(move || SnapshotStore::open(path)?.delete_unused(age)).await?;
     let refreshed = Refreshed {
         snapshots: warm.snapshots,
@@ -117,7 +117,7 @@ async fn fill(
     let reporter = Reporter::new();
     let start = Instant::now();
     let launcher = Launcher::open(config, reporter.progress()).await?;
-    // Warm clones would end with this process, as would what stands by for others; snapshots stay.
+    // Warm clones and standby processes would end with this process; snapshots stay.
     let options = PoolOptions {
         standby: 0,
         ..PoolOptions::from(config)

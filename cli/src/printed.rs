@@ -1,11 +1,11 @@
-//! What a command of a guest printed, in JSON.
+//! The output of a guest's command in JSON.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
 
-/// What the command printed. JSON has text only: where a stream is not UTF-8, its text has U+FFFD
-/// in place of what is not, and its bytes are there in base64 (RFC 4648) besides.
+/// A command's output. JSON has text only: if a stream is not UTF-8, its text has U+FFFD in place
+/// of invalid bytes, and its bytes are added in base64 (RFC 4648).
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Output {
     stdout: String,

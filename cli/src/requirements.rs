@@ -1,4 +1,4 @@
-//! What a snapshot must be to be restored on this machine.
+//! The requirements that a snapshot must meet to be restored on this machine.
 
 use anyhow::Result;
 use ironclaw_console::progress::Reporter;
@@ -7,8 +7,8 @@ use ironclaw_orchestrator::vm::{Config, Launcher};
 
 use crate::template::{self, Current};
 
-/// Of the default template and these settings; `None` while there is no template, which showing
-/// statistics must not build.
+/// Returns the requirements of the default template and these settings; `None` without a template,
+/// because showing statistics must not build one.
 pub(crate) async fn current(config: &Config) -> Result<Option<Requirements>> {
     let Current::Ready(_) = template::current(config).await? else {
         return Ok(None);

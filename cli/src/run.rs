@@ -1,4 +1,4 @@
-//! `ironclaw run`
+//! The command `ironclaw run`.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ use crate::failure;
 use crate::guest_io::{self, Ended, Sink};
 use crate::printed::Output;
 
-/// How long the end of a connection may come before the end of the VM that it belonged to.
+/// Time that the end of a VM may come after the end of its connection.
 const END: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Serialize)]
@@ -29,7 +29,7 @@ struct Report {
     exit_code: u8,
     signal: Option<i32>,
     timed_out: bool,
-    /// The guest ran out of memory, and its kernel killed a process of the command for it.
+    /// Whether the guest ran out of memory and its kernel killed a process of the command for that.
     out_of_memory: bool,
     #[serde(flatten)]
     output: Output,
@@ -37,18 +37,18 @@ struct Report {
     timings_ms: Stages,
 }
 
-/// Where the time went, in milliseconds.
+/// The times of the stages, in milliseconds.
 #[derive(Debug, Serialize)]
 struct Stages {
-    /// Finding the hypervisor and the template, building it if need be.
+    /// Finding the hypervisor and the template, which may have to be built.
     open: f64,
-    /// Reading the snapshots' directory, making a snapshot if there is none.
+    /// Reading the snapshots' directory, and making a snapshot if there is none.
     pool: f64,
     /// The spawn.
     spawn: f64,
     /// Part of the spawn: waiting for room, and choosing a tier.
     queue: f64,
-    /// Part of the spawn: what higher tiers took before they failed.
+    /// Part of the spawn: attempts of higher tiers that failed.
     failed: f64,
     /// Part of the spawn: starting the hypervisor's process.
     start: f64,
@@ -62,8 +62,8 @@ struct Stages {
     command: f64,
 }
 
-/// Runs the command; returns its exit code. A signal before its start ends us; later ones are for
-/// the command.
+/// Runs the command; returns its exit code. A signal before its start ends us; later signals are
+/// forwarded to the command.
 pub(crate) async fn run(config: Config, run: Run, json: bool) -> Result<u8> {
     let memory = config.machine.memory_mib;
     let mut signals = Signals::terminating()?;
@@ -86,8 +86,8 @@ pub(crate) async fn run(config: Config, run: Run, json: bool) -> Result<u8> {
         Err(error) => Err(explain(&handle, error, memory).await),
         Ok(ended) => Ok(ended),
     };
-    // How the command ended is known: whoever has no time for the rest loses nothing by a signal,
-    // since the VM is killed when it is dropped.
+    // The result of the command is known: a signal now only cuts the cleanup short, and dropping
+    // the VM kills it anyway.
     tokio::select! {
         () = give_back(handle, pool) => {}
         _ = signals.next() => {}
@@ -149,7 +149,7 @@ pub(crate) async fn run(config: Config, run: Run, json: bool) -> Result<u8> {
     Ok(code(status))
 }
 
-/// A VM for the command, the pool that it is from, and how long that took.
+/// Spawns a VM for the command; returns its pool and the times, too.
 async fn provide(mut config: Config, run: &Run) -> Result<(Pool, VmHandle, Stages)> {
     if let Some(backend) = &run.backend {
         config.backend = backend.clone();
@@ -160,8 +160,8 @@ async fn provide(mut config: Config, run: &Run) -> Result<(Pool, VmHandle, Stage
     let open = start.elapsed();
 
     let start = Instant::now();
-    // One command takes one VM: what is there for another would be killed unused. An old snapshot
-    // serves as it is: a successor would take processors from the command, and end half made with it.
+    // One command needs one VM: prepared clones would be killed unused. An old snapshot serves as
+    // it is: building its successor would take processors from the command, and be cut off with it.
     let options = PoolOptions {
         size: 1,
         standby: 0,
@@ -170,8 +170,8 @@ async fn provide(mut config: Config, run: &Run) -> Result<(Pool, VmHandle, Stage
     };
     let pool = Pool::open(launcher, options.with_warm(0)).await?;
     if pool.stats().snapshots > 0 {
-        // What is built now takes the place of one that turned out bad: the command does not wait
-        // for it.
+        // Any build now replaces a snapshot that turned out to be damaged: the command does not
+        // wait for it.
         reporter.finish();
     }
     if let Err(error) = fill(&pool, &reporter).await {
@@ -183,7 +183,7 @@ async fn provide(mut config: Config, run: &Run) -> Result<(Pool, VmHandle, Stage
     let ready = start.elapsed();
 
     let handle = pool.spawn(&format!("run-{}", std::process::id())).await?;
-    // The terminal is the command's.
+    // The terminal belongs to the command.
     reporter.finish();
     let timings = handle.timings();
     let stages = Stages {
@@ -202,14 +202,14 @@ async fn provide(mut config: Config, run: &Run) -> Result<(Pool, VmHandle, Stage
 }
 
 async fn give_back(handle: VmHandle, pool: Pool) {
-    // The VM was killed, if it is slow to go.
+    // Even if it is slow to end, the VM is killed.
     if let Err(error) = handle.destroy().await {
         progress::note(&format!("warning: {}", causes(&error)));
     }
     pool.close().await;
 }
 
-/// All that is kept of what a VM printed which did not come up; its error has the last of it.
+/// Prints the whole log of a VM that did not come up, whose error has the last lines only.
 fn say_all(error: &Error) {
     let Some(PoolError::WarmUp(error)) = error.downcast_ref() else {
         return;
@@ -219,7 +219,7 @@ fn say_all(error: &Error) {
     }
 }
 
-/// Makes a snapshot if there is none. If that fails, a boot may still serve.
+/// Makes a snapshot if there is none. Ignores a failure if a boot may still serve.
 async fn fill(pool: &Pool, reporter: &Reporter) -> Result<()> {
     match pool.warmup().await {
         Ok(()) => Ok(()),
@@ -241,7 +241,7 @@ async fn fill(pool: &Pool, reporter: &Reporter) -> Result<()> {
     }
 }
 
-/// What a guest lacked, and the setting that gives it.
+/// Returns the text about a guest's lack of memory, with the setting.
 fn out_of(memory_mib: u32) -> String {
     format!("the guest ran out of its {memory_mib} MiB of memory (IRONCLAW_MEMORY_MIB)")
 }
@@ -278,14 +278,14 @@ async fn follow(
     guest_io::follow(running, sink, signals).await
 }
 
-/// A closed connection has one of two reasons, and only the VM's process tells which.
+/// A connection is closed for one of two reasons; only the VM's process tells which.
 async fn explain(handle: &VmHandle, error: Error, memory: u32) -> Error {
     if !matches!(error.downcast_ref(), Some(GuestError::Closed { .. })) {
         return error;
     }
     match timeout(END, handle.exited()).await {
         Ok(end) => {
-            // Of a kernel that had nothing left to kill.
+            // Printed by a kernel that had nothing left to kill.
             let starved = end.log.contains("deadlocked on memory");
             let ended = Error::from(VmEnded(end));
             if starved {
@@ -299,9 +299,9 @@ async fn explain(handle: &VmHandle, error: Error, memory: u32) -> Error {
 }
 
 impl Stages {
-    /// The parts of the spawn that took time, for people.
+    /// Lists the parts of the spawn that took time, for people.
     fn of_spawn(&self) -> String {
-        /// What is less shows as nothing.
+        /// Shorter times would show as zero.
         const LEAST: f64 = 0.05;
         let parts = [
             ("queue", self.queue),
@@ -329,11 +329,11 @@ fn say_origin(origin: Origin, stages: &Stages) {
     ));
 }
 
-/// The exit code for how a command ended, as shells give it; 255 for a signal that does not exist.
+/// Returns the exit code for a command's end, as in shells; 255 for a signal that does not exist.
 fn code(status: ExitStatus) -> u8 {
     match status {
         ExitStatus::Code(code) => code,
-        // Linux has 64 signals; a guest may name any number.
+        // Linux has 64 signals; a guest may report any number.
         ExitStatus::Signal(signal) => u8::try_from(signal)
             .ok()
             .and_then(|n| n.checked_add(128))

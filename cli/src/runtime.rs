@@ -1,8 +1,8 @@
-//! The async runtime, whose threads are there before they are needed.
+//! Starts the async runtime, with threads that exist before they are needed.
 //!
-//! Tokio panics where it can't start its first thread, and waits for ever where it can't start one
-//! for work that blocks. So it is found out beforehand whether the limits of this user and of its
-//! control groups leave room, and threads for blocking work are started at once, and kept.
+//! Tokio panics if it can't start its first thread, and waits for ever if it can't start one for
+//! blocking work. So the limits of this user and its control groups are probed first, and threads
+//! for blocking work are started at once and kept.
 
 use std::fs;
 use std::io;
@@ -15,25 +15,25 @@ use anyhow::{Context as _, Result};
 use ironclaw_host::host_limits;
 use tokio::runtime::{Builder, Runtime};
 
-/// Threads for work that blocks which are always there: standard output and standard error may
-/// each keep one from the rest for as long as nobody reads.
+/// Threads for blocking work that always exist: standard output and standard error may each block
+/// one for as long as nobody reads.
 const BLOCKING: usize = 4;
-/// What one VM takes beside: the thread that keeps its process, and that process with the threads
-/// of its own. QEMU has most of them.
+/// Threads and processes for one VM: the supervisor thread, and the VMM's process with its own
+/// threads, of which QEMU has most.
 const OF_A_VM: usize = 8;
-/// What it takes at least: one thread that works, and those.
+/// The minimum: one worker thread, and the above.
 const LEAST: usize = 1 + BLOCKING + OF_A_VM;
-/// For threads that only prove that they can be started.
+/// The stack size of threads that only probe the limit.
 const SMALL_STACK: usize = 16 * 1024;
-/// How long a thread may take to start, of which it was just found out that it can.
+/// Timeout of a thread's start, after the probe has shown that it can start.
 const THREAD_START_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often, and how far apart, it is looked whether threads that ended are gone.
+/// Number of checks whether ended threads are gone, and the pause between them.
 const ALONE_ATTEMPTS: usize = 1000;
 const ALONE_PAUSE: Duration = Duration::from_millis(1);
-/// For ever, in terms of an operating system's clock.
+/// Practically for ever; an operating system's clock can't express more.
 const KEEP: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
-/// A runtime for a program that has a VM or more.
+/// Starts a runtime for a program that has at least one VM.
 pub(crate) fn start() -> Result<Runtime> {
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
     let room = room_for(processors + BLOCKING + OF_A_VM)
@@ -48,8 +48,8 @@ pub(crate) fn start() -> Result<Runtime> {
     Ok(runtime)
 }
 
-/// How many threads and processes can be started besides this one: `most`, or fewer. Less than a VM
-/// takes ([`LEAST`]) is an error that names the limit.
+/// Returns how many more threads and processes can be started, up to `most`. Fails with the name of
+/// the limit if there are fewer than one VM needs ([`LEAST`]).
 fn room_for(most: usize) -> io::Result<usize> {
     let gate = Mutex::new(());
     let mut started = 0;
@@ -74,8 +74,8 @@ fn room_for(most: usize) -> io::Result<usize> {
     Ok(started)
 }
 
-/// Waits until the kernel counts no thread beside this one any more: one that was joined it takes
-/// back a moment later, of which nothing tells.
+/// Waits until the kernel counts no other thread of this process: it releases a joined thread a
+/// moment later, without any event.
 fn until_alone() {
     for _ in 0..ALONE_ATTEMPTS {
         let threads = fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
@@ -86,7 +86,7 @@ fn until_alone() {
     }
 }
 
-/// Starts the threads for work that blocks, all of which wait for one another.
+/// Starts the threads for blocking work: each blocks until all of them run.
 fn start_blocking_threads(runtime: &Runtime) -> Result<()> {
     let (up, started) = mpsc::channel();
     let gate = Arc::new(Mutex::new(()));

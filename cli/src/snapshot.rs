@@ -1,4 +1,4 @@
-//! `ironclaw snapshot`
+//! The command `ironclaw snapshot`.
 
 use anyhow::Result;
 use ironclaw_console::output::{self, blocking, mebibytes, milliseconds};
@@ -29,15 +29,15 @@ struct Row {
     parent: Option<SnapshotId>,
     disk_bytes: u64,
     in_use: bool,
-    /// The processes that use it, as far as they can be seen.
+    /// The processes that use it, as far as they are visible.
     owners: Owners,
-    /// When it was published, in seconds since 1970.
+    /// The time of publication, in seconds since 1970.
     created: Option<u64>,
-    /// Unknown of what has no manifest, and of what is from the future.
+    /// `None` without a manifest, and for a time in the future.
     age_seconds: Option<u64>,
-    /// The file of that name, if it can be used.
+    /// The manifest, if the snapshot is usable.
     manifest: Option<Manifest>,
-    /// Why it can't be used.
+    /// The reason why it is not usable.
     error: Option<String>,
 }
 
@@ -106,7 +106,7 @@ async fn list(config: &Config, json: bool) -> Result<()> {
     output::table(header, rows.collect())
 }
 
-/// The snapshot that its VM was restored from, if it was.
+/// Returns the snapshot that its VM was restored from, if any.
 pub(crate) fn parent(entry: &Entry) -> Option<SnapshotId> {
     entry.state.as_ref().ok()?.parent
 }
@@ -141,13 +141,13 @@ impl From<(Entry, Owners)> for Row {
     }
 }
 
-/// The snapshots on disk.
+/// Lists the snapshots on disk.
 pub(crate) async fn entries(config: &Config) -> Result<Vec<Entry>> {
     let path = config.snapshot_path.clone();
     blocking(move || SnapshotStore::open(path)?.list()).await
 }
 
-/// Whether a snapshot is in use, for people.
+/// Formats the use of a snapshot, for people.
 pub(crate) fn used_by(in_use: bool, owners: &Owners) -> String {
     match in_use {
         true => format!("by {owners}"),
@@ -155,14 +155,14 @@ pub(crate) fn used_by(in_use: bool, owners: &Owners) -> String {
     }
 }
 
-/// The snapshots on disk, each with the processes that use it.
+/// Lists the snapshots on disk, each with the processes that use it.
 pub(crate) async fn owned(config: &Config) -> Result<Vec<(Entry, Owners)>> {
     let path = config.snapshot_path.clone();
     blocking(move || -> Result<_, SnapshotError> {
         let store = SnapshotStore::open(path)?;
         let entries = store.list()?.into_iter().map(|entry| {
             let owners = match entry.in_use {
-                // Deleted since: nobody uses it.
+                // Deleted meanwhile: nobody uses it.
                 true => store.owners(entry.id).unwrap_or_default(),
                 false => Owners::default(),
             };
@@ -205,8 +205,8 @@ async fn delete(config: &Config, selection: Snapshots, json: bool) -> Result<u8>
     each::deleted(&done, "snapshots", json)
 }
 
-/// Whether a pool builds another one when it needs it. A checkpoint has to be named, as what a newer
-/// release made.
+/// Returns whether a pool builds another one when needed. A checkpoint, or a snapshot of a newer
+/// release, has to be named.
 fn can_be_made_again(entry: &Entry) -> bool {
     match &entry.state {
         Ok(manifest) => manifest.kind == Kind::Base,
@@ -215,9 +215,9 @@ fn can_be_made_again(entry: &Entry) -> bool {
     }
 }
 
-/// Does `action` to every chosen snapshot, whether or not it failed for others. If all are chosen,
-/// those are that `is_meant` applies to, and the others are counted; what is somebody's has the name
-/// of a snapshot by chance.
+/// Applies `action` to every chosen snapshot, even if it fails for some. If all are chosen, those
+/// are the ones for which `is_meant` returns true, and the others are counted; foreign directories
+/// that have the name of a snapshot by chance are neither.
 async fn for_each(
     config: &Config,
     selection: Snapshots,

@@ -1,4 +1,4 @@
-//! `ironclaw template`
+//! The command `ironclaw template`.
 
 use anyhow::{Error, Result};
 use ironclaw_console::causes;
@@ -17,11 +17,11 @@ use crate::each::{self, Done, Name};
 struct Row {
     hash: String,
     default: bool,
-    /// When it was built, in seconds since 1970.
+    /// The time of the build, in seconds since 1970.
     created: Option<u64>,
-    /// What it was made of, if it can be used.
+    /// The manifest, if the template is usable.
     manifest: Option<Manifest>,
-    /// Why it can't be used.
+    /// The reason why it is not usable.
     error: Option<String>,
 }
 
@@ -74,7 +74,7 @@ async fn import(config: &Config, spec: ImportSpec, json: bool) -> Result<()> {
     show(&template, json)
 }
 
-/// Of a file that is imported, it says nothing about the store.
+/// Converts the error of an import: if it is about an imported file, leaves out the store.
 fn of_import(error: TemplateError, spec: &ImportSpec) -> Error {
     match &error {
         TemplateError::Io { path, .. }
@@ -97,16 +97,16 @@ fn show(template: &Template, json: bool) -> Result<()> {
     ))
 }
 
-/// The template that a run would take, read and not built.
+/// The template that a run would use, without building it.
 #[derive(Debug)]
 pub(crate) enum Current {
-    /// It is there.
+    /// It exists.
     Ready(Template),
-    /// The next run builds it, because of this.
+    /// The next run builds it, for this reason.
     ToBuild(String),
 }
 
-/// Finds out without changing anything but for making the directory.
+/// Finds it without changing anything, except for creating the store's directory.
 pub(crate) async fn current(config: &Config) -> Result<Current> {
     let config = config.clone();
     blocking(move || -> Result<_> {
@@ -152,7 +152,7 @@ async fn list(config: &Config, json: bool) -> Result<()> {
     )
 }
 
-/// Bytes of its files.
+/// Returns the total size of its files.
 fn size(manifest: &Manifest) -> u64 {
     let initramfs = manifest.initramfs.as_ref();
     let initramfs = initramfs.map_or(0, |initramfs| initramfs.size);
@@ -160,7 +160,7 @@ fn size(manifest: &Manifest) -> u64 {
 }
 
 fn rows(store: &TemplateStore) -> Result<Vec<Row>> {
-    // A default that can't be used shows as an error in its own row.
+    // A default that is not usable shows as an error in its own row.
     let default = store.default_template().ok().flatten();
     let rows = store.list()?.into_iter().map(|listed| {
         let default = default
@@ -198,7 +198,7 @@ async fn delete(config: &Config, selection: Templates, json: bool) -> Result<u8>
     each::deleted(&done.await?, "templates", json)
 }
 
-/// Does `action` to every chosen template, whether or not it failed for others.
+/// Applies `action` to every chosen template, even if it fails for some.
 async fn for_each(
     config: &Config,
     selection: Templates,
@@ -211,7 +211,7 @@ async fn for_each(
         let store = TemplateStore::open(path)?;
         let hashes = if selection.all {
             let all = store.list()?.into_iter();
-            // What is somebody's has the name of a template by chance.
+            // A foreign directory that has the name of a template by chance.
             all.filter(|listed| !matches!(listed.template, Err(TemplateError::NotOurs { .. })))
                 .map(|listed| listed.hash)
                 .collect()

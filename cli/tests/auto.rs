@@ -1,4 +1,4 @@
-//! What `auto` chooses, and that it says why it takes no better one, once.
+//! Tests which backend `auto` selects, and that it reports once why it takes no better one.
 
 #![allow(
     clippy::unwrap_used,
@@ -24,14 +24,14 @@ use ironclaw_test_harness::skipped;
 use tempfile::TempDir;
 use vm::{runs, state};
 
-/// How each warning of this kind begins.
+/// The common part of these warnings.
 const NOT_USED: &str = "is not used";
 
 fn main() -> std::process::ExitCode {
     ironclaw_test_harness::main()
 }
 
-/// `ironclaw` with templates of which nobody knows yet what boots them.
+/// `ironclaw` with templates that were never probed.
 struct Unprobed {
     apart: Apart,
     directory: TempDir,
@@ -72,7 +72,7 @@ impl Unprobed {
         command.output().unwrap()
     }
 
-    /// What a run says on standard error; it has to work.
+    /// Runs a command, which has to succeed; returns standard error.
     fn run(&self) -> String {
         let output = self.ironclaw(&["run", "--", "true"]);
         let said = String::from_utf8(output.stderr).unwrap();
@@ -80,11 +80,11 @@ impl Unprobed {
         said
     }
 
-    /// Doctor's check of that name.
+    /// Returns doctor's check of that name.
     fn check(&self, name: &str) -> serde_json::Value {
         let output = self.ironclaw(&["doctor", "--json"]);
         let said = String::from_utf8(output.stderr).unwrap();
-        // What is wrong is said by its checks.
+        // Problems are reported by its checks.
         assert!(output.status.success() && said.is_empty(), "{said}");
         let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         let mut checks = report["checks"].as_array().unwrap().iter();
@@ -128,7 +128,7 @@ fn a_firecracker_that_does_not_boot_the_template_is_warned_of_once_and_explained
     for part in ["IRONCLAW_BACKEND=firecracker", "template import", ".json"] {
         assert!(advice.contains(part), "{advice}");
     }
-    // Nor is a jail lost: QEMU has the strongest that there is, or says that it has not.
+    // The jail is not lost either: QEMU has the strongest possible, or reports that it lacks it.
     let jail = unprobed.check("QEMU's jail");
     let is_full = jail["status"] == "ok";
     assert_eq!(said.contains("weaker jail"), !is_full, "{said}\n{jail}");
@@ -157,7 +157,7 @@ fn a_firecracker_that_does_not_start_is_warned_of_once_in_each_run() {
     );
 }
 
-/// One that says its version and nothing else.
+/// Creates a program that prints a version and does nothing else.
 fn broken(directory: &Path) -> PathBuf {
     let path = directory.join("firecracker");
     let script =

@@ -1,5 +1,5 @@
-//! `ironclaw bench` with real VMs. `cargo xtask test` provides what they need; where that is not
-//! installed each test is ignored, with the reason.
+//! Tests `ironclaw bench` with real VMs. `cargo xtask test` installs their requirements; without
+//! these each test is ignored, with the reason.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -22,14 +22,14 @@ fn main() -> std::process::ExitCode {
     ironclaw_test_harness::main()
 }
 
-/// As quick as it gets, with its figures as JSON.
+/// Returns the shortest possible bench, with figures as JSON.
 fn bench(snapshots: &Path) -> Command {
     let mut command = vm::ironclaw("bench", &["bench", "--quick", "--rounds=1", "--json"]);
     command.env("IRONCLAW_SNAPSHOT_PATH", snapshots);
     command
 }
 
-/// A bench that has its snapshot, and the rest of what it says.
+/// Starts a bench and waits until it has its snapshot; returns the rest of its output.
 fn measuring(snapshots: &Path) -> (Child, BufReader<impl std::io::Read>) {
     let mut child = bench(snapshots)
         .stdout(Stdio::piped())
@@ -55,7 +55,7 @@ fn a_bench_tells_what_it_measured_and_fails_where_a_ratio_is_grossly_worse() {
     if !vm::runs() {
         return;
     }
-    // Of whatever runs here: no clone takes as little as this.
+    // Ratios of every backend: no clone takes as little as this.
     let sections = ["qemu-tcg", "qemu-kvm", "firecracker-kvm"].map(|vmm| {
         format!(
             "[{vmm}]\nmemory_mib = 128\nvcpus = 1\n[{vmm}.ratios]\nrestored_of_cold_boot = 1000\n\
@@ -88,11 +88,11 @@ fn a_bench_tells_what_it_measured_and_fails_where_a_ratio_is_grossly_worse() {
     let broken = compared.iter().filter(|ratio| ratio["broken"] == true);
     let broken: Vec<_> = broken.map(|ratio| &ratio["name"]).collect();
     assert_eq!(broken, ["clone_of_guest_memory"]);
-    // The snapshot was its own.
+    // The bench had a snapshot of its own.
     assert_eq!(fs::read_dir(&snapshots).unwrap().count(), 0);
 }
 
-/// The texts of a picture.
+/// Returns the texts in a picture.
 fn texts(svg: &Path) -> Vec<String> {
     let source = fs::read_to_string(svg).unwrap();
     let document = roxmltree::Document::parse(&source).unwrap();
@@ -180,7 +180,7 @@ fn a_bench_that_is_interrupted_while_it_publishes_its_snapshot_leaves_nothing() 
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // Its VMM has written the state, and is gone.
+    // Its VMM has written the state and ended.
     let written = || {
         let made = fs::read_dir(&snapshots).into_iter().flatten();
         made.flatten()

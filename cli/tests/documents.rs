@@ -1,4 +1,4 @@
-//! Commands of `ironclaw` that documents name: they have to be there, with their options.
+//! Tests that commands and options of `ironclaw` named in documents exist.
 
 #![allow(
     clippy::unwrap_used,
@@ -33,19 +33,19 @@ fn help(words: &[&str]) -> String {
     String::from_utf8(said.stdout).unwrap()
 }
 
-/// The commands that a help lists.
+/// Returns the commands listed in a help.
 fn commands(help: &str) -> BTreeSet<String> {
     let section = help.lines().skip_while(|line| *line != "Commands:").skip(1);
     section
         .take_while(|line| !line.is_empty())
-        // Two spaces, no more: the others are the second lines of descriptions.
+        // Exactly two spaces: more of them begin the second lines of descriptions.
         .filter_map(|line| line.strip_prefix("  "))
         .filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase()))
         .map(|line| line.split(' ').next().unwrap().to_owned())
         .collect()
 }
 
-/// Every command, its own words apart, with its help.
+/// Returns the help of every command, by its words.
 fn all() -> BTreeMap<Vec<String>, String> {
     let mut all = BTreeMap::new();
     let mut open = vec![Vec::<String>::new()];
@@ -68,7 +68,7 @@ fn every_command_and_option_that_a_document_names_is_one_of_ironclaw() {
     let mut wrong = Vec::new();
     let mut found = 0;
     for (document, text) in documents() {
-        // A command is in backquotes or in a line of a block of code.
+        // A command is in backquotes or in a line of a code block.
         let starts = [
             "`ironclaw ",
             "release/ironclaw ",
@@ -78,7 +78,7 @@ fn every_command_and_option_that_a_document_names_is_one_of_ironclaw() {
         let named = starts.iter().flat_map(|start| text.split(start).skip(1));
         for rest in named {
             let line = rest.split(['`', '\n', '|', ';', '"', '(']).next().unwrap();
-            // What follows is the guest's.
+            // The rest is the guest's command.
             let line = line.split(" -- ").next().unwrap();
             let mut words = Vec::new();
             let mut rest = line.split(' ').peekable();

@@ -1,4 +1,4 @@
-//! The guide: what it says is what there is.
+//! Tests that the guide matches the product.
 
 #![allow(
     clippy::unwrap_used,
@@ -33,7 +33,7 @@ fn guide() -> String {
     fs::read_to_string(repository().join("docs/snapshot-pool-guide.md")).unwrap()
 }
 
-/// The rows of the table below `heading`, each as its cells.
+/// Returns the rows of the table below `heading`, as cells.
 fn table(heading: &str) -> Vec<Vec<String>> {
     let guide = guide();
     let (_, section) = guide.split_once(heading).unwrap();
@@ -41,7 +41,7 @@ fn table(heading: &str) -> Vec<Vec<String>> {
         .lines()
         .skip_while(|line| !line.starts_with('|'))
         .take_while(|line| line.starts_with('|'));
-    // The first two are its head.
+    // Skips the head.
     rows.skip(2)
         .map(|row| {
             let cells = row.trim_matches('|').split('|');
@@ -97,7 +97,7 @@ fn every_exit_code_is_in_the_guide_with_its_meaning() {
     assert_eq!(told.join(" "), words(section));
 }
 
-/// The help of a command and of all below it.
+/// Returns the help of a command and of all its subcommands.
 fn helps(command: &str) -> Vec<String> {
     let words = command.split_whitespace().chain(["--help"]);
     let help = Command::new(env!("CARGO_BIN_EXE_ironclaw"))
@@ -107,7 +107,7 @@ fn helps(command: &str) -> Vec<String> {
     let (_, below) = help.split_once("\nCommands:\n").unwrap_or_default();
     let mut all = Vec::new();
     for line in below.lines().take_while(|line| !line.is_empty()) {
-        // What it is about may go on in lines that are indented more.
+        // A description may continue in lines that are indented more.
         match line
             .strip_prefix("  ")
             .and_then(|line| line.split_once("  "))
@@ -120,21 +120,21 @@ fn helps(command: &str) -> Vec<String> {
     all
 }
 
-/// The examples of a help.
+/// Returns the examples of a help.
 fn examples(help: &str) -> Vec<String> {
     let (_, section) = help.split_once("Examples:\n").unwrap_or_default();
     let mut all: Vec<String> = Vec::new();
     for line in section.lines().map_while(|line| line.strip_prefix("  ")) {
         match (line.starts_with(' '), all.last_mut()) {
             (true, Some(begun)) => *begun = format!("{begun}\n{line}"),
-            // A word about it may follow.
+            // A remark may follow.
             _ => all.push(line.split("   ").next().unwrap().to_owned()),
         }
     }
     all
 }
 
-/// When an example is run, so that none takes away what another one needs.
+/// Orders examples, so that none removes what another needs.
 fn turn(example: &str) -> usize {
     let later = [
         "snapshot delete",
@@ -182,7 +182,7 @@ fn every_example_of_every_help_works_as_written() {
             bash.env(name, here.join(state));
         }
         bash.env("PATH", path).env("HOME", here).current_dir(here);
-        // Five of them show no more.
+        // The example with five of them shows no more.
         bash.env("IRONCLAW_POOL_SIZE", "2");
         bash.args(["-o", "pipefail", "-c", script])
             .output()
@@ -199,7 +199,7 @@ fn every_example_of_every_help_works_as_written() {
     assert!(prepared.status.success(), "{prepared:?}");
     let has_jq = bash("command -v jq").status.success();
     for example in all {
-        // What takes long has tests of its own, or asks for what not every machine has.
+        // Slow commands have tests of their own, or need more than every machine has.
         let is_long = ["soak", "bench", "template build", "zsh"];
         let is_parsed_only = is_long.iter().any(|part| example.contains(part))
             || (example.contains("jq") && !has_jq);
@@ -220,10 +220,10 @@ fn every_example_of_every_help_works_as_written() {
     }
 }
 
-/// In the place of a snapshot's.
+/// Stands for a snapshot's id.
 const EXAMPLE_ID: &str = "0192f0c1-7a2b-7c3d-8e4f-5a6b7c8d9e0f";
 
-/// The texts of the library: all its string literals, one a line. Texts of errors are attributes,
+/// Returns all string literals of the library, one a line: texts of errors are attributes,
 /// constants and arguments of `format!`.
 fn messages() -> String {
     let mut all = String::new();
@@ -306,7 +306,7 @@ fn the_commands_of_the_guide_print_what_it_says() {
     }
     let commands = trycmd::TestCases::new();
     commands.env("IRONCLAW_POOL_SIZE", "2");
-    // Snapshots of its own: how many there are is printed.
+    // Uses snapshots of its own, because their number is printed.
     for (name, path) in vm::settings("guide-commands") {
         commands.env(name, path.to_str().unwrap());
     }

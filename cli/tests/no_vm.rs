@@ -1,4 +1,4 @@
-//! What `ironclaw` does before it needs a VM.
+//! Tests of `ironclaw` without a VM.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -25,7 +25,7 @@ fn main() -> std::process::ExitCode {
     ironclaw_test_harness::main()
 }
 
-/// `ironclaw` with no settings but directories of its own below `state`.
+/// Returns `ironclaw` with no settings but directories of its own below `state`.
 fn ironclaw(state: &Path) -> Command {
     let mut command = Command::new(assert_cmd::cargo::cargo_bin!("ironclaw"));
     for (name, ..) in VARIABLES {
@@ -130,7 +130,7 @@ fn a_failure_is_one_json_value_where_json_is_asked_for() {
         let error = failure["error"].as_str().unwrap();
         assert!(error.contains("IRONCLAW_POOL_SIZE"), "{words:?}: {error}");
     }
-    // What was printed already tells of the failure.
+    // The output shows the failure already.
     let failed = ironclaw(state.path())
         .args(["snapshot", "delete", "--json", unknown])
         .assert()
@@ -199,7 +199,7 @@ fn a_wrong_command_line_is_one_json_value_too_where_json_is_asked_for() {
             "{error}"
         );
     }
-    // What follows is the guest's.
+    // The rest is the guest's command.
     ironclaw(state.path())
         .args(["run", "--bogus", "--", "ls", "--json"])
         .assert()
@@ -246,13 +246,13 @@ fn an_empty_store_is_an_empty_list() {
     assert_eq!(stats["snapshots"].as_array().map(Vec::len), Some(0));
 }
 
-/// The file that marks a directory as ours, and what is in it.
+/// The mark's file, and its content.
 const MARK: (&str, &str) = (
     ".ironclaw",
     "IronClaw made this directory, and removes it with all that is in it.\n",
 );
 
-/// A snapshot's directory with nothing in it: it has a size and no age, and fits nobody.
+/// Creates a snapshot directory with nothing but a mark: it has a size and no age, and fits nobody.
 fn with_a_broken_snapshot() -> TempDir {
     let state = state();
     let store = state.path().join("snapshots");
@@ -264,10 +264,10 @@ fn with_a_broken_snapshot() -> TempDir {
     state
 }
 
-/// What a program says that passes for QEMU until it is to run a guest.
+/// A script that passes for QEMU until it has to run a guest.
 const QEMU_SAYS: &str = "echo QEMU emulator version 7.2.0";
 
-/// Everything below a directory, with its content.
+/// Returns everything below a directory, with its content.
 fn everything(path: &Path) -> Vec<(PathBuf, Option<Vec<u8>>)> {
     let mut all = Vec::new();
     let mut open = vec![path.to_owned()];
@@ -287,7 +287,7 @@ fn everything(path: &Path) -> Vec<(PathBuf, Option<Vec<u8>>)> {
     all
 }
 
-/// Commands that show something.
+/// Read-only commands.
 const READERS: [&[&str]; 7] = [
     &["doctor"],
     &["pool", "stats"],
@@ -316,7 +316,7 @@ fn a_foreign_entry_in_a_run_path_is_refused_by_name_and_stays() {
     for words in READERS.iter().chain(&makers) {
         let mut command = ironclaw(state.path());
         command.env("IRONCLAW_RUN_PATH", &d);
-        // A hypervisor that starts, whatever this machine has.
+        // A hypervisor that starts, on any machine.
         command.env("IRONCLAW_QEMU", program(state.path(), "qemu", QEMU_SAYS));
         command.env("IRONCLAW_BACKEND", "qemu");
         let assert = command.args(*words).assert();
@@ -331,7 +331,7 @@ fn a_foreign_entry_in_a_run_path_is_refused_by_name_and_stays() {
         }
         assert_eq!(everything(&d), before, "{words:?}");
     }
-    // Before there is a template, too.
+    // Without a template, too.
     fs::remove_dir_all(state.path().join("templates")).unwrap();
     ironclaw(state.path())
         .env("IRONCLAW_RUN_PATH", &d)
@@ -378,7 +378,7 @@ fn state_paths_that_contain_one_another_are_refused_and_nothing_in_them_is_touch
 fn read_only_commands_remove_nothing_and_kill_nobody() {
     let state = with_a_broken_snapshot();
     import_a_kernel(state.path());
-    // What a process that was killed left: a half-made snapshot and template, and a VMM that lives.
+    // The leftovers of a killed process: an unfinished snapshot and template, and a living VMM.
     let marked = |path: PathBuf| {
         fs::create_dir_all(&path).unwrap();
         fs::write(path.join(MARK.0), MARK.1).unwrap();
@@ -397,7 +397,7 @@ fn read_only_commands_remove_nothing_and_kill_nobody() {
     fs::set_permissions(&run, fs::Permissions::from_mode(0o700)).unwrap();
     let lasting = || {
         let mut all = everything(state.path());
-        // Answers of a probe are new.
+        // Results of probes are new.
         all.retain(|(path, _)| !path.to_string_lossy().contains("-probe-"));
         all
     };
@@ -725,8 +725,8 @@ fn a_snapshot_directory_that_is_a_file_is_named_with_what_to_do() {
         .stderr(contains(file.display().to_string()).and(contains("IRONCLAW_SNAPSHOT_PATH")));
 }
 
-/// Root may read anything, so the one thing that every user is refused is tested: a directory
-/// that others may write to.
+/// Root may read anything, so this tests the one thing that every user is refused: a directory that
+/// others may write to.
 #[test]
 fn a_snapshot_directory_open_to_others_is_named_with_what_to_do() {
     let state = state();
@@ -744,7 +744,7 @@ fn a_snapshot_directory_open_to_others_is_named_with_what_to_do() {
 fn a_missing_qemu_ends_a_run_and_is_found_by_doctor() {
     let state = state();
     let qemu = state.path().join("no-qemu-here");
-    // A Firecracker would run the guest all the same.
+    // A Firecracker would run the guest instead.
     ironclaw(state.path())
         .env("IRONCLAW_BACKEND", "qemu")
         .env("IRONCLAW_QEMU", &qemu)
@@ -813,7 +813,7 @@ fn a_firecracker_that_is_not_there_is_named_with_what_to_do() {
         .stderr(contains("/no/such/firecracker").and(contains("IRONCLAW_FIRECRACKER")));
 }
 
-/// Without it, it is that which is named.
+/// Returns whether there is KVM; without it, errors are about that.
 fn has_kvm() -> bool {
     let kvm = fs::File::options().read(true).write(true).open("/dev/kvm");
     if let Err(error) = &kvm {
@@ -822,7 +822,7 @@ fn has_kvm() -> bool {
     kvm.is_ok()
 }
 
-/// A template of something that no VMM boots, as the default.
+/// Imports a kernel that no VMM boots, as the default template.
 fn import_a_kernel(state: &Path) {
     let kernel = state.join("kernel");
     fs::write(&kernel, "\x7fELF").unwrap();
@@ -831,7 +831,7 @@ fn import_a_kernel(state: &Path) {
     command.assert().success();
 }
 
-/// A program called `name` that does what `script` says.
+/// Creates a program called `name` that runs `script`.
 fn program(state: &Path, name: &str, script: &str) -> PathBuf {
     let path = state.join(name);
     fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
@@ -942,7 +942,7 @@ fn a_named_pipe_is_refused_wherever_a_file_is_named() {
 fn a_limit_of_processes_is_named_in_one_line() {
     let state = state();
     let program = assert_cmd::cargo::cargo_bin!("ironclaw");
-    // Root is not limited; an idle user is at once.
+    // Root has no such limit; an idle user reaches it at once.
     let idle = [
         "setpriv",
         "--reuid=64321",
@@ -985,7 +985,7 @@ fn help_that_can_not_be_printed_is_a_failure() {
     }
 }
 
-/// Lets everybody read what is at `path` and below.
+/// Lets everybody read `path` and everything below it.
 fn show_to_all(path: &Path) {
     let is_directory = path.is_dir();
     let mode = if is_directory { 0o755 } else { 0o644 };

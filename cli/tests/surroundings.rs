@@ -1,5 +1,5 @@
-//! `ironclaw run` in the surroundings that shells, supervisors and terminals make: streams that
-//! block or do not, and signals.
+//! Tests `ironclaw run` under shells, supervisors and terminals: streams that block or do not, and
+//! signals.
 
 #![allow(
     clippy::unwrap_used,
@@ -35,7 +35,7 @@ fn ironclaw(arguments: &[&str]) -> Command {
     vm::ironclaw("command-line", arguments)
 }
 
-/// Looks again and again, with a short pause, whether something has come about that no event tells.
+/// Polls for a condition that no event reports.
 fn comes_about(what: &str, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_so() {
@@ -44,7 +44,7 @@ fn comes_about(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// A run of a shell's script that says `on` when it is ready.
+/// A run of a shell script that prints `on` when it is ready.
 struct Script {
     child: Child,
     lines: Receiver<String>,
@@ -61,7 +61,7 @@ impl Script {
             .unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let (read, lines) = channel();
-        // Reading has no limit of its own.
+        // Reading has no timeout of its own.
         std::thread::spawn(move || {
             let mut line = String::new();
             while output.read_line(&mut line).is_ok_and(|bytes| bytes > 0) {
@@ -75,7 +75,7 @@ impl Script {
         script
     }
 
-    /// The next line; nothing at the end.
+    /// Returns the next line; an empty one at the end.
     fn line(&self) -> String {
         match self.lines.recv_timeout(PATIENCE) {
             Err(RecvTimeoutError::Timeout) => panic!("it says nothing"),
@@ -87,7 +87,7 @@ impl Script {
         kill_process(pid(self.child.id()), signal).unwrap();
     }
 
-    /// Its exit code, and what it said on standard error.
+    /// Waits for its end; returns its exit code and standard error.
     fn end(self) -> (Option<i32>, String) {
         let output = self.child.wait_with_output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
@@ -115,7 +115,7 @@ fn a_non_blocking_pipe_that_is_read_late_gets_all_of_the_output() {
     assert!(output == expected, "{} bytes", output.len());
 }
 
-/// `ironclaw run --stdin` in a shell's loop that reads the same standard input.
+/// Runs `ironclaw run --stdin` in a shell's loop that reads the same standard input.
 fn in_a_loop(command: &str, input: &str) -> String {
     let run = ironclaw(&["run", "--stdin", "--"]);
     let mut shell = Command::new("sh");
@@ -184,7 +184,7 @@ fn signals_are_for_the_command_and_its_exit_code_counts() {
         (Signal::ALARM, "ALRM"),
         (Signal::WINCH, "WINCH"),
     ];
-    // Those that whoever runs the tests has us ignore, as `nohup` does, are ignored by all of us.
+    // Signals that the parent of the tests ignores, as under `nohup`, are ignored by all of us.
     let ignored = Process::myself().unwrap().status().unwrap().sigign;
     let signals = signals.into_iter();
     let signals: Vec<_> = signals
@@ -204,7 +204,7 @@ fn signals_are_for_the_command_and_its_exit_code_counts() {
         assert_eq!(script.line(), format!("{name}\n"));
     }
     script.send(Signal::TERM);
-    // The shell says which signals its own children ended by.
+    // The shell reports by which signal its child ended.
     assert_eq!(script.end().0, Some(5));
     apart.assert_nothing_left("a signal");
 }
@@ -214,7 +214,7 @@ fn a_terminals_interrupt_goes_to_the_command_and_not_to_the_vmm() {
     if !runs() {
         return;
     }
-    // As a terminal's Ctrl-C, it is for all processes of the group.
+    // Like Ctrl-C on a terminal, it is sent to all processes of the group.
     let mut run = ironclaw(&[]);
     run.process_group(0);
     let script = "trap 'sleep 1; echo ended; exit 5' INT; echo on; while :; do sleep .1; done";
@@ -272,7 +272,7 @@ fn a_stop_reaches_the_command_and_us_and_both_go_on() {
         stat.state().unwrap() == ProcState::Stopped
     });
     script.send(Signal::CONT);
-    // A guest that is slow finds both at once: then the kernel drops the stop.
+    // A slow guest gets both at once: then the kernel drops the stop.
     let mut line = script.line();
     if line == "stop\n" {
         line = script.line();

@@ -1,5 +1,5 @@
-//! The command line with real VMs under QEMU. `cargo xtask test` provides what they need;
-//! where that is not installed each test is ignored, with the reason.
+//! Tests the command line with real VMs under QEMU. `cargo xtask test` installs their requirements;
+//! without these each test is ignored, with the reason.
 
 #![allow(
     clippy::unwrap_used,
@@ -44,12 +44,12 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
-/// A run whose command has started, and the process of its VM.
+/// Starts a run; returns when its command has started, with the process of its VM.
 fn started(run: Command) -> (Child, u32) {
     started_with(run, &[])
 }
 
-/// The same with options.
+/// Does the same with options.
 fn started_with(mut run: Command, options: &[&str]) -> (Child, u32) {
     let mut child = run
         .arg("run")
@@ -201,7 +201,7 @@ fn a_signal_to_us_ends_the_vm() {
     }
 }
 
-/// `command`, by a shell that does `first` before.
+/// Returns `command`, started by a shell that executes `first` before.
 fn after(first: &str, command: &Command) -> Command {
     let mut shell = Command::new("sh");
     let script = format!("{first}; exec \"$@\"");
@@ -247,7 +247,7 @@ fn killing_us_without_warning_leaves_no_process_and_no_file() {
     child.wait().unwrap();
     ended(&gone);
 
-    // In mid-build: what is half made is swept by the next one that comes.
+    // Killed during a build: the next one sweeps what is unfinished.
     let mut child = apart
         .ironclaw(&["snapshot", "create"])
         .stderr(Stdio::piped())
@@ -255,7 +255,7 @@ fn killing_us_without_warning_leaves_no_process_and_no_file() {
         .unwrap();
     let mut lines = BufReader::new(child.stderr.as_mut().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().contains("booting")));
-    // The line says what comes next: the build itself is seen by its process.
+    // The line announces the next stage: the build itself shows by its process.
     let start = Instant::now();
     let vmm = loop {
         if let [vmm] = children(child.id())[..] {
@@ -289,7 +289,7 @@ fn an_old_snapshot_serves_a_run_as_it_is_and_a_warm_up_replaces_it() {
         let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         (json, output.stderr)
     };
-    // Whatever is built has a directory there from its beginning, if only for a moment.
+    // Every build creates a directory there, at least for a moment.
     let changed = || fs::metadata(snapshots.path()).unwrap().modified().unwrap();
     let before = changed();
     let (run, said) = here(&["run", "--json", "--", "sleep", "1"]);
@@ -397,7 +397,7 @@ fn a_low_limit_of_open_files_that_may_be_raised_is_raised() {
         return;
     }
     let run = ironclaw(&["run", "--", "echo", "runs"]);
-    // No VM can be had with so few; the hard limit stays as it is.
+    // Too few for a VM; the hard limit stays.
     let output = after("ulimit -Sn 12", &run).output().unwrap();
     assert_eq!(output.stdout, b"runs\n", "{output:?}");
 }
@@ -591,7 +591,7 @@ fn a_qemu_that_cant_be_used_costs_no_snapshot_and_may_be_among_the_state() {
 
     let output = with("qemu-system-x86_64 \"$@\"; exit", &["run", "--", "true"]);
     let said = text(&output.stderr);
-    // Of both tiers, and of nothing that was left from the first.
+    // The error is about both tiers, and not about leftovers of the first.
     assert_eq!(output.status.code(), Some(121), "{said}");
     assert_eq!(names(), before, "{said}");
 
@@ -688,7 +688,7 @@ fn a_kernel_that_panics_is_told_once_and_not_booted_again() {
         return;
     }
     let apart = Apart::new();
-    // A first run makes what all tests share, if it is not there.
+    // The first run creates what all tests share.
     assert!(run(&["true"]).status.success());
     let kernel = state().join("templates/default/vmlinux");
     let templates = tempfile::tempdir().unwrap();
@@ -703,7 +703,7 @@ fn a_kernel_that_panics_is_told_once_and_not_booted_again() {
                 .unwrap()
         };
         let kernel = kernel.to_str().unwrap();
-        // It finds nothing to start.
+        // Finds no process to start.
         let imported = ironclaw(&[
             "template",
             "import",

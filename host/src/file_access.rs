@@ -1,4 +1,4 @@
-//! Which files a program may use, where Landlock says so (landlock(7)).
+//! Restricts a program's access to files by Landlock (landlock(7)).
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -9,28 +9,28 @@ use landlock::{
     RulesetAttr as _, RulesetCreatedAttr as _, Scope, path_beneath_rules,
 };
 
-/// The newest version that is made use of.
+/// The newest version whose features are used.
 const NEWEST: ABI = ABI::V6;
 
-/// All that a program may do with files. As far as the kernel has them, it has no TCP then, no signals
-/// to others, and no abstract sockets of others either.
+/// The files that a program may access. As far as the kernel supports it, the program is also
+/// refused TCP, signals to others, and abstract sockets of others.
 #[derive(Debug, Default)]
 pub struct FileAccess<'a> {
-    /// Files to read and programs to execute, and directories with all of them below.
+    /// Files to read and programs to execute, and directories with everything below them.
     pub read: Vec<&'a Path>,
-    /// Devices and pipes to read, to write and to control.
+    /// Devices and pipes to read, write and control.
     pub devices: Vec<&'a Path>,
-    /// Directories in which it may make sockets.
+    /// Directories in which it may create sockets.
     pub sockets: Vec<&'a Path>,
-    /// Directories in which it may make files, and write to those that are there.
+    /// Directories in which it may create and write files.
     pub written: Vec<&'a Path>,
 }
 
 impl FileAccess<'_> {
-    /// As much of it as this kernel has; `None`: nothing.
+    /// Builds the ruleset, as far as this kernel supports it; `None` if it does not support any.
     ///
     /// # Errors
-    /// The kernel's, or one of a file that is not there.
+    /// An error of the kernel, or of a file that does not exist.
     pub fn ruleset(&self) -> io::Result<Option<OwnedFd>> {
         let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
         let written = AccessFs::ReadFile

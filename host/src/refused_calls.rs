@@ -1,5 +1,5 @@
-//! System calls that no VMM needs, and one that was taken over would begin with: other processes, other
-//! programs' sockets, files by their names, and whatever else of the kernel has often been a way out.
+//! System calls that no VMM needs, and that a compromised one would try first: other processes,
+//! sockets of other programs, files by path, and parts of the kernel with a record of exploits.
 
 use std::collections::BTreeMap;
 
@@ -8,12 +8,13 @@ use seccompiler::{
     SeccompFilter, SeccompRule, TargetArch,
 };
 
-/// System calls by their numbers, and when each is refused: always, where there is no rule.
+/// System calls by number, with the conditions under which each is refused; without conditions,
+/// always.
 pub type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// Refused whatever its arguments are.
+/// System calls refused with any arguments.
 const REFUSED: [i64; 64] = [
-    // Other processes. A thread of its own is signalled by tgkill.
+    // Other processes. A VMM signals its own threads by tgkill.
     libc::SYS_kill,
     libc::SYS_rt_sigqueueinfo,
     libc::SYS_rt_tgsigqueueinfo,
@@ -25,9 +26,9 @@ const REFUSED: [i64; 64] = [
     libc::SYS_process_vm_writev,
     libc::SYS_process_madvise,
     libc::SYS_kcmp,
-    // Sockets of others: it has its own, or listens.
+    // Sockets of others: it inherits its own, or listens.
     libc::SYS_connect,
-    // Files, by name or by their size.
+    // Files, by path or by size.
     libc::SYS_creat,
     libc::SYS_openat2,
     libc::SYS_open_by_handle_at,
@@ -68,7 +69,7 @@ const REFUSED: [i64; 64] = [
     libc::SYS_fsopen,
     libc::SYS_fsmount,
     libc::SYS_mount_setattr,
-    // Parts of the kernel with a history.
+    // Parts of the kernel with a record of exploits.
     libc::SYS_io_uring_setup,
     libc::SYS_io_uring_enter,
     libc::SYS_io_uring_register,
@@ -84,13 +85,13 @@ const REFUSED: [i64; 64] = [
     libc::SYS_vmsplice,
 ];
 
-/// What is refused to any VMM.
+/// Returns the calls that any VMM is refused.
 ///
 /// # Errors
-/// None that can be met: the rules are always the same.
+/// None in practice: the rules are constant.
 pub fn rules() -> Result<Rules, BackendError> {
     let mut rules: Rules = REFUSED.map(|call| (call, Vec::new())).into();
-    // It would not end with us any more.
+    // Resetting the signal would let it outlive us.
     let death_signal = u64::from(libc::PR_SET_PDEATHSIG.cast_unsigned());
     let of_death_signal = condition(0, SeccompCmpOp::Eq, death_signal)?;
     rules.insert(
@@ -105,7 +106,7 @@ pub fn rules() -> Result<Rules, BackendError> {
     Ok(rules)
 }
 
-/// The filter that refuses these.
+/// Compiles rules to a filter.
 ///
 /// # Errors
 /// A rule can't be expressed.
@@ -117,7 +118,7 @@ pub fn filter(rules: Rules) -> Result<BpfProgram, BackendError> {
     SeccompFilter::new(rules, allowed, refused, TargetArch::x86_64)?.try_into()
 }
 
-/// Whether the lower half of an argument is so.
+/// Compares the lower half of an argument.
 ///
 /// # Errors
 /// There is no such argument.

@@ -1,4 +1,4 @@
-//! What a program and its loader read of the system, whoever confines it.
+//! System files that a program and its loader read, in any confinement.
 
 use std::path::{Path, PathBuf};
 
@@ -15,14 +15,14 @@ const SYSTEM: [&str; 10] = [
     "/etc/alternatives",
 ];
 
-/// Those that are there.
+/// Returns those that exist.
 pub fn present() -> Vec<PathBuf> {
     let there = |path: &PathBuf| path.symlink_metadata().is_ok();
     SYSTEM.iter().map(PathBuf::from).filter(there).collect()
 }
 
-/// Where a program that is not among the system's has its libraries and firmware, as QEMU
-/// does: in the directory above its `bin` or, where it was built, its own.
+/// Directories with the libraries and firmware of a program that is not installed by the system, as
+/// QEMU has them: siblings of its `bin`, or of its build directory.
 const INSTALLED: [&str; 10] = [
     "lib",
     "lib64",
@@ -36,8 +36,8 @@ const INSTALLED: [&str; 10] = [
     "qemu-bundle",
 ];
 
-/// `program` and what it needs of the files beside it, if it is not where the system has its
-/// programs. Never a whole directory of somebody's: it may be their home.
+/// Returns `program` and the files beside it that it needs, if it is not a program of the system.
+/// Never a whole directory that the user owns: it may be their home.
 pub fn beside(program: &Path) -> Vec<PathBuf> {
     let Ok(program) = program.canonicalize() else {
         return Vec::new();
@@ -45,7 +45,7 @@ pub fn beside(program: &Path) -> Vec<PathBuf> {
     if program.starts_with("/usr") {
         return Vec::new();
     }
-    // All packages of these depend on others there, by path.
+    // Packages in these stores depend on others there, by absolute path.
     for store in ["/nix/store", "/gnu/store"] {
         if program.starts_with(store) {
             return vec![store.into()];

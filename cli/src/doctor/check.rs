@@ -1,4 +1,4 @@
-//! What was looked at, and how it is.
+//! The result of a check.
 
 use serde::Serialize;
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 #[serde(rename_all = "lowercase")]
 pub(super) enum Status {
     Ok,
-    /// A run works, if slower or later.
+    /// A run works, but slower or later.
     Warn,
     /// A run would not work.
     Fail,

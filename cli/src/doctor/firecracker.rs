@@ -1,4 +1,4 @@
-//! What `ironclaw doctor` says of Firecracker.
+//! Checks Firecracker.
 
 use std::fs;
 use std::io;
@@ -17,8 +17,8 @@ use rustix::process::geteuid;
 use super::check::Check;
 use super::qemu::Purpose;
 
-/// The binary, and the jailer where there is one to jail; and what is left for QEMU to do. `opened`
-/// says whether there is KVM, without which `auto` does not even look for Firecracker.
+/// Checks the binary, and the jailer if VMs are to be jailed; returns what QEMU remains needed for.
+/// `opened` tells whether there is KVM, without which `auto` does not even look for Firecracker.
 pub(super) async fn checks(config: &Config, opened: &io::Result<()>) -> (Vec<Check>, Purpose) {
     const NAME: &str = "Firecracker";
     let unused = |why: &str| (vec![Check::ok(NAME, why)], Purpose::Hypervisor);
@@ -44,13 +44,13 @@ pub(super) async fn checks(config: &Config, opened: &io::Result<()>) -> (Vec<Che
                 }
                 (checks, Purpose::Fallback)
             }
-            // Nobody asked for it by name.
+            // Not requested by name.
             Err(error @ VmmError::NotInstalled { path: None, .. }) if !only => {
                 let found = causes(&error);
                 let check = Check::warn(NAME, found, "until then QEMU runs the guests");
                 (vec![check], Purpose::Hypervisor)
             }
-            // It says itself what to do.
+            // The error has the advice.
             Err(error) => {
                 let check = Check::fail(NAME, causes(&error), None);
                 (vec![check], Purpose::Hypervisor)
@@ -59,12 +59,12 @@ pub(super) async fn checks(config: &Config, opened: &io::Result<()>) -> (Vec<Che
     (checks, if only { Purpose::Nothing } else { purpose })
 }
 
-/// Whether it is the only one that may serve, by its name.
+/// Returns whether it is the only backend that may serve, chosen by name.
 fn is_chosen(config: &Config) -> bool {
     config.backend.kind() == Some(&KIND)
 }
 
-/// The version, with what is to be known of it.
+/// Formats the version, with its known limitations.
 fn words(binary: &FirecrackerBinary) -> String {
     let version = &binary.version;
     if binary.quirks.hears_after_pause {
@@ -83,7 +83,7 @@ fn jailed(config: &Config) -> bool {
         && find_jailer(config.backends.firecracker.jailer.as_deref()).is_ok()
 }
 
-/// What shuts it off: its jailer as root, and what an ordinary user can have otherwise.
+/// Checks its jail: the jailer as root, and the confinement of an ordinary user otherwise.
 fn jail(config: &Config, binary: &FirecrackerBinary) -> Check {
     if config.jail == JailChoice::Off {
         return Check::warn(
@@ -127,10 +127,11 @@ fn jailer(config: &Config) -> Check {
     }
 }
 
-/// What a jailed VM reads is linked into its jail, and what it writes moved out of there.
+/// Checks the file systems: files that a jailed VM reads are linked into its jail, files that it
+/// writes are moved out.
 fn file_systems(config: &Config) -> Option<Check> {
     const NAME: &str = "file systems";
-    // What is not there yet will be on that of what is above it.
+    // A path that does not exist yet will be on the file system of its nearest existing ancestor.
     let of = |path: &Path| {
         path.ancestors()
             .find_map(|path| Some(fs::metadata(path).ok()?.dev()))
@@ -156,7 +157,8 @@ fn file_systems(config: &Config) -> Option<Check> {
     })
 }
 
-/// Firecracker's docs/prod-host-setup.md recommends this option for hosts with cgroup v2.
+/// Checks a mount option that breaks jails: Firecracker's docs/prod-host-setup.md recommends it for
+/// hosts with cgroup v2.
 fn control_groups() -> Option<Check> {
     const NAME: &str = "control groups";
     let mut mounts = procfs::mounts().ok()?.into_iter();
@@ -181,7 +183,7 @@ mod tests {
 
     #[test]
     fn obstacles_to_jails_are_found_before_they_are_made() {
-        // Nothing is ever made there.
+        // Never exists.
         const HERE: &str = "/nonexistent/here";
         const ELSEWHERE: &str = "/proc/nonexistent/there";
         let check = |backend, templates: &str, snapshots: &str| {

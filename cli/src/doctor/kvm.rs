@@ -1,4 +1,4 @@
-//! What `ironclaw doctor` says of KVM.
+//! Checks KVM.
 
 use std::fs::{self, File};
 use std::io;
@@ -51,7 +51,7 @@ pub(super) fn check(config: &Config, opened: &io::Result<()>) -> Check {
     }
 }
 
-/// How a user gets access to the device.
+/// Returns how a user gets access to the device.
 fn access() -> String {
     let facts = fs::metadata(DEVICE).ok();
     let groups = fs::read_to_string("/etc/group").unwrap_or_default();
@@ -60,7 +60,8 @@ fn access() -> String {
     })
 }
 
-/// By its group, where it has one beside root's that may use it; `groups` is as in group(5).
+/// Advises to join the device's group, if a group other than root's may use it; `groups` is the
+/// text of group(5).
 fn access_by(mode: u32, gid: u32, groups: &str) -> String {
     const READ_AND_WRITE: u32 = 0o060;
     let id = gid.to_string();
@@ -77,7 +78,7 @@ fn access_by(mode: u32, gid: u32, groups: &str) -> String {
     }
 }
 
-/// As a hypervisor does: what the file's mode promises is not all that it takes.
+/// Opens the device as a hypervisor does: the file's mode alone does not tell whether that works.
 pub(super) fn open() -> io::Result<()> {
     File::options()
         .read(true)

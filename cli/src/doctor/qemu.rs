@@ -1,4 +1,4 @@
-//! What `ironclaw doctor` says of QEMU.
+//! Checks QEMU.
 
 use ironclaw_console::causes;
 use ironclaw_console::output::blocking;
@@ -8,20 +8,20 @@ use ironclaw_orchestrator::vm::qemu::{Jail, QemuBinary};
 
 use super::check::Check;
 
-/// What a run needs QEMU for.
+/// The use of QEMU in a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// It is the hypervisor.
     Hypervisor,
-    /// It runs the guest where Firecracker does not boot it.
+    /// It runs guests that Firecracker does not boot.
     Fallback,
-    /// Nothing.
+    /// No use.
     Nothing,
 }
 
 pub(super) async fn check(config: &Config, purpose: Purpose) -> Check {
     const NAME: &str = "QEMU";
-    // An error says itself what to install or set.
+    // The error has the advice.
     match (
         QemuBinary::find(config.backends.qemu.binary.as_deref()).await,
         purpose,
@@ -46,7 +46,7 @@ pub(super) async fn check(config: &Config, purpose: Purpose) -> Check {
     }
 }
 
-/// What a guest that took QEMU over would meet; nothing where there is no QEMU to be used.
+/// Checks the jail, which confines a guest that takes QEMU over; `None` if no QEMU is used.
 pub(super) async fn jail(config: &Config, purpose: Purpose) -> Option<Check> {
     const NAME: &str = "QEMU's jail";
     if purpose == Purpose::Nothing {
@@ -131,7 +131,7 @@ mod tests {
             "{off:?}"
         );
         assert!(off.found.contains("memory read-only"), "{off:?}");
-        // Whatever this machine has.
+        // Depends on the machine.
         let auto = found("auto").await;
         assert_ne!(auto.status, Status::Fail);
         assert!(auto.found.contains("no capabilities"), "{auto:?}");

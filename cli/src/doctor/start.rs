@@ -1,4 +1,4 @@
-//! Whether hypervisors start as a run starts them: jailed, if a run is.
+//! Tests whether hypervisors start as they do in a run: jailed, if a run jails them.
 
 use std::time::Instant;
 
@@ -8,12 +8,12 @@ use ironclaw_orchestrator::vm::{Config, Launcher};
 
 use super::check::Check;
 
-/// Each is started, and ended. Where the first does not start, `auto` takes the next.
+/// Starts each one and ends it. If the first does not start, `auto` uses the next.
 pub(super) async fn checks(config: &Config) -> Vec<Check> {
     const NAME: &str = "start";
     let hypervisors = match Launcher::hypervisors(config).await {
         Ok(hypervisors) => hypervisors,
-        // It says itself what to do.
+        // The error has the advice.
         Err(error) => return vec![Check::fail(NAME, causes(&error), None)],
     };
     let mut checks = Vec::new();

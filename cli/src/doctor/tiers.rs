@@ -1,5 +1,5 @@
-//! Whether the tiers work that need no boot. A pool learns it by its spawns, and switches one off that
-//! fails each time; this process has no pool, so it tries them.
+//! Tests the tiers that need no boot. A pool learns by its spawns whether they work, and switches
+//! off a tier that keeps failing; this process has no pool, so it tries them.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use super::check::Check;
 
 const NAME: &str = "tiers";
 
-/// A snapshot that fits is restored, and the clone held, released, and ended.
+/// Restores a snapshot that fits, then holds, releases and ends the clone.
 pub(super) async fn check(launcher: &Launcher) -> Check {
     let Some(snapshot) = find(launcher).await else {
         return Check::warn(
@@ -26,7 +26,7 @@ pub(super) async fn check(launcher: &Launcher) -> Check {
     of(tried, milliseconds(start.elapsed()))
 }
 
-/// The first snapshot that can be restored here.
+/// Finds the first snapshot that can be restored here.
 async fn find(launcher: &Launcher) -> Option<Snapshot> {
     let launcher = launcher.clone();
     let found = blocking(move || {
@@ -36,7 +36,7 @@ async fn find(launcher: &Launcher) -> Option<Snapshot> {
             let manifest = entry.state.as_ref();
             manifest.is_ok_and(|manifest| required.check(manifest).is_ok())
         });
-        // One that can't be used has a check of its own, and a pool takes the next one.
+        // Skips an unusable one, as a pool does; another check reports it.
         let mut loaded = fitting.filter_map(|entry| store.load(entry.id, required).ok());
         anyhow::Ok(loaded.next())
     });

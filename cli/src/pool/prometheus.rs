@@ -1,4 +1,4 @@
-//! The pool on disk in the text format of Prometheus, for a collector of text files.
+//! Formats the pool on disk as Prometheus text, for a text file collector.
 
 use ironclaw_orchestrator::metrics::{BUDGET, SIZE};
 use metrics::{Unit, describe_gauge, gauge, with_local_recorder};
@@ -10,7 +10,7 @@ const FIT: &str = "ironclaw_pool_snapshots_fit";
 const REFRESH: &str = "ironclaw_pool_refresh_seconds";
 const MAX_VMS: &str = "ironclaw_pool_vms_limit";
 const DISK_BUDGET: &str = "ironclaw_snapshot_disk_budget_bytes";
-// Of each snapshot, by `snapshot`.
+// Per snapshot, with the label `snapshot`.
 const AGE: &str = "ironclaw_snapshot_age_seconds";
 const DISK: &str = "ironclaw_snapshot_disk_bytes";
 const IN_USE: &str = "ironclaw_snapshot_in_use";
@@ -40,7 +40,7 @@ fn describe() {
     describe_gauge!(FITS, "Whether a pool would use a snapshot now.");
 }
 
-/// Every figure of `stats`, each with a line of help.
+/// Formats all figures of `stats`, each with a line of help.
 #[expect(
     clippy::cast_precision_loss,
     reason = "a gauge is a float, exact up to 2^53"

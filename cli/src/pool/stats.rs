@@ -1,4 +1,4 @@
-//! `ironclaw pool stats`: what a process that has no pool can know of one.
+//! The command `ironclaw pool stats`: the state of a pool, as far as a process without it can tell.
 
 use anyhow::Result;
 use ironclaw_console::causes;
@@ -13,19 +13,19 @@ use crate::{requirements, snapshot};
 
 #[derive(Debug, Serialize)]
 pub(super) struct Stats {
-    /// Snapshots that the pool wants to have.
+    /// Snapshots that a pool would keep.
     pub(super) size: usize,
     /// Snapshots that a pool would use now.
     pub(super) fit: usize,
-    /// What all of them take on disk.
+    /// Their total size on disk.
     pub(super) disk_bytes: u64,
-    /// What each should take at most.
+    /// The intended maximum of each one's size.
     pub(super) disk_budget_bytes: u64,
-    /// Age at which a snapshot is replaced.
+    /// The age at which a snapshot is replaced.
     pub(super) refresh_seconds: u64,
-    /// Most VMs at a time: a setting, or as many as there is memory for.
+    /// Limit of VMs at a time: from a setting, or by memory.
     pub(super) max_vms: usize,
-    /// Memory of all of them.
+    /// The memory budget of all VMs.
     pub(super) memory_budget_bytes: u64,
     pub(super) snapshots: Vec<Row>,
 }
@@ -36,14 +36,14 @@ pub(super) struct Row {
     kind: KindName,
     /// The snapshot that its VM was restored from.
     parent: Option<SnapshotId>,
-    /// Unknown of a directory without a manifest, and of what is from the future.
+    /// `None` without a manifest, and for a time in the future.
     pub(super) age_seconds: Option<u64>,
     pub(super) disk_bytes: u64,
     pub(super) in_use: bool,
-    /// The processes that use it, as far as they can be seen.
+    /// The processes that use it, as far as they are visible.
     owners: Owners,
     pub(super) fits: bool,
-    /// Why it does not fit.
+    /// The reason why it does not fit.
     error: Option<String>,
     #[serde(skip)]
     age: String,
@@ -55,7 +55,7 @@ impl Stats {
         let required = match requirements::current(config).await {
             Ok(Some(required)) => Ok(required),
             Ok(None) => Err("there is no usable template".to_owned()),
-            // What is on disk is there without a hypervisor, too.
+            // Snapshots on disk can be listed without a hypervisor, too.
             Err(error) => Err(causes(error.as_ref())),
         };
         let snapshots: Vec<_> = entries

@@ -1,4 +1,4 @@
-//! A place for VMs apart from all others, so that what is left of them can be told.
+//! State directories used by a single test, so that it can check for leftovers.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::vm::{self, PATIENCE};
 
-/// Directories of its own for snapshots and running VMs.
+/// Directories for snapshots and running VMs.
 pub(crate) struct Apart(TempDir);
 
 impl Apart {
@@ -29,7 +29,7 @@ impl Apart {
         self.0.path().join("snapshots")
     }
 
-    /// `ironclaw` that works here.
+    /// Returns `ironclaw` with these directories.
     pub(crate) fn ironclaw(&self, arguments: &[&str]) -> Command {
         let mut command = vm::ironclaw("", arguments);
         command.env("IRONCLAW_RUN_PATH", self.run_path());
@@ -37,7 +37,7 @@ impl Apart {
         command
     }
 
-    /// The processes that have a file from here open or mapped, or work here.
+    /// Lists the processes that have a file from here open or mapped, or as working directory.
     pub(crate) fn processes(&self) -> Vec<u32> {
         let is_here = |path: &Path| path.starts_with(self.0.path());
         let uses = |process: &Process| {
@@ -57,10 +57,10 @@ impl Apart {
             .collect()
     }
 
-    /// No process, no file of a VM, no socket, and nothing half made among the snapshots.
+    /// Asserts that no process, no file of a VM, no socket and no unfinished snapshot is left.
     pub(crate) fn assert_nothing_left(&self, after: &str) {
         for process in self.processes() {
-            // It may be on its way out, and ends by itself then.
+            // A process may be exiting, and then ends by itself.
             if let Ok(process) = pidfd_open(pid(process), PidfdFlags::empty()) {
                 ended(&process);
             }
@@ -70,14 +70,14 @@ impl Apart {
             .filter_map(|socket| socket.path)
             .filter(|path| path.starts_with(self.0.path()))
             .collect();
-        // Names are claimed by locks on their files, which stay.
+        // Claims are locks; their files stay.
         left.extend(list(&self.run_path(), |name| name != ".claims"));
         left.extend(list(&self.snapshots(), |name| name.starts_with('.')));
         assert!(left.is_empty(), "left after {after}: {left:?}");
     }
 }
 
-/// The entries of a directory with such names; none where it does not exist.
+/// Lists the entries of a directory with matching names; none if it does not exist.
 fn list(directory: &Path, such: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten();
     entries
@@ -96,7 +96,7 @@ pub(crate) fn watch(number: u32) -> OwnedFd {
     pidfd_open(pid(number), PidfdFlags::empty()).unwrap()
 }
 
-/// Waits, by event, until a process has ended; one that goes on is a failure.
+/// Waits, by event, until a process has ended; panics if it goes on.
 pub(crate) fn ended(process: &OwnedFd) {
     let patience = Timespec::try_from(PATIENCE).unwrap();
     let ended = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&patience)).unwrap();

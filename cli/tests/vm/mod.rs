@@ -1,4 +1,4 @@
-//! Whether there are VMs for a test, and where their state is.
+//! Decides whether tests can have VMs, and sets up their state.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,19 +12,20 @@ use ironclaw_orchestrator::vm::{Config, find_guest_agent};
 use ironclaw_test_harness::skipped;
 use procfs::process::Process;
 
-/// Set by `cargo xtask test`, which installs QEMU and builds the agent: tests have to run then.
+/// Set by `cargo xtask test`, which installs QEMU and builds the agent: makes a missing VM a
+/// failure.
 const REQUIRED: &str = "IRONCLAW_TEST_REQUIRE_VM";
 
-/// Far longer than anything takes that works, on any machine.
+/// Timeout of the tests: far longer than anything takes that works, on any machine.
 #[allow(dead_code, reason = "not every test looks at processes")]
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Where all tests have what they share, kept between runs and apart from any user's.
+/// Returns the directory shared by all tests, kept between runs and apart from any user's.
 pub(crate) fn state() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("vm")
 }
 
-/// Settings with the template of all tests, and the directory of that name for snapshots.
+/// Returns the settings with the shared template, and the snapshot directory of that name.
 pub(crate) fn settings(snapshots: &str) -> [(&'static str, PathBuf); 3] {
     [
         ("IRONCLAW_TEMPLATE_PATH", state().join("templates")),
@@ -33,7 +34,7 @@ pub(crate) fn settings(snapshots: &str) -> [(&'static str, PathBuf); 3] {
     ]
 }
 
-/// What a caller may set: where programs are, which a machine may have anywhere.
+/// Settings that are passed on from the caller: paths of programs, which depend on the machine.
 const PROGRAMS: [&str; 4] = [
     "IRONCLAW_QEMU",
     "IRONCLAW_FIRECRACKER",
@@ -41,7 +42,7 @@ const PROGRAMS: [&str; 4] = [
     "IRONCLAW_GUEST_AGENT",
 ];
 
-/// `ironclaw` with those settings, and no others of the caller's.
+/// Returns `ironclaw` with these settings, and no others of the caller's.
 pub(crate) fn ironclaw(snapshots: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ironclaw"));
     for (name, ..) in VARIABLES {
@@ -50,14 +51,14 @@ pub(crate) fn ironclaw(snapshots: &str, arguments: &[&str]) -> Command {
         }
     }
     command.env_remove("RUST_LOG");
-    // Snapshots are kept between runs, and an old one would be replaced amid a test.
+    // Snapshots are kept between runs: an old one would be replaced in the middle of a test.
     command.env("IRONCLAW_SNAPSHOT_REFRESH_SECS", "1000000000");
     command.args(arguments).envs(settings(snapshots));
     command
 }
 
-/// Whether a VM can be had here; a test is ignored if something is not installed. Anything else that
-/// is wrong is a failure.
+/// Returns whether VMs are possible here; ignores the test if something is not installed. Any other
+/// problem is a failure.
 pub(crate) fn runs() -> bool {
     let doctor = ironclaw("command-line", &["doctor"]).output().unwrap();
     if doctor.status.success() {
@@ -74,7 +75,7 @@ pub(crate) fn runs() -> bool {
     false
 }
 
-/// What is not installed of that which runs VMs.
+/// Returns the missing requirement of VMs, if any.
 fn missing() -> Option<String> {
     let of = |name: &str| PROGRAMS.contains(&name).then(|| std::env::var_os(name));
     let config = Config::from_vars(|name| of(name).flatten(), true).unwrap();
@@ -89,11 +90,11 @@ fn missing() -> Option<String> {
     }
 }
 
-/// The processes that a process has started and that have not ended.
+/// Returns the living children of a process.
 #[allow(dead_code, reason = "not every test looks at processes")]
 pub(crate) fn children(of: u32) -> Vec<u32> {
     let process = Process::new(i32::try_from(of).unwrap()).unwrap();
-    // A thread that has ended since has no children.
+    // A thread that has ended meanwhile has no children.
     let children = process
         .tasks()
         .unwrap()
@@ -101,7 +102,7 @@ pub(crate) fn children(of: u32) -> Vec<u32> {
     children.flatten().collect()
 }
 
-/// Makes a snapshot in `directory` that is older than any may become.
+/// Makes a snapshot in `directory` that is older than the allowed age.
 #[allow(dead_code, reason = "not every test needs one")]
 pub(crate) fn old_snapshot(place: &str, directory: &Path) -> String {
     let made = ironclaw(place, &["snapshot", "create", "--json"])

@@ -70,7 +70,7 @@ const KVM: &str = "kvm";
 /// Names of the sockets in a VM's directory.
 const API: &str = "api.sock";
 const VSOCK: &str = "vsock.sock";
-/// Names of a snapshot's files in a jail.
+/// Names of a snapshot's files in a chroot.
 const VMSTATE: &str = "vmstate";
 const MEMORY: &str = "memory";
 
@@ -120,14 +120,14 @@ pub struct FirecrackerVm {
     started_in: Duration,
 }
 
-/// Whether a VM writes a snapshot.
+/// Whether a VM will write a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Snapshot {
     None,
     Written,
 }
 
-/// What of its memory a VM's snapshot writes.
+/// The part of memory that a VM's snapshot writes.
 enum Writes {
     /// All of it.
     Full,
@@ -180,7 +180,7 @@ impl Firecracker {
         })
     }
 
-    /// The same with its processes confined, where no jailer does it.
+    /// Confines its processes, if no jailer does.
     #[must_use]
     pub fn confined(self, confined: Confined) -> Self {
         Self {
@@ -189,7 +189,7 @@ impl Firecracker {
         }
     }
 
-    /// A process that answers on its API, and has no VM yet.
+    /// Starts a process and waits for its API; it has no VM yet.
     async fn start(
         &self,
         machine: Machine,
@@ -266,7 +266,7 @@ impl Firecracker {
         }
     }
 
-    /// What a process sees that is not in a jail.
+    /// Returns the part of the host's files that a process without a jail sees.
     fn sees(&self) -> Sees {
         let confined = self.confined.as_ref();
         if confined.is_some_and(|confined| confined.restricts_files()) {

@@ -1,9 +1,10 @@
 //! The chroot of a jailed Firecracker process, accessed from outside; without a jailer, the working
 //! directory of the process.
 //!
-//! Without a jail, the process sees the host's file system, and this directory only has its
-//! sockets. In a jail, this directory is all that it sees: files to read are linked in, files that
-//! it wrote are retrieved. A guest may have taken the process over, so no link in here is followed.
+//! Without a jail, the process sees the host's file system, or this directory alone if Landlock
+//! restricts it. In a jail, this directory is all that it sees. Files to read are linked in, and
+//! files that it wrote are retrieved. A guest may have taken the process over, so no link in here
+//! is followed.
 //!
 //! Sockets are reached through descriptors: the path of a socket is limited to 107 bytes (unix(7)),
 //! and state directories are often deeper.
@@ -40,25 +41,25 @@ pub(super) struct Chroot {
     sees: Sees,
 }
 
-/// What a process sees of the host's files.
+/// The part of the host's files that a process sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sees {
-    /// All that its user may read.
+    /// Everything that its user may read.
     Host,
-    /// This directory, as its root and a process of this group.
+    /// This directory, as its root; the process has this group.
     Jail(u32),
-    /// This directory, as far as it may read, and [`WRITTEN`] in it to write.
+    /// This directory for reading, and [`WRITTEN`] in it for writing.
     Directory,
 }
 
 /// Name of the pipe for Firecracker's log: its standard output is the guest's console.
 pub(super) const LOG: &str = "log";
 
-/// Where a process that can write nowhere else puts a snapshot.
+/// The directory for a snapshot of a process that can write nowhere else.
 pub(super) const WRITTEN: &str = "written";
 
 impl Chroot {
-    /// The directory at `path`, for a process that sees so much.
+    /// Opens the directory at `path`, for a process that sees this part of the host's files.
     pub(super) fn open(path: &Path, sees: Sees) -> io::Result<Self> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
         Ok(Self {
@@ -142,7 +143,7 @@ impl Chroot {
         }
     }
 
-    /// The same for a file that every process may read, by its own path where there is no chroot.
+    /// Exposes a file that every process may read; without a chroot, under its own path.
     pub(super) fn expose_to_all(&self, file: &Path, name: &str) -> Result<PathBuf, VmmError> {
         match self.sees {
             Sees::Host | Sees::Directory => Ok(file.to_owned()),
@@ -150,8 +151,8 @@ impl Chroot {
         }
     }
 
-    /// Prepares a file for the process to write, which [`retrieve`](Self::retrieve) moves to `target`;
-    /// returns the path that it opens it by.
+    /// Prepares a file for the process to write, which [`retrieve`](Self::retrieve) moves to
+    /// `target`; returns the path for the process to open.
     pub(super) fn prepare_output(&self, target: &Path, name: &str) -> Result<PathBuf, VmmError> {
         match self.sees {
             Sees::Host => {}
@@ -178,7 +179,7 @@ impl Chroot {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
             let file = File::from(openat(&self.directory, &name, flags, Mode::empty())?);
             link_own_file(&file, target)?;
-            // The process may have put something else there meanwhile, for all we care.
+            // Ignores whatever the process may have put there meanwhile: it goes with the chroot.
             let _ = unlinkat(&self.directory, &name, AtFlags::empty());
             Ok(())
         };

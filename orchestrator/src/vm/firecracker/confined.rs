@@ -1,13 +1,14 @@
-//! What shuts Firecracker off where there is no jailer, which takes root: Landlock, and a filter of
-//! system calls above Firecracker's own.
+//! Confines Firecracker without a jailer, which needs root: by Landlock, and by a seccomp filter on
+//! top of Firecracker's own.
 //!
-//! Its own filters restrict which calls it makes, and hardly their arguments: they let it open any
-//! file of its user to write, connect to any socket of theirs, such as that of an agent for keys or of
-//! their session, and end any of their processes by a signal. So Landlock leaves it its own directory,
-//! into which what it is to read is linked, and our filter the sockets that it listens on.
+//! Firecracker's filters restrict its system calls, but hardly their arguments: they let it open
+//! any file of its user for writing, connect to any socket of theirs, like that of a key agent or
+//! of their session, and signal any of their processes. So Landlock restricts it to its own
+//! directory, into which the files that it reads are linked, and our filter to the sockets that it
+//! listens on.
 //!
-//! It takes no namespaces, for which kernels make a process wait: a tap device is found as before, and
-//! what they would take away, the two others do.
+//! It uses no namespaces, whose creation takes the kernel time: a tap device is found as without
+//! them, and Landlock and the filter cover the rest.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -27,42 +28,42 @@ use super::devices::Devices;
 use crate::sys::confine::{self, Confinement};
 use crate::vm::vmm::Machine;
 
-/// What it opens to run a guest, and for a tap device.
+/// Devices that it opens to run a guest, and for a tap device.
 const KVM: &str = "/dev/kvm";
 const TUN: &str = "/dev/net/tun";
 
-/// Bytes of a file that a VM which makes a snapshot may write, beyond its memory.
+/// Bytes that a VM which makes a snapshot may write to a file, beyond its memory.
 const EXTRA_FILE: u64 = 64 << 20;
-/// Bytes of the files in memory that its devices make for themselves: some pages each.
+/// Bytes of the memory files that its devices create: a few pages each.
 const OWN_FILES: u64 = 1 << 20;
-/// Address space beside the guest's memory; it takes a tenth of it.
+/// Address space beyond the guest's memory; it uses a tenth of it.
 const EXTRA_ADDRESSES: u64 = 1 << 30;
-/// Most files that it may have open: the jailer's own default.
+/// Limit of its open files: the jailer's own default.
 const MAX_FILES: u64 = 2048;
 
-/// How Firecracker is shut off as an ordinary user.
+/// The confinement of Firecracker for an ordinary user.
 #[derive(Debug)]
 pub struct Confined {
-    /// Files to read, if Landlock restricts them.
+    /// The files to read, if Landlock restricts them, or the reason why it does not.
     files: Result<Vec<PathBuf>, String>,
 }
 
 impl Confined {
-    /// What can be had for `program`, whose VMs have their directories below `run_path` and read what
-    /// is in `state`.
+    /// Finds the possible confinement of `program`, whose VMs have their directories below
+    /// `run_path` and read files in `state`.
     #[must_use]
     pub fn find(program: &Path, run_path: &Path, state: &[PathBuf]) -> Self {
         let files = files_of(program, run_path, state);
         Self { files }
     }
 
-    /// Why it can open files of its user: Landlock can't be had.
+    /// Returns why Landlock is not possible, which leaves it access to all files of its user.
     #[must_use]
     pub fn why_no_stronger(&self) -> Option<&str> {
         self.files.as_ref().err().map(String::as_str)
     }
 
-    /// What a process is shut off by.
+    /// Lists the enforced restrictions.
     #[must_use]
     pub fn in_force(&self) -> Vec<&'static str> {
         let mut all = Vec::new();
@@ -80,12 +81,12 @@ impl Confined {
         all
     }
 
-    /// Whether what it reads has to be in its directory.
+    /// Returns whether the files that it reads must be in its directory.
     pub(super) fn restricts_files(&self) -> bool {
         self.files.is_ok()
     }
 
-    /// That of one process, in `dir`, which `writes` a snapshot or does not.
+    /// Builds the confinement of one process in `dir`; `writes` tells whether it writes a snapshot.
     pub(super) fn confinement(
         &self,
         dir: &Chroot,
@@ -120,7 +121,7 @@ impl Confined {
     }
 }
 
-/// The files that `program` has to read, if it can do with these.
+/// Returns the files that `program` has to read, if these suffice for it.
 fn files_of(program: &Path, run_path: &Path, state: &[PathBuf]) -> Result<Vec<PathBuf>, String> {
     if confine::landlock_version() == 0 {
         return Err("this kernel has no Landlock, or it is switched off".to_owned());
@@ -139,7 +140,7 @@ fn files_of(program: &Path, run_path: &Path, state: &[PathBuf]) -> Result<Vec<Pa
     Ok(all)
 }
 
-/// Whether it is a program of its own, and not one that starts another.
+/// Returns whether it is a binary, as opposed to a script that starts one.
 fn is_executable(program: &Path) -> bool {
     let mut magic = [0; 4];
     let read = File::open(program).and_then(|mut file| file.read_exact(&mut magic));
@@ -169,7 +170,7 @@ fn access(
     .ruleset()
 }
 
-/// Whether what is in `directory` can be linked into one below `run_path`; neither need be there yet.
+/// Checks that files in `directory` can be linked to below `run_path`; neither need exist yet.
 fn can_link(directory: &Path, run_path: &Path) -> Result<(), String> {
     let there = |path: &Path| {
         let mut all = path.ancestors();
@@ -178,7 +179,7 @@ fn can_link(directory: &Path, run_path: &Path) -> Result<(), String> {
     let (Some(from), Some(to)) = (there(directory), there(run_path)) else {
         return Ok(());
     };
-    // Of a mount, since the kernel links nothing from one to another, though of one file system.
+    // Compares mounts: the kernel links nothing between two mounts, even of one file system.
     let mount = |path: &Path| statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID);
     let is_one = |from, to| match (mount(from), mount(to)) {
         (Ok(from), Ok(to)) => from.stx_mnt_id == to.stx_mnt_id,
@@ -188,7 +189,7 @@ fn can_link(directory: &Path, run_path: &Path) -> Result<(), String> {
     if !is_one(&from, &to) {
         return Err(format!("{shown} and {run} are on different file systems"));
     }
-    // What others own can't be linked by everybody (fs.protected_hardlinks, proc_sys_fs(5)).
+    // Files of others can't be linked by everybody (fs.protected_hardlinks, proc_sys_fs(5)).
     let owner = from.metadata().map_or(0, |facts| facts.uid());
     let is_there = from.as_path() == directory || directory.exists();
     if is_there && owner != geteuid().as_raw() {
@@ -197,13 +198,13 @@ fn can_link(directory: &Path, run_path: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// It makes no sockets but its own, and reaches none.
+/// Builds the filter: it creates no sockets but its own, and connects to none.
 fn filter() -> Result<BpfProgram, BackendError> {
     let mut rules = refused_calls::rules()?;
     let unix = u64::from(libc::AF_UNIX.cast_unsigned());
     let of_others = condition(0, SeccompCmpOp::Ne, unix)?;
     rules.insert(libc::SYS_socket, vec![SeccompRule::new(vec![of_others])?]);
-    // Which would reach one without a connection.
+    // `sendmsg` would reach a socket without a connection.
     rules.insert(libc::SYS_sendmsg, Vec::new());
     rules.insert(libc::SYS_sendmmsg, Vec::new());
     refused_calls::filter(rules)
@@ -228,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_linked_into_a_vms_directory_is_found_before_there_is_one() {
+    fn obstacles_to_links_into_a_vm_s_directory_are_found_before_it_exists() {
         let root = tempfile::tempdir().unwrap();
         let (run, snapshots) = (root.path().join("run"), root.path().join("not/yet"));
         can_link(&snapshots, &run).unwrap();

@@ -180,12 +180,12 @@ impl Devices {
         )))
     }
 
-    /// The image of the root drive.
+    /// Returns the image of the root drive.
     pub(super) fn root_drive(&self) -> Option<&Path> {
         self.root_drive.as_deref()
     }
 
-    /// Makes the root drive visible in a VM's chroot, and says by which path.
+    /// Exposes the root drive in a VM's chroot; returns its path there.
     pub(super) fn expose_drive(&self, chroot: &Chroot) -> Result<Option<PathBuf>, VmmError> {
         let expose = |path: &PathBuf| chroot.expose_to_all(path, ROOT_DRIVE);
         self.root_drive.as_ref().map(expose).transpose()

@@ -124,7 +124,7 @@ impl FirecrackerSettings {
     fn find_jailer(&self, of: &Surroundings) -> Result<Option<Jailer>, VmmError> {
         match of.jail {
             JailChoice::Off => Ok(None),
-            // Others are confined without one.
+            // Without root, the confinement needs no jailer.
             JailChoice::Auto if !geteuid().is_root() => Ok(None),
             JailChoice::On | JailChoice::Auto => {
                 Jailer::find(self.jailer.as_deref(), of.jail_users.clone()).map(Some)

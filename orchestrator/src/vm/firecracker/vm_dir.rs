@@ -39,7 +39,7 @@ pub(super) struct Jail {
 }
 
 impl VmDir {
-    /// A directory for one more VM, which sees the host's files or that alone.
+    /// Creates the directory of one more VM, which sees the host's files or that directory alone.
     pub(super) fn new(run: &Arc<RunDirectory>, sees: Sees) -> io::Result<Self> {
         let path = run.path().join(run.number().to_string());
         run_directory::make(&path)?;

@@ -1,17 +1,17 @@
 //! A seccomp filter that refuses QEMU more system calls than its own sandbox does.
 //!
-//! It is a list of what a VMM that was taken over would begin with, and QEMU never needs: what no VMM
-//! does, new sockets, and files that are opened to be written. QEMU's own list is for any QEMU and
-//! leaves these open.
+//! It lists what a compromised VMM would try first and QEMU never needs: the calls that no VMM
+//! needs, new sockets, and files opened for writing. QEMU's own filter has to fit every use of
+//! QEMU, and allows these.
 
 use ironclaw_host::refused_calls::{self, condition};
 use seccompiler::{BpfProgram, SeccompCmpOp, SeccompRule};
 
-/// Refused beside what any VMM is.
+/// System calls refused with any arguments, beyond those that any VMM is refused.
 const REFUSED: [i64; 6] = [
-    // A thread of its own is signalled by tgkill.
+    // QEMU signals its own threads by tgkill.
     libc::SYS_tkill,
-    // It has the sockets that it was started with.
+    // Sockets: it inherits all that it needs.
     libc::SYS_socket,
     libc::SYS_bind,
     libc::SYS_listen,

@@ -78,7 +78,7 @@ pub struct Jail {
     users: RangeInclusive<u32>,
     next: AtomicUsize,
     cgroups: Option<Cgroups>,
-    /// What of the [`system_files`] is there, and where the program is if it is elsewhere.
+    /// The existing [`system_files`], and those of a program installed elsewhere.
     system: Vec<PathBuf>,
 }
 

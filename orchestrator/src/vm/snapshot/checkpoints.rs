@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_disk_should_be_and_is_not_keeps_a_checkpoint_from_being_published() {
+    fn a_malformed_disk_keeps_a_checkpoint_from_being_published() {
         let (_directory, store) = store();
         let staged = || {
             let staging = store
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cleans_up_takes_a_base_and_leaves_checkpoints_whose_time_is_not_past() {
+    fn cleanup_deletes_bases_and_leaves_checkpoints_until_they_expire() {
         let (_directory, store) = store();
         publish(&store);
         let for_ever = take(&store, kept(None), None).id();
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_newer_release_made_is_named_and_stays_until_somebody_names_it() {
+    fn a_checkpoint_of_a_newer_release_is_listed_and_stays_until_named() {
         let (_directory, store) = store();
         let newer = [
             publish(&store),

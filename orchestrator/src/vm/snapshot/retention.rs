@@ -130,7 +130,7 @@ mod tests {
         }
 
         #[test]
-        fn what_may_go_now_may_go_later(
+        fn a_deletable_snapshot_stays_deletable(
             it in checkpoint(), now in time(), later in time(), age: u32, limit: u32, more: u32,
         ) {
             prop_assume!(now <= later);
@@ -148,7 +148,7 @@ mod tests {
         }
 
         #[test]
-        fn what_pools_share_goes_when_it_is_old_or_damaged(
+        fn a_base_is_deletable_when_old_or_damaged(
             now in time(), age: u32, limit: u32,
         ) {
             let [age, limit] = [age, limit].map(|secs| Duration::from_secs(secs.into()));
