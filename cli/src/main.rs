@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use ironclaw_bench::{bench, soak};
-use ironclaw_console::signals::until_first;
+use ironclaw_console::signals::{outlive_file_limit, until_first};
 use ironclaw_orchestrator::vm::{Config, dropped_vms_ended};
 use tokio::time::timeout;
 
@@ -69,6 +69,7 @@ fn await_dropped_vms() {
 }
 
 async fn perform(task: Task, json: bool) -> Result<u8> {
+    outlive_file_limit()?;
     let config = Config::from_env;
     match task {
         Task::Completions { shell } => completions::print(shell),

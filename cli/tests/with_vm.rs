@@ -403,6 +403,35 @@ fn a_low_limit_of_open_files_that_may_be_raised_is_raised() {
 }
 
 #[test]
+fn a_limit_of_file_sizes_is_named_and_ends_nothing() {
+    if !runs() {
+        return;
+    }
+    let state = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut run = ironclaw(&["run", "--", "echo", "runs"]);
+    run.env("IRONCLAW_SNAPSHOT_PATH", state.path());
+    // 512 KB: too little for a guest's memory, so that it is booted without a snapshot.
+    let output = after("ulimit -f 1024", &run).output().unwrap();
+    assert_eq!(output.stdout, b"runs\n", "{output:?}");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("(ulimit -f)"), "{told}");
+    let left = std::fs::read_dir(state.path()).unwrap().count();
+    assert_eq!(left, 0, "{told}");
+}
+
+#[test]
+fn a_directory_for_temporary_files_is_not_needed() {
+    if !runs() {
+        return;
+    }
+    let mut run = ironclaw(&["run", "--", "echo", "runs"]);
+    run.env("TMPDIR", "/nonexistent")
+        .env_remove("IRONCLAW_JAIL");
+    let output = run.output().unwrap();
+    assert_eq!(output.stdout, b"runs\n", "{output:?}");
+}
+
+#[test]
 fn a_warm_up_tells_what_was_there_and_what_it_took() {
     if !runs() {
         return;

@@ -25,6 +25,18 @@ const TERMINATING: [Signal; 7] = [
 /// Other signals that a command may want, which don't end this program.
 const FORWARDED: [Signal; 3] = [Signal::CONT, Signal::TSTP, Signal::WINCH];
 
+/// Keeps this program from ending where it writes more to a file than it may (`ulimit -f`): the write
+/// fails, and its error says so. Programs that it starts end by the signal as before.
+///
+/// # Errors
+/// The kernel's.
+pub fn outlive_file_limit() -> Result<()> {
+    let signal = SignalKind::from_raw(Signal::XFSZ.as_raw());
+    // Its handler stays, though nobody listens.
+    let listened = unix::signal(signal).map(drop);
+    listened.context("can't listen for signals")
+}
+
 /// The error of a program that a signal asked to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("ended by a signal")]

@@ -23,7 +23,28 @@ pub fn of_start(error: io::Error) -> io::Error {
     }
 }
 
-/// Names the limit of open files, if `error` is of that kind.
+/// Checks that a program that this process starts may write a file of `bytes`. Writing more would end
+/// it by a signal (SIGXFSZ), as it would this process.
+///
+/// # Errors
+/// The limit that is in force, and that it is too low.
+pub fn of_file_size(bytes: u64) -> io::Result<()> {
+    match getrlimit(Resource::Fsize).current {
+        Some(limit) if limit < bytes => {
+            let text = file_size(Some(limit));
+            let text = format!("{text}; here it takes {bytes}");
+            Err(io::Error::new(io::ErrorKind::FileTooLarge, text))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn file_size(limit: Option<u64>) -> String {
+    let limit = limit.map_or_else(String::new, |limit| format!("of at most {limit} bytes "));
+    format!("this process may write files {limit}(ulimit -f): raise that")
+}
+
+/// Names the limit of open files or of the size of a file, if `error` is of that kind.
 #[must_use]
 pub fn of_files(error: io::Error) -> io::Error {
     match files(&error) {
@@ -32,7 +53,7 @@ pub fn of_files(error: io::Error) -> io::Error {
     }
 }
 
-/// Returns the text of `error`, which stays as it is, or the limit of open files if that was
+/// Returns the text of `error`, which stays as it is, or the limit of [`of_files`] if that was
 /// reached.
 #[must_use]
 pub fn told(error: &io::Error) -> String {
@@ -48,6 +69,7 @@ fn files(error: &io::Error) -> Option<String> {
                 "this process may have {limit}open files (ulimit -n): raise that, or have fewer VMs"
             ))
         }
+        Some(Errno::FBIG) => Some(file_size(getrlimit(Resource::Fsize).current)),
         Some(Errno::NFILE) => {
             Some("the host may have no more open files (sysctl fs.file-max): raise that".to_owned())
         }
@@ -76,10 +98,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_file_that_no_limit_forbids_may_be_written() {
+        let limit = getrlimit(Resource::Fsize).current;
+        of_file_size(limit.unwrap_or(u64::MAX)).unwrap();
+        assert_eq!(of_file_size(u64::MAX).is_ok(), limit.is_none());
+        assert!(file_size(Some(4096)).contains("at most 4096 bytes (ulimit -f)"));
+    }
+
+    #[test]
     fn errors_of_a_limit_name_it_and_others_stay() {
         let told = |errno: Errno| of_start(errno.into()).to_string();
         assert!(told(Errno::MFILE).contains("ulimit -n"));
         assert!(told(Errno::NFILE).contains("fs.file-max"));
+        assert!(told(Errno::FBIG).contains("ulimit -f"));
         for errno in [Errno::MFILE, Errno::NFILE, Errno::NOENT] {
             let error = io::Error::from(errno);
             assert_eq!(super::told(&error), of_files(errno.into()).to_string());

@@ -30,6 +30,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use ironclaw_host::host_limits;
 use ironclaw_protocol::VSOCK_PORT;
 use tokio::net::UnixStream;
 use tokio::task::spawn_blocking;
@@ -54,6 +55,7 @@ pub use binary::FirecrackerBinary;
 use binary::PROGRAM;
 use chroot::{Chroot, LOG, Sees};
 pub use confined::Confined;
+use confined::OWN_FILES;
 use devices::Interface;
 pub use devices::{Devices, Tap};
 use jail::PROGRAM as JAILER;
@@ -228,6 +230,11 @@ impl Firecracker {
         writes: Snapshot,
     ) -> Result<FirecrackerVm, VmmError> {
         let start = Instant::now();
+        let largest = match writes {
+            Snapshot::Written => machine.memory_bytes(),
+            Snapshot::None => OWN_FILES,
+        };
+        host_limits::of_file_size(largest).map_err(VmmError::io("start Firecracker"))?;
         let run = self.run.directory()?;
         let dir = match &self.jailer {
             None => VmDir::new(&run, self.sees()),

@@ -19,6 +19,7 @@ mod tests;
 use std::path::Path;
 use std::time::Duration;
 
+use ironclaw_protocol::limits::MAX_CHUNK;
 use ironclaw_protocol::message::{Existing, GetFile, Outcome, PutFile, Request, Restored};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -35,6 +36,10 @@ use command::{Stdin, bytes};
 use connection::Connection;
 use inbox::Arrival;
 use running::{Deadline, Pending, within};
+
+/// How long a file may make no progress on its way to or from a guest, whose VMM may be stopped or whose
+/// host overloaded. A chunk of 64 KiB takes milliseconds, and a guest's files are in memory.
+const FILE_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The agent in a guest, at the other end of a byte stream. Any number of requests may be under
 /// way at a time.
@@ -153,8 +158,8 @@ impl Guest {
     }
 
     /// Writes a new file: `path` is absolute in the guest, and its directory exists; `mode` are its
-    /// permission bits. It takes its name when it is complete, so nobody ever sees half of it. There is
-    /// no time limit but the VM's end: a guest that takes nothing is waited for.
+    /// permission bits. It takes its name when it is complete, so nobody ever sees half of it. It may take
+    /// as long as it goes on: a guest that takes nothing for half a minute is waited for no more.
     ///
     /// It is root's. Whatever had the name loses it: a symbolic link is replaced, not followed; other
     /// names of a file (hard links) keep its old content; its owner and mode are gone. To keep them, see
@@ -162,8 +167,8 @@ impl Guest {
     ///
     /// # Errors
     /// [`GuestError::Failed`] if the guest can't write it, as without the directory or room on its
-    /// disk; [`GuestError::Invalid`] if the path is none; [`GuestError::Closed`] if the VM ends
-    /// meanwhile.
+    /// disk; [`GuestError::NoAnswer`] if it does not go on; [`GuestError::Invalid`] if the path is none;
+    /// [`GuestError::Closed`] if the VM ends meanwhile.
     pub async fn put_file(
         &self,
         path: impl AsRef<Path>,
@@ -202,23 +207,26 @@ impl Guest {
             mode,
             existing,
         };
-        let mut pending = self.pending(Request::PutFile(put)).await?;
+        let operation = "go on writing a file";
+        let mut pending = unless_stalled(operation, self.pending(Request::PutFile(put))).await?;
         let mut writer = pending.writer();
-        writer.write_all(content).await?;
+        for chunk in content.chunks(MAX_CHUNK) {
+            unless_stalled(operation, writer.write_all(chunk)).await?;
+        }
         drop(writer);
-        match pending.outcome().await? {
+        match unless_stalled(operation, pending.outcome()).await? {
             Outcome::FileWritten { bytes } if bytes == content.len() as u64 => Ok(()),
             other => Err(wrong("a file to write", &other)),
         }
     }
 
-    /// Reads a regular file, `path` in the guest, of at most `limit` bytes. There is no time limit
-    /// but the VM's end: a guest that sends nothing is waited for.
+    /// Reads a regular file, `path` in the guest, of at most `limit` bytes. It may take as long as it
+    /// goes on: a guest that sends nothing for half a minute is waited for no more.
     ///
     /// # Errors
     /// [`GuestError::TooMuchOutput`] if it is larger; [`GuestError::Failed`] if the guest can't read
-    /// it; [`GuestError::Invalid`] if the path is none; [`GuestError::Closed`] if the VM ends
-    /// meanwhile.
+    /// it; [`GuestError::NoAnswer`] if it does not go on; [`GuestError::Invalid`] if the path is none;
+    /// [`GuestError::Closed`] if the VM ends meanwhile.
     pub async fn get_file(
         &self,
         path: impl AsRef<Path>,
@@ -227,10 +235,11 @@ impl Guest {
         let get = GetFile {
             path: bytes(path.as_ref()),
         };
-        let mut pending = self.pending(Request::GetFile(get)).await?;
+        let operation = "go on reading a file";
+        let mut pending = unless_stalled(operation, self.pending(Request::GetFile(get))).await?;
         let mut content = Vec::new();
         loop {
-            match pending.next().await? {
+            match unless_stalled(operation, pending.next()).await? {
                 Arrival::Data(_, bytes) => content.extend_from_slice(&bytes),
                 Arrival::Done(Outcome::FileRead { bytes, .. }) if bytes == content.len() as u64 => {
                     return Ok(content);
@@ -243,6 +252,16 @@ impl Guest {
             }
         }
     }
+}
+
+/// The next step of a file on its way, unless the guest takes too long for it.
+async fn unless_stalled<T>(
+    operation: &'static str,
+    step: impl Future<Output = Result<T, GuestError>>,
+) -> Result<T, GuestError> {
+    let after = FILE_STALL_TIMEOUT;
+    let late = |_| GuestError::NoAnswer { operation, after };
+    timeout(after, step).await.map_err(late)?
 }
 
 fn wrong(operation: &'static str, answer: &Outcome) -> GuestError {

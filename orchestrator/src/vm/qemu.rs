@@ -41,6 +41,7 @@ use crate::vm::vmm::{
 };
 pub use accelerator::Accelerator;
 use command::{Memory, Sockets, Start};
+use ironclaw_host::host_limits;
 use jail::Role;
 pub use jail::{Jail, Strength};
 use qmp::{Qmp, QmpError};
@@ -425,6 +426,8 @@ impl QemuVm {
 
 /// Creates the file at `path` for the RAM of a guest that is to become a snapshot.
 fn ram_file(path: &Path, machine: Machine) -> Result<OwnedFd, VmmError> {
+    let failed = || VmmError::io(format!("create {}", path.display()));
+    host_limits::of_file_size(machine.memory_bytes()).map_err(failed())?;
     let made = File::options()
         .read(true)
         .write(true)
@@ -432,8 +435,7 @@ fn ram_file(path: &Path, machine: Machine) -> Result<OwnedFd, VmmError> {
         .mode(0o600)
         .open(path)
         .and_then(|file| file.set_len(machine.memory_bytes()).map(|()| file));
-    made.map(OwnedFd::from)
-        .map_err(VmmError::io(format!("create {}", path.display())))
+    made.map(OwnedFd::from).map_err(failed())
 }
 
 /// Opens the memory of a snapshot read-only. Refuses another size, with which the clone would lack

@@ -186,8 +186,7 @@ impl VmHandle {
         self.guest.start(command).await
     }
 
-    /// Writes a new file in the guest, which replaces whatever has its name, without a time limit; see
-    /// [`Guest::put_file`].
+    /// Writes a new file in the guest, which replaces whatever has its name; see [`Guest::put_file`].
     ///
     /// # Errors
     /// As for [`Guest::put_file`]: the guest can't write it, or the VM ends meanwhile.
@@ -214,8 +213,7 @@ impl VmHandle {
         self.guest.overwrite_file(path, mode, content).await
     }
 
-    /// Reads a file of the guest of at most `limit` bytes, without a time limit; see
-    /// [`Guest::get_file`].
+    /// Reads a file of the guest of at most `limit` bytes; see [`Guest::get_file`].
     ///
     /// # Errors
     /// As for [`Guest::get_file`]: it is larger, the guest can't read it, or the VM ends meanwhile.

@@ -35,7 +35,7 @@ const TUN: &str = "/dev/net/tun";
 /// Bytes that a VM which makes a snapshot may write to a file, beyond its memory.
 const EXTRA_FILE: u64 = 64 << 20;
 /// Bytes of the memory files that its devices create: a few pages each.
-const OWN_FILES: u64 = 1 << 20;
+pub(super) const OWN_FILES: u64 = 64 << 10;
 /// Address space beyond the guest's memory; it uses a tenth of it.
 const EXTRA_ADDRESSES: u64 = 1 << 30;
 /// Limit of its open files: the jailer's own default.

@@ -293,6 +293,50 @@ async fn a_guest_that_does_not_answer_is_given_up() {
     assert!(matches!(error, GuestError::NoAnswer { .. }), "{error:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_file_that_makes_no_progress_is_given_up() {
+    // More than the guest takes without an answer.
+    let content = vec![7; 2 * WINDOW as usize];
+    let (guest, mut peer) = pair();
+    let stalls = async {
+        peer.greet(VERSION).await;
+        // It reads what it is sent, and never says anything.
+        while peer.next().await.is_some() {}
+    };
+    let files = async {
+        let put = guest.put_file("/x", 0o600, &content).await;
+        let get = guest.get_file("/x", 10).await;
+        drop(guest);
+        [put, get.map(drop)]
+    };
+    let (results, ()) = tokio::join!(files, stalls);
+    for result in results {
+        let error = result.unwrap_err();
+        assert!(matches!(error, GuestError::NoAnswer { .. }), "{error:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_may_take_long_as_long_as_it_goes_on() {
+    let (guest, mut peer) = pair();
+    let slow = async {
+        peer.greet(VERSION).await;
+        let (id, _) = peer.request().await;
+        for _ in 0..10 {
+            tokio::time::sleep(FILE_STALL_TIMEOUT / 2).await;
+            let (stream, bytes) = (Stream::Stdout, b"x".to_vec());
+            peer.say(&ToHost::Data { id, stream, bytes }).await;
+        }
+        let outcome = Outcome::FileRead {
+            bytes: 10,
+            mode: 0o600,
+        };
+        peer.say(&ToHost::Done { id, outcome }).await;
+    };
+    let (read, ()) = tokio::join!(guest.get_file("/x", 10), slow);
+    assert_eq!(read.unwrap(), b"xxxxxxxxxx");
+}
+
 fn killed() -> Exit {
     Exit {
         status: "signal: 9 (SIGKILL)".to_owned(),

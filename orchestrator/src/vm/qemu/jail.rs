@@ -38,6 +38,9 @@ use crate::vm::vmm::run_directory::{self, RunDirectory};
 use crate::vm::vmm::{Machine, VmmError};
 
 const KVM: &str = "/dev/kvm";
+/// Where a trial makes its root directory, in a mount namespace of its own: a directory that is on each
+/// host, and that nothing of a root directory is taken from.
+const TRIED_OVER: &str = "/proc";
 
 /// Bytes that a VM which makes a snapshot may write to a file, beyond its memory.
 const EXTRA_FILE: u64 = 64 << 20;
@@ -148,14 +151,13 @@ impl Jail {
     ) -> Result<Self, VmmError> {
         let mut jail = Self::new(strength, users);
         jail.system.extend(system_files::beside(program));
-        let over = tempfile::tempdir().map_err(VmmError::io("look for a way to jail QEMU"))?;
         let weaker = Strength::TRIED.into_iter().skip_while(|it| *it != strength);
         for strength in weaker {
             jail.strength = strength;
             let tried = if strength == Strength::OwnUser && !is_for_all(program) {
                 Err("its program can't be executed by other users".to_owned())
             } else {
-                jail.try_out(over.path())
+                jail.try_out()
             };
             match tried {
                 Ok(()) => break,
@@ -200,7 +202,7 @@ impl Jail {
         })
     }
 
-    fn try_out(&self, over: &Path) -> Result<(), String> {
+    fn try_out(&self) -> Result<(), String> {
         if self.strength == Strength::OwnUser && !geteuid().is_root() {
             return Err("this user is not root".to_owned());
         }
@@ -218,7 +220,7 @@ impl Jail {
             has_kvm: Path::new(KVM).exists() && self.strength == Strength::OwnUser,
         };
         let user = (self.strength == Strength::OwnUser).then(|| self.group());
-        self.confinement(role, over, user)
+        self.confinement(role, Path::new(TRIED_OVER), user)
             .and_then(Confinement::try_out)
             .map_err(|error| error.to_string())
     }
