@@ -1,5 +1,5 @@
-//! What `ironclaw bench` and `ironclaw soak` do: measure a pool on this machine, and use one for long
-//! while things go wrong.
+//! The commands `ironclaw bench` and `ironclaw soak`: measure a pool on this machine, and use one
+//! for long while faults are injected.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! `ironclaw soak`: works with a pool for long, lets things go wrong, and looks for what is left.
+//! `ironclaw soak`: uses a pool for long, injects faults, and checks for leaks.
 
 mod children;
 mod fault;
@@ -34,40 +34,41 @@ use stop::Stop;
 use tally::{Blame, Tally};
 use work::{Shift, Until};
 
-/// How long it takes if nothing is said.
+/// The default duration.
 const DEFAULT_TIME: Duration = Duration::from_secs(60);
-/// Time between two faults, in milliseconds.
-const CALM: std::ops::Range<u64> = 200..1500;
-/// How long the disk is full, in milliseconds.
-const FULL: std::ops::Range<u64> = 100..2000;
-/// How often a terminal is told how it goes.
-const TOLD: Duration = Duration::from_millis(250);
-/// How long a pool may take to be as it was after the last fault: it boots every snapshot anew.
-const HEALS: Duration = Duration::from_secs(300);
-/// Longer than the longest wait of a pool after failures.
-const AFTER_FAILURES: Duration = Duration::from_secs(60);
+/// Pause between two faults, in milliseconds.
+const FAULT_PAUSE_MILLIS: std::ops::Range<u64> = 200..1500;
+/// Time for which the disk is full, in milliseconds.
+const DISK_FULL_MILLIS: std::ops::Range<u64> = 100..2000;
+/// Interval of progress on a terminal.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
+/// Timeout of a pool's recovery after the last fault: it boots every snapshot anew.
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(300);
+/// Longer than the longest backoff of a pool.
+const BEYOND_BACKOFF: Duration = Duration::from_secs(60);
 
-/// How to use the pool, and for how long.
+/// The options of a soak.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How long; a minute if neither this nor `spawns` is given.
+    /// The duration; a minute if neither this nor `spawns` is given.
     pub time: Option<Duration>,
-    /// Ends after so many spawns, if not before.
+    /// Number of spawns after which it ends, if not before.
     pub spawns: Option<u64>,
     /// Spawns at a time.
     pub concurrency: u16,
-    /// Whether things go wrong meanwhile.
+    /// Whether to inject faults.
     pub faults: bool,
-    /// Chooses as the run with this seed did.
+    /// The seed of random choices, to repeat those of an earlier run.
     pub seed: Option<u64>,
 }
 
-/// Soaks and prints; returns whether nothing leaked, and nothing failed that should not.
+/// Soaks and prints; returns whether nothing leaked, and nothing failed unexpectedly.
 ///
-/// The first signal ends it early, with its report if it has begun; the second at once.
+/// The first signal ends it early, with its report if the soak has begun; the second ends it at
+/// once.
 ///
 /// # Errors
-/// If it can't begin or can't go on, or at a signal.
+/// If it can't begin or continue, or at a signal.
 pub async fn run(config: &Config, options: &Options, json: bool) -> Result<bool> {
     let (ask, stop) = Stop::new();
     let reporter = Reporter::new();
@@ -126,7 +127,7 @@ async fn perform(
         .await?
     };
 
-    // What the first use of anything leaves in this process is no leak.
+    // What the first use of anything allocates in this process is no leak.
     reporter.stage("warming up", true);
     warm_up(&config, options, seed, stop).await?;
     let before = Taken::now(&config)?;
@@ -189,7 +190,7 @@ async fn pool(launcher: Launcher, config: &Config) -> Result<(Pool, Budget)> {
     Ok((Pool::open(launcher, options).await?, budget))
 }
 
-/// A round without faults: everything is used and closed again.
+/// Runs a round without faults, in which everything is used and closed again.
 async fn warm_up(config: &Config, options: &Options, seed: u64, stop: &Stop) -> Result<()> {
     let launcher = Launcher::open(config, Reporter::new().progress()).await?;
     let (pool, _) = pool(launcher, config).await?;
@@ -212,11 +213,11 @@ async fn warm_up(config: &Config, options: &Options, seed: u64, stop: &Stop) -> 
     done
 }
 
-/// Fills the pool, and finds out what its guests understand.
+/// Fills the pool, and finds out which commands its guests understand.
 async fn filled(pool: &Pool) -> Result<Dialect> {
     pool.warmup().await?;
     let vm = pool.spawn("soak-dialect").await?;
-    let dialect = Dialect::of(&vm).await;
+    let dialect = Dialect::detect(&vm).await;
     vm.destroy().await?;
     dialect
 }
@@ -269,9 +270,9 @@ impl Load {
     }
 }
 
-/// Tells how it goes, and notes the memory that it takes after a quarter; never ends by itself.
+/// Shows progress, and records the memory in use after a quarter; never ends by itself.
 async fn watch(shift: &Shift, reporter: &Reporter, first_quarter: &mut Option<u64>) -> Result<()> {
-    let mut ticks = interval(TOLD);
+    let mut ticks = interval(PROGRESS_INTERVAL);
     loop {
         ticks.tick().await;
         let progress = shift.progress();
@@ -294,14 +295,14 @@ async fn watch(shift: &Shift, reporter: &Reporter, first_quarter: &mut Option<u6
     }
 }
 
-/// Lets things go wrong, one after the other; never ends by itself.
+/// Injects faults, one after the other; never ends by itself.
 async fn sabotage(shift: &Shift, home: &Home, rng: &mut Rng) -> Result<()> {
     if !shift.faults {
         return std::future::pending().await;
     }
     loop {
         for fault in Fault::shuffled(rng) {
-            sleep(Duration::from_millis(rng.u64(CALM))).await;
+            sleep(Duration::from_millis(rng.u64(FAULT_PAUSE_MILLIS))).await;
             if inject(fault, shift, home, rng).await? {
                 shift.tally().fault(fault.name());
             }
@@ -309,7 +310,7 @@ async fn sabotage(shift: &Shift, home: &Home, rng: &mut Rng) -> Result<()> {
     }
 }
 
-/// Whether there was something to strike at.
+/// Injects a fault; returns whether there was a target.
 async fn inject(fault: Fault, shift: &Shift, home: &Home, rng: &mut Rng) -> Result<bool> {
     let (pool, strikes) = (&shift.pool, &shift.strikes);
     match fault {
@@ -320,7 +321,7 @@ async fn inject(fault: Fault, shift: &Shift, home: &Home, rng: &mut Rng) -> Resu
         Fault::AnyVmm => {
             let pid = rng.choice(fault::vmms());
             Ok(pid.is_some_and(|pid| {
-                // It may boot for a spawn, which has nothing else left then.
+                // A spawn may have to boot then, if nothing else is left.
                 strikes.strike();
                 strikes.kill(pid)
             }))
@@ -345,7 +346,7 @@ async fn inject(fault: Fault, shift: &Shift, home: &Home, rng: &mut Rng) -> Resu
             };
             strikes.disk_is_full(true);
             disk.fill().context("can't fill the soak's disk")?;
-            sleep(Duration::from_millis(rng.u64(FULL))).await;
+            sleep(Duration::from_millis(rng.u64(DISK_FULL_MILLIS))).await;
             disk.free().context("can't make room on the soak's disk")?;
             strikes.disk_is_full(false);
             Ok(true)
@@ -353,15 +354,15 @@ async fn inject(fault: Fault, shift: &Shift, home: &Home, rng: &mut Rng) -> Resu
     }
 }
 
-/// After the last fault the pool must become what it was: every snapshot sound, every warm place
-/// filled, and spawns served from them.
+/// Checks that the pool recovers after the last fault: every snapshot intact, every warm clone
+/// there, and spawns served from them.
 async fn heal(pool: &Pool) -> Result<(), String> {
     let size = pool.stats().size;
     let healed = async {
         loop {
-            // A failure of before may be waited for yet.
-            pool.advance_clock(AFTER_FAILURES);
-            // A damaged snapshot that nobody met is still there: all are replaced.
+            // The pool may still be in the backoff of an earlier failure.
+            pool.advance_clock(BEYOND_BACKOFF);
+            // Replaces all snapshots: a damaged one that nobody has used yet is still there.
             let filled = match pool.refresh().await {
                 Ok(()) => pool.warmup().await,
                 failed => failed,
@@ -372,9 +373,9 @@ async fn heal(pool: &Pool) -> Result<(), String> {
             }
         }
     };
-    if timeout(HEALS, healed).await.is_err() {
+    if timeout(RECOVERY_TIMEOUT, healed).await.is_err() {
         return Err(format!(
-            "the pool is not whole {HEALS:?} after the last fault"
+            "the pool is not whole {RECOVERY_TIMEOUT:?} after the last fault"
         ));
     }
     for number in 0..=size {
@@ -390,7 +391,7 @@ async fn heal(pool: &Pool) -> Result<(), String> {
     Ok(())
 }
 
-/// What there is to report.
+/// The figures for the report.
 struct Tallied {
     tally: Tally,
     stats: PoolStats,

@@ -6,8 +6,8 @@ use hdrhistogram::Histogram;
 use ironclaw_console::output::milliseconds;
 use serde::Serialize;
 
-/// How measurements spread: each percentile is one of them, the least that so many of a hundred
-/// do not exceed.
+/// The distribution of measurements. Each percentile is one of them: the smallest that so many
+/// percent do not exceed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) struct Spread<T> {
     pub(crate) samples: usize,
@@ -19,7 +19,7 @@ pub(crate) struct Spread<T> {
 }
 
 impl<T: Ord + Copy> Spread<T> {
-    /// Of `samples` in any order; `None` if there are none.
+    /// Summarizes `samples`, in any order; `None` if there are none.
     pub(crate) fn of(samples: impl IntoIterator<Item = T>) -> Option<Self> {
         let mut sorted: Vec<_> = samples.into_iter().collect();
         sorted.sort_unstable();
@@ -37,7 +37,7 @@ impl<T: Ord + Copy> Spread<T> {
 }
 
 impl Spread<f64> {
-    /// In milliseconds, of a histogram of microseconds, as exact as that is.
+    /// Converts a histogram of microseconds to milliseconds, with the histogram's precision.
     pub(crate) fn of_micros(times: &Histogram<u64>) -> Self {
         let milliseconds = |micros| milliseconds(Duration::from_micros(micros));
         let percentile = |share| milliseconds(times.value_at_quantile(share));
@@ -51,7 +51,7 @@ impl Spread<f64> {
         }
     }
 
-    /// In milliseconds.
+    /// Summarizes times in milliseconds.
     pub(crate) fn of_times(samples: impl IntoIterator<Item = Duration>) -> Option<Self> {
         let times = Spread::of(samples)?;
         Some(Self {

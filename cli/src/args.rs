@@ -38,7 +38,7 @@ impl Cli {
     /// The command line of this process. Ends the program where it is wrong, or asks for help.
     pub(crate) fn of_process() -> Self {
         let words: Vec<_> = std::env::args_os().collect();
-        Self::of(&words).unwrap_or_else(|error| {
+        Self::from_words(&words).unwrap_or_else(|error| {
             if error.use_stderr() && asks_for_json(&words) {
                 failure::print(&said(&error), Exit::Usage as u8);
             }
@@ -46,7 +46,7 @@ impl Cli {
         })
     }
 
-    fn of(words: &[OsString]) -> Result<Self, clap::Error> {
+    fn from_words(words: &[OsString]) -> Result<Self, clap::Error> {
         let mut cli = Self::try_parse_from(words)?;
         if let Task::Pool(PoolTask::Stats {
             format: Some(StatsFormat::Json),

@@ -5,9 +5,9 @@ use std::ffi::OsStr;
 use ironclaw_orchestrator::vm::config::VARIABLES;
 
 /// The prefix of all settings.
-const OURS: &str = "IRONCLAW_";
+const PREFIX: &str = "IRONCLAW_";
 /// The prefix of the tests' own variables.
-const OF_TESTS: &str = "IRONCLAW_TEST";
+const TEST_PREFIX: &str = "IRONCLAW_TEST";
 
 /// Warns of each variable that has the prefix of settings but is none: it has no effect, and was
 /// meant to have one.
@@ -25,7 +25,7 @@ pub(crate) fn warn_of_strays() {
 fn is_stray(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
     let is_known = VARIABLES.iter().any(|(known, ..)| *known == name);
-    name.starts_with(OURS) && !name.starts_with(OF_TESTS) && !is_known
+    name.starts_with(PREFIX) && !name.starts_with(TEST_PREFIX) && !is_known
 }
 
 #[cfg(test)]

@@ -16,10 +16,10 @@ use tokio::time::Instant;
 
 /// Bytes read from standard input at the command's first request: the request's own size is
 /// unknown, and many programs read this much at a time.
-const LEAST: usize = 4096;
+const MIN_READ: usize = 4096;
 
 /// Limit of the bytes read at a time.
-const MOST: usize = 256 * 1024;
+const MAX_READ: usize = 256 * 1024;
 
 /// The destination of a command's output.
 #[derive(Debug)]
@@ -150,7 +150,7 @@ async fn feed(writer: Option<StdinWriter>) -> Result<()> {
         return Ok(());
     };
     let mut stdin = StdinReader::start()?;
-    let mut most = LEAST;
+    let mut most = MIN_READ;
     // If the connection is closed, the output's side reports why.
     while writer.wanted().await.is_ok_and(|wanted| wanted) {
         let chunk = stdin
@@ -158,7 +158,7 @@ async fn feed(writer: Option<StdinWriter>) -> Result<()> {
             .await
             .context("can't read standard input")?;
         // A command that keeps requesting reads a lot: saves it round trips.
-        most = (2 * most).min(MOST);
+        most = (2 * most).min(MAX_READ);
         if chunk.is_empty() {
             return Ok(());
         }

@@ -35,7 +35,7 @@ use exit::Exit;
 
 /// Timeout of work that a signal interrupts: tasks drop what they hold; threads, and then VMs, have
 /// this long to end.
-const RUNDOWN: Duration = Duration::from_secs(2);
+const RUNDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let Cli { json, task } = Cli::of_process();
@@ -52,7 +52,7 @@ fn with_runtime(task: Task, json: bool) -> Result<u8> {
     descriptors::allow_most();
     let runtime = runtime::start()?;
     let result = runtime.block_on(perform(task, json));
-    runtime.shutdown_timeout(RUNDOWN);
+    runtime.shutdown_timeout(RUNDOWN_TIMEOUT);
     await_dropped_vms();
     result
 }
@@ -64,7 +64,7 @@ fn await_dropped_vms() {
         .enable_time()
         .build();
     if let Ok(timer) = timer {
-        let _ = timer.block_on(async { timeout(RUNDOWN, dropped_vms_ended()).await });
+        let _ = timer.block_on(async { timeout(RUNDOWN_TIMEOUT, dropped_vms_ended()).await });
     }
 }
 

@@ -22,7 +22,7 @@ use crate::guest_io::{self, Ended, Sink};
 use crate::printed::Output;
 
 /// Time that the end of a VM may come after the end of its connection.
-const END: Duration = Duration::from_secs(1);
+const VM_END_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Serialize)]
 struct Report {
@@ -283,7 +283,7 @@ async fn explain(handle: &VmHandle, error: Error, memory: u32) -> Error {
     if !matches!(error.downcast_ref(), Some(GuestError::Closed { .. })) {
         return error;
     }
-    match timeout(END, handle.exited()).await {
+    match timeout(VM_END_TIMEOUT, handle.exited()).await {
         Ok(end) => {
             // Printed by a kernel that had nothing left to kill.
             let starved = end.log.contains("deadlocked on memory");
@@ -302,7 +302,7 @@ impl Stages {
     /// Lists the parts of the spawn that took time, for people.
     fn of_spawn(&self) -> String {
         /// Shorter times would show as zero.
-        const LEAST: f64 = 0.05;
+        const MIN_SHOWN: f64 = 0.05;
         let parts = [
             ("queue", self.queue),
             ("failed", self.failed),
@@ -311,7 +311,7 @@ impl Stages {
             ("resume", self.resume),
             ("hello", self.hello),
         ];
-        let parts = parts.into_iter().filter(|(_, took)| *took >= LEAST);
+        let parts = parts.into_iter().filter(|(_, took)| *took >= MIN_SHOWN);
         let parts: Vec<_> = parts
             .map(|(part, took)| format!("{part} {took:.1}"))
             .collect();

@@ -17,12 +17,12 @@ use tokio::runtime::{Builder, Runtime};
 
 /// Threads for blocking work that always exist: standard output and standard error may each block
 /// one for as long as nobody reads.
-const BLOCKING: usize = 4;
+const BLOCKING_THREADS: usize = 4;
 /// Threads and processes for one VM: the supervisor thread, and the VMM's process with its own
 /// threads, of which QEMU has most.
-const OF_A_VM: usize = 8;
+const THREADS_PER_VM: usize = 8;
 /// The minimum: one worker thread, and the above.
-const LEAST: usize = 1 + BLOCKING + OF_A_VM;
+const MIN_THREADS: usize = 1 + BLOCKING_THREADS + THREADS_PER_VM;
 /// The stack size of threads that only probe the limit.
 const SMALL_STACK: usize = 16 * 1024;
 /// Timeout of a thread's start, after the probe has shown that it can start.
@@ -31,16 +31,16 @@ const THREAD_START_TIMEOUT: Duration = Duration::from_secs(10);
 const ALONE_ATTEMPTS: usize = 1000;
 const ALONE_PAUSE: Duration = Duration::from_millis(1);
 /// Practically for ever; an operating system's clock can't express more.
-const KEEP: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+const KEEP_ALIVE: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// Starts a runtime for a program that has at least one VM.
 pub(crate) fn start() -> Result<Runtime> {
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
-    let room = room_for(processors + BLOCKING + OF_A_VM)
-        .with_context(|| format!("can't start {LEAST} threads, which a VM takes"))?;
+    let room = room_for(processors + BLOCKING_THREADS + THREADS_PER_VM)
+        .with_context(|| format!("can't start {MIN_THREADS} threads, which a VM takes"))?;
     let runtime = Builder::new_multi_thread()
-        .worker_threads(processors.min(room - BLOCKING - OF_A_VM))
-        .thread_keep_alive(KEEP)
+        .worker_threads(processors.min(room - BLOCKING_THREADS - THREADS_PER_VM))
+        .thread_keep_alive(KEEP_ALIVE)
         .enable_all()
         .build()
         .context("can't start threads")?;
@@ -49,7 +49,7 @@ pub(crate) fn start() -> Result<Runtime> {
 }
 
 /// Returns how many more threads and processes can be started, up to `most`. Fails with the name of
-/// the limit if there are fewer than one VM needs ([`LEAST`]).
+/// the limit if there are fewer than one VM needs ([`MIN_THREADS`]).
 fn room_for(most: usize) -> io::Result<usize> {
     let gate = Mutex::new(());
     let mut started = 0;
@@ -67,7 +67,7 @@ fn room_for(most: usize) -> io::Result<usize> {
     let Some(error) = refused else {
         return Ok(started);
     };
-    if started < LEAST {
+    if started < MIN_THREADS {
         return Err(host_limits::of_start(error));
     }
     until_alone();
@@ -91,14 +91,14 @@ fn start_blocking_threads(runtime: &Runtime) -> Result<()> {
     let (up, started) = mpsc::channel();
     let gate = Arc::new(Mutex::new(()));
     let closed = gate.lock();
-    for _ in 0..BLOCKING {
+    for _ in 0..BLOCKING_THREADS {
         let (up, gate) = (up.clone(), Arc::clone(&gate));
         runtime.spawn_blocking(move || {
             let _ = up.send(());
             drop(gate.lock());
         });
     }
-    for _ in 0..BLOCKING {
+    for _ in 0..BLOCKING_THREADS {
         started
             .recv_timeout(THREAD_START_TIMEOUT)
             .context("threads that should have started did not")?;

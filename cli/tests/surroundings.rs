@@ -25,7 +25,7 @@ use rustix::io::{ioctl_fionbio, ioctl_fionread};
 use rustix::process::{Signal, kill_process, kill_process_group};
 
 use apart::{Apart, pid};
-use vm::{PATIENCE, children, runs};
+use vm::{TIMEOUT, children, runs};
 
 fn main() -> std::process::ExitCode {
     ironclaw_test_harness::main()
@@ -39,7 +39,7 @@ fn ironclaw(arguments: &[&str]) -> Command {
 fn comes_about(what: &str, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_so() {
-        assert!(start.elapsed() < PATIENCE, "{what}");
+        assert!(start.elapsed() < TIMEOUT, "{what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -77,7 +77,7 @@ impl Script {
 
     /// Returns the next line; an empty one at the end.
     fn line(&self) -> String {
-        match self.lines.recv_timeout(PATIENCE) {
+        match self.lines.recv_timeout(TIMEOUT) {
             Err(RecvTimeoutError::Timeout) => panic!("it says nothing"),
             line => line.unwrap_or_default(),
         }

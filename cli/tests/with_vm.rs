@@ -26,7 +26,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use rustix::process::{Signal, kill_process};
 
 use apart::{Apart, ended, pid, watch};
-use vm::{PATIENCE, children, runs, state};
+use vm::{TIMEOUT, children, runs, state};
 
 fn main() -> std::process::ExitCode {
     ironclaw_test_harness::main()
@@ -261,7 +261,7 @@ fn killing_us_without_warning_leaves_no_process_and_no_file() {
         if let [vmm] = children(child.id())[..] {
             break watch(vmm);
         }
-        assert!(start.elapsed() < PATIENCE, "there is no VM");
+        assert!(start.elapsed() < TIMEOUT, "there is no VM");
         std::thread::yield_now();
     };
     child.kill().unwrap();

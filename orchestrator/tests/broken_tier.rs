@@ -1,4 +1,4 @@
-//! A tier that fails each time, with the hypervisor of `pool_cycles`.
+//! Tests a tier that always fails, with the hypervisor of `pool_cycles`.
 
 #![allow(
     clippy::unwrap_used,
@@ -31,7 +31,7 @@ use launcher::launcher;
 use within::within;
 use world::World;
 
-/// As with Firecracker 1.16 and a pause by its API.
+/// Like Firecracker 1.16 after a pause by its API.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tier_whose_clones_never_answer_is_off_and_costs_no_spawn_anything_until_it_works() {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -40,12 +40,12 @@ async fn a_tier_whose_clones_never_answer_is_off_and_costs_no_spawn_anything_unt
     let pool = Pool::open(launcher, PoolOptions::new(3)).await.unwrap();
     pool.warmup().await.unwrap();
 
-    // Those that are there were tried before: they fail spawns, each of which tries one of them.
+    // The existing clones were tried before the fault: they fail spawns, each of which tries one.
     world.deafen(true);
     let vm = pool.spawn("restored").await.unwrap();
     assert_eq!(vm.origin(), Origin::Restored);
     drop(vm);
-    // All others fail where nobody waits for them.
+    // All others fail in the background, where nobody waits for them.
     let off = async {
         while !pool.stats().off.contains_key(&Origin::Warm) {
             let error = pool.warmup().await;
@@ -70,7 +70,7 @@ async fn a_tier_whose_clones_never_answer_is_off_and_costs_no_spawn_anything_unt
         .find(|line| line.contains("tier_off") && line.contains("warm"));
     assert!(gauge.is_some_and(|gauge| gauge.ends_with(" 1")), "{text}");
 
-    // It stays so while the fault lasts, and ends by itself.
+    // The tier stays off while the fault lasts, and recovers by itself.
     pool.advance_clock(Duration::from_secs(300));
     let tried = async {
         while pool.warmup().await.is_ok() {
@@ -108,7 +108,7 @@ async fn without_a_pool_the_error_names_the_tier_that_fails() {
     launcher.try_tiers(&snapshot).await.unwrap();
 }
 
-/// As with a VMM whose program or libraries are damaged.
+/// Like a VMM whose program or libraries are damaged.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_vmm_that_always_dies_costs_no_snapshot_however_often_it_is_tried() {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -122,7 +122,7 @@ async fn a_vmm_that_always_dies_costs_no_snapshot_however_often_it_is_tried() {
     pool.close().await;
 
     world.kill_vmms(true);
-    // Fewer places than there are snapshots, and as many; with warm clones and without.
+    // Fewer slots than snapshots, and as many; with and without warm clones.
     for (size, warm) in [(1, 0), (1, 1), (3, 0), (3, 3)] {
         for _ in 0..3 {
             let options = PoolOptions::new(size).with_warm(warm);

@@ -1,4 +1,4 @@
-//! What goes wrong on purpose.
+//! Injects faults.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -16,21 +16,21 @@ use tokio::time::Instant;
 
 use super::children::children;
 
-/// Victims that are remembered. A VM's user learns of its end at once.
-const REMEMBERED: usize = 1000;
+/// Number of killed VMMs that are remembered: a VM's user learns of its end at once.
+const MAX_REMEMBERED: usize = 1000;
 
-/// What can be done to a soak from outside of its workers.
+/// A fault that is injected from outside of the workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// A warm clone's VMM gets SIGKILL.
+    /// Kills a warm clone's VMM.
     WarmClone,
-    /// Any VMM does: of a build, a restore, a warm clone or a lease.
+    /// Kills any VMM: of a build, a restore, a warm clone or a lease.
     AnyVmm,
-    /// A file of a snapshot is replaced by something else.
+    /// Replaces a file of a snapshot.
     Snapshot,
-    /// The pool's clock jumps ahead.
+    /// Moves the pool's clock ahead.
     Clock,
-    /// The disk is full for a while.
+    /// Fills the disk for a while.
     Disk,
 }
 
@@ -53,7 +53,7 @@ impl Fault {
         }
     }
 
-    /// All of them, in random order.
+    /// Returns all of them in random order.
     pub(super) fn shuffled(rng: &mut Rng) -> [Self; 5] {
         let mut faults = Self::ALL;
         rng.shuffle(&mut faults);
@@ -61,12 +61,12 @@ impl Fault {
     }
 }
 
-/// How long after a fault what it met may yet fail of it. That a VMM ended is noticed at once; a busy
-/// machine takes its time for that.
-const AFTERMATH: Duration = Duration::from_secs(10);
+/// Time after a fault within which failures are attributed to it. The end of a VMM is noticed at
+/// once, but a busy machine may take long for that.
+const ATTRIBUTION_TIME: Duration = Duration::from_secs(10);
 
-/// Why a tier may fail to serve when faults are injected: a killed VMM, a damaged snapshot, a
-/// full disk.
+/// The reasons for which a tier may fail while faults are injected: a killed VMM, a damaged
+/// snapshot, a full disk.
 pub(super) const CONSEQUENCES: [&str; 7] = [
     "vmm_died",
     "vmm_refused",
@@ -77,10 +77,10 @@ pub(super) const CONSEQUENCES: [&str; 7] = [
     "io",
 ];
 
-/// What struck, so that its consequences are known for what they are.
+/// The injected faults, to attribute failures to them.
 #[derive(Debug, Default)]
 pub(super) struct Strikes {
-    /// When a VMM was last killed that a spawn may have waited for.
+    /// The time when a VMM was last killed that a spawn may have waited for.
     killed: Mutex<Option<Instant>>,
     disk: Mutex<Disk>,
     victims: Mutex<VecDeque<u32>>,
@@ -96,7 +96,7 @@ enum Disk {
 }
 
 impl Strikes {
-    /// To be called before a VMM is killed that a spawn may wait for.
+    /// Call this before killing a VMM that a spawn may wait for.
     pub(super) fn strike(&self) {
         *lock(&self.killed) = Some(Instant::now());
     }
@@ -109,9 +109,9 @@ impl Strikes {
         };
     }
 
-    /// Whether a fault is why a spawn that was asked for at `then` fails now. One tier fails of a
-    /// damaged snapshot or a killed clone, but a spawn only if its boot fails, too. For want of room
-    /// none does: what a fault ends gives room.
+    /// Returns whether a fault explains that a spawn requested at `then` fails now. A damaged
+    /// snapshot or a killed clone only fails one tier; the spawn fails only if its boot does, too.
+    /// No fault explains a lack of room: faults only make room.
     pub(super) fn explain(&self, then: Instant, error: &SpawnError) -> bool {
         let SpawnError::Failed(tiers) = error else {
             return false;
@@ -121,9 +121,9 @@ impl Strikes {
         tiers.iter().all(struck) && (self.killed_in(then, now) || self.disk_was_full_in(then, now))
     }
 
-    /// Whether a full disk is why a VM that was asked for at `then` failed just now. It ends VMs, too:
-    /// a file system in memory needs room even for a hole that is read through a mapping (SIGBUS
-    /// otherwise), and memory files are full of holes.
+    /// Returns whether a full disk explains that a VM requested at `then` failed just now. A full
+    /// disk also ends VMs: a tmpfs needs room even for a hole that is read through a mapping
+    /// (SIGBUS otherwise), and memory files are full of holes.
     pub(super) fn disk_was_full_since(&self, then: Instant) -> bool {
         self.disk_was_full_in(then, Instant::now())
     }
@@ -140,7 +140,7 @@ impl Strikes {
         }
     }
 
-    /// Kills a VMM of ours; `false` if there is none with that number.
+    /// Kills a VMM of ours; returns `false` if none has that PID.
     pub(super) fn kill(&self, pid: u32) -> bool {
         let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
             return false;
@@ -148,29 +148,30 @@ impl Strikes {
         let Ok(process) = pidfd_open(number, PidfdFlags::empty()) else {
             return false;
         };
-        // Asked after it was opened: the number may be another process's by now.
+        // Checked after opening the pidfd: the PID may be another process's by now.
         if parent(pid) != Some(std::process::id()) {
             return false;
         }
         {
             let mut victims = lock(&self.victims);
             victims.push_back(pid);
-            if victims.len() > REMEMBERED {
+            if victims.len() > MAX_REMEMBERED {
                 victims.pop_front();
             }
         }
         pidfd_send_signal(&process, Signal::KILL).is_ok()
     }
 
-    /// Whether this VMM was killed here.
+    /// Returns whether this VMM was killed here.
     pub(super) fn killed(&self, pid: u32) -> bool {
         lock(&self.victims).contains(&pid)
     }
 }
 
-/// Whether a fault that was over at `end` can be why that fails `now` which was begun at `then`.
+/// Returns whether a fault that was over at `end` explains a failure at `now` of something begun at
+/// `then`.
 fn explains(end: Instant, then: Instant, now: Instant) -> bool {
-    then <= end && now.saturating_duration_since(end) <= AFTERMATH
+    then <= end && now.saturating_duration_since(end) <= ATTRIBUTION_TIME
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -186,8 +187,8 @@ fn parent(pid: u32) -> Option<u32> {
     u32::try_from(stat(pid)?.ppid).ok()
 }
 
-/// The VMMs of this process, by number: all children but the guard of a jail's PID namespace,
-/// which is no VMM, and whose end is the end of all.
+/// Lists the VMMs of this process: all children but the first process of the jails' PID namespace,
+/// which is no VMM, and whose end would end all of them.
 pub(super) fn vmms() -> Vec<u32> {
     let is_vmm = |pid: &u32| {
         let name = stat(*pid).map(|stat| stat.comm).unwrap_or_default();
@@ -197,14 +198,13 @@ pub(super) fn vmms() -> Vec<u32> {
     pids.into_iter().filter(is_vmm).collect()
 }
 
-/// How far the pool's clock jumps: from a minute to two hours.
+/// Chooses how far the pool's clock jumps: from a minute to two hours.
 pub(super) fn jump(rng: &mut Rng) -> Duration {
     Duration::from_secs(rng.u64(60..7200))
 }
 
-/// Replaces a file of a random snapshot, or takes it away. Clones that live keep the file they
-/// mapped; whoever restores from now on meets the damage. Returns what was done; `None` if there
-/// is no snapshot.
+/// Replaces or removes a file of a random snapshot. Living clones keep the file that they mapped;
+/// later restores see the damage. Returns what was done; `None` if there is no snapshot.
 pub(super) fn damage(
     store: &SnapshotStore,
     aside: &Path,
@@ -286,9 +286,9 @@ mod tests {
         strikes.strike();
         let struck = Instant::now();
         assert!(strikes.killed_in(then, struck));
-        assert!(strikes.killed_in(then, struck + AFTERMATH / 2));
-        // A spawn that has waited ever since.
-        let minutes_later = struck + AFTERMATH + Duration::from_secs(120);
+        assert!(strikes.killed_in(then, struck + ATTRIBUTION_TIME / 2));
+        // A spawn that has waited since the fault.
+        let minutes_later = struck + ATTRIBUTION_TIME + Duration::from_secs(120);
         assert!(!strikes.killed_in(then, minutes_later));
         let later = struck + MOMENT;
         assert!(!strikes.killed_in(later, later + MOMENT));
@@ -300,12 +300,12 @@ mod tests {
         let before = Instant::now();
         assert!(!strikes.disk_was_full_since(before));
         strikes.disk_is_full(true);
-        let (then, later) = (Instant::now(), Instant::now() + 10 * AFTERMATH);
+        let (then, later) = (Instant::now(), Instant::now() + 10 * ATTRIBUTION_TIME);
         assert!(strikes.disk_was_full_in(then, later), "it is full still");
         strikes.disk_is_full(false);
         let freed = Instant::now();
         assert!(strikes.disk_was_full_since(then), "it was full then");
-        assert!(!strikes.disk_was_full_in(then, freed + AFTERMATH + MOMENT));
+        assert!(!strikes.disk_was_full_in(then, freed + ATTRIBUTION_TIME + MOMENT));
         let next = freed + MOMENT;
         assert!(!strikes.disk_was_full_in(next, next + MOMENT));
     }

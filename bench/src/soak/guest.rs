@@ -1,4 +1,4 @@
-//! What is asked of a guest, with the answer that must come back.
+//! Requests to guests, with the expected answers.
 
 use std::time::Duration;
 
@@ -7,26 +7,26 @@ use fastrand::Rng;
 use ironclaw_orchestrator::vm::{Command, ExitStatus, GuestError, Output, VmHandle};
 use ironclaw_protocol::message::FailureKind;
 
-/// For a command that should end by itself.
-const ENDS: Duration = Duration::from_secs(60);
-/// For one that should not.
-const CUT_OFF: Duration = Duration::from_millis(50);
-/// A file that tells whether a guest was used before.
-const USED: &str = "/tmp/soak-used";
-const FILE: &str = "/tmp/soak-file";
-/// Most bytes of content that go into a guest and come back.
-const MOST: usize = 300_000;
+/// Timeout of a command that ends by itself.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
+/// Timeout of a command that does not.
+const CUT_OFF_TIMEOUT: Duration = Duration::from_millis(50);
+/// A file in the guest that tells whether it was used before.
+const USED_FILE: &str = "/tmp/soak-used";
+const CONTENT_FILE: &str = "/tmp/soak-file";
+/// Limit of the bytes of content sent into a guest and back.
+const MAX_CONTENT_BYTES: usize = 300_000;
 
-/// What kind of programs a guest has.
+/// The programs that a guest has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dialect {
-    /// A shell and its companions.
+    /// A shell and the usual tools.
     Shell,
     /// The built-in commands of the bare-metal test guest.
     Bare,
 }
 
-/// Something to be done in a guest.
+/// A task for a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Deed {
     Print,
@@ -40,19 +40,19 @@ pub(super) enum Deed {
     Ping,
 }
 
-/// Why a deed did not go as it must.
+/// The reason why a task failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Mishap {
     #[error(transparent)]
     Guest(#[from] GuestError),
-    /// It went, with another outcome.
+    /// It ended with a wrong result.
     #[error("{0}")]
     Wrong(String),
 }
 
 impl Dialect {
-    /// Found by trying.
-    pub(super) async fn of(vm: &VmHandle) -> Result<Self> {
+    /// Finds out by trying.
+    pub(super) async fn detect(vm: &VmHandle) -> Result<Self> {
         for dialect in [Self::Shell, Self::Bare] {
             match vm.exec(dialect.exit(7)).await {
                 Ok(output) if output.status == ExitStatus::Code(7) => return Ok(dialect),
@@ -72,25 +72,26 @@ impl Dialect {
 
     fn exit(self, code: u8) -> Command {
         let bare = ["fail".to_owned(), code.to_string()];
-        self.command(format!("exit {code}"), bare).timeout(ENDS)
+        self.command(format!("exit {code}"), bare)
+            .timeout(COMMAND_TIMEOUT)
     }
 
     fn flood(self, mebibytes: usize) -> Command {
         let shell = format!("head -c {} /dev/zero", mebibytes << 20);
         let bare = ["flood".to_owned(), mebibytes.to_string()];
-        self.command(shell, bare).timeout(ENDS)
+        self.command(shell, bare).timeout(COMMAND_TIMEOUT)
     }
 
-    /// Does not end.
+    /// Returns a command that never ends.
     pub(super) fn sleep(self) -> Command {
         let bare = ["sleep".to_owned(), 1_000_000.to_string()];
         self.command("exec sleep 1000".to_owned(), bare)
     }
 }
 
-/// Fails if the guest has served somebody before; from now on it has.
+/// Fails if the guest has served somebody before; marks it as used.
 pub(super) async fn first_use(vm: &VmHandle) -> Result<(), Mishap> {
-    match vm.get_file(USED, 100).await {
+    match vm.get_file(USED_FILE, 100).await {
         Err(GuestError::Failed {
             kind: FailureKind::NotFound,
             ..
@@ -101,7 +102,7 @@ pub(super) async fn first_use(vm: &VmHandle) -> Result<(), Mishap> {
         }
         Err(error) => return Err(error.into()),
     }
-    Ok(vm.put_file(USED, 0o600, vm.name().as_bytes()).await?)
+    Ok(vm.put_file(USED_FILE, 0o600, vm.name().as_bytes()).await?)
 }
 
 impl Deed {
@@ -145,7 +146,7 @@ impl Deed {
             Self::Print => {
                 let word = format!("{:x}", rng.u64(..));
                 let output = vm
-                    .exec(Command::new("echo").arg(&*word).timeout(ENDS))
+                    .exec(Command::new("echo").arg(&*word).timeout(COMMAND_TIMEOUT))
                     .await?;
                 expect(&output, ExitStatus::Code(0), format!("{word}\n").as_bytes())
             }
@@ -156,7 +157,9 @@ impl Deed {
             }
             Self::Input => {
                 let content = content(rng);
-                let cat = Command::new("cat").stdin(content.clone()).timeout(ENDS);
+                let cat = Command::new("cat")
+                    .stdin(content.clone())
+                    .timeout(COMMAND_TIMEOUT);
                 let output = vm.exec(cat).await?;
                 expect(&output, ExitStatus::Code(0), &content)
             }
@@ -173,17 +176,17 @@ impl Deed {
                 )))
             }
             Self::TimeOut => {
-                match vm.exec(dialect.sleep().timeout(CUT_OFF)).await {
-                    // The limit was held, though the guest was too busy to say so: on a host that
-                    // runs many more of them than it has processors.
+                match vm.exec(dialect.sleep().timeout(CUT_OFF_TIMEOUT)).await {
+                    // The time limit was enforced, though the guest was too busy to confirm it: on
+                    // a host that runs many more guests than it has processors.
                     Err(GuestError::NoAnswer { .. }) => Ok(()),
                     output => expect(&output?, ExitStatus::TimedOut, b""),
                 }
             }
             Self::File => {
                 let content = content(rng);
-                vm.put_file(FILE, 0o600, &content).await?;
-                let back = vm.get_file(FILE, MOST as u64).await?;
+                vm.put_file(CONTENT_FILE, 0o600, &content).await?;
+                let back = vm.get_file(CONTENT_FILE, MAX_CONTENT_BYTES as u64).await?;
                 if back == content {
                     return Ok(());
                 }
@@ -202,15 +205,15 @@ impl Deed {
             },
             Self::Cancel => {
                 drop(vm.start(dialect.sleep()).await?);
-                Ok(vm.ping(ENDS).await?)
+                Ok(vm.ping(COMMAND_TIMEOUT).await?)
             }
-            Self::Ping => Ok(vm.ping(ENDS).await?),
+            Self::Ping => Ok(vm.ping(COMMAND_TIMEOUT).await?),
         }
     }
 }
 
 fn content(rng: &mut Rng) -> Vec<u8> {
-    let length = rng.usize(1..MOST);
+    let length = rng.usize(1..MAX_CONTENT_BYTES);
     std::iter::repeat_with(|| rng.u8(..)).take(length).collect()
 }
 

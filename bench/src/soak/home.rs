@@ -1,4 +1,4 @@
-//! Where a soak works: a directory of its own beside the user's snapshots, gone at the end.
+//! The directory of a soak, beside the user's snapshots; removed at the end.
 //!
 //! ```text
 //! <parent of the snapshots' directory>/.ironclaw-soak/   stays, empty
@@ -20,27 +20,27 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 use rustix::process::geteuid;
 
-/// The directory of all soaks: whatever else is beside the snapshots is somebody's.
+/// The directory of all soaks: anything else beside the snapshots belongs to others.
 const SOAKS: &str = ".ironclaw-soak";
-/// The file that marks a soak's directory, the first in it and the last one removed, and what it
-/// says.
+/// The file that marks a soak's directory, which is created first and removed last, and its
+/// content.
 const MARK: &str = ".ironclaw";
 const MARK_LINE: &str = "A soak of IronClaw made this directory, and removes it.\n";
-/// What a soak has in its directory.
+/// Directories in a soak's directory.
 const STATE: &str = "state";
 const ASIDE: &str = "aside";
-/// What a soak needs of a file system beside snapshots: a template, sockets, logs.
-const BESIDE: u64 = 512 << 20;
-/// Of its own file system. Device files work on it: a jail has its own /dev/kvm.
-const FLAGS: MountFlags = MountFlags::NOSUID;
+/// Bytes that a soak needs beyond snapshots: a template, sockets, logs.
+const OVERHEAD_BYTES: u64 = 512 << 20;
+/// Mount flags of its own file system. It allows device files: a jail has its own /dev/kvm.
+const MOUNT_FLAGS: MountFlags = MountFlags::NOSUID;
 
-/// A soak's directories.
+/// The directories of a soak.
 #[derive(Debug)]
 pub(super) struct Home {
     disk: Option<Disk>,
     state: PathBuf,
     directory: Directory,
-    // Goes last: others sweep what is not locked.
+    // Declared last, so dropped last: others sweep what is not locked.
     _lock: File,
 }
 
@@ -48,7 +48,7 @@ pub(super) struct Home {
 #[derive(Debug)]
 struct Directory(PathBuf);
 
-/// A file system in memory that is this soak's alone.
+/// A tmpfs for this soak alone.
 #[derive(Debug)]
 pub(super) struct Disk {
     mounted_at: PathBuf,
@@ -56,7 +56,7 @@ pub(super) struct Disk {
 }
 
 impl Home {
-    /// Makes the directories, and removes those of soaks that were killed.
+    /// Creates the directories, and sweeps those of killed soaks.
     pub(super) fn create(config: &Config) -> Result<Self> {
         let parent = config
             .snapshot_path
@@ -89,15 +89,21 @@ impl Home {
         })
     }
 
-    /// Puts the state onto a file system of its own, so that it can be filled up.
+    /// Moves the state to a file system of its own, so that it can be filled.
     ///
     /// # Errors
-    /// Why that can't be done here.
+    /// The reason why that is not possible here.
     pub(super) fn own_disk(&mut self, config: &Config) -> io::Result<()> {
         let snapshots = config.pool_size as u64 * 2 + 2;
-        let bytes = config.machine.memory_bytes() * snapshots + BESIDE;
+        let bytes = config.machine.memory_bytes() * snapshots + OVERHEAD_BYTES;
         let options = std::ffi::CString::new(format!("mode=0700,size={bytes}"))?;
-        mount("ironclaw-soak", &self.state, "tmpfs", FLAGS, &*options)?;
+        mount(
+            "ironclaw-soak",
+            &self.state,
+            "tmpfs",
+            MOUNT_FLAGS,
+            &*options,
+        )?;
         self.disk = Some(Disk {
             mounted_at: self.state.clone(),
             bytes,
@@ -109,7 +115,7 @@ impl Home {
         self.disk.as_ref()
     }
 
-    /// A directory that no pool looks into, on the same file system as the snapshots.
+    /// Returns a directory that no pool looks into, on the same file system as the snapshots.
     pub(super) fn aside(&self) -> PathBuf {
         match self.disk {
             Some(_) => self.state.clone(),
@@ -117,8 +123,8 @@ impl Home {
         }
     }
 
-    /// `config` with all state in here, and `template` copied to it: a jail links and lends the
-    /// files that it uses.
+    /// Returns `config` with all state in this directory, and copies `template` there: a jail links
+    /// the files that it uses.
     pub(super) fn settings(&self, config: &Config, template: &Template) -> Result<Config> {
         let config = Config {
             template_path: self.state.join("templates"),
@@ -146,15 +152,15 @@ impl Home {
 }
 
 impl Disk {
-    /// Leaves no room. It takes no memory to fill it: its size is cut down to what is used.
+    /// Leaves no room. Uses no memory for that: shrinks the file system to what is used.
     pub(super) fn fill(&self) -> io::Result<()> {
         loop {
             let stat = rustix::fs::statvfs(&self.mounted_at)?;
             let used = (stat.f_blocks - stat.f_bfree) * stat.f_frsize;
-            // None would mean no limit.
+            // Zero would mean no limit.
             match self.resize(used.max(stat.f_frsize)) {
-                // Less than is used: somebody wrote since it was asked. Each time there is less
-                // room to do so.
+                // EINVAL: somebody wrote since the size was read, and more is used. At each attempt
+                // there is less room left for that.
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
                 filled => return filled,
             }
@@ -168,13 +174,13 @@ impl Disk {
 
     fn resize(&self, bytes: u64) -> io::Result<()> {
         let options = format!("size={bytes}");
-        Ok(mount_remount(&self.mounted_at, FLAGS, options)?)
+        Ok(mount_remount(&self.mounted_at, MOUNT_FLAGS, options)?)
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // It stays until its last file is closed, and nobody can see it until then.
+        // Persists until its last file is closed, but is invisible.
         if let Err(error) = unmount(&self.mounted_at, UnmountFlags::DETACH) {
             let path = self.mounted_at.display();
             tracing::warn!(%path, %error, "a file system stays mounted until the next soak");
@@ -182,7 +188,8 @@ impl Drop for Disk {
     }
 }
 
-/// Who may write into a directory may make another directory look like a dead soak's.
+/// Refuses a directory that others may write to: they could plant one that looks like a dead
+/// soak's.
 fn ensure_own(soaks: &Path) -> io::Result<()> {
     let metadata = fs::symlink_metadata(soaks)?;
     if metadata.is_dir() && metadata.uid() == geteuid().as_raw() && metadata.mode() & 0o022 == 0 {
@@ -193,8 +200,8 @@ fn ensure_own(soaks: &Path) -> io::Result<()> {
     ))
 }
 
-/// A new directory, locked. A soak that begins at the same time may take it for a dead one's before
-/// it is: then it makes another, at most as often as others begin.
+/// Creates a new directory and locks it. A soak that begins at the same time may sweep it before it
+/// is locked: then creates another, at most as often as others begin.
 fn locked_in(soaks: &Path) -> io::Result<(Directory, File)> {
     loop {
         let directory = tempfile::Builder::new().prefix("").tempdir_in(soaks)?;
@@ -210,11 +217,11 @@ fn locked_in(soaks: &Path) -> io::Result<(Directory, File)> {
     }
 }
 
-/// Removes the directories of soaks whose processes are gone.
+/// Removes the directories of soaks whose processes have ended.
 fn sweep(soaks: &Path) -> io::Result<()> {
     for entry in fs::read_dir(soaks)? {
         match remove_if_dead(&entry?.path()) {
-            // Its owner, or another soak, has removed it meanwhile.
+            // Removed meanwhile by its owner, or by another soak.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             removed => removed?,
         }
@@ -231,12 +238,12 @@ fn remove_if_dead(directory: &Path) -> io::Result<()> {
         return Ok(());
     }
     if is_marked(directory)? {
-        // Most have none.
+        // Most have no mount.
         let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
         let _ = unmount(directory.join(STATE), flags);
         return remove(directory);
     }
-    // One that was not marked yet is empty; of any other nobody knows whose it is.
+    // Without a mark, only an empty directory can be a soak's; any other belongs to others.
     match fs::remove_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
         removed => removed,
@@ -256,7 +263,7 @@ fn is_marked(directory: &Path) -> io::Result<bool> {
     Ok(said == MARK_LINE.as_bytes())
 }
 
-/// Removes a soak's directory, so that what is left if that is cut off is still marked.
+/// Removes a soak's directory, its mark last, so that an interrupted removal can be finished.
 fn remove(directory: &Path) -> io::Result<()> {
     for path in [STATE, ASIDE].map(|name| directory.join(name)) {
         match fs::remove_dir_all(path) {
@@ -361,7 +368,7 @@ mod tests {
         let config = config(parent.path());
         let mut home = Home::create(&config).unwrap();
         if let Err(error) = home.own_disk(&config) {
-            // Whoever may not mount is told so, and soaks without that fault.
+            // A user who may not mount is told so, and soaks without that fault.
             assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{error}");
             assert!(home.disk().is_none() && home.aside().starts_with(parent.path()));
             return;

@@ -1,4 +1,4 @@
-//! What a process takes of its host, and whether all of it came back.
+//! Compares what a process uses on its host before and after.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,40 +13,40 @@ use tokio::time::{Instant, sleep_until};
 
 use super::children::children;
 
-/// Threads and descriptors end a moment after the process that they belonged to; what is there
-/// after this time stays.
-const SETTLES: Duration = Duration::from_secs(10);
-/// How often it is looked at meanwhile.
-const LOOKS: Duration = Duration::from_millis(20);
-/// By how much memory may grow from the first quarter of a soak to its end: an allocator keeps
-/// what it had at the busiest moment, in an arena for each thread.
+/// Timeout of the cleanup: threads and descriptors may end a moment after the process that they
+/// belong to; what remains then is a leak.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Interval of checks meanwhile.
+const SETTLE_INTERVAL: Duration = Duration::from_millis(20);
+/// Allowed growth of memory from the first quarter of a soak to its end: an allocator keeps what it
+/// had at the busiest moment, in an arena for each thread.
 const MEMORY_ALLOWANCE: u64 = 16 << 20;
-/// Threads that the runtime keeps for blocking work, and ends when there was none for a while.
+/// Threads that the runtime keeps for blocking work, and ends when idle for a while.
 const RUNTIME_THREADS: u64 = 64;
 
-/// What a process takes.
+/// The resources that a process uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Taken {
-    /// Its child processes, zombies included.
+    /// Number of child processes, zombies included.
     processes: usize,
     threads: usize,
     descriptors: usize,
     sockets: usize,
-    /// Below the run directory, and hidden ones among the snapshots, which are half made or half
-    /// deleted.
+    /// Entries below the run directory, and hidden ones among the snapshots, which are staging or
+    /// trash.
     paths: Vec<PathBuf>,
 }
 
-/// One line of the check.
+/// One line of the comparison.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Line {
     pub(super) what: &'static str,
     pub(super) before: u64,
     pub(super) after: u64,
-    /// How much more than before is no leak.
+    /// Increase that is no leak.
     pub(super) allowed: u64,
     pub(super) leaked: bool,
-    /// What is left, if it has names.
+    /// Remaining entries that have names.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) left: Vec<PathBuf>,
 }
@@ -65,12 +65,12 @@ impl Line {
 }
 
 impl Taken {
-    /// At this moment, with what is below the directories of `config`.
+    /// Counts the resources now, with the entries below the directories of `config`.
     pub(super) fn now(config: &Config) -> Result<Self> {
         let targets = descriptors()?;
         let is_socket = |target: &&FDTarget| matches!(target, FDTarget::Socket(_));
         let mut paths = below(&config.run_path);
-        // A name is claimed by a lock on its file, which stays.
+        // A claim is a lock; its file stays.
         paths.retain(|path| !path.starts_with(config.run_path.join(".claims")));
         paths.extend(hidden(&config.snapshot_path));
         Ok(Self {
@@ -82,9 +82,9 @@ impl Taken {
         })
     }
 
-    /// When it is no more than `before`, or will not become so.
+    /// Waits until no more than `before` is used, or the timeout is over.
     pub(super) async fn settled(before: &Self, config: &Config) -> Result<Self> {
-        let deadline = Instant::now() + SETTLES;
+        let deadline = Instant::now() + SETTLE_TIMEOUT;
         loop {
             let config = config.clone();
             let now = blocking(move || Self::now(&config)).await?;
@@ -92,11 +92,11 @@ impl Taken {
             if !leaked || Instant::now() >= deadline {
                 return Ok(now);
             }
-            sleep_until(Instant::now() + LOOKS).await;
+            sleep_until(Instant::now() + SETTLE_INTERVAL).await;
         }
     }
 
-    /// What `after` has more than `before`.
+    /// Returns what `after` has beyond `before`.
     pub(super) fn compare(before: &Self, after: &Self) -> Vec<Line> {
         let count = |what, of: fn(&Self) -> usize, allowed| {
             Line::new(what, of(before) as u64, of(after) as u64, allowed)
@@ -117,7 +117,7 @@ impl Taken {
     }
 }
 
-/// Whether the budget is as it was.
+/// Checks that the budget is free again.
 pub(super) fn budget(used: Limit) -> Vec<Line> {
     vec![
         Line::new("VMs in the budget", 0, used.vms as u64, 0),
@@ -125,12 +125,12 @@ pub(super) fn budget(used: Limit) -> Vec<Line> {
     ]
 }
 
-/// Whether memory grew.
+/// Checks that memory has not grown.
 pub(super) fn memory(first_quarter: u64, end: u64) -> Line {
     Line::new("bytes of memory", first_quarter, end, MEMORY_ALLOWANCE)
 }
 
-/// Resident memory of this process in bytes.
+/// Returns the resident memory of this process in bytes.
 pub(super) fn resident() -> Result<u64> {
     let status = Process::myself().and_then(|process| process.status());
     let status = status.context("can't read the status of this process")?;
@@ -138,11 +138,11 @@ pub(super) fn resident() -> Result<u64> {
     Ok(kibibytes << 10)
 }
 
-/// What the descriptors of this process lead to.
+/// Returns the targets of this process's descriptors.
 fn descriptors() -> Result<Vec<FDTarget>> {
     let descriptors = Process::myself().and_then(|process| process.fd());
     let descriptors = descriptors.context("can't list the descriptors of this process")?;
-    // One may be closed while we look.
+    // One may be closed meanwhile.
     Ok(descriptors
         .filter_map(|descriptor| Some(descriptor.ok()?.target))
         .collect())
@@ -154,7 +154,7 @@ fn threads() -> Result<usize> {
     Ok(tasks.count())
 }
 
-/// Everything below a directory.
+/// Lists everything below a directory.
 fn below(directory: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(directory) else {
         return Vec::new();
@@ -251,7 +251,7 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         drop(pair);
-        // Other tests run beside this one.
+        // Other tests run in the same process.
         assert!(now.processes >= 1 && now.sockets >= 2 && now.descriptors > now.sockets);
         assert!(resident().unwrap() > 1 << 20);
     }

@@ -1,4 +1,4 @@
-//! What a soak says at its end.
+//! The report of a soak.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::leaks::Line;
 use super::tally::{Blame, Failures, Served};
 
-/// All of it.
+/// The whole report.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     pub(super) vmm: VmmIdentity,
@@ -18,22 +18,22 @@ pub(super) struct Report {
     pub(super) seconds: f64,
     /// Whether a signal ended it early.
     pub(super) interrupted: bool,
-    /// Whether nothing leaked, and nothing failed that should not.
+    /// Whether nothing leaked, and nothing failed unexpectedly.
     pub(super) ok: bool,
     pub(super) spawns: u64,
     pub(super) cancelled: u64,
     pub(super) commands: u64,
     pub(super) served: Vec<Served>,
-    /// How VMs ended.
+    /// Numbers of VMs by the way in which they ended.
     pub(super) endings: BTreeMap<&'static str, u64>,
     pub(super) faults: BTreeMap<&'static str, u64>,
-    /// Faults that can't be injected here, and why.
+    /// Faults that can't be injected here, with the reasons.
     pub(super) skipped: Vec<String>,
-    /// Attempts of a tier to serve that failed, by reason; another tier served then.
+    /// Failed attempts of a tier, by reason; another tier served then.
     pub(super) fallbacks: BTreeMap<&'static str, u64>,
     pub(super) failures: Vec<Failures>,
     pub(super) unexpected_failures: u64,
-    /// After everything was closed.
+    /// Comparison after everything was closed.
     pub(super) leaks: Vec<Line>,
 }
 

@@ -1,4 +1,4 @@
-//! Ending early, because a signal asks for it.
+//! Ends a soak early, at a signal.
 
 use std::future::pending;
 
@@ -6,11 +6,11 @@ use anyhow::Result;
 use ironclaw_console::signals::Interrupted;
 use tokio::sync::watch;
 
-/// Whether it is time to stop; cheap to clone.
+/// Tells whether to stop; cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Stop(watch::Receiver<Option<Interrupted>>);
 
-/// Asks for it.
+/// Asks to stop.
 #[derive(Debug)]
 pub(super) struct Ask(watch::Sender<Option<Interrupted>>);
 
@@ -30,7 +30,7 @@ impl Stop {
         self.0.borrow().is_some()
     }
 
-    /// Does `work` unless it is time to stop, which drops it.
+    /// Runs `work` until it is time to stop, which drops it.
     ///
     /// # Errors
     /// [`Interrupted`], or that of the work.

@@ -1,4 +1,4 @@
-//! What happened, counted.
+//! Counts what happened.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,12 +9,12 @@ use serde::Serialize;
 
 use crate::statistics::Spread;
 
-/// The longest time that is told from longer ones, in microseconds.
-const LONGEST: u64 = 3_600_000_000;
-/// Characters of a failure's text that are kept.
+/// The upper end of the histograms, in microseconds.
+const MAX_MICROS: u64 = 3_600_000_000;
+/// Limit of the characters kept of a failure's text.
 const MAX_TEXT: usize = 500;
 
-/// Whether a failure is what a fault is expected to do.
+/// Whether a fault explains a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Blame {
@@ -22,7 +22,7 @@ pub(super) enum Blame {
     Unexpected,
 }
 
-/// All that happened.
+/// All counts.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     served: BTreeMap<Origin, Histogram<u64>>,
@@ -33,7 +33,7 @@ pub(super) struct Tally {
     failures: BTreeMap<(Blame, &'static str), (u64, String)>,
 }
 
-/// How long the spawns of a tier took.
+/// The times of spawns from a tier.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Served {
     pub(super) origin: Origin,
@@ -44,7 +44,7 @@ pub(super) struct Served {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Failures {
     pub(super) blame: Blame,
-    /// What was tried.
+    /// The failed operation.
     pub(super) what: &'static str,
     pub(super) count: u64,
     /// The text of the first.
@@ -57,12 +57,12 @@ impl Tally {
     }
 
     fn took(&mut self, origin: Origin, time: Duration) {
-        let micros = u64::try_from(time.as_micros()).unwrap_or(LONGEST);
+        let micros = u64::try_from(time.as_micros()).unwrap_or(MAX_MICROS);
         let times = match self.served.entry(origin) {
             std::collections::btree_map::Entry::Occupied(times) => times.into_mut(),
             std::collections::btree_map::Entry::Vacant(none) => {
-                // Three digits of a constant range, which it takes.
-                let Ok(times) = Histogram::new_with_max(LONGEST, 3) else {
+                // Constant arguments that are valid.
+                let Ok(times) = Histogram::new_with_max(MAX_MICROS, 3) else {
                     return;
                 };
                 none.insert(times)
@@ -87,7 +87,7 @@ impl Tally {
         *self.faults.entry(what).or_default() += 1;
     }
 
-    /// Spawns that were served.
+    /// Returns the number of served spawns.
     pub(super) fn spawns(&self) -> u64 {
         self.served.values().map(Histogram::len).sum()
     }
@@ -102,7 +102,7 @@ impl Tally {
             .collect()
     }
 
-    /// Injected ones first.
+    /// Returns failures, those of injected faults first.
     pub(super) fn failures(&self) -> Vec<Failures> {
         let failures = self.failures.iter();
         failures
@@ -154,7 +154,7 @@ mod tests {
         assert_eq!((warm.spawn_ms.samples, warm.origin), (100, Origin::Warm));
         assert!((49.9..=50.1).contains(&warm.spawn_ms.p50), "{warm:?}");
         assert_eq!(cold.origin, Origin::ColdBooted);
-        assert!(cold.spawn_ms.max >= LONGEST as f64 / 1e3);
+        assert!(cold.spawn_ms.max >= MAX_MICROS as f64 / 1e3);
         assert_eq!(tally.spawns(), 101);
     }
 }

@@ -1,4 +1,4 @@
-//! What the workers of a soak do, one cycle after another.
+//! The workers of a soak, which repeat the cycle of a VM.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,24 +14,23 @@ use super::guest::{self, Deed, Dialect, Mishap};
 use super::stop::Stop;
 use super::tally::{Blame, Tally};
 
-/// How long a spawn may wait for room, and then how long anything may take that should go by
-/// itself.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// A spawn that is taken back has this long at most.
-const CHANGES_ITS_MIND: u64 = 30;
-/// A VM with a time limit has this many milliseconds at most.
-const SHORT_LIFE: u64 = 200;
-/// Most deeds in one VM.
-const DEEDS: usize = 3;
+/// Timeout of a spawn, and of anything that should end by itself.
+const TIMEOUT: Duration = Duration::from_secs(120);
+/// Milliseconds after which a spawn is cancelled, at most.
+const MAX_CANCEL_MILLIS: u64 = 30;
+/// Limit of the lifetime of a VM with one, in milliseconds.
+const MAX_LIFETIME_MILLIS: u64 = 200;
+/// Limit of tasks in one VM.
+const MAX_DEEDS: usize = 3;
 
-/// When the workers stop.
+/// The time when the workers stop.
 #[derive(Debug)]
 pub(super) struct Until {
     pub(super) deadline: Option<Instant>,
     pub(super) spawns: Option<u64>,
 }
 
-/// What the workers share.
+/// The state shared by the workers.
 #[derive(Debug)]
 pub(super) struct Shift {
     pub(super) pool: Pool,
@@ -79,7 +78,7 @@ impl Shift {
         self.stop.is_asked()
     }
 
-    /// How much of it is over, from 0 to 1: by time or by number, whichever ends it.
+    /// Returns the part that is over, from 0 to 1, by time or by number, whichever is greater.
     pub(super) fn progress(&self) -> f64 {
         let part = |done: f64, all: f64| if all > 0.0 { done / all } else { 1.0 };
         let time = self.until.deadline.map(|deadline| {
@@ -88,7 +87,7 @@ impl Shift {
         });
         let number = self.until.spawns.map(|spawns| {
             let done = self.numbers.load(Ordering::Relaxed);
-            // Shown and compared with a quarter: exact enough.
+            // Precise enough for display and comparison with a quarter.
             #[expect(clippy::cast_precision_loss, reason = "a share, for people")]
             let share = part(done as f64, spawns as f64);
             share
@@ -96,7 +95,7 @@ impl Shift {
         time.unwrap_or(0.0).max(number.unwrap_or(0.0)).min(1.0)
     }
 
-    /// The number of the next spawn; `None` when it is time to stop.
+    /// Returns the number of the next spawn; `None` when it is time to stop.
     fn next(&self) -> Option<u64> {
         let over = self
             .until
@@ -112,12 +111,12 @@ impl Shift {
         }
     }
 
-    /// Whether a fault explains that this VM, which was asked for at `then`, failed.
+    /// Returns whether a fault explains that this VM, requested at `then`, failed.
     fn struck(&self, vm: &VmHandle, then: Instant) -> bool {
         self.strikes.killed(vm.pid()) || self.strikes.disk_was_full_since(then)
     }
 
-    /// Failures that a fault explains are expected.
+    /// Counts a failure; `injected` ones are expected.
     fn failed(&self, injected: bool, what: &'static str, text: &str) {
         let blame = if injected {
             Blame::Injected
@@ -129,7 +128,7 @@ impl Shift {
     }
 }
 
-/// One worker, until it is time to stop.
+/// Runs one worker until it is time to stop.
 pub(super) async fn work(shift: Arc<Shift>, seed: u64) {
     let mut rng = Rng::with_seed(seed);
     while let Some(number) = shift.next() {
@@ -142,7 +141,7 @@ pub(super) async fn work(shift: Arc<Shift>, seed: u64) {
 }
 
 async fn taken_back(shift: &Shift, name: &str, rng: &mut Rng) {
-    let patience = Duration::from_millis(rng.u64(..CHANGES_ITS_MIND));
+    let patience = Duration::from_millis(rng.u64(..MAX_CANCEL_MILLIS));
     let then = Instant::now();
     match timeout(patience, shift.pool.spawn(name)).await {
         Err(_) => shift.tally().cancelled += 1,
@@ -160,23 +159,23 @@ async fn taken_back(shift: &Shift, name: &str, rng: &mut Rng) {
 
 async fn cycle(shift: &Shift, name: &str, rng: &mut Rng) {
     let mut options = SpawnOptions::named(name);
-    options.patience = PATIENCE;
+    options.patience = TIMEOUT;
     let short_lived = rng.u8(..100) < 3;
     if short_lived {
         options.limits = Limits {
-            max_lifetime: Some(Duration::from_millis(rng.u64(1..SHORT_LIFE))),
+            max_lifetime: Some(Duration::from_millis(rng.u64(1..MAX_LIFETIME_MILLIS))),
             idle: None,
         };
     }
     let then = Instant::now();
-    let vm = match timeout(2 * PATIENCE, shift.pool.spawn_with(options)).await {
+    let vm = match timeout(2 * TIMEOUT, shift.pool.spawn_with(options)).await {
         Ok(Ok(vm)) => vm,
         Ok(Err(error)) => {
             let injected = shift.strikes.explain(then, &error);
             return shift.failed(injected, "spawn", &causes(&error));
         }
         Err(_) => {
-            let text = format!("no answer within {:?}", 2 * PATIENCE);
+            let text = format!("no answer within {:?}", 2 * TIMEOUT);
             return shift.failed(false, "spawn", &text);
         }
     };
@@ -196,12 +195,12 @@ async fn cycle(shift: &Shift, name: &str, rng: &mut Rng) {
     end(shift, vm, rng.bool()).await;
 }
 
-/// Everything that is asked of a VM; a failure comes with what was asked.
+/// Runs the tasks of a VM; returns a failure with the name of its task.
 async fn use_it(shift: &Shift, vm: &VmHandle, rng: &mut Rng) -> Result<(), (&'static str, Mishap)> {
     in_time(guest::first_use(vm))
         .await
         .map_err(|mishap| ("first use", mishap))?;
-    for _ in 0..rng.usize(..=DEEDS) {
+    for _ in 0..rng.usize(..=MAX_DEEDS) {
         let deed = Deed::any(rng);
         shift.tally().commands += 1;
         in_time(deed.perform(vm, shift.dialect, rng))
@@ -212,14 +211,14 @@ async fn use_it(shift: &Shift, vm: &VmHandle, rng: &mut Rng) -> Result<(), (&'st
 }
 
 async fn in_time(deed: impl Future<Output = Result<(), Mishap>>) -> Result<(), Mishap> {
-    timeout(PATIENCE, deed)
+    timeout(TIMEOUT, deed)
         .await
-        .unwrap_or_else(|_| Err(Mishap::Wrong(format!("no answer within {PATIENCE:?}"))))
+        .unwrap_or_else(|_| Err(Mishap::Wrong(format!("no answer within {TIMEOUT:?}"))))
 }
 
-/// A command that would run for ever ends with its VM, whose time is limited.
+/// Checks that a command which would run for ever ends with its VM, whose lifetime is limited.
 async fn lives_out(shift: &Shift, vm: VmHandle, then: Instant) {
-    let ended = timeout(PATIENCE, vm.exec(shift.dialect.sleep())).await;
+    let ended = timeout(TIMEOUT, vm.exec(shift.dialect.sleep())).await;
     match ended {
         Ok(Err(error)) if error.to_string().contains("time limit") => {
             shift.tally().ended("reached its time limit");
@@ -249,7 +248,7 @@ async fn killed_while_busy(shift: &Shift, vm: VmHandle, then: Instant) {
         vm.exited().await;
         told
     };
-    match timeout(PATIENCE, seen).await {
+    match timeout(TIMEOUT, seen).await {
         Ok(true) => shift.tally().ended("killed"),
         Ok(false) => shift.failed(false, "kill", "a command succeeded in a VM that was killed"),
         Err(_) => shift.failed(false, "kill", "the end of a VM that was killed is not seen"),
@@ -263,7 +262,7 @@ async fn end(shift: &Shift, vm: VmHandle, by_drop: bool) {
     }
     match vm.destroy().await {
         Ok(()) => shift.tally().ended("destroyed"),
-        // It was killed, whatever else was done to it.
+        // It was killed, whatever else happened to it.
         Err(error) => shift.failed(false, "destroy", &causes(&error)),
     }
 }

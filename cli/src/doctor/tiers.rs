@@ -23,7 +23,7 @@ pub(super) async fn check(launcher: &Launcher) -> Check {
     };
     let start = Instant::now();
     let tried = launcher.try_tiers(&snapshot).await;
-    of(tried, milliseconds(start.elapsed()))
+    report(tried, milliseconds(start.elapsed()))
 }
 
 /// Finds the first snapshot that can be restored here.
@@ -43,7 +43,7 @@ async fn find(launcher: &Launcher) -> Option<Snapshot> {
     found.await.ok().flatten()
 }
 
-fn of(tried: Result<(), (Origin, LaunchError)>, took: f64) -> Check {
+fn report(tried: Result<(), (Origin, LaunchError)>, took: f64) -> Check {
     match tried {
         Ok(()) => Check::ok(
             NAME,
@@ -74,12 +74,12 @@ mod tests {
 
     #[test]
     fn a_tier_that_does_not_work_is_named_with_the_reason_and_what_serves_instead() {
-        assert_eq!(of(Ok(()), 1.0).status, Status::Ok);
+        assert_eq!(report(Ok(()), 1.0).status, Status::Ok);
         for (tier, name, instead) in [
             (Origin::Warm, "warm", "restores"),
             (Origin::Restored, "restored", "boots"),
         ] {
-            let check = of(Err((tier, LaunchError::ShuttingDown)), 1.0);
+            let check = report(Err((tier, LaunchError::ShuttingDown)), 1.0);
             assert_eq!(check.status, Status::Warn);
             assert!(check.found.contains(name), "{check:?}");
             assert!(check.found.contains("shutting_down"), "{check:?}");

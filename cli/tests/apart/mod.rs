@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tempfile::TempDir;
 
-use crate::vm::{self, PATIENCE};
+use crate::vm::{self, TIMEOUT};
 
 /// Directories for snapshots and running VMs.
 pub(crate) struct Apart(TempDir);
@@ -98,7 +98,7 @@ pub(crate) fn watch(number: u32) -> OwnedFd {
 
 /// Waits, by event, until a process has ended; panics if it goes on.
 pub(crate) fn ended(process: &OwnedFd) {
-    let patience = Timespec::try_from(PATIENCE).unwrap();
+    let patience = Timespec::try_from(TIMEOUT).unwrap();
     let ended = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&patience)).unwrap();
     assert_eq!(ended, 1, "the process goes on");
 }

@@ -18,7 +18,7 @@ const REQUIRED: &str = "IRONCLAW_TEST_REQUIRE_VM";
 
 /// Timeout of the tests: far longer than anything takes that works, on any machine.
 #[allow(dead_code, reason = "not every test looks at processes")]
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Returns the directory shared by all tests, kept between runs and apart from any user's.
 pub(crate) fn state() -> PathBuf {

@@ -1,4 +1,4 @@
-//! Snapshots, and clones of one of them.
+//! Tests snapshots and clones.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -22,7 +22,7 @@ async fn a_snapshot_is_published_sparse_and_private() {
 
     let size = launcher.machine().memory_bytes();
     assert_eq!(snapshot.memory().metadata().unwrap().len(), size);
-    // A Linux guest would have more; this one writes to its stacks, its heap and its queues.
+    // A Linux guest would have more; this one writes to its stacks, heap and queues alone.
     let most = 8 << 20;
     assert!(
         created.disk_bytes < most,
@@ -78,8 +78,9 @@ async fn writes_of_a_clone_stay_out_of_the_snapshot() {
     verify.await.unwrap().unwrap();
 }
 
-/// Two clocks that nobody keeps together run apart, by much less in the time of a test.
-const APART: Duration = Duration::from_millis(10);
+/// Tolerated drift between two clocks that nobody synchronizes: far more than in the time of a
+/// test.
+const MAX_DRIFT: Duration = Duration::from_millis(10);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clones_clock_is_right_however_old_its_snapshot_is() {
@@ -89,11 +90,11 @@ async fn a_clones_clock_is_right_however_old_its_snapshot_is() {
         loop {
             let asked = now();
             let vm = launcher.restore_vm(&snapshot, "clock").await.unwrap();
-            // A guest's clock is late by as much as it took to be told the time, at most. One that
-            // goes on where the snapshot was taken is late by that one's age: so much later that
-            // the two can't be mistaken, which comes by itself.
+            // A guest's clock may be late by the time that setting it took. A clock that continues
+            // from the snapshot is late by the snapshot's age, which is so much more that the two
+            // can't be confused.
             let late = now() - asked;
-            if snapshot.manifest().created.age().unwrap() > 2 * (late + APART) {
+            if snapshot.manifest().created.age().unwrap() > 2 * (late + MAX_DRIFT) {
                 return (vm, late);
             }
         }
@@ -104,7 +105,7 @@ async fn a_clones_clock_is_right_however_old_its_snapshot_is() {
         let guest = clock(&vm).await;
         let after = now();
         assert!(
-            before - late - APART <= guest && guest <= after + APART,
+            before - late - MAX_DRIFT <= guest && guest <= after + MAX_DRIFT,
             "{before:?} {guest:?} {after:?}, late by {late:?} at most"
         );
     }
@@ -120,7 +121,7 @@ fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap()
 }
 
-/// The second one has only what changed since the first, until it is completed.
+/// The second one contains only the changes since the first, until it is completed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_snapshot_of_a_vm_is_as_complete_as_the_first() {
     let Some(lab) = Lab::open().await else { return };

@@ -1,4 +1,4 @@
-//! What a user does in a VM, over vsock.
+//! Tests a user's commands in a VM, over vsock.
 
 use std::time::{Duration, Instant};
 
@@ -7,8 +7,8 @@ use ironclaw_protocol::message::FailureKind;
 
 use crate::lab::{Lab, run};
 
-/// Most bytes of a file that the tests read.
-const LIMIT: u64 = 16 << 20;
+/// Limit of the bytes that the tests read from a file.
+const MAX_FILE_BYTES: u64 = 16 << 20;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_template_boots_and_runs_a_command() {
@@ -83,12 +83,12 @@ async fn files_are_written_and_read_back() {
     let (_launcher, vm) = lab.vm("files").await;
     let content: Vec<u8> = (0..=250u8).cycle().take(300_000).collect();
     vm.put_file("/tmp/there", 0o640, &content).await.unwrap();
-    assert!(vm.get_file("/tmp/there", LIMIT).await.unwrap() == content);
+    assert!(vm.get_file("/tmp/there", MAX_FILE_BYTES).await.unwrap() == content);
     let failed = |result: Result<(), GuestError>| match result {
         Err(GuestError::Failed { kind, .. }) => kind,
         other => panic!("{other:?}"),
     };
-    let missing = vm.get_file("/tmp/nowhere", LIMIT).await.map(drop);
+    let missing = vm.get_file("/tmp/nowhere", MAX_FILE_BYTES).await.map(drop);
     assert_eq!(failed(missing), FailureKind::NotFound);
     let misplaced = vm.put_file("/no/dir/file", 0o600, b"x").await;
     assert_eq!(failed(misplaced), FailureKind::NoSuchDirectory);

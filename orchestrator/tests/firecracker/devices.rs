@@ -1,4 +1,4 @@
-//! Drives, network interfaces and CPU templates, with a real Firecracker.
+//! Tests drives, network interfaces and CPU templates with a real Firecracker.
 
 use std::fs;
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ fn with_drive(lab: &mut Lab) -> PathBuf {
     drive
 }
 
-/// A VM of each tier answers.
+/// Checks that a VM of each tier answers.
 async fn serves(launcher: &Launcher) {
     let cold = launcher.cold_boot("cold").await.unwrap();
     assert_eq!(run(&cold, ["echo", "here"]).await, "here\n");
@@ -35,7 +35,7 @@ async fn serves(launcher: &Launcher) {
     pool.close().await;
 }
 
-/// Whether the VMM `pid` has that file open.
+/// Returns whether the VMM `pid` has that file open.
 fn has_open(pid: u32, path: &std::path::Path) -> bool {
     let files = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
     files
@@ -54,7 +54,7 @@ async fn all_vms_have_the_root_drive() {
     assert!(has_open(vm.pid(), &drive));
     vm.destroy().await.unwrap();
     serves(&launcher).await;
-    // Another drive, another machine.
+    // Another drive makes another machine.
     fs::write(&drive, vec![2; 1 << 20]).unwrap();
     let changed = lab.launcher().await;
     let entry = launcher.snapshots().list().unwrap().remove(0);
@@ -75,14 +75,14 @@ async fn jailed_vms_have_the_root_drive_too() {
     serves(&lab.launcher().await).await;
 }
 
-/// Network devices of this host, gone with the test.
+/// Network devices of this host, removed with the test.
 struct Network {
     namespace: Option<String>,
     taps: Vec<String>,
 }
 
 impl Network {
-    /// `None` where it can't be made: without root, `ip` or /dev/net/tun.
+    /// Creates them; `None` where that is not possible: without root, `ip` or /dev/net/tun.
     fn make(name: &str, taps: usize, in_namespace: bool) -> Option<Self> {
         let names = (0..taps).map(|n| format!("ic{}{name}{n}", std::process::id() % 100_000));
         let mut network = Self {
@@ -193,7 +193,7 @@ async fn a_cpu_template_is_applied_or_refused_in_firecrackers_words() {
     let template = lab.path().join("cpu.json");
     lab.config.backends.firecracker.cpu_template = Some(template.clone());
 
-    // Hides AVX2 and the rest of what leaf 7 has in its first word.
+    // Hides AVX2 and the other features in the first word of leaf 7.
     let hidden = format!("0b{}", "0".repeat(32));
     let json = serde_json::json!({ "cpuid_modifiers": [{
         "leaf": "0x7", "subleaf": "0x0", "flags": 1,

@@ -1,4 +1,4 @@
-//! What Firecracker does with requests that a VM of ours does not make yet.
+//! Tests Firecracker with requests that our VMs do not make yet.
 
 use std::os::unix::fs::MetadataExt as _;
 
@@ -29,7 +29,7 @@ async fn a_clone_that_tracks_its_pages_has_snapshots_of_what_it_wrote() {
     assert!(create.snapshot_path.exists());
     let memory = create.mem_file_path.metadata().unwrap();
     assert_eq!(memory.len(), snapshot.memory().metadata().unwrap().len());
-    // Of all its pages, those alone that it wrote to.
+    // Only the pages that it wrote to.
     let on_disk = memory.blocks() * 512;
     assert!((1..memory.len() / 2).contains(&on_disk), "{on_disk}");
 }

@@ -1,4 +1,4 @@
-//! Snapshots that went bad, and what a real Firecracker makes of them.
+//! Tests damaged snapshots with a real Firecracker.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -17,11 +17,11 @@ use crate::real;
 use crate::small_disk::SmallDisk;
 use crate::within::within;
 
-/// A way to spoil a snapshot.
+/// A way to damage a snapshot.
 type Spoil = fn(&Snapshot);
 
-/// Ways to spoil a snapshot, and the words for what is wrong then: ours for what shows in its files,
-/// else Firecracker's.
+/// Ways to damage a snapshot, with part of the error: ours for damage that shows in the files, else
+/// Firecracker's.
 const SPOILED: &[(Spoil, &str)] = &[
     (lose_state, "vmstate is missing"),
     (lose_memory, "memory is missing"),
@@ -43,7 +43,7 @@ fn truncate_memory(snapshot: &Snapshot) {
     writable(snapshot.memory()).set_len(1 << 20).unwrap();
 }
 
-/// Changes the last byte before the checksum, which is the last eight.
+/// Changes the last byte before the checksum, which is the last eight bytes.
 fn corrupt_state(snapshot: &Snapshot) {
     let mut state = std::fs::read(snapshot.vmstate()).unwrap();
     let at = state.len() - 8;
@@ -51,7 +51,7 @@ fn corrupt_state(snapshot: &Snapshot) {
     std::fs::write(snapshot.vmstate(), state).unwrap();
 }
 
-/// Raises the major version of the state's format, which is in it as text.
+/// Raises the major version of the state's format, which the file contains as text.
 fn change_version(snapshot: &Snapshot) {
     let mut state = std::fs::read(snapshot.vmstate()).unwrap();
     let versions: Vec<usize> = (0..state.len() - 5)
@@ -74,7 +74,7 @@ fn writable(path: &Path) -> File {
     File::options().write(true).open(path).unwrap()
 }
 
-/// Writes over all of memory, as a program would that takes the file for its own.
+/// Overwrites all of memory, like a program that takes the file for its own.
 pub(crate) fn overwrite_memory(snapshot: &Snapshot) {
     let mut file = writable(snapshot.memory());
     let block = [0xff; 1 << 16];
@@ -92,7 +92,8 @@ async fn a_spoiled_snapshot_is_refused_beforehand_or_in_firecrackers_words_and_l
         spoil(&snapshot);
         let error = launcher.restore_vm(&snapshot, "spoiled").await.unwrap_err();
         match &error {
-            // What shows in the files is seen beforehand: Firecracker might not answer for long.
+            // Damage that shows in the files is found beforehand: Firecracker might not answer for
+            // long.
             LaunchError::Snapshot(SnapshotError::Defective { .. })
             | LaunchError::Vmm(VmmError::Refused { .. }) => {}
             other => panic!("{said}: {other:?}"),
@@ -129,12 +130,12 @@ async fn a_spoiled_snapshot_costs_the_pool_a_boot_and_is_replaced() {
     }
 }
 
-/// The pool fills up again and serves from its best tier.
+/// Checks that the pool fills up again and serves from its best tier.
 async fn heals(pool: &Pool, warm: usize) {
     assert!(pool.stats().failures > 0);
     let healed = async {
         while pool.stats().snapshots == 0 || pool.stats().warm < warm {
-            // It reports what failed meanwhile, and goes on.
+            // Reports failures meanwhile, and continues.
             let _ = pool.warmup().await;
         }
     };
@@ -253,7 +254,7 @@ async fn a_full_run_directory_is_told_as_such_and_is_no_death_of_a_vmm() {
         return;
     };
     let Some(disk) = small_disk() else { return };
-    // What jails link must be on their file system.
+    // On one file system, because jails link the files.
     let mut copy = std::process::Command::new("cp");
     copy.arg("-a")
         .arg(&lab.config.template_path)

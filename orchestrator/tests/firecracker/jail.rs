@@ -1,4 +1,4 @@
-//! Jailed VMs; they need root and Firecracker's jailer.
+//! Tests jailed VMs, which need root and Firecracker's jailer.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -16,7 +16,7 @@ use crate::lab::{Lab, launcher, list, pool, run, words};
 use crate::limit::Limit;
 use crate::real;
 
-/// A lab whose VMs are jailed, where they can be.
+/// Opens a lab with jailed VMs, if they are possible.
 pub(crate) async fn jailed() -> Option<Lab> {
     let mut lab = Lab::open().await?;
     if !may_jail(&lab) {
@@ -26,7 +26,7 @@ pub(crate) async fn jailed() -> Option<Lab> {
     Some(lab)
 }
 
-/// Whether VMs can be jailed here; a test that asks is ignored if not.
+/// Returns whether VMs can be jailed here; the test is ignored if not.
 pub(crate) fn may_jail(lab: &Lab) -> bool {
     let reason = if !rustix::process::geteuid().is_root() {
         "only root can jail VMs".to_owned()
@@ -46,7 +46,7 @@ fn status(pid: u32, field: &str) -> String {
     line.unwrap().trim().to_owned()
 }
 
-/// The control groups of a process that are below ours.
+/// Returns the control groups of a process that are below ours.
 pub(crate) fn groups(pid: u32) -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/mounts").unwrap();
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
@@ -70,7 +70,7 @@ pub(crate) fn groups(pid: u32) -> Vec<PathBuf> {
     .collect()
 }
 
-/// Whether this host has all controllers that limit a VM, of either version.
+/// Returns whether this host has all controllers that limit a VM, in either version.
 pub(crate) fn can_limit() -> bool {
     let mounts = fs::read_to_string("/proc/mounts").unwrap();
     let mounts: Vec<Vec<&str>> = mounts.lines().map(|l| l.split(' ').collect()).collect();
@@ -89,7 +89,7 @@ pub(crate) fn can_limit() -> bool {
         })
 }
 
-/// What the control groups of a process allow it.
+/// The limits of a process's control groups.
 #[derive(Debug)]
 struct Limits {
     /// In bytes.
@@ -99,13 +99,13 @@ struct Limits {
 }
 
 impl Limits {
-    fn of(groups: &[PathBuf]) -> Self {
+    fn read(groups: &[PathBuf]) -> Self {
         let read = |name: &str| {
             let files = groups.iter().map(|group| group.join(name));
             files.flat_map(fs::read_to_string).next()
         };
         let number = |text: &str| text.trim().parse::<u64>().unwrap();
-        // The names of version 2, then those of version 1.
+        // The names in version 2, then in version 1.
         let memory = read("memory.max").or_else(|| read("memory.limit_in_bytes"));
         let (quota, period) = match read("cpu.max") {
             Some(both) => {
@@ -150,7 +150,7 @@ async fn a_jailed_vm_has_a_user_a_root_namespaces_and_limits_of_its_own() {
     assert_ne!(net(one.pid()), net(two.pid()));
     let limited = groups(one.pid());
     if can_limit() {
-        let limits = Limits::of(&limited);
+        let limits = Limits::read(&limited);
         let machine = lab.config.machine;
         assert_eq!(limits.memory, machine.memory_bytes() + (64 << 20));
         assert_eq!(limits.processors, u64::from(machine.vcpus));
@@ -184,7 +184,7 @@ async fn a_jailed_pool_serves_warm_clones_and_leaves_nothing() {
     assert!(lab.homes().is_empty(), "{:?}", lab.homes());
 }
 
-/// The first process of the PID namespace that `pid` is in.
+/// Returns the first process of the PID namespace of `pid`.
 fn guard_of(pid: u32) -> u32 {
     let namespace = |pid| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
     let ours = namespace(pid);
@@ -210,7 +210,8 @@ async fn vms_are_jailed_again_after_the_guard_of_their_namespace_was_killed() {
     two.destroy().await.unwrap();
 }
 
-/// Tells the last test of this file where to open a launcher; it does nothing without.
+/// Set where the last test of this file runs for another: where to open a launcher. It does nothing
+/// otherwise.
 const OPEN_BELOW: &str = "IRONCLAW_TEST_OPEN_BELOW";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -233,7 +234,7 @@ async fn vms_without_a_jailer_are_refused_as_root_and_warned_of_where_nothing_el
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let _limit = Limit::of(&opens);
+        let _limit = Limit::new(&opens);
         let output = opens.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.success(), !(told && is_root), "{said}");
@@ -287,7 +288,8 @@ async fn programs_may_be_symbolic_links_to_files_of_another_name() {
     vm.destroy().await.unwrap();
 }
 
-/// Tells the next test where it is to run out of descriptors; it does nothing without.
+/// Set where the next test runs for another: where to run out of descriptors. It does nothing
+/// otherwise.
 const FEW_FILES_BELOW: &str = "IRONCLAW_TEST_FEW_FILES_BELOW";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -300,7 +302,7 @@ async fn a_limit_of_open_files_is_named() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let _limit = Limit::of(&runs_out);
+    let _limit = Limit::new(&runs_out);
     let output = runs_out.wait_with_output().unwrap();
     assert!(output.status.success(), "{output:?}");
 }
@@ -332,7 +334,7 @@ async fn runs_out_of_files() {
     let vm = vms.pop().unwrap();
     assert_eq!(run(&vm, ["echo", "inside"]).await, "inside\n");
     vm.destroy().await.unwrap();
-    // Whichever descriptor it is that can't be had.
+    // Covers a lack of any of the descriptors.
     for files in 100..128 {
         let limit = rustix::process::Rlimit {
             current: Some(files),
@@ -364,7 +366,7 @@ async fn a_mount_on_which_no_jail_works_is_named_with_its_option() {
             return skipped("a tmpfs can't be mounted");
         }
         let mut config = lab.config.clone();
-        // Which is not there yet.
+        // Does not exist yet.
         config.run_path = directory.join("ironclaw/run");
         let opened = Launcher::open(&config, Arc::new(|_: &_| {})).await;
         let unmounted = Command::new("umount").arg(&directory).status();

@@ -1,4 +1,4 @@
-//! A place of its own for each test: a run directory, snapshots, and the test guest's template.
+//! The state of one test: a run directory, snapshots, and the test guest's template.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use tempfile::TempDir;
 use crate::process::readable_within;
 use crate::real::{self, Real};
 
-/// How long a killed process may take to be gone; it takes milliseconds.
-const GONE: Duration = Duration::from_secs(10);
+/// Timeout of a killed process's cleanup, which takes milliseconds.
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A test's directories and settings. What is below them must be gone when the test is over.
+/// A test's directories and settings. Everything below them must be gone at the end of the test.
 pub(crate) struct Lab {
     directory: TempDir,
     pub(crate) binary: FirecrackerBinary,
@@ -27,7 +27,7 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    /// `None` where a real Firecracker can't be tested, for which the test is ignored.
+    /// Opens a lab; `None` where a real Firecracker can't be tested, which ignores the test.
     pub(crate) async fn open() -> Option<Self> {
         let Real { binary, guest } = match real::firecracker().await {
             Ok(real) => real,
@@ -46,11 +46,11 @@ impl Lab {
         })
     }
 
-    /// The settings of a test whose directory is `directory`.
+    /// Returns the settings of a test with this directory.
     pub(crate) fn config_below(directory: &Path) -> Config {
         let mut config = Config::from_env().unwrap();
         config.backend = BackendChoice::Only(KIND);
-        // Which has tests of its own.
+        // The jail has tests of its own.
         config.jail = JailChoice::Off;
         config.template_path = directory.join("templates");
         config.snapshot_path = directory.join("snapshots");
@@ -66,21 +66,21 @@ impl Lab {
         launcher(&self.config).await
     }
 
-    /// A launcher and a snapshot.
+    /// Creates a launcher and a snapshot.
     pub(crate) async fn snapshot(&self) -> (Launcher, Snapshot) {
         let launcher = self.launcher().await;
         let snapshot = launcher.create_snapshot().await.unwrap().snapshot;
         (launcher, snapshot)
     }
 
-    /// A launcher, and a clone of a snapshot.
+    /// Creates a launcher, and a clone of a snapshot.
     pub(crate) async fn vm(&self, name: &str) -> (Launcher, VmHandle) {
         let (launcher, snapshot) = self.snapshot().await;
         let vm = launcher.restore_vm(&snapshot, name).await.unwrap();
         (launcher, vm)
     }
 
-    /// Directories and sockets of VMs, below the run directories of all their owners.
+    /// Lists directories and sockets of VMs, below the run directories of all owners.
     pub(crate) fn homes(&self) -> Vec<PathBuf> {
         let owners = list(&self.config.run_path).into_iter();
         owners
@@ -96,15 +96,19 @@ impl Lab {
             .collect()
     }
 
-    /// Waits until the directories of VMs are gone. One goes when its process was reaped, which
-    /// nobody waits for after a failure.
+    /// Waits until the directories of VMs are gone. Each is removed when its process was reaped,
+    /// which nobody waits for after a failure.
     pub(crate) fn until_no_home(&self) {
         let watch = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).unwrap();
         for owner in list(&self.config.run_path) {
             add_watch(&watch, owner, WatchFlags::DELETE).unwrap();
         }
         while !self.homes().is_empty() {
-            assert!(readable_within(&watch, GONE), "{:?}", self.homes());
+            assert!(
+                readable_within(&watch, CLEANUP_TIMEOUT),
+                "{:?}",
+                self.homes()
+            );
             rustix::io::read(&watch, &mut [0; 4096]).unwrap();
         }
     }
@@ -128,20 +132,20 @@ async fn import(config: &Config, guest: PathBuf) {
     tokio::task::spawn_blocking(import).await.unwrap();
 }
 
-/// A pool of `size` snapshots and `warm` warm clones.
+/// Opens a pool of `size` snapshots and `warm` warm clones.
 pub(crate) async fn pool(launcher: &Launcher, size: usize, warm: usize) -> Pool {
     let options = PoolOptions::new(size).with_warm(warm);
     Pool::open(launcher.clone(), options).await.unwrap()
 }
 
-/// Standard output of a command that must succeed.
+/// Runs a command that must succeed; returns its standard output.
 pub(crate) async fn run(vm: &VmHandle, command: impl Into<Command>) -> String {
     let output = vm.exec(command).await.unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What is in a directory; nothing if it does not exist.
+/// Lists a directory; nothing if it does not exist.
 pub(crate) fn list(directory: &Path) -> Vec<PathBuf> {
     match std::fs::read_dir(directory) {
         Ok(entries) => entries.map(|entry| entry.unwrap().path()).collect(),
@@ -152,7 +156,7 @@ pub(crate) fn list(directory: &Path) -> Vec<PathBuf> {
     }
 }
 
-/// An error with its causes.
+/// Formats an error with its causes.
 pub(crate) fn words(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes

@@ -1,4 +1,4 @@
-//! The end of VMs, wanted and not.
+//! Tests the end of VMs, requested or not.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::lab::{Lab, list, run};
 use crate::process::{is_alive, kill, living_in};
 use crate::within::within;
 
-/// Half of our shortest time limit, and far more than an event takes on a busy machine.
+/// Half of our shortest timeout, and far more than an event takes on a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -48,7 +48,7 @@ async fn a_vmm_killed_in_mid_command_is_reported_at_once() {
     let Some(lab) = Lab::open().await else { return };
     let (_launcher, vm) = lab.vm("victim").await;
     let mut running = vm.start(["sleep", "3600000"]).await.unwrap();
-    // The guest takes requests in order, so the command runs when this one is answered.
+    // The guest handles requests in order: after this answer the command runs.
     assert_eq!(run(&vm, ["echo", "on"]).await, "on\n");
     let start = Instant::now();
     kill(vm.pid());
@@ -76,7 +76,7 @@ async fn a_command_in_flight_does_not_keep_a_vm_from_its_end() {
     assert!(!is_alive(pid));
     let end = loop {
         match running.next().await {
-            // What came before is still to be had.
+            // Earlier events are still delivered.
             Ok(ExecEvent::Stdout(_)) => {}
             other => break other,
         }

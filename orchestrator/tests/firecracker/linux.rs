@@ -1,10 +1,10 @@
-//! A Linux guest under a real Firecracker.
+//! Tests a Linux guest under a real Firecracker.
 //!
-//! Debian's kernels do not boot under every KVM, such as one that emulates the kernel mode of its
-//! guests. `IRONCLAW_TEST_LINUX_KERNEL` names an uncompressed kernel that boots under this host's,
-//! with virtio-mmio, vsock and the initramfs's file systems built in;
-//! `IRONCLAW_TEST_LINUX_BOOT_ARGS` has more arguments for it. Its initramfs is the one that
-//! `ironclaw template build` makes. It may take minutes where a kernel is emulated.
+//! Debian's kernels do not boot under every KVM, like one that emulates its guests' kernel mode.
+//! `IRONCLAW_TEST_LINUX_KERNEL` names an uncompressed kernel that boots under this host's, with
+//! virtio-mmio, vsock and the initramfs's file systems built in; `IRONCLAW_TEST_LINUX_BOOT_ARGS`
+//! has more arguments for it. Its initramfs is that of `ironclaw template build`. The tests may
+//! take minutes where a kernel is emulated.
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,7 +19,7 @@ use crate::lab::{Lab, launcher, pool, run};
 const KERNEL: &str = "IRONCLAW_TEST_LINUX_KERNEL";
 const BOOT_ARGS: &str = "IRONCLAW_TEST_LINUX_BOOT_ARGS";
 
-/// A lab whose default template is Linux; `None` where no kernel is named.
+/// Opens a lab whose default template is Linux; `None` if no kernel is named.
 async fn open() -> Option<Lab> {
     let Some(kernel) = std::env::var_os(KERNEL).map(PathBuf::from) else {
         skipped(format!(
@@ -44,7 +44,7 @@ async fn open() -> Option<Lab> {
     Some(lab)
 }
 
-/// Facts that no two VMs may share.
+/// Returns facts that must differ between VMs.
 async fn identity(vm: &VmHandle) -> Vec<String> {
     let script = "hostname; cat /etc/machine-id /proc/sys/kernel/random/boot_id; \
                   head -c 32 /dev/urandom | sha256sum";
@@ -54,7 +54,7 @@ async fn identity(vm: &VmHandle) -> Vec<String> {
     facts
 }
 
-/// The host's time in whole seconds, as the guest tells its own.
+/// Returns the host's time in whole seconds, as the guest reports its own.
 fn now() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.unwrap().as_secs()
@@ -63,7 +63,7 @@ fn now() -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn linux_clones_of_each_tier_run_commands_with_a_clock_and_an_identity_of_their_own() {
     let Some(mut lab) = open().await else { return };
-    // Jailed where this user may.
+    // Jailed if this user may.
     lab.config.jail = JailChoice::Auto;
     let launcher = launcher(&lab.config).await;
     let pool = pool(&launcher, 1, 1).await;
@@ -86,7 +86,7 @@ async fn linux_clones_of_each_tier_run_commands_with_a_clock_and_an_identity_of_
         assert_eq!(run(vm, ["uname", "-s"]).await, "Linux\n");
         let earliest = now();
         let guest: u64 = run(vm, ["date", "+%s"]).await.trim().parse().unwrap();
-        // A clock that was set is late by what the setting took, and its seconds are whole.
+        // A clock is late by the time that setting it took, and reports whole seconds.
         let late = vm.timings().hello.as_secs() + 1;
         assert!(
             (earliest - late..=now() + 1).contains(&guest),

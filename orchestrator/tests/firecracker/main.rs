@@ -1,7 +1,7 @@
 //! Real VMs under a real Firecracker, on `/dev/kvm`.
 //!
-//! They need a Firecracker (`IRONCLAW_FIRECRACKER`, or on `PATH`) and the bare-metal test guest,
-//! which `cargo xtask test` builds and names in `IRONCLAW_TESTGUEST`. Without one of them
+//! The tests need a Firecracker (`IRONCLAW_FIRECRACKER`, or on `PATH`) and the bare-metal test
+//! guest, which `cargo xtask test` builds and names in `IRONCLAW_TESTGUEST`. Without one of them
 //! they are ignored, with the reason; `IRONCLAW_TEST_REQUIRE_FIRECRACKER=1` makes them fail.
 
 #![allow(
@@ -11,7 +11,7 @@
     reason = "a test fails by panicking"
 )]
 
-// The `test` attributes are those of the harness, and all else of Tokio is Tokio's.
+// The `test` attributes are those of the harness; everything else of Tokio is Tokio's.
 #[macro_use]
 #[allow(unused_imports, reason = "all tests are asynchronous so far")]
 extern crate ironclaw_test_harness as tokio;

@@ -1,4 +1,4 @@
-//! The process that owns VMs is killed.
+//! Kills the process that owns VMs.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::PathBuf;
@@ -14,11 +14,11 @@ use crate::lab::{Lab, launcher, list, pool};
 use crate::limit::Limit;
 use crate::process::{Watched, living_in};
 
-/// Tells the last test of this file where to hold VMs, and whether in jails; it does nothing
-/// without.
+/// Set where the last test of this file runs for another: the directory for its VMs, and whether to
+/// jail them. It does nothing otherwise.
 const HOLD_BELOW: &str = "IRONCLAW_TEST_HOLD_BELOW";
 const HOLD_JAILED: &str = "IRONCLAW_TEST_HOLD_JAILED";
-/// What that test says before the process ids of its VMs.
+/// Printed by that test before the PIDs of its VMs.
 const HOLDING: &str = "holding";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,7 +52,7 @@ async fn an_owner_killed_at_once_takes_jailed_vmms_along_and_the_next_one_remove
     assert!(left.is_empty(), "{left:?}");
 }
 
-/// A process that holds three VMs, and one that stands by.
+/// A process with three VMs and a standby process.
 struct Owner {
     process: Child,
     _limit: Limit,
@@ -74,7 +74,7 @@ impl Owner {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let limit = Limit::of(&process);
+        let limit = Limit::new(&process);
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let pids: Vec<u32> = loop {
             let line = lines.next().expect("the owner ended").unwrap();
@@ -113,10 +113,10 @@ fn ended(vms: Vec<Watched>) {
 async fn the_next_one_sweeps(lab: &Lab) {
     let next = lab.launcher().await;
     assert_eq!(lab.homes().len(), 4, "who has no VMs sweeps nothing");
-    // What the dead one had made serves.
+    // A snapshot of the dead owner serves.
     let pool = pool(&next, 1, 0).await;
     assert!(lab.homes().is_empty(), "{:?}", lab.homes());
-    // Its own, and no other.
+    // Its own directory, and no other.
     let mut owners = list(&lab.config.run_path);
     owners.retain(|owner| !owner.ends_with(".claims"));
     assert_eq!(owners.len(), 1, "{owners:?}");
@@ -149,7 +149,7 @@ async fn holds_vms_for_another_test() {
         leased.pid(),
         another.pid()
     );
-    // Until it is killed, or the other test is gone.
+    // Until it is killed, or the other test has ended.
     let wait = || std::io::stdin().read(&mut [0]);
     let _ = tokio::task::spawn_blocking(wait).await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! The pool with a real Firecracker.
+//! Tests the pool with a real Firecracker.
 
 use std::collections::{HashMap, HashSet};
 
@@ -127,7 +127,7 @@ async fn twenty_spawns_at_a_time_get_twenty_vms() {
             let vm = pool.spawn(&format!("vm-{n}")).await.unwrap();
             let identity = run(&vm, ["identity"]).await;
             assert_eq!(identity.lines().next().unwrap(), format!("vm-{n}"));
-            // Nobody was in it before, and nobody is in it besides.
+            // The VM is unused, and nobody else uses it.
             assert_eq!(run(&vm, ["counter"]).await, "1\n");
             vm
         });
@@ -230,7 +230,7 @@ async fn a_spawn_without_room_waits_for_the_end_of_a_vm_and_not_for_ever() {
     }
     assert_eq!(pool.stats().waiting, 0, "it left the line");
 
-    // In this order, so that it is in line when it was polled once.
+    // Biased: the spawn is in the queue after the first poll.
     let (spawned, destroyed) = tokio::join!(biased; pool.spawn("second"), async {
         assert_eq!(pool.stats().waiting, 1);
         first.destroy().await
@@ -329,12 +329,12 @@ async fn a_refresh_replaces_every_snapshot_and_spares_those_in_use_until_they_ar
     let young = pool.spawn("young").await.unwrap();
     assert_eq!(young.origin(), Origin::Restored);
     drop(young);
-    // Deletions that are under way end before it does.
+    // Waits for the deletions under way.
     pool.close().await;
     let after = generations();
     assert_eq!(after.len(), 2);
     assert!(after.keys().all(|id| !before.contains_key(id)));
-    // Two that are built at a time may be of one generation.
+    // Two concurrent builds may have the same generation.
     assert!(
         after.values().min() > before.values().max(),
         "a successor is of a later generation: {before:?} {after:?}"

@@ -1,4 +1,4 @@
-//! Processes, seen from outside.
+//! Watches processes from outside.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ pub(crate) fn is_alive(number: u32) -> bool {
     Path::new(&format!("/proc/{number}")).exists()
 }
 
-/// A process that is watched for its end.
+/// A process watched for its end.
 pub(crate) struct Watched(OwnedFd);
 
 impl Watched {
@@ -27,25 +27,25 @@ impl Watched {
         Self(pidfd_open(pid(number), PidfdFlags::empty()).unwrap())
     }
 
-    /// Whether it ends within `patience`.
+    /// Returns whether it ends within `patience`.
     pub(crate) fn ends_within(&self, patience: Duration) -> bool {
         readable_within(&self.0, patience)
     }
 }
 
-/// Whether there is something to read from `fd`, within `patience`.
+/// Returns whether `fd` becomes readable within `patience`.
 pub(crate) fn readable_within(fd: &OwnedFd, patience: Duration) -> bool {
     let patience = Timespec::try_from(patience).unwrap();
     poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&patience)).unwrap() == 1
 }
 
-/// The processes whose working directory is below `directory`, which Firecracker's are.
+/// Lists the processes whose working directory is below `directory`, as Firecracker's is.
 pub(crate) fn living_in(directory: &Path) -> Vec<(u32, PathBuf)> {
     let numbers = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
         let name = entry.ok()?.file_name();
         name.to_str()?.parse::<u32>().ok()
     });
-    // One that ended meanwhile has no working directory.
+    // A process that ended meanwhile has no working directory.
     let places = numbers.filter_map(|number| {
         let place = std::fs::read_link(format!("/proc/{number}/cwd")).ok()?;
         Some((number, place))

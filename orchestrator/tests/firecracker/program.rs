@@ -1,4 +1,4 @@
-//! Firecracker binaries and directories that won't do.
+//! Tests unsuitable Firecracker binaries and directories.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use ironclaw_orchestrator::vm::{LaunchError, Launcher};
 use crate::lab::{Lab, list, words};
 use crate::process::living_in;
 
-/// Why a launcher with this binary is refused.
+/// Returns the error of a launcher with this binary.
 async fn refusal(lab: &Lab, binary: PathBuf) -> LaunchError {
     let mut config = lab.config.clone();
     config.backends.firecracker.binary = Some(binary);
@@ -21,7 +21,7 @@ async fn refusal(lab: &Lab, binary: PathBuf) -> LaunchError {
     error
 }
 
-/// A program that does what a shell script says.
+/// Creates a program from a shell script.
 fn script(lab: &Lab, text: &str) -> PathBuf {
     let path = lab.path().join("firecracker");
     std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();

@@ -1,4 +1,4 @@
-//! The API client against a Firecracker process that nothing of ours has started.
+//! Tests the API client with a Firecracker process that the backend has not started.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
@@ -19,8 +19,8 @@ use crate::limit::Limit;
 use crate::process::readable_within;
 use crate::within::within;
 
-/// How long a process may take until its socket is there; it takes milliseconds.
-const STARTED: Duration = Duration::from_secs(120);
+/// Timeout of a process's socket, which takes milliseconds.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A process with an API socket, in a directory of its own.
 pub(crate) struct Raw {
@@ -38,7 +38,7 @@ impl Raw {
         let child = Command::new(&lab.binary.path)
             .args(["--api-sock", "api.sock", "--level", "Error"])
             .current_dir(&home)
-            // As ours: it reads no time zone when its filters are on.
+            // As in the backend: avoids reading the time zone under active filters.
             .env("TZ", "UTC0")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -46,16 +46,19 @@ impl Raw {
             .spawn()
             .unwrap();
         let raw = Self {
-            _limit: Limit::of(&child),
+            _limit: Limit::new(&child),
             child,
             socket: home.join("api.sock"),
         };
-        // The socket is the one thing that it makes.
-        assert!(readable_within(&watch, STARTED), "there is no API socket");
+        // The socket is the only file that it creates.
+        assert!(
+            readable_within(&watch, START_TIMEOUT),
+            "there is no API socket"
+        );
         raw
     }
 
-    /// A connection, once the socket listens: a moment after it appears, of which nothing tells.
+    /// Connects once the socket listens: a moment after it appears, without any event.
     pub(crate) async fn client(&self) -> Client {
         let connected = async {
             loop {
@@ -69,7 +72,7 @@ impl Raw {
         within("an API that listens", connected).await
     }
 
-    /// How it ended, which it does by itself.
+    /// Waits for its end; returns the status.
     fn end(&mut self) -> ExitStatus {
         let status = self.child.wait().unwrap();
         assert_ne!(status.signal(), Some(9), "it went on until it was killed");
@@ -79,7 +82,7 @@ impl Raw {
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        // It may have ended already.
+        // May have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -197,7 +200,7 @@ async fn memory_that_is_overwritten_after_the_load_ends_the_vm_at_its_resume() {
     let mut client = raw.client().await;
     client.call(&load(&snapshot)).await.unwrap();
     overwrite_memory(&snapshot);
-    // The guest crashes while the answer is on its way: most often 204, now and then none.
+    // The guest crashes while the answer is on its way: it is mostly 204, sometimes missing.
     match client.call(&Vm::Resumed).await {
         Ok(()) | Err(ApiError::Closed(_)) => {}
         other => panic!("{other:?}"),

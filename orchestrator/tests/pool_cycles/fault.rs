@@ -1,31 +1,31 @@
-//! What goes wrong, and how often.
+//! The faults, and their frequency.
 
-/// A way to fail.
+/// A fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
     /// A boot is refused.
     BootRefused,
-    /// A process that is to stand by does not start.
+    /// A standby process does not start.
     StandByRefused,
     /// The VMM dies while it restores.
     RestoreDied,
-    /// A restore takes its time.
+    /// A restore is slow.
     RestoreSlow,
     /// The VMM answers a restore too late.
     RestoreTimedOut,
-    /// A pause is refused.
+    /// A hold is refused.
     PauseRefused,
-    /// The VMM dies at a resume.
+    /// The VMM dies at a release.
     ResumeDied,
-    /// The VMM answers a resume too late.
+    /// The VMM answers a release too late.
     ResumeTimedOut,
     /// The guest dies when it gets its identity.
     HelloDied,
-    /// The guest takes its time to get its identity.
+    /// The guest is slow to take its identity.
     HelloSlow,
-    /// The guest breaks the protocol in answer to a command.
+    /// The guest violates the protocol in answer to a command.
     Nonsense,
-    /// The guest dies in mid-command.
+    /// The guest dies during a command.
     ExecDied,
     /// The guest never answers a command.
     ExecHangs,
@@ -48,11 +48,11 @@ impl Fault {
         Self::ExecHangs,
     ];
 
-    /// How many times it strikes of a hundred thousand.
+    /// Returns how many times of a hundred thousand it strikes.
     pub(crate) fn chance(self) -> u32 {
         match self {
             Self::BootRefused => 10_000,
-            // A snapshot is given up for each of these, and another one built.
+            // For each of these a snapshot is given up and another one built.
             Self::RestoreDied | Self::RestoreTimedOut | Self::HelloDied => 100,
             Self::RestoreSlow | Self::HelloSlow => 1_000,
             Self::PauseRefused | Self::StandByRefused => 1_000,

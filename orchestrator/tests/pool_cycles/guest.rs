@@ -17,10 +17,10 @@ use crate::fault::Fault;
 use crate::vm::Life;
 use crate::world::World;
 
-/// How slow what is slow is.
-const SLOW: Duration = Duration::from_millis(5);
+/// The delay of slow operations.
+const SLOW_DELAY: Duration = Duration::from_millis(5);
 
-/// Answers the host until it goes away, or a fault ends the VM.
+/// Answers the host until it disconnects, or a fault ends the VM.
 pub(crate) async fn serve(stream: UnixStream, world: Arc<World>, life: Weak<Life>) {
     let agent = Agent {
         stream,
@@ -36,7 +36,7 @@ struct Agent {
     stream: UnixStream,
     world: Arc<World>,
     life: Weak<Life>,
-    /// Whether a spawn got this guest.
+    /// Whether this guest was handed out.
     served: bool,
     /// Commands that do not end by themselves.
     hung: HashSet<RequestId>,
@@ -59,7 +59,7 @@ impl Agent {
                     return;
                 }
             }
-            // The host may be gone, which reading tells.
+            // If the host is gone, the next read tells.
             let _ = self.stream.write_all(&answers).await;
             match self.stream.read(&mut chunk).await {
                 Ok(0) | Err(_) => return,
@@ -68,7 +68,7 @@ impl Agent {
         }
     }
 
-    /// Whether the guest goes on.
+    /// Handles a message; returns whether the guest continues.
     async fn answer(&mut self, message: ToGuest, answers: &mut Vec<u8>) -> bool {
         if self.life.upgrade().is_some_and(|life| life.is_deaf()) {
             return true;
@@ -104,7 +104,7 @@ impl Agent {
                     return self.dies();
                 }
                 if self.world.strikes(Fault::HelloSlow) {
-                    sleep(SLOW).await;
+                    sleep(SLOW_DELAY).await;
                 }
                 let for_a_spawn = new.identity.hostname.starts_with("cycle-");
                 if for_a_spawn && std::mem::replace(&mut self.served, true) {
@@ -126,7 +126,7 @@ impl Agent {
             answers.extend_from_slice(&u32::MAX.to_le_bytes());
             return true;
         }
-        // Not while it is primed: that has a limit of half a minute.
+        // Not while it is primed: that has a timeout of half a minute.
         let hangs = self.served && self.world.strikes(Fault::ExecHangs);
         match exec.argv[0].to_str().unwrap() {
             _ if hangs => drop(self.hung.insert(id)),

@@ -1,4 +1,4 @@
-//! What the pools of the tests make their VMs with.
+//! Creates the launcher of the tests' pools.
 
 use std::path::Path;
 use std::sync::Arc;

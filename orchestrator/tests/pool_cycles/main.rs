@@ -1,5 +1,5 @@
-//! The pool's real driver through 100,000 spawns, with a hypervisor that lives in this process and
-//! fails in every way that one can: at the end nothing of any VM is left.
+//! Runs the pool's real driver through 100,000 spawns, with a hypervisor that lives in this process
+//! and fails in every possible way: at the end nothing of any VM is left.
 
 #![allow(
     clippy::unwrap_used,
@@ -33,35 +33,36 @@ use launcher::launcher;
 use within::within;
 use world::World;
 
-/// Cycles, by so many workers at a time. In the first wave there is room for warm clones beside
-/// them, and time to make them; in the second some have to wait in line, and all room is for those.
+/// Numbers of cycles and workers. The first wave leaves room for warm clones beside the workers,
+/// and time to make them; in the second, some spawns have to wait in the queue, and get all the
+/// room.
 const WAVES: [(usize, usize); 2] = [(20_000, 2), (80_000, 48)];
 const ROOM: usize = 40;
-/// Spawns between two replacements of all snapshots.
-const REFRESH_EVERY: usize = 10_000;
-/// Spawns between two deaths of a VM that nobody expects.
-const DEATH_EVERY: usize = 97;
-/// Tasks end a moment after what they waited for; one that takes this long does not end.
-const ENDS: Duration = Duration::from_secs(20);
+/// Spawns between two refreshes of all snapshots.
+const REFRESH_INTERVAL: usize = 10_000;
+/// Spawns between two unexpected deaths of a VM.
+const DEATH_INTERVAL: usize = 97;
+/// Timeout of tasks that end a moment after what they waited for.
+const TASK_END_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What the workers share.
+/// The state shared by the workers.
 struct Run {
     pool: Pool,
     world: Arc<World>,
-    /// Cycles that are left in this wave.
+    /// Cycles left in this wave.
     left: AtomicUsize,
     leased: Mutex<HashSet<u32>>,
     tally: Tally,
 }
 
-/// How cycles ended.
+/// Numbers of cycles by result.
 #[derive(Debug, Default)]
 struct Tally {
     completed: AtomicUsize,
     cancelled: AtomicUsize,
     /// Spawns that every tier failed to serve.
     unserved: AtomicUsize,
-    /// VMs that ended, or fell silent, while they were used.
+    /// VMs that ended, or stopped answering, while in use.
     lost: AtomicUsize,
     /// VMs that reached their time limit.
     expired: AtomicUsize,
@@ -128,7 +129,7 @@ async fn a_hundred_thousand_spawns_with_faults_leave_nothing_and_no_vm_serves_tw
         assert!(struck > 0, "{fault:?} never struck");
     }
 
-    // It heals: what failed is made anew, in time.
+    // The pool recovers in time: it replaces what failed.
     let healed = async {
         while pool.warmup().await.is_err() || pool.stats().standby < 2 {
             tokio::task::yield_now().await;
@@ -147,7 +148,7 @@ async fn a_hundred_thousand_spawns_with_faults_leave_nothing_and_no_vm_serves_tw
             tokio::task::yield_now().await;
         }
     };
-    let ended = timeout(ENDS, ended).await;
+    let ended = timeout(TASK_END_TIMEOUT, ended).await;
     assert!(ended.is_ok(), "{} tasks, {world:?}", tasks());
     assert_eq!(descriptors(), descriptors_before);
     assert_eq!(budget.used(), Limit::default());
@@ -166,12 +167,12 @@ async fn work(run: Arc<Run>) {
         .left
         .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
     {
-        if cycle % REFRESH_EVERY == REFRESH_EVERY / 2 {
+        if cycle % REFRESH_INTERVAL == REFRESH_INTERVAL / 2 {
             let pool = run.pool.clone();
-            // Whether it succeeds is up to the faults.
+            // May fail, depending on the faults.
             tokio::spawn(async move { drop(pool.refresh().await) });
         }
-        if cycle % DEATH_EVERY == 0 {
+        if cycle % DEATH_INTERVAL == 0 {
             run.world.end_somebody();
         }
         let ended = match fastrand::u8(..100) {
@@ -182,7 +183,7 @@ async fn work(run: Arc<Run>) {
     }
 }
 
-/// Takes a spawn back before it is served, or drops what it got.
+/// Cancels a spawn before it is served, or drops the VM.
 async fn cancelled(run: &Run, cycle: usize) -> &AtomicUsize {
     let name = format!("cycle-{cycle}");
     let patience = Duration::from_millis(fastrand::u64(0..4));
@@ -194,7 +195,7 @@ async fn cancelled(run: &Run, cycle: usize) -> &AtomicUsize {
 
 async fn served(run: &Run, cycle: usize) -> &AtomicUsize {
     let mut options = SpawnOptions::named(format!("cycle-{cycle}"));
-    options.patience = ENDS;
+    options.patience = TASK_END_TIMEOUT;
     if fastrand::u8(..100) == 0 {
         options.limits = Limits {
             max_lifetime: Some(Duration::from_millis(1)),
@@ -233,13 +234,13 @@ async fn use_it(vm: &VmHandle, cycle: usize, limited: bool) -> Used {
             return vm.exec(["forever"]).await.map(drop);
         }
         if cycle.is_multiple_of(2) {
-            return vm.ping(ENDS).await;
+            return vm.ping(TASK_END_TIMEOUT).await;
         }
         let output = vm.exec(["echo", "something"]).await?;
         assert_eq!(output.stdout, b"something");
         Ok(())
     };
-    // A guest that hangs in a command is its user's to give up.
+    // A guest that hangs in a command is for its user to give up.
     match timeout(Duration::from_millis(500), used).await {
         Ok(Ok(())) => Used::Completed,
         Ok(Err(GuestError::Closed {
@@ -251,7 +252,7 @@ async fn use_it(vm: &VmHandle, cycle: usize, limited: bool) -> Used {
     }
 }
 
-/// Every VM has a number of its own, and is handed out once.
+/// Checks that every VM is handed out once, by its unique number.
 fn once(run: &Run, vm: &VmHandle) {
     assert!(
         run.leased.lock().unwrap().insert(vm.pid()),
@@ -278,7 +279,7 @@ async fn no_pool_takes_a_checkpoint_or_deletes_it() {
     let memory = std::fs::File::create(staging.memory()).unwrap();
     memory.set_len(needs.machine.memory_bytes()).unwrap();
     std::fs::write(staging.vmstate(), "devices").unwrap();
-    // It fits the pool in all but its kind.
+    // Fits the pool except for its kind.
     let description = Description {
         generation: 0,
         template: needs.template,

@@ -1,4 +1,4 @@
-//! The hypervisor: its VMs are tasks of this process.
+//! The simulated hypervisor: its VMs are tasks of this process.
 
 use std::fmt;
 use std::path::Path;
@@ -20,8 +20,8 @@ use crate::fault::Fault;
 use crate::guest;
 use crate::world::World;
 
-/// How slow what is slow is.
-const SLOW: Duration = Duration::from_millis(5);
+/// The delay of slow operations.
+const SLOW_DELAY: Duration = Duration::from_millis(5);
 
 pub(crate) struct Simulated {
     identity: VmmIdentity,
@@ -63,7 +63,7 @@ impl Simulated {
             drop(presence);
         });
         *life.guest.lock().unwrap() = Some(guest.abort_handle());
-        // It may have ended before that was known.
+        // May have ended before it was registered.
         if life.has_ended() {
             guest.abort();
         }
@@ -142,10 +142,10 @@ impl SimulatedVm {
     async fn restore(self, spec: &RestoreSpec) -> Result<Box<dyn MicroVm>, VmmError> {
         assert!(spec.files.memory.exists(), "deleted under its clones");
         if self.world.strikes(Fault::RestoreSlow) {
-            sleep(SLOW).await;
+            sleep(SLOW_DELAY).await;
         }
         if self.world.strikes(Fault::RestoreTimedOut) {
-            sleep(SLOW).await;
+            sleep(SLOW_DELAY).await;
             return Err(timed_out("restore"));
         }
         if self.world.vmms_die() || self.world.strikes(Fault::RestoreDied) {
@@ -155,12 +155,12 @@ impl SimulatedVm {
     }
 }
 
-/// What there is of a VM beside its handle.
+/// The state of a VM outside of its handle.
 #[derive(Debug)]
 pub(crate) struct Life {
     exit: watch::Sender<Option<Exit>>,
     guest: Mutex<Option<AbortHandle>>,
-    /// Its guest hears nothing any more.
+    /// Whether the guest has stopped receiving.
     deaf: AtomicBool,
 }
 
@@ -169,7 +169,7 @@ impl Life {
         self.deaf.load(Ordering::SeqCst)
     }
 
-    /// Ends it, with its guest; the first end counts.
+    /// Ends it, with its guest; only the first end counts.
     pub(crate) fn end(&self, status: &str) {
         self.exit.send_if_modified(|exit| {
             let first = exit.is_none();
@@ -224,7 +224,7 @@ impl MicroVm for SimulatedVm {
             return Err(self.dies("release"));
         }
         if self.world.strikes(Fault::ResumeTimedOut) {
-            sleep(SLOW).await;
+            sleep(SLOW_DELAY).await;
             return Err(timed_out("release"));
         }
         Ok(())
@@ -280,6 +280,6 @@ fn refused(operation: &str) -> VmmError {
 fn timed_out(operation: &'static str) -> VmmError {
     VmmError::TimedOut {
         operation,
-        after: SLOW,
+        after: SLOW_DELAY,
     }
 }

@@ -1,4 +1,4 @@
-//! All VMs that ever were, and the chance that they meet.
+//! All VMs ever created, and the chances of their faults.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -13,7 +13,7 @@ pub(crate) struct World {
     deaf: AtomicBool,
     dead: AtomicBool,
     numbers: AtomicU32,
-    /// VMs that were made and not dropped, and guests that run.
+    /// VMs created and not dropped, plus running guests.
     vms: AtomicU64,
     guests: AtomicU64,
     served_twice: AtomicU64,
@@ -30,7 +30,7 @@ impl World {
         self.faults.store(on, Ordering::Relaxed);
     }
 
-    /// Whether guests hear nothing any more once they were held and released.
+    /// Sets whether guests stop receiving once they were held and released.
     pub(crate) fn deafen(&self, on: bool) {
         self.deaf.store(on, Ordering::SeqCst);
     }
@@ -39,7 +39,7 @@ impl World {
         self.deaf.load(Ordering::SeqCst)
     }
 
-    /// Whether every VMM ends before it runs a guest.
+    /// Sets whether every VMM ends before it runs a guest.
     pub(crate) fn kill_vmms(&self, on: bool) {
         self.dead.store(on, Ordering::SeqCst);
     }
@@ -48,7 +48,7 @@ impl World {
         self.dead.load(Ordering::SeqCst)
     }
 
-    /// Whether a fault strikes now.
+    /// Returns whether a fault strikes now.
     pub(crate) fn strikes(&self, fault: Fault) -> bool {
         let strikes =
             self.faults.load(Ordering::Relaxed) && fastrand::u32(..100_000) < fault.chance();
@@ -58,7 +58,7 @@ impl World {
         strikes
     }
 
-    /// How often each fault struck.
+    /// Returns how often each fault struck.
     pub(crate) fn struck(&self) -> Vec<(Fault, u64)> {
         let struck = self.struck.lock().unwrap();
         Fault::ALL
@@ -67,7 +67,7 @@ impl World {
             .collect()
     }
 
-    /// A VM is made: its number, which no other has.
+    /// Registers a new VM; returns its unique number.
     pub(crate) fn born(&self) -> u32 {
         self.vms.fetch_add(1, Ordering::Relaxed);
         self.numbers.fetch_add(1, Ordering::Relaxed) + 1
@@ -83,18 +83,18 @@ impl World {
         self.vms.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// A guest runs until what is returned is dropped.
+    /// Registers a running guest, until the returned value is dropped.
     pub(crate) fn guest(self: &Arc<Self>) -> Presence {
         self.guests.fetch_add(1, Ordering::Relaxed);
         Presence(Arc::clone(self))
     }
 
-    /// VMs and guests that are left.
+    /// Returns the number of VMs and guests left.
     pub(crate) fn living(&self) -> u64 {
         self.vms.load(Ordering::Relaxed) + self.guests.load(Ordering::Relaxed)
     }
 
-    /// A guest got the name of a second spawn.
+    /// Records that a guest was handed out a second time.
     pub(crate) fn serves_again(&self) {
         self.served_twice.fetch_add(1, Ordering::Relaxed);
     }
@@ -103,7 +103,7 @@ impl World {
         self.served_twice.load(Ordering::Relaxed)
     }
 
-    /// Ends one of the living VMs, whatever it does: being restored, warm, or leased.
+    /// Ends one of the living VMs, whatever its state: being restored, warm, or leased.
     pub(crate) fn end_somebody(&self) {
         let lives = self.lives.lock().unwrap();
         if let Some(life) = fastrand::choice(lives.iter()).and_then(Weak::upgrade) {
@@ -112,7 +112,7 @@ impl World {
     }
 }
 
-/// A guest that runs.
+/// A running guest.
 #[derive(Debug)]
 pub(crate) struct Presence(Arc<World>);
 

@@ -1,25 +1,28 @@
-//! The real Firecracker, where there is one.
+//! Finds the real Firecracker.
 
 use std::path::PathBuf;
 
 use ironclaw_orchestrator::vm::Config;
 use ironclaw_orchestrator::vm::firecracker::FirecrackerBinary;
 
-/// Makes tests fail that would be skipped for want of it.
+/// Set to fail tests that would be skipped without it.
 const REQUIRED: &str = "IRONCLAW_TEST_REQUIRE_FIRECRACKER";
-/// The ELF image of the test guest.
+/// The path of the test guest's ELF image.
 const TESTGUEST: &str = "IRONCLAW_TESTGUEST";
 /// The device of KVM.
 const KVM: &str = "/dev/kvm";
 
-/// What its tests take.
+/// The requirements of its tests.
 pub(crate) struct Real {
     pub(crate) binary: FirecrackerBinary,
-    /// The image of the test guest.
+    /// The path of the test guest's image.
     pub(crate) guest: PathBuf,
 }
 
-/// The real one, or why it can't be tested here.
+/// Finds the real one; the error is the reason why it can't be tested here.
+///
+/// # Panics
+/// If it is required, or named in the settings and can't be used.
 ///
 /// # Panics
 /// If it has to be there: it is required, or named in the settings and can't be used.
@@ -50,7 +53,10 @@ fn on_this_host(binary: FirecrackerBinary) -> Result<Real, String> {
     }
 }
 
-/// Gives the reason for which a test is skipped back.
+/// Returns the reason for which a test is skipped.
+///
+/// # Panics
+/// If no test may be skipped.
 ///
 /// # Panics
 /// Where none may be skipped.

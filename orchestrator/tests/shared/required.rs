@@ -1,11 +1,15 @@
-//! VMs under QEMU, where there have to be some.
+//! Fails tests without VMs under QEMU where they are required.
 
 use std::fmt::Display;
 
-/// Set by `cargo xtask test`, which installs QEMU and builds the agent: its VMs are there then.
+/// Set by `cargo xtask test`, which installs QEMU and builds the agent: makes a missing VM a
+/// failure.
 const REQUIRED: &str = "IRONCLAW_TEST_REQUIRE_VM";
 
-/// To be called when there is no VM under QEMU.
+/// Call this if there is no VM under QEMU.
+///
+/// # Panics
+/// If one is required.
 ///
 /// # Panics
 /// Where there has to be one.

@@ -7,14 +7,14 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
-/// Ends with its mount.
+/// A mounted file system; unmounted on drop.
 pub(crate) struct SmallDisk {
     directory: TempDir,
 }
 
 impl SmallDisk {
-    /// A new one, or why there is none: mounting needs root. Root that can't, as in a container, is
-    /// `denied`, which may be a failure.
+    /// Mounts one; the error is the reason why not: mounting needs root. If root can't either, as
+    /// in a container, calls `denied`, which may panic.
     pub(crate) fn mount(mebibytes: u32, denied: impl FnOnce(&str)) -> Result<Self, String> {
         if !rustix::process::geteuid().is_root() {
             return Err("mounting a small tmpfs needs root".to_owned());
@@ -35,14 +35,14 @@ impl SmallDisk {
         self.directory.path()
     }
 
-    /// Lets nobody write to it any more.
+    /// Remounts it read-only.
     #[allow(dead_code, reason = "not all tests that share this file do so")]
     pub(crate) fn make_read_only(&self) {
         let output = run("mount", &["-o", "remount,ro"], &self.directory);
         assert!(output.status.success(), "{output:?}");
     }
 
-    /// Takes all the room that is left, below `path`.
+    /// Uses all the space that is left, below `path`.
     pub(crate) fn fill(path: &Path) {
         let mut file = File::create(path.join("filler")).unwrap();
         let block = [0; 1 << 16];
@@ -54,7 +54,7 @@ impl SmallDisk {
         assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
     }
 
-    /// Gives it back.
+    /// Frees that space.
     pub(crate) fn free(&self) {
         std::fs::remove_file(self.path().join("filler")).unwrap();
     }
@@ -62,7 +62,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily: what a failed test left open keeps nobody.
+        // Lazily: files left open by a failed test do not prevent it.
         run("umount", &["--lazy"], &self.directory);
     }
 }

@@ -1,11 +1,14 @@
-//! What takes the place of a warm clone that ended.
+//! Waits for the replacement of a warm clone.
 
 use ironclaw_orchestrator::vm::Pool;
 
 use crate::within::within;
 
-/// The process of the warm clone of `pool` that replaces that of `victim`. No spawn is asked for,
-/// which would meet the dead one.
+/// Returns the process of the warm clone of `pool` that replaces `victim`. Uses no spawn, which
+/// would get the dead one.
+///
+/// # Panics
+/// If there is none in time.
 ///
 /// # Panics
 /// If there is none in time.

@@ -1,17 +1,20 @@
-//! Waits that end, one way or the other.
+//! Waits with a timeout.
 
 use std::time::Duration;
 
 use tokio::time::timeout;
 
 /// Far longer than anything takes that works, on any machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What `work` comes to.
+/// Returns the result of `work`.
+///
+/// # Panics
+/// If it does not end in time; `what` tells what is missing.
 ///
 /// # Panics
 /// If it does not end in time; `what` says what is missing then.
 pub(crate) async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
-    let result = timeout(PATIENCE, work).await;
-    result.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"))
+    let result = timeout(TIMEOUT, work).await;
+    result.unwrap_or_else(|_| panic!("not within {TIMEOUT:?}: {what}"))
 }

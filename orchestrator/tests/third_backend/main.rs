@@ -1,5 +1,5 @@
-//! A hypervisor that this library does not know: a program adds it to the list, and all that is
-//! done with VMs is done with its VMs.
+//! A backend outside of this library: a program adds it to the list, and its VMs work like all
+//! others.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,7 +8,7 @@
     reason = "a test fails by panicking"
 )]
 
-// Its VMs are tasks of this process, as those of the suite of pools.
+// Its VMs are tasks of this process, as in `pool_cycles`.
 #[allow(dead_code, reason = "nothing goes wrong here")]
 #[path = "../pool_cycles/fault.rs"]
 mod fault;
@@ -40,16 +40,16 @@ use ironclaw_orchestrator::vm::{
 use vm::Simulated;
 use world::World;
 
-/// As the simulated hypervisor calls itself.
+/// The kind that the simulated hypervisor reports.
 const KIND: VmmKind = VmmKind::new("simulated");
 
-/// The whole of it, but for its VMs.
+/// The whole backend, except for its VMs.
 #[derive(Debug, Clone)]
 struct Third {
     world: Arc<World>,
-    /// Why it is not here.
+    /// The reason why it is not installed.
     absent: Option<&'static str>,
-    /// A setting with which nothing else will do.
+    /// A setting that requires this backend.
     insists: Option<&'static str>,
 }
 
@@ -84,7 +84,7 @@ impl Installed for Third {
     }
 }
 
-/// A program that has this backend beside the built-in ones, in directories of its own.
+/// A program with this backend beside the built-in ones, in directories of its own.
 struct Program {
     config: Config,
     template: Template,
@@ -133,7 +133,7 @@ impl Program {
     }
 }
 
-/// The simulated guest looks at no kernel; any file will do.
+/// The simulated guest reads no kernel; any file will do.
 fn template(directory: &Path) -> Template {
     let kernel = directory.join("kernel");
     std::fs::write(&kernel, "\x7fELF").unwrap();

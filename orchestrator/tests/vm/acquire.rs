@@ -1,4 +1,4 @@
-//! Who gets a VM, and who has to wait for one.
+//! Admission: who gets a VM, and who has to wait for one.
 
 use std::fs;
 use std::future::poll_fn;
@@ -26,12 +26,12 @@ const ONE: Limit = Limit {
     memory_mib: u64::MAX,
 };
 
-/// Memory of all VMs, if there may be so many of them.
+/// Returns the memory of `vms` VMs.
 fn memory_of(launcher: &Launcher, vms: u64) -> u64 {
     vms * (u64::from(launcher.machine().memory_mib) + 32)
 }
 
-/// A pool without warm clones.
+/// Opens a pool without warm clones.
 async fn pool(launcher: Launcher, limit: Limit) -> Pool {
     snapshot(&launcher).await;
     let options = PoolOptions {
@@ -106,8 +106,8 @@ async fn a_limit_that_holds_no_vm_at_all_makes_no_pool() {
     assert!(error.to_string().contains("IRONCLAW_MEMORY_BUDGET_MIB"));
 }
 
-/// A launcher with a QEMU whose processes are told from those of other tests: each writes its id
-/// into the file that is returned.
+/// Creates a launcher with a QEMU whose processes are distinct from other tests': each appends its
+/// PID to the returned file.
 async fn recorded() -> Option<(TempDir, PathBuf, Launcher)> {
     let qemu = config()
         .backends
@@ -161,7 +161,7 @@ async fn a_spawn_cancelled_wherever_it_waits_gives_its_room_back_and_leaves_no_p
     let pool = pool(launcher, ONE).await;
     let mut polls = 1;
     let vm = loop {
-        // With room for one, each would be refused if the one before had not given up its own.
+        // With room for one, each would be refused if its predecessor had kept the room.
         if let Some(spawned) = polled(pool.spawn_with(hasty("cancelled")), polls).await {
             break spawned.unwrap();
         }
@@ -181,7 +181,7 @@ async fn a_spawn_cancelled_wherever_it_waits_gives_its_room_back_and_leaves_no_p
     assert!(living.is_empty(), "{living:?}");
 }
 
-/// A spawn without room, which waits in line once it was polled.
+/// Starts a spawn without room, which is in the queue after its first poll.
 async fn in_line(
     pool: &Pool,
     name: &'static str,
@@ -249,7 +249,7 @@ async fn a_pool_that_adapts_has_a_warm_clone_for_each_spawn_of_the_burst_that_wa
     };
     let (warm, restored) = (Origin::Warm, Origin::Restored);
     assert_eq!(burst().await, [warm, restored, restored, restored]);
-    // As many as came together, and not as many as there may be.
+    // As many as came together, not as many as allowed.
     pool.warmup().await.unwrap();
     assert_eq!(pool.stats().warm, 4);
     assert_eq!(burst().await, [Origin::Warm; 4]);

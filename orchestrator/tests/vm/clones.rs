@@ -1,4 +1,4 @@
-//! Two clones of one snapshot.
+//! Tests two clones of one snapshot.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -34,11 +34,11 @@ async fn a_clones_clock_is_right() {
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let asked = now();
     let vm = launcher.restore_vm(snapshot, "clock").await.unwrap();
-    // As much as it took to be told the time, at most.
+    // By the time that setting it took, at most.
     let late = now() - asked;
     let before = now();
     let guest: u64 = sh(&vm, "date +%s").await.trim().parse().unwrap();
-    // The guest tells whole seconds, and its clock runs a little faster or slower.
+    // The guest reports whole seconds, and its clock drifts a little.
     let apart = Duration::from_millis(10);
     let (earliest, latest) = (before - late - apart, now() + apart);
     assert!(

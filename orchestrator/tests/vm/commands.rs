@@ -1,4 +1,4 @@
-//! What a user does in a VM.
+//! Tests a user's commands in a VM.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use ironclaw_protocol::message::FailureKind;
 
 use crate::fixture::{sh, vm};
 
-const LIMIT: u64 = 16 << 20;
+const MAX_FILE_BYTES: u64 = 16 << 20;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_runs_on_a_linux_of_its_own() {
@@ -68,7 +68,7 @@ async fn a_megabyte_goes_through_in_both_directions() {
     assert!(output.stdout == content);
     vm.put_file("/tmp/there", 0o640, &content).await.unwrap();
     assert_eq!(sh(&vm, "stat -c '%a %s' /tmp/there").await, "640 1048576\n");
-    assert!(vm.get_file("/tmp/there", LIMIT).await.unwrap() == content);
+    assert!(vm.get_file("/tmp/there", MAX_FILE_BYTES).await.unwrap() == content);
     let error = vm.get_file("/tmp/there", 1000).await.unwrap_err();
     assert!(
         matches!(error, GuestError::TooMuchOutput { limit: 1000 }),
@@ -129,7 +129,7 @@ async fn a_dropped_command_is_killed_in_the_guest() {
         ExecEvent::Stdout(b"on\n".to_vec())
     );
     drop(running);
-    // Requests are taken in order, and this one ends when the other's process is gone.
+    // Requests are handled in order, and this one ends when the other's process is gone.
     let gone = "while pidof sleep >/dev/null; do :; done; echo gone";
     assert_eq!(sh(&vm, gone).await, "gone\n");
 }
@@ -153,7 +153,7 @@ async fn a_missing_file_or_program_in_the_guest_has_an_error_of_its_own() {
     assert_eq!(kind, FailureKind::PermissionDenied);
     let (kind, _) = failed(vm.put_file("/no/dir/file", 0o600, b"x").await);
     assert_eq!(kind, FailureKind::NoSuchDirectory);
-    let (kind, _) = failed(vm.get_file("/no/file", LIMIT).await.map(drop));
+    let (kind, _) = failed(vm.get_file("/no/file", MAX_FILE_BYTES).await.map(drop));
     assert_eq!(kind, FailureKind::NotFound);
     let huge = Command::new("echo").arg("x".repeat(200_000));
     let error = vm.exec(huge).await.unwrap_err();

@@ -1,11 +1,11 @@
-//! The examples, as a user would run them.
+//! Runs the examples, as a user would.
 
 use std::process::{Command, Stdio};
 
 use crate::fixture::{config, launcher};
 use crate::limit::Limit;
 
-/// Its output; `None` where no VM can be had. Cargo builds examples beside a package's tests.
+/// Returns its output; `None` without VMs. Cargo builds examples together with a package's tests.
 async fn output_of(example: &'static str) -> Option<String> {
     launcher().await?;
     let test = std::env::current_exe().unwrap();
@@ -23,7 +23,7 @@ async fn output_of(example: &'static str) -> Option<String> {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let _limit = Limit::of(&started);
+        let _limit = Limit::new(&started);
         let output = started.wait_with_output().unwrap();
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap()

@@ -1,4 +1,4 @@
-//! What breaks, and what is left then.
+//! Tests faults and recovery.
 
 use std::fs;
 use std::sync::Arc;
@@ -60,7 +60,7 @@ async fn a_truncated_memory_file_costs_a_boot_and_is_replaced() {
     let stats = pool.stats();
     let fallbacks: u64 = stats.fallbacks.values().sum();
     assert_eq!((stats.served_cold, fallbacks), (1, 1), "{stats:?}");
-    // The pool heals: another snapshot takes the bad one's place.
+    // The pool recovers: another snapshot replaces the bad one.
     let healed = async {
         while pool.stats().snapshots == 0 {
             let _ = pool.warmup().await;
@@ -71,7 +71,7 @@ async fn a_truncated_memory_file_costs_a_boot_and_is_replaced() {
     assert_eq!(second.origin(), Origin::Restored);
     drop((vm, second));
     pool.close().await;
-    // The bad one is gone with its files, and nothing but the other is there.
+    // The bad one is deleted with its files, and only the other is left.
     let left = launcher.snapshots().list().unwrap();
     let [entry] = &left[..] else {
         panic!("{left:?}");
@@ -133,7 +133,7 @@ async fn a_disk_without_room_for_a_guests_memory_is_one_clear_error_and_leaves_n
     assert!(left.is_empty(), "{left:?}");
 }
 
-/// It fills up before the boot, whose memory is there, or before the state is written.
+/// The disk fills up before the boot, when memory exists, or before the state is written.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_fills_up_while_a_snapshot_is_made_is_one_clear_error_and_leaves_no_file() {
     if launcher().await.is_none() {

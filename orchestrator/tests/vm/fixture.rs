@@ -15,7 +15,7 @@ use crate::required::unless_required;
 static LAUNCHER: OnceCell<Result<Launcher, String>> = OnceCell::const_new();
 static SNAPSHOT: OnceCell<Snapshot> = OnceCell::const_new();
 
-/// The settings of the tests: kept between runs, apart from any user's.
+/// Returns the settings of the tests: state is kept between runs, apart from any user's.
 pub(crate) fn config() -> Config {
     let state = Path::new(env!("CARGO_TARGET_TMPDIR")).join("vm");
     let mut config = Config::from_env().unwrap();
@@ -25,7 +25,7 @@ pub(crate) fn config() -> Config {
     config
 }
 
-/// A launcher, or `None`, for which the test is ignored: something is not installed.
+/// Returns a launcher; `None`, which ignores the test, if something is not installed.
 pub(crate) async fn launcher() -> Option<Launcher> {
     let open = || async {
         let progress = Arc::new(|_: &_| {});
@@ -46,15 +46,15 @@ pub(crate) async fn launcher() -> Option<Launcher> {
     launcher.inspect_err(|missing| skipped(missing)).ok()
 }
 
-/// A launcher with a snapshot directory of its own, which ends with the returned one.
+/// Creates a launcher with a snapshot directory of its own, which is removed with the returned one.
 pub(crate) async fn private() -> Option<(tempfile::TempDir, Launcher)> {
-    // The template comes from the shared one.
+    // Builds the shared template first.
     launcher().await?;
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     Some((in_directory(directory.path()).await, directory)).map(|(l, d)| (d, l))
 }
 
-/// The settings of the tests, with snapshots in `directory`.
+/// Returns the settings of the tests with snapshots in `directory`.
 pub(crate) fn config_in(directory: &Path) -> Config {
     Config {
         snapshot_path: directory.join("snapshots"),
@@ -68,7 +68,7 @@ pub(crate) async fn in_directory(directory: &Path) -> Launcher {
         .unwrap()
 }
 
-/// A snapshot that all tests share, made by the first of them.
+/// Returns the snapshot that all tests share, made by the first of them.
 pub(crate) async fn snapshot(launcher: &Launcher) -> &'static Snapshot {
     let make = || async {
         let store: &SnapshotStore = launcher.snapshots();
@@ -85,14 +85,14 @@ pub(crate) async fn snapshot(launcher: &Launcher) -> &'static Snapshot {
     SNAPSHOT.get_or_init(make).await
 }
 
-/// A restored VM.
+/// Restores a VM.
 pub(crate) async fn vm(name: &str) -> Option<VmHandle> {
     let launcher = launcher().await?;
     let snapshot = snapshot(&launcher).await;
     Some(launcher.restore_vm(snapshot, name).await.unwrap())
 }
 
-/// Standard output of a command that must succeed.
+/// Runs a script that must succeed; returns its standard output.
 pub(crate) async fn sh(vm: &VmHandle, script: &str) -> String {
     let output = vm.exec(["sh", "-c", script]).await.unwrap();
     assert!(output.status.success(), "{script}: {output:?}");
@@ -103,7 +103,7 @@ pub(crate) fn is_alive(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
 }
 
-/// Everything below a directory.
+/// Lists everything below a directory.
 pub(crate) fn files(directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory)
         .unwrap()

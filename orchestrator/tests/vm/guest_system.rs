@@ -1,4 +1,4 @@
-//! What a command finds in a guest, and what is left of it.
+//! Tests a command's environment in the guest, and the cleanup after it.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -40,7 +40,7 @@ async fn the_guest_answers_to_its_own_name() {
     sh(&vm, "cat /etc/resolv.conf /etc/nsswitch.conf /etc/mtab").await;
 }
 
-/// A loop that leaves its session and its parent, and goes on for as long as it is let.
+/// A loop that leaves its session and its parent, and runs until it is killed.
 const DAEMON: &str = "echo 'echo $$ >/tmp/pid; while :; do date >>/tmp/tick; sleep .1; done' \
      >/tmp/daemon; setsid sh -c 'sh /tmp/daemon & exit' & \
      until [ -s /tmp/tick ]; do sleep .1; done; echo up";
@@ -88,7 +88,7 @@ async fn background_processes_outlive_their_command() {
         "rm /tmp/tick; until [ -s /tmp/tick ]; do sleep .1; done",
     )
     .await;
-    // Its group stays with it, and those of commands that left nothing go.
+    // Its control group stays with it, and those of commands that left nothing are removed.
     for _ in 0..5 {
         sh(&vm, "true").await;
     }
@@ -216,7 +216,8 @@ async fn a_file_is_replaced_or_overwritten_with_its_owner_mode_and_links() {
     assert_eq!(sh(&vm, parted).await, "new\nfile\nno link\n");
 }
 
-/// Make more processes as fast as they can, as children, as orphans, and in sessions of their own.
+/// Programs that create processes as fast as they can: children, orphans, and sessions of their
+/// own.
 const FORK_BOMBS: [&str; 4] = [
     "f() { f | f & }; f; sleep 1000",
     "f() { f | f & }; while :; do f; done",
@@ -224,13 +225,13 @@ const FORK_BOMBS: [&str; 4] = [
     "while :; do (while :; do setsid sh -c 'sleep 1000 & sleep 1000' & done) done",
 ];
 
-/// Ends when no process of an earlier command is left: those that were killed give their memory back
-/// first, one after the other.
+/// Ends when no process of an earlier command is left: killed ones free their memory first, one
+/// after the other.
 const OTHERS_ARE_GONE: &str = "while cat /proc/[0-9]*/cgroup 2>/dev/null \
      | grep /ironclaw/ | sort -u | sed 1d | grep -q .; do :; done";
 
-/// How often a bomb may keep the guest beyond the second that the host grants it: other tests may have
-/// its processors for that long.
+/// Attempts at a bomb: other tests may have the processors for longer than the second that the host
+/// grants a guest to end a command.
 const TRIES: usize = 3;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -256,7 +257,7 @@ async fn bombed(vm: &VmHandle, bomb: &str) -> Result<ExitStatus, GuestError> {
     let command = Command::new("sh").args(["-c", bomb]);
     let mut running = vm.start(command.timeout(Duration::from_secs(6))).await?;
     loop {
-        // That the shell can't fork.
+        // The error that the shell can't fork.
         if let ExecEvent::Ended(end) = running.next().await? {
             return Ok(end);
         }

@@ -1,4 +1,4 @@
-//! How long a VM that was handed out lives.
+//! Tests the limits of a lease.
 
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ use ironclaw_orchestrator::vm::{
 use crate::fixture::{is_alive, launcher, sh, snapshot};
 use crate::within::within;
 
-const MOMENT: Duration = Duration::from_millis(300);
+const SHORT_LIMIT: Duration = Duration::from_millis(300);
 
-/// A pool without warm clones, in a budget of its own: that of the host is all tests'.
+/// Opens a pool without warm clones, with a budget of its own: the host's is shared by all tests.
 async fn pool() -> Option<Pool> {
     let launcher = launcher().await?;
     snapshot(&launcher).await;
@@ -37,7 +37,7 @@ async fn limited(pool: &Pool, limits: Limits) -> VmHandle {
 async fn a_vm_is_killed_at_its_longest_age_whatever_it_does() {
     let Some(pool) = pool().await else { return };
     let limits = Limits {
-        max_lifetime: Some(MOMENT),
+        max_lifetime: Some(SHORT_LIMIT),
         idle: None,
     };
     let vm = limited(&pool, limits).await;
@@ -59,7 +59,7 @@ async fn a_vm_is_killed_when_nothing_is_asked_of_it_and_not_while_it_works() {
     let Some(pool) = pool().await else { return };
     let limits = Limits {
         max_lifetime: None,
-        idle: Some(MOMENT),
+        idle: Some(SHORT_LIMIT),
     };
     let vm = limited(&pool, limits).await;
     // Busy for longer than it may be idle.

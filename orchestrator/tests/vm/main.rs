@@ -1,7 +1,7 @@
 //! Real VMs with a real Linux guest, under QEMU.
 //!
-//! They need Debian's `qemu-system-x86` and the static guest agent; `cargo xtask test` provides
-//! both. Without them each test is ignored, with the reason.
+//! The tests need Debian's `qemu-system-x86` and the static guest agent; `cargo xtask test`
+//! provides both. Without them each test is ignored, with the reason.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,7 +10,7 @@
     reason = "a test fails by panicking"
 )]
 
-// The `test` attributes are those of the harness, and all else of Tokio is Tokio's.
+// The `test` attributes are those of the harness; everything else of Tokio is Tokio's.
 #[macro_use]
 #[allow(unused_imports, reason = "all tests are asynchronous so far")]
 extern crate ironclaw_test_harness as tokio;

@@ -1,4 +1,4 @@
-//! The pool with real VMs.
+//! Tests the pool with real VMs.
 
 use std::collections::HashSet;
 

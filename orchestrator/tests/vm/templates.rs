@@ -1,4 +1,4 @@
-//! Several templates in one process.
+//! Tests several templates in one process.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -13,10 +13,11 @@ use ironclaw_test_harness::skipped;
 use crate::fixture::{launcher, sh};
 use crate::limit::Limit;
 
-/// Tells the second test of this file where its templates are; it does nothing without.
+/// Set where the second test of this file runs for the first: where its templates are. It does
+/// nothing otherwise.
 const TEMPLATES: &str = "IRONCLAW_TEST_TWO_TEMPLATES";
 
-/// A copy of a template, and the default of the store at `root` from now on.
+/// Copies a template, and makes the copy the default of the store at `root`.
 fn copy(of: &Template, root: &Path, more_args: &str) -> Template {
     let spec = ImportSpec {
         kernel: of.kernel().to_owned(),
@@ -27,8 +28,8 @@ fn copy(of: &Template, root: &Path, more_args: &str) -> Template {
     store.import(&spec, &mut |_| {}).unwrap()
 }
 
-/// The pools of the free functions take their settings from the environment, once in a process:
-/// this test has one of its own.
+/// The pools of the free functions read their settings from the environment once in a process: this
+/// test runs in one of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_templates_have_a_pool_each_and_one_budget() {
     let Some(launcher) = launcher().await else {
@@ -51,7 +52,7 @@ async fn two_templates_have_a_pool_each_and_one_budget() {
         .env("IRONCLAW_TEMPLATE_PATH", &templates)
         .env("IRONCLAW_SNAPSHOT_PATH", directory.path().join("snapshots"))
         .env("IRONCLAW_RUN_PATH", directory.path().join("run"))
-        // Or each template would be tried under Firecracker first, where one is installed.
+        // Otherwise each template would be tried under Firecracker first, where that is installed.
         .env("IRONCLAW_BACKEND", "qemu")
         .env("IRONCLAW_POOL_SIZE", "1")
         .env("IRONCLAW_MIN_WARM", "0")
@@ -60,7 +61,7 @@ async fn two_templates_have_a_pool_each_and_one_budget() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let _limit = Limit::of(&started);
+    let _limit = Limit::new(&started);
     let output = started.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(

@@ -1,4 +1,4 @@
-//! The hypervisors that the suite runs against.
+//! The backends that the suite runs against.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
@@ -22,7 +22,7 @@ use crate::real::{self, Real};
 use crate::required::unless_required;
 use crate::simulator::Simulator;
 
-/// A kind of hypervisor.
+/// The kind of a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Simulator,
@@ -30,7 +30,7 @@ pub(crate) enum Kind {
     Qemu,
 }
 
-/// A hypervisor with what it boots, in directories of its own.
+/// A backend with a template, in directories of its own.
 pub(crate) struct Backend {
     pub(crate) launcher: Launcher,
     pub(crate) vmm: Arc<dyn Vmm>,
@@ -39,7 +39,7 @@ pub(crate) struct Backend {
     _directory: Option<tempfile::TempDir>,
 }
 
-/// What is not installed.
+/// The requirement that is not installed.
 pub(crate) type Missing = String;
 
 impl Kind {
@@ -60,7 +60,7 @@ impl Kind {
         Ok(backend)
     }
 
-    /// In a directory that may have been used before.
+    /// Starts it in a directory that may have been used before.
     pub(crate) async fn start_in(self, directory: &Path) -> Result<Backend, Missing> {
         let mut config = Config::from_env().unwrap();
         config.jail = JailChoice::Off;
@@ -73,7 +73,7 @@ impl Kind {
         let mut simulator = None;
         let (vmm, template): (Arc<dyn Vmm>, Template) = match self {
             Self::Qemu => {
-                // Built by the first of all tests that need it, and kept.
+                // Built by the first of all tests that needs it, and kept.
                 config.template_path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("vm/templates");
                 config.backend = BackendChoice::Only(qemu::KIND);
                 let launcher = match Launcher::open(&config, Arc::new(|_: &_| {})).await {
@@ -103,7 +103,7 @@ impl Kind {
                 simulator = Some(installed);
                 let vmm =
                     Firecracker::new(binary, &config.run_path, None, Devices::default()).unwrap();
-                // It looks at no kernel; any file will do.
+                // The simulator reads no kernel; any file will do.
                 let kernel = directory.join("kernel");
                 std::fs::write(&kernel, "\x7fELF").unwrap();
                 (Arc::new(vmm), import(directory, kernel))
@@ -134,8 +134,8 @@ pub(crate) fn import(directory: &Path, kernel: PathBuf) -> Template {
 }
 
 impl Backend {
-    /// A hypervisor that was made by others, in a directory of theirs.
-    pub(crate) fn of(launcher: Launcher, vmm: Arc<dyn Vmm>, config: Config) -> Self {
+    /// Wraps a backend created by the caller, in the caller's directory.
+    pub(crate) fn new(launcher: Launcher, vmm: Arc<dyn Vmm>, config: Config) -> Self {
         Self {
             launcher,
             vmm,
@@ -145,7 +145,7 @@ impl Backend {
         }
     }
 
-    /// Directories of VMs of this backend.
+    /// Lists the directories of this backend's VMs.
     pub(crate) fn homes(&self) -> Vec<PathBuf> {
         let list = |path: &Path| -> Vec<PathBuf> {
             std::fs::read_dir(path).map_or_else(
@@ -159,8 +159,8 @@ impl Backend {
         all.filter(|home| home.is_dir()).collect()
     }
 
-    /// Waits until no VM has left a process, a directory or half a snapshot: what failed is killed
-    /// at once and gone a moment later, of which nothing tells.
+    /// Waits until no VM has left a process, a directory or an unfinished snapshot. Polls: a failed
+    /// VM is killed at once, and cleaned up a moment later without any event.
     pub(crate) async fn nothing_is_left(&self) {
         let directory = self.config.run_path.parent().unwrap();
         let start = Instant::now();
@@ -183,17 +183,17 @@ pub(crate) fn is_alive(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
 }
 
-/// How long a process that was killed may take to end; it takes milliseconds.
-const ENDS: Timespec = Timespec {
+/// Timeout of a killed process's end, which takes milliseconds.
+const END_TIMEOUT: Timespec = Timespec {
     tv_sec: 10,
     tv_nsec: 0,
 };
 
-/// A process that is watched for its end.
+/// A process watched for its end.
 pub(crate) struct Watched(OwnedFd);
 
 impl Watched {
-    /// `None`: it has ended.
+    /// Opens the process; `None` if it has ended.
     pub(crate) fn if_alive(pid: u32) -> Option<Self> {
         let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
         match pidfd_open(pid, PidfdFlags::empty()) {
@@ -202,16 +202,20 @@ impl Watched {
         }
     }
 
-    /// Waits for it; one that goes on is a failure.
+    /// Waits for its end; panics if it goes on.
     pub(crate) async fn ended(self) {
         let ended = spawn_blocking(move || {
-            poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&ENDS)).unwrap()
+            poll(
+                &mut [PollFd::new(&self.0, PollFlags::IN)],
+                Some(&END_TIMEOUT),
+            )
+            .unwrap()
         });
         assert_eq!(ended.await.unwrap(), 1, "the process goes on");
     }
 }
 
-/// The processes that work below `directory`, or were told of a file there.
+/// Lists the processes that work below `directory`, or have a path there among their arguments.
 pub(crate) fn living_below(directory: &Path) -> Vec<u32> {
     let numbers = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
         let name = entry.ok()?.file_name();
@@ -219,7 +223,7 @@ pub(crate) fn living_below(directory: &Path) -> Vec<u32> {
     });
     let text = directory.as_os_str().as_bytes();
     let is_below = |number: &u32| {
-        // One that ended meanwhile has neither.
+        // A process that ended meanwhile has neither.
         let place = std::fs::read_link(format!("/proc/{number}/cwd")).unwrap_or_default();
         let line = std::fs::read(format!("/proc/{number}/cmdline")).unwrap_or_default();
         place.starts_with(directory) || line.windows(text.len()).any(|part| part == text)

@@ -1,4 +1,4 @@
-//! What every hypervisor does.
+//! The contract of every backend.
 
 use std::fs::File;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use tokio::time::timeout;
 use crate::backend::{Backend, Kind, is_alive};
 use crate::within::within;
 
-/// Long enough for a boot under translation on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Long enough for an answer to come that must not come.
-const SILENCE: Duration = Duration::from_millis(200);
+/// Enough for a boot under translation on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Time to wait for an answer that must not come.
+const QUIET_TIME: Duration = Duration::from_millis(200);
 
 on_each_vmm!(
     "contract":
@@ -51,7 +51,7 @@ pub(crate) async fn on(kind: Kind, behaviour: impl AsyncFnOnce(&Backend)) {
     }
 }
 
-/// A VM whose agent answered.
+/// Boots a VM; returns it with its guest when the agent has answered.
 async fn booted(backend: &Backend, ram: Ram) -> (Box<dyn MicroVm>, Guest) {
     let spec = backend.launcher.spec(ram);
     let mut vm = backend.vmm.boot(&spec).await.unwrap();
@@ -59,11 +59,11 @@ async fn booted(backend: &Backend, ram: Ram) -> (Box<dyn MicroVm>, Guest) {
     (vm, guest)
 }
 
-/// The guest of that VM, once its agent answered.
+/// Connects to the guest of that VM, and waits for its agent.
 async fn reached(vm: &mut dyn MicroVm) -> Guest {
-    let channel = timeout(PATIENCE, vm.guest_channel()).await;
+    let channel = timeout(TIMEOUT, vm.guest_channel()).await;
     let guest = Guest::open(channel.unwrap().unwrap()).unwrap();
-    guest.ping(PATIENCE).await.unwrap();
+    guest.ping(TIMEOUT).await.unwrap();
     guest
 }
 
@@ -73,7 +73,7 @@ pub(crate) async fn gone(vm: Box<dyn MicroVm>) {
     within("the end of a VM", exited).await;
 }
 
-/// A published snapshot of a VM that booted.
+/// Boots a VM and publishes a snapshot of it.
 pub(crate) async fn snapshot(backend: &Backend) -> Snapshot {
     let launcher = &backend.launcher;
     let staging = launcher.snapshots().stage(launcher.requirements()).unwrap();
@@ -111,8 +111,8 @@ async fn a_boot_comes_up_and_can_be_reached_once(backend: &Backend) {
 async fn a_held_vm_says_nothing_until_it_is_released(backend: &Backend) {
     let (mut vm, guest) = booted(backend, Ram::Private).await;
     vm.hold().await.unwrap();
-    let mut answer = Box::pin(guest.ping(PATIENCE));
-    assert!(timeout(SILENCE, &mut answer).await.is_err());
+    let mut answer = Box::pin(guest.ping(TIMEOUT));
+    assert!(timeout(QUIET_TIME, &mut answer).await.is_err());
     vm.release().await.unwrap();
     answer.await.unwrap();
     gone(vm).await;
@@ -124,7 +124,7 @@ async fn holding_and_releasing_twice_is_no_error(backend: &Backend) {
     vm.hold().await.unwrap();
     vm.hold().await.unwrap();
     vm.release().await.unwrap();
-    guest.ping(PATIENCE).await.unwrap();
+    guest.ping(TIMEOUT).await.unwrap();
     gone(vm).await;
 }
 
@@ -149,8 +149,8 @@ async fn a_clone_can_be_held_for_later(backend: &Backend) {
     let snapshot = snapshot(backend).await;
     let (mut vm, guest) = restored(backend, &snapshot).await;
     vm.hold().await.unwrap();
-    let mut answer = Box::pin(guest.ping(PATIENCE));
-    assert!(timeout(SILENCE, &mut answer).await.is_err());
+    let mut answer = Box::pin(guest.ping(TIMEOUT));
+    assert!(timeout(QUIET_TIME, &mut answer).await.is_err());
     vm.release().await.unwrap();
     answer.await.unwrap();
     gone(vm).await;
@@ -183,14 +183,14 @@ async fn a_held_vm_that_another_lets_go_on_can_be_released_and_held_again(backen
         vm.hold().await.unwrap();
         signal(vm.pid(), others);
         vm.release().await.unwrap();
-        guest.ping(PATIENCE).await.unwrap();
+        guest.ping(TIMEOUT).await.unwrap();
     }
     signal(vm.pid(), Signal::STOP);
     if backend.launcher.vmm().kind == firecracker::KIND {
         vm.hold().await.unwrap();
     }
-    let mut answer = Box::pin(guest.ping(PATIENCE));
-    assert!(timeout(SILENCE, &mut answer).await.is_err());
+    let mut answer = Box::pin(guest.ping(TIMEOUT));
+    assert!(timeout(QUIET_TIME, &mut answer).await.is_err());
     signal(vm.pid(), Signal::CONT);
     answer.await.unwrap();
     gone(vm).await;
@@ -200,7 +200,7 @@ fn signal(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
 }
 
-/// A process that stands by, of a hypervisor that has such.
+/// Starts a standby process, if the backend supports that.
 async fn standby(backend: &Backend) -> Option<Box<dyn Standby>> {
     let standby = backend.vmm.stand_by(backend.config.machine).await.unwrap();
     let has_them = backend.launcher.vmm().kind == firecracker::KIND;
@@ -220,7 +220,7 @@ async fn a_process_that_stands_by_becomes_a_clone(backend: &Backend) {
     let (other, _) = restored(backend, &snapshot).await;
     vm.hold().await.unwrap();
     vm.release().await.unwrap();
-    guest.ping(PATIENCE).await.unwrap();
+    guest.ping(TIMEOUT).await.unwrap();
     gone(vm).await;
     gone(other).await;
 }
@@ -248,7 +248,7 @@ async fn a_killed_vm_is_told_to_whoever_waits_and_refuses_the_rest(backend: &Bac
     let exit = within("the end of a VM", exited).await;
     assert!(exit.status.contains("SIGKILL"), "{exit}");
     assert!(!is_alive(vm.pid()));
-    let error = guest.ping(PATIENCE).await.unwrap_err();
+    let error = guest.ping(TIMEOUT).await.unwrap_err();
     assert!(matches!(error, GuestError::Closed { .. }), "{error}");
     let error = vm.hold().await.unwrap_err();
     assert!(matches!(error, VmmError::Died { .. }), "{error}");
@@ -270,7 +270,7 @@ async fn a_snapshot_without_memory_is_refused_and_leaves_nothing(backend: &Backe
         .restore(&snapshot.to_restore())
         .await
         .unwrap_err();
-    // In each VMM's own words, with their causes.
+    // Each VMM has its own message; the causes are included.
     let text = format!("{error:?}");
     for part in ["memory", "No such file or directory"] {
         assert!(text.contains(part), "{text} does not say {part:?}");
@@ -294,7 +294,7 @@ async fn a_command_gets_its_input_and_one_that_is_not_there_is_told(backend: &Ba
     gone(vm).await;
 }
 
-/// Commands whose output no two clones may share. The test guest has them built in.
+/// Returns commands whose output must differ between clones. The test guest has them built in.
 fn unique(backend: &Backend) -> &'static [&'static [&'static str]] {
     if backend.launcher.vmm().kind == firecracker::KIND {
         &[&["identity"], &["entropy"]]
@@ -326,7 +326,7 @@ async fn clones_differ_in_entropy_and_identity(backend: &Backend) {
             assert_ne!(a, b, "{command:?}");
         }
     }
-    // The first that is asked for is the name.
+    // The first of them prints the name.
     let name = lines(&one, unique(backend)[0]).await.remove(0);
     assert_eq!(name, b"clone-one");
     one.destroy().await.unwrap();
@@ -335,13 +335,13 @@ async fn clones_differ_in_entropy_and_identity(backend: &Backend) {
 
 async fn a_vm_killed_in_mid_command_ends_what_waits_for_it(backend: &Backend) {
     let (vm, guest) = booted(backend, Ram::Private).await;
-    // Milliseconds for the one guest, seconds for the other, and too many for both.
+    // Milliseconds for one guest, seconds for the other, and too many for both.
     let mut running = guest.start(["sleep", "3600000"]).await.unwrap();
-    // The guest takes requests in order, so the command runs when this one is answered.
-    guest.ping(PATIENCE).await.unwrap();
-    assert!(timeout(SILENCE, running.next()).await.is_err());
+    // The guest handles requests in order: after this answer the command runs.
+    guest.ping(TIMEOUT).await.unwrap();
+    assert!(timeout(QUIET_TIME, running.next()).await.is_err());
     vm.kill();
-    let end = timeout(PATIENCE, running.next()).await.unwrap();
+    let end = timeout(TIMEOUT, running.next()).await.unwrap();
     assert!(matches!(end, Err(GuestError::Closed { .. })), "{end:?}");
     let exit = within("the end of a VM", vm.exited()).await;
     assert!(exit.status.contains("SIGKILL"), "{exit}");

@@ -1,7 +1,7 @@
-//! Processes that are killed without warning, at random moments: what they published stays, and
-//! what they leave behind is gone with the next start.
+//! Kills processes without warning, at random moments: what they published stays, and the next
+//! start sweeps what they leave behind.
 //!
-//! `IRONCLAW_TEST_SEED` repeats the moments of an earlier run, which says its seed.
+//! `IRONCLAW_TEST_SEED` repeats the moments of an earlier run, which prints its seed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,8 +20,8 @@ use crate::limit::Limit;
 use crate::trial;
 use crate::victim::{self, FULL, Life, ROUND};
 
-/// Deaths on each kind of hypervisor, and after how many of them the survivors' directory is
-/// exchanged for an empty one: so that the first builds are met, too.
+/// Number of kills with each backend, and of those before the directory is replaced by an empty
+/// one, so that first builds are killed, too.
 const DEATHS: [(Kind, usize, usize); 2] = [(Kind::Simulator, 42, 7), (Kind::Qemu, 8, 8)];
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -58,10 +58,10 @@ async fn killed_at_any_point(kind: Kind, deaths: usize, each: usize) {
     }
 }
 
-/// A directory that one victim after the other lives in.
+/// A directory in which one victim after the other works.
 struct Scene {
     life: Life,
-    /// Whether a pool was full here: from then on it is never less than that.
+    /// Whether a pool was full here: from then on it must never have fewer snapshots.
     was_full: bool,
     _directory: tempfile::TempDir,
 }
@@ -80,11 +80,11 @@ impl Scene {
         }
     }
 
-    /// How long a victim lives until it has done everything.
+    /// Returns the time that a victim needs to do everything once.
     fn one_round(&self) -> Duration {
         let start = Instant::now();
         let mut victim = self.life.start();
-        let _limit = Limit::of(&victim);
+        let _limit = Limit::new(&victim);
         let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines();
         assert!(lines.any(|line| line.unwrap() == ROUND), "it died too soon");
         let round = start.elapsed();
@@ -93,18 +93,18 @@ impl Scene {
         round
     }
 
-    /// One more victim dies, and another process comes after it.
+    /// Kills one more victim, and starts another process in its directory.
     async fn dies(&mut self, after: Duration, place: &str) {
         let mut victim = self.life.start();
         let said = victim.stdout.take().unwrap();
-        // The fault itself: at any moment, so no event says when.
+        // The fault itself: at any moment, so there is no event to wait for.
         std::thread::sleep(after);
         victim.kill().unwrap();
         let status = victim.wait().unwrap();
         assert_eq!(status.signal(), Some(9), "it ended by itself: {place}");
         let mut lines = BufReader::new(said).lines();
         self.was_full |= lines.any(|line| line.unwrap() == FULL);
-        // They die with it, by themselves; a moment later for the kernel.
+        // Its VMMs end by themselves, a moment later.
         for process in living_below(&self.life.directory) {
             if let Some(process) = Watched::if_alive(process) {
                 process.ended().await;
@@ -146,7 +146,7 @@ impl Scene {
         assert!(living.is_empty(), "{living:?}: {place}");
     }
 
-    /// The end of the directory: all that is in it is what was published, and serves.
+    /// Checks at the end that the directory has published snapshots alone, and that they serve.
     async fn ends(&self, place: &str) {
         let Life { kind, directory } = &self.life;
         let last = kind.start_in(directory).await.unwrap();
@@ -171,7 +171,7 @@ fn sound(store: &SnapshotStore) -> BTreeSet<SnapshotId> {
         .collect()
 }
 
-/// What is in a directory, the hidden too.
+/// Lists a directory, hidden entries included.
 fn names(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).unwrap();
     entries.map(|entry| entry.unwrap().path()).collect()

@@ -1,4 +1,4 @@
-//! Files of snapshots that somebody removes under an open pool.
+//! Removes files of snapshots under an open pool.
 
 use std::fs;
 
@@ -15,7 +15,7 @@ on_each_vmm!(
     a_refresh_replaces_what_was_removed,
 );
 
-/// A pool of so many snapshots, without warm clones.
+/// Opens a pool of `size` snapshots, without warm clones.
 async fn pool(backend: &Backend, size: usize) -> Pool {
     let options = PoolOptions::new(size).with_warm(0);
     let pool = Pool::open(backend.launcher.clone(), options).await.unwrap();
@@ -67,7 +67,7 @@ async fn a_removed_directory_of_snapshots_is_made_anew(backend: &Backend) {
     let root = backend.launcher.snapshots().root();
     fs::remove_dir_all(root).unwrap();
     pool.footprint().await.unwrap();
-    // It notices before any spawn does.
+    // The warm-up notices it before any spawn does.
     pool.warmup().await.unwrap();
     let present = pool.snapshots();
     assert_eq!(present.len(), 2);
@@ -84,7 +84,7 @@ async fn a_warmup_fails_while_the_directory_of_snapshots_is_a_file_and_heals_aft
     let root = backend.launcher.snapshots().root();
     fs::remove_dir_all(root).unwrap();
     fs::write(root, "").unwrap();
-    // None of its snapshots can serve, so that it is not full.
+    // None of its snapshots can serve, so it does not count as full.
     let error = pool.warmup().await.unwrap_err();
     let reason = format!("{error:?}");
     assert!(reason.contains("NotADirectory"), "{reason}");

@@ -1,5 +1,5 @@
-//! Devices, as the simulator sees them: it refuses a drive that is not there, and a clone whose
-//! tap device is that of its snapshot.
+//! Tests devices with the simulator, which refuses a missing drive, and a clone with its snapshot's
+//! tap device.
 
 use std::sync::Arc;
 

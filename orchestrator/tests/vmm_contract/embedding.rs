@@ -1,4 +1,4 @@
-//! What a program meets that embeds the library and is not all well itself.
+//! Tests the library in a program that has problems of its own.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -106,17 +106,17 @@ fn a_pool_whose_runtime_ended_says_so_at_once() {
     }));
 }
 
-/// Has a test run in a process of its own.
+/// Set where a test runs in a process of its own.
 const ALONE: &str = "IRONCLAW_TEST_ALONE";
 
-/// Whether this process is the test's own; otherwise the test passes in one that is.
+/// Returns whether this process is the test's own; otherwise runs the test in one that is.
 fn is_alone(test: &str) -> bool {
     if std::env::var_os(ALONE).is_some() {
         return true;
     }
     let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
     alone.args(["--exact", &format!("embedding::{test}")]);
-    // Its default pool can't be opened.
+    // Without it, the default pool can't be opened.
     alone
         .env(ALONE, "1")
         .env("IRONCLAW_TEMPLATE_PATH", "/dev/null/templates");
@@ -126,7 +126,7 @@ fn is_alone(test: &str) -> bool {
     false
 }
 
-/// The budget of the host is that of all tests of a process.
+/// In a process of its own: the host's budget is shared by all tests of a process.
 #[tokio::test(flavor = "multi_thread")]
 async fn pools_of_other_limits_have_the_host_s_memory_in_common() {
     if !is_alone("pools_of_other_limits_have_the_host_s_memory_in_common") {
@@ -135,7 +135,7 @@ async fn pools_of_other_limits_have_the_host_s_memory_in_common() {
     let b = Kind::Simulator.start().await.unwrap();
     let host = Budget::of_host().limit();
     let mut config = b.config.clone();
-    // Two do not fit.
+    // Two of them do not fit.
     config.machine.memory_mib = u32::try_from(host.memory_mib / 8 * 5).unwrap();
     config.max_vms = Some(2);
     let open = async |options: PoolOptions| {
@@ -201,7 +201,7 @@ async fn a_scrape_tells_of_all_pools_and_opens_none() {
         leased.contains(&(true, "1")) && leased.contains(&(false, "0")),
         "{text}"
     );
-    // By default, they share what the host has.
+    // By default, they share the host's budget.
     assert_eq!(one.stats().used, other.stats().used);
     assert_eq!(other.stats().used.vms, 1);
     vm.destroy().await.unwrap();
@@ -214,7 +214,7 @@ async fn a_scrape_tells_of_all_pools_and_opens_none() {
     other.close().await;
 }
 
-/// A launcher whose callback panics once.
+/// Creates a launcher whose callback panics once.
 fn panicking(b: &Backend) -> Launcher {
     let calm = AtomicBool::new(false);
     let progress = move |_: &Stage| {
@@ -238,7 +238,7 @@ async fn a_panic_in_the_callback(b: &Backend) {
     pool.close().await;
 }
 
-/// As many spawns as may start at a time, all of which hang.
+/// Starts as many spawns as may start at a time, all of which hang.
 async fn all_starts_hang(s: &Simulator, pool: &Pool) -> Vec<tokio::task::AbortHandle> {
     let processors = std::thread::available_parallelism().unwrap().get();
     let hang = (0..processors).map(|_| {
@@ -253,7 +253,7 @@ async fn all_starts_hang(s: &Simulator, pool: &Pool) -> Vec<tokio::task::AbortHa
 
 async fn others_start_first(b: &Backend, s: &Simulator) {
     let budget = of_vms(64);
-    // So that nothing but spawns is started.
+    // Leaves nothing but spawns to start.
     drop(b.launcher.create_snapshot().await.unwrap());
     let pool = pool(&b.launcher, 0, &budget).await;
     let hang = all_starts_hang(s, &pool).await;

@@ -1,7 +1,7 @@
-//! Every kind of fault, at every call of a VM's life.
+//! Injects every kind of fault at every call in a VM's life.
 //!
-//! The limits of the calls are real ones, up to a minute. A test whose VMM hangs does not wait for
-//! them: it lets the runtime's clock jump once the fault has struck.
+//! The timeouts of the calls are the real ones, up to a minute. A test with a hanging VMM does not
+//! wait for them: it advances the runtime's clock once the fault has struck.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::simulator::{CONNECT, Fault, START, Simulator};
 use crate::trial_on_one_thread;
 use crate::within::within;
 
-/// Where a fault strikes, what an error says that was under way, and how long it may take.
+/// A call at which a fault strikes, the operation that the error must name, and the call's timeout.
 struct Call {
     at: &'static str,
     operation: &'static str,
@@ -35,7 +35,7 @@ const CREATE: &str = "PUT /snapshot/create";
 const AGENT: &str = "connect to the guest's agent";
 const DELAY: Duration = Duration::from_millis(300);
 
-/// The calls of each of them, in their order.
+/// The calls of each operation, in order.
 const BUILD: &[Call] = &[
     call(START, "start", 10),
     call("PUT /machine-config", "configure the VM", 10),
@@ -104,7 +104,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// Whether it needs an answer to strike at.
+/// Returns whether the fault modifies an answer.
 fn is_of_an_answer(fault: &Fault) -> bool {
     !matches!(
         fault,
@@ -112,19 +112,20 @@ fn is_of_an_answer(fault: &Fault) -> bool {
     )
 }
 
-/// What fails when `fault` strikes at that one of `calls`; `None` if all goes well nevertheless.
+/// Returns the operation that fails when `fault` strikes at that one of `calls`; `None` if it
+/// succeeds nevertheless.
 fn failing(calls: &[Call], index: usize, fault: &Fault) -> Option<&'static str> {
     let Call { at, operation, .. } = calls[index];
     match fault {
         Fault::Slow(_) => None,
-        // As when the agent does not listen yet: it is asked again.
+        // Looks like an agent that does not listen yet: it is asked again.
         Fault::Refuse(_) | Fault::Truncate if at == CONNECT => None,
         Fault::DieAfterAnswer => calls.get(index + 1).map(|next| next.operation),
         _ => Some(operation),
     }
 }
 
-/// What comes of `work`, which meets `fault` at `call`; a hang is not waited for.
+/// Runs `work`, which meets `fault` at `call`; skips the timeout of a hang.
 async fn meeting<T>(s: &Simulator, call: &Call, fault: &Fault, work: impl Future<Output = T>) -> T {
     let jump = async {
         if *fault == Fault::Hang {
@@ -138,7 +139,7 @@ async fn meeting<T>(s: &Simulator, call: &Call, fault: &Fault, work: impl Future
     within("the end of what meets a fault", both).await
 }
 
-/// An error names what was under way, and says what went wrong.
+/// Asserts that the error names the operation and what went wrong.
 fn assert_explains(error: &LaunchError, call: &Call, operation: &str, fault: &Fault) {
     let text = words(error);
     let is_at = |place| call.at == place;
@@ -177,7 +178,7 @@ fn assert_explains(error: &LaunchError, call: &Call, operation: &str, fault: &Fa
     assert!(fits, "{fault:?} at {} was reported as {error:?}", call.at);
 }
 
-/// An error with its causes.
+/// Formats an error with its causes.
 fn words(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes
@@ -198,7 +199,7 @@ async fn a_build(b: &Backend, s: &Simulator, index: usize, fault: &Fault) {
         failing(BUILD, index, fault).filter(|operation| call.at != CONNECT && *operation != AGENT);
     match (created, failing) {
         (Err(error), Some(operation)) => assert_explains(&error, call, operation, fault),
-        // Or it is no better the next time.
+        // Or it fails again the next time.
         (Err(error), None) if call.at == CONNECT => assert_explains(&error, call, AGENT, fault),
         (created, _) => {
             let id = created.unwrap().snapshot.id();
@@ -236,7 +237,7 @@ async fn a_restore(b: &Backend, s: &Simulator, index: usize, fault: &Fault) {
         Some(operation) => {
             assert_explains(&restored.unwrap_err(), call, operation, fault);
             if operation != AGENT && call.at != CONNECT {
-                // Such a failure is told when its process is gone.
+                // The failure is reported only when its process is gone.
                 assert!(b.homes().is_empty(), "{:?}", b.homes());
             }
         }
@@ -250,7 +251,7 @@ async fn a_restore(b: &Backend, s: &Simulator, index: usize, fault: &Fault) {
     vm.destroy().await.unwrap();
 }
 
-/// Whatever happens to one VMM, the spawns are served and no place is lost.
+/// Checks that spawns are served and no slot is lost, whatever happens to one VMM.
 async fn a_warm_clone(b: &Backend, s: &Simulator, call: &Call, fault: &Fault) {
     let pool = Pool::open(b.launcher.clone(), PoolOptions::new(2)).await;
     let pool = pool.unwrap();
@@ -275,8 +276,8 @@ async fn a_warm_clone(b: &Backend, s: &Simulator, call: &Call, fault: &Fault) {
     pool.close().await;
 }
 
-/// Whatever happens to a process that stands by, or is to, the spawns are served and another one
-/// takes its place.
+/// Checks that spawns are served and another process takes its place, whatever happens to a standby
+/// process or its start.
 async fn a_standby(b: &Backend, s: &Simulator, call: &Call, fault: &Fault) {
     let options = PoolOptions::new(1).with_warm(0);
     let pool = Pool::open(b.launcher.clone(), options).await.unwrap();
@@ -303,7 +304,7 @@ async fn a_standby(b: &Backend, s: &Simulator, call: &Call, fault: &Fault) {
 /// Resolves when all faults have struck and the pool is full.
 async fn full(pool: &Pool, s: &Simulator) {
     loop {
-        // It may meet the fault itself, and tell of it.
+        // May meet the fault itself, and report it.
         let filled = pool.warmup().await;
         if s.waiting() > 0 {
             drop(pool.spawn("meets the fault").await.unwrap());

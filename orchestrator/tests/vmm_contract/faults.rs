@@ -1,4 +1,4 @@
-//! Faults of a whole story, with the simulator; those of single calls are in `every_call`.
+//! Faults over several calls, with the simulator; those of single calls are in `every_call`.
 
 use ironclaw_orchestrator::vm::{
     Budget, ExitReason, GuestError, LaunchError, Limit, Origin, Pool, PoolOptions, SpawnError,
@@ -48,7 +48,7 @@ fn options(size: usize) -> PoolOptions {
 
 async fn an_old_version_is_refused_by_its_fields(b: &Backend, s: &Simulator) {
     s.claim("1.15.0");
-    // A snapshot of that version, so that it is the fields that are in the way.
+    // A snapshot of that version: so the fields of the request are the only obstacle.
     let created = b.launcher.create_snapshot().await.unwrap();
     let error = b
         .launcher
@@ -72,7 +72,7 @@ async fn a_closed_pool_serves_nobody(b: &Backend) {
     let later = pool.clone();
     let (waits, ()) = {
         let waits = pool.clone();
-        // In this order, so that it is in line when it was polled once.
+        // Biased: the spawn is in the queue after the first poll.
         tokio::join!(biased; async move { waits.spawn("waits").await }, async {
             assert_eq!(pool.stats().waiting, 1);
             pool.close().await;
@@ -150,7 +150,7 @@ async fn an_oversized_frame_later(b: &Backend, s: &Simulator) {
     let vm = b.launcher.restore_vm(&snapshot, "bad").await.unwrap();
     s.inject(GUEST, Fault::Oversized);
     assert_says_oversized(&vm.exec(["counter"]).await.unwrap_err());
-    // Nothing more is taken from it.
+    // No more is read from it.
     assert_says_oversized(&vm.exec(["counter"]).await.unwrap_err());
     vm.destroy().await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! The simulator beside the real Firecracker: the same requests get the same answers.
+//! Compares the simulator with the real Firecracker: the same requests get the same answers.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -29,10 +29,10 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-/// How long either may take until it listens, and until it answers; it takes milliseconds.
-const LISTENS: Duration = Duration::from_secs(120);
+/// Timeout of either one's start and of an answer, which take milliseconds.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// A process that is driven by raw requests.
+/// A process driven by raw requests.
 struct Process {
     child: Child,
     stream: BufReader<UnixStream>,
@@ -58,22 +58,22 @@ impl Process {
                 Err(error) => {
                     let ended = child.try_wait().unwrap();
                     assert!(ended.is_none(), "{ended:?}");
-                    assert!(start.elapsed() < LISTENS, "{error}");
-                    // Of a socket that is there and listens, nothing tells.
+                    assert!(start.elapsed() < TIMEOUT, "{error}");
+                    // There is no event for a socket that begins to listen.
                     std::thread::sleep(Duration::from_millis(1));
                 }
             }
         };
-        stream.set_read_timeout(Some(LISTENS)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         Self {
-            _limit: Limit::of(&child),
+            _limit: Limit::new(&child),
             child,
             stream: BufReader::new(stream),
             _directory: directory,
         }
     }
 
-    /// The status that a request is answered with.
+    /// Returns the status of the answer to a request.
     fn ask(&mut self, method: &str, path: &str, body: &Value) -> u16 {
         let body = if body.is_null() {
             String::new()
@@ -116,7 +116,7 @@ impl Drop for Process {
     }
 }
 
-/// The real one and the simulator, if there is a real one and a guest for it.
+/// Starts the real one and the simulator; `None` if Firecracker or a guest for it is missing.
 async fn both() -> Option<([Process; 2], Value, tempfile::TempDir)> {
     let Real { binary, guest } = match real::firecracker().await {
         Ok(real) => real,

@@ -1,5 +1,5 @@
-//! System calls that another process makes for us, as it would make them for who took it over: under
-//! its own filters, with its own rights.
+//! Makes another process execute system calls, as a guest that took it over would: under the
+//! process's own filters, with its own rights.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -11,23 +11,23 @@ use nix::unistd::Pid;
 
 /// The instruction SYSCALL.
 const SYSCALL: [u8; 2] = [0x0f, 0x05];
-/// Below what the interrupted function may use of the stack.
+/// Distance below the stack that the interrupted function may use.
 const SCRATCH: u64 = 32 << 10;
 
 /// An argument of a call.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Argument<'a> {
     Number(u64),
-    /// A pointer to these.
+    /// A pointer to these bytes.
     Bytes(&'a [u8]),
 }
 
-/// What became of a call.
+/// The result of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// As the kernel returned it: a small negative number is an error.
+    /// The return value: a small negative number is an error.
     Returned(i64),
-    /// The process got a signal for it, and is fit for nothing any more.
+    /// The process got a signal for the call, and can't be used any more.
     Killed,
 }
 
@@ -40,13 +40,13 @@ impl Outcome {
     }
 }
 
-/// Lets the first thread of the process `number` make a call.
+/// Makes the first thread of the process `number` execute a call.
 pub(crate) fn call(number: u32, call: i64, arguments: &[Argument<'_>]) -> Outcome {
     let pid = Pid::from_raw(number.cast_signed());
     ptrace::attach(pid).unwrap();
     let stopped = waitpid(pid, Some(WaitPidFlag::__WALL)).unwrap();
     assert!(matches!(stopped, WaitStatus::Stopped(..)), "{stopped:?}");
-    // A filter may end this thread alone, which its process does not tell.
+    // A filter may kill this thread alone, which a wait for the process does not report.
     ptrace::setoptions(pid, ptrace::Options::PTRACE_O_TRACEEXIT).unwrap();
     let memory = File::options()
         .read(true)
@@ -69,7 +69,7 @@ pub(crate) fn call(number: u32, call: i64, arguments: &[Argument<'_>]) -> Outcom
         };
     }
     registers.rax = call.cast_unsigned();
-    // No call is under way that could be started again.
+    // Keeps the kernel from restarting an interrupted call.
     registers.orig_rax = u64::MAX;
     registers.rip = instruction(number, &memory, before.rip);
     let [rdi, rsi, rdx, r10, r8, r9] = values;
@@ -96,7 +96,7 @@ pub(crate) fn call(number: u32, call: i64, arguments: &[Argument<'_>]) -> Outcom
     }
 }
 
-/// Where there is a SYSCALL: most often it waits in one.
+/// Returns the address of a SYSCALL instruction: most often the thread waits in one.
 fn instruction(number: u32, memory: &File, rip: u64) -> u64 {
     let mut bytes = [0; 2];
     if memory.read_exact_at(&mut bytes, rip - 2).is_ok() && bytes == SYSCALL {

@@ -1,9 +1,10 @@
-//! One suite of behaviours for every hypervisor, and faults that only a simulator can have.
+//! One contract for every backend, and faults that only a simulator can inject.
 //!
-//! `contract::…`, `damage::…` and parts of `embedding::…` run against QEMU, the real Firecracker and the simulator, where each is there, and is ignored where not;
-//! `crash::…` kills a process that uses it, at any moment; `devices::…`, `every_call::…`,
-//! `faults::…`, `maker::…`, `reboot::…` and `room::…` run against the simulator; `honesty::…`
-//! compares the simulator with the real one.
+//! `contract::…`, `damage::…` and parts of `embedding::…` run against QEMU, the real Firecracker
+//! and the simulator; they are ignored for one that is missing. `crash::…` kills a process that
+//! uses a backend, at any moment; `devices::…`, `every_call::…`, `faults::…`, `maker::…`,
+//! `reboot::…` and `room::…` run against the simulator; `honesty::…` compares the simulator with
+//! the real one.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,12 +14,12 @@
     reason = "a test fails by panicking"
 )]
 
-// The `test` attributes are those of the harness, and all else of Tokio is Tokio's.
+// The `test` attributes are those of the harness; everything else of Tokio is Tokio's.
 #[macro_use]
 #[allow(unused_imports, reason = "all tests are asynchronous so far")]
 extern crate ironclaw_test_harness as tokio;
 
-/// The trials of a module: each of these, with each hypervisor.
+/// The trials of a module: each of these functions, with each backend.
 macro_rules! on_each_vmm {
     ($module:literal: $($name:ident),* $(,)?) => {
         pub(crate) fn trials() -> Vec<libtest_mimic::Trial> {
@@ -98,15 +99,15 @@ fn main() -> ExitCode {
     ironclaw_test_harness::run(trials.into_iter().flatten().collect())
 }
 
-/// How long a trial may take in all; the longest takes two minutes.
-const LONGEST: Duration = Duration::from_secs(20 * 60);
+/// Timeout of a trial; the longest takes two minutes.
+const TRIAL_TIMEOUT: Duration = Duration::from_secs(20 * 60);
 
-/// A trial that runs on a runtime of its own.
+/// Creates a trial with a runtime of its own.
 fn trial<F: Future<Output = ()>>(name: String, test: impl FnOnce() -> F + Send + 'static) -> Trial {
     ironclaw_test_harness::trial(name, move || run(Builder::new_multi_thread(), test))
 }
 
-/// The same for one that lets the runtime's clock jump, which takes a runtime of one thread.
+/// Creates a trial that advances the runtime's clock, which needs a single-threaded runtime.
 fn trial_on_one_thread<F: Future<Output = ()>>(
     name: String,
     test: impl FnOnce() -> F + Send + 'static,
@@ -116,11 +117,11 @@ fn trial_on_one_thread<F: Future<Output = ()>>(
 
 fn run<F: Future<Output = ()>>(mut on: Builder, test: impl FnOnce() -> F) -> Result<(), Failed> {
     let runtime = on.enable_all().build()?;
-    let over = runtime.block_on(async { timeout(LONGEST, test()).await });
+    let over = runtime.block_on(async { timeout(TRIAL_TIMEOUT, test()).await });
     if over.is_err() {
-        // What hangs would be waited for.
+        // Does not wait for tasks that hang.
         runtime.shutdown_background();
-        return Err(format!("it is not over after {LONGEST:?}").into());
+        return Err(format!("it is not over after {TRIAL_TIMEOUT:?}").into());
     }
     Ok(())
 }

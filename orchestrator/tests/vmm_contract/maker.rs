@@ -1,4 +1,4 @@
-//! A process that makes a snapshot and gets nowhere, beside one that needs the same.
+//! A process whose snapshot build hangs, beside another that needs the same snapshot.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +14,8 @@ use crate::simulator::Fault;
 use crate::trial_on_one_thread;
 use crate::within::within;
 
-/// How long others are waited for; the clock of the test's runtime jumps as far.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Time that a process waits for another; the clock of the test's runtime is advanced by it.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![trial_on_one_thread(
@@ -29,7 +29,7 @@ async fn one_whose_vmm_hangs() {
     let b = Kind::Simulator.start_in(directory.path()).await.unwrap();
     let s = b.simulator.as_ref().unwrap();
     s.inject("PUT /snapshot/create", Fault::Hang);
-    // On a runtime of its own, whose clock does not jump.
+    // On a runtime of its own, whose clock is not advanced.
     let maker = std::thread::spawn({
         let directory = directory.path().to_owned();
         move || {
@@ -55,7 +55,7 @@ async fn one_whose_vmm_hangs() {
     let jump = async {
         waits.notified().await;
         tokio::time::pause();
-        tokio::time::advance(PATIENCE).await;
+        tokio::time::advance(WAIT_TIMEOUT).await;
         tokio::time::resume();
     };
     let both = async { tokio::join!(pool.warmup(), jump).0 };
@@ -76,7 +76,7 @@ async fn one_whose_vmm_hangs() {
     b.nothing_is_left().await;
 }
 
-/// A launcher that tells when it waits for another process.
+/// Creates a launcher that notifies `waits` when it waits for another process.
 fn telling(b: &Backend, waits: Arc<Notify>) -> Launcher {
     let progress = move |stage: &Stage| {
         if let Stage::WaitingForSnapshot(_) = stage {

@@ -1,4 +1,4 @@
-//! Snapshots that are older than the host's last start.
+//! Snapshots that are older than this boot of the host.
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
@@ -35,7 +35,7 @@ async fn a_snapshot_corrupted_on_disk_serves_nobody() {
     pool.close().await;
 }
 
-/// The directory of a snapshot that seems to be of another boot of the host.
+/// Creates a snapshot that seems to be of another boot of the host; returns its directory.
 async fn snapshot(backend: &Backend) -> std::path::PathBuf {
     let created = backend.launcher.create_snapshot().await.unwrap();
     let directory = created.snapshot.memory().parent().unwrap().to_owned();

@@ -1,4 +1,4 @@
-//! Who gets the room that there is, and who waits for whom.
+//! Admission: who gets the room that there is, and who waits for whom.
 
 use std::time::Duration;
 
@@ -150,7 +150,7 @@ async fn a_warm_up_ends_without_room(b: &Backend, s: &Simulator) {
     s.inject("PUT /snapshot/load", Fault::Refuse("not today".to_owned()));
     let error = pool.warmup().await.unwrap_err().to_string();
     assert!(error.contains("not today"), "{error}");
-    // It waits until the restore is tried again, which needs room.
+    // Waits until the restore is tried again, which needs room.
     let filling = pool.clone();
     let filling = tokio::spawn(async move { filling.warmup().await });
     let vm = pool.spawn("has all the room").await.unwrap();

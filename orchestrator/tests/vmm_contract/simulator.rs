@@ -1,10 +1,10 @@
 //! A simulator of Firecracker, for faults that the real one can't be asked for.
 //!
-//! It is a process with Firecracker's command line: this test program, called by the name
-//! `firecracker`. It speaks Firecracker's API as strictly (an unknown field is a 400, requests are
-//! legal in the same states, a failed load ends the process) and runs the test guest's library
-//! behind its vsock socket. `honesty` compares it with the real one. A test injects faults
-//! through files beside the link by which it is called; each strikes once.
+//! It is a process with Firecracker's command line: this test program, under the name
+//! `firecracker`. It implements Firecracker's API as strictly (an unknown field is a 400, requests
+//! are legal in the same states, a failed load ends the process) and runs the test guest's library
+//! behind its vsock socket. `honesty` compares it with the real one. A test injects faults through
+//! files beside the link by which it is started; each strikes once.
 
 mod api;
 mod fault;
@@ -22,20 +22,20 @@ pub(crate) use fault::{Fault, Simulator};
 
 /// The name that makes this program the simulator.
 pub(crate) const NAME: &str = "firecracker";
-/// Where faults strike that do not strike at a request of the API: at the process's start, at a
-/// connection to the guest, and when the guest has something to say.
+/// Calls where faults strike, other than API requests: the process's start, a connection to the
+/// guest, and a message of the guest.
 pub(crate) const START: &str = "start";
 pub(crate) const CONNECT: &str = "CONNECT";
 pub(crate) const GUEST: &str = "guest";
-/// The version that it claims unless a test says another.
+/// The version that it pretends to be by default.
 pub(crate) const VERSION: &str = "1.17.0";
 
 impl Simulator {
-    /// Makes a simulator in `directory`.
+    /// Creates a simulator in `directory`.
     pub(crate) fn install(directory: &Path) -> Self {
         let binary = directory.join(NAME);
         match symlink(std::env::current_exe().unwrap(), &binary) {
-            // By one that used the directory before.
+            // Created by a test that used the directory before.
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             made => made.unwrap(),
         }
@@ -43,7 +43,7 @@ impl Simulator {
     }
 }
 
-/// What the process does that is called `program`.
+/// Runs the process, started as `program`.
 pub(crate) fn run(program: &Path) -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let simulator = Simulator::at(program.to_owned());
@@ -63,7 +63,7 @@ pub(crate) fn run(program: &Path) -> ExitCode {
     server::serve(&simulator, &version, &socket)
 }
 
-/// The value of `--api-sock`, if the arguments are of those that Firecracker takes.
+/// Returns the value of `--api-sock`, if Firecracker accepts the arguments.
 fn api_socket(arguments: &[String]) -> Option<PathBuf> {
     let mut socket = None;
     for pair in arguments.chunks(2) {

@@ -1,5 +1,5 @@
-//! A VMM that was taken over by its guest: its process makes whatever call it likes, and gets no
-//! further. As root, and as a user who has nothing to do with root.
+//! A compromised VMM: its process tries any system call, and the jail stops it. As root, and as an
+//! ordinary user.
 
 use std::fs::{self, Permissions};
 use std::io::Read as _;
@@ -34,15 +34,15 @@ use crate::inject::{self, Argument, Outcome};
 use crate::real::{self, Real};
 use crate::trial;
 
-/// Make this program one that is started as an ordinary user: what is tried, and the directory.
+/// Set where this program runs as an ordinary user: the part to try, and the directory.
 const TRIED: &str = "IRONCLAW_TEST_TAKEN_OVER";
 const DIRECTORY: &str = "IRONCLAW_TEST_TAKEN_OVER_DIRECTORY";
-/// Make it give KVM to all users first, for itself and what it becomes.
+/// Set to make it first give all users access to KVM, in a mount namespace of its own.
 const KVM_FOR_ALL: &str = "IRONCLAW_TEST_KVM_FOR_ALL";
 const KVM: &str = "/dev/kvm";
-/// What is tried of Firecracker.
+/// The part about Firecracker.
 const FIRECRACKER: &str = "firecracker";
-/// nobody and nogroup, on Debian.
+/// The ids of nobody and nogroup on Debian.
 const ORDINARY: u32 = 65_534;
 
 const STRENGTHS: [(&str, Strength); 4] = [
@@ -74,7 +74,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     qemu.chain([without, firecracker, ordinary]).collect()
 }
 
-/// As root in this process what takes root, all else as an ordinary user.
+/// Runs in this process as root what needs root, and the rest as an ordinary user.
 async fn qemu(name: &str, strength: Strength) {
     let is_root = rustix::process::geteuid().is_root();
     let backend = match Kind::Qemu.start().await {
@@ -105,14 +105,15 @@ async fn qemu(name: &str, strength: Strength) {
     succeeds(child).await;
 }
 
-/// A directory where any user gets to.
+/// Creates a directory that any user can enter.
 fn anybodys() -> tempfile::TempDir {
     let permissions = Permissions::from_mode(0o755);
     let mut builder = tempfile::Builder::new();
     builder.permissions(permissions).tempdir().unwrap()
 }
 
-/// This program as one that tries `what` in a directory that is an ordinary user's now.
+/// Returns this program as a command that tries `what` in a directory, which it gives to the
+/// ordinary user.
 fn try_as_ordinary_user(what: &str, directory: &Path) -> Command {
     for path in walk(directory) {
         std::os::unix::fs::lchown(&path, Some(ORDINARY), Some(ORDINARY)).unwrap();
@@ -152,7 +153,7 @@ fn walk(path: &Path) -> Vec<PathBuf> {
     all
 }
 
-/// The part of an ordinary user, if this program was started for that.
+/// Runs the part of an ordinary user, if this program was started for that.
 pub(crate) fn as_ordinary_user() -> Option<ExitCode> {
     let name = std::env::var(TRIED).ok()?;
     let directory = PathBuf::from(std::env::var_os(DIRECTORY)?);
@@ -182,9 +183,9 @@ pub(crate) fn as_ordinary_user() -> Option<ExitCode> {
     Some(ExitCode::SUCCESS)
 }
 
-/// Goes on as an ordinary user, who may use KVM: a node of its device that all may open is mounted over
-/// root's, for this process and those that it starts. A node counts on a file system alone that is not
-/// mounted `nodev`.
+/// Continues as an ordinary user who may use KVM: mounts a node of the device that everybody may
+/// open over root's, for this process and its children. A node only works on a file system that is
+/// not mounted `nodev`.
 fn become_ordinary_with_kvm(directory: &Path) -> ! {
     let device = fs::metadata(KVM).unwrap().rdev();
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
@@ -198,7 +199,7 @@ fn become_ordinary_with_kvm(directory: &Path) -> ! {
     mount("none", &devices, "tmpfs", MountFlags::NOSUID, None).unwrap();
     let node = devices.join("kvm");
     mknodat(CWD, &node, FileType::CharacterDevice, Mode::empty(), device).unwrap();
-    // Whatever the umask is.
+    // Independent of the umask.
     fs::set_permissions(&node, Permissions::from_mode(0o666)).unwrap();
     mount_bind(&node, KVM).unwrap();
     let mut ordinary = Command::new("/proc/self/exe");
@@ -206,7 +207,7 @@ fn become_ordinary_with_kvm(directory: &Path) -> ! {
     panic!("can't go on: {}", ordinary.exec())
 }
 
-/// What Firecracker has as an ordinary user, who has no jailer.
+/// Tests Firecracker as an ordinary user, who has no jailer.
 async fn ordinary_firecracker() {
     let Real { binary, guest } = match real::firecracker().await {
         Ok(real) => real,
@@ -233,7 +234,7 @@ async fn ordinary_firecracker() {
     succeeds(child).await;
 }
 
-/// The one that was copied to `directory`.
+/// Creates the backend for the copy of Firecracker in `directory`.
 async fn confined_firecracker(directory: &Path) -> Backend {
     let config = config(directory);
     let template = import(directory, directory.join("guest"));
@@ -265,7 +266,7 @@ async fn firecracker() {
         Ok(real) => real,
         Err(missing) => return skipped(missing),
     };
-    // On one file system with what is linked into a jail.
+    // On one file system with the files that are linked into a jail.
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let config = config(directory.path());
     if !rustix::process::geteuid().is_root() {
@@ -299,25 +300,25 @@ fn backend(vmm: Arc<dyn Vmm>, template: Template, config: Config) -> Backend {
     let progress = Arc::new(|_: &_| {});
     let hypervisor = Arc::clone(&vmm);
     let launcher = Launcher::with(hypervisor, template, &config, snapshots, progress).unwrap();
-    Backend::of(launcher, vmm, config)
+    Backend::new(launcher, vmm, config)
 }
 
-/// What the process is to be kept from.
+/// Targets that the process must not reach.
 struct Targets {
     /// A process of the same user, and another VM.
     process: u32,
     vmm: u32,
-    /// A file of the same user, and one that is not there.
+    /// A file of the same user, and a path without one.
     secret: PathBuf,
     created: PathBuf,
     run_path: PathBuf,
     memory: PathBuf,
-    /// Where others listen.
+    /// A socket on which others listen.
     socket: PathBuf,
     port: u16,
 }
 
-/// A VMM's process.
+/// The process of a VMM.
 struct Intruder<'a> {
     pid: u32,
     targets: &'a Targets,
@@ -325,7 +326,7 @@ struct Intruder<'a> {
 
 type Attempt = (&'static str, fn(&Intruder<'_>) -> Outcome);
 
-/// What Landlock and a root directory of its own stop, and filters alone do not.
+/// Attempts that Landlock and a root directory stop, and filters alone do not.
 const READS: [Attempt; 6] = [
     ("read /etc/shadow", |it| {
         it.open("/etc/shadow", libc::O_RDONLY)
@@ -350,7 +351,7 @@ const READS: [Attempt; 6] = [
     }),
 ];
 
-/// What nothing may let it do.
+/// Attempts that must fail in every jail.
 const ATTEMPTS: [Attempt; 28] = [
     ("create a file", |it| {
         it.open(&it.targets.created, libc::O_WRONLY | libc::O_CREAT)
@@ -486,7 +487,7 @@ const ATTEMPTS: [Attempt; 28] = [
             &[number(5), Argument::Bytes(&[0; 128]), number(128)],
         )
     }),
-    // Last: it may end by it.
+    // Last, because it may end the process.
     ("execute a program", |it| {
         it.call(
             libc::SYS_execve,
@@ -533,7 +534,7 @@ impl Intruder<'_> {
         )
     }
 
-    /// The descriptors that it has of its snapshot's memory.
+    /// Returns the descriptors that it has of its snapshot's memory.
     fn memory(&self) -> Vec<u64> {
         let memory = fs::metadata(&self.targets.memory).unwrap();
         let all = fs::read_dir(format!("/proc/{}/fd", self.pid)).unwrap();
@@ -546,7 +547,7 @@ impl Intruder<'_> {
             .collect()
     }
 
-    /// Does it to all of these; one that is not refused counts.
+    /// Tries all of them; a single success counts.
     fn to_memory(&self, attempt: impl Fn(&Self, Argument<'static>) -> Outcome) -> Outcome {
         let mut all = self
             .memory()
@@ -570,13 +571,13 @@ async fn gets_no_further(backend: &Backend, qemu: Option<Strength>) {
     assert_eq!(fs::read(&targets.secret).unwrap(), b"secret");
 }
 
-/// What was attempted, and not refused.
+/// The attempts that were not refused.
 struct Attempted {
     done: Vec<&'static str>,
     targets: Arc<Targets>,
 }
 
-/// In a clone, and in another one where one died of it.
+/// Runs attempts in a clone, and continues in another one if the process dies of an attempt.
 async fn attempt(backend: &Backend, attempts: &[Attempt], is_qemu: bool) -> Attempted {
     let snapshot = snapshot(backend).await;
     let memory = fs::read(snapshot.memory()).unwrap();
@@ -619,7 +620,7 @@ async fn attempt(backend: &Backend, attempts: &[Attempt], is_qemu: bool) -> Atte
         if outcome == Outcome::Killed {
             gone(taken).await;
         } else {
-            // It goes on as if nothing had happened.
+            // The VM works as if nothing had happened.
             taken.hold().await.unwrap();
             taken.release().await.unwrap();
             vm = Some(taken);
@@ -647,7 +648,7 @@ async fn attempt(backend: &Backend, attempts: &[Attempt], is_qemu: bool) -> Atte
     Attempted { done, targets }
 }
 
-/// What a jail is there for, and that these attempts are some.
+/// Proves without a jail that the attempts would succeed.
 async fn without_a_jail() {
     let backend = match Kind::Qemu.start().await {
         Ok(backend) => backend,
@@ -678,8 +679,8 @@ async fn without_a_jail() {
 struct Sleeper(Child);
 
 impl Sleeper {
-    /// One that does not end by SIGABRT, the signal that Firecracker may send: whoever sends it to others
-    /// is told.
+    /// Ignores SIGABRT, the signal that Firecracker may send: a signal sent to this process is an
+    /// attempt.
     fn start() -> Self {
         let mut sleep = Command::new("sh")
             .args(["-c", "trap '' ABRT; echo; exec sleep 1000 >/dev/null"])

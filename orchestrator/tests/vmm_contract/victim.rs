@@ -1,4 +1,4 @@
-//! A process that is killed: it does all that a pool can do, again and again, until then.
+//! A process to kill: does everything that a pool can do, again and again.
 
 use std::ffi::OsString;
 use std::io::Read as _;
@@ -9,21 +9,21 @@ use ironclaw_orchestrator::vm::{Pool, PoolOptions};
 
 use crate::backend::Kind;
 
-/// Make this program the victim.
+/// Set to make this program the victim.
 const KIND: &str = "IRONCLAW_TEST_VICTIM";
 const DIRECTORY: &str = "IRONCLAW_TEST_VICTIM_DIRECTORY";
-/// What it says when its pool is full, and when it has done everything once.
+/// Printed when its pool is full, and when it has done everything once.
 pub(crate) const FULL: &str = "full";
 pub(crate) const ROUND: &str = "round";
 
-/// Where a victim lives, and on what.
+/// The directory and the backend of a victim.
 #[derive(Debug)]
 pub(crate) struct Life {
     pub(crate) kind: Kind,
     pub(crate) directory: PathBuf,
 }
 
-/// What victims and those who come after them keep: as little as shows everything.
+/// Returns the options of victims and their successors: the smallest pool that covers everything.
 pub(crate) fn options(kind: Kind) -> PoolOptions {
     let size = if kind == Kind::Qemu { 1 } else { 2 };
     PoolOptions::new(size)
@@ -39,7 +39,7 @@ impl Life {
         })
     }
 
-    /// Another process that lives this life. It ends by itself when its standard input does.
+    /// Starts another process with these. It ends by itself when its standard input does.
     pub(crate) fn start(&self) -> Child {
         let settings: [(&str, OsString); 2] = [
             (KIND, self.kind.name().into()),
@@ -73,7 +73,7 @@ impl Life {
             pool.warmup().await.unwrap();
             println!("{FULL}");
             let warm = pool.spawn("warm").await.unwrap();
-            // The pool has not come to restore others yet.
+            // The pool has not restored warm clones yet.
             let restored = pool.spawn("restored").await.unwrap();
             drop(warm);
             restored.destroy().await.unwrap();

@@ -1,11 +1,11 @@
-//! The requests, as strict as Firecracker's own parser.
+//! Parses requests as strictly as Firecracker does.
 
 use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde_json::Value;
 
-/// A request that was understood.
+/// A valid request.
 #[derive(Debug)]
 pub(super) enum Request {
     Instance,
@@ -16,7 +16,7 @@ pub(super) enum Request {
     Drive(Drive),
     Interface(Interface),
     CpuConfig(Value),
-    /// A device of which nothing more is simulated.
+    /// A device that is not simulated further.
     Device,
     Start,
     State(State),
@@ -127,7 +127,7 @@ pub(super) struct Override {
     pub(super) uds_path: PathBuf,
 }
 
-/// Understands a request, or says what Firecracker of `version` would.
+/// Parses a request, or returns the error of Firecracker `version`.
 pub(super) fn parse(
     method: &str,
     path: &str,
@@ -173,7 +173,7 @@ fn json<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, String> {
     })
 }
 
-/// Fields that came with 1.16 are unknown to those before.
+/// Refuses fields that came with 1.16 in older versions.
 fn gate(body: &[u8], version: &semver::Version) -> Result<(), String> {
     if *version >= semver::Version::new(1, 16, 0) {
         return Ok(());

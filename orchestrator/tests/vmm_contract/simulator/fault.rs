@@ -1,4 +1,4 @@
-//! Faults, planned by a test and met by the process.
+//! Faults planned by a test for the process.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,37 +11,37 @@ use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
-/// How long a fault may take to strike that a test waits for.
-const STRIKES: Timespec = Timespec {
+/// Timeout of a fault that a test waits for.
+const STRIKE_TIMEOUT: Timespec = Timespec {
     tv_sec: 120,
     tv_nsec: 0,
 };
 
-/// What goes wrong.
+/// A fault.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Fault {
     /// The process is killed before it answers.
     Die,
     /// The process is killed after its answer.
     DieAfterAnswer,
-    /// There is no answer, ever.
+    /// No answer, ever.
     Hang,
-    /// The answer is a 400 with this message; a start ends with it, and nobody in the guest listens.
+    /// The answer is a 400 with this message; a start ends with it, and nobody in the guest
+    /// listens.
     Refuse(String),
     /// The answer takes this many milliseconds.
     Slow(u64),
-    /// The answer ends in its middle, and the connection with it.
+    /// The answer is cut in the middle, and the connection closed.
     Truncate,
-    /// The answer is out of protocol.
+    /// The answer violates the protocol.
     Garbage,
     /// The answer never ends.
     Endless,
-    /// The guest says that it sends the longest frame that there could be, in place of what it
-    /// has to say.
+    /// The guest announces a frame of maximum length in place of its message.
     Oversized,
 }
 
-/// A simulator's directory: the binary, its version, and the faults that wait for it.
+/// A simulator's directory: the binary, its version, and the planned faults.
 #[derive(Debug)]
 pub(crate) struct Simulator {
     binary: PathBuf,
@@ -70,7 +70,7 @@ impl Simulator {
         self.binary.with_file_name(name)
     }
 
-    /// Claims to be another version.
+    /// Pretends to be another version.
     pub(crate) fn claim(&self, version: &str) {
         fs::write(self.file("version"), version).unwrap();
     }
@@ -80,8 +80,7 @@ impl Simulator {
     }
 
     /// Lets `fault` strike once, at the next call `at`: [`START`](super::START), a method and a
-    /// path (and the state that is asked for), [`CONNECT`](super::CONNECT) or
-    /// [`GUEST`](super::GUEST).
+    /// path (and the requested state), [`CONNECT`](super::CONNECT) or [`GUEST`](super::GUEST).
     pub(crate) fn inject(&self, at: &str, fault: Fault) {
         let number = self.planned.fetch_add(1, Ordering::Relaxed);
         let plan = Plan {
@@ -89,13 +88,13 @@ impl Simulator {
             fault,
         };
         let path = self.file(&format!("fault-{number}"));
-        // Complete before it has its name: processes look at any moment.
+        // Complete before the rename: processes read it at any moment.
         let new = self.file("new");
         fs::write(&new, serde_json::to_vec(&plan).unwrap()).unwrap();
         fs::rename(new, path).unwrap();
     }
 
-    /// How many faults have not struck.
+    /// Returns how many faults have not struck yet.
     pub(crate) fn waiting(&self) -> usize {
         self.plans().count()
     }
@@ -116,7 +115,10 @@ impl Simulator {
         while self.waiting() > 0 {
             let watch = Arc::clone(&watch);
             let deleted = spawn_blocking(move || {
-                let ready = poll(&mut [PollFd::new(&watch, PollFlags::IN)], Some(&STRIKES));
+                let ready = poll(
+                    &mut [PollFd::new(&watch, PollFlags::IN)],
+                    Some(&STRIKE_TIMEOUT),
+                );
                 assert_eq!(ready.unwrap(), 1, "a fault did not strike");
                 rustix::io::read(&watch, &mut [0; 4096]).unwrap();
             });
@@ -124,11 +126,12 @@ impl Simulator {
         }
     }
 
-    /// The fault that strikes at a call, if one does. Those that end or delay do it in here.
+    /// Returns the fault that strikes at a call, if any. Executes here those that end or delay the
+    /// process.
     pub(super) fn strike(&self, at: &str) -> Option<Fault> {
         let fault = self.plans().find_map(|path| {
             let plan: Plan = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
-            // Of several processes, one is struck.
+            // Of several processes, one gets it.
             (plan.at == at && fs::remove_file(&path).is_ok()).then_some(plan.fault)
         })?;
         match fault {
@@ -145,7 +148,7 @@ impl Simulator {
     }
 }
 
-/// Ends this process as the kernel ends one that is out of memory.
+/// Ends this process as the kernel does when it is out of memory.
 pub(super) fn die() -> ! {
     let us = rustix::process::getpid();
     let _ = rustix::process::kill_process(us, rustix::process::Signal::KILL);

@@ -1,4 +1,4 @@
-//! What runs in a simulated machine: the test guest's own library.
+//! The guest of a simulated machine: the test guest's own library.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -8,7 +8,7 @@ use ironclaw_testguest::guest::{Guest, Machine};
 use ironclaw_testguest::session::Session;
 use serde::{Deserialize, Serialize};
 
-/// What a snapshot keeps of a guest.
+/// The state of a guest in a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Memory {
     counter: u64,
@@ -62,17 +62,17 @@ impl Running {
         })
     }
 
-    /// What a snapshot taken now has to hold.
+    /// Returns the state for a snapshot taken now.
     pub(super) fn memory(&mut self) -> Memory {
         Memory {
             counter: self.guest.counter,
-            // Its clones draw what this one would have drawn next, all the same.
+            // All clones continue with the next number that this guest would have drawn.
             seed: self.guest.generator.draw(),
             dirty: self.dirty.lock().unwrap().clone(),
         }
     }
 
-    /// Lets a session work until it waits.
+    /// Runs a session until it waits.
     pub(super) fn pump(&mut self, session: &mut Session) {
         while session.pump(&mut self.guest) {}
     }

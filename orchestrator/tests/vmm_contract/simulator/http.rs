@@ -1,8 +1,8 @@
-//! As much of HTTP as Firecracker's own server does.
+//! The subset of HTTP that Firecracker's server has.
 
 use super::Fault;
 
-/// Longest request that Firecracker takes (its `--http-api-max-payload-size`).
+/// The longest request that Firecracker accepts (its `--http-api-max-payload-size`).
 const MAX_REQUEST: usize = 51_200;
 
 pub(super) struct Request {
@@ -11,7 +11,7 @@ pub(super) struct Request {
     pub(super) body: Vec<u8>,
 }
 
-/// Takes the first request out of `bytes`; `None` if it is not complete.
+/// Takes the first request out of `bytes`; `None` if it is incomplete.
 pub(super) fn take(bytes: &mut Vec<u8>) -> Result<Option<Request>, &'static str> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut parsed = httparse::Request::new(&mut headers);
@@ -42,7 +42,7 @@ pub(super) fn take(bytes: &mut Vec<u8>) -> Result<Option<Request>, &'static str>
     Ok(Some(Request { method, path, body }))
 }
 
-/// What the API answers to a request.
+/// The answer of the API to a request.
 pub(super) enum Answer {
     /// 204.
     Done,
@@ -53,7 +53,7 @@ pub(super) enum Answer {
 }
 
 impl Answer {
-    /// The bytes to send.
+    /// Returns the bytes to send.
     pub(super) fn bytes(&self) -> Vec<u8> {
         let (status, body) = match self {
             Self::Done => ("204 No Content", None),
@@ -75,7 +75,7 @@ impl Answer {
         .into_bytes()
     }
 
-    /// The bytes that a fault makes of it.
+    /// Returns the bytes to send under a fault.
     pub(super) fn broken(&self, fault: &Fault) -> Vec<u8> {
         match fault {
             Fault::Refuse(message) => Self::Fault(message.clone()).bytes(),

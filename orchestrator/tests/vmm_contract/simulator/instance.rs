@@ -1,4 +1,4 @@
-//! The virtual machine's states, and its snapshots on disk.
+//! The states of the virtual machine, and its snapshots on disk.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -18,8 +18,8 @@ use super::http::Answer;
 
 const NOT_BEFORE: &str = "The requested operation is not supported before starting the microVM.";
 const NOT_AFTER: &str = "The requested operation is not supported after starting the microVM.";
-/// Start of the guest's state in a memory file, in the middle of its first page.
-const AT: u64 = 1024;
+/// Offset of the guest's state in a memory file, in the middle of the first page.
+const STATE_OFFSET: u64 = 1024;
 const MAGIC: &[u8; 8] = b"simguest";
 
 /// A process's virtual machine.
@@ -36,7 +36,7 @@ pub(super) struct Configuration {
     devices: Devices,
 }
 
-/// By their ids, with what of the host is behind them.
+/// Devices by id, with their resources on the host.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Devices {
     drives: BTreeMap<String, PathBuf>,
@@ -50,14 +50,14 @@ pub(super) struct Machine {
     pub(super) guest: Running,
     pub(super) running: bool,
     pub(super) listener: Option<UnixListener>,
-    /// What memory comes from.
+    /// The source of memory.
     backing: Option<File>,
 }
 
-/// How a request leaves the process.
+/// The effect of a request on the process.
 pub(super) enum After {
     Goes,
-    /// Connections to the guest are dead.
+    /// Breaks the connections to the guest.
     Disconnects,
     Exits(u8),
     Dies,
@@ -127,7 +127,7 @@ impl Instance {
         (Answer::Done, after)
     }
 
-    /// A load that fails ends the process, whatever the reason.
+    /// Loads a snapshot. A failure ends the process, whatever the reason.
     fn load(&mut self, load: &Load, version: &str) -> (Answer, After) {
         let Self::NotStarted(configuration) = self else {
             return (Answer::Fault(NOT_AFTER.to_owned()), After::Goes);
@@ -223,7 +223,8 @@ impl Devices {
         }
     }
 
-    /// A tap device has one user at a time, so a clone needs another one than its snapshot had.
+    /// Checks tap devices: each has one user at a time, so a clone needs another one than its
+    /// snapshot had.
     fn restore(&mut self, overrides: &[Interface]) -> Result<(), String> {
         self.open()?;
         for Interface {
@@ -271,7 +272,7 @@ impl Machine {
             return Err("save/restore unavailable while running".to_owned());
         }
         if create.snapshot_type == Type::Diff && !self.config.track_dirty_pages {
-            // The real one goes by what is in core then; nothing here is.
+            // Firecracker goes by resident pages then; nothing is resident here.
             return Err("dirty pages are not tracked".to_owned());
         }
         let state = VmState {
@@ -292,9 +293,9 @@ impl Machine {
         let json = serde_json::to_vec(&self.guest.memory()).unwrap();
         let write = || {
             memory.set_len(self.config.mem_size_mib << 20)?;
-            memory.write_all_at(MAGIC, AT)?;
-            memory.write_all_at(&(json.len() as u64).to_le_bytes(), AT + 8)?;
-            memory.write_all_at(&json, AT + 16)
+            memory.write_all_at(MAGIC, STATE_OFFSET)?;
+            memory.write_all_at(&(json.len() as u64).to_le_bytes(), STATE_OFFSET + 8)?;
+            memory.write_all_at(&json, STATE_OFFSET + 16)
         };
         write().map_err(|error: std::io::Error| error.to_string())
     }
@@ -349,25 +350,25 @@ impl Machine {
         Self::new(config, vsock, devices, guest, load.resume_vm, Some(backing))
     }
 
-    /// Whether the file behind its memory has changed, of which it has touched next to nothing: the
-    /// guest's next instruction is gone then, or another one.
+    /// Returns whether the file behind its memory has changed: the guest has touched next to
+    /// nothing of it, so its next instruction is gone, or another one.
     pub(super) fn lost_its_memory(&self) -> bool {
         let lost = |file: &File| read(file).is_none();
         self.backing.as_ref().is_some_and(lost)
     }
 }
 
-/// The guest's state in a memory file.
+/// Reads the guest's state from a memory file.
 fn read(memory: &File) -> Option<Memory> {
     let mut head = [0; 16];
-    memory.read_exact_at(&mut head, AT).ok()?;
+    memory.read_exact_at(&mut head, STATE_OFFSET).ok()?;
     let (magic, length) = head.split_at(8);
     let length = u64::from_le_bytes(length.try_into().ok()?);
     if magic != MAGIC || length > 1 << 20 {
         return None;
     }
     let mut json = vec![0; usize::try_from(length).ok()?];
-    memory.read_exact_at(&mut json, AT + 16).ok()?;
+    memory.read_exact_at(&mut json, STATE_OFFSET + 16).ok()?;
     serde_json::from_slice(&json).ok()
 }
 
@@ -381,7 +382,7 @@ impl Handshake {
         Self { line: Vec::new() }
     }
 
-    /// Reads the request; says whether the agent's port is asked for, once that is known.
+    /// Reads the request; returns whether it is for the agent's port, once that is known.
     pub(super) fn read(&mut self, stream: &mut UnixStream) -> std::io::Result<Option<bool>> {
         let mut byte = [0];
         while self.line.len() < 32 {

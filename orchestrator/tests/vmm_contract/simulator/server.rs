@@ -1,4 +1,4 @@
-//! The process: one thread that waits for the API, the host's connections to the guest, and time.
+//! The process: one thread that waits for the API, the host's connections to the guest, and timers.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::fd::AsFd as _;
@@ -15,8 +15,8 @@ use super::http::{self, Answer};
 use super::instance::{After, Configuration, Handshake, Instance};
 use super::{CONNECT, Fault, GUEST, Simulator, api};
 
-/// How often a guest with nothing to hear looks at the clock, in nanoseconds.
-const TICK: i64 = 2_000_000;
+/// Interval at which an idle guest looks at the clock, in nanoseconds.
+const CLOCK_INTERVAL: i64 = 2_000_000;
 
 /// A connection of the host to the guest.
 enum Line {
@@ -120,7 +120,7 @@ fn wait(listener: &UnixListener, instance: &Instance, clients: &[Client], lines:
             all.extend(streams.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
             let tick = Timespec {
                 tv_sec: 0,
-                tv_nsec: TICK,
+                tv_nsec: CLOCK_INTERVAL,
             };
             let _ = poll(&mut all, Some(&tick));
             return;
@@ -130,7 +130,7 @@ fn wait(listener: &UnixListener, instance: &Instance, clients: &[Client], lines:
     let _ = poll(&mut fds, None);
 }
 
-/// Answers what came on a connection of the API; an error ends it.
+/// Answers the requests on a connection of the API; an error ends it.
 fn converse(
     client: &mut Client,
     simulator: &Simulator,
@@ -176,7 +176,7 @@ fn converse(
     Ok(after)
 }
 
-/// What a request is called where faults are planned.
+/// Returns the name of a request in planned faults.
 fn call(request: &http::Request) -> String {
     let http::Request { method, path, body } = request;
     let body: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
@@ -187,7 +187,8 @@ fn call(request: &http::Request) -> String {
 }
 
 impl Line {
-    /// Moves what can be moved; `None` ends it. A paused guest hears and says nothing.
+    /// Moves data in both directions; `None` ends the connection. A paused guest neither hears nor
+    /// answers.
     fn work(
         self,
         simulator: &Simulator,
@@ -214,7 +215,7 @@ impl Line {
                     Some(Fault::Truncate) => Some(&b"OK 10"[..]),
                     Some(Fault::Garbage) => Some(&b"\xff\xfe\n"[..]),
                     Some(Fault::Endless) => Some(&[b'9'; 4096][..]),
-                    // It hangs up, as when nobody listens.
+                    // Hangs up, as when nobody listens.
                     Some(_) => Some(&[][..]),
                 };
                 if let Some(broken) = answer {
