@@ -45,7 +45,7 @@ use crate::vm::vmm::process::{Launch, Process};
 use crate::vm::vmm::run_directory::RunPath;
 use crate::vm::vmm::{
     Exit, Machine, MicroVm, Ram, RestoreSpec, SavedFiles, Standby, VmSpec, Vmm, VmmError,
-    VmmIdentity, VmmKind,
+    VmmIdentity, VmmKind, VmmProcess,
 };
 use api::{
     Action, ApiError, BootSource, Client, Entropy, MachineConfiguration, MemBackend,
@@ -127,6 +127,12 @@ pub struct FirecrackerVm {
 enum Snapshot {
     None,
     Written,
+}
+
+/// What a VM has of the host until its process has ended; given back in this order.
+struct VmResources {
+    _dir: VmDir,
+    _interface: Option<Interface>,
 }
 
 /// The part of memory that a VM's snapshot writes.
@@ -289,7 +295,7 @@ impl Firecracker {
         machine: Machine,
         interface: Option<Interface>,
         writes: Snapshot,
-    ) -> io::Result<Launch> {
+    ) -> io::Result<Launch<VmResources>> {
         let run = Arc::clone(dir.run());
         // Each further log line costs milliseconds per restore.
         let arguments = ["--api-sock", API, "--log-path", LOG, "--level", "Error"];
@@ -309,7 +315,10 @@ impl Firecracker {
                     confined.confinement(dir.chroot(), machine, writes, &self.devices)?;
                 launch = launch.confined(confinement, None);
             }
-            return Ok(launch.with((dir, interface)));
+            return Ok(launch.with(VmResources {
+                _dir: dir,
+                _interface: interface,
+            }));
         };
         let (id, user) = (&jail.id, &jail.user);
         let base = run.path();
@@ -319,7 +328,10 @@ impl Firecracker {
         Ok(Launch::new(command)
             .in_pid_namespace(jailer.namespace())
             .recorded_in(Arc::clone(&run))
-            .with((dir, interface)))
+            .with(VmResources {
+                _dir: dir,
+                _interface: interface,
+            }))
     }
 }
 
@@ -394,11 +406,11 @@ impl Standby for FirecrackerStandby {
     }
 
     fn pid(&self) -> u32 {
-        self.vm.pid()
+        self.vm.process.pid()
     }
 
     fn exited(&self) -> Pin<Box<dyn Future<Output = Exit> + Send>> {
-        self.vm.exited()
+        Box::pin(self.vm.process.exited())
     }
 }
 
@@ -626,24 +638,8 @@ impl MicroVm for FirecrackerVm {
         self.started_in
     }
 
-    fn pid(&self) -> u32 {
-        self.process.pid()
-    }
-
-    fn kill(&self) {
-        self.process.kill();
-    }
-
-    fn panicked(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        Box::pin(self.process.panicked())
-    }
-
-    fn exited(&self) -> Pin<Box<dyn Future<Output = Exit> + Send>> {
-        Box::pin(self.process.exited())
-    }
-
-    fn died(&self) -> Pin<Box<dyn Future<Output = Exit> + Send>> {
-        Box::pin(self.process.died())
+    fn process(&self) -> Arc<dyn VmmProcess> {
+        self.process.handle()
     }
 }
 

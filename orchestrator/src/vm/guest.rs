@@ -25,7 +25,8 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::untrusted;
-use crate::vm::vmm::MicroVm;
+use crate::vm::exit_reason::ExitReason;
+use crate::vm::vmm::VmmProcess;
 
 pub(crate) use activity::Activity;
 pub use command::{Command, ExitStatus, Output};
@@ -59,11 +60,33 @@ impl Guest {
         })
     }
 
-    /// The same with the agent of `vm`: if that ends, who waits is told how, with its last words.
-    pub(crate) fn of(vm: &dyn MicroVm, stream: UnixStream) -> Result<Self, GuestError> {
+    /// The same with the agent of the VM in `process`: if that ends, who waits is told how, with its last
+    /// words.
+    pub(crate) fn of(process: &dyn VmmProcess, stream: UnixStream) -> Result<Self, GuestError> {
         Ok(Self {
-            connection: Connection::open(stream, Some(vm.died()))?,
+            connection: Connection::open(stream, Some(process.died()))?,
         })
+    }
+
+    /// Asks the guest to power off, and returns when it is about to.
+    ///
+    /// # Errors
+    /// As for [`ping`](Self::ping).
+    pub(crate) async fn shut_down(&self) -> Result<(), GuestError> {
+        match self.pending(Request::Shutdown).await?.outcome().await? {
+            Outcome::ShuttingDown => Ok(()),
+            other => Err(wrong("to power off", &other)),
+        }
+    }
+
+    /// Ends the session; what is asked of the guest fails for this reason.
+    pub(crate) fn close(&self, reason: &ExitReason) {
+        self.connection.close(reason);
+    }
+
+    /// When the session ends, by whomever, it is for this reason.
+    pub(crate) fn expect_end(&self, reason: &ExitReason) {
+        self.connection.expect_end(reason);
     }
 
     /// Whether anything is asked of it.

@@ -58,21 +58,39 @@ pub(crate) fn fresh(name: &VmName) -> Result<Restored, getrandom::Error> {
     };
     let mut entropy = [0; ENTROPY];
     entropy.copy_from_slice(&random[..ENTROPY]);
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
     Ok(Restored {
         entropy,
-        unix_time: UnixTime {
-            seconds: now.as_secs(),
-            nanos: now.subsec_nanos(),
-        },
+        unix_time: now(),
         identity: Identity {
             machine_id: part(ENTROPY),
             boot_id: part(ENTROPY + 16),
             hostname: name.hostname(),
         },
     })
+}
+
+/// The identity that a guest has, with new entropy, at this moment.
+///
+/// # Errors
+/// As for [`fresh`].
+pub(crate) fn again(identity: &Identity) -> Result<Restored, getrandom::Error> {
+    let mut entropy = [0; ENTROPY];
+    getrandom::fill(&mut entropy)?;
+    Ok(Restored {
+        entropy,
+        unix_time: now(),
+        identity: identity.clone(),
+    })
+}
+
+fn now() -> UnixTime {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    UnixTime {
+        seconds: now.as_secs(),
+        nanos: now.subsec_nanos(),
+    }
 }
 
 /// A name for guests that nobody asked for by name.

@@ -23,7 +23,7 @@ use crate::vm::identity::{self, VmName};
 use crate::vm::snapshot::{
     Description, Owners, Requirements, Snapshot, SnapshotId, SnapshotStore, Staging,
 };
-use crate::vm::vm_handle::{Origin, Timings, VmHandle};
+use crate::vm::vm_handle::{Origin, Timings, Vm, VmHandle};
 use crate::vm::vmm::process::PROCESS_END_TIMEOUT;
 use crate::vm::vmm::{Machine, Ram, Standby, VmSpec, Vmm, VmmError, VmmIdentity};
 
@@ -197,14 +197,17 @@ impl Launcher {
     pub(crate) async fn cold_boot_named(&self, name: &VmName) -> Result<VmHandle, LaunchError> {
         let begun = Instant::now();
         let (vm, guest) = self.boot(Ram::Private).await?;
-        guest.restored(identity::fresh(name)?, READY).await?;
+        let new = identity::fresh(name)?;
+        let identity = new.identity.clone();
+        guest.restored(new, READY).await?;
         let start = vm.started_in();
         let timings = Timings {
             start,
             hello: begun.elapsed().saturating_sub(start),
             ..Timings::default()
         };
-        Ok(VmHandle::new(name.as_str(), Origin::ColdBooted, guest, vm, None).with_timings(timings))
+        let handle = Vm::new(vm, guest, None).hand_out(name, identity, Origin::ColdBooted);
+        Ok(handle.with_timings(timings))
     }
 
     /// Restores a clone of `snapshot` and hands it out.
@@ -284,7 +287,7 @@ impl Launcher {
         let written = vm.snapshot(&staging.vmstate(), &staging.memory()).await;
         let write = start.elapsed();
         // Gone before its memory is read, so that nothing changes under the digest, or removed.
-        let exited = vm.exited();
+        let exited = vm.process().exited();
         drop((guest, vm));
         let ended = timeout(PROCESS_END_TIMEOUT, exited).await;
         if let Err(error) = written {

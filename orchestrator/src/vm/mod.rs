@@ -22,8 +22,10 @@ mod exit_reason;
 pub mod firecracker;
 pub mod guest;
 mod identity;
+mod instance;
 mod kvm;
 mod launcher;
+mod lifecycle;
 mod limits;
 mod pool;
 pub mod qemu;
@@ -31,8 +33,12 @@ mod root_lock;
 mod shared_pool;
 pub mod snapshot;
 pub mod variables;
+mod vm_client;
 mod vm_handle;
+mod vm_id;
+mod vm_task;
 pub mod vmm;
+mod vms;
 
 use ironclaw_host::{flock, host_limits, mount, own_groups, proc, tree, tsc};
 
@@ -42,18 +48,23 @@ pub use guest::{
     Command, ExecEvent, ExitStatus, GuestError, Output, Printed, Running, StdinWriter,
 };
 pub use identity::BadName;
+pub use instance::VmError;
 pub use launcher::{
     Created, LaunchError, Launcher, PassedOver, Progress, Stage, find_guest_agent, probe_file,
 };
+pub use lifecycle::{Denied, STOP_GRACE, State};
 pub use limits::Limits;
 pub use pool::{
     Budget, Footprint, Limit, Pool, PoolError, PoolOptions, PoolStats, ProcessMemory, Quantiles,
     SNAPSHOT_BUDGET, SpawnError, SpawnOptions, SpawnStage, TierOff, VMM_MIB,
 };
 pub use shared_pool::{
-    destroy_vm, pool_stats, prometheus_text, refresh_pool, spawn_vm, spawn_vm_with, warmup_pool,
+    close_pool, destroy_vm, get, list, pool_stats, prometheus_text, refresh_pool, spawn_vm,
+    spawn_vm_with, warmup_pool,
 };
+pub use vm_client::{Stopped, VmClient};
 pub use vm_handle::{DestroyError, Origin, Timings, VmHandle};
+pub use vm_id::{ParseVmIdError, VmId};
 pub use vmm::run_directory::check_run_path;
 
 #[cfg(any(test, feature = "fuzzing"))]

@@ -36,9 +36,12 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 use crate::vm::config::{Config, DEFAULT_REFRESH, DEFAULT_STANDBY};
+use crate::vm::exit_reason::ExitReason;
 use crate::vm::launcher::{LaunchError, Launcher, PausedClone, blocking};
 use crate::vm::limits::Limits;
 use crate::vm::snapshot::{Kind, Snapshot, SnapshotError, SnapshotId};
+use crate::vm::vm_client::VmClient;
+use crate::vm::vm_id::VmId;
 use crate::vm::vmm::process;
 use clock::Now;
 use core::{Bounds, Core, StandbyState, State};
@@ -49,7 +52,7 @@ pub use budget::{Budget, Limit, VMM_MIB};
 pub use error::{PoolError, SpawnError};
 pub use footprint::{Footprint, SNAPSHOT_BUDGET};
 pub use memory::ProcessMemory;
-pub(crate) use registry::open_pools;
+pub(crate) use registry::{handed_out, open_pools};
 pub use stats::{PoolStats, Quantiles, SpawnStage, TierOff};
 
 /// What a pool keeps ready, and how much it may take.
@@ -366,6 +369,29 @@ impl Pool {
         self.core.wait_queue.close();
         drop(drained);
         process::dropped_ones_ended().await;
+    }
+
+    /// Closes the pool as [`close`](Self::close) does, and kills the VMs that it has handed out, whoever
+    /// has their handles: what is asked of them fails with [`ExitReason::PoolClosed`].
+    pub async fn close_with_vms(self) {
+        // Before anybody waits: a spawn that is under way gets a VM that is ended at once.
+        self.core.closing.cancel();
+        for vm in self.core.vms.close() {
+            vm.end(ExitReason::PoolClosed);
+        }
+        self.close().await;
+    }
+
+    /// The VMs that it has handed out and that are not gone, the oldest first.
+    #[must_use]
+    pub fn vms(&self) -> Vec<VmClient> {
+        self.core.vms.all().into_iter().map(VmClient).collect()
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn vm(&self, id: VmId) -> Option<VmClient> {
+        self.core.vms.get(id).map(VmClient)
     }
 
     /// Whether it is open, and the runtime that it was opened in still there.

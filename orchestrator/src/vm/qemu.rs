@@ -21,7 +21,6 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,7 +36,7 @@ use crate::vm::vmm::process::{Launch, Process, socket_pair};
 use crate::vm::vmm::program::find_program;
 use crate::vm::vmm::run_directory::RunPath;
 use crate::vm::vmm::{
-    Exit, Machine, MicroVm, Ram, RestoreSpec, VmSpec, Vmm, VmmError, VmmIdentity, VmmKind,
+    Machine, MicroVm, Ram, RestoreSpec, VmSpec, Vmm, VmmError, VmmIdentity, VmmKind, VmmProcess,
 };
 pub use accelerator::Accelerator;
 use command::{Memory, Sockets, Start};
@@ -375,20 +374,8 @@ impl MicroVm for QemuVm {
         self.started_in
     }
 
-    fn pid(&self) -> u32 {
-        self.process.pid()
-    }
-
-    fn kill(&self) {
-        self.process.kill();
-    }
-
-    fn panicked(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        Box::pin(self.process.panicked())
-    }
-
-    fn exited(&self) -> Pin<Box<dyn Future<Output = Exit> + Send>> {
-        Box::pin(self.process.exited())
+    fn process(&self) -> Arc<dyn VmmProcess> {
+        self.process.handle()
     }
 }
 

@@ -13,9 +13,11 @@ use crate::vm::causes::with_causes;
 use crate::vm::config::Config;
 use crate::vm::launcher::{Launcher, Progress};
 use crate::vm::pool::{
-    Pool, PoolError, PoolOptions, PoolStats, SpawnError, SpawnOptions, open_pools,
+    Pool, PoolError, PoolOptions, PoolStats, SpawnError, SpawnOptions, handed_out, open_pools,
 };
+use crate::vm::vm_client::VmClient;
 use crate::vm::vm_handle::{DestroyError, VmHandle};
+use crate::vm::vm_id::VmId;
 
 /// By template; that of the default one is found out when its pool is opened.
 static ENTRIES: LazyLock<std::sync::Mutex<HashMap<Option<TemplateHash>, Entry>>> =
@@ -147,6 +149,40 @@ pub async fn spawn_vm_with(
 /// [`DestroyError`] if the process is killed, but has not ended after 10 s.
 pub async fn destroy_vm(handle: VmHandle) -> Result<(), DestroyError> {
     handle.destroy().await
+}
+
+/// All VMs that pools of this process have handed out and that are not gone: those of
+/// [`spawn_vm`], and of every [`Pool`], even if that is closed by now. The oldest of a pool first.
+#[must_use]
+pub fn list() -> Vec<VmClient> {
+    let all = handed_out();
+    let vms = all.iter().flat_map(|vms| vms.all());
+    vms.map(VmClient).collect()
+}
+
+/// One of them; `None` if there is none with this id (any more). A VM is killed by reference with
+/// [`VmClient::kill`].
+#[must_use]
+pub fn get(id: VmId) -> Option<VmClient> {
+    let all = handed_out();
+    let found = all.iter().find_map(|vms| vms.get(id));
+    found.map(VmClient)
+}
+
+/// Closes the pools behind these functions, and kills the VMs that they have handed out, whoever has their
+/// handles ([`Pool::close_with_vms`]). The next spawn opens another one.
+pub async fn close_pool() {
+    let entries: Vec<_> = {
+        let mut entries = ENTRIES.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.drain().map(|(_, entry)| entry).collect()
+    };
+    for entry in entries {
+        // One that is being opened is waited for.
+        let shared = entry.lock().await.take();
+        if let Some(Shared { pool, .. }) = shared {
+            pool.close_with_vms().await;
+        }
+    }
 }
 
 /// Fills the default template's pool: snapshots that are missing are built, and warm clones

@@ -1,19 +1,28 @@
 //! A VM in use.
 
 use std::fmt;
-use std::path::Path;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ironclaw_protocol::message::Identity;
 use serde::Serialize;
 use thiserror::Error;
 use tokio::time::timeout;
 
-use crate::vm::guest::{Command, Guest, GuestError, Output, Running};
+use crate::vm::exit_reason::ExitReason;
+use crate::vm::guest::Guest;
+use crate::vm::identity::VmName;
+use crate::vm::instance::Instance;
+use crate::vm::lifecycle::{Denied, Request};
 use crate::vm::limits::Limits;
 use crate::vm::snapshot::Snapshot;
+use crate::vm::vm_client::VmClient;
+use crate::vm::vm_id::VmId;
+use crate::vm::vm_task;
 use crate::vm::vmm::process::PROCESS_END_TIMEOUT;
-use crate::vm::vmm::{Exit, MicroVm};
+use crate::vm::vmm::{MicroVm, VmmError, VmmProcess};
+use crate::vm::vms::Vms;
 
 /// Which tier served a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -62,7 +71,11 @@ pub struct Timings {
 /// A VM of one's own. Nobody else ever had it, and nobody gets it afterwards.
 ///
 /// Dropping it kills it, as does the end of this process, however that comes;
-/// [`destroy_vm`](super::destroy_vm) also waits until it is gone. [`Limits`] bound how long it lives.
+/// [`destroy_vm`](super::destroy_vm) also waits until it is gone, and [`VmClient::stop`] lets the guest
+/// power off before. [`Limits`] bound how long it lives.
+///
+/// All that can be done with it is done through [`VmClient`], which it derefs to; clones of that
+/// ([`client`](Self::client)) reach the VM from elsewhere, and do not keep it alive.
 ///
 /// A VM that nobody holds would be killed at once, which the compiler warns of:
 ///
@@ -85,23 +98,21 @@ pub struct Timings {
 /// # }
 /// ```
 #[must_use = "a VM is killed when its handle is dropped"]
-#[derive(Debug)]
 pub struct VmHandle {
-    name: String,
+    client: VmClient,
     origin: Origin,
     timings: Timings,
-    guest: Guest,
-    vm: Arc<dyn MicroVm>,
-    // Keeps the files below the VM's memory; goes before what tells the pool that it went.
-    _snapshot: Option<Snapshot>,
-    _held: Option<Box<dyn fmt::Debug + Send + Sync>>,
+    _vm: Vm,
 }
 
 /// A VM that could not be destroyed in time.
 #[derive(Debug, Error)]
-#[error("process {pid} of VM {name:?} was killed and has not ended within {after:?}")]
+#[error("process {pid} of VM {name:?} ({id}) was killed and has not ended within {after:?}")]
+#[non_exhaustive]
 pub struct DestroyError {
     /// The VM.
+    pub id: VmId,
+    /// Its name.
     pub name: String,
     /// Its VMM's process.
     pub pid: u32,
@@ -109,51 +120,126 @@ pub struct DestroyError {
     pub after: Duration,
 }
 
-impl VmHandle {
-    pub(crate) fn new(
-        name: &str,
-        origin: Origin,
-        guest: Guest,
-        vm: Box<dyn MicroVm>,
-        snapshot: Option<Snapshot>,
-    ) -> Self {
-        Self {
-            name: name.to_owned(),
-            origin,
-            timings: Timings::default(),
-            guest,
-            vm: vm.into(),
-            _snapshot: snapshot,
-            _held: None,
-        }
+/// A VM that is killed when this is dropped, handed out or not, with the task that does what is asked of
+/// it.
+#[derive(Debug)]
+pub(crate) struct Vm(Arc<Instance>);
+
+impl Vm {
+    /// Starts the task of a VM whose agent can be reached.
+    pub(crate) fn new(machine: Box<dyn MicroVm>, guest: Guest, snapshot: Option<Snapshot>) -> Self {
+        let (instance, messages) = Instance::new(machine, guest, snapshot);
+        tokio::spawn(vm_task::run(Arc::clone(&instance), messages));
+        Self(instance)
     }
 
+    pub(crate) fn guest(&self) -> &Guest {
+        &self.0.guest
+    }
+
+    pub(crate) fn process(&self) -> &dyn VmmProcess {
+        &*self.0.process
+    }
+
+    /// Holds the guest of a VM that is not handed out.
+    pub(crate) async fn hold(&self) -> Result<(), VmmError> {
+        let mut machine = self.0.take_machine().map_err(over)?;
+        machine.hold().await?;
+        self.0.put_back(machine);
+        Ok(())
+    }
+
+    /// Lets it go on.
+    pub(crate) async fn release(&self) -> Result<(), VmmError> {
+        let mut machine = self.0.take_machine().map_err(over)?;
+        machine.release().await?;
+        self.0.put_back(machine);
+        Ok(())
+    }
+
+    /// Hands it out, after its guest took `identity`.
+    pub(crate) fn hand_out(self, name: &VmName, identity: Identity, origin: Origin) -> VmHandle {
+        self.0.lease(name.as_str(), identity);
+        VmHandle {
+            client: VmClient(Arc::clone(&self.0)),
+            origin,
+            timings: Timings::default(),
+            _vm: self,
+        }
+    }
+}
+
+fn over(denied: Denied) -> VmmError {
+    VmmError::Refused {
+        operation: "use a VM".to_owned(),
+        message: denied.to_string(),
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        self.0.end(ExitReason::Dropped);
+        self.0.give_back();
+    }
+}
+
+impl Deref for VmHandle {
+    type Target = VmClient;
+
+    fn deref(&self) -> &VmClient {
+        &self.client
+    }
+}
+
+impl fmt::Debug for VmHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VmHandle")
+            .field("id", &self.id())
+            .field("name", &self.name())
+            .field("pid", &self.pid())
+            .field("origin", &self.origin)
+            .field("state", &self.state())
+            .finish()
+    }
+}
+
+impl VmHandle {
     pub(crate) fn with_timings(mut self, timings: Timings) -> Self {
         self.timings = timings;
         self
     }
 
-    /// Keeps something until the VM's end.
-    pub(crate) fn holding(mut self, held: Box<dyn fmt::Debug + Send + Sync>) -> Self {
-        self._held = Some(held);
+    /// Keeps the VM's room in the pool until its end.
+    pub(crate) fn holding(self, room: Box<dyn fmt::Debug + Send + Sync>) -> Self {
+        self.client.0.hold(room);
+        self
+    }
+
+    /// Lists it until its end.
+    pub(crate) fn listed_in(self, vms: &Arc<Vms<Instance>>) -> Self {
+        self.client.0.list_in(vms);
         self
     }
 
     pub(crate) fn limited(self, limits: Limits) -> Self {
-        limits.enforce(&self.vm, self.guest.activity());
+        let Limits { max_lifetime, idle } = limits;
+        let instance = &self.client.0;
+        let since = instance.leased().map(|lease| lease.since);
+        let deadline = since.zip(max_lifetime);
+        // One that is too far away for the clock is none.
+        if let Some(at) = deadline.and_then(|(since, limit)| since.checked_add(limit)) {
+            instance.tell(Request::SetDeadline(Some(at)));
+        }
+        if idle.is_some() {
+            instance.tell(Request::SetIdle(idle));
+        }
         self
     }
 
-    /// The name it was spawned under.
+    /// The same VM, for those who are to reach it from elsewhere.
     #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Process id of its VMM.
-    #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.vm.pid()
+    pub fn client(&self) -> VmClient {
+        self.client.clone()
     }
 
     /// Which tier served it.
@@ -168,88 +254,19 @@ impl VmHandle {
         self.timings
     }
 
-    /// Runs a command to its end and collects what it prints; without a
-    /// [time limit](Command::timeout) that may take for ever. See [`Guest::exec`].
-    ///
-    /// # Errors
-    /// As for [`Guest::exec`]; [`GuestError::Closed`] tells how the VM ended. A command that fails is
-    /// no error, see [`Output::status`].
-    pub async fn exec(&self, command: impl Into<Command>) -> Result<Output, GuestError> {
-        self.guest.exec(command).await
-    }
-
-    /// Starts a command whose output is streamed; see [`Guest::start`].
-    ///
-    /// # Errors
-    /// As for [`Guest::start`]: it is beyond the protocol's limits, or the VM has ended.
-    pub async fn start(&self, command: impl Into<Command>) -> Result<Running, GuestError> {
-        self.guest.start(command).await
-    }
-
-    /// Writes a new file in the guest, which replaces whatever has its name; see [`Guest::put_file`].
-    ///
-    /// # Errors
-    /// As for [`Guest::put_file`]: the guest can't write it, or the VM ends meanwhile.
-    pub async fn put_file(
-        &self,
-        path: impl AsRef<Path>,
-        mode: u32,
-        content: &[u8],
-    ) -> Result<(), GuestError> {
-        self.guest.put_file(path, mode, content).await
-    }
-
-    /// Writes to a file in the guest in place, which keeps its owner, mode and links; see
-    /// [`Guest::overwrite_file`].
-    ///
-    /// # Errors
-    /// As for [`Guest::overwrite_file`]: the guest can't write it, or the VM ends meanwhile.
-    pub async fn overwrite_file(
-        &self,
-        path: impl AsRef<Path>,
-        mode: u32,
-        content: &[u8],
-    ) -> Result<(), GuestError> {
-        self.guest.overwrite_file(path, mode, content).await
-    }
-
-    /// Reads a file of the guest of at most `limit` bytes; see [`Guest::get_file`].
-    ///
-    /// # Errors
-    /// As for [`Guest::get_file`]: it is larger, the guest can't read it, or the VM ends meanwhile.
-    pub async fn get_file(
-        &self,
-        path: impl AsRef<Path>,
-        limit: u64,
-    ) -> Result<Vec<u8>, GuestError> {
-        self.guest.get_file(path, limit).await
-    }
-
-    /// Waits for a sign of life, for at most `patience`.
-    ///
-    /// # Errors
-    /// [`GuestError::NoAnswer`] if there is none in time, [`GuestError::Closed`] if the VM has ended.
-    pub async fn ping(&self, patience: Duration) -> Result<(), GuestError> {
-        self.guest.ping(patience).await
-    }
-
-    /// Resolves when the VM has ended, for whatever reason.
-    pub fn exited(&self) -> impl Future<Output = Exit> + Send + 'static {
-        self.vm.exited()
-    }
-
     /// Kills the VM and waits until its process is gone.
     ///
     /// # Errors
     /// [`DestroyError`] if the kernel takes too long to end it; it is killed nevertheless.
     pub async fn destroy(self) -> Result<(), DestroyError> {
-        let exited = self.vm.exited();
-        self.vm.kill();
+        let exited = self.exited();
+        self.kill();
         match timeout(PROCESS_END_TIMEOUT, exited).await {
             Ok(_) => Ok(()),
             Err(_) => Err(DestroyError {
+                id: self.id(),
                 pid: self.pid(),
-                name: self.name,
+                name: self.name().to_owned(),
                 after: PROCESS_END_TIMEOUT,
             }),
         }

@@ -28,6 +28,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -113,7 +114,7 @@ pub trait Standby: fmt::Debug + Send + Sync + 'static {
     /// Returns its process id.
     fn pid(&self) -> u32;
 
-    /// Resolves like [`MicroVm::exited`].
+    /// As [`VmmProcess::exited`].
     fn exited(&self) -> Pin<Box<dyn Future<Output = Exit> + Send>>;
 }
 
@@ -155,7 +156,15 @@ pub trait MicroVm: fmt::Debug + Send + Sync + 'static {
     /// was standing by.
     fn started_in(&self) -> Duration;
 
-    /// Returns the VMM's process id, for statistics of the host.
+    /// Its process, as anybody may have it, whatever is done with the VM meanwhile. It does not keep
+    /// the VM alive.
+    fn process(&self) -> Arc<dyn VmmProcess>;
+}
+
+/// The process of a VM: to wait for its end, and to bring that about. It may outlast the VM, whose
+/// end it tells then.
+pub trait VmmProcess: fmt::Debug + Send + Sync + 'static {
+    /// Process id of the VMM, for statistics of the host.
     fn pid(&self) -> u32;
 
     /// Sends SIGKILL to the VMM's process, without waiting.

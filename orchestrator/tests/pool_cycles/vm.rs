@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ironclaw_orchestrator::vm::vmm::{
     Exit, Machine, MicroVm, RestoreSpec, Standby, VmSpec, Vmm, VmmError, VmmIdentity, VmmKind,
+    VmmProcess,
 };
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -51,6 +52,7 @@ impl Simulated {
         let id = self.world.born();
         let (ours, theirs) = UnixStream::pair().unwrap();
         let life = Arc::new(Life {
+            id,
             exit: watch::Sender::new(None),
             guest: Mutex::default(),
             deaf: AtomicBool::new(false),
@@ -68,7 +70,6 @@ impl Simulated {
             guest.abort();
         }
         SimulatedVm {
-            id,
             world: Arc::clone(&self.world),
             life,
             channel: Some(ours),
@@ -130,11 +131,11 @@ impl Standby for SimulatedStandby {
     }
 
     fn pid(&self) -> u32 {
-        self.0.pid()
+        self.0.life.pid()
     }
 
     fn exited(&self) -> Pin<Box<dyn Future<Output = Exit> + Send>> {
-        self.0.exited()
+        self.0.process().exited()
     }
 }
 
@@ -158,6 +159,7 @@ impl SimulatedVm {
 /// The state of a VM outside of its handle.
 #[derive(Debug)]
 pub(crate) struct Life {
+    id: u32,
     exit: watch::Sender<Option<Exit>>,
     guest: Mutex<Option<AbortHandle>>,
     /// Whether the guest has stopped receiving.
@@ -190,9 +192,33 @@ impl Life {
     }
 }
 
+impl VmmProcess for Life {
+    fn pid(&self) -> u32 {
+        self.id
+    }
+
+    fn kill(&self) {
+        self.end("signal: 9 (SIGKILL)");
+    }
+
+    fn exited(&self) -> Pin<Box<dyn Future<Output = Exit> + Send>> {
+        let mut exit = self.exit.subscribe();
+        Box::pin(async move {
+            loop {
+                if let Some(exit) = exit.borrow_and_update().clone() {
+                    return exit;
+                }
+                // Its sender lives as long as who waits for it.
+                if exit.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        })
+    }
+}
+
 #[derive(Debug)]
 struct SimulatedVm {
-    id: u32,
     world: Arc<World>,
     life: Arc<Life>,
     channel: Option<UnixStream>,
@@ -244,28 +270,14 @@ impl MicroVm for SimulatedVm {
         Duration::ZERO
     }
 
-    fn pid(&self) -> u32 {
-        self.id
-    }
-
-    fn kill(&self) {
-        self.life.end("signal: 9 (SIGKILL)");
-    }
-
-    fn exited(&self) -> Pin<Box<dyn Future<Output = Exit> + Send>> {
-        let mut exit = self.life.exit.subscribe();
-        let life = Arc::clone(&self.life);
-        Box::pin(async move {
-            let exit = exit.wait_for(Option::is_some).await.unwrap().clone();
-            drop(life);
-            exit.unwrap()
-        })
+    fn process(&self) -> Arc<dyn VmmProcess> {
+        Arc::clone(&self.life) as Arc<dyn VmmProcess>
     }
 }
 
 impl Drop for SimulatedVm {
     fn drop(&mut self) {
-        self.kill();
+        self.life.kill();
         self.world.dropped();
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ironclaw_orchestrator::vm::{
-    Budget, GuestError, Limit, Limits, Pool, PoolOptions, SpawnOptions, VmHandle,
+    Budget, ExitReason, GuestError, Limit, Limits, Pool, PoolOptions, SpawnOptions, VmHandle,
 };
 
 use crate::fixture::{is_alive, launcher, sh, snapshot};
@@ -44,13 +44,18 @@ async fn a_vm_is_killed_at_its_longest_age_whatever_it_does() {
     let error = vm.exec(["sleep", "1000"]).await.unwrap_err();
     assert!(matches!(error, GuestError::Closed { .. }), "{error}");
     assert!(error.to_string().contains("time limit of 300ms"), "{error}");
-    within("the end of a VM", vm.exited()).await;
+    let end = within("the end of a VM", vm.wait()).await;
+    assert_eq!(end, ExitReason::Lifetime(SHORT_LIMIT));
+    within("the end of its process", vm.exited()).await;
     assert!(!is_alive(vm.pid()));
     let error = vm.exec(["true"]).await.unwrap_err();
     assert!(error.to_string().contains("time limit"), "{error}");
-    assert_eq!(pool.stats().leased, 1, "its handle is held still");
+    assert_eq!(
+        pool.stats().leased,
+        0,
+        "its room is free, although its handle is held"
+    );
     vm.destroy().await.unwrap();
-    assert_eq!(pool.stats().leased, 0);
     pool.close().await;
 }
 

@@ -68,7 +68,7 @@ async fn reached(vm: &mut dyn MicroVm) -> Guest {
 }
 
 pub(crate) async fn gone(vm: Box<dyn MicroVm>) {
-    let exited = vm.exited();
+    let exited = vm.process().exited();
     drop(vm);
     within("the end of a VM", exited).await;
 }
@@ -102,7 +102,7 @@ pub(crate) async fn restored(backend: &Backend, snapshot: &Snapshot) -> (Box<dyn
 
 async fn a_boot_comes_up_and_can_be_reached_once(backend: &Backend) {
     let (mut vm, _guest) = booted(backend, Ram::Private).await;
-    assert!(is_alive(vm.pid()));
+    assert!(is_alive(vm.process().pid()));
     let error = vm.guest_channel().await.unwrap_err();
     assert!(matches!(error, VmmError::NoChannel), "{error}");
     gone(vm).await;
@@ -159,11 +159,11 @@ async fn a_clone_can_be_held_for_later(backend: &Backend) {
 async fn a_held_vm_that_is_killed_is_told_at_once_and_leaves_nothing(backend: &Backend) {
     let (mut vm, _guest) = booted(backend, Ram::Private).await;
     vm.hold().await.unwrap();
-    let exited = vm.exited();
-    signal(vm.pid(), Signal::KILL);
+    let exited = vm.process().exited();
+    signal(vm.process().pid(), Signal::KILL);
     let exit = within("the end of a VM", exited).await;
     assert!(exit.status.contains("SIGKILL"), "{exit}");
-    assert!(!is_alive(vm.pid()));
+    assert!(!is_alive(vm.process().pid()));
     for error in [
         vm.hold().await.unwrap_err(),
         vm.release().await.unwrap_err(),
@@ -172,7 +172,7 @@ async fn a_held_vm_that_is_killed_is_told_at_once_and_leaves_nothing(backend: &B
     }
     let (mut dropped, _guest) = booted(backend, Ram::Private).await;
     dropped.hold().await.unwrap();
-    let pid = dropped.pid();
+    let pid = dropped.process().pid();
     gone(dropped).await;
     assert!(!is_alive(pid));
 }
@@ -181,17 +181,17 @@ async fn a_held_vm_that_another_lets_go_on_can_be_released_and_held_again(backen
     let (mut vm, guest) = booted(backend, Ram::Private).await;
     for others in [Signal::CONT, Signal::STOP] {
         vm.hold().await.unwrap();
-        signal(vm.pid(), others);
+        signal(vm.process().pid(), others);
         vm.release().await.unwrap();
         guest.ping(TIMEOUT).await.unwrap();
     }
-    signal(vm.pid(), Signal::STOP);
+    signal(vm.process().pid(), Signal::STOP);
     if backend.launcher.vmm().kind == firecracker::KIND {
         vm.hold().await.unwrap();
     }
     let mut answer = Box::pin(guest.ping(TIMEOUT));
     assert!(timeout(QUIET_TIME, &mut answer).await.is_err());
-    signal(vm.pid(), Signal::CONT);
+    signal(vm.process().pid(), Signal::CONT);
     answer.await.unwrap();
     gone(vm).await;
 }
@@ -215,7 +215,7 @@ async fn a_process_that_stands_by_becomes_a_clone(backend: &Backend) {
     let snapshot = snapshot(backend).await;
     let pid = standby.pid();
     let mut vm = standby.restore(&snapshot.to_restore()).await.unwrap();
-    assert_eq!((vm.pid(), vm.started_in()), (pid, Duration::ZERO));
+    assert_eq!((vm.process().pid(), vm.started_in()), (pid, Duration::ZERO));
     let guest = reached(&mut *vm).await;
     let (other, _) = restored(backend, &snapshot).await;
     vm.hold().await.unwrap();
@@ -243,11 +243,11 @@ async fn a_process_that_stands_by_tells_its_end_and_is_gone_when_it_is_dropped(b
 
 async fn a_killed_vm_is_told_to_whoever_waits_and_refuses_the_rest(backend: &Backend) {
     let (mut vm, guest) = booted(backend, Ram::Private).await;
-    let exited = vm.exited();
-    vm.kill();
+    let exited = vm.process().exited();
+    vm.process().kill();
     let exit = within("the end of a VM", exited).await;
     assert!(exit.status.contains("SIGKILL"), "{exit}");
-    assert!(!is_alive(vm.pid()));
+    assert!(!is_alive(vm.process().pid()));
     let error = guest.ping(TIMEOUT).await.unwrap_err();
     assert!(matches!(error, GuestError::Closed { .. }), "{error}");
     let error = vm.hold().await.unwrap_err();
@@ -257,7 +257,7 @@ async fn a_killed_vm_is_told_to_whoever_waits_and_refuses_the_rest(backend: &Bac
 
 async fn a_dropped_vm_is_gone(backend: &Backend) {
     let (vm, _guest) = booted(backend, Ram::Private).await;
-    let pid = vm.pid();
+    let pid = vm.process().pid();
     gone(vm).await;
     assert!(!is_alive(pid));
 }
@@ -340,10 +340,10 @@ async fn a_vm_killed_in_mid_command_ends_what_waits_for_it(backend: &Backend) {
     // The guest handles requests in order: after this answer the command runs.
     guest.ping(TIMEOUT).await.unwrap();
     assert!(timeout(QUIET_TIME, running.next()).await.is_err());
-    vm.kill();
+    vm.process().kill();
     let end = timeout(TIMEOUT, running.next()).await.unwrap();
     assert!(matches!(end, Err(GuestError::Closed { .. })), "{end:?}");
-    let exit = within("the end of a VM", vm.exited()).await;
+    let exit = within("the end of a VM", vm.process().exited()).await;
     assert!(exit.status.contains("SIGKILL"), "{exit}");
     gone(vm).await;
 }
@@ -353,7 +353,7 @@ async fn a_vmm_has_no_descriptor_but_what_it_is_given(backend: &Backend) {
     // Without `O_CLOEXEC`, as a shell leaves it open: `exec 9<>file`.
     let open = rustix::io::dup(File::create(&stray).unwrap()).unwrap();
     let (vm, guest) = booted(backend, Ram::Private).await;
-    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", vm.pid())).unwrap();
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", vm.process().pid())).unwrap();
     let files: Vec<_> = descriptors
         .filter_map(|descriptor| std::fs::read_link(descriptor.unwrap().path()).ok())
         .collect();

@@ -1,6 +1,6 @@
 //! One contract for every backend, and faults that only a simulator can inject.
 //!
-//! `contract::…`, `damage::…` and parts of `embedding::…` run against QEMU, the real Firecracker
+//! `contract::…`, `damage::…`, `life::…` and parts of `embedding::…` run against QEMU, the real Firecracker
 //! and the simulator; they are ignored for one that is missing. `crash::…` kills a process that
 //! uses a backend, at any moment; `devices::…`, `every_call::…`, `faults::…`, `maker::…`,
 //! `reboot::…` and `room::…` run against the simulator; `honesty::…` compares the simulator with
@@ -44,6 +44,7 @@ mod every_call;
 mod faults;
 mod honesty;
 mod inject;
+mod life;
 #[path = "../shared/limit.rs"]
 mod limit;
 mod maker;
@@ -91,6 +92,7 @@ fn main() -> ExitCode {
         every_call::trials(),
         faults::trials(),
         honesty::trials(),
+        life::trials(),
         maker::trials(),
         reboot::trials(),
         room::trials(),

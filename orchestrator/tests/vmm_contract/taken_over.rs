@@ -587,7 +587,7 @@ async fn attempt(backend: &Backend, attempts: &[Attempt], is_qemu: bool) -> Atte
     let mut process = Sleeper::start();
     let targets = Arc::new(Targets {
         process: process.0.id(),
-        vmm: other.pid(),
+        vmm: other.process().pid(),
         secret: directory.join("secret"),
         created: directory.join("created"),
         run_path: backend.config.run_path.clone(),
@@ -604,7 +604,7 @@ async fn attempt(backend: &Backend, attempts: &[Attempt], is_qemu: bool) -> Atte
             Some(vm) => vm,
             None => restored(backend, &snapshot).await.0,
         };
-        let (pid, targets, attempt) = (taken.pid(), Arc::clone(&targets), *attempt);
+        let (pid, targets, attempt) = (taken.process().pid(), Arc::clone(&targets), *attempt);
         let outcome = spawn_blocking(move || {
             let intruder = Intruder {
                 pid,

@@ -7,7 +7,6 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::connection::Line;
-use crate::vm::exit_reason::ExitReason;
 
 /// How many requests are open.
 #[derive(Debug)]
@@ -56,10 +55,5 @@ impl Activity {
                 return;
             }
         }
-    }
-
-    /// Ends the session; what is asked of it fails for this reason.
-    pub(crate) fn close(&self, reason: &ExitReason) {
-        self.0.close(reason);
     }
 }

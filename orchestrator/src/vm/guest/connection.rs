@@ -91,6 +91,8 @@ struct State {
     /// Why nothing can be written any more.
     unwritable: Option<ExitReason>,
     closed: Option<ExitReason>,
+    /// For which reason it will be closed, whatever is seen of that.
+    expected_end: Option<ExitReason>,
 }
 
 /// A request that the guest has not answered.
@@ -149,6 +151,14 @@ impl Connection {
         };
         let tasks = [tokio::spawn(read), tokio::spawn(Arc::clone(&line).flush())];
         Ok(Self { line, tasks })
+    }
+
+    pub(super) fn close(&self, reason: &ExitReason) {
+        self.line.close(reason);
+    }
+
+    pub(super) fn expect_end(&self, reason: &ExitReason) {
+        self.line.state().expected_end = Some(reason.clone());
     }
 
     pub(super) fn activity(&self) -> Activity {
@@ -384,14 +394,16 @@ impl Line {
 
     /// Ends the session; the first reason counts.
     pub(super) fn close(&self, reason: &ExitReason) {
-        let open = {
+        let (reason, open) = {
             let mut state = self.state();
             if state.closed.is_some() {
                 return;
             }
+            let expected = state.expected_end.take();
+            let reason = expected.unwrap_or_else(|| reason.clone());
             state.closed = Some(reason.clone());
             state.out = Vec::new();
-            std::mem::take(&mut state.open)
+            (reason, std::mem::take(&mut state.open))
         };
         self.slots.close();
         for request in open.into_values() {

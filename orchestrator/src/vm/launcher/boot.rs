@@ -90,10 +90,11 @@ pub(super) async fn boot_once(
 }
 
 async fn greet(mut vm: Box<dyn MicroVm>, patience: Duration) -> Result<Booted, LaunchError> {
-    let (died, panicked) = (vm.died(), vm.panicked());
+    let process = vm.process();
+    let (died, panicked) = (process.died(), process.panicked());
     let greeted = async {
         let stream = vm.guest_channel().await?;
-        let guest = Guest::of(&*vm, stream)?;
+        let guest = Guest::of(&*process, stream)?;
         guest.ping(patience).await?;
         Ok::<Guest, LaunchError>(guest)
     };
@@ -102,7 +103,7 @@ async fn greet(mut vm: Box<dyn MicroVm>, patience: Duration) -> Result<Booted, L
         biased;
         _ = died => {
             // When nothing of it is left.
-            let (operation, exit) = ("boot the template", vm.exited().await);
+            let (operation, exit) = ("boot the template", process.exited().await);
             if exit.log.contains(PANIC) {
                 return Err(LaunchError::KernelPanic { exit });
             }
@@ -142,7 +143,7 @@ fn is_worth_another(error: &LaunchError) -> bool {
 
 /// How a VM that was killed ended, with what it printed before.
 async fn killed(vm: Box<dyn MicroVm>) -> Exit {
-    let exited = vm.exited();
+    let exited = vm.process().exited();
     drop(vm);
     let ended = timeout(PROCESS_END_TIMEOUT, exited).await;
     ended.unwrap_or_else(|_| process::stuck())

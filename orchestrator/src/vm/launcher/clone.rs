@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use ironclaw_protocol::message::Identity;
 use tokio::time::timeout;
 
 use crate::vm::causes::with_causes;
@@ -9,7 +10,7 @@ use crate::vm::guest::{Command, Guest, GuestError};
 use crate::vm::identity::{self, VmName};
 use crate::vm::launcher::{LaunchError, READY, blocking};
 use crate::vm::snapshot::{Snapshot, SnapshotError};
-use crate::vm::vm_handle::{Origin, Timings, VmHandle};
+use crate::vm::vm_handle::{Origin, Timings, Vm, VmHandle};
 use crate::vm::vmm::process::PROCESS_END_TIMEOUT;
 use crate::vm::vmm::{Exit, MicroVm, Standby, Vmm, VmmError};
 
@@ -32,9 +33,7 @@ const LONGEST_PATIENCE: Duration = Duration::from_secs(6);
 /// A clone whose agent can be reached.
 #[derive(Debug)]
 struct Clone {
-    vm: Box<dyn MicroVm>,
-    guest: Guest,
-    snapshot: Snapshot,
+    vm: Vm,
     begun: Instant,
     timings: Timings,
 }
@@ -83,9 +82,10 @@ impl RunningClone {
                     after: READY,
                 })??;
         Ok(Self(Clone {
-            guest: Guest::of(&*vm, stream)?,
-            vm,
-            snapshot: snapshot.clone(),
+            vm: {
+                let guest = Guest::of(&*vm.process(), stream)?;
+                Vm::new(vm, guest, Some(snapshot.clone()))
+            },
             begun,
             timings,
         }))
@@ -96,7 +96,7 @@ impl RunningClone {
     /// spawn has to. Entropy, clock and names that it gets here are replaced when it is served.
     pub(crate) async fn prime(self) -> Result<PausedClone, LaunchError> {
         let Self(mut clone) = self;
-        let died = clone.vm.died();
+        let died = clone.vm.process().died();
         let primed = tokio::select! {
             // First, since it explains whatever its end did to the connection.
             biased;
@@ -111,10 +111,10 @@ impl RunningClone {
 
     /// Whether it would serve: as it is, and after it was held. It is gone then.
     pub(super) async fn try_tiers(self) -> Result<(), (Origin, LaunchError)> {
-        let exited = self.0.vm.exited();
+        let exited = self.0.vm.process().exited();
         let tried = async {
             let new = identity::fresh(&identity::anonymous()).map_err(LaunchError::from);
-            let restored = async { Ok(self.0.guest.restored(new?, READY).await?) };
+            let restored = async { Ok(self.0.vm.guest().restored(new?, READY).await?) };
             restored.await.map_err(|error| (Origin::Restored, error))?;
             let held = self.prime().await;
             held.map(drop).map_err(|error| (Origin::Warm, error))
@@ -133,14 +133,15 @@ impl RunningClone {
     ) -> Result<VmHandle, LaunchError> {
         let Self(mut clone) = self;
         let new = identity::fresh(name)?;
+        let identity = new.identity.clone();
         tokio::select! {
             biased;
-            _ = clone.vm.died() => return Err(clone.died(SERVE).await),
-            served = clone.guest.restored(new, READY) => served?,
+            _ = clone.vm.process().died() => return Err(clone.died(SERVE).await),
+            served = clone.vm.guest().restored(new, READY) => served?,
         }
         let Timings { start, load, .. } = clone.timings;
         clone.timings.hello = clone.begun.elapsed().saturating_sub(start + load);
-        Ok(clone.hand_out(name, origin))
+        Ok(clone.hand_out(name, identity, origin))
     }
 }
 
@@ -182,11 +183,11 @@ fn not_released(error: GuestError) -> LaunchError {
 
 impl PausedClone {
     pub(crate) fn exited(&self) -> impl Future<Output = Exit> + Send + 'static {
-        self.clone.vm.exited()
+        self.clone.vm.process().exited()
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.clone.vm.pid()
+        self.clone.vm.process().pid()
     }
 
     /// Releases it and gives it an identity of its own. The two go out together: the request is on
@@ -202,13 +203,14 @@ impl PausedClone {
         } = self;
         let begun = Instant::now();
         let new = identity::fresh(name)?;
-        let died = clone.vm.died();
+        let identity = new.identity.clone();
+        let died = clone.vm.process().died();
         let resume = async {
             clone.vm.release().await?;
             Ok::<_, LaunchError>(begun.elapsed())
         };
         let restored = async {
-            let restored = clone.guest.restored(new, patience);
+            let restored = clone.vm.guest().restored(new, patience);
             restored.await.map_err(not_released)
         };
         tokio::select! {
@@ -217,14 +219,14 @@ impl PausedClone {
             served = async { tokio::try_join!(resume, restored) } => clone.timings.resume = served?.0,
         }
         clone.timings.hello = begun.elapsed().saturating_sub(clone.timings.resume);
-        Ok(clone.hand_out(name, origin))
+        Ok(clone.hand_out(name, identity, origin))
     }
 }
 
 impl Clone {
     /// Leaves it held; returns how long it may take to answer when it is released.
     async fn prime(&mut self) -> Result<Duration, LaunchError> {
-        let (guest, name) = (&self.guest, identity::anonymous());
+        let (guest, name) = (self.vm.guest(), identity::anonymous());
         let mut took = Duration::ZERO;
         for _ in 0..ROUNDS {
             let begun = Instant::now();
@@ -248,18 +250,12 @@ impl Clone {
 
     /// Told when nothing of it is left, which the next try may need.
     async fn died(&self, operation: &'static str) -> LaunchError {
-        let exit = self.vm.exited().await;
+        let exit = self.vm.process().exited().await;
         VmmError::Died { operation, exit }.into()
     }
 
-    fn hand_out(self, name: &VmName, origin: Origin) -> VmHandle {
-        let Self {
-            vm,
-            guest,
-            snapshot,
-            timings,
-            ..
-        } = self;
-        VmHandle::new(name.as_str(), origin, guest, vm, Some(snapshot)).with_timings(timings)
+    fn hand_out(self, name: &VmName, identity: Identity, origin: Origin) -> VmHandle {
+        let Self { vm, timings, .. } = self;
+        vm.hand_out(name, identity, origin).with_timings(timings)
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use crate::template::{ImportSpec, Template, TemplateStore};
 use crate::vm::guest::peer::Peer;
 use crate::vm::vmm::{
-    Exit, Machine, MicroVm, RestoreSpec, VmSpec, Vmm, VmmError, VmmIdentity, VmmKind,
+    Exit, Machine, MicroVm, RestoreSpec, VmSpec, Vmm, VmmError, VmmIdentity, VmmKind, VmmProcess,
 };
 
 /// How a boot goes.
@@ -102,27 +102,24 @@ impl Vmm for Fake {
         let boot = self.boots().pop_front().unwrap();
         let exit = watch::Sender::new(None);
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let mut vm = FakeVm {
+        let panics = matches!(boot, Boot::PanicsAndEnds | Boot::PanicsAndStays);
+        let process = Arc::new(FakeProcess {
             exit,
+            last_words: if panics { PANIC } else { "last words" },
+            panics: matches!(boot, Boot::PanicsAndStays),
+        });
+        let mut vm = FakeVm {
+            process: Arc::clone(&process),
             channel: Some(ours),
-            guest: None,
-            last_words: "last words",
-            panics: false,
+            _guest: None,
         };
         match boot {
             Boot::Answers => drop(tokio::spawn(answer(theirs, VERSION))),
             Boot::OtherVersion => drop(tokio::spawn(answer(theirs, VERSION + 1))),
-            Boot::Silent => vm.guest = Some(theirs),
-            Boot::Dies => vm.end("exit status: 1"),
-            Boot::PanicsAndEnds => {
-                vm.last_words = PANIC;
-                vm.end("exit status: 0");
-            }
-            Boot::PanicsAndStays => {
-                (vm.last_words, vm.panics) = (PANIC, true);
-                vm.guest = Some(theirs);
-            }
-            Boot::IsKilled => vm.end("signal: 9 (SIGKILL)"),
+            Boot::Silent | Boot::PanicsAndStays => vm._guest = Some(theirs),
+            Boot::Dies => process.end("exit status: 1"),
+            Boot::PanicsAndEnds => process.end("exit status: 0"),
+            Boot::IsKilled => process.end("signal: 9 (SIGKILL)"),
             Boot::Fails => {
                 let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
                 return Err(VmmError::io("make a directory for a VM")(full));
@@ -149,17 +146,22 @@ async fn answer(stream: UnixStream, version: u16) {
 
 #[derive(Debug)]
 struct FakeVm {
-    exit: watch::Sender<Option<Exit>>,
+    process: Arc<FakeProcess>,
     channel: Option<UnixStream>,
     /// The other end, of a guest that says nothing.
-    guest: Option<UnixStream>,
+    _guest: Option<UnixStream>,
+}
+
+#[derive(Debug)]
+struct FakeProcess {
+    exit: watch::Sender<Option<Exit>>,
     last_words: &'static str,
     panics: bool,
 }
 
 const PANIC: &str = "Kernel panic - not syncing: no init";
 
-impl FakeVm {
+impl FakeProcess {
     fn end(&self, status: &str) {
         let exit = Exit {
             status: status.to_owned(),
@@ -194,6 +196,12 @@ impl MicroVm for FakeVm {
         Duration::ZERO
     }
 
+    fn process(&self) -> Arc<dyn VmmProcess> {
+        Arc::clone(&self.process) as Arc<dyn VmmProcess>
+    }
+}
+
+impl VmmProcess for FakeProcess {
     fn pid(&self) -> u32 {
         0
     }
@@ -220,6 +228,6 @@ impl MicroVm for FakeVm {
 
 impl Drop for FakeVm {
     fn drop(&mut self) {
-        self.kill();
+        self.process.kill();
     }
 }

@@ -1,7 +1,7 @@
 //! What a pool's handles, its driver and its leases share.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::futures::Notified;
@@ -18,10 +18,12 @@ use super::state::{Action, PoolState};
 use super::stats::{Counters, PoolStats, TierOff};
 use super::wait_queue::WaitQueue;
 use crate::vm::causes::with_causes;
+use crate::vm::instance::Instance;
 use crate::vm::launcher::{LaunchError, Launcher, PausedClone};
 use crate::vm::snapshot::{Snapshot, SnapshotId};
 use crate::vm::vm_handle::Origin;
 use crate::vm::vmm::Standby;
+use crate::vm::vms::Vms;
 
 /// The pool's policy, over real snapshots and clones.
 pub(super) type State = PoolState<Snapshot, PausedClone>;
@@ -53,6 +55,8 @@ pub(super) struct Core {
     pub(super) counters: Counters,
     _number: Number,
     pub(super) active_spawns: ActiveSpawns,
+    /// What was handed out and is not gone.
+    pub(super) vms: Arc<Vms<Instance>>,
     /// Starting VMMs is work for processors: more at a time than there are is slower for all. So
     /// many may start for spawns, as many for warm clones, and as many for snapshots, which the
     /// state sees to: a spawn must not wait for the pool, nor a clone for a boot.
@@ -103,6 +107,7 @@ impl Core {
             counters,
             _number: number,
             active_spawns: ActiveSpawns::default(),
+            vms: Arc::default(),
             starts: Semaphore::new(starts_at_a_time),
             fills: Semaphore::new(starts_at_a_time),
             seen: tokio::sync::Mutex::new(seen),

@@ -5,10 +5,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 
 use super::budget::{self, Budget, Limit};
 use super::{Core, Driver, Pool};
+use crate::vm::instance::Instance;
+use crate::vm::vms::Vms;
 
 /// Nothing else knows of all pools, which have one host in common.
 static REGISTRY: Mutex<Registry> = Mutex::new(Registry {
     pools: Vec::new(),
+    vms: Vec::new(),
     numbers: BTreeSet::new(),
     host: Weak::new(),
     budgets: Vec::new(),
@@ -17,6 +20,8 @@ static REGISTRY: Mutex<Registry> = Mutex::new(Registry {
 struct Registry {
     /// Those that were opened, and may be gone.
     pools: Vec<(Weak<Core>, Weak<Driver>)>,
+    /// What pools have handed out, whether they are there still or not.
+    vms: Vec<Weak<Vms<Instance>>>,
     /// Numbers of pools that are there.
     numbers: BTreeSet<u64>,
     host: Weak<budget::Inner>,
@@ -95,6 +100,15 @@ pub(super) fn opened(pool: &Pool) {
         std::sync::Arc::downgrade(core),
         std::sync::Arc::downgrade(driver),
     ));
+    let vms = &mut registry.vms;
+    vms.retain(|vms| vms.strong_count() > 0);
+    vms.push(std::sync::Arc::downgrade(&core.vms));
+}
+
+/// What the pools of this process have handed out, in the order in which they were opened.
+pub(crate) fn handed_out() -> Vec<std::sync::Arc<Vms<Instance>>> {
+    let there = registry().vms.clone();
+    there.iter().filter_map(Weak::upgrade).collect()
 }
 
 /// The pools that are open, in the order in which they were opened.

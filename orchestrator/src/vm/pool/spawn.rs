@@ -94,6 +94,7 @@ impl Pool {
         Ok(handle
             .with_timings(timings)
             .holding(Box::new(lease))
+            .listed_in(&core.vms)
             .limited(options.limits))
     }
 

@@ -8,10 +8,10 @@
 
 mod log;
 
-use std::any::Any;
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, PipeWriter, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::pin::Pin;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,8 +32,8 @@ use crate::sys::confine::{Confinement, Namespaces, Started, reap};
 use crate::sys::supply::Requests;
 use crate::vm::host_limits;
 use crate::vm::vmm::orphan;
-use crate::vm::vmm::run_directory::RunDirectory;
-use crate::vm::vmm::{Exit, VmmError};
+use crate::vm::vmm::run_directory::{Recorded, RunDirectory};
+use crate::vm::vmm::{Exit, VmmError, VmmProcess};
 
 use log::Log;
 
@@ -52,17 +52,23 @@ const GROUP_PAUSE: Duration = Duration::from_millis(1);
 /// A running VMM.
 #[derive(Debug)]
 pub(crate) struct Process {
+    handle: Arc<ProcessHandle>,
+    /// Whether it is known to be the VMM, and not what started that.
+    is_itself: Arc<AtomicBool>,
+}
+
+/// A running VMM that belongs to somebody else.
+#[derive(Debug)]
+struct ProcessHandle {
     pid: u32,
     pidfd: Arc<OwnedFd>,
     death: Ending,
     exit: Ending,
     panicked: watch::Receiver<bool>,
-    /// Whether this process is known to be the VMM, as opposed to a wrapper that started it.
-    is_itself: Arc<AtomicBool>,
 }
 
-/// A process to start.
-pub(crate) struct Launch {
+/// A process to be started, with what it has of the host.
+pub(crate) struct Launch<R = ()> {
     command: Command,
     inherited: Vec<OwnedFd>,
     namespace: Option<Arc<OwnedFd>>,
@@ -71,7 +77,7 @@ pub(crate) struct Launch {
     cgroups: Vec<File>,
     run: Option<Arc<RunDirectory>>,
     log: Option<OwnedFd>,
-    resources: Box<dyn Any + Send>,
+    resources: R,
 }
 
 impl Launch {
@@ -85,11 +91,39 @@ impl Launch {
             cgroups: Vec::new(),
             run: None,
             log: None,
-            resources: Box::new(()),
+            resources: (),
         }
     }
 
-    /// Lets it inherit `descriptors` under their present numbers.
+    /// Drops `resources` when it has ended: after [`VmmProcess::died`], before [`Process::exited`].
+    pub(crate) fn with<R: Send + 'static>(self, resources: R) -> Launch<R> {
+        let Self {
+            command,
+            inherited,
+            namespace,
+            confinement,
+            supply,
+            cgroups,
+            run,
+            log,
+            resources: (),
+        } = self;
+        Launch {
+            command,
+            inherited,
+            namespace,
+            confinement,
+            supply,
+            cgroups,
+            run,
+            log,
+            resources,
+        }
+    }
+}
+
+impl<R: Send + 'static> Launch<R> {
+    /// Leaves `descriptors` open in it under their present numbers.
     pub(crate) fn inherit(mut self, descriptors: Vec<OwnedFd>) -> Self {
         self.inherited = descriptors;
         self
@@ -129,14 +163,8 @@ impl Launch {
         self
     }
 
-    /// Drops `resources` when it has ended: after [`Process::died`], before [`Process::exited`].
-    pub(crate) fn with(mut self, resources: impl Send + 'static) -> Self {
-        self.resources = Box::new(resources);
-        self
-    }
-
-    /// Starts it as a child of this thread, which has to live until the end of the process.
-    fn spawn(self) -> io::Result<Spawned> {
+    /// Starts it as a child of this thread, whose last one it is.
+    fn spawn(self) -> io::Result<Spawned<R>> {
         let Self {
             mut command,
             mut inherited,
@@ -193,7 +221,11 @@ impl Launch {
             log,
             supply,
             mark: mark.filter(|_| tie.is_some()),
-            resources: Box::new((tie, resources, recorded)),
+            resources: ProcessResources {
+                _tie: tie,
+                _of_vm: resources,
+                _record: recorded,
+            },
         })
     }
 }
@@ -247,28 +279,36 @@ impl Drop for Child {
     }
 }
 
+/// What goes with a process, in this order.
+struct ProcessResources<R> {
+    /// Whose other end tells what the process started that we are there.
+    _tie: Option<PipeWriter>,
+    _of_vm: R,
+    _record: Option<Recorded>,
+}
+
 /// A process that was just started.
-struct Spawned {
+struct Spawned<R> {
     child: Child,
     log: Log,
     supply: Option<OwnedFd>,
     /// The mark in the environment of its children, if no PID namespace ends them.
     mark: Option<String>,
-    resources: Box<dyn Any + Send>,
+    resources: ProcessResources<R>,
 }
 
 impl Process {
     /// Starts a process. Keeps the last part of its output; its standard input is empty.
     ///
     /// # Errors
-    /// The reason why it can't be started, with the limit that was reached, if any.
-    pub(crate) async fn start(launch: Launch) -> io::Result<Self> {
+    /// Why it can't be started; the limit that keeps it from that is named.
+    pub(crate) async fn start<R: Send + 'static>(launch: Launch<R>) -> io::Result<Self> {
         Self::start_with_supervisor(launch)
             .await
             .map_err(host_limits::of_start)
     }
 
-    async fn start_with_supervisor(launch: Launch) -> io::Result<Self> {
+    async fn start_with_supervisor<R: Send + 'static>(launch: Launch<R>) -> io::Result<Self> {
         let (started, start) = oneshot::channel();
         let (dead, death) = watch::channel(None);
         let (gone, exit) = watch::channel(None);
@@ -295,16 +335,18 @@ impl Process {
                 } = spawned;
                 let is_itself = Arc::new(AtomicBool::new(false));
                 let pidfd = Arc::clone(&child.pidfd);
+                let process_id = child.number();
                 let process = Self {
-                    pid: child.number(),
-                    pidfd: Arc::clone(&pidfd),
-                    death,
-                    exit,
-                    panicked: log.panicked(),
+                    handle: Arc::new(ProcessHandle {
+                        pid: process_id,
+                        pidfd: Arc::clone(&pidfd),
+                        death,
+                        exit,
+                        panicked: log.panicked(),
+                    }),
                     is_itself: Arc::clone(&is_itself),
                 };
-                let process_id = process.pid;
-                // Fails if nobody waits any more: then the process is dropped here, and killed.
+                // Nobody waits any more: the process is dropped here, and so killed.
                 let _ = started.send(Ok(process));
                 if let (Some(requests), Some(file)) = (child.requests.take(), supply)
                     && let Err(error) = requests.answer(file.as_fd(), &pidfd)
@@ -342,14 +384,18 @@ impl Process {
         Ok(process)
     }
 
+    /// The same, for whoever does not own it.
+    pub(crate) fn handle(&self) -> Arc<dyn VmmProcess> {
+        Arc::clone(&self.handle) as Arc<dyn VmmProcess>
+    }
+
     pub(crate) fn pid(&self) -> u32 {
-        self.pid
+        self.handle.pid
     }
 
     /// Sends SIGKILL. The pidfd names this process, never a later one with the same PID.
     pub(crate) fn kill(&self) {
-        // ESRCH: it has ended already.
-        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        self.handle.kill();
     }
 
     /// Stops all of its threads, and returns when they have stopped. A stopped process can still be
@@ -358,11 +404,11 @@ impl Process {
     /// Others may stop and continue the process, too: the last signal wins.
     pub(crate) async fn freeze(&self) -> Result<(), VmmError> {
         let operation = "freeze";
-        let failed = || VmmError::io(format!("{operation} process {}", self.pid));
+        let failed = || VmmError::io(format!("{operation} process {}", self.handle.pid));
         self.signal(Signal::STOP, operation).await?;
-        let pidfd = Arc::clone(&self.pidfd);
-        // A signal is asynchronous, and each thread stops in its own time. NOWAIT leaves the exit
-        // status to the supervisor.
+        let pidfd = Arc::clone(&self.handle.pidfd);
+        // A signal is on its way when it is sent, and each thread stops in its own time. NOWAIT
+        // leaves the exit status to the keeper.
         let stopped = spawn_blocking(move || {
             let ends = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
             waitid(WaitId::PidFd(pidfd.as_fd()), ends)
@@ -387,11 +433,11 @@ impl Process {
     }
 
     async fn signal(&self, signal: Signal, operation: &'static str) -> Result<(), VmmError> {
-        match pidfd_send_signal(&self.pidfd, signal) {
+        match pidfd_send_signal(&self.handle.pidfd, signal) {
             Ok(()) => Ok(()),
             Err(Errno::SRCH) => Err(self.gone(operation).await),
             Err(error) => {
-                let operation = format!("{operation} process {}", self.pid);
+                let operation = format!("{operation} process {}", self.handle.pid);
                 Err(VmmError::io(operation)(error.into()))
             }
         }
@@ -409,7 +455,7 @@ impl Process {
         let ended = timeout(PROCESS_END_TIMEOUT, self.exited()).await;
         ended.unwrap_or_else(|_| {
             tracing::warn!(
-                pid = self.pid,
+                pid = self.handle.pid,
                 "a process was killed and has not ended within {PROCESS_END_TIMEOUT:?}"
             );
             stuck()
@@ -420,7 +466,7 @@ impl Process {
     /// both: the speaker may have left the session of this process.
     pub(crate) async fn speaks_itself(&self, speaker: i32) -> bool {
         let speaker = Pid::from_raw(speaker);
-        if speaker.is_some() && speaker == sys::pid(self.pid) {
+        if speaker.is_some() && speaker == sys::pid(self.handle.pid) {
             self.is_itself.store(true, Ordering::Release);
             return true;
         }
@@ -433,25 +479,38 @@ impl Process {
         false
     }
 
-    /// Resolves when the guest's kernel has reported a panic on its console; never if the process
-    /// ends before.
-    pub(crate) fn panicked(&self) -> impl Future<Output = ()> + Send + 'static {
+    /// Resolves when the process has ended and its resources are gone.
+    pub(crate) fn exited(&self) -> impl Future<Output = Exit> + Send + 'static {
+        told(self.handle.exit.clone())
+    }
+}
+
+impl VmmProcess for ProcessHandle {
+    fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    fn kill(&self) {
+        // ESRCH: it has ended already, which is what was wanted.
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        drop(Dying(Some(self.exit.clone())));
+    }
+
+    fn exited(&self) -> Pin<Box<dyn Future<Output = Exit> + Send>> {
+        Box::pin(told(self.exit.clone()))
+    }
+
+    fn died(&self) -> Pin<Box<dyn Future<Output = Exit> + Send>> {
+        Box::pin(told(self.death.clone()))
+    }
+
+    fn panicked(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let mut panicked = self.panicked.clone();
-        async move {
+        Box::pin(async move {
             if panicked.wait_for(|panicked| *panicked).await.is_err() {
                 std::future::pending().await
             }
-        }
-    }
-
-    /// Resolves as soon as the process has been reaped.
-    pub(crate) fn died(&self) -> impl Future<Output = Exit> + Send + 'static {
-        told(self.death.clone())
-    }
-
-    /// Resolves when the process has been reaped and its resources are dropped.
-    pub(crate) fn exited(&self) -> impl Future<Output = Exit> + Send + 'static {
-        told(self.exit.clone())
+        })
     }
 }
 
@@ -479,7 +538,7 @@ async fn told(mut ending: Ending) -> Exit {
 /// The receiver of a process's end from its supervisor.
 type Ending = watch::Receiver<Option<Exit>>;
 
-/// The ends of dropped processes that are not known to be reaped.
+/// Ends of processes that were killed, and that are not known to be reaped.
 static DYING: Mutex<Vec<Ending>> = Mutex::new(Vec::new());
 
 /// Adds to [`DYING`] on drop.
@@ -499,12 +558,11 @@ impl Drop for Dying {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
-        drop(Dying(Some(self.exit.clone())));
     }
 }
 
-/// Resolves when all processes dropped until now have ended and are cleaned up; waits for a stuck
-/// one up to [`PROCESS_END_TIMEOUT`].
+/// Resolves when every process that was dropped until now has ended, and its resources are gone;
+/// one that is stuck is not waited for any longer than [`PROCESS_END_TIMEOUT`].
 pub(crate) async fn dropped_ones_ended() {
     let dying = {
         let dying = DYING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -669,7 +727,9 @@ mod tests {
         let (go, belonging) = std::sync::mpsc::channel();
         let launch = Launch::new(shell("exit 3")).with(Belonging(belonging));
         let process = Process::start(launch).await.unwrap();
-        let exit = timeout(PROCESS_END_TIMEOUT, process.died()).await.unwrap();
+        let exit = timeout(PROCESS_END_TIMEOUT, process.handle().died())
+            .await
+            .unwrap();
         assert_eq!(exit.status, "exit status: 3");
         let mut exited = std::pin::pin!(process.exited());
         let now = std::future::poll_fn(|cx| std::task::Poll::Ready(exited.as_mut().poll(cx)));
@@ -692,8 +752,8 @@ mod tests {
             process.freeze().await.unwrap();
             assert_eq!(state(process.pid()), 'T');
         }
-        // Pending until the process continues; then it ends, and the supervisor learns of it.
-        pidfd_send_signal(&process.pidfd, Signal::TERM).unwrap();
+        // Which it meets when it goes on, and its keeper is told.
+        pidfd_send_signal(&process.handle.pidfd, Signal::TERM).unwrap();
         assert_eq!(state(process.pid()), 'T');
         process.thaw().await.unwrap();
         let exit = timeout(PROCESS_END_TIMEOUT, process.exited())
@@ -705,7 +765,9 @@ mod tests {
         let process = process.unwrap();
         process.freeze().await.unwrap();
         process.kill();
-        let exit = timeout(PROCESS_END_TIMEOUT, process.died()).await.unwrap();
+        let exit = timeout(PROCESS_END_TIMEOUT, process.handle().died())
+            .await
+            .unwrap();
         assert!(exit.status.contains("SIGKILL"), "{exit}");
     }
 
@@ -732,7 +794,9 @@ mod tests {
             matches!(frozen, Ok(()) | Err(VmmError::Died { .. })),
             "{frozen:?}"
         );
-        let exit = timeout(PROCESS_END_TIMEOUT, process.died()).await.unwrap();
+        let exit = timeout(PROCESS_END_TIMEOUT, process.handle().died())
+            .await
+            .unwrap();
         assert!(exit.status.contains("SIGKILL"), "{exit}");
     }
 

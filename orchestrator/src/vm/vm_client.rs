@@ -1,0 +1,233 @@
+//! A VM, as whoever has a reference to it may use it.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
+
+use crate::vm::exit_reason::ExitReason;
+use crate::vm::guest::{Command, GuestError, Output, Running};
+use crate::vm::instance::{Instance, VmError};
+use crate::vm::lifecycle::{Request, State};
+use crate::vm::vm_id::VmId;
+use crate::vm::vmm::process::PROCESS_END_TIMEOUT;
+use crate::vm::vmm::{Exit, VmmError};
+
+/// A VM that somebody has: to use it, to pause it, to end it. Cheap to clone, and keeps nothing alive:
+/// the VM ends with its [`VmHandle`](super::VmHandle).
+#[derive(Clone)]
+pub struct VmClient(pub(crate) Arc<Instance>);
+
+/// How a VM ended that was [stopped](VmClient::stop).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Stopped {
+    /// Its guest has written what was to be written to its disks, and powered off.
+    PoweredOff,
+    /// It was killed, because its time was over or it could not be asked.
+    Killed,
+}
+
+impl fmt::Debug for VmClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VmClient")
+            .field("id", &self.id())
+            .field("name", &self.name())
+            .field("pid", &self.pid())
+            .field("state", &self.state())
+            .finish()
+    }
+}
+
+impl VmClient {
+    /// Which VM it is; no other has or will have this id.
+    #[must_use]
+    pub fn id(&self) -> VmId {
+        self.0.id
+    }
+
+    /// The name it was spawned under, which others may have, too.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.0.leased().map_or("", |lease| &lease.name)
+    }
+
+    /// Process id of its VMM.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.0.process.pid()
+    }
+
+    /// What it is doing at this moment.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.0.state()
+    }
+
+    /// How long ago it was handed out.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.0
+            .leased()
+            .map_or(Duration::ZERO, |lease| lease.since.elapsed())
+    }
+
+    /// Runs a command to its end and collects what it prints; without a
+    /// [time limit](Command::timeout) that may take for ever. See
+    /// [`Guest::exec`](super::guest::Guest::exec).
+    ///
+    /// # Errors
+    /// As for [`Guest::exec`](super::guest::Guest::exec); [`GuestError::Closed`] tells how the VM ended.
+    /// A command that fails is no error, see [`Output::status`].
+    pub async fn exec(&self, command: impl Into<Command>) -> Result<Output, GuestError> {
+        self.0.guest.exec(command).await
+    }
+
+    /// Starts a command whose output is streamed; see [`Guest::start`](super::guest::Guest::start).
+    ///
+    /// # Errors
+    /// As for [`Guest::start`](super::guest::Guest::start): it is beyond the protocol's limits, or the VM
+    /// has ended.
+    pub async fn start(&self, command: impl Into<Command>) -> Result<Running, GuestError> {
+        self.0.guest.start(command).await
+    }
+
+    /// Writes a new file in the guest, which replaces whatever has its name, without a time limit; see
+    /// [`Guest::put_file`](super::guest::Guest::put_file).
+    ///
+    /// # Errors
+    /// As for [`Guest::put_file`](super::guest::Guest::put_file): the guest can't write it, or the VM
+    /// ends meanwhile.
+    pub async fn put_file(
+        &self,
+        path: impl AsRef<Path>,
+        mode: u32,
+        content: &[u8],
+    ) -> Result<(), GuestError> {
+        self.0.guest.put_file(path, mode, content).await
+    }
+
+    /// Writes to a file in the guest in place, which keeps its owner, mode and links; see
+    /// [`Guest::overwrite_file`](super::guest::Guest::overwrite_file).
+    ///
+    /// # Errors
+    /// As for [`Guest::overwrite_file`](super::guest::Guest::overwrite_file): the guest can't write it,
+    /// or the VM ends meanwhile.
+    pub async fn overwrite_file(
+        &self,
+        path: impl AsRef<Path>,
+        mode: u32,
+        content: &[u8],
+    ) -> Result<(), GuestError> {
+        self.0.guest.overwrite_file(path, mode, content).await
+    }
+
+    /// Reads a file of the guest of at most `limit` bytes, without a time limit; see
+    /// [`Guest::get_file`](super::guest::Guest::get_file).
+    ///
+    /// # Errors
+    /// As for [`Guest::get_file`](super::guest::Guest::get_file): it is larger, the guest can't read it,
+    /// or the VM ends meanwhile.
+    pub async fn get_file(
+        &self,
+        path: impl AsRef<Path>,
+        limit: u64,
+    ) -> Result<Vec<u8>, GuestError> {
+        self.0.guest.get_file(path, limit).await
+    }
+
+    /// Waits for a sign of life, for at most `patience`.
+    ///
+    /// # Errors
+    /// [`GuestError::NoAnswer`] if there is none in time, [`GuestError::Closed`] if the VM has ended.
+    pub async fn ping(&self, patience: Duration) -> Result<(), GuestError> {
+        self.0.guest.ping(patience).await
+    }
+
+    /// Holds the guest, with all that runs in it: it takes no processor time, and what is asked of it
+    /// waits. Its memory stays, and its deadline is counted on. Pausing a VM that is paused changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`VmError::Denied`] if it is being stopped, or over; [`VmError::Vmm`] if its VMM fails, after
+    /// which it is killed.
+    pub async fn pause(&self) -> Result<(), VmError> {
+        self.0.ask(Request::Pause).await
+    }
+
+    /// Lets a guest that is [paused](Self::pause) go on, and sets its clock. One that runs is let be.
+    ///
+    /// # Errors
+    /// As for [`pause`](Self::pause), and [`VmError::Guest`] if the guest does not go on, after which it
+    /// is killed.
+    pub async fn resume(&self) -> Result<(), VmError> {
+        self.0.ask(Request::Resume).await
+    }
+
+    /// Has the VM killed at another time than the one that was set before, by this or by
+    /// [`Limits::max_lifetime`](super::Limits::max_lifetime); with `None`, at none.
+    ///
+    /// # Errors
+    /// [`VmError::Denied`] if it is over.
+    pub async fn set_deadline(&self, at: Option<Instant>) -> Result<(), VmError> {
+        let at = at.map(tokio::time::Instant::from_std);
+        self.0.ask(Request::SetDeadline(at)).await
+    }
+
+    /// Has the VM killed when nothing was under way in it for so long, counted from now on; see
+    /// [`Limits::idle`](super::Limits::idle). With `None`, it may be idle for ever.
+    ///
+    /// # Errors
+    /// [`VmError::Denied`] if it is over.
+    pub async fn set_idle_limit(&self, limit: Option<Duration>) -> Result<(), VmError> {
+        self.0.ask(Request::SetIdle(limit)).await
+    }
+
+    /// Asks the guest to write what is to be written and to power off, and kills it if it has not after
+    /// `grace`, such as [`STOP_GRACE`](super::STOP_GRACE). Returns when it is gone. A VM that is paused is
+    /// released for that, and one that is over is let be. Commands that run end with it.
+    ///
+    /// # Errors
+    /// [`VmmError::TimedOut`] if it was killed and the kernel takes too long to end it.
+    pub async fn stop(&self, grace: Duration) -> Result<Stopped, VmmError> {
+        let exited = self.0.process.exited();
+        let asked = self.0.ask(Request::Stop { grace });
+        // One that is over already is let be.
+        let stopped = async { tokio::join!(exited, asked) };
+        let ended = timeout(grace.saturating_add(PROCESS_END_TIMEOUT), stopped).await;
+        let (_exit, _asked) = ended.map_err(|_| VmmError::TimedOut {
+            operation: "end after it was killed",
+            after: PROCESS_END_TIMEOUT,
+        })?;
+        self.0.give_back();
+        Ok(match self.0.was_killed() {
+            true => Stopped::Killed,
+            false => Stopped::PoweredOff,
+        })
+    }
+
+    /// Kills the VM, whatever it does, and does not wait. What is asked of it fails with
+    /// [`ExitReason::Destroyed`].
+    pub fn kill(&self) {
+        self.0.end(ExitReason::Destroyed);
+    }
+
+    /// Resolves when the VM is over, at once if it is, to the reason.
+    pub async fn wait(&self) -> ExitReason {
+        let mut states = self.0.watch();
+        let gone = states.wait_for(|state| matches!(state, State::Gone(_)));
+        // Its sender lives in the instance.
+        match gone.await.as_deref() {
+            Ok(State::Gone(reason)) => reason.clone(),
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Resolves when the VM's process has ended, for whatever reason, and nothing of it is left on the
+    /// host.
+    pub fn exited(&self) -> impl Future<Output = Exit> + Send + 'static {
+        self.0.process.exited()
+    }
+}

@@ -1,0 +1,275 @@
+//! The task that a VM has from its start to its end: it does what is asked of the VM, one thing after
+//! the other, and ends it in time.
+//!
+//! It waits from the start on, so that handing a VM out starts and wakes nothing.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use crate::vm::exit_reason::ExitReason;
+use crate::vm::identity;
+use crate::vm::instance::{Instance, Message, Reply, VmError};
+use crate::vm::lifecycle::{Denied, Effect, Request, RequestQueue, State, Verdict};
+use crate::vm::vmm::{MicroVm, VmmError};
+
+/// How long a guest that goes on may take to set its clock; it takes milliseconds on an idle machine.
+const RESUME_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The task of `instance`, to be spawned.
+pub(crate) fn run(
+    instance: Arc<Instance>,
+    messages: mpsc::Receiver<Message>,
+) -> impl Future<Output = ()> + Send + 'static {
+    let with_runtime = WithRuntime(Some(Arc::clone(&instance)));
+    async move {
+        let mut with_runtime = with_runtime;
+        let task = VmTask {
+            instance,
+            queue: RequestQueue::default(),
+            work: None,
+            deadline: None,
+            idle: None,
+            kill_at: None,
+        };
+        task.run(messages).await;
+        with_runtime.0 = None;
+    }
+}
+
+/// Ends the VM with the async runtime of its task: nobody could reach it any more.
+struct WithRuntime(Option<Arc<Instance>>);
+
+impl Drop for WithRuntime {
+    fn drop(&mut self) {
+        if let Some(instance) = self.0.take() {
+            let reason = || {
+                ExitReason::Host(
+                    "the async runtime in which the VM was spawned has ended".to_owned(),
+                )
+            };
+            instance.end(reason());
+            instance.is_gone(reason());
+        }
+    }
+}
+
+/// Something that is done with the machine, which comes back with what became of it.
+type Work = Pin<Box<dyn Future<Output = Worked> + Send>>;
+
+struct Worked {
+    machine: Box<dyn MicroVm>,
+    result: Result<(), VmError>,
+    then: State,
+    reply: Reply,
+}
+
+struct VmTask {
+    instance: Arc<Instance>,
+    queue: RequestQueue<Reply>,
+    work: Option<Work>,
+    deadline: Option<Instant>,
+    idle: Option<Duration>,
+    /// When a guest that was asked to power off has had its time.
+    kill_at: Option<Instant>,
+}
+
+impl VmTask {
+    async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
+        let mut died = self.instance.process.died();
+        let exit = loop {
+            let deadline = self.deadline;
+            let kill_at = self.kill_at;
+            tokio::select! {
+                biased;
+                exit = &mut died => break exit,
+                worked = done(&mut self.work) => self.worked(worked),
+                // The sender lives in the instance.
+                Some((request, reply)) = messages.recv() => self.take(request, reply),
+                () = reached(kill_at) => {
+                    self.kill_at = None;
+                    self.instance.end(ExitReason::Stopped);
+                }
+                () = reached(deadline) => {
+                    self.expired(deadline);
+                    self.deadline = None;
+                }
+                limit = unused(&self.instance, self.idle) => {
+                    self.idle = None;
+                    self.kill(ExitReason::Idle(limit));
+                }
+            }
+        };
+        messages.close();
+        // What is under way has no machine any more.
+        self.work = None;
+        self.instance.is_gone(ExitReason::vmm_ended(exit));
+        let state = self.instance.state();
+        let verdicts = self.queue.finished(&state);
+        self.obey(verdicts);
+        while let Some((request, reply)) = messages.recv().await {
+            self.take(request, reply);
+        }
+    }
+
+    fn expired(&self, deadline: Option<Instant>) {
+        let since = self.instance.leased().map(|lease| lease.since);
+        let limit = deadline.zip(since);
+        let limit = limit.map(|(at, since)| at.saturating_duration_since(since));
+        self.kill(ExitReason::Lifetime(limit.unwrap_or_default()));
+    }
+
+    fn kill(&self, reason: ExitReason) {
+        tracing::info!(vm = %self.instance.id, %reason, "a VM is killed");
+        self.instance.end(reason);
+    }
+
+    fn take(&mut self, request: Request, reply: Reply) {
+        let state = self.instance.state();
+        if let (Request::Stop { grace }, State::Running | State::Paused) = (request, &state) {
+            let at = Instant::now().checked_add(grace);
+            self.kill_at = self.kill_at.into_iter().chain(at).min();
+        }
+        let verdicts = self.queue.offer(&state, request, reply);
+        self.obey(verdicts);
+    }
+
+    fn obey(&mut self, verdicts: Vec<Verdict<Reply>>) {
+        for verdict in verdicts {
+            match verdict {
+                Verdict::Refuse(denied, reply) => answer(reply, Err(denied.into())),
+                Verdict::Do(effect, reply) => self.perform(effect, reply),
+            }
+        }
+    }
+
+    fn perform(&mut self, effect: Effect, reply: Reply) {
+        match effect {
+            Effect::Nothing => answer(reply, Ok(())),
+            Effect::SetDeadline(at) => {
+                self.deadline = at;
+                answer(reply, Ok(()));
+            }
+            Effect::SetIdle(limit) => {
+                self.idle = limit;
+                answer(reply, Ok(()));
+            }
+            Effect::Hold | Effect::Release | Effect::ShutDown { .. } => self.begin(effect, reply),
+        }
+    }
+
+    fn begin(&mut self, effect: Effect, reply: Reply) {
+        let mut machine = match self.instance.take_machine() {
+            Ok(machine) => machine,
+            // It is being ended; what waits is refused when it is gone.
+            Err(denied) => return answer(reply, Err(denied.into())),
+        };
+        let instance = Arc::clone(&self.instance);
+        if matches!(effect, Effect::ShutDown { .. }) {
+            instance.expect_end(ExitReason::Stopped);
+            instance.set_state(State::Stopping);
+        }
+        self.work = Some(Box::pin(async move {
+            let (result, then) = match effect {
+                Effect::Hold => (machine.hold().await.map_err(VmError::from), State::Paused),
+                Effect::Release => (release(&instance, &mut *machine).await, State::Running),
+                Effect::ShutDown { held } => (
+                    shut_down(&instance, &mut *machine, held).await,
+                    State::Stopping,
+                ),
+                Effect::Nothing | Effect::SetDeadline(_) | Effect::SetIdle(_) => {
+                    (Ok(()), instance.state())
+                }
+            };
+            Worked {
+                machine,
+                result,
+                then,
+                reply,
+            }
+        }));
+    }
+
+    fn worked(&mut self, worked: Worked) {
+        let Worked {
+            machine,
+            result,
+            then,
+            reply,
+        } = worked;
+        self.work = None;
+        match &result {
+            Ok(()) => self.instance.set_state(then),
+            // Its end is told by its process.
+            Err(VmError::Vmm(VmmError::Died { .. })) => {}
+            Err(_) if then == State::Stopping => self.instance.end(ExitReason::Stopped),
+            Err(error) => self.kill(ExitReason::Host(format!("the VM is unfit: {error}"))),
+        }
+        self.instance.put_back(machine);
+        answer(reply, result);
+        let state = self.instance.state();
+        let verdicts = self.queue.finished(&state);
+        self.obey(verdicts);
+    }
+}
+
+fn answer(reply: Reply, result: Result<(), VmError>) {
+    // Whoever asked may not wait any more.
+    let _ = reply.send(result);
+}
+
+/// The guest goes on, as who it was, at the time that it is by now.
+async fn release(instance: &Instance, machine: &mut dyn MicroVm) -> Result<(), VmError> {
+    machine.release().await?;
+    let Some(lease) = instance.leased() else {
+        return Err(Denied::Starting.into());
+    };
+    let again = identity::again(&lease.identity).map_err(|error| {
+        let operation = "get entropy for a guest that goes on".to_owned();
+        VmmError::io(operation)(std::io::Error::other(error))
+    })?;
+    Ok(instance.guest.restored(again, RESUME_TIMEOUT).await?)
+}
+
+/// Asks the guest to power off; that it says nothing is no error, since it has a limit for its end.
+async fn shut_down(
+    instance: &Instance,
+    machine: &mut dyn MicroVm,
+    held: bool,
+) -> Result<(), VmError> {
+    if held {
+        machine.release().await?;
+    }
+    if let Err(error) = instance.guest.shut_down().await {
+        tracing::debug!(vm = %instance.id, %error, "a guest was asked to power off");
+    }
+    Ok(())
+}
+
+async fn done(work: &mut Option<Work>) -> Worked {
+    match work {
+        Some(work) => work.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn reached(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Resolves to the limit when a VM that runs was idle for so long.
+async fn unused(instance: &Instance, limit: Option<Duration>) -> Duration {
+    match limit {
+        Some(limit) if instance.state() == State::Running => {
+            instance.guest.activity().none_for(limit).await;
+            limit
+        }
+        _ => std::future::pending().await,
+    }
+}
