@@ -1,8 +1,8 @@
-//! What a VM boots from: a kernel, an initramfs and boot arguments, made from Debian's packages.
+//! Templates: a kernel, an initramfs and boot arguments for a VM, made from Debian's packages.
 //!
-//! A template is named by a hash over all of that, so the same agent, kernel and busybox give
-//! the same template on every machine. It is built in a staging directory, published by one
-//! rename, and never changed afterwards.
+//! A template is named by a hash of its content, so the same agent, kernel and busybox make the
+//! same template on every machine. It is built in a staging directory, published by one rename, and
+//! never changed afterwards.
 //!
 //! ```text
 //! <root>/<hash>/vmlinux         the kernel's ELF image
@@ -14,8 +14,8 @@
 //!        .lock                  held by the process that builds or deletes
 //! ```
 //!
-//! All functions block, [`TemplateStore::build`] for a minute or more: asynchronous callers run
-//! them on a thread for blocking work.
+//! All functions block, [`TemplateStore::build`] for a minute or more: asynchronous callers have to
+//! run them on a thread for blocking work.
 
 mod archive;
 mod boot_args;
@@ -48,7 +48,7 @@ pub(crate) mod fuzz {
     pub(crate) use super::kernel::fuzz as kernel;
     pub(crate) use super::manifest::fuzz as manifest;
 
-    /// Programs, modules and kernels as small as they can be, by a name for each.
+    /// Returns minimal programs, modules and kernels, with a name for each.
     #[cfg(test)]
     pub(crate) fn seeds() -> [(&'static str, Vec<u8>); 7] {
         use super::fixture::{RELEASE, bz_image, lz4_legacy, module, program, vmlinux, xz};
@@ -123,10 +123,10 @@ impl Template {
         })))
     }
 
-    /// Compares the content of the files with the hashes in the manifest. Reads all of them.
+    /// Compares the content of all files with the hashes in the manifest.
     ///
     /// # Errors
-    /// [`TemplateError::WrongContent`] names the first file that differs.
+    /// [`TemplateError::WrongContent`] with the first file that differs.
     pub fn verify(&self) -> Result<(), TemplateError> {
         let manifest = self.manifest();
         let initramfs = self.initramfs().zip(manifest.initramfs.as_ref());
@@ -143,7 +143,7 @@ impl Template {
         Ok(())
     }
 
-    /// Whether the guest agent in it is the one at `path`. Reads that file.
+    /// Reads the file at `path` and returns whether it is the guest agent in this template.
     ///
     /// # Errors
     /// [`TemplateError::Io`] if the file can't be read.
@@ -155,39 +155,38 @@ impl Template {
         Ok(Sha256Hex::of_file(path)? == *agent)
     }
 
-    /// Whether it came as it is ([`TemplateStore::import`]), so that its agent is nobody's to
-    /// replace.
+    /// Returns whether it was imported ([`TemplateStore::import`]): nobody replaces its agent then.
     #[must_use]
     pub fn is_imported(&self) -> bool {
         self.manifest().is_imported()
     }
 
-    /// The template's name.
+    /// Returns the template's name.
     #[must_use]
     pub fn hash(&self) -> &TemplateHash {
         &self.manifest().hash
     }
 
-    /// The kernel: an ELF image with a PVH entry in a template that was built, and what was given
-    /// in an imported one.
+    /// Returns the path of the kernel: an ELF image with a PVH entry in a built template, the given
+    /// file in an imported one.
     #[must_use]
     pub fn kernel(&self) -> &Path {
         &self.0.kernel
     }
 
-    /// The initramfs: an uncompressed cpio archive in a template that was built.
+    /// Returns the path of the initramfs: an uncompressed cpio archive in a built template.
     #[must_use]
     pub fn initramfs(&self) -> Option<&Path> {
         self.0.initramfs.as_deref()
     }
 
-    /// Arguments for the kernel that do not depend on the VMM.
+    /// Returns arguments for the kernel that do not depend on the VMM.
     #[must_use]
     pub fn boot_args(&self) -> &str {
         &self.manifest().boot_args
     }
 
-    /// What the template was made of.
+    /// Returns the manifest.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.0.manifest

@@ -1,5 +1,4 @@
-//! A file tree as a reproducible "newc" cpio archive, the form in which Linux takes its first
-//! root file system.
+//! Writes a file tree as a reproducible "newc" cpio archive, Linux's format of an initramfs.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,7 +8,7 @@ use cpio::newc::{Builder, ModeFileType, trailer};
 /// A file tree in which everything belongs to root and dates from 1970.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Tree {
-    /// By path, without a leading slash. A parent sorts before what it holds.
+    /// Nodes by path, without a leading slash. A parent sorts before its entries.
     nodes: BTreeMap<String, Node>,
 }
 
@@ -21,11 +20,11 @@ enum Node {
     CharDevice { mode: u32, major: u32, minor: u32 },
 }
 
-/// Mode of directories that appear because something is in them.
+/// The mode of directories that are added implicitly, as parents.
 const DIRECTORY: u32 = 0o755;
 
 impl Tree {
-    /// Adds a directory, or gives one its mode.
+    /// Adds a directory, or sets the mode of an existing one.
     pub(super) fn directory(&mut self, path: &str, mode: u32) {
         self.add(path, Node::Directory { mode });
     }
@@ -67,7 +66,7 @@ impl Tree {
         self.nodes.insert(path.to_owned(), node);
     }
 
-    /// The archive. The same tree gives the same bytes.
+    /// Writes the archive; the same tree gives the same bytes.
     ///
     /// # Errors
     /// If a file or the number of files does not fit into the format's 32 bits.

@@ -1,6 +1,6 @@
 //! Arguments for the guest's kernel that do not depend on the VMM.
 
-/// What every VMM passes to the kernel; the backends add what their machine needs.
+/// Arguments that every VMM passes to the kernel; the backends add what their machine needs.
 ///
 /// * `console=ttyS0 quiet`: every VMM has this console, and only errors are worth its slowness.
 /// * `reboot=t panic=-1`: a guest that ends or fails takes its VMM with it, without a firmware

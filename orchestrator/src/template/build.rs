@@ -1,4 +1,4 @@
-//! Making a template.
+//! Builds templates.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -19,22 +19,22 @@ const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
 
 const BUSYBOX_PACKAGE: &str = "busybox-static";
 
-/// Time for busybox to print a list.
+/// Timeout of busybox's list of applets.
 const BUSYBOX_LIMIT: Duration = Duration::from_secs(30);
 
-/// What a template is to be made of.
+/// The inputs of a template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BuildSpec {
-    /// The guest agent: a static x86-64 executable, PID 1 of the guest.
+    /// The path of the guest agent: a static x86-64 executable, PID 1 of the guest.
     pub agent: PathBuf,
-    /// Where the kernel and its modules come from.
+    /// The source of the kernel and its modules.
     pub kernel: KernelSource,
-    /// Where busybox comes from.
+    /// The source of busybox.
     pub busybox: BusyboxSource,
 }
 
 impl BuildSpec {
-    /// A template from Debian's packages.
+    /// Builds from Debian's packages.
     #[must_use]
     pub fn new(agent: impl Into<PathBuf>) -> Self {
         Self {
@@ -45,16 +45,16 @@ impl BuildSpec {
     }
 }
 
-/// Where a kernel comes from.
+/// The source of a kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KernelSource {
     /// A Debian package, or a metapackage that depends on one.
     Package(String),
-    /// Files of the host, for one without APT.
+    /// Files of the host, for a host without APT.
     Files {
-        /// A bzImage, as in `/boot/vmlinuz-*`, or an ELF image.
+        /// The path of a bzImage, like `/boot/vmlinuz-*`, or of an ELF image.
         image: PathBuf,
-        /// Its modules, as in `/lib/modules/*`.
+        /// The directory of its modules, like `/lib/modules/*`.
         modules_dir: PathBuf,
     },
 }
@@ -66,13 +66,13 @@ impl Default for KernelSource {
     }
 }
 
-/// Where busybox comes from. One that is installed on the host is not used unless it is named:
-/// what a template is made of must not depend on what a host happens to have.
+/// The source of busybox. An installed one is used only if it is named here: a template must not
+/// depend on what a host happens to have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BusyboxSource {
     /// A Debian package with a static busybox.
     Package(String),
-    /// A static executable of the host, for one without APT.
+    /// The path of a static executable on the host, for a host without APT.
     File(PathBuf),
 }
 
@@ -82,27 +82,27 @@ impl Default for BusyboxSource {
     }
 }
 
-/// What a build does next.
+/// The next step of a build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Step {
-    /// Another process builds or deletes in the same store; this one waits for it.
+    /// Waits for another process that builds or deletes in the same store.
     Waiting,
-    /// A package is downloaded. Packages from an earlier build are not downloaded again.
+    /// Downloads a package. Packages of an earlier build are not downloaded again.
     Downloading {
-        /// The package.
+        /// The name of the package.
         package: String,
     },
-    /// A package is unpacked.
+    /// Unpacks a package.
     Unpacking {
-        /// The package.
+        /// The name of the package.
         package: String,
     },
-    /// The kernel's image is decompressed.
+    /// Decompresses the kernel's image.
     ExtractingKernel,
-    /// The initramfs is put together.
+    /// Packs the initramfs.
     Packing,
-    /// The template is written and gets its name.
+    /// Writes the template and publishes it.
     Publishing,
 }
 
@@ -120,26 +120,26 @@ impl fmt::Display for Step {
 }
 
 impl TemplateStore {
-    /// Builds a template and makes it the default. If the store has one of the same inputs
-    /// already, that one is returned as it is.
+    /// Builds a template and makes it the default. Returns an existing one with the same inputs
+    /// unchanged.
     ///
-    /// Blocks: for as long as the downloads and other builds in this store take, and then for
-    /// some seconds. `progress` is told of every step before it begins.
+    /// Blocks for as long as the downloads and other builds in this store take, and then for some
+    /// seconds. Reports each step to `progress` before it begins.
     ///
     /// # Errors
-    /// Whatever the matter is, the store is as it was, but for downloaded packages.
+    /// On any error the store is unchanged, except for downloaded packages.
     pub fn build(
         &self,
         spec: &BuildSpec,
         progress: &mut dyn FnMut(Step),
     ) -> Result<Template, TemplateError> {
-        // Read first: the likeliest mistake should not cost a download.
+        // Read first: the most likely mistake should not cost a download.
         let agent = initramfs::read_program(&spec.agent)?;
         let _lock = self.lock(|| progress(Step::Waiting))?;
         self.build_with(spec, agent, progress)
     }
 
-    /// The default template if it can serve with the agent of `spec`; else as
+    /// Returns the default template if its agent is that of `spec`; otherwise builds one like
     /// [`build`](Self::build). Of many processes that come at once, one builds.
     ///
     /// # Errors
@@ -159,7 +159,7 @@ impl TemplateStore {
         self.build_with(spec, agent, progress)
     }
 
-    /// The caller holds the lock.
+    /// Builds while the caller holds the lock.
     fn build_with(
         &self,
         spec: &BuildSpec,
@@ -332,7 +332,7 @@ impl BusyboxFile {
     }
 }
 
-/// The first match, by name, in the first of `directories` below `root` that has one.
+/// Returns the first match, by name, in the first of `directories` below `root` that has one.
 fn first(
     root: &Path,
     directories: &[&str],
@@ -355,7 +355,7 @@ fn first(
     Ok(None)
 }
 
-/// The initramfs. Which applets busybox has is for busybox to say.
+/// Packs the initramfs. Asks busybox itself for its applets.
 fn pack(
     agent: Vec<u8>,
     busybox: &Path,
@@ -363,12 +363,12 @@ fn pack(
     staging: &Path,
 ) -> Result<Vec<u8>, TemplateError> {
     let bytes = initramfs::read_program(busybox)?;
-    // From memory: the directory of the templates may be on a file system that nothing is executed
-    // from.
+    // Executes busybox from memory: the directory of templates may be on a file system mounted
+    // `noexec`.
     let loaded = tool::Loaded::new("busybox", &bytes);
     let program = match &loaded {
         Ok(loaded) => loaded.path(),
-        // It runs in another directory.
+        // Absolute, because it runs in another directory.
         Err(_) => busybox
             .canonicalize()
             .map_err(TemplateError::io("resolve", busybox))?,

@@ -1,4 +1,4 @@
-//! Decompression by magic number, with a bound on the result.
+//! Decompresses content recognized by its magic number, with a limit on the result.
 
 use std::io::{self, Read};
 
@@ -8,52 +8,52 @@ use liblzma::stream::{CONCATENATED, Stream};
 use ruzstd::decoding::StreamingDecoder;
 use thiserror::Error;
 
-/// Why compressed content could not be read.
+/// The reason why compressed content could not be read.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum DecompressError {
-    /// The content is damaged or cut short.
+    /// The content is damaged or truncated.
     #[error("damaged or truncated {format} data: {reason}")]
     Damaged {
-        /// Name of the compression.
+        /// The name of the compression.
         format: &'static str,
-        /// What the decoder found.
+        /// The decoder's error.
         reason: String,
     },
     /// The content is larger than anything that belongs there.
     #[error("{format} data is larger than {limit} bytes when decompressed")]
     TooLarge {
-        /// Name of the compression.
+        /// The name of the compression.
         format: &'static str,
-        /// The most that is accepted, in bytes.
+        /// The limit in bytes.
         limit: usize,
     },
 }
 
-/// A compression that kernels and their modules come in.
+/// A compression used for kernels and their modules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Compression {
     Gzip,
     Xz,
     Zstd,
-    /// The format that `lz4 -l` writes, and that the kernel's build uses.
+    /// The format of `lz4 -l` and of the kernel's build.
     Lz4Legacy,
 }
 
-/// Largest block of an LZ4 legacy stream before compression (`LEGACY_BLOCKSIZE` in the `lz4`
+/// The largest block of an LZ4 legacy stream before compression (`LEGACY_BLOCKSIZE` in the `lz4`
 /// program).
 const LZ4_LEGACY_BLOCK: usize = 8 << 20;
 
-/// The window that `zstd -22 --ultra` uses, as the kernel's build does.
+/// The window of `zstd -22 --ultra`, which the kernel's build uses.
 const ZSTD_WINDOW: u64 = 128 << 20;
 
-/// Memory that liblzma may take; the kernel's build uses a dictionary of 128 MiB at most.
+/// Memory limit of liblzma; the kernel's build uses a dictionary of 128 MiB at most.
 const XZ_MEMORY: u64 = 256 << 20;
 
 impl Compression {
     const ALL: [Self; 4] = [Self::Gzip, Self::Xz, Self::Zstd, Self::Lz4Legacy];
 
-    /// What `bytes` start like.
+    /// Recognizes the compression of `bytes`.
     pub(super) fn of(bytes: &[u8]) -> Option<Self> {
         Self::ALL
             .into_iter()
@@ -78,7 +78,7 @@ impl Compression {
         }
     }
 
-    /// The content of `bytes`, at most `limit` bytes of it.
+    /// Decompresses `bytes`; fails if the content is longer than `limit`.
     pub(super) fn decompress(self, bytes: &[u8], limit: usize) -> Result<Vec<u8>, DecompressError> {
         let output = match self {
             Self::Gzip => self.read(MultiGzDecoder::new(bytes), limit),
@@ -117,9 +117,10 @@ impl Compression {
         Ok(output)
     }
 
-    /// A magic number, then blocks: a `u32` length and that many bytes of an LZ4 block.
+    /// Decodes a magic number, then blocks: a `u32` length and that many bytes of an LZ4 block.
     fn lz4_legacy(self, bytes: &[u8], limit: usize) -> Result<Vec<u8>, DecompressError> {
-        // What surrounds the stream may have cut into the magic number that it was known by.
+        // The magic number may be cut off: the caller may have truncated the stream after
+        // recognizing it.
         let Some(mut rest) = bytes.strip_prefix(self.magic()) else {
             return Err(self.damaged("the magic number is cut off"));
         };

@@ -1,5 +1,5 @@
-//! Debian packages: found in APT's lists, downloaded, checked and unpacked, never installed.
-//! None of it needs root.
+//! Debian packages: found in APT's lists, downloaded, verified and unpacked, but never installed.
+//! Needs no root.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirEntry, Permissions};
@@ -15,8 +15,8 @@ const LIST_LIMIT: Duration = Duration::from_secs(120);
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(30 * 60);
 const UNPACK_LIMIT: Duration = Duration::from_secs(5 * 60);
 
-/// Settings for `apt-get`: a dead network is given up after a minute or two instead of never,
-/// and root does not try to become `_apt`, who may not enter a directory of mode 0700.
+/// Settings for `apt-get`: gives up on a dead network after a minute or two, and keeps root from
+/// becoming `_apt`, who may not enter a directory of mode 0700.
 const APT_SETTINGS: [&str; 4] = [
     "Acquire::Retries=2",
     "Acquire::http::Timeout=30",
@@ -33,16 +33,16 @@ pub(super) struct Package {
     sha256: Sha256Hex,
 }
 
-/// Where packages are kept and handled.
+/// The directories used for packages.
 pub(super) struct Workshop<'a> {
-    /// Complete, checked packages by name and version.
+    /// The directory of complete, verified packages by name and version.
     pub(super) cache: &'a Path,
-    /// A private directory for what is under way.
+    /// A private directory for unfinished ones.
     pub(super) staging: &'a Path,
 }
 
 impl Workshop<'_> {
-    /// The version of a package that APT would install.
+    /// Finds the package version that APT would install.
     pub(super) fn find(&self, name: &str) -> Result<Package, TemplateError> {
         let unknown = |message: &str| TemplateError::UnknownPackage {
             package: name.to_owned(),
@@ -58,14 +58,15 @@ impl Workshop<'_> {
                 TemplateError::ToolFailed { message, .. } => unknown(&message),
                 other => other,
             })?;
-        // What is only in dpkg's list of installed packages can't be downloaded, and has no hash.
+        // A package that is only in dpkg's list of installed ones can't be downloaded, and has no
+        // hash.
         shown
             .split("\n\n")
             .find_map(parse)
             .ok_or_else(|| unknown("it is in no package list"))
     }
 
-    /// A kernel: `name` itself, or what it stands for if it is a metapackage.
+    /// Finds a kernel: `name` itself, or the package that it depends on if it is a metapackage.
     pub(super) fn find_kernel(&self, name: &str) -> Result<Package, TemplateError> {
         let package = self.find(name)?;
         match depended_kernel(&package.depends) {
@@ -74,7 +75,7 @@ impl Workshop<'_> {
         }
     }
 
-    /// Downloads a package unless it is in the cache, unpacks it, and returns where.
+    /// Downloads a package unless it is cached, unpacks it, and returns the directory.
     pub(super) fn fetch(
         &self,
         package: &Package,
@@ -95,7 +96,7 @@ impl Workshop<'_> {
         Ok(directory)
     }
 
-    /// Removes all packages from the cache but these, if it is ours.
+    /// Removes all packages but these from the cache, if it is ours.
     pub(super) fn keep_only(&self, packages: &[&Package]) -> Result<(), TemplateError> {
         let mark = mark::open(self.cache).and_then(|cache| mark::read(&cache));
         if mark.map_err(TemplateError::io("look at", self.cache))? != Mark::Ours {
@@ -191,15 +192,15 @@ fn is_package(name: &OsStr) -> bool {
     Path::new(name).extension().is_some_and(|it| it == "deb")
 }
 
-/// What a directory holds.
+/// Lists a directory.
 pub(super) fn entries(directory: &Path) -> Result<Vec<DirEntry>, TemplateError> {
     fs::read_dir(directory)
         .and_then(Iterator::collect)
         .map_err(TemplateError::io("list", directory))
 }
 
-/// Whether `text` is a package name, with a version or without: nothing that a program could
-/// take for an option or a path.
+/// Returns whether `text` is a package name, with or without a version: nothing that a program
+/// could take for an option or a path.
 fn is_selector(text: &str) -> bool {
     let (name, version) = text.split_once('=').unwrap_or((text, "0"));
     let plain = |text: &str, more: &str| {
@@ -211,7 +212,7 @@ fn is_selector(text: &str) -> bool {
     plain(name, "+-.") && plain(version, "+-.~:")
 }
 
-/// Reads a stanza of `apt-cache show`.
+/// Parses a stanza of `apt-cache show`.
 fn parse(stanza: &str) -> Option<Package> {
     let field = |wanted: &str| {
         let lines = stanza.lines().filter_map(|line| line.split_once(": "));
@@ -229,7 +230,7 @@ fn parse(stanza: &str) -> Option<Package> {
     })
 }
 
-/// The kernel package in the dependencies of a metapackage, as a selector for `apt-cache`:
+/// Returns the kernel package in the dependencies of a metapackage, as a selector for `apt-cache`:
 /// `linux-image-6.1.0-9-cloud-amd64 (= 6.1.27-1)`.
 fn depended_kernel(depends: &str) -> Option<String> {
     let kernel = depends
@@ -243,7 +244,7 @@ fn depended_kernel(depends: &str) -> Option<String> {
 }
 
 #[cfg(any(test, feature = "fuzzing"))]
-/// What APT's tools print of packages, whose fields their makers choose.
+/// Parses the output of APT's tools, whose fields the makers of packages choose.
 pub(crate) fn fuzz(shown: &str) {
     for package in shown.split("\n\n").filter_map(parse) {
         assert!(is_selector(&format!(

@@ -1,4 +1,4 @@
-//! The few facts about ELF files that a template depends on.
+//! Reads the few facts about ELF files that a template depends on.
 
 use object::elf::{EM_X86_64, FileHeader64, NoteType, PT_INTERP};
 use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
@@ -6,11 +6,11 @@ use object::{LittleEndian, Object, ObjectSection};
 
 type Header = FileHeader64<LittleEndian>;
 
-/// `XEN_ELFNOTE_PHYS32_ENTRY` of the Xen and Linux sources: where a kernel is entered in 32-bit
-/// mode by the PVH boot protocol.
+/// The note with the 32-bit entry point of the PVH boot protocol (`XEN_ELFNOTE_PHYS32_ENTRY` of the
+/// Xen and Linux sources).
 const PVH_ENTRY_NOTE: NoteType = NoteType(18);
 
-/// First bytes of every ELF file.
+/// The first bytes of every ELF file.
 pub(super) const MAGIC: &[u8] = b"\x7fELF";
 
 fn x86_64(bytes: &[u8]) -> Option<&Header> {
@@ -19,7 +19,7 @@ fn x86_64(bytes: &[u8]) -> Option<&Header> {
     (little_endian && header.e_machine.get(LittleEndian) == EM_X86_64).then_some(header)
 }
 
-/// What keeps `bytes` from being a static x86-64 executable.
+/// Returns why `bytes` is no static x86-64 executable; `None` if it is one.
 pub(super) fn not_static(bytes: &[u8]) -> Option<&'static str> {
     let Some(header) = x86_64(bytes) else {
         return Some("it is no ELF file for x86-64");
@@ -36,14 +36,14 @@ pub(super) fn not_static(bytes: &[u8]) -> Option<&'static str> {
     dynamic.then_some("it needs a dynamic linker")
 }
 
-/// What an image says about itself as a kernel.
+/// The kind of a kernel image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum KernelKind {
-    /// Not an ELF file for x86-64, or a damaged one.
+    /// No ELF file for x86-64, or a damaged one.
     NotElf,
     /// A kernel without a PVH entry.
     WithoutPvh,
-    /// A kernel that every VMM can enter.
+    /// A kernel that every VMM can boot.
     Pvh,
 }
 
@@ -54,7 +54,7 @@ pub(super) fn kernel_kind(bytes: &[u8]) -> KernelKind {
     let Ok(segments) = header.program_headers(LittleEndian, bytes) else {
         return KernelKind::NotElf;
     };
-    // A segment beyond the end of the file is the trace that a truncated image leaves.
+    // A segment beyond the end of the file means a truncated image.
     if segments
         .iter()
         .any(|segment| segment.data(LittleEndian, bytes).is_err())
@@ -72,8 +72,8 @@ pub(super) fn kernel_kind(bytes: &[u8]) -> KernelKind {
     }
 }
 
-/// The `key=value` strings of a kernel module's `.modinfo` section; `None` if `bytes` is not a
-/// module.
+/// Returns the `key=value` strings in the `.modinfo` section of a kernel module; `None` if `bytes`
+/// is no module.
 pub(super) fn modinfo(bytes: &[u8]) -> Option<Vec<(String, String)>> {
     let file = ElfFile64::<LittleEndian>::parse(bytes).ok()?;
     let section = file.section_by_name(".modinfo")?.data().ok()?;
@@ -89,7 +89,7 @@ pub(super) fn modinfo(bytes: &[u8]) -> Option<Vec<(String, String)>> {
 }
 
 #[cfg(any(test, feature = "fuzzing"))]
-/// A file that should be an executable, a kernel or a module.
+/// Parses a file that should be an executable, a kernel or a module.
 pub(crate) fn fuzz(bytes: &[u8]) {
     let _ = (not_static(bytes), kernel_kind(bytes), modinfo(bytes));
 }

@@ -1,4 +1,4 @@
-//! What can go wrong with templates.
+//! Errors of templates.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,21 +13,21 @@ use crate::disk;
 use crate::state_path::Exposed;
 use ironclaw_host::host_limits;
 
-/// Why a template could not be built, loaded, verified or deleted.
+/// The reason why a template could not be built, loaded, verified or deleted.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TemplateError {
-    /// The file system refused something.
+    /// A system call failed.
     #[error("can't {operation} {path}: {}", host_limits::told(.source), path = .path.display())]
     Io {
-        /// What was attempted, as an infinitive.
+        /// The attempted operation, as an infinitive.
         operation: &'static str,
-        /// On which file or directory.
+        /// The file or directory.
         path: PathBuf,
-        /// The system's answer.
+        /// The system's error.
         source: io::Error,
     },
-    /// The directory of the templates can't be made or entered.
+    /// The directory of templates can't be created or entered.
     #[error(
         "can't use the directory of the templates {root}: {source}; give this user read, write and search permission or set IRONCLAW_TEMPLATE_PATH to a directory of its own",
         root = .root.display()
@@ -35,7 +35,7 @@ pub enum TemplateError {
     RootUnusable {
         /// The directory.
         root: PathBuf,
-        /// The system's answer.
+        /// The system's error.
         source: io::Error,
     },
     /// The disk is full.
@@ -44,65 +44,66 @@ pub enum TemplateError {
         path = .path.display()
     )]
     NoSpace {
-        /// What was attempted, as an infinitive.
+        /// The attempted operation, as an infinitive.
         operation: &'static str,
-        /// On which file or directory.
+        /// The file or directory.
         path: PathBuf,
     },
-    /// Other users could replace what is booted, and what is run to build it.
+    /// Other users could replace what is booted, and what is executed to build it.
     #[error(
         "the template store {} {}, or set IRONCLAW_TEMPLATE_PATH to a directory of its own",
         path.display(),
         Exposed::at(path, component, *owner, *mode)
     )]
     RootExposed {
-        /// Path of the store.
+        /// The path of the store.
         path: PathBuf,
-        /// What they can change: the store itself, a directory above it, or a link on the way.
+        /// The component that they can change: the store itself, a directory above it, or a link on
+        /// the way.
         component: PathBuf,
-        /// User id of its owner.
+        /// The user id of its owner.
         owner: u32,
         /// Its type and permissions (inode(7)).
         mode: u32,
     },
-    /// A file that has to be read whole is larger than anything that belongs there.
+    /// A file that has to be read as a whole is larger than anything that belongs there.
     #[error("{path} is larger than {limit} bytes", path = .path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
-        /// The most that is accepted, in bytes.
+        /// The limit in bytes.
         limit: u64,
     },
-    /// Boot arguments that no kernel takes.
+    /// Boot arguments that no kernel accepts.
     #[error("boot arguments are one line of at most {limit} bytes")]
     BootArgs {
-        /// The most that is accepted, in bytes.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// Something other than 64 hexadecimal digits was given as a template's hash.
+    /// A template's hash was not 64 hexadecimal digits.
     #[error("{text:?} is not a template hash (64 lower-case hexadecimal digits)")]
     BadHash {
-        /// What was given.
+        /// The text.
         text: String,
     },
-    /// There is no template of that hash.
+    /// No template has that hash.
     #[error("there is no template {hash} in {root}", root = .root.display())]
     NotFound {
-        /// The hash that was asked for.
+        /// The hash.
         hash: TemplateHash,
         /// The store's directory.
         root: PathBuf,
     },
-    /// Nothing in a directory with the name of a template says that IronClaw made it.
+    /// A directory with the name of a template has no mark of IronClaw.
     #[error("{path} is no template that IronClaw made: it is left alone; remove it by hand if it is to go", path = .path.display())]
     NotOurs {
         /// The directory.
         path: PathBuf,
     },
-    /// The manifest is not one of this format.
+    /// The manifest does not have this format.
     #[error("{path} is not a template manifest: {reason}; build the template again", path = .path.display())]
     Manifest {
-        /// The manifest.
+        /// The manifest's path.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
@@ -110,16 +111,16 @@ pub enum TemplateError {
     /// The template was made for another release of IronClaw.
     #[error("template {hash} has {what} {found}, this program needs {needed}; build it again")]
     Outdated {
-        /// The template.
+        /// The template's hash.
         hash: TemplateHash,
-        /// What differs: the manifest's format or the guest protocol.
+        /// The version that differs: of the manifest's format or the guest protocol.
         what: &'static str,
         /// The template's version.
         found: u16,
-        /// The version that this program works with.
+        /// The version that this program supports.
         needed: u16,
     },
-    /// A template's file has another size than its manifest says.
+    /// The size of a template's file differs from its manifest.
     #[error(
         "{path} has {found} bytes, its manifest says {expected}: it is damaged; build the template again",
         path = .path.display()
@@ -132,13 +133,13 @@ pub enum TemplateError {
         /// Its size in bytes according to the manifest.
         expected: u64,
     },
-    /// A template's file has other content than its manifest says.
+    /// The content of a template's file differs from its manifest.
     #[error("the content of {path} is not what its manifest says: it is damaged; build the template again", path = .path.display())]
     WrongContent {
         /// The file.
         path: PathBuf,
     },
-    /// A program that is needed to build a template is not installed.
+    /// A program needed to build a template is not installed.
     #[error(
         "{program} is not installed, and a template is made from Debian packages: build it on a Debian machine by `ironclaw template build` and copy its directory here (IRONCLAW_TEMPLATE_PATH), or use a kernel of your own (`ironclaw template import`)"
     )]
@@ -146,22 +147,22 @@ pub enum TemplateError {
         /// The program's name.
         program: &'static str,
     },
-    /// A program that is needed to build a template failed.
+    /// A program needed to build a template failed.
     #[error("{command} failed ({status}): {message}")]
     ToolFailed {
         /// The command line.
         command: String,
-        /// How it ended.
+        /// The status with which it ended.
         status: String,
-        /// The end of what it wrote to standard error.
+        /// The end of its standard error.
         message: String,
     },
-    /// A program that is needed to build a template did not end in time.
+    /// A program needed to build a template did not end in time.
     #[error("{command} did not end within {seconds} s and was stopped")]
     ToolTimedOut {
         /// The command line.
         command: String,
-        /// Its time limit.
+        /// Its timeout.
         seconds: u64,
     },
     /// A package is not in APT's lists.
@@ -171,31 +172,31 @@ pub enum TemplateError {
     UnknownPackage {
         /// The package.
         package: String,
-        /// What APT said.
+        /// APT's message.
         message: String,
     },
     /// A package could not be downloaded.
     #[error("can't download {package}: run `apt-get update` and check the network ({message})")]
     Download {
-        /// The package, and its version.
+        /// The package and its version.
         package: String,
-        /// What APT said.
+        /// APT's message.
         message: String,
     },
-    /// A package was downloaded, but it is not what APT's lists say.
+    /// A downloaded package differs from APT's lists.
     #[error(
         "the download of {package} has another SHA-256 than APT's lists say; run `apt-get update` and try again"
     )]
     WrongPackage {
-        /// The package, and its version.
+        /// The package and its version.
         package: String,
     },
-    /// A package does not hold what it is wanted for.
+    /// A package lacks what it is used for.
     #[error("package {package} holds no {what}")]
     NotInPackage {
         /// The package.
         package: String,
-        /// What was looked for.
+        /// What it lacks.
         what: &'static str,
     },
     /// The kernel image can't be used.
@@ -222,7 +223,7 @@ pub enum TemplateError {
         /// What is wrong with it.
         source: DecompressError,
     },
-    /// A program for the guest can't run in it: there is no dynamic linker.
+    /// A program for the guest needs a dynamic linker, which the guest lacks.
     #[error(
         "{path} is not a static x86-64 executable, which a guest needs: {reason}; `cargo xtask setup` builds a static guest agent",
         path = .path.display()
@@ -233,16 +234,16 @@ pub enum TemplateError {
         /// What it is instead.
         reason: &'static str,
     },
-    /// Busybox does not tell its applets as it should.
+    /// Busybox printed an unexpected list of applets.
     #[error("busybox names an applet {applet:?}, which is no path")]
     Applet {
-        /// What it said.
+        /// The unexpected entry.
         applet: String,
     },
 }
 
 impl TemplateError {
-    /// For `map_err`: the operation that failed, and where.
+    /// Creates an I/O error for `map_err`, from the operation and the path.
     pub(super) fn io<'a>(
         operation: &'static str,
         path: &'a Path,
@@ -260,7 +261,7 @@ impl TemplateError {
         }
     }
 
-    /// Whether building the template again is the remedy.
+    /// Returns whether rebuilding the template is the remedy.
     #[must_use]
     pub fn needs_rebuild(&self) -> bool {
         matches!(

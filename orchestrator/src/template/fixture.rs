@@ -1,4 +1,4 @@
-//! Kernels, modules and programs as small as they can be.
+//! Minimal kernels, modules and programs.
 
 use std::fs;
 use std::io::Write;
@@ -26,8 +26,8 @@ fn segment(kind: u32, flags: u32, offset: u64, length: u64) -> Vec<u8> {
     segment
 }
 
-/// An executable of one loadable segment, the whole file, and one more segment of type `kind`
-/// over `content`.
+/// Builds an executable of one loadable segment, the whole file, and one more segment of type
+/// `kind` over `content`.
 fn elf(kind: u32, content: &[u8]) -> Vec<u8> {
     let start = HEADER + 2 * SEGMENT;
     let length = (start + content.len()) as u64;
@@ -43,7 +43,7 @@ fn elf(kind: u32, content: &[u8]) -> Vec<u8> {
     elf
 }
 
-/// A static program that prints `text`.
+/// Builds a static program that prints `text`.
 pub(super) fn program(text: &str) -> Vec<u8> {
     let length = u32::try_from(text.len()).unwrap();
     let mut code = vec![0xb8, 1, 0, 0, 0, 0xbf, 1, 0, 0, 0]; // write(1,
@@ -56,12 +56,12 @@ pub(super) fn program(text: &str) -> Vec<u8> {
     elf(0, &code)
 }
 
-/// A program that asks for a dynamic linker.
+/// Builds a program that needs a dynamic linker.
 pub(super) fn dynamic_program() -> Vec<u8> {
     elf(3, b"/lib64/ld-linux-x86-64.so.2\0")
 }
 
-/// A kernel image with a banner and, if `pvh`, the note of a PVH entry.
+/// Builds a kernel image with a banner and, if `pvh`, the note of a PVH entry.
 pub(super) fn vmlinux(pvh: bool) -> Vec<u8> {
     let mut content = Vec::new();
     for word in [4_u32, 8, if pvh { 18 } else { 6 }] {
@@ -75,7 +75,7 @@ pub(super) fn vmlinux(pvh: bool) -> Vec<u8> {
     image
 }
 
-/// A bzImage around a payload that is compressed already and ends with its size.
+/// Builds a bzImage around a compressed payload that ends with its size.
 pub(super) fn bz_image(payload: &[u8]) -> Vec<u8> {
     const SECTORS: u8 = 3;
     const OFFSET: usize = 40;
@@ -90,7 +90,7 @@ pub(super) fn bz_image(payload: &[u8]) -> Vec<u8> {
     image
 }
 
-/// `bytes` in blocks, as `lz4 -l` writes them.
+/// Splits `bytes` into blocks as `lz4 -l` does.
 pub(super) fn lz4_legacy(bytes: &[u8], block: usize) -> Vec<u8> {
     let mut stream = b"\x02\x21\x4c\x18".to_vec();
     for block in bytes.chunks(block) {
@@ -107,7 +107,7 @@ pub(super) fn xz(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// A kernel module.
+/// Builds a kernel module.
 pub(super) fn module(release: &str, depends: &str) -> Vec<u8> {
     let mut object = Object::new(BinaryFormat::Elf, Architecture::X86_64, Endianness::Little);
     let section = object.add_section(Vec::new(), b".modinfo".to_vec(), SectionKind::ReadOnlyData);
@@ -116,8 +116,8 @@ pub(super) fn module(release: &str, depends: &str) -> Vec<u8> {
     object.write().unwrap()
 }
 
-/// A directory of modules, as in `/lib/modules`, from names and dependencies. Those without
-/// dependencies at all are built in.
+/// Creates a directory of modules, like `/lib/modules`, from names and dependencies. Those with
+/// `None` are built in.
 pub(super) fn modules_dir(directory: &Path, modules: &[(&str, Option<&str>)]) {
     let drivers = directory.join("kernel/drivers");
     fs::create_dir_all(&drivers).unwrap();
@@ -133,7 +133,7 @@ pub(super) fn modules_dir(directory: &Path, modules: &[(&str, Option<&str>)]) {
     fs::write(directory.join("modules.builtin"), built_in).unwrap();
 }
 
-/// What [`modules_dir`] needs for a whole guest; no module is built in but ext4.
+/// The modules that a guest needs, for [`modules_dir`]; only ext4 is built in.
 pub(super) const GUEST_MODULES: [(&str, Option<&str>); 11] = [
     ("ext4", None),
     ("overlay", Some("")),
@@ -148,13 +148,13 @@ pub(super) const GUEST_MODULES: [(&str, Option<&str>); 11] = [
     ("vmw_vsock_virtio_transport", Some("virtio")),
 ];
 
-/// A template from files in `directory`, whose agent prints `agent`.
+/// Creates files in `directory` and returns a template's inputs; the agent prints `agent`.
 pub(super) fn spec(directory: &Path, agent: &str) -> BuildSpec {
     let path = |name: &str| -> PathBuf { directory.join(name) };
     fs::write(path("agent"), program(agent)).unwrap();
     fs::write(path("vmlinuz"), vmlinux(true)).unwrap();
     modules_dir(&path("modules"), &GUEST_MODULES);
-    // Nobody may execute it, as on a file system that is mounted `noexec`.
+    // Not executable, as on a file system mounted `noexec`.
     fs::write(path("busybox"), program("bin/busybox\nbin/sh\nsbin/init\n")).unwrap();
     BuildSpec {
         agent: path("agent"),

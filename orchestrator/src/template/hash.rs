@@ -1,4 +1,4 @@
-//! SHA-256, as text in manifests and as the name of a template.
+//! SHA-256 hashes in manifests and names of templates.
 
 use std::fmt;
 use std::io::Read;
@@ -11,31 +11,31 @@ use sha2::{Digest, Sha256};
 use super::TemplateError;
 use super::file;
 
-/// A SHA-256 digest, written as 64 lower-case hexadecimal digits.
+/// A SHA-256 digest as 64 lower-case hexadecimal digits.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Sha256Hex(String);
 
-/// Name of a template: SHA-256 over the digests of its kernel and initramfs and its boot
+/// The name of a template: a SHA-256 over the digests of its kernel and initramfs and its boot
 /// arguments. Equal inputs have equal hashes, whenever and wherever they were built.
 pub type TemplateHash = Sha256Hex;
 
 const DIGITS: usize = 64;
 
 impl Sha256Hex {
-    /// The 64 digits.
+    /// Returns the 64 digits.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The digest of `bytes`.
+    /// Hashes `bytes`.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self::from_digest(&Sha256::digest(bytes))
     }
 
-    /// The digest of a file's content.
+    /// Hashes a file's content.
     pub(super) fn of_file(path: &Path) -> Result<Self, TemplateError> {
         let mut file = file::open(path)?;
         let mut hasher = Sha256::new();
@@ -51,15 +51,14 @@ impl Sha256Hex {
         }
     }
 
-    /// The hash of the template that is made of these.
+    /// Computes the hash of a template made of these.
     #[must_use]
     pub(super) fn of_template(
         kernel: &Self,
         initramfs: Option<&Self>,
         boot_args: &str,
     ) -> TemplateHash {
-        // The digests have a fixed length, so the concatenation can't be read in two ways; a
-        // hyphen is no digit of one.
+        // Unambiguous: the digests have a fixed length, and a hyphen is no digit.
         let initramfs = initramfs.map_or("-", Self::as_str);
         Self::of(format!("{kernel}{initramfs}{boot_args}").as_bytes())
     }

@@ -1,4 +1,4 @@
-//! Templates from files that exist: a kernel of one's own, and what it boots into.
+//! Imports templates from existing files: a kernel of the user's own, and its initramfs.
 
 use std::path::PathBuf;
 
@@ -8,31 +8,31 @@ use super::manifest::{Initramfs, Kernel, Manifest, is_plain};
 use super::staging::Staging;
 use super::{KernelError, Step, Template, TemplateError, TemplateStore, file, kernel};
 
-/// Largest initramfs that is imported, in bytes.
+/// Limit of an imported initramfs, in bytes.
 const MAX_INITRAMFS: u64 = 1 << 30;
-/// Most bytes of boot arguments (COMMAND_LINE_SIZE of Linux on x86).
+/// Limit of boot arguments, in bytes (COMMAND_LINE_SIZE of Linux on x86).
 const MAX_BOOT_ARGS: usize = 2048;
 
-/// A kernel and an initramfs that boot into something that speaks the guest protocol.
+/// A kernel and an initramfs that boot into a program that speaks the guest protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImportSpec {
-    /// A kernel that the VMM can boot. All boot an ELF image with a PVH entry (`vmlinux` of a
-    /// kernel with `CONFIG_PVH`); Firecracker takes a bzImage since 1.17.
+    /// The path of a kernel that the VMM can boot. All VMMs boot an ELF image with a PVH entry
+    /// (`vmlinux` of a kernel with `CONFIG_PVH`); Firecracker boots a bzImage since 1.17.
     pub kernel: PathBuf,
-    /// The initramfs, if the kernel wants one.
+    /// The path of the initramfs, if the kernel needs one.
     pub initramfs: Option<PathBuf>,
     /// Arguments of the kernel, at most 2048 bytes on one line; the VMM adds what it needs.
     pub boot_args: String,
 }
 
 impl TemplateStore {
-    /// Copies files into a template and makes it the default. That the kernel is one is all that is
-    /// looked at: a guest that does not boot, or whose agent does not speak this release's
-    /// protocol, shows when it is booted.
+    /// Copies files into a template and makes it the default. Checks only that the kernel is one: a
+    /// guest that does not boot, or whose agent does not speak this release's protocol, fails at
+    /// its boot.
     ///
     /// # Errors
-    /// If a file can't be read, the kernel is none, or the store can't be written; the store is then
-    /// as it was.
+    /// If a file can't be read, the kernel is none, or the store can't be written; the store is
+    /// unchanged then.
     pub fn import(
         &self,
         spec: &ImportSpec,
@@ -60,7 +60,7 @@ impl TemplateStore {
         let manifest = Manifest::new(
             Kernel {
                 package: None,
-                // Not every ELF image is a Linux kernel that says it.
+                // Not every ELF kernel is Linux and has a release.
                 release: kernel::release(&image).unwrap_or_else(|_| "unknown".to_owned()),
                 sha256: Sha256Hex::of(&image),
                 size: image.len() as u64,

@@ -1,8 +1,8 @@
-//! What is in a guest's root file system.
+//! The content of a guest's root file system.
 //!
-//! The contract with the guest agent: it is `/init`; it loads `/lib/modules/*.ko` in the order
-//! of their names; busybox's applets are where Debian has those programs; `/proc`, `/sys`,
-//! `/dev`, `/run` and `/tmp` exist for it to mount on.
+//! The contract with the guest agent: it is `/init`; it loads `/lib/modules/*.ko` in the order of
+//! their names; busybox's applets have the paths of Debian's programs; `/proc`, `/sys`, `/dev`,
+//! `/run` and `/tmp` exist as mount points.
 
 use std::path::Path;
 
@@ -10,22 +10,22 @@ use super::archive::Tree;
 use super::modules::Module;
 use super::{TemplateError, elf, file};
 
-/// Largest agent or busybox that is read, in bytes. Both are a few megabytes; every byte of them
-/// is memory of every guest.
+/// Size limit of the agent and of busybox, in bytes. Both have a few megabytes, which every guest
+/// has in its memory.
 const MAX_PROGRAM: u64 = 64 << 20;
 
-/// Most applets that busybox may name; Debian's has about 270.
+/// Limit of the applets that busybox may list; Debian's has about 270.
 const MAX_APPLETS: usize = 2000;
 
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n\
                       nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n";
 const GROUP: &str = "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n";
-/// As Debian has it; the agent adds the guest's own name with each identity.
+/// Like Debian's; the agent adds the guest's own name with each identity.
 const HOSTS: &str = "127.0.0.1\tlocalhost\n\
                      ::1\tlocalhost ip6-localhost ip6-loopback\n\
                      ff02::1\tip6-allnodes\n\
                      ff02::2\tip6-allrouters\n";
-/// What the C library assumes without it depends on its version.
+/// Explicit, because the C library's default depends on its version.
 const NSSWITCH: &str = "passwd:\tfiles\n\
                         group:\tfiles\n\
                         shadow:\tfiles\n\
@@ -33,12 +33,12 @@ const NSSWITCH: &str = "passwd:\tfiles\n\
                         networks:\tfiles\n\
                         protocols:\tfiles\n\
                         services:\tfiles\n";
-/// Programs that read it find it; without a network there is nobody to ask.
+/// For programs that require the file; without a network there is no name server.
 const RESOLV_CONF: &str = "# nameserver ADDRESS\n";
 const HOSTNAME: &str = "ironclaw\n";
 const PROFILE: &str = "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n";
 
-/// Directories that nothing else makes, with their modes.
+/// Directories that nothing else creates, with their modes.
 const DIRECTORIES: [(&str, u32); 17] = [
     ("dev", 0o755),
     ("home", 0o755),
@@ -59,7 +59,7 @@ const DIRECTORIES: [(&str, u32); 17] = [
     ("var/tmp", 0o1777),
 ];
 
-/// A program that runs in the guest, where no dynamic linker is.
+/// Reads a program that runs in the guest, where there is no dynamic linker.
 pub(super) fn read_program(path: &Path) -> Result<Vec<u8>, TemplateError> {
     let bytes = file::read(path, MAX_PROGRAM)?;
     match elf::not_static(&bytes) {
@@ -71,8 +71,8 @@ pub(super) fn read_program(path: &Path) -> Result<Vec<u8>, TemplateError> {
     }
 }
 
-/// The paths in the output of `busybox --list-full` that the guest gets: all but what the agent
-/// is in its place.
+/// Parses the output of `busybox --list-full` into the paths that the guest gets: all but those
+/// that the agent replaces.
 pub(super) fn applets(list: &str) -> Result<Vec<&str>, TemplateError> {
     let bad = |applet: &str| TemplateError::Applet {
         applet: applet.chars().take(80).collect(),
@@ -95,7 +95,7 @@ pub(super) fn applets(list: &str) -> Result<Vec<&str>, TemplateError> {
     }
 }
 
-/// The file tree of a guest.
+/// Builds the file tree of a guest.
 pub(super) fn tree(
     agent: Vec<u8>,
     busybox: Vec<u8>,
@@ -135,7 +135,7 @@ pub(super) fn tree(
 }
 
 #[cfg(any(test, feature = "fuzzing"))]
-/// What a program prints that should be busybox: no path of it leaves the archive.
+/// Parses the output of a program in place of busybox: no path may leave the archive.
 pub(crate) fn fuzz(list: &str) {
     for path in applets(list).unwrap_or_default() {
         let mut parts = Path::new(path).components();

@@ -1,40 +1,40 @@
-//! From the kernel image that a distribution ships to the vmlinux that a VMM loads.
+//! Extracts the vmlinux, which a VMM loads, from the kernel image that a distribution ships.
 
 use thiserror::Error;
 
 use super::compression::{Compression, DecompressError};
 use super::elf::{self, KernelKind};
 
-/// Largest vmlinux that is accepted, in bytes. Debian's is about 55 MB.
+/// Size limit of a vmlinux, in bytes. Debian's has about 55 MB.
 pub(super) const MAX_VMLINUX: usize = 256 << 20;
 
-/// Largest kernel image that is read, in bytes.
+/// Size limit of a kernel image, in bytes.
 pub(super) const MAX_IMAGE: u64 = MAX_VMLINUX as u64;
 
-/// Why an image is no kernel that a template can have.
+/// The reason why an image is no kernel for a template.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum KernelError {
     /// Neither a bzImage nor an ELF file.
     #[error("neither a bzImage nor an ELF image of a kernel")]
     NotAKernel,
-    /// The boot protocol of the image says nothing of a payload.
+    /// The image's boot protocol has no payload.
     #[error("the bzImage has boot protocol {major}.{minor:02}, 2.08 is the first with a payload")]
     OldProtocol {
-        /// Upper byte of the version.
+        /// The upper byte of the version.
         major: u8,
-        /// Lower byte of the version.
+        /// The lower byte of the version.
         minor: u8,
     },
     /// The setup header points beyond the end of the image.
     #[error("the bzImage is cut off: its payload should end at byte {end}, it has {length} bytes")]
     Truncated {
-        /// Where the payload ends according to the setup header.
+        /// The end of the payload according to the setup header.
         end: u64,
-        /// Length of the image in bytes.
+        /// The length of the image in bytes.
         length: usize,
     },
-    /// The payload is compressed in a way that is not known.
+    /// The compression of the payload is unknown.
     #[error(
         "the kernel's compression is none of gzip, xz, zstd and LZ4 (it starts with {magic:02x?})"
     )]
@@ -45,21 +45,21 @@ pub enum KernelError {
     /// The payload can't be decompressed.
     #[error(transparent)]
     Decompress(#[from] DecompressError),
-    /// The payload has another size than is noted at its end.
+    /// The payload's size differs from the one noted at its end.
     #[error("the kernel has {found} bytes after decompression, {expected} are announced")]
     WrongSize {
-        /// Bytes after decompression.
+        /// Size after decompression, in bytes.
         found: usize,
-        /// Bytes that the end of the payload tells.
+        /// The size noted at the end, in bytes.
         expected: u32,
     },
-    /// The content of a bzImage is not an ELF image.
+    /// The content of a bzImage is no ELF image.
     #[error("the kernel is not a complete ELF image for x86-64")]
     NotElf,
-    /// The kernel can't be entered by the PVH boot protocol.
+    /// The kernel has no entry for the PVH boot protocol.
     #[error("the kernel has no PVH entry note; it must be built with CONFIG_PVH=y")]
     WithoutPvh,
-    /// The kernel does not say of which release it is.
+    /// The kernel has no banner with its release.
     #[error("the kernel holds no \"Linux version\" banner")]
     NoBanner,
 }
@@ -75,7 +75,7 @@ mod setup {
 
 const SECTOR: u64 = 512;
 
-/// Whether `image` begins as a kernel does, in one of the forms that VMMs load.
+/// Returns whether `image` begins like a kernel, in one of the forms that VMMs load.
 pub(super) fn is_image(image: &[u8]) -> bool {
     image.starts_with(elf::MAGIC) || is_bzimage(image)
 }
@@ -85,7 +85,7 @@ fn is_bzimage(image: &[u8]) -> bool {
     magic.is_some_and(|magic| magic.starts_with(b"HdrS"))
 }
 
-/// The ELF image of a kernel, from a bzImage or from an ELF image.
+/// Returns the ELF image of a kernel, from a bzImage or an ELF image.
 pub(super) fn vmlinux(image: Vec<u8>) -> Result<Vec<u8>, KernelError> {
     let vmlinux = if image.starts_with(elf::MAGIC) {
         image
@@ -113,7 +113,7 @@ fn unpack(image: &[u8]) -> Result<Vec<u8>, KernelError> {
     if (major, minor) < (2, 8) {
         return Err(KernelError::OldProtocol { major, minor });
     }
-    // Zero sectors mean four, for the sake of very old loaders.
+    // Zero sectors mean four, for very old loaders.
     let [sectors, ..] = number(setup::SECTORS)?.to_le_bytes();
     let sectors = if sectors == 0 { 4 } else { u64::from(sectors) };
     let start = (sectors + 1) * SECTOR + u64::from(number(setup::PAYLOAD_OFFSET)?);
@@ -137,7 +137,7 @@ fn decompress(payload: &[u8]) -> Result<Vec<u8>, KernelError> {
         let magic = payload.iter().take(6).copied().collect();
         return Err(KernelError::UnknownCompression { magic });
     };
-    // The kernel's build appends the size of the content, as gzip does by itself.
+    // The kernel's build appends the size of the content, like gzip itself.
     let (stream, size) = payload.split_last_chunk().ok_or(KernelError::NotAKernel)?;
     let stream = if compression == Compression::Gzip {
         payload
@@ -155,7 +155,7 @@ fn decompress(payload: &[u8]) -> Result<Vec<u8>, KernelError> {
     Ok(vmlinux)
 }
 
-/// The kernel's release, as `uname -r` prints it in the guest.
+/// Returns the kernel's release, as `uname -r` prints it in the guest.
 pub(super) fn release(vmlinux: &[u8]) -> Result<String, KernelError> {
     const BANNER: &[u8] = b"Linux version ";
     const LONGEST: usize = 64; // __NEW_UTS_LEN
@@ -165,7 +165,7 @@ pub(super) fn release(vmlinux: &[u8]) -> Result<String, KernelError> {
             let text = &text[..text.len().min(LONGEST + 1)];
             let end = text.iter().position(|byte| *byte == b' ')?;
             let release = str::from_utf8(&text[..end]).ok()?;
-            // People are shown it.
+            // It is shown to people.
             let plain = release.bytes().all(|byte| byte.is_ascii_graphic());
             (plain && release.starts_with(|c: char| c.is_ascii_digit())).then(|| release.to_owned())
         })
@@ -174,7 +174,7 @@ pub(super) fn release(vmlinux: &[u8]) -> Result<String, KernelError> {
 }
 
 #[cfg(any(test, feature = "fuzzing"))]
-/// A file that should be a kernel's image, or a payload of one.
+/// Parses a file that should be a kernel's image, or its payload.
 pub(crate) fn fuzz(image: &[u8]) {
     const LIMIT: usize = 1 << 20;
     if let Some(compression) = Compression::of(image)

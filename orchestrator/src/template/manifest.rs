@@ -1,4 +1,4 @@
-//! `template.json`: what a template was made of.
+//! The manifest of a template, `template.json`.
 
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,32 +10,32 @@ use crate::untrusted;
 use super::hash::Sha256Hex;
 use super::{TemplateError, TemplateHash, file};
 
-/// Version of the manifest's format.
+/// The version of the manifest's format.
 pub const FORMAT: u16 = 1;
 
-/// Largest manifest that is read, in bytes.
+/// Size limit of a manifest, in bytes.
 const MAX_MANIFEST: u64 = 64 * 1024;
 
-/// What a template was made of, and how its files can be told from damaged ones.
+/// The inputs of a template, and hashes of its files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Manifest {
     /// [`FORMAT`] of the program that wrote it.
     pub format: u16,
-    /// Version of the guest protocol that the agent was built against; it has to be
+    /// The version of the guest protocol that the agent was built for; it has to be
     /// [`ironclaw_protocol::VERSION`].
     pub protocol: u16,
     /// The template's name.
     pub hash: TemplateHash,
     /// The kernel.
     pub kernel: Kernel,
-    /// The initramfs; an imported kernel may do without.
+    /// The initramfs; an imported kernel may have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initramfs: Option<Initramfs>,
     /// Arguments for the guest's kernel that every VMM passes; backends add their own.
     pub boot_args: String,
-    /// When it was built, in seconds since 1970-01-01 00:00:00 UTC.
+    /// The time of the build, in seconds since 1970-01-01 00:00:00 UTC.
     pub created: u64,
 }
 
@@ -44,13 +44,13 @@ pub struct Manifest {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Kernel {
-    /// The Debian package that it comes from, unless it was given as a file.
+    /// The Debian package that it is from, unless it was given as a file.
     pub package: Option<PackageVersion>,
-    /// As `uname -r` prints it in the guest.
+    /// Its release, as `uname -r` prints it in the guest.
     pub release: String,
-    /// Of the vmlinux.
+    /// The hash of the vmlinux.
     pub sha256: Sha256Hex,
-    /// Of the vmlinux, in bytes.
+    /// The size of the vmlinux in bytes.
     pub size: u64,
 }
 
@@ -61,12 +61,12 @@ pub struct Kernel {
 pub struct Initramfs {
     /// The Debian package of busybox, unless it was given as a file.
     pub busybox: Option<PackageVersion>,
-    /// Of the guest agent's executable; not known of an imported archive.
+    /// The hash of the guest agent's executable; unknown for an imported archive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_sha256: Option<Sha256Hex>,
-    /// Of the archive.
+    /// The hash of the archive.
     pub sha256: Sha256Hex,
-    /// Of the archive, in bytes.
+    /// The size of the archive in bytes.
     pub size: u64,
 }
 
@@ -81,16 +81,16 @@ pub struct PackageVersion {
     pub version: String,
 }
 
-/// What is read before the rest, so that an older or newer format is told from a damaged one.
+/// The part that is read first, to tell an older or newer format from a damaged one.
 #[derive(Deserialize)]
 struct Head {
     format: u16,
 }
 
 impl Manifest {
-    /// Describes a template that is made now.
+    /// Describes a template that is being made.
     pub(super) fn new(kernel: Kernel, initramfs: Option<Initramfs>, boot_args: String) -> Self {
-        // A clock before 1970 is no reason to fail: the time is for people only.
+        // A clock before 1970 is no reason to fail: the time is only shown.
         let created = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |time| time.as_secs());
@@ -111,7 +111,7 @@ impl Manifest {
         Self::parse(&file::read(path, MAX_MANIFEST)?, path, hash)
     }
 
-    /// The manifest in `bytes`, which may hold anything; `path` is for errors.
+    /// Parses a manifest from arbitrary `bytes`; `path` is for errors.
     fn parse(bytes: &[u8], path: &Path, hash: &TemplateHash) -> Result<Self, TemplateError> {
         let bad = |reason: String| TemplateError::Manifest {
             path: path.to_owned(),
@@ -148,7 +148,8 @@ impl Manifest {
         Ok(json)
     }
 
-    /// Whether nothing in it was put together by [`TemplateStore::build`](super::TemplateStore).
+    /// Returns whether it was imported, not built by
+    /// [`TemplateStore::build`](super::TemplateStore).
     pub(super) fn is_imported(&self) -> bool {
         let initramfs = self.initramfs.as_ref();
         initramfs.is_none_or(|initramfs| initramfs.agent_sha256.is_none())
@@ -168,7 +169,7 @@ impl Manifest {
     }
 }
 
-/// Whether a text drives no terminal that shows it.
+/// Returns whether a text has no characters that control a terminal.
 pub(super) fn is_plain(text: &str) -> bool {
     !text
         .chars()
@@ -176,7 +177,7 @@ pub(super) fn is_plain(text: &str) -> bool {
 }
 
 #[cfg(any(test, feature = "fuzzing"))]
-/// A file that should be a manifest. Its hash is made right: no fuzzer finds one.
+/// Parses a file that should be a manifest. Fixes its hash first, which no fuzzer finds.
 pub(crate) fn fuzz(json: &[u8]) {
     let path = Path::new("template.json");
     let Ok(mut manifest) = serde_json::from_slice::<Manifest>(json) else {

@@ -1,4 +1,4 @@
-//! Which kernel modules a guest needs, and in which order they load.
+//! Selects the kernel modules that a guest needs, in load order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -9,8 +9,8 @@ use walkdir::WalkDir;
 use super::compression::Compression;
 use super::{TemplateError, elf, file};
 
-/// What every guest loads, the guest channel first; what these depend on comes before them.
-/// Debian's cloud kernel has ext4 built in and the others as modules.
+/// The modules that every guest loads, the guest channel first; their dependencies are loaded
+/// before them. Debian's cloud kernel has ext4 built in and the others as modules.
 const WANTED: [&str; 9] = [
     "virtio_mmio",
     "virtio_console",
@@ -23,21 +23,21 @@ const WANTED: [&str; 9] = [
     "ext4",
 ];
 
-/// Loaded where the kernel has it: the driver that reseeds a clone's random generator when the
-/// VMM changes its generation id. Debian 12's cloud kernel does without.
+/// A module that is loaded if the kernel has it: the driver that reseeds a clone's random generator
+/// when the VMM changes its generation id. Debian 12's cloud kernel does not have it.
 const WELCOME: [&str; 1] = ["vmgenid"];
 
-/// Largest module that is read, in bytes, before and after decompression.
+/// Size limit of a module in bytes, before and after decompression.
 const MAX_MODULE: usize = 32 << 20;
 
-/// Largest `modules.builtin` that is read, in bytes.
+/// Size limit of `modules.builtin`, in bytes.
 const MAX_LIST: u64 = 4 << 20;
 
-/// Why a kernel's modules can't be used.
+/// The reason why a kernel's modules can't be used.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ModuleError {
-    /// A module is wanted that the kernel neither has built in nor comes with.
+    /// A needed module is neither built in nor available.
     #[error("module {name} is neither built in nor present{}", dependent(.needed_by.as_deref()))]
     Missing {
         /// The module.
@@ -45,13 +45,13 @@ pub enum ModuleError {
         /// The module that depends on it; `None` if the guest itself needs it.
         needed_by: Option<String>,
     },
-    /// Modules depend on each other.
+    /// Modules depend on each other in a circle.
     #[error("modules depend on each other: {}", .names.join(" -> "))]
     Cycle {
-        /// Along the dependencies; the last name is the first one again.
+        /// The names along the dependencies; the last is the first one again.
         names: Vec<String>,
     },
-    /// A file is named like a module, but is not one.
+    /// A file named like a module is none.
     #[error("{name} is not a kernel module for x86-64")]
     NotAModule {
         /// The module.
@@ -62,7 +62,7 @@ pub enum ModuleError {
     WrongRelease {
         /// The module.
         name: String,
-        /// The release it was built for.
+        /// The release that it was built for.
         found: String,
         /// The release of the kernel image.
         expected: String,
@@ -77,14 +77,14 @@ fn dependent(name: Option<&str>) -> String {
 /// A module for the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Module {
-    /// Its name, with `_` and never `-`.
+    /// Its name, with `_`, never `-`.
     pub(super) name: String,
-    /// The uncompressed file, with the distribution's signature if it has one.
+    /// The uncompressed file, with the distribution's signature if there is one.
     pub(super) bytes: Vec<u8>,
 }
 
-/// What the guest needs of the modules in `directory` (a `/lib/modules/<release>`), in an order
-/// in which they load.
+/// Selects the modules that the guest needs in `directory` (a `/lib/modules/<release>`), in load
+/// order.
 pub(super) fn collect(directory: &Path, release: &str) -> Result<Vec<Module>, TemplateError> {
     let wrong = |source| TemplateError::Modules {
         path: directory.to_owned(),
@@ -124,7 +124,7 @@ pub(super) fn collect(directory: &Path, release: &str) -> Result<Vec<Module>, Te
         .collect())
 }
 
-/// Modules are named with `-` in some places and with `_` in others.
+/// Normalizes a name: modules are named with `-` in some places and with `_` in others.
 fn canonical(name: &str) -> String {
     name.replace('-', "_")
 }
@@ -140,7 +140,7 @@ fn built_in(directory: &Path) -> Result<BTreeSet<String>, TemplateError> {
 
 fn files(directory: &Path) -> Result<BTreeMap<String, PathBuf>, TemplateError> {
     let mut files = BTreeMap::new();
-    // Sorted, so that of two modules of one name it is always the same that counts.
+    // Sorted, so that of two modules with one name it is always the same that counts.
     for entry in WalkDir::new(directory.join("kernel")).sort_by_file_name() {
         let entry = entry.map_err(|error| {
             let path = error.path().unwrap_or(directory).to_owned();
@@ -197,7 +197,7 @@ fn dependencies(name: &str, bytes: &[u8], release: &str) -> Result<Vec<String>, 
         .collect())
 }
 
-/// Where a module comes from.
+/// The place of a module.
 enum Found {
     BuiltIn,
     Module { needs: Vec<String> },
@@ -209,8 +209,8 @@ enum OrderError<E> {
     Lookup(E),
 }
 
-/// Every module that is wanted or depended on, each once and after all it depends on; built-in
-/// ones are left out. `lookup` is asked once for each name, with the name that needs it.
+/// Returns every module that is wanted or depended on, once and after its dependencies; leaves out
+/// built-in ones. Calls `lookup` once for each name, with the name that needs it.
 fn load_order<E>(
     wanted: &[&str],
     mut lookup: impl FnMut(&str, Option<&str>) -> Result<Found, E>,

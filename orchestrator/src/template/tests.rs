@@ -1,4 +1,4 @@
-//! The real thing: a template from what Debian ships.
+//! Builds a template from Debian's packages.
 
 use std::fs::{self, OpenOptions};
 use std::process::Command;
@@ -56,7 +56,7 @@ fn debian_s_packages_give_the_same_template_every_time() {
         );
     }
 
-    // From nothing but the packages, one of which is damaged.
+    // From the packages alone, one of which is damaged.
     store.delete(first.hash()).unwrap();
     let cache = store.root().join(".cache");
     let entries = debian::entries(&cache).unwrap();
@@ -75,7 +75,7 @@ fn debian_s_packages_give_the_same_template_every_time() {
     assert_eq!(second.unwrap().hash(), first.hash());
     assert_eq!(downloads, ["busybox-static"]);
 
-    // Another agent is another template, and needs no download.
+    // Another agent makes another template, without a download.
     fs::write(&agent, fixture::program("another agent")).unwrap();
     let (third, downloads) = build(&spec);
     assert_ne!(third.unwrap().hash(), first.hash());

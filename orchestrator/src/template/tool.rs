@@ -1,4 +1,4 @@
-//! Running the distribution's programs, with a time limit and without a terminal.
+//! Runs the distribution's programs, with a timeout and without a terminal.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -18,20 +18,21 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::TemplateError;
 use crate::sys;
 
-/// Most of a program's output that is read, in bytes.
+/// Limit of the bytes read of a program's output.
 const MAX_OUTPUT: u64 = 1 << 20;
 
-/// Most of a program's complaint that goes into an error, in characters.
+/// Limit of the characters of a program's message in an error.
 const MAX_MESSAGE: usize = 400;
 
-/// How often, and how far apart, the start of a program is tried whose file is open for writing.
+/// Number of attempts to start a program whose file is open for writing, and the pause between
+/// them.
 const BUSY_ATTEMPTS: usize = 100;
 const BUSY_PAUSE: Duration = Duration::from_millis(1);
 
-/// What programs say of a full disk (strerror(3) of `ENOSPC`).
+/// The text of programs about a full disk (strerror(3) of `ENOSPC`).
 const FULL: &str = "No space left on device";
 
-/// A program in memory, which runs whatever the file system is mounted with on which its file is.
+/// A program in memory, which runs even if the file system of its file is mounted `noexec`.
 pub(super) struct Loaded {
     program: File,
 }
@@ -42,13 +43,13 @@ impl Loaded {
     pub(super) fn new(name: &str, bytes: &[u8]) -> io::Result<Self> {
         let flags = MemfdFlags::CLOEXEC;
         let file = match memfd_create(name, flags | MemfdFlags::EXEC) {
-            // Before Linux 6.3 every such file may be executed, and there is no flag for it.
+            // Before Linux 6.3 every such file is executable, and the flag is unknown.
             Err(Errno::INVAL) => memfd_create(name, flags),
             created => created,
         }?;
         let mut file = File::from(file);
         file.write_all(bytes)?;
-        // What somebody has open for writing can't be executed.
+        // A file that is open for writing can't be executed.
         let program = File::open(path_of(&file))?;
         Ok(Self { program })
     }
@@ -58,13 +59,13 @@ impl Loaded {
     }
 }
 
-/// The same file for whoever has the descriptor: us, and a child until its exec.
+/// Returns a path to the same file for holders of the descriptor: us, and a child until its exec.
 fn path_of(file: &File) -> PathBuf {
     format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }
 
-/// Starts a program. Another thread's child may have had the file open for writing when that was
-/// made, and has it until its own exec: that takes it microseconds.
+/// Starts a program. Retries ETXTBSY: a child of another thread may have inherited the file while
+/// it was open for writing, and has it until its own exec, some microseconds later.
 fn spawn(command: &mut Command) -> io::Result<Child> {
     for _ in 0..BUSY_ATTEMPTS {
         match command.spawn() {
@@ -79,7 +80,7 @@ fn spawn(command: &mut Command) -> io::Result<Child> {
 
 /// Runs `program` in `directory` and returns its standard output.
 ///
-/// `name` is what the error calls it.
+/// `name` is its name in errors.
 pub(super) fn run(
     name: &'static str,
     program: &Path,
@@ -87,7 +88,7 @@ pub(super) fn run(
     directory: &Path,
     limit: Duration,
 ) -> Result<String, TemplateError> {
-    // Not on the disk: if that is full, it is here that the program says so.
+    // In memory, not on the disk: if that is full, the program's message about it still fits.
     let capture = || -> io::Result<(File, File)> {
         let capture = File::from(memfd_create(name, MemfdFlags::CLOEXEC)?);
         Ok((capture.try_clone()?, capture))
@@ -95,15 +96,15 @@ pub(super) fn run(
     let capture = || capture().map_err(TemplateError::io("capture the output of", program));
     let ((mut stdout, child_stdout), (mut stderr, child_stderr)) = (capture()?, capture()?);
     let mut child = Command::new(program);
-    // This thread waits for its end.
+    // This thread waits for the child's end.
     sys::bind_to_parent(&mut child);
     sys::inherit_only(&mut child, &[]);
     child
-        // A program that is many looks at its name.
+        // A multi-call program looks at its name.
         .arg0(name)
         .args(arguments)
         .current_dir(directory)
-        // Messages and field names are read by this program.
+        // This program parses messages and field names.
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
         .stdout(child_stdout)
@@ -155,7 +156,7 @@ pub(super) fn run(
     contents(&mut stdout, program)
 }
 
-/// Ends a child that is not waited for in the regular way.
+/// Ends a child on an early return.
 struct KillOnDrop(Child);
 
 impl Drop for KillOnDrop {

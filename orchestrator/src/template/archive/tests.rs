@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// The entries of an archive, its trailer left out, and their content.
+/// Returns the entries of an archive, without the trailer, and their content.
 fn entries(archive: &[u8]) -> Vec<(Entry, Vec<u8>)> {
     let mut rest = archive;
     let mut entries = Vec::new();

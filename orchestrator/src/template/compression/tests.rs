@@ -27,7 +27,7 @@ fn any_compression() -> impl Strategy<Value = Compression> {
 }
 
 fn content() -> impl Strategy<Value = Vec<u8>> {
-    // Repetitive, so that there is something to compress.
+    // Repetitive, to be compressible.
     (prop::collection::vec(any::<u8>(), 1..50), 1_usize..60).prop_map(|(part, n)| part.repeat(n))
 }
 
@@ -54,7 +54,7 @@ proptest! {
         cut in any::<prop::sample::Index>(),
     ) {
         let compressed = compress(compression, &bytes);
-        // Even into the magic number: a stream may be cut after it was recognized.
+        // Any cut, even within the magic number: a stream may be truncated after it was recognized.
         let cut = cut.index(compressed.len());
         match compression.decompress(&compressed[..cut], LIMIT) {
             Ok(shorter) => prop_assert!(bytes.starts_with(&shorter)),

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::template::fixture;
 
-/// A bzImage as Debian 12 has it.
+/// Builds a bzImage like Debian 12's.
 fn bz_image() -> Vec<u8> {
     let content = fixture::vmlinux(true);
     let mut payload = fixture::lz4_legacy(&content, 100);

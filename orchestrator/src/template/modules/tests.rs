@@ -7,7 +7,7 @@ use crate::template::fixture::{self, GUEST_MODULES, RELEASE};
 
 type Graph = BTreeMap<String, Vec<String>>;
 
-/// The order for modules that are all present.
+/// Returns the order of modules that all exist.
 fn order(wanted: &[&str], graph: &Graph) -> Result<Vec<String>, OrderError<String>> {
     load_order(wanted, |name, _| {
         let needs = graph.get(name).cloned().ok_or_else(|| name.to_owned())?;
@@ -46,7 +46,7 @@ fn a_module_that_needs_itself_is_a_cycle() {
 proptest! {
     #[test]
     fn every_needed_module_loads_once_and_after_what_it_needs(
-        // Module n may need modules of lower numbers only: no cycles.
+        // Module n may only need modules of lower numbers: no cycles.
         needs in prop::collection::vec(prop::collection::vec(any::<prop::sample::Index>(), 0..4), 1..30),
         wanted in prop::collection::vec(any::<prop::sample::Index>(), 1..6),
     ) {

@@ -119,7 +119,8 @@ fn a_program_in_memory_runs_under_its_name() {
     assert_eq!(said.unwrap(), "sh\n");
 }
 
-/// Tells the last test of this file where a tool is to write; it does nothing without.
+/// Set where the last test of this file runs for another: where a tool writes to. It does nothing
+/// otherwise.
 const HOLD: &str = "IRONCLAW_TEST_HOLD_TOOL";
 
 #[test]
