@@ -1,4 +1,4 @@
-//! What Firecracker answers.
+//! Answers of Firecracker.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! What a guest sends to its host.
+//! Messages of a guest to its host.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! What a host sends to its guest.
+//! Messages of a host to its guest.
 
 #![no_main]
 

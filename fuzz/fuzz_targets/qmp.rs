@@ -1,4 +1,4 @@
-//! What QEMU says on its monitor.
+//! Messages of QEMU on its monitor.
 
 #![no_main]
 

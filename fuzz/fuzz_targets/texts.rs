@@ -1,4 +1,4 @@
-//! What programs print and `/proc` shows.
+//! Output of programs and texts of `/proc`.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! What PID 1 does before there is anything to talk to.
+//! Prepares the guest's system before the agent serves.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -14,7 +14,7 @@ use crate::console::say;
 use crate::program::Surroundings;
 use crate::{loopback, scratch};
 
-/// Where the template puts the modules, with names in the order of loading.
+/// The directory of the template's modules, named in load order.
 const MODULES: &str = "/lib/modules";
 
 struct Mount {
@@ -27,7 +27,7 @@ struct Mount {
 const PLAIN: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
 const DATA: MountFlags = PLAIN.union(MountFlags::NOEXEC);
 
-/// In the order of mounting.
+/// Mounts, in this order.
 const MOUNTS: [Mount; 4] = [
     Mount {
         kind: "proc",
@@ -55,7 +55,7 @@ const MOUNTS: [Mount; 4] = [
     },
 ];
 
-/// Names that programs expect in /dev and only udev would make.
+/// Names in /dev that programs expect and only udev would create.
 const DEV_LINKS: [(&str, &str); 4] = [
     ("/dev/fd", "/proc/self/fd"),
     ("/dev/stdin", "/proc/self/fd/0"),
@@ -63,9 +63,9 @@ const DEV_LINKS: [(&str, &str); 4] = [
     ("/dev/stderr", "/proc/self/fd/2"),
 ];
 
-/// What the kernel gives otherwise depends on the memory: a guest of 128 MiB had 319 processes for each
-/// user, and 4096 open files at most. Distributions give this many files. Of processes the kernel
-/// bounds the sum in any case (`kernel.threads-max`).
+/// Resource limits of commands. The kernel's defaults depend on the memory: a guest of 128 MiB had
+/// 319 processes for each user, and at most 4096 open files. Distributions allow this many files.
+/// The kernel bounds the total of processes in any case (`kernel.threads-max`).
 const RESOURCE_LIMITS: [(Resource, &str, Rlimit); 2] = [
     (
         Resource::Nofile,
@@ -87,8 +87,8 @@ const RESOURCE_LIMITS: [(Resource, &str, Rlimit); 2] = [
 
 /// Mounts what programs expect, loads the template's modules and brings the loopback device up.
 ///
-/// Each step that fails is reported on the console, and the next is tried: a guest without, say,
-/// a network module is of use, and one that gives up is of none.
+/// Reports a step that fails on the console, and continues: a guest without, say, a network module
+/// is useful, and one that gives up is not.
 pub(crate) fn prepare() {
     for Mount {
         kind,
@@ -147,7 +147,8 @@ fn load_modules(directory: &Path) {
     }
 }
 
-/// What commands in a guest start with, whatever the kernel's command line gave to PID 1.
+/// Returns the environment of commands, independent of what the kernel's command line passed to PID
+/// 1.
 pub(crate) fn surroundings() -> Surroundings {
     let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
     let env = [("PATH", path), ("HOME", "/root")];

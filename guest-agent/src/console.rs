@@ -1,4 +1,4 @@
-//! The guest's console: the one place where trouble can be reported, and how PID 1 ends.
+//! The guest's console, the only place to report problems; and the end of the guest.
 
 use std::fmt::Display;
 use std::io::Write;
@@ -7,19 +7,19 @@ use std::time::Duration;
 use rustix::fs::sync;
 use rustix::system::{RebootCommand, reboot};
 
-/// Writes one line. The kernel opened the console for PID 1; if there is none, nobody reads.
+/// Writes one line. The kernel opened the console for PID 1; without one, nobody reads.
 pub(crate) fn say(line: impl Display) {
     let _ = writeln!(std::io::stderr(), "ironclaw-guest-agent: {line}");
 }
 
-/// Says why, and ends the guest: PID 1 must not exit, that would be a kernel panic.
+/// Reports the reason and ends the guest: PID 1 must not exit, which would be a kernel panic.
 pub(crate) fn die(reason: impl Display) -> ! {
     say(reason);
     end_guest()
 }
 
-/// Ends the guest by a restart: a microVM has no power button, and its VMM takes the reset for
-/// the end (Firecracker always, QEMU with `-no-reboot`).
+/// Ends the guest by a restart: a microVM has no power button, and its VMM exits at a reset
+/// (Firecracker always, QEMU with `-no-reboot`).
 pub(crate) fn end_guest() -> ! {
     sync();
     for command in [

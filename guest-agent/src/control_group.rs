@@ -1,9 +1,9 @@
-//! A control group for each command, so that all that descends from one can be ended, and what it
-//! died of be told: a process leaves its session and its parent, but not its group.
+//! A control group for each command, to end everything that descends from it, and to learn whether
+//! it ran out of memory: a process can leave its session and its parent, but not its group.
 //!
-//! A process is born into the group of the one that forks it, so the agent enters a command's group,
-//! starts it, and goes home. That takes no code in the child, and leaves no moment at which a child
-//! of the command could escape.
+//! A process is created in the group of its parent, so the agent enters a command's group, starts
+//! the command, and returns. That needs no code in the child, and leaves no moment at which a
+//! descendant could escape.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -17,54 +17,56 @@ use rustix::system::sysinfo;
 
 use crate::console::say;
 
-/// Where the hierarchy is mounted.
+/// The mount point of the hierarchy.
 const MOUNT: &str = "/sys/fs/cgroup";
-/// The directory of all commands' groups.
+/// The parent of all commands' groups.
 const COMMANDS: &str = "/sys/fs/cgroup/ironclaw";
-/// Says how many processes the kernel killed for lack of memory, where no controller counts them.
+/// Counts the processes that the kernel killed for lack of memory, if no controller does.
 const VMSTAT: &str = "/proc/vmstat";
-/// Share of the processor of all commands together, where the agent has 100: however many processes
-/// they have, it is served when it has something to do, and leaves them the rest.
+/// The weight of all commands together for the processor, where the agent has 100: however many
+/// processes they have, the agent is served when it needs to, and leaves them the rest.
 const COMMANDS_WEIGHT: u64 = 10;
-/// Memory of the guest for each process of all commands together. The least that one takes is half of
-/// that, so as many as there may be do not take all memory, and the agent goes on.
+/// The guest's memory per process allowed to all commands together. A process needs at least half
+/// of that, so the maximum of processes does not use up all memory, and the agent can continue.
 const MEMORY_PER_PROCESS: u64 = 192 * 1024;
-/// Memory of the guest for each process of one command: more than the above, so that others start and
-/// can look after one that has as many as it may.
+/// The guest's memory per process allowed to one command: more than the above, so that other
+/// commands can start and examine one that has reached its limit.
 const MEMORY_PER_PROCESS_OF_ONE: u64 = 256 * 1024;
-/// What commands can't take of the memory that is available when none runs. Without it each page that
-/// the kernel finds goes to whichever of hundreds asks first, and the agent is one of them.
+/// Memory that commands can't use, of what is available when none runs. Without it, each free page
+/// goes to whichever of hundreds of processes asks first, and the agent is one of them.
 const RESERVED: u64 = 6 << 20;
-/// Looks at a group that is being killed, in a kernel that can't kill one as a whole (before 5.14).
+/// Attempts to kill a group process by process, in kernels that can't kill it as a whole (before
+/// 5.14).
 const MAX_KILL_ROUNDS: u32 = 100;
-/// How far groups that a command made below its own are followed, to be removed.
+/// Depth to which groups that a command created below its own are removed.
 const MAX_DEPTH: u32 = 8;
 
-/// All groups of commands.
+/// The groups of all commands.
 #[derive(Debug)]
 pub(crate) struct ControlGroups {
-    /// Where the agent itself is; absent if the kernel has no control groups of version 2.
+    /// The agent's own group; `None` if the kernel has no control groups of version 2.
     home: Option<File>,
     /// Whether groups count memory.
     memory: bool,
-    /// Most processes of one command, where groups count them.
+    /// Limit of a command's processes, if groups count them.
     processes: Option<u64>,
     made: Vec<Rc<Path>>,
     next: u64,
-    /// For the next command, so that it need not wait for one to be made.
+    /// The group of the next command, created in advance.
     prepared: Option<ControlGroup>,
 }
 
-/// One command's group.
+/// The group of one command.
 #[derive(Debug)]
 pub(crate) struct ControlGroup {
     path: Rc<Path>,
-    /// Without a controller of memory: what the whole guest had killed when the command started.
+    /// The guest's count of OOM kills when the command started, if there is no memory controller.
     killed_before: Option<u64>,
 }
 
 impl ControlGroups {
-    /// Makes the directory of groups. What fails is reported on the console: commands run without.
+    /// Creates the parent of all groups. Reports failures on the console: commands run without
+    /// groups then.
     pub(crate) fn set_up() -> Self {
         let home = match make_directory() {
             Ok(home) => Some(home),
@@ -96,7 +98,7 @@ impl ControlGroups {
         groups
     }
 
-    /// Makes a group for the next command, and removes those of commands that left nothing.
+    /// Creates a group for the next command, and removes those of commands that have ended.
     pub(crate) fn prepare(&mut self) {
         if self.home.is_none() || self.prepared.is_some() {
             return;
@@ -112,7 +114,7 @@ impl ControlGroups {
         fs::create_dir(&path).ok()?;
         self.made.push(Rc::clone(&path));
         if let Some(processes) = self.processes {
-            // All commands together have a limit in any case.
+            // A limit for all commands together exists in any case.
             let _ = write(&path.join("pids.max"), &processes.to_string());
         }
         Some(ControlGroup {
@@ -121,7 +123,7 @@ impl ControlGroups {
         })
     }
 
-    /// Does `start` in a group of its own, if there can be one.
+    /// Calls `start` in a group of its own, if there can be one.
     pub(crate) fn start<T>(&mut self, start: impl FnOnce() -> T) -> (T, Option<ControlGroup>) {
         self.prepare();
         let entered = self.prepared.take().filter(ControlGroup::enter);
@@ -146,12 +148,12 @@ impl ControlGroup {
         write(&self.path.join("cgroup.procs"), "0").is_ok()
     }
 
-    /// Kills every process in it.
+    /// Kills all its processes.
     pub(crate) fn kill(&self) {
         if write(&self.path.join("cgroup.kill"), "1").is_ok() {
             return;
         }
-        // What is forked during a look is found by the next.
+        // Processes forked during one round are found in the next.
         for _ in 0..MAX_KILL_ROUNDS {
             let processes = fs::read_to_string(self.path.join("cgroup.procs")).unwrap_or_default();
             let mut found = false;
@@ -166,7 +168,7 @@ impl ControlGroup {
         }
     }
 
-    /// Whether the kernel killed a process in it for lack of memory.
+    /// Returns whether the kernel killed one of its processes for lack of memory.
     pub(crate) fn ran_out_of_memory(&self) -> bool {
         let killed = match self.killed_before {
             None => counter(&self.path.join("memory.events")),
@@ -176,13 +178,13 @@ impl ControlGroup {
     }
 }
 
-/// Mounts the hierarchy. To enter a group need not wait for all processors with that option, which
-/// kernels before 6.0 do not have.
+/// Mounts the hierarchy, with an option that avoids waiting for all processors at each move into a
+/// group; kernels before 6.0 lack it.
 fn mount_hierarchy() -> io::Result<()> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     let mount = |options| mount("cgroup2", MOUNT, "cgroup2", flags, Some(options));
     match mount(c"favordynmods").or_else(|_| mount(c"")) {
-        // The kernel, or an earlier agent, has mounted it already.
+        // The kernel, or an earlier agent, may have mounted it already.
         Ok(()) | Err(Errno::BUSY) => Ok(()),
         Err(error) => Err(error.into()),
     }
@@ -199,8 +201,8 @@ fn make_directory() -> io::Result<File> {
         .open(Path::new(MOUNT).join("cgroup.procs"))
 }
 
-/// Turns a controller on for the groups of commands, with a limit for all of them together; whether
-/// it is on.
+/// Enables a controller for the groups of commands, with a limit for all of them together; returns
+/// whether it is enabled.
 fn bound(controller: &str, limit: &str, value: Option<u64>) -> bool {
     let on = turn_on(controller);
     let bounded = match (&on, value) {
@@ -230,7 +232,7 @@ fn memory_of_guest() -> u64 {
     memory.totalram.saturating_mul(memory.mem_unit.into())
 }
 
-/// Bytes that programs could take now.
+/// Returns the bytes that programs could use now.
 fn available_memory() -> Option<u64> {
     let table = fs::read_to_string("/proc/meminfo").ok()?;
     let mut lines = table.lines();
@@ -239,7 +241,7 @@ fn available_memory() -> Option<u64> {
     kib.checked_mul(1024)
 }
 
-/// Writes to a file of the kernel's, which is there or not.
+/// Writes to a kernel file, which may not exist.
 fn write(path: &Path, text: &str) -> io::Result<()> {
     OpenOptions::new()
         .write(true)
@@ -247,7 +249,7 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
         .write_all(text.as_bytes())
 }
 
-/// The line `oom_kill` of a file of counters.
+/// Reads the line `oom_kill` of a file of counters.
 fn counter(path: &Path) -> Option<u64> {
     let counters = fs::read_to_string(path).ok()?;
     let mut lines = counters.lines();
@@ -255,7 +257,7 @@ fn counter(path: &Path) -> Option<u64> {
     count.parse().ok()
 }
 
-/// Removes a group without processes, with those that the command made below it.
+/// Removes a group without processes, and the groups that the command created below it.
 fn remove(path: &Path, depth: u32) -> io::Result<()> {
     match fs::remove_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -1,4 +1,4 @@
-//! What the kernel reported, in the protocol's terms.
+//! Converts errors of the kernel to failures of the protocol.
 
 use std::fmt::Display;
 use std::io;
@@ -6,7 +6,7 @@ use std::io;
 use ironclaw_protocol::message::{Failure, FailureKind, Outcome, bounded_text};
 use rustix::io::Errno;
 
-/// A request that failed with `kind`.
+/// Creates a failure of this kind.
 pub(crate) fn failed(kind: FailureKind, message: impl Display) -> Outcome {
     Outcome::Failed(Failure {
         kind,
@@ -14,9 +14,9 @@ pub(crate) fn failed(kind: FailureKind, message: impl Display) -> Outcome {
     })
 }
 
-/// A request that failed because the kernel refused what `attempt` says.
+/// Creates the failure of an `attempt` that the kernel refused.
 ///
-/// `missing` is what it means for this attempt that a name does not exist.
+/// `missing` is the kind to report if a name does not exist.
 pub(crate) fn refused(attempt: impl Display, error: &io::Error, missing: FailureKind) -> Outcome {
     failed(kind_of(error, missing), format_args!("{attempt}: {error}"))
 }

@@ -1,9 +1,9 @@
-//! Whether a link goes on.
+//! Whether a link continues.
 
-/// What became of a line after it was served.
+/// The state of a link after it was served.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// It goes on.
+    /// It continues.
     Kept,
     /// It is over and can be closed.
     Over,

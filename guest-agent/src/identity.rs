@@ -1,4 +1,4 @@
-//! The files by which a guest and its programs know themselves.
+//! The files with a guest's identity.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use ironclaw_protocol::message::Identity;
 use thiserror::Error;
 
-/// An identity file can't be written.
+/// The error of writing an identity file.
 #[derive(Debug, Error)]
 #[error("{attempt} {}", path.display())]
 pub(crate) struct IdentityError {
@@ -18,10 +18,10 @@ pub(crate) struct IdentityError {
     pub(crate) source: io::Error,
 }
 
-/// Writes the machine id, the files of the host name and the boot id below `root`, and gives the path
-/// of the last, which is to be mounted over the kernel's own.
+/// Writes the machine id, the host name's files and the boot id below `root`; returns the path of
+/// the last, which is to be mounted over the kernel's own.
 ///
-/// A spawn waits for it: each system call counts.
+/// A spawn waits for this: each system call counts.
 pub(crate) fn write(root: &Path, identity: &Identity) -> Result<PathBuf, IdentityError> {
     let etc = root.join("etc");
     replace(
@@ -43,21 +43,21 @@ pub(crate) fn write(root: &Path, identity: &Identity) -> Result<PathBuf, Identit
     Ok(boot_id)
 }
 
-/// The address of the guest's own name, as Debian has it: not that of `localhost`, whose name is
-/// another.
+/// The address of the guest's own name, as in Debian: not that of `localhost`, which is another
+/// name.
 const OWN_ADDRESS: &str = "127.0.1.1";
 
-/// Bytes that a table of names seldom exceeds.
+/// A size that a table of names seldom exceeds.
 const TYPICAL_TABLE: usize = 4096;
 
-/// What every system has, as Debian has it.
+/// The entries of every system, as in Debian.
 const LOCALHOST: &str = "127.0.0.1\tlocalhost\n\
                          ::1\tlocalhost ip6-localhost ip6-loopback\n\
                          ff02::1\tip6-allnodes\n\
                          ff02::2\tip6-allrouters\n";
 
-/// The table of names with `hostname` in place of the name that the guest had; what the template or a
-/// command put there stays.
+/// Returns the table of names with `hostname` in place of the guest's earlier name; keeps what the
+/// template or a command added.
 fn hosts_with(before: &str, hostname: &str) -> String {
     let fields = |line: &str| -> Vec<String> {
         let line = line.split('#').next().unwrap_or_default();
@@ -81,10 +81,10 @@ fn hosts_with(before: &str, hostname: &str) -> String {
     hosts + OWN_ADDRESS + "\t" + hostname + "\n"
 }
 
-/// What is in a file, if it can be read.
+/// Reads a file, if possible.
 fn read(path: &Path) -> Vec<u8> {
     let mut content = Vec::with_capacity(TYPICAL_TABLE);
-    // Not by `fs::read`, which asks for the size first.
+    // Avoids `fs::read`, which asks for the size first.
     let file = fs::File::open(path);
     match file.and_then(|mut file| file.read_to_end(&mut content)) {
         Ok(_) => content,
@@ -92,7 +92,7 @@ fn read(path: &Path) -> Vec<u8> {
     }
 }
 
-/// Opens a file to be written, whose directory is there but for the first time.
+/// Opens a file for writing; creates its directory, which is missing the first time only.
 fn open(options: &fs::OpenOptions, path: &Path) -> Result<fs::File, IdentityError> {
     match options.open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -114,7 +114,7 @@ fn failed(attempt: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Ident
     }
 }
 
-/// Gives `path` new content in one step.
+/// Replaces the content of `path` atomically.
 fn replace(path: &Path, mode: u32, content: &str) -> Result<(), IdentityError> {
     let fresh = path.with_extension("ironclaw-new");
     let mut options = fs::OpenOptions::new();
@@ -125,8 +125,8 @@ fn replace(path: &Path, mode: u32, content: &str) -> Result<(), IdentityError> {
     fs::rename(&fresh, path).map_err(failed("replace", path))
 }
 
-/// Gives the file at `path` new content of the same length, in place: a file that is mounted
-/// somewhere else is the inode, not the name.
+/// Overwrites the file at `path` with content of the same length, in place: a bind mount of the
+/// file is of its inode, not its name.
 fn overwrite(path: &Path, content: &str) -> Result<(), IdentityError> {
     let mut options = fs::OpenOptions::new();
     options.write(true).create(true).truncate(false).mode(0o444);
@@ -143,7 +143,7 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// The form of /proc/sys/kernel/random/boot_id: a UUID.
+/// Formats a UUID, as in /proc/sys/kernel/random/boot_id.
 fn dashed(bytes: &[u8; 16]) -> String {
     let parts = [
         &bytes[..4],

@@ -1,4 +1,4 @@
-//! The loopback network device.
+//! Brings the loopback network device up.
 
 use std::io;
 
@@ -11,13 +11,13 @@ const RTM_NEWLINK: u16 = 16;
 const NLM_F_REQUEST_ACK: u16 = 1 | 4;
 const NLMSG_ERROR: u16 = 2;
 const IFF_UP: u32 = 1;
-/// The kernel registers the loopback device of a network namespace first.
+/// The loopback device is the first that the kernel registers in a network namespace.
 const INDEX: i32 = 1;
 
-/// Length of `struct nlmsghdr` and of `struct ifinfomsg`.
+/// The length of `struct nlmsghdr` and of `struct ifinfomsg`.
 const HEADER: usize = 16;
 
-/// Brings the device up; the kernel then gives it 127.0.0.1 and ::1 by itself.
+/// Brings the device up; the kernel then assigns 127.0.0.1 and ::1.
 pub(crate) fn up() -> io::Result<()> {
     let socket = socket_with(
         AddressFamily::NETLINK,
@@ -29,12 +29,12 @@ pub(crate) fn up() -> io::Result<()> {
     request.extend_from_slice(&32_u32.to_ne_bytes());
     request.extend_from_slice(&RTM_NEWLINK.to_ne_bytes());
     request.extend_from_slice(&NLM_F_REQUEST_ACK.to_ne_bytes());
-    // Sequence number and port: there is one request and one kernel.
+    // Sequence number and port: not needed for a single request.
     request.extend_from_slice(&[0; 8]);
     // Family, padding and device type: any.
     request.extend_from_slice(&[0; 4]);
     request.extend_from_slice(&INDEX.to_ne_bytes());
-    // Flags, and which of them to change.
+    // The flags, and a mask of those to change.
     request.extend_from_slice(&IFF_UP.to_ne_bytes());
     request.extend_from_slice(&IFF_UP.to_ne_bytes());
     sendto(

@@ -1,12 +1,12 @@
-//! Who dies when the guest runs out of memory: commands, and never the agent, whose end would be the
-//! guest's.
+//! Keeps the OOM killer from choosing the agent, whose end would be the guest's: commands are
+//! chosen instead.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 
 use crate::console::say;
 
-/// A process that has this is never chosen. Children inherit it.
+/// The score of a process that is never chosen. Children inherit it.
 const NEVER: &[u8] = b"-1000";
 const ORDINARY: &[u8] = b"0";
 
@@ -15,7 +15,7 @@ const ORDINARY: &[u8] = b"0";
 pub(crate) struct OomScore(Option<File>);
 
 impl OomScore {
-    /// Takes the agent out of the choice.
+    /// Exempts the agent.
     pub(crate) fn never_chosen() -> Self {
         let path = "/proc/self/oom_score_adj";
         let opened = OpenOptions::new().write(true).open(path);
@@ -28,7 +28,8 @@ impl OomScore {
         score
     }
 
-    /// Does `start`, whose children are chosen like any process. For that moment, so is the agent.
+    /// Calls `start` with an ordinary score, which its children inherit. For that moment, the agent
+    /// has it, too.
     pub(crate) fn ordinary_during<T>(&mut self, start: impl FnOnce() -> T) -> T {
         self.set(ORDINARY);
         let started = start();

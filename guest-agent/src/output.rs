@@ -12,22 +12,22 @@ use rustix::io::{ioctl_fionbio, ioctl_fionread};
 #[derive(Debug)]
 struct Output {
     pipe: File,
-    /// To be read without being waited for: what there is to find is there already.
+    /// Whether to read without waiting: everything to be read is there already.
     ready: bool,
-    /// What is still read of a pipe that is given up.
+    /// Bytes still to be read from a pipe that is given up.
     left: Option<u64>,
 }
 
-/// What came of reading a pipe.
+/// The result of reading from a pipe.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Chunk {
     /// That many bytes.
     Bytes(usize),
-    /// Nothing now, or nothing any more.
+    /// Nothing now, or at the end.
     Nothing,
 }
 
-/// All that a command may write to.
+/// The pipes that a command may write to.
 #[derive(Debug, Default)]
 pub(crate) struct Outputs {
     stdout: Option<Output>,
@@ -41,15 +41,15 @@ pub(crate) struct CommandEnds {
     pub(crate) stderr: PipeWriter,
 }
 
-/// A pipe that whoever has it may open anew, as a command does that became another user and writes
-/// to /dev/stderr. Only the processes that have it can reach it.
+/// Opens a pipe that its holders may open anew by /proc, as a command does that changed its user
+/// and writes to /dev/stderr. Only processes that have it can reach it.
 pub(crate) fn open_pipe() -> io::Result<(PipeReader, PipeWriter)> {
     let (reader, writer) = io::pipe()?;
     fchmod(&writer, Mode::from_raw_mode(0o666))?;
     Ok((reader, writer))
 }
 
-/// Makes the agent's end of a pipe what the event loop takes.
+/// Makes the agent's end of a pipe non-blocking, as the event loop needs it.
 pub(crate) fn nonblocking(end: impl Into<OwnedFd>) -> io::Result<File> {
     let end = end.into();
     ioctl_fionbio(&end, true)?;
@@ -67,7 +67,7 @@ impl Output {
 }
 
 impl Outputs {
-    /// Opens the pipes: one for both streams if they are to stay in order.
+    /// Opens the pipes: a single one if the streams are to stay in order.
     pub(crate) fn open(stderr: Stderr) -> io::Result<(Self, CommandEnds)> {
         let (reader, writer) = open_pipe()?;
         let stdout = Some(Output::new(reader)?);
@@ -105,23 +105,23 @@ impl Outputs {
         }
     }
 
-    /// The pipe of `stream` to be waited for, while it is open.
+    /// Returns the pipe of `stream` to wait for, while it is open.
     pub(crate) fn to_wait_for(&self, stream: Stream) -> Option<BorrowedFd<'_>> {
         let output = self.get(stream).filter(|output| !output.ready)?;
         Some(output.pipe.as_fd())
     }
 
-    /// Whether `stream` is to be read without being waited for.
+    /// Returns whether to read `stream` without waiting.
     pub(crate) fn is_ready(&self, stream: Stream) -> bool {
         self.get(stream).is_some_and(|output| output.ready)
     }
 
-    /// Whether nothing more comes.
+    /// Returns whether all output has ended.
     pub(crate) fn are_over(&self) -> bool {
         self.stdout.is_none() && self.stderr.is_none()
     }
 
-    /// Reads what there is, into as much of `buffer` as is allowed.
+    /// Reads what is there, at most `allowed` bytes, into `buffer`.
     pub(crate) fn read(&mut self, stream: Stream, allowed: u64, buffer: &mut [u8]) -> Chunk {
         let Some(slot) = self.slot(stream) else {
             return Chunk::Nothing;
@@ -151,20 +151,21 @@ impl Outputs {
             Err(error) if error.kind() == ErrorKind::WouldBlock && output.left.is_none() => {
                 output.ready = false;
             }
-            // Somebody else who has the pipe read it, or it is unusable: nothing more comes.
+            // Another holder of the pipe has read it, or it is unusable: no more output comes.
             Err(_) => *slot = None,
         }
         Chunk::Nothing
     }
 
-    /// The command's main process ended: what it wrote, and most often the end, is there.
+    /// Reads without waiting from now on: the main process ended, so its output and most often the
+    /// end are there.
     pub(crate) fn look_at_once(&mut self) {
         for output in [&mut self.stdout, &mut self.stderr].into_iter().flatten() {
             output.ready = true;
         }
     }
 
-    /// Waits for no more than what is in the pipes now.
+    /// Limits the rest to what is in the pipes now.
     pub(crate) fn cut_off(&mut self) {
         for slot in [&mut self.stdout, &mut self.stderr] {
             let left = slot

@@ -1,4 +1,4 @@
-//! Waiting for the serial port to appear.
+//! Waits for the serial port to appear.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -7,22 +7,22 @@ use crate::console::say;
 use crate::serial::{self, SerialPort};
 use crate::uevents;
 
-/// First and longest time between two attempts to open a port that can't be opened yet: the
-/// driver announces nothing when it can.
+/// The first and the longest pause between two attempts to open a port that can't be opened yet:
+/// the driver sends no event when it can.
 const RETRY: (Duration, Duration) = (Duration::from_millis(2), Duration::from_secs(1));
 
 /// The search for a port that may never come: a guest may have only vsock.
 #[derive(Debug)]
 pub(crate) struct PortSearch {
-    /// Announces new devices; if it can't be had, the search goes by time.
+    /// Events about new devices; without them the search polls.
     devices: Option<OwnedFd>,
-    /// When to look next, unless something is announced before.
+    /// The time of the next attempt, unless an event comes before.
     next: Option<Instant>,
     pause: Duration,
 }
 
 impl PortSearch {
-    /// Begins to watch for new devices, so that none is missed between two looks.
+    /// Starts watching for new devices, so that none is missed between two attempts.
     pub(crate) fn start() -> Self {
         let devices = uevents::watch();
         if let Err(error) = &devices {
@@ -35,12 +35,12 @@ impl PortSearch {
         }
     }
 
-    /// Where announcements arrive.
+    /// Returns the descriptor of the events.
     pub(crate) fn devices(&self) -> Option<BorrowedFd<'_>> {
         self.devices.as_ref().map(AsFd::as_fd)
     }
 
-    /// Something was announced: look again.
+    /// Handles an event: tries again at once.
     pub(crate) fn announced(&mut self) {
         if let Some(devices) = self.devices() {
             uevents::drain(devices);
@@ -48,12 +48,12 @@ impl PortSearch {
         self.next = Some(Instant::now());
     }
 
-    /// When to look next, as far as that is known.
+    /// Returns the time of the next attempt, if there is one.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.next
     }
 
-    /// Looks, if it is time.
+    /// Tries to open the port, if it is time.
     pub(crate) fn look(&mut self, now: Instant) -> Option<SerialPort> {
         if self.next.is_none_or(|next| next > now) {
             return None;

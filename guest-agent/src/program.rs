@@ -1,4 +1,4 @@
-//! Finding the program of a command.
+//! Finds the program of a command.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -11,17 +11,17 @@ use rustix::fs::{Access, access};
 use crate::command::os;
 use crate::failure::{failed, refused};
 
-/// What every command starts with; a request's own environment comes on top.
+/// The environment of every command; a request's own environment is added.
 #[derive(Debug)]
 pub(crate) struct Surroundings {
-    /// The variables, instead of the ones that the agent itself has.
+    /// The variables, in place of the agent's own.
     pub(crate) env: Vec<(OsString, OsString)>,
-    /// Working directory of a command that names none.
+    /// The working directory of a command that names none.
     pub(crate) cwd: PathBuf,
 }
 
 impl Surroundings {
-    /// The working directory for `exec`, which exists.
+    /// Returns the working directory of `exec`, and checks that it exists.
     pub(crate) fn directory(&self, exec: &Exec) -> Result<PathBuf, Outcome> {
         let Some(cwd) = &exec.cwd else {
             return Ok(self.cwd.clone());
@@ -37,8 +37,8 @@ impl Surroundings {
         }
     }
 
-    /// The file to run for `exec`, looked up as `execvp` does, but on the `PATH` that the command
-    /// will have, and with an error that says what was looked for.
+    /// Finds the file to execute for `exec` as `execvp` does, but on the `PATH` that the command
+    /// will have, and with an error that names what was looked for.
     pub(crate) fn program(&self, exec: &Exec, directory: &Path) -> Result<PathBuf, Outcome> {
         let name = exec.argv.first().map_or(OsStr::new(""), os);
         let missing = |reason: &dyn std::fmt::Display| {

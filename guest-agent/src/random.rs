@@ -14,7 +14,7 @@ use rustix::ioctl::{NoArg, Setter, ioctl, opcode};
 /// `struct rand_pool_info` of linux/random.h, with a buffer of the protocol's length.
 #[repr(C)]
 struct PoolInfo {
-    /// Credit, in bits.
+    /// Entropy to credit, in bits.
     entropy_count: i32,
     /// Length of `buf`, in bytes.
     buf_size: i32,
@@ -29,11 +29,11 @@ const RNDADDENTROPY: rustix::ioctl::Opcode = opcode::write::<[i32; 2]>(b'R', 0x0
 /// `_IO('R', 0x07)`.
 const RNDRESEEDCRNG: rustix::ioctl::Opcode = opcode::none(b'R', 0x07);
 
-/// Mixes `entropy` into the pool with full credit, and has the generator take a new seed from it
-/// at once: without that, what it gives next would still come from the snapshot's seed.
+/// Mixes `entropy` into the pool with full credit, and reseeds the generator from it at once:
+/// otherwise its next output would still derive from the snapshot's seed.
 ///
 /// # Errors
-/// What the kernel says: it wants `CAP_SYS_ADMIN`.
+/// The kernel's error: it requires `CAP_SYS_ADMIN`.
 pub(crate) fn reseed(entropy: &[u8; ENTROPY]) -> io::Result<()> {
     let urandom = OpenOptions::new().write(true).open("/dev/urandom")?;
     #[allow(

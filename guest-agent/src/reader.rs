@@ -1,10 +1,10 @@
-//! Whether anybody waits for what may come through a pipe, such as a command's standard input.
+//! Finds out whether anybody waits for data from a pipe, such as a command's standard input.
 //!
-//! The kernel tells a pipe's writer that there is room in it, and not that somebody waits at the
-//! other end. procfs tells what each thread waits for (proc_pid_syscall(5)). A thread that waits for
-//! the pipe together with others, by poll(2) or the like, counts: that it holds the pipe is known, and
-//! what else it waits for is not. So does one that waits in a way that is not known here, if it does so
-//! for a while, and one for which the pipe was set non-blocking.
+//! The kernel tells a pipe's writer that there is room, but not that somebody waits at the other
+//! end. procfs shows what each thread waits for (proc_pid_syscall(5)). A thread that waits for
+//! several descriptors, by poll(2) or the like, counts as a reader: it holds the pipe, and what
+//! else it waits for is unknown. So does a thread that waits in an unknown way for a while, and one
+//! whose descriptor of the pipe is non-blocking.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 use rustix::fs::{OFlags, fstat};
 use rustix::io::ioctl_fionread;
 
-/// Time until the first look, which doubles with each one up to the longest.
+/// The time until the first check, which doubles with each one up to the longest.
 const FIRST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_millis(64);
-/// After so many looks that found a holder of the pipe that waits for something unknown, it is taken
-/// to be the pipe: most of half a second.
+/// Number of checks with a holder that waits for something unknown, after which that is assumed to
+/// be the pipe: most of half a second.
 const UNKNOWN: u32 = 12;
 
-/// Looks for a reader that waits, until there is one.
+/// Checks repeatedly for a waiting reader, until there is one.
 #[derive(Debug)]
 pub(crate) struct ReaderSearch {
     due: Instant,
@@ -29,12 +29,12 @@ pub(crate) struct ReaderSearch {
     unknown: u32,
 }
 
-/// What the threads that hold a pipe do.
+/// The state of the threads that hold a pipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Reader {
     /// None of them waits for it.
     Elsewhere,
-    /// One waits for something that is not known here.
+    /// One waits for something unknown.
     Unknown,
     /// One waits for it.
     Waiting,
@@ -49,12 +49,13 @@ impl ReaderSearch {
         }
     }
 
-    /// When to look.
+    /// Returns the time of the next check.
     pub(crate) fn due(&self) -> Instant {
         self.due
     }
 
-    /// Whether somebody waits for the empty pipe whose writing end this is; not before it is due.
+    /// Returns whether somebody waits for the empty pipe with this writing end; checks only if it
+    /// is time.
     pub(crate) fn look(&mut self, pipe: impl AsFd, now: Instant) -> bool {
         if now < self.due {
             return false;
@@ -77,13 +78,13 @@ impl ReaderSearch {
                 self.unknown += 1;
                 self.unknown >= UNKNOWN
             }
-            // Without procfs nobody knows, and a command that waits must not do so for ever.
+            // Without procfs nobody knows, and a waiting command must not wait for ever.
             Some(Reader::Waiting) | None => true,
         }
     }
 }
 
-/// What those that hold the pipe with this link do, for whom that can be told; nothing without procfs.
+/// Returns the state of the pipe's holders, as far as they are visible; `None` without procfs.
 fn find_reader(procfs: &Path, pipe: &Path) -> Option<Reader> {
     let ours = std::process::id().to_string();
     let mut found = Reader::Elsewhere;
@@ -120,7 +121,7 @@ struct ReadingEnd {
     is_nonblocking: bool,
 }
 
-/// Those that a process has of the pipe, if it has any.
+/// Lists a process's reading ends of the pipe; `None` if it has none.
 fn reading_ends(process: &Path, pipe: &Path) -> Option<Vec<ReadingEnd>> {
     let descriptors = fs::read_dir(process.join("fd")).ok()?.flatten();
     let held = descriptors.filter(|fd| fs::read_link(fd.path()).is_ok_and(|link| link == pipe));
@@ -139,8 +140,8 @@ fn reading_ends(process: &Path, pipe: &Path) -> Option<Vec<ReadingEnd>> {
     (!ends.is_empty()).then_some(ends)
 }
 
-/// What a thread does, from what procfs says of it: `running`, or the number of a system call and
-/// its arguments in hexadecimal. Numbers are those of x86-64.
+/// Parses procfs' description of a thread: `running`, or the number of a system call and its
+/// arguments in hexadecimal. Numbers are those of x86-64.
 fn waits_for(call: &str, held: &[ReadingEnd]) -> Reader {
     let mut words = call.split_ascii_whitespace();
     let Some(number) = words.next().and_then(|word| word.parse::<i64>().ok()) else {
@@ -152,14 +153,15 @@ fn waits_for(call: &str, held: &[ReadingEnd]) -> Reader {
     };
     let is_held = |descriptor| held.iter().any(|end| Some(end.number) == descriptor);
     match number {
-        // read, pread64, readv, preadv, splice, tee, vmsplice, preadv2: from the first argument.
+        // read, pread64, readv, preadv, splice, tee, vmsplice, preadv2: the first argument is the
+        // descriptor.
         0 | 17 | 19 | 275 | 276 | 278 | 295 | 327 if is_held(argument()) => Reader::Waiting,
         // poll, select, epoll_wait, pselect6, ppoll, epoll_pwait, io_uring_enter, epoll_pwait2.
         7 | 23 | 232 | 270 | 271 | 281 | 426 | 441 => Reader::Waiting,
-        // The first ones, of another descriptor; and write, pause, nanosleep, accept, sendto,
+        // The first ones on another descriptor; and write, pause, nanosleep, accept, sendto,
         // recvfrom, sendmsg, recvmsg, wait4, flock, fsync, rt_sigtimedwait, rt_sigsuspend, futex,
-        // clock_nanosleep, waitid, accept4; and none, of one that waits in the kernel for something
-        // else, such as a page.
+        // clock_nanosleep, waitid, accept4; and -1 of a thread that waits in the kernel for
+        // something else, like a page.
         -1 | 0 | 17 | 19 | 275 | 276 | 278 | 295 | 327 | 1 | 20 | 34 | 35 | 42 | 43 | 44 | 45
         | 46 | 47 | 61 | 73 | 74 | 128 | 130 | 202 | 230 | 247 | 288 => Reader::Elsewhere,
         _ => Reader::Unknown,
@@ -182,7 +184,7 @@ mod tests {
         command.spawn().unwrap()
     }
 
-    /// Looks until somebody waits, or it has looked so many times.
+    /// Checks until somebody waits, at most so many times.
     fn finds_one(child: &Child, looks: u32) -> bool {
         let pipe = child.stdin.as_ref().unwrap();
         let mut search = ReaderSearch::start(Instant::now());
@@ -193,7 +195,7 @@ mod tests {
     }
 
     fn end(mut child: Child) {
-        // With what the shell started.
+        // Together with the shell's children.
         kill_process_group(Pid::from_child(&child), Signal::KILL).unwrap();
         child.wait().unwrap();
     }

@@ -1,20 +1,21 @@
-//! How long a command's output is waited for after its main process ended.
+//! The wait for a command's output after its main process ended.
 
 use std::time::{Duration, Instant};
 
-/// Time between two looks at whether something came.
+/// Interval of checks for new output.
 const LOOK: Duration = Duration::from_millis(50);
-/// Looks in a row that find nothing new, after which nothing more comes. Looks are counted, and not
-/// time, so that a guest whose processor was taken away for long does not give up at once.
+/// Number of checks in a row without new output that end the wait. Counts checks, not time: a guest
+/// whose processor was taken away for long must not give up at once.
 const MAX_QUIET_LOOKS: u32 = 10;
-/// Looks after which nothing is waited for although it still comes.
+/// Number of checks that end the wait even if output still comes.
 const MAX_LOOKS: u32 = 40;
-/// Most bytes that are waited for: what a chain of filters that the command started can have had in
-/// its pipes, and no more of what never ends.
+/// Limit of the bytes waited for: what a chain of filters started by the command can have had in
+/// its pipes, and no more from one that never ends.
 const MAX_BYTES: u64 = 1024 * 1024;
 
-/// The wait for processes that the command left behind and that still have its output: a filter that
-/// has not written all, or a service that never will. The end of the output ends it at once.
+/// The wait for processes that the command left behind and that still hold its output: a filter
+/// that has not written everything, or a service that never will. The end of the output ends it at
+/// once.
 #[derive(Debug)]
 pub(crate) struct Rundown {
     next: Instant,
@@ -35,20 +36,20 @@ impl Rundown {
         }
     }
 
-    /// When the next look is due.
+    /// Returns the time of the next check.
     pub(crate) fn next(&self) -> Instant {
         self.next
     }
 
-    /// Output came; whether that was all that is waited for.
+    /// Counts output; returns whether the limit is reached.
     pub(crate) fn came(&mut self, bytes: u64) -> bool {
         self.heard = true;
         self.left = self.left.saturating_sub(bytes);
         self.left == 0
     }
 
-    /// Looks whether something came; whether the wait is over. While the host takes nothing, that
-    /// nothing comes has another reason.
+    /// Checks for new output; returns whether the wait is over. Silence does not count while the
+    /// host takes nothing.
     pub(crate) fn look(&mut self, now: Instant, host_takes: bool) -> bool {
         if now < self.next {
             return false;
@@ -71,7 +72,8 @@ impl Rundown {
 mod tests {
     use super::*;
 
-    /// Looks until the end, with output of so many bytes before each look, if any.
+    /// Checks until the end, with `bytes` of output before each check, if not 0; returns the number
+    /// of checks.
     fn looks(bytes: u64) -> u32 {
         let mut rundown = Rundown::start(Instant::now());
         for look in 1.. {

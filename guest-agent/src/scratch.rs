@@ -1,9 +1,9 @@
-//! Where programs write what need not last: memory, and so bounded in sum.
+//! Mounts temporary file systems, which are in memory, with a limit on their total.
 //!
-//! A file system in memory takes half of the guest's memory by itself, and two that are filled take all
-//! of it: the kernel then kills a program where it should have said that there is no space. So /tmp,
-//! /run and /dev/shm share one, and a root in memory gets what is left beside it: together less than
-//! half, and programs the rest.
+//! A tmpfs takes up to half of the guest's memory by default, and two full ones take all of it:
+//! then the kernel kills a program where it should have reported a lack of space. So /tmp, /run and
+//! /dev/shm share one, and a root in memory may grow into what is left: together less than half,
+//! and programs have the rest.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -15,22 +15,22 @@ use rustix::system::sysinfo;
 
 use crate::console::say;
 
-/// Of linux/magic.h.
+/// From linux/magic.h.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 
-/// Of the file system that /run, /tmp and /dev/shm share.
+/// The options of the file system that /run, /tmp and /dev/shm share.
 const SHARED_SIZE: &std::ffi::CStr = c"mode=0755,size=30%";
-/// What may be added to a root in memory, in hundredths of the guest's memory.
+/// Growth of a root in memory, in hundredths of the guest's memory.
 const ROOT_PERCENT: u64 = 15;
-/// Of /dev, which holds nodes and links, and is in memory, too.
+/// The options of /dev, which has nodes and links, and is in memory, too.
 const DEV_SIZE: &std::ffi::CStr = c"mode=0755,size=1m";
 
 const FLAGS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
 
-/// Directories below /run, and where else they show.
+/// Directories below /run, and their other mount points.
 const SHARED: [(&str, &str); 2] = [("/run/tmp", "/tmp"), ("/run/shm", "/dev/shm")];
 
-/// Mounts them. What fails is reported on the console, and the next is tried.
+/// Mounts them. Reports failures on the console, and continues.
 pub(crate) fn mount_all() {
     let dev = mount_remount("/dev", MountFlags::NOSUID, DEV_SIZE);
     report("bound the size of /dev", dev.map_err(Into::into));
@@ -51,7 +51,7 @@ fn report(attempt: &str, result: io::Result<()>) {
 fn bound_root() -> io::Result<()> {
     let root = statfs("/")?;
     if u64::try_from(root.f_type).is_ok_and(|kind| kind != TMPFS_MAGIC) {
-        // On a disk, which has a size of its own.
+        // A root on a disk has a size of its own.
         return Ok(());
     }
     let block = u64::try_from(root.f_bsize).unwrap_or(0);

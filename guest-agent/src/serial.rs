@@ -1,4 +1,4 @@
-//! The virtio-serial port that a host without vsock talks over.
+//! The virtio-serial port for a host without vsock.
 
 use std::fs::{File, OpenOptions, read_dir, read_to_string};
 use std::io;
@@ -13,10 +13,10 @@ use rustix::fs::OFlags;
 
 use crate::fate::Fate;
 
-/// Where the kernel lists the ports.
+/// The directory in which the kernel lists the ports.
 const PORTS: &str = "/sys/class/virtio-ports";
 
-/// The node of the agent's port, once the kernel knows its name.
+/// Returns the device node of the agent's port, once the kernel knows its name.
 pub(crate) fn find() -> Option<PathBuf> {
     let mut ports = read_dir(PORTS).ok()?.flatten();
     let port = ports.find(|port| {
@@ -39,7 +39,7 @@ pub(crate) struct SerialPort {
 }
 
 impl SerialPort {
-    /// Opens the port. The node is there before the driver lets it be opened (`ENXIO`).
+    /// Opens the port. The node exists before the driver lets it be opened (`ENXIO`).
     pub(crate) fn open(node: &Path) -> io::Result<Self> {
         let flags = OFlags::NONBLOCK.bits().cast_signed();
         let file = OpenOptions::new()
@@ -59,19 +59,20 @@ impl SerialPort {
         Ok(port)
     }
 
-    /// To read from and to write to.
+    /// Returns the file to read from and write to.
     pub(crate) fn file(&self) -> &File {
         &self.file
     }
 
-    /// What becomes readable when a host may have come; none while there is one.
+    /// Returns a descriptor that becomes readable when a host may have come; `None` while there is
+    /// one.
     pub(crate) fn absent_host(&self) -> Option<BorrowedFd<'_>> {
         (!self.host).then(|| self.edges.as_fd())
     }
 
-    /// Looks whether a host has come.
+    /// Checks whether a host has come.
     pub(crate) fn look_for_host(&mut self) {
-        // The edge first: one that comes between the two looks is then still there to be seen.
+        // Clears the edge first: a host that comes in between is then still reported.
         let mut events = [MaybeUninit::<epoll::Event>::uninit(); 1];
         let _ = epoll::wait(&self.edges, &mut events, Some(&Timespec::default()));
         let mut port = [PollFd::new(&self.file, PollFlags::IN | PollFlags::OUT)];
@@ -80,10 +81,10 @@ impl SerialPort {
         self.host = polled.is_ok() && !port[0].revents().intersects(gone);
     }
 
-    /// The host hung up, or the port was unplugged.
+    /// Handles a hang-up of the host, or the removal of the port.
     pub(crate) fn host_gone(&mut self) -> Fate {
         self.host = false;
-        // An unplugged port stays so: reading says ENODEV for ever.
+        // A removed port stays so: reads return ENODEV from now on.
         match rustix::io::read(&self.file, &mut [0_u8; 0]) {
             Err(rustix::io::Errno::NODEV) => Fate::Over,
             _ => Fate::Kept,

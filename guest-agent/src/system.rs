@@ -1,4 +1,4 @@
-//! What the agent does to the system it runs on, and what only the real guest allows.
+//! The agent's effects on its system, most of which only a real guest allows.
 
 use std::error::Error;
 use std::io;
@@ -18,19 +18,19 @@ use crate::identity::{self, IdentityError};
 use crate::oom_score::OomScore;
 use crate::random;
 
-/// What becoming oneself after a restore means here.
+/// The system that the agent runs on.
 pub(crate) trait System {
-    /// Puts the message into force, all of it, and gives the answer.
+    /// Applies the identity completely, and returns the answer.
     fn become_clone(&mut self, restored: &Restored) -> Outcome;
 
-    /// Starts a command, in a control group of its own where there are such.
+    /// Starts a command, in a control group of its own if there are any.
     fn spawn(&mut self, command: &mut Command) -> (io::Result<Child>, Option<ControlGroup>);
 
-    /// Does what the next command would have to wait for otherwise.
+    /// Prepares what the next command would otherwise wait for.
     fn prepare(&mut self) {}
 }
 
-/// An ordinary process on a system that belongs to somebody else.
+/// An ordinary process on somebody else's system.
 #[derive(Debug)]
 pub(crate) struct Bystander;
 
@@ -48,7 +48,7 @@ impl System for Bystander {
     }
 }
 
-/// The guest, of which the agent is PID 1.
+/// A guest with the agent as PID 1.
 #[derive(Debug)]
 pub(crate) struct Guest {
     boot_id_mounted: bool,
@@ -56,7 +56,7 @@ pub(crate) struct Guest {
     score: OomScore,
 }
 
-/// A step of becoming a clone that the kernel refused.
+/// A failed step of applying an identity.
 #[derive(Debug, Error)]
 enum RestoreError {
     #[error("reseed the kernel's random generator")]
@@ -111,7 +111,7 @@ impl System for Guest {
 }
 
 impl Guest {
-    /// Of a system that is prepared, with all that has to be mounted.
+    /// Sets up what commands need, on a prepared system with everything mounted.
     pub(crate) fn set_up() -> Self {
         Self {
             boot_id_mounted: false,

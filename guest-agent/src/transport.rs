@@ -1,4 +1,4 @@
-//! The kinds of line between agent and host.
+//! The kinds of connections between agent and host.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -6,22 +6,22 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use crate::fate::Fate;
 use crate::serial::SerialPort;
 
-/// A line, open and non-blocking.
+/// A connection, open and non-blocking.
 #[derive(Debug)]
 pub(crate) enum Transport {
-    /// The virtio-serial port: it exists as long as the guest, hosts come and go.
+    /// The virtio-serial port: it exists as long as the guest, while hosts come and go.
     Serial(SerialPort),
-    /// One host's connection.
+    /// The connection of one host.
     Connection(File),
 }
 
 impl Transport {
-    /// A connection that was accepted as non-blocking.
+    /// Wraps a connection that was accepted as non-blocking.
     pub(crate) fn connection(fd: OwnedFd) -> Self {
         Self::Connection(fd.into())
     }
 
-    /// To read from and to write to.
+    /// Returns the file to read from and write to.
     pub(crate) fn file(&self) -> &File {
         match self {
             Self::Serial(port) => port.file(),
@@ -29,7 +29,7 @@ impl Transport {
         }
     }
 
-    /// What to wait for until a host comes; none while there is one.
+    /// Returns a descriptor to wait for until a host comes; `None` while there is one.
     pub(crate) fn absent_host(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Serial(port) => port.absent_host(),
@@ -37,14 +37,14 @@ impl Transport {
         }
     }
 
-    /// Looks whether a host has come.
+    /// Checks whether a host has come.
     pub(crate) fn look_for_host(&mut self) {
         if let Self::Serial(port) = self {
             port.look_for_host();
         }
     }
 
-    /// The host hung up, or the line is broken.
+    /// Handles a hang-up of the host, or a broken connection.
     pub(crate) fn host_gone(&mut self) -> Fate {
         match self {
             Self::Serial(port) => port.host_gone(),

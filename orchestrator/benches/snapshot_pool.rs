@@ -1,6 +1,6 @@
-//! What a spawn costs on each tier, each to the guest's confirmation of its new identity, with
-//! real VMs: `cargo xtask setup && cargo bench --bench snapshot_pool`. Also bursts of spawns, guests
-//! of several sizes, guests that write to memory, and the end of a VM.
+//! Measures spawns of each tier, up to the guest's confirmation of its new identity, with real VMs:
+//! `cargo xtask setup && cargo bench --bench snapshot_pool`. Also bursts of spawns, guests of
+//! several sizes, guests that write to memory, and the end of a VM.
 //!
 //! Under Firecracker a minimal client does the same in the same run, for comparison:
 //!
@@ -12,9 +12,10 @@
 //!
 //! The two take turns, and the ratios of their quantiles are printed.
 //!
-//! Settings come from the environment as for `ironclaw`; its template and snapshots are used and,
-//! where missing, made. Where Firecracker runs the guest, QEMU is measured after it, unless
-//! `IRONCLAW_BACKEND` names one of them. What can't be measured is `skipped:`, and it says why.
+//! Settings come from the environment as for `ironclaw`, whose template and snapshots are used and,
+//! if missing, made. If Firecracker runs the guest, QEMU is measured after it, unless
+//! `IRONCLAW_BACKEND` names one of them. Impossible measurements are printed as `skipped:`, with
+//! the reason.
 
 #![allow(
     clippy::unwrap_used,
@@ -79,7 +80,7 @@ fn spawns(criterion: &mut Criterion) {
         backend: BackendChoice::Only(qemu::KIND),
         ..config
     };
-    // A kernel of one's own may be for Firecracker alone.
+    // A custom kernel may boot under Firecracker alone.
     let runs = async {
         let launcher = Launcher::open(&config, progress()).await?;
         drop(launcher.cold_boot("bench").await?);
@@ -91,7 +92,7 @@ fn spawns(criterion: &mut Criterion) {
     }
 }
 
-/// Everything, under one hypervisor.
+/// Measures everything under one hypervisor.
 fn under(criterion: &mut Criterion, runtime: &Runtime, config: &Config, launcher: &Launcher) {
     let vmm = launcher.vmm();
     let machine = launcher.machine();
@@ -167,7 +168,8 @@ fn beside_a_minimal_client(
             let restored = runtime.block_on(launcher.restore_vm(snapshot, "recipe"));
             let recipe = Recipe::of(restored.unwrap().pid());
             let restore = || recipe.restore(snapshot);
-            // The answer is most of it, since nothing in the guest is translated yet.
+            // Includes the answer, which takes most of the time: nothing in the guest is translated
+            // yet.
             let serve = || {
                 let mut clone = restore();
                 clone.ask();
@@ -182,12 +184,12 @@ fn beside_a_minimal_client(
     launcher.snapshots().delete(id).unwrap();
 }
 
-/// Spawns, with a full pool before each.
+/// Measures spawns, each with a full pool before it.
 async fn measure(pool: &Pool, rounds: u64, tier: Origin) -> Duration {
     let mut total = Duration::ZERO;
     for _ in 0..rounds {
         pool.warmup().await.unwrap();
-        // As a server does it: in a task, not on the thread that waits for the runtime.
+        // Like a server: in a task, not on the thread that waits for the runtime.
         let one = pool.clone();
         let spawned = tokio::spawn(async move {
             let start = Instant::now();
@@ -202,7 +204,7 @@ async fn measure(pool: &Pool, rounds: u64, tier: Origin) -> Duration {
     total
 }
 
-/// From the request until the process is gone.
+/// Measures from the request until the process is gone.
 async fn destroy(launcher: &Launcher, rounds: u64) -> Duration {
     let pool = Pool::open(launcher.clone(), options(0)).await.unwrap();
     let mut total = Duration::ZERO;
@@ -228,7 +230,7 @@ async fn boot(launcher: &Launcher, rounds: u64) -> Duration {
     total
 }
 
-/// Pause, write, hash and publish; the boot before it is not counted.
+/// Measures pause, write, hash and publish, without the boot before that.
 async fn snapshot(launcher: &Launcher, rounds: u64) -> Duration {
     let mut total = Duration::ZERO;
     for _ in 0..rounds {

@@ -1,8 +1,8 @@
-//! What was thought of to make spawns faster, each in turns with what is done without it:
-//! `cargo xtask setup && cargo bench --bench tuning`. docs/benchmarks.md says what came of it.
+//! Measures ideas to make spawns faster, each in turns with the implementation without it: `cargo
+//! xtask setup && cargo bench --bench tuning`. docs/benchmarks.md has the results.
 //!
-//! Firecracker's part is measured with the minimal client, so that nothing of ours blurs it. What
-//! the page cache does, with restores of our own under any hypervisor.
+//! Firecracker is measured with the minimal client, so that our own code does not blur the
+//! difference. The page cache is measured with restores of our own under any hypervisor.
 
 #![allow(
     clippy::unwrap_used,
@@ -38,7 +38,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use turns::{Measure, Pair, Prepare};
 
-/// Priority of a vCPU's thread over the other threads' 0, as nice(2) counts.
+/// Priority of a vCPU's thread over the other threads' 0, as in nice(2).
 const NICE: i32 = -10;
 
 fn tuning(criterion: &mut Criterion) {
@@ -72,7 +72,7 @@ fn tuning(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A process that was started before it is needed.
+/// Compares with a process that was started in advance.
 fn beforehand(
     group: &mut BenchmarkGroup<'_, WallTime>,
     firecracker: &FirecrackerBinary,
@@ -105,8 +105,8 @@ fn beforehand(
     pair.report();
 }
 
-/// Who gives the guest its memory: the kernel, from a private mapping of the file, or a program of
-/// one's own by userfaultfd, when it is asked or beforehand.
+/// Compares who provides the guest's memory: the kernel, from a private mapping of the file, or a
+/// userfaultfd handler, on demand or in advance.
 fn page_faults(
     group: &mut BenchmarkGroup<'_, WallTime>,
     firecracker: &FirecrackerBinary,
@@ -141,7 +141,7 @@ fn page_faults(
             })
         })
     };
-    // What one clone touches until its first answer, others do.
+    // The pages that one clone touches until its first answer are those that others touch.
     let set = WorkingSet::default();
     let (_, clone) = handled(Vec::new(), Arc::clone(&set))()();
     drop(clone);
@@ -171,7 +171,7 @@ fn page_faults(
     }
 }
 
-/// What the scheduler is told of the threads that run the guest.
+/// Compares scheduler settings of the threads that run the guest.
 fn threads(
     group: &mut BenchmarkGroup<'_, WallTime>,
     firecracker: &FirecrackerBinary,
@@ -222,7 +222,7 @@ struct Own {
 
 impl Own {
     fn make(runtime: &Runtime, config: &Config) -> Self {
-        // Beside the real one: a directory in memory has nothing but its pages.
+        // Beside the real one: a tmpfs has no page cache to evict.
         let beside = config.snapshot_path.parent().unwrap();
         std::fs::create_dir_all(beside).unwrap();
         let directory = tempfile::tempdir_in(beside).unwrap();
@@ -246,7 +246,7 @@ impl Own {
 
     fn evict(&self) {
         let memory = File::open(&self.memory).unwrap();
-        // What is dirty stays.
+        // Dirty pages can't be evicted.
         memory.sync_all().unwrap();
         fadvise(&memory, 0, None, Advice::DontNeed).unwrap();
     }
@@ -256,7 +256,7 @@ impl Own {
         fadvise(&memory, 0, None, Advice::WillNeed).unwrap();
     }
 
-    /// A restore; the clone is gone when it returns, and with it what it kept in memory.
+    /// Measures a restore; the clone is gone on return, with its memory.
     fn restore(&self, runtime: &Runtime, first: fn(&Self)) -> Measure<'_> {
         let handle = runtime.handle().clone();
         Box::new(move || {
@@ -274,7 +274,7 @@ impl Own {
     }
 }
 
-/// Where the snapshot's memory file is when a restore begins.
+/// Compares where the snapshot's memory file is at the start of a restore.
 fn page_cache(group: &mut BenchmarkGroup<'_, WallTime>, runtime: &Runtime, config: &Config) {
     let (one, other) = (Own::make(runtime, config), Own::make(runtime, config));
     let cached: Prepare<'_> = Box::new(|| one.restore(runtime, |_| {}));

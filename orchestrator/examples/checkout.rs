@@ -1,4 +1,4 @@
-//! What warm spawns take, by stage: `cargo run --release --example checkout -- 100`.
+//! Measures warm spawns by stage: `cargo run --release --example checkout -- 100`.
 
 use anyhow::Context as _;
 use ironclaw_orchestrator::vm::{self, Origin};

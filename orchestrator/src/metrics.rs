@@ -1,5 +1,5 @@
-//! A pool's figures as metrics, through the `metrics` facade: whoever embeds the library installs
-//! the recorder of their choice, and without one all of this costs next to nothing.
+//! A pool's figures as metrics, through the `metrics` facade: the embedding program installs a
+//! recorder of its choice; without one, this costs next to nothing.
 //!
 //! All but the budget's have a label `template`, the first digits of its hash: each template has a
 //! pool of its own. [`prometheus_text`] needs no recorder.
@@ -16,12 +16,12 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use crate::template::TemplateHash;
 use crate::vm::{Footprint, Origin, PoolStats, SNAPSHOT_BUDGET, SpawnStage};
 
-/// Digits of a template's hash in a label.
+/// Number of digits of a template's hash in a label.
 const DIGITS: usize = 12;
 
 /// Gauge: snapshots by `state`: `ready`, `building`, `retired`.
 pub const SNAPSHOTS: &str = "ironclaw_pool_snapshots";
-/// Gauge: snapshots that the pool wants to have.
+/// Gauge: snapshots that the pool keeps.
 pub const SIZE: &str = "ironclaw_pool_size";
 /// Gauge: VMs by `state`: `warm`, `restoring`, `leased`.
 pub const VMS: &str = "ironclaw_pool_vms";
@@ -33,33 +33,33 @@ pub const WAITING: &str = "ironclaw_pool_waiting";
 pub const SPAWNS: &str = "ironclaw_pool_spawns_total";
 /// Counter: attempts of a tier to serve that failed, by `reason`.
 pub const FALLBACKS: &str = "ironclaw_pool_fallbacks_total";
-/// Gauge: whether a `tier`, `warm` or `restored`, failed again and again and is not used for a while.
+/// Gauge: whether a `tier`, `warm` or `restored`, failed repeatedly and is off for a while.
 pub const TIER_OFF: &str = "ironclaw_pool_tier_off";
 /// Counter: builds, restores, warm clones and attempts to serve that failed.
 pub const FAILURES: &str = "ironclaw_pool_failures_total";
-/// Gauge: when the oldest snapshot that is ready was made, in seconds since 1970; 0 if none is. An
-/// age would stand still while nothing else happens.
+/// Gauge: when the oldest ready snapshot was made, in seconds since 1970; 0 if there is none. Not
+/// an age, which would stand still while nothing else happens.
 pub const OLDEST_SNAPSHOT: &str = "ironclaw_pool_oldest_snapshot_created_seconds";
 /// Gauge: time of spawns by `stage` and `percentile` (`50`, `90`, `99`; `100` is the longest), over
 /// the pool's life.
 pub const STAGE_SECONDS: &str = "ironclaw_pool_spawn_stage_seconds";
 /// Histogram: time of each spawn by `stage` and `tier`, for recorders.
 pub const SPAWN_SECONDS: &str = "ironclaw_pool_spawn_seconds";
-/// Gauge: memory of the budget that VMs take.
+/// Gauge: memory of the budget used by VMs.
 pub const BUDGET_USED: &str = "ironclaw_pool_budget_used_bytes";
 /// Gauge: memory of the budget.
 pub const BUDGET: &str = "ironclaw_pool_budget_bytes";
 /// Gauge: proportional set size of all warm clones.
 pub const WARM_MEMORY: &str = "ironclaw_pool_warm_memory_bytes";
-/// Gauge: proportional set size of all processes that stand by.
+/// Gauge: proportional set size of all standby processes.
 pub const STANDBY_MEMORY: &str = "ironclaw_pool_standby_memory_bytes";
 /// Gauge: blocks of all snapshots on disk.
 pub const SNAPSHOT_DISK: &str = "ironclaw_pool_snapshot_disk_bytes";
-/// Gauge: the most that the pool's snapshots should take on disk, and as many warm clones of
-/// memory: [`SNAPSHOT_BUDGET`] for each.
+/// Gauge: intended maximum of the pool's snapshots on disk, and of as many warm clones in memory:
+/// [`SNAPSHOT_BUDGET`] for each.
 pub const SNAPSHOT_BUDGETS: &str = "ironclaw_pool_snapshot_budget_bytes";
 
-/// Says what the metrics are, to the recorder that is installed. To be called once, after it was.
+/// Describes the metrics to the installed recorder. Call it once, after installing one.
 pub fn describe() {
     describe_gauge!(SNAPSHOTS, "Snapshots of the pool by state.");
     describe_gauge!(
@@ -125,7 +125,7 @@ pub fn describe() {
     );
 }
 
-/// Which pool a figure is of.
+/// The labels of a pool.
 #[derive(Debug, Clone)]
 pub(crate) struct Label {
     template: SharedString,
@@ -181,7 +181,7 @@ fn label(tier: Origin) -> &'static str {
     }
 }
 
-/// Tells the recorder how the pool is.
+/// Records the state of a pool.
 #[expect(
     clippy::cast_precision_loss,
     reason = "a gauge is a float, exact up to 2^53"
@@ -242,7 +242,7 @@ pub(crate) fn pool(stats: &PoolStats) {
     }
 }
 
-/// Tells a recorder that is new what was counted before.
+/// Records the earlier counts with a new recorder.
 fn totals(stats: &PoolStats) {
     let pool = Label::of(&stats.template, stats.number);
     let by = |name: &'static str, label: &'static str, value: &'static str| {
@@ -262,7 +262,7 @@ fn totals(stats: &PoolStats) {
     counter!(FAILURES, pool.with([])).absolute(stats.failures);
 }
 
-/// Pools in the text format of Prometheus, each metric with a line of help.
+/// Formats pools as Prometheus text, each metric with a line of help.
 #[must_use]
 pub fn prometheus_text(pools: &[PoolStats]) -> String {
     let recorder = PrometheusBuilder::new().build_recorder();
@@ -291,7 +291,7 @@ mod tests {
         }
     }
 
-    /// A pool in which every figure is there, and is told from the others.
+    /// A pool in which every figure is set to another value.
     fn busy() -> PoolStats {
         let times = Quantiles {
             count: 10,
@@ -342,7 +342,7 @@ mod tests {
         }
     }
 
-    /// What is in `text`, by name and labels without the template's.
+    /// Parses `text` into figures, by name and labels without the template's.
     fn figures(text: &str) -> BTreeMap<String, f64> {
         let template = format!(
             "template=\"{}\",pool=\"1\"",

@@ -1,4 +1,4 @@
-//! What Firecracker tells a Linux kernel: its memory map and its command line.
+//! Parses what Firecracker passes to a Linux kernel: memory map and command line.
 
 /// A range of physical memory, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

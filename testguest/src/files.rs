@@ -30,7 +30,7 @@ pub struct Files {
 }
 
 impl Files {
-    /// Whether a file may be put at `path`, which is absolute.
+    /// Checks that a file may be put at `path`, which is absolute.
     ///
     /// # Errors
     /// `Invalid` for the path of a directory, `NoSuchDirectory` if its directory does not exist.

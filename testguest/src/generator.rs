@@ -1,5 +1,5 @@
 //! The guest's random generator: deterministic between two seedings, as a kernel's is, so that
-//! clones of one snapshot draw the same bytes until each is told who it is.
+//! clones of one snapshot draw the same bytes until each gets its identity.
 
 use sha2::{Digest, Sha256};
 

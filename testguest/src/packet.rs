@@ -12,7 +12,7 @@ pub const STREAM: u16 = 1;
 /// Both flags of a [`Operation::Shutdown`]: the sender will neither receive nor send.
 pub const SHUTDOWN_BOTH: u32 = 3;
 
-/// What a packet is for.
+/// The operation of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Operation {
@@ -26,7 +26,7 @@ pub enum Operation {
     Shutdown = 4,
     /// Carries bytes.
     Data = 5,
-    /// Says how much was taken.
+    /// Reports how much was taken.
     CreditUpdate = 6,
     /// Asks how much was taken.
     CreditRequest = 7,
@@ -62,7 +62,7 @@ pub struct Header {
     pub length: u32,
     /// [`STREAM`].
     pub kind: u16,
-    /// What the packet is for.
+    /// The packet's operation.
     pub operation: Operation,
     /// Depends on the operation.
     pub flags: u32,

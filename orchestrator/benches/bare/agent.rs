@@ -1,4 +1,4 @@
-//! A guest's agent, as the least of clients meets it.
+//! A guest's agent, as seen by a minimal client.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -14,11 +14,11 @@ use ironclaw_protocol::message::{
 /// Requests before a measurement, so that the guest's working set is in memory.
 const PRIMING: u32 = 9;
 
-/// What it is asked.
+/// The request to the agent.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Ask {
     Ping,
-    /// To become itself.
+    /// To apply an identity.
     Identity,
 }
 
@@ -54,7 +54,7 @@ pub(super) struct Agent {
 }
 
 impl Agent {
-    /// Over a stream that reaches it.
+    /// Wraps a stream to the agent.
     pub(super) fn over(mut stream: UnixStream, ask: Ask) -> Self {
         let mut hello = MAGIC.to_vec();
         let message = ToGuest::Hello {
@@ -89,7 +89,7 @@ impl Agent {
         self.stream.write_all(&bytes).unwrap();
     }
 
-    /// Waits until what it was asked last is answered.
+    /// Waits for the answer to the last request.
     pub(super) fn hear(&mut self) {
         let mut chunk = [0; 4096];
         loop {

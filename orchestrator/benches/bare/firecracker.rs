@@ -1,4 +1,4 @@
-//! Firecracker by requests that are written as they are.
+//! Drives Firecracker by literal requests.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -12,7 +12,7 @@ use ironclaw_protocol::VSOCK_PORT;
 
 use super::{Ask, Control, Hold, Running, State, Vmm};
 
-/// How long it may take until it listens; it takes milliseconds.
+/// Timeout of its start, which takes milliseconds.
 const LISTENS: Duration = Duration::from_secs(10);
 
 const STATE: &str = "PATCH /vm";
@@ -70,12 +70,12 @@ impl Started {
         self.put(snapshot, "File", snapshot.memory(), true)
     }
 
-    /// With the guest's memory from what is at `path`.
+    /// Loads the snapshot with memory from `path`.
     pub(crate) fn load_from(self, snapshot: &Snapshot, backend: &str, path: &Path) -> Running {
         self.put(snapshot, backend, path, true)
     }
 
-    /// Its processors have not run yet.
+    /// Loads the snapshot without resuming its vCPUs.
     pub(crate) fn load_paused(self, snapshot: &Snapshot) -> Running {
         self.put(snapshot, "File", snapshot.memory(), false)
     }

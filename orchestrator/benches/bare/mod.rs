@@ -1,5 +1,4 @@
-//! The least that a client of a VMM can do, to compare ours with: blocking sockets, requests written
-//! as they are, no runtime.
+//! A minimal client of a VMM, to compare ours with: blocking sockets, literal requests, no runtime.
 
 mod agent;
 pub(crate) mod firecracker;
@@ -16,22 +15,22 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use agent::Agent;
 pub(crate) use agent::Ask;
 
-/// What the processors are to do.
+/// The requested state of the vCPUs.
 enum State {
     Paused,
     Resumed,
 }
 
-/// A VMM's own interface.
+/// The interface of a VMM.
 trait Control {
     fn request(&mut self, state: State);
-    /// Waits until what was requested is done.
+    /// Waits until the request is done.
     fn confirm(&mut self);
-    /// A stream to the guest's agent. Asked for once.
+    /// Returns a stream to the guest's agent; called once.
     fn reach_agent(&mut self) -> UnixStream;
 }
 
-/// A VMM's process, which ends when it is dropped.
+/// The process of a VMM, which is killed on drop.
 struct Vmm(Child);
 
 impl Drop for Vmm {
@@ -41,26 +40,26 @@ impl Drop for Vmm {
     }
 }
 
-/// How a clone is held until it is asked.
+/// The way in which a clone is held until it is asked.
 #[derive(Clone, Copy)]
 enum Hold {
-    /// By a request to its VMM, which stops the guest's processors.
+    /// By a request to its VMM, which stops the vCPUs.
     ByRequest,
-    /// By a signal, which stops all of its VMM: where a guest hears nothing after the other way.
+    /// By a signal, which stops the whole VMM: for guests that receive nothing after the other way.
     BySignal,
 }
 
-/// A clone that runs.
+/// A running clone.
 pub(crate) struct Running {
     process: Vmm,
     hold: Hold,
     control: Box<dyn Control>,
-    /// What its agent is asked.
+    /// The request to its agent.
     ask: Ask,
 }
 
-/// Stops all threads of a VMM that was measured: a guest that runs on would take a processor from
-/// what is measured next.
+/// Stops all threads of a VMM that was measured: a running guest would take a processor from the
+/// next measurement.
 pub(crate) fn stop(pid: u32) {
     signal(pid, Signal::STOP);
 }
@@ -76,19 +75,19 @@ impl Running {
         self.process.0.id()
     }
 
-    /// See [`stop`].
+    /// Calls [`stop`] for it.
     pub(crate) fn stop(&self) {
         stop(self.pid());
     }
 
-    /// Reaches its agent, which answers.
+    /// Asks its agent and waits for the answer.
     pub(crate) fn ask(&mut self) {
         let mut agent = Agent::over(self.control.reach_agent(), self.ask);
         agent.ask();
         agent.hear();
     }
 
-    /// Primes it, and holds it.
+    /// Primes and holds it.
     pub(crate) fn pause(self) -> Paused {
         let mut primed = self.prime();
         let running = &mut primed.running;
@@ -106,7 +105,7 @@ impl Running {
         primed
     }
 
-    /// Lets one that is held go on, as far as that takes no answer.
+    /// Releases a held clone, as far as that needs no answer.
     fn release(&mut self) {
         match self.hold {
             Hold::ByRequest => self.control.request(State::Resumed),
@@ -114,7 +113,7 @@ impl Running {
         }
     }
 
-    /// Waits until it goes on.
+    /// Waits until it continues.
     fn released(&mut self) {
         match self.hold {
             Hold::ByRequest => self.control.confirm(),
@@ -122,7 +121,7 @@ impl Running {
         }
     }
 
-    /// Primes it; it runs.
+    /// Primes it and lets it run.
     pub(crate) fn prime(mut self) -> Paused {
         let mut agent = Agent::over(self.control.reach_agent(), self.ask);
         agent.prime();
@@ -132,7 +131,8 @@ impl Running {
         }
     }
 
-    /// Lets one that was loaded and not resumed go on, and reaches its agent, which answers.
+    /// Resumes a clone that was loaded but not resumed, connects to its agent and waits for an
+    /// answer.
     pub(crate) fn resume_and_ask(mut self) -> (Duration, Box<dyn Any>) {
         let start = Instant::now();
         self.control.request(State::Resumed);
@@ -144,8 +144,8 @@ impl Running {
     }
 }
 
-/// What processors have done so far for a VMM, its guest included, and for this thread, which is its
-/// client (Linux Documentation/scheduler/sched-stats.rst).
+/// Returns the processor time used so far by a VMM, its guest included, and by this thread, which
+/// is its client (Linux Documentation/scheduler/sched-stats.rst).
 pub(crate) fn processor_time(pid: u32) -> Duration {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let tasks = tasks.map(|task| task.unwrap().path());
@@ -158,14 +158,14 @@ pub(crate) fn processor_time(pid: u32) -> Duration {
     .sum()
 }
 
-/// A clone that waits, paused, with a connection to its agent.
+/// A held clone with a connection to its agent.
 pub(crate) struct Paused {
     running: Running,
     agent: Agent,
 }
 
 impl Paused {
-    /// The threads that run the guest's processors.
+    /// Returns the threads that run the vCPUs.
     pub(crate) fn vcpus(&self) -> Vec<rustix::thread::Pid> {
         let tasks = format!("/proc/{}/task", self.running.pid());
         let tasks = std::fs::read_dir(tasks).unwrap().map(Result::unwrap);
@@ -183,7 +183,7 @@ impl Paused {
         self.running.pid()
     }
 
-    /// How long it takes from what lets it go on to the agent's answer.
+    /// Measures from its release to the agent's answer.
     pub(crate) fn resume_and_ask(mut self) -> (Duration, Box<dyn Any>) {
         let start = Instant::now();
         self.running.release();
@@ -195,7 +195,7 @@ impl Paused {
         (took, Box::new(self))
     }
 
-    /// How long it takes from what lets it go on, which is asked first, to the agent's answer.
+    /// Measures from `go_on`, which is called after sending the request, to the agent's answer.
     pub(crate) fn ask_and(mut self, go_on: impl FnOnce()) -> (Duration, Box<dyn Any>) {
         let start = Instant::now();
         go_on();
@@ -206,7 +206,7 @@ impl Paused {
         (took, Box::new(self))
     }
 
-    /// The same of many at once, until the last has answered: all are asked before any is heard.
+    /// Measures many at once, until the last has answered: all are asked before any is read.
     pub(crate) fn resume_and_ask_all(mut clones: Vec<Self>) -> (Duration, Box<dyn Any>) {
         let start = Instant::now();
         for clone in &mut clones {

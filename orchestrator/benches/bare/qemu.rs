@@ -1,4 +1,4 @@
-//! QEMU by its monitor's commands, written as they are.
+//! Drives QEMU by literal commands on its monitor.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -11,17 +11,17 @@ use rustix::io::{FdFlags, fcntl_setfd};
 
 use super::{Ask, Control, Hold, Running, State, Vmm};
 
-/// What the orchestrator's QEMU calls its guest's memory.
+/// The name of the guest's memory in the orchestrator's command line.
 const RAM_FILE: &str = r#""mem-path":"/memory""#;
 
-/// How the clones of a snapshot are started: as one that is there was.
+/// The command line for clones of a snapshot, copied from an existing one.
 pub(crate) struct Recipe {
     program: String,
     arguments: Vec<String>,
 }
 
 impl Recipe {
-    /// As the clone that runs in the process `pid`.
+    /// Copies that of the clone in the process `pid`.
     pub(crate) fn of(pid: u32) -> Self {
         let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
         let mut words = line.split_terminator('\0').map(str::to_owned);
@@ -31,7 +31,7 @@ impl Recipe {
         }
     }
 
-    /// A clone that runs.
+    /// Starts a clone.
     pub(crate) fn restore(&self, snapshot: &Snapshot) -> Running {
         let (monitor, monitor_end) = UnixStream::pair().unwrap();
         let (agent, agent_end) = UnixStream::pair().unwrap();
@@ -49,7 +49,7 @@ impl Recipe {
                     .starts_with(&socket)
                     .then(|| format!("{socket}{fd}"))
             });
-            // Our QEMU is given the open file; this one opens it by its name.
+            // Our QEMU is given the open file; this one opens it by its path.
             end.unwrap_or_else(|| argument.replace(RAM_FILE, &memory))
         });
         let process = Command::new(&self.program)

@@ -1,4 +1,4 @@
-//! Ways to hold a clone until its lease: each from what lets it go on to its agent's answer.
+//! Measures ways to hold a clone until its lease: each from its release to its agent's answer.
 
 use std::any::Any;
 use std::fs;
@@ -15,10 +15,10 @@ use crate::bare::Paused;
 use crate::bare::firecracker::Started;
 use crate::turns::{Pair, Prepare};
 
-/// How long a control group may take to be frozen; it takes milliseconds.
+/// Timeout of freezing a control group, which takes milliseconds.
 const FREEZES: Duration = Duration::from_secs(10);
 
-/// The others, each in turns with a VMM that is stopped by a signal.
+/// Compares the others, each in turns with a VMM stopped by a signal.
 pub(crate) fn ways(
     group: &mut BenchmarkGroup<'_, WallTime>,
     firecracker: &FirecrackerBinary,
@@ -84,7 +84,7 @@ fn pid(clone: &Paused) -> Pid {
     Pid::from_raw(i32::try_from(clone.pid()).unwrap()).unwrap()
 }
 
-/// Where control groups that can be frozen are made.
+/// A parent of control groups that can be frozen.
 #[derive(Clone)]
 struct Freezer {
     root: PathBuf,
@@ -130,7 +130,7 @@ impl Freezer {
             is_v2: self.is_v2,
         };
         frozen.set(true);
-        // Version 1 tells nobody when it is done.
+        // Version 1 has no event for that.
         let begun = Instant::now();
         while !frozen.is_frozen() {
             assert!(begun.elapsed() < FREEZES, "it does not freeze");
@@ -168,7 +168,7 @@ impl Frozen {
 
 impl Drop for Frozen {
     fn drop(&mut self) {
-        // The process goes first, and a group is not empty before it is reaped.
+        // The process is reaped first: until then the group is not empty.
         let _ = fs::remove_dir(&self.group);
     }
 }

@@ -1,4 +1,4 @@
-//! More of everything: spawns at a time, memory of guests, memory that they write to.
+//! Measures larger loads: concurrent spawns, larger guests, guests that write more memory.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::progress;
 
-/// So many spawns at once, each served by a warm clone of one snapshot, until the last is.
+/// Measures bursts of spawns until the last is served, each by a warm clone of one snapshot.
 pub(crate) fn bursts(
     group: &mut BenchmarkGroup<'_, WallTime>,
     runtime: &Runtime,
@@ -36,7 +36,7 @@ pub(crate) fn bursts(
             },
         );
     }
-    // Of the group, and so of what follows.
+    // A setting of the group, which would apply to later benchmarks, too.
     group.throughput(Throughput::Elements(1));
 }
 
@@ -66,8 +66,8 @@ async fn end(vms: Vec<VmHandle>) {
     ending.join_all().await;
 }
 
-/// A warm spawn, and a command that writes to so much of the guest's memory: each page of it is
-/// copied first.
+/// Measures a warm spawn and a command that writes to so much of the guest's memory: each page of
+/// it is copied first.
 pub(crate) fn dirty_memory(
     group: &mut BenchmarkGroup<'_, WallTime>,
     runtime: &Runtime,
@@ -98,7 +98,8 @@ async fn write(pool: &Pool, mebibytes: u32, rounds: u64) -> Duration {
     total
 }
 
-/// By the test guest's built-in command, or into a file of a Linux guest, whose files are memory.
+/// Writes by the test guest's built-in command, or into a file of a Linux guest, whose files are in
+/// memory.
 async fn dirty(vm: &VmHandle, mebibytes: u32) {
     let mebibytes = mebibytes.to_string();
     let builtin: Command = ["dirty", &mebibytes].into();
@@ -111,7 +112,7 @@ async fn dirty(vm: &VmHandle, mebibytes: u32) {
     assert!(output.status.success(), "{output:?}");
 }
 
-/// Both tiers that have a snapshot, with guests as `config` has them.
+/// Measures both tiers with a snapshot, with guests as in `config`.
 pub(crate) fn guest_memory(
     group: &mut BenchmarkGroup<'_, WallTime>,
     runtime: &Runtime,

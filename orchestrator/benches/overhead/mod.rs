@@ -1,5 +1,5 @@
-//! What our code costs on top of the least that has to be done: each round does a thing once with
-//! the pool and once with the minimal client, in turns, on the same machine in the same second.
+//! Measures the cost of our code over the minimum: each round does a thing once with the pool and
+//! once with the minimal client, in turns, on the same machine in the same second.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -14,11 +14,12 @@ use tokio::task::JoinSet;
 use crate::bare::{Paused, Running, processor_time, stop};
 use crate::turns::{Pair, Prepare};
 
-/// Spawns at once.
+/// Concurrent spawns in a burst.
 const BURST: usize = 20;
 
-/// Compares a warm spawn, a burst of them and a restored one with what the minimal client does, and
-/// prints the ratios. It makes clones by `restore`; `serve` is what it does for a restored spawn.
+/// Compares a warm spawn, a burst of them and a restored spawn with the minimal client, and prints
+/// the ratios. Makes the minimal client's clones by `restore`; `serve` is its counterpart of a
+/// restored spawn.
 pub(crate) fn compare(
     group: &mut BenchmarkGroup<'_, WallTime>,
     runtime: &Runtime,
@@ -32,7 +33,7 @@ pub(crate) fn compare(
         runtime.block_on(warm.warmup()).unwrap();
         Box::new(|| {
             let served = spawn(runtime, &warm, Origin::Warm);
-            // Nothing is made while the other side is measured.
+            // Builds everything first: nothing is made while the other side is measured.
             runtime.block_on(warm.warmup()).unwrap();
             served
         })
@@ -90,7 +91,7 @@ pub(crate) fn compare(
         "restored in turns with its floor",
         "floor of restored",
     )];
-    // Where nothing can stand by, that was it.
+    // If nothing can stand by, this is the same.
     if ready.stats().standby > 0 {
         restored.push((
             &unready,
@@ -128,7 +129,7 @@ pub(crate) fn compare(
     });
 }
 
-/// What processors do for a resume and an answer bounds how soon many of them can be over.
+/// Prints the processor time of a resume and an answer, which bounds the throughput.
 fn say_least(mut spent: Vec<Duration>) {
     if spent.is_empty() {
         return;
@@ -151,7 +152,7 @@ fn pool(runtime: &Runtime, launcher: &Launcher, options: PoolOptions) -> Pool {
     })
 }
 
-/// As a server does it: in a task, not on the thread that waits for the runtime.
+/// Like a server: in a task, not on the thread that waits for the runtime.
 fn spawn(runtime: &Runtime, pool: &Pool, tier: Origin) -> (Duration, Box<dyn Any>) {
     let pool = pool.clone();
     let spawned = runtime.spawn(async move {
@@ -165,7 +166,7 @@ fn spawn(runtime: &Runtime, pool: &Pool, tier: Origin) -> (Duration, Box<dyn Any
     (took, Box::new(vm))
 }
 
-/// Until the last one is served.
+/// Measures until the last one is served.
 fn burst(runtime: &Runtime, pool: &Pool) -> (Duration, Box<dyn Any>) {
     let all = async {
         let start = Instant::now();

@@ -1,5 +1,5 @@
-//! A handler of page faults for Firecracker's `Uffd` backend, with as little as one can have
-//! (Firecracker's docs/snapshotting/handling-page-faults-on-snapshot-resume.md; Linux
+//! A minimal page fault handler for Firecracker's `Uffd` backend (Firecracker's
+//! docs/snapshotting/handling-page-faults-on-snapshot-resume.md; Linux
 //! Documentation/admin-guide/mm/userfaultfd.rst).
 
 #![allow(
@@ -24,7 +24,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use serde::Deserialize;
 
 const PAGE: usize = 4096;
-/// `UFFD_EVENT_PAGEFAULT` of linux/userfaultfd.h, and bytes of a `uffd_msg`.
+/// `UFFD_EVENT_PAGEFAULT` of linux/userfaultfd.h, and the size of a `uffd_msg`.
 const PAGE_FAULT: u8 = 0x12;
 const MESSAGE: usize = 32;
 
@@ -38,7 +38,7 @@ pub(crate) struct Handler {
     thread: Option<JoinHandle<()>>,
 }
 
-/// A part of the guest's memory, as Firecracker tells of it.
+/// A part of the guest's memory, as described by Firecracker.
 #[derive(Deserialize)]
 struct Region {
     base_host_virt_addr: u64,
@@ -47,8 +47,8 @@ struct Region {
 }
 
 impl Handler {
-    /// Listens in `directory`, for a guest with that `memory` file. The pages of `first` are given
-    /// to it before it asks; those that it asks for are added to `asked`.
+    /// Listens in `directory` for a guest with that `memory` file. Provides the pages in `first` in
+    /// advance; adds the pages that the guest asks for to `asked`.
     pub(crate) fn listen(
         directory: &Path,
         memory: &Path,
@@ -60,7 +60,7 @@ impl Handler {
         let memory = File::open(memory).unwrap();
         let (stopped, stop) = pipe().unwrap();
         let thread = std::thread::spawn(move || {
-            // Dropped before anybody came.
+            // Dropped before anybody connected.
             let ready = [
                 PollFd::new(&listener, PollFlags::IN),
                 PollFd::new(&stopped, PollFlags::IN),
@@ -116,7 +116,7 @@ impl Drop for Handler {
     }
 }
 
-/// Waits for the first; `false` if the second comes, which is the end.
+/// Waits for the first; returns `false` if the second, which is the end, comes before.
 fn waits(mut ready: [PollFd<'_>; 2]) -> bool {
     poll(&mut ready, None).unwrap();
     ready[1].revents().is_empty()
@@ -158,7 +158,7 @@ struct Copy {
 }
 
 impl Guest {
-    /// The page that it asks for.
+    /// Returns the page that it asks for.
     fn asks(&self) -> Option<u64> {
         let mut message = [0; MESSAGE];
         match rustix::io::read(&self.faults, &mut message) {
@@ -199,7 +199,7 @@ impl Guest {
             )
         };
         match copied {
-            // It was given before, or the guest has ended.
+            // Provided before, or the guest has ended.
             Ok(()) | Err(Errno::EXIST | Errno::SRCH) => {}
             Err(error) => panic!("{error}"),
         }

@@ -1,4 +1,4 @@
-//! Two ways to do a thing, in turns, on the same machine in the same second.
+//! Compares two ways to do a thing, in turns, on the same machine in the same second.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -7,16 +7,17 @@ use std::time::Duration;
 use criterion::BenchmarkGroup;
 use criterion::measurement::WallTime;
 
-/// Makes all that may be there beforehand; what it returns does the rest and is measured.
+/// Prepares a measurement; the returned function does the measured part.
 pub(crate) type Prepare<'a> = Box<dyn FnMut() -> Measure<'a> + 'a>;
-/// The time, and what lives until both sides are measured: an end is work for the kernel.
+/// Returns the time, and values to keep until both sides are measured: dropping them is work for
+/// the kernel.
 pub(crate) type Measure<'a> = Box<dyn FnOnce() -> (Duration, Box<dyn Any>) + 'a>;
 
-/// One thing, done both ways.
+/// A thing, done both ways.
 pub(crate) struct Pair<'a> {
     names: [&'static str; 2],
     sides: [Prepare<'a>; 2],
-    /// Measured, and not told to criterion yet.
+    /// Measurements that criterion has not taken yet.
     pending: [VecDeque<Duration>; 2],
     measured: [Vec<Duration>; 2],
 }
@@ -34,7 +35,7 @@ impl<'a> Pair<'a> {
         }
     }
 
-    /// The next measurement of one side. Where there is none left, both are measured.
+    /// Returns the next measurement of one side. Measures both if there is none left.
     fn next(&mut self, side: usize) -> Duration {
         if self.pending[side].is_empty() {
             self.round();
@@ -43,8 +44,8 @@ impl<'a> Pair<'a> {
     }
 
     fn round(&mut self) {
-        // Whoever comes second finds the processor awake and its caches used by the other, and
-        // was made later.
+        // The second one finds the processor awake and its caches used by the other, and was
+        // prepared later: so the order alternates.
         let first = self.measured[0].len() % 2;
         let order = [first, 1 - first];
         let prepared = order.map(|side| (side, (self.sides[side])()));
@@ -63,7 +64,7 @@ impl<'a> Pair<'a> {
         }
     }
 
-    /// Says how the two compare, if both were measured.
+    /// Prints how the two compare, if both were measured.
     pub(crate) fn report(mut self) {
         if self.measured[0].is_empty() {
             return;

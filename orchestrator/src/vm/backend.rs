@@ -1,5 +1,5 @@
-//! A backend: what a hypervisor is before it is one here. It has settings of its own, says whether
-//! it is to be found on this host, and makes the [`Vmm`]s that VMs come from.
+//! A backend: a kind of hypervisor before it is opened. It has settings of its own, detects whether
+//! it is installed on this host, and creates the [`Vmm`]s that make VMs.
 //!
 //! ```text
 //!   settings ── order ──▶ backends that may serve, best first
@@ -11,8 +11,9 @@
 //!                                                 Vmm
 //! ```
 //!
-//! Which are built in, [`backends`](super::backends) lists; a program adds others to
-//! [`Config::backends`](super::config::Config::backends). What is decided is decided in `select`.
+//! [`backends`](super::backends) lists the built-in ones; a program adds others to
+//! [`Config::backends`](super::config::Config::backends). The rules of the selection are in
+//! `select`.
 
 pub(crate) mod select;
 
@@ -30,30 +31,30 @@ use crate::vm::vmm::{Vmm, VmmError, VmmKind};
 /// A kind of hypervisor, with its settings.
 #[async_trait]
 pub trait Backend: fmt::Debug + Send + Sync + 'static {
-    /// Which one: what the setting that chooses one calls it.
+    /// Returns its kind, by which a setting chooses it.
     fn kind(&self) -> VmmKind;
 
-    /// How the names of its processes begin.
+    /// Returns the prefixes of its process names.
     fn process_names(&self) -> &'static [&'static str];
 
-    /// The setting that is set for which no other backend has anything: with it this one serves, or
+    /// Returns the setting that requires this backend, if it is set: then this backend serves, or
     /// none.
     fn insists(&self) -> Option<&'static str> {
         None
     }
 
-    /// Looks for it on this host. It makes nothing.
+    /// Detects it on this host. Creates nothing.
     ///
     /// # Errors
-    /// [`Absence`] says whether another one may serve instead.
+    /// [`Absence`], which tells whether another one may serve instead.
     async fn detect(&self, surroundings: &Surroundings) -> Result<Box<dyn Installed>, Absence>;
 }
 
-/// A backend that was found.
+/// A backend that was detected.
 #[async_trait]
 pub trait Installed: Send {
-    /// The hypervisors that it makes, best first, and at least one. What is said about how they run
-    /// is said here, since they are about to be used.
+    /// Opens its hypervisors, at least one, best first. Logs warnings about how they run here,
+    /// because they are about to be used.
     ///
     /// # Errors
     /// [`VmmError`] if it can't be used after all.
@@ -69,29 +70,29 @@ pub struct Candidate {
     pub trust: Trust,
 }
 
-/// Whether a hypervisor runs guests on this host.
+/// The evidence that a hypervisor runs guests on this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trust {
     /// It does.
     Sure,
-    /// As far as one can tell before a guest has booted: a /dev/kvm that can be opened proves little.
+    /// Only a boot can tell: a /dev/kvm that can be opened proves little.
     UntilItBoots,
 }
 
-/// Why a backend is not to be had.
+/// The reason why a backend is absent.
 #[derive(Debug)]
 pub enum Absence {
-    /// The host has not what it takes; another one serves, and nobody is told.
+    /// The host lacks its requirements; another one serves, silently.
     Host(String),
-    /// It is not installed, or can't be used, and nobody asked for it by name: another one serves.
+    /// It is not installed, or can't be used, but was not requested by name: another one serves.
     Program(VmmError),
-    /// What somebody asked for can't be had: that is told, and nothing serves in its place.
+    /// Something requested is impossible: that is an error, and nothing serves in its place.
     Refused(VmmError),
 }
 
 impl Absence {
-    /// Why a program was not found, or is of no use: the one at a path that a setting names, or
-    /// whichever there is on PATH.
+    /// Creates it from the error of a program, which was either named by a setting or looked for on
+    /// PATH.
     #[must_use]
     pub fn of_program(error: VmmError, is_named: bool) -> Self {
         match &error {
@@ -102,20 +103,20 @@ impl Absence {
     }
 }
 
-/// What VMs of each backend share.
+/// The settings shared by the VMs of all backends.
 #[derive(Debug, Clone)]
 pub struct Surroundings {
-    /// Directory for what running VMs need.
+    /// The directory for running VMs.
     pub run_path: PathBuf,
     /// Directories of what VMs read: snapshots and templates.
     pub read_paths: Vec<PathBuf>,
-    /// Whether VMMs are jailed.
+    /// Whether to jail VMMs.
     pub jail: JailChoice,
-    /// User ids of jailed VMMs.
+    /// The user ids of jailed VMMs.
     pub jail_users: RangeInclusive<u32>,
 }
 
-/// Whether VMMs are jailed.
+/// Whether to jail VMMs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum JailChoice {
@@ -123,19 +124,19 @@ pub enum JailChoice {
     /// Firecracker as root by its jailer or an error, as another user confined by Landlock and filters.
     #[default]
     Auto,
-    /// In namespaces and a root directory of its own, or an error.
+    /// Namespaces and a root directory of its own, or an error.
     On,
-    /// Not jailed.
+    /// No jail.
     Off,
 }
 
 impl FromStr for JailChoice {
     type Err = ();
 
-    /// `auto`, `on` or `off`.
+    /// Parses `auto`, `on` or `off`.
     ///
     /// # Errors
-    /// It is anything else.
+    /// It is none of these.
     fn from_str(text: &str) -> Result<Self, ()> {
         match text {
             "auto" => Ok(Self::Auto),

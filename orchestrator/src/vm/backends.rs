@@ -1,4 +1,4 @@
-//! The list of backends. One more is its folder and one line here.
+//! The list of backends. A new one is its folder and one line here.
 
 use std::sync::Arc;
 
@@ -9,28 +9,28 @@ use crate::vm::variables::{BadValue, Variable, Variables};
 use crate::vm::vmm::VmmKind;
 use crate::vm::{firecracker, qemu};
 
-/// One setting type for each backend, which is the backend: [`FirecrackerSettings`] shows what it
-/// has to have.
+/// Lists one type of settings for each backend, which is the backend itself; see
+/// [`FirecrackerSettings`] for what it needs.
 ///
 /// [`FirecrackerSettings`]: firecracker::settings::FirecrackerSettings
 macro_rules! backends {
     ($($(#[$doc:meta])* $field:ident: $module:ident::$settings:ident,)*) => {
-        /// All backends with their settings, in the order in which they are preferred.
+        /// All backends with their settings, in order of preference.
         #[derive(Debug, Clone, Default, Serialize)]
         #[non_exhaustive]
         pub struct Backends {
             $($(#[$doc])* pub $field: $module::settings::$settings,)*
-            /// Those of the program itself, which serve where none of the others does, or by their
-            /// names.
+            /// Backends of the program itself, which serve if none of the others does, or if chosen
+            /// by name.
             #[serde(skip)]
             pub others: Vec<Arc<dyn Backend>>,
         }
 
         /// The built-in kinds.
         const KINDS: &[VmmKind] = &[$($module::KIND,)*];
-        /// How the names of their processes begin.
+        /// The prefixes of their process names.
         const PROCESS_NAMES: &[&[&str]] = &[$($module::settings::PROCESS_NAMES,)*];
-        /// What executes the code of their guests, of each.
+        /// Their accelerators.
         const ACCELERATORS: &[&[&str]] = &[$($module::settings::ACCELERATORS,)*];
         /// Their variables.
         pub(crate) const VARIABLES: &[&[Variable]] = &[$($module::settings::VARIABLES,)*];
@@ -43,7 +43,7 @@ macro_rules! backends {
                 })
             }
 
-            /// All of them, in the order in which they are preferred.
+            /// Returns all of them, in order of preference.
             pub fn list(&self) -> Vec<Arc<dyn Backend>> {
                 let mut all: Vec<Arc<dyn Backend>> = vec![$(Arc::new(self.$field.clone()),)*];
                 all.extend(self.others.iter().cloned());
@@ -60,19 +60,19 @@ backends! {
     qemu: qemu::QemuSettings,
 }
 
-/// The built-in kinds, in the order in which they are preferred.
+/// Returns the built-in kinds, in order of preference.
 #[must_use]
 pub fn kinds() -> &'static [VmmKind] {
     KINDS
 }
 
-/// How the names of the built-in ones' processes begin: for who looks for VMMs among processes.
+/// Returns the prefixes of the built-in ones' process names, to find VMMs among processes.
 pub fn process_names() -> impl Iterator<Item = &'static str> {
     PROCESS_NAMES.iter().flat_map(|names| names.iter().copied())
 }
 
-/// Each built-in kind with each thing that executes the code of its guests, as `kvm`: what a figure
-/// may be of.
+/// Returns each built-in kind with each of its accelerators, like `kvm`: the possible subjects of a
+/// figure.
 pub fn accelerators() -> impl Iterator<Item = (&'static VmmKind, &'static str)> {
     let all = KINDS.iter().zip(ACCELERATORS);
     all.flat_map(|(kind, all)| all.iter().map(move |accelerator| (kind, *accelerator)))

@@ -22,7 +22,7 @@ unsafe extern "C" {
     static image_end: u8;
 }
 
-/// What the boot loader left for the kernel.
+/// The data that the boot loader passes to the kernel.
 pub(crate) struct BootInfo {
     pub(crate) zero_page: &'static [u8; BOOT_PARAMS],
     pub(crate) command_line: &'static [u8],

@@ -1,4 +1,4 @@
-//! What the compiler expects from a C library and an unwinder, which are not there.
+//! Functions that the compiler expects from a C library and an unwinder, which this target lacks.
 
 use core::arch::global_asm;
 

@@ -98,8 +98,8 @@ impl Socket {
         })
     }
 
-    /// Whether the device said that all connections are gone. Telling it that this was heard is
-    /// part of the call: until then it delivers no packets.
+    /// Returns whether the device reported that all connections are gone. Acknowledges that, too:
+    /// until then the device delivers no packets.
     pub(crate) fn was_reset(&mut self) -> Result<bool> {
         let event = self.event.poll(&mut self.transport, |event| {
             Ok(Some(event == TRANSPORT_RESET))
@@ -116,7 +116,7 @@ impl Socket {
         Ok(received?.is_some())
     }
 
-    /// Whether the device has taken all packets that were sent.
+    /// Returns whether the device has taken all packets that were sent.
     pub(crate) fn is_idle(&mut self) -> Result<bool> {
         self.reclaim()?;
         Ok(self.packets.iter().all(|packet| packet.in_use.is_none()))

@@ -1,30 +1,30 @@
-//! Which backend serves: rules over what was set and found, without a look at the host.
+//! The rules by which a backend is selected, from settings and detection results alone.
 
 use super::Trust;
 use crate::vm::vmm::VmmKind;
 
-/// A backend, as far as the order depends on it.
+/// A backend, as far as the selection depends on it.
 #[derive(Debug, Clone)]
 pub(crate) struct Listed {
     pub(crate) kind: VmmKind,
-    /// The setting with which it serves, or none.
+    /// The setting that requires it, if set.
     pub(crate) insists: Option<&'static str>,
 }
 
-/// Why none may serve, whatever is installed.
+/// The reason why no backend may serve, whatever is installed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum OutOfOrder {
-    /// The one that was chosen is not listed.
+    /// The chosen one is not listed.
     Unknown(VmmKind),
-    /// A setting asks for what only `needed` has, and another one was chosen, or is needed, too.
+    /// A setting requires `needed`, and another one was chosen, or is required, too.
     Needs {
         variable: &'static str,
         needed: VmmKind,
     },
 }
 
-/// Those of `listed` that may serve, best first: by their places. One that was `chosen`, or whose
-/// settings insist on it, is the only one.
+/// Returns the indices of those in `listed` that may serve, best first. A `chosen` one, or one that
+/// is required by its settings, is the only one.
 pub(crate) fn order(chosen: Option<&VmmKind>, listed: &[Listed]) -> Result<Vec<usize>, OutOfOrder> {
     let mut only = match chosen {
         None => None,
@@ -44,17 +44,17 @@ pub(crate) fn order(chosen: Option<&VmmKind>, listed: &[Listed]) -> Result<Vec<u
     Ok(only.map_or_else(|| (0..listed.len()).collect(), |only| vec![only]))
 }
 
-/// What to do with a candidate that is next.
+/// What to do with the next candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// It serves.
+    /// Use it.
     Use,
-    /// It serves if a guest boots.
+    /// Use it if a guest boots.
     Try,
 }
 
-/// A guest is booted only where that changes what happens: not if there is nothing else to serve
-/// instead, since a boot tells more than a trial that failed.
+/// Decides what to do with a candidate. A guest is booted only if that decides something: without
+/// an alternative, the real boot tells more than a failed trial.
 pub(crate) fn step(trust: Trust, is_last: bool) -> Step {
     match trust {
         Trust::Sure => Step::Use,
