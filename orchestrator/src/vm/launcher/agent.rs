@@ -1,4 +1,4 @@
-//! Where the guest agent's binary is.
+//! Finds the guest agent's binary.
 
 use std::path::{Path, PathBuf};
 
@@ -6,15 +6,16 @@ use super::LaunchError;
 use crate::vm::config::Config;
 
 const NAME: &str = "ironclaw-guest-agent";
-/// Where `cargo xtask setup` puts it, below the directory of programs. Cargo writes an agent of
-/// its own, which is not static, beside each program that it builds.
+/// The place where `cargo xtask setup` installs it, below the directory of programs. Cargo puts a
+/// dynamically linked agent beside each program that it builds.
 const LIBRARY: &str = "lib/ironclaw";
 
-/// Finds the guest agent: the configured path; or in `lib/ironclaw` beside this program or in the
-/// directory above (where cargo puts tests and examples); or in those directories themselves.
+/// Finds the guest agent: at the configured path; or in `lib/ironclaw` beside this program or in
+/// the parent directory (where cargo puts tests and examples); or in these two directories
+/// themselves.
 ///
 /// # Errors
-/// [`LaunchError::NoGuestAgent`] with the places that were looked at.
+/// [`LaunchError::NoGuestAgent`] with the paths that were tried.
 pub fn find_guest_agent(config: &Config) -> Result<PathBuf, LaunchError> {
     let looked = match &config.guest_agent {
         Some(path) => vec![path.clone()],
@@ -26,7 +27,7 @@ pub fn find_guest_agent(config: &Config) -> Result<PathBuf, LaunchError> {
     }
 }
 
-/// Where the agent of `program` may be, the best place first.
+/// Lists possible paths of the agent of `program`, the best first.
 fn places(program: &Path) -> Vec<PathBuf> {
     let directory = program.parent().unwrap_or(Path::new("/"));
     let above = directory.parent().unwrap_or(Path::new("/"));

@@ -1,4 +1,4 @@
-//! Why a VM or a snapshot could not be made.
+//! Errors of making a VM or a snapshot.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,34 +11,34 @@ use crate::vm::identity::BadName;
 use crate::vm::snapshot::SnapshotError;
 use crate::vm::vmm::{Exit, VmmError, VmmKind};
 
-/// Why a VM or a snapshot could not be made.
+/// The reason why a VM or a snapshot could not be made.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum LaunchError {
-    /// The template.
+    /// The template failed.
     #[error(transparent)]
     Template(#[from] TemplateError),
-    /// The hypervisor.
+    /// The hypervisor failed.
     #[error(transparent)]
     Vmm(#[from] VmmError),
-    /// The agent in the guest.
+    /// The agent in the guest failed.
     #[error(transparent)]
     Guest(#[from] GuestError),
-    /// The snapshots on disk.
+    /// The snapshots on disk failed.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
-    /// The name asked for.
+    /// The name is invalid.
     #[error(transparent)]
     Name(#[from] BadName),
-    /// The agent did not come up.
+    /// The agent did not answer in time after a boot.
     #[error("the guest's agent did not answer within {after:?} of its boot; {exit}")]
     NoBoot {
-        /// How long it was given.
+        /// The timeout.
         after: Duration,
-        /// How the VMM was ended, with the guest's last console lines.
+        /// The end of the VMM, with the last lines of the guest's console.
         exit: Exit,
     },
-    /// A clone that had answered did not do so any more after it had been held.
+    /// A clone that had answered before it was held did not answer after its release.
     #[error(
         "a clone that was held for a spawn did not answer within {after:?} of its release, as it \
          had done before"
@@ -47,23 +47,23 @@ pub enum LaunchError {
         /// How long it was given.
         after: Duration,
     },
-    /// The guest's kernel gave up.
+    /// The guest's kernel panicked.
     #[error("the guest's kernel panicked while it booted; {exit}")]
     KernelPanic {
-        /// How the VMM was ended, with the guest's last console lines.
+        /// The end of the VMM, with the last lines of the guest's console.
         exit: Exit,
     },
-    /// The agent's binary, which goes into a template, is nowhere.
+    /// The agent's binary, which is part of a template, was not found.
     #[error(
         "the guest agent's binary was not found (looked for {}): build it with `cargo xtask setup`, \
          or set IRONCLAW_GUEST_AGENT to it",
         looked.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
     )]
     NoGuestAgent {
-        /// Where it was looked for.
+        /// The paths that were tried.
         looked: Vec<PathBuf>,
     },
-    /// A backend was asked for, or is the only one, and can't run here.
+    /// A backend was chosen, or is the only one, and can't run here.
     #[error(
         "IRONCLAW_BACKEND={} can't be used: {reason}; run `ironclaw doctor`, or set it to auto or \
          another one",
@@ -72,16 +72,16 @@ pub enum LaunchError {
     BackendUnusable {
         /// The backend.
         kind: VmmKind,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
-    /// A backend was asked for that this program does not have.
+    /// The chosen backend does not exist in this program.
     #[error("there is no backend {}", kind.name())]
     UnknownBackend {
-        /// What was asked for.
+        /// The chosen kind.
         kind: VmmKind,
     },
-    /// A setting asks for what one backend alone has.
+    /// A setting requires a backend other than the one that would run.
     #[error(
         "{variable} is set, which needs {needed}, and that is not what would run; see `ironclaw \
          doctor`"
@@ -89,16 +89,16 @@ pub enum LaunchError {
     NeedsBackend {
         /// The setting.
         variable: &'static str,
-        /// What has it.
+        /// The required backend.
         needed: VmmKind,
     },
-    /// The host has no random numbers.
+    /// The host's random generator failed.
     #[error("the host's random generator failed: {0}")]
     Random(#[from] getrandom::Error),
-    /// A panic, of the callback for progress if it was not this library's.
+    /// A panic, of the progress callback if not of this library.
     #[error("a panic ended the work: {reason}")]
     Panicked {
-        /// What it said.
+        /// The panic's message.
         reason: String,
     },
     /// The async runtime is shutting down.
@@ -107,7 +107,7 @@ pub enum LaunchError {
 }
 
 impl LaunchError {
-    /// How the VMM ended, with what it printed, if it is that which is told.
+    /// Returns the end of the VMM with its output, if that is the error.
     #[must_use]
     pub fn exit(&self) -> Option<&Exit> {
         match self {
@@ -118,7 +118,7 @@ impl LaunchError {
         }
     }
 
-    /// In one word, for counters.
+    /// Returns the reason in one word, for counters.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
@@ -146,7 +146,7 @@ impl LaunchError {
         }
     }
 
-    /// Whether it is the end of a wait: the same again would most likely take as long.
+    /// Returns whether it is a timeout: a retry would most likely take as long.
     pub(crate) fn took_its_time(&self) -> bool {
         matches!(
             self,
@@ -157,7 +157,7 @@ impl LaunchError {
         )
     }
 
-    /// What a restore that failed so failed by.
+    /// Returns the cause of a restore that failed with this error.
     pub(crate) fn fault(&self) -> Fault {
         match self {
             Self::Snapshot(_) => Fault::Snapshot,
@@ -173,14 +173,14 @@ impl LaunchError {
     }
 }
 
-/// What a restore failed by.
+/// The cause of a failed restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// Its snapshot, which can't serve later either.
+    /// The snapshot, which can't serve later either.
     Snapshot,
-    /// Its snapshot or the VMM, which other VMs show to work or not.
+    /// The snapshot or the VMM; other VMs show whether the VMM works.
     SnapshotOrVmm,
-    /// What this process or its host lacks, and what would fail with each snapshot.
+    /// A lack of resources in this process or its host, which would fail any snapshot.
     Other,
 }
 

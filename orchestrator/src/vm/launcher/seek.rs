@@ -1,5 +1,5 @@
-//! A snapshot of another process instead of one of our own: several that start at once must not
-//! each boot what one boot could give to all.
+//! Finds another process's snapshot before making one: several processes that start at once must
+//! not each boot what one boot can provide for all.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,36 +10,37 @@ use tokio::time::{sleep, timeout};
 use super::{LaunchError, Launcher, Stage, blocking};
 use crate::vm::snapshot::{Kept, Search, Snapshot, SnapshotId, Staging, Theirs};
 
-/// How long other processes are waited for in all, which take some seconds for a snapshot on an
-/// idle machine. One that hangs must not keep this one from making its own.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Timeout of the wait for other processes, which take some seconds for a snapshot on an idle
+/// machine. One that hangs must not keep this process from making its own.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Time between two looks at what they do.
-const PAUSE: Duration = Duration::from_millis(20);
+/// Interval of checks of what they do.
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What is used, or made.
+/// The result of a search.
 #[derive(Debug)]
 pub(crate) enum Sought {
     /// A snapshot of another process.
     Found(Snapshot),
-    /// None: a place to make one.
+    /// None was found: a place to make one.
     Ours(Staging),
 }
 
 impl Launcher {
-    /// A snapshot that fits, is not `known` and at most `age` old. One that another process makes
-    /// is waited for, and the progress says so; one that takes too long is `known` from then on.
+    /// Finds a snapshot that fits, is not in `known`, and is at most `age` old. Waits for one that
+    /// another process is making, and reports that as progress; adds one that takes too long to
+    /// `known`.
     pub(crate) async fn seek(
         &self,
         known: &mut HashSet<SnapshotId>,
         age: Duration,
     ) -> Result<Sought, LaunchError> {
         let start = Instant::now();
-        // What was waited for stays until it was looked for again.
+        // Keeps what was waited for until the next search.
         let mut _kept: Option<Kept> = None;
         loop {
             let (inner, not_these) = (Arc::clone(&self.0), known.clone());
-            // What is made while it is waited for is younger than what was asked for.
+            // A snapshot that is made during the wait is younger than required.
             let age = age.saturating_add(start.elapsed());
             let search = move || inner.snapshots.search(&inner.requirements, &not_these, age);
             let theirs = match blocking(search).await? {
@@ -48,13 +49,13 @@ impl Launcher {
                 Search::Theirs(theirs) => theirs,
             };
             (self.0.progress)(&Stage::WaitingForSnapshot(theirs.owners.clone()));
-            let patience = PATIENCE.saturating_sub(start.elapsed());
+            let patience = WAIT_TIMEOUT.saturating_sub(start.elapsed());
             let (owners, id) = (theirs.owners.clone(), theirs.id);
-            match timeout(patience, over(theirs)).await {
+            match timeout(patience, wait_published(theirs)).await {
                 Ok(kept) => _kept = Some(kept?),
                 Err(_) => {
                     tracing::warn!("{owners} took too long to build a snapshot: one is built here");
-                    // Not to be waited for again, for the next place.
+                    // Not waited for again, for the next slot.
                     known.insert(id);
                     let inner = Arc::clone(&self.0);
                     let stage = move || inner.snapshots.stage(&inner.requirements);
@@ -66,14 +67,14 @@ impl Launcher {
 }
 
 /// Resolves when another process has made its snapshot, or ended.
-async fn over(theirs: Theirs) -> Result<Kept, LaunchError> {
+async fn wait_published(theirs: Theirs) -> Result<Kept, LaunchError> {
     let theirs = Arc::new(theirs);
     loop {
         let look = Arc::clone(&theirs);
         if let Some(kept) = blocking(move || look.over()).await? {
             return Ok(kept);
         }
-        // That a file lock is free, the kernel tells only a thread that it blocks.
-        sleep(PAUSE).await;
+        // Polls: the kernel reports a free file lock only to a thread that blocks on it.
+        sleep(CHECK_INTERVAL).await;
     }
 }

@@ -1,17 +1,17 @@
-//! Waits after failures: exponential, jittered, bounded.
+//! Backoffs after failures: exponential, jittered, bounded.
 
 use std::time::Duration;
 
 use super::clock::Now;
 
-/// Shortest and longest wait after a failure; it doubles in between.
+/// The first and the longest backoff; it doubles in between.
 pub(super) const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 pub(super) const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
-/// By how much of itself a wait or an age is shortened at most, by jitter: what was begun together
-/// must not be repeated together.
+/// The maximum part by which jitter shortens a backoff or an age: simultaneous events must not be
+/// repeated simultaneously.
 pub(super) const JITTER: f64 = 0.2;
 
-/// When something that failed is tried again.
+/// The backoff of an operation that may fail.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     failures: u32,
@@ -19,7 +19,7 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// When it may be tried again; in the past if it may be now.
+    /// Returns when to try again; in the past if now.
     pub(super) fn until(&self) -> Now {
         self.until
     }
@@ -29,7 +29,7 @@ impl Backoff {
     }
 
     pub(super) fn failed(&mut self, now: Now, jitter: &mut Jitter) {
-        // What failed together, most likely failed for one reason.
+        // Failures within one backoff most likely have one reason.
         if now < self.until {
             return;
         }
@@ -39,7 +39,7 @@ impl Backoff {
         self.failures = self.failures.saturating_add(1);
     }
 
-    /// As a failure, but the first one costs no wait.
+    /// Records a failure, of which the first one causes no backoff.
     pub(super) fn record_failure(&mut self, now: Now, jitter: &mut Jitter) {
         if self.failures == 0 {
             self.failures = 1;
@@ -48,8 +48,8 @@ impl Backoff {
         }
     }
 
-    /// What had waited since `since` ended by itself. If that is long ago, it is not its start that
-    /// it died of.
+    /// Records the end of something that had been ready since `since`. If that is long ago, it does
+    /// not count as a failed start.
     pub(super) fn died(&mut self, since: Now, now: Now, jitter: &mut Jitter) {
         if now.saturating_sub(since) >= LONGEST_BACKOFF {
             self.succeeded();
@@ -62,7 +62,7 @@ impl Backoff {
     }
 }
 
-/// Where the jitter comes from.
+/// The source of the jitter.
 #[derive(Debug)]
 pub(super) struct Jitter(fastrand::Rng);
 
@@ -72,7 +72,7 @@ impl Jitter {
     }
 
     pub(super) fn shorten(&mut self, time: Duration) -> Duration {
-        // An age may be as long as a number can be.
+        // An age may be the maximum of its type.
         Duration::try_from_secs_f64(time.as_secs_f64() * (1.0 - JITTER * self.0.f64()))
             .map_or(time, |shorter| shorter.min(time))
     }

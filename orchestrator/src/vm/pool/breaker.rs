@@ -1,4 +1,4 @@
-//! Whether a tier is used: a circuit breaker, as a state machine without I/O and without a clock.
+//! The circuit breaker of a tier, as a state machine without I/O and without a clock.
 //!
 //! ```text
 //!            so many equal failures in a row              the time is over
@@ -8,26 +8,26 @@
 //!    └───────────────────────────────── works ───────────────────────────────────┘
 //! ```
 //!
-//! A failure costs a spawn the time until it is noticed; a tier that fails each time would cost it
-//! every spawn. Only a spawn that was served lets the next time be short again.
+//! A failure costs a spawn the time until it is noticed; a tier that always fails would cost it
+//! every spawn. Only a served spawn resets the off time to the shortest.
 
 use std::time::Duration;
 
 use super::clock::Now;
 
-/// Equal failures in a row that are no coincidence any more.
+/// Equal failures in a row that switch a tier off.
 const MAX_FAILURES: u32 = 3;
-/// How long a tier is off, the first time and at most; it doubles in between.
-const SHORTEST_OFF: Duration = Duration::from_secs(15);
-const LONGEST_OFF: Duration = Duration::from_secs(300);
+/// The first and the longest off time; it doubles in between.
+const MIN_OFF_TIME: Duration = Duration::from_secs(15);
+const MAX_OFF_TIME: Duration = Duration::from_secs(300);
 
-/// The state machine of one tier.
+/// The breaker of one tier.
 #[derive(Debug)]
 pub(super) struct Breaker {
-    /// The failures in a row, and why the last of them failed.
+    /// Number and reason of the failures in a row.
     failures: u32,
     reason: &'static str,
-    /// How long the next time is.
+    /// The next off time.
     time: Duration,
     state: State,
 }
@@ -42,9 +42,9 @@ enum State {
 /// A tier that is off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Off {
-    /// Why it failed.
+    /// The reason of the failures.
     pub(crate) reason: &'static str,
-    /// When it is tried again.
+    /// The time of the next trial.
     pub(crate) until: Now,
 }
 
@@ -53,29 +53,29 @@ impl Default for Breaker {
         Self {
             failures: 0,
             reason: "",
-            time: SHORTEST_OFF,
+            time: MIN_OFF_TIME,
             state: State::Used,
         }
     }
 }
 
 impl Breaker {
-    /// Whether the tier may be used now.
+    /// Returns whether the tier may be used now.
     pub(super) fn admits(&self, now: Now) -> bool {
         match self.state {
             State::Used => true,
-            // Of a trial that nothing came of, too.
+            // Also after a trial without a result.
             State::Off { until } | State::Trial { until } => until <= now,
         }
     }
 
-    /// Whether it may be used without that being a trial.
+    /// Returns whether using it would not be a trial.
     pub(super) fn is_used(&self) -> bool {
         self.state == State::Used
     }
 
-    /// The tier is used now, which [`admits`](Self::admits) allowed: if it was off, that is the
-    /// trial, and there is no other one for a while.
+    /// Records a use that [`admits`](Self::admits) allowed: if the tier was off, this is the trial,
+    /// and there is no other one for a while.
     pub(super) fn begins(&mut self, now: Now) {
         if self.state != State::Used {
             let until = now.saturating_add(self.time);
@@ -83,32 +83,32 @@ impl Breaker {
         }
     }
 
-    /// It failed. Says for how long it is off, if it was used until now.
+    /// Records a failure. Returns for how long the tier is off, if it was switched off by this.
     pub(super) fn failed(&mut self, reason: &'static str, now: Now) -> Option<Off> {
         if reason != self.reason {
             (self.reason, self.failures) = (reason, 0);
         }
         self.failures = self.failures.saturating_add(1);
         let was_used = match self.state {
-            // It was begun before.
+            // A use from before it was switched off.
             State::Off { .. } => return None,
             State::Used if self.failures < MAX_FAILURES => return None,
             State::Used => true,
             State::Trial { .. } => false,
         };
         let until = now.saturating_add(self.time);
-        self.time = self.time.saturating_mul(2).min(LONGEST_OFF);
+        self.time = self.time.saturating_mul(2).min(MAX_OFF_TIME);
         self.state = State::Off { until };
         was_used.then_some(Off { reason, until })
     }
 
-    /// It served a spawn.
+    /// Records a served spawn.
     pub(super) fn served(&mut self) {
         *self = Self::default();
     }
 
-    /// It works, as far as that can be told without a spawn: if it was off, it is used again, and
-    /// off again with the next failure.
+    /// Records evidence other than a spawn that the tier works: switches it on, but the next
+    /// failure switches it off again.
     pub(super) fn works(&mut self) {
         if self.state != State::Used {
             self.state = State::Used;
@@ -116,7 +116,7 @@ impl Breaker {
         }
     }
 
-    /// If it is off: why, and until when.
+    /// Returns the reason and the end of the off time, if it is off.
     pub(super) fn off(&self) -> Option<Off> {
         match self.state {
             State::Used => None,
@@ -138,7 +138,7 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// One that was switched off at `now`.
+    /// Returns a breaker that was switched off at `now`.
     fn off(now: Now) -> Breaker {
         let mut breaker = Breaker::default();
         for count in 1..=MAX_FAILURES {
@@ -158,7 +158,7 @@ mod tests {
         for _ in 1..MAX_FAILURES {
             assert_eq!(breaker.failed("guest", at(1)), None);
         }
-        let until = at(1) + SHORTEST_OFF;
+        let until = at(1) + MIN_OFF_TIME;
         let reason = "guest";
         let expected = Off { reason, until };
         assert_eq!(breaker.failed("guest", at(1)), Some(expected));
@@ -176,12 +176,12 @@ mod tests {
             breaker.begins(until);
             assert!(!breaker.admits(until), "another one is under way");
             assert_eq!(breaker.failed("guest", until), None, "it was told already");
-            // Those that began before it was off are late.
+            // Uses from before it was switched off are late.
             assert_eq!(breaker.failed("guest", until), None);
             waits.push(breaker.off().unwrap().until - until);
         }
         assert!(waits.windows(2).all(|pair| pair[0] <= pair[1]));
-        assert_eq!(waits.last(), Some(&LONGEST_OFF));
+        assert_eq!(waits.last(), Some(&MAX_OFF_TIME));
     }
 
     #[test]
@@ -190,16 +190,16 @@ mod tests {
         breaker.works();
         assert!(breaker.is_used());
         let Off { until, .. } = breaker.failed("guest", at(100)).unwrap();
-        assert_eq!(until, at(100) + SHORTEST_OFF * 2);
+        assert_eq!(until, at(100) + MIN_OFF_TIME * 2);
         breaker.served();
         assert!(breaker.is_used());
         for _ in 1..MAX_FAILURES {
             assert_eq!(breaker.failed("guest", at(200)), None);
         }
-        // It was not off, so that says nothing new.
+        // It was not off, so this is no news.
         breaker.works();
         let Off { until, .. } = breaker.failed("guest", at(200)).unwrap();
-        assert_eq!(until, at(200) + SHORTEST_OFF);
+        assert_eq!(until, at(200) + MIN_OFF_TIME);
     }
 
     #[derive(Debug, Clone)]
@@ -257,7 +257,7 @@ mod tests {
                 match breaker.off() {
                     None => prop_assert!(breaker.admits(now)),
                     Some(off) => {
-                        prop_assert!(off.until <= now + LONGEST_OFF);
+                        prop_assert!(off.until <= now + MAX_OFF_TIME);
                         prop_assert_eq!(breaker.admits(now), off.until <= now);
                     }
                 }

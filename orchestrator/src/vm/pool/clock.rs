@@ -1,4 +1,4 @@
-//! The pool's time.
+//! The clock of a pool.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -26,12 +26,12 @@ impl Clock {
         self.opened.elapsed().saturating_add(self.ahead())
     }
 
-    /// When it will show `time`; `None` for the far future.
+    /// Returns when it will show `time`; `None` for the far future.
     pub(super) fn reaches(&self, time: Now) -> Option<Instant> {
         self.opened.checked_add(time.saturating_sub(self.ahead()))
     }
 
-    /// Lets it jump ahead, by a year at most.
+    /// Advances it, by a year at most.
     pub(super) fn advance(&self, by: Duration) {
         const YEAR: u64 = 365 * 24 * 3600 * 1000;
         let by = u64::try_from(by.as_millis()).unwrap_or(YEAR).min(YEAR);

@@ -1,4 +1,4 @@
-//! Work whose panic is a failure like any other.
+//! Turns panics into errors.
 
 use std::any::Any;
 use std::future::poll_fn;
@@ -8,14 +8,14 @@ use std::task::Poll;
 
 use crate::vm::launcher::LaunchError;
 
-/// What `work` comes to. It calls back into the program that embeds us, whose panic must not leave a
-/// place of the pool occupied for ever.
+/// Returns the result of `work`, or an error if it panics: it calls back into the embedding
+/// program, whose panic must not occupy a slot of the pool for ever.
 pub(super) async fn contained<T>(
     work: impl Future<Output = Result<T, LaunchError>>,
 ) -> Result<T, LaunchError> {
     let mut work = pin!(work);
     poll_fn(|context| {
-        // What it has changed is behind locks, or dropped with it.
+        // Everything that it changed is behind locks, or dropped with it.
         let polled = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context)));
         polled.unwrap_or_else(|panic| {
             let reason = words(&*panic);
@@ -25,7 +25,7 @@ pub(super) async fn contained<T>(
     .await
 }
 
-/// What a panic said.
+/// Returns the message of a panic.
 fn words(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));

@@ -1,4 +1,4 @@
-//! Why a pool could not serve.
+//! Errors of a pool.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,36 +12,36 @@ use crate::vm::launcher::LaunchError;
 use crate::vm::pool::budget::{Limit, VMM_MIB};
 use crate::vm::vm_handle::Origin;
 
-/// Why there is no VM.
+/// The reason why there is no VM.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum SpawnError {
-    /// The name asked for.
+    /// The name is invalid.
     #[error(transparent)]
     Name(#[from] BadName),
     /// The pool could not be opened.
     #[error(transparent)]
     Pool(#[from] PoolError),
-    /// As many VMs live as may, and none ended in time.
+    /// The limit of VMs is reached, and none ended in time.
     #[error(
         "no room for another VM after waiting for {waited:.1?}: the limit is {limit}; end VMs, or \
          raise IRONCLAW_MAX_VMS or IRONCLAW_MEMORY_BUDGET_MIB"
     )]
     PoolExhausted {
-        /// How long this spawn waited.
+        /// The time waited.
         waited: Duration,
-        /// What all VMs of the budget may take.
+        /// The limit of the budget.
         limit: Limit,
     },
-    /// There was room, but too many VMs were being started before this one.
+    /// There was room, but too many VMs were starting before this one.
     #[error(
         "no VM was started within {waited:.1?}: the host starts {starts} at a time, and others came \
          first; spawn fewer at a time, or wait longer (SpawnOptions::patience)"
     )]
     StartsBusy {
-        /// How long this spawn waited.
+        /// The time waited.
         waited: Duration,
-        /// How many start at a time: as many as there are processors.
+        /// The limit of concurrent starts: the number of processors.
         starts: usize,
     },
     /// The spawn's own [limit](super::SpawnOptions::timeout) was reached.
@@ -49,13 +49,13 @@ pub enum SpawnError {
     TimedOut {
         /// The limit.
         after: Duration,
-        /// What had failed until then.
+        /// The tiers that had failed until then.
         tiers: Tiers,
     },
     /// The pool was closed.
     #[error("the pool is closed")]
     Closed,
-    /// The async runtime that the pool was opened in is gone.
+    /// The async runtime in which the pool was opened has ended.
     #[error("{RUNTIME_ENDED}")]
     RuntimeEnded,
     /// Every tier failed.
@@ -73,12 +73,12 @@ fn because(tiers: &Tiers) -> String {
     }
 }
 
-/// The tiers that were tried, and why each failed.
+/// The tiers that were tried, and the reason why each failed.
 #[derive(Debug)]
 pub struct Tiers(pub(super) Vec<(Origin, LaunchError)>);
 
 impl Tiers {
-    /// In the order they were tried; if all failed, the last is the cold boot.
+    /// Returns them in the order of the attempts; if all failed, the last is the cold boot.
     pub fn iter(&self) -> impl Iterator<Item = (Origin, &LaunchError)> {
         self.0.iter().map(|(origin, error)| (*origin, error))
     }
@@ -99,20 +99,20 @@ impl fmt::Display for Tiers {
     }
 }
 
-/// Why a pool could not be opened or filled.
+/// The reason why a pool could not be opened or filled.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum PoolError {
-    /// A setting.
+    /// A setting is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// What VMs are made from is not in order.
+    /// A requirement of VMs is missing.
     #[error(transparent)]
     Launch(#[from] LaunchError),
     /// A snapshot or a warm clone could not be made.
     #[error("the pool could not be filled: {0}")]
     WarmUp(#[source] Arc<LaunchError>),
-    /// A size of 0 was asked for.
+    /// The requested size is 0.
     #[error("a pool has at least one place")]
     NoPlaces,
     /// Not even one VM fits.
@@ -123,21 +123,21 @@ pub enum PoolError {
     NoRoom {
         /// Memory of a guest in MiB.
         guest_mib: u64,
-        /// What all VMs of the budget may take.
+        /// The limit of the budget.
         limit: Limit,
     },
-    /// More warm clones are wanted at least than at most.
+    /// The minimum of warm clones exceeds the maximum.
     #[error("at least {min_warm} warm clones and at most {max_warm} contradict each other")]
     WarmRange {
-        /// The least.
+        /// The minimum.
         min_warm: usize,
-        /// The most.
+        /// The maximum.
         max_warm: usize,
     },
     /// The pool was closed.
     #[error("the pool is closed")]
     Closed,
-    /// The async runtime that the pool was opened in is gone.
+    /// The async runtime in which the pool was opened has ended.
     #[error("{RUNTIME_ENDED}")]
     RuntimeEnded,
 }

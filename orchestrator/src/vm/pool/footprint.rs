@@ -1,22 +1,22 @@
-//! What a pool takes of the host.
+//! Resources that a pool uses on the host.
 
 use serde::Serialize;
 
 use super::memory::ProcessMemory;
 use crate::vm::snapshot::{Snapshot, SnapshotError};
 
-/// The most that a snapshot should take, in memory of the host as on disk, in bytes.
+/// The intended maximum of a snapshot's size, in memory and on disk, in bytes.
 pub const SNAPSHOT_BUDGET: u64 = 100 << 20;
 
-/// Memory and disk at one moment.
+/// Memory and disk in use at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Footprint {
-    /// Memory of each warm clone: its proportional set size, in which pages that it shares count
-    /// in parts (proc_pid_smaps(5)).
+    /// Memory of each warm clone: its proportional set size, which includes shared pages in part
+    /// (proc_pid_smaps(5)).
     pub warm_pss_bytes: Vec<u64>,
-    /// Memory of each process that stands by, in the same way.
+    /// Memory of each standby process, in the same way.
     pub standby_pss_bytes: Vec<u64>,
-    /// Blocks on disk of each snapshot, holes not counted.
+    /// Size on disk of each snapshot, without holes.
     pub snapshot_disk_bytes: Vec<u64>,
 }
 
@@ -37,7 +37,7 @@ impl Footprint {
     }
 }
 
-/// Of a process that ended since, nothing.
+/// Returns the sizes of those that still live.
 fn pss(pids: &[u32]) -> Vec<u64> {
     let memory = pids.iter().filter_map(|pid| ProcessMemory::of(*pid));
     memory.map(|memory| memory.pss_bytes).collect()

@@ -1,8 +1,8 @@
-//! How much memory this process may use: the host's, or less in a container or a service.
+//! The memory that this process may use: the host's, or less in a container or a service.
 
 use crate::vm::own_groups::Limit;
 
-/// In MiB.
+/// Returns it in MiB.
 pub(crate) fn host_memory_mib() -> u64 {
     let info = rustix::system::sysinfo();
     // Both are `unsigned long`, which has 64 bits here.
@@ -11,11 +11,11 @@ pub(crate) fn host_memory_mib() -> u64 {
     installed.min(limit) >> 20
 }
 
-/// Where control groups say how much memory there is.
+/// The memory limit of a control group.
 const MEMORY: Limit = Limit {
     controller: "memory",
     version_2: "memory.max",
-    // Without a limit it says more than there is.
+    // A huge number if there is no limit.
     version_1: "memory.limit_in_bytes",
 };
 

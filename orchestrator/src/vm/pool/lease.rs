@@ -1,4 +1,4 @@
-//! What a VM that was handed out holds of its pool.
+//! The resources of a pool that a VM which was handed out holds.
 
 use std::sync::{Arc, Weak};
 
@@ -6,12 +6,12 @@ use super::budget::Share;
 use super::core::Core;
 use super::state::LeaseId;
 
-/// Room in the budget, and a claim on the snapshot. Both are given back when it is dropped.
+/// Room in the budget, and a use of the snapshot. Drop releases both.
 #[derive(Debug)]
 pub(super) struct Lease {
     id: LeaseId,
     pool: Weak<Core>,
-    /// Here, because other pools may share the budget, and this one may be gone before the VM.
+    /// Held here: other pools may share the budget, and this pool may be gone before the VM.
     _share: Share,
 }
 

@@ -1,19 +1,19 @@
-//! Memory that a process takes of the host.
+//! The memory that a process uses on the host.
 
 use procfs::process::Process;
 use serde::Serialize;
 
-/// Memory of a process at one moment, as its `smaps_rollup` has it (proc_pid_smaps(5)).
+/// The memory of a process at one moment, from its `smaps_rollup` (proc_pid_smaps(5)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct ProcessMemory {
     /// Proportional set size in bytes: a page that `n` processes map counts as one `n`th.
     pub pss_bytes: u64,
-    /// Unique set size in bytes: pages that no other process maps, which is what its end frees.
+    /// Unique set size in bytes: pages that no other process maps, which its end would free.
     pub uss_bytes: u64,
 }
 
 impl ProcessMemory {
-    /// Of the process `pid`; `None` if it has ended, or may not be looked into by this user.
+    /// Reads that of the process `pid`; `None` if it has ended, or this user may not read it.
     #[must_use]
     pub fn of(pid: u32) -> Option<Self> {
         let process = Process::new(i32::try_from(pid).ok()?).ok()?;
@@ -39,7 +39,7 @@ mod tests {
             0 < memory.uss_bytes && memory.uss_bytes <= memory.pss_bytes,
             "{memory:?}"
         );
-        // It is in bytes: one that holds a mebibyte more has as much more.
+        // Checks the unit: a mebibyte more shows as that many bytes more.
         let more = vec![1_u8; 1 << 20];
         let with = ProcessMemory::of(std::process::id()).unwrap();
         assert!(with.uss_bytes >= 1 << 20, "{with:?} with {}", more.len());

@@ -17,16 +17,14 @@
 //!  spawn:     ──▶ leased at once, or waiting in line ──▶ leased, or cancelled
 //! ```
 //!
-//! * A clone that is handed out leaves the machine, so nothing can hand it out again.
-//! * A spawn waits for room alone, never for a build or a restore; nobody overtakes who waits, and
-//!   warm clones end for spawns of other pools that wait.
-//! * Only a spawn that succeeded resets a backoff; a build or a restore of the pool's own does not.
-//! * A snapshot is deleted when it has a successor and no clone.
-//! * A snapshot whose restore failed is suspected: it serves nobody and gets a successor. It is given
-//!   up when a VM starts elsewhere, since then it was not the VMM that failed, and is taken back into
-//!   use when a boot fails as well.
-//! * A tier that fails again and again is not used for a while (see `breaker`): spawns are served by
-//!   the next one at once.
+//! - A spawn waits for room alone, never for a build or a restore. Waiters are served first come
+//!   first served, and warm clones are evicted for waiters of other pools.
+//! - Only a successful spawn resets a backoff; a build or a restore of the pool's own does not.
+//! - A snapshot is deleted when it has a successor and no clone.
+//! - A snapshot whose restore failed is suspected: it serves nobody and gets a successor. It is
+//!   given up when another VM starts, because then the VMM works and the snapshot was at fault; it
+//!   serves again when a boot fails as well.
+//! - A tier that keeps failing is off for a while (see `breaker`): the next tier serves at once.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -41,7 +39,7 @@ use crate::vm::vm_handle::Origin;
 /// Index of a slot, below the pool's size.
 pub(crate) type SlotId = usize;
 
-/// A snapshot of this pool.
+/// The number of a snapshot in this pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Generation(u64);
 
@@ -57,56 +55,56 @@ pub(crate) struct WaiterId(u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct CloneId(u64);
 
-/// Something that the pool's driver has to do, and to report when it is done.
+/// A task for the pool's driver, which reports its result.
 #[derive(Debug)]
 #[cfg_attr(test, derive(PartialEq, Eq))]
 pub(crate) enum Action<S, C> {
-    /// Hand this out to the spawn that waits, which waits no more.
+    /// Give this to the waiting spawn, which stops waiting.
     Grant(WaiterId, Grant<S, C>),
-    /// Make a snapshot, then report [`PoolState::built`].
+    /// Build a snapshot, then report [`PoolState::built`].
     Build(SlotId),
     /// Restore and prime a clone of this snapshot, then report [`PoolState::restored`].
     Restore(SlotId, Generation, S),
-    /// End this clone: it is not wanted any more.
+    /// End this clone, which is surplus.
     End(C),
-    /// Delete this snapshot: it has neither clones nor a future.
+    /// Delete this snapshot, which has no clones and serves no more.
     Delete(S),
 }
 
-/// What a spawn got.
+/// The result of a spawn's admission.
 #[derive(Debug)]
 #[cfg_attr(test, derive(PartialEq, Eq))]
 pub(crate) struct Grant<S, C> {
     pub(crate) lease: LeaseId,
-    /// Its room, for as long as the VM lives.
+    /// Its reserved room, for the VM's lifetime.
     pub(crate) share: Share,
     pub(crate) placement: Placement<S, C>,
 }
 
-/// What serves a spawn.
+/// The way in which a spawn is served.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Placement<S, C> {
-    /// A paused clone: it belongs to the caller now.
+    /// By a held clone, which belongs to the caller now.
     Warm(C),
-    /// A snapshot to restore.
+    /// By restoring a snapshot.
     Restore(Generation, S),
-    /// Neither is there: boot.
+    /// By a boot.
     Boot,
 }
 
-/// What became of a restore.
+/// The result of a restore.
 #[derive(Debug)]
 #[cfg_attr(test, derive(PartialEq, Eq))]
 pub(crate) enum Restored<C> {
     /// The clone waits for a spawn; the id is for [`PoolState::died`].
     Warm(CloneId),
-    /// To be ended: nobody wants the clone any more.
+    /// The clone is surplus and to be ended.
     Unwanted(C),
-    /// There is none.
+    /// The restore failed.
     Failed,
 }
 
-/// How many there are of what.
+/// Numbers of snapshots and clones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Counts {
     pub(crate) ready: usize,
@@ -119,39 +117,39 @@ pub(crate) struct Counts {
     pub(crate) retired: usize,
 }
 
-/// The rules that do not change while a pool lives.
+/// The constant rules of a pool.
 #[derive(Debug, Clone)]
 pub(crate) struct Rules {
-    /// Places, each with a snapshot.
+    /// Number of slots, each with a snapshot.
     pub(crate) size: usize,
-    /// Warm clones that are always there, and the most there may be.
+    /// The minimum and maximum of warm clones.
     pub(crate) min_warm: usize,
     pub(crate) max_warm: usize,
-    /// Age at which a snapshot gets a successor.
+    /// The age at which a snapshot gets a successor.
     pub(crate) refresh: Duration,
-    /// Most snapshots that are built at a time.
+    /// Limit of concurrent builds.
     pub(crate) builds: usize,
     /// Memory of a guest.
     pub(crate) guest_mib: u64,
-    /// What all VMs together may take.
+    /// The budget of all VMs.
     pub(crate) budget: Budget,
-    /// Of the jitter that spreads what would happen together.
+    /// The seed of the jitter, which spreads simultaneous events.
     pub(crate) seed: u64,
 }
 
-/// A snapshot, with what there is of it.
+/// A snapshot and its state.
 #[derive(Debug)]
 struct Entry<S> {
     snapshot: S,
-    /// Clones that live: being restored, warm or leased.
+    /// Number of living clones: being restored, warm or leased.
     clones: usize,
     retired: bool,
-    /// A restore of it failed, by it or by the VMM.
+    /// Whether a restore failed, through its fault or the VMM's.
     suspected: bool,
 }
 
 impl<S> Entry<S> {
-    /// Whether it is to be deleted. One that is suspected may yet be sound, and somebody else's.
+    /// Returns whether to delete it. A suspected one may turn out sound, or belong to others.
     fn is_over(&self) -> bool {
         self.retired && self.clones == 0 && !self.suspected
     }
@@ -171,7 +169,7 @@ struct Slot<C> {
     ready: Option<(Generation, Now)>,
     building: bool,
     build_backoff: Backoff,
-    /// The oldest first.
+    /// Warm clones, the oldest first.
     warm: VecDeque<Warm<C>>,
     restoring: Vec<(Generation, Share)>,
     restore_backoff: Backoff,
@@ -189,7 +187,7 @@ impl<C> Slot<C> {
         }
     }
 
-    /// Clones of the present snapshot that are there or on their way.
+    /// Number of clones of the current snapshot that exist or are being restored.
     fn fresh(&self) -> usize {
         let Some((present, _)) = self.ready else {
             return 0;
@@ -209,13 +207,13 @@ impl<C> Slot<C> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Nobody asked for anything yet, and so nothing is built.
+    /// Before the first request: nothing is built yet.
     Lazy,
     Filling,
     Closed,
 }
 
-/// The state machine. `S` is a snapshot, `C` a paused clone.
+/// The state machine. `S` is a snapshot, `C` a held clone.
 #[derive(Debug)]
 pub(crate) struct PoolState<S, C> {
     rules: Rules,
@@ -230,7 +228,7 @@ pub(crate) struct PoolState<S, C> {
     restored_tier: Breaker,
     next: SlotId,
     phase: Phase,
-    /// When a refresh was last asked for.
+    /// The time of the last request for a refresh.
     asked: Option<Now>,
     numbers: u64,
 }
@@ -261,7 +259,7 @@ impl<S: Clone, C> PoolState<S, C> {
         self.numbers
     }
 
-    /// Takes in a snapshot that exists already and is `age` old; `false` if every slot has one.
+    /// Adds an existing snapshot of age `age`; returns `false` if every slot has one.
     pub(crate) fn adopt(&mut self, snapshot: S, age: Duration, now: Now) -> bool {
         let vacant = |slot: &Slot<C>| slot.ready.is_none() && !slot.building;
         let Some(at) = self.slots.iter().position(vacant) else {
@@ -286,14 +284,14 @@ impl<S: Clone, C> PoolState<S, C> {
         old.map(|(old, _)| old)
     }
 
-    /// From now on the slots are filled.
+    /// Starts to fill the slots.
     pub(crate) fn activate(&mut self) {
         if self.phase == Phase::Lazy {
             self.phase = Phase::Filling;
         }
     }
 
-    /// A spawn arrived: it is placed, or waits for room.
+    /// Admits a spawn: returns its grant, or a place in the wait queue.
     pub(crate) fn acquire(&mut self, now: Now) -> Result<Grant<S, C>, WaiterId> {
         self.activate();
         self.demand.arrived(now);
@@ -308,14 +306,14 @@ impl<S: Clone, C> PoolState<S, C> {
         Err(waiter)
     }
 
-    /// A spawn that waited went away; `false` if it had been served before.
+    /// Removes a waiting spawn; returns `false` if it was served before.
     pub(crate) fn cancel(&mut self, waiter: WaiterId) -> bool {
         let before = self.waiters.len();
         self.waiters.retain(|(other, _)| *other != waiter);
         self.waiters.len() < before
     }
 
-    /// A lease for the best that there is, if there is a clone or room for another VM.
+    /// Creates a lease with the best placement, if there is a warm clone or room for another VM.
     fn grant(&mut self, now: Now, room: impl FnOnce() -> Option<Share>) -> Option<Grant<S, C>> {
         let lease = LeaseId(self.number());
         let (placement, of, share) = match self.take_warm() {
@@ -334,8 +332,8 @@ impl<S: Clone, C> PoolState<S, C> {
         })
     }
 
-    /// The VM of this lease serves, so what it came from is sound, and so is the tier: failures
-    /// before are history.
+    /// Records that the VM of this lease serves: its snapshot and its tier work, so earlier
+    /// failures are forgotten.
     pub(crate) fn serves(&mut self, lease: LeaseId, tier: Origin) {
         self.breaker(tier).map(Breaker::served);
         let Some(Some(of)) = self.leases.get(&lease) else {
@@ -348,7 +346,7 @@ impl<S: Clone, C> PoolState<S, C> {
         }
     }
 
-    /// The VM that was to serve this lease failed: the best that there is now, from `best` on.
+    /// Returns the best placement from tier `best` down, after the VM of this lease failed.
     pub(crate) fn fall_back(&mut self, lease: LeaseId, best: Origin, now: Now) -> Placement<S, C> {
         let warm = (best == Origin::Warm).then(|| self.take_warm()).flatten();
         let (placement, of) = match warm {
@@ -367,8 +365,8 @@ impl<S: Clone, C> PoolState<S, C> {
         }
     }
 
-    /// A tier failed to serve, or, of warm clones, to be ready for that. Says for how long it is not
-    /// used, if that begins now.
+    /// Records that a tier failed to serve, or that a warm clone failed to get ready. Returns for
+    /// how long the tier is off, if it was switched off by this.
     pub(crate) fn tier_failed(
         &mut self,
         tier: Origin,
@@ -378,7 +376,7 @@ impl<S: Clone, C> PoolState<S, C> {
         self.breaker(tier)?.failed(reason, now)
     }
 
-    /// The tiers that are not used.
+    /// Returns the tiers that are off.
     pub(crate) fn off(&self) -> impl Iterator<Item = (Origin, Off)> {
         let tiers = [
             (Origin::Warm, &self.warm_tier),
@@ -388,7 +386,7 @@ impl<S: Clone, C> PoolState<S, C> {
         off.into_iter().flatten()
     }
 
-    /// The lease will be served by a boot.
+    /// Records that a boot will serve the lease.
     pub(crate) fn fall_back_to_boot(&mut self, lease: LeaseId) {
         self.rebind(lease, None);
     }
@@ -407,7 +405,7 @@ impl<S: Clone, C> PoolState<S, C> {
         (0..size).map(move |step| (next + step) % size)
     }
 
-    /// The slots take turns. Those of a tier that is off are about to end.
+    /// Takes a warm clone; the slots take turns. Clones of a tier that is off are being ended.
     fn take_warm(&mut self) -> Option<Warm<C>> {
         if !self.warm_tier.is_used() {
             return None;
@@ -433,7 +431,7 @@ impl<S: Clone, C> PoolState<S, C> {
         }
     }
 
-    /// The place's snapshot, if it can serve.
+    /// Returns the slot's snapshot, if it can serve.
     fn sound(&self, at: SlotId) -> Option<Generation> {
         let (present, _) = self.slots[at].ready?;
         (!self.is_suspected(present)).then_some(present)
@@ -455,14 +453,14 @@ impl<S: Clone, C> PoolState<S, C> {
         }
     }
 
-    /// The VM of this lease ended, or never came to be.
+    /// Ends a lease: the VM ended, or was never made.
     pub(crate) fn released(&mut self, lease: LeaseId) {
         if let Some(Some(of)) = self.leases.remove(&lease) {
             self.clone_ended(of);
         }
     }
 
-    /// What is to be done now. Each action is given out once.
+    /// Returns the actions to start now; each is returned once.
     pub(crate) fn actions(&mut self, now: Now) -> Vec<Action<S, C>> {
         let mut actions = Vec::new();
         while let Some((waiter, claim)) = self.waiters.pop_front() {
@@ -484,7 +482,7 @@ impl<S: Clone, C> PoolState<S, C> {
         actions
     }
 
-    /// A spawn that waits, in whatever pool, needs the room more than a warm clone does.
+    /// Evicts warm clones if spawns of any pool wait for their room.
     fn evict_for_waiters(&mut self, actions: &mut Vec<Action<S, C>>) {
         while self.rules.budget.is_short() {
             let fullest = self.slots.iter_mut().max_by_key(|slot| slot.warm.len());
@@ -497,7 +495,7 @@ impl<S: Clone, C> PoolState<S, C> {
 
     fn build(&mut self, now: Now, actions: &mut Vec<Action<S, C>>) {
         let mut building = self.slots.iter().filter(|slot| slot.building).count();
-        // What is missing comes before what is old, of which one at a time is replaced.
+        // Missing snapshots come before old ones, of which one at a time is replaced.
         for at in 0..self.slots.len() {
             let is_missing = self.sound(at).is_none();
             let slot = &mut self.slots[at];
@@ -524,7 +522,7 @@ impl<S: Clone, C> PoolState<S, C> {
         }
     }
 
-    /// How many warm clones each slot should have.
+    /// Returns the intended number of warm clones in each slot.
     fn quotas(&self, now: Now) -> Vec<usize> {
         let Rules {
             size,
@@ -539,7 +537,7 @@ impl<S: Clone, C> PoolState<S, C> {
         };
         let target = match (self.warm_tier.is_used(), self.warm_tier.admits(now)) {
             (true, _) => target,
-            // One that tries whether it works again.
+            // A single one, to try whether the tier works again.
             (false, true) => target.min(1),
             (false, false) => 0,
         };
@@ -548,7 +546,7 @@ impl<S: Clone, C> PoolState<S, C> {
             .collect()
     }
 
-    /// Ends the clones that are too many, those of former snapshots first.
+    /// Evicts surplus clones, those of former snapshots first.
     fn evict_surplus(&mut self, now: Now, actions: &mut Vec<Action<S, C>>) {
         for (at, quota) in self.quotas(now).into_iter().enumerate() {
             while self.slots[at].warm.len() > quota {
@@ -567,7 +565,7 @@ impl<S: Clone, C> PoolState<S, C> {
     }
 
     fn refill(&mut self, now: Now, actions: &mut Vec<Action<S, C>>) {
-        // The room is for those who wait.
+        // The room belongs to the waiters.
         if !self.waiters.is_empty() {
             return;
         }
@@ -594,7 +592,7 @@ impl<S: Clone, C> PoolState<S, C> {
         }
     }
 
-    /// Room for a clone: the successor of a snapshot may take that of the former.
+    /// Reserves room for a clone; a snapshot's successor may take that of the former's clone.
     fn room(&mut self, at: SlotId, actions: &mut Vec<Action<S, C>>) -> Option<Share> {
         let Rules {
             budget, guest_mib, ..
@@ -610,7 +608,7 @@ impl<S: Clone, C> PoolState<S, C> {
         Some(share)
     }
 
-    /// When [`actions`](Self::actions) may have something new without another event.
+    /// Returns when [`actions`](Self::actions) may return more without another event.
     pub(crate) fn next_deadline(&self, now: Now) -> Option<Now> {
         if self.phase != Phase::Filling {
             return None;
@@ -627,7 +625,7 @@ impl<S: Clone, C> PoolState<S, C> {
         let adapts = self.rules.min_warm < self.rules.max_warm;
         let shrinks = adapts.then(|| self.demand.next_change(now)).flatten();
         let trial = self.warm_tier.off().map(|off| off.until);
-        // What is due already waits for a build or a VM to end, which are events.
+        // An overdue action waits for the end of a build or a VM, which is an event.
         times
             .flatten()
             .chain(shrinks)
@@ -636,9 +634,9 @@ impl<S: Clone, C> PoolState<S, C> {
             .min()
     }
 
-    /// How old a snapshot of another process may be to take the place of one that is built: a
-    /// successor has most of its life before it, and one that was asked for is younger than that
-    /// request.
+    /// Returns the maximum age of another process's snapshot that may replace a build here: a
+    /// successor must have most of its life before it, and one for a requested refresh must be
+    /// younger than the request.
     pub(crate) fn oldest_successor(&self, at: SlotId, now: Now) -> Duration {
         match self.slots[at].ready {
             None => self.rules.refresh,
@@ -649,16 +647,16 @@ impl<S: Clone, C> PoolState<S, C> {
         }
     }
 
-    /// A build ended.
+    /// Records the end of a build.
     pub(crate) fn built(&mut self, at: SlotId, snapshot: Option<S>, now: Now) {
         self.filled(at, snapshot, Duration::ZERO, now);
     }
 
-    /// Instead of a build, a snapshot of another process was found, which is `age` old.
+    /// Records that another process's snapshot, of age `age`, replaces a build.
     pub(crate) fn found(&mut self, at: SlotId, snapshot: S, age: Duration, now: Now) {
         let is_young = |(_, expires): (Generation, Now)| expires > now;
         if self.sound(at).is_some() && self.slots[at].ready.is_some_and(is_young) {
-            // It was suspected when this was looked for, and serves again by now.
+            // The slot's snapshot was suspected at the start of the search, and serves again now.
             self.slots[at].building = false;
             return;
         }
@@ -673,7 +671,7 @@ impl<S: Clone, C> PoolState<S, C> {
             slot.build_backoff.failed(now, &mut self.jitter);
             return;
         };
-        // Whether it is any good is not seen yet.
+        // Not known yet whether it is any good.
         slot.restore_backoff.succeeded();
         self.restored_tier.works();
         let old = self.fill(at, snapshot, now.saturating_add(life));
@@ -683,7 +681,7 @@ impl<S: Clone, C> PoolState<S, C> {
         }
     }
 
-    /// A restore ended.
+    /// Records the end of a restore.
     pub(crate) fn restored(
         &mut self,
         at: SlotId,
@@ -702,7 +700,7 @@ impl<S: Clone, C> PoolState<S, C> {
             self.clone_ended(of);
             return Restored::Failed;
         };
-        // It was restored, and answered when it had been held.
+        // It was restored, held and released, and answered.
         self.restored_tier.works();
         self.warm_tier.works();
         let slot = &mut self.slots[at];
@@ -720,7 +718,7 @@ impl<S: Clone, C> PoolState<S, C> {
         Restored::Warm(id)
     }
 
-    /// A clone ended while it was warm: what is left of it, if it was here still.
+    /// Records the end of a warm clone; returns what is left of it, if it was still here.
     pub(crate) fn died(&mut self, id: CloneId, now: Now) -> Option<C> {
         let (slot, at) = self.slots.iter_mut().find_map(|slot| {
             let at = slot.warm.iter().position(|warm| warm.id == id)?;
@@ -732,9 +730,8 @@ impl<S: Clone, C> PoolState<S, C> {
         Some(warm.clone)
     }
 
-    /// A snapshot is at fault: as far as it is here still, it is given up and built anew, at once if
-    /// it is the first one, and after ever longer waits if one is like the other. Returns its warm
-    /// clones, to be ended.
+    /// Gives up a faulty snapshot, if it is still here. Rebuilds it at once the first time, and
+    /// after growing backoffs if successors fail alike. Returns its warm clones, to be ended.
     pub(crate) fn discard(&mut self, generation: Generation, now: Now) -> Vec<C> {
         self.suspect(generation, now);
         if let Some(entry) = self.snapshots.get_mut(&generation) {
@@ -763,11 +760,11 @@ impl<S: Clone, C> PoolState<S, C> {
         ended.into_iter().map(|warm| warm.clone).collect()
     }
 
-    /// A restore of a snapshot failed, by it or by the VMM: it serves nobody, and is built anew as one
-    /// that is given up, until it is known which of the two it was.
+    /// Suspects a snapshot whose restore failed, through its fault or the VMM's: it serves nobody,
+    /// and its successor is built like that of a given up one, until the cause is known.
     pub(crate) fn suspect(&mut self, generation: Generation, now: Now) {
         let entry = self.snapshots.get_mut(&generation);
-        // One that has a successor is at its end in any case.
+        // One with a successor is about to be deleted in any case.
         let Some(entry) = entry.filter(|entry| !entry.suspected && !entry.retired) else {
             return;
         };
@@ -778,8 +775,8 @@ impl<S: Clone, C> PoolState<S, C> {
         }
     }
 
-    /// A VM of the VMM started: the snapshots that are suspected are at fault, and are given up.
-    /// Returns their warm clones, to be ended.
+    /// Records that a VM started, so the VMM works: gives up the suspected snapshots. Returns their
+    /// warm clones, to be ended.
     pub(crate) fn vmm_works(&mut self) -> Vec<C> {
         let mut given_up = Vec::new();
         for (generation, entry) in &mut self.snapshots {
@@ -791,22 +788,22 @@ impl<S: Clone, C> PoolState<S, C> {
         ended.flatten().collect()
     }
 
-    /// No VM of the VMM could be booted, so its restores prove nothing: the snapshots that are
-    /// suspected serve again.
+    /// Records that a boot failed, so failed restores prove nothing: the suspected snapshots serve
+    /// again.
     pub(crate) fn vmm_fails(&mut self) {
-        // What another process's snapshot took the place of is left to whoever finds it.
+        // One that another process's snapshot has replaced is left for others to find.
         self.snapshots
             .retain(|_, entry| !(std::mem::take(&mut entry.suspected) && entry.retired));
     }
 
-    /// Whether a snapshot that is given up now is built anew at once.
+    /// Returns whether the successor of a snapshot given up now is built at once.
     pub(crate) fn heals(&self, generation: Generation) -> bool {
         let is_its = |slot: &&Slot<C>| slot.ready.is_some_and(|(present, _)| present == generation);
         let slot = self.slots.iter().find(is_its);
         slot.is_none_or(|slot| !slot.build_backoff.has_failed())
     }
 
-    /// Every snapshot gets a successor, one after the other.
+    /// Requests a successor for every snapshot, one after the other.
     pub(crate) fn refresh(&mut self, now: Now) {
         self.asked = Some(now);
         self.activate();
@@ -831,12 +828,12 @@ impl<S: Clone, C> PoolState<S, C> {
         }
     }
 
-    /// Whether a spawn that finds no warm clone could be restored, in a pool that is in use.
+    /// Returns whether a spawn without a warm clone could be restored, in an active pool.
     pub(crate) fn restores(&self) -> bool {
         self.phase == Phase::Filling && self.snapshots().next().is_some()
     }
 
-    /// Whether every slot has its snapshot, and its warm clones as far as there is room.
+    /// Returns whether every slot has its snapshot, and its warm clones as far as there is room.
     pub(crate) fn is_full(&self, now: Now) -> bool {
         let quotas = self.quotas(now);
         let is_settled =
@@ -851,7 +848,7 @@ impl<S: Clone, C> PoolState<S, C> {
         self.slots.iter().zip(&quotas).all(has_all) || !budget.has_room(*guest_mib)
     }
 
-    /// Whether no snapshot is older than it should be, on its way, or kept for nobody.
+    /// Returns whether no snapshot is too old, being built, or retired.
     pub(crate) fn is_fresh(&self, now: Now) -> bool {
         let is_fresh = |slot: &Slot<C>| {
             let of_its_own = slot
@@ -862,14 +859,14 @@ impl<S: Clone, C> PoolState<S, C> {
         !self.snapshots.values().any(Entry::is_over) && self.slots.iter().all(is_fresh)
     }
 
-    /// The snapshots that are ready.
+    /// Returns the ready snapshots.
     pub(crate) fn snapshots(&self) -> impl Iterator<Item = &S> {
         let present = self.present();
         let sound = present.filter(|(generation, _)| !self.is_suspected(*generation));
         sound.map(|(_, snapshot)| snapshot)
     }
 
-    /// The snapshots that have a place, by their generations, ready or suspected.
+    /// Returns the snapshots in slots with their generations, ready or suspected.
     pub(crate) fn present(&self) -> impl Iterator<Item = (Generation, &S)> {
         let present = self.slots.iter().filter_map(|slot| slot.ready);
         present.filter_map(|(generation, _)| {
@@ -882,7 +879,7 @@ impl<S: Clone, C> PoolState<S, C> {
         slots.flat_map(|slot| slot.warm.iter().map(|warm| &warm.clone))
     }
 
-    /// Takes out all clones, to be ended, lets go of all snapshots, and starts nothing any more.
+    /// Takes out all clones, to be ended, releases all snapshots, and starts nothing more.
     pub(crate) fn drain(&mut self) -> Vec<C> {
         self.phase = Phase::Closed;
         self.waiters.clear();
@@ -895,7 +892,7 @@ impl<S: Clone, C> PoolState<S, C> {
         }
         for slot in &mut self.slots {
             slot.ready = None;
-            // What is under way is aborted, and not reported any more.
+            // Operations under way are aborted, and not reported any more.
             slot.restoring.clear();
         }
         self.snapshots.clear();

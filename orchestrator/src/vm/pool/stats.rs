@@ -1,4 +1,4 @@
-//! What a pool did and holds.
+//! Statistics of a pool.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,40 +19,40 @@ use crate::vm::causes::with_causes;
 use crate::vm::launcher::LaunchError;
 use crate::vm::vm_handle::{Origin, Timings};
 
-/// The longest time that is told from longer ones, in microseconds.
-const LONGEST: u64 = 3_600_000_000;
+/// The upper end of the histograms, in microseconds.
+const MAX_MICROS: u64 = 3_600_000_000;
 
-/// A pool at one moment. Counters only grow, and start with the pool; everything else moves both
+/// A pool at one moment. Counters only grow, from the pool's opening; all other figures move both
 /// ways.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PoolStats {
-    /// Number of the pool: the least, from 1, that no other of this process has. Never moves.
+    /// The pool's number: the smallest, from 1, that no other of this process has. Constant.
     pub number: u64,
-    /// What its guests boot. Never moves.
+    /// The template of its guests. Constant.
     pub template: TemplateHash,
-    /// Snapshots that the pool wants to have. Never moves.
+    /// Snapshots that the pool keeps. Constant.
     pub size: usize,
-    /// Snapshots that are ready. One more with a build, one less with one that is found faulty.
+    /// Ready snapshots. Grows with a build, shrinks with a faulty snapshot.
     pub snapshots: usize,
-    /// Snapshots that are being made, successors included.
+    /// Snapshots being built, successors included.
     pub building: usize,
-    /// Snapshots with a successor, kept for clones that live; one less with the last clone's end.
+    /// Snapshots with a successor, kept for living clones; shrinks with the last clone's end.
     pub retired: usize,
-    /// Paused clones that wait for a spawn: one more with a restore, one less with a spawn, a
-    /// death, or a clone that is not wanted any more.
+    /// Held clones that wait for a spawn. Grows with a restore; shrinks with a spawn, a death, or
+    /// an eviction.
     pub warm: usize,
-    /// Clones that are being restored for the warm tier.
+    /// Clones being restored for the warm tier.
     pub restoring: usize,
-    /// Processes of the VMM that stand by for a spawn that finds no warm clone: one more with a
-    /// start, one less with such a spawn or a death.
+    /// Standby processes, for spawns without a warm clone. Grows with a start; shrinks with such a
+    /// spawn, or a death.
     pub standby: usize,
-    /// VMs that were handed out, or are about to be; one less when a handle is dropped.
+    /// VMs that were handed out, or are about to be; shrinks when a handle is dropped.
     pub leased: usize,
     /// Spawns that wait for room.
     pub waiting: usize,
-    /// What the VMs of the budget take, those of other pools included.
+    /// Usage of the budget, by VMs of other pools, too.
     pub used: Limit,
-    /// What they may take.
+    /// The limit of the budget.
     pub limit: Limit,
     /// Counter: spawns served by a warm clone.
     pub served_warm: u64,
@@ -60,30 +60,29 @@ pub struct PoolStats {
     pub served_restored: u64,
     /// Counter: spawns served by a boot.
     pub served_cold: u64,
-    /// Counter: builds, restores, warm clones and attempts to serve that failed.
+    /// Counter: failed builds, restores, warm clones and attempts to serve.
     pub failures: u64,
-    /// Counter: attempts of a tier to serve that failed, by the reason. The next tier tried then.
+    /// Counter: failed attempts of a tier to serve, by reason. The next tier tried then.
     pub fallbacks: BTreeMap<&'static str, u64>,
-    /// Tiers that failed again and again for one reason, and are not used for a while: one more with
-    /// the last of such failures, one less when it works again.
+    /// Tiers that are off after repeated failures for one reason. Grows with the last of these
+    /// failures; shrinks when the tier works again.
     pub off: BTreeMap<Origin, TierOff>,
-    /// Ages of the snapshots that are ready, in seconds.
+    /// Ages of the ready snapshots, in seconds.
     pub snapshot_ages_seconds: Vec<u64>,
-    /// Where the time of spawns went, over the pool's life.
+    /// Times of spawns by stage, over the pool's life.
     pub stages: BTreeMap<SpawnStage, Quantiles>,
-    /// What it takes of the host, against [`SNAPSHOT_BUDGET`](super::SNAPSHOT_BUDGET) for each
-    /// snapshot. Looked up by [`pool_stats`](super::super::pool_stats); `None` from
-    /// [`Pool::stats`](super::Pool::stats), which leaves it to
-    /// [`Pool::footprint`](super::Pool::footprint).
+    /// Resources of the host, against [`SNAPSHOT_BUDGET`](super::SNAPSHOT_BUDGET) for each
+    /// snapshot. Set by [`pool_stats`](super::super::pool_stats); `None` from
+    /// [`Pool::stats`](super::Pool::stats), see [`Pool::footprint`](super::Pool::footprint).
     pub footprint: Option<Footprint>,
 }
 
-/// Why a tier is not used.
+/// A tier that is off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct TierOff {
-    /// Why it failed, in the words of [`PoolStats::fallbacks`].
+    /// The reason of the failures, as in [`PoolStats::fallbacks`].
     pub reason: &'static str,
-    /// In how many seconds it is tried again; 0 while it is tried.
+    /// Seconds until it is tried again; 0 during the trial.
     pub retry_seconds: u64,
 }
 
@@ -96,26 +95,26 @@ impl TierOff {
     }
 }
 
-/// A part of a spawn; see [`Timings`].
+/// A stage of a spawn; see [`Timings`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SpawnStage {
-    /// Waiter for room, and choosing a tier: of every spawn.
+    /// Waiting for room, and choosing a tier: in every spawn.
     Queue,
-    /// Starting a VMM's process: of spawns that were restored or booted; nothing where one stood by.
+    /// Starting a VMM's process: in restored or booted spawns; zero with a standby process.
     Start,
-    /// Loading a snapshot: of spawns that were restored.
+    /// Loading a snapshot: in restored spawns.
     Load,
-    /// Resuming a clone: of spawns that a warm one served.
+    /// Resuming a clone: in warm spawns.
     Resume,
-    /// Until the guest had confirmed its identity: of every spawn.
+    /// Waiting for the guest to confirm its identity: in every spawn.
     Hello,
-    /// All of it: of every spawn.
+    /// The whole spawn.
     Total,
 }
 
 impl SpawnStage {
-    /// All of them, in the order in which a spawn goes through them; the total is last.
+    /// All stages, in the order of a spawn; the total is last.
     pub const ALL: [Self; 6] = [
         Self::Queue,
         Self::Start,
@@ -125,7 +124,7 @@ impl SpawnStage {
         Self::Total,
     ];
 
-    /// What it took of a spawn.
+    /// Returns the time of this stage in a spawn.
     #[must_use]
     pub fn of(self, timings: &Timings) -> Duration {
         match self {
@@ -138,7 +137,7 @@ impl SpawnStage {
         }
     }
 
-    /// Whether spawns that are served by that tier go through it.
+    /// Returns whether spawns of that tier have this stage.
     #[must_use]
     pub fn is_part_of(self, origin: Origin) -> bool {
         match self {
@@ -149,7 +148,7 @@ impl SpawnStage {
         }
     }
 
-    /// Its name, as in JSON and in labels of metrics.
+    /// Returns its name, as in JSON and in labels of metrics.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -169,11 +168,11 @@ impl fmt::Display for SpawnStage {
     }
 }
 
-/// How long something took: so many times, and no longer than this in half of them, in nine of
-/// ten, in 99 of 100, and ever. In microseconds, exact to one percent.
+/// The distribution of a time: count, median, percentiles and maximum in microseconds, exact to one
+/// percent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Quantiles {
-    /// How often it happened.
+    /// The number of measurements.
     pub count: u64,
     /// The median.
     pub p50_us: u64,
@@ -181,7 +180,7 @@ pub struct Quantiles {
     pub p90_us: u64,
     /// The 99th percentile.
     pub p99_us: u64,
-    /// The longest.
+    /// The maximum.
     pub max_us: u64,
 }
 
@@ -205,8 +204,8 @@ struct Counted {
 
 impl Default for Counted {
     fn default() -> Self {
-        // Two digits: the bounds are constants that it takes.
-        let histogram = || Histogram::new_with_max(LONGEST, 2).ok();
+        // Two significant digits: constant arguments that are valid.
+        let histogram = || Histogram::new_with_max(MAX_MICROS, 2).ok();
         let stages = SpawnStage::ALL
             .into_iter()
             .filter_map(|stage| Some((stage, histogram()?)));
@@ -247,7 +246,7 @@ impl Counters {
             if stage.is_part_of(origin) {
                 let took = stage.of(timings);
                 self.label.spawn_stage(*stage, origin, took);
-                histogram.saturating_record(u64::try_from(took.as_micros()).unwrap_or(LONGEST));
+                histogram.saturating_record(u64::try_from(took.as_micros()).unwrap_or(MAX_MICROS));
             }
         }
     }
@@ -361,7 +360,7 @@ mod tests {
         };
         counters.served(Origin::ColdBooted, &timings);
         let total = stats(&counters).stages[&SpawnStage::Total];
-        assert!(total.max_us >= LONGEST, "{total:?}");
+        assert!(total.max_us >= MAX_MICROS, "{total:?}");
     }
 
     #[test]

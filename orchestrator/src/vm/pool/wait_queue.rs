@@ -1,4 +1,4 @@
-//! The spawns that wait for room.
+//! The queue of spawns that wait for room.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,14 +11,14 @@ use super::state::{Grant, Placement, WaiterId};
 use crate::vm::launcher::PausedClone;
 use crate::vm::snapshot::Snapshot;
 
-/// What a spawn that waited gets: nothing of it is lost if the spawn is gone meanwhile.
+/// The grant to a waiting spawn: dropping it, if the spawn is gone, loses nothing.
 pub(super) type Turn = (Lease, Placement<Snapshot, PausedClone>);
 
-/// How to reach each spawn that waits.
+/// The channels to the waiting spawns.
 #[derive(Debug, Default)]
 pub(super) struct WaitQueue(Mutex<HashMap<WaiterId, oneshot::Sender<Turn>>>);
 
-/// A spawn that waits; dropped, it waits no more.
+/// A waiting spawn; dropping it leaves the queue.
 #[derive(Debug)]
 pub(super) struct Waiter {
     id: WaiterId,
@@ -34,14 +34,14 @@ impl WaitQueue {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Tells all who wait that there is nothing to wait for.
+    /// Closes the queue: all waiting spawns fail.
     pub(super) fn close(&self) {
         self.with(HashMap::clear);
     }
 }
 
 impl Waiter {
-    /// To be called while the state is locked, so that the grant can't come before.
+    /// Joins the queue. Call this while the state is locked, so that the grant can't come before.
     pub(super) fn join(core: &Arc<Core>, waiter: WaiterId) -> Self {
         let (sender, turn) = oneshot::channel();
         core.wait_queue
@@ -53,7 +53,7 @@ impl Waiter {
         }
     }
 
-    /// Resolves when it is this spawn's turn; `None` if the pool was closed.
+    /// Resolves when the spawn is granted room; `None` if the pool was closed.
     pub(super) async fn turn(&mut self) -> Option<Turn> {
         (&mut self.turn).await.ok()
     }
@@ -61,7 +61,7 @@ impl Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        // What was granted and not taken goes with the channel, and its lease is released.
+        // A grant that was not taken is dropped with the channel, and its lease released.
         let (_, effects) = self.core.update(|state, _| state.cancel(self.id));
         self.core
             .wait_queue
@@ -70,11 +70,11 @@ impl Drop for Waiter {
     }
 }
 
-/// Hands out what the state granted.
+/// Passes on a grant of the state.
 pub(super) fn grant(core: &Arc<Core>, waiter: WaiterId, grant: Grant<Snapshot, PausedClone>) {
     let lease = Lease::new(grant.lease, grant.share, core);
     if let Some(sender) = core.wait_queue.with(|waiters| waiters.remove(&waiter)) {
-        // A spawn that went away drops its turn, and with it the lease and the clone.
+        // A spawn that is gone drops the grant, and with it the lease and the clone.
         drop(sender.send((lease, grant.placement)));
     }
 }

@@ -12,7 +12,7 @@ fn state(size: usize, warm: usize, vms: usize) -> PoolState<u32, u32> {
     PoolState::new(rules(size, warm..=warm, vms))
 }
 
-/// Tells the machine of clones with these numbers for whatever it wants restored.
+/// Reports a clone, numbered from `first`, for each restore that the state asks for.
 fn restore_all(state: &mut PoolState<u32, u32>, first: u32, now: Now) -> u32 {
     let mut next = first;
     for action in state.actions(now) {
@@ -224,7 +224,7 @@ fn a_faulty_snapshot_is_given_up_and_built_anew() {
     assert_eq!(served(&mut state), Placement::Boot);
 }
 
-/// A pool whose only snapshot was restored for a spawn, in vain.
+/// Returns a pool whose only snapshot failed its restore for a spawn.
 fn with_a_suspected_snapshot() -> (PoolState<u32, u32>, Generation) {
     let mut state = state(1, 0, 9);
     state.adopt(1, at(0), at(0));
@@ -246,7 +246,7 @@ fn a_suspected_snapshot_is_given_up_when_another_vm_starts() {
     let (mut state, _) = with_a_suspected_snapshot();
     assert_eq!(state.vmm_works(), Vec::<u32>::new());
     assert_eq!(state.actions(at(0)), [Action::Delete(1)]);
-    // That a boot fails later does not bring it back.
+    // A later failed boot does not bring it back.
     state.vmm_fails();
     assert_eq!(served(&mut state), Placement::Boot);
     state.built(0, Some(2), at(1));
@@ -294,8 +294,8 @@ fn a_snapshot_that_serves_again_does_not_give_way_to_one_that_was_looked_for_mea
     assert_eq!(state.counts().building, 0);
 }
 
-/// Times at which a slot is built anew whose snapshots are all given up at their first restore,
-/// unless a spawn was served meanwhile.
+/// Returns the times of builds in a slot whose snapshots all fail their first restore; a spawn may
+/// be served meanwhile.
 fn builds_of_faulty_snapshots(
     mut meanwhile: impl FnMut(&mut PoolState<u32, u32>, Now),
 ) -> Vec<Now> {
@@ -516,8 +516,8 @@ proptest! {
     }
 }
 
-/// All sequences of so many events, in the smallest pool in which they can get in each other's
-/// way: what jitter may miss in a large one.
+/// Tries all sequences of so many events, in the smallest pool in which they can conflict: this
+/// finds what random sequences in a large pool may miss.
 #[test]
 fn every_rule_holds_under_all_short_sequences_of_events() {
     let alphabet = [
@@ -549,7 +549,7 @@ fn every_rule_holds_under_all_short_sequences_of_events() {
     }
 }
 
-/// Lets the tier fail until it is off.
+/// Makes the tier fail until it is off.
 fn fails(state: &mut PoolState<u32, u32>, tier: Origin, now: Now) -> Off {
     std::iter::repeat_with(|| state.tier_failed(tier, "guest", now))
         .take(100)

@@ -1,5 +1,5 @@
-//! A pool's surroundings for tests: does what the machine asks for, in any order and with any
-//! outcome, and checks every rule after every event.
+//! A pool's environment for tests: executes the state's actions in any order and with any outcome,
+//! and checks every rule after every event.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
@@ -31,15 +31,15 @@ pub(super) fn rules(size: usize, warm: RangeInclusive<usize>, vms: usize) -> Rul
     }
 }
 
-/// What may happen. A number picks one of those that it can happen to; if there is none, nothing
-/// happens.
+/// An event. A number selects its target among the possible ones; without any, the event is
+/// skipped.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Event {
     Acquire,
     Cancel(usize),
     Release(usize),
     BuildEnds(usize, bool),
-    /// Instead of a build, a snapshot of another process that is so many seconds old.
+    /// Another process's snapshot, so many seconds old, is found instead of a build.
     Finds(usize, u64),
     RestoreEnds(usize, bool),
     Dies(usize),
@@ -63,11 +63,11 @@ pub(super) struct World {
     serial: u32,
     builds: Vec<SlotId>,
     restores: Vec<(SlotId, Generation, u32)>,
-    /// Warm once: whether they still are is the machine's business.
+    /// Clones that were warm once; the state knows whether they still are.
     clones: Vec<(CloneId, Clone)>,
     leases: Vec<(LeaseId, Option<Generation>, Share)>,
     waiters: Vec<WaiterId>,
-    /// Clones that were leased, were ended or died: none may come twice.
+    /// Clones that were leased, ended or died: none may appear twice.
     gone: HashSet<u32>,
     snapshots: HashMap<Generation, u32>,
     deleted: HashSet<u32>,
@@ -184,7 +184,7 @@ impl World {
         }
     }
 
-    /// Places that can serve: by a warm clone, or if there is none at all, by a restore.
+    /// Returns the slots that can serve: by a warm clone or, if there is none at all, by a restore.
     fn able(&self) -> Vec<SlotId> {
         let having = |has: fn(&Slot<Clone>) -> bool| {
             let slots = self.state.slots.iter().enumerate();
@@ -202,7 +202,7 @@ impl World {
         }
     }
 
-    /// Of those that can serve, the next one after the last one did.
+    /// Checks that the next one of those that can serve has its turn.
     fn took_its_turn(&self, next: SlotId, able: &[SlotId]) {
         let turn = able.iter().find(|at| **at >= next).or(able.first());
         if let Some(turn) = turn {
@@ -223,7 +223,7 @@ impl World {
         }
     }
 
-    /// What a spawn does when its VM can't be made.
+    /// Does what a spawn does if its VM can't be made.
     fn lease_fails(&mut self, n: usize) {
         let Some((lease, of, share)) = pick(&mut self.leases, n) else {
             return;
@@ -267,7 +267,7 @@ impl World {
         assert!(self.gone.insert(clone.0), "clone {} twice", clone.0);
     }
 
-    /// Does what is asked for, until nothing is.
+    /// Executes actions until there are none.
     fn act(&mut self) {
         loop {
             let actions = self.state.actions(self.now);
@@ -341,8 +341,7 @@ impl World {
         assert!(!self.warm().any(leased_or_ended));
     }
 
-    /// The pool is closed: nothing is begun any more, and when the last VM is gone all room is
-    /// there again.
+    /// Closes the pool: nothing more is started, and all room is free when the last VM is gone.
     pub(super) fn closes(mut self) {
         for clone in self.state.drain() {
             self.goes(clone);
@@ -366,8 +365,8 @@ impl World {
         assert_eq!(self.state.next_deadline(self.now), None);
     }
 
-    /// Everything succeeds from now on, and the leases end: the pool fills up, nobody waits, and
-    /// of former snapshots nothing is left.
+    /// Lets everything succeed and all leases end: the pool fills up, nobody waits, and nothing is
+    /// left of former snapshots.
     pub(super) fn settles(&mut self) {
         self.state.activate();
         // Every backoff is over by then.
