@@ -197,13 +197,7 @@ fn of_guest(error: &GuestError) -> Exit {
 
 fn of_snapshot(error: &SnapshotError) -> Exit {
     match error {
-        SnapshotError::Io { .. }
-        | SnapshotError::NoSpace { .. }
-        | SnapshotError::RootNotDirectory { .. }
-        | SnapshotError::RootUnusable { .. }
-        | SnapshotError::RootExposed { .. }
-        | SnapshotError::ReadOnly { .. }
-        | SnapshotError::Busy { .. } => Exit::Store,
+        SnapshotError::Store(_) => Exit::Store,
         _ => Exit::Failed,
     }
 }
@@ -221,6 +215,7 @@ fn of_template(error: &TemplateError) -> Exit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ironclaw_orchestrator::vm::snapshot::{StoreError, StoreName};
     use ironclaw_orchestrator::vm::vmm::VmmKind;
     use std::io;
     use std::path::PathBuf;
@@ -278,10 +273,17 @@ mod tests {
 
     #[test]
     fn exit_codes_follow_the_library_s_error_kinds() {
-        let root = || SnapshotError::RootUnusable {
-            operation: "open",
-            path: PathBuf::from("/x"),
-            source: io::ErrorKind::PermissionDenied.into(),
+        const STORE: StoreName = StoreName {
+            what: "snapshot",
+            setting: "IRONCLAW_SNAPSHOT_PATH",
+        };
+        let root = || {
+            SnapshotError::from(StoreError::RootUnusable {
+                store: STORE,
+                operation: "open",
+                path: PathBuf::from("/x"),
+                source: io::ErrorKind::PermissionDenied.into(),
+            })
         };
         assert_eq!(code(&root().into()), 119);
         assert_eq!(code(&launched(root()).into()), 119);
@@ -294,10 +296,11 @@ mod tests {
             code(&SpawnError::from(PoolError::from(launched(root()))).into()),
             119
         );
-        let full = SnapshotError::NoSpace {
+        let full = SnapshotError::from(StoreError::NoSpace {
+            store: STORE,
             operation: "write",
             path: PathBuf::from("/x"),
-        };
+        });
         assert_eq!(code(&full.into()), 119);
         let operation = "start a VM in /x".to_owned();
         assert_eq!(code(&launched(VmmError::NoSpace { operation }).into()), 119);
@@ -338,11 +341,11 @@ mod tests {
     #[test]
     fn a_cause_that_the_text_has_already_is_not_repeated() {
         let source = io::Error::other("disk on fire");
-        let inner = SnapshotError::Io {
+        let inner = SnapshotError::from(StoreError::Io {
             operation: "read",
             path: PathBuf::from("/x"),
             source,
-        };
+        });
         let text = text(&Error::new(launched(inner)).context("can't make a VM")).unwrap();
         assert_eq!(text, "can't make a VM: cannot read /x: disk on fire");
     }

@@ -85,6 +85,7 @@ fn is_directory(span: &str) -> bool {
         "testguest/",
         "docs/",
         "host/",
+        "store/",
         "console/",
         "fuzz/",
     ];

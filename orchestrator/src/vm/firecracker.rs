@@ -38,7 +38,6 @@ use tokio::time::{sleep, timeout};
 
 use crate::regular_file;
 use crate::vm::mount::Hindrance;
-use crate::vm::snapshot;
 use crate::vm::tsc;
 pub use crate::vm::vmm::jail::user::DEFAULT_USERS;
 use crate::vm::vmm::process::{Launch, Process};
@@ -650,8 +649,7 @@ fn completed(path: &Path, before: Option<File>) -> Result<File, VmmError> {
     let file = file.map_err(failed())?;
     if let Some(before) = before {
         let bytes = file.metadata().map_err(failed())?.len();
-        snapshot::complete(&file, &before, bytes, path)
-            .map_err(|error| failed()(std::io::Error::other(error)))?;
+        ironclaw_store::complete(&file, &before, bytes).map_err(failed())?;
     }
     Ok(file)
 }

@@ -39,7 +39,7 @@ use crate::vm::config::{Config, DEFAULT_REFRESH, DEFAULT_STANDBY};
 use crate::vm::exit_reason::ExitReason;
 use crate::vm::launcher::{LaunchError, Launcher, PausedClone, blocking};
 use crate::vm::limits::Limits;
-use crate::vm::snapshot::{Kind, Snapshot, SnapshotError, SnapshotId};
+use crate::vm::snapshot::{Kind, Snapshot, SnapshotId};
 use crate::vm::vm_client::VmClient;
 use crate::vm::vm_id::VmId;
 use crate::vm::vmm::process;
@@ -409,8 +409,7 @@ async fn adopt(
     let listed = blocking(move || -> Result<_, LaunchError> {
         vmm.prepare()?;
         if store.is_read_only() {
-            let path = store.root().to_owned();
-            tracing::warn!("{}", SnapshotError::ReadOnly { path });
+            tracing::warn!("{}", store.read_only());
         } else {
             store.sweep()?;
         }

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use ironclaw_orchestrator::vm::snapshot::{Snapshot, SnapshotError};
+use ironclaw_orchestrator::vm::snapshot::{Snapshot, SnapshotError, StoreError};
 use ironclaw_orchestrator::vm::vmm::VmmError;
 use ironclaw_orchestrator::vm::{LaunchError, Launcher, Origin, Pool, SpawnError, Stage};
 use ironclaw_test_harness::skipped;
@@ -210,7 +210,10 @@ async fn a_disk_that_fills_up_before_a_snapshot_is_written_is_one_clear_error_an
     let error = launcher.unwrap().create_snapshot().await.unwrap_err();
     let text = words(&error);
     assert!(
-        matches!(error, LaunchError::Snapshot(SnapshotError::NoSpace { .. })),
+        matches!(
+            error,
+            LaunchError::Snapshot(SnapshotError::Store(StoreError::NoSpace { .. }))
+        ),
         "{text}"
     );
     disk.free();

@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 
-use ironclaw_orchestrator::vm::snapshot::SnapshotError;
+use ironclaw_orchestrator::vm::snapshot::{SnapshotError, StoreError};
 use ironclaw_orchestrator::vm::{
     ExecEvent, GuestError, LaunchError, Launcher, Origin, Pool, PoolOptions, Stage,
 };
@@ -113,7 +113,10 @@ fn disk(mebibytes: u32) -> Option<SmallDisk> {
 
 fn assert_names_the_full_disk(error: &LaunchError) {
     assert!(
-        matches!(error, LaunchError::Snapshot(SnapshotError::NoSpace { .. })),
+        matches!(
+            error,
+            LaunchError::Snapshot(SnapshotError::Store(StoreError::NoSpace { .. }))
+        ),
         "{error:?}"
     );
     let text = error.to_string();

@@ -8,15 +8,15 @@ use super::rules::{Known, Rule, Uses};
 pub(super) const RULES: &[Rule] = &[
     Rule {
         module: "orchestrator::vm::vmm",
-        uses: Uses::Only(&["digest", "root_lock"]),
+        uses: Uses::Only(&[]),
     },
     Rule {
         module: "orchestrator::vm::firecracker",
-        uses: Uses::Only(&["backend", "digest", "kvm", "variables", "vmm"]),
+        uses: Uses::Only(&["backend", "kvm", "variables", "vmm"]),
     },
     Rule {
         module: "orchestrator::vm::qemu",
-        uses: Uses::Only(&["backend", "digest", "kvm", "variables", "vmm"]),
+        uses: Uses::Only(&["backend", "kvm", "variables", "vmm"]),
     },
     Rule {
         module: "orchestrator::vm::pool",
@@ -29,10 +29,7 @@ pub(super) const RULES: &[Rule] = &[
 ];
 
 /// Known violations of rules.
-pub(super) const FORBIDDEN: &[Known] = &[(
-    "orchestrator::vm::firecracker",
-    "orchestrator::vm::snapshot",
-)];
+pub(super) const FORBIDDEN: &[Known] = &[];
 
 /// Known dependencies that close a circle.
 pub(super) const CIRCLES: &[Known] = &[
@@ -86,29 +83,5 @@ pub(super) const CIRCLES: &[Known] = &[
     ),
     ("orchestrator::vm::pool::registry", "orchestrator::vm::pool"),
     ("orchestrator::vm::pool::stats", "orchestrator::metrics"),
-    (
-        "orchestrator::vm::snapshot::host",
-        "orchestrator::vm::snapshot::error",
-    ),
-    (
-        "orchestrator::vm::snapshot::search",
-        "orchestrator::vm::snapshot",
-    ),
-    (
-        "orchestrator::vm::snapshot::staging",
-        "orchestrator::vm::snapshot",
-    ),
-    (
-        "orchestrator::vm::snapshot::staging",
-        "orchestrator::vm::snapshot::search",
-    ),
-    (
-        "orchestrator::vm::snapshot::staging",
-        "orchestrator::vm::snapshot::store",
-    ),
-    (
-        "orchestrator::vm::snapshot::store",
-        "orchestrator::vm::snapshot",
-    ),
     ("testguest::task", "testguest::session"),
 ];

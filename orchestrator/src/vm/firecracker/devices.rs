@@ -14,9 +14,9 @@ use super::api::{ApiError, Client, CpuConfig, Drive, NetworkInterface, NetworkOv
 use super::chroot::Chroot;
 use super::setting_names::{self, CPU_TEMPLATE};
 use crate::regular_file;
-use crate::vm::digest::Sha256Digest;
 use crate::vm::vmm::VmmError;
 use crate::vm::vmm::jail::claim::{self, Claim};
+use ironclaw_store::Sha256Digest;
 
 /// Their names in Firecracker's API and in snapshots.
 const ROOT_DRIVE: &str = "root";

@@ -11,7 +11,7 @@ use crate::template::{BuildSpec, Template, TemplateStore};
 use crate::vm::backend::select::{self, Listed, OutOfOrder, Step};
 use crate::vm::backend::{Absence, Backend, Candidate, Installed, Surroundings};
 use crate::vm::config::Config;
-use crate::vm::snapshot::{Host, Requirements, SnapshotStore};
+use crate::vm::snapshot::{Host, Requirements, SnapshotError, SnapshotStore};
 use crate::vm::vmm::{Vmm, VmmError, VmmIdentity, VmmKind};
 
 impl Launcher {
@@ -82,7 +82,7 @@ impl Launcher {
             template: template.hash().clone(),
             vmm: vmm.identity().clone(),
             machine: config.machine,
-            host: Host::current(vmm.tsc_khz())?,
+            host: Host::current(vmm.tsc_khz()).map_err(SnapshotError::from)?,
         };
         let machine = config.machine;
         Ok(Self(Arc::new(Inner {

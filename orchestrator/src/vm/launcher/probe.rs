@@ -16,7 +16,7 @@ use crate::template::{Template, TemplateHash};
 use crate::vm::config::Config;
 use crate::vm::launcher::LaunchError;
 use crate::vm::launcher::boot::{self, boot_once};
-use crate::vm::snapshot::Host;
+use crate::vm::snapshot::{Host, SnapshotError};
 use crate::vm::vmm::{Machine, Ram, Vmm, VmmError, VmmIdentity, VmmKind};
 
 /// Ten times what a boot takes under KVM on an idle machine.
@@ -88,7 +88,7 @@ pub(super) async fn boots(
 ) -> Verdict {
     let host = match Host::current(None) {
         Ok(host) => host,
-        Err(error) => return fails(in_a_line(&error.into()), Known::Not),
+        Err(error) => return fails(in_a_line(&SnapshotError::from(error).into()), Known::Not),
     };
     let question = Question {
         cpu_model: host.cpu_model,

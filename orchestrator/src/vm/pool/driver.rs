@@ -16,7 +16,7 @@ use super::wait_queue;
 use crate::metrics;
 use crate::vm::causes::with_causes;
 use crate::vm::launcher::{Fault, LaunchError, PausedClone, Sought, blocking};
-use crate::vm::snapshot::{Snapshot, SnapshotError};
+use crate::vm::snapshot::{Snapshot, SnapshotError, StoreError};
 use crate::vm::vm_handle::Origin;
 use crate::vm::vmm::Exit;
 
@@ -359,7 +359,10 @@ fn split<T>(result: Result<T, LaunchError>) -> (Option<T>, Option<LaunchError>) 
 fn report(core: &Core, failure: Option<LaunchError>) {
     if let Some(error) = &failure {
         // That nothing can be built was said when the pool was opened.
-        let is_known = matches!(error, LaunchError::Snapshot(SnapshotError::ReadOnly { .. }));
+        let is_known = matches!(
+            error,
+            LaunchError::Snapshot(SnapshotError::Store(StoreError::ReadOnly { .. }))
+        );
         let error = with_causes(error);
         // Whoever waits for it is told.
         if is_known || core.progress.receiver_count() > 0 {

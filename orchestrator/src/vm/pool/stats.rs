@@ -317,7 +317,7 @@ fn quantiles(times: &Histogram<u64>) -> Quantiles {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vm::snapshot::SnapshotError;
+    use crate::vm::snapshot::{SnapshotError, StoreError};
 
     fn counters() -> Counters {
         Counters::of(&TemplateHash::of(b"template"), 1)
@@ -366,10 +366,11 @@ mod tests {
     #[test]
     fn fallbacks_are_counted_by_reason() {
         let counters = counters();
-        let error = LaunchError::from(SnapshotError::NoSpace {
+        let error = LaunchError::from(SnapshotError::from(StoreError::Io {
             operation: "write to",
             path: "/x".into(),
-        });
+            source: std::io::ErrorKind::Other.into(),
+        }));
         counters.fell_back(Origin::Restored, &error);
         counters.fell_back(Origin::Warm, &LaunchError::ShuttingDown);
         let stats = stats(&counters);

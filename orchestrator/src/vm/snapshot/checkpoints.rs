@@ -1,12 +1,12 @@
 //! Checkpoints in the store: what [`Kind::Checkpoint`] promises.
 
-use super::Snapshot;
+use ironclaw_store::Deletion;
+
 use super::compat::Requirements;
-use super::delete::Deletion;
 use super::error::SnapshotError;
 use super::id::SnapshotId;
 use super::kind::{Checkpoint, DirName, Kind, KindName};
-use super::lock::in_use;
+use super::published::Snapshot;
 use super::retention::Cause;
 use super::staging::Staging;
 use super::store::{Entry, SnapshotStore};
@@ -59,8 +59,9 @@ impl SnapshotStore {
         let name = DirName::checkpoint(id);
         match self.delete_for(name, Cause::AskedBy(owner))? {
             Deletion::Done => Ok(()),
-            Deletion::InUse => Err(in_use(id, name.directory(self.root()))),
-            Deletion::Denied => {
+            Deletion::InUse => Err(self.in_use(name)),
+            Deletion::Missing => Err(self.missing(name)),
+            Deletion::Denied | Deletion::NotOurs => {
                 let by = owner.to_owned();
                 Err(SnapshotError::NotOwner { id, by })
             }

@@ -4,11 +4,8 @@ use std::fmt;
 
 use super::files::FileRole;
 use super::id::SnapshotId;
-use super::kind::KindName;
+use super::kind::{KindName, MANIFEST};
 use super::manifest::FORMAT;
-
-/// Name of the file that describes the others.
-pub(super) const MANIFEST: &str = "manifest.json";
 
 /// A file in a snapshot's directory.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,107 +3,25 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use ironclaw_store::{Artefact as _, Owners, Sha256Digest, StoreError};
+
 use super::compat::Mismatch;
 use super::defect::Defect;
 use super::files::FileFault;
+use super::host::HostError;
 use super::id::SnapshotId;
 use super::kind::{DirName, KindName};
-use super::owner::Owners;
-use crate::disk;
-use crate::state_path::Exposed;
-use crate::vm::digest::Sha256Digest;
-use crate::vm::host_limits;
 
 /// Failure of an operation on the snapshot store: what was attempted, where, and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SnapshotError {
-    /// The operating system refused an operation.
-    #[error("cannot {operation} {}: {}", path.display(), host_limits::told(source))]
-    Io {
-        /// What was attempted, as a verb phrase.
-        operation: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why it failed.
-        source: io::Error,
-    },
-    /// The file system, or the user's quota on it, is full.
-    #[error(
-        "no space left to {operation} {}: free some on its file system (`ironclaw snapshot delete` \
-         removes snapshots) or set IRONCLAW_SNAPSHOT_PATH to a directory on a larger one",
-        path.display()
-    )]
-    NoSpace {
-        /// What was attempted, as a verb phrase.
-        operation: &'static str,
-        /// On what.
-        path: PathBuf,
-    },
-    /// The path of the store leads to something that is not a directory.
-    #[error(
-        "the snapshot store {} is not a directory: remove it or set IRONCLAW_SNAPSHOT_PATH to a \
-         directory",
-        path.display()
-    )]
-    RootNotDirectory {
-        /// Path of the store.
-        path: PathBuf,
-    },
-    /// The directory of the store may not be created, read or written by this user.
-    #[error(
-        "cannot {operation} the snapshot store {}: {source}; give this user read, write and search \
-         permission or set IRONCLAW_SNAPSHOT_PATH to a directory of its own",
-        path.display()
-    )]
-    RootUnusable {
-        /// What was attempted, as a verb phrase.
-        operation: &'static str,
-        /// Path of the store.
-        path: PathBuf,
-        /// Why it failed.
-        source: io::Error,
-    },
-    /// Other users could replace the snapshots that this one restores.
-    #[error(
-        "the snapshot store {} {}, or set IRONCLAW_SNAPSHOT_PATH to a directory of its own",
-        path.display(),
-        Exposed::at(path, component, *owner, *mode)
-    )]
-    RootExposed {
-        /// Path of the store.
-        path: PathBuf,
-        /// What they can change: the store itself, a directory above it, or a link on the way.
-        component: PathBuf,
-        /// User id of its owner.
-        owner: u32,
-        /// Its type and permissions (inode(7)).
-        mode: u32,
-    },
-    /// Nothing can be written to the store; what is in it can be used.
-    #[error(
-        "nothing can be built in the snapshot store {}, which is another user's or on a read-only \
-         file system: what it holds serves, and IRONCLAW_SNAPSHOT_PATH may name one to build in",
-        path.display()
-    )]
-    ReadOnly {
-        /// Path of the store.
-        path: PathBuf,
-    },
-    /// Another process has held the lock of the store for longer than its short operations take.
-    #[error(
-        "the snapshot store {} stayed locked by {owners} for {waited_secs} s: it hangs or is \
-         stopped; continue or end it, then try again",
-        path.display()
-    )]
-    Busy {
-        /// Path of the store.
-        path: PathBuf,
-        /// Who has locked it.
-        owners: Owners,
-        /// How long this process waited, in seconds.
-        waited_secs: u64,
-    },
+    /// The store can't be used, or the operating system refused something in it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// This host does not say what it is.
+    #[error(transparent)]
+    Host(#[from] HostError),
     /// No snapshot has this id.
     #[error("no snapshot {id}: {} does not exist; `ironclaw snapshot list` shows what there is", path.display())]
     NotFound {
@@ -191,14 +109,6 @@ pub enum SnapshotError {
         /// Which field breaks which rule.
         reason: String,
     },
-    /// This host does not say what it is.
-    #[error("{} names no {what}: snapshots could not be tied to this host", path.display())]
-    HostUnknown {
-        /// Where it was looked for.
-        path: PathBuf,
-        /// What is missing.
-        what: &'static str,
-    },
 }
 
 /// Of what kind the snapshot in the directory at `path` was to be.
@@ -215,14 +125,6 @@ impl SnapshotError {
         path: impl AsRef<Path>,
         source: impl Into<io::Error>,
     ) -> Self {
-        let (path, source) = (path.as_ref().to_owned(), source.into());
-        if disk::is_full(&source) {
-            return Self::NoSpace { operation, path };
-        }
-        Self::Io {
-            operation,
-            path,
-            source,
-        }
+        StoreError::io(DirName::STORE, operation, path, source).into()
     }
 }

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use ironclaw_store::Sha256Digest;
 use serde::{Deserialize, Serialize};
 
-use crate::vm::digest::Sha256Digest;
 use crate::vm::vmm::Machine;
 
 /// Most bytes of a VMM's state file, far beyond the kilobytes that machines without RAM in it

@@ -1,12 +1,12 @@
 //! Manifests of format 2, whose snapshots are taken over: all were a pool's, and had two files.
 
+use ironclaw_store::Timestamp;
 use serde::Deserialize;
 use uuid::Uuid;
 
 use super::files::FileRecord;
 use super::host::Host;
 use super::id::SnapshotId;
-use super::timestamp::Timestamp;
 use crate::template::TemplateHash;
 use crate::vm::vmm::{Machine, VmmIdentity};
 

@@ -1,12 +1,10 @@
 //! What a snapshot must find again on the host that restores it.
 
 use std::fs::File;
-use std::io::Read as _;
-use std::path::Path;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-
-use super::error::SnapshotError;
 
 /// Facts about a host on which a VMM's saved state depends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +18,28 @@ pub struct Host {
     pub tsc_khz: Option<u32>,
 }
 
+/// Why it is not known what this host is.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HostError {
+    /// A file can't be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// This host does not say what it is.
+    #[error("{} names no {what}: snapshots could not be tied to this host", path.display())]
+    Unknown {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What is missing.
+        what: &'static str,
+    },
+}
+
 const CPUINFO: &str = "/proc/cpuinfo";
 /// The first processor is enough; its entry takes about 1.5 kB.
 const CPUINFO_LIMIT: u64 = 16 << 10;
@@ -30,8 +50,8 @@ impl Host {
     /// # Errors
     ///
     /// `/proc` is not mounted, or names no CPU model.
-    pub fn current(tsc_khz: Option<u32>) -> Result<Self, SnapshotError> {
-        let unknown = |what| SnapshotError::HostUnknown {
+    pub fn current(tsc_khz: Option<u32>) -> Result<Self, HostError> {
+        let unknown = |what| HostError::Unknown {
             path: CPUINFO.into(),
             what,
         };
@@ -58,8 +78,11 @@ fn cpu_model(cpuinfo: &str) -> Option<&str> {
         .filter(|model| !model.is_empty())
 }
 
-fn read_start(path: &Path, limit: u64) -> Result<String, SnapshotError> {
-    let failed = |error| SnapshotError::io("read", path, error);
+fn read_start(path: &Path, limit: u64) -> Result<String, HostError> {
+    let failed = |source| HostError::Io {
+        path: path.to_owned(),
+        source,
+    };
     let mut bytes = Vec::new();
     File::open(path)
         .map_err(failed)?

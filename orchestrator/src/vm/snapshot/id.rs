@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::{Uuid, Version};
 
-use super::timestamp::Timestamp;
+use ironclaw_store::Timestamp;
 
 /// Name of a snapshot, and of its directory: a UUID of version 7, hence in order of creation.
 ///

@@ -1,21 +1,19 @@
 //! What is in a snapshot's directory, judged without reading the large files.
 
 use std::fs::File;
-use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::io;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, openat, statat};
+use ironclaw_store::file::{open_regular, read_bounded};
+use ironclaw_store::{Artefact as _, DirLock, StoreError};
+use rustix::fs::{AtFlags, FileType, statat};
 use rustix::io::Errno;
 
-use super::defect::{Defect, MANIFEST, Part};
+use super::defect::{Defect, Part};
 use super::error::SnapshotError;
 use super::files::FileRole;
-use super::id::SnapshotId;
-use super::kind::DirName;
-use super::lock::DirLock;
+use super::kind::{DirName, MANIFEST};
 use super::manifest::{MAX_BYTES, Manifest, ManifestError};
-use crate::mark::{self, Mark};
 
 /// Result of [`read`]: the manifest or what is wrong, apart from an answer that could not be had.
 pub(super) type Finding = Result<Manifest, Defect>;
@@ -23,12 +21,16 @@ pub(super) type Finding = Result<Manifest, Defect>;
 /// Judges the open directory at `path`, which has this name, by its manifest and the sizes of its
 /// files.
 pub(super) fn read(directory: &File, path: &Path, name: DirName) -> Result<Finding, SnapshotError> {
+    let is_ours = || {
+        let is_ours = name.is_ours(directory);
+        is_ours.map_err(|error| SnapshotError::io("inspect", path, error))
+    };
     let found = match manifest(directory, path, name)? {
         Ok(manifest) => content(directory, path, name, manifest)?,
         Err(defect) => Err(defect),
     };
     match found {
-        Err(_) if !is_ours(directory, path, name.id)? => Ok(Err(Defect::NotOurs)),
+        Err(_) if !is_ours()? => Ok(Err(Defect::NotOurs)),
         found => Ok(found),
     }
 }
@@ -50,19 +52,6 @@ pub(super) fn manifest(
         Err(ManifestError::OtherFormat(found)) => Err(Defect::OtherFormat { found }),
         Err(ManifestError::Invalid(reason)) => Err(Defect::ManifestInvalid { reason }),
     })
-}
-
-/// Whether we made the open directory at `path` for the snapshot `id`.
-pub(super) fn is_ours(
-    directory: &File,
-    path: &Path,
-    id: SnapshotId,
-) -> Result<bool, SnapshotError> {
-    let is_ours = || {
-        Ok(mark::read(directory)? == Mark::Ours
-            || mark::is_named_in(directory, MANIFEST, "id", &id.to_string())?)
-    };
-    is_ours().map_err(|error: io::Error| SnapshotError::io("inspect", path, error))
 }
 
 fn content(
@@ -124,7 +113,7 @@ pub(super) fn check(
     let manifest = match read(lock.directory(), path, name) {
         Ok(Ok(manifest)) => manifest,
         Ok(Err(defect)) => return Ok(Err(defect)),
-        Err(SnapshotError::Io { source, .. }) if !is_the_hosts(&source) => {
+        Err(SnapshotError::Store(StoreError::Io { source, .. })) if !is_the_hosts(&source) => {
             let (file, reason) = (Part::Manifest, source.to_string());
             return Ok(Err(Defect::Unreadable { file, reason }));
         }
@@ -154,65 +143,16 @@ pub(super) fn is_the_hosts(error: &io::Error) -> bool {
 }
 
 fn read_manifest(directory: &File, path: &Path) -> Result<Result<Vec<u8>, Defect>, SnapshotError> {
+    let file = Part::Manifest;
     let failed = |operation, error| SnapshotError::io(operation, path.join(MANIFEST), error);
-    let file = match open_regular(directory, MANIFEST) {
-        Ok(Some(file)) => file,
-        Ok(None) => {
-            return Ok(Err(Defect::NotRegular {
-                file: Part::Manifest,
-            }));
-        }
+    let opened = match open_regular(directory, MANIFEST) {
+        Ok(Some(opened)) => opened,
+        Ok(None) => return Ok(Err(Defect::NotRegular { file })),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Ok(Err(Defect::Missing {
-                file: Part::Manifest,
-            }));
+            return Ok(Err(Defect::Missing { file }));
         }
         Err(error) => return Err(failed("open", error)),
     };
-    let mut json = Vec::new();
-    file.take(MAX_BYTES + 1)
-        .read_to_end(&mut json)
-        .map_err(|error| failed("read", error))?;
-    if json.len() as u64 > MAX_BYTES {
-        return Ok(Err(Defect::ManifestTooLarge { limit: MAX_BYTES }));
-    }
-    Ok(Ok(json))
-}
-
-/// Opens `name` in `directory` for reading; `None` if it is something else than a regular file.
-/// Neither follows a link nor waits for the other end of a pipe.
-pub(super) fn open_regular(directory: &File, name: &str) -> io::Result<Option<File>> {
-    open_regular_as(directory, name, OFlags::RDONLY)
-}
-
-/// As [`open_regular`], with the access mode of `access`.
-pub(super) fn open_regular_as(
-    directory: &File,
-    name: &str,
-    access: OFlags,
-) -> io::Result<Option<File>> {
-    let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = match openat(directory, name, flags, Mode::empty()) {
-        Ok(fd) => File::from(fd),
-        // A link; a socket or a pipe without a reader; a directory opened for writing.
-        Err(Errno::LOOP | Errno::NXIO | Errno::ISDIR) => return Ok(None),
-        Err(errno) => return Err(errno.into()),
-    };
-    Ok(file.metadata()?.is_file().then_some(file))
-}
-
-/// Bytes that the files of `directory` occupy on disk, holes not counted.
-pub(super) fn disk_bytes(path: &Path) -> io::Result<u64> {
-    /// Bytes per unit of `st_blocks`, whatever the file system's block size (stat(2)).
-    const UNIT: u64 = 512;
-    let mut sum = 0;
-    for entry in std::fs::read_dir(path)? {
-        match entry?.metadata() {
-            Ok(metadata) => sum += metadata.blocks() * UNIT,
-            // Deleted since: it occupies nothing.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(sum)
+    let json = read_bounded(opened, MAX_BYTES).map_err(|error| failed("read", error))?;
+    Ok(json.ok_or(Defect::ManifestTooLarge { limit: MAX_BYTES }))
 }

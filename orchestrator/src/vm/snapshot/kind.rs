@@ -1,12 +1,14 @@
 //! What a snapshot is for, and where one of its kind is.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
+use ironclaw_store::{Artefact, StoreName, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::id::SnapshotId;
-use super::timestamp::Timestamp;
+use super::verified;
 
 /// What a snapshot is for, and with it who may use and delete it.
 ///
@@ -85,6 +87,9 @@ impl fmt::Display for KindName {
 /// nor is it lost with a manifest that can't be read.
 const CHECKPOINT_PREFIX: &str = "checkpoint-";
 
+/// Name of the file in each directory that describes the others.
+pub(super) const MANIFEST: &str = "manifest.json";
+
 /// A snapshot by the name of its directory, which says of what kind it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct DirName {
@@ -93,6 +98,12 @@ pub(super) struct DirName {
 }
 
 impl DirName {
+    /// Where the snapshot of this manifest is.
+    pub(super) fn of(manifest_kind: &Kind, id: SnapshotId) -> Self {
+        let kind = manifest_kind.name();
+        Self { kind, id }
+    }
+
     pub(super) fn base(id: SnapshotId) -> Self {
         let kind = KindName::Base;
         Self { kind, id }
@@ -102,9 +113,17 @@ impl DirName {
         let kind = KindName::Checkpoint;
         Self { kind, id }
     }
+}
 
-    /// What a directory of this name holds; `None`: no snapshot.
-    pub(super) fn parse(name: &str) -> Option<Self> {
+impl Artefact for DirName {
+    const STORE: StoreName = StoreName {
+        what: "snapshot",
+        setting: "IRONCLAW_SNAPSHOT_PATH",
+    };
+    const MANIFEST: &'static str = MANIFEST;
+    const NAME_FIELD: &'static str = "id";
+
+    fn parse(name: &str) -> Option<Self> {
         let id = |text: &str| text.parse().ok();
         match name.strip_prefix(CHECKPOINT_PREFIX) {
             Some(rest) => id(rest).map(Self::checkpoint),
@@ -112,9 +131,12 @@ impl DirName {
         }
     }
 
-    /// Where it is in the store at `root`.
-    pub(super) fn directory(self, root: &Path) -> PathBuf {
-        root.join(self.to_string())
+    fn in_manifest(&self) -> String {
+        self.id.to_string()
+    }
+
+    fn forget(&self, root: &Path) -> io::Result<()> {
+        verified::forget(root, self.id)
     }
 }
 

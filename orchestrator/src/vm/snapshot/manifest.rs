@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ironclaw_store::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -13,7 +14,6 @@ use super::format2::{self, Former};
 use super::host::Host;
 use super::id::SnapshotId;
 use super::kind::Kind;
-use super::timestamp::Timestamp;
 use crate::vm::vmm::{Machine, VmmIdentity};
 
 /// Version of the manifest's format. Raised with each change that an older reader would

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use ironclaw_store::Timestamp;
+
 use super::defect::Defect;
 use super::kind::{Checkpoint, Kind, KindName};
 use super::manifest::Manifest;
-use super::timestamp::Timestamp;
 
 /// What would be deleted, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,18 +8,18 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::time::Duration;
 
-use sha2::{Digest as _, Sha256};
+use ironclaw_store::{Artefact as _, DirLock, LockKind, Owners};
 
-use super::Snapshot;
 use super::compat::Requirements;
 use super::error::SnapshotError;
 use super::id::SnapshotId;
 use super::kind::{DirName, Kind, KindName};
-use super::lock::{self, DirLock};
+use super::label::{id_for, purpose};
 use super::manifest::Manifest;
-use super::owner::Owners;
-use super::staging::{self, Staging};
+use super::published::Snapshot;
+use super::staging::Staging;
 use super::store::{Entry, SnapshotStore};
+use crate::mark;
 
 /// What a search came to.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl SnapshotStore {
         known: &HashSet<SnapshotId>,
         age: Duration,
     ) -> Result<Search, SnapshotError> {
-        self.make_anew()?;
+        self.0.make_anew()?;
         loop {
             // Checkpoints have other names, and are not even looked at.
             let bases = self.names(KindName::Base)?;
@@ -78,7 +78,7 @@ impl SnapshotStore {
                     return Ok(Search::Found(snapshot));
                 }
             }
-            let root = lock::root(self.root())?;
+            let root = self.0.lock()?;
             if let Some((id, directory)) = self.in_the_making(requirements, known)? {
                 // Finding out who it is may take long.
                 drop(root);
@@ -93,7 +93,7 @@ impl SnapshotStore {
             // Nothing was published between the two looks: then this one's directory is seen by
             // all who look later.
             if self.names(KindName::Base)? == bases {
-                return Staging::create(self, &root, requirements, Kind::Base, None)
+                return Staging::create(&self.0, &root, requirements, Kind::Base, None)
                     .map(Search::Ours);
             }
         }
@@ -110,10 +110,7 @@ impl SnapshotStore {
         for entry in fs::read_dir(self.root()).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name();
-            let Some(id) = name
-                .to_str()
-                .and_then(|name| staging::id_for(name, &suffix))
-            else {
+            let Some(id) = name.to_str().and_then(|name| id_for(name, &suffix)) else {
                 continue;
             };
             if known.contains(&id) {
@@ -121,10 +118,10 @@ impl SnapshotStore {
             }
             // Gone since, or left by a process that was killed: for a sweep.
             let path = entry.path();
-            let Ok(None) = DirLock::try_lock(&path, lock::Kind::Exclusive) else {
+            let Ok(None) = DirLock::try_lock(&path, LockKind::Exclusive) else {
                 continue;
             };
-            let Ok(directory) = lock::open(&path) else {
+            let Ok(directory) = mark::open(&path) else {
                 continue;
             };
             return Ok(Some((id, directory)));
@@ -150,27 +147,6 @@ impl Theirs {
         self.store.sweep()?;
         Ok(Some(Kept { _lock: None }))
     }
-}
-
-/// In a staging directory's name: what the snapshot will be for. The frequency of the host's clock
-/// is left out, since each process measures it a little differently.
-pub(super) fn purpose(requirements: &Requirements, kind: KindName) -> String {
-    let Requirements {
-        template,
-        vmm,
-        machine,
-        host: _,
-    } = requirements;
-    let purpose = format!("{template:?} {vmm:?} {machine:?}");
-    let digest = match kind {
-        KindName::Base => Sha256::digest(purpose),
-        // Nobody waits for one.
-        KindName::Checkpoint => Sha256::digest(format!("{purpose} {kind}")),
-    };
-    digest[..8]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
 }
 
 #[cfg(test)]

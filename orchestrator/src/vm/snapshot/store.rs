@@ -1,34 +1,30 @@
 //! The directory that holds the snapshots.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Snapshot;
+use ironclaw_store::{
+    Artefact as _, DirLock, LockKind, Owners, Pin, Store, Swept, Timestamp, ZeroPages, file,
+    pass_over,
+};
+
 use super::compat::Requirements;
 use super::defect::{Defect, Part};
 use super::error::SnapshotError;
 use super::id::SnapshotId;
 use super::inspect;
 use super::kind::{DirName, Kind, KindName};
-use super::lock::{self, DirLock, in_use};
 use super::manifest::Manifest;
-use super::owner::Owners;
-use super::pass::{self, ZeroPages};
+use super::published::Snapshot;
+use super::retention::{Cause, Subject, may_be_deleted};
 use super::staging::Staging;
-use super::sweep::{self, Swept};
-use super::verified::Boot;
-use crate::disk;
-use crate::state_path::{self, PathError};
+use super::verified::{self, Boot};
+use crate::mark;
 
 /// Snapshots in one directory; cheap to clone. Any number of processes may use it at a time.
 #[derive(Debug, Clone)]
-pub struct SnapshotStore {
-    root: Arc<PathBuf>,
-    is_read_only: bool,
-}
+pub struct SnapshotStore(pub(super) Store<DirName>);
 
 /// A directory with the name of a snapshot.
 #[derive(Debug, Clone)]
@@ -65,51 +61,25 @@ impl SnapshotStore {
     /// [`SnapshotError`]: it can't be created or used, or other users than root could change what is
     /// in it, or put another directory in its place.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, SnapshotError> {
-        let path = root.into();
-        let unusable = |operation| {
-            let path = path.clone();
-            move |source: io::Error| match source.kind() {
-                io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
-                    SnapshotError::RootNotDirectory { path }
-                }
-                _ if disk::is_full(&source) => SnapshotError::NoSpace { operation, path },
-                _ => SnapshotError::RootUnusable {
-                    operation,
-                    path,
-                    source,
-                },
-            }
-        };
-        // VMMs get paths below it, and they run in other directories: this one is absolute.
-        let found = state_path::make(&path).map_err(|error| match error {
-            PathError::Io(error) => unusable("use")(error),
-            PathError::Exposed(exposed) => SnapshotError::RootExposed {
-                path: exposed.directory(&path),
-                component: exposed.component,
-                owner: exposed.owner,
-                mode: exposed.mode,
-            },
-        })?;
-        let is_read_only = !found.is_writable().map_err(unusable("inspect"))?;
-        let root = found.path;
-        fs::read_dir(&root).map_err(unusable("read"))?;
-        Ok(Self {
-            root: Arc::new(root),
-            is_read_only,
-        })
+        Ok(Self(Store::open(root)?))
     }
 
     /// Whether what is here can be used and nothing can be made: it is root's, or the file system
     /// is read-only.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
-        self.is_read_only
+        self.0.is_read_only()
+    }
+
+    /// That nothing can be made here, in words.
+    pub(crate) fn read_only(&self) -> SnapshotError {
+        self.0.read_only().into()
     }
 
     /// The store's directory, an absolute path.
     #[must_use]
     pub fn root(&self) -> &Path {
-        &self.root
+        self.0.root()
     }
 
     /// Whether the file system has room for `bytes` more. Asked before a guest's memory is put
@@ -118,28 +88,7 @@ impl SnapshotStore {
     /// # Errors
     /// [`SnapshotError::NoSpace`] if it has not.
     pub fn ensure_room(&self, bytes: u64) -> Result<(), SnapshotError> {
-        let stat = rustix::fs::statvfs(self.root())
-            .map_err(|error| SnapshotError::io("inspect", self.root(), error))?;
-        if stat.f_bavail.saturating_mul(stat.f_frsize) < bytes {
-            let path = self.root().to_owned();
-            return Err(SnapshotError::NoSpace {
-                operation: "write a snapshot to",
-                path,
-            });
-        }
-        Ok(())
-    }
-
-    /// Makes the store's directory again if somebody has removed it.
-    pub(super) fn make_anew(&self) -> Result<(), SnapshotError> {
-        match self.root.symlink_metadata() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                tracing::warn!("{} was removed: it is made anew", self.root.display());
-                Self::open(&*self.root).map(drop)
-            }
-            // Whatever else is wrong with it, the next step tells.
-            _ => Ok(()),
-        }
+        Ok(self.0.ensure_room("write a snapshot to", bytes)?)
     }
 
     /// A private directory to make a snapshot for pools in that will meet `requirements`; one of a
@@ -157,9 +106,9 @@ impl SnapshotStore {
         kind: Kind,
         parent: Option<SnapshotId>,
     ) -> Result<Staging, SnapshotError> {
-        self.make_anew()?;
-        let root = lock::root(&self.root)?;
-        Staging::create(self, &root, requirements, kind, parent)
+        self.0.make_anew()?;
+        let root = self.0.lock()?;
+        Staging::create(&self.0, &root, requirements, kind, parent)
     }
 
     /// Takes a pool's snapshot into use, if it is sound as far as its manifest and the sizes of its
@@ -187,8 +136,9 @@ impl SnapshotStore {
         requirements
             .check(&manifest)
             .map_err(|mismatch| SnapshotError::Incompatible { id, mismatch })?;
-        let boot = Boot::current()?;
-        if !boot.has_verified(&self.root, &manifest) {
+        let boot = Boot::current()
+            .map_err(|error| SnapshotError::io("read the boot id in", Boot::FILE, error))?;
+        if !boot.has_verified(self.root(), id, manifest.boot_id) {
             if let Err(error) = self.hash(&lock, name, &manifest) {
                 // Its own lock would keep it.
                 drop(lock);
@@ -197,9 +147,9 @@ impl SnapshotStore {
                 }
                 return Err(error);
             }
-            boot.keep(&self.root, id);
+            boot.keep(self.root(), id);
         }
-        Ok(Snapshot::new(name.directory(&self.root), manifest, lock))
+        Ok(Snapshot::new(name.directory(self.root()), manifest, lock))
     }
 
     /// One more than the highest generation that is there.
@@ -219,8 +169,7 @@ impl SnapshotStore {
     /// [`SnapshotError`] if the directory can't be read; a snapshot that can't be used is an
     /// entry of its own.
     pub fn list(&self) -> Result<Vec<Entry>, SnapshotError> {
-        let mut names = self.names(KindName::Base)?;
-        names.extend(self.names(KindName::Checkpoint)?);
+        let mut names = self.0.names()?;
         names.sort_by_key(|name| name.id);
         self.entries(&names)
     }
@@ -231,8 +180,7 @@ impl SnapshotStore {
             match self.entry(*name) {
                 Ok(entry) => entries.push(entry),
                 // Deleted since.
-                Err(SnapshotError::Io { source, .. })
-                    if source.kind() == io::ErrorKind::NotFound => {}
+                Err(SnapshotError::Store(error)) if error.is_not_found() => {}
                 Err(error) => return Err(error),
             }
         }
@@ -262,13 +210,13 @@ impl SnapshotStore {
         name: DirName,
         manifest: &Manifest,
     ) -> Result<u64, SnapshotError> {
-        let directory = name.directory(&self.root);
+        let directory = name.directory(self.root());
         let mut hashed_bytes = 0;
         for (role, record) in &manifest.files {
             let file = role.to_string();
             let path = directory.join(&file);
-            let file = match inspect::open_regular(lock.directory(), &file) {
-                Ok(Some(file)) => file,
+            let opened = match file::open_regular(lock.directory(), &file) {
+                Ok(Some(opened)) => opened,
                 Ok(None) => {
                     let file = Part::File(role.clone());
                     let defect = Defect::NotRegular { file };
@@ -279,7 +227,9 @@ impl SnapshotStore {
                 }
                 Err(error) => return Err(SnapshotError::io("open", path, error)),
             };
-            let found = pass::over(&file, &path, record.bytes, ZeroPages::Keep)?.digest;
+            let found = pass_over(&opened, record.bytes, ZeroPages::Keep)
+                .map_err(|error| SnapshotError::io("read", &path, error))?
+                .digest;
             if found != record.sha256_of_blocks {
                 return Err(SnapshotError::Corrupt {
                     path,
@@ -298,9 +248,8 @@ impl SnapshotStore {
     /// [`SnapshotError`] if there is no such snapshot.
     pub fn owners(&self, id: SnapshotId) -> Result<Owners, SnapshotError> {
         let name = self.name_of(id);
-        let directory = lock::open(&name.directory(&self.root))
-            .map_err(|error| self.missing_or(name, "open", error))?;
-        Ok(Owners::of(&directory))
+        let owners = self.0.owners(name)?;
+        owners.ok_or_else(|| self.missing(name))
     }
 
     /// Removes what killed processes left: half-made and half-deleted snapshots, and those that
@@ -309,28 +258,39 @@ impl SnapshotStore {
     /// # Errors
     /// [`SnapshotError`] for the first thing that could not be removed.
     pub fn sweep(&self) -> Result<Swept, SnapshotError> {
-        let mut names = self.names(KindName::Base)?;
-        names.extend(self.names(KindName::Checkpoint)?);
-        sweep::run(&self.root, &names)
+        let is_there = |id| self.name_of(id).directory(self.root()).exists();
+        verified::sweep(self.root(), is_there)
+            .map_err(|error| SnapshotError::io("sweep", self.root(), error))?;
+        self.0.sweep(|name, lock| self.may_be_swept(name, lock))
+    }
+
+    /// Why a sweep may remove a snapshot that nobody uses; `None`: it stays.
+    fn may_be_swept(&self, name: DirName, lock: &DirLock) -> Result<Option<String>, SnapshotError> {
+        let path = name.directory(self.root());
+        let (manifest, cause, why) = match inspect::read(lock.directory(), &path, name)? {
+            Ok(manifest) => (Ok(manifest), Cause::Swept, "its time is past".to_owned()),
+            Err(defect) if defect.is_garbage() => {
+                // It may say nevertheless what it is for.
+                let manifest = inspect::manifest(lock.directory(), &path, name)?;
+                (manifest, Cause::Unusable, defect.to_string())
+            }
+            Err(_) => return Ok(None),
+        };
+        let subject = Subject::found(&manifest, name.kind);
+        Ok(may_be_deleted(subject, cause, Timestamp::now()).then_some(why))
     }
 
     /// The directories of snapshots of one kind, oldest first.
     pub(super) fn names(&self, kind: KindName) -> Result<Vec<DirName>, SnapshotError> {
-        let failed = |error| SnapshotError::io("list", &*self.root, error);
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&*self.root).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
-            let name = name.to_str().and_then(DirName::parse);
-            names.extend(name.filter(|name| name.kind == kind));
-        }
-        names.sort();
+        let mut names = self.0.names()?;
+        names.retain(|name| name.kind == kind);
         Ok(names)
     }
 
     /// Where a snapshot is, of whatever kind.
     pub(super) fn name_of(&self, id: SnapshotId) -> DirName {
         let checkpoint = DirName::checkpoint(id);
-        match checkpoint.directory(&self.root).symlink_metadata() {
+        match checkpoint.directory(self.root()).symlink_metadata() {
             Ok(_) => checkpoint,
             Err(_) => DirName::base(id),
         }
@@ -338,10 +298,10 @@ impl SnapshotStore {
 
     fn entry(&self, name: DirName) -> Result<Entry, SnapshotError> {
         let DirName { kind, id } = name;
-        let path = name.directory(&self.root);
+        let path = name.directory(self.root());
         let failed = |error| SnapshotError::io("inspect", path.clone(), error);
-        let _root = lock::root(&self.root)?;
-        let look = match DirLock::try_lock(&path, lock::Kind::Exclusive) {
+        let _root = self.0.lock()?;
+        let look = match DirLock::try_lock(&path, LockKind::Exclusive) {
             // Root's own.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 return Ok(Entry {
@@ -356,9 +316,9 @@ impl SnapshotStore {
             look => look.map_err(failed)?,
         };
         let in_use = look.is_none();
-        let directory = fs::File::open(&path).map_err(failed)?;
+        let directory = mark::open(&path).map_err(failed)?;
         let state = inspect::read(&directory, &path, name)?;
-        let disk_bytes = inspect::disk_bytes(&path).map_err(failed)?;
+        let disk_bytes = file::disk_bytes(&path).map_err(failed)?;
         Ok(Entry {
             id,
             kind,
@@ -371,42 +331,39 @@ impl SnapshotStore {
 
     /// The shared lock of a sound snapshot, and its manifest.
     fn use_it(&self, name: DirName) -> Result<(DirLock, Manifest), SnapshotError> {
-        let path = name.directory(&self.root);
-        let root = lock::root(&self.root)?;
-        let lock = match DirLock::try_lock(&path, lock::Kind::Shared) {
-            Ok(Some(lock)) => lock,
-            Ok(None) => {
-                drop(root);
-                return Err(in_use(name.id, path));
-            }
-            Err(error) => return Err(self.missing_or(name, "lock", error)),
+        let path = name.directory(self.root());
+        let lock = match self.0.pin(name)? {
+            Pin::Held(lock) => lock,
+            Pin::Busy => return Err(self.in_use(name)),
+            Pin::Missing => return Err(self.missing(name)),
         };
-        drop(root);
         match inspect::read(lock.directory(), &path, name)? {
             Ok(manifest) => Ok((lock, manifest)),
             Err(defect) => Err(SnapshotError::Defective { path, defect }),
         }
     }
 
-    pub(super) fn missing_or(
-        &self,
-        name: DirName,
-        operation: &'static str,
-        error: io::Error,
-    ) -> SnapshotError {
+    pub(super) fn missing(&self, name: DirName) -> SnapshotError {
         let DirName { kind: wanted, id } = name;
-        let path = name.directory(&self.root);
         let other = match wanted {
             KindName::Base => DirName::checkpoint(id),
             KindName::Checkpoint => DirName::base(id),
         };
-        match error.kind() {
-            io::ErrorKind::NotFound if other.directory(&self.root).exists() => {
-                let found = other.kind;
-                SnapshotError::OtherKind { id, found, wanted }
-            }
-            io::ErrorKind::NotFound => SnapshotError::NotFound { id, path },
-            _ => SnapshotError::io(operation, path, error),
+        if other.directory(self.root()).exists() {
+            let found = other.kind;
+            return SnapshotError::OtherKind { id, found, wanted };
+        }
+        let path = name.directory(self.root());
+        SnapshotError::NotFound { id, path }
+    }
+
+    /// Whoever holds the lock may have let go of it meanwhile; then nobody is named.
+    pub(super) fn in_use(&self, name: DirName) -> SnapshotError {
+        let owners = self.0.owners(name).ok().flatten();
+        SnapshotError::InUse {
+            id: name.id,
+            owners: owners.unwrap_or_default(),
+            path: name.directory(self.root()),
         }
     }
 }

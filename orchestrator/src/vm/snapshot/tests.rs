@@ -1,9 +1,11 @@
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 
+use ironclaw_store::Artefact as _;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use super::kind::DirName;
 use super::manifest::tests::{manifest, requirements};
 use super::*;
 
@@ -439,7 +441,10 @@ fn a_root_that_can_not_be_trusted_or_used_is_refused_with_what_to_do() {
     for path in [file.clone(), file.join("below")] {
         let error = SnapshotStore::open(path).unwrap_err();
         assert!(
-            matches!(error, SnapshotError::RootNotDirectory { .. }),
+            matches!(
+                error,
+                SnapshotError::Store(StoreError::RootNotDirectory { .. })
+            ),
             "{error}"
         );
     }
@@ -449,7 +454,7 @@ fn a_root_that_can_not_be_trusted_or_used_is_refused_with_what_to_do() {
         fs::set_permissions(&locked, fs::Permissions::from_mode(0o000)).unwrap();
         let error = SnapshotStore::open(locked).unwrap_err();
         assert!(
-            matches!(error, SnapshotError::RootUnusable { .. }),
+            matches!(error, SnapshotError::Store(StoreError::RootUnusable { .. })),
             "{error}"
         );
     }

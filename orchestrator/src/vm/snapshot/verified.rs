@@ -13,11 +13,8 @@ use std::str::FromStr;
 
 use uuid::Uuid;
 
-use super::error::SnapshotError;
 use super::id::SnapshotId;
-use super::kind::DirName;
-use super::manifest::Manifest;
-use crate::vm::proc;
+use ironclaw_host::proc;
 
 const PREFIX: &str = ".verified-";
 /// Of a boot's id in such a file.
@@ -28,20 +25,22 @@ const BOOT_ID_BYTES: u64 = 36;
 pub(super) struct Boot(Uuid);
 
 impl Boot {
-    pub(super) fn current() -> Result<Self, SnapshotError> {
-        let id = proc::boot_id();
-        id.map(Self)
-            .map_err(|error| SnapshotError::io("read the boot id in", proc::BOOT_ID, error))
+    /// Where the host says it.
+    pub(super) const FILE: &str = proc::BOOT_ID;
+
+    pub(super) fn current() -> io::Result<Self> {
+        proc::boot_id().map(Self)
     }
 
     pub(super) fn id(self) -> Uuid {
         self.0
     }
 
-    /// Whether the snapshot was hashed in it: when it was published, or since.
-    pub(super) fn has_verified(self, root: &Path, manifest: &Manifest) -> bool {
-        let kept = || fs::read_to_string(path(root, manifest.id)).ok();
-        manifest.boot_id == self.0
+    /// Whether the snapshot `id` was hashed in it: when it was published, in the boot `published`, or
+    /// since.
+    pub(super) fn has_verified(self, root: &Path, id: SnapshotId, published: Uuid) -> bool {
+        let kept = || fs::read_to_string(path(root, id)).ok();
+        published == self.0
             || kept().is_some_and(|id| Uuid::from_str(&id).is_ok_and(|id| id == self.0))
     }
 
@@ -63,25 +62,26 @@ impl Boot {
 }
 
 /// Forgets what was kept of a snapshot that is deleted. The caller holds its lock.
-pub(super) fn forget(root: &Path, id: SnapshotId) -> Result<(), SnapshotError> {
-    remove(&path(root, id))
+pub(super) fn forget(root: &Path, id: SnapshotId) -> io::Result<()> {
+    match fs::remove_file(path(root, id)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
-/// Whether a file of the root is what is kept of a snapshot; if that is gone, the file goes, too.
-pub(super) fn sweep(root: &Path, name: &str) -> Result<bool, SnapshotError> {
-    let Some(id) = name.strip_prefix(PREFIX) else {
-        return Ok(false);
-    };
-    let Ok(id) = SnapshotId::from_str(id) else {
-        return Ok(false);
-    };
-    let path = root.join(name);
-    let is_there = |name: DirName| name.directory(root).exists();
-    let is_gone = !is_there(DirName::base(id)) && !is_there(DirName::checkpoint(id));
-    if is_gone && is_kept(&path) {
-        remove(&path)?;
+/// Removes what is kept of snapshots that are not `there`.
+pub(super) fn sweep(root: &Path, there: impl Fn(SnapshotId) -> bool) -> io::Result<()> {
+    for entry in fs::read_dir(root)? {
+        let name = entry?.file_name();
+        let id = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
+        let Some(Ok(id)) = id.map(SnapshotId::from_str) else {
+            continue;
+        };
+        if !there(id) && is_kept(&root.join(name)) {
+            forget(root, id)?;
+        }
     }
-    Ok(true)
+    Ok(())
 }
 
 /// Whether a file is what [`Boot::keep`] makes, or the beginning of that.
@@ -92,13 +92,4 @@ fn is_kept(path: &Path) -> bool {
 
 fn path(root: &Path, id: SnapshotId) -> PathBuf {
     root.join(format!("{PREFIX}{id}"))
-}
-
-fn remove(path: &Path) -> Result<(), SnapshotError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(SnapshotError::io("remove", path, error))
-        }
-        _ => Ok(()),
-    }
 }

@@ -3,9 +3,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use ironclaw_store::Sha256Digest;
 use serde::{Deserialize, Serialize};
-
-use crate::vm::digest::Sha256Digest;
 
 /// Limit of a kind's length in bytes: it is part of file names, and of lines that people read.
 const MAX_KIND: usize = 32;

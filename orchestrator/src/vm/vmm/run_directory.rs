@@ -24,12 +24,12 @@ use crate::disk;
 use crate::mark::{self, Mark};
 use crate::state_path::{self, PathError, StatePath};
 use crate::vm::flock::{Kind, lock_within, try_lock};
-use crate::vm::root_lock::{self, RootLock, RootLockError};
 use crate::vm::tree;
 use crate::vm::vmm::VmmError;
 use crate::vm::vmm::jail;
 use crate::vm::vmm::jail::claim::CLAIMS;
 use crate::vm::vmm::orphan::{self, Record};
+use ironclaw_store::{ROOT_LOCK_TIMEOUT, RootLock, RootLockError};
 
 /// The place of this process's VMs. The owner's directory is created with the first VM: read-only
 /// commands like `ironclaw doctor` change nothing.
@@ -220,7 +220,7 @@ fn lock(root: &Path) -> Result<RootLock, VmmError> {
             let text = format!(
                 "{owners} has had it for {:?}, so it hangs or is stopped: continue or end it, then \
                  try again",
-                root_lock::PATIENCE
+                ROOT_LOCK_TIMEOUT
             );
             failed()(io::Error::new(ErrorKind::TimedOut, text))
         }

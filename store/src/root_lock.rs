@@ -6,29 +6,34 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::vm::flock::{Locked, lock_within};
-use crate::vm::snapshot::Owners;
+use ironclaw_host::flock::{Locked, lock_within};
+
+use crate::owner::Owners;
 
 /// How long it is waited for.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 /// After so long, it is said who is waited for.
 const SILENCE: Duration = Duration::from_secs(1);
 
 /// The lock; released on drop.
 #[derive(Debug)]
-pub(crate) struct RootLock(#[expect(dead_code, reason = "its end is what counts")] Locked);
+pub struct RootLock(#[expect(dead_code, reason = "its end is what counts")] Locked);
 
 /// Why there is none.
 #[derive(Debug)]
-pub(crate) enum RootLockError {
+pub enum RootLockError {
     /// These processes had it for all of [`PATIENCE`].
     Busy(Owners),
+    /// The operating system refused it.
     Io(io::Error),
 }
 
 impl RootLock {
     /// The lock of `directory`, which is at `path`.
-    pub(crate) fn take(directory: File, path: &Path) -> Result<Self, RootLockError> {
+    ///
+    /// # Errors
+    /// [`RootLockError`]
+    pub fn take(directory: File, path: &Path) -> Result<Self, RootLockError> {
         Self::take_within(PATIENCE, directory, path)
     }
 

@@ -1,22 +1,20 @@
 //! Sparse files: where their data is, and how a run of zeros becomes a hole.
 
 use std::fs::File;
+use std::io;
 use std::ops::Range;
-use std::path::Path;
 
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
 
-use super::error::SnapshotError;
-
 /// Bytes per page; the unit in which zeros are looked for, since it is the page size of the
 /// guests and the block size of the usual file systems.
-pub(super) const PAGE: usize = 4096;
+pub(crate) const PAGE: usize = 4096;
 const ZERO_PAGE: &[u8; PAGE] = &[0; PAGE];
 
 /// A part of a file, in bytes from its start.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Extent {
+pub(crate) enum Extent {
     /// Has to be read; may hold zeros all the same.
     Data(Range<u64>),
     /// Reads as zeros and occupies nothing.
@@ -25,9 +23,8 @@ pub(super) enum Extent {
 
 /// The extents of a part of a file, in order and without gaps; all but the last end on a page
 /// boundary.
-pub(super) struct Extents<'a> {
+pub(crate) struct Extents<'a> {
     file: &'a File,
-    path: &'a Path,
     at: u64,
     end: u64,
     ahead: Option<Range<u64>>,
@@ -35,10 +32,9 @@ pub(super) struct Extents<'a> {
 
 impl<'a> Extents<'a> {
     /// Those in `part`, which starts on a page boundary.
-    pub(super) fn new(file: &'a File, path: &'a Path, part: Range<u64>) -> Self {
+    pub(crate) fn new(file: &'a File, part: Range<u64>) -> Self {
         Self {
             file,
-            path,
             at: part.start,
             end: part.end,
             ahead: None,
@@ -47,8 +43,8 @@ impl<'a> Extents<'a> {
 
     /// The data that begins at or after `at`, widened to whole pages: a file system with smaller
     /// blocks may report less.
-    fn data_from(&self, at: u64) -> Result<Option<Range<u64>>, SnapshotError> {
-        let failed = |errno| SnapshotError::io("find the data of", self.path, errno);
+    fn data_from(&self, at: u64) -> Result<Option<Range<u64>>, io::Error> {
+        let failed = |errno: Errno| io::Error::from(errno);
         let start = match seek(self.file, SeekFrom::Data(at)) {
             Ok(start) if start < self.end => start,
             Ok(_) | Err(Errno::NXIO) => return Ok(None),
@@ -63,7 +59,7 @@ impl<'a> Extents<'a> {
 }
 
 impl Iterator for Extents<'_> {
-    type Item = Result<Extent, SnapshotError>;
+    type Item = Result<Extent, io::Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.at >= self.end {
@@ -98,19 +94,17 @@ impl Iterator for Extents<'_> {
 /// Turns zero pages into holes, neighbours by one system call.
 ///
 /// On a file system that cannot punch holes it does nothing: the file is as good, only larger.
-pub(super) struct Puncher<'a> {
+pub(crate) struct Puncher<'a> {
     file: &'a File,
-    path: &'a Path,
     enabled: bool,
     run: Range<u64>,
     punched: u64,
 }
 
 impl<'a> Puncher<'a> {
-    pub(super) fn new(file: &'a File, path: &'a Path, enabled: bool) -> Self {
+    pub(crate) fn new(file: &'a File, enabled: bool) -> Self {
         Self {
             file,
-            path,
             enabled,
             run: 0..0,
             punched: 0,
@@ -119,7 +113,7 @@ impl<'a> Puncher<'a> {
 
     /// Takes note of the page at byte `at`, and says whether it is all zeros; `content` is shorter
     /// than a page only at the end of the file.
-    pub(super) fn page(&mut self, at: u64, content: &[u8]) -> Result<bool, SnapshotError> {
+    pub(crate) fn page(&mut self, at: u64, content: &[u8]) -> Result<bool, io::Error> {
         if content != &ZERO_PAGE[..content.len()] {
             return Ok(false);
         }
@@ -135,12 +129,12 @@ impl<'a> Puncher<'a> {
     }
 
     /// Punches what is left, and says how many bytes became holes in all.
-    pub(super) fn finish(mut self) -> Result<u64, SnapshotError> {
+    pub(crate) fn finish(mut self) -> Result<u64, io::Error> {
         self.flush()?;
         Ok(self.punched)
     }
 
-    fn flush(&mut self) -> Result<(), SnapshotError> {
+    fn flush(&mut self) -> Result<(), io::Error> {
         let run = std::mem::take(&mut self.run);
         if run.is_empty() || !self.enabled {
             return Ok(());
@@ -153,11 +147,7 @@ impl<'a> Puncher<'a> {
                 Err(Errno::INTR) => continue,
                 Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.enabled = false,
                 Err(errno) => {
-                    return Err(SnapshotError::io(
-                        "punch zero pages out of",
-                        self.path,
-                        errno,
-                    ));
+                    return Err(errno.into());
                 }
             }
             return Ok(());

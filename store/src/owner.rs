@@ -7,8 +7,9 @@ use std::io;
 
 use serde::Serialize;
 
-use super::timestamp::Timestamp;
-use crate::vm::proc::{self, FileId, Proc};
+use ironclaw_host::proc::{self, FileId, Proc};
+
+use crate::timestamp::Timestamp;
 
 /// The kernel tells its locks a page at a time, and skips some when others end between two pages:
 /// seen by nobody is looked for again.
@@ -33,7 +34,7 @@ pub struct Owners(pub Vec<Owner>);
 
 impl Owners {
     /// Those of the lock on the open `file`.
-    pub(crate) fn of(file: &File) -> Self {
+    pub fn of(file: &File) -> Self {
         let found = || -> io::Result<Vec<Owner>> {
             let stat = rustix::fs::fstat(file)?;
             let id = FileId {

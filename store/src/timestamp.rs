@@ -31,7 +31,9 @@ impl From<SystemTime> for Timestamp {
 }
 
 impl Timestamp {
-    pub(super) fn now() -> Self {
+    /// The time by the clock of the host.
+    #[must_use]
+    pub fn now() -> Self {
         SystemTime::now().into()
     }
 
@@ -52,7 +54,8 @@ impl Timestamp {
     }
 
     /// The same for who replaces what is old: what has no age is older than anything may be.
-    pub(crate) fn age_or_overdue(self) -> Duration {
+    #[must_use]
+    pub fn age_or_overdue(self) -> Duration {
         self.age().unwrap_or(OVERDUE)
     }
 
@@ -64,7 +67,8 @@ impl Timestamp {
     }
 
     /// Whether it is written as it should be.
-    pub(super) fn is_canonical(self) -> bool {
+    #[must_use]
+    pub fn is_canonical(self) -> bool {
         self.nanoseconds < 1_000_000_000
     }
 }

@@ -1,11 +1,10 @@
 //! A memory file that holds only what changed, completed from the one before.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
 
-use super::error::SnapshotError;
-use super::sparse::{Extent, Extents};
+use crate::sparse::{Extent, Extents};
 
 /// Bytes per copy.
 const CHUNK: usize = 1 << 20;
@@ -14,19 +13,16 @@ const CHUNK: usize = 1 << 20;
 /// memory file of its own; what neither has stays a hole. A page that became zero must be data in
 /// `changes`, as Firecracker writes it (docs/snapshotting/snapshot-support.md). Both are of one
 /// file system whose blocks are no larger than a guest's page.
-pub(crate) fn complete(
-    changes: &File,
-    base: &File,
-    bytes: u64,
-    path: &Path,
-) -> Result<(), SnapshotError> {
-    let failed = |error| SnapshotError::io("complete", path, error);
+///
+/// # Errors
+/// As for `read(2)` and `write(2)`.
+pub fn complete(changes: &File, base: &File, bytes: u64) -> io::Result<()> {
     let mut buffer = vec![0; CHUNK];
-    for extent in Extents::new(changes, path, 0..bytes) {
+    for extent in Extents::new(changes, 0..bytes) {
         let Extent::Hole(hole) = extent? else {
             continue;
         };
-        for extent in Extents::new(base, path, hole) {
+        for extent in Extents::new(base, hole) {
             let Extent::Data(data) = extent? else {
                 continue;
             };
@@ -34,8 +30,8 @@ pub(crate) fn complete(
             while at < data.end {
                 let wanted = usize::try_from(data.end - at).unwrap_or(CHUNK).min(CHUNK);
                 let chunk = &mut buffer[..wanted];
-                base.read_exact_at(chunk, at).map_err(failed)?;
-                changes.write_all_at(chunk, at).map_err(failed)?;
+                base.read_exact_at(chunk, at)?;
+                changes.write_all_at(chunk, at)?;
                 at += wanted as u64;
             }
         }
@@ -46,7 +42,7 @@ pub(crate) fn complete(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vm::snapshot::sparse::PAGE;
+    use crate::sparse::PAGE;
     use proptest::prelude::*;
 
     /// A file with a page of that byte wherever there is one.
@@ -71,7 +67,7 @@ mod tests {
         fn every_page_is_the_changed_one_or_else_that_of_the_base(pages in pages()) {
             let (changed, former): (Vec<_>, Vec<_>) = pages.iter().copied().unzip();
             let (changes, base) = (file(&changed), file(&former));
-            complete(&changes, &base, (pages.len() * PAGE) as u64, Path::new("memory")).unwrap();
+            complete(&changes, &base, (pages.len() * PAGE) as u64).unwrap();
             for (at, (changed, former)) in pages.into_iter().enumerate() {
                 let mut page = [0; PAGE];
                 changes.read_exact_at(&mut page, (at * PAGE) as u64).unwrap();
@@ -87,7 +83,7 @@ mod tests {
         let changes = file(&sparse);
         sparse[500] = Some(1);
         let before = changes.metadata().unwrap().blocks();
-        complete(&changes, &file(&sparse), 1000 * 4096, Path::new("memory")).unwrap();
+        complete(&changes, &file(&sparse), 1000 * 4096).unwrap();
         let grown = changes.metadata().unwrap().blocks() - before;
         assert!((1..=64).contains(&grown), "{grown} blocks of 512 bytes");
     }

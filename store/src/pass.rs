@@ -6,22 +6,21 @@
 //! of nothing but zeros, half of an idle guest's memory, need no hashing at all.
 
 use std::fs::File;
+use std::io;
 use std::num::NonZero;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use sha2::{Digest as _, Sha256};
 
-use super::error::SnapshotError;
-use super::sparse::{Extent, Extents, PAGE, Puncher};
-use crate::sys;
-use crate::vm::digest::Sha256Digest;
+use crate::digest::Sha256Digest;
+use crate::sparse::{Extent, Extents, PAGE, Puncher};
+use ironclaw_host::sys;
 
 /// Bytes of a block that has a digest of its own. Part of the format of a manifest.
-pub(super) const BLOCK: usize = 64 << 10;
+pub(crate) const BLOCK: usize = 64 << 10;
 /// Bytes that one thread takes at a time: a run of zero pages is punched in as many pieces as it
 /// has parts of this size, and the disk has something to write early.
 const SHARE: u64 = 2 << 20;
@@ -30,7 +29,7 @@ const THREADS: usize = 4;
 
 /// What happens to the zero pages that are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ZeroPages {
+pub enum ZeroPages {
     /// They stay: the file is only read.
     Keep,
     /// They become holes, and the disk begins to write the others; the content stays the same.
@@ -39,26 +38,23 @@ pub(super) enum ZeroPages {
 
 /// What a pass over a file found and did.
 #[derive(Debug)]
-pub(super) struct Passed {
+pub struct Passed {
     /// The digest of the content.
-    pub(super) digest: Sha256Digest,
+    pub digest: Sha256Digest,
     /// Bytes turned into holes.
-    pub(super) punched: u64,
+    pub punched: u64,
 }
 
-/// Reads the first `len` bytes of `file`. `path` is for error messages.
+/// Reads the first `len` bytes of `file`.
 ///
 /// The file must not change meanwhile: a page that becomes non-zero after it was read would be
 /// punched all the same.
-pub(super) fn over(
-    file: &File,
-    path: &Path,
-    len: u64,
-    zero_pages: ZeroPages,
-) -> Result<Passed, SnapshotError> {
+///
+/// # Errors
+/// As for `read(2)` and `fallocate(2)`.
+pub fn over(file: &File, len: u64, zero_pages: ZeroPages) -> Result<Passed, io::Error> {
     let pass = Pass {
         file,
-        path,
         len,
         zero_pages,
         next: AtomicU64::new(0),
@@ -88,7 +84,6 @@ pub(super) fn over(
 /// One pass, shared by the threads that work at it.
 struct Pass<'a> {
     file: &'a File,
-    path: &'a Path,
     len: u64,
     zero_pages: ZeroPages,
     /// The first byte that no thread has taken.
@@ -105,7 +100,7 @@ struct Found {
 
 impl Pass<'_> {
     /// Takes shares until there are no more.
-    fn work(&self) -> Result<Found, SnapshotError> {
+    fn work(&self) -> Result<Found, io::Error> {
         let mut found = Found::default();
         let mut block = Block::new();
         loop {
@@ -123,10 +118,10 @@ impl Pass<'_> {
         share: Range<u64>,
         block: &mut Block,
         found: &mut Found,
-    ) -> Result<(), SnapshotError> {
+    ) -> Result<(), io::Error> {
         let punch = self.zero_pages == ZeroPages::Punch;
-        let mut puncher = Puncher::new(self.file, self.path, punch);
-        for extent in Extents::new(self.file, self.path, share.clone()) {
+        let mut puncher = Puncher::new(self.file, punch);
+        for extent in Extents::new(self.file, share.clone()) {
             let Extent::Data(data) = extent? else {
                 continue;
             };
@@ -138,9 +133,7 @@ impl Pass<'_> {
                 }
                 let end = data.end.min((index + 1) * BLOCK as u64);
                 let part = block.part(at..end);
-                self.file
-                    .read_exact_at(part, at)
-                    .map_err(|error| SnapshotError::io("read", self.path, error))?;
+                self.file.read_exact_at(part, at)?;
                 let mut filled = false;
                 for page in part.chunks(PAGE) {
                     filled |= !puncher.page(at, page)?;
@@ -158,10 +151,10 @@ impl Pass<'_> {
     }
 
     /// The digest of the whole, with the blocks of zeros that no thread had to hash.
-    fn digest(&self, found: &[Found]) -> Result<Sha256Digest, SnapshotError> {
+    fn digest(&self, found: &[Found]) -> Result<Sha256Digest, io::Error> {
         let too_large = || {
-            let large = std::io::ErrorKind::FileTooLarge;
-            SnapshotError::io("read", self.path, std::io::Error::from(large))
+            let large = io::ErrorKind::FileTooLarge;
+            io::Error::from(large)
         };
         let block = BLOCK as u64;
         let blocks = usize::try_from(self.len.div_ceil(block)).map_err(|_| too_large())?;
@@ -261,12 +254,11 @@ mod tests {
                 content[start..end].fill(value);
                 file.write_all_at(&content[start..end], start as u64).unwrap();
             }
-            let path = Path::new("memory");
             let before = file.metadata().unwrap().blocks();
-            let kept = over(&file, path, len, ZeroPages::Keep).unwrap();
+            let kept = over(&file, len, ZeroPages::Keep).unwrap();
             prop_assert_eq!(kept.digest, defined(&content));
             prop_assert_eq!(kept.punched, 0);
-            let punched = over(&file, path, len, ZeroPages::Punch).unwrap();
+            let punched = over(&file, len, ZeroPages::Punch).unwrap();
             prop_assert_eq!(punched.digest, kept.digest);
             let mut now = vec![1; size];
             file.read_exact_at(&mut now, 0).unwrap();
@@ -285,7 +277,7 @@ mod tests {
         content[share - 4 * PAGE..share + 4 * PAGE].fill(0);
         file.write_all_at(&content, 0).unwrap();
         let len = content.len() as u64;
-        let passed = over(&file, Path::new("memory"), len, ZeroPages::Punch).unwrap();
+        let passed = over(&file, len, ZeroPages::Punch).unwrap();
         assert_eq!(passed.punched, 8 * PAGE as u64);
         assert_eq!(passed.digest, defined(&content));
     }

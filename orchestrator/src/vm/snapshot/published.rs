@@ -1,0 +1,133 @@
+//! A published snapshot in use.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ironclaw_store::{DirLock, file};
+
+use super::error::SnapshotError;
+use super::files::FileRole;
+use super::id::SnapshotId;
+use super::inspect;
+use super::kind::DirName;
+use super::manifest::Manifest;
+use crate::sys;
+use crate::vm::vmm::{RestoreSpec, SavedFiles};
+
+/// A published snapshot in use; cheap to clone. Nobody can delete it while one of these lives.
+#[derive(Debug, Clone)]
+pub struct Snapshot(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    manifest: Manifest,
+    directory: PathBuf,
+    memory: PathBuf,
+    vmstate: PathBuf,
+    lock: DirLock,
+}
+
+impl Snapshot {
+    pub(super) fn new(directory: PathBuf, manifest: Manifest, lock: DirLock) -> Self {
+        let memory = directory.join(FileRole::Memory.to_string());
+        let vmstate = directory.join(FileRole::VmState.to_string());
+        Self(Arc::new(Inner {
+            manifest,
+            directory,
+            memory,
+            vmstate,
+            lock,
+        }))
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn id(&self) -> SnapshotId {
+        self.0.manifest.id
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.0.manifest
+    }
+
+    /// Looks whether its files are still there, are what its manifest says as far as sizes tell, and
+    /// can be read: for who failed to use it.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Defective`] if not; whatever else keeps it from being looked at is not its
+    /// own fault.
+    pub(crate) fn check(&self) -> Result<(), SnapshotError> {
+        let Inner {
+            lock,
+            manifest,
+            directory,
+            ..
+        } = &*self.0;
+        let name = DirName::of(&manifest.kind, manifest.id);
+        inspect::check(lock, directory, name).and_then(|found| match found {
+            Ok(()) => Ok(()),
+            Err(defect) => Err(SnapshotError::Defective {
+                path: directory.clone(),
+                defect,
+            }),
+        })
+    }
+
+    /// What a VMM is to know of it.
+    #[must_use]
+    pub fn to_restore(&self) -> RestoreSpec {
+        RestoreSpec {
+            machine: self.0.manifest.machine,
+            files: SavedFiles {
+                vmstate: self.0.vmstate.clone(),
+                memory: self.0.memory.clone(),
+            },
+        }
+    }
+
+    /// Bytes that its files take on disk, holes not counted; none of one that was removed.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Io`].
+    pub fn disk_bytes(&self) -> Result<u64, SnapshotError> {
+        let directory = &self.0.directory;
+        match file::disk_bytes(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            counted => counted.map_err(|error| SnapshotError::io("inspect", directory, error)),
+        }
+    }
+
+    /// Bytes of its memory file that are in the host's page cache, from which a clone gets them
+    /// without the disk.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Io`].
+    pub fn cached_bytes(&self) -> Result<u64, SnapshotError> {
+        File::open(&self.0.memory)
+            .and_then(|file| sys::cached_bytes(&file))
+            .map_err(|error| SnapshotError::io("inspect", &self.0.memory, error))
+    }
+
+    /// The file with the guest's RAM, to be mapped privately and never written.
+    #[must_use]
+    pub fn memory(&self) -> &Path {
+        &self.0.memory
+    }
+
+    /// Its file for `role`, never to be written; `None` if it has none.
+    #[must_use]
+    pub fn file(&self, role: &FileRole) -> Option<PathBuf> {
+        let has_it = self.0.manifest.files.contains_key(role);
+        has_it.then(|| self.0.directory.join(role.to_string()))
+    }
+
+    /// The file with the state of processors and devices.
+    #[must_use]
+    pub fn vmstate(&self) -> &Path {
+        &self.0.vmstate
+    }
+}

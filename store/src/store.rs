@@ -1,0 +1,234 @@
+//! The directory that holds artefacts of one kind.
+
+use std::fs;
+use std::io;
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ironclaw_host::disk;
+use ironclaw_host::mark;
+use ironclaw_host::state_path::{self, PathError};
+
+use crate::LockKind;
+use crate::artefact::Artefact;
+use crate::dir_lock::DirLock;
+use crate::error::StoreError;
+use crate::file;
+use crate::owner::Owners;
+use crate::root_lock::{self, RootLock, RootLockError};
+
+/// Artefacts in one directory; cheap to clone. Any number of processes may use it at a time.
+#[derive(Debug)]
+pub struct Store<A> {
+    root: Arc<PathBuf>,
+    is_read_only: bool,
+    artefact: PhantomData<fn() -> A>,
+}
+
+/// What an attempt to use an artefact came to.
+#[derive(Debug)]
+pub enum Pin {
+    /// Nobody can delete it while this lives.
+    Held(DirLock),
+    /// It is being made or deleted.
+    Busy,
+    /// There is none.
+    Missing,
+}
+
+impl<A> Clone for Store<A> {
+    fn clone(&self) -> Self {
+        Self {
+            root: Arc::clone(&self.root),
+            is_read_only: self.is_read_only,
+            artefact: PhantomData,
+        }
+    }
+}
+
+impl<A: Artefact> Store<A> {
+    /// Opens the store in `path`, which is created with mode 0700 if it does not exist.
+    ///
+    /// # Errors
+    /// [`StoreError`]: it can't be created or used, or other users than root could change what is
+    /// in it, or put another directory in its place.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, StoreError> {
+        let (path, store) = (path.into(), A::STORE);
+        let unusable = |operation| {
+            let path = path.clone();
+            move |source: io::Error| match source.kind() {
+                io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+                    StoreError::RootNotDirectory { store, path }
+                }
+                _ if disk::is_full(&source) => StoreError::NoSpace {
+                    store,
+                    operation,
+                    path,
+                },
+                _ => StoreError::RootUnusable {
+                    store,
+                    operation,
+                    path,
+                    source,
+                },
+            }
+        };
+        // VMMs get paths below it, and they run in other directories: this one is absolute.
+        let found = state_path::make(&path).map_err(|error| match error {
+            PathError::Io(error) => unusable("use")(error),
+            PathError::Exposed(exposed) => StoreError::RootExposed {
+                store,
+                path: exposed.directory(&path),
+                component: exposed.component,
+                owner: exposed.owner,
+                mode: exposed.mode,
+            },
+        })?;
+        let is_read_only = !found.is_writable().map_err(unusable("inspect"))?;
+        let root = found.path;
+        fs::read_dir(&root).map_err(unusable("read"))?;
+        Ok(Self {
+            root: Arc::new(root),
+            is_read_only,
+            artefact: PhantomData,
+        })
+    }
+
+    /// Whether what is here can be used and nothing can be made: it is root's, or the file system
+    /// is read-only.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.is_read_only
+    }
+
+    /// The error of making something in one that [is read-only](Self::is_read_only).
+    #[must_use]
+    pub fn read_only(&self) -> StoreError {
+        StoreError::ReadOnly {
+            store: A::STORE,
+            path: self.root().to_owned(),
+        }
+    }
+
+    /// The store's directory, an absolute path.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Whether the file system has room for `bytes` more.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`] if it has not.
+    pub fn ensure_room(&self, operation: &'static str, bytes: u64) -> Result<(), StoreError> {
+        let stat = rustix::fs::statvfs(self.root())
+            .map_err(|error| self.io("inspect", self.root(), error))?;
+        if stat.f_bavail.saturating_mul(stat.f_frsize) < bytes {
+            return Err(StoreError::NoSpace {
+                store: A::STORE,
+                operation,
+                path: self.root().to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Makes the store's directory again if somebody has removed it.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub fn make_anew(&self) -> Result<(), StoreError> {
+        match self.root.symlink_metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                tracing::warn!("{} was removed: it is made anew", self.root.display());
+                Self::open(&*self.root).map(drop)
+            }
+            // Whatever else is wrong with it, the next step tells.
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits for the lock of the store's directory, but not for ever: for the moment of a look or
+    /// a change.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] if another process keeps it.
+    pub fn lock(&self) -> Result<RootLock, StoreError> {
+        let path = self.root();
+        let failed = |error| self.io("lock", path, error);
+        let directory = mark::open(path).map_err(failed)?;
+        RootLock::take(directory, path).map_err(|error| match error {
+            RootLockError::Io(error) => failed(error),
+            RootLockError::Busy(owners) => StoreError::Busy {
+                store: A::STORE,
+                path: path.to_owned(),
+                owners,
+                waited_secs: root_lock::PATIENCE.as_secs(),
+            },
+        })
+    }
+
+    /// Everything with the name of an artefact, in their order.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the directory can't be read.
+    pub fn names(&self) -> Result<Vec<A>, StoreError> {
+        let failed = |error| self.io("list", self.root(), error);
+        let mut names = Vec::new();
+        for entry in fs::read_dir(self.root()).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            names.extend(name.to_str().and_then(A::parse));
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Keeps an artefact from being deleted.
+    ///
+    /// # Errors
+    /// [`StoreError`]; that there is none is no error.
+    pub fn pin(&self, name: A) -> Result<Pin, StoreError> {
+        let path = name.directory(self.root());
+        let _root = self.lock()?;
+        match DirLock::try_lock(&path, LockKind::Shared) {
+            Ok(Some(lock)) => Ok(Pin::Held(lock)),
+            Ok(None) => Ok(Pin::Busy),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Pin::Missing),
+            Err(error) => Err(self.io("lock", path, error)),
+        }
+    }
+
+    /// The processes that use an artefact at this moment; `None` if there is none. Not to be called
+    /// with the root locked: it may take long, and others would wait for it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn owners(&self, name: A) -> Result<Option<Owners>, StoreError> {
+        let path = name.directory(self.root());
+        match mark::open(&path) {
+            Ok(directory) => Ok(Some(Owners::of(&directory))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.io("open", path, error)),
+        }
+    }
+
+    /// The error of `operation` on `path`.
+    pub fn io(
+        &self,
+        operation: &'static str,
+        path: impl AsRef<Path>,
+        source: impl Into<io::Error>,
+    ) -> StoreError {
+        StoreError::io(A::STORE, operation, path, source)
+    }
+
+    /// Bytes that an artefact's files occupy on disk, holes not counted.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn disk_bytes(&self, name: A) -> Result<u64, StoreError> {
+        let path = name.directory(self.root());
+        file::disk_bytes(&path).map_err(|error| self.io("measure", path, error))
+    }
+}
