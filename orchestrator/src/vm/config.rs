@@ -1,8 +1,8 @@
-//! The settings: where they come from, what they may be.
+//! The settings, their sources and their ranges.
 //!
-//! They are read from the environment by [`Config::from_env`]. Nothing else in the crate looks at
-//! it, but for `PATH`, where programs are looked for that no setting names. A bad value is an error
-//! that names the variable, the value and what is allowed; nothing is silently clamped.
+//! [`Config::from_env`] reads them from the environment. Nothing else in the crate reads it, except
+//! for `PATH`, on which programs are looked for that no setting names. A bad value is an error that
+//! names the variable, the value and the range; nothing is silently clamped.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -23,45 +23,45 @@ pub use crate::vm::backend::JailChoice;
 
 /// Snapshots in the pool: 1 to 20.
 pub const POOL_SIZE: &str = "IRONCLAW_POOL_SIZE";
-/// Warm clones that are always there: 0 to 100.
+/// Minimum of warm clones: 0 to 100.
 pub const MIN_WARM: &str = "IRONCLAW_MIN_WARM";
-/// The most warm clones: 0 to 100.
+/// Maximum of warm clones: 0 to 100.
 pub const MAX_WARM: &str = "IRONCLAW_MAX_WARM";
-/// Processes of the VMM that stand by: 0 to 20.
+/// Standby processes: 0 to 20.
 pub const STANDBY: &str = "IRONCLAW_STANDBY";
-/// The most VMs at a time.
+/// Limit of VMs at a time.
 pub const MAX_VMS: &str = "IRONCLAW_MAX_VMS";
-/// Memory of all VMs together.
+/// Memory budget of all VMs together.
 pub const MEMORY_BUDGET_MIB: &str = "IRONCLAW_MEMORY_BUDGET_MIB";
-/// Seconds after which a snapshot gets a successor: at least 60.
+/// Age in seconds at which a snapshot gets a successor: at least 60.
 pub const SNAPSHOT_REFRESH_SECS: &str = "IRONCLAW_SNAPSHOT_REFRESH_SECS";
-/// Directory of the snapshots.
+/// The directory of snapshots.
 pub const SNAPSHOT_PATH: &str = "IRONCLAW_SNAPSHOT_PATH";
-/// Directory of the templates.
+/// The directory of templates.
 pub const TEMPLATE_PATH: &str = "IRONCLAW_TEMPLATE_PATH";
-/// Which hypervisor to use.
+/// The choice of the backend.
 pub const BACKEND: &str = "IRONCLAW_BACKEND";
 /// Memory of a guest in MiB.
 pub const MEMORY_MIB: &str = "IRONCLAW_MEMORY_MIB";
-/// Processors of a guest.
+/// Number of a guest's vCPUs.
 pub const VCPUS: &str = "IRONCLAW_VCPUS";
 /// Whether VMMs are jailed.
 pub const JAIL: &str = "IRONCLAW_JAIL";
-/// User ids of jailed VMs.
+/// The range of user ids of jailed VMs.
 pub const JAIL_USERS: &str = "IRONCLAW_JAIL_USERS";
-/// Directory for what running VMs need.
+/// The directory for running VMs.
 pub const RUN_PATH: &str = "IRONCLAW_RUN_PATH";
-/// The guest agent's binary that goes into templates.
+/// The path of the guest agent's binary for templates.
 pub const GUEST_AGENT: &str = "IRONCLAW_GUEST_AGENT";
 
-/// Age at which a snapshot gets a successor, if nothing else is said.
+/// The default of the age at which a snapshot gets a successor.
 pub const DEFAULT_REFRESH: Duration = Duration::from_secs(3600);
-/// Processes of the VMM that stand by, if nothing else is said.
+/// The default number of standby processes.
 pub const DEFAULT_STANDBY: usize = 1;
-/// More warm clones than this are no pool for one process.
+/// Limit of warm clones in the pool of one process.
 const MOST_WARM: usize = 100;
 
-/// Those that are not a backend's.
+/// The settings that are not of a backend.
 const OF_ALL_BACKENDS: &[Variable] = &[
     (POOL_SIZE, "5", "number of snapshots in the pool, 1-20"),
     (
@@ -129,10 +129,10 @@ const OF_ALL_BACKENDS: &[Variable] = &[
     ),
 ];
 
-/// Every variable with its default and range, for help texts and documentation.
+/// All variables with their defaults and ranges, for help texts and documentation.
 pub const VARIABLES: &[Variable] = &ALL;
 
-/// Those of all backends, and then those of each.
+/// The common table, then that of each backend.
 const TABLES: [&[Variable]; backends::VARIABLES.len() + 1] = {
     let mut tables = [OF_ALL_BACKENDS; backends::VARIABLES.len() + 1];
     let mut at = 0;
@@ -167,57 +167,57 @@ const ALL: [Variable; COUNT] = {
     all
 };
 
-/// All settings, valid.
+/// All settings, validated.
 #[derive(Debug, Clone, Serialize)]
 pub struct Config {
     /// Snapshots in the pool, 1 to 20.
     pub pool_size: usize,
-    /// Warm clones that are always there, 0 to 100.
+    /// Minimum of warm clones, 0 to 100.
     pub min_warm: usize,
-    /// The most warm clones, `min_warm` to 100.
+    /// Maximum of warm clones, `min_warm` to 100.
     pub max_warm: usize,
-    /// Processes of the VMM that stand by, 0 to 20.
+    /// Standby processes, 0 to 20.
     pub standby: usize,
-    /// The most VMs at a time, if not as many as there is memory for.
+    /// Limit of VMs at a time, if not by memory.
     pub max_vms: Option<usize>,
-    /// Memory of all VMs together in MiB, if not three quarters of what the process may use: the
-    /// host's, or what its control groups allow.
+    /// Memory budget of all VMs in MiB, if not three quarters of what the process may use: of the
+    /// host's memory, or of the limit of its control groups.
     pub memory_budget_mib: Option<u64>,
     /// Age at which a snapshot gets a successor, at least 60 s.
     pub snapshot_refresh: Duration,
-    /// Directory of the snapshots, absolute.
+    /// The directory of snapshots, absolute.
     pub snapshot_path: PathBuf,
-    /// Directory of the templates, absolute.
+    /// The directory of templates, absolute.
     pub template_path: PathBuf,
-    /// Directory for what running VMs need, absolute.
+    /// The directory for running VMs, absolute.
     pub run_path: PathBuf,
-    /// Which hypervisor to use.
+    /// The choice of the backend.
     pub backend: BackendChoice,
-    /// Memory and processors of a guest.
+    /// The size of a guest.
     pub machine: Machine,
     /// Whether VMMs are jailed.
     pub jail: JailChoice,
-    /// User ids of jailed VMs.
+    /// The range of user ids of jailed VMs.
     pub jail_users: Users,
-    /// The backends with settings of their own.
+    /// The backends with their own settings.
     pub backends: Backends,
-    /// The guest agent's binary, if not the one beside the program.
+    /// The path of the guest agent's binary, if not the one beside the program.
     pub guest_agent: Option<PathBuf>,
 }
 
-/// Which backend to use.
+/// A choice of the backend.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[serde(into = "String")]
 pub enum BackendChoice {
     /// The first of [`Config::backends`] that runs the guest here.
     #[default]
     Auto,
-    /// That one or an error.
+    /// That one, or an error.
     Only(VmmKind),
 }
 
 impl BackendChoice {
-    /// The one that was chosen.
+    /// Returns the chosen kind, if it is a single one.
     #[must_use]
     pub fn kind(&self) -> Option<&VmmKind> {
         match self {
@@ -226,7 +226,7 @@ impl BackendChoice {
         }
     }
 
-    /// What may be chosen by its name: `auto` and the built-in backends.
+    /// Returns the valid names: `auto` and the built-in backends.
     #[must_use]
     pub fn names() -> Vec<String> {
         let kinds = backends::kinds().iter().map(VmmKind::name);
@@ -245,10 +245,10 @@ impl From<BackendChoice> for String {
 impl FromStr for BackendChoice {
     type Err = ();
 
-    /// One of its [names](Self::names).
+    /// Parses one of the [names](Self::names).
     ///
     /// # Errors
-    /// It is anything else; [`ConfigError::Invalid`] says so with the variable and what it takes.
+    /// It is none of these; [`ConfigError::Invalid`] reports that with the variable and its range.
     fn from_str(text: &str) -> Result<Self, ()> {
         if text == "auto" {
             return Ok(Self::Auto);
@@ -278,15 +278,15 @@ impl fmt::Display for Users {
 impl FromStr for Users {
     type Err = ();
 
-    /// `FIRST-LAST`, from 1 to 4294967294, the first not above the last.
+    /// Parses `FIRST-LAST`, from 1 to 4294967294, the first not above the last.
     ///
     /// # Errors
-    /// It is anything else; [`ConfigError::Invalid`] says so with the variable and what it takes.
+    /// It is anything else; [`ConfigError::Invalid`] reports that with the variable and its range.
     fn from_str(text: &str) -> Result<Self, ()> {
         let (first, last) = text.split_once('-').ok_or(())?;
         let id = |text: &str| text.parse::<u32>().map_err(|_| ());
         let (first, last) = (id(first)?, id(last)?);
-        // Root is no prisoner, and the largest means "no change" to the kernel.
+        // Root can't be jailed, and the maximum means "no change" to the kernel.
         if first == 0 || last == u32::MAX || first > last {
             return Err(());
         }
@@ -294,61 +294,61 @@ impl FromStr for Users {
     }
 }
 
-/// A setting that can't be used.
+/// The error of a setting.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// A variable has a value outside of its range.
+    /// A variable's value is out of range.
     #[error("{variable}={value:?} can't be used: it takes {expected}")]
     Invalid {
         /// The variable.
         variable: &'static str,
         /// Its value.
         value: String,
-        /// What it may be.
+        /// Its range.
         expected: &'static str,
     },
-    /// There is no home directory to put state into.
+    /// There is no home directory for state.
     #[error("no place for state: set HOME, XDG_STATE_HOME or {variable}")]
     NoStateDirectory {
-        /// The variable that would say the place itself.
+        /// The variable that could name the directory instead.
         variable: &'static str,
     },
-    /// A home directory that is no place for state.
+    /// The home directory can't be used for state.
     #[error(
         "{home}={value:?} can't be used as a place for state: it is {reason}; set it, or {variable}, \
          to an absolute path in UTF-8"
     )]
     UnusableHome {
-        /// The variable that says where state is.
+        /// The variable with the home directory.
         home: &'static str,
         /// Its value.
         value: String,
-        /// What keeps it from being used.
+        /// The reason.
         reason: &'static str,
-        /// The variable that would say the place itself.
+        /// The variable that could name the directory instead.
         variable: &'static str,
     },
-    /// One of the state directories is in another, or is the same.
+    /// A state directory is in another, or the same.
     #[error(
         "{inner}={} is in {outer}={}: what comes and goes in one must not be in another; set them \
          to directories of which none contains another",
         inner_path.display(), outer_path.display()
     )]
     Overlap {
-        /// The variable of the one inside.
+        /// The variable of the inner one.
         inner: &'static str,
-        /// Its directory.
+        /// The inner directory.
         inner_path: PathBuf,
-        /// The variable of the one around it.
+        /// The variable of the outer one.
         outer: &'static str,
-        /// Its directory.
+        /// The outer directory.
         outer_path: PathBuf,
     },
 }
 
 impl Config {
-    /// What its VMs share, whichever backend makes them.
+    /// Returns the settings shared by VMs of all backends.
     pub(crate) fn surroundings(&self) -> Surroundings {
         Surroundings {
             run_path: self.run_path.clone(),
@@ -358,21 +358,21 @@ impl Config {
         }
     }
 
-    /// The settings of this process's environment.
+    /// Reads the settings from this process's environment.
     ///
     /// # Errors
-    /// [`ConfigError`] for the first bad value.
+    /// [`ConfigError`] of the first bad value.
     pub fn from_env() -> Result<Self, ConfigError> {
         let config = Self::from_vars(
             |name| std::env::var_os(name),
             rustix::process::geteuid().is_root(),
         )?;
-        // Links may lead from one to the other.
+        // Checks again with links resolved, which may lead from one to the other.
         config.ensure_apart(resolved)?;
         Ok(config)
     }
 
-    /// Refuses state directories of which one contains another, each being where `find` says.
+    /// Refuses state directories of which one contains another, after `find` was applied to each.
     fn ensure_apart(&self, find: impl Fn(&Path) -> PathBuf) -> Result<(), ConfigError> {
         let settings = [
             (SNAPSHOT_PATH, &self.snapshot_path),
@@ -394,11 +394,11 @@ impl Config {
         Ok(())
     }
 
-    /// The settings of an environment given by `var`, for a user that is root or not. An empty
-    /// variable counts as unset.
+    /// Reads the settings from an environment given by `var`, for a user that is root or not. An
+    /// empty variable counts as unset.
     ///
     /// # Errors
-    /// [`ConfigError`] for the first bad value.
+    /// [`ConfigError`] of the first bad value.
     pub fn from_vars(
         var: impl Fn(&str) -> Option<OsString>,
         is_root: bool,
@@ -444,7 +444,7 @@ fn state_path(
     is_root: bool,
 ) -> Result<PathBuf, ConfigError> {
     if let Some(path) = vars.path(variable) {
-        // VMMs are told of paths in JSON.
+        // VMMs get paths in JSON.
         return if path.is_absolute() && path.to_str().is_some() {
             Ok(path)
         } else {
@@ -454,7 +454,7 @@ fn state_path(
     if is_root {
         return Ok(PathBuf::from("/var/lib/ironclaw").join(leaf));
     }
-    // XDG base directory specification: a relative path in it is to be ignored.
+    // XDG base directory specification: ignore a relative path.
     let state = vars
         .value("XDG_STATE_HOME")
         .map(|state| ("XDG_STATE_HOME", state.clone(), PathBuf::from(state)))
@@ -468,7 +468,7 @@ fn state_path(
         .or_else(home)
         .ok_or(ConfigError::NoStateDirectory { variable })?;
     let reason = match state.to_str() {
-        // VMMs are told of paths in JSON.
+        // VMMs get paths in JSON.
         None => Some("not in UTF-8"),
         Some(_) if state.is_relative() => Some("a relative path"),
         Some(_) => None,
@@ -484,7 +484,7 @@ fn state_path(
     Ok(state.join("ironclaw").join(leaf))
 }
 
-/// A path without `.` and, as if there were no links, without `..`.
+/// Removes `.` from a path and, as if there were no links, `..`.
 fn without_dots(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for component in path.components() {
@@ -499,7 +499,7 @@ fn without_dots(path: &Path) -> PathBuf {
     plain
 }
 
-/// Where a path leads, as far as it is there.
+/// Resolves a path, as far as it exists.
 fn resolved(path: &Path) -> PathBuf {
     let mut rest = PathBuf::new();
     for known in path.ancestors() {
@@ -676,7 +676,7 @@ mod tests {
                 }
             }
         }
-        // With a default, too.
+        // A default counts, too.
         config(&[(SNAPSHOT_PATH, "/var/lib/ironclaw")]).unwrap_err();
         config(&[(SNAPSHOT_PATH, "/srv/ic"), (RUN_PATH, "/srv/ic-run")]).unwrap();
     }

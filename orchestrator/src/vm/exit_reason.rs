@@ -1,26 +1,25 @@
-//! Why a VM is over, or the session with its guest.
+//! The reason why a VM, or the session with its guest, is over.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::vm::vmm::Exit;
 
-/// Why a VM is over, or the session with its guest.
+/// The reason why a VM, or the session with its guest, is over.
 ///
-/// What its user or a limit ended is to be ended, and is not tried again:
-/// [`is_failure`](Self::is_failure) tells the one from the other.
+/// [`is_failure`](Self::is_failure) tells failures, after which a retry makes sense, from an end
+/// caused by the VM's user or a limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ExitReason {
-    /// The VMM's process ended without being asked: its guest powered off or panicked, the VMM failed,
-    /// or somebody else killed it.
+    /// The VMM's process ended by itself: its guest powered off or panicked, the VMM failed, or
+    /// others killed it.
     VmmEnded(Box<Exit>),
     /// The VM reached its deadline.
     Lifetime(Duration),
-    /// Nothing was under way in it for as long as it may be idle.
+    /// The VM was idle for its idle time.
     Idle(Duration),
-    /// It was stopped as its user asked: its guest powered off, or was killed when its time for that was
-    /// over.
+    /// Its user stopped it: its guest powered off, or was killed at the end of the grace period.
     Stopped,
     /// Its user destroyed it.
     Destroyed,
@@ -30,16 +29,16 @@ pub enum ExitReason {
     PoolClosed,
     /// The guest hung up, though its VM runs.
     HungUp,
-    /// The guest, or its agent, broke the protocol: what it did.
+    /// The guest or its agent violated the protocol, in this way.
     Protocol(String),
-    /// The host failed: its sockets, its random numbers, or the async runtime in which the VM was
-    /// spawned. What happened.
+    /// The host failed, in this way: its sockets, its random generator, or the async runtime in
+    /// which the VM was spawned.
     Host(String),
 }
 
 impl ExitReason {
-    /// Whether it ended by itself, and another VM may do better. If not, its user or a limit that its
-    /// user had set ended it.
+    /// Returns whether the VM ended by itself, so that another may do better. Otherwise its user,
+    /// or a limit set by its user, ended it.
     #[must_use]
     pub fn is_failure(&self) -> bool {
         match self {

@@ -1,4 +1,4 @@
-//! What makes one clone different from its siblings: fresh entropy, time and names.
+//! The identity of a clone: fresh entropy, time and names.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -7,11 +7,11 @@ use ironclaw_protocol::message::{Identity, Restored, UnixTime};
 use thiserror::Error;
 use uuid::Uuid;
 
-/// The name of a VM, given by whoever spawns it: 1 to 64 bytes of printable text.
+/// The name of a VM, chosen by its user: 1 to 64 bytes of printable text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct VmName(String);
 
-/// A text that can't name a VM.
+/// The error of a text that is no valid name.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{0:?} can't name a VM: a name is 1 to {MAX_HOSTNAME} bytes of printable text")]
 pub struct BadName(String);
@@ -29,7 +29,7 @@ impl VmName {
         &self.0
     }
 
-    /// The name as a host name: what can't be in one becomes a hyphen.
+    /// Converts the name to a host name; replaces invalid characters by hyphens.
     fn hostname(&self) -> String {
         let allowed = |c: char| {
             if c.is_ascii_alphanumeric() || c == '.' {
@@ -42,7 +42,7 @@ impl VmName {
     }
 }
 
-/// A new identity for a guest that is called `name`, at this moment.
+/// Creates a new identity for a guest called `name`, at this moment.
 ///
 /// # Errors
 /// The host's random generator failed; a guest must not be handed out without it.
@@ -69,7 +69,7 @@ pub(crate) fn fresh(name: &VmName) -> Result<Restored, getrandom::Error> {
     })
 }
 
-/// The identity that a guest has, with new entropy, at this moment.
+/// Keeps a guest's identity, with new entropy, at this moment.
 ///
 /// # Errors
 /// As for [`fresh`].
@@ -93,7 +93,7 @@ fn now() -> UnixTime {
     }
 }
 
-/// A name for guests that nobody asked for by name.
+/// Returns a name for guests without a user.
 pub(crate) fn anonymous() -> VmName {
     VmName(format!("vm-{}", &Uuid::new_v4().simple().to_string()[..8]))
 }

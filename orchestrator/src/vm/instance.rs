@@ -1,8 +1,7 @@
-//! A VM that lives: its process, its guest, and what it has of the host.
+//! A living VM: its process, its guest, and its resources on the host.
 //!
-//! Its machine can be used by one at a time: by the pool until it is handed out, then by its
-//! [task](super::vm_task), which takes it for as long as it does something with it. Whoever ends the
-//! VM needs neither.
+//! Its machine has one user at a time: the pool until the VM is handed out, then its
+//! [task](super::vm_task), which takes the machine for each operation. Ending the VM needs neither.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,10 +20,10 @@ use crate::vm::vm_id::VmId;
 use crate::vm::vmm::{MicroVm, VmmError, VmmProcess};
 use crate::vm::vms::Vms;
 
-/// Requests on their way to the task, which takes them at once.
+/// Capacity of the channel to the task, which takes requests at once.
 const MAILBOX: usize = 8;
 
-/// A VM that lives, or has.
+/// A VM, alive or over.
 #[derive(Debug)]
 pub(crate) struct Instance {
     pub(crate) id: VmId,
@@ -33,26 +32,26 @@ pub(crate) struct Instance {
     resources: Mutex<Resources>,
     state: watch::Sender<State>,
     mailbox: mpsc::Sender<Message>,
-    /// Why it ends; the first reason counts.
+    /// The reason of its end; the first one counts.
     reason: OnceLock<ExitReason>,
     killed: AtomicBool,
     lease: OnceLock<Lease>,
     listed: OnceLock<Arc<Vms<Instance>>>,
 }
 
-/// What a VM has of the host, given back in this order when it is over.
+/// The resources of a VM on the host, released in this order when it is over.
 #[derive(Debug, Default)]
 struct Resources {
-    /// `None` while something is done with it.
+    /// `None` during an operation on it.
     machine: Option<Box<dyn MicroVm>>,
-    /// Keeps the files below its memory; goes before the pool is told that it went.
+    /// Keeps the files below its memory; released before the pool is notified.
     snapshot: Option<Snapshot>,
     /// Its room in the pool.
     room: Option<Box<dyn fmt::Debug + Send + Sync>>,
     over: bool,
 }
 
-/// As whom a VM was handed out, and when.
+/// The identity under which a VM was handed out, and the time.
 #[derive(Debug)]
 pub(crate) struct Lease {
     pub(crate) name: String,
@@ -63,26 +62,26 @@ pub(crate) struct Lease {
 /// A request for the task of a VM.
 pub(crate) type Message = (Request, Reply);
 
-/// Where the answer goes.
+/// The channel for the answer.
 pub(crate) type Reply = oneshot::Sender<Result<(), VmError>>;
 
-/// Why a VM did not do what it was asked.
+/// The reason why a VM refused or failed a request.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum VmError {
-    /// It is in no state for that.
+    /// The VM's state does not allow it.
     #[error(transparent)]
     Denied(#[from] Denied),
-    /// Its VMM did not do it. The VM is killed.
+    /// The VMM failed. The VM is killed.
     #[error(transparent)]
     Vmm(#[from] VmmError),
-    /// Its guest did not. The VM is killed.
+    /// The guest failed. The VM is killed.
     #[error(transparent)]
     Guest(#[from] GuestError),
 }
 
 impl Instance {
-    /// Of a VM with an agent that can be reached; with what its task is to take.
+    /// Creates a VM with an agent that can be reached; returns the queue of its task, too.
     pub(crate) fn new(
         machine: Box<dyn MicroVm>,
         guest: Guest,
@@ -114,7 +113,7 @@ impl Instance {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The machine, for as long as something is done with it. Dropping it ends the VM.
+    /// Takes the machine for an operation. Dropping it ends the VM.
     ///
     /// # Errors
     /// The VM is over.
@@ -130,7 +129,7 @@ impl Instance {
         }
     }
 
-    /// Keeps something until the VM's end.
+    /// Holds a value until the VM's end.
     pub(crate) fn hold(&self, room: Box<dyn fmt::Debug + Send + Sync>) {
         let mut resources = self.resources();
         if !resources.over {
@@ -138,14 +137,14 @@ impl Instance {
         }
     }
 
-    /// It is handed out.
+    /// Records that it is handed out.
     pub(crate) fn lease(&self, name: &str, identity: Identity) {
         let lease = Lease {
             name: name.to_owned(),
             identity,
             since: Instant::now(),
         };
-        // Once: whoever hands it out has it.
+        // Called once: the caller hands it out.
         let _ = self.lease.set(lease);
         self.state.send_if_modified(|state| {
             let starts = *state == State::Starting;
@@ -156,12 +155,12 @@ impl Instance {
         });
     }
 
-    /// As whom; `None` before that.
+    /// Returns its lease; `None` before that.
     pub(crate) fn leased(&self) -> Option<&Lease> {
         self.lease.get()
     }
 
-    /// Lists it until its end.
+    /// Lists it in `vms` until its end.
     pub(crate) fn list_in(self: &Arc<Self>, vms: &Arc<Vms<Self>>) {
         if self.listed.set(Arc::clone(vms)).is_err() {
             return;
@@ -169,7 +168,7 @@ impl Instance {
         if !vms.insert(self.id, self) {
             self.end(ExitReason::PoolClosed);
         }
-        // It may have ended before it was there.
+        // It may have ended before it was listed.
         if matches!(self.state(), State::Gone(_)) {
             vms.remove(self.id);
         }
@@ -187,14 +186,13 @@ impl Instance {
         self.state.subscribe()
     }
 
-    /// What comes next is expected: the VM ends for this reason unless another came first.
+    /// Records that the VM is about to end for this reason, unless there is one already.
     pub(crate) fn expect_end(&self, reason: ExitReason) {
         let reason = self.reason.get_or_init(|| reason);
         self.guest.expect_end(reason);
     }
 
-    /// Kills it, whatever it does. What is asked of its guest fails for the first reason that was
-    /// given.
+    /// Kills it, whatever it does. Requests to its guest fail with the first reason given.
     pub(crate) fn end(&self, reason: ExitReason) {
         let reason = self.reason.get_or_init(|| reason);
         self.guest.close(reason);
@@ -210,8 +208,7 @@ impl Instance {
         self.reason.get().cloned().unwrap_or(ExitReason::Dropped)
     }
 
-    /// Gives back what it has of the host. What another thread gives back at the same time is waited
-    /// for.
+    /// Releases its resources on the host. Waits for another thread that does so at the same time.
     pub(crate) fn give_back(&self) {
         let mut resources = self.resources();
         resources.over = true;
@@ -220,7 +217,7 @@ impl Instance {
         resources.room = None;
     }
 
-    /// Its process has ended, for this reason unless another was given before.
+    /// Records that its process has ended, for this reason unless there is one already.
     pub(crate) fn is_gone(&self, reason: ExitReason) {
         let reason = self.reason.get_or_init(|| reason).clone();
         self.guest.close(&reason);
@@ -231,7 +228,7 @@ impl Instance {
         }
     }
 
-    /// Has the task do something, and returns when it is done.
+    /// Makes the task do something; returns when it is done.
     ///
     /// # Errors
     /// [`VmError`].
@@ -243,10 +240,10 @@ impl Instance {
         answer.await.unwrap_or_else(|_| Err(over()))
     }
 
-    /// Has the task do something that is done at once, and that nobody waits for.
+    /// Makes the task do something that takes no time, without waiting for it.
     pub(crate) fn tell(&self, request: Request) {
         let (reply, _) = oneshot::channel();
-        // Told before anybody else can ask.
+        // Called before anybody else can send a request.
         let _ = self.mailbox.try_send((request, reply));
     }
 }

@@ -1,4 +1,5 @@
-//! What a VM may be asked in which state, and in which order: rules without I/O.
+//! The lifecycle of a VM: which requests it accepts in which state, and in which order; rules
+//! without I/O.
 //!
 //! ```text
 //!             handed out          Pause
@@ -12,8 +13,8 @@
 //!   any state ── deadline, kill, or the VMM's own death ──▶ Gone
 //! ```
 //!
-//! A VM does one thing at a time: what is asked meanwhile waits in a [`RequestQueue`]. A deadline is
-//! set at once all the same, and a stop comes before all that waits, which is refused then.
+//! A VM does one thing at a time: other requests wait in a [`RequestQueue`]. A deadline is set at
+//! once nevertheless, and a stop overtakes all waiting requests, which are then refused.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -23,66 +24,67 @@ use tokio::time::Instant;
 
 use crate::vm::exit_reason::ExitReason;
 
-/// Requests that may wait for a VM. Each is somebody's, who waits with it.
+/// Limit of waiting requests. Each has a caller that waits.
 const MAX_WAITING: usize = 16;
 
-/// What a VM is doing.
+/// The state of a VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum State {
-    /// It is not handed out yet.
+    /// Not handed out yet.
     Starting,
-    /// Its guest runs.
+    /// The guest runs.
     Running,
-    /// Its guest is held: it takes no processor time.
+    /// The guest is held: it uses no processor time.
     Paused,
-    /// Its guest was asked to power off.
+    /// The guest was asked to power off.
     Stopping,
-    /// It is over.
+    /// The VM is over.
     Gone(ExitReason),
 }
 
-/// What can be asked of a VM.
+/// A request to a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Request {
-    /// Hold the guest.
+    /// Holds the guest.
     Pause,
-    /// Let it go on.
+    /// Releases the guest.
     Resume,
-    /// Kill the VM then, and no sooner; `None`: never.
+    /// Sets when the VM is killed; `None`: never.
     SetDeadline(Option<Instant>),
-    /// End it when nothing was under way in it for so long; `None`: never.
+    /// Sets after which idle time the VM is ended; `None`: never.
     SetIdle(Option<Duration>),
-    /// Ask the guest to power off, and kill the VM if it has not after the grace.
+    /// Asks the guest to power off; kills the VM if it has not after `grace`.
     Stop {
-        /// How long it may take.
+        /// The time for that.
         grace: Duration,
     },
 }
 
-/// What is to be done for a request.
+/// The operation to execute for a request.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Effect {
-    /// It is so already.
+    /// None: nothing would change.
     Nothing,
-    /// The guest is to be held.
+    /// Hold the guest.
     Hold,
-    /// The guest is to go on.
+    /// Release the guest.
     Release,
-    /// The deadline is another one.
+    /// Set the deadline.
     SetDeadline(Option<Instant>),
-    /// The limit on idleness is another one.
+    /// Set the limit of idle time.
     SetIdle(Option<Duration>),
-    /// The guest is to be asked to power off, and to be released first if it is held.
+    /// Ask the guest to power off; if it is held, release it first.
     ShutDown {
-        /// Whether it is.
+        /// Whether it is held.
         held: bool,
     },
 }
 
 impl Effect {
-    /// Whether the machine is busy with it until it is told to have [finished](RequestQueue::finished).
+    /// Returns whether the machine is busy with it until [`finished`](RequestQueue::finished) is
+    /// called.
     fn is_work(self) -> bool {
         match self {
             Self::Hold | Self::Release | Self::ShutDown { .. } => true,
@@ -91,7 +93,7 @@ impl Effect {
     }
 }
 
-/// Why a VM does not do what it is asked.
+/// The reason why a VM refuses a request.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Denied {
@@ -104,12 +106,16 @@ pub enum Denied {
     /// It is over.
     #[error("{0}")]
     Gone(ExitReason),
-    /// Too much waits for it already.
+    /// Too many requests are waiting.
     #[error("the VM is busy: {MAX_WAITING} requests wait for it already")]
     Busy,
 }
 
-/// Whether a VM in `state` that does nothing else takes `request`, and what is to be done for it.
+/// Decides whether a VM in `state` that is not busy accepts `request`; returns the operation to
+/// execute.
+///
+/// # Errors
+/// The reason of a refusal.
 ///
 /// # Errors
 /// Why not.
@@ -131,21 +137,21 @@ pub(crate) fn admit(state: &State, request: Request) -> Result<Effect, Denied> {
     })
 }
 
-/// What becomes of a request, which is known by its `token`.
+/// The decision on a request, which its `token` identifies.
 #[must_use]
 #[derive(Debug)]
 pub(crate) enum Verdict<T> {
-    /// This is to be done for it.
+    /// Execute this for it.
     Do(Effect, T),
-    /// Nothing is.
+    /// Refuse it.
     Refuse(Denied, T),
 }
 
-/// What was asked of a VM while it was busy.
+/// The requests to a VM while it is busy.
 #[derive(Debug)]
 pub(crate) struct RequestQueue<T> {
     waiting: VecDeque<(Request, T)>,
-    /// Whether the machine does something.
+    /// Whether an operation is under way.
     working: bool,
 }
 
@@ -159,8 +165,8 @@ impl<T> Default for RequestQueue<T> {
 }
 
 impl<T> RequestQueue<T> {
-    /// Something is asked; what becomes of that, and of what waited before. Nothing is said of what
-    /// waits (any more).
+    /// Takes a request; returns the decisions on it and on earlier ones. There is none for requests
+    /// that wait.
     pub(crate) fn offer(&mut self, state: &State, request: Request, token: T) -> Vec<Verdict<T>> {
         let is_at_once = matches!(request, Request::SetDeadline(_) | Request::SetIdle(_));
         if !self.working || is_at_once {
@@ -187,7 +193,8 @@ impl<T> RequestQueue<T> {
         Vec::new()
     }
 
-    /// The machine has done what it was to do, and the VM is in `state`: what is next.
+    /// Records the end of an operation, after which the VM is in `state`; returns the next
+    /// decisions.
     pub(crate) fn finished(&mut self, state: &State) -> Vec<Verdict<T>> {
         self.working = false;
         let mut verdicts = Vec::new();
@@ -210,7 +217,7 @@ impl<T> RequestQueue<T> {
     }
 }
 
-/// How long a guest that was asked to stop may take if nobody says otherwise.
+/// The default of the time that a guest has to power off.
 pub const STOP_GRACE: Duration = Duration::from_secs(10);
 
 #[cfg(test)]

@@ -8,10 +8,9 @@
 //!   template ────┘ boot, new identity
 //! ```
 //!
-//! A spawn is served by the highest tier that can: [`VmHandle::origin`] says which one it was,
-//! and [`pool_stats`] counts them. The free functions use one pool per process, set up from the
-//! environment ([`Config`]); [`Launcher`] and [`Pool`] are for those who want several, or other
-//! settings.
+//! The highest tier that can serves a spawn: [`VmHandle::origin`] tells which one it was, and
+//! [`pool_stats`] counts them. The free functions use one pool per process, configured by the
+//! environment ([`Config`]); [`Launcher`] and [`Pool`] are for several pools, or other settings.
 
 pub mod backend;
 pub mod backends;
@@ -67,15 +66,15 @@ pub use vmm::run_directory::check_run_path;
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz {
-    /// What `/proc` shows of a process, and the names of files in a run directory.
+    /// Parses texts of `/proc` about a process, and names of files in a run directory.
     pub(crate) fn process(bytes: &[u8], text: &str) {
         super::proc::fuzz(bytes, text);
         super::vmm::orphan::fuzz(text);
     }
 }
 
-/// Resolves when every VM that was dropped until now has ended, and its files are gone. For programs
-/// that end: what is left of a VM then is swept by the next one that starts.
+/// Resolves when every VM dropped until now has ended and is cleaned up. For programs that are
+/// about to end: the next one to start would sweep the rest.
 pub async fn dropped_vms_ended() {
     vmm::process::dropped_ones_ended().await;
 }

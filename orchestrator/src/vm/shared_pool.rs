@@ -1,5 +1,5 @@
-//! The pools behind the free functions: one per process and template, opened when it is first
-//! needed, all within one budget.
+//! The pools behind the free functions: one per process and template, opened at the first use, all
+//! within one budget.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock, PoisonError};
@@ -19,16 +19,15 @@ use crate::vm::vm_client::VmClient;
 use crate::vm::vm_handle::{DestroyError, VmHandle};
 use crate::vm::vm_id::VmId;
 
-/// By template; that of the default one is found out when its pool is opened.
+/// Pools by template; that of the default template is known once its pool is opened.
 static ENTRIES: LazyLock<std::sync::Mutex<HashMap<Option<TemplateHash>, Entry>>> =
     LazyLock::new(std::sync::Mutex::default);
 
-/// How often it is looked whether a pool is still what the machine asks for: that its hypervisor
-/// and the default template are the same.
-const LOOKED: Duration = Duration::from_secs(60);
+/// Interval of checks whether a pool is up to date: the hypervisor and the default template are the
+/// same.
+const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// A pool, once it is open. Who opens it, which may take long, holds up nobody who wants another
-/// one.
+/// A pool, once it is open. Opening one may take long, and blocks nobody who uses another.
 type Entry = Arc<Mutex<Option<Shared>>>;
 
 struct Shared {
@@ -42,8 +41,8 @@ impl Shared {
         Self { pool, looked }
     }
 
-    /// A pool lives in the async runtime that opened it: when that has ended, as between two
-    /// tests, the next call opens another.
+    /// A pool lives in the async runtime that opened it: when that has ended, as between two tests,
+    /// the next call opens another.
     fn is_alive(&self) -> bool {
         self.pool.is_alive()
     }
@@ -54,11 +53,11 @@ fn entry(template: Option<&TemplateHash>) -> Entry {
     Arc::clone(entries.entry(template.cloned()).or_default())
 }
 
-/// The pools that are open.
+/// Returns the open pools.
 fn open_ones() -> BTreeMap<TemplateHash, Pool> {
     let entries = ENTRIES.lock().unwrap_or_else(PoisonError::into_inner);
     let open = entries.values().filter_map(|entry| {
-        // One that is locked is being opened.
+        // A locked one is being opened.
         let entry = entry.try_lock().ok()?;
         let pool = &entry.as_ref().filter(|shared| shared.is_alive())?.pool;
         Some((pool.launcher().template().hash().clone(), pool.clone()))
@@ -66,12 +65,12 @@ fn open_ones() -> BTreeMap<TemplateHash, Pool> {
     open.collect()
 }
 
-/// The process's pool for `template`, or for the default one.
+/// Returns the process's pool for `template`, or for the default one.
 async fn pool(template: Option<&Template>) -> Result<Pool, PoolError> {
     let entry = entry(template.map(Template::hash));
     let mut shared = entry.lock().await;
     if let Some(Shared { pool, looked }) = shared.as_mut().filter(|shared| shared.is_alive()) {
-        if looked.elapsed() >= LOOKED {
+        if looked.elapsed() >= CHECK_INTERVAL {
             *looked = Instant::now();
             let (entry, template, pool) = (Arc::clone(&entry), template.cloned(), pool.clone());
             tokio::spawn(async move {
@@ -97,7 +96,7 @@ async fn launcher(template: Option<&Template>, config: &Config) -> Result<Launch
 }
 
 async fn open(launcher: Launcher, config: &Config) -> Result<Pool, PoolError> {
-    // The default template may have been asked for by its name before, or be now.
+    // The default template's pool may have been opened by the template's hash before.
     let same = open_ones().remove(launcher.template().hash());
     let same = same.filter(|pool| pool.launcher().requirements() == launcher.requirements());
     if let Some(pool) = same {
@@ -106,8 +105,8 @@ async fn open(launcher: Launcher, config: &Config) -> Result<Pool, PoolError> {
     Pool::open(launcher, PoolOptions::from(config)).await
 }
 
-/// Another pool takes the place of `old` if that one is not what the machine asks for any more.
-/// Whoever has a handle of the old one, or waits in its line, is served by it still.
+/// Replaces `old` if it is not up to date. Holders of the old pool, and spawns in its queue, are
+/// still served by it.
 async fn renew(entry: &Entry, template: Option<&Template>, old: &Pool) -> Result<(), PoolError> {
     let config = Config::from_env()?;
     let launcher = launcher(template, &config).await?;
@@ -120,19 +119,19 @@ async fn renew(entry: &Entry, template: Option<&Template>, old: &Pool) -> Result
     Ok(())
 }
 
-/// A fresh VM of one's own, named `name` (1 to 64 bytes; also its host name), from the best tier
-/// that can serve.
+/// Spawns a fresh VM named `name` (1 to 64 bytes; also its host name), from the best tier that can
+/// serve.
 ///
 /// The first call opens the pool, and builds the template if there is none.
 ///
 /// # Errors
-/// [`SpawnError`]: a bad name, a bad setting, no room, or why each tier failed.
+/// [`SpawnError`]: a bad name, a bad setting, no room, or the reason why each tier failed.
 pub async fn spawn_vm(name: &str) -> Result<VmHandle, SpawnError> {
     pool(None).await?.spawn(name).await
 }
 
-/// A fresh VM of `template`, which has a pool of its own, as large as the default one's and within
-/// the same budget.
+/// Spawns a fresh VM of `template`, which has a pool of its own, as large as the default one's and
+/// within the same budget.
 ///
 /// # Errors
 /// As for [`spawn_vm`].
@@ -151,8 +150,8 @@ pub async fn destroy_vm(handle: VmHandle) -> Result<(), DestroyError> {
     handle.destroy().await
 }
 
-/// All VMs that pools of this process have handed out and that are not gone: those of
-/// [`spawn_vm`], and of every [`Pool`], even if that is closed by now. The oldest of a pool first.
+/// Lists the living VMs that pools of this process have handed out: by [`spawn_vm`], and by every
+/// [`Pool`], even if that is closed by now. The oldest of a pool comes first.
 #[must_use]
 pub fn list() -> Vec<VmClient> {
     let all = handed_out();
@@ -160,7 +159,7 @@ pub fn list() -> Vec<VmClient> {
     vms.map(VmClient).collect()
 }
 
-/// One of them; `None` if there is none with this id (any more). A VM is killed by reference with
+/// Returns one of them; `None` if none has this id, or it is gone. To kill a VM by reference, use
 /// [`VmClient::kill`].
 #[must_use]
 pub fn get(id: VmId) -> Option<VmClient> {
@@ -169,15 +168,15 @@ pub fn get(id: VmId) -> Option<VmClient> {
     found.map(VmClient)
 }
 
-/// Closes the pools behind these functions, and kills the VMs that they have handed out, whoever has their
-/// handles ([`Pool::close_with_vms`]). The next spawn opens another one.
+/// Closes the pools behind these functions, and kills the VMs that they have handed out, whoever
+/// has their handles ([`Pool::close_with_vms`]). The next spawn opens another one.
 pub async fn close_pool() {
     let entries: Vec<_> = {
         let mut entries = ENTRIES.lock().unwrap_or_else(PoisonError::into_inner);
         entries.drain().map(|(_, entry)| entry).collect()
     };
     for entry in entries {
-        // One that is being opened is waited for.
+        // Waits for one that is being opened.
         let shared = entry.lock().await.take();
         if let Some(Shared { pool, .. }) = shared {
             pool.close_with_vms().await;
@@ -185,8 +184,8 @@ pub async fn close_pool() {
     }
 }
 
-/// Fills the default template's pool: snapshots that are missing are built, and warm clones
-/// restored. Optional; a pool also fills itself after the first spawn.
+/// Fills the default template's pool: builds missing snapshots, and restores warm clones. Optional;
+/// a pool also fills itself after the first spawn.
 ///
 /// # Errors
 /// [`PoolError`]: a bad setting, something missing, or the first failure while filling.
@@ -196,8 +195,8 @@ pub async fn warmup_pool() -> Result<(), PoolError> {
 
 /// Replaces every snapshot of the default template's pool by one of a fresh boot, one after the
 /// other; spawns are served meanwhile. A pool does so by itself when snapshots are old. If the
-/// hypervisor or the default template was changed since the pool was opened, which is noticed within
-/// a minute otherwise, a new pool takes over first.
+/// hypervisor or the default template has changed since the pool was opened, which is otherwise
+/// noticed within a minute, a new pool takes over first.
 ///
 /// # Errors
 /// As for [`warmup_pool`].
@@ -209,7 +208,7 @@ pub async fn refresh_pool() -> Result<(), PoolError> {
     pool(None).await?.refresh().await
 }
 
-/// The default template's pool at this moment, and what it takes of the host.
+/// Returns the statistics of the default template's pool, with its footprint on the host.
 ///
 /// # Errors
 /// [`PoolError`]: a bad setting or something missing kept the pool from being opened, or the files
@@ -225,8 +224,8 @@ async fn stats(pool: &Pool) -> Result<PoolStats, PoolError> {
     })
 }
 
-/// The pools of this process that are open, whoever opened them, and what they take of the host, in
-/// the text format of Prometheus; the names are those in [`metrics`]. It opens none.
+/// Returns the open pools of this process, whoever opened them, and their footprints, as Prometheus
+/// text; the names are those in [`metrics`]. Opens none.
 ///
 /// # Errors
 /// [`PoolError`] if the files of a snapshot can't be inspected.

@@ -1,14 +1,14 @@
-//! Settings out of variables: what a value must be, and what is said of one that is not.
+//! Parses settings from variables, and reports bad values.
 
 use std::ffi::{OsStr, OsString};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// A variable's name, its default, and what it takes: for help texts and documentation.
+/// A variable's name, default, and range: for help texts and documentation.
 pub type Variable = (&'static str, &'static str, &'static str);
 
-/// A variable has a value outside of its range.
+/// The error of a variable that is out of range.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BadValue {
     pub(crate) variable: &'static str,
@@ -16,14 +16,14 @@ pub(crate) struct BadValue {
     pub(crate) expected: &'static str,
 }
 
-/// Where settings are read from. An empty variable counts as unset.
+/// A source of settings. An empty variable counts as unset.
 pub(crate) struct Variables<'a> {
     values: &'a dyn Fn(&str) -> Option<OsString>,
     known: &'static [Variable],
 }
 
 impl<'a> Variables<'a> {
-    /// Those that `values` gives, of which `known` says what they take.
+    /// Creates a source from `values`; `known` has the ranges.
     pub(crate) fn new(
         values: &'a dyn Fn(&str) -> Option<OsString>,
         known: &'static [Variable],
@@ -71,7 +71,7 @@ impl<'a> Variables<'a> {
         }
     }
 
-    /// Of a `value` that can't be used.
+    /// Creates the error of a `value`.
     pub(crate) fn bad(&self, variable: &'static str, value: &OsStr) -> BadValue {
         let mut known = self.known.iter();
         let expected = known

@@ -1,4 +1,4 @@
-//! A VM, as whoever has a reference to it may use it.
+//! A reference to a VM, to use it.
 
 use std::fmt;
 use std::path::Path;
@@ -15,18 +15,18 @@ use crate::vm::vm_id::VmId;
 use crate::vm::vmm::process::PROCESS_END_TIMEOUT;
 use crate::vm::vmm::{Exit, VmmError};
 
-/// A VM that somebody has: to use it, to pause it, to end it. Cheap to clone, and keeps nothing alive:
-/// the VM ends with its [`VmHandle`](super::VmHandle).
+/// A reference to a VM, to use, pause or end it. Cheap to clone. Keeps nothing alive: the VM ends
+/// with its [`VmHandle`](super::VmHandle).
 #[derive(Clone)]
 pub struct VmClient(pub(crate) Arc<Instance>);
 
-/// How a VM ended that was [stopped](VmClient::stop).
+/// The way in which a [stopped](VmClient::stop) VM ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Stopped {
-    /// Its guest has written what was to be written to its disks, and powered off.
+    /// The guest has synced its disks and powered off.
     PoweredOff,
-    /// It was killed, because its time was over or it could not be asked.
+    /// It was killed: the grace period was over, or the guest could not be asked.
     Killed,
 }
 
@@ -42,31 +42,31 @@ impl fmt::Debug for VmClient {
 }
 
 impl VmClient {
-    /// Which VM it is; no other has or will have this id.
+    /// Returns its id, which no other VM has or will have.
     #[must_use]
     pub fn id(&self) -> VmId {
         self.0.id
     }
 
-    /// The name it was spawned under, which others may have, too.
+    /// Returns the name it was spawned under, which others may have, too.
     #[must_use]
     pub fn name(&self) -> &str {
         self.0.leased().map_or("", |lease| &lease.name)
     }
 
-    /// Process id of its VMM.
+    /// Returns the process id of its VMM.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.0.process.pid()
     }
 
-    /// What it is doing at this moment.
+    /// Returns its state at this moment.
     #[must_use]
     pub fn state(&self) -> State {
         self.0.state()
     }
 
-    /// How long ago it was handed out.
+    /// Returns the time since it was handed out.
     #[must_use]
     pub fn age(&self) -> Duration {
         self.0
@@ -74,13 +74,12 @@ impl VmClient {
             .map_or(Duration::ZERO, |lease| lease.since.elapsed())
     }
 
-    /// Runs a command to its end and collects what it prints; without a
-    /// [time limit](Command::timeout) that may take for ever. See
-    /// [`Guest::exec`](super::guest::Guest::exec).
+    /// Runs a command to its end and collects its output; without a [time limit](Command::timeout)
+    /// that may take for ever. See [`Guest::exec`](super::guest::Guest::exec).
     ///
     /// # Errors
-    /// As for [`Guest::exec`](super::guest::Guest::exec); [`GuestError::Closed`] tells how the VM ended.
-    /// A command that fails is no error, see [`Output::status`].
+    /// As for [`Guest::exec`](super::guest::Guest::exec); [`GuestError::Closed`] has the reason of
+    /// the VM's end. A command that fails is no error, see [`Output::status`].
     pub async fn exec(&self, command: impl Into<Command>) -> Result<Output, GuestError> {
         self.0.guest.exec(command).await
     }
@@ -88,8 +87,8 @@ impl VmClient {
     /// Starts a command whose output is streamed; see [`Guest::start`](super::guest::Guest::start).
     ///
     /// # Errors
-    /// As for [`Guest::start`](super::guest::Guest::start): it is beyond the protocol's limits, or the VM
-    /// has ended.
+    /// As for [`Guest::start`](super::guest::Guest::start): it exceeds the protocol's limits, or
+    /// the VM has ended.
     pub async fn start(&self, command: impl Into<Command>) -> Result<Running, GuestError> {
         self.0.guest.start(command).await
     }
@@ -138,7 +137,7 @@ impl VmClient {
         self.0.guest.get_file(path, limit).await
     }
 
-    /// Waits for a sign of life, for at most `patience`.
+    /// Waits for an answer of the agent, for at most `patience`.
     ///
     /// # Errors
     /// [`GuestError::NoAnswer`] if there is none in time, [`GuestError::Closed`] if the VM has ended.
@@ -146,28 +145,27 @@ impl VmClient {
         self.0.guest.ping(patience).await
     }
 
-    /// Holds the guest, with all that runs in it: it takes no processor time, and what is asked of it
-    /// waits. Its memory stays, and its deadline is counted on. Pausing a VM that is paused changes
-    /// nothing.
+    /// Holds the guest with everything that runs in it: it uses no processor time, and requests
+    /// wait. It keeps its memory, and its deadline still counts. Idempotent.
     ///
     /// # Errors
-    /// [`VmError::Denied`] if it is being stopped, or over; [`VmError::Vmm`] if its VMM fails, after
-    /// which it is killed.
+    /// [`VmError::Denied`] if it is being stopped, or over; [`VmError::Vmm`] if its VMM fails,
+    /// which kills it.
     pub async fn pause(&self) -> Result<(), VmError> {
         self.0.ask(Request::Pause).await
     }
 
-    /// Lets a guest that is [paused](Self::pause) go on, and sets its clock. One that runs is let be.
+    /// Releases a guest that is [paused](Self::pause), and sets its clock. Idempotent.
     ///
     /// # Errors
-    /// As for [`pause`](Self::pause), and [`VmError::Guest`] if the guest does not go on, after which it
-    /// is killed.
+    /// As for [`pause`](Self::pause), and [`VmError::Guest`] if the guest does not continue, which
+    /// kills it.
     pub async fn resume(&self) -> Result<(), VmError> {
         self.0.ask(Request::Resume).await
     }
 
-    /// Has the VM killed at another time than the one that was set before, by this or by
-    /// [`Limits::max_lifetime`](super::Limits::max_lifetime); with `None`, at none.
+    /// Sets the time at which the VM is killed, in place of the one set before, by this or by
+    /// [`Limits::max_lifetime`](super::Limits::max_lifetime); `None`: never.
     ///
     /// # Errors
     /// [`VmError::Denied`] if it is over.
@@ -176,8 +174,8 @@ impl VmClient {
         self.0.ask(Request::SetDeadline(at)).await
     }
 
-    /// Has the VM killed when nothing was under way in it for so long, counted from now on; see
-    /// [`Limits::idle`](super::Limits::idle). With `None`, it may be idle for ever.
+    /// Sets the idle time after which the VM is killed, counted from now; see
+    /// [`Limits::idle`](super::Limits::idle). `None`: never.
     ///
     /// # Errors
     /// [`VmError::Denied`] if it is over.
@@ -185,16 +183,16 @@ impl VmClient {
         self.0.ask(Request::SetIdle(limit)).await
     }
 
-    /// Asks the guest to write what is to be written and to power off, and kills it if it has not after
-    /// `grace`, such as [`STOP_GRACE`](super::STOP_GRACE). Returns when it is gone. A VM that is paused is
-    /// released for that, and one that is over is let be. Commands that run end with it.
+    /// Asks the guest to sync its disks and power off; kills it if it has not after `grace`, such
+    /// as [`STOP_GRACE`](super::STOP_GRACE). Returns when it is gone. Releases a paused VM for
+    /// that; does nothing to one that is over. Running commands end with it.
     ///
     /// # Errors
     /// [`VmmError::TimedOut`] if it was killed and the kernel takes too long to end it.
     pub async fn stop(&self, grace: Duration) -> Result<Stopped, VmmError> {
         let exited = self.0.process.exited();
         let asked = self.0.ask(Request::Stop { grace });
-        // One that is over already is let be.
+        // Does nothing to a VM that is over already.
         let stopped = async { tokio::join!(exited, asked) };
         let ended = timeout(grace.saturating_add(PROCESS_END_TIMEOUT), stopped).await;
         let (_exit, _asked) = ended.map_err(|_| VmmError::TimedOut {
@@ -208,25 +206,24 @@ impl VmClient {
         })
     }
 
-    /// Kills the VM, whatever it does, and does not wait. What is asked of it fails with
+    /// Kills the VM, whatever it does, without waiting. Requests fail with
     /// [`ExitReason::Destroyed`].
     pub fn kill(&self) {
         self.0.end(ExitReason::Destroyed);
     }
 
-    /// Resolves when the VM is over, at once if it is, to the reason.
+    /// Resolves to the reason when the VM is over; at once if it is already.
     pub async fn wait(&self) -> ExitReason {
         let mut states = self.0.watch();
         let gone = states.wait_for(|state| matches!(state, State::Gone(_)));
-        // Its sender lives in the instance.
+        // The sender lives in the instance.
         match gone.await.as_deref() {
             Ok(State::Gone(reason)) => reason.clone(),
             _ => std::future::pending().await,
         }
     }
 
-    /// Resolves when the VM's process has ended, for whatever reason, and nothing of it is left on the
-    /// host.
+    /// Resolves when the VM's process has ended and its resources on the host are cleaned up.
     pub fn exited(&self) -> impl Future<Output = Exit> + Send + 'static {
         self.0.process.exited()
     }

@@ -1,4 +1,4 @@
-//! A VM in use.
+//! The handle of a VM.
 
 use std::fmt;
 use std::ops::Deref;
@@ -24,11 +24,11 @@ use crate::vm::vmm::process::PROCESS_END_TIMEOUT;
 use crate::vm::vmm::{MicroVm, VmmError, VmmProcess};
 use crate::vm::vms::Vms;
 
-/// Which tier served a VM.
+/// The tier that served a spawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
-    /// A paused clone was resumed.
+    /// A warm clone was released.
     Warm,
     /// A snapshot was restored.
     Restored,
@@ -47,37 +47,37 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Where the time of a spawn went.
+/// The times of a spawn's stages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Timings {
     /// Waiting for room, and choosing a tier.
     pub queue: Duration,
-    /// What higher tiers took before they failed.
+    /// Attempts of higher tiers that failed.
     pub failed: Duration,
-    /// Starting the VMM's process, until it took commands; zero for a warm clone, and where one
-    /// stood by.
+    /// Starting the VMM's process, until it took commands; zero for a warm clone, and with a
+    /// standby process.
     pub start: Duration,
-    /// Loading the snapshot and letting its processors run; zero for other tiers.
+    /// Loading the snapshot and resuming its vCPUs; zero in other tiers.
     pub load: Duration,
-    /// Resuming a warm clone, until its VMM said so; zero for other tiers.
+    /// Releasing a warm clone, until its VMM confirmed; zero in other tiers.
     pub resume: Duration,
-    /// From then on until the guest confirmed its new entropy, clock and identity; of a boot, all
-    /// that the guest's start took.
+    /// From then until the guest confirmed its new entropy, clock and identity; for a boot,
+    /// including the guest's start.
     pub hello: Duration,
-    /// All of it.
+    /// The whole spawn.
     pub total: Duration,
 }
 
-/// A VM of one's own. Nobody else ever had it, and nobody gets it afterwards.
+/// A VM of one's own, which nobody else had before or gets afterwards.
 ///
-/// Dropping it kills it, as does the end of this process, however that comes;
-/// [`destroy_vm`](super::destroy_vm) also waits until it is gone, and [`VmClient::stop`] lets the guest
-/// power off before. [`Limits`] bound how long it lives.
+/// Dropping it kills the VM, as does the end of this process, for whatever reason;
+/// [`destroy_vm`](super::destroy_vm) also waits until it is gone, and [`VmClient::stop`] lets the
+/// guest power off first. [`Limits`] bound its lifetime.
 ///
-/// All that can be done with it is done through [`VmClient`], which it derefs to; clones of that
-/// ([`client`](Self::client)) reach the VM from elsewhere, and do not keep it alive.
+/// It derefs to [`VmClient`], which has all operations; clones of that ([`client`](Self::client))
+/// reach the VM from elsewhere, and do not keep it alive.
 ///
-/// A VM that nobody holds would be killed at once, which the compiler warns of:
+/// A VM without a holder would be killed at once, so the compiler warns of it:
 ///
 /// ```compile_fail
 /// #![deny(unused_must_use)]
@@ -105,23 +105,22 @@ pub struct VmHandle {
     _vm: Vm,
 }
 
-/// A VM that could not be destroyed in time.
+/// The error of a VM that could not be destroyed in time.
 #[derive(Debug, Error)]
 #[error("process {pid} of VM {name:?} ({id}) was killed and has not ended within {after:?}")]
 #[non_exhaustive]
 pub struct DestroyError {
-    /// The VM.
+    /// The VM's id.
     pub id: VmId,
     /// Its name.
     pub name: String,
-    /// Its VMM's process.
+    /// The process id of its VMM.
     pub pid: u32,
-    /// How long was waited.
+    /// The time waited.
     pub after: Duration,
 }
 
-/// A VM that is killed when this is dropped, handed out or not, with the task that does what is asked of
-/// it.
+/// A VM, handed out or not, with its task; killed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Vm(Arc<Instance>);
 
@@ -149,7 +148,7 @@ impl Vm {
         Ok(())
     }
 
-    /// Lets it go on.
+    /// Releases it.
     pub(crate) async fn release(&self) -> Result<(), VmmError> {
         let mut machine = self.0.take_machine().map_err(over)?;
         machine.release().await?;
@@ -157,7 +156,7 @@ impl Vm {
         Ok(())
     }
 
-    /// Hands it out, after its guest took `identity`.
+    /// Hands it out, after its guest applied `identity`.
     pub(crate) fn hand_out(self, name: &VmName, identity: Identity, origin: Origin) -> VmHandle {
         self.0.lease(name.as_str(), identity);
         VmHandle {
@@ -226,7 +225,7 @@ impl VmHandle {
         let instance = &self.client.0;
         let since = instance.leased().map(|lease| lease.since);
         let deadline = since.zip(max_lifetime);
-        // One that is too far away for the clock is none.
+        // A deadline beyond the clock's range is none.
         if let Some(at) = deadline.and_then(|(since, limit)| since.checked_add(limit)) {
             instance.tell(Request::SetDeadline(Some(at)));
         }
@@ -236,19 +235,19 @@ impl VmHandle {
         self
     }
 
-    /// The same VM, for those who are to reach it from elsewhere.
+    /// Returns a reference to the VM, to reach it from elsewhere.
     #[must_use]
     pub fn client(&self) -> VmClient {
         self.client.clone()
     }
 
-    /// Which tier served it.
+    /// Returns the tier that served it.
     #[must_use]
     pub fn origin(&self) -> Origin {
         self.origin
     }
 
-    /// Where the time of its spawn went.
+    /// Returns the times of its spawn.
     #[must_use]
     pub fn timings(&self) -> Timings {
         self.timings

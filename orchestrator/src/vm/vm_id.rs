@@ -1,4 +1,4 @@
-//! Which VM it is.
+//! The id of a VM.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,15 +6,15 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use uuid::{Uuid, Version};
 
-/// Which VM it is: no other has it, on any host and at any time. Names are for people, and several VMs
-/// may have the same.
+/// The id of a VM, unique on all hosts and at all times. Names are for people, and several VMs may
+/// have the same.
 ///
-/// It is a UUID of version 7, hence in order of creation, and has one text form.
+/// It is a UUID of version 7, hence sorted by creation time, and has a single text form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct VmId(Uuid);
 
-/// The text is not the id of a VM.
+/// The error of a text that is no id of a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the id of a VM is a lower-case UUID of version 7, like 0192f0c1-7a2b-7c3d-8e4f-5a6b7c8d9e0f"

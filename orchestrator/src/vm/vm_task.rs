@@ -1,7 +1,7 @@
-//! The task that a VM has from its start to its end: it does what is asked of the VM, one thing after
-//! the other, and ends it in time.
+//! The task of a VM, from its start to its end: executes requests, one after the other, and ends
+//! the VM in time.
 //!
-//! It waits from the start on, so that handing a VM out starts and wakes nothing.
+//! It runs from the start, so that handing a VM out neither starts nor wakes a task.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use crate::vm::instance::{Instance, Message, Reply, VmError};
 use crate::vm::lifecycle::{Denied, Effect, Request, RequestQueue, State, Verdict};
 use crate::vm::vmm::{MicroVm, VmmError};
 
-/// How long a guest that goes on may take to set its clock; it takes milliseconds on an idle machine.
+/// Timeout of setting a released guest's clock, which takes milliseconds on an idle machine.
 const RESUME_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The task of `instance`, to be spawned.
+/// Returns the task of `instance`, to be spawned.
 pub(crate) fn run(
     instance: Arc<Instance>,
     messages: mpsc::Receiver<Message>,
@@ -57,7 +57,7 @@ impl Drop for WithRuntime {
     }
 }
 
-/// Something that is done with the machine, which comes back with what became of it.
+/// An operation on the machine, which is returned with the result.
 type Work = Pin<Box<dyn Future<Output = Worked> + Send>>;
 
 struct Worked {
@@ -73,7 +73,7 @@ struct VmTask {
     work: Option<Work>,
     deadline: Option<Instant>,
     idle: Option<Duration>,
-    /// When a guest that was asked to power off has had its time.
+    /// When to kill a guest that was asked to power off.
     kill_at: Option<Instant>,
 }
 
@@ -104,7 +104,7 @@ impl VmTask {
             }
         };
         messages.close();
-        // What is under way has no machine any more.
+        // An operation under way has lost its machine.
         self.work = None;
         self.instance.is_gone(ExitReason::vmm_ended(exit));
         let state = self.instance.state();
@@ -164,7 +164,7 @@ impl VmTask {
     fn begin(&mut self, effect: Effect, reply: Reply) {
         let mut machine = match self.instance.take_machine() {
             Ok(machine) => machine,
-            // It is being ended; what waits is refused when it is gone.
+            // The VM is being ended; waiting requests are refused when it is gone.
             Err(denied) => return answer(reply, Err(denied.into())),
         };
         let instance = Arc::clone(&self.instance);
@@ -203,7 +203,7 @@ impl VmTask {
         self.work = None;
         match &result {
             Ok(()) => self.instance.set_state(then),
-            // Its end is told by its process.
+            // The end of its process reports that.
             Err(VmError::Vmm(VmmError::Died { .. })) => {}
             Err(_) if then == State::Stopping => self.instance.end(ExitReason::Stopped),
             Err(error) => self.kill(ExitReason::Host(format!("the VM is unfit: {error}"))),
@@ -217,11 +217,11 @@ impl VmTask {
 }
 
 fn answer(reply: Reply, result: Result<(), VmError>) {
-    // Whoever asked may not wait any more.
+    // The caller may have stopped waiting.
     let _ = reply.send(result);
 }
 
-/// The guest goes on, as who it was, at the time that it is by now.
+/// Releases the guest, which keeps its identity, and sets its clock.
 async fn release(instance: &Instance, machine: &mut dyn MicroVm) -> Result<(), VmError> {
     machine.release().await?;
     let Some(lease) = instance.leased() else {
@@ -234,7 +234,7 @@ async fn release(instance: &Instance, machine: &mut dyn MicroVm) -> Result<(), V
     Ok(instance.guest.restored(again, RESUME_TIMEOUT).await?)
 }
 
-/// Asks the guest to power off; that it says nothing is no error, since it has a limit for its end.
+/// Asks the guest to power off. Ignores a missing answer: the end has a timeout anyway.
 async fn shut_down(
     instance: &Instance,
     machine: &mut dyn MicroVm,
@@ -263,7 +263,7 @@ async fn reached(at: Option<Instant>) {
     }
 }
 
-/// Resolves to the limit when a VM that runs was idle for so long.
+/// Resolves when a running VM was idle for `limit`, to that limit.
 async fn unused(instance: &Instance, limit: Option<Duration>) -> Duration {
     match limit {
         Some(limit) if instance.state() == State::Running => {

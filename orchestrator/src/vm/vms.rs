@@ -1,11 +1,11 @@
-//! The VMs that a pool has handed out, by their ids.
+//! The VMs handed out by a pool, by id.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::vm::vm_id::VmId;
 
-/// VMs by their ids, from when they are handed out until they are gone.
+/// VMs by id, from when they are handed out until they are gone.
 #[derive(Debug)]
 pub(crate) struct Vms<V>(Mutex<State<V>>);
 
@@ -29,7 +29,7 @@ impl<V> Vms<V> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether it was taken in: none is when this is closed.
+    /// Adds a VM; returns `false` if this is closed.
     #[must_use]
     pub(crate) fn insert(&self, id: VmId, vm: &Arc<V>) -> bool {
         let mut state = self.state();
@@ -39,7 +39,7 @@ impl<V> Vms<V> {
         !state.is_closed
     }
 
-    /// Takes no other in; those that are there are to be ended.
+    /// Refuses further VMs; returns those in the list, to be ended.
     pub(crate) fn close(&self) -> Vec<Arc<V>> {
         self.state().is_closed = true;
         self.all()
@@ -54,7 +54,7 @@ impl<V> Vms<V> {
         self.state().vms.get(&id).cloned()
     }
 
-    /// All of them, the oldest first.
+    /// Returns all of them, the oldest first.
     pub(crate) fn all(&self) -> Vec<Arc<V>> {
         self.state().vms.values().cloned().collect()
     }

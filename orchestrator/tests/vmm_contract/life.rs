@@ -1,5 +1,5 @@
-//! A VM as an object: it is found by its id, paused, given another deadline, stopped and ended by
-//! whoever has a reference to it, and says why it is over.
+//! A VM as an object: found by its id, paused, given another deadline, stopped and ended by holders
+//! of a reference, with the reason of its end.
 
 use std::time::{Duration, Instant};
 
@@ -25,9 +25,9 @@ on_each_vmm!(
     a_pool_that_is_closed_with_its_vms_ends_those_that_are_held,
 );
 
-/// What a pause must not be taken for: a guest answers in milliseconds.
-const SILENCE: Duration = Duration::from_millis(300);
-/// No guest takes this long to power off.
+/// Time to wait for an answer of a paused guest, which otherwise takes milliseconds.
+const QUIET_TIME: Duration = Duration::from_millis(300);
+/// No guest needs this long to power off.
 const GRACE: Duration = Duration::from_secs(60);
 
 async fn with_vm(backend: &Backend, test: impl AsyncFnOnce(&Pool, VmHandle)) {
@@ -56,7 +56,7 @@ async fn a_paused_vm_does_nothing_until_it_is_resumed(backend: &Backend) {
         let mut stdin = cat.take_stdin().unwrap();
         stdin.write_all(b"waits").await.unwrap();
         drop(stdin);
-        assert!(timeout(SILENCE, cat.next()).await.is_err());
+        assert!(timeout(QUIET_TIME, cat.next()).await.is_err());
         vm.resume().await.unwrap();
         assert_eq!(vm.state(), State::Running);
         let printed = within("a command that went on", cat.next()).await.unwrap();
@@ -101,7 +101,7 @@ async fn a_vm_that_does_not_power_off_in_time_is_killed(backend: &Backend) {
     with_vm(backend, async |_, vm| {
         let pid = vm.pid();
         kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::STOP).unwrap();
-        let stopped = within("a VM that is killed", vm.stop(SILENCE)).await;
+        let stopped = within("a VM that is killed", vm.stop(QUIET_TIME)).await;
         assert_eq!(stopped.unwrap(), Stopped::Killed);
         assert!(!is_alive(pid));
         assert_eq!(vm.wait().await, ExitReason::Stopped);
@@ -120,20 +120,20 @@ async fn a_deadline_can_be_set_moved_and_taken_back(backend: &Backend) {
         ..SpawnOptions::named("limited")
     };
     let vm = pool.spawn_with(options).await.unwrap();
-    // It is paused all the same when its time is over, and was idle only if it ran.
-    vm.set_idle_limit(Some(SILENCE)).await.unwrap();
+    // The deadline also ends a paused VM; idle time counts only while it runs.
+    vm.set_idle_limit(Some(QUIET_TIME)).await.unwrap();
     vm.pause().await.unwrap();
-    vm.set_deadline(Some(Instant::now() + SILENCE / 2))
+    vm.set_deadline(Some(Instant::now() + QUIET_TIME / 2))
         .await
         .unwrap();
     vm.set_deadline(None).await.unwrap();
-    assert!(timeout(2 * SILENCE, vm.wait()).await.is_err());
-    vm.set_deadline(Some(Instant::now() + SILENCE))
+    assert!(timeout(2 * QUIET_TIME, vm.wait()).await.is_err());
+    vm.set_deadline(Some(Instant::now() + QUIET_TIME))
         .await
         .unwrap();
     let end = within("the end of a VM", vm.wait()).await;
     assert!(
-        matches!(end, ExitReason::Lifetime(after) if after > 2 * SILENCE),
+        matches!(end, ExitReason::Lifetime(after) if after > 2 * QUIET_TIME),
         "{end:?}"
     );
     assert!(!end.is_failure());
@@ -167,7 +167,7 @@ async fn a_vm_is_found_and_killed_by_its_id_and_its_room_is_free(backend: &Backe
         assert!(vm::get(vm.id()).is_none() && pool.vm(vm.id()).is_none());
         assert_eq!(ids(pool.vms()), [other.id()]);
         assert_eq!(pool.stats().leased, 1);
-        // Its handle is held, and its room is another's.
+        // Its handle is still held, but its room is free.
         let next = pool.spawn("next").await.unwrap();
         assert_ne!(next.id(), vm.id());
         next.destroy().await.unwrap();

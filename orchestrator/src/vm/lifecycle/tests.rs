@@ -1,4 +1,4 @@
-//! Any order of requests, against a machine that does what it is told.
+//! Tests any order of requests with a machine that does what it is told.
 
 use std::collections::HashSet;
 
@@ -12,7 +12,7 @@ const STOP: Request = Request::Stop { grace: STOP_GRACE };
 enum Step {
     Ask(Request),
     HandOut,
-    /// The machine has done what it does.
+    /// The machine finishes its operation.
     Finish,
     Die,
 }
@@ -31,11 +31,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 0..120)
 }
 
-/// A machine, and who waits for it.
+/// A machine, and the callers that wait for it.
 struct World {
     state: State,
     queue: RequestQueue<u32>,
-    /// Its guest is held.
+    /// Whether its guest is held.
     held: bool,
     work: Option<(Effect, u32)>,
     asked: u32,
@@ -140,7 +140,7 @@ impl World {
 
 proptest! {
     #[test]
-    fn whatever_is_asked_in_whatever_order_is_answered_once_and_done_one_at_a_time(steps in steps()) {
+    fn every_request_is_answered_once_and_operations_run_one_at_a_time(steps in steps()) {
         let mut world = World::new();
         for step in steps {
             world.take(step);
@@ -184,7 +184,7 @@ fn a_deadline_is_set_whatever_the_machine_does() {
 }
 
 #[test]
-fn what_waits_is_bounded() {
+fn waiting_requests_are_bounded() {
     let mut queue = RequestQueue::default();
     for token in 0..=MAX_WAITING {
         let verdicts = queue.offer(&State::Running, Request::Pause, token);

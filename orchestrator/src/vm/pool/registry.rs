@@ -8,7 +8,7 @@ use super::{Core, Driver, Pool};
 use crate::vm::instance::Instance;
 use crate::vm::vms::Vms;
 
-/// Nothing else knows of all pools, which have one host in common.
+/// The only place that knows all pools, which share one host.
 static REGISTRY: Mutex<Registry> = Mutex::new(Registry {
     pools: Vec::new(),
     vms: Vec::new(),
@@ -18,14 +18,14 @@ static REGISTRY: Mutex<Registry> = Mutex::new(Registry {
 });
 
 struct Registry {
-    /// Those that were opened, and may be gone.
+    /// The opened pools, some of which may be gone.
     pools: Vec<(Weak<Core>, Weak<Driver>)>,
-    /// What pools have handed out, whether they are there still or not.
+    /// The VMs handed out by pools, including pools that are gone.
     vms: Vec<Weak<Vms<Instance>>>,
-    /// Numbers of pools that are there.
+    /// The numbers of existing pools.
     numbers: BTreeSet<u64>,
     host: Weak<budget::Inner>,
-    /// Those within it.
+    /// The budgets within the host's.
     budgets: Vec<Weak<budget::Inner>>,
 }
 
@@ -33,7 +33,7 @@ fn registry() -> MutexGuard<'static, Registry> {
     REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A pool's number, the least that no other has; free again when it is dropped.
+/// A pool's number, the smallest that no other has; free again on drop.
 #[derive(Debug)]
 pub(super) struct Number(u64);
 
@@ -67,12 +67,12 @@ impl Registry {
     }
 }
 
-/// The budget of the host that all of this process share.
+/// Returns the host's budget, shared by all of this process.
 pub(super) fn host_budget() -> Budget {
     registry().host()
 }
 
-/// The budget of so much, within the host's, that all of this process share who ask for it here.
+/// Returns a budget of `limit` within the host's, shared by all that ask for this limit here.
 pub(super) fn shared_budget(limit: Limit) -> Budget {
     let mut registry = registry();
     let host = registry.host();
@@ -90,7 +90,7 @@ pub(super) fn shared_budget(limit: Limit) -> Budget {
     budget
 }
 
-/// A pool was opened.
+/// Registers an opened pool.
 pub(super) fn opened(pool: &Pool) {
     let (core, driver) = (&pool.core, &pool.driver);
     let mut registry = registry();
@@ -105,13 +105,13 @@ pub(super) fn opened(pool: &Pool) {
     vms.push(std::sync::Arc::downgrade(&core.vms));
 }
 
-/// What the pools of this process have handed out, in the order in which they were opened.
+/// Returns the VMs handed out by the pools of this process, in the order of opening.
 pub(crate) fn handed_out() -> Vec<std::sync::Arc<Vms<Instance>>> {
     let there = registry().vms.clone();
     there.iter().filter_map(Weak::upgrade).collect()
 }
 
-/// The pools that are open, in the order in which they were opened.
+/// Returns the open pools, in the order of opening.
 pub(crate) fn open_pools() -> Vec<Pool> {
     let there = registry().pools.clone();
     let upgraded = there.iter().filter_map(|(core, driver)| {
