@@ -1,4 +1,4 @@
-//! A SHA-256 digest as text.
+//! SHA-256 digests.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 #[serde(try_from = "String", into = "String")]
 pub struct Sha256Digest([u8; 32]);
 
-/// The text is not a SHA-256 digest.
+/// The error of a text that is no SHA-256 digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a SHA-256 digest is 64 lower-case hexadecimal digits")]
 pub struct ParseDigestError;
@@ -26,13 +26,13 @@ impl From<[u8; 32]> for Sha256Digest {
 }
 
 impl Sha256Digest {
-    /// The digest of `bytes`.
+    /// Hashes `bytes`.
     #[must_use]
     pub fn of(bytes: impl AsRef<[u8]>) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// The digest of all that `reader` gives.
+    /// Hashes everything that `reader` returns.
     ///
     /// # Errors
     /// As for [`Read::read`].
@@ -49,7 +49,7 @@ impl Sha256Digest {
         }
     }
 
-    /// Its first 8 bytes as 16 digits, for names of files.
+    /// Returns its first 8 bytes as 16 digits, for names of files.
     #[must_use]
     pub fn short(&self) -> String {
         hex::encode(&self.0[..8])

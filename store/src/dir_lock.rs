@@ -21,8 +21,8 @@ use ironclaw_host::mark;
 pub struct DirLock(Locked);
 
 impl DirLock {
-    /// Locks the directory at `path` if nobody else holds a conflicting lock; links are not
-    /// followed. `None`: somebody does, or the directory was replaced meanwhile.
+    /// Locks the directory at `path`, without following links. Returns `None` if somebody else
+    /// holds a conflicting lock, or the directory was replaced meanwhile.
     ///
     /// # Errors
     /// As for `open(2)`, `stat(2)` and `flock(2)`.
@@ -32,13 +32,13 @@ impl DirLock {
             return Ok(None);
         }
         let lock = Self(Locked::new(directory));
-        // The root lock keeps us from renaming it between the open and the lock, but not an
-        // administrator.
+        // The root lock keeps our own processes from renaming it between the open and the lock, but
+        // not an administrator.
         Ok(lock.is_at(path)?.then_some(lock))
     }
 
-    /// A shared lock of an open directory, whatever its name is by now, if nobody else holds a
-    /// conflicting one.
+    /// Takes a shared lock on an open directory, whatever its name is by now; `None` if somebody
+    /// else holds a conflicting lock.
     ///
     /// # Errors
     /// As for `open(2)`, `stat(2)` and `flock(2)`.
@@ -49,7 +49,7 @@ impl DirLock {
         Ok(Some(Self(Locked::new(directory.try_clone()?))))
     }
 
-    /// Lets others share the lock. The caller holds the root lock.
+    /// Converts the lock to a shared one. The caller holds the root lock.
     ///
     /// # Errors
     /// As for `open(2)`, `stat(2)` and `flock(2)`.
@@ -58,13 +58,13 @@ impl DirLock {
         shared.then_some(()).ok_or(io::ErrorKind::WouldBlock.into())
     }
 
-    /// The directory itself, whatever its path is by now.
+    /// Returns the open directory, whatever its path is by now.
     #[must_use]
     pub fn directory(&self) -> &File {
         self.0.file()
     }
 
-    /// Whether it is the directory at `path`.
+    /// Returns whether it is the directory at `path`.
     ///
     /// # Errors
     /// As for `open(2)`, `stat(2)` and `flock(2)`.

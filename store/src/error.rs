@@ -1,4 +1,4 @@
-//! What can go wrong with a directory that processes share.
+//! Errors of a directory shared by processes.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,18 +9,18 @@ use ironclaw_host::{disk, host_limits};
 use crate::artefact::StoreName;
 use crate::owner::Owners;
 
-/// Failure of an operation on a store: what was attempted, where, and what to do.
+/// The error of an operation on a store: the operation, the path, and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// The operating system refused an operation.
+    /// A system call failed.
     #[error("cannot {operation} {}: {}", path.display(), host_limits::told(source))]
     Io {
-        /// What was attempted, as a verb phrase.
+        /// The attempted operation, as a verb phrase.
         operation: &'static str,
-        /// On what.
+        /// The path.
         path: PathBuf,
-        /// Why it failed.
+        /// The system's error.
         source: io::Error,
     },
     /// The file system, or the user's quota on it, is full.
@@ -33,12 +33,12 @@ pub enum StoreError {
     NoSpace {
         /// The store.
         store: StoreName,
-        /// What was attempted, as a verb phrase.
+        /// The attempted operation, as a verb phrase.
         operation: &'static str,
-        /// On what.
+        /// The path.
         path: PathBuf,
     },
-    /// The path of the store leads to something that is not a directory.
+    /// The path of the store is not a directory.
     #[error(
         "the {} store {} is not a directory: remove it or set {} to a directory",
         store.what,
@@ -51,7 +51,7 @@ pub enum StoreError {
         /// Its path.
         path: PathBuf,
     },
-    /// The directory of the store may not be created, read or written by this user.
+    /// This user may not create, read or write the directory of the store.
     #[error(
         "cannot {operation} the {} store {}: {source}; give this user read, write and search \
          permission or set {} to a directory of its own",
@@ -62,11 +62,11 @@ pub enum StoreError {
     RootUnusable {
         /// The store.
         store: StoreName,
-        /// What was attempted, as a verb phrase.
+        /// The attempted operation, as a verb phrase.
         operation: &'static str,
         /// Its path.
         path: PathBuf,
-        /// Why it failed.
+        /// The system's error.
         source: io::Error,
     },
     /// Other users could replace what this one uses.
@@ -82,14 +82,15 @@ pub enum StoreError {
         store: StoreName,
         /// Its path.
         path: PathBuf,
-        /// What they can change: the store itself, a directory above it, or a link on the way.
+        /// The component that they can change: the store itself, a directory above it, or a link on
+        /// the way.
         component: PathBuf,
-        /// User id of its owner.
+        /// The user id of its owner.
         owner: u32,
         /// Its type and permissions (inode(7)).
         mode: u32,
     },
-    /// Nothing can be written to the store; what is in it can be used.
+    /// The store is read-only; its content can be used.
     #[error(
         "nothing can be built in the {} store {}, which is another user's or on a read-only file \
          system: what it holds serves, and {} may name one to build in",
@@ -115,15 +116,15 @@ pub enum StoreError {
         store: StoreName,
         /// Its path.
         path: PathBuf,
-        /// Who has locked it.
+        /// The processes that hold the lock.
         owners: Owners,
-        /// How long this process waited, in seconds.
+        /// The time waited, in seconds.
         waited_secs: u64,
     },
 }
 
 impl StoreError {
-    /// The error of `operation` on `path`; a full disk has its own variant, wherever it shows.
+    /// Creates the error of `operation` on `path`; a full disk has its own variant.
     pub fn io(
         store: StoreName,
         operation: &'static str,
@@ -145,7 +146,7 @@ impl StoreError {
         }
     }
 
-    /// Whether what it was about is not there.
+    /// Returns whether the subject of the error does not exist.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)

@@ -1,4 +1,4 @@
-//! Files of artefacts: private, durable, and opened without following a link.
+//! Files of artefacts: private, durable, and opened without following links.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
@@ -9,8 +9,8 @@ use ironclaw_host::mark;
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 
-/// Opens `name` in `directory` for reading; `None` if it is something else than a regular file.
-/// Neither follows a link nor waits for the other end of a pipe.
+/// Opens `name` in `directory` for reading; `None` if it is no regular file. Neither follows a link
+/// nor waits for the other end of a pipe.
 ///
 /// # Errors
 /// As for `open(2)`.
@@ -18,7 +18,7 @@ pub fn open_regular(directory: &File, name: &str) -> io::Result<Option<File>> {
     open_regular_as(directory, name, OFlags::RDONLY)
 }
 
-/// As [`open_regular`], for reading and writing.
+/// Opens like [`open_regular`], for reading and writing.
 ///
 /// # Errors
 /// As for `open(2)`.
@@ -37,7 +37,7 @@ fn open_regular_as(directory: &File, name: &str, access: OFlags) -> io::Result<O
     Ok(file.metadata()?.is_file().then_some(file))
 }
 
-/// All of a file, unless it has more than `limit` bytes: `None`.
+/// Reads a file; `None` if it has more than `limit` bytes.
 ///
 /// # Errors
 /// As for `read(2)`.
@@ -47,7 +47,7 @@ pub fn read_bounded(file: File, limit: u64) -> io::Result<Option<Vec<u8>>> {
     Ok((bytes.len() as u64 <= limit).then_some(bytes))
 }
 
-/// Creates a file, mode 0600, and brings it to the disk.
+/// Creates a file with mode 0600, and syncs it.
 ///
 /// # Errors
 /// As for `open(2)`, `write(2)` and `fsync(2)`.
@@ -61,7 +61,7 @@ pub fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Brings a directory's entries to the disk.
+/// Syncs a directory's entries.
 ///
 /// # Errors
 /// As for `open(2)` and `fsync(2)`.
@@ -69,18 +69,18 @@ pub fn sync_directory(path: &Path) -> io::Result<()> {
     mark::open(path)?.sync_all()
 }
 
-/// Bytes that the files of the directory at `path` occupy on disk, holes not counted.
+/// Returns the bytes that the files of the directory at `path` occupy on disk, without holes.
 ///
 /// # Errors
 /// As for `readdir(3)`.
 pub fn disk_bytes(path: &Path) -> io::Result<u64> {
-    /// Bytes per unit of `st_blocks`, whatever the file system's block size (stat(2)).
+    /// Bytes per unit of `st_blocks`, independent of the file system's block size (stat(2)).
     const UNIT: u64 = 512;
     let mut sum = 0;
     for entry in fs::read_dir(path)? {
         match entry?.metadata() {
             Ok(metadata) => sum += metadata.blocks() * UNIT,
-            // Deleted since: it occupies nothing.
+            // Deleted meanwhile: it occupies nothing.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }

@@ -1,5 +1,5 @@
-//! Artefacts on disk that any number of processes share: made in private, published by one rename,
-//! immutable afterwards. What they are, an [`Artefact`] says; this package knows no VM.
+//! Artefacts on disk, shared by any number of processes: made in private, published by one rename,
+//! immutable afterwards. An [`Artefact`] defines their kind; this package knows no VM.
 //!
 //! ```text
 //! <root>/<name>/.ironclaw     the mark that it is ours
@@ -8,15 +8,15 @@
 //!        .trash-…/            one that is being deleted
 //! ```
 //!
-//! A directory's lock says who uses it, and ends with the process that holds it: exclusive while
-//! an artefact is made, shared while it is [pinned](Store::pin). So nothing of a living owner is ever
-//! removed, and whatever a killed process left is seen as such. Who holds a lock is asked of the
-//! kernel ([`Owners`]). Locks are taken in one order: that of the [root](Store::lock), for the moment
-//! of a look or a change, and then that of a directory.
+//! A directory's lock shows who uses it, and ends with the process that holds it: exclusive while
+//! an artefact is made, shared while it is [pinned](Store::pin). So nothing of a living owner is
+//! ever removed, and the leftovers of a killed process are recognized. The kernel tells who holds a
+//! lock ([`Owners`]). Locks are taken in one order: that of the [root](Store::lock), for a short
+//! check or change, and then that of a directory.
 //!
-//! What is published is safely on disk. Nothing is removed that does not carry our mark, and nothing
-//! that only reads removes anything. All functions block; asynchronous callers run them on a thread
-//! for blocking work.
+//! A published artefact is safely on disk. Only directories with our mark are removed, and reading
+//! operations remove nothing. All functions block; asynchronous callers have to run them on a
+//! thread for blocking work.
 
 mod artefact;
 mod digest;
@@ -43,8 +43,8 @@ pub use error::StoreError;
 pub use ironclaw_host::flock::Kind as LockKind;
 pub use merge::complete;
 pub use owner::{Owner, Owners};
-pub use pass::{Passed, ZeroPages, over as pass_over};
-pub use root_lock::{PATIENCE as ROOT_LOCK_TIMEOUT, RootLock, RootLockError};
+pub use pass::{Passed, ZeroPages, hash_and_punch_holes};
+pub use root_lock::{ROOT_LOCK_TIMEOUT, RootLock, RootLockError};
 pub use staging::{STAGING_PREFIX, Staging};
 pub use store::{Pin, Store};
 pub use sweep::Swept;

@@ -1,4 +1,4 @@
-//! A memory file that holds only what changed, completed from the one before.
+//! Completes a memory file that contains only changes, from the one before.
 
 use std::fs::File;
 use std::io;
@@ -9,10 +9,10 @@ use crate::sparse::{Extent, Extents};
 /// Bytes per copy.
 const CHUNK: usize = 1 << 20;
 
-/// Fills the holes of the first `bytes` of `changes` with what `base` has there, so that it is a
-/// memory file of its own; what neither has stays a hole. A page that became zero must be data in
-/// `changes`, as Firecracker writes it (docs/snapshotting/snapshot-support.md). Both are of one
-/// file system whose blocks are no larger than a guest's page.
+/// Fills the holes in the first `bytes` of `changes` with the content of `base`, so that it is a
+/// complete memory file; holes of both stay. A page that became zero must be data in `changes`, as
+/// Firecracker writes it (docs/snapshotting/snapshot-support.md). Both must be on one file system
+/// whose blocks are no larger than a guest's page.
 ///
 /// # Errors
 /// As for `read(2)` and `write(2)`.
@@ -45,7 +45,7 @@ mod tests {
     use crate::sparse::PAGE;
     use proptest::prelude::*;
 
-    /// A file with a page of that byte wherever there is one.
+    /// Creates a file with pages of these bytes; holes for `None`.
     fn file(pages: &[Option<u8>]) -> File {
         let file = tempfile::tempfile().unwrap();
         file.set_len((pages.len() * PAGE) as u64).unwrap();

@@ -1,5 +1,5 @@
-//! Who holds a lock. The kernel is asked at that moment: nothing is recorded that could be stale,
-//! or name a process that has its number from an earlier one.
+//! Finds the processes that hold a lock. Asks the kernel at that moment: no record could be stale,
+//! or name a process that reuses a PID.
 
 use std::fmt;
 use std::fs::File;
@@ -11,30 +11,30 @@ use ironclaw_host::proc::{self, FileId, Proc};
 
 use crate::timestamp::Timestamp;
 
-/// The kernel tells its locks a page at a time, and skips some when others end between two pages:
-/// seen by nobody is looked for again.
-const LOOKS: usize = 4;
+/// Attempts to find a holder: the kernel lists its locks a page at a time, and skips some when
+/// others end between two pages.
+const ATTEMPTS: usize = 4;
 
 /// A process that holds a lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Owner {
-    /// Its process id.
+    /// Its PID.
     pub pid: u32,
-    /// The name that its program was called by.
+    /// The name by which its program was called.
     pub program: String,
-    /// When the process started.
+    /// The time when it started.
     pub started: Timestamp,
 }
 
-/// The processes that hold a lock, as far as this one may know of them; none if they are in
+/// The processes that hold a lock, as far as this process may see them; empty if they are in
 /// another container.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Owners(pub Vec<Owner>);
 
 impl Owners {
-    /// Those of the lock on the open `file`.
-    pub fn of(file: &File) -> Self {
+    /// Finds those that hold the lock on the open `file`.
+    pub fn find(file: &File) -> Self {
         let found = || -> io::Result<Vec<Owner>> {
             let stat = rustix::fs::fstat(file)?;
             let id = FileId {
@@ -42,11 +42,13 @@ impl Owners {
                 inode: stat.st_ino,
             };
             let holders = proc::with_locks()?.into_iter();
-            // One of another user, or that ended meanwhile.
+            // A process of another user, or one that ended meanwhile.
             let holders = holders.filter(|process| process.locks(id).unwrap_or(false));
-            Ok(holders.filter_map(|it| Owner::of(&it).ok()).collect())
+            Ok(holders
+                .filter_map(|it| Owner::from_process(&it).ok())
+                .collect())
         };
-        let looks = std::iter::repeat_with(found).take(LOOKS);
+        let looks = std::iter::repeat_with(found).take(ATTEMPTS);
         let mut seen = looks.skip_while(|found| found.as_ref().is_ok_and(Vec::is_empty));
         match seen.next().unwrap_or_else(|| Ok(Vec::new())) {
             Ok(owners) => Self(owners),
@@ -59,7 +61,7 @@ impl Owners {
 }
 
 impl Owner {
-    fn of(process: &Proc) -> io::Result<Self> {
+    fn from_process(process: &Proc) -> io::Result<Self> {
         Ok(Self {
             pid: process.pid(),
             program: process.program()?,

@@ -1,9 +1,8 @@
-//! What is done to a snapshot's file when it is published or verified: zero pages become holes,
-//! and the content gets a digest.
+//! Hashes an artefact's file and turns its zero pages into holes, when it is published or verified.
 //!
-//! The digest is SHA-256 over the SHA-256 digests of the file's blocks of [`BLOCK`] bytes, the
-//! last of which may be shorter. So all processors work at it, each byte is read once, and blocks
-//! of nothing but zeros, half of an idle guest's memory, need no hashing at all.
+//! The digest is SHA-256 over the SHA-256 digests of the file's blocks of [`BLOCK`] bytes, the last
+//! of which may be shorter. So all processors can work on it, each byte is read once, and blocks of
+//! zeros, half of an idle guest's memory, need no hashing at all.
 
 use std::fs::File;
 use std::io;
@@ -19,24 +18,24 @@ use crate::digest::Sha256Digest;
 use crate::sparse::{Extent, Extents, PAGE, Puncher};
 use ironclaw_host::sys;
 
-/// Bytes of a block that has a digest of its own. Part of the format of a manifest.
+/// Size of a block with a digest of its own. Part of the manifest's format.
 pub(crate) const BLOCK: usize = 64 << 10;
-/// Bytes that one thread takes at a time: a run of zero pages is punched in as many pieces as it
-/// has parts of this size, and the disk has something to write early.
-const SHARE: u64 = 2 << 20;
-/// Most threads that work at one file.
-const THREADS: usize = 4;
+/// Bytes that one thread takes at a time: a run of zero pages is punched in pieces of at most this
+/// size, and the disk can begin to write early.
+const SHARE_BYTES: u64 = 2 << 20;
+/// Limit of the threads that work on one file.
+const MAX_THREADS: usize = 4;
 
-/// What happens to the zero pages that are found.
+/// What to do with zero pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ZeroPages {
-    /// They stay: the file is only read.
+    /// Keep them: the file is only read.
     Keep,
-    /// They become holes, and the disk begins to write the others; the content stays the same.
+    /// Turn them into holes, and start the writeback of the others; the content stays the same.
     Punch,
 }
 
-/// What a pass over a file found and did.
+/// The result of a pass over a file.
 #[derive(Debug)]
 pub struct Passed {
     /// The digest of the content.
@@ -52,7 +51,11 @@ pub struct Passed {
 ///
 /// # Errors
 /// As for `read(2)` and `fallocate(2)`.
-pub fn over(file: &File, len: u64, zero_pages: ZeroPages) -> Result<Passed, io::Error> {
+pub fn hash_and_punch_holes(
+    file: &File,
+    len: u64,
+    zero_pages: ZeroPages,
+) -> Result<Passed, io::Error> {
     let pass = Pass {
         file,
         len,
@@ -61,7 +64,7 @@ pub fn over(file: &File, len: u64, zero_pages: ZeroPages) -> Result<Passed, io::
     };
     let threads = thread::available_parallelism()
         .map_or(1, NonZero::get)
-        .min(THREADS);
+        .min(MAX_THREADS);
     let found = thread::scope(|scope| {
         let worker = || thread::Builder::new().spawn_scoped(scope, || pass.work());
         // Fewer if the host has no more threads: this one does what is left.
@@ -93,22 +96,22 @@ struct Pass<'a> {
 /// What one thread found.
 #[derive(Default)]
 struct Found {
-    /// The blocks that are not all zeros, and their digests.
+    /// The blocks that are not all zeros, with their digests.
     digests: Vec<(u64, [u8; 32])>,
     punched: u64,
 }
 
 impl Pass<'_> {
-    /// Takes shares until there are no more.
+    /// Processes shares until there are none left.
     fn work(&self) -> Result<Found, io::Error> {
         let mut found = Found::default();
         let mut block = Block::new();
         loop {
-            let start = self.next.fetch_add(SHARE, Ordering::Relaxed);
+            let start = self.next.fetch_add(SHARE_BYTES, Ordering::Relaxed);
             if start >= self.len {
                 return Ok(found);
             }
-            let share = start..(start + SHARE).min(self.len);
+            let share = start..(start + SHARE_BYTES).min(self.len);
             self.share(share, &mut block, &mut found)?;
         }
     }
@@ -150,7 +153,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// The digest of the whole, with the blocks of zeros that no thread had to hash.
+    /// Computes the digest of the whole, including the blocks of zeros, which no thread hashed.
     fn digest(&self, found: &[Found]) -> Result<Sha256Digest, io::Error> {
         let too_large = || {
             let large = io::ErrorKind::FileTooLarge;
@@ -160,7 +163,7 @@ impl Pass<'_> {
         let blocks = usize::try_from(self.len.div_ceil(block)).map_err(|_| too_large())?;
         let zeros: [u8; 32] = Sha256::digest([0; BLOCK]).into();
         let mut digests = vec![zeros; blocks];
-        // A last, shorter block of zeros has another digest than the others.
+        // A last, shorter block of zeros has another digest.
         if let (Some(last), Ok(tail)) = (digests.last_mut(), usize::try_from(self.len % block))
             && tail != 0
         {
@@ -174,7 +177,7 @@ impl Pass<'_> {
     }
 }
 
-/// The block that a thread is at.
+/// The current block of a thread.
 struct Block {
     index: u64,
     content: Box<[u8]>,
@@ -183,7 +186,7 @@ struct Block {
 }
 
 impl Block {
-    /// The index of no block.
+    /// No index of a block.
     const NONE: u64 = u64::MAX;
 
     fn new() -> Self {
@@ -194,8 +197,8 @@ impl Block {
         }
     }
 
-    /// Begins with block `index`; gives the digest of the one before unless that was all zeros.
-    /// The file has `len` bytes.
+    /// Begins block `index` of a file with `len` bytes; returns the digest of the one before,
+    /// unless that was all zeros.
     fn turn_to(&mut self, index: u64, len: u64) -> Option<(u64, [u8; 32])> {
         let done = self.filled.then(|| {
             let left = len - self.index * BLOCK as u64;
@@ -209,7 +212,7 @@ impl Block {
         done
     }
 
-    /// Where bytes `range` of the file belong, which are in this block.
+    /// Returns the place in this block of the bytes in `range` of the file.
     fn part(&mut self, range: Range<u64>) -> &mut [u8] {
         let start = range.start % BLOCK as u64;
         let end = start + (range.end - range.start);
@@ -224,7 +227,7 @@ mod tests {
     use proptest::prelude::*;
     use std::os::unix::fs::MetadataExt as _;
 
-    /// The digest by its definition.
+    /// Computes the digest by its definition.
     fn defined(content: &[u8]) -> Sha256Digest {
         let mut digests = Sha256::new();
         for block in content.chunks(BLOCK) {
@@ -238,7 +241,7 @@ mod tests {
         #[test]
         fn the_digest_is_as_defined_and_punching_keeps_the_content(
             len in 1_u64..(5 << 20),
-            // Where, how many bytes, and of what: zeros are data too until they are punched.
+            // Offset, length and byte: zeros are data, too, until they are punched.
             writes in proptest::collection::vec(
                 (0_u64..(5 << 20), 1_usize..300_000, prop_oneof![Just(0_u8), any::<u8>()]),
                 0..12,
@@ -255,10 +258,10 @@ mod tests {
                 file.write_all_at(&content[start..end], start as u64).unwrap();
             }
             let before = file.metadata().unwrap().blocks();
-            let kept = over(&file, len, ZeroPages::Keep).unwrap();
+            let kept = hash_and_punch_holes(&file, len, ZeroPages::Keep).unwrap();
             prop_assert_eq!(kept.digest, defined(&content));
             prop_assert_eq!(kept.punched, 0);
-            let punched = over(&file, len, ZeroPages::Punch).unwrap();
+            let punched = hash_and_punch_holes(&file, len, ZeroPages::Punch).unwrap();
             prop_assert_eq!(punched.digest, kept.digest);
             let mut now = vec![1; size];
             file.read_exact_at(&mut now, 0).unwrap();
@@ -271,13 +274,13 @@ mod tests {
     #[test]
     fn a_page_of_zeros_becomes_a_hole_and_its_neighbours_stay() {
         let file = tempfile::tempfile().unwrap();
-        let share = usize::try_from(SHARE).unwrap();
+        let share = usize::try_from(SHARE_BYTES).unwrap();
         let mut content = vec![7; 2 * share];
-        // Across the border of two shares, and so in two pieces.
+        // Across the border of two shares, hence in two pieces.
         content[share - 4 * PAGE..share + 4 * PAGE].fill(0);
         file.write_all_at(&content, 0).unwrap();
         let len = content.len() as u64;
-        let passed = over(&file, len, ZeroPages::Punch).unwrap();
+        let passed = hash_and_punch_holes(&file, len, ZeroPages::Punch).unwrap();
         assert_eq!(passed.punched, 8 * PAGE as u64);
         assert_eq!(passed.digest, defined(&content));
     }

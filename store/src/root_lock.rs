@@ -1,5 +1,5 @@
-//! The lock of a directory that any number of processes work in: held for a few system calls, and so
-//! waited for, but not for ever.
+//! The lock of a directory that any number of processes work in: held for a few system calls, and
+//! waited for with a timeout.
 
 use std::fs::File;
 use std::io;
@@ -10,31 +10,31 @@ use ironclaw_host::flock::{Locked, lock_within};
 
 use crate::owner::Owners;
 
-/// How long it is waited for.
-pub const PATIENCE: Duration = Duration::from_secs(10);
-/// After so long, it is said who is waited for.
-const SILENCE: Duration = Duration::from_secs(1);
+/// The timeout.
+pub const ROOT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time after which the log tells who holds the lock.
+const REPORT_AFTER: Duration = Duration::from_secs(1);
 
 /// The lock; released on drop.
 #[derive(Debug)]
 pub struct RootLock(#[expect(dead_code, reason = "its end is what counts")] Locked);
 
-/// Why there is none.
+/// The reason why the lock could not be taken.
 #[derive(Debug)]
 pub enum RootLockError {
-    /// These processes had it for all of [`PATIENCE`].
+    /// These processes held it for all of [`ROOT_LOCK_TIMEOUT`].
     Busy(Owners),
-    /// The operating system refused it.
+    /// A system call failed.
     Io(io::Error),
 }
 
 impl RootLock {
-    /// The lock of `directory`, which is at `path`.
+    /// Locks `directory`, which is at `path`.
     ///
     /// # Errors
     /// [`RootLockError`]
     pub fn take(directory: File, path: &Path) -> Result<Self, RootLockError> {
-        Self::take_within(PATIENCE, directory, path)
+        Self::take_within(ROOT_LOCK_TIMEOUT, directory, path)
     }
 
     fn take_within(
@@ -44,16 +44,16 @@ impl RootLock {
     ) -> Result<Self, RootLockError> {
         let mut silent = true;
         let waits = |waited| {
-            if silent && waited > SILENCE {
+            if silent && waited > REPORT_AFTER {
                 silent = false;
-                let (path, owners) = (path.display(), Owners::of(&directory));
+                let (path, owners) = (path.display(), Owners::find(&directory));
                 tracing::warn!("waiting for {owners} with the lock of {path}");
             }
         };
         if lock_within(patience, &directory, waits).map_err(RootLockError::Io)? {
             Ok(Self(Locked::new(directory)))
         } else {
-            Err(RootLockError::Busy(Owners::of(&directory)))
+            Err(RootLockError::Busy(Owners::find(&directory)))
         }
     }
 }

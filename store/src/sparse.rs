@@ -1,4 +1,4 @@
-//! Sparse files: where their data is, and how a run of zeros becomes a hole.
+//! Sparse files: finds their data, and punches holes for runs of zeros.
 
 use std::fs::File;
 use std::io;
@@ -7,22 +7,22 @@ use std::ops::Range;
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
 
-/// Bytes per page; the unit in which zeros are looked for, since it is the page size of the
-/// guests and the block size of the usual file systems.
+/// Bytes per page, the unit of holes: the page size of guests, and the block size of the usual file
+/// systems.
 pub(crate) const PAGE: usize = 4096;
 const ZERO_PAGE: &[u8; PAGE] = &[0; PAGE];
 
 /// A part of a file, in bytes from its start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Extent {
-    /// Has to be read; may hold zeros all the same.
+    /// Has to be read; may be zeros nevertheless.
     Data(Range<u64>),
     /// Reads as zeros and occupies nothing.
     Hole(Range<u64>),
 }
 
-/// The extents of a part of a file, in order and without gaps; all but the last end on a page
-/// boundary.
+/// An iterator over the extents of a part of a file, in order and without gaps; all but the last
+/// end on a page boundary.
 pub(crate) struct Extents<'a> {
     file: &'a File,
     at: u64,
@@ -31,7 +31,7 @@ pub(crate) struct Extents<'a> {
 }
 
 impl<'a> Extents<'a> {
-    /// Those in `part`, which starts on a page boundary.
+    /// Iterates over `part`, which starts on a page boundary.
     pub(crate) fn new(file: &'a File, part: Range<u64>) -> Self {
         Self {
             file,
@@ -41,8 +41,8 @@ impl<'a> Extents<'a> {
         }
     }
 
-    /// The data that begins at or after `at`, widened to whole pages: a file system with smaller
-    /// blocks may report less.
+    /// Returns the data that begins at or after `at`, widened to whole pages: a file system with
+    /// smaller blocks may report less.
     fn data_from(&self, at: u64) -> Result<Option<Range<u64>>, io::Error> {
         let failed = |errno: Errno| io::Error::from(errno);
         let start = match seek(self.file, SeekFrom::Data(at)) {
@@ -91,9 +91,9 @@ impl Iterator for Extents<'_> {
     }
 }
 
-/// Turns zero pages into holes, neighbours by one system call.
+/// Turns zero pages into holes, adjacent ones by one system call.
 ///
-/// On a file system that cannot punch holes it does nothing: the file is as good, only larger.
+/// Does nothing on a file system that can't punch holes: the file is only larger.
 pub(crate) struct Puncher<'a> {
     file: &'a File,
     enabled: bool,
@@ -111,8 +111,8 @@ impl<'a> Puncher<'a> {
         }
     }
 
-    /// Takes note of the page at byte `at`, and says whether it is all zeros; `content` is shorter
-    /// than a page only at the end of the file.
+    /// Handles the page at byte `at`; returns whether it is all zeros. `content` is shorter than a
+    /// page only at the end of the file.
     pub(crate) fn page(&mut self, at: u64, content: &[u8]) -> Result<bool, io::Error> {
         if content != &ZERO_PAGE[..content.len()] {
             return Ok(false);
@@ -128,7 +128,7 @@ impl<'a> Puncher<'a> {
         Ok(true)
     }
 
-    /// Punches what is left, and says how many bytes became holes in all.
+    /// Punches the rest; returns the total of bytes turned into holes.
     pub(crate) fn finish(mut self) -> Result<u64, io::Error> {
         self.flush()?;
         Ok(self.punched)

@@ -15,24 +15,24 @@ use crate::file;
 use crate::root_lock::RootLock;
 use crate::store::Store;
 
-/// How the name of a staging directory starts.
+/// The prefix of staging directories.
 pub const STAGING_PREFIX: &str = ".staging-";
 
-/// A private directory to make an artefact in. Dropping it removes it.
+/// A private directory to make an artefact in; removed on drop.
 #[derive(Debug)]
 pub struct Staging<A: Artefact> {
     store: Store<A>,
     path: PathBuf,
-    /// Gone when the artefact was published, and lives on in it.
+    /// `None` once published: the artefact has the lock then.
     lock: Option<DirLock>,
 }
 
 impl<A: Artefact> Store<A> {
-    /// A private directory to make an artefact in, with `label` in its name. With the root locked,
-    /// nobody sees it before it is locked itself.
+    /// Creates a private directory to make an artefact in, with `label` in its name. The root is
+    /// locked, so nobody sees it before it is locked itself.
     ///
     /// # Errors
-    /// [`StoreError::ReadOnly`] if nothing can be made here.
+    /// [`StoreError::ReadOnly`] if the store is read-only.
     pub fn stage(&self, root: &RootLock, label: &str) -> Result<Staging<A>, StoreError> {
         if self.is_read_only() {
             return Err(self.read_only());
@@ -42,7 +42,7 @@ impl<A: Artefact> Store<A> {
 }
 
 impl<A: Artefact> Staging<A> {
-    /// With the root locked, nobody sees the directory before it is locked itself.
+    /// The root is locked, so nobody sees the directory before it is locked itself.
     fn create(store: Store<A>, _root: &RootLock, label: &str) -> Result<Self, StoreError> {
         let path = store.root().join(format!("{STAGING_PREFIX}{label}"));
         fs::DirBuilder::new()
@@ -69,13 +69,13 @@ impl<A: Artefact> Staging<A> {
         }
     }
 
-    /// Where it is.
+    /// Returns its path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The directory, with its lock.
+    /// Returns the directory's lock.
     ///
     /// # Errors
     /// [`StoreError`] once it is published.
@@ -83,11 +83,11 @@ impl<A: Artefact> Staging<A> {
         self.lock.as_ref().ok_or_else(|| self.gone())
     }
 
-    /// Gives what is in the directory its name, safely on disk, at once or not at all. The files in
-    /// it are on the disk already. Whoever has the lock uses it then, as by [`Store::pin`].
+    /// Publishes the directory under its name, durably and atomically. The files in it are on the
+    /// disk already. The holder of the lock uses it then, as by [`Store::pin`].
     ///
     /// # Errors
-    /// [`StoreError`]; nothing of it is left then.
+    /// [`StoreError`]; it is removed then.
     pub fn publish(mut self, name: A) -> Result<DirLock, StoreError> {
         let synced = file::sync_directory(&self.path);
         synced.map_err(|error| self.store.io("sync", &self.path, error))?;
@@ -98,7 +98,7 @@ impl<A: Artefact> Staging<A> {
         self.path.clone_from(&directory);
         let root = self.store.root();
         file::sync_directory(root).map_err(|error| self.store.io("sync", root, error))?;
-        // From here on it is an artefact like any other, and this process uses it.
+        // From here on it is an artefact like any other, used by this process.
         let Some(lock) = self.lock.take() else {
             return Err(self.gone());
         };

@@ -1,4 +1,4 @@
-//! The directory that holds artefacts of one kind.
+//! A directory of artefacts of one kind.
 
 use std::fs;
 use std::io;
@@ -26,14 +26,14 @@ pub struct Store<A> {
     artefact: PhantomData<fn() -> A>,
 }
 
-/// What an attempt to use an artefact came to.
+/// The result of an attempt to use an artefact.
 #[derive(Debug)]
 pub enum Pin {
     /// Nobody can delete it while this lives.
     Held(DirLock),
     /// It is being made or deleted.
     Busy,
-    /// There is none.
+    /// It does not exist.
     Missing,
 }
 
@@ -48,11 +48,11 @@ impl<A> Clone for Store<A> {
 }
 
 impl<A: Artefact> Store<A> {
-    /// Opens the store in `path`, which is created with mode 0700 if it does not exist.
+    /// Opens the store in `path`, which is created with mode 0700 if missing.
     ///
     /// # Errors
-    /// [`StoreError`]: it can't be created or used, or other users than root could change what is
-    /// in it, or put another directory in its place.
+    /// [`StoreError`]: it can't be created or used, or users other than root could change its
+    /// content or replace it.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let (path, store) = (path.into(), A::STORE);
         let unusable = |operation| {
@@ -74,7 +74,7 @@ impl<A: Artefact> Store<A> {
                 },
             }
         };
-        // VMMs get paths below it, and they run in other directories: this one is absolute.
+        // Absolute: VMMs get paths below it, and run in other directories.
         let found = state_path::make(&path).map_err(|error| match error {
             PathError::Io(error) => unusable("use")(error),
             PathError::Exposed(exposed) => StoreError::RootExposed {
@@ -95,14 +95,14 @@ impl<A: Artefact> Store<A> {
         })
     }
 
-    /// Whether what is here can be used and nothing can be made: it is root's, or the file system
-    /// is read-only.
+    /// Returns whether its content can be used but nothing can be made: it is root's, or its file
+    /// system is read-only.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         self.is_read_only
     }
 
-    /// The error of making something in one that [is read-only](Self::is_read_only).
+    /// Returns the error of making something in a store that [is read-only](Self::is_read_only).
     #[must_use]
     pub fn read_only(&self) -> StoreError {
         StoreError::ReadOnly {
@@ -111,13 +111,13 @@ impl<A: Artefact> Store<A> {
         }
     }
 
-    /// The store's directory, an absolute path.
+    /// Returns the store's directory, an absolute path.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Whether the file system has room for `bytes` more.
+    /// Checks that the file system has room for `bytes` more.
     ///
     /// # Errors
     /// [`StoreError::NoSpace`] if it has not.
@@ -134,7 +134,7 @@ impl<A: Artefact> Store<A> {
         Ok(())
     }
 
-    /// Makes the store's directory again if somebody has removed it.
+    /// Creates the store's directory again if it was removed.
     ///
     /// # Errors
     /// As for [`open`](Self::open).
@@ -144,13 +144,12 @@ impl<A: Artefact> Store<A> {
                 tracing::warn!("{} was removed: it is made anew", self.root.display());
                 Self::open(&*self.root).map(drop)
             }
-            // Whatever else is wrong with it, the next step tells.
+            // The next step reports any other problem.
             _ => Ok(()),
         }
     }
 
-    /// Waits for the lock of the store's directory, but not for ever: for the moment of a look or
-    /// a change.
+    /// Waits for the lock of the store's directory, with a timeout; for a short check or change.
     ///
     /// # Errors
     /// [`StoreError::Busy`] if another process keeps it.
@@ -164,12 +163,12 @@ impl<A: Artefact> Store<A> {
                 store: A::STORE,
                 path: path.to_owned(),
                 owners,
-                waited_secs: root_lock::PATIENCE.as_secs(),
+                waited_secs: root_lock::ROOT_LOCK_TIMEOUT.as_secs(),
             },
         })
     }
 
-    /// Everything with the name of an artefact, in their order.
+    /// Lists everything with the name of an artefact, in their order.
     ///
     /// # Errors
     /// [`StoreError`] if the directory can't be read.
@@ -187,7 +186,7 @@ impl<A: Artefact> Store<A> {
     /// Keeps an artefact from being deleted.
     ///
     /// # Errors
-    /// [`StoreError`]; that there is none is no error.
+    /// [`StoreError`]; a missing artefact is no error.
     pub fn pin(&self, name: A) -> Result<Pin, StoreError> {
         let path = name.directory(self.root());
         let _root = self.lock()?;
@@ -199,21 +198,21 @@ impl<A: Artefact> Store<A> {
         }
     }
 
-    /// The processes that use an artefact at this moment; `None` if there is none. Not to be called
-    /// with the root locked: it may take long, and others would wait for it.
+    /// Finds the processes that use an artefact at this moment; `None` if it does not exist. Don't
+    /// call it with the root locked: it may take long.
     ///
     /// # Errors
     /// [`StoreError`].
     pub fn owners(&self, name: A) -> Result<Option<Owners>, StoreError> {
         let path = name.directory(self.root());
         match mark::open(&path) {
-            Ok(directory) => Ok(Some(Owners::of(&directory))),
+            Ok(directory) => Ok(Some(Owners::find(&directory))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(self.io("open", path, error)),
         }
     }
 
-    /// The error of `operation` on `path`.
+    /// Creates the error of `operation` on `path`.
     pub fn io(
         &self,
         operation: &'static str,
@@ -223,7 +222,7 @@ impl<A: Artefact> Store<A> {
         StoreError::io(A::STORE, operation, path, source)
     }
 
-    /// Bytes that an artefact's files occupy on disk, holes not counted.
+    /// Returns the bytes that an artefact's files occupy on disk, without holes.
     ///
     /// # Errors
     /// [`StoreError`].

@@ -1,4 +1,4 @@
-//! Removing what nobody uses, if we made it: other things in the directory are left alone.
+//! Removes unused directories that we made; leaves foreign entries alone.
 
 use std::fs;
 use std::io;
@@ -15,22 +15,22 @@ use crate::staging::STAGING_PREFIX;
 use crate::store::Store;
 use crate::trash::{TRASH_PREFIX, put_aside, remove};
 
-/// What a sweep removed.
+/// The result of a sweep.
 #[derive(Debug, Clone, Default)]
 pub struct Swept {
-    /// Directories that are gone.
+    /// The removed directories.
     pub removed: Vec<PathBuf>,
-    /// Bytes on disk that were freed.
+    /// The bytes freed on disk.
     pub bytes: u64,
 }
 
 impl<A: Artefact> Store<A> {
-    /// Removes what killed processes left: half-made and half-deleted artefacts; and those that
-    /// nobody uses and for which `may_go` has a reason. What a living process uses stays, and
-    /// whatever else is there.
+    /// Removes the leftovers of killed processes: unfinished and half-deleted artefacts; and unused
+    /// ones for which `may_go` returns a reason. Keeps what a living process uses, and all foreign
+    /// entries.
     ///
     /// # Errors
-    /// [`StoreError`] for the first thing that could not be removed, or what `may_go` fails with.
+    /// [`StoreError`] of the first failed removal, or the error of `may_go`.
     pub fn sweep<E: From<StoreError>>(
         &self,
         may_go: impl Fn(A, &DirLock) -> Result<Option<String>, E>,
@@ -61,7 +61,7 @@ fn run<A: Artefact, E: From<StoreError>>(
     Ok(swept)
 }
 
-/// Removes what was being made or deleted by a process that is dead.
+/// Removes what a dead process was making or deleting.
 fn leftovers<A: Artefact>(store: &Store<A>, swept: &mut Swept) -> Result<(), StoreError> {
     let failed = |error| store.io("list", store.root(), error);
     for entry in fs::read_dir(store.root()).map_err(failed)? {
@@ -85,7 +85,7 @@ fn leftovers<A: Artefact>(store: &Store<A>, swept: &mut Swept) -> Result<(), Sto
                 mark::remove_bare(&path).map_err(|error| store.io("remove", &path, error))?;
                 swept.removed.push(path);
             }
-            // Of a release before the mark, half deleted: then its manifest says whose it is.
+            // Half deleted by a release before the mark: the manifest shows whose it is.
             Mark::Foreign => {
                 let (manifest, field) = (A::MANIFEST, A::NAME_FIELD);
                 let is_named = |name| mark::is_named_in(lock.directory(), manifest, field, name);
@@ -100,7 +100,7 @@ fn leftovers<A: Artefact>(store: &Store<A>, swept: &mut Swept) -> Result<(), Sto
 
 fn try_lock<A: Artefact>(store: &Store<A>, path: &Path) -> Result<Option<DirLock>, StoreError> {
     match DirLock::try_lock(path, LockKind::Exclusive) {
-        // Gone since, or something else than a directory.
+        // Gone meanwhile, or no directory.
         Err(error)
             if matches!(
                 error.kind(),

@@ -74,7 +74,7 @@ fn delete(store: &Store<Number>, number: u32) -> Deletion {
 }
 
 #[test]
-fn what_is_published_is_private_marked_and_pinned_by_its_maker() {
+fn a_published_artefact_is_private_marked_and_pinned_by_its_maker() {
     let (_directory, store) = store();
     assert_eq!(store.root().metadata().unwrap().mode() & 0o777, 0o700);
     let lock = publish(&store, 1);
@@ -97,7 +97,7 @@ fn what_is_published_is_private_marked_and_pinned_by_its_maker() {
 }
 
 #[test]
-fn what_is_not_published_leaves_nothing_and_nobody_can_use_it() {
+fn an_unpublished_artefact_leaves_nothing_and_nobody_can_use_it() {
     let (_directory, store) = store();
     let staging = stage(&store, "1");
     assert!(store.names().unwrap().is_empty());
@@ -119,7 +119,7 @@ fn a_name_that_is_taken_is_not_taken_away() {
 }
 
 #[test]
-fn what_may_not_go_stays() {
+fn a_denied_deletion_leaves_the_artefact() {
     let (_directory, store) = store();
     drop(publish(&store, 1));
     let denied = store.delete(Number(1), |_| Ok::<_, StoreError>(false));
@@ -144,7 +144,7 @@ fn a_sweep_takes_what_has_a_reason_and_is_not_used() {
 }
 
 #[test]
-fn what_we_did_not_make_is_left_alone_whatever_its_name() {
+fn foreign_entries_are_left_alone_whatever_their_name() {
     let (_directory, store) = store();
     let all = [".staging-photos", ".trash-photos", ".trash-7", "n7"];
     for name in all {
@@ -165,7 +165,7 @@ fn what_we_did_not_make_is_left_alone_whatever_its_name() {
 }
 
 #[test]
-fn what_a_release_before_the_mark_made_is_ours_by_its_manifest() {
+fn artefacts_of_a_release_before_the_mark_are_ours_by_their_manifest() {
     let (_directory, store) = store();
     for name in ["n7", ".trash-8"] {
         let path = store.root().join(name);
@@ -179,12 +179,12 @@ fn what_a_release_before_the_mark_made_is_ours_by_its_manifest() {
     assert!(names(store.root()).is_empty());
 }
 
-/// In the environment of the test below when it plays the process that dies.
+/// Set in the child process of the test below, which dies.
 const ROOT: &str = "IRONCLAW_TEST_STORE_ROOT";
 
 #[test]
-fn what_a_dead_process_was_making_is_swept_and_not_before() {
-    const NAME: &str = "tests::what_a_dead_process_was_making_is_swept_and_not_before";
+fn staging_is_swept_once_its_maker_is_dead() {
+    const NAME: &str = "tests::staging_is_swept_once_its_maker_is_dead";
     if let Some(root) = std::env::var_os(ROOT) {
         let store = Store::open(root).unwrap();
         let _staging = stage(&store, "half");
@@ -211,7 +211,7 @@ fn what_a_dead_process_was_making_is_swept_and_not_before() {
 }
 
 #[test]
-fn what_is_made_survives_a_race_with_sweeps() {
+fn staging_survives_a_race_with_sweeps() {
     let (_directory, store) = store();
     std::thread::scope(|scope| {
         let makers: Vec<_> = (0..2_u32)

@@ -1,11 +1,11 @@
-//! A point in time, as manifests have it.
+//! Points in time in manifests.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-/// A point in time, as exact as the host's clock; one before 1970 counts as 1970, since only
-/// order and age matter.
+/// A point in time, with the precision of the host's clock; one before 1970 counts as 1970, because
+/// only order and age matter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Timestamp {
@@ -15,9 +15,9 @@ pub struct Timestamp {
     pub nanoseconds: u32,
 }
 
-/// By how much a clock may be set back without making what was made before something of the future.
+/// Tolerance of a clock that was set back, within which nothing counts as from the future.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
-/// More than any age at which something is replaced, and less than never.
+/// More than any age at which something is replaced, and less than for ever.
 const OVERDUE: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 impl From<SystemTime> for Timestamp {
@@ -31,14 +31,14 @@ impl From<SystemTime> for Timestamp {
 }
 
 impl Timestamp {
-    /// The time by the clock of the host.
+    /// Returns the time of the host's clock.
     #[must_use]
     pub fn now() -> Self {
         SystemTime::now().into()
     }
 
-    /// Time since then; `None` if it lies in the future: the clock was wrong then, or is now, and
-    /// nobody knows.
+    /// Returns the time since then; `None` if it is in the future: the clock was wrong then, or is
+    /// now, and nobody knows.
     #[must_use]
     pub fn age(self) -> Option<Duration> {
         self.age_at(SystemTime::now())
@@ -53,20 +53,20 @@ impl Timestamp {
         }
     }
 
-    /// The same for who replaces what is old: what has no age is older than anything may be.
+    /// Returns the age for replacing what is old: an unknown age counts as too old.
     #[must_use]
     pub fn age_or_overdue(self) -> Duration {
         self.age().unwrap_or(OVERDUE)
     }
 
-    /// The same for `std`; `None` beyond what the host's clock can show.
+    /// Converts it for `std`; `None` beyond the range of the host's clock.
     #[must_use]
     pub fn to_system_time(self) -> Option<SystemTime> {
         let seconds = UNIX_EPOCH.checked_add(Duration::from_secs(self.unix_seconds))?;
         seconds.checked_add(Duration::from_nanos(u64::from(self.nanoseconds)))
     }
 
-    /// Whether it is written as it should be.
+    /// Returns whether the nanoseconds are in range.
     #[must_use]
     pub fn is_canonical(self) -> bool {
         self.nanoseconds < 1_000_000_000

@@ -1,4 +1,4 @@
-//! Deleting an artefact: out of sight first, and then file by file.
+//! Deletes an artefact: renames it first, then removes its files.
 
 use std::fs;
 use std::io;
@@ -13,29 +13,30 @@ use crate::error::StoreError;
 use crate::root_lock::RootLock;
 use crate::store::Store;
 
-/// How the name of an artefact starts that is being deleted.
+/// The prefix of artefacts that are being deleted.
 pub(crate) const TRASH_PREFIX: &str = ".trash-";
 
-/// What became of an artefact that was to be deleted.
+/// The result of a deletion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deletion {
-    /// It is gone.
+    /// It is deleted.
     Done,
     /// Somebody uses it.
     InUse,
-    /// It may not go, said the caller.
+    /// The caller denied it.
     Denied,
-    /// Nothing says that we made it.
+    /// It has no mark of ours.
     NotOurs,
-    /// There is none.
+    /// It does not exist.
     Missing,
 }
 
 impl<A: Artefact> Store<A> {
-    /// Deletes an artefact that nobody uses and that `may_go`, which is asked with its locks held.
+    /// Deletes an artefact that nobody uses, if `may_go` allows it, which is called with its locks
+    /// held.
     ///
     /// # Errors
-    /// [`StoreError`], or what `may_go` fails with.
+    /// [`StoreError`], or the error of `may_go`.
     pub fn delete<E: From<StoreError>>(
         &self,
         name: A,
@@ -63,7 +64,7 @@ impl<A: Artefact> Store<A> {
     }
 }
 
-/// Takes an artefact's name away from it, so that it is gone at once, however long removing its
+/// Moves an artefact to the trash, so that it is gone at once, however long the removal of its
 /// files takes. The caller holds the lock of its directory, too.
 pub(crate) fn put_aside<A: Artefact>(
     store: &Store<A>,

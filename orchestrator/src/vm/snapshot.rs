@@ -12,13 +12,13 @@
 //!        .verified-<id>       in which boot of the host one of an earlier boot was hashed
 //! ```
 //!
-//! A directory's lock says who uses it, and ends with the process that holds it: exclusive while
-//! a snapshot is made, shared by everything that was restored from it. So any number of processes
-//! share one root, nothing of a living owner is ever removed, and whatever a killed process left
-//! is seen as such: see [`ironclaw_store`], which keeps them. Who holds a lock is asked of the kernel
+//! A directory's lock shows who uses it, and ends with the process that holds it: exclusive while a
+//! snapshot is made, shared by everything restored from it. So any number of processes share one
+//! root, nothing of a living owner is ever removed, and the leftovers of a killed process are
+//! recognized: see [`ironclaw_store`], which keeps them. The kernel tells who holds a lock
 //! ([`Owners`]).
 //!
-//! All functions block; asynchronous callers run them on a thread for blocking work.
+//! All functions block; asynchronous callers have to run them on a thread for blocking work.
 
 mod checkpoints;
 mod compat;

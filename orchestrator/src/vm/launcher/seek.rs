@@ -71,7 +71,7 @@ async fn wait_published(theirs: Theirs) -> Result<Kept, LaunchError> {
     let theirs = Arc::new(theirs);
     loop {
         let look = Arc::clone(&theirs);
-        if let Some(kept) = blocking(move || look.over()).await? {
+        if let Some(kept) = blocking(move || look.poll_published()).await? {
             return Ok(kept);
         }
         // Polls: the kernel reports a free file lock only to a thread that blocks on it.

@@ -1,4 +1,4 @@
-//! Checkpoints in the store: what [`Kind::Checkpoint`] promises.
+//! Checkpoints in the store: implements the promises of [`Kind::Checkpoint`].
 
 use ironclaw_store::Deletion;
 
@@ -12,9 +12,9 @@ use super::staging::Staging;
 use super::store::{Entry, SnapshotStore};
 
 impl SnapshotStore {
-    /// A private directory to make a checkpoint in, of a VM that was restored from `parent`, if it
-    /// was. What its VMM and machine are is in `requirements`; [`Staging::publish`] gives it its
-    /// name, and whoever has the [`Snapshot`] then can restore it at once.
+    /// Creates a private directory to make a checkpoint in, of a VM that was restored from
+    /// `parent`, if it was. `requirements` describes its VMM and machine; [`Staging::publish`]
+    /// gives it its name, and the [`Snapshot`] can be restored at once.
     ///
     /// # Errors
     /// [`SnapshotError`].
@@ -27,12 +27,12 @@ impl SnapshotStore {
         self.stage_kind(requirements, Kind::Checkpoint(checkpoint), parent)
     }
 
-    /// Takes a checkpoint into use, as [`load`](Self::load) does with a snapshot of pools. While
-    /// the [`Snapshot`] or a VM that was restored from it lives, nobody can delete it.
+    /// Takes a checkpoint into use, as [`load`](Self::load) does with a base. Nobody can delete it
+    /// while the [`Snapshot`] or a VM restored from it lives.
     ///
     /// # Errors
-    /// [`SnapshotError`]; one that is [`Corrupt`](SnapshotError::Corrupt) stays, since it can't be
-    /// made again.
+    /// [`SnapshotError`]; one that is [`Corrupt`](SnapshotError::Corrupt) stays, because it can't
+    /// be made again.
     pub fn checkpoint(
         &self,
         id: SnapshotId,
@@ -41,7 +41,7 @@ impl SnapshotStore {
         self.load_named(DirName::checkpoint(id), requirements)
     }
 
-    /// All checkpoints, oldest first, whosever they are.
+    /// Lists all checkpoints of any owner, oldest first.
     ///
     /// # Errors
     /// As for [`list`](Self::list).
@@ -52,8 +52,8 @@ impl SnapshotStore {
     /// Deletes a checkpoint for `owner`.
     ///
     /// # Errors
-    /// [`SnapshotError::NotOwner`] if it is another one's, or its manifest can't be read;
-    /// [`SnapshotError::InUse`] while it or a VM that was restored from it is used;
+    /// [`SnapshotError::NotOwner`] if it is another's, or its manifest can't be read;
+    /// [`SnapshotError::InUse`] while it or a VM restored from it is used;
     /// [`SnapshotError::OtherKind`] if it is none.
     pub fn delete_checkpoint(&self, id: SnapshotId, owner: &str) -> Result<(), SnapshotError> {
         let name = DirName::checkpoint(id);
@@ -89,7 +89,7 @@ mod tests {
         }
     }
 
-    /// Within the time of a checkpoint, and after it.
+    /// Times before and after a checkpoint's expiry.
     const LONG_AGO: Timestamp = Timestamp {
         unix_seconds: 1,
         nanoseconds: 0,
@@ -111,7 +111,7 @@ mod tests {
         entries.iter().map(|entry| entry.id).collect()
     }
 
-    /// Every road on which something goes without being named.
+    /// Calls every cleanup that deletes snapshots without naming them.
     fn clean_up(store: &SnapshotStore) {
         store.sweep().unwrap();
         store.delete_unused(Duration::ZERO).unwrap();
@@ -164,7 +164,7 @@ mod tests {
         missing.add_disk("root".parse().unwrap()).unwrap();
         let error = missing.publish(description()).unwrap_err().to_string();
         assert!(error.contains("disk-root is missing"), "{error}");
-        // Its VMM wrote it without being asked to.
+        // The VMM wrote it without being asked to.
         let stray = staged();
         fs::write(stray.memory().with_file_name("disk-root"), "x").unwrap();
         let error = stray.publish(description()).unwrap_err().to_string();
@@ -258,7 +258,7 @@ mod tests {
         drop(snapshot);
         let memory = fs::File::options().write(true).open(&path).unwrap();
         memory.write_all_at(b"!", 700_000).unwrap();
-        // As if the host had been off since.
+        // As if the host had been off meanwhile.
         let manifest = path.with_file_name("manifest.json");
         let json = fs::read_to_string(&manifest).unwrap();
         let now = crate::vm::proc::boot_id().unwrap().to_string();

@@ -1,27 +1,27 @@
-//! Whether a snapshot fits the VMM, machine and host that would restore it.
+//! Compares a snapshot with the VMM, machine and host that would restore it.
 
 use super::host::Host;
 use super::manifest::Manifest;
 use crate::template::TemplateHash;
 use crate::vm::vmm::{Machine, VmmIdentity, VmmKind};
 
-/// What a snapshot must have been made with to be restored here.
+/// The properties that a snapshot must have to be restored here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Requirements {
-    /// Template that the clones should come from.
+    /// The template of the clones.
     pub template: TemplateHash,
-    /// VMM that will restore.
+    /// The VMM that will restore.
     pub vmm: VmmIdentity,
-    /// Machine that the clones should have.
+    /// The machine of the clones.
     pub machine: Machine,
-    /// Host that will restore.
+    /// The host that will restore.
     pub host: Host,
 }
 
-/// Largest difference between two TSC frequencies that count as the same, in parts per million.
+/// The tolerance between two TSC frequencies, in parts per million.
 ///
 /// The kernel measures the frequency anew at each boot, so two readings of one clock differ a
-/// little. 500 ppm is also what NTP can correct, the difference a guest's clock can bear.
+/// little. 500 ppm is also what NTP can correct, and so what a guest's clock can bear.
 pub const TSC_TOLERANCE_PPM: u64 = 500;
 
 /// The first difference between a snapshot and the [`Requirements`].
@@ -36,7 +36,7 @@ pub enum Mismatch {
         /// In the requirements.
         required: TemplateHash,
     },
-    /// State files of different hypervisors have nothing in common.
+    /// State files of different hypervisors are incompatible.
     #[error("it was made by {snapshot}, needed is {required}")]
     VmmKind {
         /// In the manifest.
@@ -54,7 +54,7 @@ pub enum Mismatch {
         /// In the requirements.
         required: String,
     },
-    /// A vCPU's state is that of the accelerator which ran it.
+    /// A vCPU's state depends on the accelerator that ran it.
     #[error("its accelerator is {snapshot}, needed is {required}")]
     Accelerator {
         /// In the manifest.
@@ -62,7 +62,7 @@ pub enum Mismatch {
         /// In the requirements.
         required: String,
     },
-    /// A guest knows its devices by name and keeps what it read of them.
+    /// A guest knows its devices by name and caches what it read from them.
     #[error("it has other devices or another CPU template than the settings")]
     Devices,
     /// The memory file is the machine's RAM.
@@ -73,7 +73,7 @@ pub enum Mismatch {
         /// In the requirements, in MiB.
         required: u32,
     },
-    /// The state file holds as many vCPUs as there were.
+    /// The state file has a fixed number of vCPUs.
     #[error("it has {snapshot} vCPUs, needed are {required}")]
     Vcpus {
         /// In the manifest.
@@ -81,7 +81,7 @@ pub enum Mismatch {
         /// In the requirements.
         required: u8,
     },
-    /// The guest uses the features it found on the CPU it was booted on.
+    /// The guest uses the features of the CPU it was booted on.
     #[error("it was made on the CPU {snapshot:?}, this one is {required:?}")]
     CpuModel {
         /// In the manifest.
@@ -89,7 +89,7 @@ pub enum Mismatch {
         /// In the requirements.
         required: String,
     },
-    /// KVM's state is that of the kernel which saved it.
+    /// KVM's state depends on the kernel that saved it.
     #[error("it was made under the host kernel {snapshot}, this one is {required}")]
     KernelRelease {
         /// In the manifest.
@@ -97,7 +97,7 @@ pub enum Mismatch {
         /// In the requirements.
         required: String,
     },
-    /// The guest measured time with the TSC it was booted on.
+    /// The guest uses the frequency of the TSC it was booted on.
     #[error("it was made at a TSC frequency of {}, this one's is {}", khz(*snapshot), khz(*required))]
     Tsc {
         /// In the manifest, in kHz.
@@ -112,7 +112,7 @@ fn khz(frequency: Option<u32>) -> String {
 }
 
 impl Requirements {
-    /// Compares with what the manifest says; reads nothing else.
+    /// Compares with the manifest alone.
     ///
     /// # Errors
     ///
@@ -154,8 +154,8 @@ impl Requirements {
     }
 }
 
-/// An unknown frequency is the same as another unknown one only: that a guest's clock stays right
-/// must be known, not hoped for.
+/// Compares frequencies. An unknown one only equals another unknown one: that a guest's clock stays
+/// right must be certain.
 fn same_tsc(a: Option<u32>, b: Option<u32>) -> bool {
     match (a, b) {
         (None, None) => true,

@@ -1,4 +1,4 @@
-//! What may be wrong with a snapshot on disk.
+//! Defects of a snapshot on disk.
 
 use std::fmt;
 
@@ -10,9 +10,9 @@ use super::manifest::FORMAT;
 /// A file in a snapshot's directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
-    /// The one that describes the others.
+    /// The manifest.
     Manifest,
-    /// One of the others.
+    /// A file listed in the manifest.
     File(FileRole),
 }
 
@@ -25,46 +25,46 @@ impl fmt::Display for Part {
     }
 }
 
-/// Why a directory with the name of a snapshot holds no usable one.
+/// The reason why a directory with the name of a snapshot has no usable one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Defect {
-    /// Nothing in it says that IronClaw made it.
+    /// It has no mark of IronClaw.
     #[error("no snapshot that IronClaw made")]
     NotOurs,
-    /// It is root's alone.
+    /// Only root may read it.
     #[error("this user may not read it")]
     NotReadable,
-    /// A file is not there.
+    /// A file is missing.
     #[error("{file} is missing")]
     Missing {
-        /// Which one.
+        /// The file.
         file: Part,
     },
     /// A file is a link, a pipe, a device or a directory.
     #[error("{file} is not a regular file")]
     NotRegular {
-        /// Which one.
+        /// The file.
         file: Part,
     },
     /// A file can't be opened.
     #[error("{file} can't be read: {reason}")]
     Unreadable {
-        /// Which one.
+        /// The file.
         file: Part,
-        /// What the operating system says.
+        /// The system's error.
         reason: String,
     },
-    /// The directory was removed, or is another one, while the snapshot was used.
+    /// The directory was removed or replaced while the snapshot was used.
     #[error("its directory was removed or replaced")]
     Removed,
-    /// The manifest is larger than manifests are.
+    /// The manifest is too large.
     #[error("manifest.json has more than {limit} bytes")]
     ManifestTooLarge {
-        /// Most bytes that are read.
+        /// The limit in bytes.
         limit: u64,
     },
-    /// The manifest is no manifest.
+    /// The manifest is invalid.
     #[error("manifest.json is not valid: {reason}")]
     ManifestInvalid {
         /// What is wrong, and where.
@@ -76,33 +76,33 @@ pub enum Defect {
         /// The id in the manifest.
         found: SnapshotId,
     },
-    /// The manifest is that of a snapshot of another kind, which has another place.
+    /// The manifest is of a snapshot of another kind, which has another directory.
     #[error("manifest.json is that of a {found}")]
     OtherKind {
         /// The kind in the manifest.
         found: KindName,
     },
-    /// The manifest has a format of another release. It may be sound for that one.
+    /// The manifest has a format of another release, for which it may be valid.
     #[error("manifest.json has format {found}, this release knows {known}", known = FORMAT)]
     OtherFormat {
         /// The format in the manifest.
         found: u32,
     },
-    /// A file was cut or extended.
+    /// A file was truncated or extended.
     #[error("{file} has {found} bytes, its manifest says {expected}")]
     WrongSize {
-        /// Which one.
+        /// The file.
         file: Part,
-        /// Size in the manifest, in bytes.
+        /// The size in the manifest, in bytes.
         expected: u64,
-        /// Size found, in bytes.
+        /// The actual size, in bytes.
         found: u64,
     },
 }
 
 impl Defect {
-    /// Whether nobody can use the directory any more: if it was to become a pool's, a sweep removes
-    /// it, and a checkpoint waits for its owner.
+    /// Returns whether the directory is unusable for good: a base is swept then, a checkpoint waits
+    /// for its owner.
     #[must_use]
     pub fn is_garbage(&self) -> bool {
         !matches!(
@@ -111,7 +111,7 @@ impl Defect {
         )
     }
 
-    /// Whether a later release made it.
+    /// Returns whether a later release made it.
     #[must_use]
     pub fn is_of_newer_release(&self) -> bool {
         matches!(self, Self::OtherFormat { found } if *found > FORMAT)

@@ -1,4 +1,4 @@
-//! The roads on which a snapshot is deleted. Who may go is up to [`retention`](super::retention).
+//! Deletes snapshots, where [`retention`](super::retention) allows it.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use super::retention::{Cause, Subject, may_be_deleted};
 use super::store::SnapshotStore;
 
 impl SnapshotStore {
-    /// Deletes a snapshot, sound or not, and of whatever kind: for somebody who named it.
+    /// Deletes a named snapshot, intact or not, of any kind.
     ///
     /// # Errors
-    /// [`SnapshotError::InUse`] while anything that was restored from it lives;
-    /// [`Defect::NotOurs`] of a directory that nothing marks as a snapshot.
+    /// [`SnapshotError::InUse`] while anything restored from it lives; [`Defect::NotOurs`] for a
+    /// directory without our mark.
     pub fn delete(&self, id: SnapshotId) -> Result<(), SnapshotError> {
         let name = self.name_of(id);
         match self.delete_for(name, Cause::Named)? {
@@ -28,23 +28,22 @@ impl SnapshotStore {
         }
     }
 
-    /// Deletes every snapshot of pools that is at least so old and that nobody uses, for whatever
-    /// settings it was made. Checkpoints stay, but for those whose time is past, and so does what a
-    /// newer release made.
+    /// Deletes every unused base that is at least `limit` old, for any settings. Keeps checkpoints
+    /// until they expire, and snapshots of a newer release.
     ///
     /// # Errors
-    /// [`SnapshotError`] for the first that could not be deleted.
+    /// [`SnapshotError`] of the first failed deletion.
     pub fn delete_unused(&self, limit: Duration) -> Result<Swept, SnapshotError> {
         let mut swept = Swept::default();
         for name in self.0.names()? {
             let age = name.id.age();
-            // Of those of pools that spares a look at most.
+            // Avoids reading most of the young bases.
             if name.kind == KindName::Base && age < limit {
                 continue;
             }
             let path = name.directory(self.root());
             let bytes = self.0.disk_bytes(name).unwrap_or(0);
-            // If not: it is used or somebody's, or another process was faster.
+            // Otherwise it is used or foreign, or another process was faster.
             if self.delete_for(name, Cause::Unused { age, limit })? == Deletion::Done {
                 swept.removed.push(path);
                 swept.bytes += bytes;
@@ -53,12 +52,12 @@ impl SnapshotStore {
         Ok(swept)
     }
 
-    /// Takes a snapshot away whose content is not what was published, if it can be made again.
+    /// Deletes a snapshot whose content is corrupt, if it can be made again.
     pub(super) fn remove_corrupt(&self, name: DirName, error: &SnapshotError) {
         match self.delete_for(name, Cause::Unusable) {
             Ok(Deletion::Done) => tracing::warn!("a snapshot is removed: {error}"),
             Ok(Deletion::Denied) => tracing::warn!("a checkpoint is damaged, and stays: {error}"),
-            // Another process found the same, or somebody put his own there.
+            // Another process found the same, or others replaced it.
             Ok(Deletion::InUse | Deletion::Missing | Deletion::NotOurs) => {}
             Err(error) => tracing::warn!(%error, "a corrupt snapshot stays for now"),
         }
@@ -72,7 +71,7 @@ impl SnapshotStore {
         let path = name.directory(self.root());
         self.0.delete(name, |lock| {
             let manifest = match inspect::manifest(lock.directory(), &path, name) {
-                // Whoever named it need not know what it is.
+                // A named snapshot need not be readable.
                 Err(_) if cause == Cause::Named => Err(Defect::NotReadable),
                 Err(SnapshotError::Store(StoreError::Io { source, .. }))
                     if !inspect::is_the_hosts(&source) =>

@@ -1,4 +1,4 @@
-//! What can go wrong with snapshots on disk.
+//! Errors of snapshots on disk.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,40 +12,40 @@ use super::host::HostError;
 use super::id::SnapshotId;
 use super::kind::{DirName, KindName};
 
-/// Failure of an operation on the snapshot store: what was attempted, where, and what to do.
+/// The error of an operation on the snapshot store: the operation, the path, and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SnapshotError {
-    /// The store can't be used, or the operating system refused something in it.
+    /// The store can't be used, or a system call in it failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// This host does not say what it is.
+    /// The host's identity is unknown.
     #[error(transparent)]
     Host(#[from] HostError),
     /// No snapshot has this id.
     #[error("no snapshot {id}: {} does not exist; `ironclaw snapshot list` shows what there is", path.display())]
     NotFound {
-        /// The id asked for.
+        /// The id.
         id: SnapshotId,
-        /// Where it would be.
+        /// Its path, if it existed.
         path: PathBuf,
     },
-    /// It has this id, and is of another kind than asked for.
+    /// The snapshot with this id is of another kind than requested.
     #[error("snapshot {id} is a {found}, and not a {wanted}")]
     OtherKind {
-        /// The id asked for.
+        /// The id.
         id: SnapshotId,
-        /// What it is.
+        /// Its kind.
         found: KindName,
-        /// What was asked for.
+        /// The requested kind.
         wanted: KindName,
     },
-    /// A checkpoint that somebody else has.
+    /// The checkpoint belongs to another owner.
     #[error("checkpoint {id} is not {by:?}'s, and stays")]
     NotOwner {
-        /// The checkpoint.
+        /// The checkpoint's id.
         id: SnapshotId,
-        /// Who wanted it deleted.
+        /// The owner who requested its deletion.
         by: String,
     },
     /// A clone, a pool or a build still uses the snapshot.
@@ -54,14 +54,14 @@ pub enum SnapshotError {
         path.display()
     )]
     InUse {
-        /// The snapshot.
+        /// The snapshot's id.
         id: SnapshotId,
         /// Its directory.
         path: PathBuf,
-        /// Who uses it.
+        /// The processes that use it.
         owners: Owners,
     },
-    /// The directory does not hold a usable snapshot.
+    /// The directory has no usable snapshot.
     #[error("{} holds no usable snapshot: {defect}; {}", path.display(), defect.remedy(kind_at(path)))]
     Defective {
         /// The directory.
@@ -69,14 +69,14 @@ pub enum SnapshotError {
         /// What is wrong with it.
         defect: Defect,
     },
-    /// The snapshot is sound but was made for something else.
+    /// The snapshot is intact but was made for something else.
     #[error(
         "snapshot {id} does not fit: {mismatch}; make a new one with `ironclaw snapshot create`"
     )]
     Incompatible {
-        /// The snapshot.
+        /// The snapshot's id.
         id: SnapshotId,
-        /// The first difference found.
+        /// The first difference.
         mismatch: Mismatch,
     },
     /// The content of a file differs from what was published.
@@ -88,12 +88,12 @@ pub enum SnapshotError {
     Corrupt {
         /// The file that differs.
         path: PathBuf,
-        /// Digest in the manifest.
+        /// The digest in the manifest.
         expected: Sha256Digest,
-        /// Digest of the file as it is.
+        /// The digest of the file.
         found: Sha256Digest,
     },
-    /// The VMM did not leave behind what a snapshot consists of.
+    /// The VMM did not write a snapshot's files as required.
     #[error("cannot publish a snapshot: {} {fault}; the VMM did not write it as asked", path.display())]
     Unpublishable {
         /// The file or directory entry.
@@ -101,17 +101,17 @@ pub enum SnapshotError {
         /// What is wrong with it.
         fault: FileFault,
     },
-    /// The description cannot be stored in a manifest.
+    /// The description can't be stored in a manifest.
     #[error("cannot publish a snapshot in {}: {reason}", path.display())]
     BadDescription {
         /// The staging directory.
         path: PathBuf,
-        /// Which field breaks which rule.
+        /// The field, and the rule that it breaks.
         reason: String,
     },
 }
 
-/// Of what kind the snapshot in the directory at `path` was to be.
+/// Returns the kind of snapshot that the directory at `path` is for.
 fn kind_at(path: &Path) -> KindName {
     let name = path.file_name().and_then(|name| name.to_str());
     let name = name.and_then(DirName::parse);
@@ -119,7 +119,7 @@ fn kind_at(path: &Path) -> KindName {
 }
 
 impl SnapshotError {
-    /// The error of `operation` on `path`; a full disk has its own variant, wherever it shows.
+    /// Creates the error of `operation` on `path`; a full disk has its own variant.
     pub(super) fn io(
         operation: &'static str,
         path: impl AsRef<Path>,

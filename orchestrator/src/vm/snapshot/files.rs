@@ -1,4 +1,4 @@
-//! The files of a snapshot, by what they are for.
+//! The files of a snapshot, by role.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,95 +8,96 @@ use serde::{Deserialize, Serialize};
 
 use crate::vm::vmm::Machine;
 
-/// Most bytes of a VMM's state file, far beyond the kilobytes that machines without RAM in it
-/// need, so that hashing one stays short.
+/// Limit of a VMM's state file in bytes, far beyond the kilobytes of a machine without RAM in it,
+/// so that hashing it takes no time.
 pub const MAX_VMSTATE_BYTES: u64 = 64 << 20;
-/// Most bytes of a disk, holes included: its digest takes 1/2048 of it in memory.
+/// Limit of a disk in bytes, holes included: its digest takes 1/2048 of that in memory.
 pub const MAX_DISK_BYTES: u64 = 256 << 30;
-/// Most disks of a snapshot.
+/// Limit of a snapshot's disks.
 pub const MAX_DISKS: usize = 16;
-/// Longest name of a disk in bytes.
+/// Limit of the length of a disk's name, in bytes.
 const MAX_DISK_ID: usize = 32;
 
 const MEMORY: &str = "memory";
 const VMSTATE: &str = "vmstate";
 const DISK_PREFIX: &str = "disk-";
 
-/// What a file of a snapshot is for. Its text is the file's name: `memory`, `vmstate`, or `disk-`
-/// and the disk's name.
+/// The role of a snapshot's file. Its text is the file's name: `memory`, `vmstate`, or `disk-` and
+/// the disk's name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum FileRole {
     /// The guest's RAM.
     Memory,
-    /// State of vCPUs and devices, in the VMM's format.
+    /// The state of vCPUs and devices, in the VMM's format.
     VmState,
-    /// What a disk held that the guest could write to.
+    /// The content of a writable disk.
     Disk(DiskId),
 }
 
-/// Name of a disk in its VM: 1 to 32 lower-case letters, digits or `_`.
+/// The name of a disk in its VM: 1 to 32 lower-case letters, digits or `_`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DiskId(String);
 
-/// The text is no name of a disk.
+/// The error of a text that is no name of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the name of a disk is 1 to {MAX_DISK_ID} lower-case letters, digits or `_`")]
 pub struct ParseDiskIdError;
 
-/// The text says of no file what it is for.
+/// The error of a text that is no role of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a file of a snapshot is `{MEMORY}`, `{VMSTATE}` or `{DISK_PREFIX}` and the name of a disk"
 )]
 pub struct ParseFileRoleError;
 
-/// What a file must be.
+/// The properties that a file must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileRecord {
-    /// Size in bytes, holes included.
+    /// The size in bytes, holes included.
     pub bytes: u64,
-    /// SHA-256 over the SHA-256 digests of the content in blocks of 64 KiB, holes read as zeros.
+    /// The SHA-256 over the SHA-256 digests of the content in blocks of 64 KiB; holes read as
+    /// zeros.
     pub sha256_of_blocks: Sha256Digest,
 }
 
-/// What is wrong with a file that should become part of a snapshot.
+/// What is wrong with a file of an unpublished snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileFault {
-    /// There is none.
+    /// It is missing.
     #[error("is missing")]
     Missing,
     /// It is a link, a pipe, a device or a directory.
     #[error("is not a regular file")]
     NotRegular,
-    /// The memory file must be exactly as large as the machine's memory.
+    /// The size of the memory file differs from the machine's memory.
     #[error("has {found} bytes instead of {expected}")]
     WrongSize {
-        /// Bytes of the machine's memory.
+        /// The size of the machine's memory in bytes.
         expected: u64,
-        /// Bytes found.
+        /// The actual size in bytes.
         found: u64,
     },
-    /// A state file and a disk hold at least something.
+    /// A state file or a disk is empty.
     #[error("is empty")]
     Empty,
-    /// No VMM writes so much state, and no disk may be so large: RAM went into the wrong file.
+    /// Too large for a state file or a disk: RAM went into the wrong file.
     #[error("has {found} bytes, more than the {limit} that such a file can have")]
     TooLarge {
-        /// Bytes found.
+        /// The actual size in bytes.
         found: u64,
-        /// Most bytes accepted.
+        /// The limit in bytes.
         limit: u64,
     },
-    /// A snapshot's directory holds its own files only.
+    /// An entry that is no file of the snapshot.
     #[error("does not belong into a snapshot")]
     Stray,
 }
 
 impl FileRole {
-    /// Whether a file of so many bytes can be it, of a guest on `machine`.
+    /// Checks the size of such a file, for a guest on `machine`.
     pub(super) fn check(&self, machine: Machine, found: u64) -> Result<(), FileFault> {
         let limit = match self {
             Self::Memory => {

@@ -1,4 +1,4 @@
-//! Manifests of format 2, whose snapshots are taken over: all were a pool's, and had two files.
+//! Reads manifests of format 2, in which all snapshots are bases with two files.
 
 use ironclaw_store::Timestamp;
 use serde::Deserialize;

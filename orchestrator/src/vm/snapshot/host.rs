@@ -1,4 +1,4 @@
-//! What a snapshot must find again on the host that restores it.
+//! The properties of a host that a snapshot depends on.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -6,19 +6,19 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// Facts about a host on which a VMM's saved state depends.
+/// The properties of a host on which a VMM's saved state depends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Host {
     /// `model name` in `/proc/cpuinfo`.
     pub cpu_model: String,
-    /// Release of the kernel, as `uname -r` prints it.
+    /// The release of the kernel, as `uname -r` prints it.
     pub kernel_release: String,
-    /// Frequency of the time stamp counter in kHz; `None` where it is unknown.
+    /// The frequency of the time stamp counter in kHz; `None` if unknown.
     pub tsc_khz: Option<u32>,
 }
 
-/// Why it is not known what this host is.
+/// The reason why the host's properties are unknown.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HostError {
@@ -27,25 +27,25 @@ pub enum HostError {
     Io {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The system's error.
         source: io::Error,
     },
-    /// This host does not say what it is.
+    /// A property is missing.
     #[error("{} names no {what}: snapshots could not be tied to this host", path.display())]
     Unknown {
-        /// Where it was looked for.
+        /// The file in which it was looked for.
         path: PathBuf,
-        /// What is missing.
+        /// The missing property.
         what: &'static str,
     },
 }
 
 const CPUINFO: &str = "/proc/cpuinfo";
-/// The first processor is enough; its entry takes about 1.5 kB.
+/// Reads the first processor's entry only, which has about 1.5 kB.
 const CPUINFO_LIMIT: u64 = 16 << 10;
 
 impl Host {
-    /// The host that this process runs on. The caller measured or read `tsc_khz`.
+    /// Returns the host of this process. The caller measured or read `tsc_khz`.
     ///
     /// # Errors
     ///
@@ -93,7 +93,7 @@ fn read_start(path: &Path, limit: u64) -> Result<String, HostError> {
 }
 
 #[cfg(any(test, feature = "fuzzing"))]
-/// A text of `/proc/cpuinfo`.
+/// Parses a text of `/proc/cpuinfo`.
 pub(crate) fn fuzz(cpuinfo: &str) {
     let _ = cpu_model(cpuinfo);
 }

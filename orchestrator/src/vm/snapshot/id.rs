@@ -9,15 +9,15 @@ use uuid::{Uuid, Version};
 
 use ironclaw_store::Timestamp;
 
-/// Name of a snapshot, and of its directory: a UUID of version 7, hence in order of creation.
+/// The name of a snapshot and of its directory: a UUID of version 7, hence sorted by creation time.
 ///
-/// There is one text form per id (lower case, with hyphens), so that no two names lead to one
+/// Each id has a single text form (lower case, with hyphens), so that no two names lead to one
 /// directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SnapshotId(Uuid);
 
-/// The text is not the name of a snapshot.
+/// The error of a text that is no name of a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a snapshot id is a lower-case UUID of version 7, \
@@ -26,12 +26,12 @@ pub struct SnapshotId(Uuid);
 pub struct ParseSnapshotIdError;
 
 impl SnapshotId {
-    /// A new id, later than all that this process made before.
+    /// Creates an id later than all that this process created before.
     pub(super) fn generate() -> Self {
         Self(Uuid::now_v7())
     }
 
-    /// Time since it was made, as [`Timestamp::age_or_overdue`].
+    /// Returns the age, like [`Timestamp::age_or_overdue`].
     pub(super) fn age(self) -> Duration {
         let (unix_seconds, nanoseconds) = self.0.get_timestamp().map_or((0, 0), |it| it.to_unix());
         let made = Timestamp {

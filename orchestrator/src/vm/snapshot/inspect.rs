@@ -1,4 +1,4 @@
-//! What is in a snapshot's directory, judged without reading the large files.
+//! Checks a snapshot's directory without reading the large files.
 
 use std::fs::File;
 use std::io;
@@ -15,10 +15,11 @@ use super::files::FileRole;
 use super::kind::{DirName, MANIFEST};
 use super::manifest::{MAX_BYTES, Manifest, ManifestError};
 
-/// Result of [`read`]: the manifest or what is wrong, apart from an answer that could not be had.
+/// The result of [`read`]: the manifest or a defect. Failures to find out are errors apart from
+/// that.
 pub(super) type Finding = Result<Manifest, Defect>;
 
-/// Judges the open directory at `path`, which has this name, by its manifest and the sizes of its
+/// Checks the open directory at `path`, which has this name, by its manifest and the sizes of its
 /// files.
 pub(super) fn read(directory: &File, path: &Path, name: DirName) -> Result<Finding, SnapshotError> {
     let is_ours = || {
@@ -35,7 +36,7 @@ pub(super) fn read(directory: &File, path: &Path, name: DirName) -> Result<Findi
     }
 }
 
-/// The manifest in the open directory at `path`, whatever its other files are; it may be that of a
+/// Reads the manifest in the open directory at `path`, whatever its other files are; it may be of a
 /// snapshot of another kind.
 pub(super) fn manifest(
     directory: &File,
@@ -90,7 +91,7 @@ fn of(role: &FileRole) -> Part {
     Part::File(role.clone())
 }
 
-/// Judges the snapshot whose directory was at `path` when it was locked, with its files opened.
+/// Checks the snapshot whose directory was at `path` when it was locked; opens its files.
 pub(super) fn check(
     lock: &DirLock,
     path: &Path,
@@ -136,7 +137,7 @@ pub(super) fn check(
     Ok(Ok(()))
 }
 
-/// Whether any other file could not be opened either.
+/// Returns whether an error is of the host, and would affect any other file.
 pub(super) fn is_the_hosts(error: &io::Error) -> bool {
     let errno = Errno::from_io_error(error);
     matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))

@@ -1,4 +1,4 @@
-//! What a snapshot is for, and where one of its kind is.
+//! The kind of a snapshot, and the directory of its kind.
 
 use std::fmt;
 use std::io;
@@ -10,40 +10,41 @@ use serde::{Deserialize, Serialize};
 use super::id::SnapshotId;
 use super::verified;
 
-/// What a snapshot is for, and with it who may use and delete it.
+/// The kind of a snapshot, which determines who may use and delete it.
 ///
 /// | | used by | deleted |
 /// |---|---|---|
 /// | [`Base`](Self::Base) | any pool that it fits | when it is replaced, old and unused, or damaged |
 /// | [`Checkpoint`](Self::Checkpoint) | whoever names it | by its owner, or when its time is past |
 ///
-/// Neither is deleted while it is in use. Whoever can write to the store and names a snapshot may
-/// delete it, whatever its kind ([`SnapshotStore::delete`](super::SnapshotStore::delete)). One that
-/// a newer release made is deleted by that alone.
+/// Neither is deleted while in use. Whoever can write to the store may delete any snapshot by
+/// naming it ([`SnapshotStore::delete`](super::SnapshotStore::delete)). A snapshot of a newer
+/// release is deleted only that way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// Of a template that was booted. It can be made again: pools find it, share it and replace it.
+    /// A snapshot of a booted template. It can be made again: pools find it, share it and replace
+    /// it.
     Base,
-    /// Of a VM that somebody used. It can't be made again: no pool takes it, and nothing deletes it
-    /// because it is old, unused or damaged.
+    /// A snapshot of a VM that somebody used. It can't be made again: no pool takes it, and nothing
+    /// deletes it because it is old, unused or damaged.
     Checkpoint(Checkpoint),
 }
 
-/// Whose a checkpoint is, of which VM, and for how long.
+/// The owner of a checkpoint, its VM, and its expiry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Checkpoint {
-    /// Who may have it deleted, as the front end that took it knows him: 1 to 256 bytes of
+    /// The owner, who may have it deleted, as identified by the front end: 1 to 256 bytes of
     /// printable text.
     pub owner: String,
-    /// Id of the VM that it was taken of; the same.
+    /// The id of its VM, in the same format.
     pub of: String,
-    /// When it may go by itself; `None`: never.
+    /// The time after which it may be deleted; `None`: never.
     pub keep_until: Option<Timestamp>,
 }
 
-/// A [`Kind`] without what only one of them has.
+/// A [`Kind`] without its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KindName {
@@ -54,7 +55,7 @@ pub enum KindName {
 }
 
 impl Kind {
-    /// Which one it is.
+    /// Returns its name.
     #[must_use]
     pub fn name(&self) -> KindName {
         match self {
@@ -65,7 +66,7 @@ impl Kind {
 }
 
 impl Checkpoint {
-    /// Whether it was to be kept for less long than until `now`.
+    /// Returns whether it has expired at `now`.
     #[must_use]
     pub fn is_past(&self, now: Timestamp) -> bool {
         self.keep_until.is_some_and(|until| until < now)
@@ -82,15 +83,15 @@ impl fmt::Display for KindName {
     }
 }
 
-/// How the name of a checkpoint's directory starts. What looks for snapshots of pools, be it a
-/// release that knows no checkpoints, does not see such a name, and so neither takes nor deletes it;
-/// nor is it lost with a manifest that can't be read.
+/// The prefix of a checkpoint's directory. Searches for bases, even of releases without
+/// checkpoints, do not see such a name, and so neither use nor delete it; and the kind is known
+/// even without a readable manifest.
 const CHECKPOINT_PREFIX: &str = "checkpoint-";
 
-/// Name of the file in each directory that describes the others.
+/// The name of the manifest in each directory.
 pub(super) const MANIFEST: &str = "manifest.json";
 
-/// A snapshot by the name of its directory, which says of what kind it is.
+/// The name of a snapshot's directory, which shows its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct DirName {
     pub(super) kind: KindName,
@@ -98,7 +99,7 @@ pub(super) struct DirName {
 }
 
 impl DirName {
-    /// Where the snapshot of this manifest is.
+    /// Returns the directory of the snapshot with this manifest.
     pub(super) fn of(manifest_kind: &Kind, id: SnapshotId) -> Self {
         let kind = manifest_kind.name();
         Self { kind, id }

@@ -1,6 +1,6 @@
-//! Names of staging directories: what will be in one, and for what.
+//! Labels in the names of staging directories: the future snapshot, and its purpose.
 //!
-//! So processes that need the same find the one that makes it.
+//! By them, processes that need the same snapshot find the one that makes it.
 
 use ironclaw_store::{STAGING_PREFIX, Sha256Digest};
 
@@ -8,8 +8,8 @@ use super::compat::Requirements;
 use super::id::SnapshotId;
 use super::kind::KindName;
 
-/// For what a snapshot is made. The frequency of the host's clock is left out, since each process
-/// measures it a little differently.
+/// Returns the purpose of a snapshot. Leaves out the frequency of the host's clock, which each
+/// process measures a little differently.
 pub(super) fn purpose(requirements: &Requirements, kind: KindName) -> String {
     let Requirements {
         template,
@@ -26,12 +26,12 @@ pub(super) fn purpose(requirements: &Requirements, kind: KindName) -> String {
     .short()
 }
 
-/// What follows the prefix in the name of a staging directory.
+/// Returns the label of a staging directory, which follows the prefix.
 pub(super) fn label(id: SnapshotId, purpose: &str) -> String {
     format!("{id}-{purpose}")
 }
 
-/// The snapshot that a staging directory of this name and purpose will become.
+/// Returns the future snapshot of a staging directory, if its name has this purpose.
 pub(super) fn id_for(name: &str, purpose: &str) -> Option<SnapshotId> {
     let label = name.strip_prefix(STAGING_PREFIX)?;
     let id = label.strip_suffix(purpose)?.strip_suffix('-')?;

@@ -1,4 +1,4 @@
-//! `manifest.json`: what a snapshot is, and what its files must be.
+//! The manifest of a snapshot, `manifest.json`.
 
 use std::collections::BTreeMap;
 
@@ -16,64 +16,62 @@ use super::id::SnapshotId;
 use super::kind::Kind;
 use crate::vm::vmm::{Machine, VmmIdentity};
 
-/// Version of the manifest's format. Raised with each change that an older reader would
-/// misunderstand or refuse. One of format 2, which knew but one [kind](Kind) and two files, is read,
-/// too.
+/// The version of the manifest's format. Raised with each change that an older reader would
+/// misunderstand or refuse. Format 2, which had a single [kind](Kind) and two files, is read, too.
 pub const FORMAT: u32 = 3;
 
-/// Most bytes of a manifest that are read; a real one has about 1 KiB.
+/// Limit of a manifest's size in bytes; it has about 1 KiB.
 pub(super) const MAX_BYTES: u64 = 64 << 10;
-/// Most bytes of a text in a manifest; CPU models and version texts stay below 100.
+/// Limit of a text in bytes; CPU models and versions have less than 100.
 const MAX_TEXT: usize = 256;
 
-/// Everything that is known about a snapshot besides its content.
+/// The description of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// [`FORMAT`], also of one that was read from an older format.
+    /// [`FORMAT`], even if read from an older format.
     pub format: u32,
-    /// The snapshot's name, the same as in its directory's.
+    /// The snapshot's name, which is also in its directory's name.
     pub id: SnapshotId,
-    /// What it is for.
+    /// The kind of snapshot.
     pub kind: Kind,
-    /// The snapshot that its VM was restored from, if it was: where it comes from. Its files need
-    /// none of that one's.
+    /// The snapshot that its VM was restored from, if any. This one does not need that one's files.
     pub parent: Option<SnapshotId>,
-    /// Which refresh of the pool made it; of a checkpoint, that of its VM's.
+    /// The number of the pool's refresh that made it; for a checkpoint, that of its VM's snapshot.
     pub generation: u64,
-    /// What the guest was booted from.
+    /// The template of the guest.
     pub template: TemplateHash,
-    /// What ran the guest.
+    /// The VMM that ran the guest.
     pub vmm: VmmIdentity,
-    /// What the guest ran on.
+    /// The size of the guest.
     pub machine: Machine,
-    /// Where the guest ran.
+    /// The host that ran the guest.
     pub host: Host,
     /// The boot of the host (`/proc/sys/kernel/random/boot_id`) in which it was published.
     pub boot_id: Uuid,
-    /// When it was published.
+    /// The time of publication.
     pub created: Timestamp,
-    /// Its files, each by what it is for: memory and state always, and up to [`MAX_DISKS`] disks.
+    /// The records of its files: memory and state, and up to [`MAX_DISKS`] disks.
     pub files: BTreeMap<FileRole, FileRecord>,
 }
 
-/// What the maker of a snapshot knows about it; the rest of the [`Manifest`] follows from the
+/// The part of a [`Manifest`] that the maker of a snapshot provides; the rest is derived from the
 /// files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Description {
-    /// Which refresh of the pool made it.
+    /// The number of the pool's refresh that made it.
     pub generation: u64,
-    /// What the guest was booted from.
+    /// The template of the guest.
     pub template: TemplateHash,
-    /// What ran the guest.
+    /// The VMM that ran the guest.
     pub vmm: VmmIdentity,
-    /// What the guest ran on; the memory file must be as large as its memory.
+    /// The size of the guest; the memory file must have the size of its memory.
     pub machine: Machine,
-    /// Where the guest ran.
+    /// The host that ran the guest.
     pub host: Host,
 }
 
-/// What is settled of a snapshot before anything of it is written.
+/// The part of a manifest that is fixed before anything is written.
 #[derive(Debug, Clone)]
 pub(super) struct Provenance {
     pub(super) id: SnapshotId,
@@ -113,20 +111,20 @@ impl Description {
         }
     }
 
-    /// The first rule that a field breaks, if any: what is written must be readable again.
+    /// Returns the first violated rule, if any: a written manifest must be readable again.
     pub(super) fn check(&self) -> Result<(), String> {
         check(&self.vmm, self.machine, &self.host)
     }
 }
 
 impl Provenance {
-    /// As [`Description::check`].
+    /// See [`Description::check`].
     pub(super) fn check(&self) -> Result<(), String> {
         check_kind(&self.kind)
     }
 }
 
-/// A pool's, of the same two files.
+/// A base with the same two files.
 impl From<Former> for Manifest {
     fn from(former: Former) -> Self {
         let Former {
@@ -159,14 +157,14 @@ impl From<Former> for Manifest {
 }
 
 impl Manifest {
-    /// The manifest in `json`, which may hold anything.
+    /// Parses a manifest from arbitrary `json`.
     pub(super) fn parse(json: &[u8]) -> Result<Self, ManifestError> {
-        // The version comes first: of another format nothing else is known.
+        // Reads the version first: nothing is known about another format.
         #[derive(Deserialize)]
         struct Version {
             format: u32,
         }
-        // It may repeat a name in it.
+        // The parser's message may repeat a name in the text.
         let invalid =
             |error: serde_json::Error| ManifestError::Invalid(untrusted::line(&error.to_string()));
         let Version { format } = serde_json::from_slice(json).map_err(invalid)?;
@@ -209,10 +207,10 @@ impl Manifest {
     }
 }
 
-/// Why a text is no manifest.
+/// The reason why a text is no manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ManifestError {
-    /// Perhaps one of a newer release.
+    /// Another format, perhaps of a newer release.
     OtherFormat(u32),
     Invalid(String),
 }
@@ -245,7 +243,7 @@ fn check_kind(kind: &Kind) -> Result<(), String> {
     Ok(())
 }
 
-/// Control characters would reach the terminal of whoever lists the snapshots.
+/// Control characters would reach the terminal of a user who lists the snapshots.
 fn check_text(field: &str, text: &str) -> Result<(), String> {
     if text.is_empty() || text.len() > MAX_TEXT || text.chars().any(untrusted::is_deceptive) {
         return Err(format!(
@@ -256,7 +254,8 @@ fn check_text(field: &str, text: &str) -> Result<(), String> {
 }
 
 #[cfg(any(test, feature = "fuzzing"))]
-/// A file that should be a manifest: what is taken can be written, and is the same when read again.
+/// Parses a file that should be a manifest: an accepted one can be written, and is the same when
+/// read again.
 pub(crate) fn fuzz(json: &[u8]) {
     match Manifest::parse(json) {
         Ok(manifest) => {
@@ -281,7 +280,7 @@ pub(super) mod tests {
     const OF_MEMORY: &str = "30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58";
     const OF_VMSTATE: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
-    /// What is on disk. A change here needs another [`FORMAT`], or old snapshots become garbage.
+    /// The format on disk. A change here needs another [`FORMAT`], or old snapshots become garbage.
     const GOLDEN: &str = r#"{
   "format": 3,
   "id": "0192f0c1-7a2b-7c3d-8e4f-5a6b7c8d9e0f",
@@ -368,7 +367,7 @@ pub(super) mod tests {
         }
     }
 
-    /// The same of a checkpoint, with a disk.
+    /// Returns a checkpoint's manifest, with a disk.
     fn checkpoint() -> Manifest {
         let mut manifest = manifest();
         manifest.kind = Kind::Checkpoint(Checkpoint {
@@ -468,7 +467,7 @@ pub(super) mod tests {
         assert!(reason.contains("more than 16 disks"), "{reason}");
     }
 
-    /// As the release wrote it that had this format.
+    /// Returns a manifest as written by a release with that format.
     fn golden_of_format_2() -> String {
         let golden = GOLDEN.replacen("\"format\": 3", "\"format\": 2", 1);
         golden.replacen("  \"kind\": \"base\",\n  \"parent\": null,\n", "", 1)
@@ -489,7 +488,7 @@ pub(super) mod tests {
             };
             assert!(reason.contains(word), "{reason:?} should say {word:?}");
         }
-        // Nor has one of this format what that had not.
+        // Format 2 does not have the fields of format 3.
         let mixed = GOLDEN.replacen("\"format\": 3", "\"format\": 2", 1);
         assert!(Manifest::parse(mixed.as_bytes()).is_err());
         let mixed = golden.replacen("\"format\": 2", "\"format\": 3", 1);

@@ -42,24 +42,23 @@ impl Snapshot {
         }))
     }
 
-    /// Its name.
+    /// Returns its name.
     #[must_use]
     pub fn id(&self) -> SnapshotId {
         self.0.manifest.id
     }
 
-    /// What it is.
+    /// Returns its manifest.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.0.manifest
     }
 
-    /// Looks whether its files are still there, are what its manifest says as far as sizes tell, and
-    /// can be read: for who failed to use it.
+    /// Checks after a failed use that its files exist, have the sizes in the manifest, and can be
+    /// read.
     ///
     /// # Errors
-    /// [`SnapshotError::Defective`] if not; whatever else keeps it from being looked at is not its
-    /// own fault.
+    /// [`SnapshotError::Defective`] if not; other errors are not the snapshot's fault.
     pub(crate) fn check(&self) -> Result<(), SnapshotError> {
         let Inner {
             lock,
@@ -77,7 +76,7 @@ impl Snapshot {
         })
     }
 
-    /// What a VMM is to know of it.
+    /// Returns the specification for a VMM.
     #[must_use]
     pub fn to_restore(&self) -> RestoreSpec {
         RestoreSpec {
@@ -89,7 +88,7 @@ impl Snapshot {
         }
     }
 
-    /// Bytes that its files take on disk, holes not counted; none of one that was removed.
+    /// Returns the bytes that its files occupy on disk, without holes; zero if it was removed.
     ///
     /// # Errors
     /// [`SnapshotError::Io`].
@@ -101,8 +100,8 @@ impl Snapshot {
         }
     }
 
-    /// Bytes of its memory file that are in the host's page cache, from which a clone gets them
-    /// without the disk.
+    /// Returns the bytes of its memory file that are in the host's page cache, which a clone gets
+    /// without disk access.
     ///
     /// # Errors
     /// [`SnapshotError::Io`].
@@ -112,20 +111,20 @@ impl Snapshot {
             .map_err(|error| SnapshotError::io("inspect", &self.0.memory, error))
     }
 
-    /// The file with the guest's RAM, to be mapped privately and never written.
+    /// Returns the path of the guest's RAM, to be mapped privately and never written.
     #[must_use]
     pub fn memory(&self) -> &Path {
         &self.0.memory
     }
 
-    /// Its file for `role`, never to be written; `None` if it has none.
+    /// Returns the path of its file for `role`, never to be written; `None` if it has none.
     #[must_use]
     pub fn file(&self, role: &FileRole) -> Option<PathBuf> {
         let has_it = self.0.manifest.files.contains_key(role);
         has_it.then(|| self.0.directory.join(role.to_string()))
     }
 
-    /// The file with the state of processors and devices.
+    /// Returns the path of the state of vCPUs and devices.
     #[must_use]
     pub fn vmstate(&self) -> &Path {
         &self.0.vmstate

@@ -1,4 +1,4 @@
-//! Who may delete what: the rule behind every road on which a snapshot goes.
+//! The retention rule behind every deletion of a snapshot.
 
 use std::time::Duration;
 
@@ -8,38 +8,38 @@ use super::defect::Defect;
 use super::kind::{Checkpoint, Kind, KindName};
 use super::manifest::Manifest;
 
-/// What would be deleted, as far as it is known.
+/// The snapshot to delete, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Subject<'a> {
-    /// One of a pool's.
+    /// A base.
     Base,
-    /// A checkpoint; `None`: its manifest can't be read, and nobody knows whose it is.
+    /// A checkpoint; `None` if its manifest can't be read, so that its owner is unknown.
     Checkpoint(Option<&'a Checkpoint>),
-    /// One that a newer release made, and only that one knows what it is.
+    /// A snapshot of a newer release, the only one that understands it.
     OfNewerRelease,
 }
 
-/// How it comes that something is to be deleted.
+/// The cause of a deletion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cause<'a> {
-    /// Somebody who may write to the store named it.
+    /// A user who may write to the store named it.
     Named,
-    /// Somebody who says that he is its owner wants it to go.
+    /// A user who claims to be its owner requested it.
     AskedBy(&'a str),
-    /// Nobody uses it, and it was made so long ago: after a build, or by `ironclaw pool refresh`.
+    /// It is unused and old: after a build, or by `ironclaw pool refresh`.
     Unused {
-        /// Time since it was made.
+        /// Its age.
         age: Duration,
-        /// At which it is old.
+        /// The age from which it is old.
         limit: Duration,
     },
-    /// A file of it is missing or damaged.
+    /// One of its files is missing or damaged.
     Unusable,
-    /// A sweep came by.
+    /// A sweep.
     Swept,
 }
 
-/// Whether it may be deleted. That nobody uses it is asked of its lock, and not here.
+/// Returns whether it may be deleted. Its lock, not this, tells whether it is in use.
 #[must_use]
 pub(super) fn may_be_deleted(subject: Subject<'_>, cause: Cause<'_>, now: Timestamp) -> bool {
     match (subject, cause) {
@@ -50,7 +50,8 @@ pub(super) fn may_be_deleted(subject: Subject<'_>, cause: Cause<'_>, now: Timest
         (Subject::Base, Cause::AskedBy(_) | Cause::Swept) => false,
         (Subject::Checkpoint(None), _) => false,
         (Subject::Checkpoint(Some(it)), Cause::AskedBy(who)) => it.owner == who,
-        // What can't be made again goes neither for its age nor for a damage that may be mended.
+        // A snapshot that can't be made again is deleted neither for its age nor for a damage that
+        // may be repairable.
         (Subject::Checkpoint(Some(it)), Cause::Unused { .. } | Cause::Unusable | Cause::Swept) => {
             it.is_past(now)
         }
@@ -58,7 +59,7 @@ pub(super) fn may_be_deleted(subject: Subject<'_>, cause: Cause<'_>, now: Timest
 }
 
 impl<'a> Subject<'a> {
-    /// What a readable manifest says.
+    /// Returns the subject of a readable manifest.
     pub(super) fn of(kind: &'a Kind) -> Self {
         match kind {
             Kind::Base => Self::Base,
@@ -66,8 +67,8 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// What the manifest says in a directory for a snapshot of this kind, or the directory's name
-    /// without a readable one.
+    /// Returns the subject of the manifest in a directory for a snapshot of this kind; without a
+    /// readable manifest, of the directory's name.
     pub(super) fn found(manifest: &'a Result<Manifest, Defect>, kind: KindName) -> Self {
         match (manifest, kind) {
             (Ok(manifest), _) => Self::of(&manifest.kind),
@@ -98,7 +99,7 @@ mod tests {
         })
     }
 
-    /// Each road but that on which it is named, with the age and its limit.
+    /// Returns each cause other than naming it, with the age and its limit.
     fn roads(who: &str, age: Duration, limit: Duration) -> [Cause<'_>; 4] {
         [
             Cause::AskedBy(who),

@@ -1,8 +1,8 @@
-//! Looking for a snapshot that another process made, or is making, before one is made here.
+//! Searches for a snapshot that another process made, or is making, before one is made here.
 //!
-//! The name of a staging directory says for what the snapshot will be, and its lock that its maker
-//! lives. So processes that need the same wait for the one that came first, and a maker that is
-//! killed is noticed by its lock.
+//! The name of a staging directory shows the snapshot's purpose, and its lock that its maker lives.
+//! So processes that need the same snapshot wait for the first one, and notice by the lock if that
+//! one is killed.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -21,25 +21,25 @@ use super::staging::Staging;
 use super::store::{Entry, SnapshotStore};
 use crate::mark;
 
-/// What a search came to.
+/// The result of a search.
 #[derive(Debug)]
 pub(crate) enum Search {
-    /// A snapshot that fits, in use by whoever has this.
+    /// A snapshot that fits, kept in use by this value.
     Found(Snapshot),
-    /// Another process makes one at this moment.
+    /// Another process is making one.
     Theirs(Theirs),
-    /// There is none: it is for the caller to make one here.
+    /// None: the caller may make one here.
     Ours(Staging),
 }
 
-/// A snapshot that another process makes.
+/// A snapshot that another process is making.
 #[derive(Debug)]
 pub(crate) struct Theirs {
     store: SnapshotStore,
-    /// Its own, once it is published.
+    /// Its id, once it is published.
     pub(crate) id: SnapshotId,
     directory: File,
-    /// Who makes it.
+    /// The process that makes it.
     pub(crate) owners: Owners,
 }
 
@@ -50,8 +50,8 @@ pub(crate) struct Kept {
 }
 
 impl SnapshotStore {
-    /// Looks for a snapshot that meets `requirements`, is not `known` and at most `age` old, the
-    /// youngest first, or else for a process that makes one.
+    /// Searches for a snapshot that meets `requirements`, is not in `known` and at most `age` old,
+    /// the youngest first; otherwise for a process that is making one.
     ///
     /// # Errors
     /// [`SnapshotError`].
@@ -63,7 +63,7 @@ impl SnapshotStore {
     ) -> Result<Search, SnapshotError> {
         self.0.make_anew()?;
         loop {
-            // Checkpoints have other names, and are not even looked at.
+            // Checkpoints have other names, and are not even read.
             let bases = self.names(KindName::Base)?;
             let entries = self.entries(&bases)?;
             let serves = |entry: &&Entry| {
@@ -73,16 +73,16 @@ impl SnapshotStore {
                 !known.contains(&entry.id) && entry.state.as_ref().is_ok_and(fits)
             };
             for entry in entries.iter().rev().filter(serves) {
-                // An error: another process deletes it just now.
+                // An error means that another process is deleting it.
                 if let Ok(snapshot) = self.load(entry.id, requirements) {
                     return Ok(Search::Found(snapshot));
                 }
             }
             let root = self.0.lock()?;
             if let Some((id, directory)) = self.in_the_making(requirements, known)? {
-                // Finding out who it is may take long.
+                // Finding the owner may take long.
                 drop(root);
-                let (store, owners) = (self.clone(), Owners::of(&directory));
+                let (store, owners) = (self.clone(), Owners::find(&directory));
                 return Ok(Search::Theirs(Theirs {
                     store,
                     id,
@@ -90,8 +90,8 @@ impl SnapshotStore {
                     owners,
                 }));
             }
-            // Nothing was published between the two looks: then this one's directory is seen by
-            // all who look later.
+            // Nothing was published between the two lists, so all later searches see this one's
+            // directory.
             if self.names(KindName::Base)? == bases {
                 return Staging::create(&self.0, &root, requirements, Kind::Base, None)
                     .map(Search::Ours);
@@ -99,7 +99,7 @@ impl SnapshotStore {
         }
     }
 
-    /// The caller holds the root lock.
+    /// Finds a snapshot being made. The caller holds the root lock.
     fn in_the_making(
         &self,
         requirements: &Requirements,
@@ -116,7 +116,7 @@ impl SnapshotStore {
             if known.contains(&id) {
                 continue;
             }
-            // Gone since, or left by a process that was killed: for a sweep.
+            // Gone meanwhile, or left by a killed process: for a sweep.
             let path = entry.path();
             let Ok(None) = DirLock::try_lock(&path, LockKind::Exclusive) else {
                 continue;
@@ -131,11 +131,12 @@ impl SnapshotStore {
 }
 
 impl Theirs {
-    /// Whether it is published, or its maker has failed or ended; what that left is removed.
+    /// Returns the snapshot if it is published, or if its maker has failed or ended; removes what
+    /// that left.
     ///
     /// # Errors
     /// [`SnapshotError`].
-    pub(crate) fn over(&self) -> Result<Option<Kept>, SnapshotError> {
+    pub(crate) fn poll_published(&self) -> Result<Option<Kept>, SnapshotError> {
         let path = DirName::base(self.id).directory(self.store.root());
         let lock = DirLock::try_share(&self.directory)
             .map_err(|error| SnapshotError::io("wait for", &path, error))?;
@@ -214,9 +215,12 @@ mod tests {
         let for_other = store.search(&other, &HashSet::new(), ANY_AGE).unwrap();
         assert!(matches!(for_other, Search::Ours(_)), "{for_other:?}");
 
-        assert!(theirs.over().unwrap().is_none(), "it is made still");
+        assert!(
+            theirs.poll_published().unwrap().is_none(),
+            "it is made still"
+        );
         drop(staging.publish(description()).unwrap());
-        let kept = theirs.over().unwrap().unwrap();
+        let kept = theirs.poll_published().unwrap().unwrap();
         assert!(matches!(store.delete(id), Err(SnapshotError::InUse { .. })));
         let Search::Found(snapshot) = search(&store) else {
             panic!("it is not found");
@@ -234,7 +238,7 @@ mod tests {
             panic!("nobody seems to make one");
         };
         drop(staging);
-        drop(theirs.over().unwrap().unwrap());
+        drop(theirs.poll_published().unwrap().unwrap());
         assert!(names(&store).is_empty());
         assert!(matches!(search(&store), Search::Ours(_)));
     }
@@ -250,7 +254,7 @@ mod tests {
                             match search(&store) {
                                 Search::Found(snapshot) => return snapshot.id(),
                                 Search::Theirs(theirs) => {
-                                    while theirs.over().unwrap().is_none() {
+                                    while theirs.poll_published().unwrap().is_none() {
                                         std::thread::yield_now();
                                     }
                                 }

@@ -6,7 +6,9 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
-use ironclaw_store::{Artefact as _, DirLock, RootLock, Store, ZeroPages, file, pass_over};
+use ironclaw_store::{
+    Artefact as _, DirLock, RootLock, Store, ZeroPages, file, hash_and_punch_holes,
+};
 
 use super::compat::Requirements;
 use super::error::SnapshotError;
@@ -20,24 +22,24 @@ use super::verified::Boot;
 use crate::mark;
 use crate::vm::vmm::Machine;
 
-/// A private directory for a VMM to write a snapshot into. Dropping it removes it.
+/// A private directory for a VMM to write a snapshot into; removed on drop.
 #[derive(Debug)]
 pub struct Staging {
     store: Store<DirName>,
     inner: ironclaw_store::Staging<DirName>,
     provenance: Provenance,
-    /// What it will consist of.
+    /// The roles of its files.
     roles: BTreeSet<FileRole>,
 }
 
 /// A snapshot that was just published.
 #[derive(Debug)]
 pub struct Published {
-    /// The snapshot, in use by whoever has this.
+    /// The snapshot, kept in use by this value.
     pub snapshot: Snapshot,
-    /// Bytes of zeros that became holes.
+    /// Bytes of zeros turned into holes.
     pub punched_bytes: u64,
-    /// Bytes that its files take on disk.
+    /// Bytes that its files occupy on disk.
     pub disk_bytes: u64,
 }
 
@@ -66,25 +68,25 @@ impl Staging {
         })
     }
 
-    /// The name that the snapshot will have.
+    /// Returns the snapshot's future name.
     #[must_use]
     pub fn id(&self) -> SnapshotId {
         self.provenance.id
     }
 
-    /// Where the guest's RAM belongs.
+    /// Returns the path for the guest's RAM.
     #[must_use]
     pub fn memory(&self) -> PathBuf {
         self.file(&FileRole::Memory)
     }
 
-    /// Where the state of processors and devices belongs.
+    /// Returns the path for the state of vCPUs and devices.
     #[must_use]
     pub fn vmstate(&self) -> PathBuf {
         self.file(&FileRole::VmState)
     }
 
-    /// Makes a disk part of the snapshot; says where its content belongs.
+    /// Adds a disk to the snapshot; returns the path for its content.
     ///
     /// # Errors
     /// [`SnapshotError::BadDescription`] beyond [`MAX_DISKS`].
@@ -105,12 +107,11 @@ impl Staging {
         self.inner.path().join(role.to_string())
     }
 
-    /// Publishes what a VMM wrote, which must not be written any more: checks it, makes its zero
-    /// pages holes, hashes it, puts it safely on disk, and gives it its name, at once or not at
-    /// all.
+    /// Publishes the files that a VMM wrote, and no longer writes: checks them, punches holes for
+    /// zero pages, hashes and syncs them, and gives the snapshot its name, atomically.
     ///
     /// # Errors
-    /// [`SnapshotError`]; nothing of it is left then.
+    /// [`SnapshotError`]; it is removed then.
     pub fn publish(self, description: Description) -> Result<Published, SnapshotError> {
         description
             .check()
@@ -170,10 +171,10 @@ impl Staging {
         Ok(())
     }
 
-    /// Checks, hashes and syncs one file; says how many bytes of it became holes.
+    /// Checks, hashes and syncs one file; returns its record, and the bytes turned into holes.
     fn seal(&self, role: &FileRole, machine: Machine) -> Result<(FileRecord, u64), SnapshotError> {
         let path = self.file(role);
-        // A VMM's state has hardly any, and is read at once.
+        // A VMM's state has few zero pages, and is read at once.
         let zero_pages = match role {
             FileRole::Memory | FileRole::Disk(_) => ZeroPages::Punch,
             FileRole::VmState => ZeroPages::Keep,
@@ -199,7 +200,7 @@ impl Staging {
         role.check(machine, bytes).map_err(faulty)?;
         file.set_permissions(Permissions::from_mode(0o600))
             .map_err(failed("protect"))?;
-        let passed = pass_over(&file, bytes, zero_pages).map_err(failed("hash"))?;
+        let passed = hash_and_punch_holes(&file, bytes, zero_pages).map_err(failed("hash"))?;
         file.sync_all().map_err(failed("sync"))?;
         let record = FileRecord {
             bytes,

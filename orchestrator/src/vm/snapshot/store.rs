@@ -1,4 +1,4 @@
-//! The directory that holds the snapshots.
+//! The directory of the snapshots.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ironclaw_store::{
     Artefact as _, DirLock, LockKind, Owners, Pin, Store, Swept, Timestamp, ZeroPages, file,
-    pass_over,
+    hash_and_punch_holes,
 };
 
 use super::compat::Requirements;
@@ -29,61 +29,62 @@ pub struct SnapshotStore(pub(super) Store<DirName>);
 /// A directory with the name of a snapshot.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// The name.
+    /// The snapshot's name.
     pub id: SnapshotId,
-    /// What it is for.
+    /// Its kind.
     pub kind: KindName,
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
-    /// What it is, or why it is none.
+    /// Its manifest, or the defect.
     pub state: Result<Manifest, Defect>,
-    /// Bytes that its files take on disk.
+    /// Bytes that its files occupy on disk.
     pub disk_bytes: u64,
     /// Whether a VM, a pool or a build uses it.
     pub in_use: bool,
 }
 
-/// A snapshot whose content is what was published.
+/// A snapshot whose content matches its manifest.
 #[derive(Debug, Clone)]
 pub struct Verified {
-    /// What it is.
+    /// Its manifest.
     pub manifest: Manifest,
-    /// Bytes that were hashed, holes included.
+    /// Bytes hashed, holes included.
     pub hashed_bytes: u64,
-    /// How long that took.
+    /// The time that took.
     pub took: Duration,
 }
 
 impl SnapshotStore {
-    /// Opens the store in `root`, which is created with mode 0700 if it does not exist.
+    /// Opens the store in `root`, which is created with mode 0700 if missing.
     ///
     /// # Errors
-    /// [`SnapshotError`]: it can't be created or used, or other users than root could change what is
-    /// in it, or put another directory in its place.
+    /// [`SnapshotError`]: it can't be created or used, or users other than root could change its
+    /// content or replace it.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, SnapshotError> {
         Ok(Self(Store::open(root)?))
     }
 
-    /// Whether what is here can be used and nothing can be made: it is root's, or the file system
-    /// is read-only.
+    /// Returns whether its content can be used but nothing can be made: it is root's, or its file
+    /// system is read-only.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         self.0.is_read_only()
     }
 
-    /// That nothing can be made here, in words.
+    /// Returns the error of making something here.
     pub(crate) fn read_only(&self) -> SnapshotError {
         self.0.read_only().into()
     }
 
-    /// The store's directory, an absolute path.
+    /// Returns the store's directory, an absolute path.
     #[must_use]
     pub fn root(&self) -> &Path {
         self.0.root()
     }
 
-    /// Whether the file system has room for `bytes` more. Asked before a guest's memory is put
-    /// there: a VMM that finds the disk full under its mapping dies of SIGBUS without a word.
+    /// Checks that the file system has room for `bytes` more. Call it before a guest's memory is
+    /// put there: a VMM that finds the disk full under its mapping dies of SIGBUS without a
+    /// message.
     ///
     /// # Errors
     /// [`SnapshotError::NoSpace`] if it has not.
@@ -91,8 +92,8 @@ impl SnapshotStore {
         Ok(self.0.ensure_room("write a snapshot to", bytes)?)
     }
 
-    /// A private directory to make a snapshot for pools in that will meet `requirements`; one of a
-    /// VM that was used is [a checkpoint](Self::stage_checkpoint).
+    /// Creates a private directory to make a base in that will meet `requirements`; a snapshot of a
+    /// used VM is [a checkpoint](Self::stage_checkpoint).
     ///
     /// # Errors
     /// [`SnapshotError`].
@@ -111,13 +112,13 @@ impl SnapshotStore {
         Staging::create(&self.0, &root, requirements, kind, parent)
     }
 
-    /// Takes a pool's snapshot into use, if it is sound as far as its manifest and the sizes of its
-    /// files tell, and fits `requirements`. The first time that one is used after a start of the
-    /// host, all of it is read, as by [`verify`](Self::verify).
+    /// Takes a base into use, if it is intact by its manifest and the sizes of its files, and fits
+    /// `requirements`. At the first use after a boot of the host, reads all of it, as
+    /// [`verify`](Self::verify) does.
     ///
     /// # Errors
-    /// [`SnapshotError`]; one that is [`Corrupt`](SnapshotError::Corrupt) is deleted, unless it is
-    /// in use.
+    /// [`SnapshotError`]; one that is [`Corrupt`](SnapshotError::Corrupt) is deleted, unless in
+    /// use.
     pub fn load(
         &self,
         id: SnapshotId,
@@ -140,7 +141,7 @@ impl SnapshotStore {
             .map_err(|error| SnapshotError::io("read the boot id in", Boot::FILE, error))?;
         if !boot.has_verified(self.root(), id, manifest.boot_id) {
             if let Err(error) = self.hash(&lock, name, &manifest) {
-                // Its own lock would keep it.
+                // Its own lock would count as a use.
                 drop(lock);
                 if matches!(error, SnapshotError::Corrupt { .. }) {
                     self.remove_corrupt(name, &error);
@@ -152,7 +153,7 @@ impl SnapshotStore {
         Ok(Snapshot::new(name.directory(self.root()), manifest, lock))
     }
 
-    /// One more than the highest generation that is there.
+    /// Returns one more than the highest existing generation.
     ///
     /// # Errors
     /// As for [`list`](Self::list).
@@ -163,11 +164,10 @@ impl SnapshotStore {
         Ok(highest.map_or(0, |highest| highest.saturating_add(1)))
     }
 
-    /// Everything with the name of a snapshot, oldest first.
+    /// Lists everything with the name of a snapshot, oldest first.
     ///
     /// # Errors
-    /// [`SnapshotError`] if the directory can't be read; a snapshot that can't be used is an
-    /// entry of its own.
+    /// [`SnapshotError`] if the directory can't be read; an unusable snapshot is an entry.
     pub fn list(&self) -> Result<Vec<Entry>, SnapshotError> {
         let mut names = self.0.names()?;
         names.sort_by_key(|name| name.id);
@@ -179,7 +179,7 @@ impl SnapshotStore {
         for name in names {
             match self.entry(*name) {
                 Ok(entry) => entries.push(entry),
-                // Deleted since.
+                // Deleted meanwhile.
                 Err(SnapshotError::Store(error)) if error.is_not_found() => {}
                 Err(error) => return Err(error),
             }
@@ -190,7 +190,7 @@ impl SnapshotStore {
     /// Hashes the files of a snapshot and compares them with its manifest.
     ///
     /// # Errors
-    /// [`SnapshotError::Corrupt`] names the first file that differs.
+    /// [`SnapshotError::Corrupt`] with the first file that differs.
     pub fn verify(&self, id: SnapshotId) -> Result<Verified, SnapshotError> {
         let start = Instant::now();
         let name = self.name_of(id);
@@ -203,7 +203,7 @@ impl SnapshotStore {
         })
     }
 
-    /// Compares the files of a snapshot with its manifest; says how many bytes those are.
+    /// Compares the files of a snapshot with its manifest; returns the bytes hashed.
     fn hash(
         &self,
         lock: &DirLock,
@@ -227,7 +227,7 @@ impl SnapshotStore {
                 }
                 Err(error) => return Err(SnapshotError::io("open", path, error)),
             };
-            let found = pass_over(&opened, record.bytes, ZeroPages::Keep)
+            let found = hash_and_punch_holes(&opened, record.bytes, ZeroPages::Keep)
                 .map_err(|error| SnapshotError::io("read", &path, error))?
                 .digest;
             if found != record.sha256_of_blocks {
@@ -242,21 +242,22 @@ impl SnapshotStore {
         Ok(hashed_bytes)
     }
 
-    /// The processes that use a snapshot at this moment.
+    /// Finds the processes that use a snapshot at this moment.
     ///
     /// # Errors
-    /// [`SnapshotError`] if there is no such snapshot.
+    /// [`SnapshotError`] if it does not exist.
     pub fn owners(&self, id: SnapshotId) -> Result<Owners, SnapshotError> {
         let name = self.name_of(id);
         let owners = self.0.owners(name)?;
         owners.ok_or_else(|| self.missing(name))
     }
 
-    /// Removes what killed processes left: half-made and half-deleted snapshots, and those that
-    /// can't be used but checkpoints, of which those go whose time is past. What a living process uses stays, and whatever else is there.
+    /// Removes the leftovers of killed processes: unfinished and half-deleted snapshots, and
+    /// unusable bases; and expired checkpoints. Keeps what a living process uses, and foreign
+    /// entries.
     ///
     /// # Errors
-    /// [`SnapshotError`] for the first thing that could not be removed.
+    /// [`SnapshotError`] of the first failed removal.
     pub fn sweep(&self) -> Result<Swept, SnapshotError> {
         let is_there = |id| self.name_of(id).directory(self.root()).exists();
         verified::sweep(self.root(), is_there)
@@ -264,13 +265,13 @@ impl SnapshotStore {
         self.0.sweep(|name, lock| self.may_be_swept(name, lock))
     }
 
-    /// Why a sweep may remove a snapshot that nobody uses; `None`: it stays.
+    /// Returns the reason why a sweep may remove an unused snapshot; `None`: it stays.
     fn may_be_swept(&self, name: DirName, lock: &DirLock) -> Result<Option<String>, SnapshotError> {
         let path = name.directory(self.root());
         let (manifest, cause, why) = match inspect::read(lock.directory(), &path, name)? {
             Ok(manifest) => (Ok(manifest), Cause::Swept, "its time is past".to_owned()),
             Err(defect) if defect.is_garbage() => {
-                // It may say nevertheless what it is for.
+                // The manifest may be readable nevertheless.
                 let manifest = inspect::manifest(lock.directory(), &path, name)?;
                 (manifest, Cause::Unusable, defect.to_string())
             }
@@ -280,14 +281,14 @@ impl SnapshotStore {
         Ok(may_be_deleted(subject, cause, Timestamp::now()).then_some(why))
     }
 
-    /// The directories of snapshots of one kind, oldest first.
+    /// Lists the directories of snapshots of one kind, oldest first.
     pub(super) fn names(&self, kind: KindName) -> Result<Vec<DirName>, SnapshotError> {
         let mut names = self.0.names()?;
         names.retain(|name| name.kind == kind);
         Ok(names)
     }
 
-    /// Where a snapshot is, of whatever kind.
+    /// Returns the directory of a snapshot of any kind.
     pub(super) fn name_of(&self, id: SnapshotId) -> DirName {
         let checkpoint = DirName::checkpoint(id);
         match checkpoint.directory(self.root()).symlink_metadata() {
@@ -329,7 +330,7 @@ impl SnapshotStore {
         })
     }
 
-    /// The shared lock of a sound snapshot, and its manifest.
+    /// Takes the shared lock of an intact snapshot, and reads its manifest.
     fn use_it(&self, name: DirName) -> Result<(DirLock, Manifest), SnapshotError> {
         let path = name.directory(self.root());
         let lock = match self.0.pin(name)? {
@@ -357,7 +358,7 @@ impl SnapshotStore {
         SnapshotError::NotFound { id, path }
     }
 
-    /// Whoever holds the lock may have let go of it meanwhile; then nobody is named.
+    /// The holder of the lock may have released it meanwhile; then nobody is named.
     pub(super) fn in_use(&self, name: DirName) -> SnapshotError {
         let owners = self.0.owners(name).ok().flatten();
         SnapshotError::InUse {

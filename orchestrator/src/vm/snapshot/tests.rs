@@ -33,7 +33,7 @@ pub(super) fn store() -> (TempDir, SnapshotStore) {
     (directory, store)
 }
 
-/// A memory file of the machine's 1 MiB with a few pages of content.
+/// Returns a memory file of the machine's 1 MiB with a few pages of content.
 fn memory() -> Vec<u8> {
     let mut memory = vec![0; 1 << 20];
     memory[5000] = 1;
@@ -165,7 +165,7 @@ fn damage_is_found_by_size_at_once_and_by_content_on_verify() {
     );
 }
 
-/// Lets a snapshot be one of another boot of the host.
+/// Makes a snapshot look as if from another boot of the host.
 fn age(store: &SnapshotStore, id: SnapshotId) {
     let path = DirName::base(id)
         .directory(store.root())
@@ -198,7 +198,7 @@ fn a_snapshot_changed_while_the_host_was_off_is_refused_and_removed() {
 fn a_snapshot_is_hashed_once_in_each_boot_of_the_host() {
     let (_directory, store) = store();
     let load = |id| store.load(id, &requirements());
-    // It was when it was published.
+    // It was hashed when published.
     let id = publish(&store).id();
     flip(&store, id);
     load(id).unwrap();
@@ -228,7 +228,7 @@ fn deleting_a_snapshot_forgets_that_it_was_hashed() {
     assert_eq!(names(&store).len(), 2, "{:?}", names(&store));
     store.sweep().unwrap();
     assert_eq!(names(&store).len(), 2, "{:?}", names(&store));
-    // By hand.
+    // Deleted by hand.
     fs::remove_dir_all(DirName::base(swept).directory(store.root())).unwrap();
     store.sweep().unwrap();
     assert!(names(&store).is_empty());
@@ -272,7 +272,7 @@ fn a_sweep_removes_what_the_dead_left_and_nothing_else() {
     fs::remove_file(DirName::base(torn).directory(store.root()).join("vmstate")).unwrap();
     let dead = staged(&store);
     let dead_path = dead.memory().parent().unwrap().to_owned();
-    // As a killed process would: the lock goes, the directory stays.
+    // Like a killed process: the lock is gone, the directory stays.
     let copy = store.root().join(format!(
         ".staging-{}-{}",
         SnapshotId::generate(),
@@ -334,7 +334,7 @@ fn foreign_entries_are_left_alone_whatever_their_name() {
         let path = store.root().join(name);
         fs::create_dir(&path).unwrap();
         fs::write(path.join("memory"), "somebody's").unwrap();
-        // Nor does a manifest of another snapshot say that it is.
+        // The manifest of another snapshot does not mark the directory either.
         fs::write(path.join("manifest.json"), r#"{"id":"x","format":1}"#).unwrap();
         let file = store.root().join(format!("{name}-file"));
         fs::write(file, "somebody's").unwrap();
@@ -390,7 +390,7 @@ fn a_snapshot_of_the_last_release_is_ours_by_its_manifest() {
     }
     drop(store.load(ids[0], &requirements()).unwrap());
     store.delete(ids[0]).unwrap();
-    // Torn, and of another format.
+    // Truncated, and of another format.
     fs::remove_file(
         DirName::base(ids[1])
             .directory(store.root())

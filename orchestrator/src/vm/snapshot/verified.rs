@@ -1,9 +1,8 @@
-//! Which snapshots were hashed since the host started.
+//! Records which snapshots were hashed in this boot of the host.
 //!
-//! A disk may change what is on it while the host is off or crashes, so a snapshot of an earlier
-//! boot is hashed before it is used for the first time. That it was is kept for the other processes
-//! of this boot in a file `.verified-<id>` beside the snapshot, which holds the boot's id. Losing one,
-//! or finding half of one, costs no more than another look.
+//! A disk may lose or change data while the host is off or crashes, so a snapshot of an earlier
+//! boot is hashed before its first use. A file `.verified-<id>` beside the snapshot, with the
+//! boot's id, tells other processes of this boot. A lost or incomplete one costs only another pass.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -17,15 +16,15 @@ use super::id::SnapshotId;
 use ironclaw_host::proc;
 
 const PREFIX: &str = ".verified-";
-/// Of a boot's id in such a file.
+/// Length of a boot's id in such a file.
 const BOOT_ID_BYTES: u64 = 36;
 
-/// The boot that the host is in.
+/// The current boot of the host.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Boot(Uuid);
 
 impl Boot {
-    /// Where the host says it.
+    /// The file with its id.
     pub(super) const FILE: &str = proc::BOOT_ID;
 
     pub(super) fn current() -> io::Result<Self> {
@@ -36,18 +35,18 @@ impl Boot {
         self.0
     }
 
-    /// Whether the snapshot `id` was hashed in it: when it was published, in the boot `published`, or
-    /// since.
+    /// Returns whether the snapshot `id` was hashed in it: when it was published, in the boot
+    /// `published`, or since.
     pub(super) fn has_verified(self, root: &Path, id: SnapshotId, published: Uuid) -> bool {
         let kept = || fs::read_to_string(path(root, id)).ok();
         published == self.0
             || kept().is_some_and(|id| Uuid::from_str(&id).is_ok_and(|id| id == self.0))
     }
 
-    /// Keeps that it was. The caller holds the snapshot's lock.
+    /// Records that it was. The caller holds the snapshot's lock.
     pub(super) fn keep(self, root: &Path, id: SnapshotId) {
         let path = path(root, id);
-        // For us alone, like the snapshot.
+        // Private, like the snapshot.
         let written = fs::File::options()
             .write(true)
             .create(true)
@@ -61,7 +60,7 @@ impl Boot {
     }
 }
 
-/// Forgets what was kept of a snapshot that is deleted. The caller holds its lock.
+/// Removes the record of a snapshot that is being deleted. The caller holds its lock.
 pub(super) fn forget(root: &Path, id: SnapshotId) -> io::Result<()> {
     match fs::remove_file(path(root, id)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -69,7 +68,7 @@ pub(super) fn forget(root: &Path, id: SnapshotId) -> io::Result<()> {
     }
 }
 
-/// Removes what is kept of snapshots that are not `there`.
+/// Removes the records of snapshots that are not `there`.
 pub(super) fn sweep(root: &Path, there: impl Fn(SnapshotId) -> bool) -> io::Result<()> {
     for entry in fs::read_dir(root)? {
         let name = entry?.file_name();
@@ -84,7 +83,7 @@ pub(super) fn sweep(root: &Path, there: impl Fn(SnapshotId) -> bool) -> io::Resu
     Ok(())
 }
 
-/// Whether a file is what [`Boot::keep`] makes, or the beginning of that.
+/// Returns whether a file is one of [`Boot::keep`], or the beginning of one.
 fn is_kept(path: &Path) -> bool {
     let is_short = |facts: fs::Metadata| facts.is_file() && facts.len() <= BOOT_ID_BYTES;
     path.symlink_metadata().is_ok_and(is_short)

@@ -61,7 +61,7 @@ pub(crate) fn record_owner(directory: &Path, pid: u32) -> io::Result<()> {
 }
 
 fn create(directory: &Path, prefix: &str, pid: u32) -> io::Result<PathBuf> {
-    let identity = Identity::of(&Proc::open(pid)?)?;
+    let identity = Identity::from_process(&Proc::open(pid)?)?;
     let path = directory.join(format!("{prefix}{identity}"));
     File::options()
         .write(true)
@@ -106,7 +106,7 @@ impl Drop for Record {
 }
 
 impl Identity {
-    fn of(process: &Proc) -> io::Result<Self> {
+    fn from_process(process: &Proc) -> io::Result<Self> {
         Ok(Self {
             pid: process.pid(),
             start_ticks: process.start_ticks()?,
@@ -147,7 +147,7 @@ impl Identity {
             Err(errno) => return Err(errno.into()),
         };
         // Checked behind the open of the pidfd, which can't come to mean another process.
-        let found = Proc::open(self.pid).and_then(|process| Self::of(&process));
+        let found = Proc::open(self.pid).and_then(|process| Self::from_process(&process));
         Ok(found.is_ok_and(|found| found == *self).then_some(pidfd))
     }
 }

@@ -582,7 +582,7 @@ pub(crate) async fn dropped_ones_ended() {
 fn spawn(mut command: Command, log: Option<OwnedFd>, start: Start) -> io::Result<(Child, Log)> {
     let (console, stdout) = io::pipe()?;
     let (words, stderr) = io::pipe()?;
-    let log = Log::of(
+    let log = Log::new(
         console.into(),
         [Some(words.into()), log].into_iter().flatten(),
     )?;

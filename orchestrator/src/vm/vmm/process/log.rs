@@ -58,7 +58,7 @@ struct Pipe {
 
 impl Log {
     /// Creates a log of the output of these pipes.
-    pub(super) fn of(
+    pub(super) fn new(
         console: OwnedFd,
         words: impl IntoIterator<Item = OwnedFd>,
     ) -> io::Result<Self> {
@@ -225,7 +225,7 @@ mod tests {
         let mut guest = command.spawn().unwrap();
         drop(command);
         let pidfd = pidfd_open(Pid::from_child(&guest), PidfdFlags::empty()).unwrap();
-        let mut log = Log::of(console.into(), []).unwrap();
+        let mut log = Log::new(console.into(), []).unwrap();
         let (start, before) = (Instant::now(), reads());
         log.collect_until_the_end_of(&pidfd);
         let reads = u128::from(reads() - before);
