@@ -91,7 +91,7 @@ impl Snapshot {
     /// Returns the bytes that its files occupy on disk, without holes; zero if it was removed.
     ///
     /// # Errors
-    /// [`SnapshotError::Io`].
+    /// [`SnapshotError::Store`].
     pub fn disk_bytes(&self) -> Result<u64, SnapshotError> {
         let directory = &self.0.directory;
         match file::disk_bytes(directory) {
@@ -104,7 +104,7 @@ impl Snapshot {
     /// without disk access.
     ///
     /// # Errors
-    /// [`SnapshotError::Io`].
+    /// [`SnapshotError::Store`].
     pub fn cached_bytes(&self) -> Result<u64, SnapshotError> {
         File::open(&self.0.memory)
             .and_then(|file| sys::cached_bytes(&file))

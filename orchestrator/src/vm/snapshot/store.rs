@@ -87,7 +87,7 @@ impl SnapshotStore {
     /// message.
     ///
     /// # Errors
-    /// [`SnapshotError::NoSpace`] if it has not.
+    /// [`SnapshotError::Store`] if it has not.
     pub fn ensure_room(&self, bytes: u64) -> Result<(), SnapshotError> {
         Ok(self.0.ensure_room("write a snapshot to", bytes)?)
     }
