@@ -1,5 +1,7 @@
 //! `ironclaw bench`: what each part of a spawn takes on this machine.
 
+mod bare;
+mod churn;
 mod clones;
 mod comparison;
 mod faults;
@@ -53,6 +55,9 @@ pub struct Options {
     pub plot: Option<PathBuf>,
     /// File of ratios to compare with.
     pub compare: Option<PathBuf>,
+    /// Numbers of clients that spawn, run a command and destroy again and again: only that is
+    /// measured, beside what Firecracker does alone, unless there are none.
+    pub churn: Vec<usize>,
 }
 
 /// Measures and prints; returns whether no ratio is grossly more than the one it was compared with.
@@ -61,6 +66,11 @@ pub struct Options {
 /// # Errors
 /// If something can't be measured, read or written, or at a signal.
 pub async fn run(config: &Config, options: &Options, json: bool) -> Result<bool> {
+    if !options.churn.is_empty() {
+        let phases = usize::from(options.rounds);
+        churn::run(config, &options.churn, phases, &Own::default(), json).await?;
+        return Ok(true);
+    }
     // What can fail before minutes of measuring does.
     let committed = options
         .compare

@@ -158,6 +158,12 @@ pub(crate) struct Bench {
     /// it says. The last one given counts.
     #[arg(long, value_name = "FILE", overrides_with = "compare")]
     pub(crate) compare: Option<PathBuf>,
+    /// Measure only so many clients at a time that spawn, run a command and destroy, again and
+    /// again, in turns with starts, loads and kills of Firecracker alone; as root also jailed. Takes
+    /// three seconds for each of them in each round.
+    #[arg(long, value_name = "CLIENTS", value_delimiter = ',', conflicts_with_all = ["quick", "plot", "compare"],
+          value_parser = clap::value_parser!(u8).range(1..=200))]
+    pub(crate) churn: Vec<u8>,
 }
 
 impl From<Bench> for bench::Options {
@@ -167,6 +173,7 @@ impl From<Bench> for bench::Options {
             quick: task.quick,
             plot: task.plot,
             compare: task.compare,
+            churn: task.churn.into_iter().map(usize::from).collect(),
         }
     }
 }

@@ -112,6 +112,14 @@ async fn sustained(pool: &Pool, concurrency: usize, times: usize) -> Result<Spaw
     Spawns::of(&all, start.elapsed())
 }
 
+impl Served {
+    pub(super) fn add(&mut self, more: Self) {
+        self.warm += more.warm;
+        self.restored += more.restored;
+        self.cold_boot += more.cold_boot;
+    }
+}
+
 impl Spawns {
     fn of(all: &[Spawned], elapsed: Duration) -> Result<Self> {
         let spawn_ms = Spread::of_times(all.iter().map(|spawned| spawned.took));

@@ -1,0 +1,313 @@
+//! Clients that spawn, run a command, destroy, and begin anew, beside the least that a client of
+//! Firecracker can do: start, load, kill.
+//!
+//! What is compared takes turns, phase by phase, so that what else the machine does meets all alike.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use ironclaw_console::output;
+use ironclaw_console::progress::Reporter;
+use ironclaw_orchestrator::vm::backend::JailChoice;
+use ironclaw_orchestrator::vm::firecracker::{self, FirecrackerBinary};
+use ironclaw_orchestrator::vm::snapshot::Snapshot;
+use ironclaw_orchestrator::vm::{Config, Launcher, Origin, Pool, PoolOptions};
+use serde::Serialize;
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::sleep;
+
+use super::bare;
+use super::host::Load;
+use super::load::Served;
+use super::own::Own;
+
+/// How long clients run before anything is counted: until the pool's stock is used up, and starts
+/// are as many as they stay.
+const LEAD_IN: Duration = Duration::from_secs(1);
+/// How long they are counted then.
+const PHASE: Duration = Duration::from_secs(2);
+
+/// The figures.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    vmm: String,
+    load_before: Load,
+    load_after: Load,
+    levels: Vec<Level>,
+}
+
+/// So many clients at a time; medians of all phases, by second.
+#[derive(Debug, Serialize)]
+struct Level {
+    clients: usize,
+    phases: usize,
+    /// Starts, loads and kills of the same Firecracker, without a jail.
+    bare: f64,
+    /// Spawns with a command, without a jail.
+    unjailed: f64,
+    unjailed_served: Served,
+    unjailed_of_bare: f64,
+    /// The same, jailed; none where the settings or the user can have no jail.
+    jailed: Option<f64>,
+    jailed_served: Option<Served>,
+    jailed_of_unjailed: Option<f64>,
+}
+
+/// A pool, or the client without one.
+enum Subject {
+    Bare(PathBuf, Snapshot),
+    Pool(Pool),
+}
+
+/// Measures, and prints.
+pub(super) async fn run(
+    config: &Config,
+    clients: &[usize],
+    phases: usize,
+    own: &Own,
+    json: bool,
+) -> Result<()> {
+    let reporter = Reporter::new();
+    let report = own
+        .measured(measure(config, clients, phases, own, &reporter))
+        .await?;
+    reporter.over();
+    if json {
+        return output::json(&report);
+    }
+    print(&report)
+}
+
+async fn measure(
+    config: &Config,
+    clients: &[usize],
+    phases: usize,
+    own: &Own,
+    reporter: &Reporter,
+) -> Result<Report> {
+    let load_before = Load::now()?;
+    let with = |jail| Config {
+        jail,
+        ..config.clone()
+    };
+    let unjailed = Launcher::open(&with(JailChoice::Off), reporter.progress()).await?;
+    ensure!(
+        unjailed.vmm().kind == firecracker::KIND,
+        "this compares with Firecracker's own figures, and {} is what runs the guest here: see \
+         `ironclaw doctor`",
+        unjailed.vmm().kind
+    );
+    let binary = FirecrackerBinary::find(config.backends.firecracker.binary.as_deref()).await?;
+    let jailed = match config.jail {
+        JailChoice::Off => None,
+        _ if !rustix::process::geteuid().is_root() => None,
+        _ => Some(Launcher::open(&with(JailChoice::On), reporter.progress()).await?),
+    };
+    // Of each kind of VM: neither pool makes one while it is measured.
+    let created = own.create_snapshot(&unjailed).await?;
+    let mut levels = Vec::new();
+    for &clients in clients {
+        let options = PoolOptions {
+            size: 1,
+            refresh: Duration::MAX,
+            ..PoolOptions::from(config)
+        }
+        .with_warm(clients);
+        reporter.stage(&format!("{clients} clients"), true);
+        let level = own.with_pool(&unjailed, options.clone(), async |pool| {
+            let bare = Subject::Bare(binary.path.clone(), created.snapshot.clone());
+            let mut subjects = vec![bare, Subject::Pool(pool.clone())];
+            let mut second = None;
+            if let Some(jailed) = &jailed {
+                let pool = Pool::open(jailed.clone(), options.clone()).await?;
+                subjects.push(Subject::Pool(pool.clone()));
+                second = Some(pool);
+            }
+            let level = in_turns(&subjects, clients, phases).await;
+            drop(subjects);
+            if let Some(second) = second {
+                second.close().await;
+            }
+            level
+        });
+        levels.push(level.await?);
+    }
+    drop(created);
+    Ok(Report {
+        vmm: unjailed.vmm().to_string(),
+        load_before,
+        load_after: Load::now()?,
+        levels,
+    })
+}
+
+async fn in_turns(subjects: &[Subject], clients: usize, phases: usize) -> Result<Level> {
+    let mut rates = vec![Vec::new(); subjects.len()];
+    let mut served = vec![Served::default(); subjects.len()];
+    for _ in 0..phases {
+        for (at, subject) in subjects.iter().enumerate() {
+            let (rate, by) = phase(subject, clients).await?;
+            rates[at].push(rate);
+            served[at].add(by);
+        }
+    }
+    let medians: Vec<_> = rates.iter_mut().map(|rates| median(rates)).collect();
+    let (bare, unjailed) = (medians[0], medians[1]);
+    let jailed = medians.get(2).copied();
+    Ok(Level {
+        clients,
+        phases,
+        bare,
+        unjailed,
+        unjailed_served: served[1],
+        unjailed_of_bare: unjailed / bare,
+        jailed,
+        jailed_served: served.get(2).copied(),
+        jailed_of_unjailed: jailed.map(|jailed| jailed / unjailed),
+    })
+}
+
+fn median(rates: &mut [f64]) -> f64 {
+    rates.sort_by(f64::total_cmp);
+    rates.get(rates.len() / 2).copied().unwrap_or_default()
+}
+
+/// What clients count while they are counted.
+#[derive(Default)]
+struct Tally {
+    counts: AtomicBool,
+    over: AtomicBool,
+    cycles: AtomicUsize,
+    warm: AtomicUsize,
+    restored: AtomicUsize,
+    cold_boot: AtomicUsize,
+}
+
+impl Tally {
+    fn cycle(&self, origin: Option<Origin>) {
+        if !self.counts.load(Ordering::Relaxed) || self.over.load(Ordering::Relaxed) {
+            return;
+        }
+        self.cycles.fetch_add(1, Ordering::Relaxed);
+        let tier = match origin {
+            None => return,
+            Some(Origin::Warm) => &self.warm,
+            Some(Origin::Restored) => &self.restored,
+            Some(Origin::ColdBooted) => &self.cold_boot,
+        };
+        tier.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+}
+
+/// Cycles per second of so many clients, and which tiers served them.
+async fn phase(subject: &Subject, clients: usize) -> Result<(f64, Served)> {
+    let tally = Arc::new(Tally::default());
+    let mut running = JoinSet::new();
+    match subject {
+        Subject::Bare(firecracker, snapshot) => {
+            for _ in 0..clients {
+                let (tally, firecracker) = (Arc::clone(&tally), firecracker.clone());
+                let snapshot = snapshot.clone();
+                running.spawn(async move {
+                    let cycles = spawn_blocking(move || {
+                        while !tally.is_over() {
+                            bare::cycle(&firecracker, &snapshot)?;
+                            tally.cycle(None);
+                        }
+                        anyhow::Ok(())
+                    });
+                    cycles.await?
+                });
+            }
+        }
+        Subject::Pool(pool) => {
+            pool.warmup().await?;
+            for _ in 0..clients {
+                let (tally, pool) = (Arc::clone(&tally), pool.clone());
+                running.spawn(async move {
+                    while !tally.is_over() {
+                        let vm = pool.spawn("bench").await?;
+                        let output = vm.exec(["echo", "bench"]).await?;
+                        ensure!(output.status.success(), "echo failed: {:?}", output.status);
+                        let origin = vm.origin();
+                        vm.destroy().await?;
+                        tally.cycle(Some(origin));
+                    }
+                    anyhow::Ok(())
+                });
+            }
+        }
+    }
+    let counted = async {
+        sleep(LEAD_IN).await;
+        tally.counts.store(true, Ordering::Relaxed);
+        let start = Instant::now();
+        sleep(PHASE).await;
+        tally.over.store(true, Ordering::Relaxed);
+        start.elapsed()
+    };
+    let elapsed = counted.await;
+    while let Some(client) = running.join_next().await {
+        client.context("a task failed")??;
+    }
+    if let Subject::Pool(pool) = subject {
+        // What it makes anew is made now, and not beside what is measured next.
+        pool.warmup().await?;
+    }
+    let count = |count: &AtomicUsize| count.load(Ordering::Relaxed);
+    let served = Served {
+        warm: count(&tally.warm),
+        restored: count(&tally.restored),
+        cold_boot: count(&tally.cold_boot),
+    };
+    Ok((count(&tally.cycles) as f64 / elapsed.as_secs_f64(), served))
+}
+
+fn print(report: &Report) -> Result<()> {
+    output::line(&format!(
+        "{}; load average {:.2} before, {:.2} after",
+        report.vmm, report.load_before.one, report.load_after.one
+    ))?;
+    output::line(
+        "per second: start, load and kill of Firecracker alone (bare), and spawn, exec and destroy \
+         of the pool",
+    )?;
+    let served =
+        |served: Served| format!("{}/{}/{}", served.warm, served.restored, served.cold_boot);
+    let rows = report.levels.iter().map(|level| {
+        [
+            level.clients.to_string(),
+            format!("{:.1}", level.bare),
+            format!("{:.1}", level.unjailed),
+            format!("{:.2}", level.unjailed_of_bare),
+            served(level.unjailed_served),
+            level
+                .jailed
+                .map_or("-".to_owned(), |rate| format!("{rate:.1}")),
+            level
+                .jailed_of_unjailed
+                .map_or("-".to_owned(), |ratio| format!("{ratio:.2}")),
+            level.jailed_served.map_or("-".to_owned(), served),
+        ]
+    });
+    output::table(
+        [
+            "CLIENTS",
+            "BARE",
+            "UNJAILED",
+            "OF BARE",
+            "WARM/RESTORED/COLD",
+            "JAILED",
+            "OF UNJAILED",
+            "WARM/RESTORED/COLD",
+        ],
+        rows.collect(),
+    )
+}
