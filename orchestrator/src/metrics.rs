@@ -319,6 +319,7 @@ mod tests {
             )]),
             leased: 26,
             waiting: 27,
+            starts_at_a_time: 28,
             used: Limit {
                 vms: 28,
                 memory_mib: 29,

@@ -74,7 +74,7 @@ pub(super) async fn run(
     let report = own
         .measured(measure(config, clients, phases, own, &reporter))
         .await?;
-    reporter.over();
+    reporter.finish();
     if json {
         return output::json(&report);
     }

@@ -386,6 +386,22 @@ impl Vmm for Firecracker {
         let vmm = self.clone();
         Ok(Some(Box::new(FirecrackerStandby { vmm, vm })))
     }
+
+    fn standby_kind(&self) -> Option<String> {
+        let Self {
+            binary,
+            identity,
+            run,
+            jailer,
+            confined,
+            devices: _,
+        } = self;
+        let (run, jailer) = (run.root(), jailer.as_ref().map(|jailer| jailer.settings()));
+        // What devices it has is in its identity.
+        Some(format!(
+            "{binary:?} {identity:?} {run:?} {jailer:?} {confined:?}"
+        ))
+    }
 }
 
 /// A Firecracker process whose API answers, without a VM.

@@ -18,13 +18,17 @@ mod demand;
 mod driver;
 mod error;
 mod footprint;
+mod host;
 mod host_memory;
 mod lease;
 mod memory;
+mod processor_time;
 mod progress;
 mod registry;
 mod spawn;
 mod standby;
+mod standby_set;
+mod starts;
 pub(crate) mod state;
 mod stats;
 mod wait_queue;
@@ -44,8 +48,7 @@ use crate::vm::vm_client::VmClient;
 use crate::vm::vm_id::VmId;
 use crate::vm::vmm::process;
 use clock::Now;
-use core::{Bounds, Core, StandbyState, State};
-use standby::StandbyPool;
+use core::{Bounds, Core, State};
 use state::{PoolState, Rules};
 
 pub use budget::{Budget, Limit, VMM_MIB};
@@ -211,6 +214,8 @@ impl Pool {
             seed,
         });
         let seen = adopt(&launcher, &mut state).await?;
+        let (vmm, machine) = (launcher.hypervisor(), launcher.machine());
+        let standby = budget.host().standby.join(&vmm, machine, standby, seed);
         let core = Arc::new(Core::new(
             launcher,
             Bounds {
@@ -221,10 +226,9 @@ impl Pool {
                     Duration::MAX => MIN_GC_AGE,
                     refresh => refresh.max(MIN_GC_AGE),
                 },
-                starts_at_a_time: processors,
             },
             state,
-            StandbyPool::of(standby, seed),
+            standby,
             seen,
         ));
         let closed = core.closed.clone().drop_guard();
@@ -252,8 +256,8 @@ impl Pool {
     /// [`PoolError::RuntimeEnded`] if the async runtime that opened it is gone.
     pub async fn warmup(&self) -> Result<(), PoolError> {
         driver::inspect(&self.core).await;
-        let settled = |now| self.core.read_standby(|standby| standby.is_settled(now));
-        let full = |state: &State, now| state.is_full(now) && settled(now);
+        let settled = || self.core.standby.is_settled();
+        let full = |state: &State, now| state.is_full(now) && settled();
         self.until(|state, _| state.activate(), full).await
     }
 
@@ -352,8 +356,7 @@ impl Pool {
     /// Process ids of the VMMs that stand by, for the same.
     #[must_use]
     pub fn standby_pids(&self) -> Vec<u32> {
-        let pids = |standby: &StandbyState| standby.ready().map(|ready| ready.pid()).collect();
-        self.core.read_standby(pids)
+        self.core.standby.pids()
     }
 
     /// Ends the warm clones and whatever is under way, and waits until their processes are gone,

@@ -100,6 +100,12 @@ pub trait Vmm: fmt::Debug + Send + Sync + 'static {
         let _ = machine;
         Ok(None)
     }
+
+    /// Everything, in whatever words, that its [`Standby`] processes have of it: one of a VMM that
+    /// says the same serves as well. `None`: no other's do.
+    fn standby_kind(&self) -> Option<String> {
+        None
+    }
 }
 
 /// A VMM's process without a VM yet. Dropping it kills the process and cleans up.

@@ -94,6 +94,11 @@ impl World {
         self.vms.load(Ordering::Relaxed) + self.guests.load(Ordering::Relaxed)
     }
 
+    /// Counts the VMs that are left, those that stand by included.
+    pub(crate) fn vms(&self) -> u64 {
+        self.vms.load(Ordering::Relaxed)
+    }
+
     /// Records that a guest was handed out a second time.
     pub(crate) fn serves_again(&self) {
         self.served_twice.fetch_add(1, Ordering::Relaxed);

@@ -240,8 +240,7 @@ async fn a_panic_in_the_callback(b: &Backend) {
 
 /// Starts as many spawns as may start at a time, all of which hang.
 async fn all_starts_hang(s: &Simulator, pool: &Pool) -> Vec<tokio::task::AbortHandle> {
-    let processors = std::thread::available_parallelism().unwrap().get();
-    let hang = (0..processors).map(|_| {
+    let hang = (0..pool.stats().starts_at_a_time).map(|_| {
         s.inject("PUT /snapshot/load", Fault::Hang);
         let pool = pool.clone();
         tokio::spawn(async move { pool.spawn("hangs").await }).abort_handle()

@@ -76,6 +76,11 @@ impl Jailer {
         })
     }
 
+    /// All that tells what it starts from what another one does.
+    pub(super) fn settings(&self) -> impl std::fmt::Debug {
+        (&self.program, &self.users, &self.cgroups)
+    }
+
     pub(super) fn group(&self) -> u32 {
         *self.users.start()
     }

@@ -125,6 +125,10 @@ impl RunningClone {
         tried
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.vm.process().pid()
+    }
+
     /// Gives it an identity of its own.
     pub(crate) async fn serve(
         self,

@@ -6,18 +6,23 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 use tokio::time::timeout;
 
 /// How long a start waits for spawns that are being served: those who come one after the other
 /// must not put it off for ever.
 const PATIENCE: Duration = Duration::from_millis(20);
+/// The same of a warm clone's, and how far apart these are meanwhile: where spawns are always being
+/// served, one that is made ready now takes as much of processors as two spawns would.
+const REFILL_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How many there are.
 #[derive(Debug, Default)]
 pub(super) struct ActiveSpawns {
     count: AtomicUsize,
     none: Notify,
+    /// The turn of the next refill.
+    refill: Mutex<()>,
 }
 
 /// One of them, until it is dropped.
@@ -37,6 +42,12 @@ impl ActiveSpawns {
     pub(super) async fn yield_to_spawns(&self) {
         // Out of patience: its own turn, then.
         let _ = timeout(PATIENCE, self.over()).await;
+    }
+
+    /// Resolves when there is none, or, for one refill after the other, after a longer time.
+    pub(super) async fn yield_refill_to_spawns(&self) {
+        let _turn = self.refill.lock().await;
+        let _ = timeout(REFILL_PATIENCE, self.over()).await;
     }
 
     async fn over(&self) {
@@ -81,5 +92,23 @@ mod tests {
         let _hangs = spawns.begin();
         spawns.yield_to_spawns().await;
         assert_eq!(start.elapsed(), PATIENCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refills_start_one_after_the_other_while_spawns_are_served_and_all_when_none_is() {
+        let spawns = ActiveSpawns::default();
+        let start = tokio::time::Instant::now();
+        let refills = async || {
+            tokio::join!(
+                spawns.yield_refill_to_spawns(),
+                spawns.yield_refill_to_spawns(),
+                spawns.yield_refill_to_spawns(),
+            )
+        };
+        refills().await;
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        let _served = spawns.begin();
+        refills().await;
+        assert_eq!(start.elapsed(), 3 * REFILL_PATIENCE);
     }
 }

@@ -13,6 +13,7 @@ use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
+use super::host::Host;
 use super::host_memory::host_memory_mib;
 use super::registry;
 
@@ -46,6 +47,7 @@ pub(super) struct Inner {
 struct Family {
     line: Mutex<Line>,
     changed: Notify,
+    host: Arc<Host>,
 }
 
 #[derive(Debug, Default)]
@@ -147,6 +149,11 @@ impl Budget {
     #[must_use]
     pub fn shared(limit: Limit) -> Self {
         registry::shared_budget(limit)
+    }
+
+    /// What its pools have in common beside it.
+    pub(super) fn host(&self) -> &Arc<Host> {
+        &self.0.family.host
     }
 
     pub(super) fn downgrade(&self) -> Weak<Inner> {

@@ -5,15 +5,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::futures::Notified;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::active_spawns::ActiveSpawns;
 use super::budget::Budget;
 use super::clock::{Clock, Now};
+use super::host::Host;
 use super::progress::Progress;
 use super::registry::Number;
-use super::standby::StandbyPool;
+use super::standby_set::Member;
 use super::state::{Action, PoolState};
 use super::stats::{Counters, PoolStats, TierOff};
 use super::wait_queue::WaitQueue;
@@ -28,9 +28,6 @@ use crate::vm::vms::Vms;
 /// The pool's policy, over real snapshots and clones.
 pub(super) type State = PoolState<Snapshot, PausedClone>;
 
-/// The same for processes that stand by.
-pub(super) type StandbyState = StandbyPool<Box<dyn Standby>>;
-
 /// What does not change while a pool lives.
 #[derive(Debug)]
 pub(super) struct Bounds {
@@ -38,7 +35,6 @@ pub(super) struct Bounds {
     pub(super) budget: Budget,
     /// Age at which a snapshot that nobody uses is deleted, for whatever it was made.
     pub(super) gc_after: Duration,
-    pub(super) starts_at_a_time: usize,
 }
 
 #[derive(Debug)]
@@ -46,7 +42,8 @@ pub(super) struct Core {
     pub(super) launcher: Launcher,
     pub(super) bounds: Bounds,
     state: Mutex<State>,
-    standby: Mutex<StandbyState>,
+    /// Shared with pools whose VMMs and machines are the same.
+    pub(super) standby: Member,
     pub(super) wait_queue: WaitQueue,
     pub(super) clock: Clock,
     wake: Notify,
@@ -54,14 +51,9 @@ pub(super) struct Core {
     pub(super) progress: watch::Sender<Progress>,
     pub(super) counters: Counters,
     _number: Number,
-    pub(super) active_spawns: ActiveSpawns,
     /// What was handed out and is not gone.
     pub(super) vms: Arc<Vms<Instance>>,
-    /// Starting VMMs is work for processors: more at a time than there are is slower for all. So
-    /// many may start for spawns, as many for warm clones, and as many for snapshots, which the
-    /// state sees to: a spawn must not wait for the pool, nor a clone for a boot.
-    pub(super) starts: Semaphore,
-    pub(super) fills: Semaphore,
+    pub(super) host: Arc<Host>,
     /// Ids of snapshots that this pool had or makes, and never adopts again.
     pub(super) seen: tokio::sync::Mutex<HashSet<SnapshotId>>,
     /// Asks the driver to end, and tells that it has.
@@ -89,27 +81,24 @@ impl Core {
         launcher: Launcher,
         bounds: Bounds,
         state: State,
-        standby: StandbyState,
+        standby: Member,
         seen: HashSet<SnapshotId>,
     ) -> Self {
-        let starts_at_a_time = bounds.starts_at_a_time;
         let number = Number::take();
         let counters = Counters::of(launcher.template().hash(), number.get());
         Self {
             launcher,
+            host: Arc::clone(bounds.budget.host()),
             bounds,
             state: Mutex::new(state),
-            standby: Mutex::new(standby),
+            standby,
             wait_queue: WaitQueue::default(),
             clock: Clock::start(),
             wake: Notify::new(),
             progress: watch::Sender::new(Progress::default()),
             counters,
             _number: number,
-            active_spawns: ActiveSpawns::default(),
             vms: Arc::default(),
-            starts: Semaphore::new(starts_at_a_time),
-            fills: Semaphore::new(starts_at_a_time),
             seen: tokio::sync::Mutex::new(seen),
             closing: CancellationToken::new(),
             closed: CancellationToken::new(),
@@ -118,10 +107,6 @@ impl Core {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn standby(&self) -> MutexGuard<'_, StandbyState> {
-        self.standby.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks at the state.
@@ -142,23 +127,21 @@ impl Core {
         (result, Effects(()))
     }
 
-    /// Looks at the processes that stand by.
-    pub(super) fn read_standby<T>(&self, look: impl FnOnce(&StandbyState) -> T) -> T {
-        look(&self.standby())
+    /// A process that stood by for a spawn, if there is one: the driver looks what is to be done then.
+    pub(super) fn take_standby(&self) -> (Option<Box<dyn Standby>>, Effects) {
+        (self.standby.take(), Effects(()))
     }
 
-    /// Changes what stands by, at the pool's present time.
-    pub(super) fn update_standby<T>(
-        &self,
-        change: impl FnOnce(&mut StandbyState, Now) -> T,
-    ) -> (T, Effects) {
-        let result = change(&mut self.standby(), self.clock.now());
-        (result, Effects(()))
+    /// A spawn was served by one.
+    pub(super) fn standby_served(&self) -> Effects {
+        self.standby.served();
+        Effects(())
     }
 
     /// The clock jumps ahead.
     pub(super) fn advance_clock(&self, by: Duration) -> Effects {
         self.clock.advance(by);
+        self.standby.advance_clock(by);
         Effects(())
     }
 
@@ -184,18 +167,9 @@ impl Core {
         }
     }
 
-    /// How many processes are to be started now that will stand by, and when to ask again. For the
-    /// driver, which starts them.
-    pub(super) fn standby_steps(&self) -> (usize, Option<Now>) {
-        let mut standby = self.standby();
-        let now = self.clock.now();
-        let starts = std::iter::from_fn(|| standby.start(now).then_some(())).count();
-        (starts, standby.next_deadline(now))
-    }
-
     /// Takes out all that waits for spawns, to be ended; nothing is started any more.
     pub(super) fn drain(&self) -> (Vec<PausedClone>, Vec<Box<dyn Standby>>) {
-        (self.state().drain(), self.standby().drain())
+        (self.state().drain(), self.standby.leave())
     }
 
     /// Whether the driver is gone although nobody closed the pool.
@@ -243,7 +217,7 @@ impl Core {
             let off = state.off().map(|(tier, off)| (tier, TierOff::at(now, off)));
             (state.counts(), off.collect(), ages.collect())
         };
-        let standby = self.standby().ready().len();
+        let standby = self.standby.count();
         PoolStats {
             off,
             ..self

@@ -11,15 +11,16 @@ use super::clock::Now;
 
 /// Spawns this close to each other are one burst.
 const WINDOW: Duration = Duration::from_secs(2);
-/// How finely the past is kept.
-const BUCKET: Duration = Duration::from_secs(600);
-/// How long a burst is remembered.
+/// How finely the past is kept: so many parts of what is remembered.
+const BUCKETS: u32 = 18;
+/// How long a burst is remembered for warm clones.
 const MEMORY: Duration = Duration::from_secs(3 * 3600);
 
 /// The bursts that were, none counted higher than `most`.
 #[derive(Debug)]
 pub(super) struct Demand {
     most: usize,
+    memory: Duration,
     recent: VecDeque<Now>,
     /// The largest burst of each bucket, by the time at which the bucket is forgotten.
     peaks: VecDeque<(Now, usize)>,
@@ -27,8 +28,13 @@ pub(super) struct Demand {
 
 impl Demand {
     pub(super) fn up_to(most: usize) -> Self {
+        Self::remembered_for(MEMORY, most)
+    }
+
+    pub(super) fn remembered_for(memory: Duration, most: usize) -> Self {
         Self {
             most,
+            memory,
             recent: VecDeque::new(),
             peaks: VecDeque::new(),
         }
@@ -53,8 +59,11 @@ impl Demand {
         self.recent.push_back(now);
         let burst = self.recent.len();
         match self.peaks.back_mut() {
-            Some((forgotten, peak)) if now + MEMORY < *forgotten => *peak = burst.max(*peak),
-            _ => self.peaks.push_back((now + MEMORY + BUCKET, burst)),
+            Some((forgotten, peak)) if now + self.memory < *forgotten => *peak = burst.max(*peak),
+            _ => {
+                let bucket = self.memory / BUCKETS;
+                self.peaks.push_back((now + self.memory + bucket, burst));
+            }
         }
     }
 

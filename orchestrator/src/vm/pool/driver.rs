@@ -7,10 +7,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::DropGuard;
 
-use super::clock::Now;
 use super::contained::contained;
-use super::core::{Core, Effects, StandbyState, State, Steps};
-use super::standby::StandbyPool;
+use super::core::{Core, Effects, State, Steps};
+use super::processor_time::ProcessorTime;
+use super::standby_set::{StandbySteps, Starting};
+use super::starts::Start;
 use super::state::{Action, Generation, Restored, SlotId};
 use super::wait_queue;
 use crate::metrics;
@@ -32,6 +33,7 @@ pub(super) async fn run(core: Arc<Core>, _closed: DropGuard) {
     loop {
         // Asked for before the state is, so that nothing is missed in between.
         let room = core.bounds.budget.changed();
+        let standby_changed = core.standby.changed();
         let Steps {
             actions,
             restores,
@@ -51,10 +53,9 @@ pub(super) async fn run(core: Arc<Core>, _closed: DropGuard) {
             tell = Instant::now() + TOLD_EVERY;
         }
         // A refresh in the far future is no deadline at all.
-        let deadlines = [deadline, standby].into_iter().flatten();
-        let deadlines = deadlines.filter_map(|deadline| core.clock.reaches(deadline));
-        let next = deadlines.map(Instant::from);
-        let next = next.chain(untold.then_some(tell)).min();
+        let deadline = deadline.and_then(|deadline| core.clock.reaches(deadline));
+        let deadlines = [deadline.map(Instant::from), standby, untold.then_some(tell)];
+        let next = deadlines.into_iter().flatten().min();
         let timer = async {
             match next {
                 Some(at) => sleep_until(at).await,
@@ -65,6 +66,7 @@ pub(super) async fn run(core: Arc<Core>, _closed: DropGuard) {
             () = core.closing.cancelled() => return work.end().await,
             () = core.woken() => {}
             () = room => {}
+            () = standby_changed => {}
             () = timer => {}
             Some(_) = work.fills.join_next() => {}
             Some(_) = work.deletions.join_next() => {}
@@ -88,34 +90,37 @@ impl Work {
 }
 
 /// Has processes started that are to stand by; returns when it is to be asked again.
-fn fill_standby(core: &Arc<Core>, work: &mut Work) -> Option<Now> {
-    let (starts, deadline) = core.standby_steps();
-    for _ in 0..starts {
-        work.fills.spawn(stand_by(Arc::clone(core)));
+fn fill_standby(core: &Arc<Core>, work: &mut Work) -> Option<Instant> {
+    let most = core.host.starts.limit(Start::Refill);
+    let StandbySteps {
+        starts,
+        surplus,
+        deadline,
+    } = core.standby.steps(most);
+    drop(surplus);
+    for starting in starts {
+        work.fills.spawn(stand_by(Arc::clone(core), starting));
     }
-    deadline
+    deadline.map(Instant::from)
 }
 
-/// Changes what stands by, and tells whoever waits for that.
-fn changed_standby<T>(core: &Core, change: impl FnOnce(&mut StandbyState, Now) -> T) -> T {
-    let (result, effects) = core.update_standby(change);
-    report(core, None);
-    core.wake(effects);
-    result
-}
-
-async fn stand_by(core: Arc<Core>) {
+async fn stand_by(core: Arc<Core>, starting: Starting) {
     let started = async {
-        let permit = core.fills.acquire().await;
-        let _permit = permit.map_err(|_| LaunchError::ShuttingDown)?;
-        core.active_spawns.yield_to_spawns().await;
+        core.host.active_spawns.yield_to_spawns().await;
+        let _permit = core.host.starts.acquire(Start::Refill).await;
         core.launcher.stand_by().await
     };
-    let standby = match contained(started).await {
-        Ok(Some(standby)) => standby,
-        Ok(None) => {
-            return changed_standby(&core, |standby, _| standby.unsupported());
+    match contained(started).await {
+        Ok(Some(standby)) => {
+            let weak = Arc::downgrade(&core);
+            starting.started(standby, move |exit| {
+                tracing::warn!(%exit, "a process that stood by ended");
+                if let Some(core) = weak.upgrade() {
+                    core.counters.failed();
+                }
+            });
         }
+        Ok(None) => starting.unsupported(),
         Err(error) => {
             let error = with_causes(&error);
             tracing::warn!(
@@ -123,17 +128,10 @@ async fn stand_by(core: Arc<Core>) {
                 "no process stands by for spawns that find no warm clone"
             );
             core.counters.failed();
-            return changed_standby(&core, StandbyPool::failed);
+            starting.failed();
         }
-    };
-    let exited = standby.exited();
-    let started = changed_standby(&core, |state, now| state.started(standby, now));
-    let Ok(id) = started else { return };
-    let died = move |core: &Core| {
-        let (remains, effects) = core.update_standby(|standby, now| standby.died(id, now));
-        remains.map(|_| effects)
-    };
-    replaced(&core, "a process that stood by ended", exited, died);
+    }
+    report(&core, None);
 }
 
 fn perform(core: &Arc<Core>, work: &mut Work, action: Action<Snapshot, PausedClone>) {
@@ -183,7 +181,8 @@ async fn build_or_find(core: &Core, slot: SlotId) -> Result<(), LaunchError> {
     };
     seen.insert(staging.id());
     drop(seen);
-    core.active_spawns.yield_to_spawns().await;
+    core.host.active_spawns.yield_to_spawns().await;
+    let _permit = core.host.starts.acquire(Start::Build).await;
     let id = staging.id();
     let created = core.launcher.create_in(staging).await;
     if created.is_err() {
@@ -218,10 +217,14 @@ async fn clear(core: &Core) {
 
 async fn restore(core: Arc<Core>, slot: SlotId, generation: Generation, snapshot: Snapshot) {
     let primed = async {
-        let permit = core.fills.acquire().await;
-        let _permit = permit.map_err(|_| LaunchError::ShuttingDown)?;
-        core.active_spawns.yield_to_spawns().await;
-        core.launcher.clone_of(&snapshot, None).await?.prime().await
+        core.host.active_spawns.yield_refill_to_spawns().await;
+        let _permit = core.host.starts.acquire(Start::Refill).await;
+        let begun = Instant::now();
+        let clone = core.launcher.clone_of(&snapshot, None).await?;
+        core.host
+            .starts
+            .measured(begun.elapsed(), ProcessorTime::of(clone.pid()));
+        clone.prime().await
     };
     let (clone, failure) = split(contained(primed).await);
     // All else that a restore may fail of has waits of its own.

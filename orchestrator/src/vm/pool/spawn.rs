@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::sync::SemaphorePermit;
 use tokio::time::{sleep, sleep_until};
 
 use super::active_spawns::ActiveSpawn;
 use super::core::{Core, Effects};
 use super::error::Tiers;
 use super::lease::Lease;
+use super::processor_time::ProcessorTime;
+use super::starts::{Permit, Start};
 use super::state::Placement;
 use super::wait_queue::Waiter;
 use super::{Pool, SpawnError, SpawnOptions, driver};
@@ -88,8 +89,7 @@ impl Pool {
             spawn.taken.keep(driver::vmm_works(core));
         }
         if spawn.stood_by && timings.start.is_zero() {
-            let ((), effects) = core.update_standby(|standby, _| standby.served());
-            spawn.taken.keep(effects);
+            spawn.taken.keep(core.standby_served());
         }
         Ok(handle
             .with_timings(timings)
@@ -197,7 +197,7 @@ impl<'a> Taken<'a> {
 
     /// A clone begins to serve.
     fn begin(&mut self) {
-        self.active = Some(self.core.active_spawns.begin());
+        self.active = Some(self.core.host.active_spawns.begin());
     }
 
     /// Something more was taken, or told.
@@ -302,12 +302,23 @@ impl<'a> Spawn<'a> {
         &mut self,
         snapshot: &Snapshot,
     ) -> Result<Result<VmHandle, LaunchError>, SpawnError> {
-        let permit = self.permit().await?;
-        let (standby, effects) = self.core.update_standby(|standby, _| standby.take());
+        let permit = self.permit(Start::Restore).await?;
+        let begun = Instant::now();
+        let (standby, effects) = self.core.take_standby();
         self.stood_by = standby.is_some();
         self.taken.keep(effects);
         self.taken.begin();
         let clone = self.core.launcher.clone_of(snapshot, standby).await;
+        if let Ok(clone) = &clone
+            && !self.stood_by
+            && self.core.host.starts.is_due()
+        {
+            let took = begun.elapsed();
+            self.core
+                .host
+                .starts
+                .measured(took, ProcessorTime::of(clone.pid()));
+        }
         drop(permit);
         Ok(match clone {
             Ok(clone) => clone.serve(self.name, Origin::Restored).await,
@@ -316,7 +327,7 @@ impl<'a> Spawn<'a> {
     }
 
     async fn boot(&mut self) -> Result<VmHandle, SpawnError> {
-        let _permit = self.permit().await?;
+        let _permit = self.permit(Start::Boot).await?;
         match self.core.launcher.cold_boot_named(self.name).await {
             Ok(handle) => Ok(handle),
             Err(error) => {
@@ -328,15 +339,15 @@ impl<'a> Spawn<'a> {
     }
 
     /// To start a VMM.
-    async fn permit(&mut self) -> Result<SemaphorePermit<'a>, SpawnError> {
+    async fn permit(&mut self, start: Start) -> Result<Permit, SpawnError> {
         let begun = Instant::now();
         let core = self.core;
         let permit = tokio::select! {
             biased;
-            permit = core.starts.acquire() => permit.map_err(|_| SpawnError::Closed)?,
+            permit = core.host.starts.acquire(start) => permit,
             () = self.wait.over() => return Err(SpawnError::StartsBusy {
                 waited: self.wait.begun.elapsed(),
-                starts: core.bounds.starts_at_a_time,
+                starts: core.host.starts.limit(start),
             }),
         };
         self.queue += begun.elapsed();

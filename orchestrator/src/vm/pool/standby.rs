@@ -7,12 +7,21 @@
 //!      └─ backoff ─┴── failed,   ┴ died
 //! ```
 //!
-//! They take neither a VM's place nor its memory from the budget: there is no guest in them.
+//! They know no snapshot, and so are one set for all pools whose VMMs and machines are the same. They
+//! take neither a VM's place nor its memory from the budget: there is no guest in them. As many stand
+//! by as the pools ask for, and while spawns are restored at a time, as many as these.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::backoff::{Backoff, Jitter};
 use super::clock::Now;
+use super::demand::Demand;
+
+/// How long more of them stand by than the pools ask for, after spawns that needed as many.
+const DEMAND_MEMORY: Duration = Duration::from_secs(60);
+/// Most spawns at a time that are counted.
+const MAX_DEMAND: usize = 256;
 
 /// A process that stands by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -21,8 +30,11 @@ pub(super) struct StandbyId(u64);
 /// The state machine; `P` is a process.
 #[derive(Debug)]
 pub(super) struct StandbyPool<P> {
-    /// How many there are to be.
-    size: usize,
+    /// How many each pool asks for.
+    asked: Vec<usize>,
+    /// Whether the VMM has such.
+    supported: bool,
+    demand: Demand,
     starting: usize,
     /// The oldest first.
     ready: VecDeque<Ready<P>>,
@@ -39,11 +51,12 @@ struct Ready<P> {
 }
 
 impl<P> StandbyPool<P> {
-    /// A reserve of `size` processes, none of which is there yet. Its waits are jittered by what
-    /// comes of `seed`.
-    pub(super) fn of(size: usize, seed: u64) -> Self {
+    /// For no pool yet. Its waits are jittered by what comes of `seed`.
+    pub(super) fn new(seed: u64) -> Self {
         Self {
-            size,
+            asked: Vec::new(),
+            supported: true,
+            demand: Demand::remembered_for(DEMAND_MEMORY, MAX_DEMAND),
             starting: 0,
             ready: VecDeque::new(),
             backoff: Backoff::default(),
@@ -52,18 +65,57 @@ impl<P> StandbyPool<P> {
         }
     }
 
+    /// A pool asks for so many.
+    pub(super) fn join(&mut self, asked: usize) {
+        self.asked.push(asked);
+    }
+
+    /// A pool that asked for so many is closed: what nobody wants any more, to be ended.
+    pub(super) fn leave(&mut self, asked: usize) -> Vec<P> {
+        if let Some(at) = self.asked.iter().position(|other| *other == asked) {
+            self.asked.swap_remove(at);
+        }
+        if self.least() == 0 {
+            return self.ready.drain(..).map(|ready| ready.process).collect();
+        }
+        Vec::new()
+    }
+
+    /// How many there always are to be.
+    fn least(&self) -> usize {
+        let most = self.asked.iter().max().copied().unwrap_or(0);
+        if self.supported { most } else { 0 }
+    }
+
+    /// How many there are to be now, no more than `most` for the sake of spawns.
+    fn wanted(&self, now: Now, most: usize) -> usize {
+        match self.least() {
+            0 => 0,
+            least => self.demand.peak(now).min(most).max(least),
+        }
+    }
+
     /// Whether another one is to be started now; that is reported by [`started`](Self::started),
-    /// [`failed`](Self::failed) or [`unsupported`](Self::unsupported) then.
-    pub(super) fn start(&mut self, now: Now) -> bool {
-        let starts = self.starting + self.ready.len() < self.size && self.backoff.until() <= now;
+    /// [`failed`](Self::failed), [`given_up`](Self::given_up) or [`unsupported`](Self::unsupported)
+    /// then.
+    pub(super) fn start(&mut self, now: Now, most: usize) -> bool {
+        let missing = self.starting + self.ready.len() < self.wanted(now, most);
+        let starts = missing && self.backoff.until() <= now;
         self.starting += usize::from(starts);
         starts
     }
 
+    /// One that is too many by now, to be ended.
+    pub(super) fn surplus(&mut self, now: Now, most: usize) -> Option<P> {
+        let is_surplus = self.ready.len() > self.wanted(now, most);
+        let ready = is_surplus.then(|| self.ready.pop_front()).flatten()?;
+        Some(ready.process)
+    }
+
     /// One was started. It comes back if it is not wanted any more.
     pub(super) fn started(&mut self, process: P, now: Now) -> Result<StandbyId, P> {
-        self.starting = self.starting.saturating_sub(1);
-        if self.ready.len() >= self.size {
+        self.given_up();
+        if self.least() == 0 {
             return Err(process);
         }
         self.numbers += 1;
@@ -75,18 +127,24 @@ impl<P> StandbyPool<P> {
 
     /// One could not be started.
     pub(super) fn failed(&mut self, now: Now) {
-        self.starting = self.starting.saturating_sub(1);
+        self.given_up();
         self.backoff.failed(now, &mut self.jitter);
+    }
+
+    /// Whoever was to start one went away.
+    pub(super) fn given_up(&mut self) {
+        self.starting = self.starting.saturating_sub(1);
     }
 
     /// There are no such processes.
     pub(super) fn unsupported(&mut self) {
-        self.starting = self.starting.saturating_sub(1);
-        self.size = 0;
+        self.given_up();
+        self.supported = false;
     }
 
-    /// One for a spawn.
-    pub(super) fn take(&mut self) -> Option<P> {
+    /// One for a spawn, which is counted whether there is one or not.
+    pub(super) fn take(&mut self, now: Now) -> Option<P> {
+        self.demand.arrived(now);
         Some(self.ready.pop_front()?.process)
     }
 
@@ -103,27 +161,25 @@ impl<P> StandbyPool<P> {
         Some(process)
     }
 
-    /// Whether all are there, or those that are missing could not be started and will be later: a
-    /// pool serves without them.
+    /// Whether as many are there as there always are, or those that are missing could not be started
+    /// and will be later: a pool serves without them.
     pub(super) fn is_settled(&self, now: Now) -> bool {
-        self.starting == 0 && (self.ready.len() >= self.size || self.backoff.until() > now)
+        self.starting == 0 && (self.ready.len() >= self.least() || self.backoff.until() > now)
     }
 
-    /// When one that failed is to be started again.
-    pub(super) fn next_deadline(&self, now: Now) -> Option<Now> {
-        let waits = self.starting + self.ready.len() < self.size && self.backoff.until() > now;
-        waits.then(|| self.backoff.until())
+    /// When one that failed is to be started again, or fewer are wanted.
+    pub(super) fn next_deadline(&self, now: Now, most: usize) -> Option<Now> {
+        let there = self.starting + self.ready.len();
+        let waits = there < self.wanted(now, most) && self.backoff.until() > now;
+        let retry = waits.then(|| self.backoff.until());
+        let shrinks = there > self.least();
+        let shrink = shrinks.then(|| self.demand.next_change(now)).flatten();
+        retry.into_iter().chain(shrink).min()
     }
 
     /// Those that are there.
     pub(super) fn ready(&self) -> impl ExactSizeIterator<Item = &P> {
         self.ready.iter().map(|ready| &ready.process)
-    }
-
-    /// Takes all out, to be ended, and starts none any more.
-    pub(super) fn drain(&mut self) -> Vec<P> {
-        self.size = 0;
-        self.ready.drain(..).map(|ready| ready.process).collect()
     }
 }
 
@@ -139,70 +195,135 @@ mod tests {
 
     const NOW: Now = Duration::from_secs(1000);
 
+    /// More than any spawns of these tests need.
+    const MOST: usize = 100;
+
+    fn of(size: usize) -> StandbyPool<u32> {
+        let mut pool = StandbyPool::new(0);
+        pool.join(size);
+        pool
+    }
+
     /// How many are begun at `now`.
-    fn begun(reserve: &mut StandbyPool<u32>, now: Now) -> usize {
-        std::iter::from_fn(|| reserve.start(now).then_some(())).count()
+    fn begun(pool: &mut StandbyPool<u32>, now: Now) -> usize {
+        std::iter::from_fn(|| pool.start(now, MOST).then_some(())).count()
     }
 
     #[test]
-    fn a_taken_or_dead_standby_is_replaced_and_the_oldest_goes_first() {
-        let mut reserve = StandbyPool::of(2, 0);
-        assert_eq!(begun(&mut reserve, NOW), 2);
-        assert!(!reserve.is_settled(NOW));
-        let first = reserve.started(1, NOW).unwrap();
-        reserve.started(2, NOW).unwrap();
-        assert!(reserve.is_settled(NOW));
-        assert_eq!(begun(&mut reserve, NOW), 0);
-        assert_eq!(reserve.take(), Some(1));
-        assert_eq!(reserve.died(first, NOW), None, "it was taken");
-        assert_eq!(begun(&mut reserve, NOW), 1);
-        let third = reserve.started(3, NOW).unwrap();
-        assert_eq!(reserve.died(third, NOW + LONGEST_BACKOFF), Some(3));
-        let replaced = reserve.next_deadline(NOW + LONGEST_BACKOFF).unwrap();
-        assert!(!reserve.is_settled(replaced));
+    fn what_is_taken_or_dies_is_replaced_and_the_oldest_goes_first() {
+        let mut pool = of(2);
+        assert_eq!(begun(&mut pool, NOW), 2);
+        assert!(!pool.is_settled(NOW));
+        let first = pool.started(1, NOW).unwrap();
+        pool.started(2, NOW).unwrap();
+        assert!(pool.is_settled(NOW));
+        assert_eq!(begun(&mut pool, NOW), 0);
+        assert_eq!(pool.take(NOW), Some(1));
+        assert_eq!(pool.died(first, NOW), None, "it was taken");
+        assert_eq!(begun(&mut pool, NOW), 1);
+        let third = pool.started(3, NOW).unwrap();
+        assert_eq!(pool.died(third, NOW + LONGEST_BACKOFF), Some(3));
+        let replaced = pool.next_deadline(NOW + LONGEST_BACKOFF, MOST).unwrap();
+        assert!(!pool.is_settled(replaced));
+    }
+
+    #[test]
+    fn all_pools_have_one_set_as_large_as_one_of_them_asks_for() {
+        let mut pool = of(2);
+        for asked in [1, 2, 0] {
+            pool.join(asked);
+        }
+        assert_eq!(begun(&mut pool, NOW), 2);
+        for process in [1, 2] {
+            pool.started(process, NOW).unwrap();
+        }
+        assert!(pool.leave(2).is_empty());
+        assert!(pool.leave(2).is_empty());
+        assert_eq!(pool.surplus(NOW, MOST), Some(1));
+        assert_eq!(pool.surplus(NOW, MOST), None);
+        assert!(pool.leave(0).is_empty());
+        assert_eq!(pool.leave(1), [2], "nobody wants it");
+    }
+
+    #[test]
+    fn as_many_stand_by_as_spawns_come_together_and_fewer_when_none_come() {
+        let mut pool = of(1);
+        for _ in 0..8 {
+            pool.take(NOW);
+        }
+        assert!(pool.start(NOW, 5));
+        assert_eq!(begun(&mut pool, NOW), 7);
+        assert_eq!(begun(&mut pool, NOW), 0);
+        for process in 0..8 {
+            pool.started(process, NOW).unwrap();
+        }
+        assert_eq!(pool.surplus(NOW, 8), None);
+        let quiet = pool.next_deadline(NOW, 8).unwrap();
+        assert!(quiet <= NOW + 2 * DEMAND_MEMORY);
+        let over: Vec<_> = std::iter::from_fn(|| pool.surplus(quiet, 8)).collect();
+        assert_eq!(over.len(), 7);
+        assert_eq!(pool.next_deadline(quiet, 8), None);
+    }
+
+    #[test]
+    fn where_none_is_asked_for_no_demand_starts_one() {
+        let mut pool = of(0);
+        for _ in 0..8 {
+            assert_eq!(pool.take(NOW), None);
+        }
+        assert_eq!(begun(&mut pool, NOW), 0);
+    }
+
+    #[test]
+    fn a_start_that_was_given_up_is_another_pool_s_to_do() {
+        let mut pool = of(1);
+        assert_eq!(begun(&mut pool, NOW), 1);
+        pool.given_up();
+        assert_eq!(begun(&mut pool, NOW), 1);
     }
 
     #[test]
     fn failures_make_the_next_start_wait_until_one_has_served() {
-        let mut reserve: StandbyPool<u32> = StandbyPool::of(1, 0);
+        let mut pool = of(1);
         let mut now = NOW;
         let mut waits = Vec::new();
         for _ in 0..12 {
-            assert!(reserve.start(now));
-            reserve.failed(now);
-            assert!(!reserve.start(now) && reserve.is_settled(now));
-            let next = reserve.next_deadline(now).unwrap();
+            assert!(pool.start(now, MOST));
+            pool.failed(now);
+            assert!(!pool.start(now, MOST) && pool.is_settled(now));
+            let next = pool.next_deadline(now, MOST).unwrap();
             waits.push(next - now);
             now = next;
         }
         assert!(waits.windows(2).take(6).all(|pair| pair[0] < pair[1]));
         assert!(waits.iter().all(|wait| *wait <= LONGEST_BACKOFF));
-        assert!(reserve.start(now));
-        let id = reserve.started(1, now).unwrap();
-        assert_eq!(reserve.died(id, now), Some(1));
-        assert!(!reserve.start(now), "it did not serve");
-        reserve.served();
-        assert!(reserve.start(now));
+        assert!(pool.start(now, MOST));
+        let id = pool.started(1, now).unwrap();
+        assert_eq!(pool.died(id, now), Some(1));
+        assert!(!pool.start(now, MOST), "it did not serve");
+        pool.served();
+        assert!(pool.start(now, MOST));
     }
 
     #[test]
-    fn a_vmm_without_such_processes_is_asked_once_and_the_reserve_is_full() {
-        let mut reserve: StandbyPool<u32> = StandbyPool::of(1, 0);
-        assert!(reserve.start(NOW));
-        reserve.unsupported();
-        assert!(reserve.is_settled(NOW) && !reserve.start(NOW));
-        assert_eq!(reserve.next_deadline(NOW), None);
+    fn a_vmm_without_such_processes_is_asked_once_and_the_set_is_full() {
+        let mut pool = of(1);
+        assert!(pool.start(NOW, MOST));
+        pool.unsupported();
+        pool.join(3);
+        assert!(pool.is_settled(NOW) && !pool.start(NOW, MOST));
+        assert_eq!(pool.next_deadline(NOW, MOST), None);
     }
 
     #[test]
-    fn after_a_drain_nothing_is_kept_and_nothing_begun() {
-        let mut reserve = StandbyPool::of(2, 0);
-        assert_eq!(begun(&mut reserve, NOW), 2);
-        reserve.started(1, NOW).unwrap();
-        assert_eq!(reserve.drain(), [1]);
-        assert_eq!(reserve.started(2, NOW), Err(2), "it was on its way");
-        assert_eq!(begun(&mut reserve, NOW), 0);
-        assert_eq!(reserve.take(), None);
+    fn when_the_last_pool_left_nothing_is_kept_and_nothing_begun() {
+        let mut pool = of(2);
+        assert_eq!(begun(&mut pool, NOW), 2);
+        pool.started(1, NOW).unwrap();
+        assert_eq!(pool.leave(2), [1]);
+        assert_eq!(pool.started(2, NOW), Err(2), "it was on its way");
+        assert_eq!(begun(&mut pool, NOW), 0);
+        assert_eq!(pool.take(NOW), None);
     }
 
     #[derive(Debug, Clone)]
@@ -234,45 +355,48 @@ mod tests {
             size in 0..4usize,
             events in proptest::collection::vec(event(), 0..200),
         ) {
-            let mut reserve = StandbyPool::of(size, 7);
-            let (mut now, mut starting, mut made) = (NOW, 0usize, 0u32);
+            let mut pool = of(size);
+            let (mut now, mut starting, mut made, mut demanded) = (NOW, 0usize, 0u32, size);
             let (mut there, mut gone) = (Vec::new(), HashSet::new());
             for event in events {
                 match event {
-                    Event::Begin => starting += usize::from(reserve.start(now)),
+                    Event::Begin => starting += usize::from(pool.start(now, MOST)),
                     Event::Started if starting > 0 => {
                         starting -= 1;
                         made += 1;
-                        there.push((reserve.started(made, now).unwrap(), made));
+                        there.push((pool.started(made, now).unwrap(), made));
                     }
                     Event::Failed if starting > 0 => {
                         starting -= 1;
-                        reserve.failed(now);
+                        pool.failed(now);
                     }
-                    Event::Taken => match reserve.take() {
+                    Event::Taken => match pool.take(now) {
                         Some(process) => {
                             prop_assert_eq!(there.remove(0).1, process);
                             prop_assert!(gone.insert(process));
                         }
                         None => prop_assert!(there.is_empty()),
                     },
-                    Event::Placement => reserve.served(),
+                    Event::Placement => pool.served(),
                     Event::Died(at) if at < there.len() => {
                         let (id, process) = there.remove(at);
-                        prop_assert_eq!(reserve.died(id, now), Some(process));
+                        prop_assert_eq!(pool.died(id, now), Some(process));
                         prop_assert!(gone.insert(process));
-                        prop_assert_eq!(reserve.died(id, now), None);
+                        prop_assert_eq!(pool.died(id, now), None);
                     }
                     Event::Later(millis) => now += Duration::from_millis(millis),
                     Event::Started | Event::Failed | Event::Died(_) => {}
                 }
-                prop_assert!(starting + there.len() <= size);
-                prop_assert_eq!(reserve.ready().len(), there.len());
+                demanded = demanded.max(pool.wanted(now, MOST));
+                prop_assert!(starting + there.len() <= demanded);
+                prop_assert!(size > 0 || demanded == 0);
+                prop_assert_eq!(pool.ready().len(), there.len());
                 // It fills up by itself, sooner or later.
-                let due = reserve.next_deadline(now);
-                prop_assert!(due.is_none_or(|due| due > now && due <= now + LONGEST_BACKOFF));
-                let settled = starting == 0 && (there.len() == size || due.is_some());
-                prop_assert_eq!(reserve.is_settled(now), settled);
+                let due = pool.next_deadline(now, MOST);
+                let latest = now + LONGEST_BACKOFF.max(2 * DEMAND_MEMORY);
+                prop_assert!(due.is_none_or(|due| due > now && due <= latest));
+                let settled = starting == 0 && (there.len() >= size || due.is_some());
+                prop_assert_eq!(pool.is_settled(now), settled);
             }
         }
     }

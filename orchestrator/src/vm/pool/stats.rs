@@ -12,6 +12,7 @@ use super::breaker::Off;
 use super::budget::{Budget, Limit};
 use super::clock::Now;
 use super::footprint::Footprint;
+use super::starts::Start;
 use super::state::Counts;
 use crate::metrics;
 use crate::template::TemplateHash;
@@ -44,12 +45,15 @@ pub struct PoolStats {
     /// Clones being restored for the warm tier.
     pub restoring: usize,
     /// Standby processes, for spawns without a warm clone. Grows with a start; shrinks with such a
-    /// spawn, or a death.
+    /// spawn, or a death. Pools with the same hypervisor and machine share them.
     pub standby: usize,
     /// VMs that were handed out, or are about to be; shrinks when a handle is dropped.
     pub leased: usize,
     /// Spawns that wait for room.
     pub waiting: usize,
+    /// Clones that the host starts at a time, for all pools of the budget. Grows while a start waits
+    /// for other things than a processor, shrinks while it works.
+    pub starts_at_a_time: usize,
     /// Usage of the budget, by VMs of other pools, too.
     pub used: Limit,
     /// The limit of the budget.
@@ -286,6 +290,7 @@ impl Counters {
             standby,
             leased: counts.leased,
             waiting: counts.waiting,
+            starts_at_a_time: budget.host().starts.limit(Start::Restore),
             used: budget.used(),
             limit: budget.limit(),
             served_warm: counted.warm,

@@ -1,0 +1,123 @@
+//! Tests what all pools of a host have in common, with the hypervisor of `pool_cycles`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+#[allow(dead_code, reason = "pool_cycles uses the rest")]
+#[path = "pool_cycles/fault.rs"]
+mod fault;
+#[path = "pool_cycles/guest.rs"]
+mod guest;
+#[path = "pool_cycles/vm.rs"]
+mod vm;
+#[path = "shared/within.rs"]
+mod within;
+#[allow(dead_code, reason = "pool_cycles uses the rest")]
+#[path = "pool_cycles/world.rs"]
+mod world;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use ironclaw_orchestrator::template::{ImportSpec, TemplateStore};
+use ironclaw_orchestrator::vm::snapshot::SnapshotStore;
+use ironclaw_orchestrator::vm::vmm::{Machine, Vmm};
+use ironclaw_orchestrator::vm::{Budget, Config, Launcher, Limit, Origin, Pool, PoolOptions};
+
+use vm::Simulated;
+use within::within;
+use world::World;
+
+/// What makes VMs of a template of its own.
+fn launcher(directory: &Path, vmm: &Arc<dyn Vmm>, template: usize) -> Launcher {
+    let kernel = directory.join("kernel");
+    std::fs::write(&kernel, format!("\x7fELF{template}")).unwrap();
+    let templates = TemplateStore::open(directory.join("templates")).unwrap();
+    let spec = ImportSpec {
+        kernel,
+        initramfs: None,
+        boot_args: String::new(),
+    };
+    let template = templates.import(&spec, &mut |_| {}).unwrap();
+    let mut config = Config::from_env().unwrap();
+    config.machine = Machine {
+        memory_mib: 1,
+        vcpus: 1,
+    };
+    let snapshots = SnapshotStore::open(directory.join("snapshots")).unwrap();
+    let vmm = Arc::clone(vmm);
+    Launcher::with(vmm, template, &config, snapshots, Arc::new(|_: &_| {})).unwrap()
+}
+
+fn unlimited() -> Budget {
+    Budget::new(Limit {
+        vms: usize::MAX,
+        memory_mib: u64::MAX,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_templates_that_idle_have_one_set_of_standby_processes() {
+    const TEMPLATES: usize = 50;
+    const STANDBY: usize = 2;
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let world = World::new();
+    let vmm: Arc<dyn Vmm> = Arc::new(Simulated::new(Arc::clone(&world)));
+    let budget = unlimited();
+    let mut pools = Vec::new();
+    for template in 0..TEMPLATES {
+        let options = PoolOptions {
+            standby: STANDBY,
+            budget: budget.clone(),
+            ..PoolOptions::new(1)
+        };
+        let launcher = launcher(directory.path(), &vmm, template);
+        let pool = Pool::open(launcher, options.with_warm(0)).await.unwrap();
+        pool.warmup().await.unwrap();
+        pools.push(pool);
+    }
+    // Boots of templates have ended, and each pool has the same that stand by.
+    within("only those live", async {
+        while world.vms() > STANDBY as u64 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let all = pools[0].standby_pids();
+    assert_eq!(all.len(), STANDBY);
+    for pool in &pools {
+        assert_eq!(pool.standby_pids(), all);
+    }
+    // Whichever pool is asked, one of them serves, and is replaced.
+    for pool in [&pools[7], &pools[42]] {
+        let standby = pool.standby_pids();
+        let vm = pool.spawn("restored").await.unwrap();
+        assert_eq!(vm.origin(), Origin::Restored);
+        assert!(standby.contains(&vm.pid()));
+        let replaced = async {
+            while pool.stats().standby < STANDBY {
+                tokio::task::yield_now().await;
+            }
+        };
+        within("it is replaced", replaced).await;
+    }
+    // They are there as long as one pool is that wants them.
+    let last = pools.pop().unwrap();
+    for pool in pools {
+        pool.close().await;
+    }
+    let vm = last.spawn("restored").await.unwrap();
+    assert_eq!(vm.origin(), Origin::Restored);
+    drop(vm);
+    last.close().await;
+    within("nothing is left", async {
+        while world.living() > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
