@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -16,11 +16,12 @@ use rustix::net::{SocketFlags, accept_with};
 use thiserror::Error;
 
 use crate::children;
+use crate::commands::{Commands, Pipe};
 use crate::fate::Fate;
 use crate::link::Link;
 use crate::port_search::PortSearch;
 use crate::program::Surroundings;
-use crate::session::{Context, Source};
+use crate::session::Context;
 use crate::system::System;
 use crate::transport::Transport;
 
@@ -51,7 +52,7 @@ enum Token {
     Devices,
     Listener,
     Line(LinkId),
-    Source(LinkId, Source),
+    Pipe(Pipe),
 }
 
 /// The agent and all that it serves.
@@ -68,6 +69,8 @@ pub(crate) struct Agent {
     search: Option<PortSearch>,
     links: BTreeMap<LinkId, Link>,
     next: u64,
+    next_session: u64,
+    commands: Commands,
     /// What is read passes through here: one buffer for all requests.
     buffer: Box<[u8]>,
     shutdown: bool,
@@ -79,6 +82,7 @@ impl Agent {
     pub(crate) fn new(
         surroundings: Surroundings,
         system: Box<dyn System>,
+        commands: Commands,
         listener: Option<OwnedFd>,
         serial: bool,
     ) -> Result<Self, AgentError> {
@@ -92,6 +96,8 @@ impl Agent {
             search: serial.then(PortSearch::start),
             links: BTreeMap::new(),
             next: 0,
+            next_session: 0,
+            commands,
             buffer: vec![0; MAX_CHUNK].into_boxed_slice(),
             shutdown: false,
         })
@@ -126,7 +132,8 @@ impl Agent {
         let mut set = Vec::new();
         let mut tokens = Vec::new();
         let mut ready = Vec::new();
-        let mut deadline = self.search.as_ref().and_then(PortSearch::deadline);
+        let search = self.search.as_ref().and_then(PortSearch::deadline);
+        let deadline = search.into_iter().chain(self.commands.deadline()).min();
         let mut add = |fd, flags, token| {
             set.push(PollFd::from_borrowed_fd(fd, flags));
             tokens.push(token);
@@ -145,18 +152,14 @@ impl Agent {
         for (&id, link) in &self.links {
             let (fd, flags) = link.waits();
             add(fd, flags, Token::Line(id));
-            if let Some((session, out)) = link.session() {
-                session.waits(out, &mut |fd: BorrowedFd<'_>, flags, source| {
-                    add(fd, flags, Token::Source(id, source));
-                });
-                session.ready_sources(out, &mut ready);
-                let own = session.deadline().into_iter().chain(session.next_look());
-                deadline = deadline.into_iter().chain(own).min();
-            }
         }
+        self.commands
+            .waits(&mut |fd, flags, pipe| add(fd, flags, Token::Pipe(pipe)));
+        self.commands.ready(&mut ready);
+        let goes_on = !ready.is_empty() || self.links.values().any(Link::is_ready);
         let now = Instant::now();
         let longest = match deadline {
-            _ if self.unreaped || !ready.is_empty() => Some(Duration::ZERO),
+            _ if self.unreaped || goes_on => Some(Duration::ZERO),
             Some(deadline) => Some(deadline.saturating_duration_since(now)),
             None => None,
         };
@@ -176,7 +179,7 @@ impl Agent {
     }
 
     fn serve(&mut self, events: &[(Token, PollFlags)]) {
-        let mut sources: BTreeMap<LinkId, Vec<Source>> = BTreeMap::new();
+        let mut ready = Vec::new();
         if self.unreaped {
             self.reap();
         }
@@ -190,28 +193,24 @@ impl Agent {
                 }
                 Token::Listener => self.accept(),
                 Token::Line(id) => self.serve_line(id, flags),
-                Token::Source(id, source) => sources.entry(id).or_default().push(source),
+                Token::Pipe(pipe) => ready.push(pipe),
             }
         }
-        let now = Instant::now();
+        self.commands.ready(&mut ready);
+        ready.sort_unstable();
+        ready.dedup();
+        self.commands.serve(&ready, &mut self.buffer);
+        self.commands.expire(Instant::now());
         let mut over = Vec::new();
         for (&id, link) in &mut self.links {
-            if let Some((session, out)) = link.session_mut() {
-                let mut ready = sources.remove(&id).unwrap_or_default();
-                session.ready_sources(out, &mut ready);
-                session.serve(ready, &mut self.buffer, out);
-                session.expire(now, out);
-                session.look_for_readers(now, out);
-                session.answer(out);
-            }
-            if link.flush() == Fate::Over {
+            link.speak(&mut self.commands, &mut self.buffer);
+            if link.flush(&mut self.commands) == Fate::Over {
                 over.push(id);
             }
         }
         over.into_iter().for_each(|id| self.close(id));
         // Not while a command starts or runs: it would have to wait for the one processor.
-        let mut sessions = self.links.values().filter_map(Link::session);
-        if sessions.all(|(session, _)| session.is_idle()) {
+        if self.commands.are_idle() {
             self.system.prepare();
         }
     }
@@ -221,11 +220,7 @@ impl Agent {
         let reaped = children::reap();
         self.unreaped = reaped.more;
         for (pid, end) in reaped.ended {
-            for link in self.links.values_mut() {
-                if let Some((session, out)) = link.session_mut() {
-                    session.ended(pid, &end, out);
-                }
-            }
+            self.commands.ended(pid, end);
         }
     }
 
@@ -250,7 +245,9 @@ impl Agent {
         let mut context = Context {
             surroundings: &self.surroundings,
             system: self.system.as_mut(),
+            commands: &mut self.commands,
             shutdown: &mut self.shutdown,
+            next_session: &mut self.next_session,
         };
         if link.serve(flags, &mut self.buffer, &mut context) == Fate::Over {
             self.close(id);
@@ -268,8 +265,9 @@ impl Agent {
     fn say_farewell(mut self) {
         let deadline = Instant::now() + FAREWELL;
         loop {
-            let buffer = &mut self.buffer;
-            self.links.retain(|_, link| !link.is_delivered(buffer));
+            let (commands, buffer) = (&mut self.commands, &mut self.buffer);
+            self.links
+                .retain(|_, link| !link.is_delivered(commands, buffer));
             let left = deadline.saturating_duration_since(Instant::now());
             if self.links.is_empty() || left.is_zero() {
                 return;

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 
-use ironclaw_protocol::message::Outcome;
+use ironclaw_protocol::message::CommandEnd;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process_group, wait};
 
@@ -24,7 +24,7 @@ pub(crate) fn watch() -> io::Result<UnixStream> {
 #[derive(Debug, Default)]
 pub(crate) struct Reaped {
     /// How each of them did.
-    pub(crate) ended: Vec<(Pid, Outcome)>,
+    pub(crate) ended: Vec<(Pid, CommandEnd)>,
     /// Whether there may be more.
     pub(crate) more: bool,
 }
@@ -37,7 +37,7 @@ pub(crate) fn reap() -> Reaped {
     let mut reaped = Reaped::default();
     for _ in 0..MAX_REAPED {
         match wait(WaitOptions::NOHANG) {
-            Ok(Some((pid, status))) => reaped.ended.extend(outcome(status).map(|end| (pid, end))),
+            Ok(Some((pid, status))) => reaped.ended.extend(end(status).map(|end| (pid, end))),
             Err(Errno::INTR) => {}
             // None has ended, or there is none.
             Ok(None) | Err(_) => return reaped,
@@ -47,14 +47,14 @@ pub(crate) fn reap() -> Reaped {
     reaped
 }
 
-fn outcome(status: WaitStatus) -> Option<Outcome> {
+fn end(status: WaitStatus) -> Option<CommandEnd> {
     if let Some(signal) = status.terminating_signal() {
-        return Some(Outcome::Signaled(signal));
+        return Some(CommandEnd::Signaled(signal));
     }
     status
         .exit_status()
         .and_then(|code| u8::try_from(code).ok())
-        .map(Outcome::Exited)
+        .map(CommandEnd::Exited)
 }
 
 /// Signals the process group that `leader` leads. Only for a leader that is not yet reaped: the

@@ -1,4 +1,4 @@
-//! A command that the host asked for, from start to the answer.
+//! A command that the host asked for, from its start to its end.
 
 use std::ffi::OsStr;
 use std::io;
@@ -8,15 +8,13 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command as Spawn, Stdio};
 use std::time::{Duration, Instant};
 
-use ironclaw_protocol::limits::{MAX_CHUNK, WINDOW};
-use ironclaw_protocol::message::{Exec, FailureKind, Outcome, RequestId, Stream, ToHost};
+use ironclaw_protocol::message::{CommandEnd, Exec, FailureKind, Outcome, Stream};
 use ironclaw_protocol::os_bytes::OsBytes;
 use rustix::process::{Pid, Signal};
 
 use crate::children::signal_group;
 use crate::control_group::ControlGroup;
-use crate::failure::{failed, refused};
-use crate::outgoing::Outgoing;
+use crate::failure::refused;
 use crate::output::{Chunk, CommandEnds, Outputs, nonblocking, open_pipe};
 use crate::program::Surroundings;
 use crate::rundown::Rundown;
@@ -27,38 +25,43 @@ use crate::system::System;
 /// die it takes its turn among them, and none of them runs a program any more.
 const REAPED: Duration = Duration::from_millis(250);
 
-/// An open `Exec`.
+/// The processes of an `Exec`, and their pipes.
 ///
 /// Its end has two halves: the main process was reaped, and its output ended. Of processes that
 /// outlive it and keep the output open, not much is waited for: see [`Rundown`]. They live on.
 ///
-/// Dropping it before it was answered kills all its processes.
+/// Dropping it before its end kills all its processes.
 #[derive(Debug)]
 pub(crate) struct Command {
-    id: RequestId,
     leader: Pid,
     group: Option<ControlGroup>,
     stdin: Option<Stdin>,
     outputs: Outputs,
-    /// Bytes of output that the host still takes.
-    credit: u64,
     deadline: Option<Instant>,
-    /// What to answer instead of how the process ended, which the agent itself killed.
-    verdict: Option<Outcome>,
+    /// What to tell instead of how the process ended, which the agent itself killed.
+    verdict: Option<CommandEnd>,
     /// Until when a main process that was killed is waited for.
     reaped_by: Option<Instant>,
-    end: Option<Outcome>,
+    end: Option<CommandEnd>,
     rundown: Option<Rundown>,
-    answered: bool,
+    over: bool,
+}
+
+/// How a command ended, when all that it wrote is read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ended {
+    pub(crate) end: CommandEnd,
+    /// Whether the kernel killed one of its processes for lack of memory.
+    pub(crate) out_of_memory: bool,
 }
 
 /// Standard input as the command gets it, and the agent's end, if it is written to.
-fn open_stdin(id: RequestId, exec: &Exec) -> io::Result<(Stdio, Option<Stdin>)> {
+fn open_stdin(exec: &Exec) -> io::Result<(Stdio, Option<Stdin>)> {
     if !exec.stdin {
         return Ok((Stdio::null(), None));
     }
     let (reader, writer) = open_pipe()?;
-    Ok((reader.into(), Some(Stdin::new(id, nonblocking(writer)?))))
+    Ok((reader.into(), Some(Stdin::new(nonblocking(writer)?))))
 }
 
 pub(crate) fn os(bytes: &OsBytes) -> &OsStr {
@@ -68,7 +71,6 @@ pub(crate) fn os(bytes: &OsBytes) -> &OsStr {
 impl Command {
     /// Starts what `exec` says.
     pub(crate) fn start(
-        id: RequestId,
         exec: &Exec,
         surroundings: &Surroundings,
         system: &mut dyn System,
@@ -80,7 +82,7 @@ impl Command {
             let attempt = format_args!("set up the pipes of {}", name.display());
             refused(attempt, &error, FailureKind::Io)
         };
-        let (command_stdin, stdin) = open_stdin(id, exec).map_err(no_pipes)?;
+        let (command_stdin, stdin) = open_stdin(exec).map_err(no_pipes)?;
         let (outputs, CommandEnds { stdout, stderr }) =
             Outputs::open(exec.stderr).map_err(no_pipes)?;
         let mut spawn = Spawn::new(program);
@@ -106,12 +108,10 @@ impl Command {
             )
         })?;
         Ok(Self {
-            id,
             leader: Pid::from_child(&child),
             group,
             stdin,
             outputs,
-            credit: WINDOW.into(),
             deadline: exec
                 .timeout_ms
                 .and_then(|ms| started.checked_add(Duration::from_millis(ms))),
@@ -119,8 +119,13 @@ impl Command {
             reaped_by: None,
             end: None,
             rundown: None,
-            answered: false,
+            over: false,
         })
+    }
+
+    /// The number that its main process has or had.
+    pub(crate) fn pid(&self) -> u32 {
+        self.leader.as_raw_pid().unsigned_abs()
     }
 
     /// The number of its main process, until that was reaped.
@@ -143,39 +148,32 @@ impl Command {
         self.stdin.as_ref().and_then(Stdin::to_write)
     }
 
-    /// The pipe of `stream`, to be waited for, if the host has credit for what comes.
+    /// The pipe of `stream`, to be waited for.
     pub(crate) fn to_wait_for(&self, stream: Stream) -> Option<BorrowedFd<'_>> {
-        self.outputs.to_wait_for(stream).filter(|_| self.credit > 0)
+        self.outputs.to_wait_for(stream)
     }
 
     /// Whether `stream` is to be read at once.
     pub(crate) fn is_ready(&self, stream: Stream) -> bool {
-        self.credit > 0 && self.outputs.is_ready(stream)
+        self.outputs.is_ready(stream)
     }
 
-    /// The host took `bytes` bytes of output.
-    pub(crate) fn grant(&mut self, bytes: u32) {
-        self.credit = self.credit.saturating_add(bytes.into());
-    }
-
-    /// Sends one chunk of `stream`, if there is one.
-    pub(crate) fn send(&mut self, stream: Stream, buffer: &mut [u8], out: &mut Outgoing) {
-        let longest = buffer.len().min(MAX_CHUNK);
-        let buffer = &mut buffer[..longest];
-        let Chunk::Bytes(count) = self.outputs.read(stream, self.credit, buffer) else {
-            return;
+    /// Reads what there is of `stream`, into as much of `buffer` as there is room for.
+    pub(crate) fn read<'a>(
+        &mut self,
+        stream: Stream,
+        room: usize,
+        buffer: &'a mut [u8],
+    ) -> &'a [u8] {
+        let Chunk::Bytes(count) = self.outputs.read(stream, room as u64, buffer) else {
+            return &[];
         };
-        out.push(&ToHost::Data {
-            id: self.id,
-            stream,
-            bytes: buffer[..count].to_vec(),
-        });
-        self.credit -= count as u64;
         if let Some(rundown) = &mut self.rundown
             && rundown.came(count as u64)
         {
             self.stop_waiting();
         }
+        &buffer[..count]
     }
 
     fn stop_waiting(&mut self) {
@@ -183,14 +181,11 @@ impl Command {
         self.outputs.cut_off();
     }
 
-    /// The main process was reaped.
-    pub(crate) fn ended(&mut self, end: Outcome, now: Instant, out: &mut Outgoing) {
+    /// The main process was reaped. Gives how much content nobody will read.
+    pub(crate) fn ended(&mut self, end: CommandEnd, now: Instant) -> usize {
         self.end = Some(end);
         self.deadline = None;
         self.reaped_by = None;
-        if let Some(stdin) = &mut self.stdin {
-            stdin.abandon(out);
-        }
         if self.verdict.is_some() {
             // All that could write more was killed with it.
             self.outputs.cut_off();
@@ -198,20 +193,23 @@ impl Command {
             self.outputs.look_at_once();
             self.rundown = Some(Rundown::start(now));
         }
+        self.stdin.as_mut().map_or(0, Stdin::abandon)
     }
 
-    /// The answer, when the process ended and its output is sent.
-    pub(crate) fn answer(&mut self) -> Option<Outcome> {
+    /// How it ended, when it has and its output is read.
+    pub(crate) fn over(&mut self) -> Option<Ended> {
         if !self.outputs.are_over() {
             return None;
         }
-        let end = self.end.clone()?;
-        self.answered = true;
-        Some(self.verdict.take().unwrap_or(end))
+        let end = self.end?;
+        self.over = true;
+        Some(Ended {
+            end: self.verdict.unwrap_or(end),
+            out_of_memory: self.ran_out_of_memory(),
+        })
     }
 
-    /// Whether the kernel killed one of its processes for lack of memory.
-    pub(crate) fn ran_out_of_memory(&self) -> bool {
+    fn ran_out_of_memory(&self) -> bool {
         self.group
             .as_ref()
             .is_some_and(ControlGroup::ran_out_of_memory)
@@ -232,8 +230,8 @@ impl Command {
         self.signal(Signal::KILL);
     }
 
-    /// Kills it, which is to be answered so.
-    fn end_with(&mut self, verdict: Outcome, now: Instant) {
+    /// Kills it, which is to be told so.
+    fn end_with(&mut self, verdict: CommandEnd, now: Instant) {
         self.kill();
         self.verdict = Some(verdict);
         self.deadline = None;
@@ -242,14 +240,21 @@ impl Command {
         }
     }
 
-    /// Kills it; its output is of no interest any more.
-    pub(crate) fn cancel(&mut self, now: Instant, out: &mut Outgoing) {
-        let verdict = failed(FailureKind::Cancelled, "the host cancelled the command");
-        self.end_with(verdict, now);
+    /// Kills it; its output is of no interest any more. Gives how much content nobody will read.
+    pub(crate) fn cancel(&mut self, now: Instant) -> usize {
+        self.end_with(CommandEnd::Cancelled, now);
         self.rundown = None;
         self.outputs = Outputs::default();
-        if let Some(stdin) = &mut self.stdin {
-            stdin.abandon(out);
+        self.stdin.as_mut().map_or(0, Stdin::abandon)
+    }
+
+    /// Kills it as a signal does that nothing survives; what it wrote until then is still read.
+    pub(crate) fn end_by_kill(&mut self, now: Instant) {
+        self.end_with(CommandEnd::Signaled(Signal::KILL.as_raw()), now);
+        if self.end.is_some() {
+            // Its output was waited for, which those have that are killed now.
+            self.rundown = None;
+            self.outputs.cut_off();
         }
     }
 
@@ -260,27 +265,29 @@ impl Command {
         waits.into_iter().flatten().min()
     }
 
-    /// Kills it if its time is over; what it wrote until then is still sent. Gives up on its output if
-    /// nobody writes it.
-    pub(crate) fn expire(&mut self, now: Instant, out: &mut Outgoing) {
+    /// Kills it if its time is over; what it wrote until then is still read. Gives up on its output if
+    /// nobody writes it, which is told only while there is `room` for it. Gives how much content nobody
+    /// will read.
+    pub(crate) fn expire(&mut self, now: Instant, room: bool) -> usize {
         if self.deadline.is_some_and(|deadline| deadline <= now) {
-            self.end_with(Outcome::TimedOut, now);
+            self.end_with(CommandEnd::TimedOut, now);
         }
+        let mut unread = 0;
         if self.reaped_by.is_some_and(|deadline| deadline <= now) {
-            self.ended(Outcome::Signaled(Signal::KILL.as_raw()), now, out);
+            unread = self.ended(CommandEnd::Signaled(Signal::KILL.as_raw()), now);
         }
-        let host_takes = self.credit > 0 && out.has_room();
         if let Some(rundown) = &mut self.rundown
-            && rundown.look(now, host_takes)
+            && rundown.look(now, room)
         {
             self.stop_waiting();
         }
+        unread
     }
 }
 
 impl Drop for Command {
     fn drop(&mut self) {
-        if !self.answered {
+        if !self.over {
             self.kill();
         }
     }

@@ -7,11 +7,11 @@ use std::path::PathBuf;
 
 use ironclaw_protocol::limits::{MAX_CHUNK, WINDOW};
 use ironclaw_protocol::message::{FailureKind, GetFile, Outcome, RequestId, Stream, ToHost};
+use ironclaw_protocol::session::Outgoing;
 use rustix::fs::OFlags;
 
 use crate::command::os;
 use crate::failure::{failed, refused};
-use crate::outgoing::Outgoing;
 
 /// An open `GetFile`.
 #[derive(Debug)]
@@ -21,8 +21,8 @@ pub(crate) struct Download {
     path: PathBuf,
     mode: u32,
     sent: u64,
-    /// Bytes that the host still takes.
-    credit: u64,
+    /// Bytes that the host took.
+    taken: u64,
 }
 
 impl Download {
@@ -59,24 +59,33 @@ impl Download {
             path,
             mode,
             sent: 0,
-            credit: WINDOW.into(),
+            taken: 0,
         })
+    }
+
+    /// Bytes that the host takes now.
+    fn credit(&self) -> u64 {
+        self.taken + u64::from(WINDOW) - self.sent
     }
 
     /// Whether the host takes more.
     pub(crate) fn has_credit(&self) -> bool {
-        self.credit > 0
+        self.credit() > 0
     }
 
-    /// The host took `bytes` bytes.
-    pub(crate) fn grant(&mut self, bytes: u32) {
-        self.credit = self.credit.saturating_add(bytes.into());
+    /// The host took all up to `offset`; `false` if that was not sent.
+    #[must_use]
+    pub(crate) fn taken(&mut self, offset: u64) -> bool {
+        self.taken = self.taken.max(offset);
+        self.taken <= self.sent
     }
 
     /// Sends one chunk; gives the answer at the end of the file or when it can't be read on.
     pub(crate) fn send(&mut self, buffer: &mut [u8], out: &mut Outgoing) -> Option<Outcome> {
         let longest = buffer.len().min(MAX_CHUNK);
-        let longest = usize::try_from(self.credit).unwrap_or(longest).min(longest);
+        let longest = usize::try_from(self.credit())
+            .unwrap_or(longest)
+            .min(longest);
         if longest == 0 {
             return None;
         }
@@ -93,7 +102,6 @@ impl Download {
                     bytes,
                 });
                 self.sent += count as u64;
-                self.credit -= count as u64;
                 None
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => None,

@@ -2,9 +2,7 @@
 
 use ironclaw_protocol::limits::WINDOW;
 use ironclaw_protocol::message::{RequestId, ToHost};
-
-use crate::outgoing::Outgoing;
-use crate::violation::Violation;
+use ironclaw_protocol::session::{Outgoing, Violation};
 
 /// Credit goes back in portions of at least this size, to save frames. The host still never
 /// stalls: it has to have used up all of the window, which is more, before it has to wait.

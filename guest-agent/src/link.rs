@@ -1,51 +1,36 @@
 //! One line to the host, and the session on it.
 
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use ironclaw_protocol::VERSION;
-use ironclaw_protocol::frame::{Decoder, Event, decode};
-use ironclaw_protocol::message::{ToGuest, ToHost, bounded_text};
+use ironclaw_protocol::process_table::SessionKey;
+use ironclaw_protocol::session::{self, Heard, Outgoing, Violation};
 use rustix::event::PollFlags;
 use rustix::net::{Shutdown, shutdown};
 
+use crate::commands::Commands;
 use crate::fate::Fate;
-use crate::outgoing::Outgoing;
 use crate::session::{Context, Session};
 use crate::transport::Transport;
-use crate::violation::Violation;
 
-/// ```text
-///            MAGIC              Hello
-/// Unsynced ─────────▶ Opened ─────────▶ Running
-///    ▲  ▲               │                │  │
-///    │  └───violation───┴────────────────┘  │ MAGIC: Opened again
-///    └──────────host gone───────────────────┘
-/// ```
-#[derive(Debug)]
-enum Phase {
-    Unsynced,
-    Opened,
-    Running(Session),
-}
+/// What the agent calls itself.
+const AGENT: &str = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"));
 
 /// A line and what belongs to it.
 #[derive(Debug)]
 pub(crate) struct Link {
     transport: Transport,
-    decoder: Decoder,
-    out: Outgoing,
-    phase: Phase,
+    end: session::Session,
+    /// The requests of the host, while it is there.
+    session: Option<Session>,
 }
 
 impl Link {
     pub(crate) fn new(transport: Transport) -> Self {
-        let (decoder, out) = (Decoder::of_requests(), Outgoing::default());
         Self {
             transport,
-            decoder,
-            out,
-            phase: Phase::Unsynced,
+            end: session::Session::new(AGENT),
+            session: None,
         }
     }
 
@@ -56,7 +41,7 @@ impl Link {
 
     /// Whether nothing waits to be written.
     pub(crate) fn is_flushed(&self) -> bool {
-        self.out.is_empty()
+        self.end.out.is_empty()
     }
 
     /// What to wait for on the line itself.
@@ -65,46 +50,45 @@ impl Link {
             return (edges, PollFlags::IN);
         }
         let mut flags = PollFlags::empty();
-        if !self.out.is_congested() {
+        if !self.end.out.is_congested() {
             flags |= PollFlags::IN;
         }
-        if !self.out.is_empty() {
+        if !self.end.out.is_empty() {
             flags |= PollFlags::OUT;
         }
         (self.transport.as_fd(), flags)
     }
 
-    /// The session, while there is one, and where it puts its answers.
-    pub(crate) fn session(&self) -> Option<(&Session, &Outgoing)> {
-        match &self.phase {
-            Phase::Running(session) => Some((session, &self.out)),
-            Phase::Unsynced | Phase::Opened => None,
-        }
+    /// Whether it has something to send without waiting for anything.
+    pub(crate) fn is_ready(&self) -> bool {
+        let has_content = self.session.as_ref().is_some_and(Session::has_content);
+        has_content && self.end.out.has_room()
     }
 
-    /// Same as [`Link::session`], to change them.
-    pub(crate) fn session_mut(&mut self) -> Option<(&mut Session, &mut Outgoing)> {
-        match &mut self.phase {
-            Phase::Running(session) => Some((session, &mut self.out)),
-            Phase::Unsynced | Phase::Opened => None,
+    /// Lets the session say what it has.
+    pub(crate) fn speak(&mut self, commands: &mut Commands, buffer: &mut [u8]) {
+        if let Some(session) = &mut self.session
+            && self.end.is_open()
+        {
+            session.speak(commands, buffer, &mut self.end.out);
         }
     }
 
     /// Writes what the line takes.
-    pub(crate) fn flush(&mut self) -> Fate {
-        if self.out.is_empty() || self.transport.absent_host().is_some() {
+    pub(crate) fn flush(&mut self, commands: &mut Commands) -> Fate {
+        if self.end.out.is_empty() || self.transport.absent_host().is_some() {
             return Fate::Kept;
         }
-        match self.out.write_to(self.transport.file()) {
+        match write(&mut self.end.out, self.transport.file()) {
             Ok(()) => Fate::Kept,
-            Err(_) => self.host_gone(),
+            Err(_) => self.host_gone(commands),
         }
     }
 
     /// For the end of the guest: writes what waits, and says whether nothing is left to wait for.
     /// A connection is waited for until the host closes it, as the sign that it has read all.
-    pub(crate) fn is_delivered(&mut self, buffer: &mut [u8]) -> bool {
-        if self.flush() == Fate::Over {
+    pub(crate) fn is_delivered(&mut self, commands: &mut Commands, buffer: &mut [u8]) -> bool {
+        if self.flush(commands) == Fate::Over {
             return true;
         }
         if self.is_serial() || !self.is_flushed() {
@@ -134,22 +118,26 @@ impl Link {
             self.transport.look_for_host();
             return Fate::Kept;
         }
-        if self.out.is_congested() {
+        if self.end.out.is_congested() {
             // It is not read now, so a hang-up is not noticed by reading.
             let gone = events.intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL);
-            return if gone { self.host_gone() } else { Fate::Kept };
+            return if gone {
+                self.host_gone(context.commands)
+            } else {
+                Fate::Kept
+            };
         }
         if !events.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL) {
             return Fate::Kept;
         }
         match self.transport.file().read(buffer) {
-            Ok(0) => self.host_gone(),
+            Ok(0) => self.host_gone(context.commands),
             Ok(count) => {
-                self.decoder.push(&buffer[..count]);
+                self.end.receive(&buffer[..count]);
                 self.receive(context)
             }
             Err(error) if is_transient(&error) => Fate::Kept,
-            Err(_) => self.host_gone(),
+            Err(_) => self.host_gone(context.commands),
         }
     }
 
@@ -159,7 +147,7 @@ impl Link {
                 Ok(true) => {}
                 Ok(false) => return Fate::Kept,
                 Err(violation) => {
-                    if self.fault(&violation) == Fate::Over {
+                    if self.fault(&violation, context.commands) == Fate::Over {
                         return Fate::Over;
                     }
                 }
@@ -169,70 +157,61 @@ impl Link {
 
     /// Serves the next event in what was read, if there is a whole one.
     fn next(&mut self, context: &mut Context<'_>) -> Result<bool, Violation> {
-        match self.decoder.next()? {
+        match self.end.hear()? {
             None => return Ok(false),
-            Some(Event::Opened) => self.phase = Phase::Opened,
-            Some(Event::Frame(payload)) => {
-                let message: ToGuest = decode(payload)?;
-                message.validate()?;
-                match (&mut self.phase, message) {
-                    (Phase::Running(session), message) => {
-                        session.receive(message, context, &mut self.out)?;
-                    }
-                    (_, ToGuest::Hello { version, session }) => self.greet(version, session)?,
-                    _ => return Err(Violation::NoHello),
+            Some(Heard::Opened) => {
+                self.end_session(context.commands);
+                let key = SessionKey(*context.next_session);
+                *context.next_session += 1;
+                self.session = Some(Session::new(key));
+            }
+            Some(Heard::Message(message)) => {
+                if let Some(session) = &mut self.session {
+                    session.receive(message, context, &mut self.end.out)?;
                 }
             }
         }
         Ok(true)
     }
 
-    fn greet(&mut self, version: u16, session: u64) -> Result<(), Violation> {
-        self.out.open_session();
-        self.out.push(&ToHost::Hello {
-            version: VERSION,
-            session,
-            agent: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).to_owned(),
-        });
-        // From here on a violation needs no session start of its own.
-        self.phase = Phase::Running(Session::default());
-        if version == VERSION {
-            Ok(())
-        } else {
-            Err(Violation::Version { host: version })
+    /// Nothing of the session is left but its commands, for another one.
+    fn end_session(&mut self, commands: &mut Commands) {
+        if let Some(session) = self.session.take() {
+            commands.session_lost(session.key());
         }
     }
 
     /// Ends the session and tells the host why.
-    fn fault(&mut self, violation: &Violation) -> Fate {
-        match std::mem::replace(&mut self.phase, Phase::Unsynced) {
-            // Noise in front of a session: nobody is there who could be told.
-            Phase::Unsynced => {}
-            phase => {
-                if matches!(phase, Phase::Opened) {
-                    self.out.open_session();
-                }
-                drop(phase);
-                self.out.push(&ToHost::Fault {
-                    reason: bounded_text(violation.to_string()),
-                });
-            }
-        }
-        self.decoder.lose_step();
+    fn fault(&mut self, violation: &Violation, commands: &mut Commands) -> Fate {
+        self.end_session(commands);
+        self.end.fault(violation);
         if self.is_serial() {
             return Fate::Kept;
         }
         // A host that does not take it now does not get to know.
-        let _ = self.out.write_to(self.transport.file());
+        let _ = write(&mut self.end.out, self.transport.file());
         Fate::Over
     }
 
-    fn host_gone(&mut self) -> Fate {
-        self.phase = Phase::Unsynced;
-        self.decoder = Decoder::of_requests();
-        self.out.clear();
+    fn host_gone(&mut self, commands: &mut Commands) -> Fate {
+        self.end_session(commands);
+        self.end.host_gone();
         self.transport.host_gone()
     }
+}
+
+/// Writes as much as `line` takes without blocking.
+fn write(out: &mut Outgoing, mut line: impl Write) -> io::Result<()> {
+    while !out.is_empty() {
+        match line.write(out.unsent()) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(count) => out.sent(count),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn is_transient(error: &io::Error) -> bool {

@@ -9,20 +9,23 @@
 //!   └ agent                            the event loop
 //!      ├ port_search, serial, uevents  where the lines come from
 //!      ├ children                      who ended, and how
-//!      └ link ─ transport, outgoing    one line: frames, phases
-//!         └ session                    one host's open requests
-//!            ├ command ─ program, stdin ─ inflow, reader; output, rundown
-//!            ├ upload, download
-//!            └ system ─ random, identity, control_group, oom_score
+//!      ├ commands                      what runs, whoever listens to it
+//!      │  └ command ─ program, stdin ─ reader; output, rundown
+//!      ├ link ─ transport              one line
+//!      │  └ session                    one host's open requests
+//!      │     └ upload ─ inflow; download
+//!      └ system ─ random, identity, control_group, oom_score
 //! ```
 //!
 //! For tests, `ironclaw-guest-agent --listen PATH` serves on a Unix socket as an ordinary
-//! process and leaves the system alone.
+//! process and leaves the system alone. Its commands are not waited for as long as a guest's when their
+//! session is lost.
 
 mod agent;
 mod boot;
 mod children;
 mod command;
+mod commands;
 mod console;
 mod control_group;
 mod download;
@@ -33,7 +36,6 @@ mod inflow;
 mod link;
 mod loopback;
 mod oom_score;
-mod outgoing;
 mod output;
 mod port_search;
 mod program;
@@ -48,7 +50,6 @@ mod system;
 mod transport;
 mod uevents;
 mod upload;
-mod violation;
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -56,18 +57,24 @@ use std::io::Write;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use ironclaw_protocol::VSOCK_PORT;
 use rustix::process::{getpid, set_child_subreaper};
 use vsock::{VMADDR_CID_ANY, VsockListener};
 
 use crate::agent::Agent;
+use crate::commands::Commands;
 use crate::console::{die, end_guest, say};
 use crate::program::Surroundings;
 use crate::system::{Bystander, Guest};
 
 const USAGE: &str = "usage: ironclaw-guest-agent --listen PATH | --version\n\
     Without arguments it is PID 1 of a guest, and nothing else.";
+
+/// Between two looks of an ordinary process at commands that nobody listens to, of which there are
+/// [`UNATTENDED_TICKS`](ironclaw_protocol::limits::UNATTENDED_TICKS).
+const TICK_OF_TESTS: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
     if getpid().is_init() {
@@ -105,6 +112,7 @@ fn be_init() -> ! {
     let served = Agent::new(
         boot::surroundings(),
         Box::new(Guest::set_up()),
+        Commands::default(),
         vsock(),
         true,
     )
@@ -137,6 +145,7 @@ fn listen(path: &Path) -> Result<(), Box<dyn Error>> {
     Agent::new(
         surroundings,
         Box::new(Bystander),
+        Commands::with_tick(TICK_OF_TESTS),
         Some(listener.into()),
         false,
     )?

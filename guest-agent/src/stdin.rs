@@ -6,17 +6,12 @@ use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
-use ironclaw_protocol::message::{RequestId, ToHost};
-
-use crate::inflow::Inflow;
-use crate::outgoing::Outgoing;
 use crate::reader::ReaderSearch;
-use crate::violation::Violation;
 
 /// What the host sent and the command has not taken yet, at most a window's worth.
 ///
-/// A command that closes its input is not an error: what still comes is thrown away, and the
-/// host gets its credit back as if it had been read.
+/// A command that closes its input is not an error: what still comes is thrown away, and counts as
+/// read.
 #[derive(Debug)]
 pub(crate) struct Stdin {
     /// Absent when nobody reads any more, or everything was read.
@@ -25,29 +20,20 @@ pub(crate) struct Stdin {
     /// How much of the first chunk is written.
     written: usize,
     eof: bool,
-    inflow: Inflow,
-    id: RequestId,
     /// While the host wants to be told of a reader that waits.
     search: Option<ReaderSearch>,
 }
 
 impl Stdin {
-    pub(crate) fn new(id: RequestId, pipe: File) -> Self {
+    pub(crate) fn new(pipe: File) -> Self {
         let queue = VecDeque::new();
         Self {
             pipe: Some(pipe),
             queue,
             written: 0,
             eof: false,
-            inflow: Inflow::new(id),
-            id,
             search: None,
         }
-    }
-
-    /// Whether the host said that no more comes.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.eof
     }
 
     /// The pipe, if there is something to write to it. Its hang-up can only be told by writing.
@@ -58,16 +44,14 @@ impl Stdin {
             .map(AsFd::as_fd)
     }
 
-    /// Content arrived.
-    pub(crate) fn arrive(&mut self, bytes: Vec<u8>, out: &mut Outgoing) -> Result<(), Violation> {
-        self.inflow.arrive(bytes.len())?;
-        if self.pipe.is_some() && !bytes.is_empty() {
-            self.queue.push_back(bytes);
-            self.write(out);
-        } else {
-            self.inflow.consume(bytes.len(), out);
+    /// Content arrived. Gives how many bytes are out of the agent's memory.
+    #[must_use]
+    pub(crate) fn arrive(&mut self, bytes: Vec<u8>) -> usize {
+        if self.pipe.is_none() || bytes.is_empty() {
+            return bytes.len();
         }
-        Ok(())
+        self.queue.push_back(bytes);
+        self.write()
     }
 
     /// No more content arrives.
@@ -88,29 +72,33 @@ impl Stdin {
         (is_open && self.queue.is_empty()).then(|| search.due())
     }
 
-    /// Tells the host if somebody waits; not before it is due.
-    pub(crate) fn look(&mut self, now: Instant, out: &mut Outgoing) {
+    /// Whether somebody waits, as the host wanted to know; not before it is due.
+    pub(crate) fn look(&mut self, now: Instant) -> bool {
         if self.next_look().is_none_or(|due| now < due) {
-            return;
+            return false;
         }
-        if let (Some(search), Some(pipe)) = (&mut self.search, &self.pipe)
-            && search.look(pipe, now)
-        {
+        let waits = match (&mut self.search, &self.pipe) {
+            (Some(search), Some(pipe)) => search.look(pipe, now),
+            _ => false,
+        };
+        if waits {
             self.search = None;
-            out.push(&ToHost::ReaderWaits { id: self.id });
         }
+        waits
     }
 
-    /// Nobody reads any more.
-    pub(crate) fn abandon(&mut self, out: &mut Outgoing) {
+    /// Nobody reads any more. Gives how many bytes that had arrived will not be read.
+    #[must_use]
+    pub(crate) fn abandon(&mut self) -> usize {
         self.pipe = None;
         let waiting = self.queue.drain(..).map(|chunk| chunk.len()).sum::<usize>();
-        self.inflow
-            .consume(waiting - std::mem::take(&mut self.written), out);
+        waiting - std::mem::take(&mut self.written)
     }
 
-    /// Writes what the pipe takes without blocking.
-    pub(crate) fn write(&mut self, out: &mut Outgoing) {
+    /// Writes what the pipe takes without blocking. Gives how many bytes are out of the agent's memory.
+    #[must_use]
+    pub(crate) fn write(&mut self) -> usize {
+        let mut consumed = 0;
         while let (Some(pipe), Some(chunk)) = (&mut self.pipe, self.queue.front()) {
             match pipe.write(&chunk[self.written..]) {
                 Ok(count) => {
@@ -119,15 +107,16 @@ impl Stdin {
                         self.queue.pop_front();
                         self.written = 0;
                     }
-                    self.inflow.consume(count, out);
+                    consumed += count;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return consumed,
                 // EPIPE: the command and whoever had its input closed it.
-                Err(_) => self.abandon(out),
+                Err(_) => consumed += self.abandon(),
             }
         }
         self.close_if_done();
+        consumed
     }
 
     fn close_if_done(&mut self) {

@@ -7,13 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ironclaw_protocol::message::{Existing, FailureKind, Outcome, PutFile, RequestId};
+use ironclaw_protocol::session::{Outgoing, Violation};
 use rustix::fs::OFlags;
 
 use crate::command::os;
 use crate::failure::{failed, refused};
 use crate::inflow::Inflow;
-use crate::outgoing::Outgoing;
-use crate::violation::Violation;
 
 /// How many names are tried for the half-written file. A name is taken only if an earlier agent
 /// process of the same number was killed in mid-write.

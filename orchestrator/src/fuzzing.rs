@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use ironclaw_protocol::VERSION;
 use ironclaw_protocol::frame::{Decoder, Event, MAGIC, decode, encode};
+use ironclaw_protocol::fuzzing;
 use ironclaw_protocol::message::{Identity, Restored, ToGuest, ToHost, UnixTime};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -51,7 +52,7 @@ pub fn guest_to_host(bytes: &[u8]) {
     };
     let rest = rest.get(..MAX_INPUT).unwrap_or(rest);
     let stream = if first & 0x80 == 0 {
-        framed(rest)
+        fuzzing::framed(rest)
     } else {
         rest.to_vec()
     };
@@ -106,6 +107,19 @@ pub fn guest_to_host(bytes: &[u8]) {
                 told(guest.restored(identity(), REQUEST_TIMEOUT).await);
             }
         };
+        let known = async {
+            if !on(6) {
+                return;
+            }
+            told(guest.list().await);
+            let Ok(id) = "0000000000000007".parse() else {
+                return;
+            };
+            if let Some(running) = told(guest.attach(id).await) {
+                let _ = running.missed();
+                told(running.output().await);
+            }
+        };
         // Polled in this order, so that their numbers are always the same.
         tokio::join!(
             exec,
@@ -114,6 +128,7 @@ pub fn guest_to_host(bytes: &[u8]) {
             put,
             ping,
             identity,
+            known,
             answer(theirs, &stream)
         );
     });
@@ -151,19 +166,6 @@ async fn answer(mut socket: UnixStream, stream: &[u8]) {
     let _ = socket.write_all(&said).await;
     let _ = socket.shutdown().await;
     while let Ok(1..) = socket.read(&mut chunk).await {}
-}
-
-/// Cuts `bytes` into frames with right lengths.
-fn framed(mut bytes: &[u8]) -> Vec<u8> {
-    let mut stream = Vec::new();
-    while let Some((length, rest)) = bytes.split_first_chunk() {
-        let length = usize::from(u16::from_le_bytes(*length)).min(rest.len());
-        let (payload, rest) = rest.split_at(length);
-        stream.extend_from_slice(&u32::try_from(length).unwrap_or(0).to_le_bytes());
-        stream.extend_from_slice(payload);
-        bytes = rest;
-    }
-    stream
 }
 
 fn identity() -> Restored {

@@ -7,15 +7,24 @@
 //!   (a snapshot was restored, a host process was replaced) find a common start again;
 //! * [`message`]: what is in the frames.
 //!
+//! On them stands [`session`], a guest's end of a line, which every guest has.
+//!
+//! A command belongs to its guest and not to a session: [`process_table`] is what a guest knows of its
+//! commands, and how one is found again by a host whose session was lost, as at each snapshot.
+//!
 //! ```text
 //!   host                                   guest
 //!    │ MAGIC, Hello{version, session} ──────▶│
 //!    │◀────── MAGIC, Hello{version, session} │   same session number: now both are in step
 //!    │ Request{id, Exec} ───────────────────▶│
 //!    │ Data{id} .. Eof{id} ─────────────────▶│   standard input, within the guest's credit
-//!    │◀──────────── Data{id, stdout|stderr}  │   within the host's credit
-//!    │ Credit{id} ──────────────────────────▶│
+//!    │◀──────────── Data{id, stdout|stderr}  │   within the window beyond what the host took
+//!    │ Taken{id, stream, offset} ───────────▶│
 //!    │◀───────────── Done{id, Outcome}       │   exactly one for every request
+//!    │ Acknowledge{exec} ───────────────────▶│   the guest forgets the command
+//!    ╳                                       │   the connection is lost; the command goes on
+//!    │ MAGIC, Hello ... Attach{exec, from} ─▶│   in a new one
+//!    │◀─── Attached{from}, Data{id} .. Done  │   what was under way comes again
 //! ```
 //!
 //! Neither side trusts the other: every length, count and string is bounded by [`limits`], and
@@ -27,12 +36,19 @@
 extern crate alloc;
 
 pub mod frame;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod limits;
 pub mod message;
 pub mod os_bytes;
+mod outgoing;
+pub mod process_table;
+mod ring;
+pub mod session;
 
 /// Version of the protocol; both ends say theirs in `Hello` and refuse any other.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// Name of the virtio-serial port that the agent listens on
 /// (`/sys/class/virtio-ports/*/name` in the guest).

@@ -17,6 +17,38 @@ pub const MAX_CHUNK: usize = 32 * 1024;
 /// have under way before the receiver says that it took some.
 pub const WINDOW: u32 = 256 * 1024;
 
+/// The same of each output of a command, in bytes, and the most of it that a guest keeps: for a host
+/// that has lost its session, or while nobody listens.
+pub const OUTPUT_WINDOW: u32 = 64 * 1024;
+
+/// Bytes of output that a guest keeps of all commands together, beyond which each has no more than
+/// [`MIN_OUTPUT_WINDOW`] for itself.
+pub const MAX_KEPT_OUTPUT: usize = 1024 * 1024;
+
+/// What each output of a command may have under way however much the others have.
+pub const MIN_OUTPUT_WINDOW: usize = 4 * 1024;
+
+/// Most commands that may run in a guest at one time, whoever listens to them.
+pub const MAX_COMMANDS: usize = 256;
+
+/// Most commands whose end a guest keeps until the host acknowledges it: as many as a session may have
+/// open, so that none of them gets lost with it.
+pub const MAX_ENDED: usize = MAX_REQUESTS;
+
+/// Most commands in a list.
+pub const MAX_LISTED: usize = MAX_COMMANDS + MAX_ENDED;
+
+/// Longest name of a program in a list, in bytes.
+pub const MAX_PROGRAM: usize = 128;
+
+/// Most numbers of commands that a guest remembers after it forgot the rest, so that a late request does
+/// not run one of them again.
+pub const MAX_FORGOTTEN: usize = 1024;
+
+/// Seconds, each counted while the guest runs, that a command without a session is waited for: then it is
+/// killed, or, if it is to be kept, goes on and loses the oldest of its output.
+pub const UNATTENDED_TICKS: u32 = 30;
+
 /// Most requests that may be open on a connection at one time.
 pub const MAX_REQUESTS: usize = 256;
 

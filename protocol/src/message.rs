@@ -9,14 +9,20 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{
-    ARGUMENT_OVERHEAD, MAX_ARGUMENT, MAX_ARGUMENTS, MAX_CHUNK, MAX_HOSTNAME, MAX_PATH, MAX_SIGNAL,
-    MAX_TEXT, WINDOW,
+    ARGUMENT_OVERHEAD, MAX_ARGUMENT, MAX_ARGUMENTS, MAX_CHUNK, MAX_HOSTNAME, MAX_LISTED, MAX_PATH,
+    MAX_PROGRAM, MAX_SIGNAL, MAX_TEXT, OUTPUT_WINDOW, WINDOW,
 };
 use crate::os_bytes::OsBytes;
 
 /// Number of a request, chosen by the host, unique among the open ones of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RequestId(pub u32);
+
+/// Number of a command, which the host draws by chance when it starts it: it names the command in any
+/// session of the guest's life, and a host that lost its session before an answer finds out by it
+/// whether the guest got the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ExecId(pub u64);
 
 /// What the host sends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,12 +55,15 @@ pub enum ToGuest {
         /// The request.
         id: RequestId,
     },
-    /// The host took that many bytes of a request's output.
-    Credit {
+    /// The host took a stream of a request's output up to there: the guest need not keep it any
+    /// longer, and may send as much as the stream's window beyond.
+    Taken {
         /// The request.
         id: RequestId,
-        /// How many more bytes the guest may send, 1 to [`WINDOW`].
-        bytes: u32,
+        /// Which output.
+        stream: Stream,
+        /// Bytes since its start.
+        offset: u64,
     },
     /// A signal for the process group of a running `Exec`.
     Signal {
@@ -73,6 +82,17 @@ pub enum ToGuest {
     AwaitReader {
         /// The request.
         id: RequestId,
+    },
+    /// The host listens no more to a command, which goes on. The guest answers `Done` with
+    /// [`Outcome::Detached`].
+    Detach {
+        /// The request.
+        id: RequestId,
+    },
+    /// The host has the end of a command, which the guest can forget.
+    Acknowledge {
+        /// The command.
+        exec: ExecId,
     },
 }
 
@@ -129,10 +149,32 @@ pub enum ToHost {
         /// The request.
         id: RequestId,
     },
+    /// Comes first of what answers an `Attach`.
+    Attached {
+        /// The request.
+        id: RequestId,
+        /// From where the guest has the command's output.
+        stdout: u64,
+        /// The same of standard error.
+        stderr: u64,
+        /// How far its standard input is, if it has one that was not closed.
+        stdin: Option<StdinAt>,
+        /// Whether it goes on when its session is lost.
+        keep: bool,
+    },
+}
+
+/// How far a command's standard input is, in bytes since its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StdinAt {
+    /// What the guest has received.
+    pub received: u64,
+    /// What of that the command has taken.
+    pub taken: u64,
 }
 
 /// Origin of a request's output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Stream {
     /// Standard output of a command.
     Stdout,
@@ -157,6 +199,35 @@ pub enum Request {
     GetFile(GetFile),
     /// Power off.
     Shutdown,
+    /// Which commands the guest knows.
+    List,
+    /// Listen to a command that another session started, or this one before it was lost. Who listened
+    /// to it is told [`Outcome::Detached`].
+    Attach(Attach),
+    /// A signal for the process group of a command, whoever listens to it.
+    Signal {
+        /// The command.
+        exec: ExecId,
+        /// Linux signal number, 1 to [`MAX_SIGNAL`].
+        signal: i32,
+    },
+    /// The end of a command, with all that descends from it, whoever listens to it.
+    Kill {
+        /// The command.
+        exec: ExecId,
+    },
+}
+
+/// Which command to listen to, and from where on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attach {
+    /// The command.
+    pub exec: ExecId,
+    /// How much of its standard output the host has. The guest begins there, or with the oldest that it
+    /// has.
+    pub stdout: u64,
+    /// The same of standard error.
+    pub stderr: u64,
 }
 
 /// What makes a clone different from its siblings: see "A clone is not a copy" in the guide.
@@ -193,6 +264,8 @@ pub struct Identity {
 /// A command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exec {
+    /// The command's number in all sessions.
+    pub id: ExecId,
     /// Program and arguments. A program without a slash is looked up on `PATH`.
     pub argv: Vec<OsBytes>,
     /// Set on top of the agent's own environment.
@@ -205,6 +278,9 @@ pub struct Exec {
     pub stderr: Stderr,
     /// Milliseconds after which all processes of the command are killed.
     pub timeout_ms: Option<u64>,
+    /// Whether it goes on without a session for as long as the guest lives, and not just for some time
+    /// ([`UNATTENDED_TICKS`](crate::limits::UNATTENDED_TICKS)).
+    pub keep: bool,
 }
 
 /// Where a command's standard error goes.
@@ -274,6 +350,55 @@ pub enum Outcome {
     ShuttingDown,
     /// It could not be done.
     Failed(Failure),
+    /// The commands that the guest knows, in the order in which they were started.
+    Commands(Vec<CommandInfo>),
+    /// The signal was sent; the command may have ended before.
+    Delivered,
+    /// Nobody listens any more by this request; the command goes on.
+    Detached,
+}
+
+/// What a guest knows of a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandInfo {
+    /// Its number.
+    pub exec: ExecId,
+    /// Process id of its main process in the guest, of one that is no process 0.
+    pub pid: u32,
+    /// The beginning of its program's name, at most [`MAX_PROGRAM`] bytes.
+    pub program: OsBytes,
+    /// Whether it goes on when its session is lost.
+    pub keep: bool,
+    /// Whether a session listens to it.
+    pub attached: bool,
+    /// How it ended, if it has.
+    pub end: Option<CommandEnd>,
+    /// Its standard output, as far as the guest has it.
+    pub stdout: Kept,
+    /// The same of standard error.
+    pub stderr: Kept,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CommandEnd {
+    /// By itself, with this status.
+    Exited(u8),
+    /// By this signal.
+    Signaled(i32),
+    /// It was killed because its time was over.
+    TimedOut,
+    /// The host cancelled it.
+    Cancelled,
+}
+
+/// What a guest has of a stream, in bytes since its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The oldest that it has.
+    pub from: u64,
+    /// All that was written.
+    pub to: u64,
 }
 
 /// Why a request failed.
@@ -305,6 +430,8 @@ pub enum FailureKind {
     Cancelled,
     /// Anything else the guest's kernel reported.
     Io,
+    /// The command of an `Attach` ended and was forgotten, since nobody asked for its end.
+    Forgotten,
 }
 
 /// What of a message is out of bounds.
@@ -330,6 +457,13 @@ fn check_credit(bytes: u32) -> Result<(), OutOfBounds> {
     check(
         (1..=WINDOW).contains(&bytes),
         "a credit of nothing, or of more than the window",
+    )
+}
+
+fn check_signal(signal: i32) -> Result<(), OutOfBounds> {
+    check(
+        (1..=MAX_SIGNAL).contains(&signal),
+        "a signal is a number from 1 to 31",
     )
 }
 
@@ -393,12 +527,8 @@ impl ToGuest {
     pub fn validate(&self) -> Result<(), OutOfBounds> {
         match self {
             Self::Data { bytes, .. } => check_chunk(bytes),
-            Self::Credit { bytes, .. } => check_credit(*bytes),
             Self::Request { request, .. } => request.validate(),
-            Self::Signal { signal, .. } => check(
-                (1..=MAX_SIGNAL).contains(signal),
-                "a signal is a number from 1 to 31",
-            ),
+            Self::Signal { signal, .. } => check_signal(*signal),
             _ => Ok(()),
         }
     }
@@ -411,7 +541,10 @@ impl Request {
     /// Names what is out of bounds.
     pub fn validate(&self) -> Result<(), OutOfBounds> {
         match self {
-            Self::Ping | Self::Shutdown => Ok(()),
+            Self::Ping | Self::Shutdown | Self::List | Self::Attach(_) | Self::Kill { .. } => {
+                Ok(())
+            }
+            Self::Signal { signal, .. } => check_signal(*signal),
             Self::Restored(restored) => {
                 let name = &restored.identity.hostname;
                 check(
@@ -439,6 +572,47 @@ impl Request {
     }
 }
 
+impl CommandInfo {
+    fn validate(&self) -> Result<(), OutOfBounds> {
+        check(
+            self.program.as_bytes().len() <= MAX_PROGRAM,
+            "a program's name is too long",
+        )?;
+        let ordered = |kept: &Kept| kept.from <= kept.to;
+        check(
+            ordered(&self.stdout) && ordered(&self.stderr),
+            "a stream that ends before it begins",
+        )
+    }
+}
+
+impl CommandEnd {
+    /// The same as the answer to a request.
+    #[must_use]
+    pub fn outcome(self) -> Outcome {
+        match self {
+            Self::Exited(code) => Outcome::Exited(code),
+            Self::Signaled(signal) => Outcome::Signaled(signal),
+            Self::TimedOut => Outcome::TimedOut,
+            Self::Cancelled => Outcome::Failed(Failure {
+                kind: FailureKind::Cancelled,
+                message: "the host cancelled the command".into(),
+            }),
+        }
+    }
+}
+
+impl Stream {
+    /// Bytes of it that a sender may have under way beyond what the host took.
+    #[must_use]
+    pub fn window(self) -> u32 {
+        match self {
+            Self::Stdout | Self::Stderr => OUTPUT_WINDOW,
+            Self::File => WINDOW,
+        }
+    }
+}
+
 impl ToHost {
     /// Whether everything in the message is within [`limits`](crate::limits): a guest is
     /// hostile, so the host checks before it uses any of it.
@@ -459,7 +633,22 @@ impl ToHost {
                 failure.message.len() <= MAX_TEXT,
                 "a failure's text is too long",
             ),
+            Self::Done {
+                outcome: Outcome::Commands(commands),
+                ..
+            } => {
+                check(commands.len() <= MAX_LISTED, "a list of too many commands")?;
+                commands.iter().try_for_each(CommandInfo::validate)
+            }
             Self::Fault { reason } => check(reason.len() <= MAX_TEXT, "a fault's text is too long"),
+            Self::Attached { stdin, .. } => stdin.map_or(Ok(()), |at| {
+                check(
+                    at.received
+                        .checked_sub(at.taken)
+                        .is_some_and(|kept| kept <= WINDOW.into()),
+                    "a standard input that is more than a window behind",
+                )
+            }),
             Self::Done { .. } | Self::OutOfMemory { .. } | Self::ReaderWaits { .. } => Ok(()),
         }
     }

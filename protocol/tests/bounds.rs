@@ -2,15 +2,18 @@
 
 use ironclaw_protocol::frame::encode;
 use ironclaw_protocol::limits::{
-    ARGUMENT_OVERHEAD, MAX_ARGUMENT, MAX_ARGUMENTS, MAX_CHUNK, MAX_HOSTNAME, MAX_PATH, MAX_TEXT,
+    ARGUMENT_OVERHEAD, MAX_ARGUMENT, MAX_ARGUMENTS, MAX_CHUNK, MAX_HOSTNAME, MAX_LISTED, MAX_PATH,
+    MAX_PROGRAM, MAX_TEXT, WINDOW,
 };
 use ironclaw_protocol::message::{
-    Exec, Existing, GetFile, Identity, PutFile, Request, RequestId, Restored, Stderr, Stream,
-    ToGuest, ToHost, UnixTime, bounded_text,
+    CommandEnd, CommandInfo, Exec, ExecId, Existing, GetFile, Identity, Kept, Outcome, PutFile,
+    Request, RequestId, Restored, Stderr, StdinAt, Stream, ToGuest, ToHost, UnixTime, bounded_text,
 };
 
 fn exec(argv: &[&str]) -> Exec {
     Exec {
+        id: ExecId(u64::MAX),
+        keep: false,
         argv: argv.iter().map(|&argument| argument.into()).collect(),
         env: Vec::new(),
         cwd: None,
@@ -138,6 +141,69 @@ fn a_guest_cannot_send_more_than_the_bounds() {
         .validate()
         .is_err()
     );
+}
+
+#[test]
+fn the_longest_list_of_commands_fits_into_a_frame_and_a_longer_one_is_refused() {
+    let command = CommandInfo {
+        exec: ExecId(u64::MAX),
+        pid: u32::MAX,
+        program: vec![0xff; MAX_PROGRAM].into(),
+        keep: true,
+        attached: true,
+        end: Some(CommandEnd::Signaled(i32::MIN)),
+        stdout: Kept {
+            from: u64::MAX,
+            to: u64::MAX,
+        },
+        stderr: Kept {
+            from: u64::MAX,
+            to: u64::MAX,
+        },
+    };
+    let done = |commands| ToHost::Done {
+        id: RequestId(u32::MAX),
+        outcome: Outcome::Commands(commands),
+    };
+    let longest = done(vec![command.clone(); MAX_LISTED]);
+    encode(&longest, &mut Vec::new()).unwrap();
+    assert!(longest.validate().is_ok());
+    assert!(
+        done(vec![command.clone(); MAX_LISTED + 1])
+            .validate()
+            .is_err()
+    );
+    let mut long = command.clone();
+    long.program = vec![b'x'; MAX_PROGRAM + 1].into();
+    let mut backwards = command;
+    backwards.stdout = Kept { from: 1, to: 0 };
+    for bad in [long, backwards] {
+        assert!(done(vec![bad]).validate().is_err());
+    }
+}
+
+#[test]
+fn a_standard_input_is_behind_by_a_window_at_most_and_never_ahead() {
+    let attached = |received, taken| ToHost::Attached {
+        id: RequestId(0),
+        stdout: 0,
+        stderr: 0,
+        stdin: Some(StdinAt { received, taken }),
+        keep: false,
+    };
+    assert!(attached(5, 5).validate().is_ok());
+    assert!(attached(u64::from(WINDOW), 0).validate().is_ok());
+    assert!(attached(u64::from(WINDOW) + 1, 0).validate().is_err());
+    assert!(attached(4, 5).validate().is_err());
+}
+
+#[test]
+fn a_signal_from_any_session_is_one_of_the_31() {
+    let exec = ExecId(1);
+    for (signal, good) in [(0, false), (1, true), (31, true), (32, false), (-9, false)] {
+        let of_any = Request::Signal { exec, signal };
+        assert_eq!(of_any.validate().is_ok(), good, "{signal}");
+    }
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use ironclaw_protocol::frame::{Decoder, Event, FrameError, MAGIC, decode, encode};
 use ironclaw_protocol::limits::{MAX_CHUNK, MAX_FRAME, MAX_REQUEST_FRAME, MAX_RESYNC};
-use ironclaw_protocol::message::{Exec, Request, RequestId, Stderr, Stream, ToGuest, ToHost};
+use ironclaw_protocol::message::{
+    Exec, ExecId, Request, RequestId, Stderr, Stream, ToGuest, ToHost,
+};
 use proptest::prelude::*;
 
 fn arbitrary_message() -> impl Strategy<Value = ToGuest> {
@@ -12,7 +14,11 @@ fn arbitrary_message() -> impl Strategy<Value = ToGuest> {
             .prop_map(|(version, session)| ToGuest::Hello { version, session }),
         (id.clone(), prop::collection::vec(any::<u8>(), 0..600))
             .prop_map(|(id, bytes)| ToGuest::Data { id, bytes }),
-        (id.clone(), any::<u32>()).prop_map(|(id, bytes)| ToGuest::Credit { id, bytes }),
+        (id.clone(), any::<u64>()).prop_map(|(id, offset)| ToGuest::Taken {
+            id,
+            stream: Stream::Stderr,
+            offset,
+        }),
         (
             id,
             prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 1..5),
@@ -21,6 +27,8 @@ fn arbitrary_message() -> impl Strategy<Value = ToGuest> {
             .prop_map(|(id, argv, cwd)| ToGuest::Request {
                 id,
                 request: Request::Exec(Exec {
+                    id: ExecId(u64::MAX),
+                    keep: true,
                     argv: argv.into_iter().map(Into::into).collect(),
                     env: vec![("A".into(), "b".into())],
                     cwd: cwd.map(Into::into),

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::fmt::Write;
 use core::time::Duration;
 
-use ironclaw_protocol::message::{Exec, Failure, FailureKind, Outcome, Stream};
+use ironclaw_protocol::message::{Exec, Failure, FailureKind, Stream};
 use ironclaw_protocol::os_bytes::OsBytes;
 
 use crate::files::DIRECTORIES;
@@ -58,8 +58,13 @@ pub(crate) fn start(exec: &Exec, guest: &mut Guest) -> Result<Work, Failure> {
                 until: until.unwrap_or(Duration::MAX),
             }
         }),
+        "count" => with_number(program, args, |milliseconds| Work::Count {
+            next: 1,
+            every: Duration::from_millis(milliseconds.max(1)),
+            due: guest.machine.uptime(),
+        }),
         "fail" => with_number(program, args, |code| match u8::try_from(code) {
-            Ok(code) => Work::print(Stream::Stdout, Vec::new(), Outcome::Exited(code)),
+            Ok(code) => Work::print(Stream::Stdout, Vec::new(), code),
             Err(_) => complain(USAGE, format!("fail: {code} is not an exit status")),
         }),
         "flood" => with_number(program, args, |mebibytes| Work::Flood {
@@ -80,17 +85,17 @@ fn echo(args: &[OsBytes]) -> Work {
     let args: Vec<_> = args.iter().map(OsBytes::as_bytes).collect();
     let mut text = args.join(&b' ');
     text.push(b'\n');
-    Work::print(Stream::Stdout, text, Outcome::Exited(0))
+    Work::print(Stream::Stdout, text, 0)
 }
 
 fn print(text: String) -> Work {
-    Work::print(Stream::Stdout, text.into_bytes(), Outcome::Exited(0))
+    Work::print(Stream::Stdout, text.into_bytes(), 0)
 }
 
 fn complain(code: u8, text: String) -> Work {
     let mut bytes = text.into_bytes();
     bytes.push(b'\n');
-    Work::print(Stream::Stderr, bytes, Outcome::Exited(code))
+    Work::print(Stream::Stderr, bytes, code)
 }
 
 fn with_number(program: &str, args: &[OsBytes], start: impl FnOnce(u64) -> Work) -> Work {

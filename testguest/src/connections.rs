@@ -3,7 +3,6 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use core::time::Duration;
 
 use ironclaw_protocol::VSOCK_PORT;
 
@@ -105,6 +104,8 @@ impl Connection {
 pub struct Connections {
     cid: u64,
     table: Vec<Connection>,
+    /// Sessions whose connection is gone.
+    lost: Vec<Session>,
     refusals: VecDeque<Header>,
     /// Whose turn it is to send.
     turn: usize,
@@ -117,6 +118,7 @@ impl Connections {
         Self {
             cid,
             table: Vec::new(),
+            lost: Vec::new(),
             refusals: VecDeque::new(),
             turn: 0,
         }
@@ -125,7 +127,10 @@ impl Connections {
     /// Drops all connections without a word, because the other ends are gone: the guest was
     /// restored from a snapshot, and its context id may be another.
     pub fn reset(&mut self, cid: u64) {
+        let lost = core::mem::take(&mut self.table).into_iter();
+        let lost = lost.map(|connection| connection.session).collect();
         *self = Self::new(cid);
+        self.lost = lost;
     }
 
     /// Number of open connections.
@@ -148,18 +153,12 @@ impl Connections {
             .all(|connection| connection.session.output().is_empty())
     }
 
-    /// When [`pump`](Self::pump) is due although no packet came in.
-    #[must_use]
-    pub fn wakes_at(&self) -> Option<Duration> {
-        self.table
-            .iter()
-            .filter_map(|connection| connection.session.wakes_at())
-            .min()
-    }
-
     /// Lets every session work. Returns whether one of them did.
     pub fn pump(&mut self, guest: &mut Guest) -> bool {
-        let mut worked = false;
+        for mut session in self.lost.drain(..) {
+            session.close(guest);
+        }
+        let mut worked = guest.work();
         for connection in &mut self.table {
             worked |= connection.session.pump(guest);
             connection.take();
@@ -196,7 +195,7 @@ impl Connections {
             }
             (Operation::Reset, _) => {
                 if let Some(index) = found {
-                    self.table.remove(index);
+                    self.remove(index);
                 }
                 true
             }
@@ -204,12 +203,16 @@ impl Connections {
         };
         if !accepted {
             if let Some(index) = found {
-                self.table.remove(index);
+                self.remove(index);
             }
             if self.refusals.len() < MAX_REFUSALS {
                 self.refusals.push_back(header.refusal());
             }
         }
+    }
+
+    fn remove(&mut self, index: usize) {
+        self.lost.push(self.table.remove(index).session);
     }
 
     fn update(connection: &mut Connection, header: &Header, body: &[u8]) -> bool {

@@ -7,6 +7,7 @@ use core::time::Duration;
 
 use ironclaw_protocol::VERSION;
 use ironclaw_protocol::frame::{Decoder, Event, MAGIC, decode, encode};
+use ironclaw_protocol::fuzzing;
 use ironclaw_protocol::message::{ToGuest, ToHost};
 
 use crate::guest::{Guest, Machine};
@@ -49,7 +50,7 @@ pub fn host_to_guest(bytes: &[u8]) {
         assert!(encode(&hello, &mut stream).is_ok(), "a hello is short");
     }
     if first & 0x80 == 0 {
-        frame(rest, &mut stream);
+        stream.extend(fuzzing::framed(rest));
     } else {
         stream.extend_from_slice(rest);
     }
@@ -85,16 +86,5 @@ fn listen(session: &mut Session, guest: &mut Guest, host: &mut Decoder) {
         if !worked {
             return;
         }
-    }
-}
-
-/// Cuts `bytes` into frames with right lengths.
-fn frame(mut bytes: &[u8], stream: &mut Vec<u8>) {
-    while let Some((length, rest)) = bytes.split_first_chunk() {
-        let length = usize::from(u16::from_le_bytes(*length)).min(rest.len());
-        let (payload, rest) = rest.split_at(length);
-        stream.extend_from_slice(&u32::try_from(length).unwrap_or(0).to_le_bytes());
-        stream.extend_from_slice(payload);
-        bytes = rest;
     }
 }

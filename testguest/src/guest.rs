@@ -6,21 +6,12 @@ use alloc::boxed::Box;
 
 use ironclaw_protocol::message::{Identity, Restored, UnixTime};
 
+use ironclaw_protocol::process_table::SessionKey;
+
+use crate::commands::Commands;
 use crate::files::Files;
 use crate::generator::Generator;
-
-/// What the guest needs of the machine under it.
-pub trait Machine {
-    /// Time since some fixed moment, never going back.
-    fn uptime(&self) -> Duration;
-
-    /// Size of the memory that `dirty` may write, in whole MiB.
-    fn spare_mebibytes(&self) -> u32;
-
-    /// Writes to every page of one MiB of the spare memory; `index` is below
-    /// [`spare_mebibytes`](Self::spare_mebibytes).
-    fn dirty_mebibyte(&mut self, index: u32);
-}
+pub use crate::machine::Machine;
 
 /// The guest's state.
 pub struct Guest {
@@ -34,6 +25,10 @@ pub struct Guest {
     pub files: Files,
     /// When the host asked for the power to be turned off, by [`Machine::uptime`].
     pub power_off_at: Option<Duration>,
+    /// What runs, whoever listens to it.
+    pub commands: Commands,
+    /// Sessions that were opened.
+    sessions: u64,
     identity: Option<Identity>,
     clock: Option<(UnixTime, Duration)>,
 }
@@ -56,6 +51,8 @@ impl Guest {
             generator: Generator::new(seed),
             files: Files::default(),
             power_off_at: None,
+            commands: Commands::default(),
+            sessions: 0,
             identity: None,
             clock: None,
         }
@@ -66,6 +63,38 @@ impl Guest {
         self.generator.mix(&restored.entropy);
         self.clock = Some((restored.unix_time, self.machine.uptime()));
         self.identity = Some(restored.identity);
+        self.commands.keep_all();
+    }
+
+    /// Takes over the commands of a guest whose clock stood at `then`, for whoever asks for them.
+    pub fn adopt(&mut self, mut commands: Commands, then: Duration) {
+        commands.moved(then, self.machine.uptime());
+        commands.lose_sessions();
+        self.commands = commands;
+    }
+
+    /// All connections are gone; what runs goes on without them.
+    pub fn lose_sessions(&mut self) {
+        self.commands.lose_sessions();
+    }
+
+    /// The key of a session that was just opened.
+    pub(crate) fn new_session(&mut self) -> SessionKey {
+        let key = SessionKey(self.sessions);
+        self.sessions += 1;
+        key
+    }
+
+    /// When [`work`](Self::work) is due although nothing came in, by [`Machine::uptime`].
+    #[must_use]
+    pub fn wakes_at(&self) -> Option<Duration> {
+        self.commands.wakes_at()
+    }
+
+    /// Gives each command one turn. Returns whether anything was done, which means that there may be
+    /// more.
+    pub fn work(&mut self) -> bool {
+        self.commands.work(self.machine.as_mut())
     }
 
     /// Who the host said this guest is, if it did.

@@ -8,6 +8,7 @@ extern crate alloc;
 
 pub mod boot;
 mod command;
+pub mod commands;
 pub mod connections;
 #[cfg(test)]
 mod fake_machine;
@@ -17,6 +18,8 @@ pub mod files;
 pub mod fuzzing;
 pub mod generator;
 pub mod guest;
+pub mod machine;
 pub mod packet;
 pub mod session;
 mod task;
+mod transfer;

@@ -18,8 +18,9 @@
 //! memory beyond 3 GiB. KVM without hardware virtualisation (`kvm-pvm`) will do.
 //!
 //! # What it can do
-//! `Ping`, `Restored`, `Shutdown` (Firecracker exits), `PutFile` and `GetFile` on a table in
-//! memory (directories `/` and `/tmp`, 16 files, 1 MiB in all), and `Exec` of:
+//! `Ping`, `Restored`, `Shutdown` (Firecracker exits), `List`, `Attach`, `Signal` and `Kill` of commands,
+//! `PutFile` and `GetFile` on a table in memory (directories `/` and `/tmp`, 16 files, 1 MiB in all),
+//! and `Exec` of:
 //!
 //! | command | does |
 //! |---|---|
@@ -29,6 +30,7 @@
 //! | `entropy` | prints 32 bytes of the guest's generator in hex; clones draw the same ones until `Restored` |
 //! | `identity` | prints host name, machine id and boot id from `Restored`, a line each |
 //! | `clock` | prints seconds since 1970, with nine digits after the point, counted on from `Restored` |
+//! | `count MS` | prints 1, 2, 3, ... for ever, a line each so many milliseconds |
 //! | `dirty N` | writes to every page of N MiB |
 //! | `sleep MS` | waits that many milliseconds |
 //! | `fail CODE` | exits with that status |
@@ -41,7 +43,7 @@
 //!
 //! # Snapshots
 //! The device tells a restored guest that its connections are gone; the guest drops them, reads
-//! its context id again and goes on listening. A host's connection from before the snapshot learns
+//! its context id again and goes on listening. Its commands go on, for whoever attaches to them. A host's connection from before the snapshot learns
 //! nothing of that until it sends something. The guest halts while there is nothing to do.
 
 #![no_std]
@@ -177,10 +179,7 @@ fn serve(mut socket: Socket, guest: &mut Guest) -> virtio_drivers::Result<()> {
             core::hint::spin_loop();
         } else {
             let last_words = guest.power_off_at.map(|asked| asked + LAST_WORDS);
-            let wake = [connections.wakes_at(), last_words]
-                .into_iter()
-                .flatten()
-                .min();
+            let wake = [guest.wakes_at(), last_words].into_iter().flatten().min();
             interrupts::wait(wake.map(|wake| wake.saturating_sub(now)));
         }
     }

@@ -1,83 +1,35 @@
 //! The guest's end of one connection, without the connection: bytes go in, bytes come out.
-//!
-//! ```text
-//!   Waiting ──MAGIC──▶ Greeting ──Hello──▶ Open ──anything wrong──▶ Over
-//!                          ▲                │
-//!                          └─────MAGIC──────┘  (open requests are dropped)
-//! ```
 
 use alloc::collections::BTreeMap;
 use alloc::format;
-use alloc::string::{String, ToString};
-use alloc::vec::Vec;
-use core::time::Duration;
+use alloc::string::ToString;
 
-use ironclaw_protocol::VERSION;
-use ironclaw_protocol::frame::{Decoder, Event, MAGIC, decode, encode};
 use ironclaw_protocol::message::{
-    Exec, Failure, FailureKind, Outcome, Request, RequestId, Stream, ToGuest, ToHost, bounded_text,
+    Failure, FailureKind, Outcome, Request, RequestId, ToGuest, ToHost, bounded_text,
 };
+use ironclaw_protocol::process_table::{Listener, SessionKey, Turn};
+use ironclaw_protocol::session::{self, Heard, Violation};
 
 use crate::command;
-use crate::files::{File, Files};
+use crate::files::Files;
 use crate::guest::Guest;
-use crate::task::{Progress, Task, Work, failed};
+use crate::transfer::{Transfer, failed};
 
 /// Most open requests of a session. Each may hold a window of content, and memory is small.
 pub const MAX_OPEN: usize = 16;
 
-/// Bytes of unsent output at which requests stop to make more.
-const FULL: usize = 64 * 1024;
-
-/// Bytes of unsent output at which no more input is read.
-const CONGESTED: usize = 256 * 1024;
-
-/// Signals that a process ignores unless it asked for them: CHLD, CONT, URG, WINCH.
-const IGNORED_SIGNALS: [i32; 4] = [17, 18, 23, 28];
-
-/// Frames on their way to the host.
-#[derive(Debug, Default)]
-pub(crate) struct Outbox {
-    bytes: Vec<u8>,
-    sent: usize,
-}
-
-impl Outbox {
-    pub(crate) fn push(&mut self, message: &ToHost) {
-        if self.sent > 0 {
-            self.bytes.drain(..self.sent);
-            self.sent = 0;
-        }
-        if let Err(error) = encode(message, &mut self.bytes) {
-            // Every message made here is far below the limit of a frame.
-            unreachable!("a message of the guest can't be sent: {error}");
-        }
-    }
-
-    pub(crate) fn is_full(&self) -> bool {
-        self.unsent().len() >= FULL
-    }
-
-    fn unsent(&self) -> &[u8] {
-        &self.bytes[self.sent..]
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Waiting,
-    Greeting,
-    Open,
-    Over,
-}
+/// What the guest calls itself.
+const AGENT: &str = concat!("ironclaw-testguest ", env!("CARGO_PKG_VERSION"));
 
 /// One end of a connection.
 #[derive(Debug)]
 pub struct Session {
-    state: State,
-    decoder: Decoder,
-    outbox: Outbox,
-    tasks: BTreeMap<RequestId, Task>,
+    end: session::Session,
+    /// By which commands know it, while the host is there.
+    key: Option<SessionKey>,
+    transfers: BTreeMap<RequestId, Transfer>,
+    turn: Turn,
+    over: bool,
 }
 
 impl Default for Session {
@@ -91,260 +43,230 @@ impl Session {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            state: State::Waiting,
-            decoder: Decoder::of_requests(),
-            outbox: Outbox::default(),
-            tasks: BTreeMap::new(),
+            end: session::Session::new(AGENT),
+            key: None,
+            transfers: BTreeMap::new(),
+            turn: Turn::default(),
+            over: false,
         }
     }
 
     /// Takes bytes from the host. They are looked at by [`pump`](Self::pump).
     pub fn receive(&mut self, bytes: &[u8]) {
-        if self.state != State::Over {
-            self.decoder.push(bytes);
+        if !self.over {
+            self.end.receive(bytes);
         }
     }
 
     /// Bytes for the host.
     #[must_use]
     pub fn output(&self) -> &[u8] {
-        self.outbox.unsent()
+        self.end.out.unsent()
     }
 
     /// Forgets the first `length` bytes of [`output`](Self::output): they are sent.
     pub fn sent(&mut self, length: usize) {
-        self.outbox.sent += length.min(self.outbox.unsent().len());
+        self.end.out.sent(length);
     }
 
     /// Whether so much output waits that no more input is read.
     #[must_use]
     pub fn is_congested(&self) -> bool {
-        self.outbox.unsent().len() >= CONGESTED
+        self.end.out.is_congested()
     }
 
     /// Whether the connection is to be closed once the output is sent.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.state == State::Over
+        self.over
     }
 
-    /// When [`pump`](Self::pump) is due although nothing came in, by
-    /// [`Machine::uptime`](crate::guest::Machine::uptime).
-    #[must_use]
-    pub fn wakes_at(&self) -> Option<Duration> {
-        self.tasks.values().filter_map(Task::wakes_at).min()
+    /// The connection is gone: what runs goes on without it.
+    pub fn close(&mut self, guest: &mut Guest) {
+        self.transfers.clear();
+        if let Some(key) = self.key.take() {
+            guest.commands.session_lost(key);
+        }
     }
 
-    /// Reads what came in and gives each request one turn. Returns whether anything was done,
+    /// Reads what came in and gives each command and file one turn. Returns whether anything was done,
     /// which means that there may be more.
     pub fn pump(&mut self, guest: &mut Guest) -> bool {
-        let mut worked = self.read(guest);
-        let ids = self.tasks.keys().copied().collect::<Vec<_>>();
-        for id in ids {
-            let Some(task) = self.tasks.get_mut(&id) else {
-                continue;
-            };
-            match task.step(id, guest, &mut self.outbox) {
-                Progress::Waiting => {}
-                Progress::Worked => worked = true,
-                Progress::Ended(outcome) => {
-                    worked = true;
-                    self.tasks.remove(&id);
-                    self.done(id, outcome);
-                }
-            }
-        }
-        worked
+        let read = self.read(guest);
+        let worked = guest.work();
+        let said = self.speak(guest);
+        read || worked || said
     }
 
     fn read(&mut self, guest: &mut Guest) -> bool {
         let mut read = false;
-        while self.state != State::Over && !self.is_congested() {
-            let message = match self.decoder.next() {
+        while !self.over && !self.is_congested() {
+            let heard = match self.end.hear() {
                 Ok(None) => break,
-                Ok(Some(Event::Opened)) => {
-                    self.tasks.clear();
-                    self.state = State::Greeting;
-                    read = true;
-                    continue;
+                Ok(Some(Heard::Opened)) => {
+                    self.close(guest);
+                    self.key = Some(guest.new_session());
+                    Ok(())
                 }
-                Ok(Some(Event::Frame(payload))) => decode::<ToGuest>(payload),
-                Err(error) => Err(error),
+                Ok(Some(Heard::Message(message))) => self.handle(message, guest),
+                Err(violation) => Err(violation),
             };
             read = true;
-            let result = match message {
-                Ok(message) => match message.validate() {
-                    Ok(()) => self.handle(message, guest).map_err(ToString::to_string),
-                    Err(error) => Err(error.to_string()),
-                },
-                Err(error) => Err(error.to_string()),
-            };
-            if let Err(reason) = result {
-                self.fault(reason);
+            if let Err(violation) = heard {
+                self.close(guest);
+                self.end.fault(&violation);
+                self.over = true;
             }
         }
         read
     }
 
-    fn handle(&mut self, message: ToGuest, guest: &mut Guest) -> Result<(), &'static str> {
-        match (self.state, message) {
-            (State::Greeting, ToGuest::Hello { version, session }) => {
-                self.greet(session);
-                self.state = State::Open;
-                if version == VERSION {
-                    Ok(())
-                } else {
-                    Err("another version of the protocol")
-                }
-            }
-            (State::Open, ToGuest::Hello { .. }) => Err("a second hello in a session"),
-            (State::Open, ToGuest::Request { id, request }) => self.request(id, request, guest),
-            // The other kinds may cross the end of their request on the wire: that is no fault.
-            (State::Open, ToGuest::Data { id, bytes }) => self
-                .tasks
-                .get_mut(&id)
-                .map_or(Ok(()), |task| task.content(&bytes)),
-            (State::Open, ToGuest::Eof { id }) => {
-                if let Some(task) = self.tasks.get_mut(&id) {
-                    task.end_of_content();
-                }
-                Ok(())
-            }
-            (State::Open, ToGuest::AwaitReader { id }) => {
-                if let Some(task) = self.tasks.get_mut(&id) {
-                    task.await_reader();
-                }
-                Ok(())
-            }
-            (State::Open, ToGuest::Credit { id, bytes }) => self
-                .tasks
-                .get_mut(&id)
-                .map_or(Ok(()), |task| task.credit(bytes)),
-            (State::Open, ToGuest::Signal { id, signal }) => {
-                let deadly = !IGNORED_SIGNALS.contains(&signal);
-                if deadly && self.tasks.get(&id).is_some_and(Task::is_command) {
-                    self.tasks.remove(&id);
-                    self.done(id, Outcome::Signaled(signal));
-                }
-                Ok(())
-            }
-            (State::Open, ToGuest::Cancel { id }) => {
-                if self.tasks.remove(&id).is_some() {
-                    let message = "the host cancelled the request".into();
-                    let failure = Failure {
-                        kind: FailureKind::Cancelled,
-                        message,
-                    };
-                    self.done(id, Outcome::Failed(failure));
-                }
-                Ok(())
-            }
-            _ => Err("a message before hello"),
+    fn speak(&mut self, guest: &mut Guest) -> bool {
+        let Some(key) = self.key.filter(|_| self.end.is_open()) else {
+            return false;
+        };
+        let mut said = false;
+        while self.end.out.has_room()
+            && let Some(message) = guest.commands.next(key, &mut self.turn)
+        {
+            self.end.out.push(&message);
+            said = true;
         }
-    }
-
-    fn greet(&mut self, session: u64) {
-        self.outbox.bytes.extend_from_slice(&MAGIC);
-        let agent = concat!("ironclaw-testguest ", env!("CARGO_PKG_VERSION")).into();
-        self.outbox.push(&ToHost::Hello {
-            version: VERSION,
-            session,
-            agent,
+        let out = &mut self.end.out;
+        self.transfers.retain(|&id, transfer| {
+            let next = Some(transfer).filter(|_| out.has_room());
+            let Some(message) = next.and_then(|transfer| transfer.next(id)) else {
+                return true;
+            };
+            said = true;
+            out.push(&message);
+            !matches!(message, ToHost::Done { .. })
         });
+        said
     }
 
-    fn request(
-        &mut self,
-        id: RequestId,
-        request: Request,
-        guest: &mut Guest,
-    ) -> Result<(), &'static str> {
-        if self.tasks.contains_key(&id) {
-            return Err("a request with the number of an open one");
-        }
-        match request {
-            Request::Ping => self.done(id, Outcome::Pong),
-            Request::Restored(restored) => {
-                guest.restored(restored);
-                self.done(id, Outcome::Restored);
-            }
-            Request::Shutdown => {
-                guest.power_off_at = Some(guest.machine.uptime());
-                self.done(id, Outcome::ShuttingDown);
-            }
-            _ if self.tasks.len() >= MAX_OPEN => {
-                let message = format!("the guest takes no more than {MAX_OPEN} requests at a time");
-                self.done(
-                    id,
-                    Outcome::Failed(Failure {
-                        kind: FailureKind::TooMany,
-                        message,
-                    }),
-                );
-            }
-            Request::Exec(exec) => self.exec(id, &exec, guest),
-            Request::PutFile(put) => match Files::check_path(&put.path.to_string()) {
-                Ok(()) => {
-                    let file = File {
-                        mode: put.mode,
-                        content: Vec::new(),
-                    };
-                    let work = Work::Receive {
-                        path: put.path.to_string(),
-                        file,
-                    };
-                    self.tasks.insert(id, Task::new(work, true, None));
+    fn handle(&mut self, message: ToGuest, guest: &mut Guest) -> Result<(), Violation> {
+        let Some(session) = self.key else {
+            return Err(Violation::NoHello);
+        };
+        let commands = &mut guest.commands;
+        let by = |request| Listener { session, request };
+        // What is about a request may cross its end on the wire: that is no fault.
+        match message {
+            ToGuest::Hello { .. } => return Err(Violation::SecondHello),
+            ToGuest::Request { id, request } => return self.request(by(id), request, guest),
+            ToGuest::Data { id, bytes } => match self.transfers.get_mut(&id) {
+                None => commands.content(by(id), &bytes)?,
+                Some(transfer) => {
+                    let out = &mut self.end.out;
+                    if let Some(outcome) = transfer.content(id, &bytes, &guest.files, out)? {
+                        self.transfers.remove(&id);
+                        self.done(id, outcome);
+                    }
                 }
-                Err(kind) => self.done(id, failed(kind, &put.path.to_string())),
             },
-            Request::GetFile(get) => match guest.files.get(&get.path.to_string()) {
-                Ok(file) => {
-                    let bytes = file.content.len() as u64;
-                    let outcome = Outcome::FileRead {
-                        mode: file.mode,
-                        bytes,
-                    };
-                    let work = Work::print(Stream::File, file.content.clone(), outcome);
-                    self.tasks.insert(id, Task::new(work, false, None));
+            ToGuest::Eof { id } => match self.transfers.remove(&id) {
+                None => commands.end_of_content(by(id))?,
+                Some(transfer) => {
+                    let outcome = transfer.end_of_content(id, &mut guest.files)?;
+                    self.done(id, outcome);
                 }
-                Err(kind) => self.done(id, failed(kind, &get.path.to_string())),
             },
+            ToGuest::Taken { id, stream, offset } => match self.transfers.get_mut(&id) {
+                None => commands.taken(by(id), stream, offset)?,
+                Some(transfer) => transfer.taken(id, offset)?,
+            },
+            ToGuest::Cancel { id } if self.transfers.remove(&id).is_some() => {
+                let failure = Failure {
+                    kind: FailureKind::Cancelled,
+                    message: "the host cancelled the request".into(),
+                };
+                self.done(id, Outcome::Failed(failure));
+            }
+            ToGuest::Cancel { id } => commands.cancel(by(id)),
+            ToGuest::AwaitReader { id } => commands.await_reader(by(id)),
+            ToGuest::Signal { id, signal } => commands.signal(by(id), signal),
+            ToGuest::Detach { id } => commands.detach(by(id)),
+            ToGuest::Acknowledge { exec } => commands.acknowledge(exec),
         }
         Ok(())
     }
 
-    fn exec(&mut self, id: RequestId, exec: &Exec, guest: &mut Guest) {
-        match command::start(exec, guest) {
-            Ok(work) => {
-                let deadline = exec.timeout_ms.and_then(|ms| {
-                    guest
-                        .machine
-                        .uptime()
-                        .checked_add(Duration::from_millis(ms))
-                });
-                self.tasks.insert(id, Task::new(work, exec.stdin, deadline));
-            }
-            Err(mut failure) => {
-                failure.message = bounded_text(failure.message);
-                self.done(id, Outcome::Failed(failure));
-            }
+    fn request(
+        &mut self,
+        by: Listener,
+        request: Request,
+        guest: &mut Guest,
+    ) -> Result<(), Violation> {
+        let id = by.request;
+        let commands = &mut guest.commands;
+        if self.transfers.contains_key(&id) || commands.is_open(by) {
+            return Err(Violation::IdInUse(id));
         }
+        let open = self.transfers.len() + commands.requests(by.session);
+        let outcome = match request {
+            Request::Ping => Outcome::Pong,
+            Request::Restored(restored) => {
+                guest.restored(restored);
+                Outcome::Restored
+            }
+            Request::Shutdown => {
+                guest.power_off_at = Some(guest.machine.uptime());
+                Outcome::ShuttingDown
+            }
+            Request::List => commands.list(),
+            Request::Signal { exec, signal } => commands.signal_any(exec, signal),
+            Request::Kill { exec } => commands.signal_any(exec, 9),
+            _ if open >= MAX_OPEN => {
+                let message = format!("the guest takes no more than {MAX_OPEN} requests at a time");
+                Outcome::Failed(Failure {
+                    kind: FailureKind::TooMany,
+                    message,
+                })
+            }
+            Request::Attach(attach) => match commands.attach(attach, by) {
+                Ok(attached) => {
+                    self.end.out.push(&attached);
+                    return Ok(());
+                }
+                Err(outcome) => outcome,
+            },
+            Request::Exec(exec) => {
+                let started = commands.check(&exec);
+                match started.and_then(|()| command::start(&exec, guest)) {
+                    Ok(work) => {
+                        let now = guest.machine.uptime();
+                        guest.commands.start(&exec, work, by, now);
+                        return Ok(());
+                    }
+                    Err(mut failure) => {
+                        failure.message = bounded_text(failure.message);
+                        Outcome::Failed(failure)
+                    }
+                }
+            }
+            Request::PutFile(put) => match Files::check_path(&put.path.to_string()) {
+                Ok(()) => {
+                    let transfer = Transfer::receive(put.path.to_string(), put.mode);
+                    self.transfers.insert(id, transfer);
+                    return Ok(());
+                }
+                Err(kind) => failed(kind, &put.path.to_string()),
+            },
+            Request::GetFile(get) => match guest.files.get(&get.path.to_string()) {
+                Ok(file) => {
+                    self.transfers.insert(id, Transfer::send(file));
+                    return Ok(());
+                }
+                Err(kind) => failed(kind, &get.path.to_string()),
+            },
+        };
+        self.done(id, outcome);
+        Ok(())
     }
 
     fn done(&mut self, id: RequestId, outcome: Outcome) {
-        self.outbox.push(&ToHost::Done { id, outcome });
-    }
-
-    fn fault(&mut self, reason: String) {
-        self.tasks.clear();
-        if matches!(self.state, State::Waiting | State::Greeting) {
-            // The host skips what comes before the start of a session.
-            self.outbox.bytes.extend_from_slice(&MAGIC);
-        }
-        self.state = State::Over;
-        self.outbox.push(&ToHost::Fault {
-            reason: bounded_text(reason),
-        });
+        self.end.out.push(&ToHost::Done { id, outcome });
     }
 }
 

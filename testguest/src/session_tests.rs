@@ -1,8 +1,13 @@
 use alloc::vec;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
 
-use ironclaw_protocol::limits::{MAX_CHUNK, WINDOW};
+use ironclaw_protocol::VERSION;
+use ironclaw_protocol::frame::{Decoder, Event, MAGIC, decode, encode};
+use ironclaw_protocol::limits::{MAX_CHUNK, OUTPUT_WINDOW, WINDOW};
 use ironclaw_protocol::message::{
-    Existing, GetFile, Identity, PutFile, Restored, Stderr, UnixTime,
+    Attach, Exec, ExecId, Existing, GetFile, Identity, PutFile, Restored, Stderr, Stream, UnixTime,
 };
 
 use super::*;
@@ -87,14 +92,17 @@ impl Talk {
 }
 
 fn exec(argv: &[&str]) -> Request {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
     let argv = argv.iter().map(|&text| text.into()).collect();
     Request::Exec(Exec {
+        id: ExecId(NEXT.fetch_add(1, Ordering::Relaxed)),
         argv,
         env: Vec::new(),
         cwd: None,
         stdin: false,
         stderr: Stderr::Apart,
         timeout_ms: None,
+        keep: false,
     })
 }
 
@@ -205,25 +213,37 @@ fn a_restored_guest_takes_over_identity_and_time_and_leaves_its_siblings_random_
 }
 
 #[test]
-fn output_stops_at_the_hosts_credit_and_goes_on_with_more() {
+fn output_stops_at_the_window_and_goes_on_when_some_was_taken() {
     let mut talk = Talk::opened();
-    let first = content(&talk.exec(1, &["flood", "1"]));
-    assert_eq!(first.len(), WINDOW as usize);
-    let more = talk.say(&ToGuest::Credit {
+    let mut all = content(&talk.exec(1, &["flood", "1"]));
+    assert_eq!(all.len(), OUTPUT_WINDOW as usize);
+    let taken = |offset| ToGuest::Taken {
         id: RequestId(1),
-        bytes: 1000,
-    });
-    assert_eq!(content(&more).len(), 1000);
-    let rest = (0..3)
-        .flat_map(|_| {
-            talk.say(&ToGuest::Credit {
-                id: RequestId(1),
-                bytes: WINDOW,
-            })
-        })
-        .collect::<Vec<_>>();
-    assert_eq!(content(&rest).len(), (1 << 20) - first.len() - 1000);
-    assert_eq!(rest.last(), Some(&done(1, Outcome::Exited(0))));
+        stream: Stream::Stdout,
+        offset,
+    };
+    let more = content(&talk.say(&taken(1000)));
+    assert_eq!(more.len(), 1000);
+    all.extend(more);
+    let last = loop {
+        let heard = talk.say(&taken(all.len() as u64));
+        all.extend(content(&heard));
+        if all.len() == 1 << 20 {
+            break heard.last().cloned();
+        }
+    };
+    let last = last.filter(|last| matches!(last, ToHost::Done { .. }));
+    let last = last.or_else(|| talk.say(&taken(1 << 20)).pop());
+    assert_eq!(last, Some(done(1, Outcome::Exited(0))));
+    assert!(
+        all.iter()
+            .enumerate()
+            .all(|(at, &byte)| at % 251 == usize::from(byte))
+    );
+    assert!(is_fault(&talk.say(&ToGuest::Request {
+        id: RequestId(1),
+        request: exec(&[]),
+    })));
 }
 
 #[test]
@@ -241,7 +261,7 @@ fn a_host_that_does_not_read_stops_the_output_and_then_its_own_input() {
     .unwrap();
     talk.session.receive(&bytes);
     while talk.session.pump(&mut talk.guest) {}
-    assert!(talk.session.output().len() < FULL + 2 * MAX_CHUNK);
+    assert!(talk.session.output().len() < 4 * MAX_CHUNK);
     bytes.clear();
     for id in 2..100_000 {
         encode(
@@ -256,11 +276,11 @@ fn a_host_that_does_not_read_stops_the_output_and_then_its_own_input() {
     talk.session.receive(&bytes);
     while talk.session.pump(&mut talk.guest) {}
     assert!(talk.session.is_congested());
-    assert!(talk.session.output().len() < CONGESTED + 64);
+    assert!(talk.session.output().len() < 8 * MAX_CHUNK + 64);
 }
 
 #[test]
-fn cat_returns_what_it_read_and_the_credit_for_it() {
+fn cat_returns_what_it_read() {
     let mut talk = Talk::opened();
     let Request::Exec(mut cat) = exec(&["cat"]) else {
         unreachable!()
@@ -273,13 +293,6 @@ fn cat_returns_what_it_read_and_the_credit_for_it() {
         bytes: bytes.clone(),
     });
     assert_eq!(content(&heard), bytes);
-    assert_eq!(
-        heard.last(),
-        Some(&ToHost::Credit {
-            id: RequestId(1),
-            bytes: 100
-        })
-    );
     let heard = talk.say(&ToGuest::Eof { id: RequestId(1) });
     assert_eq!(heard, [done(1, Outcome::Exited(0))]);
 }
@@ -311,14 +324,14 @@ fn sleep_ends_on_time_or_when_its_time_is_up() {
     assert_eq!(talk.exec(1, &["sleep", "300"]), []);
     sleep.timeout_ms = Some(500);
     assert_eq!(talk.request(2, Request::Exec(sleep)), []);
-    assert_eq!(talk.session.wakes_at(), Some(Duration::from_millis(300)));
+    assert_eq!(talk.guest.wakes_at(), Some(Duration::from_millis(300)));
     talk.machine.pass(299);
     assert_eq!(talk.hear(), []);
     talk.machine.pass(1);
     assert_eq!(talk.hear(), [done(1, Outcome::Exited(0))]);
     talk.machine.pass(200);
     assert_eq!(talk.hear(), [done(2, Outcome::TimedOut)]);
-    assert_eq!(talk.session.wakes_at(), None);
+    assert_eq!(talk.guest.wakes_at(), None);
 }
 
 #[test]
@@ -421,13 +434,74 @@ fn one_request_too_many_is_refused_and_pings_still_answered() {
 }
 
 #[test]
-fn a_new_session_drops_the_requests_of_the_old_one() {
+fn a_command_goes_on_over_a_new_session_and_is_found_again() {
     let mut talk = Talk::opened();
-    talk.exec(1, &["sleep", "1000"]);
+    let Request::Exec(count) = exec(&["count", "10"]) else {
+        unreachable!()
+    };
+    let attach = Attach {
+        exec: count.id,
+        stdout: 2,
+        stderr: 0,
+    };
+    assert_eq!(talk.request(1, Request::Exec(count))[0], stdout(1, "1\n"));
     talk.greet(8);
-    talk.machine.pass(2000);
-    assert_eq!(talk.hear(), []);
-    assert_eq!(talk.request(1, Request::Ping), [done(1, Outcome::Pong)]);
+    for _ in 0..3 {
+        talk.machine.pass(10);
+        assert_eq!(talk.hear(), []);
+    }
+    let heard = talk.request(5, Request::Attach(attach));
+    assert!(
+        matches!(
+            heard[0],
+            ToHost::Attached {
+                stdout: 2,
+                stdin: None,
+                ..
+            }
+        ),
+        "{heard:?}"
+    );
+    assert_eq!(heard[1], stdout(5, "2\n3\n4\n"));
+    let exec = attach.exec;
+    let killed = talk.request(6, Request::Kill { exec });
+    let expected = [done(6, Outcome::Delivered), done(5, Outcome::Signaled(9))];
+    assert_eq!(killed, expected);
+}
+
+#[test]
+fn a_command_that_nobody_comes_back_for_ends() {
+    let mut talk = Talk::opened();
+    talk.exec(1, &["sleep", "1000000"]);
+    talk.greet(8);
+    for _ in 0..60 {
+        talk.hear();
+        talk.machine.pass(1000);
+    }
+    assert_eq!(talk.guest.wakes_at(), None);
+}
+
+#[test]
+fn a_copy_goes_on_with_the_commands_of_the_original_and_a_clock_of_its_own() {
+    let mut talk = Talk::opened();
+    talk.machine.pass(500);
+    let Request::Exec(count) = exec(&["count", "10"]) else {
+        unreachable!()
+    };
+    let exec = count.id;
+    talk.request(1, Request::Exec(count));
+    let mut copy = Talk::start();
+    copy.guest
+        .adopt(talk.guest.commands.clone(), talk.guest.machine.uptime());
+    copy.greet(3);
+    let attach = Request::Attach(Attach {
+        exec,
+        stdout: 0,
+        stderr: 0,
+    });
+    assert_eq!(copy.request(1, attach)[1], stdout(1, "1\n"));
+    copy.machine.pass(10);
+    assert_eq!(copy.hear(), [stdout(1, "2\n")]);
 }
 
 #[test]

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write};
 
 use ironclaw_protocol::frame::encode;
-use ironclaw_protocol::limits::{MAX_CHUNK, WINDOW};
-use ironclaw_protocol::message::{Existing, GetFile, Outcome, PutFile, Request, ToGuest, ToHost};
+use ironclaw_protocol::limits::{MAX_CHUNK, OUTPUT_WINDOW, WINDOW};
+use ironclaw_protocol::message::{
+    Existing, GetFile, Outcome, PutFile, Request, Stream, ToGuest, ToHost,
+};
 
 use crate::host::{Agent, Host, exec, shell, text};
 
@@ -19,20 +21,21 @@ fn pattern() -> Vec<u8> {
 
 /// Reads what `request` gives without granting anything: the window and not a byte more. Then
 /// grants it bit by bit, and gives all of it.
-fn read_slowly(host: &mut Host, request: Request) -> (Vec<u8>, Outcome) {
+fn read_slowly(host: &mut Host, request: Request, stream: Stream) -> (Vec<u8>, Outcome) {
     let id = host.start(request);
+    let window = stream.window() as usize;
     let mut all = Vec::new();
-    while all.len() < WINDOW as usize {
+    while all.len() < window {
         all.extend(host.output(id));
     }
-    assert_eq!(all.len(), WINDOW as usize);
+    assert_eq!(all.len(), window);
     // Would fail on data that is sent in front of the answer.
     host.ping();
     let grant = 10_000;
     loop {
-        host.line.send(&ToGuest::Credit { id, bytes: grant });
+        host.took(id, stream, grant);
         let mut granted = 0;
-        while granted < grant as usize {
+        while granted < grant {
             match host.line.message() {
                 ToHost::Data { bytes, .. } => {
                     assert!(bytes.len() <= MAX_CHUNK);
@@ -43,7 +46,7 @@ fn read_slowly(host: &mut Host, request: Request) -> (Vec<u8>, Outcome) {
                 other => panic!("{other:?}"),
             }
         }
-        assert_eq!(granted, grant as usize);
+        assert_eq!(granted, grant);
         host.ping();
     }
 }
@@ -68,7 +71,7 @@ fn a_host_is_told_when_a_command_waits_for_its_input() {
 fn a_slow_reader_of_a_command_gets_all_of_it_and_never_more_than_it_granted() {
     let agent = Agent::start();
     let command = Request::Exec(shell("head -c 1048576 /dev/zero; echo end"));
-    let (all, outcome) = read_slowly(&mut agent.host(), command);
+    let (all, outcome) = read_slowly(&mut agent.host(), command, Stream::Stdout);
     assert_eq!(outcome, Outcome::Exited(0));
     assert_eq!(all.len(), MIB + 4);
     assert!(all.ends_with(b"\0end\n"));
@@ -82,7 +85,7 @@ fn a_slow_reader_of_a_file_gets_all_of_it_and_never_more_than_it_granted() {
     let get = Request::GetFile(GetFile {
         path: text(&path).into(),
     });
-    let (all, outcome) = read_slowly(&mut agent.host(), get);
+    let (all, outcome) = read_slowly(&mut agent.host(), get, Stream::File);
     assert!(matches!(outcome, Outcome::FileRead { bytes, .. } if bytes == MIB as u64));
     assert!(all == pattern());
 }
@@ -92,14 +95,15 @@ fn output_that_is_left_in_the_pipe_at_the_end_waits_for_credit_and_comes_before_
     let agent = Agent::start();
     let mut host = agent.host();
     // The second part fits into the pipe, so the command ends long before it is read.
-    let total = WINDOW as usize + 40_000;
+    let window = OUTPUT_WINDOW as usize;
+    let total = window + 40_000;
     let id = host.start(Request::Exec(shell(&format!("head -c {total} /dev/zero"))));
     let mut all = Vec::new();
-    while all.len() < WINDOW as usize {
+    while all.len() < window {
         all.extend(host.output(id));
     }
     host.ping();
-    host.line.send(&ToGuest::Credit { id, bytes: WINDOW });
+    host.took(id, Stream::Stdout, window);
     let rest = host.finish(id, &[]);
     assert_eq!(all.len() + rest.stdout.len(), total);
     assert_eq!(rest.outcome, Outcome::Exited(0));
@@ -176,12 +180,11 @@ fn endless_output_starves_neither_other_requests_nor_other_connections() {
     let ids = [(); 3].map(|()| host.start(Request::Exec(exec(&["yes"]))));
     let mut received = BTreeMap::from(ids.map(|id| (id, 0)));
     while received.values().any(|bytes| *bytes < MIB) {
-        let ToHost::Data { id, bytes, .. } = host.line.message() else {
+        let ToHost::Data { id, stream, bytes } = host.line.message() else {
             panic!("not data")
         };
         *received.get_mut(&id).unwrap() += bytes.len();
-        let bytes = u32::try_from(bytes.len()).unwrap();
-        host.line.send(&ToGuest::Credit { id, bytes });
+        host.took(id, stream, bytes.len());
         assert!(
             received.values().all(|bytes| *bytes < 16 * MIB),
             "{received:?}"

@@ -1,16 +1,18 @@
 //! A host that speaks the protocol over blocking I/O, and an agent for it to speak to.
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ironclaw_protocol::VERSION;
 use ironclaw_protocol::frame::{Decoder, Event, MAGIC, decode, encode};
 use ironclaw_protocol::limits::{MAX_CHUNK, WINDOW};
 use ironclaw_protocol::message::{
-    Exec, Failure, Outcome, Request, RequestId, Stderr, Stream, ToGuest, ToHost,
+    Exec, ExecId, Failure, Outcome, Request, RequestId, Stderr, Stream, ToGuest, ToHost,
 };
 
 /// How long a test waits for something that should come at once, before it fails.
@@ -58,7 +60,11 @@ impl Agent {
     pub(crate) fn host(&self) -> Host {
         let mut line = self.connect();
         line.open(1);
-        Host { line, next: 0 }
+        Host {
+            line,
+            next: 0,
+            taken: HashMap::new(),
+        }
     }
 }
 
@@ -187,6 +193,8 @@ impl Finished {
 pub(crate) struct Host {
     pub(crate) line: Line,
     next: u32,
+    /// Of outputs.
+    taken: HashMap<(RequestId, Stream), u64>,
 }
 
 impl Host {
@@ -195,6 +203,14 @@ impl Host {
         let id = RequestId(self.next);
         self.line.send(&ToGuest::Request { id, request });
         id
+    }
+
+    /// Tells the agent that so many more bytes were taken.
+    pub(crate) fn took(&mut self, id: RequestId, stream: Stream, bytes: usize) {
+        let taken = self.taken.entry((id, stream)).or_default();
+        *taken += bytes as u64;
+        let offset = *taken;
+        self.line.send(&ToGuest::Taken { id, stream, offset });
     }
 
     /// Runs a request to its end, with credit for all it gives.
@@ -251,8 +267,7 @@ impl Host {
                     stream,
                     bytes,
                 } if from == id => {
-                    let count = u32::try_from(bytes.len()).unwrap();
-                    self.line.send(&ToGuest::Credit { id, bytes: count });
+                    self.took(id, stream, bytes.len());
                     match stream {
                         Stream::Stdout => finished.stdout.extend(bytes),
                         Stream::Stderr => finished.stderr.extend(bytes),
@@ -281,13 +296,17 @@ impl Host {
 }
 
 pub(crate) fn exec(argv: &[&str]) -> Exec {
+    // Each test has an agent of its own.
+    static NEXT: AtomicU64 = AtomicU64::new(1);
     Exec {
+        id: ExecId(NEXT.fetch_add(1, Ordering::Relaxed)),
         argv: argv.iter().map(|&argument| argument.into()).collect(),
         env: Vec::new(),
         cwd: None,
         stdin: false,
         stderr: Stderr::Apart,
         timeout_ms: None,
+        keep: false,
     }
 }
 

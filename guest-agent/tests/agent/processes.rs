@@ -82,7 +82,7 @@ fn a_command_over_its_time_leaves_no_process() {
 }
 
 #[test]
-fn a_new_session_on_the_line_kills_the_processes_of_the_old_one() {
+fn the_processes_of_an_old_session_on_the_line_end_if_nobody_asks_for_them() {
     let agent = Agent::start();
     let mut host = agent.host();
     let (tree, _) = Tree::start(&agent, &mut host, "1003");
@@ -92,7 +92,7 @@ fn a_new_session_on_the_line_kills_the_processes_of_the_old_one() {
 }
 
 #[test]
-fn a_host_that_hangs_up_leaves_no_process() {
+fn a_host_that_hangs_up_and_does_not_come_back_leaves_no_process() {
     let agent = Agent::start();
     let mut host = agent.host();
     let (tree, _) = Tree::start(&agent, &mut host, "1004");
@@ -102,7 +102,7 @@ fn a_host_that_hangs_up_leaves_no_process() {
 }
 
 #[test]
-fn a_host_that_breaks_the_protocol_leaves_no_process() {
+fn a_host_that_breaks_the_protocol_and_does_not_come_back_leaves_no_process() {
     let agent = Agent::start();
     let mut host = agent.host();
     let (tree, id) = Tree::start(&agent, &mut host, "1005");

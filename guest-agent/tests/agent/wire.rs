@@ -4,10 +4,10 @@ use std::io::Write;
 
 use ironclaw_protocol::VERSION;
 use ironclaw_protocol::frame::{MAGIC, encode};
-use ironclaw_protocol::limits::{MAX_CHUNK, MAX_REQUEST_FRAME, MAX_REQUESTS, MAX_RESYNC, WINDOW};
+use ironclaw_protocol::limits::{MAX_CHUNK, MAX_REQUEST_FRAME, MAX_REQUESTS, MAX_RESYNC};
 use ironclaw_protocol::message::{
-    FailureKind, GetFile, Identity, Outcome, Request, RequestId, Restored, ToGuest, ToHost,
-    UnixTime,
+    ExecId, FailureKind, GetFile, Identity, Outcome, Request, RequestId, Restored, Stream, ToGuest,
+    ToHost, UnixTime,
 };
 
 use crate::host::{Agent, Arrival, exec};
@@ -155,11 +155,12 @@ fn content_where_none_is_due_is_a_fault() {
 fn as_many_requests_as_the_protocol_allows_are_served_and_one_more_is_a_fault() {
     let agent = Agent::start();
     let mut host = agent.host();
-    let mut cat = exec(&["cat"]);
-    cat.stdin = true;
-    let ids: Vec<_> = (0..MAX_REQUESTS)
-        .map(|_| host.start(Request::Exec(cat.clone())))
-        .collect();
+    let cat = || {
+        let mut cat = exec(&["cat"]);
+        cat.stdin = true;
+        Request::Exec(cat)
+    };
+    let ids: Vec<_> = (0..MAX_REQUESTS).map(|_| host.start(cat())).collect();
     for &id in &ids {
         host.line.send(&ToGuest::Data {
             id,
@@ -189,7 +190,7 @@ fn as_many_requests_as_the_protocol_allows_are_served_and_one_more_is_a_fault() 
         );
     }
     for _ in 0..MAX_REQUESTS {
-        host.start(Request::Exec(cat.clone()));
+        host.start(cat());
     }
     host.start(Request::Ping);
     assert!(host.line.fault().contains("256"));
@@ -235,7 +236,14 @@ fn messages_about_unknown_requests_are_ignored() {
         bytes: vec![1; 100],
     });
     host.line.send(&ToGuest::Eof { id });
-    host.line.send(&ToGuest::Credit { id, bytes: WINDOW });
+    let stream = Stream::Stdout;
+    host.line.send(&ToGuest::Taken {
+        id,
+        stream,
+        offset: 7,
+    });
+    host.line.send(&ToGuest::Detach { id });
+    host.line.send(&ToGuest::Acknowledge { exec: ExecId(7) });
     host.line.send(&ToGuest::Signal { id, signal: 9 });
     host.line.send(&ToGuest::Cancel { id });
     host.ping();
@@ -281,9 +289,11 @@ fn a_stream_in_single_bytes_is_understood() {
 fn connections_have_numbers_of_their_own() {
     let agent = Agent::start();
     let (mut one, mut other) = (agent.host(), agent.host());
-    let mut cat = exec(&["cat"]);
-    cat.stdin = true;
-    let ids = [&mut one, &mut other].map(|host| host.start(Request::Exec(cat.clone())));
+    let ids = [&mut one, &mut other].map(|host| {
+        let mut cat = exec(&["cat"]);
+        cat.stdin = true;
+        host.start(Request::Exec(cat))
+    });
     assert_eq!(ids[0], ids[1]);
     assert_eq!(one.finish(ids[0], b"one").stdout, b"one");
     assert_eq!(other.finish(ids[1], b"other").stdout, b"other");

@@ -9,8 +9,8 @@ use std::path::Path;
 
 use ironclaw_protocol::frame::encode;
 use ironclaw_protocol::message::{
-    Exec, Existing, Failure, FailureKind, GetFile, Outcome, PutFile, Request, RequestId, Stderr,
-    Stream, ToGuest, ToHost,
+    Attach, CommandEnd, CommandInfo, Exec, ExecId, Existing, Failure, FailureKind, GetFile, Kept,
+    Outcome, PutFile, Request, RequestId, Stderr, StdinAt, Stream, ToGuest, ToHost,
 };
 
 use super::identity;
@@ -25,9 +25,10 @@ fn frame(message: &impl ironclaw_protocol::frame::Message, out: &mut Vec<u8>) {
     out.extend(payload);
 }
 
-/// What the six requests of `guest_to_host` may be answered, and more.
-fn of_guests() -> [Vec<ToHost>; 4] {
-    let [exec, streamed, get, put, ping, identity] = [0, 1, 2, 3, 4, 5].map(RequestId);
+/// What the requests of `guest_to_host` may be answered, and more.
+fn of_guests() -> [Vec<ToHost>; 5] {
+    let [exec, streamed, get, put, ping, identity, list, attach] =
+        [0, 1, 2, 3, 4, 5, 6, 7].map(RequestId);
     let data = |id, stream, bytes: &[u8]| ToHost::Data {
         id,
         stream,
@@ -73,23 +74,52 @@ fn of_guests() -> [Vec<ToHost>; 4] {
         vec![ToHost::Fault {
             reason: "b\u{202e}c\n".to_owned(),
         }],
+        vec![
+            done(
+                list,
+                Outcome::Commands(vec![CommandInfo {
+                    exec: ExecId(7),
+                    pid: 12,
+                    program: b"a\x1b[2Jb"[..].into(),
+                    keep: true,
+                    attached: false,
+                    end: Some(CommandEnd::Exited(3)),
+                    stdout: Kept { from: 5, to: 9 },
+                    stderr: Kept { from: 0, to: 0 },
+                }]),
+            ),
+            ToHost::Attached {
+                id: attach,
+                stdout: 5,
+                stderr: 0,
+                stdin: Some(StdinAt {
+                    received: 9,
+                    taken: 7,
+                }),
+                keep: true,
+            },
+            data(attach, Stream::Stdout, b"last"),
+            done(attach, Outcome::Exited(3)),
+        ],
     ]
 }
 
-fn of_hosts() -> [Vec<ToGuest>; 3] {
+fn of_hosts() -> [Vec<ToGuest>; 4] {
     let request = |id, request| ToGuest::Request {
         id: RequestId(id),
         request,
     };
-    let exec = |id, argv: &[&str], stdin| {
+    let exec = |id: u32, argv: &[&str], stdin| {
         let argv = argv.iter().map(|&word| word.into()).collect();
         let exec = Exec {
+            id: ExecId(id.into()),
             argv,
             env: vec![("A".into(), "b".into())],
             cwd: Some("/tmp".into()),
             stdin,
             stderr: Stderr::Apart,
             timeout_ms: Some(5),
+            keep: id == 3,
         };
         request(id, Request::Exec(exec))
     };
@@ -103,9 +133,10 @@ fn of_hosts() -> [Vec<ToGuest>; 3] {
                 id: RequestId(2),
                 bytes: b"hello".to_vec(),
             },
-            ToGuest::Credit {
+            ToGuest::Taken {
                 id: RequestId(2),
-                bytes: 5,
+                stream: Stream::Stdout,
+                offset: 5,
             },
             ToGuest::Eof { id: RequestId(2) },
         ],
@@ -141,6 +172,28 @@ fn of_hosts() -> [Vec<ToGuest>; 3] {
             exec(2, &["entropy"], false),
             exec(3, &["identity"], false),
             request(4, Request::Shutdown),
+        ],
+        vec![
+            exec(3, &["count", "1"], true),
+            ToGuest::Detach { id: RequestId(3) },
+            request(0, Request::List),
+            request(
+                1,
+                Request::Attach(Attach {
+                    exec: ExecId(3),
+                    stdout: 0,
+                    stderr: 0,
+                }),
+            ),
+            request(
+                2,
+                Request::Signal {
+                    exec: ExecId(3),
+                    signal: 17,
+                },
+            ),
+            request(4, Request::Kill { exec: ExecId(3) }),
+            ToGuest::Acknowledge { exec: ExecId(3) },
         ],
     ]
 }
@@ -247,20 +300,23 @@ fn write_the_seeds() {
     };
     for (messages, name) in of_guests()
         .iter()
-        .zip(["commands", "files", "failures", "fault"])
+        .zip(["commands", "files", "failures", "fault", "attached"])
     {
-        let mut bytes = vec![0x3f];
+        let mut bytes = vec![0x7f];
         messages
             .iter()
             .for_each(|message| frame(message, &mut bytes));
         write("guest_to_host", name, &bytes);
     }
-    let mut stream = vec![0xbf];
+    let mut stream = vec![0xff];
     for message in &of_guests()[1] {
         encode(message, &mut stream).unwrap();
     }
     write("guest_to_host", "stream", &stream);
-    for (messages, name) in of_hosts().iter().zip(["commands", "files", "cancelled"]) {
+    for (messages, name) in of_hosts()
+        .iter()
+        .zip(["commands", "files", "cancelled", "attached"])
+    {
         let mut bytes = vec![0];
         messages
             .iter()

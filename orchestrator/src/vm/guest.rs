@@ -7,20 +7,27 @@
 mod activity;
 mod command;
 mod connection;
+mod dispatch;
 mod error;
 mod inbox;
+mod known;
+mod line;
+mod open;
 mod pace;
 #[cfg(test)]
 pub(crate) mod peer;
+#[cfg(test)]
+mod reconnect_tests;
 mod running;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use std::path::Path;
 use std::time::Duration;
 
 use ironclaw_protocol::limits::MAX_CHUNK;
-use ironclaw_protocol::message::{Existing, GetFile, Outcome, PutFile, Request, Restored};
+use ironclaw_protocol::message::{Attach, Existing, GetFile, Outcome, PutFile, Request, Restored};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
@@ -31,6 +38,8 @@ use crate::vm::vmm::VmmProcess;
 pub(crate) use activity::Activity;
 pub use command::{Command, ExitStatus, Output};
 pub use error::{GuestError, Printed};
+pub use inbox::Position;
+pub use known::{CommandId, KnownCommand};
 pub use running::{ExecEvent, MAX_COLLECTED, Running, StdinWriter};
 
 use command::{Stdin, bytes};
@@ -41,6 +50,9 @@ use running::{Deadline, Pending, within};
 /// How long a file may make no progress on its way to or from a guest, whose VMM may be stopped or whose
 /// host overloaded. A chunk of 64 KiB takes milliseconds, and a guest's files are in memory.
 const FILE_STALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the guest may take to say something of the commands that it knows.
+const COMMANDS_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The agent in a guest, at the other end of a byte stream. Any number of requests may be under
 /// way at a time.
@@ -87,6 +99,24 @@ impl Guest {
     /// When the session ends, by whomever, it is for this reason.
     pub(crate) fn expect_end(&self, reason: &ExitReason) {
         self.connection.expect_end(reason);
+    }
+
+    /// Sends nothing from now on, and does not mind if the stream ends: for who is about to do what the
+    /// stream does not outlive. What is asked meanwhile waits for [`reconnect`](Self::reconnect), or for
+    /// the end of the VM.
+    pub fn suspend(&self) {
+        self.connection.suspend();
+    }
+
+    /// Goes on over another stream to the same guest, whether this was [suspended](Self::suspend) or not.
+    /// Commands go on without a byte lost or doubled, and what else is under way is asked again: who
+    /// waits notices nothing. To be done in time: a guest that is not heard for half a minute ends the
+    /// commands that are not to be [kept](Command::keep).
+    ///
+    /// # Errors
+    /// [`GuestError::Closed`] if the VM, or the session, has ended.
+    pub fn reconnect(&self, stream: UnixStream) -> Result<(), GuestError> {
+        self.connection.reconnect(stream)
     }
 
     /// Whether anything is asked of it.
@@ -154,10 +184,15 @@ impl Guest {
         let mut command: Command = command.into();
         let limit = command.time_limit();
         // It waits if the guest has as many requests as it takes, and one may end none of them.
-        let pending = self.pending(Request::Exec(command.to_exec()));
-        let pending = within(limit.and_then(Deadline::after), "take a command", pending).await?;
+        let id = CommandId::draw()?;
+        let pending = self.pending(Request::Exec(command.to_exec(id.0)));
+        let deadline = limit.and_then(Deadline::after);
+        let mut pending = within(deadline, "take a command", pending).await?;
+        if command.is_kept() {
+            pending.keep();
+        }
         let stdin = std::mem::replace(&mut command.stdin, Stdin::Empty);
-        let mut running = Running::new(pending, !matches!(stdin, Stdin::Empty), limit);
+        let mut running = Running::new(id, pending, !matches!(stdin, Stdin::Empty), limit);
         if let Stdin::Bytes(bytes) = stdin
             && let Some(mut writer) = running.take_stdin()
         {
@@ -178,6 +213,87 @@ impl Guest {
     /// command that fails is no error, see [`Output::status`].
     pub async fn exec(&self, command: impl Into<Command>) -> Result<Output, GuestError> {
         self.start(command).await?.output().await
+    }
+
+    /// The commands that the guest knows, in the order in which they were started: those that run, whoever
+    /// started them, and those that ended and were not asked for their end.
+    ///
+    /// # Errors
+    /// As for [`ping`](Self::ping).
+    pub async fn list(&self) -> Result<Vec<KnownCommand>, GuestError> {
+        let operation = "list its commands";
+        match self.ask(operation, Request::List, COMMANDS_TIMEOUT).await? {
+            Outcome::Commands(commands) => Ok(commands.into_iter().map(Into::into).collect()),
+            other => Err(wrong("a list of its commands", &other)),
+        }
+    }
+
+    /// Listens to a command from the oldest of its output on that the guest has. Who listened to it
+    /// before is told [`GuestError::TakenOver`]. Dropping what this gives lets the command go on.
+    ///
+    /// # Errors
+    /// [`GuestError::Failed`] if there is no such command, or none any more; else as for
+    /// [`ping`](Self::ping).
+    pub async fn attach(&self, id: CommandId) -> Result<Running, GuestError> {
+        self.attach_from(id, Position::default()).await
+    }
+
+    /// The same from some position on, or from the oldest output behind it that the guest has:
+    /// [`Running::missed`] tells what lies between.
+    ///
+    /// # Errors
+    /// As for [`attach`](Self::attach); [`GuestError::Failed`] also if the command has not printed that
+    /// much.
+    pub async fn attach_from(
+        &self,
+        id: CommandId,
+        position: Position,
+    ) -> Result<Running, GuestError> {
+        let Position { stdout, stderr } = position;
+        let exec = id.0;
+        let attach = Request::Attach(Attach {
+            exec,
+            stdout,
+            stderr,
+        });
+        let attached = async {
+            let mut pending = self.pending(attach).await?;
+            pending.keep();
+            Running::new(id, pending, false, None).attached().await
+        };
+        let attached = timeout(COMMANDS_TIMEOUT, attached).await;
+        attached.map_err(|_| GuestError::NoAnswer {
+            operation: "find a command",
+            after: COMMANDS_TIMEOUT,
+        })?
+    }
+
+    /// Sends a signal (Linux number, 1 to 31) to the process group of a command, whoever started it. One
+    /// that has ended gets none, which is no error.
+    ///
+    /// # Errors
+    /// [`GuestError::Invalid`] for another number; [`GuestError::Failed`] if there is no such command;
+    /// else as for [`ping`](Self::ping).
+    pub async fn signal(&self, id: CommandId, signal: i32) -> Result<(), GuestError> {
+        let exec = id.0;
+        let request = Request::Signal { exec, signal };
+        self.deliver("signal a command", request).await
+    }
+
+    /// Kills a command with all that descends from it, whoever started it.
+    ///
+    /// # Errors
+    /// As for [`signal`](Self::signal).
+    pub async fn kill(&self, id: CommandId) -> Result<(), GuestError> {
+        let request = Request::Kill { exec: id.0 };
+        self.deliver("kill a command", request).await
+    }
+
+    async fn deliver(&self, operation: &'static str, request: Request) -> Result<(), GuestError> {
+        match self.ask(operation, request, COMMANDS_TIMEOUT).await? {
+            Outcome::Delivered => Ok(()),
+            other => Err(wrong("a signal", &other)),
+        }
     }
 
     /// Writes a new file: `path` is absolute in the guest, and its directory exists; `mode` are its
@@ -231,15 +347,21 @@ impl Guest {
             existing,
         };
         let operation = "go on writing a file";
-        let mut pending = unless_stalled(operation, self.pending(Request::PutFile(put))).await?;
-        let mut writer = pending.writer();
-        for chunk in content.chunks(MAX_CHUNK) {
-            unless_stalled(operation, writer.write_all(chunk)).await?;
-        }
-        drop(writer);
-        match unless_stalled(operation, pending.outcome()).await? {
-            Outcome::FileWritten { bytes } if bytes == content.len() as u64 => Ok(()),
-            other => Err(wrong("a file to write", &other)),
+        loop {
+            let request = self.pending(Request::PutFile(put.clone()));
+            let mut pending = unless_stalled(operation, request).await?;
+            let mut writer = pending.writer();
+            for chunk in content.chunks(MAX_CHUNK) {
+                unless_stalled(operation, writer.write_all(chunk)).await?;
+            }
+            drop(writer);
+            match unless_stalled(operation, pending.next()).await? {
+                Arrival::Done(Outcome::FileWritten { bytes }) if bytes == content.len() as u64 => {
+                    return Ok(());
+                }
+                Arrival::Interrupted => {}
+                other => return Err(no_file("a file to write", other)),
+            }
         }
     }
 
@@ -259,19 +381,24 @@ impl Guest {
             path: bytes(path.as_ref()),
         };
         let operation = "go on reading a file";
-        let mut pending = unless_stalled(operation, self.pending(Request::GetFile(get))).await?;
-        let mut content = Vec::new();
-        loop {
-            match unless_stalled(operation, pending.next()).await? {
-                Arrival::Data(_, bytes) => content.extend_from_slice(&bytes),
-                Arrival::Done(Outcome::FileRead { bytes, .. }) if bytes == content.len() as u64 => {
-                    return Ok(content);
+        'asked: loop {
+            let request = self.pending(Request::GetFile(get.clone()));
+            let mut pending = unless_stalled(operation, request).await?;
+            let mut content = Vec::new();
+            loop {
+                match unless_stalled(operation, pending.next()).await? {
+                    Arrival::Data(_, bytes) => content.extend_from_slice(&bytes),
+                    Arrival::Done(Outcome::FileRead { bytes, .. })
+                        if bytes == content.len() as u64 =>
+                    {
+                        return Ok(content);
+                    }
+                    Arrival::Interrupted => continue 'asked,
+                    other => return Err(no_file("a file to read", other)),
                 }
-                Arrival::Done(Outcome::Failed(failure)) => return Err(failure.into()),
-                Arrival::Done(other) => return Err(wrong("a file to read", &other)),
-            }
-            if content.len() as u64 > limit {
-                return Err(GuestError::TooMuchOutput { limit });
+                if content.len() as u64 > limit {
+                    return Err(GuestError::TooMuchOutput { limit });
+                }
             }
         }
     }
@@ -285,6 +412,17 @@ async fn unless_stalled<T>(
     let after = FILE_STALL_TIMEOUT;
     let late = |_| GuestError::NoAnswer { operation, after };
     timeout(after, step).await.map_err(late)?
+}
+
+fn no_file(operation: &'static str, arrival: Arrival) -> GuestError {
+    match arrival {
+        Arrival::Done(Outcome::Failed(failure)) => failure.into(),
+        Arrival::Done(other) => wrong(operation, &other),
+        other => GuestError::WrongAnswer {
+            operation,
+            answer: untrusted::line(&format!("{other:?}")),
+        },
+    }
 }
 
 fn wrong(operation: &'static str, answer: &Outcome) -> GuestError {

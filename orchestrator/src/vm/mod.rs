@@ -42,7 +42,8 @@ use ironclaw_host::{flock, host_limits, mount, own_groups, proc, tree, tsc};
 pub use config::Config;
 pub use exit_reason::ExitReason;
 pub use guest::{
-    Command, ExecEvent, ExitStatus, GuestError, Output, Printed, Running, StdinWriter,
+    Command, CommandId, ExecEvent, ExitStatus, GuestError, KnownCommand, Output, Position, Printed,
+    Running, StdinWriter,
 };
 pub use identity::BadName;
 pub use instance::VmError;

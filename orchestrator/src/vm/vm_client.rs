@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 use crate::vm::exit_reason::ExitReason;
-use crate::vm::guest::{Command, GuestError, Output, Running};
+use crate::vm::guest::{Command, CommandId, GuestError, KnownCommand, Output, Position, Running};
 use crate::vm::instance::{Instance, VmError};
 use crate::vm::lifecycle::{Request, State};
 use crate::vm::vm_id::VmId;
@@ -91,6 +91,55 @@ impl VmClient {
     /// the VM has ended.
     pub async fn start(&self, command: impl Into<Command>) -> Result<Running, GuestError> {
         self.0.guest.start(command).await
+    }
+
+    /// The commands that the guest knows, whoever started them; see
+    /// [`Guest::list`](super::guest::Guest::list).
+    ///
+    /// # Errors
+    /// As for [`Guest::list`](super::guest::Guest::list).
+    pub async fn list_commands(&self) -> Result<Vec<KnownCommand>, GuestError> {
+        self.0.guest.list().await
+    }
+
+    /// Listens to a command that was started elsewhere, or before this VM was copied; see
+    /// [`Guest::attach`](super::guest::Guest::attach).
+    ///
+    /// # Errors
+    /// As for [`Guest::attach`](super::guest::Guest::attach).
+    pub async fn attach(&self, id: CommandId) -> Result<Running, GuestError> {
+        self.0.guest.attach(id).await
+    }
+
+    /// The same from some position of its output on; see
+    /// [`Guest::attach_from`](super::guest::Guest::attach_from).
+    ///
+    /// # Errors
+    /// As for [`Guest::attach_from`](super::guest::Guest::attach_from).
+    pub async fn attach_from(
+        &self,
+        id: CommandId,
+        position: Position,
+    ) -> Result<Running, GuestError> {
+        self.0.guest.attach_from(id, position).await
+    }
+
+    /// Sends a signal to a command, whoever started it; see
+    /// [`Guest::signal`](super::guest::Guest::signal).
+    ///
+    /// # Errors
+    /// As for [`Guest::signal`](super::guest::Guest::signal).
+    pub async fn signal_command(&self, id: CommandId, signal: i32) -> Result<(), GuestError> {
+        self.0.guest.signal(id, signal).await
+    }
+
+    /// Kills a command with all that descends from it, whoever started it; see
+    /// [`Guest::kill`](super::guest::Guest::kill).
+    ///
+    /// # Errors
+    /// As for [`Guest::kill`](super::guest::Guest::kill).
+    pub async fn kill_command(&self, id: CommandId) -> Result<(), GuestError> {
+        self.0.guest.kill(id).await
     }
 
     /// Writes a new file in the guest, which replaces whatever has its name, without a time limit; see

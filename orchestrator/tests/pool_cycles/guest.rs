@@ -4,11 +4,10 @@ use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use ironclaw_protocol::VERSION;
-use ironclaw_protocol::frame::{Decoder, Event, MAGIC, decode, encode};
 use ironclaw_protocol::message::{
     Exec, Failure, FailureKind, Outcome, Request, RequestId, Stream, ToGuest, ToHost,
 };
+use ironclaw_protocol::session::{Heard, Session};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::time::sleep;
@@ -28,6 +27,7 @@ pub(crate) async fn serve(stream: UnixStream, world: Arc<World>, life: Weak<Life
         life,
         served: false,
         hung: HashSet::new(),
+        nonsense: Vec::new(),
     };
     agent.run().await;
 }
@@ -40,65 +40,62 @@ struct Agent {
     served: bool,
     /// Commands that do not end by themselves.
     hung: HashSet<RequestId>,
+    /// What it says behind its answers, which is no frame.
+    nonsense: Vec<u8>,
 }
 
 impl Agent {
     async fn run(mut self) {
-        let mut decoder = Decoder::new();
+        let mut session = Session::new("simulated");
         let mut chunk = [0; 4096];
         loop {
-            let mut messages = Vec::new();
-            while let Some(event) = decoder.next().unwrap() {
-                if let Event::Frame(payload) = event {
-                    messages.push(decode(payload).unwrap());
-                }
-            }
-            let mut answers = Vec::new();
-            for message in messages {
-                if !self.answer(message, &mut answers).await {
+            while let Some(heard) = session.hear().unwrap() {
+                if let Heard::Message(message) = heard
+                    && !self.answer(message, &mut session).await
+                {
                     return;
                 }
             }
-            // If the host is gone, the next read tells.
-            let _ = self.stream.write_all(&answers).await;
+            if !self.is_deaf() {
+                // If the host is gone, the next read tells.
+                let mut said = session.out.unsent().to_vec();
+                session.out.sent(said.len());
+                said.append(&mut self.nonsense);
+                let _ = self.stream.write_all(&said).await;
+            }
             match self.stream.read(&mut chunk).await {
                 Ok(0) | Err(_) => return,
-                Ok(count) => decoder.push(&chunk[..count]),
+                Ok(count) => session.receive(&chunk[..count]),
             }
         }
     }
 
+    fn is_deaf(&self) -> bool {
+        self.life.upgrade().is_some_and(|life| life.is_deaf())
+    }
+
     /// Handles a message; returns whether the guest continues.
-    async fn answer(&mut self, message: ToGuest, answers: &mut Vec<u8>) -> bool {
-        if self.life.upgrade().is_some_and(|life| life.is_deaf()) {
+    async fn answer(&mut self, message: ToGuest, session: &mut Session) -> bool {
+        if self.is_deaf() {
             return true;
         }
         match message {
-            ToGuest::Hello { session, .. } => {
-                answers.extend_from_slice(&MAGIC);
-                let hello = ToHost::Hello {
-                    version: VERSION,
-                    session,
-                    agent: "simulated".to_owned(),
-                };
-                encode(&hello, answers).unwrap();
-            }
-            ToGuest::Request { id, request } => return self.request(id, request, answers).await,
+            ToGuest::Request { id, request } => return self.request(id, request, session).await,
             ToGuest::Cancel { id } if self.hung.remove(&id) => {
                 let failure = Failure {
                     kind: FailureKind::Cancelled,
                     message: String::new(),
                 };
-                done(id, Outcome::Failed(failure), answers);
+                done(id, Outcome::Failed(failure), session);
             }
             _ => {}
         }
         true
     }
 
-    async fn request(&mut self, id: RequestId, request: Request, answers: &mut Vec<u8>) -> bool {
+    async fn request(&mut self, id: RequestId, request: Request, session: &mut Session) -> bool {
         match request {
-            Request::Ping => done(id, Outcome::Pong, answers),
+            Request::Ping => done(id, Outcome::Pong, session),
             Request::Restored(new) => {
                 if self.world.strikes(Fault::HelloDied) {
                     return self.dies();
@@ -110,20 +107,20 @@ impl Agent {
                 if for_a_spawn && std::mem::replace(&mut self.served, true) {
                     self.world.serves_again();
                 }
-                done(id, Outcome::Restored, answers);
+                done(id, Outcome::Restored, session);
             }
-            Request::Exec(exec) => return self.exec(id, &exec, answers),
-            _ => done(id, Outcome::ShuttingDown, answers),
+            Request::Exec(exec) => return self.exec(id, &exec, session),
+            _ => done(id, Outcome::ShuttingDown, session),
         }
         true
     }
 
-    fn exec(&mut self, id: RequestId, exec: &Exec, answers: &mut Vec<u8>) -> bool {
+    fn exec(&mut self, id: RequestId, exec: &Exec, session: &mut Session) -> bool {
         if self.world.strikes(Fault::ExecDied) {
             return self.dies();
         }
         if self.world.strikes(Fault::Nonsense) {
-            answers.extend_from_slice(&u32::MAX.to_le_bytes());
+            self.nonsense.extend_from_slice(&u32::MAX.to_le_bytes());
             return true;
         }
         // Not while it is primed: that has a timeout of half a minute.
@@ -137,10 +134,10 @@ impl Agent {
                     stream: Stream::Stdout,
                     bytes: exec.argv[1].as_bytes().to_vec(),
                 };
-                encode(&data, answers).unwrap();
-                done(id, Outcome::Exited(0), answers);
+                session.out.push(&data);
+                done(id, Outcome::Exited(0), session);
             }
-            _ => done(id, Outcome::Exited(0), answers),
+            _ => done(id, Outcome::Exited(0), session),
         }
         true
     }
@@ -153,6 +150,6 @@ impl Agent {
     }
 }
 
-fn done(id: RequestId, outcome: Outcome, answers: &mut Vec<u8>) {
-    encode(&ToHost::Done { id, outcome }, answers).unwrap();
+fn done(id: RequestId, outcome: Outcome, session: &mut Session) {
+    session.out.push(&ToHost::Done { id, outcome });
 }

@@ -54,10 +54,6 @@ pub(super) const CIRCLES: &[Known] = &[
         "orchestrator::template::build",
     ),
     (
-        "orchestrator::vm::guest::activity",
-        "orchestrator::vm::guest::connection",
-    ),
-    (
         "orchestrator::vm::launcher::boot",
         "orchestrator::vm::launcher",
     ),
@@ -83,5 +79,4 @@ pub(super) const CIRCLES: &[Known] = &[
     ),
     ("orchestrator::vm::pool::registry", "orchestrator::vm::pool"),
     ("orchestrator::vm::pool::stats", "orchestrator::metrics"),
-    ("testguest::task", "testguest::session"),
 ];

@@ -1,12 +1,9 @@
 //! Whether anything is asked of a guest.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::timeout;
-
-use super::connection::Line;
 
 /// How many requests are open.
 #[derive(Debug)]
@@ -26,8 +23,8 @@ impl Requests {
         Busy(self.0.clone())
     }
 
-    fn watch(&self) -> watch::Receiver<usize> {
-        self.0.subscribe()
+    pub(super) fn activity(&self) -> Activity {
+        Activity(self.0.clone())
     }
 }
 
@@ -39,17 +36,13 @@ impl Drop for Busy {
 
 /// A view of what a session does.
 #[derive(Debug)]
-pub(crate) struct Activity(Arc<Line>);
+pub(crate) struct Activity(watch::Sender<usize>);
 
 impl Activity {
-    pub(super) fn of(line: &Arc<Line>) -> Self {
-        Self(Arc::clone(line))
-    }
-
     /// Resolves when no request was open for so long, from now.
     pub(crate) async fn none_for(&self, time: Duration) {
-        let mut open = self.0.requests.watch();
-        // Its sender lives in the line.
+        let mut open = self.0.subscribe();
+        // Its sender is this one.
         while let Ok(_idle) = open.wait_for(|open| *open == 0).await.map(|_| ()) {
             if timeout(time, open.changed()).await.is_err() {
                 return;

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ironclaw_protocol::message::{Exec, Stderr};
+use ironclaw_protocol::message::{Exec, ExecId, Stderr};
 use ironclaw_protocol::os_bytes::OsBytes;
 use serde::Serialize;
 
@@ -27,6 +27,7 @@ pub struct Command {
     cwd: Option<PathBuf>,
     stderr: Stderr,
     timeout: Option<Duration>,
+    keep: bool,
     pub(super) stdin: Stdin,
 }
 
@@ -48,6 +49,7 @@ impl Command {
             cwd: None,
             stderr: Stderr::Apart,
             timeout: None,
+            keep: false,
             stdin: Stdin::Empty,
         }
     }
@@ -110,12 +112,29 @@ impl Command {
         self
     }
 
+    /// Lets it go on when nobody listens to it any more: when its [`Running`](super::Running) is dropped,
+    /// and when the connection to the guest is lost for long. Of what it prints meanwhile the guest keeps
+    /// the last 64 KiB of each stream. It is found again with [`Guest::list`](super::Guest::list) and
+    /// [`Guest::attach`](super::Guest::attach), and ends by itself, by its [time limit](Self::timeout),
+    /// or by [`Guest::kill`](super::Guest::kill).
+    #[must_use]
+    pub fn keep(mut self) -> Self {
+        self.keep = true;
+        self
+    }
+
+    pub(super) fn is_kept(&self) -> bool {
+        self.keep
+    }
+
     pub(super) fn time_limit(&self) -> Option<Duration> {
         self.timeout
     }
 
-    pub(super) fn to_exec(&self) -> Exec {
+    pub(super) fn to_exec(&self, id: ExecId) -> Exec {
         Exec {
+            id,
+            keep: self.keep,
             argv: self.argv.iter().map(bytes).collect(),
             env: self
                 .env

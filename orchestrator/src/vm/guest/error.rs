@@ -51,6 +51,9 @@ pub enum GuestError {
     /// The request does not fit into one frame and was not sent.
     #[error("this can't be asked of a guest, it is too large for one message: {0}")]
     TooLarge(FrameError),
+    /// Somebody else listens to the command now, by [`Guest::attach`](super::Guest::attach).
+    #[error("another session listens to the command now")]
+    TakenOver,
     /// The agent's answer is none to what was asked.
     #[error("the guest answered {operation} with something else: {answer}")]
     WrongAnswer {

@@ -2,7 +2,6 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use ironclaw_protocol::limits::WINDOW;
 use ironclaw_protocol::message::{Outcome, Stream};
 use tokio::sync::Notify;
 
@@ -11,10 +10,26 @@ use super::error::GuestError;
 /// Something that came for a request.
 #[derive(Debug)]
 pub(super) enum Arrival {
+    /// The guest began to send what a command writes, which others started or this session lost.
+    Attached,
     /// Bytes, as many as there were.
     Data(Stream, Vec<u8>),
     /// The end.
     Done(Outcome),
+    /// The session was lost in which a file was under way: it has to be sent again.
+    Interrupted,
+}
+
+/// What the guest is told: that all of a stream was taken up to an offset.
+pub(super) type Taken = (Stream, u64);
+
+/// How far the two streams of a command are, in bytes since their start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Position {
+    /// Standard output.
+    pub stdout: u64,
+    /// Standard error.
+    pub stderr: u64,
 }
 
 /// The queue of one request. Bytes of a stream are joined, so that its memory is bounded by the
@@ -27,27 +42,110 @@ pub(super) struct Inbox {
 
 #[derive(Debug)]
 struct State {
-    /// Bytes of the first stream: standard output, or a file.
-    output: Vec<u8>,
-    errors: Vec<u8>,
-    first: Stream,
-    /// What the guest may still send.
-    window: u32,
-    /// Taken, and not yet credited.
-    taken: u32,
+    /// The first stream: standard output, or a file.
+    output: Flow,
+    errors: Flow,
+    attached: bool,
     out_of_memory: bool,
-    end: Option<Result<Outcome, GuestError>>,
+    end: Option<Result<End, GuestError>>,
+}
+
+#[derive(Debug, Clone)]
+enum End {
+    Outcome(Outcome),
+    Interrupted,
+}
+
+#[derive(Debug)]
+struct Flow {
+    stream: Stream,
+    bytes: Vec<u8>,
+    /// Offset of the next byte to come.
+    received: u64,
+    /// Up to which it was taken.
+    taken: u64,
+    /// Up to which the guest was told so.
+    told: u64,
+    /// What is not there any more, in bytes.
+    missed: u64,
+}
+
+impl Flow {
+    fn from(stream: Stream, offset: u64) -> Self {
+        Self {
+            stream,
+            bytes: Vec::new(),
+            received: offset,
+            taken: offset,
+            told: offset,
+            missed: 0,
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) -> bool {
+        let received = self.received + bytes.len() as u64;
+        if received - self.told > self.stream.window().into() {
+            return false;
+        }
+        self.received = received;
+        self.bytes.extend_from_slice(bytes);
+        true
+    }
+
+    fn take(&mut self) -> Option<Vec<u8>> {
+        if self.bytes.is_empty() {
+            return None;
+        }
+        let bytes = std::mem::take(&mut self.bytes);
+        self.taken += bytes.len() as u64;
+        Some(bytes)
+    }
+
+    /// What to tell of it, when it is worth a message.
+    fn tell(&mut self) -> Option<Taken> {
+        let due = self.taken >= self.told + u64::from(self.stream.window() / 4);
+        due.then(|| self.tell_all())
+    }
+
+    fn tell_all(&mut self) -> Taken {
+        self.told = self.told.max(self.taken);
+        (self.stream, self.told)
+    }
+
+    /// The guest sends from `offset` on; `false` if there is what came before already.
+    fn attach(&mut self, offset: u64) -> bool {
+        let Some(missed) = offset.checked_sub(self.received) else {
+            return false;
+        };
+        if missed > 0 {
+            self.missed += missed;
+            self.received = offset;
+            // What is here counts as what came right before.
+            self.taken = offset - self.bytes.len() as u64;
+            self.told = offset;
+        }
+        true
+    }
 }
 
 impl Inbox {
-    pub(super) fn new() -> Self {
+    /// Of a request whose first stream this is.
+    pub(super) fn new(first: Stream) -> Self {
+        Self::of(Flow::from(first, 0), Flow::from(Stream::Stderr, 0))
+    }
+
+    /// Of a command whose streams are listened to from `position` on.
+    pub(super) fn from(position: Position) -> Self {
+        let output = Flow::from(Stream::Stdout, position.stdout);
+        Self::of(output, Flow::from(Stream::Stderr, position.stderr))
+    }
+
+    fn of(output: Flow, errors: Flow) -> Self {
         Self {
             state: Mutex::new(State {
-                output: Vec::new(),
-                errors: Vec::new(),
-                first: Stream::Stdout,
-                window: WINDOW,
-                taken: 0,
+                output,
+                errors,
+                attached: false,
                 out_of_memory: false,
                 end: None,
             }),
@@ -59,24 +157,63 @@ impl Inbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in a chunk; `false` if the guest had no credit for it.
+    /// Takes in a chunk; `false` if the guest may not send it.
     #[must_use]
     pub(super) fn push(&self, stream: Stream, bytes: &[u8]) -> bool {
         let mut state = self.state();
-        let left = u32::try_from(bytes.len())
-            .ok()
-            .and_then(|n| state.window.checked_sub(n));
-        let Some(left) = left else { return false };
-        state.window = left;
-        if stream == Stream::Stderr {
-            state.errors.extend_from_slice(bytes);
+        let flow = if stream == Stream::Stderr {
+            &mut state.errors
         } else {
-            state.first = stream;
-            state.output.extend_from_slice(bytes);
-        }
+            &mut state.output
+        };
+        let fits = flow.stream == stream && flow.push(bytes);
         drop(state);
         self.arrived.notify_one();
-        true
+        fits
+    }
+
+    /// The guest sends from these offsets on; `false` if that can't be.
+    #[must_use]
+    pub(super) fn attach(&self, at: Position) -> bool {
+        let mut state = self.state();
+        let fits = state.output.attach(at.stdout) && state.errors.attach(at.stderr);
+        state.attached = true;
+        drop(state);
+        self.arrived.notify_one();
+        fits
+    }
+
+    /// What the guest need not send again.
+    pub(super) fn received(&self) -> Position {
+        let state = self.state();
+        Position {
+            stdout: state.output.received,
+            stderr: state.errors.received,
+        }
+    }
+
+    /// What was given out.
+    pub(super) fn taken(&self) -> Position {
+        let state = self.state();
+        Position {
+            stdout: state.output.taken,
+            stderr: state.errors.taken,
+        }
+    }
+
+    /// What of the streams the guest did not have any more when it was asked for.
+    pub(super) fn missed(&self) -> Position {
+        let state = self.state();
+        Position {
+            stdout: state.output.missed,
+            stderr: state.errors.missed,
+        }
+    }
+
+    /// What a guest has to be told that may not know it.
+    pub(super) fn tell_all(&self) -> [Taken; 2] {
+        let mut state = self.state();
+        [state.output.tell_all(), state.errors.tell_all()]
     }
 
     /// The guest's kernel killed a process of the command for lack of memory.
@@ -89,13 +226,22 @@ impl Inbox {
     }
 
     pub(super) fn end(&self, end: Result<Outcome, GuestError>) {
+        self.end_by(end.map(End::Outcome));
+    }
+
+    /// The session in which a file was under way is lost.
+    pub(super) fn interrupt(&self) {
+        self.end_by(Ok(End::Interrupted));
+    }
+
+    fn end_by(&self, end: Result<End, GuestError>) {
         self.state().end.get_or_insert(end);
         self.arrived.notify_one();
     }
 
-    /// The next arrival, and the credit to be given to the guest for what was taken. Bytes come
-    /// before the end. Cancel-safe: nothing is taken without being returned.
-    pub(super) async fn next(&self) -> (Result<Arrival, GuestError>, Option<u32>) {
+    /// The next arrival, and what the guest is to be told of what was taken. Bytes come before the end.
+    /// Cancel-safe: nothing is taken without being returned.
+    pub(super) async fn next(&self) -> (Result<Arrival, GuestError>, Option<Taken>) {
         loop {
             if let Some(next) = self.try_next() {
                 return next;
@@ -104,35 +250,42 @@ impl Inbox {
         }
     }
 
-    fn try_next(&self) -> Option<(Result<Arrival, GuestError>, Option<u32>)> {
+    fn try_next(&self) -> Option<(Result<Arrival, GuestError>, Option<Taken>)> {
         let mut state = self.state();
-        let (stream, bytes) = if !state.output.is_empty() {
-            (state.first, std::mem::take(&mut state.output))
-        } else if !state.errors.is_empty() {
-            (Stream::Stderr, std::mem::take(&mut state.errors))
-        } else {
-            let end = state.end.as_ref()?.clone();
-            return Some((end.map(Arrival::Done), None));
-        };
-        // Within the window, so it fits.
-        state.taken += u32::try_from(bytes.len()).unwrap_or(WINDOW);
-        // A message for every small piece would cost more than the piece.
-        let credit = (state.taken >= WINDOW / 4 && state.end.is_none()).then(|| {
-            let credit = std::mem::take(&mut state.taken);
-            state.window += credit;
-            credit
+        if std::mem::take(&mut state.attached) {
+            return Some((Ok(Arrival::Attached), None));
+        }
+        let State {
+            output,
+            errors,
+            end,
+            ..
+        } = &mut *state;
+        for flow in [output, errors] {
+            if let Some(bytes) = flow.take() {
+                // A message for every small piece would cost more than the piece.
+                let taken = if end.is_none() { flow.tell() } else { None };
+                return Some((Ok(Arrival::Data(flow.stream, bytes)), taken));
+            }
+        }
+        let end = end.as_ref()?.clone();
+        let arrival = end.map(|end| match end {
+            End::Outcome(outcome) => Arrival::Done(outcome),
+            End::Interrupted => Arrival::Interrupted,
         });
-        Some((Ok(Arrival::Data(stream, bytes)), credit))
+        Some((arrival, None))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use ironclaw_protocol::limits::OUTPUT_WINDOW;
+
     use super::*;
 
     #[tokio::test]
     async fn small_pieces_are_joined_and_come_before_the_end() {
-        let inbox = Inbox::new();
+        let inbox = Inbox::new(Stream::Stdout);
         assert!(inbox.push(Stream::Stdout, b"a") && inbox.push(Stream::Stderr, b"!"));
         assert!(inbox.push(Stream::Stdout, b"b"));
         inbox.end(Ok(Outcome::Exited(0)));
@@ -148,13 +301,31 @@ mod tests {
 
     #[tokio::test]
     async fn a_guest_can_send_no_more_than_its_window_until_something_is_taken() {
-        let inbox = Inbox::new();
-        let window = vec![0; WINDOW as usize];
+        let inbox = Inbox::new(Stream::Stdout);
+        let window = vec![0; OUTPUT_WINDOW as usize];
         assert!(inbox.push(Stream::Stdout, &window));
         assert!(!inbox.push(Stream::Stdout, b"x"));
-        let (arrival, credit) = inbox.next().await;
+        let (arrival, taken) = inbox.next().await;
         assert!(matches!(arrival.unwrap(), Arrival::Data(_, bytes) if bytes.len() == window.len()));
-        assert_eq!(credit, Some(WINDOW));
+        assert_eq!(taken, Some((Stream::Stdout, OUTPUT_WINDOW.into())));
         assert!(inbox.push(Stream::Stdout, b"x"));
+    }
+
+    #[tokio::test]
+    async fn what_a_guest_does_not_have_any_more_is_counted_and_what_it_has_comes_once() {
+        let inbox = Inbox::new(Stream::Stdout);
+        assert!(inbox.push(Stream::Stdout, b"abc"));
+        let again = inbox.received();
+        assert_eq!((again.stdout, again.stderr), (3, 0));
+        assert!(inbox.attach(Position {
+            stdout: 10,
+            stderr: 0
+        }));
+        assert!(inbox.push(Stream::Stdout, b"k"));
+        assert!(matches!(inbox.next().await.0.unwrap(), Arrival::Attached));
+        let next = inbox.next().await.0.unwrap();
+        assert!(matches!(next, Arrival::Data(Stream::Stdout, bytes) if bytes == b"abck"));
+        assert_eq!((inbox.missed().stdout, inbox.taken().stdout), (7, 11));
+        assert!(!inbox.attach(again), "it sends what is here already");
     }
 }

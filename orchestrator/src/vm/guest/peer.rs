@@ -56,9 +56,13 @@ impl Peer {
     }
 
     pub(crate) async fn request(&mut self) -> (RequestId, Request) {
-        match self.next().await {
-            Some(ToGuest::Request { id, request }) => (id, request),
-            other => panic!("{other:?}"),
+        loop {
+            match self.next().await {
+                Some(ToGuest::Request { id, request }) => return (id, request),
+                // Of a command that was answered before.
+                Some(ToGuest::Acknowledge { .. }) => {}
+                other => panic!("{other:?}"),
+            }
         }
     }
 }

@@ -4,14 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ironclaw_protocol::limits::MAX_CHUNK;
-use ironclaw_protocol::message::{Outcome, RequestId, Stream, ToGuest};
+use ironclaw_protocol::message::{Outcome, RequestId, Stream};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
 use super::command::{ExitStatus, Output};
-use super::connection::{Line, Ticket};
+use super::connection::Ticket;
 use super::error::{GuestError, Printed};
-use super::inbox::Arrival;
+use super::inbox::{Arrival, Position};
+use super::known::CommandId;
+use super::line::Line;
+use super::open::Leave;
+use crate::untrusted;
 
 /// Most bytes of output that [`Guest::exec`](super::Guest::exec) collects.
 pub const MAX_COLLECTED: u64 = 64 * 1024 * 1024;
@@ -20,11 +24,12 @@ pub const MAX_COLLECTED: u64 = 64 * 1024 * 1024;
 /// milliseconds: the limit holds to within a second, whatever became of the guest.
 const GRACE: Duration = Duration::from_millis(900);
 
-/// An open request. Dropping it before its end cancels it in the guest.
+/// An open request. Dropping it before its end cancels it in the guest, or leaves it there.
 #[derive(Debug)]
 pub(super) struct Pending {
     ticket: Ticket,
     over: bool,
+    leave: Leave,
 }
 
 impl Pending {
@@ -32,19 +37,21 @@ impl Pending {
         Self {
             ticket,
             over: false,
+            leave: Leave::Cancel,
         }
     }
 
+    /// Dropping it ends nothing in the guest.
+    pub(super) fn keep(&mut self) {
+        self.leave = Leave::Detach;
+    }
+
     pub(super) async fn next(&mut self) -> Result<Arrival, GuestError> {
-        let (arrival, credit) = self.ticket.inbox.next().await;
-        if let Some(bytes) = credit {
-            // A line that closed meanwhile says so at the next call.
-            let _ = self.ticket.line.send(&ToGuest::Credit {
-                id: self.ticket.id,
-                bytes,
-            });
+        let (arrival, taken) = self.ticket.inbox.next().await;
+        if let Some(taken) = taken {
+            self.ticket.line.taken(self.ticket.id, taken);
         }
-        if !matches!(arrival, Ok(Arrival::Data(..))) {
+        if !matches!(arrival, Ok(Arrival::Data(..) | Arrival::Attached)) {
             self.over = true;
         }
         arrival
@@ -75,13 +82,18 @@ impl Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         if !self.over {
-            self.ticket.line.abandon(self.ticket.id);
+            self.ticket.line.leave(self.ticket.id, self.leave);
         }
     }
 }
 
 /// A command that runs in a guest. Dropping it before its end kills it with all that descends from
-/// it, also what left its process group or its session.
+/// it, also what left its process group or its session; unless it is one to be
+/// [kept](super::Command::keep).
+///
+/// The command belongs to the guest, and not to the connection that it was started over: it goes on
+/// when that is lost, as it is with a snapshot, and what it printed meanwhile comes, once, over the next
+/// one.
 ///
 /// A command ends with its main process. What that left behind in the background lives on until the
 /// VM's end; its output is waited for while more of it comes, but for half a second of silence and
@@ -89,6 +101,7 @@ impl Drop for Pending {
 #[derive(Debug)]
 #[must_use = "a command is killed when its handle is dropped"]
 pub struct Running {
+    id: CommandId,
     pending: Pending,
     stdin: Option<StdinWriter>,
     deadline: Option<Deadline>,
@@ -135,9 +148,15 @@ pub enum ExecEvent {
 }
 
 impl Running {
-    pub(super) fn new(pending: Pending, has_stdin: bool, limit: Option<Duration>) -> Self {
+    pub(super) fn new(
+        id: CommandId,
+        pending: Pending,
+        has_stdin: bool,
+        limit: Option<Duration>,
+    ) -> Self {
         let stdin = has_stdin.then(|| pending.writer());
         Self {
+            id,
             pending,
             stdin,
             deadline: limit.and_then(Deadline::after),
@@ -152,7 +171,13 @@ impl Running {
     /// its time limit.
     pub async fn next(&mut self) -> Result<ExecEvent, GuestError> {
         let operation = "end a command at its time limit";
-        let arrival = within(self.deadline, operation, self.pending.next()).await?;
+        let arrival = loop {
+            match within(self.deadline, operation, self.pending.next()).await? {
+                // After a connection was lost; nothing of the output is.
+                Arrival::Attached => {}
+                arrival => break arrival,
+            }
+        };
         Ok(match arrival {
             Arrival::Data(Stream::Stderr, bytes) => ExecEvent::Stderr(bytes),
             Arrival::Data(_, bytes) => ExecEvent::Stdout(bytes),
@@ -162,13 +187,57 @@ impl Running {
             }
             Arrival::Done(Outcome::TimedOut) => ExecEvent::Ended(ExitStatus::TimedOut),
             Arrival::Done(Outcome::Failed(failure)) => return Err(failure.into()),
-            Arrival::Done(other) => {
+            Arrival::Done(Outcome::Detached) => return Err(GuestError::TakenOver),
+            other => {
                 return Err(GuestError::WrongAnswer {
                     operation: "a command",
-                    answer: format!("{other:?}"),
+                    answer: untrusted::line(&format!("{other:?}")),
                 });
             }
         })
+    }
+
+    /// Waits until the guest has found the command to listen to.
+    pub(super) async fn attached(mut self) -> Result<Self, GuestError> {
+        match self.pending.next().await? {
+            Arrival::Attached => {
+                self.stdin = Some(self.pending.writer()).filter(StdinWriter::is_open);
+                Ok(self)
+            }
+            Arrival::Done(Outcome::Failed(failure)) => Err(failure.into()),
+            other => Err(GuestError::WrongAnswer {
+                operation: "a command to listen to",
+                answer: untrusted::line(&format!("{other:?}")),
+            }),
+        }
+    }
+
+    /// Names the command in its guest, for [`Guest::attach`](super::Guest::attach).
+    #[must_use]
+    pub fn id(&self) -> CommandId {
+        self.id
+    }
+
+    /// How much of its output [`next`](Self::next) gave: from there on
+    /// [`Guest::attach_from`](super::Guest::attach_from) goes on, also in a copy of the guest that was
+    /// made before more was given.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.pending.ticket.inbox.taken()
+    }
+
+    /// How many bytes of its output the guest did not have any more when they were asked for: of a
+    /// command that nobody listened to for long, it keeps the last ones only.
+    #[must_use]
+    pub fn missed(&self) -> Position {
+        self.pending.ticket.inbox.missed()
+    }
+
+    /// Listens no more, and lets the command go on. One that is not to be
+    /// [kept](super::Command::keep) ends when nobody listens for half a minute.
+    pub fn detach(mut self) -> CommandId {
+        self.pending.keep();
+        self.id
     }
 
     /// The command's standard input, if it was [piped](super::Command::stdin_piped); once.
@@ -183,10 +252,8 @@ impl Running {
     /// # Errors
     /// [`GuestError::Invalid`] for another number; [`GuestError::Closed`] if the session is over.
     pub fn signal(&self, signal: i32) -> Result<(), GuestError> {
-        self.pending.ticket.line.send(&ToGuest::Signal {
-            id: self.pending.ticket.id,
-            signal,
-        })
+        let Ticket { id, line, .. } = &self.pending.ticket;
+        line.signal(*id, signal)
     }
 
     /// Whether the guest ran out of memory and its kernel killed a process of the command for it. Known
@@ -242,6 +309,10 @@ pub struct StdinWriter {
 }
 
 impl StdinWriter {
+    fn is_open(&self) -> bool {
+        !self.credit.is_closed()
+    }
+
     /// Resolves when the command waits for input and has read all that was written, or soon after; to
     /// `false` when it takes none any more, because it has ended or its [`Running`] was dropped. For
     /// input that others would read if the command does not. Cancel-safe.
@@ -249,7 +320,7 @@ impl StdinWriter {
     /// # Errors
     /// [`GuestError::Closed`] if the session is over.
     pub async fn wanted(&mut self) -> Result<bool, GuestError> {
-        self.line.send(&ToGuest::AwaitReader { id: self.id })?;
+        self.line.await_reader(self.id)?;
         let told = self.wanted.acquire().await;
         Ok(told.map(SemaphorePermit::forget).is_ok())
     }
@@ -271,10 +342,7 @@ impl StdinWriter {
                 return Ok(());
             }
             credit.forget();
-            self.line.send(&ToGuest::Data {
-                id: self.id,
-                bytes: chunk.to_vec(),
-            })?;
+            self.line.give(self.id, chunk)?;
         }
         Ok(())
     }
@@ -282,9 +350,8 @@ impl StdinWriter {
 
 impl Drop for StdinWriter {
     fn drop(&mut self) {
-        if !self.credit.is_closed() {
-            // On a closed line the command is gone with its guest.
-            let _ = self.line.send(&ToGuest::Eof { id: self.id });
+        if self.is_open() {
+            self.line.end_content(self.id);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use ironclaw_protocol::VERSION;
 use ironclaw_protocol::frame::{MAGIC, encode};
-use ironclaw_protocol::limits::{MAX_CHUNK, MAX_REQUESTS, WINDOW};
+use ironclaw_protocol::limits::{MAX_CHUNK, MAX_REQUESTS, OUTPUT_WINDOW, WINDOW};
 use ironclaw_protocol::message::{Failure, FailureKind, RequestId, Stream, ToGuest, ToHost};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::oneshot;
@@ -69,12 +69,13 @@ async fn output_comes_with_credit_and_the_exit_code() {
     let serve = async {
         peer.greet(VERSION).await;
         let (id, _) = peer.request().await;
-        let (mut credit, mut left) = (WINDOW as usize, total);
+        let (mut sent, mut taken, mut left) = (0, 0, total);
         while left > 0 {
+            let credit = OUTPUT_WINDOW as usize + taken - sent;
             let size = MAX_CHUNK.min(left).min(credit);
             if size == 0 {
                 match peer.next().await {
-                    Some(ToGuest::Credit { bytes, .. }) => credit += bytes as usize,
+                    Some(ToGuest::Taken { offset, .. }) => taken = usize::try_from(offset).unwrap(),
                     other => panic!("{other:?}"),
                 }
                 continue;
@@ -86,7 +87,7 @@ async fn output_comes_with_credit_and_the_exit_code() {
                 bytes,
             })
             .await;
-            (credit, left) = (credit - size, left - size);
+            (sent, left) = (sent + size, left - size);
         }
         peer.say(&ToHost::Data {
             id,
@@ -324,7 +325,7 @@ async fn a_file_may_take_long_as_long_as_it_goes_on() {
         let (id, _) = peer.request().await;
         for _ in 0..10 {
             tokio::time::sleep(FILE_STALL_TIMEOUT / 2).await;
-            let (stream, bytes) = (Stream::Stdout, b"x".to_vec());
+            let (stream, bytes) = (Stream::File, b"x".to_vec());
             peer.say(&ToHost::Data { id, stream, bytes }).await;
         }
         let outcome = Outcome::FileRead {

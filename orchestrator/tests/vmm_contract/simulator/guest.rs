@@ -4,16 +4,20 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use ironclaw_testguest::commands::Commands;
 use ironclaw_testguest::guest::{Guest, Machine};
 use ironclaw_testguest::session::Session;
 use serde::{Deserialize, Serialize};
 
 /// The state of a guest in a snapshot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Memory {
     counter: u64,
     seed: [u8; 32],
     dirty: BTreeSet<u32>,
+    commands: Commands,
+    /// What the guest's clock showed.
+    uptime: Duration,
 }
 
 #[derive(Debug)]
@@ -51,6 +55,7 @@ impl Running {
         };
         let mut guest = Guest::new(Box::new(machine), &memory.seed);
         guest.counter = memory.counter;
+        guest.adopt(memory.commands, memory.uptime);
         Self { guest, dirty }
     }
 
@@ -59,6 +64,8 @@ impl Running {
             counter: 0,
             seed: *b"every boot of it draws the same.",
             dirty: BTreeSet::new(),
+            commands: Commands::default(),
+            uptime: Duration::ZERO,
         })
     }
 
@@ -69,7 +76,24 @@ impl Running {
             // All clones continue with the next number that this guest would have drawn.
             seed: self.guest.generator.draw(),
             dirty: self.dirty.lock().unwrap().clone(),
+            commands: self.guest.commands.clone(),
+            uptime: self.guest.machine.uptime(),
         }
+    }
+
+    /// Lets commands work for which no host is there.
+    pub(super) fn work(&mut self) {
+        self.guest.work();
+    }
+
+    /// The connection of a session is gone.
+    pub(super) fn close(&mut self, session: &mut Session) {
+        session.close(&mut self.guest);
+    }
+
+    /// All connections are.
+    pub(super) fn lose_sessions(&mut self) {
+        self.guest.lose_sessions();
     }
 
     /// Runs a session until it waits.

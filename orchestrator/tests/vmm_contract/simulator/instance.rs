@@ -25,7 +25,7 @@ const MAGIC: &[u8; 8] = b"simguest";
 /// A process's virtual machine.
 pub(super) enum Instance {
     NotStarted(Configuration),
-    Started(Machine),
+    Started(Box<Machine>),
 }
 
 #[derive(Default)]
@@ -101,7 +101,7 @@ impl Instance {
             Request::Start => match self {
                 Self::Started(_) => Err(NOT_AFTER.to_owned()),
                 Self::NotStarted(configuration) => configuration.start().map(|machine| {
-                    *self = Self::Started(machine);
+                    *self = Self::Started(Box::new(machine));
                     Answer::Done
                 }),
             },
@@ -139,7 +139,7 @@ impl Instance {
         }
         match Machine::load(load, version) {
             Ok(machine) => {
-                *self = Self::Started(machine);
+                *self = Self::Started(Box::new(machine));
                 (Answer::Done, After::Goes)
             }
             Err(message) => {

@@ -60,6 +60,9 @@ pub(super) fn serve(simulator: &Simulator, version: &str, socket: &Path) -> Exit
                 Ok(After::Goes) => true,
                 Ok(After::Disconnects) => {
                     lines.clear();
+                    if let Instance::Started(machine) = &mut instance {
+                        machine.guest.lose_sessions();
+                    }
                     true
                 }
                 Ok(After::Exits(code)) => {
@@ -85,6 +88,9 @@ pub(super) fn serve(simulator: &Simulator, version: &str, socket: &Path) -> Exit
                 die();
             }
             let (running, guest) = (machine.running, &mut machine.guest);
+            if running {
+                guest.work();
+            }
             lines = std::mem::take(&mut lines)
                 .into_iter()
                 .filter_map(|line| line.work(simulator, running, guest))
@@ -226,39 +232,49 @@ impl Line {
                 Self::Open(stream, Session::new()).work(simulator, running, guest)
             }
             Self::Open(mut stream, mut session) if running => {
-                let mut chunk = [0; 16 * 1024];
-                while !session.is_congested() {
-                    match stream.read(&mut chunk) {
-                        Ok(0) => return None,
-                        Ok(count) => session.receive(&chunk[..count]),
-                        Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                        Err(_) => return None,
-                    }
+                if converse_with_guest(&mut stream, &mut session, simulator, guest).is_some() {
+                    return Some(Self::Open(stream, session));
                 }
-                guest.pump(&mut session);
-                if !session.output().is_empty() && simulator.strike(GUEST) == Some(Fault::Oversized)
-                {
-                    let begins = session.output().starts_with(&MAGIC);
-                    let begin = if begins { &MAGIC[..] } else { &[] };
-                    stream
-                        .write_all(&[begin, &u32::MAX.to_le_bytes(), &[0; 4096]].concat())
-                        .ok()?;
-                    session.sent(session.output().len());
-                }
-                while !session.output().is_empty() {
-                    match stream.write(session.output()) {
-                        Ok(count) => session.sent(count),
-                        Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                        Err(_) => return None,
-                    }
-                    guest.pump(&mut session);
-                }
-                if session.is_over() && session.output().is_empty() {
-                    return None;
-                }
-                Some(Self::Open(stream, session))
+                guest.close(&mut session);
+                None
             }
             paused => Some(paused),
         }
     }
+}
+
+/// Moves what can be moved between the host and a session of the guest; nothing ends it.
+fn converse_with_guest(
+    stream: &mut UnixStream,
+    session: &mut Session,
+    simulator: &Simulator,
+    guest: &mut super::guest::Running,
+) -> Option<()> {
+    let mut chunk = [0; 16 * 1024];
+    while !session.is_congested() {
+        match stream.read(&mut chunk) {
+            Ok(0) => return None,
+            Ok(count) => session.receive(&chunk[..count]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(_) => return None,
+        }
+    }
+    guest.pump(session);
+    if !session.output().is_empty() && simulator.strike(GUEST) == Some(Fault::Oversized) {
+        let begins = session.output().starts_with(&MAGIC);
+        let begin = if begins { &MAGIC[..] } else { &[] };
+        stream
+            .write_all(&[begin, &u32::MAX.to_le_bytes(), &[0; 4096]].concat())
+            .ok()?;
+        session.sent(session.output().len());
+    }
+    while !session.output().is_empty() {
+        match stream.write(session.output()) {
+            Ok(count) => session.sent(count),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(_) => return None,
+        }
+        guest.pump(session);
+    }
+    (!session.is_over() || !session.output().is_empty()).then_some(())
 }

@@ -1,11 +1,11 @@
 //! What waits to be written to the host.
 
-use std::collections::VecDeque;
-use std::io::{self, ErrorKind, Write};
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 
-use ironclaw_protocol::frame::{MAGIC, encode};
-use ironclaw_protocol::limits::MAX_CHUNK;
-use ironclaw_protocol::message::ToHost;
+use crate::frame::{MAGIC, encode};
+use crate::limits::MAX_CHUNK;
+use crate::message::ToHost;
 
 /// Content (`Data`) is queued only below this many bytes: an answer to another request never
 /// waits behind more than that and one chunk.
@@ -20,7 +20,7 @@ const KEPT: usize = 4 * 1024;
 
 /// The frames that are on their way to the host, in order.
 #[derive(Debug, Default)]
-pub(crate) struct Outgoing {
+pub struct Outgoing {
     bytes: Vec<u8>,
     /// How much of `bytes` is written.
     sent: usize,
@@ -33,6 +33,7 @@ impl Outgoing {
     /// frame that is already half on the line stays: a host that is in the middle of that frame
     /// would take the session start for a part of it.
     pub(crate) fn open_session(&mut self) {
+        self.forget_sent();
         if self.sent == 0 {
             self.clear();
         } else if let Some(&end) = self.ends.front() {
@@ -44,8 +45,9 @@ impl Outgoing {
     }
 
     /// Queues a message.
-    pub(crate) fn push(&mut self, message: &ToHost) {
-        // The agent bounds chunks and texts, so every message of it fits into a frame.
+    pub fn push(&mut self, message: &ToHost) {
+        self.forget_sent();
+        // A guest bounds chunks and texts, so every message of it fits into a frame.
         let encoded = encode(message, &mut self.bytes);
         debug_assert!(encoded.is_ok(), "{encoded:?}");
         if self.ends.back() != Some(&self.bytes.len()) {
@@ -54,7 +56,7 @@ impl Outgoing {
     }
 
     /// Forgets everything: there is nobody to read it.
-    pub(crate) fn clear(&mut self) {
+    pub fn clear(&mut self) {
         self.bytes.clear();
         self.bytes.shrink_to(KEPT);
         self.ends.clear();
@@ -62,44 +64,39 @@ impl Outgoing {
     }
 
     /// Whether nothing waits.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.unsent().is_empty()
     }
 
     /// Whether content may be queued.
-    pub(crate) fn has_room(&self) -> bool {
-        self.waiting() < BULK
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.unsent().len() < BULK
     }
 
     /// Whether the host should be left unread until it has read.
-    pub(crate) fn is_congested(&self) -> bool {
-        self.waiting() >= CONGESTED
+    #[must_use]
+    pub fn is_congested(&self) -> bool {
+        self.unsent().len() >= CONGESTED
     }
 
-    fn waiting(&self) -> usize {
-        self.bytes.len() - self.sent
+    /// The bytes for the host.
+    #[must_use]
+    pub fn unsent(&self) -> &[u8] {
+        &self.bytes[self.sent..]
     }
 
-    /// Writes as much as `line` takes without blocking.
-    pub(crate) fn write_to(&mut self, mut line: impl Write) -> io::Result<()> {
-        while self.waiting() > 0 {
-            match line.write(&self.bytes[self.sent..]) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(count) => self.sent += count,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.forget_written();
-                    return Ok(());
-                }
-                Err(error) => return Err(error),
-            }
+    /// The first `count` of [`unsent`](Self::unsent) are on the line.
+    pub fn sent(&mut self, count: usize) {
+        self.sent = self.bytes.len().min(self.sent + count);
+        if self.sent == self.bytes.len() {
+            self.clear();
         }
-        self.clear();
-        Ok(())
     }
 
     /// Drops the frames that are written in full.
-    fn forget_written(&mut self) {
+    fn forget_sent(&mut self) {
         let mut start = 0;
         while let Some(&end) = self.ends.front().filter(|&&end| end <= self.sent) {
             start = end;
@@ -117,32 +114,12 @@ impl Outgoing {
 
 #[cfg(test)]
 mod tests {
-    use ironclaw_protocol::frame::{Decoder, Event, decode};
-    use ironclaw_protocol::message::{Outcome, RequestId};
+    use alloc::string::ToString as _;
+    use alloc::vec;
 
     use super::*;
-
-    /// A line that takes a number of bytes and then no more.
-    struct Narrow {
-        taken: Vec<u8>,
-        room: usize,
-    }
-
-    impl Write for Narrow {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let count = bytes.len().min(self.room);
-            if count == 0 {
-                return Err(ErrorKind::WouldBlock.into());
-            }
-            self.taken.extend_from_slice(&bytes[..count]);
-            self.room -= count;
-            Ok(count)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::frame::{Decoder, Event, decode};
+    use crate::message::{Outcome, RequestId};
 
     fn pong(id: u32) -> ToHost {
         ToHost::Done {
@@ -162,19 +139,16 @@ mod tests {
             let mut out = Outgoing::default();
             out.open_session();
             (1..=3).for_each(|id| out.push(&pong(id)));
-            let mut line = Narrow {
-                taken: Vec::new(),
-                room: MAGIC.len() + room,
-            };
-            out.write_to(&mut line).unwrap();
+            let mut taken = out.unsent()[..MAGIC.len() + room].to_vec();
+            out.sent(taken.len());
             out.open_session();
             out.push(&pong(9));
-            line.room = usize::MAX;
-            out.write_to(&mut line).unwrap();
+            taken.extend_from_slice(out.unsent());
+            out.sent(usize::MAX / 2);
             assert!(out.is_empty());
 
             let mut decoder = Decoder::new();
-            decoder.push(&line.taken);
+            decoder.push(&taken);
             let mut seen = Vec::new();
             while let Some(event) = decoder.next().unwrap() {
                 seen.push(match event {
@@ -198,10 +172,10 @@ mod tests {
         let mut out = Outgoing::default();
         while !out.is_congested() {
             out.push(&ToHost::Fault {
-                reason: "x".repeat(1000),
+                reason: "x".repeat(1000).to_string(),
             });
         }
-        out.write_to(io::sink()).unwrap();
+        out.sent(out.unsent().len());
         assert!(out.bytes.capacity() <= KEPT);
     }
 }

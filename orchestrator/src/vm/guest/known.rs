@@ -1,0 +1,101 @@
+//! Commands as a guest knows them, whoever started them.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::num::ParseIntError;
+use std::os::unix::ffi::OsStringExt as _;
+use std::str::FromStr;
+
+use ironclaw_protocol::message::{CommandEnd, CommandInfo, ExecId};
+use serde::Serialize;
+
+use super::command::ExitStatus;
+use super::error::GuestError;
+use crate::vm::exit_reason::ExitReason;
+
+/// Names a command in its guest, and in every copy of that. As text it has 16 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CommandId(pub(super) ExecId);
+
+impl CommandId {
+    /// One that no other command has.
+    pub(super) fn draw() -> Result<Self, GuestError> {
+        getrandom::u64()
+            .map(|number| Self(ExecId(number)))
+            .map_err(|error| {
+                let what = format!("the host has no random number for it: {error}");
+                GuestError::closed(ExitReason::Host(what))
+            })
+    }
+}
+
+impl fmt::Display for CommandId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0.0)
+    }
+}
+
+impl FromStr for CommandId {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        u64::from_str_radix(text, 16).map(|number| Self(ExecId(number)))
+    }
+}
+
+impl Serialize for CommandId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// A command that runs in a guest, or has ended there and was not asked for its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KnownCommand {
+    /// Its name in the guest.
+    pub id: CommandId,
+    /// Process id of its main process, in the guest.
+    pub pid: u32,
+    /// The program as it was named, its first 128 bytes. It may hold anything, as the guest says it.
+    pub program: OsString,
+    /// Whether it goes on when nobody listens: see [`Command::keep`](super::Command::keep).
+    pub keep: bool,
+    /// Whether somebody listens.
+    pub attached: bool,
+    /// How it ended, if it has.
+    pub end: Option<ExitStatus>,
+}
+
+impl From<CommandInfo> for KnownCommand {
+    fn from(info: CommandInfo) -> Self {
+        Self {
+            id: CommandId(info.exec),
+            pid: info.pid,
+            program: OsString::from_vec(info.program.as_bytes().to_vec()),
+            keep: info.keep,
+            attached: info.attached,
+            end: info.end.map(|end| match end {
+                CommandEnd::Exited(code) => ExitStatus::Code(code),
+                CommandEnd::Signaled(signal) => ExitStatus::Signal(signal),
+                CommandEnd::TimedOut => ExitStatus::TimedOut,
+                CommandEnd::Cancelled => ExitStatus::Signal(9),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_read_as_it_is_written() {
+        for number in [0, 1, 0xdead_beef, u64::MAX] {
+            let id = CommandId(ExecId(number));
+            assert_eq!(id.to_string().len(), 16);
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
+        assert!("".parse::<CommandId>().is_err() && "x".parse::<CommandId>().is_err());
+    }
+}

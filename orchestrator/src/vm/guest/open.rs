@@ -1,0 +1,306 @@
+//! A request that the guest has not answered, and what it takes to go on with it in another session.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use ironclaw_protocol::limits::{MAX_CHUNK, WINDOW};
+use ironclaw_protocol::message::{ExecId, Request, RequestId, StdinAt, Stream, ToGuest};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use super::activity::Busy;
+use super::inbox::{Inbox, Position};
+
+/// Signals that are kept for a command until its session is there again: more than there are kinds.
+const MAX_SIGNALS: usize = 64;
+
+/// What is asked for, as far as it matters when the session is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A command, which goes on without a session.
+    Command(ExecId),
+    /// A file, which has to be sent again.
+    File,
+    /// Anything that can be asked twice.
+    Question,
+}
+
+impl Kind {
+    pub(super) fn of(request: &Request) -> Self {
+        match request {
+            Request::Exec(exec) => Self::Command(exec.id),
+            Request::Attach(attach) => Self::Command(attach.exec),
+            Request::PutFile(_) | Request::GetFile(_) => Self::File,
+            _ => Self::Question,
+        }
+    }
+
+    fn first_stream(self) -> Stream {
+        match self {
+            Self::File => Stream::File,
+            _ => Stream::Stdout,
+        }
+    }
+}
+
+/// How the one who asked has left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leave {
+    /// The guest ends what was asked for.
+    Cancel,
+    /// A command goes on.
+    Detach,
+}
+
+impl Leave {
+    pub(super) fn message(self, id: RequestId) -> ToGuest {
+        match self {
+            Self::Cancel => ToGuest::Cancel { id },
+            Self::Detach => ToGuest::Detach { id },
+        }
+    }
+}
+
+/// A request that the guest has not answered.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) inbox: Arc<Inbox>,
+    /// Bytes of content that the guest takes now.
+    pub(super) credit: Arc<Semaphore>,
+    pub(super) wanted: Arc<Semaphore>,
+    _slot: OwnedSemaphorePermit,
+    /// While its holder waits for it.
+    busy: Option<Busy>,
+    pub(super) kind: Kind,
+    /// The request, while the guest may not have got it.
+    request: Option<Request>,
+    /// Whether it went out, in this session or an earlier one.
+    pub(super) sent: bool,
+    /// Whether the guest knows its number in this session.
+    pub(super) known: bool,
+    content: Content,
+    awaits_reader: bool,
+    signals: Vec<i32>,
+    /// Since when nobody waits for it.
+    pub(super) left: Option<(Instant, Leave)>,
+}
+
+/// What was sent for a request, and may have to be sent again.
+#[derive(Debug, Default)]
+struct Content {
+    /// Bytes that were given out, since the start.
+    end: u64,
+    /// Of those, what the guest's command has taken.
+    taken: u64,
+    /// The last of them that the guest may not have.
+    bytes: VecDeque<u8>,
+    eof: bool,
+}
+
+/// The guest's words do not fit to what was sent.
+#[derive(Debug)]
+pub(super) struct Mismatch;
+
+impl Open {
+    pub(super) fn new(request: Request, slot: OwnedSemaphorePermit, busy: Busy) -> Self {
+        let kind = Kind::of(&request);
+        let inbox = match &request {
+            Request::Attach(attach) => Inbox::from(Position {
+                stdout: attach.stdout,
+                stderr: attach.stderr,
+            }),
+            _ => Inbox::new(kind.first_stream()),
+        };
+        Self {
+            inbox: Arc::new(inbox),
+            credit: Arc::new(Semaphore::new(WINDOW as usize)),
+            wanted: Arc::new(Semaphore::new(0)),
+            _slot: slot,
+            busy: Some(busy),
+            kind,
+            request: Some(request),
+            sent: false,
+            known: false,
+            content: Content::default(),
+            awaits_reader: false,
+            signals: Vec::new(),
+            left: None,
+        }
+    }
+
+    /// It takes no more content.
+    pub(super) fn end_input(&mut self) {
+        self.credit.close();
+        self.wanted.close();
+        self.content.bytes = VecDeque::new();
+    }
+
+    /// Nobody waits for it any more.
+    pub(super) fn leave(&mut self, how: Leave) -> Option<Busy> {
+        self.end_input();
+        self.left = Some((Instant::now(), how));
+        self.busy.take()
+    }
+
+    /// The request, to be sent; it is given back by [`was_sent`](Self::was_sent).
+    pub(super) fn take_request(&mut self) -> Option<Request> {
+        self.request.take()
+    }
+
+    /// It is on its way.
+    pub(super) fn was_sent(&mut self, request: Request) {
+        // What begins with an answer of its own is known from then on.
+        self.known = !matches!(request, Request::Attach(_));
+        self.sent = true;
+        self.request = Some(request);
+    }
+
+    /// Whether the guest may not have got the command's request.
+    pub(super) fn may_be_unknown(&self) -> bool {
+        matches!(self.request, Some(Request::Exec(_))) && self.left.is_none()
+    }
+
+    /// The guest said something of it, so that it has the request.
+    pub(super) fn heard(&mut self) {
+        if let Kind::Command(_) = self.kind {
+            self.request = None;
+        }
+    }
+
+    /// Content goes out, or is kept until it can.
+    pub(super) fn give(&mut self, bytes: &[u8]) {
+        self.content.end += bytes.len() as u64;
+        // A file is sent again from its start, by who has it.
+        if let Kind::Command(_) = self.kind {
+            self.content.bytes.extend(bytes);
+        }
+    }
+
+    /// No more content comes.
+    pub(super) fn end_content(&mut self) {
+        self.content.eof = true;
+    }
+
+    /// The command took so much more; nothing if it was never given that.
+    pub(super) fn consumed(&mut self, bytes: u32) -> Result<(), Mismatch> {
+        let content = &mut self.content;
+        let taken = content.taken + u64::from(bytes);
+        if taken > content.end {
+            return Err(Mismatch);
+        }
+        content.taken = taken;
+        content.shorten();
+        self.credit.add_permits(bytes as usize);
+        Ok(())
+    }
+
+    /// The holder wants to be told when the command waits for content.
+    pub(super) fn await_reader(&mut self) {
+        self.awaits_reader = true;
+    }
+
+    /// It was told.
+    pub(super) fn reader_waits(&mut self) {
+        self.awaits_reader = false;
+        // However often the guest says so, asked or not.
+        if self.wanted.available_permits() == 0 {
+            self.wanted.add_permits(1);
+        }
+    }
+
+    /// A signal that can't be sent now.
+    pub(super) fn keep_signal(&mut self, signal: i32) {
+        if self.signals.len() < MAX_SIGNALS {
+            self.signals.push(signal);
+        }
+    }
+
+    /// The guest found the command again, with its standard input there. Gives what it is to be told.
+    pub(super) fn attached(
+        &mut self,
+        id: RequestId,
+        at: Position,
+        stdin: Option<StdinAt>,
+    ) -> Result<Vec<ToGuest>, Mismatch> {
+        if self.known || !self.inbox.attach(at) {
+            return Err(Mismatch);
+        }
+        self.known = true;
+        let is_new = matches!(self.request, Some(Request::Attach(_)));
+        self.request = None;
+        let mut messages = Vec::new();
+        for (stream, offset) in self.inbox.tell_all() {
+            messages.push(ToGuest::Taken { id, stream, offset });
+        }
+        match stdin {
+            // Closed by the guest's knowledge, or never there.
+            None => self.end_input(),
+            Some(at) if is_new => {
+                let behind = at.received.saturating_sub(at.taken);
+                let behind = usize::try_from(behind).map_err(|_| Mismatch)?;
+                self.credit.forget_permits(behind);
+                (self.content.end, self.content.taken) = (at.received, at.taken);
+            }
+            Some(at) if self.left.is_none() => {
+                let (again, freed) = self.content.resume(at)?;
+                self.credit.add_permits(freed);
+                let chunks = again.chunks(MAX_CHUNK).map(<[u8]>::to_vec);
+                messages.extend(chunks.map(|bytes| ToGuest::Data { id, bytes }));
+            }
+            Some(_) => {}
+        }
+        if stdin.is_some() && self.content.eof {
+            messages.push(ToGuest::Eof { id });
+        }
+        if self.awaits_reader {
+            messages.push(ToGuest::AwaitReader { id });
+        }
+        let signals = self.signals.drain(..);
+        messages.extend(signals.map(|signal| ToGuest::Signal { id, signal }));
+        messages.extend(self.left.map(|(_, how)| how.message(id)));
+        Ok(messages)
+    }
+}
+
+impl Content {
+    fn shorten(&mut self) {
+        let kept = usize::try_from(self.end - self.taken).unwrap_or(usize::MAX);
+        let beyond = self.bytes.len().saturating_sub(kept);
+        self.bytes.drain(..beyond);
+    }
+
+    /// What the guest has not received, and how much more its command has taken than was known.
+    fn resume(&mut self, at: StdinAt) -> Result<(Vec<u8>, usize), Mismatch> {
+        let missing = self.end.checked_sub(at.received).ok_or(Mismatch)?;
+        let freed = at.taken.checked_sub(self.taken).ok_or(Mismatch)?;
+        let missing = usize::try_from(missing).map_err(|_| Mismatch)?;
+        let skip = self.bytes.len().checked_sub(missing).ok_or(Mismatch)?;
+        let again = self.bytes.range(skip..).copied().collect();
+        self.taken = at.taken;
+        self.shorten();
+        Ok((again, usize::try_from(freed).map_err(|_| Mismatch)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_goes_on_where_the_guest_has_it() {
+        let mut content = Content {
+            end: 10,
+            taken: 4,
+            bytes: (4..10).collect(),
+            eof: false,
+        };
+        let at = |received, taken| StdinAt { received, taken };
+        let (again, freed) = content.resume(at(8, 5)).unwrap();
+        assert_eq!((again, freed), (vec![8, 9], 1));
+        let (again, freed) = content.resume(at(10, 10)).unwrap();
+        assert_eq!((again.len(), freed, content.bytes.len()), (0, 5, 0));
+        for lie in [at(11, 10), at(9, 9), at(10, 9)] {
+            assert!(content.resume(lie).is_err(), "{lie:?}");
+        }
+    }
+}

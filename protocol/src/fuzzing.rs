@@ -1,0 +1,17 @@
+//! What the fuzz targets of both ends make of their input.
+
+use alloc::vec::Vec;
+
+/// Cuts `bytes` into frames with right lengths: each has its length in two bytes, and its payload.
+#[must_use]
+pub fn framed(mut bytes: &[u8]) -> Vec<u8> {
+    let mut stream = Vec::new();
+    while let Some((length, rest)) = bytes.split_first_chunk() {
+        let length = usize::from(u16::from_le_bytes(*length)).min(rest.len());
+        let (payload, rest) = rest.split_at(length);
+        stream.extend_from_slice(&u32::try_from(length).unwrap_or(0).to_le_bytes());
+        stream.extend_from_slice(payload);
+        bytes = rest;
+    }
+    stream
+}

@@ -1,0 +1,617 @@
+//! What a guest knows of its commands, apart from what runs them.
+//!
+//! A command belongs to the guest: it goes on when the session is lost in which it was started, and any
+//! session can listen to it from then on. What the host has not taken of its output is kept, so that a
+//! host that comes again misses nothing and hears nothing twice.
+//!
+//! ```text
+//!                 ┌── session lost, detach ──┐
+//!   start ─▶ attached ◀────── attach ───── unattended ── too long ──▶ killed, or kept on and
+//!                 │                            │                    losing its oldest output
+//!               ended                        ended
+//!                 ▼                            ▼
+//!             answered ── session lost ──▶ unattended ── too long, too many ──▶ forgotten
+//!                 └───────────── acknowledged ─────────────────────────────────▶ forgotten
+//! ```
+//!
+//! While the session of a command lives, and for some time after it was lost, the command waits when
+//! nobody takes its output, as at a full pipe.
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+use core::ops::Bound;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::limits::{
+    MAX_CHUNK, MAX_COMMANDS, MAX_ENDED, MAX_FORGOTTEN, MAX_KEPT_OUTPUT, MAX_LISTED, MAX_PROGRAM,
+    MIN_OUTPUT_WINDOW, OUTPUT_WINDOW, UNATTENDED_TICKS, WINDOW,
+};
+use crate::message::{
+    Attach, CommandEnd, CommandInfo, ExecId, FailureKind, Outcome, RequestId, StdinAt, Stream,
+    ToHost,
+};
+use crate::os_bytes::OsBytes;
+use crate::ring::Ring;
+
+/// Credit goes back in portions of at least this size, to save frames. The host still never stalls: it
+/// has to have used up all of the window, which is more, before it has to wait.
+const CREDIT_PORTION: u64 = WINDOW as u64 / 4;
+
+/// Number of a session, never used again in a guest's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SessionKey(pub u64);
+
+/// A request of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listener {
+    /// The session.
+    pub session: SessionKey,
+    /// Its request.
+    pub request: RequestId,
+}
+
+/// A command that was just started.
+#[derive(Debug)]
+pub struct NewCommand<'a> {
+    /// Its number.
+    pub exec: ExecId,
+    /// Of its main process.
+    pub pid: u32,
+    /// What it runs.
+    pub program: &'a OsBytes,
+    /// Whether it goes on without a session.
+    pub keep: bool,
+    /// Whether it has a standard input to be written.
+    pub stdin: bool,
+}
+
+/// Why a command is not started, or not listened to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// There is one of this number.
+    #[error("there is a command of this number")]
+    InUse,
+    /// There was one, which is forgotten.
+    #[error("the command ended, and was forgotten since nobody asked for its end")]
+    Forgotten,
+    /// There is none, and was none lately.
+    #[error("there is no command of this number")]
+    Unknown,
+    /// The guest runs as many as it may.
+    #[error("the guest runs no more than {MAX_COMMANDS} commands at a time")]
+    TooMany,
+    /// The host says that it has what was never written.
+    #[error("the command has not written that much")]
+    Ahead,
+}
+
+impl Refusal {
+    /// For an answer to the host.
+    #[must_use]
+    pub fn kind(self) -> FailureKind {
+        match self {
+            Self::InUse | Self::Ahead => FailureKind::Invalid,
+            Self::Forgotten => FailureKind::Forgotten,
+            Self::Unknown => FailureKind::NotFound,
+            Self::TooMany => FailureKind::TooMany,
+        }
+    }
+}
+
+/// How a host breaks the rules for a command's content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BadContent {
+    /// It takes none, or no more.
+    Unexpected,
+    /// More than was granted.
+    OverCredit,
+}
+
+/// How far standard input is.
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+struct Inflow {
+    received: u64,
+    taken: u64,
+    /// What of `taken` the host was told.
+    told: u64,
+    closed: bool,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+enum Ear {
+    Listening(Listener),
+    /// The session has the end, unless it is lost with it.
+    Answered(SessionKey),
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Record {
+    order: u64,
+    pid: u32,
+    program: OsBytes,
+    keep: bool,
+    ear: Option<Ear>,
+    /// Ticks since nobody listens.
+    quiet: u32,
+    stdout: Ring,
+    stderr: Ring,
+    /// Which output was sent last.
+    last: Stream,
+    stdin: Option<Inflow>,
+    reader_waits: bool,
+    out_of_memory: bool,
+    end: Option<CommandEnd>,
+}
+
+impl Record {
+    fn ring(&mut self, stream: Stream) -> Option<&mut Ring> {
+        match stream {
+            Stream::Stdout => Some(&mut self.stdout),
+            Stream::Stderr => Some(&mut self.stderr),
+            Stream::File => None,
+        }
+    }
+
+    fn kept(&self) -> usize {
+        self.stdout.len() + self.stderr.len()
+    }
+
+    /// Nobody listened for as long as is waited for.
+    fn is_given_up(&self) -> bool {
+        self.ear.is_none() && self.quiet >= UNATTENDED_TICKS
+    }
+
+    fn is_heard_by(&self, session: SessionKey) -> bool {
+        matches!(self.ear, Some(Ear::Listening(listener)) if listener.session == session)
+    }
+
+    fn answered(&self) -> bool {
+        matches!(self.ear, Some(Ear::Answered(_)))
+    }
+
+    /// What its listener is told next.
+    fn next(&mut self) -> Option<ToHost> {
+        let Some(Ear::Listening(Listener { session, request })) = self.ear else {
+            return None;
+        };
+        let id = request;
+        if let Some(stdin) = &mut self.stdin
+            && stdin.taken - stdin.told >= CREDIT_PORTION
+            && !stdin.closed
+        {
+            let bytes = u32::try_from(stdin.taken - stdin.told).unwrap_or(WINDOW);
+            stdin.told = stdin.taken;
+            return Some(ToHost::Credit { id, bytes });
+        }
+        if core::mem::take(&mut self.reader_waits) {
+            return Some(ToHost::ReaderWaits { id });
+        }
+        let turns = match self.last {
+            Stream::Stdout => [Stream::Stderr, Stream::Stdout],
+            _ => [Stream::Stdout, Stream::Stderr],
+        };
+        for stream in turns {
+            if let Some(ring) = self.ring(stream)
+                && ring.has_unsent()
+            {
+                let bytes = ring.send(MAX_CHUNK);
+                self.last = stream;
+                return Some(ToHost::Data { id, stream, bytes });
+            }
+        }
+        let end = self.end?;
+        if core::mem::take(&mut self.out_of_memory) {
+            return Some(ToHost::OutOfMemory { id });
+        }
+        self.ear = Some(Ear::Answered(session));
+        Some(ToHost::Done {
+            id,
+            outcome: end.outcome(),
+        })
+    }
+}
+
+/// All commands of a guest. What simulates one may write it to a disk.
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+pub struct ProcessTable {
+    records: BTreeMap<ExecId, Record>,
+    /// Commands that were started.
+    started: u64,
+    /// Bytes of output that are kept.
+    kept: usize,
+    forgotten: VecDeque<ExecId>,
+    /// For sessions whose command another one listens to now.
+    notices: VecDeque<(SessionKey, ToHost)>,
+}
+
+impl ProcessTable {
+    /// Whether a command of this number may be started.
+    ///
+    /// # Errors
+    /// Says why not.
+    pub fn check(&self, exec: ExecId) -> Result<(), Refusal> {
+        if self.records.contains_key(&exec) {
+            return Err(Refusal::InUse);
+        }
+        if self.forgotten.contains(&exec) {
+            return Err(Refusal::Forgotten);
+        }
+        let running = self.records.values().filter(|record| record.end.is_none());
+        if running.count() >= MAX_COMMANDS {
+            return Err(Refusal::TooMany);
+        }
+        Ok(())
+    }
+
+    /// Whether there is a command of this number, running or ended.
+    ///
+    /// # Errors
+    /// Says why not.
+    pub fn known(&self, exec: ExecId) -> Result<(), Refusal> {
+        if self.records.contains_key(&exec) {
+            Ok(())
+        } else if self.forgotten.contains(&exec) {
+            Err(Refusal::Forgotten)
+        } else {
+            Err(Refusal::Unknown)
+        }
+    }
+
+    /// A command was started, as [`check`](Self::check) allowed it.
+    pub fn start(&mut self, new: &NewCommand<'_>, listener: Listener) {
+        let program = new.program.as_bytes();
+        let record = Record {
+            order: self.started,
+            pid: new.pid,
+            program: program[..program.len().min(MAX_PROGRAM)].into(),
+            keep: new.keep,
+            ear: Some(Ear::Listening(listener)),
+            quiet: 0,
+            stdout: Ring::default(),
+            stderr: Ring::default(),
+            last: Stream::Stderr,
+            stdin: new.stdin.then(Inflow::default),
+            reader_waits: false,
+            out_of_memory: false,
+            end: None,
+        };
+        self.started += 1;
+        self.records.insert(new.exec, record);
+    }
+
+    /// The command that a request is about.
+    #[must_use]
+    pub fn find(&self, by: Listener) -> Option<ExecId> {
+        let heard = |record: &Record| matches!(record.ear, Some(Ear::Listening(l)) if l == by);
+        let found = self.records.iter().find(|(_, record)| heard(record));
+        found.map(|(&exec, _)| exec)
+    }
+
+    /// How many requests of a session are open here.
+    #[must_use]
+    pub fn requests(&self, session: SessionKey) -> usize {
+        let heard = self.records.values().filter(|r| r.is_heard_by(session));
+        heard.count()
+    }
+
+    /// How many bytes of a command's output may be read now.
+    #[must_use]
+    pub fn room(&self, exec: ExecId, stream: Stream) -> usize {
+        let Some(record) = self.records.get(&exec) else {
+            return 0;
+        };
+        if record.is_given_up() {
+            return MAX_CHUNK;
+        }
+        let window = if self.kept < MAX_KEPT_OUTPUT {
+            OUTPUT_WINDOW as usize
+        } else {
+            MIN_OUTPUT_WINDOW
+        };
+        let has = match stream {
+            Stream::Stdout => record.stdout.len(),
+            Stream::Stderr => record.stderr.len(),
+            Stream::File => window,
+        };
+        window.saturating_sub(has)
+    }
+
+    /// A command wrote something, no more than there is [`room`](Self::room) for.
+    pub fn push(&mut self, exec: ExecId, stream: Stream, bytes: &[u8]) {
+        self.change(exec, |record| {
+            let given_up = record.is_given_up();
+            if let Some(ring) = record.ring(stream) {
+                ring.push(bytes);
+                if given_up {
+                    ring.keep(OUTPUT_WINDOW as usize);
+                }
+            }
+        });
+        if self.kept > MAX_KEPT_OUTPUT {
+            self.shorten();
+        }
+    }
+
+    /// Of commands that nobody listens to, takes what others need.
+    fn shorten(&mut self) {
+        let given_up = self.records.iter().filter(|(_, r)| r.is_given_up());
+        let given_up: Vec<_> = given_up.map(|(&exec, _)| exec).collect();
+        for exec in given_up {
+            self.change(exec, |record| {
+                record.stdout.keep(MIN_OUTPUT_WINDOW);
+                record.stderr.keep(MIN_OUTPUT_WINDOW);
+            });
+        }
+    }
+
+    /// What a command wrote is of no interest any more.
+    pub fn clear_output(&mut self, exec: ExecId) {
+        self.change(exec, |record| {
+            record.stdout.clear();
+            record.stderr.clear();
+        });
+    }
+
+    /// A command ended, and all that it wrote is here.
+    pub fn ended(&mut self, exec: ExecId, end: CommandEnd, out_of_memory: bool) {
+        let Some(record) = self.records.get_mut(&exec) else {
+            return;
+        };
+        record.end = Some(end);
+        record.out_of_memory = out_of_memory;
+        if record.is_given_up() && !record.keep {
+            self.forget(exec);
+        }
+        let ended = self.records.iter().filter(|(_, r)| r.end.is_some());
+        if ended.clone().count() > MAX_ENDED {
+            // Who listens gets its end and then counts as answered.
+            let unheard = ended.filter(|(_, r)| !matches!(r.ear, Some(Ear::Listening(_))));
+            if let Some((&oldest, _)) = unheard.min_by_key(|(_, record)| record.order) {
+                self.forget(oldest);
+            }
+        }
+    }
+
+    /// The host took a stream up to `offset`; `false` if that was not sent.
+    #[must_use]
+    pub fn taken(&mut self, exec: ExecId, stream: Stream, offset: u64) -> bool {
+        let mut sent = true;
+        self.change(exec, |record| {
+            if let Some(ring) = record.ring(stream) {
+                sent = ring.taken(offset);
+            }
+        });
+        sent
+    }
+
+    /// Content for a command's standard input arrived.
+    ///
+    /// # Errors
+    /// Says how that breaks the rules.
+    pub fn arrived(&mut self, exec: ExecId, bytes: usize) -> Result<(), BadContent> {
+        let stdin = self.open_stdin(exec)?;
+        let received = stdin.received + bytes as u64;
+        if received - stdin.told > WINDOW.into() {
+            return Err(BadContent::OverCredit);
+        }
+        stdin.received = received;
+        Ok(())
+    }
+
+    /// No more content comes for it.
+    ///
+    /// # Errors
+    /// [`BadContent::Unexpected`].
+    pub fn content_ended(&mut self, exec: ExecId) -> Result<(), BadContent> {
+        self.open_stdin(exec)?.closed = true;
+        Ok(())
+    }
+
+    fn open_stdin(&mut self, exec: ExecId) -> Result<&mut Inflow, BadContent> {
+        let record = self.records.get_mut(&exec);
+        let stdin = record.and_then(|record| record.stdin.as_mut());
+        let open = stdin.filter(|stdin| !stdin.closed);
+        open.ok_or(BadContent::Unexpected)
+    }
+
+    /// A command, or nobody if there is none to read it, took that many bytes of what had arrived.
+    pub fn consumed(&mut self, exec: ExecId, bytes: usize) {
+        if let Some(record) = self.records.get_mut(&exec)
+            && let Some(stdin) = &mut record.stdin
+        {
+            stdin.taken = stdin.received.min(stdin.taken + bytes as u64);
+        }
+    }
+
+    /// A command waits for its standard input, as its listener wanted to know.
+    pub fn reader_waits(&mut self, exec: ExecId) {
+        if let Some(record) = self.records.get_mut(&exec) {
+            record.reader_waits = true;
+        }
+    }
+
+    /// Lets a request listen to a command from some offsets on. Another listener is told that it is one
+    /// no more. Gives what the host is told at once.
+    ///
+    /// # Errors
+    /// Says why it can't.
+    pub fn attach(&mut self, attach: Attach, listener: Listener) -> Result<ToHost, Refusal> {
+        let exec = attach.exec;
+        self.known(exec)?;
+        let record = self.records.get_mut(&exec).ok_or(Refusal::Unknown)?;
+        if attach.stdout > record.stdout.kept().to || attach.stderr > record.stderr.kept().to {
+            return Err(Refusal::Ahead);
+        }
+        let stdout = record.stdout.rewind(attach.stdout);
+        let stderr = record.stderr.rewind(attach.stderr);
+        if let Some(Ear::Listening(before)) = record.ear.replace(Ear::Listening(listener)) {
+            let done = ToHost::Done {
+                id: before.request,
+                outcome: Outcome::Detached,
+            };
+            self.notices.push_back((before.session, done));
+        }
+        record.quiet = 0;
+        record.reader_waits = false;
+        let stdin = record.stdin.as_mut().filter(|stdin| !stdin.closed);
+        Ok(ToHost::Attached {
+            id: listener.request,
+            stdout,
+            stderr,
+            stdin: stdin.map(|stdin| {
+                stdin.told = stdin.taken;
+                StdinAt {
+                    received: stdin.received,
+                    taken: stdin.taken,
+                }
+            }),
+            keep: record.keep,
+        })
+    }
+
+    /// A request listens no more; it is answered so.
+    pub fn detach(&mut self, by: Listener) {
+        let exec = self.find(by);
+        if let Some(record) = exec.and_then(|exec| self.records.get_mut(&exec)) {
+            record.ear = None;
+            record.quiet = 0;
+            let done = ToHost::Done {
+                id: by.request,
+                outcome: Outcome::Detached,
+            };
+            self.notices.push_back((by.session, done));
+        }
+    }
+
+    /// A session is over.
+    pub fn session_lost(&mut self, session: SessionKey) {
+        self.notices.retain(|(of, _)| *of != session);
+        for record in self.records.values_mut() {
+            let its = match record.ear {
+                Some(Ear::Listening(listener)) => listener.session == session,
+                Some(Ear::Answered(of)) => of == session,
+                None => false,
+            };
+            if its {
+                record.ear = None;
+                record.quiet = 0;
+            }
+        }
+    }
+
+    /// All sessions are over.
+    pub fn sessions_lost(&mut self) {
+        self.notices.clear();
+        for record in self.records.values_mut() {
+            record.ear = None;
+            record.quiet = 0;
+        }
+    }
+
+    /// The host has the end of a command. Of one that runs, that means nothing.
+    pub fn acknowledge(&mut self, exec: ExecId) {
+        if self.records.get(&exec).is_some_and(Record::answered)
+            && let Some(record) = self.records.remove(&exec)
+        {
+            // The host that knew it would not ask for it again.
+            self.kept -= record.kept();
+        }
+    }
+
+    /// What a session is told next, of all its commands in turn.
+    pub fn next(&mut self, session: SessionKey, turn: &mut Turn) -> Option<ToHost> {
+        if let Some(at) = self.notices.iter().position(|(of, _)| *of == session) {
+            return self.notices.remove(at).map(|(_, message)| message);
+        }
+        let last = turn.0.unwrap_or(ExecId(u64::MAX));
+        let behind = (Bound::Excluded(last), Bound::Unbounded);
+        for range in [behind, (Bound::Unbounded, Bound::Included(last))] {
+            for (&exec, record) in self.records.range_mut(range) {
+                if record.is_heard_by(session)
+                    && let Some(message) = record.next()
+                {
+                    turn.0 = Some(exec);
+                    return Some(message);
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether [`tick`](Self::tick) is to be called, once a second.
+    #[must_use]
+    pub fn has_unattended(&self) -> bool {
+        let mut unheard = self.records.values().filter(|r| r.ear.is_none());
+        unheard.any(|record| record.quiet < UNATTENDED_TICKS)
+    }
+
+    /// A second passed in which the guest ran. Gives the commands that are to be killed, since nobody
+    /// came back for them.
+    pub fn tick(&mut self) -> Vec<ExecId> {
+        let mut over = Vec::new();
+        for (&exec, record) in &mut self.records {
+            if record.ear.is_none() && record.quiet < UNATTENDED_TICKS {
+                record.quiet += 1;
+                if record.quiet == UNATTENDED_TICKS && !record.keep {
+                    over.push((exec, record.end.is_some()));
+                }
+            }
+        }
+        for (exec, _) in over.iter().filter(|(_, ended)| *ended) {
+            self.forget(*exec);
+        }
+        let running = over.into_iter().filter(|(_, ended)| !ended);
+        running.map(|(exec, _)| exec).collect()
+    }
+
+    /// The guest became a copy of the one in which its commands were started, whose host is not this
+    /// one's: they are its own from now on, and kept.
+    pub fn keep_all(&mut self) {
+        for record in self.records.values_mut() {
+            record.keep = true;
+            record.quiet = 0;
+        }
+    }
+
+    /// What runs, or has ended and is not forgotten, in the order in which it was started.
+    #[must_use]
+    pub fn list(&self) -> Vec<CommandInfo> {
+        let mut records: Vec<_> = self.records.iter().collect();
+        records.sort_unstable_by_key(|(_, record)| record.order);
+        let info = |(&exec, record): (&ExecId, &Record)| CommandInfo {
+            exec,
+            pid: record.pid,
+            program: record.program.clone(),
+            keep: record.keep,
+            attached: matches!(record.ear, Some(Ear::Listening(_))),
+            end: record.end,
+            stdout: record.stdout.kept(),
+            stderr: record.stderr.kept(),
+        };
+        records.into_iter().map(info).take(MAX_LISTED).collect()
+    }
+
+    fn change(&mut self, exec: ExecId, change: impl FnOnce(&mut Record)) {
+        if let Some(record) = self.records.get_mut(&exec) {
+            let before = record.kept();
+            change(record);
+            self.kept = self.kept - before + record.kept();
+        }
+    }
+
+    fn forget(&mut self, exec: ExecId) {
+        if let Some(record) = self.records.remove(&exec) {
+            self.kept -= record.kept();
+            if self.forgotten.len() >= MAX_FORGOTTEN {
+                self.forgotten.pop_front();
+            }
+            self.forgotten.push_back(exec);
+        }
+    }
+}
+
+/// Whose turn it is in a session.
+#[derive(Debug, Default)]
+pub struct Turn(Option<ExecId>);
