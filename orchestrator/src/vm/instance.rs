@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::vm::exit_reason::ExitReason;
 use crate::vm::guest::{Guest, GuestError};
 use crate::vm::lifecycle::{Denied, Request, State};
-use crate::vm::snapshot::Snapshot;
+use crate::vm::snapshot::{Requirements, Snapshot, SnapshotStore};
 use crate::vm::vm_id::VmId;
 use crate::vm::vmm::{MicroVm, VmmError, VmmProcess};
 use crate::vm::vms::Vms;
@@ -36,6 +36,7 @@ pub(crate) struct Instance {
     reason: OnceLock<ExitReason>,
     killed: AtomicBool,
     lease: OnceLock<Lease>,
+    lineage: Arc<Lineage>,
     listed: OnceLock<Arc<Vms<Instance>>>,
 }
 
@@ -49,6 +50,13 @@ struct Resources {
     /// Its room in the pool.
     room: Option<Box<dyn fmt::Debug + Send + Sync>>,
     over: bool,
+}
+
+/// What a VM was made from, and so what a checkpoint of it is of.
+#[derive(Debug)]
+pub(crate) struct Lineage {
+    pub(crate) store: SnapshotStore,
+    pub(crate) requirements: Requirements,
 }
 
 /// The identity under which a VM was handed out, and the time.
@@ -75,6 +83,9 @@ pub enum VmError {
     /// The VMM failed. The VM is killed.
     #[error(transparent)]
     Vmm(#[from] VmmError),
+    /// No checkpoint could be written of it. The VM goes on.
+    #[error("no checkpoint was written")]
+    NoCheckpoint(#[source] VmmError),
     /// The guest failed. The VM is killed.
     #[error(transparent)]
     Guest(#[from] GuestError),
@@ -86,6 +97,7 @@ impl Instance {
         machine: Box<dyn MicroVm>,
         guest: Guest,
         snapshot: Option<Snapshot>,
+        lineage: Arc<Lineage>,
     ) -> (Arc<Self>, mpsc::Receiver<Message>) {
         let (mailbox, messages) = mpsc::channel(MAILBOX);
         let instance = Self {
@@ -102,6 +114,7 @@ impl Instance {
             reason: OnceLock::new(),
             killed: AtomicBool::new(false),
             lease: OnceLock::new(),
+            lineage,
             listed: OnceLock::new(),
         };
         (Arc::new(instance), messages)
@@ -127,6 +140,12 @@ impl Instance {
         if !resources.over {
             resources.machine = Some(machine);
         }
+    }
+
+    /// What it was made from, with the snapshot if it was restored from one.
+    pub(crate) fn lineage(&self) -> (Arc<Lineage>, Option<Snapshot>) {
+        let snapshot = self.resources().snapshot.clone();
+        (Arc::clone(&self.lineage), snapshot)
     }
 
     /// Holds a value until the VM's end.

@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use crate::template::{Step, Template};
 use crate::vm::identity::{self, VmName};
+use crate::vm::instance::Lineage;
 use crate::vm::snapshot::{
     Description, Owners, Requirements, Snapshot, SnapshotId, SnapshotStore, Staging,
 };
@@ -100,6 +101,7 @@ struct Inner {
     machine: Machine,
     snapshots: SnapshotStore,
     requirements: Requirements,
+    lineage: Arc<Lineage>,
     progress: Progress,
 }
 
@@ -206,7 +208,8 @@ impl Launcher {
             hello: begun.elapsed().saturating_sub(start),
             ..Timings::default()
         };
-        let handle = Vm::new(vm, guest, None).hand_out(name, identity, Origin::ColdBooted);
+        let handle =
+            Vm::new(vm, guest, None, &self.0.lineage).hand_out(name, identity, Origin::ColdBooted);
         Ok(handle.with_timings(timings))
     }
 
@@ -244,7 +247,7 @@ impl Launcher {
         snapshot: &Snapshot,
         standby: Option<Box<dyn Standby>>,
     ) -> Result<RunningClone, LaunchError> {
-        RunningClone::start(&*self.0.vmm, snapshot, standby).await
+        RunningClone::start(&*self.0.vmm, snapshot, standby, &self.0.lineage).await
     }
 
     /// A process for a clone; `None` if the hypervisor has no such.

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!             handed out          Pause
-//!   Starting ───────────▶ Running ──────▶ Paused
+//!   Starting ───────────▶ Running ──────▶ Paused        either ──Checkpoint──▶ Checkpointing ──▶ the same
 //!                            │ ▲  Resume    │
 //!                            │ └────────────┤
 //!                            ├──── Stop ────┘
@@ -23,6 +23,7 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use crate::vm::exit_reason::ExitReason;
+use crate::vm::vmm::SavedFiles;
 
 /// Limit of waiting requests. Each has a caller that waits.
 const MAX_WAITING: usize = 16;
@@ -37,6 +38,8 @@ pub enum State {
     Running,
     /// The guest is held: it uses no processor time.
     Paused,
+    /// The guest is held while a checkpoint of the VM is written.
+    Checkpointing,
     /// The guest was asked to power off.
     Stopping,
     /// The VM is over.
@@ -44,12 +47,14 @@ pub enum State {
 }
 
 /// A request to a VM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Request {
     /// Holds the guest.
     Pause,
     /// Releases the guest.
     Resume,
+    /// Writes a checkpoint to these new files.
+    Checkpoint(SavedFiles),
     /// Sets when the VM is killed; `None`: never.
     SetDeadline(Option<Instant>),
     /// Sets after which idle time the VM is ended; `None`: never.
@@ -63,7 +68,7 @@ pub(crate) enum Request {
 
 /// The operation to execute for a request.
 #[must_use]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Effect {
     /// None: nothing would change.
     Nothing,
@@ -71,6 +76,13 @@ pub(crate) enum Effect {
     Hold,
     /// Release the guest.
     Release,
+    /// Write a checkpoint, and leave the VM as it was before.
+    Checkpoint {
+        /// New files to write it to.
+        files: SavedFiles,
+        /// Whether it is held.
+        held: bool,
+    },
     /// Set the deadline.
     SetDeadline(Option<Instant>),
     /// Set the limit of idle time.
@@ -85,9 +97,9 @@ pub(crate) enum Effect {
 impl Effect {
     /// Returns whether the machine is busy with it until [`finished`](RequestQueue::finished) is
     /// called.
-    fn is_work(self) -> bool {
+    fn is_work(&self) -> bool {
         match self {
-            Self::Hold | Self::Release | Self::ShutDown { .. } => true,
+            Self::Hold | Self::Release | Self::Checkpoint { .. } | Self::ShutDown { .. } => true,
             Self::Nothing | Self::SetDeadline(_) | Self::SetIdle(_) => false,
         }
     }
@@ -120,12 +132,16 @@ pub enum Denied {
 /// # Errors
 /// Why not.
 pub(crate) fn admit(state: &State, request: Request) -> Result<Effect, Denied> {
-    use Request::{Pause, Resume, SetDeadline, SetIdle, Stop};
+    use Request::{Checkpoint, Pause, Resume, SetDeadline, SetIdle, Stop};
     Ok(match (state, request) {
         (State::Gone(reason), _) => return Err(Denied::Gone(reason.clone())),
         (_, SetDeadline(at)) => Effect::SetDeadline(at),
         (_, SetIdle(limit)) => Effect::SetIdle(limit),
         (State::Starting, _) => return Err(Denied::Starting),
+        // It waits in the queue until that is written.
+        (State::Checkpointing, _) => return Err(Denied::Busy),
+        (State::Running, Checkpoint(files)) => Effect::Checkpoint { files, held: false },
+        (State::Paused, Checkpoint(files)) => Effect::Checkpoint { files, held: true },
         (State::Running, Pause) => Effect::Hold,
         (State::Paused, Resume) => Effect::Release,
         (State::Running, Stop { .. }) => Effect::ShutDown { held: false },
@@ -133,7 +149,7 @@ pub(crate) fn admit(state: &State, request: Request) -> Result<Effect, Denied> {
         (State::Running, Resume) | (State::Paused, Pause) | (State::Stopping, Stop { .. }) => {
             Effect::Nothing
         }
-        (State::Stopping, Pause | Resume) => return Err(Denied::Stopping),
+        (State::Stopping, Pause | Resume | Checkpoint(_)) => return Err(Denied::Stopping),
     })
 }
 

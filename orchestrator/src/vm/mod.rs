@@ -15,6 +15,7 @@
 pub mod backend;
 pub mod backends;
 mod causes;
+mod checkpoint;
 pub mod config;
 mod exit_reason;
 pub mod firecracker;
@@ -39,6 +40,7 @@ mod vms;
 
 use ironclaw_host::{flock, host_limits, mount, own_groups, proc, tree, tsc};
 
+pub use checkpoint::{CheckpointError, CheckpointOptions};
 pub use config::Config;
 pub use exit_reason::ExitReason;
 pub use guest::{

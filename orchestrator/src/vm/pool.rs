@@ -18,6 +18,7 @@ mod demand;
 mod driver;
 mod error;
 mod footprint;
+mod fork;
 mod host;
 mod host_memory;
 mod lease;

@@ -15,6 +15,7 @@ mod filter;
 mod jail;
 mod qmp;
 pub mod settings;
+mod state_stream;
 
 use std::fs::File;
 use std::io;
@@ -28,6 +29,7 @@ use async_trait::async_trait;
 use rustix::net::sockopt::set_socket_passcred;
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::regular_file;
@@ -36,7 +38,8 @@ use crate::vm::vmm::process::{Launch, Process, socket_pair};
 use crate::vm::vmm::program::find_program;
 use crate::vm::vmm::run_directory::RunPath;
 use crate::vm::vmm::{
-    Machine, MicroVm, Ram, RestoreSpec, VmSpec, Vmm, VmmError, VmmIdentity, VmmKind, VmmProcess,
+    Machine, MicroVm, Ram, RestoreSpec, SavedFiles, VmSpec, Vmm, VmmError, VmmIdentity, VmmKind,
+    VmmProcess,
 };
 pub use accelerator::Accelerator;
 use command::{Memory, Sockets, Start};
@@ -52,6 +55,11 @@ const PROGRAM: &str = "qemu-system-x86_64";
 
 /// Timeout of a QMP answer, which takes milliseconds.
 const QMP_TIMEOUT: Duration = Duration::from_secs(20);
+/// What writing a checkpoint may take beyond that for each MiB of memory: a slow disk writes 50 of
+/// them in a second.
+const CHECKPOINT_TIME_PER_MIB: Duration = Duration::from_millis(20);
+/// The bytes per second that QEMU writes of itself at most: it is no other host that they go to.
+const MAX_BANDWIDTH: u64 = 1 << 40;
 
 /// The backend's entry point: starts QEMU processes.
 #[derive(Debug, Clone)]
@@ -71,6 +79,7 @@ pub struct QemuVm {
     qmp: Qmp,
     channel: Option<UnixStream>,
     ram_is_shared: bool,
+    machine: Machine,
     started_in: Duration,
 }
 
@@ -258,6 +267,7 @@ impl Qemu {
             qmp: Qmp::new(monitor),
             channel: Some(channel),
             ram_is_shared,
+            machine,
             started_in: Duration::ZERO,
         };
         let mut speaker = 0;
@@ -366,6 +376,51 @@ impl MicroVm for QemuVm {
         .await
     }
 
+    async fn checkpoint(&mut self, files: &SavedFiles) -> Result<(), VmmError> {
+        let SavedFiles { vmstate, memory } = files;
+        let ram = ram_file(memory, self.machine)?;
+        let state = create_private(vmstate)
+            .map_err(VmmError::io(format!("create {}", vmstate.display())))?;
+        let (stream, end) = io::pipe().map_err(VmmError::io("make a pipe for QEMU"))?;
+        let ram_bytes = self.machine.memory_bytes();
+        let split = spawn_blocking(move || {
+            state_stream::split(stream, ram_bytes, &File::from(ram), &state)
+        });
+        let operation = "write a checkpoint";
+        let limit = QMP_TIMEOUT + CHECKPOINT_TIME_PER_MIB * self.machine.memory_mib;
+        self.converse("hold", async |qmp| qmp.execute("stop", json!({})).await)
+            .await?;
+        let sent = self.converse_within(limit, operation, async |qmp| {
+            qmp.send("migrate-set-capabilities", capabilities()).await?;
+            let unlimited = json!({ "max-bandwidth": MAX_BANDWIDTH });
+            qmp.send("migrate-set-parameters", unlimited).await?;
+            qmp.pass_fd("state", end.as_fd()).await?;
+            qmp.execute("migrate", json!({ "uri": "fd:state" })).await?;
+            migrated(qmp).await
+        });
+        let sent = sent.await;
+        drop(end);
+        let went_on = self
+            .converse("go on", async |qmp| qmp.execute("cont", json!({})).await)
+            .await;
+        if went_on.is_err() {
+            self.process.kill();
+        }
+        sent.and(went_on)?;
+        match timeout(QMP_TIMEOUT, split).await {
+            Ok(Ok(written)) => written.map_err(VmmError::io(format!(
+                "write {} and {}",
+                vmstate.display(),
+                memory.display()
+            ))),
+            Ok(Err(error)) => Err(VmmError::io(operation)(error.into())),
+            Err(_) => Err(VmmError::TimedOut {
+                operation,
+                after: QMP_TIMEOUT,
+            }),
+        }
+    }
+
     async fn guest_channel(&mut self) -> Result<UnixStream, VmmError> {
         self.channel.take().ok_or(VmmError::NoChannel)
     }
@@ -395,7 +450,17 @@ impl QemuVm {
         operation: &'static str,
         talk: impl AsyncFnOnce(&mut Qmp) -> Result<(), QmpError>,
     ) -> Result<(), VmmError> {
-        match timeout(QMP_TIMEOUT, talk(&mut self.qmp)).await {
+        self.converse_within(QMP_TIMEOUT, operation, talk).await
+    }
+
+    /// The same with a timeout of its own.
+    async fn converse_within(
+        &mut self,
+        limit: Duration,
+        operation: &'static str,
+        talk: impl AsyncFnOnce(&mut Qmp) -> Result<(), QmpError>,
+    ) -> Result<(), VmmError> {
+        match timeout(limit, talk(&mut self.qmp)).await {
             Ok(Ok(())) => Ok(()),
             // A closed monitor is the first sign of an exit; the supervisor knows the reason.
             Ok(Err(QmpError::Io(_))) => Err(VmmError::Died {
@@ -405,7 +470,7 @@ impl QemuVm {
             Ok(Err(error)) => Err(protocol(operation, &error)),
             Err(_) => Err(VmmError::TimedOut {
                 operation,
-                after: QMP_TIMEOUT,
+                after: limit,
             }),
         }
     }

@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
+use crate::vm::checkpoint::{self, CheckpointError, CheckpointOptions};
 use crate::vm::exit_reason::ExitReason;
 use crate::vm::guest::{Command, CommandId, GuestError, KnownCommand, Output, Position, Running};
 use crate::vm::instance::{Instance, VmError};
 use crate::vm::lifecycle::{Request, State};
+use crate::vm::snapshot::Snapshot;
 use crate::vm::vm_id::VmId;
 use crate::vm::vmm::process::PROCESS_END_TIMEOUT;
 use crate::vm::vmm::{Exit, VmmError};
@@ -211,6 +213,24 @@ impl VmClient {
     /// kills it.
     pub async fn resume(&self) -> Result<(), VmError> {
         self.0.ask(Request::Resume).await
+    }
+
+    /// Writes the VM's memory and state as a snapshot that can be restored any number of times, by
+    /// [`Pool::fork`](super::Pool::fork). The guest is held meanwhile, and goes on.
+    ///
+    /// Refused while commands run, which a copy would not have, and where the VMM ends the connection to
+    /// the guest with it, as Firecracker does.
+    ///
+    /// A checkpoint holds what the guest knew, secrets included. No pool takes it, and nothing deletes it
+    /// before its time.
+    ///
+    /// # Errors
+    /// [`CheckpointError`]. A VM whose state could not be written goes on.
+    pub async fn checkpoint(
+        &self,
+        options: CheckpointOptions,
+    ) -> Result<Snapshot, CheckpointError> {
+        checkpoint::take(&self.0, options).await
     }
 
     /// Sets the time at which the VM is killed, in place of the one set before, by this or by

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::vm::exit_reason::ExitReason;
 use crate::vm::guest::Guest;
 use crate::vm::identity::VmName;
-use crate::vm::instance::Instance;
+use crate::vm::instance::{Instance, Lineage};
 use crate::vm::lifecycle::{Denied, Request};
 use crate::vm::limits::Limits;
 use crate::vm::snapshot::Snapshot;
@@ -126,8 +126,13 @@ pub(crate) struct Vm(Arc<Instance>);
 
 impl Vm {
     /// Starts the task of a VM whose agent can be reached.
-    pub(crate) fn new(machine: Box<dyn MicroVm>, guest: Guest, snapshot: Option<Snapshot>) -> Self {
-        let (instance, messages) = Instance::new(machine, guest, snapshot);
+    pub(crate) fn new(
+        machine: Box<dyn MicroVm>,
+        guest: Guest,
+        snapshot: Option<Snapshot>,
+        lineage: &Arc<Lineage>,
+    ) -> Self {
+        let (instance, messages) = Instance::new(machine, guest, snapshot, Arc::clone(lineage));
         tokio::spawn(vm_task::run(Arc::clone(&instance), messages));
         Self(instance)
     }

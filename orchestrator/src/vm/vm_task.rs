@@ -8,16 +8,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::vm::exit_reason::ExitReason;
 use crate::vm::identity;
 use crate::vm::instance::{Instance, Message, Reply, VmError};
 use crate::vm::lifecycle::{Denied, Effect, Request, RequestQueue, State, Verdict};
-use crate::vm::vmm::{MicroVm, VmmError};
+use crate::vm::vmm::{MicroVm, SavedFiles, VmmError};
 
 /// Timeout of setting a released guest's clock, which takes milliseconds on an idle machine.
 const RESUME_TIMEOUT: Duration = Duration::from_secs(15);
+/// Time in which a guest that does nothing is seen to do nothing.
+const BUSY_TIMEOUT: Duration = Duration::from_millis(10);
 
 /// Returns the task of `instance`, to be spawned.
 pub(crate) fn run(
@@ -129,8 +131,9 @@ impl VmTask {
 
     fn take(&mut self, request: Request, reply: Reply) {
         let state = self.instance.state();
-        if let (Request::Stop { grace }, State::Running | State::Paused) = (request, &state) {
-            let at = Instant::now().checked_add(grace);
+        let is_over = matches!(state, State::Starting | State::Gone(_));
+        if let (Request::Stop { grace }, false) = (&request, is_over) {
+            let at = Instant::now().checked_add(*grace);
             self.kill_at = self.kill_at.into_iter().chain(at).min();
         }
         let verdicts = self.queue.offer(&state, request, reply);
@@ -157,7 +160,7 @@ impl VmTask {
                 self.idle = limit;
                 answer(reply, Ok(()));
             }
-            Effect::Hold | Effect::Release | Effect::ShutDown { .. } => self.begin(effect, reply),
+            effect => self.begin(effect, reply),
         }
     }
 
@@ -168,9 +171,13 @@ impl VmTask {
             Err(denied) => return answer(reply, Err(denied.into())),
         };
         let instance = Arc::clone(&self.instance);
-        if matches!(effect, Effect::ShutDown { .. }) {
-            instance.expect_end(ExitReason::Stopped);
-            instance.set_state(State::Stopping);
+        match effect {
+            Effect::ShutDown { .. } => {
+                instance.expect_end(ExitReason::Stopped);
+                instance.set_state(State::Stopping);
+            }
+            Effect::Checkpoint { .. } => instance.set_state(State::Checkpointing),
+            _ => {}
         }
         self.work = Some(Box::pin(async move {
             let (result, then) = match effect {
@@ -179,6 +186,10 @@ impl VmTask {
                 Effect::ShutDown { held } => (
                     shut_down(&instance, &mut *machine, held).await,
                     State::Stopping,
+                ),
+                Effect::Checkpoint { files, held } => (
+                    checkpoint(&instance, &mut *machine, &files, held).await,
+                    if held { State::Paused } else { State::Running },
                 ),
                 Effect::Nothing | Effect::SetDeadline(_) | Effect::SetIdle(_) => {
                     (Ok(()), instance.state())
@@ -205,6 +216,8 @@ impl VmTask {
             Ok(()) => self.instance.set_state(then),
             // The end of its process reports that.
             Err(VmError::Vmm(VmmError::Died { .. })) => {}
+            // It goes on as it was.
+            Err(VmError::NoCheckpoint(_)) => self.instance.set_state(then),
             Err(_) if then == State::Stopping => self.instance.end(ExitReason::Stopped),
             Err(error) => self.kill(ExitReason::Host(format!("the VM is unfit: {error}"))),
         }
@@ -232,6 +245,40 @@ async fn release(instance: &Instance, machine: &mut dyn MicroVm) -> Result<(), V
         VmmError::io(operation)(std::io::Error::other(error))
     })?;
     Ok(instance.guest.restored(again, RESUME_TIMEOUT).await?)
+}
+
+fn refused(reason: &str) -> VmmError {
+    VmmError::Refused {
+        operation: "write a checkpoint".to_owned(),
+        message: reason.to_owned(),
+    }
+}
+
+/// Writes the state of the machine, which is as it was afterwards.
+async fn checkpoint(
+    instance: &Instance,
+    machine: &mut dyn MicroVm,
+    files: &SavedFiles,
+    held: bool,
+) -> Result<(), VmError> {
+    // Its commands would end with the session that a copy does not have.
+    let activity = instance.guest.activity();
+    let idle = timeout(BUSY_TIMEOUT, activity.none_for(Duration::ZERO)).await;
+    if idle.is_err() {
+        return Err(VmError::NoCheckpoint(refused("commands run in the VM")));
+    }
+    if machine.checkpoint_ends_channel() {
+        let reason = "its VMM would end the connection to the guest";
+        return Err(VmError::NoCheckpoint(refused(reason)));
+    }
+    if held {
+        machine.release().await?;
+    }
+    let written = machine.checkpoint(files).await;
+    if held {
+        machine.hold().await?;
+    }
+    written.map_err(VmError::NoCheckpoint)
 }
 
 /// Asks the guest to power off. Ignores a missing answer: the end has a timeout anyway.

@@ -150,6 +150,24 @@ pub trait MicroVm: fmt::Debug + Send + Sync + 'static {
     /// As for [`hold`](Self::hold).
     async fn snapshot(&mut self, vmstate: &Path, memory: &Path) -> Result<(), VmmError>;
 
+    /// Writes the state of a VM that runs as [`snapshot`](Self::snapshot) does, whatever it was made
+    /// from, both files new, and lets it go on.
+    ///
+    /// # Errors
+    /// [`VmmError`]; the VM goes on all the same, or its process was killed.
+    async fn checkpoint(&mut self, files: &SavedFiles) -> Result<(), VmmError> {
+        Err(VmmError::Refused {
+            operation: format!("write a checkpoint to {}", files.vmstate.display()),
+            message: "this hypervisor can't".to_owned(),
+        })
+    }
+
+    /// Returns whether a [`checkpoint`](Self::checkpoint) ends the stream to the agent:
+    /// [`guest_channel`](Self::guest_channel) opens another one then.
+    fn checkpoint_ends_channel(&self) -> bool {
+        false
+    }
+
     /// Opens a byte stream to the agent in the guest, whose vCPUs must run. Works once in a VM's
     /// life on this host. May wait until the agent is up, as long as the VM lives: the caller sets
     /// a timeout.

@@ -35,6 +35,7 @@ macro_rules! on_each_vmm {
 }
 
 mod backend;
+mod checkpoint;
 mod contract;
 mod crash;
 mod damage;
@@ -84,6 +85,7 @@ fn main() -> ExitCode {
         return code;
     }
     let trials = [
+        checkpoint::trials(),
         contract::trials(),
         crash::trials(),
         damage::trials(),

@@ -1,5 +1,6 @@
 //! A clone of a snapshot: running, as the hypervisor restores it, or paused until its lease.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ironclaw_protocol::message::Identity;
@@ -8,6 +9,7 @@ use tokio::time::timeout;
 use crate::vm::causes::with_causes;
 use crate::vm::guest::{Command, Guest, GuestError};
 use crate::vm::identity::{self, VmName};
+use crate::vm::instance::Lineage;
 use crate::vm::launcher::{LaunchError, READY, blocking};
 use crate::vm::snapshot::{Snapshot, SnapshotError};
 use crate::vm::vm_handle::{Origin, Timings, Vm, VmHandle};
@@ -63,6 +65,7 @@ impl RunningClone {
         vmm: &dyn Vmm,
         snapshot: &Snapshot,
         standby: Option<Box<dyn Standby>>,
+        lineage: &Arc<Lineage>,
     ) -> Result<Self, LaunchError> {
         let begun = Instant::now();
         let mut vm = match restore(vmm, snapshot, standby).await {
@@ -84,7 +87,7 @@ impl RunningClone {
         Ok(Self(Clone {
             vm: {
                 let guest = Guest::of(&*vm.process(), stream)?;
-                Vm::new(vm, guest, Some(snapshot.clone()))
+                Vm::new(vm, guest, Some(snapshot.clone()), lineage)
             },
             begun,
             timings,

@@ -11,6 +11,7 @@ use crate::template::{BuildSpec, Template, TemplateStore};
 use crate::vm::backend::select::{self, Listed, OutOfOrder, Step};
 use crate::vm::backend::{Absence, Backend, Candidate, Installed, Surroundings};
 use crate::vm::config::Config;
+use crate::vm::instance::Lineage;
 use crate::vm::snapshot::{Host, Requirements, SnapshotError, SnapshotStore};
 use crate::vm::vmm::{Vmm, VmmError, VmmIdentity, VmmKind};
 
@@ -90,6 +91,10 @@ impl Launcher {
             passed_over,
             template,
             machine,
+            lineage: Arc::new(Lineage {
+                store: snapshots.clone(),
+                requirements: requirements.clone(),
+            }),
             snapshots,
             requirements,
             progress,

@@ -453,6 +453,13 @@ impl<S: Clone, C> PoolState<S, C> {
         }
     }
 
+    /// Creates a lease of a VM that is of none of the snapshots here.
+    pub(crate) fn lease_beside(&mut self) -> LeaseId {
+        let lease = LeaseId(self.number());
+        self.leases.insert(lease, None);
+        lease
+    }
+
     /// Ends a lease: the VM ended, or was never made.
     pub(crate) fn released(&mut self, lease: LeaseId) {
         if let Some(Some(of)) = self.leases.remove(&lease) {

@@ -59,7 +59,7 @@ pub struct RestoreSpec {
 }
 
 /// The files written by [`MicroVm::snapshot`](super::MicroVm::snapshot).
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SavedFiles {
     /// The state of devices and vCPUs, in the VMM's format.
     pub vmstate: PathBuf,

@@ -1,0 +1,100 @@
+//! Checkpoints of VMs that are in use.
+
+use thiserror::Error;
+use tokio::task::spawn_blocking;
+
+use crate::vm::instance::{Instance, Lineage, VmError};
+use crate::vm::lifecycle::Request;
+use crate::vm::snapshot::{Checkpoint, Description, Snapshot, SnapshotError, Timestamp};
+use crate::vm::vmm::SavedFiles;
+
+/// Whose a checkpoint is, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckpointOptions {
+    /// Who may have it deleted
+    /// ([`SnapshotStore::delete_checkpoint`](super::snapshot::SnapshotStore::delete_checkpoint)): 1 to 256
+    /// bytes of printable text.
+    pub owner: String,
+    /// When it may go by itself; `None`: never.
+    pub keep_until: Option<Timestamp>,
+}
+
+impl CheckpointOptions {
+    /// One of `owner`'s, which is kept until it is deleted.
+    #[must_use]
+    pub fn owned_by(owner: impl Into<String>) -> Self {
+        Self {
+            owner: owner.into(),
+            keep_until: None,
+        }
+    }
+}
+
+/// Why there is no checkpoint. Unless the VM is over, it goes on as before.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// The VM could not be held, or its state not be written.
+    #[error(transparent)]
+    Vm(#[from] VmError),
+    /// What was written could not be kept.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The async runtime shuts down.
+    #[error("the async runtime shuts down")]
+    ShuttingDown,
+}
+
+/// Writes a checkpoint of `instance`, and publishes it.
+pub(crate) async fn take(
+    instance: &Instance,
+    options: CheckpointOptions,
+) -> Result<Snapshot, CheckpointError> {
+    let (lineage, parent) = instance.lineage();
+    let CheckpointOptions { owner, keep_until } = options;
+    let checkpoint = Checkpoint {
+        owner,
+        of: instance.id.to_string(),
+        keep_until,
+    };
+    let parent_id = parent.as_ref().map(Snapshot::id);
+    let staging = blocking({
+        let lineage = std::sync::Arc::clone(&lineage);
+        move || {
+            let Lineage {
+                store,
+                requirements,
+            } = &*lineage;
+            store.ensure_room(requirements.machine.memory_bytes())?;
+            store.stage_checkpoint(requirements, checkpoint, parent_id)
+        }
+    });
+    let staging = staging.await?;
+    let files = SavedFiles {
+        vmstate: staging.vmstate(),
+        memory: staging.memory(),
+    };
+    instance.ask(Request::Checkpoint(files)).await?;
+    let requirements = lineage.requirements.clone();
+    let description = Description {
+        generation: parent.map_or(0, |parent| parent.manifest().generation),
+        template: requirements.template,
+        vmm: requirements.vmm,
+        machine: requirements.machine,
+        host: requirements.host,
+    };
+    let published = blocking(move || staging.publish(description)).await?;
+    Ok(published.snapshot)
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SnapshotError> + Send + 'static,
+) -> Result<T, CheckpointError> {
+    match spawn_blocking(work).await {
+        Ok(result) => Ok(result?),
+        Err(panic) => match panic.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(CheckpointError::ShuttingDown),
+        },
+    }
+}

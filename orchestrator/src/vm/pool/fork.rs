@@ -1,0 +1,114 @@
+//! Copies of a VM, from a checkpoint of it: within the pool's budget, and beside its tiers.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
+
+use super::core::Core;
+use super::error::Tiers;
+use super::lease::Lease;
+use super::starts::Start;
+use super::{Pool, SpawnError, SpawnOptions};
+use crate::vm::identity::VmName;
+use crate::vm::launcher::LaunchError;
+use crate::vm::snapshot::{Snapshot, SnapshotError};
+use crate::vm::vm_handle::{Origin, Timings, VmHandle};
+
+impl Pool {
+    /// Restores another copy of the VM that `checkpoint` was taken of. It has an id, a host name, entropy
+    /// and a clock of its own, and what ran in the VM goes on in it. It takes room in the pool's budget
+    /// as any VM, for which it waits as long as `options.patience` says.
+    ///
+    /// # Errors
+    /// [`SpawnError::PoolExhausted`] if there was no room in time; [`SpawnError::Failed`] if the
+    /// checkpoint is not one of this pool's template, VMM and machine, or can't be restored;
+    /// [`SpawnError::TimedOut`] beyond `options.timeout`; [`SpawnError::Closed`].
+    pub async fn fork(
+        &self,
+        checkpoint: &Snapshot,
+        options: SpawnOptions,
+    ) -> Result<VmHandle, SpawnError> {
+        let core = &self.core;
+        if core.has_no_runtime() {
+            return Err(SpawnError::RuntimeEnded);
+        }
+        let name = VmName::parse(&options.name)?;
+        fits(core, checkpoint)?;
+        let limits = options.limits;
+        let limit = options.timeout.unwrap_or(Duration::MAX);
+        let forked = async {
+            tokio::select! {
+                forked = fork(core, checkpoint, &name, options.patience) => forked,
+                () = core.closing.cancelled() => Err(SpawnError::Closed),
+                () = core.runtime_ended() => Err(SpawnError::RuntimeEnded),
+            }
+        };
+        let handle = timeout(limit, forked).await;
+        let late = |_| SpawnError::TimedOut {
+            after: limit,
+            tiers: Tiers(Vec::new()),
+        };
+        Ok(handle.map_err(late)??.listed_in(&core.vms).limited(limits))
+    }
+}
+
+fn failed(error: LaunchError) -> SpawnError {
+    SpawnError::Failed(Tiers(vec![(Origin::Restored, error)]))
+}
+
+/// Whether a copy of the checkpoint's VM would be one of this pool's.
+fn fits(core: &Core, checkpoint: &Snapshot) -> Result<(), SpawnError> {
+    let checked = core.launcher.requirements().check(checkpoint.manifest());
+    checked.map_err(|mismatch| {
+        let id = checkpoint.id();
+        failed(SnapshotError::Incompatible { id, mismatch }.into())
+    })
+}
+
+async fn fork(
+    core: &Arc<Core>,
+    checkpoint: &Snapshot,
+    name: &VmName,
+    patience: Duration,
+) -> Result<VmHandle, SpawnError> {
+    let begun = Instant::now();
+    let guest_mib = u64::from(core.launcher.machine().memory_mib);
+    let budget = &core.bounds.budget;
+    // Clones that nobody needs as much make room for whoever stands in the line.
+    let claim = budget.claim(guest_mib);
+    let share = async {
+        loop {
+            let changed = budget.changed();
+            match claim.take() {
+                Some(share) => return share,
+                None => changed.await,
+            }
+        }
+    };
+    let share = timeout(patience, share).await;
+    let share = share.map_err(|_| SpawnError::PoolExhausted {
+        waited: begun.elapsed(),
+        limit: budget.limit_met(guest_mib),
+    })?;
+    drop(claim);
+    let id = core.apply(|state, _| state.lease_beside());
+    let lease = Lease::new(id, share, core);
+    let left = patience.saturating_sub(begun.elapsed());
+    let permit = timeout(left, core.host.starts.acquire(Start::Restore)).await;
+    let permit = permit.map_err(|_| SpawnError::StartsBusy {
+        waited: begun.elapsed(),
+        starts: core.host.starts.limit(Start::Restore),
+    })?;
+    let queue = begun.elapsed();
+    let clone = core.launcher.clone_of(checkpoint, None).await;
+    drop(permit);
+    let handle = clone.map_err(failed)?.serve(name, Origin::Restored).await;
+    let handle = handle.map_err(failed)?;
+    let timings = Timings {
+        queue,
+        total: begun.elapsed(),
+        ..handle.timings()
+    };
+    Ok(handle.with_timings(timings).holding(Box::new(lease)))
+}

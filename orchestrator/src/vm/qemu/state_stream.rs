@@ -1,0 +1,421 @@
+//! Splits QEMU's migration stream into the two files of a snapshot.
+//!
+//! A clone maps its RAM privately, which `x-ignore-shared` can't leave out: QEMU sends all of it. Here
+//! the pages of RAM go to a memory file, and the rest to a state file, as if RAM had been shared. So
+//! clones of a checkpoint share its memory as those of any other snapshot do.
+//!
+//! ```text
+//!   header, configuration
+//!   START ram: blocks     PART ram: pages …     END ram: pages
+//!   FULL device …         end, description
+//! ```
+//!
+//! The format is that of QEMU's migration/savevm.c and migration/ram.c. RAM is the only section that
+//! comes in parts: what follows its end is copied as it is.
+
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::FileExt as _;
+
+/// The block of the guest's RAM: the id of its memory backend.
+const RAM_BLOCK: &[u8] = b"ram";
+
+const MAGIC: u32 = 0x5145_564d;
+const VERSION: u32 = 3;
+
+const SECTION_START: u8 = 1;
+const SECTION_PART: u8 = 2;
+const SECTION_END: u8 = 3;
+const SUBSECTION: u8 = 5;
+const CONFIGURATION: u8 = 7;
+const FOOTER: u8 = 0x7e;
+
+const PAGE_BYTES: usize = 4096;
+const ZERO_PAGE: u64 = 0x02;
+const MEMORY_SIZE: u64 = 0x04;
+const PAGE: u64 = 0x08;
+const END_OF_SECTION: u64 = 0x10;
+const SAME_BLOCK: u64 = 0x20;
+const FLAGS: u64 = PAGE_BYTES as u64 - 1;
+
+/// More blocks than any machine has.
+const MAX_BLOCKS: usize = 64;
+/// Bytes of state beside RAM: devices take some 60 kB, firmware 128 KiB.
+const MAX_STATE_BYTES: u64 = 64 << 20;
+
+/// Copies what `stream` holds: the pages of RAM to their places in `memory`, which is `ram_bytes` of
+/// zeros, and the rest to `state`.
+///
+/// # Errors
+/// What can't be read or written; [`io::ErrorKind::InvalidData`] for anything that is no such stream.
+pub(super) fn split(
+    stream: impl Read,
+    ram_bytes: u64,
+    memory: &File,
+    state: &File,
+) -> io::Result<()> {
+    let mut splitter = Splitter {
+        stream: BufReader::with_capacity(1 << 20, stream),
+        state: BufWriter::new(state),
+        memory,
+        written: vec![false; usize::try_from(ram_bytes / PAGE_BYTES as u64).unwrap_or(0)],
+        block: None,
+        copied: 0,
+    };
+    splitter.run()?;
+    splitter.state.flush()
+}
+
+struct Splitter<'a, R> {
+    stream: BufReader<R>,
+    state: BufWriter<&'a File>,
+    memory: &'a File,
+    /// Which pages of RAM are not zeros any more.
+    written: Vec<bool>,
+    /// Of the last page.
+    block: Option<Vec<u8>>,
+    /// Bytes of state.
+    copied: u64,
+}
+
+fn invalid(what: impl Into<String>) -> io::Error {
+    let what = what.into();
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("QEMU's state is not as it is known: {what}"),
+    )
+}
+
+impl<R: Read> Splitter<'_, R> {
+    fn take<const N: usize>(&mut self) -> io::Result<[u8; N]> {
+        let mut bytes = [0; N];
+        self.stream.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.copied += bytes.len() as u64;
+        if self.copied > MAX_STATE_BYTES {
+            return Err(invalid(format!("it has more than {MAX_STATE_BYTES} bytes")));
+        }
+        self.state.write_all(bytes)
+    }
+
+    /// Copies so many bytes; returns them.
+    fn copy<const N: usize>(&mut self) -> io::Result<[u8; N]> {
+        let bytes = self.take()?;
+        self.put(&bytes)?;
+        Ok(bytes)
+    }
+
+    fn copy_u8(&mut self) -> io::Result<u8> {
+        Ok(u8::from_be_bytes(self.copy()?))
+    }
+
+    fn copy_u32(&mut self) -> io::Result<u32> {
+        Ok(u32::from_be_bytes(self.copy()?))
+    }
+
+    fn copy_u64(&mut self) -> io::Result<u64> {
+        Ok(u64::from_be_bytes(self.copy()?))
+    }
+
+    fn copy_bytes(&mut self, count: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; count];
+        self.stream.read_exact(&mut bytes)?;
+        self.put(&bytes)?;
+        Ok(bytes)
+    }
+
+    /// A text behind a byte with its length.
+    fn copy_name(&mut self) -> io::Result<Vec<u8>> {
+        let count = self.copy_u8()?;
+        self.copy_bytes(count.into())
+    }
+
+    fn run(&mut self) -> io::Result<()> {
+        if (self.copy_u32()?, self.copy_u32()?) != (MAGIC, VERSION) {
+            return Err(invalid("the header is another one"));
+        }
+        let id = self.copy_to_ram()?;
+        self.blocks()?;
+        self.footer(id)?;
+        loop {
+            let kind = u8::from_be_bytes(self.take()?);
+            let of = u32::from_be_bytes(self.take()?);
+            if of != id || !matches!(kind, SECTION_PART | SECTION_END) {
+                return Err(invalid(format!(
+                    "section {kind} of {of} comes before RAM's end"
+                )));
+            }
+            self.put(&[kind])?;
+            self.put(&of.to_be_bytes())?;
+            self.pages()?;
+            self.footer(id)?;
+            if kind == SECTION_END {
+                break;
+            }
+        }
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            match self.stream.read(&mut buffer)? {
+                0 => return Ok(()),
+                count => self.put(&buffer[..count])?,
+            }
+        }
+    }
+
+    /// Copies all before the blocks of RAM; returns the number of RAM's section.
+    fn copy_to_ram(&mut self) -> io::Result<u32> {
+        let mut kind = self.copy_u8()?;
+        if kind == CONFIGURATION {
+            let count = self.copy_u32()?;
+            if count > 64 {
+                return Err(invalid("the machine's name is too long"));
+            }
+            self.copy_bytes(count as usize)?;
+            kind = self.copy_u8()?;
+        }
+        while kind == SUBSECTION {
+            let name = self.copy_name()?;
+            let _version = self.copy_u32()?;
+            if name != b"configuration/capabilities" {
+                let name = String::from_utf8_lossy(&name).into_owned();
+                return Err(invalid(format!("there is a subsection {name:?}")));
+            }
+            for _ in 0..self.copy_u32()?.min(64) {
+                self.copy_name()?;
+            }
+            kind = self.copy_u8()?;
+        }
+        let id = self.copy_u32()?;
+        if kind != SECTION_START || self.copy_name()? != b"ram" {
+            return Err(invalid(format!(
+                "RAM does not come first, but section {kind}"
+            )));
+        }
+        let _instance = self.copy_u32()?;
+        let _version = self.copy_u32()?;
+        Ok(id)
+    }
+
+    /// The blocks that RAM consists of, with where they are.
+    fn blocks(&mut self) -> io::Result<()> {
+        let header = self.copy_u64()?;
+        if header & FLAGS != MEMORY_SIZE {
+            return Err(invalid("the size of memory is missing"));
+        }
+        let mut left = header & !FLAGS;
+        for _ in 0..MAX_BLOCKS {
+            if left == 0 {
+                break;
+            }
+            let name = self.copy_name()?;
+            let bytes = self.copy_u64()?;
+            let _address = self.copy_u64()?;
+            let ram_bytes = (self.written.len() * PAGE_BYTES) as u64;
+            if name == RAM_BLOCK && bytes != ram_bytes {
+                return Err(invalid(format!("RAM has {bytes} bytes, not {ram_bytes}")));
+            }
+            left = left
+                .checked_sub(bytes)
+                .ok_or_else(|| invalid("its blocks are larger than memory"))?;
+        }
+        if left > 0 || self.copy_u64()? != END_OF_SECTION {
+            return Err(invalid("its blocks are not memory"));
+        }
+        Ok(())
+    }
+
+    /// The pages of a section: those of RAM go into the memory file, and the section goes on without.
+    fn pages(&mut self) -> io::Result<()> {
+        loop {
+            let header = u64::from_be_bytes(self.take()?);
+            let (at, flags) = (header & !FLAGS, header & FLAGS);
+            if header == END_OF_SECTION {
+                return self.put(&header.to_be_bytes());
+            }
+            if flags & SAME_BLOCK == 0 {
+                let count = u8::from_be_bytes(self.take()?);
+                let mut name = vec![0; count.into()];
+                self.stream.read_exact(&mut name)?;
+                self.block = Some(name);
+            }
+            let block = self.block.clone();
+            let block = block.ok_or_else(|| invalid("a page is of no block"))?;
+            let is_zero = match flags & !SAME_BLOCK {
+                ZERO_PAGE => true,
+                PAGE => false,
+                flags => return Err(invalid(format!("a page has flags {flags:#x}"))),
+            };
+            if block == RAM_BLOCK {
+                self.page_of_ram(at, is_zero)?;
+            } else {
+                self.page_of_other(at, is_zero, &block)?;
+            }
+        }
+    }
+
+    fn page_of_ram(&mut self, at: u64, is_zero: bool) -> io::Result<()> {
+        let index = usize::try_from(at / PAGE_BYTES as u64).unwrap_or(usize::MAX);
+        let Some(written) = self.written.get_mut(index) else {
+            return Err(invalid(format!("a page is at {at:#x}, beyond RAM")));
+        };
+        let was_written = std::mem::replace(written, !is_zero);
+        if is_zero {
+            if self.take::<1>()? != [0] {
+                return Err(invalid("a page is filled with another byte than zero"));
+            }
+            if was_written {
+                self.memory.write_all_at(&[0; PAGE_BYTES], at)?;
+            }
+            return Ok(());
+        }
+        let page: [u8; PAGE_BYTES] = self.take()?;
+        self.memory.write_all_at(&page, at)
+    }
+
+    /// By its block's name, since the page before it may be gone.
+    fn page_of_other(&mut self, at: u64, is_zero: bool, block: &[u8]) -> io::Result<()> {
+        let flag = if is_zero { ZERO_PAGE } else { PAGE };
+        self.put(&(at | flag).to_be_bytes())?;
+        self.put(&[u8::try_from(block.len()).unwrap_or(u8::MAX)])?;
+        self.put(block)?;
+        if is_zero {
+            self.copy::<1>().map(drop)
+        } else {
+            self.copy::<PAGE_BYTES>().map(drop)
+        }
+    }
+
+    fn footer(&mut self, id: u32) -> io::Result<()> {
+        let (mark, of) = (self.copy_u8()?, self.copy_u32()?);
+        if (mark, of) == (FOOTER, id) {
+            Ok(())
+        } else {
+            Err(invalid("a section does not end where it should"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const RAM_BYTES: u64 = 4 * PAGE_BYTES as u64;
+
+    fn name(text: &str) -> Vec<u8> {
+        [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat()
+    }
+
+    fn block(text: &str, bytes: u64) -> Vec<u8> {
+        [name(text), bytes.to_be_bytes().to_vec(), vec![0; 8]].concat()
+    }
+
+    fn footer() -> Vec<u8> {
+        vec![FOOTER, 0, 0, 0, 2]
+    }
+
+    /// All until the pages, for `bytes` of RAM and a page of firmware.
+    fn head() -> Vec<u8> {
+        let mut head = [MAGIC.to_be_bytes(), VERSION.to_be_bytes()].concat();
+        head.push(CONFIGURATION);
+        head.extend(7u32.to_be_bytes());
+        head.extend(b"microvm");
+        head.push(SUBSECTION);
+        head.extend(name("configuration/capabilities"));
+        head.extend([1u32.to_be_bytes(), 1u32.to_be_bytes()].concat());
+        head.extend(name("x-ignore-shared"));
+        head.extend([SECTION_START, 0, 0, 0, 2]);
+        head.extend(name("ram"));
+        head.extend([0, 0, 0, 0, 0, 0, 0, 4]);
+        head.extend(((RAM_BYTES + PAGE_BYTES as u64) | MEMORY_SIZE).to_be_bytes());
+        head.extend(block("ram", RAM_BYTES));
+        head.extend(block("pc.bios", PAGE_BYTES as u64));
+        head.extend(END_OF_SECTION.to_be_bytes());
+        head.extend(footer());
+        head
+    }
+
+    fn section(kind: u8, pages: &[Vec<u8>]) -> Vec<u8> {
+        let end = END_OF_SECTION.to_be_bytes().to_vec();
+        [vec![kind, 0, 0, 0, 2], pages.concat(), end, footer()].concat()
+    }
+
+    fn page(at: u64, block: Option<&str>, fill: u8) -> Vec<u8> {
+        let flags = if fill == 0 { ZERO_PAGE } else { PAGE };
+        let same = if block.is_some() { 0 } else { SAME_BLOCK };
+        let mut page = (at | flags | same).to_be_bytes().to_vec();
+        page.extend(block.map(name).unwrap_or_default());
+        page.extend(vec![fill; if fill == 0 { 1 } else { PAGE_BYTES }]);
+        page
+    }
+
+    fn of(stream: &[u8]) -> io::Result<(Vec<u8>, Vec<u8>)> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let memory = File::create_new(path("memory")).unwrap();
+        memory.set_len(RAM_BYTES).unwrap();
+        let state = File::create_new(path("state")).unwrap();
+        split(stream, RAM_BYTES, &memory, &state)?;
+        let read = |name| std::fs::read(path(name)).unwrap();
+        Ok((read("memory"), read("state")))
+    }
+
+    #[test]
+    fn ram_goes_to_its_file_and_the_rest_stays_as_if_ram_had_been_shared() {
+        const AT: u64 = PAGE_BYTES as u64;
+        let devices = b"\x04devices, which are not looked at";
+        let stream = [
+            head(),
+            section(
+                SECTION_PART,
+                &[
+                    page(AT, Some("ram"), 7),
+                    page(2 * AT, None, 9),
+                    page(0, Some("pc.bios"), 3),
+                    page(3 * AT, Some("ram"), 0),
+                ],
+            ),
+            // It goes on in the block of the page before.
+            section(SECTION_END, &[page(2 * AT, None, 0)]),
+            devices.to_vec(),
+        ]
+        .concat();
+        let (memory, state) = of(&stream).unwrap();
+        let pages: Vec<u8> = memory.iter().step_by(PAGE_BYTES).copied().collect();
+        assert_eq!(pages, [0, 7, 0, 0]);
+        let expected = [
+            head(),
+            section(SECTION_PART, &[page(0, Some("pc.bios"), 3)]),
+            section(SECTION_END, &[]),
+            devices.to_vec(),
+        ];
+        assert_eq!(state, expected.concat());
+    }
+
+    #[test]
+    fn a_page_beyond_ram_and_one_of_no_block_are_refused() {
+        for page in [page(RAM_BYTES, Some("ram"), 1), page(0, None, 1)] {
+            let stream = [head(), section(SECTION_END, &[page])].concat();
+            let error = of(&stream).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_write_beyond_ram_or_panic(
+            at in 0..head().len(), bytes in proptest::collection::vec(any::<u8>(), 0..64)
+        ) {
+            let mut stream = head();
+            stream.truncate(at);
+            stream.extend(bytes);
+            if let Ok((memory, _)) = of(&stream) {
+                prop_assert_eq!(memory.len() as u64, RAM_BYTES);
+            }
+        }
+    }
+}
