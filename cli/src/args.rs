@@ -30,6 +30,10 @@ pub(crate) struct Cli {
     /// Print JSON on standard output instead of text; of a failure, {"error", "exit_code"}.
     #[arg(long, global = true)]
     pub(crate) json: bool,
+    /// Set a setting, whatever its variable or a file sets; may be given more than once. `ironclaw config
+    /// show` lists the keys.
+    #[arg(long, value_name = "KEY=VALUE", global = true, value_parser = OsStringValueParser::new().try_map(setting))]
+    pub(crate) set: Vec<(String, OsString)>,
     #[command(subcommand)]
     pub(crate) task: Task,
 }
@@ -123,6 +127,9 @@ pub(crate) enum Task {
     /// The set of snapshots that VMs are taken from in turn.
     #[command(subcommand)]
     Pool(PoolTask),
+    /// The settings.
+    #[command(subcommand)]
+    Config(ConfigTask),
     /// Check what is installed, and say which hypervisor would be used and why.
     #[command(after_help = help::DOCTOR_EXAMPLES)]
     Doctor,
@@ -331,6 +338,13 @@ pub(crate) enum PoolTask {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigTask {
+    /// Show each setting, its value, and what set it.
+    #[command(after_help = help::CONFIG_EXAMPLES)]
+    Show,
+}
+
 /// How figures are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum StatsFormat {
@@ -365,6 +379,12 @@ fn variable(text: OsString) -> Result<(OsString, OsString), &'static str> {
         }
         _ => Err("it takes NAME=VALUE"),
     }
+}
+
+fn setting(text: OsString) -> Result<(String, OsString), &'static str> {
+    let (key, value) = variable(text).map_err(|_| "it takes KEY=VALUE")?;
+    let key = key.into_string().map_err(|_| "a key is in UTF-8")?;
+    Ok((key, value))
 }
 
 fn absolute(text: OsString) -> Result<PathBuf, &'static str> {

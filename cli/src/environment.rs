@@ -2,10 +2,9 @@
 
 use std::ffi::OsStr;
 
-use ironclaw_orchestrator::vm::config::VARIABLES;
+use ironclaw_orchestrator::vm::config::SETTINGS;
+use ironclaw_settings::{CONFIG, PREFIX};
 
-/// The prefix of all settings.
-const PREFIX: &str = "IRONCLAW_";
 /// The prefix of the tests' own variables.
 const TEST_PREFIX: &str = "IRONCLAW_TEST";
 
@@ -24,7 +23,8 @@ pub(crate) fn warn_of_strays() {
 
 fn is_stray(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
-    let is_known = VARIABLES.iter().any(|(known, ..)| *known == name);
+    let is_setting = SETTINGS.iter().any(|setting| setting.variable() == name);
+    let is_known = is_setting || name == CONFIG;
     name.starts_with(PREFIX) && !name.starts_with(TEST_PREFIX) && !is_known
 }
 
@@ -36,6 +36,7 @@ mod tests {
     fn an_unknown_variable_that_looks_like_a_setting_is_a_stray() {
         for (name, expected) in [
             ("IRONCLAW_POOL_SIZE", false),
+            ("IRONCLAW_CONFIG", false),
             ("IRONCLAW_POOLSIZE", true),
             ("IRONCLAW_", true),
             ("IRONCLAW_TEST_SEED", false),

@@ -2,8 +2,10 @@
 
 use std::fmt::Write as _;
 
-use ironclaw_orchestrator::vm::config::VARIABLES;
+use ironclaw_console::for_users;
+use ironclaw_orchestrator::vm::config::SETTINGS;
 use ironclaw_orchestrator::vm::guest::MAX_COLLECTED;
+use ironclaw_settings::CONFIG;
 
 use crate::exit::Exit;
 
@@ -132,6 +134,18 @@ Examples:
   ironclaw snapshot delete 0192f0c1-7a2b-7c3d-8e4f-5a6b7c8d9e0f
   ironclaw snapshot delete --all";
 
+pub(crate) const CONFIG_EXAMPLES: &str = "\
+A file sets what no variable does, and --set what nothing else does:
+
+  # /etc/ironclaw/config.toml
+  pool_size = 3
+  taps = [\"tap0\", \"tap1\"]
+
+Examples:
+  ironclaw config show
+  IRONCLAW_POOL_SIZE=2 ironclaw --set jail=off config show
+  ironclaw config show --json | jq '.settings.pool_size'";
+
 pub(crate) const POOL_EXAMPLES: &str = "\
 Examples:
   ironclaw pool warmup
@@ -156,10 +170,17 @@ pub(crate) fn run() -> String {
 
 fn environment() -> String {
     let mut text = String::from("Environment variables:\n");
-    for (name, default, meaning) in VARIABLES {
+    for setting in SETTINGS {
+        let (name, meaning) = (setting.variable(), for_users(&setting.expected()));
+        let default = for_users(&setting.default.to_string());
         // Writing to a string can't fail.
         let _ = writeln!(text, "  {name}\n      {meaning}\n      default: {default}");
     }
+    let _ = writeln!(
+        text,
+        "  {CONFIG}\n      path of a TOML file of these settings, with keys such as pool_size\n      \
+         default: $XDG_CONFIG_HOME/ironclaw/config.toml, or else /etc/ironclaw/config.toml"
+    );
     let _ = writeln!(
         text,
         "  RUST_LOG\n      what is logged on standard error\n      default: warn"
@@ -188,9 +209,10 @@ mod tests {
     #[test]
     fn every_variable_and_every_exit_code_is_in_the_help_of_run() {
         let text = run();
-        for (name, default, meaning) in VARIABLES {
-            for part in [name, default, meaning] {
-                assert!(text.contains(part), "{part:?} is missing");
+        for setting in SETTINGS {
+            let (default, meaning) = (setting.default.to_string(), setting.expected());
+            for part in [setting.variable(), for_users(&default), for_users(&meaning)] {
+                assert!(text.contains(&part), "{part:?} is missing");
             }
         }
         for exit in Exit::ALL {

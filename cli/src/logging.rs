@@ -1,8 +1,9 @@
 //! Configures the log on standard error.
 
 use std::ffi::OsStr;
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _, Write};
 
+use ironclaw_console::for_users;
 use ironclaw_console::streams::Stderr;
 use thiserror::Error;
 use tracing_subscriber::EnvFilter;
@@ -38,12 +39,27 @@ pub(crate) struct BadFilter {
     source: Option<ParseError>,
 }
 
+/// Standard error, where settings go by the names of their variables.
+struct ForUsers;
+
+impl Write for ForUsers {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        Stderr.write_all(for_users(&text).as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Stderr.flush()
+    }
+}
+
 /// Starts logging at the levels in `RUST_LOG`.
 pub(crate) fn start(default: Default) -> Result<(), BadFilter> {
     let value = std::env::var_os(VARIABLE).unwrap_or_default();
     tracing_subscriber::fmt()
         .with_env_filter(filter(&value, default)?)
-        .with_writer(|| Stderr)
+        .with_writer(|| ForUsers)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
     Ok(())

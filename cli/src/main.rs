@@ -4,6 +4,7 @@
 
 mod args;
 mod completions;
+mod config;
 mod descriptors;
 mod doctor;
 mod each;
@@ -21,16 +22,17 @@ mod runtime;
 mod snapshot;
 mod template;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
 use ironclaw_bench::{bench, soak};
 use ironclaw_console::signals::{outlive_file_limit, until_first};
-use ironclaw_orchestrator::vm::{Config, dropped_vms_ended};
+use ironclaw_orchestrator::vm::dropped_vms_ended;
 use tokio::time::timeout;
 
-use args::{Cli, Task};
+use args::{Cli, ConfigTask, Task};
 use exit::Exit;
 
 /// Timeout of work that a signal interrupts: tasks drop what they hold; threads, and then VMs, have
@@ -38,12 +40,12 @@ use exit::Exit;
 const RUNDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
-    let Cli { json, task } = Cli::of_process();
-    let code = with_runtime(task, json).unwrap_or_else(|error| failure::tell(&error, json));
+    let Cli { json, set, task } = Cli::of_process();
+    let code = with_runtime(task, &set, json).unwrap_or_else(|error| failure::tell(&error, json));
     ExitCode::from(code)
 }
 
-fn with_runtime(task: Task, json: bool) -> Result<u8> {
+fn with_runtime(task: Task, set: &[(String, OsString)], json: bool) -> Result<u8> {
     logging::start(match task {
         Task::Doctor => logging::Default::Errors,
         _ => logging::Default::Warnings,
@@ -51,7 +53,7 @@ fn with_runtime(task: Task, json: bool) -> Result<u8> {
     environment::warn_of_strays();
     descriptors::allow_most();
     let runtime = runtime::start()?;
-    let result = runtime.block_on(perform(task, json));
+    let result = runtime.block_on(perform(task, set, json));
     runtime.shutdown_timeout(RUNDOWN_TIMEOUT);
     await_dropped_vms();
     result
@@ -68,11 +70,12 @@ fn await_dropped_vms() {
     }
 }
 
-async fn perform(task: Task, json: bool) -> Result<u8> {
+async fn perform(task: Task, set: &[(String, OsString)], json: bool) -> Result<u8> {
     outlive_file_limit()?;
-    let config = Config::from_env;
+    let config = || config::read(set);
     match task {
         Task::Completions { shell } => completions::print(shell),
+        Task::Config(ConfigTask::Show) => config::show(set, json),
         // These handle signals themselves, because they clean up.
         Task::Bench(task) => found(bench::run(&config()?, &task.into(), json).await?),
         Task::Run(task) => run::run(config()?, task, json).await,

@@ -18,7 +18,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use ironclaw_orchestrator::vm::config::VARIABLES;
+use ironclaw_orchestrator::vm::config::SETTINGS;
+use ironclaw_settings::with_variables;
 use proc_macro2::{TokenStream, TokenTree};
 
 fn main() -> std::process::ExitCode {
@@ -51,15 +52,19 @@ fn table(heading: &str) -> Vec<Vec<String>> {
 }
 
 #[test]
-fn every_setting_is_in_the_guide_with_its_default() {
+fn every_setting_is_in_the_guide_with_its_default_and_what_it_takes() {
     let plain = |cell: &str| cell.replace('`', "");
     let told: Vec<_> = table("## Settings")
         .iter()
-        .map(|row| (plain(&row[0]), plain(&row[1])))
+        .map(|row| [plain(&row[0]), plain(&row[1]), plain(&row[2])])
         .collect();
-    let known: Vec<_> = VARIABLES
+    let plain = |text: &str| plain(&with_variables(text, SETTINGS));
+    let known: Vec<_> = SETTINGS
         .iter()
-        .map(|(name, default, _)| ((*name).to_owned(), (*default).to_owned()))
+        .map(|setting| {
+            let (default, meaning) = (setting.default.to_string(), setting.expected());
+            [setting.variable(), plain(&default), plain(&meaning)]
+        })
         .collect();
     assert_eq!(told, known);
 }
@@ -227,7 +232,7 @@ const EXAMPLE_ID: &str = "0192f0c1-7a2b-7c3d-8e4f-5a6b7c8d9e0f";
 /// constants and arguments of `format!`.
 fn messages() -> String {
     let mut all = String::new();
-    let mut directories: Vec<_> = ["host/src", "orchestrator/src"]
+    let mut directories: Vec<_> = ["host/src", "orchestrator/src", "settings/src", "store/src"]
         .map(|path| repository().join(path))
         .into();
     while let Some(directory) = directories.pop() {
@@ -255,7 +260,7 @@ fn literals(tokens: TokenStream, all: &mut String) {
             TokenTree::Group(group) => literals(group.stream(), all),
             TokenTree::Literal(literal) => {
                 if let Ok(text) = syn::parse2::<syn::LitStr>(TokenTree::Literal(literal).into()) {
-                    let text = text.value();
+                    let text = with_variables(&text.value(), SETTINGS);
                     all.push_str(&text.split_whitespace().collect::<Vec<_>>().join(" "));
                     all.push('\n');
                 }

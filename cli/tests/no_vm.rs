@@ -11,7 +11,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
-use ironclaw_orchestrator::vm::config::VARIABLES;
+use ironclaw_orchestrator::vm::config::SETTINGS;
 use ironclaw_orchestrator::vm::snapshot::{
     Checkpoint, Description, Host, Requirements, SnapshotStore, Staging,
 };
@@ -26,11 +26,21 @@ fn main() -> std::process::ExitCode {
 }
 
 /// Returns `ironclaw` with no settings but directories of its own below `state`.
+/// A file that sets nothing.
+fn no_settings() -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("no-settings.toml");
+    // Complete at once, for tests that run at the same time.
+    fs::write(&path, "").unwrap();
+    path
+}
+
 fn ironclaw(state: &Path) -> Command {
     let mut command = Command::new(assert_cmd::cargo::cargo_bin!("ironclaw"));
-    for (name, ..) in VARIABLES {
-        command.env_remove(name);
+    for setting in SETTINGS {
+        command.env_remove(setting.variable());
     }
+    // Not that of who runs the tests.
+    command.env("IRONCLAW_CONFIG", no_settings());
     command.env_remove("RUST_LOG");
     command.env("IRONCLAW_SNAPSHOT_PATH", state.join("snapshots"));
     command.env("IRONCLAW_TEMPLATE_PATH", state.join("templates"));
@@ -86,6 +96,101 @@ fn a_bad_setting_is_named_with_its_value_and_range_for_every_command() {
                 );
         }
     }
+}
+
+/// A file with these settings, that nobody else can change.
+fn settings(state: &TempDir, text: &str) -> PathBuf {
+    let path = state.path().join("config.toml");
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    path
+}
+
+#[test]
+fn what_sets_a_setting_is_shown_a_flag_before_a_variable_before_a_file() {
+    let state = tempfile::tempdir().unwrap();
+    let file = settings(&state, "pool_size = 2\nmin_warm = 3\n\nvcpus = 4\n");
+    let show = |json: &[&str]| {
+        let mut command = ironclaw(state.path());
+        command
+            .args(["config", "show", "--set", "pool_size=7"])
+            .args(json);
+        let command = command.env("IRONCLAW_CONFIG", &file);
+        let output = command.env("IRONCLAW_MIN_WARM", "5").output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let shown: serde_json::Value = serde_json::from_str(&show(&["--json"])).unwrap();
+    assert_eq!(shown["file"], file.to_str().unwrap());
+    for (key, value, from) in [
+        ("pool_size", serde_json::json!(7), "flag"),
+        ("min_warm", serde_json::json!(5), "variable"),
+        ("max_warm", serde_json::json!(5), "default"),
+        ("vcpus", serde_json::json!(4), "file"),
+        ("memory_mib", serde_json::json!(128), "default"),
+        ("taps", serde_json::Value::Null, "default"),
+    ] {
+        let setting = &shown["settings"][key];
+        assert_eq!(
+            (&setting["value"], &setting["from"]),
+            (&value, &from.into()),
+            "{key}"
+        );
+    }
+    assert_eq!(shown["settings"]["vcpus"]["line"], 4);
+    let text = show(&[]);
+    for part in [
+        format!("{}:4", file.display()),
+        "IRONCLAW_MIN_WARM".to_owned(),
+        "--set".to_owned(),
+    ] {
+        assert!(text.contains(&part), "{text}");
+    }
+}
+
+#[test]
+fn what_is_wrong_in_a_file_of_settings_is_told_with_its_line_and_the_nearest_name() {
+    let state = tempfile::tempdir().unwrap();
+    for (text, parts) in [
+        (
+            "\npool_sise = 2\n",
+            &["config.toml:2:", "is it \"pool_size\"?"][..],
+        ),
+        (
+            "pool_size = 50\n",
+            &["config.toml:1: pool_size=\"50\"", "1-20"],
+        ),
+        ("pool_size = \n", &["config.toml:1:"]),
+    ] {
+        let file = settings(&state, text);
+        for task in [
+            &["config", "show"][..],
+            &["pool", "stats"],
+            &["run", "--", "true"],
+        ] {
+            let mut assert = ironclaw(state.path())
+                .args(task)
+                .env("IRONCLAW_CONFIG", &file)
+                .assert()
+                .code(121);
+            for part in parts {
+                assert = assert.stderr(contains(*part));
+            }
+        }
+    }
+    let file = settings(&state, "");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+    let mut writable = ironclaw(state.path());
+    let writable = writable
+        .args(["config", "show"])
+        .env("IRONCLAW_CONFIG", &file);
+    writable.assert().code(121).stderr(contains("chmod go-w"));
+    let mut unknown = ironclaw(state.path());
+    let unknown = unknown.args(["config", "show", "--set", "jal=off"]);
+    unknown
+        .assert()
+        .code(121)
+        .stderr(contains("is it \"jail\"?"));
 }
 
 #[test]

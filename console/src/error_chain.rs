@@ -1,8 +1,16 @@
-//! Formats an error with its causes.
+//! Formats an error with its causes, for the users of a command.
 
 use std::error::Error;
 
-/// Returns `error` and its causes in one line, without a cause that the text before it contains
+use ironclaw_orchestrator::vm::config::SETTINGS;
+use ironclaw_settings::with_variables;
+
+/// Returns a text of the library with the variables of the settings that it names.
+pub fn for_users(text: &str) -> String {
+    with_variables(text, SETTINGS)
+}
+
+/// Returns `error` and its causes in one line, as [`for_users`] has it, without a cause that the text before it contains
 /// already.
 pub fn causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
@@ -14,5 +22,5 @@ pub fn causes(error: &dyn Error) -> String {
         }
         next = cause.source();
     }
-    text
+    for_users(&text)
 }

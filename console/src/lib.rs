@@ -10,5 +10,5 @@ pub mod progress;
 pub mod signals;
 pub mod streams;
 
-pub use error_chain::causes;
+pub use error_chain::{causes, for_users};
 pub use output_closed::{OutputClosed, written};

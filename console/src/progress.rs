@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use ironclaw_orchestrator::template::Step;
 use ironclaw_orchestrator::vm::{Progress, Stage};
 
+use crate::error_chain::for_users;
 use crate::streams::Stderr;
 
 const SPINNER_INTERVAL: Duration = Duration::from_millis(100);
@@ -60,6 +61,7 @@ impl Reporter {
 
     /// Shows the next stage; without a spinner, only if it is `long`.
     pub fn stage(&self, text: &str, long: bool) {
+        let text = &*for_users(text);
         let mut shown = self.0.shown();
         match &*shown {
             Shown::Ended => {}

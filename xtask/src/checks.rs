@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::build::{self, TESTGUEST};
 use crate::workspace::Workspace;
-use crate::{fuzz, packages, step, structure};
+use crate::{fuzz, packages, setting_names, step, structure};
 
 /// Runs all tests, with the guest agent and the bare-metal guest.
 pub(crate) fn test(workspace: &Workspace) -> Result<()> {
@@ -25,6 +25,7 @@ pub(crate) fn test(workspace: &Workspace) -> Result<()> {
 /// Checks structure, formatting, clippy and documentation.
 pub(crate) fn lint(workspace: &Workspace) -> Result<()> {
     structure::check(workspace.root())?;
+    setting_names::check(workspace.root())?;
     let deny = ["--", "-D", "warnings"];
     step::run(&mut workspace.cargo(&["fmt", "--all", "--check"]))?;
     for manifest in [TESTGUEST, fuzz::MANIFEST] {

@@ -10,6 +10,7 @@ mod deny;
 mod documents;
 mod fuzz;
 mod packages;
+mod setting_names;
 mod step;
 mod structure;
 mod suites;

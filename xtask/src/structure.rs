@@ -14,7 +14,7 @@ use arrows::arrows;
 use modules::Package;
 
 /// The directories of the checked packages, relative to the root of the repository.
-const PACKAGES: [&str; 12] = [
+const PACKAGES: [&str; 13] = [
     "bench",
     "cli",
     "console",
@@ -22,6 +22,7 @@ const PACKAGES: [&str; 12] = [
     "host",
     "orchestrator",
     "protocol",
+    "settings",
     "store",
     "test-harness",
     "test-harness/attribute",

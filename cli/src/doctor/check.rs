@@ -1,5 +1,6 @@
 //! The result of a check.
 
+use ironclaw_console::for_users;
 use serde::Serialize;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -26,7 +27,7 @@ impl Check {
         Self {
             name,
             status: Status::Ok,
-            found: found.into(),
+            found: for_users(&found.into()),
             advice: None,
         }
     }
@@ -39,8 +40,8 @@ impl Check {
         Self {
             name,
             status: Status::Warn,
-            found: found.into(),
-            advice: Some(advice.into()),
+            found: for_users(&found.into()),
+            advice: Some(for_users(&advice.into())),
         }
     }
 
@@ -52,8 +53,8 @@ impl Check {
         Self {
             name,
             status: Status::Fail,
-            found: found.into(),
-            advice,
+            found: for_users(&found.into()),
+            advice: advice.as_deref().map(for_users),
         }
     }
 }

@@ -12,6 +12,7 @@ use ironclaw_orchestrator::vm::config::{
 };
 use ironclaw_orchestrator::vm::firecracker::{Confined, FirecrackerBinary, KIND, find_jailer};
 use ironclaw_orchestrator::vm::vmm::VmmError;
+use ironclaw_settings::Setting;
 use rustix::process::geteuid;
 
 use super::check::Check;
@@ -139,17 +140,20 @@ fn file_systems(config: &Config) -> Option<Check> {
     let run = of(&config.run_path);
     let apart = |path| of(path) != run;
     let (templates, snapshots) = (apart(&config.template_path), apart(&config.snapshot_path));
+    let name = |setting: &Setting| setting.variable();
     let (which, then) = match (templates, snapshots) {
         (false, false) => return None,
-        (true, _) => (TEMPLATE_PATH, "no jailed VM can boot"),
+        (true, _) => (name(&TEMPLATE_PATH), "no jailed VM can boot"),
         (false, true) => (
-            SNAPSHOT_PATH,
+            name(&SNAPSHOT_PATH),
             "each jailed VM boots, for want of a snapshot",
         ),
     };
-    let found = format!("{which} and {RUN_PATH} are on different ones, so {then}");
+    let [templates_name, snapshots_name, run_name] =
+        [&TEMPLATE_PATH, &SNAPSHOT_PATH, &RUN_PATH].map(name);
+    let found = format!("{which} and {run_name} are on different ones, so {then}");
     let advice =
-        format!("set {TEMPLATE_PATH}, {SNAPSHOT_PATH} and {RUN_PATH} to directories on one");
+        format!("set {templates_name}, {snapshots_name} and {run_name} to directories on one");
     Some(if templates && is_chosen(config) {
         Check::fail(NAME, found, Some(advice))
     } else {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use ironclaw_orchestrator::vm::config::VARIABLES;
+use ironclaw_orchestrator::vm::config::SETTINGS;
 use ironclaw_orchestrator::vm::qemu::QemuBinary;
 use ironclaw_orchestrator::vm::vmm::VmmError;
 use ironclaw_orchestrator::vm::{Config, find_guest_agent};
@@ -45,8 +45,9 @@ const PROGRAMS: [&str; 4] = [
 /// Returns `ironclaw` with these settings, and no others of the caller's.
 pub(crate) fn ironclaw(snapshots: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ironclaw"));
-    for (name, ..) in VARIABLES {
-        if !PROGRAMS.contains(name) {
+    for setting in SETTINGS {
+        let name = setting.variable();
+        if !PROGRAMS.contains(&name.as_str()) {
             command.env_remove(name);
         }
     }

@@ -29,7 +29,7 @@ pub enum TemplateError {
     },
     /// The directory of templates can't be created or entered.
     #[error(
-        "can't use the directory of the templates {root}: {source}; give this user read, write and search permission or set IRONCLAW_TEMPLATE_PATH to a directory of its own",
+        "can't use the directory of the templates {root}: {source}; give this user read, write and search permission or set `template_path` to a directory of its own",
         root = .root.display()
     )]
     RootUnusable {
@@ -40,7 +40,7 @@ pub enum TemplateError {
     },
     /// The disk is full.
     #[error(
-        "no space left to {operation} {path}: free some on its file system, or set IRONCLAW_TEMPLATE_PATH to a directory on another",
+        "no space left to {operation} {path}: free some on its file system, or set `template_path` to a directory on another",
         path = .path.display()
     )]
     NoSpace {
@@ -51,7 +51,7 @@ pub enum TemplateError {
     },
     /// Other users could replace what is booted, and what is executed to build it.
     #[error(
-        "the template store {} {}, or set IRONCLAW_TEMPLATE_PATH to a directory of its own",
+        "the template store {} {}, or set `template_path` to a directory of its own",
         path.display(),
         Exposed::at(path, component, *owner, *mode)
     )]
@@ -141,7 +141,7 @@ pub enum TemplateError {
     },
     /// A program needed to build a template is not installed.
     #[error(
-        "{program} is not installed, and a template is made from Debian packages: build it on a Debian machine by `ironclaw template build` and copy its directory here (IRONCLAW_TEMPLATE_PATH), or use a kernel of your own (`ironclaw template import`)"
+        "{program} is not installed, and a template is made from Debian packages: build it on a Debian machine by `ironclaw template build` and copy its directory here (`template_path`), or use a kernel of your own (`ironclaw template import`)"
     )]
     ToolMissing {
         /// The program's name.

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use ironclaw_settings::{BadValue, Setting, Values};
 use serde::Serialize;
 
 use crate::vm::backend::Backend;
-use crate::vm::variables::{BadValue, Variable, Variables};
 use crate::vm::vmm::VmmKind;
 use crate::vm::{firecracker, qemu};
 
@@ -32,13 +32,13 @@ macro_rules! backends {
         const PROCESS_NAMES: &[&[&str]] = &[$($module::settings::PROCESS_NAMES,)*];
         /// Their accelerators.
         const ACCELERATORS: &[&[&str]] = &[$($module::settings::ACCELERATORS,)*];
-        /// Their variables.
-        pub(crate) const VARIABLES: &[&[Variable]] = &[$($module::settings::VARIABLES,)*];
+        /// Their settings.
+        pub(crate) const SETTINGS: &[&[Setting]] = &[$($module::settings::SETTINGS,)*];
 
         impl Backends {
-            pub(crate) fn from_vars(vars: &Variables<'_>) -> Result<Self, BadValue> {
+            pub(crate) fn new(values: &Values<'_>) -> Result<Self, BadValue> {
                 Ok(Self {
-                    $($field: $module::settings::$settings::from_vars(vars)?,)*
+                    $($field: $module::settings::$settings::new(values)?,)*
                     others: Vec::new(),
                 })
             }
@@ -89,7 +89,7 @@ mod tests {
         assert_eq!(kinds, super::kinds());
         let names: std::collections::BTreeSet<_> = kinds.iter().map(VmmKind::name).collect();
         assert_eq!(names.len(), kinds.len());
-        assert_eq!(VARIABLES.len(), kinds.len());
+        assert_eq!(SETTINGS.len(), kinds.len());
         assert!(accelerators().count() >= kinds.len());
     }
 }

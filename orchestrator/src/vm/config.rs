@@ -1,171 +1,42 @@
-//! The settings, their sources and their ranges.
+//! The settings: what they may be, and where they come from.
 //!
-//! [`Config::from_env`] reads them from the environment. Nothing else in the crate reads it, except
-//! for `PATH`, on which programs are looked for that no setting names. A bad value is an error that
-//! names the variable, the value and the range; nothing is silently clamped.
+//! [`Config::from_env`] reads them: those of a file, and before them those of the environment. Nothing else
+//! in the crate looks at either, but for `PATH`, where programs are looked for that no setting names. A bad
+//! value is an error that names what set it, the value and what is allowed; nothing is silently clamped.
+
+mod error;
+mod schema;
+mod state_paths;
 
 use std::ffi::OsString;
 use std::fmt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use ironclaw_settings::{Values, find_file};
 use serde::Serialize;
-use thiserror::Error;
 
 use crate::vm::backend::Surroundings;
 use crate::vm::backends::{self, Backends};
-use crate::vm::variables::{BadValue, Variable, Variables};
 use crate::vm::vmm::jail::user::DEFAULT_USERS;
 use crate::vm::vmm::{Machine, VmmKind};
 
 pub use crate::vm::backend::JailChoice;
+pub use error::ConfigError;
+pub use schema::{
+    BACKEND, GUEST_AGENT, JAIL, JAIL_USERS, MAX_VMS, MAX_WARM, MEMORY_BUDGET_MIB, MEMORY_MIB,
+    MIN_WARM, POOL_SIZE, RUN_PATH, SETTINGS, SNAPSHOT_PATH, SNAPSHOT_REFRESH_SECS, STANDBY,
+    TEMPLATE_PATH, VCPUS,
+};
 
-/// Snapshots in the pool: 1 to 20.
-pub const POOL_SIZE: &str = "IRONCLAW_POOL_SIZE";
-/// Minimum of warm clones: 0 to 100.
-pub const MIN_WARM: &str = "IRONCLAW_MIN_WARM";
-/// Maximum of warm clones: 0 to 100.
-pub const MAX_WARM: &str = "IRONCLAW_MAX_WARM";
-/// Standby processes: 0 to 20.
-pub const STANDBY: &str = "IRONCLAW_STANDBY";
-/// Limit of VMs at a time.
-pub const MAX_VMS: &str = "IRONCLAW_MAX_VMS";
-/// Memory budget of all VMs together.
-pub const MEMORY_BUDGET_MIB: &str = "IRONCLAW_MEMORY_BUDGET_MIB";
-/// Age in seconds at which a snapshot gets a successor: at least 60.
-pub const SNAPSHOT_REFRESH_SECS: &str = "IRONCLAW_SNAPSHOT_REFRESH_SECS";
-/// The directory of snapshots.
-pub const SNAPSHOT_PATH: &str = "IRONCLAW_SNAPSHOT_PATH";
-/// The directory of templates.
-pub const TEMPLATE_PATH: &str = "IRONCLAW_TEMPLATE_PATH";
-/// The choice of the backend.
-pub const BACKEND: &str = "IRONCLAW_BACKEND";
-/// Memory of a guest in MiB.
-pub const MEMORY_MIB: &str = "IRONCLAW_MEMORY_MIB";
-/// Number of a guest's vCPUs.
-pub const VCPUS: &str = "IRONCLAW_VCPUS";
-/// Whether VMMs are jailed.
-pub const JAIL: &str = "IRONCLAW_JAIL";
-/// The range of user ids of jailed VMs.
-pub const JAIL_USERS: &str = "IRONCLAW_JAIL_USERS";
-/// The directory for running VMs.
-pub const RUN_PATH: &str = "IRONCLAW_RUN_PATH";
-/// The path of the guest agent's binary for templates.
-pub const GUEST_AGENT: &str = "IRONCLAW_GUEST_AGENT";
+use schema::MAX_WARM_CLONES;
+use state_paths::{resolved, state_path, without_dots};
 
 /// The default of the age at which a snapshot gets a successor.
 pub const DEFAULT_REFRESH: Duration = Duration::from_secs(3600);
 /// The default number of standby processes.
 pub const DEFAULT_STANDBY: usize = 1;
-/// Limit of warm clones in the pool of one process.
-const MOST_WARM: usize = 100;
-
-/// The settings that are not of a backend.
-const OF_ALL_BACKENDS: &[Variable] = &[
-    (POOL_SIZE, "5", "number of snapshots in the pool, 1-20"),
-    (
-        MIN_WARM,
-        "one for each snapshot",
-        "number of warm clones that are always there, 0-100",
-    ),
-    (
-        MAX_WARM,
-        "IRONCLAW_MIN_WARM",
-        "most warm clones, IRONCLAW_MIN_WARM-100; as many as the bursts of the last hours needed",
-    ),
-    (
-        STANDBY,
-        "1",
-        "VMM processes that stand by for spawns that find no warm clone, 0-20 (Firecracker)",
-    ),
-    (
-        MAX_VMS,
-        "as many as fit into the memory budget",
-        "most VMs at a time, warm clones included, 1 or more",
-    ),
-    (
-        MEMORY_BUDGET_MIB,
-        "three quarters of the memory that the process may use",
-        "memory of all VMs together in MiB: each guest's own and 32 MiB, 128 or more",
-    ),
-    (
-        SNAPSHOT_REFRESH_SECS,
-        "3600",
-        "seconds until a snapshot is replaced by a fresh one, 60 or more",
-    ),
-    (
-        SNAPSHOT_PATH,
-        "/var/lib/ironclaw/snapshots as root, $XDG_STATE_HOME/ironclaw/snapshots otherwise",
-        "absolute path of the snapshots' directory, in UTF-8",
-    ),
-    (
-        TEMPLATE_PATH,
-        "/var/lib/ironclaw/templates as root, $XDG_STATE_HOME/ironclaw/templates otherwise",
-        "absolute path of the templates' directory, in UTF-8",
-    ),
-    (
-        RUN_PATH,
-        "/var/lib/ironclaw/run as root, $XDG_STATE_HOME/ironclaw/run otherwise",
-        "absolute path of the directory for the sockets of running VMs, in UTF-8",
-    ),
-    (BACKEND, "auto", "auto, firecracker or qemu"),
-    (MEMORY_MIB, "128", "memory of a guest in MiB, 96-16384"),
-    (VCPUS, "1", "processors of a guest, 1-32"),
-    (
-        JAIL,
-        "auto",
-        "auto (the strongest that can be had; Firecracker as root: on), on (jailed or an error) or off",
-    ),
-    (
-        JAIL_USERS,
-        "70000-70999",
-        "unused user ids for jailed VMMs, FIRST-LAST, both from 1 to 4294967294",
-    ),
-    (
-        GUEST_AGENT,
-        "beside the ironclaw binary",
-        "path of the guest agent's binary",
-    ),
-];
-
-/// All variables with their defaults and ranges, for help texts and documentation.
-pub const VARIABLES: &[Variable] = &ALL;
-
-/// The common table, then that of each backend.
-const TABLES: [&[Variable]; backends::VARIABLES.len() + 1] = {
-    let mut tables = [OF_ALL_BACKENDS; backends::VARIABLES.len() + 1];
-    let mut at = 0;
-    while at < backends::VARIABLES.len() {
-        tables[at + 1] = backends::VARIABLES[at];
-        at += 1;
-    }
-    tables
-};
-
-const COUNT: usize = {
-    let (mut count, mut table) = (0, 0);
-    while table < TABLES.len() {
-        count += TABLES[table].len();
-        table += 1;
-    }
-    count
-};
-
-const ALL: [Variable; COUNT] = {
-    let mut all = [("", "", ""); COUNT];
-    let (mut at, mut table) = (0, 0);
-    while table < TABLES.len() {
-        let mut row = 0;
-        while row < TABLES[table].len() {
-            all[at] = TABLES[table][row];
-            at += 1;
-            row += 1;
-        }
-        table += 1;
-    }
-    all
-};
 
 /// All settings, validated.
 #[derive(Debug, Clone, Serialize)]
@@ -294,59 +165,6 @@ impl FromStr for Users {
     }
 }
 
-/// The error of a setting.
-#[derive(Debug, Error, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ConfigError {
-    /// A variable's value is out of range.
-    #[error("{variable}={value:?} can't be used: it takes {expected}")]
-    Invalid {
-        /// The variable.
-        variable: &'static str,
-        /// Its value.
-        value: String,
-        /// Its range.
-        expected: &'static str,
-    },
-    /// There is no home directory for state.
-    #[error("no place for state: set HOME, XDG_STATE_HOME or {variable}")]
-    NoStateDirectory {
-        /// The variable that could name the directory instead.
-        variable: &'static str,
-    },
-    /// The home directory can't be used for state.
-    #[error(
-        "{home}={value:?} can't be used as a place for state: it is {reason}; set it, or {variable}, \
-         to an absolute path in UTF-8"
-    )]
-    UnusableHome {
-        /// The variable with the home directory.
-        home: &'static str,
-        /// Its value.
-        value: String,
-        /// The reason.
-        reason: &'static str,
-        /// The variable that could name the directory instead.
-        variable: &'static str,
-    },
-    /// A state directory is in another, or the same.
-    #[error(
-        "{inner}={} is in {outer}={}: what comes and goes in one must not be in another; set them \
-         to directories of which none contains another",
-        inner_path.display(), outer_path.display()
-    )]
-    Overlap {
-        /// The variable of the inner one.
-        inner: &'static str,
-        /// The inner directory.
-        inner_path: PathBuf,
-        /// The variable of the outer one.
-        outer: &'static str,
-        /// The outer directory.
-        outer_path: PathBuf,
-    },
-}
-
 impl Config {
     /// Returns the settings shared by VMs of all backends.
     pub(crate) fn surroundings(&self) -> Surroundings {
@@ -358,16 +176,34 @@ impl Config {
         }
     }
 
-    /// Reads the settings from this process's environment.
+    /// The settings of this process: those of its environment, and those of a file that it does not have.
     ///
     /// # Errors
     /// [`ConfigError`] of the first bad value.
     pub fn from_env() -> Result<Self, ConfigError> {
-        let config = Self::from_vars(
-            |name| std::env::var_os(name),
-            rustix::process::geteuid().is_root(),
-        )?;
-        // Checks again with links resolved, which may lead from one to the other.
+        let environment = |name: &str| std::env::var_os(name);
+        Self::new(&Self::read(&environment)?)
+    }
+
+    /// What variables of `environment` set, and the file that is found by it: for who sets more.
+    ///
+    /// # Errors
+    /// [`ConfigError::File`].
+    pub fn read(environment: &dyn Fn(&str) -> Option<OsString>) -> Result<Values<'_>, ConfigError> {
+        let values = Values::of_variables(SETTINGS, environment);
+        Ok(match find_file(environment) {
+            Some(path) => values.over_file(&path)?,
+            None => values,
+        })
+    }
+
+    /// The settings that `values` has, for this user.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first bad value.
+    pub fn new(values: &Values<'_>) -> Result<Self, ConfigError> {
+        let config = Self::of(values, rustix::process::geteuid().is_root())?;
+        // Links may lead from one to the other.
         config.ensure_apart(resolved)?;
         Ok(config)
     }
@@ -375,17 +211,17 @@ impl Config {
     /// Refuses state directories of which one contains another, after `find` was applied to each.
     fn ensure_apart(&self, find: impl Fn(&Path) -> PathBuf) -> Result<(), ConfigError> {
         let settings = [
-            (SNAPSHOT_PATH, &self.snapshot_path),
-            (TEMPLATE_PATH, &self.template_path),
-            (RUN_PATH, &self.run_path),
+            (&SNAPSHOT_PATH, &self.snapshot_path),
+            (&TEMPLATE_PATH, &self.template_path),
+            (&RUN_PATH, &self.run_path),
         ];
         for (inner, inner_path) in settings {
             for (outer, outer_path) in settings {
-                if inner != outer && find(inner_path).starts_with(find(outer_path)) {
+                if inner.key != outer.key && find(inner_path).starts_with(find(outer_path)) {
                     return Err(ConfigError::Overlap {
-                        inner,
+                        inner: inner.variable(),
                         inner_path: inner_path.clone(),
-                        outer,
+                        outer: outer.variable(),
                         outer_path: outer_path.clone(),
                     });
                 }
@@ -403,134 +239,54 @@ impl Config {
         var: impl Fn(&str) -> Option<OsString>,
         is_root: bool,
     ) -> Result<Self, ConfigError> {
-        let vars = &Variables::new(&var, VARIABLES);
-        let pool_size = vars.number(POOL_SIZE, 5, 1..=20)?;
-        let min_warm = vars.number(MIN_WARM, pool_size, 0..=MOST_WARM)?;
-        let max_warm = vars.number(MAX_WARM, min_warm, min_warm..=MOST_WARM)?;
+        Self::of(&Values::of_variables(SETTINGS, &var), is_root)
+    }
+
+    fn of(values: &Values<'_>, is_root: bool) -> Result<Self, ConfigError> {
+        // Those without a value have a default that is none.
+        let number = |setting| {
+            values
+                .number::<usize>(setting)
+                .map(Option::unwrap_or_default)
+        };
+        let pool_size = number(&POOL_SIZE)?;
+        let min_warm = values.number(&MIN_WARM)?.unwrap_or(pool_size);
+        let max_warm = values.number(&MAX_WARM)?.unwrap_or(min_warm);
+        if max_warm < min_warm || max_warm as u64 > MAX_WARM_CLONES {
+            return Err(values.bad(&MAX_WARM).into());
+        }
         let config = Self {
             pool_size,
             min_warm,
             max_warm,
-            standby: vars.number(STANDBY, DEFAULT_STANDBY, 0..=20)?,
-            max_vms: vars.optional_number(MAX_VMS, 1..=usize::MAX)?,
-            memory_budget_mib: vars.optional_number(MEMORY_BUDGET_MIB, 128..=u64::MAX)?,
-            snapshot_refresh: Duration::from_secs(vars.number(
-                SNAPSHOT_REFRESH_SECS,
-                DEFAULT_REFRESH.as_secs(),
-                60..=u64::MAX,
-            )?),
-            snapshot_path: state_path(vars, SNAPSHOT_PATH, "snapshots", is_root)?,
-            template_path: state_path(vars, TEMPLATE_PATH, "templates", is_root)?,
-            run_path: state_path(vars, RUN_PATH, "run", is_root)?,
-            backend: vars.parse(BACKEND)?.unwrap_or_default(),
+            standby: number(&STANDBY)?,
+            max_vms: values.number(&MAX_VMS)?,
+            memory_budget_mib: values.number(&MEMORY_BUDGET_MIB)?,
+            snapshot_refresh: values
+                .number(&SNAPSHOT_REFRESH_SECS)?
+                .map_or(DEFAULT_REFRESH, Duration::from_secs),
+            snapshot_path: state_path(values, &SNAPSHOT_PATH, "snapshots", is_root)?,
+            template_path: state_path(values, &TEMPLATE_PATH, "templates", is_root)?,
+            run_path: state_path(values, &RUN_PATH, "run", is_root)?,
+            backend: values.parse(&BACKEND)?.unwrap_or_default(),
             machine: Machine {
-                memory_mib: vars.number(MEMORY_MIB, 128, 96..=16384)?,
-                vcpus: vars.number(VCPUS, 1, 1..=32)?,
+                memory_mib: values.number(&MEMORY_MIB)?.unwrap_or_default(),
+                vcpus: values.number(&VCPUS)?.unwrap_or_default(),
             },
-            jail: vars.parse(JAIL)?.unwrap_or_default(),
-            jail_users: vars.parse(JAIL_USERS)?.unwrap_or_default(),
-            backends: Backends::from_vars(vars)?,
-            guest_agent: vars.path(GUEST_AGENT),
+            jail: values.parse(&JAIL)?.unwrap_or_default(),
+            jail_users: values.parse(&JAIL_USERS)?.unwrap_or_default(),
+            backends: Backends::new(values)?,
+            guest_agent: values.path(&GUEST_AGENT),
         };
         config.ensure_apart(without_dots)?;
         Ok(config)
     }
 }
 
-fn state_path(
-    vars: &Variables<'_>,
-    variable: &'static str,
-    leaf: &str,
-    is_root: bool,
-) -> Result<PathBuf, ConfigError> {
-    if let Some(path) = vars.path(variable) {
-        // VMMs get paths in JSON.
-        return if path.is_absolute() && path.to_str().is_some() {
-            Ok(path)
-        } else {
-            Err(vars.bad(variable, path.as_os_str()).into())
-        };
-    }
-    if is_root {
-        return Ok(PathBuf::from("/var/lib/ironclaw").join(leaf));
-    }
-    // XDG base directory specification: ignore a relative path.
-    let state = vars
-        .value("XDG_STATE_HOME")
-        .map(|state| ("XDG_STATE_HOME", state.clone(), PathBuf::from(state)))
-        .filter(|(_, _, path)| path.is_absolute());
-    let home = || {
-        let home = vars.value("HOME")?;
-        let state = Path::new(&home).join(".local/state");
-        Some(("HOME", home, state))
-    };
-    let (home, value, state) = state
-        .or_else(home)
-        .ok_or(ConfigError::NoStateDirectory { variable })?;
-    let reason = match state.to_str() {
-        // VMMs get paths in JSON.
-        None => Some("not in UTF-8"),
-        Some(_) if state.is_relative() => Some("a relative path"),
-        Some(_) => None,
-    };
-    if let Some(reason) = reason {
-        return Err(ConfigError::UnusableHome {
-            home,
-            value: value.to_string_lossy().into_owned(),
-            reason,
-            variable,
-        });
-    }
-    Ok(state.join("ironclaw").join(leaf))
-}
-
-/// Removes `.` from a path and, as if there were no links, `..`.
-fn without_dots(path: &Path) -> PathBuf {
-    let mut plain = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::ParentDir => {
-                plain.pop();
-            }
-            Component::CurDir => {}
-            other => plain.push(other),
-        }
-    }
-    plain
-}
-
-/// Resolves a path, as far as it exists.
-fn resolved(path: &Path) -> PathBuf {
-    let mut rest = PathBuf::new();
-    for known in path.ancestors() {
-        if let Ok(real) = known.canonicalize() {
-            return without_dots(&real.join(rest));
-        }
-        let name = known.components().next_back();
-        rest = name.map_or_else(PathBuf::new, |name| Path::new(&name).join(rest));
-    }
-    without_dots(path)
-}
-
-impl From<BadValue> for ConfigError {
-    fn from(bad: BadValue) -> Self {
-        let BadValue {
-            variable,
-            value,
-            expected,
-        } = bad;
-        Self::Invalid {
-            variable,
-            value,
-            expected,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vm::pool::VMM_MIB;
+    use ironclaw_settings::Setting;
     use proptest::prelude::*;
 
     fn config(vars: &[(&str, &str)]) -> Result<Config, ConfigError> {
@@ -540,6 +296,19 @@ mod tests {
                 .map(|(_, value)| OsString::from(value))
         };
         Config::from_vars(lookup, true)
+    }
+
+    /// With these settings, as variables.
+    fn set(settings: &[(&Setting, &str)]) -> Result<Config, ConfigError> {
+        let vars: Vec<_> = settings
+            .iter()
+            .map(|(setting, value)| (setting.variable(), *value))
+            .collect();
+        let vars: Vec<_> = vars
+            .iter()
+            .map(|(name, value)| (name.as_str(), *value))
+            .collect();
+        config(&vars)
     }
 
     #[test]
@@ -591,54 +360,64 @@ mod tests {
     fn a_relative_home_is_named_with_its_value_and_what_to_set() {
         let lookup = |name: &str| (name == "HOME").then(|| OsString::from("home/u"));
         let error = Config::from_vars(lookup, false).unwrap_err().to_string();
-        for part in ["HOME=\"home/u\"", "relative", "absolute", SNAPSHOT_PATH] {
+        let variable = SNAPSHOT_PATH.variable();
+        for part in ["HOME=\"home/u\"", "relative", "absolute", &variable] {
             assert!(error.contains(part), "{error:?} does not say {part:?}");
         }
     }
 
     #[test]
     fn a_bad_value_is_an_error_that_names_variable_value_and_range() {
-        for (variable, value) in [
-            (POOL_SIZE, "0"),
-            (POOL_SIZE, "21"),
-            (POOL_SIZE, "five"),
-            (POOL_SIZE, "-1"),
-            (MIN_WARM, "101"),
-            (MAX_WARM, "4"),
-            (MAX_VMS, "0"),
-            (MEMORY_BUDGET_MIB, "127"),
-            (SNAPSHOT_REFRESH_SECS, "59"),
-            (SNAPSHOT_PATH, "relative/path"),
-            (BACKEND, "xen"),
-            (MEMORY_MIB, "95"),
-            (VCPUS, "33"),
-            (JAIL, "yes"),
-            (JAIL_USERS, "70000"),
-            (JAIL_USERS, "0-10"),
-            (JAIL_USERS, "9-8"),
-            ("IRONCLAW_TAPS", "tap0,"),
-            ("IRONCLAW_TAPS", "netns:tap0"),
-            ("IRONCLAW_QEMU_ACCEL", "hvf"),
+        for (key, value) in [
+            ("pool_size", "0"),
+            ("pool_size", "21"),
+            ("pool_size", "five"),
+            ("pool_size", "-1"),
+            ("min_warm", "101"),
+            ("max_warm", "4"),
+            ("max_warm", "101"),
+            ("max_vms", "0"),
+            ("memory_budget_mib", "127"),
+            ("snapshot_refresh_secs", "59"),
+            ("snapshot_path", "relative/path"),
+            ("backend", "xen"),
+            ("memory_mib", "95"),
+            ("vcpus", "33"),
+            ("jail", "yes"),
+            ("jail_users", "70000"),
+            ("jail_users", "0-10"),
+            ("jail_users", "9-8"),
+            ("taps", "tap0,"),
+            ("taps", "netns:tap0"),
+            ("qemu_accel", "hvf"),
         ] {
-            let message = config(&[(variable, value)]).unwrap_err().to_string();
-            let (.., range) = VARIABLES
-                .iter()
-                .find(|(name, ..)| *name == variable)
-                .unwrap();
-            for part in [variable, value, range] {
+            let setting = SETTINGS.iter().find(|it| it.key == key).unwrap();
+            let message = set(&[(setting, value)]).unwrap_err().to_string();
+            for part in [&setting.variable(), value, &setting.expected()] {
                 assert!(message.contains(part), "{message:?} does not say {part:?}");
             }
         }
     }
 
     #[test]
+    fn defaults_that_are_declared_are_those_of_the_types() {
+        let config = config(&[]).unwrap();
+        assert_eq!(config.standby, DEFAULT_STANDBY);
+        assert_eq!(config.snapshot_refresh, DEFAULT_REFRESH);
+        assert_eq!((config.min_warm, config.max_warm), (5, 5));
+        assert_eq!(config.jail, JailChoice::default());
+        assert_eq!(config.jail_users, Users::default());
+        assert_eq!(config.backends.qemu.accel, Default::default());
+    }
+
+    #[test]
     fn a_directory_that_json_can_not_name_is_refused() {
         use std::os::unix::ffi::OsStringExt as _;
-        for variable in [SNAPSHOT_PATH, TEMPLATE_PATH, RUN_PATH] {
+        for variable in [SNAPSHOT_PATH, TEMPLATE_PATH, RUN_PATH].map(|it| it.variable()) {
             let lookup =
                 |name: &str| (name == variable).then(|| OsString::from_vec(b"/x\xff".to_vec()));
             let error = Config::from_vars(lookup, true).unwrap_err();
-            assert!(error.to_string().contains(variable), "{error}");
+            assert!(error.to_string().contains(&variable), "{error}");
         }
     }
 
@@ -650,7 +429,7 @@ mod tests {
                 |name: &str| (name == home).then(|| OsString::from_vec(b"/x\xff".to_vec()));
             let error = Config::from_vars(lookup, false).unwrap_err().to_string();
             assert!(
-                error.contains(home) && error.contains(SNAPSHOT_PATH),
+                error.contains(home) && error.contains(&SNAPSHOT_PATH.variable()),
                 "{error}"
             );
             Config::from_vars(lookup, true).unwrap();
@@ -659,7 +438,7 @@ mod tests {
 
     #[test]
     fn state_directories_that_contain_one_another_are_refused_with_both_settings() {
-        let variables = [SNAPSHOT_PATH, TEMPLATE_PATH, RUN_PATH];
+        let variables = [&SNAPSHOT_PATH, &TEMPLATE_PATH, &RUN_PATH];
         for outer in variables {
             for inner in variables.into_iter().filter(|inner| *inner != outer) {
                 for (outer_path, inner_path) in [
@@ -668,17 +447,17 @@ mod tests {
                     ("/srv/ic/", "/srv/./ic/x/y"),
                     ("/srv/ic", "/srv/other/../ic/x"),
                 ] {
-                    let error = config(&[(outer, outer_path), (inner, inner_path)]).unwrap_err();
+                    let error = set(&[(outer, outer_path), (inner, inner_path)]).unwrap_err();
                     let error = error.to_string();
-                    for part in [outer, inner] {
-                        assert!(error.contains(part), "{error:?} does not say {part:?}");
+                    for part in [outer, inner].map(Setting::variable) {
+                        assert!(error.contains(&part), "{error:?} does not say {part:?}");
                     }
                 }
             }
         }
-        // A default counts, too.
-        config(&[(SNAPSHOT_PATH, "/var/lib/ironclaw")]).unwrap_err();
-        config(&[(SNAPSHOT_PATH, "/srv/ic"), (RUN_PATH, "/srv/ic-run")]).unwrap();
+        // With a default, too.
+        set(&[(&SNAPSHOT_PATH, "/var/lib/ironclaw")]).unwrap_err();
+        set(&[(&SNAPSHOT_PATH, "/srv/ic"), (&RUN_PATH, "/srv/ic-run")]).unwrap();
     }
 
     #[test]
@@ -689,9 +468,9 @@ mod tests {
         let link = directory.path().join("link");
         std::os::unix::fs::symlink(&real, &link).unwrap();
         let path = |path: &Path| path.to_str().unwrap().to_owned();
-        let config = config(&[
-            (SNAPSHOT_PATH, &path(&real)),
-            (RUN_PATH, &path(&link.join("not/yet"))),
+        let config = set(&[
+            (&SNAPSHOT_PATH, &path(&real)),
+            (&RUN_PATH, &path(&link.join("not/yet"))),
         ]);
         config.unwrap().ensure_apart(resolved).unwrap_err();
         assert_eq!(
@@ -704,21 +483,11 @@ mod tests {
         );
     }
 
-    #[test]
-    fn memory_overhead_of_a_vm_is_documented_as_it_is_counted() {
-        let (.., meaning) = VARIABLES
-            .iter()
-            .find(|(name, ..)| *name == MEMORY_BUDGET_MIB)
-            .unwrap();
-        let counted = format!("{VMM_MIB} MiB");
-        assert!(meaning.contains(&counted), "{meaning:?}: {counted}");
-    }
-
     proptest! {
         #[test]
         fn every_pool_size_is_taken_as_it_is_or_refused(size in any::<i64>()) {
             let text = size.to_string();
-            match config(&[(POOL_SIZE, &text)]) {
+            match set(&[(&POOL_SIZE, &text)]) {
                 Ok(config) => prop_assert_eq!(i64::try_from(config.pool_size).unwrap(), size),
                 Err(_) => prop_assert!(!(1..=20).contains(&size)),
             }

@@ -458,8 +458,8 @@ fn can_jail_below(run_path: &Path) -> Result<(), VmmError> {
         program: "the directory of running VMs",
         path: run_path.to_owned(),
         reason: format!(
-            "{} is mounted `{option}`, {then}: set IRONCLAW_RUN_PATH to a directory elsewhere, on \
-             the file system of IRONCLAW_SNAPSHOT_PATH and IRONCLAW_TEMPLATE_PATH, or mount it \
+            "{} is mounted `{option}`, {then}: set `run_path` to a directory elsewhere, on \
+             the file system of `snapshot_path` and `template_path`, or mount it \
              without that option",
             mount.display()
         ),

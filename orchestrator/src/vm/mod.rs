@@ -30,7 +30,6 @@ mod pool;
 pub mod qemu;
 mod shared_pool;
 pub mod snapshot;
-pub mod variables;
 mod vm_client;
 mod vm_handle;
 mod vm_id;

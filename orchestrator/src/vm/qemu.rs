@@ -102,7 +102,7 @@ impl QemuBinary {
             PROGRAM,
             configured,
             "install Debian's package qemu-system-x86 \
-             (apt-get install --no-install-recommends qemu-system-x86), or set IRONCLAW_QEMU to \
+             (apt-get install --no-install-recommends qemu-system-x86), or set `qemu` to \
              the binary",
         )?;
         let mut command = std::process::Command::new(&path);

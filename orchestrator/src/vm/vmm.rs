@@ -306,7 +306,7 @@ pub enum VmmError {
     },
     /// The file system of running VMs is full.
     #[error(
-        "no space left to {operation}: free some on that file system, or set IRONCLAW_RUN_PATH to a \
+        "no space left to {operation}: free some on that file system, or set `run_path` to a \
          directory on a larger one"
     )]
     NoSpace {

@@ -244,7 +244,7 @@ async fn snapshots_on_a_read_only_file_system_serve_and_none_is_built() {
     let error = pool.warmup().await.unwrap_err();
     let text = words(&error);
     assert!(
-        text.contains("nothing can be built") && text.contains("IRONCLAW_SNAPSHOT_PATH"),
+        text.contains("nothing can be built") && text.contains("`snapshot_path`"),
         "{text}"
     );
     vm.destroy().await.unwrap();
@@ -280,7 +280,7 @@ async fn a_full_run_directory_is_told_as_such_and_is_no_death_of_a_vmm() {
     );
     assert_eq!(last.reason(), "no_space");
     let text = words(&error);
-    assert!(text.contains("IRONCLAW_RUN_PATH"), "{text}");
+    assert!(text.contains("`run_path`"), "{text}");
     disk.free();
     pool.spawn("room").await.unwrap().destroy().await.unwrap();
     pool.close().await;

@@ -241,7 +241,7 @@ async fn vms_without_a_jailer_are_refused_as_root_and_warned_of_where_nothing_el
         let warned = said.contains("Firecracker can read and write files of this user");
         let is_weak = !is_root && confine::landlock_version() == 0;
         assert_eq!(warned, told && is_weak, "{choice}: {said}");
-        let refused = said.contains("IRONCLAW_JAIL=off to do without");
+        let refused = said.contains("`jail=off` to do without");
         assert_eq!(refused, told && is_root, "{choice}: {said}");
     }
 }
@@ -374,7 +374,7 @@ async fn a_mount_on_which_no_jail_works_is_named_with_its_option() {
         let error = words(&opened.unwrap_err());
         let mount = format!("{} is mounted `{option}`", directory.display());
         assert!(
-            error.contains(&mount) && error.contains("IRONCLAW_RUN_PATH"),
+            error.contains(&mount) && error.contains("`run_path`"),
             "{error}"
         );
     }

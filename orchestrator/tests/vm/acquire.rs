@@ -103,7 +103,7 @@ async fn a_limit_that_holds_no_vm_at_all_makes_no_pool() {
     };
     let error = Pool::open(launcher, options).await.unwrap_err();
     assert!(matches!(error, PoolError::NoRoom { .. }), "{error}");
-    assert!(error.to_string().contains("IRONCLAW_MEMORY_BUDGET_MIB"));
+    assert!(error.to_string().contains("`memory_budget_mib`"));
 }
 
 /// Creates a launcher with a QEMU whose processes are distinct from other tests': each appends its

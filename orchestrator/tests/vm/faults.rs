@@ -120,7 +120,7 @@ fn assert_names_the_full_disk(error: &LaunchError) {
         "{error:?}"
     );
     let text = error.to_string();
-    assert!(text.contains("IRONCLAW_SNAPSHOT_PATH"), "{text}");
+    assert!(text.contains("`snapshot_path`"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -43,7 +43,7 @@ async fn each_vm_has_its_devices(b: &Backend) {
     );
     let error = launcher.restore_vm(&snapshot, "three").await.unwrap_err();
     let why = std::error::Error::source(&error).unwrap().to_string();
-    assert!(why.contains("IRONCLAW_TAPS"), "{error}: {why}");
+    assert!(why.contains("`taps`"), "{error}: {why}");
     one.destroy().await.unwrap();
     launcher
         .restore_vm(&snapshot, "four")

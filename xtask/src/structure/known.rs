@@ -12,11 +12,11 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         module: "orchestrator::vm::firecracker",
-        uses: Uses::Only(&["backend", "kvm", "variables", "vmm"]),
+        uses: Uses::Only(&["backend", "kvm", "vmm"]),
     },
     Rule {
         module: "orchestrator::vm::qemu",
-        uses: Uses::Only(&["backend", "kvm", "variables", "vmm"]),
+        uses: Uses::Only(&["backend", "kvm", "vmm"]),
     },
     Rule {
         module: "orchestrator::vm::pool",

@@ -298,7 +298,7 @@ fn a_directory_that_others_can_change_is_refused() {
     let error = TemplateStore::open(root.path()).unwrap_err();
     let text = error.to_string();
     assert!(
-        text.contains("0777") && text.contains("IRONCLAW_TEMPLATE_PATH"),
+        text.contains("0777") && text.contains("`template_path`"),
         "{text}"
     );
 }

@@ -40,7 +40,7 @@ fn a_full_disk_is_told_as_such_whoever_noticed_it() {
     let told = TemplateError::io("write", Path::new("/x"))(ErrorKind::StorageFull.into());
     let text = told.to_string();
     assert!(
-        text.contains("/x") && text.contains("IRONCLAW_TEMPLATE_PATH"),
+        text.contains("/x") && text.contains("`template_path`"),
         "{text}"
     );
 }

@@ -16,7 +16,7 @@ pub(in crate::vm) const PROGRAM: &str = "firecracker";
 
 const HINT: &str = "put a release from \
                     https://github.com/firecracker-microvm/firecracker/releases on PATH, or set \
-                    IRONCLAW_FIRECRACKER to the binary";
+                    `firecracker` to the binary";
 
 /// Timeout of printing a version, which takes milliseconds.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(10);

@@ -135,7 +135,7 @@ impl Chroot {
         match linkat(CWD, file, CWD, &target, AtFlags::empty()) {
             Ok(()) => Ok(name.into()),
             Err(rustix::io::Errno::XDEV) => Err(VmmError::io(format!(
-                "link {} into {}: set IRONCLAW_RUN_PATH to a directory of the same file system",
+                "link {} into {}: set `run_path` to a directory of the same file system",
                 file.display(),
                 self.path.display()
             ))(rustix::io::Errno::XDEV.into())),
@@ -186,7 +186,7 @@ impl Chroot {
         retrieve().map_err(|error| {
             let advice = match error.kind() {
                 io::ErrorKind::CrossesDevices => {
-                    ": set IRONCLAW_RUN_PATH to a directory of the same file system"
+                    ": set `run_path` to a directory of the same file system"
                 }
                 _ => "",
             };

@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use ironclaw_settings::Setting;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
@@ -170,8 +171,8 @@ impl Devices {
             }
         }
         let all = format!(
-            "all {} are in use: each VM needs one, so add some to IRONCLAW_TAPS, or lower \
-             IRONCLAW_MIN_WARM or IRONCLAW_MAX_VMS",
+            "all {} are in use: each VM needs one, so add some to `taps`, or lower \
+             `min_warm` or `max_vms`",
             self.taps.len()
         );
         Err(failed()(std::io::Error::new(
@@ -246,7 +247,7 @@ impl Tap {
 }
 
 fn read_json(path: &Path) -> Result<serde_json::Value, VmmError> {
-    let unusable = |error: &dyn Error| unusable("CPU template", path, CPU_TEMPLATE, error);
+    let unusable = |error: &dyn Error| unusable("CPU template", path, &CPU_TEMPLATE, error);
     let text = regular_file::read(path, MAX_CPU_TEMPLATE).map_err(|error| unusable(&error))?;
     serde_json::from_slice(&text).map_err(|error| unusable(&error))
 }
@@ -254,7 +255,7 @@ fn read_json(path: &Path) -> Result<serde_json::Value, VmmError> {
 /// Resolves the path of a root drive's image.
 fn find_image(path: &Path) -> Result<PathBuf, VmmError> {
     let unusable =
-        |error: io::Error| unusable("root drive", path, setting_names::ROOT_DRIVE, &error);
+        |error: io::Error| unusable("root drive", path, &setting_names::ROOT_DRIVE, &error);
     let kind = fs::metadata(path).map_err(unusable)?.file_type();
     if !kind.is_file() && !kind.is_block_device() {
         let neither = "it is neither a file nor a block device";
@@ -264,11 +265,11 @@ fn find_image(path: &Path) -> Result<PathBuf, VmmError> {
 }
 
 /// Creates the error about a path from a setting.
-fn unusable(program: &'static str, path: &Path, variable: &str, error: &dyn Error) -> VmmError {
+fn unusable(program: &'static str, path: &Path, setting: &Setting, error: &dyn Error) -> VmmError {
     VmmError::Unusable {
         program,
         path: path.to_owned(),
-        reason: format!("{error} (it is what {variable} names)"),
+        reason: format!("{error} (it is what `{}` names)", setting.key),
     }
 }
 
@@ -289,7 +290,7 @@ fn check_reachable(tap: &Tap, jailed: bool) -> Result<(), VmmError> {
     let reason = match &tap.namespace {
         None if jailed => {
             "jailed VMs reach no tap device of this network namespace: give each one of its own, \
-             as in IRONCLAW_TAPS=/run/netns/vm0:tap0, or set IRONCLAW_JAIL=off"
+             as in `taps=/run/netns/vm0:tap0`, or set `jail=off`"
         }
         Some(_) if !jailed => {
             "it takes the jailer to enter a network namespace: run as root with a jailer, or name \
@@ -297,7 +298,7 @@ fn check_reachable(tap: &Tap, jailed: bool) -> Result<(), VmmError> {
         }
         Some(namespace) => {
             return fs::metadata(namespace).map(drop).map_err(|error| {
-                unusable("network namespace", namespace, setting_names::TAPS, &error)
+                unusable("network namespace", namespace, &setting_names::TAPS, &error)
             });
         }
         None => return Ok(()),
@@ -354,7 +355,7 @@ mod tests {
         assert_eq!((first.tap(), second.tap()), (&tap("tap0"), &tap("tap1")));
         let error = devices.interface(run.path()).unwrap_err();
         let why = std::error::Error::source(&error).unwrap().to_string();
-        assert!(why.contains("IRONCLAW_TAPS"), "{why}");
+        assert!(why.contains("`taps`"), "{why}");
         drop(first);
         let again = devices.interface(run.path()).unwrap().unwrap();
         assert_eq!(again.tap(), &tap("tap0"));
@@ -400,7 +401,7 @@ mod tests {
             (None, Some(&missing)),
             (None, Some(&text)),
         ] {
-            let variable = drive.map_or("IRONCLAW_CPU_TEMPLATE", |_| "IRONCLAW_ROOT_DRIVE");
+            let variable = drive.map_or("`cpu_template`", |_| "`root_drive`");
             let drive = drive.map(PathBuf::as_path);
             let template = template.map(PathBuf::as_path);
             let error = Devices::new(drive, template, Vec::new(), false).unwrap_err();

@@ -57,7 +57,7 @@ impl Jailer {
             path: program.clone(),
             reason: format!(
                 "no PID namespace can be made for jailed VMs ({error}): it takes root with the \
-                 capability CAP_SYS_ADMIN, or set IRONCLAW_JAIL=off to do without a jail"
+                 capability CAP_SYS_ADMIN, or set `jail=off` to do without a jail"
             ),
         })?;
         let cgroups = Cgroups::find();
@@ -149,7 +149,7 @@ pub fn find_jailer(configured: Option<&Path>) -> Result<PathBuf, VmmError> {
         PROGRAM,
         configured,
         "as root, Firecracker runs in a jail only: put the jailer, which comes with each release \
-         of it, on PATH, set IRONCLAW_JAILER to it, or IRONCLAW_JAIL=off to do without",
+         of it, on PATH, set `jailer` to it, or `jail=off` to do without",
     )
 }
 
@@ -185,6 +185,6 @@ mod tests {
         });
         let error = found.join().unwrap().unwrap_err();
         assert!(matches!(error, VmmError::Unusable { .. }), "{error}");
-        assert!(error.to_string().contains("IRONCLAW_JAIL=off"), "{error}");
+        assert!(error.to_string().contains("`jail=off`"), "{error}");
     }
 }

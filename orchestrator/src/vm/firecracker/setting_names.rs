@@ -1,12 +1,35 @@
-//! The names of Firecracker's settings, which errors mention, too.
+//! Firecracker's settings, which errors name where what they set can't be used.
 
-/// The path of the Firecracker binary.
-pub const BINARY: &str = "IRONCLAW_FIRECRACKER";
-/// The path of the jailer.
-pub const JAILER_BINARY: &str = "IRONCLAW_JAILER";
-/// The image of a drive that guests mount as their root.
-pub const ROOT_DRIVE: &str = "IRONCLAW_ROOT_DRIVE";
-/// The tap devices, one for each VM.
-pub const TAPS: &str = "IRONCLAW_TAPS";
-/// The file of a CPU template.
-pub const CPU_TEMPLATE: &str = "IRONCLAW_CPU_TEMPLATE";
+use ironclaw_settings::DefaultValue::Described;
+use ironclaw_settings::Setting;
+
+/// The Firecracker binary.
+pub const BINARY: Setting = Setting::text(
+    "firecracker",
+    Described("firecracker on PATH"),
+    "path of the Firecracker binary",
+);
+/// The jailer binary.
+pub const JAILER_BINARY: Setting = Setting::text(
+    "jailer",
+    Described("jailer on PATH"),
+    "path of Firecracker's jailer",
+);
+/// A drive that guests find as their root.
+pub const ROOT_DRIVE: Setting = Setting::text(
+    "root_drive",
+    Described("none"),
+    "path of an image that guests get as a read-only root drive (Firecracker)",
+);
+/// Tap devices, one for each VM.
+pub const TAPS: Setting = Setting::text(
+    "taps",
+    Described("none"),
+    "tap devices, one for each VM, as tap0,tap1 or jailed /run/netns/vm0:tap0 (Firecracker)",
+);
+/// A CPU template of Firecracker.
+pub const CPU_TEMPLATE: Setting = Setting::text(
+    "cpu_template",
+    Described("none"),
+    "path of a custom CPU template in JSON (Firecracker)",
+);

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use ironclaw_settings::{BadValue, Setting, Values};
 use rustix::process::geteuid;
 use serde::Serialize;
 use tokio::task::spawn_blocking;
@@ -14,37 +15,11 @@ use super::setting_names::{BINARY, CPU_TEMPLATE, JAILER_BINARY, ROOT_DRIVE, TAPS
 use super::{Confined, Devices, Firecracker, FirecrackerBinary, JAILER, KIND, KVM, PROGRAM, Tap};
 use crate::vm::backend::{Absence, Backend, Candidate, Installed, JailChoice, Surroundings, Trust};
 use crate::vm::kvm;
-use crate::vm::variables::{BadValue, Variable, Variables};
 use crate::vm::vmm::{VmmError, VmmKind};
 
 /// All settings of this backend.
-pub(in crate::vm) const VARIABLES: &[Variable] = &[
-    (
-        BINARY,
-        "firecracker on PATH",
-        "path of the Firecracker binary",
-    ),
-    (
-        JAILER_BINARY,
-        "jailer on PATH",
-        "path of Firecracker's jailer",
-    ),
-    (
-        ROOT_DRIVE,
-        "none",
-        "path of an image that guests get as a read-only root drive (Firecracker)",
-    ),
-    (
-        TAPS,
-        "none",
-        "tap devices, one for each VM, as tap0,tap1 or jailed /run/netns/vm0:tap0 (Firecracker)",
-    ),
-    (
-        CPU_TEMPLATE,
-        "none",
-        "path of a custom CPU template in JSON (Firecracker)",
-    ),
-];
+pub(in crate::vm) const SETTINGS: &[Setting] =
+    &[BINARY, JAILER_BINARY, ROOT_DRIVE, TAPS, CPU_TEMPLATE];
 
 /// The prefixes of its process names.
 pub(in crate::vm) const PROCESS_NAMES: &[&str] = &[PROGRAM, JAILER];
@@ -85,13 +60,13 @@ impl FromStr for Taps {
 }
 
 impl FirecrackerSettings {
-    pub(in crate::vm) fn from_vars(vars: &Variables<'_>) -> Result<Self, BadValue> {
+    pub(in crate::vm) fn new(values: &Values<'_>) -> Result<Self, BadValue> {
         Ok(Self {
-            binary: vars.path(BINARY),
-            jailer: vars.path(JAILER_BINARY),
-            root_drive: vars.path(ROOT_DRIVE),
-            taps: vars.parse(TAPS)?.unwrap_or_default(),
-            cpu_template: vars.path(CPU_TEMPLATE),
+            binary: values.path(&BINARY),
+            jailer: values.path(&JAILER_BINARY),
+            root_drive: values.path(&ROOT_DRIVE),
+            taps: values.parse(&TAPS)?.unwrap_or_default(),
+            cpu_template: values.path(&CPU_TEMPLATE),
         })
     }
 
@@ -113,7 +88,7 @@ impl FirecrackerSettings {
         if let Some(reason) = confined.why_no_stronger() {
             tracing::warn!(
                 "Firecracker can read and write files of this user: {reason} (`ironclaw doctor` lists \
-                 what is in force, IRONCLAW_JAIL=off silences this)"
+                 what is in force, `jail=off` silences this)"
             );
         }
         Ok(firecracker.confined(confined))
@@ -165,7 +140,9 @@ impl Backend for FirecrackerSettings {
             (TAPS, !self.taps.0.is_empty()),
             (CPU_TEMPLATE, self.cpu_template.is_some()),
         ];
-        set.into_iter().find(|(_, set)| *set).map(|(name, _)| name)
+        set.into_iter()
+            .find(|(_, set)| *set)
+            .map(|(setting, _)| setting.key)
     }
 
     async fn detect(&self, surroundings: &Surroundings) -> Result<Box<dyn Installed>, Absence> {

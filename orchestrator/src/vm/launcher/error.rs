@@ -56,7 +56,7 @@ pub enum LaunchError {
     /// The agent's binary, which is part of a template, was not found.
     #[error(
         "the guest agent's binary was not found (looked for {}): build it with `cargo xtask setup`, \
-         or set IRONCLAW_GUEST_AGENT to it",
+         or set `guest_agent` to it",
         looked.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
     )]
     NoGuestAgent {
@@ -65,7 +65,7 @@ pub enum LaunchError {
     },
     /// A backend was chosen, or is the only one, and can't run here.
     #[error(
-        "IRONCLAW_BACKEND={} can't be used: {reason}; run `ironclaw doctor`, or set it to auto or \
+        "`backend={}` can't be used: {reason}; run `ironclaw doctor`, or set it to auto or \
          another one",
         kind.name()
     )]
@@ -83,7 +83,7 @@ pub enum LaunchError {
     },
     /// A setting requires a backend other than the one that would run.
     #[error(
-        "{variable} is set, which needs {needed}, and that is not what would run; see `ironclaw \
+        "`{variable}` is set, which needs {needed}, and that is not what would run; see `ironclaw \
          doctor`"
     )]
     NeedsBackend {

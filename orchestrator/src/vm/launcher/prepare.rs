@@ -265,7 +265,7 @@ fn say_why_not(vmm: &VmmIdentity, reason: &str, known: Known, next: Option<&VmmK
     match (known, next) {
         (Known::Now, Some(next)) => tracing::warn!(
             "{vmm} is not used, since it does not boot the template here, and {next} is: {reason} \
-             (`ironclaw doctor` says what to do, IRONCLAW_BACKEND={} silences this)",
+             (`ironclaw doctor` says what to do, `backend={}` silences this)",
             next.name()
         ),
         (Known::Now | Known::Before, _) => {
@@ -332,7 +332,7 @@ mod tests {
         let settings = [("IRONCLAW_BACKEND", "qemu"), ("IRONCLAW_TAPS", "tap0")];
         let error = Queue::new(&config(&settings)).err().unwrap();
         assert!(matches!(error, LaunchError::NeedsBackend { .. }), "{error}");
-        for part in ["IRONCLAW_TAPS", "Firecracker"] {
+        for part in ["`taps`", "Firecracker"] {
             assert!(error.to_string().contains(part), "{error}");
         }
         let queue = Queue::new(&config(&settings[1..])).unwrap();

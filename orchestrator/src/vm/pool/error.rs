@@ -25,7 +25,7 @@ pub enum SpawnError {
     /// The limit of VMs is reached, and none ended in time.
     #[error(
         "no room for another VM after waiting for {waited:.1?}: the limit is {limit}; end VMs, or \
-         raise IRONCLAW_MAX_VMS or IRONCLAW_MEMORY_BUDGET_MIB"
+         raise `max_vms` or `memory_budget_mib`"
     )]
     PoolExhausted {
         /// The time waited.
@@ -118,7 +118,7 @@ pub enum PoolError {
     /// Not even one VM fits.
     #[error(
         "a VM with {guest_mib} MiB, and {VMM_MIB} MiB for its VMM, does not fit into the limit of \
-         {limit}: raise IRONCLAW_MEMORY_BUDGET_MIB or lower IRONCLAW_MEMORY_MIB"
+         {limit}: raise `memory_budget_mib` or lower `memory_mib`"
     )]
     NoRoom {
         /// Memory of a guest in MiB.

@@ -68,7 +68,7 @@ pub enum Strength {
     Landlock,
     /// As this user, with filtered system calls only.
     Filters,
-    /// No jail (`IRONCLAW_JAIL=off`): only the filters of QEMU's own sandbox.
+    /// No jail (`jail=off`): only the filters of QEMU's own sandbox.
     Off,
 }
 
@@ -114,7 +114,7 @@ impl Cell {
 }
 
 impl Jail {
-    /// Creates no jail, for `IRONCLAW_JAIL=off`.
+    /// Creates no jail, for `jail=off`.
     #[must_use]
     pub fn off() -> Self {
         Self::new(Strength::Off, 0..=0)
@@ -196,7 +196,7 @@ impl Jail {
             path: program.to_owned(),
             reason: format!(
                 "{}; run as root with CAP_SYS_ADMIN, let users make user namespaces, or set \
-                 IRONCLAW_JAIL to auto or off",
+                 `jail` to auto or off",
                 self.why_no_stronger().unwrap_or_default()
             ),
         })
@@ -528,7 +528,7 @@ mod tests {
         for strength in [Strength::Landlock, Strength::Filters] {
             let jail = Jail::at_most(strength, program, 5..=6).unwrap();
             let error = jail.or_error(program).unwrap_err().to_string();
-            assert!(error.contains("IRONCLAW_JAIL"), "{error}");
+            assert!(error.contains("`jail`"), "{error}");
         }
         Jail::off().or_error(program).unwrap_err();
     }

@@ -5,33 +5,31 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use ironclaw_settings::DefaultValue::{Described, Is};
+use ironclaw_settings::{BadValue, Setting, Values};
 use serde::Serialize;
 use tokio::task::spawn_blocking;
 
 use super::{Accelerator, Jail, KIND, Qemu, QemuBinary};
 use crate::vm::backend::{Absence, Backend, Candidate, Installed, JailChoice, Surroundings, Trust};
 use crate::vm::kvm;
-use crate::vm::variables::{BadValue, Variable, Variables};
 use crate::vm::vmm::{VmmError, VmmKind};
 
-/// The path of the QEMU binary.
-pub const BINARY: &str = "IRONCLAW_QEMU";
-/// The accelerator.
-pub const ACCEL: &str = "IRONCLAW_QEMU_ACCEL";
+/// The QEMU binary.
+pub const BINARY: Setting = Setting::text(
+    "qemu",
+    Described("qemu-system-x86_64 on PATH"),
+    "path of the QEMU binary",
+);
+/// How QEMU runs a guest's code.
+pub const ACCEL: Setting = Setting::text(
+    "qemu_accel",
+    Is("auto"),
+    "auto (KVM if a probe shows that it runs the guest), kvm or tcg",
+);
 
 /// All settings of this backend.
-pub(in crate::vm) const VARIABLES: &[Variable] = &[
-    (
-        BINARY,
-        "qemu-system-x86_64 on PATH",
-        "path of the QEMU binary",
-    ),
-    (
-        ACCEL,
-        "auto",
-        "auto (KVM if a probe shows that it runs the guest), kvm or tcg",
-    ),
-];
+pub(in crate::vm) const SETTINGS: &[Setting] = &[BINARY, ACCEL];
 
 /// The prefixes of its process names.
 pub(in crate::vm) const PROCESS_NAMES: &[&str] = &["qemu"];
@@ -79,10 +77,10 @@ impl FromStr for AccelChoice {
 }
 
 impl QemuSettings {
-    pub(in crate::vm) fn from_vars(vars: &Variables<'_>) -> Result<Self, BadValue> {
+    pub(in crate::vm) fn new(values: &Values<'_>) -> Result<Self, BadValue> {
         Ok(Self {
-            binary: vars.path(BINARY),
-            accel: vars.parse(ACCEL)?.unwrap_or_default(),
+            binary: values.path(&BINARY),
+            accel: values.parse(&ACCEL)?.unwrap_or_default(),
         })
     }
 }
@@ -164,7 +162,7 @@ impl Found {
         if let Some(reason) = jail.why_no_stronger() {
             tracing::warn!(
                 "QEMU runs with a weaker jail: {reason} (`ironclaw doctor` lists what is in force, \
-                 IRONCLAW_JAIL=off silences this)"
+                 `jail=off` silences this)"
             );
         }
         Ok(jail)

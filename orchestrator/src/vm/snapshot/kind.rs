@@ -119,7 +119,7 @@ impl DirName {
 impl Artefact for DirName {
     const STORE: StoreName = StoreName {
         what: "snapshot",
-        setting: "IRONCLAW_SNAPSHOT_PATH",
+        setting: "`snapshot_path`",
     };
     const MANIFEST: &'static str = MANIFEST;
     const NAME_FIELD: &'static str = "id";

@@ -433,7 +433,7 @@ fn a_root_that_can_not_be_trusted_or_used_is_refused_with_what_to_do() {
     fs::set_permissions(&exposed, fs::Permissions::from_mode(0o777)).unwrap();
     let error = SnapshotStore::open(&exposed).unwrap_err().to_string();
     assert!(
-        error.contains("IRONCLAW_SNAPSHOT_PATH") && error.contains("0777"),
+        error.contains("`snapshot_path`") && error.contains("0777"),
         "{error}"
     );
     let file = directory.path().join("file");

@@ -207,7 +207,7 @@ fn unusable(root: &Path, what: String) -> VmmError {
     VmmError::Unusable {
         program: "the directory of running VMs",
         path: root.to_owned(),
-        reason: what + " IRONCLAW_RUN_PATH to a directory of its own",
+        reason: what + " `run_path` to a directory of its own",
     }
 }
 
@@ -464,10 +464,7 @@ mod tests {
                 let created = RunDirectory::create(root.path()).map(drop);
                 for refused in [opened.map(drop), created, sweep(root.path())] {
                     let why = refused.unwrap_err().to_string();
-                    assert!(
-                        why.contains(name) && why.contains("IRONCLAW_RUN_PATH"),
-                        "{why}"
-                    );
+                    assert!(why.contains(name) && why.contains("`run_path`"), "{why}");
                 }
                 assert!(path.symlink_metadata().is_ok(), "{name} {kind}");
                 assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
@@ -523,10 +520,7 @@ mod tests {
         fs::set_permissions(root.path(), fs::Permissions::from_mode(0o1777)).unwrap();
         let error = RunDirectory::create(root.path()).unwrap_err();
         let why = error.to_string();
-        assert!(
-            why.contains("1777") && why.contains("IRONCLAW_RUN_PATH"),
-            "{why}"
-        );
+        assert!(why.contains("1777") && why.contains("`run_path`"), "{why}");
     }
 
     #[test]
@@ -534,8 +528,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let error = RunDirectory::create(file.path()).unwrap_err().to_string();
         assert!(
-            error.contains(&file.path().display().to_string())
-                && error.contains("IRONCLAW_RUN_PATH"),
+            error.contains(&file.path().display().to_string()) && error.contains("`run_path`"),
             "{error}"
         );
     }

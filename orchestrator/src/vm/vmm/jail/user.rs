@@ -33,7 +33,7 @@ fn user_in(users: &RangeInclusive<u32>, turn: usize, claims: &Path) -> io::Resul
     }
     Err(io::Error::new(
         io::ErrorKind::QuotaExceeded,
-        format!("all {count} user ids of jailed VMs are in use: widen IRONCLAW_JAIL_USERS"),
+        format!("all {count} user ids of jailed VMs are in use: widen `jail_users`"),
     ))
 }
 

@@ -1,0 +1,188 @@
+//! The settings that are not a backend's, each declared once, and the list of all.
+
+use ironclaw_settings::{DefaultValue, Setting};
+
+use crate::vm::backends;
+use DefaultValue::{Described, Is};
+
+/// Snapshots in the pool.
+pub const POOL_SIZE: Setting = Setting::number(
+    "pool_size",
+    Is("5"),
+    1,
+    Some(20),
+    "number of snapshots in the pool",
+);
+/// Warm clones that are always there.
+pub const MIN_WARM: Setting = Setting::number(
+    "min_warm",
+    Described("one for each snapshot"),
+    0,
+    Some(MAX_WARM_CLONES),
+    "number of warm clones that are always there",
+);
+/// The most warm clones.
+pub const MAX_WARM: Setting = Setting::text(
+    "max_warm",
+    Described("`min_warm`"),
+    "most warm clones, `min_warm`-100; as many as the bursts of the last hours needed",
+);
+/// Processes of the VMM that stand by.
+pub const STANDBY: Setting = Setting::number(
+    "standby",
+    Is("1"),
+    0,
+    Some(20),
+    "VMM processes that stand by for spawns that find no warm clone (Firecracker)",
+);
+/// The most VMs at a time.
+pub const MAX_VMS: Setting = Setting::number(
+    "max_vms",
+    Described("as many as fit into the memory budget"),
+    1,
+    None,
+    "most VMs at a time, warm clones included",
+);
+/// Memory of all VMs together.
+pub const MEMORY_BUDGET_MIB: Setting = Setting::number(
+    "memory_budget_mib",
+    Described("three quarters of the memory that the process may use"),
+    128,
+    None,
+    "memory of all VMs together in MiB: each guest's own and 32 MiB",
+);
+/// Seconds after which a snapshot gets a successor.
+pub const SNAPSHOT_REFRESH_SECS: Setting = Setting::number(
+    "snapshot_refresh_secs",
+    Is("3600"),
+    60,
+    None,
+    "seconds until a snapshot is replaced by a fresh one",
+);
+/// Directory of the snapshots.
+pub const SNAPSHOT_PATH: Setting = Setting::text(
+    "snapshot_path",
+    Described("/var/lib/ironclaw/snapshots as root, $XDG_STATE_HOME/ironclaw/snapshots otherwise"),
+    "absolute path of the snapshots' directory, in UTF-8",
+);
+/// Directory of the templates.
+pub const TEMPLATE_PATH: Setting = Setting::text(
+    "template_path",
+    Described("/var/lib/ironclaw/templates as root, $XDG_STATE_HOME/ironclaw/templates otherwise"),
+    "absolute path of the templates' directory, in UTF-8",
+);
+/// Directory for what running VMs need.
+pub const RUN_PATH: Setting = Setting::text(
+    "run_path",
+    Described("/var/lib/ironclaw/run as root, $XDG_STATE_HOME/ironclaw/run otherwise"),
+    "absolute path of the directory for the sockets of running VMs, in UTF-8",
+);
+/// Which hypervisor to use.
+pub const BACKEND: Setting = Setting::text("backend", Is("auto"), "auto, firecracker or qemu");
+/// Memory of a guest in MiB.
+pub const MEMORY_MIB: Setting = Setting::number(
+    "memory_mib",
+    Is("128"),
+    96,
+    Some(16384),
+    "memory of a guest in MiB",
+);
+/// Processors of a guest.
+pub const VCPUS: Setting = Setting::number("vcpus", Is("1"), 1, Some(32), "processors of a guest");
+/// Whether VMMs are jailed.
+pub const JAIL: Setting = Setting::text(
+    "jail",
+    Is("auto"),
+    "auto (the strongest that can be had; Firecracker as root: on), on (jailed or an error) or off",
+);
+/// User ids of jailed VMs.
+pub const JAIL_USERS: Setting = Setting::text(
+    "jail_users",
+    Is("70000-70999"),
+    "unused user ids for jailed VMMs, FIRST-LAST, both from 1 to 4294967294",
+);
+/// The guest agent's binary that goes into templates.
+pub const GUEST_AGENT: Setting = Setting::text(
+    "guest_agent",
+    Described("beside the ironclaw binary"),
+    "path of the guest agent's binary",
+);
+
+/// More warm clones than this are no pool for one process.
+pub(super) const MAX_WARM_CLONES: u64 = 100;
+
+const OF_ALL_BACKENDS: &[Setting] = &[
+    POOL_SIZE,
+    MIN_WARM,
+    MAX_WARM,
+    STANDBY,
+    MAX_VMS,
+    MEMORY_BUDGET_MIB,
+    SNAPSHOT_REFRESH_SECS,
+    SNAPSHOT_PATH,
+    TEMPLATE_PATH,
+    RUN_PATH,
+    BACKEND,
+    MEMORY_MIB,
+    VCPUS,
+    JAIL,
+    JAIL_USERS,
+    GUEST_AGENT,
+];
+
+/// Every setting, for what reads, shows or explains them.
+pub const SETTINGS: &[Setting] = &ALL;
+
+/// Those of all backends, and then those of each.
+const TABLES: [&[Setting]; backends::SETTINGS.len() + 1] = {
+    let mut tables = [OF_ALL_BACKENDS; backends::SETTINGS.len() + 1];
+    let mut at = 0;
+    while at < backends::SETTINGS.len() {
+        tables[at + 1] = backends::SETTINGS[at];
+        at += 1;
+    }
+    tables
+};
+
+const COUNT: usize = {
+    let (mut count, mut table) = (0, 0);
+    while table < TABLES.len() {
+        count += TABLES[table].len();
+        table += 1;
+    }
+    count
+};
+
+const ALL: [Setting; COUNT] = {
+    let mut all = [POOL_SIZE; COUNT];
+    let (mut at, mut table) = (0, 0);
+    while table < TABLES.len() {
+        let mut row = 0;
+        while row < TABLES[table].len() {
+            all[at] = TABLES[table][row];
+            at += 1;
+            row += 1;
+        }
+        table += 1;
+    }
+    all
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vm::pool::VMM_MIB;
+
+    #[test]
+    fn memory_overhead_of_a_vm_is_documented_as_it_is_counted() {
+        let counted = format!("{VMM_MIB} MiB");
+        let meaning = MEMORY_BUDGET_MIB.meaning;
+        assert!(meaning.contains(&counted), "{meaning:?}: {counted}");
+    }
+
+    #[test]
+    fn no_two_settings_have_one_key() {
+        let keys: std::collections::BTreeSet<_> = SETTINGS.iter().map(|it| it.key).collect();
+        assert_eq!(keys.len(), SETTINGS.len());
+    }
+}

@@ -1,0 +1,253 @@
+//! The values of settings: what somebody set, each with its origin.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use thiserror::Error;
+
+use crate::file::{self, FileError};
+use crate::origin::Origin;
+use crate::setting::{DefaultValue, Setting, Takes};
+
+/// A value that somebody set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Value {
+    /// As it was written.
+    pub text: OsString,
+    /// Where.
+    pub origin: Origin,
+}
+
+/// A setting has a value that it does not take.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{set}={value:?} can't be used: it takes {expected}")]
+pub struct BadValue {
+    /// The setting.
+    pub key: &'static str,
+    /// What set it: a variable, a line of a file, a flag.
+    pub set: String,
+    /// The value.
+    pub value: String,
+    /// What it takes.
+    pub expected: String,
+}
+
+/// A flag sets what is no setting.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("there is no setting {key:?}{}", file::did_you_mean(*.nearest))]
+pub struct UnknownSetting {
+    /// What was set.
+    pub key: String,
+    /// The setting that is called most like it.
+    pub nearest: Option<&'static str>,
+}
+
+/// What was set, and the environment. An empty value counts as none.
+pub struct Values<'a> {
+    settings: &'static [Setting],
+    set: BTreeMap<&'static str, Value>,
+    environment: &'a dyn Fn(&str) -> Option<OsString>,
+}
+
+impl<'a> Values<'a> {
+    /// What variables of `environment` set of `settings`.
+    #[must_use]
+    pub fn of_variables(
+        settings: &'static [Setting],
+        environment: &'a dyn Fn(&str) -> Option<OsString>,
+    ) -> Self {
+        let mut values = Self {
+            settings,
+            set: BTreeMap::new(),
+            environment,
+        };
+        for setting in settings {
+            let name = setting.variable();
+            if let Some(text) = values.environment(&name) {
+                let origin = Origin::Variable(name);
+                values.set.insert(setting.key, Value { text, origin });
+            }
+        }
+        values
+    }
+
+    /// The same with what the file at `path` sets and nothing else does.
+    ///
+    /// # Errors
+    /// [`FileError`] if any of it can't be used.
+    pub fn over_file(mut self, path: &Path) -> Result<Self, FileError> {
+        for (key, text, origin) in file::read(path, self.settings)? {
+            if !text.is_empty() {
+                let value = Value { text, origin };
+                self.set.entry(key).or_insert(value);
+            }
+        }
+        Ok(self)
+    }
+
+    /// The same with `key` as `flag` sets it, whatever else does.
+    ///
+    /// # Errors
+    /// [`UnknownSetting`].
+    pub fn under_flag(
+        mut self,
+        flag: &'static str,
+        key: &str,
+        text: OsString,
+    ) -> Result<Self, UnknownSetting> {
+        let mut all = self.settings.iter();
+        let Some(setting) = all.find(|setting| setting.key == key) else {
+            return Err(UnknownSetting {
+                key: key.to_owned(),
+                nearest: file::nearest(key, self.settings),
+            });
+        };
+        let origin = Origin::Flag(flag);
+        self.set.insert(setting.key, Value { text, origin });
+        Ok(self)
+    }
+
+    /// A variable of the environment that is no setting.
+    #[must_use]
+    pub fn environment(&self, variable: &str) -> Option<OsString> {
+        (self.environment)(variable).filter(|value| !value.is_empty())
+    }
+
+    /// What somebody set.
+    #[must_use]
+    pub fn set(&self, setting: &Setting) -> Option<&Value> {
+        let set = self.set.get(setting.key);
+        set.filter(|value| !value.text.is_empty())
+    }
+
+    /// A path, if one was set.
+    #[must_use]
+    pub fn path(&self, setting: &Setting) -> Option<PathBuf> {
+        self.set(setting).map(|value| PathBuf::from(&value.text))
+    }
+
+    /// What was set, or the default if that can be written down.
+    ///
+    /// # Errors
+    /// [`BadValue`].
+    pub fn parse<T: FromStr>(&self, setting: &Setting) -> Result<Option<T>, BadValue> {
+        let Some(text) = self.text(setting) else {
+            return Ok(None);
+        };
+        match text.to_str().map(T::from_str) {
+            Some(Ok(parsed)) => Ok(Some(parsed)),
+            _ => Err(self.bad(setting)),
+        }
+    }
+
+    /// The same of a number, which has to be in its range.
+    ///
+    /// # Errors
+    /// [`BadValue`].
+    pub fn number<T: TryFrom<u64>>(&self, setting: &Setting) -> Result<Option<T>, BadValue> {
+        let Some(number) = self.parse::<u64>(setting)? else {
+            return Ok(None);
+        };
+        let is_in_range = match setting.takes {
+            Takes::Number { least, most } => {
+                number >= least && most.is_none_or(|most| number <= most)
+            }
+            Takes::Text => true,
+        };
+        match T::try_from(number) {
+            Ok(number) if is_in_range => Ok(Some(number)),
+            _ => Err(self.bad(setting)),
+        }
+    }
+
+    /// That the value of `setting` can't be used.
+    #[must_use]
+    pub fn bad(&self, setting: &Setting) -> BadValue {
+        let set = self.set(setting);
+        let named = |value: &Value| value.origin.of_key(setting.key);
+        BadValue {
+            key: setting.key,
+            set: set.map_or_else(|| setting.variable(), named),
+            value: self
+                .text(setting)
+                .map_or_else(String::new, |text| text.to_string_lossy().into_owned()),
+            expected: setting.expected(),
+        }
+    }
+
+    fn text(&self, setting: &Setting) -> Option<&OsStr> {
+        match (self.set(setting), setting.default) {
+            (Some(value), _) => Some(&value.text),
+            (None, DefaultValue::Is(text)) => Some(OsStr::new(text)),
+            (None, DefaultValue::Described(_)) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    const SIZE: Setting =
+        Setting::number("pool_size", DefaultValue::Is("5"), 1, Some(20), "snapshots");
+    const JAIL: Setting = Setting::text("jail", DefaultValue::Described("none"), "on or off");
+    const SETTINGS: &[Setting] = &[SIZE, JAIL];
+
+    fn size_of(variable: Option<&str>, file: Option<&str>, flag: Option<&str>) -> (u64, String) {
+        let environment = |name: &str| {
+            let set = variable.filter(|_| name == "IRONCLAW_POOL_SIZE");
+            set.map(OsString::from)
+        };
+        let mut values = Values::of_variables(SETTINGS, &environment);
+        if let Some(text) = file {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("f.toml");
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            values = values.over_file(&path).unwrap();
+        }
+        if let Some(text) = flag {
+            values = values
+                .under_flag("--set", "pool_size", text.into())
+                .unwrap();
+        }
+        let origin = values.set(&SIZE).map(|value| match &value.origin {
+            Origin::File { line, .. } => format!("line {line}"),
+            other => other.to_string(),
+        });
+        let number = values.number(&SIZE).unwrap().unwrap();
+        (number, origin.unwrap_or_default())
+    }
+
+    #[test]
+    fn a_flag_comes_before_a_variable_that_before_a_file_and_that_before_the_default() {
+        let (variable, file, flag) = (Some("2"), Some("\npool_size = 3\n"), Some("4"));
+        let of = |number, origin: &str| (number, origin.to_owned());
+        assert_eq!(size_of(variable, file, flag), of(4, "--set"));
+        assert_eq!(size_of(variable, file, None), of(2, "IRONCLAW_POOL_SIZE"));
+        assert_eq!(size_of(None, file, None), of(3, "line 2"));
+        assert_eq!(size_of(Some(""), file, None), of(3, "line 2"));
+        assert_eq!(size_of(None, None, None), of(5, ""));
+    }
+
+    #[test]
+    fn a_bad_value_is_told_with_what_set_it_and_what_it_takes() {
+        let environment = |name: &str| (name == "IRONCLAW_POOL_SIZE").then(|| OsString::from("21"));
+        let values = Values::of_variables(SETTINGS, &environment);
+        let told = values.number::<usize>(&SIZE).unwrap_err().to_string();
+        let expected = "IRONCLAW_POOL_SIZE=\"21\" can't be used: it takes snapshots, 1-20";
+        assert_eq!(told, expected);
+        let values = values
+            .under_flag("--set", "pool_size", "many".into())
+            .unwrap();
+        let told = values.number::<usize>(&SIZE).unwrap_err().to_string();
+        assert!(told.starts_with("--set pool_size=\"many\""), "{told}");
+        let unknown = values.under_flag("--set", "pool_sizes", "1".into());
+        let told = unknown.err().unwrap().to_string();
+        assert!(told.contains("\"pool_size\""), "{told}");
+    }
+}
