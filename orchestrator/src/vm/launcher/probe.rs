@@ -1,8 +1,8 @@
-//! Whether KVM runs our guest here: found out by trying, since a /dev/kvm that can be opened
-//! proves little. Some clouds emulate parts of it on which a stock kernel hangs.
+//! Probes whether KVM runs our guest here, by booting it: a /dev/kvm that can be opened proves
+//! little. Some clouds emulate parts of it on which a stock kernel hangs.
 //!
-//! The answer is kept beside the templates, so that it is asked once for each combination of
-//! host, hypervisor and template.
+//! The result is kept beside the templates, so that each combination of host, hypervisor and
+//! template is probed once.
 
 use std::fs::{self, File, Permissions};
 use std::io::{ErrorKind, Write as _};
@@ -19,15 +19,15 @@ use crate::vm::launcher::boot::{self, boot_once};
 use crate::vm::snapshot::{Host, SnapshotError};
 use crate::vm::vmm::{Machine, Ram, Vmm, VmmError, VmmIdentity, VmmKind};
 
-/// Ten times what a boot takes under KVM on an idle machine.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Most bytes of it that are read.
+/// Timeout of the boot: ten times what it takes under KVM on an idle machine.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Limit of the bytes read of a result.
 const MAX_BYTES: u64 = 4096;
 
-/// What an answer holds for.
+/// The combination that a result holds for.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Question {
+struct ProbeKey {
     cpu_model: String,
     kernel_release: String,
     vmm: VmmIdentity,
@@ -35,51 +35,53 @@ struct Question {
     machine: Machine,
 }
 
-/// Most characters of a reason that are kept: one line says what there is to say.
-const REASON: usize = 300;
+/// Limit of the characters kept of a reason.
+const MAX_REASON: usize = 300;
 
 /// Whether a template boots under a hypervisor here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It does.
+    /// It boots.
     Boots,
-    /// It does not.
+    /// It does not boot.
     Fails {
-        /// Why not.
+        /// The reason.
         reason: String,
-        /// How that is known.
+        /// The evidence for that.
         known: Known,
     },
 }
 
-/// How it is known that a template does not boot.
+/// The evidence that a template does not boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Known {
-    /// A boot has just shown it.
+    /// A boot has just failed.
     Now,
-    /// An earlier process found it out, and has told.
+    /// A boot of an earlier process failed, which reported it.
     Before,
-    /// It is not: the boot failed by something else, and is tried again by the next process.
+    /// None: the boot failed for another reason, and the next process tries again.
     Not,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Answer {
-    question: Question,
+struct ProbeResult {
+    #[serde(rename = "question")]
+    key: ProbeKey,
     works: bool,
-    /// Why it does not.
+    /// The reason if it does not.
     #[serde(default)]
     reason: String,
 }
 
-/// The name of the file beside the templates that keeps what was found out of a hypervisor.
+/// Returns the name of the file, beside the templates, with the result for a hypervisor.
 #[must_use]
 pub fn probe_file(vmm: &VmmKind) -> String {
     format!(".kvm-probe-{vmm}.json")
 }
 
-/// Whether `template` boots under `vmm`, which runs guests by KVM.
+/// Probes whether `template` boots under `vmm`, which runs guests by KVM; calls `trying` before a
+/// boot.
 pub(super) async fn boots(
     vmm: &dyn Vmm,
     config: &Config,
@@ -90,38 +92,38 @@ pub(super) async fn boots(
         Ok(host) => host,
         Err(error) => return fails(in_a_line(&SnapshotError::from(error).into()), Known::Not),
     };
-    let question = Question {
+    let key = ProbeKey {
         cpu_model: host.cpu_model,
         kernel_release: host.kernel_release,
         vmm: vmm.identity().clone(),
         template: template.hash().clone(),
         machine: config.machine,
     };
-    let path = config.template_path.join(probe_file(&question.vmm.kind));
-    if let Some(answer) = recall(&path).filter(|answer| answer.question == question) {
-        return match answer.works {
+    let path = config.template_path.join(probe_file(&key.vmm.kind));
+    if let Some(result) = recall(&path).filter(|result| result.key == key) {
+        return match result.works {
             true => Verdict::Boots,
-            false => fails(answer.reason, Known::Before),
+            false => fails(result.reason, Known::Before),
         };
     }
     trying();
     let spec = boot::spec(template, config.machine, Ram::Private);
-    let reason = match boot_once(vmm, &spec, PATIENCE).await {
+    let reason = match boot_once(vmm, &spec, BOOT_TIMEOUT).await {
         Ok(_) => None,
-        Err(error) if proves_it(vmm, &error) => {
+        Err(error) if is_conclusive(vmm, &error) => {
             tracing::info!(%error, "KVM does not run the guest");
             Some(in_a_line(&error))
         }
         Err(error) => return fails(in_a_line(&error), Known::Not),
     };
-    let answer = Answer {
-        question,
+    let result = ProbeResult {
+        key,
         works: reason.is_none(),
         reason: reason.clone().unwrap_or_default(),
     };
-    match remember(&path, &answer) {
+    match remember(&path, &result) {
         Ok(()) => {}
-        // Root's templates, or those of a read-only file system.
+        // Root's templates, or a read-only file system.
         Err(error)
             if matches!(
                 error.kind(),
@@ -142,13 +144,13 @@ fn fails(reason: String, known: Known) -> Verdict {
     Verdict::Fails { reason, known }
 }
 
-/// What failed, with what the VMM said last, and without what the guest did.
+/// Formats an error in one line, with the last message of the VMM, and without the guest's console.
 fn in_a_line(error: &LaunchError) -> String {
     let mut text = String::new();
     let first: Option<&dyn std::error::Error> = Some(error);
     for error in std::iter::successors(first, |error| error.source()) {
         let error = error.to_string();
-        // Which begins behind it.
+        // Cuts off the console, which begins there.
         let line = error.lines().next().unwrap_or_default();
         let line = line
             .split_once("; it printed")
@@ -163,13 +165,13 @@ fn in_a_line(error: &LaunchError) -> String {
     {
         text.push_str(&format!(" ({word})"));
     }
-    text.chars().take(REASON).collect()
+    text.chars().take(MAX_REASON).collect()
 }
 
-/// Whether it is the guest or the VMM that does not get along with KVM. A full disk, a tap device
-/// that is in use, who kills a VMM for its memory, or a process that ends before it has opened the
-/// device say nothing about that.
-fn proves_it(vmm: &dyn Vmm, error: &LaunchError) -> bool {
+/// Returns whether the guest or the VMM is incompatible with KVM. Other failures prove nothing: a
+/// full disk, a tap device in use, a VMM that was killed for its memory, or a process that ended
+/// before it opened the device.
+fn is_conclusive(vmm: &dyn Vmm, error: &LaunchError) -> bool {
     let says_nothing = matches!(
         error,
         LaunchError::Vmm(VmmError::Died { exit, operation })
@@ -178,7 +180,7 @@ fn proves_it(vmm: &dyn Vmm, error: &LaunchError) -> bool {
     boot::did_not_come_up(error) && !says_nothing
 }
 
-fn recall(path: &Path) -> Option<Answer> {
+fn recall(path: &Path) -> Option<ProbeResult> {
     use std::io::Read as _;
     let mut json = Vec::new();
     File::open(path)
@@ -189,10 +191,10 @@ fn recall(path: &Path) -> Option<Answer> {
     serde_json::from_slice(&json).ok()
 }
 
-fn remember(path: &Path, answer: &Answer) -> std::io::Result<()> {
+fn remember(path: &Path, result: &ProbeResult) -> std::io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     let mut file = tempfile::NamedTempFile::new_in(directory)?;
-    serde_json::to_writer_pretty(&mut file, answer)?;
+    serde_json::to_writer_pretty(&mut file, result)?;
     file.flush()?;
     fs::set_permissions(file.path(), Permissions::from_mode(0o600))?;
     file.persist(path)?;
@@ -204,8 +206,8 @@ mod tests {
     use super::*;
     use crate::vm::launcher::fake::{self, Boot, Fake};
 
-    /// What is found out by one boot after the other, `None` if it boots; the second one only if it
-    /// is asked again.
+    /// Probes twice with these boots; returns the evidence of each probe, `None` for a success, and
+    /// the number of boots left.
     async fn asked_twice(faults: [Boot; 2]) -> (Option<Known>, Option<Known>, usize) {
         let (directory, template) = fake::template();
         let variable = |name: &str| match name {
@@ -250,8 +252,8 @@ mod tests {
         }
     }
 
-    fn answer(works: bool) -> Answer {
-        let question = Question {
+    fn result(works: bool) -> ProbeResult {
+        let key = ProbeKey {
             cpu_model: "CPU".to_owned(),
             kernel_release: "6.1".to_owned(),
             vmm: VmmIdentity {
@@ -266,22 +268,22 @@ mod tests {
                 vcpus: 1,
             },
         };
-        Answer {
-            question,
+        ProbeResult {
+            key,
             works,
             reason: String::new(),
         }
     }
 
     #[test]
-    fn an_answer_is_kept_private_and_the_last_one_counts() {
+    fn a_result_is_kept_private_and_the_last_one_counts() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("answer.json");
+        let path = directory.path().join("result.json");
         assert!(recall(&path).is_none());
         for works in [true, false] {
-            remember(&path, &answer(works)).unwrap();
+            remember(&path, &result(works)).unwrap();
             let kept = recall(&path).unwrap();
-            assert_eq!((kept.works, kept.question), (works, answer(works).question));
+            assert_eq!((kept.works, kept.key), (works, result(works).key));
         }
         assert_eq!(
             fs::metadata(&path).unwrap().permissions().mode() & 0o777,
