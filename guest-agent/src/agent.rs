@@ -1,7 +1,7 @@
 //! The event loop: one thread that waits for everything.
 //!
-//! One thread is what makes reaping safe: between a process's end and the look at its number
-//! nothing else can start one.
+//! A single thread makes reaping safe: no process can be started between the end of one and the
+//! lookup of its PID.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -25,19 +25,19 @@ use crate::session::Context;
 use crate::system::System;
 use crate::transport::Transport;
 
-/// Most connections at a time; more wait in the listener's backlog.
+/// Limit of connections at a time; more wait in the listener's backlog.
 const MAX_CONNECTIONS: usize = 16;
 
-/// How long a guest that ends waits for its last words to be read.
-const FAREWELL: Duration = Duration::from_millis(250);
+/// Timeout of a guest's last messages, which the host has to read before the guest ends.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// The agent can't go on.
+/// The error after which the agent can't continue.
 #[derive(Debug, Error)]
 pub(crate) enum AgentError {
     /// It would not learn of its children's ends.
     #[error("watch for the end of child processes")]
     Children(#[source] io::Error),
-    /// It would not learn of anything.
+    /// It would not learn of any event.
     #[error("wait for events")]
     Wait(#[source] io::Error),
 }
@@ -45,7 +45,7 @@ pub(crate) enum AgentError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct LinkId(u64);
 
-/// What a descriptor in the poll set belongs to.
+/// The owner of a descriptor in the poll set.
 #[derive(Debug, Clone, Copy)]
 enum Token {
     Children,
@@ -55,30 +55,30 @@ enum Token {
     Pipe(Pipe),
 }
 
-/// The agent and all that it serves.
+/// The agent with everything that it serves.
 pub(crate) struct Agent {
     surroundings: Surroundings,
     system: Box<dyn System>,
     children: UnixStream,
-    /// Whether children that ended may be left to be reaped.
+    /// Whether more ended children may have to be reaped.
     unreaped: bool,
     listener: Option<OwnedFd>,
-    /// No descriptor was left for a connection; the listener is tried again when something else
-    /// happened.
+    /// Whether there was no descriptor left for a connection; the next event triggers another
+    /// attempt.
     out_of_descriptors: bool,
     search: Option<PortSearch>,
     links: BTreeMap<LinkId, Link>,
     next: u64,
     next_session: u64,
     commands: Commands,
-    /// What is read passes through here: one buffer for all requests.
+    /// The buffer for all reads.
     buffer: Box<[u8]>,
     shutdown: bool,
 }
 
 impl Agent {
-    /// An agent that accepts connections from `listener`, which has to be non-blocking, and
-    /// looks for the serial port if `serial` says so.
+    /// Creates an agent that accepts connections from `listener`, which has to be non-blocking, and
+    /// that waits for the serial port if `serial` is set.
     pub(crate) fn new(
         surroundings: Surroundings,
         system: Box<dyn System>,
@@ -163,7 +163,7 @@ impl Agent {
             Some(deadline) => Some(deadline.saturating_duration_since(now)),
             None => None,
         };
-        // A time too long for the kernel's type is no time limit.
+        // A timeout too long for the kernel's type is none.
         let timeout = longest.and_then(|time| Timespec::try_from(time).ok());
         match poll(&mut set, timeout.as_ref()) {
             Ok(_) => {}
@@ -209,7 +209,7 @@ impl Agent {
             }
         }
         over.into_iter().for_each(|id| self.close(id));
-        // Not while a command starts or runs: it would have to wait for the one processor.
+        // Not while a command starts or runs: it would have to wait for the only processor.
         if self.commands.are_idle() {
             self.system.prepare();
         }
@@ -260,10 +260,10 @@ impl Agent {
         }
     }
 
-    /// Writes what is queued, and lets the hosts that are connected by a socket read it: a reset
-    /// throws away what is still in the guest's send queue.
+    /// Writes what is queued, and waits until hosts connected by a socket have read it: a reset
+    /// would discard the guest's send queue.
     fn say_farewell(mut self) {
-        let deadline = Instant::now() + FAREWELL;
+        let deadline = Instant::now() + FLUSH_TIMEOUT;
         loop {
             let (commands, buffer) = (&mut self.commands, &mut self.buffer);
             self.links

@@ -7,11 +7,11 @@ use ironclaw_protocol::message::CommandEnd;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process_group, wait};
 
-/// Most processes that are collected at a time: those that a guest's commands leave behind may end as
-/// fast as they are collected, and for ever.
+/// Limit of the processes reaped at a time: what commands leave behind may end as fast as it is
+/// reaped, for ever.
 const MAX_REAPED: usize = 64;
 
-/// Gives a stream that becomes readable when a child ended.
+/// Opens a stream that becomes readable when a child has ended.
 pub(crate) fn watch() -> io::Result<UnixStream> {
     let (read, write) = UnixStream::pair()?;
     read.set_nonblocking(true)?;
@@ -20,26 +20,26 @@ pub(crate) fn watch() -> io::Result<UnixStream> {
     Ok(read)
 }
 
-/// Children that ended.
+/// Children that have ended.
 #[derive(Debug, Default)]
 pub(crate) struct Reaped {
-    /// How each of them did.
+    /// The PID and the outcome of each.
     pub(crate) ended: Vec<(Pid, CommandEnd)>,
     /// Whether there may be more.
     pub(crate) more: bool,
 }
 
-/// Collects children that ended, and how, up to a number.
+/// Reaps ended children, up to a limit.
 ///
-/// Whoever started a child looks its number up in the result. The agent has one thread, so a
-/// number that is in use by an open request can't have been given to another process before.
+/// The caller looks up the PIDs of its own children in the result. The agent has a single thread,
+/// so the PID of an open request can't have been reused before.
 pub(crate) fn reap() -> Reaped {
     let mut reaped = Reaped::default();
     for _ in 0..MAX_REAPED {
         match wait(WaitOptions::NOHANG) {
             Ok(Some((pid, status))) => reaped.ended.extend(end(status).map(|end| (pid, end))),
             Err(Errno::INTR) => {}
-            // None has ended, or there is none.
+            // None has ended, or there are none.
             Ok(None) | Err(_) => return reaped,
         }
     }
@@ -57,9 +57,9 @@ fn end(status: WaitStatus) -> Option<CommandEnd> {
         .map(CommandEnd::Exited)
 }
 
-/// Signals the process group that `leader` leads. Only for a leader that is not yet reaped: the
-/// number may belong to somebody else afterwards.
+/// Signals the process group of `leader`, which must not be reaped yet: the PID could be another's
+/// afterwards.
 pub(crate) fn signal_group(leader: Pid, signal: Signal) {
-    // The one possible error is that no process is left to be signalled.
+    // Fails only if no process is left.
     let _ = kill_process_group(leader, signal);
 }

@@ -1,4 +1,4 @@
-//! A command that the host asked for, from its start to its end.
+//! A command of the host, from its start to its end.
 
 use std::ffi::OsStr;
 use std::io;
@@ -21,14 +21,14 @@ use crate::rundown::Rundown;
 use crate::stdin::Stdin;
 use crate::system::System;
 
-/// How long the main process of a command that was killed is waited for. With hundreds of others that
-/// die it takes its turn among them, and none of them runs a program any more.
-const REAPED: Duration = Duration::from_millis(250);
+/// Timeout of reaping the main process of a killed command. Among hundreds of other dying processes
+/// it has to wait its turn, but none of them runs a program any more.
+const REAP_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// The processes of an `Exec`, and their pipes.
 ///
-/// Its end has two halves: the main process was reaped, and its output ended. Of processes that
-/// outlive it and keep the output open, not much is waited for: see [`Rundown`]. They live on.
+/// It has ended when the main process is reaped and its output has ended. Processes that outlive it
+/// and keep the output open are waited for briefly: see [`Rundown`]. They continue to live.
 ///
 /// Dropping it before its end kills all its processes.
 #[derive(Debug)]
@@ -38,16 +38,16 @@ pub(crate) struct Command {
     stdin: Option<Stdin>,
     outputs: Outputs,
     deadline: Option<Instant>,
-    /// What to tell instead of how the process ended, which the agent itself killed.
+    /// The outcome to report in place of the process's, if the agent itself killed it.
     verdict: Option<CommandEnd>,
-    /// Until when a main process that was killed is waited for.
+    /// The time until which a killed main process is waited for.
     reaped_by: Option<Instant>,
     end: Option<CommandEnd>,
     rundown: Option<Rundown>,
     over: bool,
 }
 
-/// How a command ended, when all that it wrote is read.
+/// The end of a command, after all its output is read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ended {
     pub(crate) end: CommandEnd,
@@ -55,7 +55,7 @@ pub(crate) struct Ended {
     pub(crate) out_of_memory: bool,
 }
 
-/// Standard input as the command gets it, and the agent's end, if it is written to.
+/// Opens standard input for the command, and the agent's end, if it is written to.
 fn open_stdin(exec: &Exec) -> io::Result<(Stdio, Option<Stdin>)> {
     if !exec.stdin {
         return Ok((Stdio::null(), None));
@@ -69,7 +69,7 @@ pub(crate) fn os(bytes: &OsBytes) -> &OsStr {
 }
 
 impl Command {
-    /// Starts what `exec` says.
+    /// Starts the command in `exec`.
     pub(crate) fn start(
         exec: &Exec,
         surroundings: &Surroundings,
@@ -99,7 +99,7 @@ impl Command {
             .stderr(stderr);
         let started = Instant::now();
         let (child, group) = system.spawn(&mut spawn);
-        // The file was found before, so what is missing is the interpreter it names.
+        // The file was found before, so the missing one is its interpreter.
         let child = child.map_err(|error| {
             refused(
                 format_args!("run {}", name.display()),
@@ -123,42 +123,42 @@ impl Command {
         })
     }
 
-    /// The number that its main process has or had.
+    /// Returns the PID of its main process, alive or not.
     pub(crate) fn pid(&self) -> u32 {
         self.leader.as_raw_pid().unsigned_abs()
     }
 
-    /// The number of its main process, until that was reaped.
+    /// Returns the PID of its main process, until that is reaped.
     pub(crate) fn leader(&self) -> Option<Pid> {
         self.end.is_none().then_some(self.leader)
     }
 
-    /// Standard input, if the host said that it sends some.
+    /// Returns standard input, if the host has announced some.
     pub(crate) fn stdin(&mut self) -> Option<&mut Stdin> {
         self.stdin.as_mut()
     }
 
-    /// When to look whether somebody waits for standard input.
+    /// Returns the time of the next check whether somebody waits for standard input.
     pub(crate) fn next_look(&self) -> Option<Instant> {
         self.stdin.as_ref().and_then(Stdin::next_look)
     }
 
-    /// The pipe to standard input, if there is something to write.
+    /// Returns the pipe to standard input, if there is something to write.
     pub(crate) fn stdin_to_write(&self) -> Option<BorrowedFd<'_>> {
         self.stdin.as_ref().and_then(Stdin::to_write)
     }
 
-    /// The pipe of `stream`, to be waited for.
+    /// Returns the pipe of `stream` to wait for.
     pub(crate) fn to_wait_for(&self, stream: Stream) -> Option<BorrowedFd<'_>> {
         self.outputs.to_wait_for(stream)
     }
 
-    /// Whether `stream` is to be read at once.
+    /// Returns whether to read `stream` without waiting.
     pub(crate) fn is_ready(&self, stream: Stream) -> bool {
         self.outputs.is_ready(stream)
     }
 
-    /// Reads what there is of `stream`, into as much of `buffer` as there is room for.
+    /// Reads from `stream`, into as much of `buffer` as there is room for.
     pub(crate) fn read<'a>(
         &mut self,
         stream: Stream,
@@ -181,13 +181,13 @@ impl Command {
         self.outputs.cut_off();
     }
 
-    /// The main process was reaped. Gives how much content nobody will read.
+    /// Handles the reaping of the main process. Returns how much content nobody will read.
     pub(crate) fn ended(&mut self, end: CommandEnd, now: Instant) -> usize {
         self.end = Some(end);
         self.deadline = None;
         self.reaped_by = None;
         if self.verdict.is_some() {
-            // All that could write more was killed with it.
+            // Everything that could write more was killed with it.
             self.outputs.cut_off();
         } else {
             self.outputs.look_at_once();
@@ -196,7 +196,7 @@ impl Command {
         self.stdin.as_mut().map_or(0, Stdin::abandon)
     }
 
-    /// How it ended, when it has and its output is read.
+    /// Returns the end, when it has ended and its output is read.
     pub(crate) fn over(&mut self) -> Option<Ended> {
         if !self.outputs.are_over() {
             return None;
@@ -215,14 +215,14 @@ impl Command {
             .is_some_and(ControlGroup::ran_out_of_memory)
     }
 
-    /// Sends a signal to the process group, while there is one.
+    /// Signals the process group, while there is one.
     pub(crate) fn signal(&self, signal: Signal) {
         if self.end.is_none() {
             signal_group(self.leader, signal);
         }
     }
 
-    /// Kills all that descends from it; without a control group, what is still in its process group.
+    /// Kills all its descendants; without a control group, those still in its process group.
     fn kill(&self) {
         if let Some(group) = &self.group {
             group.kill();
@@ -230,17 +230,17 @@ impl Command {
         self.signal(Signal::KILL);
     }
 
-    /// Kills it, which is to be told so.
+    /// Kills it, and reports this outcome.
     fn end_with(&mut self, verdict: CommandEnd, now: Instant) {
         self.kill();
         self.verdict = Some(verdict);
         self.deadline = None;
         if self.end.is_none() {
-            self.reaped_by = now.checked_add(REAPED);
+            self.reaped_by = now.checked_add(REAP_TIMEOUT);
         }
     }
 
-    /// Kills it; its output is of no interest any more. Gives how much content nobody will read.
+    /// Kills it and discards its output. Returns how much content nobody will read.
     pub(crate) fn cancel(&mut self, now: Instant) -> usize {
         self.end_with(CommandEnd::Cancelled, now);
         self.rundown = None;
@@ -248,26 +248,26 @@ impl Command {
         self.stdin.as_mut().map_or(0, Stdin::abandon)
     }
 
-    /// Kills it as a signal does that nothing survives; what it wrote until then is still read.
+    /// Kills it like SIGKILL; its output until then is still read.
     pub(crate) fn end_by_kill(&mut self, now: Instant) {
         self.end_with(CommandEnd::Signaled(Signal::KILL.as_raw()), now);
         if self.end.is_some() {
-            // Its output was waited for, which those have that are killed now.
+            // The processes whose output was waited for are killed, too.
             self.rundown = None;
             self.outputs.cut_off();
         }
     }
 
-    /// When [`expire`](Self::expire) is due.
+    /// Returns when [`expire`](Self::expire) is due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let looks = self.rundown.as_ref().map(Rundown::next);
         let waits = [self.deadline, self.reaped_by, looks];
         waits.into_iter().flatten().min()
     }
 
-    /// Kills it if its time is over; what it wrote until then is still read. Gives up on its output if
-    /// nobody writes it, which is told only while there is `room` for it. Gives how much content nobody
-    /// will read.
+    /// Kills it if its time is over; its output until then is still read. Gives up output that
+    /// nobody writes, which shows only while there is `room` for it. Returns how much content
+    /// nobody will read.
     pub(crate) fn expire(&mut self, now: Instant, room: bool) -> usize {
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             self.end_with(CommandEnd::TimedOut, now);

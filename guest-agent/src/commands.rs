@@ -1,4 +1,4 @@
-//! All commands of the guest: the table of what is known of them, and the processes of those that run.
+//! All commands of the guest: their table, and the processes of running ones.
 
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
@@ -20,9 +20,9 @@ use crate::failure::failed;
 use crate::program::Surroundings;
 use crate::system::System;
 
-/// Time between two looks at commands that nobody listens to. Looks are counted, and not time: a guest
-/// that was stopped, or is a copy that goes on hours later, has not been waiting.
-const TICK: Duration = Duration::from_secs(1);
+/// Interval of checks for commands without a listener. Checks are counted, not time: a guest that
+/// was stopped, or a copy that continues hours later, has not been waiting.
+const TICK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A pipe of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,7 +38,7 @@ enum PipeEnd {
     Stderr,
 }
 
-/// A command's outputs, and the pipe of each.
+/// The outputs of a command, and the pipe of each.
 const OUTPUTS: [(Stream, PipeEnd); 2] = [
     (Stream::Stdout, PipeEnd::Stdout),
     (Stream::Stderr, PipeEnd::Stderr),
@@ -50,18 +50,18 @@ pub(crate) struct Commands {
     table: ProcessTable,
     running: BTreeMap<ExecId, Box<Command>>,
     tick: Duration,
-    /// When those that nobody listens to are counted next.
+    /// The time of the next check for commands without a listener.
     next_tick: Option<Instant>,
 }
 
 impl Default for Commands {
     fn default() -> Self {
-        Self::with_tick(TICK)
+        Self::with_tick(TICK_INTERVAL)
     }
 }
 
 impl Commands {
-    /// None yet; those that nobody listens to are counted as often.
+    /// Creates an empty table, with this interval of checks.
     pub(crate) fn with_tick(tick: Duration) -> Self {
         Self {
             table: ProcessTable::default(),
@@ -71,7 +71,7 @@ impl Commands {
         }
     }
 
-    /// Starts what `exec` says.
+    /// Starts the command in `exec`.
     pub(crate) fn start(
         &mut self,
         exec: &Exec,
@@ -96,29 +96,29 @@ impl Commands {
         Ok(())
     }
 
-    /// Lets a request listen to a command; what it is told first.
+    /// Attaches a request to a command; returns the first answer.
     pub(crate) fn attach(&mut self, attach: Attach, listener: Listener) -> Result<ToHost, Outcome> {
         self.table
             .attach(attach, listener)
             .map_err(|refusal| refused_by_number("listen to", attach.exec, refusal))
     }
 
-    /// What there is, for a host.
+    /// Lists the commands, for a host.
     pub(crate) fn list(&self) -> Vec<CommandInfo> {
         self.table.list()
     }
 
-    /// Whether a request is about a command.
+    /// Returns whether a request is about a command.
     pub(crate) fn is_open(&self, by: Listener) -> bool {
         self.table.find(by).is_some()
     }
 
-    /// How many requests of a session are about commands.
+    /// Returns how many requests of a session are about commands.
     pub(crate) fn requests(&self, session: SessionKey) -> usize {
         self.table.requests(session)
     }
 
-    /// Content for the standard input of the command that a request is about.
+    /// Passes content to the standard input of a request's command.
     pub(crate) fn content(&mut self, by: Listener, bytes: Vec<u8>) -> Result<(), Violation> {
         let Some(exec) = self.table.find(by) else {
             return Ok(());
@@ -133,7 +133,7 @@ impl Commands {
         Ok(())
     }
 
-    /// The end of that.
+    /// Ends that standard input.
     pub(crate) fn end_of_content(&mut self, by: Listener) -> Result<(), Violation> {
         let Some(exec) = self.table.find(by) else {
             return Ok(());
@@ -146,7 +146,7 @@ impl Commands {
         Ok(())
     }
 
-    /// The host took that much of a stream.
+    /// Records that the host took a stream up to an offset.
     pub(crate) fn taken(
         &mut self,
         by: Listener,
@@ -161,14 +161,14 @@ impl Commands {
         }
     }
 
-    /// A signal for the command that a request is about.
+    /// Signals a request's command.
     pub(crate) fn signal(&self, by: Listener, signal: Signal) {
         if let Some(command) = self.table.find(by).and_then(|exec| self.running.get(&exec)) {
             command.signal(signal);
         }
     }
 
-    /// A signal for any command.
+    /// Signals any command.
     pub(crate) fn signal_any(&self, exec: ExecId, signal: Signal) -> Outcome {
         match self.table.known(exec) {
             Ok(()) => {
@@ -181,7 +181,7 @@ impl Commands {
         }
     }
 
-    /// The end of any command, with all that descends from it.
+    /// Kills any command, with all its descendants.
     pub(crate) fn kill(&mut self, exec: ExecId) -> Outcome {
         match self.table.known(exec) {
             Ok(()) => {
@@ -194,8 +194,7 @@ impl Commands {
         }
     }
 
-    /// The host wants no more of the command that a request is about, which is answered when its main
-    /// process is gone.
+    /// Cancels a request's command; the answer comes when its main process is gone.
     pub(crate) fn cancel(&mut self, by: Listener) {
         if let Some(exec) = self.table.find(by) {
             self.table.clear_output(exec);
@@ -210,17 +209,17 @@ impl Commands {
         }
     }
 
-    /// The request listens no more.
+    /// Detaches a request.
     pub(crate) fn detach(&mut self, by: Listener) {
         self.table.detach(by);
     }
 
-    /// The host has the end of a command.
+    /// Records that the host has the end of a command.
     pub(crate) fn acknowledge(&mut self, exec: ExecId) {
         self.table.acknowledge(exec);
     }
 
-    /// The host wants to know when the command that a request is about waits for its standard input.
+    /// Records that the host wants to know when a request's command waits for its standard input.
     pub(crate) fn await_reader(&mut self, by: Listener) {
         let exec = self.table.find(by);
         let command = exec.and_then(|exec| self.running.get_mut(&exec));
@@ -229,27 +228,27 @@ impl Commands {
         }
     }
 
-    /// A session is over; its commands go on.
+    /// Detaches a session; its commands continue.
     pub(crate) fn session_lost(&mut self, session: SessionKey) {
         self.table.session_lost(session);
     }
 
-    /// All commands are the guest's own, whoever started them: it is a copy.
+    /// Detaches all commands, whoever started them: the guest is a copy.
     pub(crate) fn keep_all(&mut self) {
         self.table.keep_all();
     }
 
-    /// What a session is told next.
+    /// Returns the next message for a session.
     pub(crate) fn next(&mut self, session: SessionKey, turn: &mut Turn) -> Option<ToHost> {
         self.table.next(session, turn)
     }
 
-    /// Whether no command runs.
+    /// Returns whether no command runs.
     pub(crate) fn are_idle(&self) -> bool {
         self.running.is_empty()
     }
 
-    /// The descriptors to wait for, each with the pipe to serve when it is ready.
+    /// Returns the descriptors to wait for, each with the pipe to serve when it is ready.
     pub(crate) fn waits<'a>(&'a self, add: &mut dyn FnMut(BorrowedFd<'a>, PollFlags, Pipe)) {
         for (&exec, command) in &self.running {
             if let Some(pipe) = command.stdin_to_write() {
@@ -266,7 +265,7 @@ impl Commands {
         }
     }
 
-    /// Adds the pipes that are to be read without being waited for.
+    /// Adds the pipes to read without waiting.
     pub(crate) fn ready(&self, ready: &mut Vec<Pipe>) {
         for (&exec, command) in &self.running {
             let ends = OUTPUTS.into_iter();
@@ -277,7 +276,7 @@ impl Commands {
         }
     }
 
-    /// Moves what the `ready` pipes have and take.
+    /// Reads from and writes to the `ready` pipes.
     pub(crate) fn serve(&mut self, ready: &[Pipe], buffer: &mut [u8]) {
         for &Pipe { exec, end } in ready {
             let Some(command) = self.running.get_mut(&exec) else {
@@ -298,7 +297,7 @@ impl Commands {
         }
     }
 
-    /// Tells the command whose main process is `pid`, if there is one, that it was reaped.
+    /// Reports the reaping of `pid` to its command, if there is one.
     pub(crate) fn ended(&mut self, pid: Pid, end: CommandEnd) {
         for (&exec, command) in &mut self.running {
             if command.leader() == Some(pid) {
@@ -309,15 +308,15 @@ impl Commands {
         }
     }
 
-    /// When [`expire`](Self::expire) is due.
+    /// Returns when [`expire`](Self::expire) is due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let commands = self.running.values();
         let own = commands.flat_map(|command| [command.deadline(), command.next_look()]);
         own.chain([self.next_tick]).flatten().min()
     }
 
-    /// Kills the commands whose time is over, gives up on output that nobody writes, looks for readers,
-    /// and writes down what has ended.
+    /// Kills commands whose time is over, gives up output that nobody writes, checks for readers,
+    /// and records ended commands.
     pub(crate) fn expire(&mut self, now: Instant) {
         let mut over = Vec::new();
         for (&exec, command) in &mut self.running {

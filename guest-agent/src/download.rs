@@ -21,12 +21,12 @@ pub(crate) struct Download {
     path: PathBuf,
     mode: u32,
     sent: u64,
-    /// Bytes that the host took.
+    /// Bytes that the host has taken.
     taken: u64,
 }
 
 impl Download {
-    /// Opens the file; only a regular one, since others may block or have effects.
+    /// Opens the file; only a regular one, because others may block or have side effects.
     pub(crate) fn start(id: RequestId, get: &GetFile) -> Result<Self, Outcome> {
         let path = PathBuf::from(os(&get.path));
         let attempt = || format!("read {}", path.display());
@@ -37,8 +37,8 @@ impl Download {
             )
         };
         let refused = |error: &_| refused(attempt(), error, FailureKind::NotFound);
-        // Opening a device or a FIFO has effects of its own, so look before; and look again at
-        // what was opened, since the guest's programs may have swapped it.
+        // Checked before the open, because opening a device or a FIFO has side effects; and again
+        // on the descriptor, because the guest's programs may have swapped the file.
         if !path.metadata().map_err(|error| refused(&error))?.is_file() {
             return Err(irregular());
         }
@@ -63,24 +63,24 @@ impl Download {
         })
     }
 
-    /// Bytes that the host takes now.
+    /// Returns how many bytes the host takes now.
     fn credit(&self) -> u64 {
         self.taken + u64::from(WINDOW) - self.sent
     }
 
-    /// Whether the host takes more.
+    /// Returns whether the host takes more.
     pub(crate) fn has_credit(&self) -> bool {
         self.credit() > 0
     }
 
-    /// The host took all up to `offset`; `false` if that was not sent.
+    /// Records that the host took everything up to `offset`; returns `false` if that was not sent.
     #[must_use]
     pub(crate) fn taken(&mut self, offset: u64) -> bool {
         self.taken = self.taken.max(offset);
         self.taken <= self.sent
     }
 
-    /// Sends one chunk; gives the answer at the end of the file or when it can't be read on.
+    /// Sends one chunk; returns the outcome at the end of the file, or on an error.
     pub(crate) fn send(&mut self, buffer: &mut [u8], out: &mut Outgoing) -> Option<Outcome> {
         let longest = buffer.len().min(MAX_CHUNK);
         let longest = usize::try_from(self.credit())
@@ -105,7 +105,8 @@ impl Download {
                 None
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => None,
-            // Such as /proc/kmsg: the agent, which serves others meanwhile, waits for no content.
+            // A file like /proc/kmsg: the agent, which has to serve others, does not wait for
+            // content.
             Err(error) if error.kind() == ErrorKind::WouldBlock => Some(failed(
                 FailureKind::Invalid,
                 format_args!(

@@ -4,12 +4,12 @@ use ironclaw_protocol::limits::WINDOW;
 use ironclaw_protocol::message::{RequestId, ToHost};
 use ironclaw_protocol::session::{Outgoing, Violation};
 
-/// Credit goes back in portions of at least this size, to save frames. The host still never
-/// stalls: it has to have used up all of the window, which is more, before it has to wait.
-const PORTION: u32 = WINDOW / 4;
+/// The minimum grant of credit, to save frames. The host still never stalls: it has to use up the
+/// whole window, which is more, before it has to wait.
+const MIN_GRANT: u32 = WINDOW / 4;
 
-/// How much the host may send, and how much of what it sent is consumed but not yet granted
-/// anew. Both in bytes; their sum never exceeds [`WINDOW`].
+/// The credit of the host, and the bytes consumed but not granted again yet. Their sum never
+/// exceeds [`WINDOW`].
 #[derive(Debug)]
 pub(crate) struct Inflow {
     id: RequestId,
@@ -26,7 +26,7 @@ impl Inflow {
         }
     }
 
-    /// `count` bytes arrived.
+    /// Records the arrival of `count` bytes.
     pub(crate) fn arrive(&mut self, count: usize) -> Result<(), Violation> {
         let left = u32::try_from(count)
             .ok()
@@ -35,11 +35,11 @@ impl Inflow {
         Ok(())
     }
 
-    /// `count` bytes that had arrived are out of the agent's memory.
+    /// Records that `count` bytes that had arrived have left the agent's memory.
     pub(crate) fn consume(&mut self, count: usize, out: &mut Outgoing) {
-        // What arrived was counted in a u32, and no byte is consumed twice.
+        // Fits: arrivals were counted in a u32, and no byte is consumed twice.
         self.consumed += u32::try_from(count).unwrap_or(0);
-        if self.consumed >= PORTION {
+        if self.consumed >= MIN_GRANT {
             out.push(&ToHost::Credit {
                 id: self.id,
                 bytes: self.consumed,
@@ -60,11 +60,11 @@ mod tests {
         let mut inflow = Inflow::new(RequestId(1));
         inflow.arrive(WINDOW as usize).unwrap();
         assert!(inflow.arrive(1).is_err());
-        inflow.consume(PORTION as usize - 1, &mut out);
+        inflow.consume(MIN_GRANT as usize - 1, &mut out);
         assert!(inflow.arrive(1).is_err(), "nothing was granted yet");
         inflow.consume(1, &mut out);
         assert!(!out.is_empty());
-        inflow.arrive(PORTION as usize).unwrap();
+        inflow.arrive(MIN_GRANT as usize).unwrap();
         assert!(inflow.arrive(1).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! One line to the host, and the session on it.
+//! A line to the host, and the session on it.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -13,15 +13,15 @@ use crate::fate::Fate;
 use crate::session::{Context, Session};
 use crate::transport::Transport;
 
-/// What the agent calls itself.
+/// The name and release of the agent.
 const AGENT: &str = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"));
 
-/// A line and what belongs to it.
+/// A line with its session.
 #[derive(Debug)]
 pub(crate) struct Link {
     transport: Transport,
     end: session::Session,
-    /// The requests of the host, while it is there.
+    /// The host's requests, while it is connected.
     session: Option<Session>,
 }
 
@@ -34,17 +34,17 @@ impl Link {
         }
     }
 
-    /// Whether it is the one that exists as long as the guest.
+    /// Returns whether it is the line that exists as long as the guest.
     pub(crate) fn is_serial(&self) -> bool {
         matches!(self.transport, Transport::Serial(_))
     }
 
-    /// Whether nothing waits to be written.
+    /// Returns whether nothing waits to be written.
     pub(crate) fn is_flushed(&self) -> bool {
         self.end.out.is_empty()
     }
 
-    /// What to wait for on the line itself.
+    /// Returns the events to wait for on the line itself.
     pub(crate) fn waits(&self) -> (BorrowedFd<'_>, PollFlags) {
         if let Some(edges) = self.transport.absent_host() {
             return (edges, PollFlags::IN);
@@ -59,13 +59,13 @@ impl Link {
         (self.transport.as_fd(), flags)
     }
 
-    /// Whether it has something to send without waiting for anything.
+    /// Returns whether it has something to send without waiting.
     pub(crate) fn is_ready(&self) -> bool {
         let has_content = self.session.as_ref().is_some_and(Session::has_content);
         has_content && self.end.out.has_room()
     }
 
-    /// Lets the session say what it has.
+    /// Queues messages of the session.
     pub(crate) fn speak(&mut self, commands: &mut Commands, buffer: &mut [u8]) {
         if let Some(session) = &mut self.session
             && self.end.is_open()
@@ -74,7 +74,7 @@ impl Link {
         }
     }
 
-    /// Writes what the line takes.
+    /// Writes as much as the line takes.
     pub(crate) fn flush(&mut self, commands: &mut Commands) -> Fate {
         if self.end.out.is_empty() || self.transport.absent_host().is_some() {
             return Fate::Kept;
@@ -85,8 +85,9 @@ impl Link {
         }
     }
 
-    /// For the end of the guest: writes what waits, and says whether nothing is left to wait for.
-    /// A connection is waited for until the host closes it, as the sign that it has read all.
+    /// Flushes the line at the end of the guest; returns whether there is nothing left to wait for.
+    /// A connection is waited for until the host closes it, as the sign that it has read
+    /// everything.
     pub(crate) fn is_delivered(&mut self, commands: &mut Commands, buffer: &mut [u8]) -> bool {
         if self.flush(commands) == Fate::Over {
             return true;
@@ -94,7 +95,7 @@ impl Link {
         if self.is_serial() || !self.is_flushed() {
             return self.is_flushed();
         }
-        // Again and again, but only the first time has an effect.
+        // Repeated, but effective only the first time.
         if shutdown(&self.transport, Shutdown::Write).is_err() {
             return true;
         }
@@ -107,7 +108,7 @@ impl Link {
         }
     }
 
-    /// Serves what `waits` asked for.
+    /// Serves the events that `waits` asked for.
     pub(crate) fn serve(
         &mut self,
         events: PollFlags,
@@ -119,7 +120,7 @@ impl Link {
             return Fate::Kept;
         }
         if self.end.out.is_congested() {
-            // It is not read now, so a hang-up is not noticed by reading.
+            // It is not being read, so a read would not notice the hang-up.
             let gone = events.intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL);
             return if gone {
                 self.host_gone(context.commands)
@@ -155,7 +156,7 @@ impl Link {
         }
     }
 
-    /// Serves the next event in what was read, if there is a whole one.
+    /// Handles the next complete event in the bytes read.
     fn next(&mut self, context: &mut Context<'_>) -> Result<bool, Violation> {
         match self.end.hear()? {
             None => return Ok(false),
@@ -174,21 +175,21 @@ impl Link {
         Ok(true)
     }
 
-    /// Nothing of the session is left but its commands, for another one.
+    /// Resets the session; its commands stay, for another one.
     fn end_session(&mut self, commands: &mut Commands) {
         if let Some(session) = self.session.take() {
             commands.session_lost(session.key());
         }
     }
 
-    /// Ends the session and tells the host why.
+    /// Ends the session and reports the reason to the host.
     fn fault(&mut self, violation: &Violation, commands: &mut Commands) -> Fate {
         self.end_session(commands);
         self.end.fault(violation);
         if self.is_serial() {
             return Fate::Kept;
         }
-        // A host that does not take it now does not get to know.
+        // A host that does not take it now will not learn it.
         let _ = write(&mut self.end.out, self.transport.file());
         Fate::Over
     }

@@ -1,8 +1,7 @@
 //! PID 1 of an IronClaw guest.
 //!
 //! It prepares the system, then serves the host's requests over the virtio-serial port and over
-//! vsock, whichever the machine has, and reaps orphans. It never exits: what it can't go on
-//! after ends the guest.
+//! vsock, whichever exists, and reaps orphans. It never exits: a fatal error ends the guest.
 //!
 //! ```text
 //!  main ─ boot, scratch, loopback, console   before and after
@@ -17,9 +16,9 @@
 //!      └ system ─ random, identity, control_group, oom_score
 //! ```
 //!
-//! For tests, `ironclaw-guest-agent --listen PATH` serves on a Unix socket as an ordinary
-//! process and leaves the system alone. Its commands are not waited for as long as a guest's when their
-//! session is lost.
+//! For tests, `ironclaw-guest-agent --listen PATH` serves on a Unix socket as an ordinary process
+//! and leaves the system alone. Its commands are given up sooner than a guest's when their session
+//! is lost.
 
 mod agent;
 mod boot;
@@ -72,9 +71,9 @@ use crate::system::{Bystander, Guest};
 const USAGE: &str = "usage: ironclaw-guest-agent --listen PATH | --version\n\
     Without arguments it is PID 1 of a guest, and nothing else.";
 
-/// Between two looks of an ordinary process at commands that nobody listens to, of which there are
+/// Interval of checks of an ordinary process for commands without a listener, of which there are
 /// [`UNATTENDED_TICKS`](ironclaw_protocol::limits::UNATTENDED_TICKS).
-const TICK_OF_TESTS: Duration = Duration::from_millis(100);
+const TEST_TICK_INTERVAL: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
     if getpid().is_init() {
@@ -123,7 +122,7 @@ fn be_init() -> ! {
     }
 }
 
-/// The vsock listener; none in a kernel without vsock, where the serial port has to do.
+/// Opens the vsock listener; `None` in a kernel without vsock, which needs the serial port.
 fn vsock() -> Option<std::os::fd::OwnedFd> {
     let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, VSOCK_PORT).ok()?;
     listener.set_nonblocking(true).ok()?;
@@ -134,9 +133,9 @@ fn listen(path: &Path) -> Result<(), Box<dyn Error>> {
     let listener = UnixListener::bind(path)
         .map_err(|error| format!("listen on {}: {error}", path.display()))?;
     listener.set_nonblocking(true)?;
-    // For whoever started the agent and has to know when to connect.
+    // Tells the process that started the agent when to connect.
     writeln!(std::io::stdout(), "listening on {}", path.display())?;
-    // Orphans come here as they come to PID 1.
+    // Inherits orphans like PID 1.
     set_child_subreaper(Some(getpid()))?;
     let surroundings = Surroundings {
         env: std::env::vars_os().collect(),
@@ -145,7 +144,7 @@ fn listen(path: &Path) -> Result<(), Box<dyn Error>> {
     Agent::new(
         surroundings,
         Box::new(Bystander),
-        Commands::with_tick(TICK_OF_TESTS),
+        Commands::with_tick(TEST_TICK_INTERVAL),
         Some(listener.into()),
         false,
     )?

@@ -1,4 +1,4 @@
-//! The requests of one session: what the host may say when, and who may answer next.
+//! The requests of one session: which messages are valid when, and who may send next.
 
 use std::collections::BTreeMap;
 
@@ -15,32 +15,32 @@ use crate::program::Surroundings;
 use crate::system::System;
 use crate::upload::Upload;
 
-/// What a session needs from the agent to serve a message.
+/// The agent's parts that a session needs to serve a message.
 pub(crate) struct Context<'a> {
     pub(crate) surroundings: &'a Surroundings,
     pub(crate) system: &'a mut dyn System,
     pub(crate) commands: &'a mut Commands,
     /// Set when the host asked to power off.
     pub(crate) shutdown: &'a mut bool,
-    /// The number of the next session.
+    /// The key of the next session.
     pub(crate) next_session: &'a mut u64,
 }
 
-/// A file that is under way.
+/// A file's transfer.
 #[derive(Debug)]
 enum Transfer {
     Upload(Upload),
     Download(Download),
 }
 
-/// The open requests. Dropping them removes their half-written files; commands belong to the guest.
+/// The open requests. Dropping them removes unfinished files; commands belong to the guest.
 #[derive(Debug)]
 pub(crate) struct Session {
     key: SessionKey,
     transfers: BTreeMap<RequestId, Transfer>,
     /// Of commands.
     turn: Turn,
-    /// The file that was sent of last; the next turn begins behind it.
+    /// The file that sent last; the next turn begins behind it.
     last: Option<RequestId>,
 }
 
@@ -54,7 +54,7 @@ impl Session {
         }
     }
 
-    /// By which commands know it.
+    /// The session's key for commands.
     pub(crate) fn key(&self) -> SessionKey {
         self.key
     }
@@ -66,10 +66,10 @@ impl Session {
         }
     }
 
-    /// Serves a message that was validated.
+    /// Serves a validated message.
     ///
-    /// What refers to a request that is not open is ignored: it was under way when the request
-    /// ended, and the host could not know.
+    /// Ignores messages about requests that are not open: they were under way when the request
+    /// ended, which the host could not know.
     pub(crate) fn receive(
         &mut self,
         message: ToGuest,
@@ -92,7 +92,7 @@ impl Session {
                 None => return commands.taken(self.listener(id), stream, offset),
             },
             ToGuest::Signal { id, signal } => {
-                // A number that was validated has a name.
+                // Always valid: the number was validated.
                 if let Some(signal) = Signal::from_named_raw(signal) {
                     commands.signal(self.listener(id), signal);
                 }
@@ -210,18 +210,18 @@ impl Session {
     }
 
     fn finish(&mut self, id: RequestId, outcome: Outcome, out: &mut Outgoing) {
-        // Dropped first: when the host has the answer, nothing of the request is left.
+        // Dropped first: when the host has the answer, nothing is left of the request.
         drop(self.transfers.remove(&id));
         out.push(&ToHost::Done { id, outcome });
     }
 
-    /// Whether a file can be sent without waiting for anything but room.
+    /// Returns whether a file can be sent without waiting for anything but room.
     pub(crate) fn has_content(&self) -> bool {
         let mut transfers = self.transfers.values();
         transfers.any(|transfer| matches!(transfer, Transfer::Download(d) if d.has_credit()))
     }
 
-    /// Lets commands and files say what they have, a chunk each in turn, while there is room for it.
+    /// Queues messages of commands and files, a chunk each in turn, while there is room.
     pub(crate) fn speak(&mut self, commands: &mut Commands, buffer: &mut [u8], out: &mut Outgoing) {
         while out.has_room() {
             let said = commands.next(self.key, &mut self.turn);
@@ -235,7 +235,7 @@ impl Session {
         }
     }
 
-    /// Sends a chunk of the next file; `false` if there is none to be sent of.
+    /// Sends a chunk of the next file; returns `false` if there is none to send.
     fn send_of_file(&mut self, buffer: &mut [u8], out: &mut Outgoing) -> bool {
         let sendable = |(&id, transfer): (&RequestId, &Transfer)| match transfer {
             Transfer::Download(download) if download.has_credit() => Some(id),

@@ -1,9 +1,8 @@
-//! Entry points of the fuzz targets in `fuzz/`, which are no part of the API: one function for each kind
-//! of bytes that comes from somebody who is not trusted. None of them may panic, hang, or take more
-//! memory than its input allows.
+//! Entry points of the fuzz targets in `fuzz/`, not part of the API: one function for each kind of
+//! untrusted bytes. None of them may panic, hang, or use more memory than its input allows.
 //!
-//! `cargo xtask fuzz` lets libFuzzer look for inputs; the tests here give each function its committed
-//! corpus and bytes of chance, on any toolchain.
+//! `cargo xtask fuzz` lets libFuzzer search for inputs; the tests here feed each function its
+//! committed corpus and random bytes, on any toolchain.
 
 #![allow(clippy::panic, reason = "a target fails by panicking")]
 
@@ -25,12 +24,12 @@ use crate::vm::firecracker::api::{Action, ApiError, Client, GetInstance, GetVers
 use crate::vm::guest::{Command, ExecEvent, Guest, GuestError};
 use crate::{state_path, template, untrusted, vm};
 
-/// More than a socket takes at once is no use: whoever writes it would wait.
+/// Limit of an input; a longer one would fill the socket and block its writer.
 const MAX_INPUT: usize = 64 << 10;
-/// Nothing here waits for anything but what is in the input.
+/// Nothing here waits for anything but the input.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A target by the name of its file in `fuzz/fuzz_targets`.
+/// A target, named like its file in `fuzz/fuzz_targets`.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets of this package.
@@ -44,8 +43,8 @@ pub const TARGETS: [Target; 7] = [
     ("kernel_image", kernel_image),
 ];
 
-/// What a guest sends, to a host that has asked something of it. The first byte says what is open and
-/// whether the rest is the stream as it is, or frames: their lengths in two bytes, and their payloads.
+/// Sends a guest's messages to a host with open requests. The first byte decides what is open, and
+/// whether the rest is a raw stream or frames: lengths in two bytes, and payloads.
 pub fn guest_to_host(bytes: &[u8]) {
     let Some((&first, rest)) = bytes.split_first() else {
         return;
@@ -120,7 +119,7 @@ pub fn guest_to_host(bytes: &[u8]) {
                 told(running.output().await);
             }
         };
-        // Polled in this order, so that their numbers are always the same.
+        // Polled in this order, so that their ids are always the same.
         tokio::join!(
             exec,
             streamed,
@@ -134,7 +133,7 @@ pub fn guest_to_host(bytes: &[u8]) {
     });
 }
 
-/// Answers the host's hello, says `stream`, and hangs up.
+/// Answers the host's hello, sends `stream`, and hangs up.
 async fn answer(mut socket: UnixStream, stream: &[u8]) {
     let mut host = Decoder::of_requests();
     let mut chunk = vec![0; 4096];
@@ -162,7 +161,7 @@ async fn answer(mut socket: UnixStream, stream: &[u8]) {
         return;
     }
     said.extend_from_slice(stream);
-    // The host may have seen enough before it has all of it.
+    // The host may have closed the connection before it has everything.
     let _ = socket.write_all(&said).await;
     let _ = socket.shutdown().await;
     while let Ok(1..) = socket.read(&mut chunk).await {}
@@ -183,7 +182,7 @@ fn identity() -> Restored {
     }
 }
 
-/// No text of a guest's passes for one of ours.
+/// Checks that no text of a guest passes for ours.
 fn told<T>(result: Result<T, GuestError>) -> Option<T> {
     result
         .map_err(|error| {
@@ -193,7 +192,7 @@ fn told<T>(result: Result<T, GuestError>) -> Option<T> {
         .ok()
 }
 
-/// What QEMU, or who took it over, says on its monitor.
+/// Sends messages of a QEMU, perhaps compromised, on its monitor.
 pub fn qmp(bytes: &[u8]) {
     block_on(async {
         if let Some(stream) = peer_that_says(bytes).await {
@@ -202,7 +201,7 @@ pub fn qmp(bytes: &[u8]) {
     });
 }
 
-/// What Firecracker, or who took it over, answers to requests.
+/// Sends answers of a Firecracker, perhaps compromised.
 pub fn firecracker_answers(bytes: &[u8]) {
     fn told<T>(result: &Result<T, ApiError>) -> bool {
         if let Err(error) = result {
@@ -212,7 +211,7 @@ pub fn firecracker_answers(bytes: &[u8]) {
         matches!(result, Ok(_) | Err(ApiError::Refused { .. }))
     }
     block_on(async {
-        // An answer must not have anything behind it, so that each has a connection of its own.
+        // No bytes may follow an answer, so each one has a connection of its own.
         for which in 0..4 {
             let Some(stream) = peer_that_says(bytes).await else {
                 return;
@@ -231,13 +230,14 @@ pub fn firecracker_answers(bytes: &[u8]) {
     });
 }
 
-/// The other end of a socket whose peer has said `bytes`, and no more; it takes what it is sent.
+/// Returns the other end of a socket whose peer has sent `bytes`, and no more; it reads what it is
+/// sent.
 async fn peer_that_says(bytes: &[u8]) -> Option<UnixStream> {
     let (ours, mut theirs) = UnixStream::pair().ok()?;
     let bytes = bytes.get(..MAX_INPUT).unwrap_or(bytes);
     theirs.write_all(bytes).await.ok()?;
     theirs.shutdown().await.ok()?;
-    // What is sent must be taken, or it would be an error before the answer is read.
+    // It must read: a failed write would come before the answer.
     tokio::spawn(async move {
         let mut chunk = [0; 1024];
         while let Ok(1..) = theirs.read(&mut chunk).await {}
@@ -245,13 +245,13 @@ async fn peer_that_says(bytes: &[u8]) -> Option<UnixStream> {
     Some(ours)
 }
 
-/// Manifests of snapshots and of templates.
+/// Parses manifests of snapshots and templates.
 pub fn manifests(bytes: &[u8]) {
     vm::snapshot::fuzz::manifest(bytes);
     template::fuzz::manifest(bytes);
 }
 
-/// What programs print and `/proc` shows.
+/// Parses output of programs and texts of `/proc`.
 pub fn texts(bytes: &[u8]) {
     let text = &*String::from_utf8_lossy(bytes);
     vm::fuzz::process(bytes, text);
@@ -265,17 +265,17 @@ pub fn texts(bytes: &[u8]) {
     state_path::fuzz(groups, users);
 }
 
-/// Executables, kernels and modules.
+/// Parses executables, kernels and modules.
 pub fn elf(bytes: &[u8]) {
     template::fuzz::elf(bytes);
 }
 
-/// Images of kernels, compressed or not.
+/// Parses images of kernels, compressed or not.
 pub fn kernel_image(bytes: &[u8]) {
     template::fuzz::kernel(bytes);
 }
 
-/// Runs `work` in a runtime that this thread keeps: to make one takes longer than most of this.
+/// Runs `work` in a runtime that this thread keeps: creating one takes longer than most inputs.
 fn block_on(work: impl Future<Output = ()>) {
     thread_local! {
         static RUNTIME: RefCell<Option<Runtime>> = const { RefCell::new(None) };
@@ -312,7 +312,7 @@ mod tests {
         TARGETS.into_iter().chain([guest])
     }
 
-    /// Seeds, and what once broke a target.
+    /// The seeds, and inputs that once broke a target.
     fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
         let entries = fs::read_dir(fuzz().join("corpus").join(target)).unwrap();
         let paths = entries.map(|entry| entry.unwrap().path());
@@ -365,7 +365,7 @@ mod tests {
             }
         }
 
-        /// Most bytes of chance end at the first check: so a few of what passes it are changed.
+        /// Most random bytes fail at the first check: so valid inputs are modified a little.
         #[test]
         fn no_target_panics_or_hangs_at_a_damaged_seed(
             pick in any::<prop::sample::Index>(),

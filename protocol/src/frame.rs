@@ -1,4 +1,4 @@
-//! Cutting a byte stream into frames, and finding the start of a session.
+//! Cuts a byte stream into frames, and finds the start of a session.
 //!
 //! A frame is a `u32` little-endian length and that many bytes of payload. A session starts with
 //! [`MAGIC`], which can never be read as a length, so a new session can begin at any frame
@@ -19,36 +19,36 @@ pub const MAGIC: [u8; 8] = *b"\xF1IronClw";
 
 const PREFIX: usize = 4;
 
-// A magic that could be a length, of a request or of an answer, which is shorter, would make a new
-// session look like a frame of the old one.
+// A magic that could be the length of a request, or of an answer, which is shorter, would make a
+// new session look like a frame of the old one.
 const _: () = {
     let as_length = u32::from_le_bytes([MAGIC[0], MAGIC[1], MAGIC[2], MAGIC[3]]);
     assert!(as_length as usize > MAX_REQUEST_FRAME);
 };
 
-/// Why a stream can't be read on.
+/// The reason why a stream can't be read further.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FrameError {
-    /// A frame announced more bytes than one of its direction may have.
+    /// A frame announced more bytes than its direction allows.
     #[error("a frame of {length} bytes is over the limit of {limit}")]
     TooLong {
-        /// The length that was announced, or that a message to be sent would have.
+        /// The announced length, or the length of a message to send.
         length: usize,
-        /// The most that it may be.
+        /// The limit.
         limit: usize,
     },
-    /// No session start within [`MAX_RESYNC`] bytes.
+    /// No session start came within [`MAX_RESYNC`] bytes.
     #[error("no session start within {MAX_RESYNC} bytes")]
     NoSession,
-    /// A payload is not a message of this protocol.
+    /// A payload is no message of this protocol.
     #[error("a frame does not hold a message of this protocol version")]
     Malformed,
 }
 
-/// What goes one way, and how long a frame of it may be.
+/// The messages of one direction, with their limit.
 pub trait Message: Serialize {
-    /// Longest payload, in bytes.
+    /// The maximum length of a payload, in bytes.
     const MAX_FRAME: usize;
 }
 
@@ -60,7 +60,7 @@ impl Message for ToHost {
     const MAX_FRAME: usize = MAX_FRAME;
 }
 
-/// Appends `message` to `out` as one frame. On error `out` is as it was.
+/// Appends `message` to `out` as one frame. Leaves `out` unchanged on an error.
 ///
 /// # Errors
 /// [`FrameError::TooLong`] if the message does not fit into a frame of its direction.
@@ -68,7 +68,7 @@ pub fn encode<T: Message>(message: &T, out: &mut Vec<u8>) -> Result<(), FrameErr
     let start = out.len();
     out.extend_from_slice(&[0; PREFIX]);
     let sink = core::mem::take(out);
-    // The message types hold only what postcard can write, so the one way to fail is memory.
+    // Can fail only for lack of memory: postcard can encode all message types.
     *out = postcard::to_extend(message, sink).map_err(|_| FrameError::Malformed)?;
     let length = out.len() - start - PREFIX;
     match u32::try_from(length) {
@@ -84,7 +84,7 @@ pub fn encode<T: Message>(message: &T, out: &mut Vec<u8>) -> Result<(), FrameErr
     }
 }
 
-/// Reads the message in a frame's payload; the payload must hold it and nothing else.
+/// Decodes the message in a frame's payload, which must contain nothing else.
 ///
 /// # Errors
 /// [`FrameError::Malformed`] if it does not.
@@ -95,25 +95,24 @@ pub fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, FrameError> {
     }
 }
 
-/// What a [`Decoder`] found next in the stream.
+/// The next event that a [`Decoder`] found in the stream.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// The other end started a (new) session; whatever belonged to an older one is void.
+    /// The other end started a session; everything of an older one is void.
     Opened,
     /// The payload of a frame.
     Frame(&'a [u8]),
 }
 
-/// Incremental reader of one direction of a connection.
+/// An incremental reader of one direction of a connection.
 ///
-/// It starts out of step and skips everything up to a [`MAGIC`]. After an error it is out of
-/// step again, so a reader that wants to go on may just go on; one that has a connection to
-/// close should close it.
+/// It starts out of step and skips everything up to a [`MAGIC`]. After an error it is out of step
+/// again: a reader may continue, or close its connection.
 ///
 /// The buffer holds at most one frame and what was pushed last.
 #[derive(Debug)]
 pub struct Decoder {
-    /// Longest payload of a frame.
+    /// The maximum length of a payload.
     limit: usize,
     buffer: Vec<u8>,
     read: usize,
@@ -128,13 +127,13 @@ impl Default for Decoder {
 }
 
 impl Decoder {
-    /// A decoder of what a guest sends, which waits for the start of a session.
+    /// Creates a decoder of a guest's messages, which waits for the start of a session.
     #[must_use]
     pub fn new() -> Self {
         Self::with_limit(ToHost::MAX_FRAME)
     }
 
-    /// The same of what a host sends: a request may be longer than any answer.
+    /// Creates a decoder of a host's messages: a request may be longer than any answer.
     #[must_use]
     pub fn of_requests() -> Self {
         Self::with_limit(ToGuest::MAX_FRAME)
@@ -150,21 +149,21 @@ impl Decoder {
         }
     }
 
-    /// Takes bytes as they came from the stream.
+    /// Adds bytes from the stream.
     pub fn push(&mut self, bytes: &[u8]) {
         if self.read > 0 {
             self.buffer.drain(..self.read);
             self.read = 0;
-            // What a long request took goes back to the system.
+            // Frees the memory of a long request.
             self.buffer.shrink_to(MAX_FRAME.max(bytes.len()));
         }
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next event, or `None` until more bytes are pushed.
+    /// Returns the next event, or `None` until more bytes are pushed.
     ///
     /// # Errors
-    /// [`FrameError::TooLong`] and [`FrameError::NoSession`]; the decoder is then out of step.
+    /// [`FrameError::TooLong`] and [`FrameError::NoSession`]; the decoder is out of step then.
     #[allow(
         clippy::should_implement_trait,
         reason = "lends from the buffer, as Iterator can't"
@@ -200,7 +199,7 @@ impl Decoder {
         Ok(Some(Event::Frame(&self.buffer[start..start + length])))
     }
 
-    /// Forgets the session, for a reader that found a frame's content out of order.
+    /// Resets to out of step, for a reader that found a violation in a frame's content.
     pub fn lose_step(&mut self) {
         self.in_step = false;
         self.skipped = 0;
@@ -211,7 +210,7 @@ impl Decoder {
         let found = rest.windows(MAGIC.len()).position(|window| window == MAGIC);
         let skip = match found {
             Some(at) => at,
-            // The tail may be the first part of a magic whose rest is still under way.
+            // The tail may be the first part of a magic whose rest is still to come.
             None => rest.len().saturating_sub(MAGIC.len() - 1),
         };
         self.read += skip;

@@ -1,8 +1,8 @@
-//! What the fuzz targets of both ends make of their input.
+//! Input handling shared by the fuzz targets of both ends.
 
 use alloc::vec::Vec;
 
-/// Cuts `bytes` into frames with right lengths: each has its length in two bytes, and its payload.
+/// Cuts `bytes` into frames with correct lengths: each is a length in two bytes, and a payload.
 #[must_use]
 pub fn framed(mut bytes: &[u8]) -> Vec<u8> {
     let mut stream = Vec::new();

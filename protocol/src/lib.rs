@@ -1,4 +1,4 @@
-//! What an IronClaw host and the agent inside a guest say to each other.
+//! The protocol between an IronClaw host and the agent in a guest.
 //!
 //! The crate has no I/O and no `std`, so that the host, the Linux agent and a bare-metal guest
 //! share one implementation. It has two layers:
@@ -7,10 +7,10 @@
 //!   (a snapshot was restored, a host process was replaced) find a common start again;
 //! * [`message`]: what is in the frames.
 //!
-//! On them stands [`session`], a guest's end of a line, which every guest has.
+//! On top of them, [`session`] is a guest's end of a line, shared by all guests.
 //!
-//! A command belongs to its guest and not to a session: [`process_table`] is what a guest knows of its
-//! commands, and how one is found again by a host whose session was lost, as at each snapshot.
+//! A command belongs to its guest, not to a session: [`process_table`] has a guest's commands,
+//! which a host finds again after its session was lost, as at each snapshot.
 //!
 //! ```text
 //!   host                                   guest
@@ -47,12 +47,12 @@ pub mod process_table;
 mod ring;
 pub mod session;
 
-/// Version of the protocol; both ends say theirs in `Hello` and refuse any other.
+/// The version of the protocol; both ends send theirs in `Hello` and refuse any other.
 pub const VERSION: u16 = 3;
 
-/// Name of the virtio-serial port that the agent listens on
-/// (`/sys/class/virtio-ports/*/name` in the guest).
+/// The name of the virtio-serial port that the agent listens on (`/sys/class/virtio-ports/*/name`
+/// in the guest).
 pub const SERIAL_PORT_NAME: &str = "ironclaw.agent.0";
 
-/// Port that the agent listens on over virtio-vsock.
+/// The port that the agent listens on over virtio-vsock.
 pub const VSOCK_PORT: u32 = 5252;

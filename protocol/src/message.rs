@@ -1,6 +1,6 @@
-//! The messages, as they are written by postcard into the payload of a frame.
+//! The messages, which postcard encodes into the payloads of frames.
 //!
-//! Variants are told apart by their position: new ones go to the end, and any other change
+//! Variants are identified by their position: new ones are added at the end, and any other change
 //! raises [`VERSION`](crate::VERSION).
 
 use alloc::string::String;
@@ -14,35 +14,35 @@ use crate::limits::{
 };
 use crate::os_bytes::OsBytes;
 
-/// Number of a request, chosen by the host, unique among the open ones of a session.
+/// The id of a request, chosen by the host, unique among the open ones of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RequestId(pub u32);
 
-/// Number of a command, which the host draws by chance when it starts it: it names the command in any
-/// session of the guest's life, and a host that lost its session before an answer finds out by it
-/// whether the guest got the request.
+/// The id of a command, which the host chooses at random when it starts it. It identifies the
+/// command in all sessions of the guest's life; a host that lost its session before an answer finds
+/// out by it whether the guest got the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ExecId(pub u64);
 
-/// What the host sends.
+/// A message from the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToGuest {
-    /// First frame of a session.
+    /// The first frame of a session.
     Hello {
         /// The host's [`VERSION`](crate::VERSION).
         version: u16,
         /// A number that the guest repeats, so that the host can tell this session's answer from
-        /// what an older one left on the line.
+        /// leftovers of an older one.
         session: u64,
     },
     /// Opens a request.
     Request {
-        /// Its number.
+        /// The id of the request.
         id: RequestId,
-        /// What is asked for.
+        /// The request.
         request: Request,
     },
-    /// Content for a request: standard input, or a file's bytes. Uses up the guest's credit.
+    /// Sends content for a request: standard input, or a file's bytes. Uses the guest's credit.
     Data {
         /// The request.
         id: RequestId,
@@ -50,56 +50,56 @@ pub enum ToGuest {
         #[serde(with = "serde_bytes")]
         bytes: Vec<u8>,
     },
-    /// No more content for this request.
+    /// Ends the content of a request.
     Eof {
         /// The request.
         id: RequestId,
     },
-    /// The host took a stream of a request's output up to there: the guest need not keep it any
-    /// longer, and may send as much as the stream's window beyond.
+    /// Reports that the host took a stream of a request's output up to `offset`: the guest need not
+    /// keep that any longer, and may send a window beyond it.
     Taken {
         /// The request.
         id: RequestId,
-        /// Which output.
+        /// The stream.
         stream: Stream,
-        /// Bytes since its start.
+        /// The offset in bytes.
         offset: u64,
     },
-    /// A signal for the process group of a running `Exec`.
+    /// Signals the process group of a running `Exec`.
     Signal {
         /// The request.
         id: RequestId,
-        /// Linux signal number, 1 to [`MAX_SIGNAL`].
+        /// The Linux signal number, 1 to [`MAX_SIGNAL`].
         signal: i32,
     },
-    /// The host wants no more of this request: all its processes are killed, its half-written
-    /// file removed. The guest still answers `Done`.
+    /// Cancels a request: all its processes are killed, its unfinished file is removed. The guest
+    /// still answers `Done`.
     Cancel {
         /// The request.
         id: RequestId,
     },
-    /// The host wants to know when a command waits for its standard input.
+    /// Asks to be told when a command waits for its standard input.
     AwaitReader {
         /// The request.
         id: RequestId,
     },
-    /// The host listens no more to a command, which goes on. The guest answers `Done` with
+    /// Detaches from a command, which continues. The guest answers `Done` with
     /// [`Outcome::Detached`].
     Detach {
         /// The request.
         id: RequestId,
     },
-    /// The host has the end of a command, which the guest can forget.
+    /// Reports that the host has the end of a command, which the guest can forget.
     Acknowledge {
         /// The command.
         exec: ExecId,
     },
 }
 
-/// What the guest sends.
+/// A message from the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToHost {
-    /// Answer to the host's `Hello`.
+    /// Answers the host's `Hello`.
     Hello {
         /// The agent's [`VERSION`](crate::VERSION).
         version: u16,
@@ -108,309 +108,310 @@ pub enum ToHost {
         /// The agent's name and release, for people.
         agent: String,
     },
-    /// Output of a request. Uses up the host's credit.
+    /// Sends output of a request. Uses the host's credit.
     Data {
         /// The request.
         id: RequestId,
-        /// Where it comes from.
+        /// The stream.
         stream: Stream,
         /// 1 to [`MAX_CHUNK`] bytes.
         #[serde(with = "serde_bytes")]
         bytes: Vec<u8>,
     },
-    /// The guest took that many bytes of a request's content.
+    /// Grants credit after the guest took that many bytes of a request's content.
     Credit {
         /// The request.
         id: RequestId,
-        /// How many more bytes the host may send, 1 to [`WINDOW`].
+        /// The bytes that the host may send in addition, 1 to [`WINDOW`].
         bytes: u32,
     },
-    /// The end of a request; its number may be used again.
+    /// Ends a request; its id may be reused.
     Done {
         /// The request.
         id: RequestId,
-        /// How it ended.
+        /// The outcome.
         outcome: Outcome,
     },
-    /// The host broke the protocol; the session is over.
+    /// Reports a protocol violation of the host; the session is over.
     Fault {
-        /// In which way, for people.
+        /// The violation, for people.
         reason: String,
     },
-    /// The guest ran out of memory, and its kernel killed a process of this `Exec`. Comes before
-    /// `Done`.
+    /// Reports that the guest ran out of memory, and its kernel killed a process of this `Exec`.
+    /// Comes before `Done`.
     OutOfMemory {
         /// The request.
         id: RequestId,
     },
-    /// A command waits for its standard input and has read all that was sent: the answer to
-    /// `AwaitReader`, when it is so; none comes if the request ends before.
+    /// Answers `AwaitReader` when a command waits for its standard input and has read everything
+    /// that was sent; never, if the request ends before.
     ReaderWaits {
         /// The request.
         id: RequestId,
     },
-    /// Comes first of what answers an `Attach`.
+    /// Answers an `Attach`, before any output.
     Attached {
         /// The request.
         id: RequestId,
-        /// From where the guest has the command's output.
+        /// The offset from which the guest has the command's standard output.
         stdout: u64,
-        /// The same of standard error.
+        /// The offset from which the guest has the command's standard error.
         stderr: u64,
-        /// How far its standard input is, if it has one that was not closed.
+        /// The state of its standard input, if it has one that is open.
         stdin: Option<StdinAt>,
-        /// Whether it goes on when its session is lost.
+        /// Whether it continues when its session is lost.
         keep: bool,
     },
 }
 
-/// How far a command's standard input is, in bytes since its start.
+/// The state of a command's standard input, as offsets in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StdinAt {
-    /// What the guest has received.
+    /// The end of what the guest has received.
     pub received: u64,
-    /// What of that the command has taken.
+    /// The end of what the command has taken.
     pub taken: u64,
 }
 
-/// Origin of a request's output.
+/// A stream of a request's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Stream {
     /// Standard output of a command.
     Stdout,
     /// Standard error of a command.
     Stderr,
-    /// Content of a file.
+    /// The content of a file.
     File,
 }
 
-/// What a host can ask for.
+/// A request of a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
-    /// Nothing but an answer.
+    /// Asks for an answer.
     Ping,
-    /// The guest is a clone of a snapshot and has to become itself.
+    /// Gives a clone of a snapshot its own identity.
     Restored(Restored),
-    /// Run a command.
+    /// Runs a command.
     Exec(Exec),
-    /// Write a file; its bytes follow as `Data` and `Eof`. It takes its name only when complete.
+    /// Writes a file; its bytes follow as `Data` and `Eof`. The file gets its name only when
+    /// complete.
     PutFile(PutFile),
-    /// Read a regular file.
+    /// Reads a regular file.
     GetFile(GetFile),
-    /// Power off.
+    /// Powers off.
     Shutdown,
-    /// Which commands the guest knows.
+    /// Lists the commands that the guest knows.
     List,
-    /// Listen to a command that another session started, or this one before it was lost. Who listened
-    /// to it is told [`Outcome::Detached`].
+    /// Attaches to a command started by another session, or by this one before it was lost. An
+    /// earlier listener gets [`Outcome::Detached`].
     Attach(Attach),
-    /// A signal for the process group of a command, whoever listens to it.
+    /// Signals the process group of a command, whoever listens to it.
     Signal {
         /// The command.
         exec: ExecId,
-        /// Linux signal number, 1 to [`MAX_SIGNAL`].
+        /// The Linux signal number, 1 to [`MAX_SIGNAL`].
         signal: i32,
     },
-    /// The end of a command, with all that descends from it, whoever listens to it.
+    /// Kills a command with all its descendants, whoever listens to it.
     Kill {
         /// The command.
         exec: ExecId,
     },
 }
 
-/// Which command to listen to, and from where on.
+/// The command to attach to, and the offsets to begin at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attach {
     /// The command.
     pub exec: ExecId,
-    /// How much of its standard output the host has. The guest begins there, or with the oldest that it
-    /// has.
+    /// The offset in standard output that the host has. The guest begins there, or with the oldest
+    /// output that it has.
     pub stdout: u64,
-    /// The same of standard error.
+    /// The offset in standard error that the host has.
     pub stderr: u64,
 }
 
-/// What makes a clone different from its siblings: see "A clone is not a copy" in the guide.
+/// The properties that differ between clones: see "A clone is not a copy" in the guide.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restored {
     /// Fresh bytes of the host's random generator, credited in full.
     pub entropy: [u8; crate::limits::ENTROPY],
     /// The time at which the host sent this.
     pub unix_time: UnixTime,
-    /// Who the clone is from now on.
+    /// The clone's new identity.
     pub identity: Identity,
 }
 
-/// Time since 1970-01-01 00:00:00 UTC.
+/// A time since 1970-01-01 00:00:00 UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct UnixTime {
     /// Whole seconds.
     pub seconds: u64,
-    /// Nanoseconds of the second that has begun, below 1,000,000,000.
+    /// Nanoseconds of the current second, below 1,000,000,000.
     pub nanos: u32,
 }
 
-/// The names by which a guest and the programs in it know themselves.
+/// The names of a guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// For `/etc/machine-id`.
+    /// The content of `/etc/machine-id`.
     pub machine_id: [u8; 16],
-    /// For `/proc/sys/kernel/random/boot_id`.
+    /// The content of `/proc/sys/kernel/random/boot_id`.
     pub boot_id: [u8; 16],
-    /// Host name, at most [`MAX_HOSTNAME`] bytes.
+    /// The host name, at most [`MAX_HOSTNAME`] bytes.
     pub hostname: String,
 }
 
 /// A command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exec {
-    /// The command's number in all sessions.
+    /// The command's id in all sessions.
     pub id: ExecId,
-    /// Program and arguments. A program without a slash is looked up on `PATH`.
+    /// The program and its arguments. A program without a slash is looked up on `PATH`.
     pub argv: Vec<OsBytes>,
-    /// Set on top of the agent's own environment.
+    /// Variables in addition to the agent's environment.
     pub env: Vec<(OsBytes, OsBytes)>,
-    /// Working directory; the agent's default when absent.
+    /// The working directory, if not the agent's default.
     pub cwd: Option<OsBytes>,
     /// Whether standard input follows as `Data`; otherwise it is empty.
     pub stdin: bool,
-    /// Where standard error goes.
+    /// The destination of standard error.
     pub stderr: Stderr,
     /// Milliseconds after which all processes of the command are killed.
     pub timeout_ms: Option<u64>,
-    /// Whether it goes on without a session for as long as the guest lives, and not just for some time
+    /// Whether it continues without a session until the guest's end, and not just for some time
     /// ([`UNATTENDED_TICKS`](crate::limits::UNATTENDED_TICKS)).
     pub keep: bool,
 }
 
-/// Where a command's standard error goes.
+/// The destination of a command's standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Stderr {
-    /// Into a pipe of its own: it comes as [`Stream::Stderr`].
+    /// A pipe of its own: sent as [`Stream::Stderr`].
     #[default]
     Apart,
-    /// Into the pipe of standard output, so that both come in the order in which they were written.
+    /// The pipe of standard output, which preserves the order of writes to both.
     ToStdout,
 }
 
-/// Where to write a file.
+/// A file to write.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PutFile {
-    /// Absolute path in the guest; its directory must exist.
+    /// The absolute path in the guest; its directory must exist.
     pub path: OsBytes,
-    /// Permission bits; of a file that is overwritten, they stay as they are.
+    /// The permission bits; a file that is overwritten keeps its own.
     pub mode: u32,
-    /// What becomes of a file that is there.
+    /// What to do with an existing file.
     pub existing: Existing,
 }
 
-/// What becomes of a file that is there already when another of its name is written.
+/// What to do with an existing file of that name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Existing {
-    /// The new file takes its name when it is complete.
+    /// Replace it by the new file when that is complete.
     #[default]
     Replaced,
-    /// It stays the same file, with its owner, mode and other names, and gets the new content.
+    /// Overwrite its content: it keeps its owner, mode and other names.
     Overwritten,
 }
 
-/// Which file to read.
+/// A file to read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GetFile {
-    /// Absolute path in the guest.
+    /// The absolute path in the guest.
     pub path: OsBytes,
 }
 
-/// How a request ended.
+/// The outcome of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
-    /// `Ping` arrived.
+    /// Answers `Ping`.
     Pong,
     /// Entropy, clock and identity are in force.
     Restored,
-    /// The command ended by itself, with this status.
+    /// The command exited with this status.
     Exited(u8),
-    /// The command was ended by this signal.
+    /// The command was terminated by this signal.
     Signaled(i32),
-    /// The command was killed because its time was over.
+    /// The command reached its time limit and was killed.
     TimedOut,
     /// The file is written.
     FileWritten {
-        /// Its size.
+        /// The size of the file.
         bytes: u64,
     },
-    /// The file was sent in full.
+    /// The file was sent completely.
     FileRead {
-        /// Its permission bits.
+        /// The permission bits of the file.
         mode: u32,
-        /// Its size.
+        /// The size of the file.
         bytes: u64,
     },
     /// The guest powers off.
     ShuttingDown,
-    /// It could not be done.
+    /// The request failed.
     Failed(Failure),
-    /// The commands that the guest knows, in the order in which they were started.
+    /// The commands that the guest knows, in the order of their start.
     Commands(Vec<CommandInfo>),
     /// The signal was sent; the command may have ended before.
     Delivered,
-    /// Nobody listens any more by this request; the command goes on.
+    /// The request is detached; the command continues.
     Detached,
 }
 
-/// What a guest knows of a command.
+/// A command in a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommandInfo {
-    /// Its number.
+    /// The id of the command.
     pub exec: ExecId,
-    /// Process id of its main process in the guest, of one that is no process 0.
+    /// The PID of its main process in the guest; 0 if it is no process.
     pub pid: u32,
-    /// The beginning of its program's name, at most [`MAX_PROGRAM`] bytes.
+    /// The first [`MAX_PROGRAM`] bytes of its program's name.
     pub program: OsBytes,
-    /// Whether it goes on when its session is lost.
+    /// Whether it continues when its session is lost.
     pub keep: bool,
     /// Whether a session listens to it.
     pub attached: bool,
-    /// How it ended, if it has.
+    /// The end of the command, if it has ended.
     pub end: Option<CommandEnd>,
-    /// Its standard output, as far as the guest has it.
+    /// The part of its standard output that the guest has.
     pub stdout: Kept,
-    /// The same of standard error.
+    /// The part of its standard error that the guest has.
     pub stderr: Kept,
 }
 
-/// How a command ended.
+/// The end of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CommandEnd {
-    /// By itself, with this status.
+    /// It exited with this status.
     Exited(u8),
-    /// By this signal.
+    /// It was terminated by this signal.
     Signaled(i32),
-    /// It was killed because its time was over.
+    /// It reached its time limit and was killed.
     TimedOut,
     /// The host cancelled it.
     Cancelled,
 }
 
-/// What a guest has of a stream, in bytes since its start.
+/// The part of a stream that the guest has, as offsets in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kept {
-    /// The oldest that it has.
+    /// The oldest byte that it has.
     pub from: u64,
-    /// All that was written.
+    /// The end of what was written.
     pub to: u64,
 }
 
-/// Why a request failed.
+/// The reason why a request failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// For programs.
+    /// The kind, for programs.
     pub kind: FailureKind,
-    /// For people: what was tried, and on what. At most [`MAX_TEXT`] bytes.
+    /// The attempt and its object, for people. At most [`MAX_TEXT`] bytes.
     pub message: String,
 }
 
-/// Kinds of failure that a caller can act on.
+/// The kinds of failure that a caller can act on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum FailureKind {
@@ -418,23 +419,23 @@ pub enum FailureKind {
     NotFound,
     /// The working directory of an `Exec`, or the directory of a `PutFile`, does not exist.
     NoSuchDirectory,
-    /// The guest's kernel refused access.
+    /// The guest's kernel denied access.
     PermissionDenied,
-    /// Not something the agent does: an empty argv, a relative path, a directory to read.
+    /// The agent does not support it: an empty argv, a relative path, a directory to read.
     Invalid,
-    /// The guest has no room left.
+    /// The guest has no space left.
     NoSpace,
-    /// The guest has as many requests or processes as it can take.
+    /// The guest has reached its limit of requests or processes.
     TooMany,
     /// The host cancelled it.
     Cancelled,
-    /// Anything else the guest's kernel reported.
+    /// Any other error of the guest's kernel.
     Io,
-    /// The command of an `Attach` ended and was forgotten, since nobody asked for its end.
+    /// The command of an `Attach` has ended and was forgotten, because nobody asked for its end.
     Forgotten,
 }
 
-/// What of a message is out of bounds.
+/// The error of a message beyond the limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct OutOfBounds(&'static str);
@@ -447,7 +448,7 @@ fn check(within: bool, what: &'static str) -> Result<(), OutOfBounds> {
     }
 }
 
-/// An empty chunk costs no credit, so it could be sent without end.
+/// An empty chunk uses no credit, so it could be sent without end.
 fn check_chunk(bytes: &[u8]) -> Result<(), OutOfBounds> {
     check(!bytes.is_empty(), "an empty chunk")?;
     check(bytes.len() <= MAX_CHUNK, "a chunk is too long")
@@ -477,7 +478,7 @@ fn check_path(path: &OsBytes) -> Result<(), OutOfBounds> {
     check(!path.contains(&0), "a path holds a NUL byte")
 }
 
-/// What Linux takes, since the guest's kernel would say no more than "too long".
+/// Checked here, because the guest's kernel would only report "too long".
 fn check_arguments(exec: &Exec) -> Result<(), OutOfBounds> {
     check(
         exec.argv.first().is_some_and(|p| !p.as_bytes().is_empty()),
@@ -519,11 +520,11 @@ fn check_arguments(exec: &Exec) -> Result<(), OutOfBounds> {
 }
 
 impl ToGuest {
-    /// Whether everything in the message is within [`limits`](crate::limits). The host calls it
-    /// before it sends, the guest after it received.
+    /// Checks that the message is within [`limits`](crate::limits). The host calls it before it
+    /// sends, the guest after it received.
     ///
     /// # Errors
-    /// Names what is not.
+    /// The part that is not.
     pub fn validate(&self) -> Result<(), OutOfBounds> {
         match self {
             Self::Data { bytes, .. } => check_chunk(bytes),
@@ -535,10 +536,10 @@ impl ToGuest {
 }
 
 impl Request {
-    /// See [`ToGuest::validate`].
+    /// Checks the request; see [`ToGuest::validate`].
     ///
     /// # Errors
-    /// Names what is out of bounds.
+    /// The part that is beyond the limits.
     pub fn validate(&self) -> Result<(), OutOfBounds> {
         match self {
             Self::Ping | Self::Shutdown | Self::List | Self::Attach(_) | Self::Kill { .. } => {
@@ -587,7 +588,7 @@ impl CommandInfo {
 }
 
 impl CommandEnd {
-    /// The same as the answer to a request.
+    /// Converts it to the outcome of a request.
     #[must_use]
     pub fn outcome(self) -> Outcome {
         match self {
@@ -603,7 +604,7 @@ impl CommandEnd {
 }
 
 impl Stream {
-    /// Bytes of it that a sender may have under way beyond what the host took.
+    /// Returns the bytes that a sender may have under way beyond what the host took.
     #[must_use]
     pub fn window(self) -> u32 {
         match self {
@@ -614,11 +615,11 @@ impl Stream {
 }
 
 impl ToHost {
-    /// Whether everything in the message is within [`limits`](crate::limits): a guest is
-    /// hostile, so the host checks before it uses any of it.
+    /// Checks that the message is within [`limits`](crate::limits): a guest is hostile, so the host
+    /// calls it before it uses anything.
     ///
     /// # Errors
-    /// Names what is not.
+    /// The part that is not.
     pub fn validate(&self) -> Result<(), OutOfBounds> {
         match self {
             Self::Hello { agent, .. } => {

@@ -1,4 +1,4 @@
-//! Strings as Linux has them.
+//! Strings of the operating system.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -6,19 +6,19 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// An argument, a variable or a path: bytes, which are mostly UTF-8 and need not be.
+/// An argument, a variable or a path: bytes, in most cases UTF-8.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct OsBytes(#[serde(with = "serde_bytes")] Vec<u8>);
 
 impl OsBytes {
-    /// The bytes.
+    /// Returns the bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The text, if it is one.
+    /// Returns the text, if it is UTF-8.
     #[must_use]
     pub fn to_str(&self) -> Option<&str> {
         core::str::from_utf8(&self.0).ok()
@@ -49,7 +49,7 @@ impl From<&str> for OsBytes {
     }
 }
 
-/// For people: U+FFFD stands for what is not UTF-8.
+/// For people: replaces invalid UTF-8 by U+FFFD.
 impl fmt::Display for OsBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&String::from_utf8_lossy(&self.0))

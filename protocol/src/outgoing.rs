@@ -1,4 +1,4 @@
-//! What waits to be written to the host.
+//! The queue of messages to the host.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -7,31 +7,30 @@ use crate::frame::{MAGIC, encode};
 use crate::limits::MAX_CHUNK;
 use crate::message::ToHost;
 
-/// Content (`Data`) is queued only below this many bytes: an answer to another request never
-/// waits behind more than that and one chunk.
-const BULK: usize = 2 * MAX_CHUNK;
+/// Content (`Data`) is only queued below this many bytes: an answer to another request never waits
+/// behind more than this and one chunk.
+const MAX_QUEUED_CONTENT: usize = 2 * MAX_CHUNK;
 
-/// From this many waiting bytes on nothing more is read from the host, so that a host that asks
-/// and never listens can't make the queue grow.
-const CONGESTED: usize = 8 * MAX_CHUNK;
+/// From this many bytes on nothing more is read from the host, so that a host that asks and never
+/// listens can't make the queue grow.
+const HIGH_WATERMARK: usize = 8 * MAX_CHUNK;
 
-/// Room that an empty queue keeps; what a burst took beyond it goes back to the system.
-const KEPT: usize = 4 * 1024;
+/// Capacity that an empty queue keeps; the rest of a burst's memory is freed.
+const KEPT_CAPACITY: usize = 4 * 1024;
 
-/// The frames that are on their way to the host, in order.
+/// The frames to send to the host, in order.
 #[derive(Debug, Default)]
 pub struct Outgoing {
     bytes: Vec<u8>,
-    /// How much of `bytes` is written.
+    /// Number of bytes written of `bytes`.
     sent: usize,
-    /// Where the frames in `bytes` end, from the first that is not written in full.
+    /// The ends of frames in `bytes`, from the first one not written completely.
     ends: VecDeque<usize>,
 }
 
 impl Outgoing {
-    /// Starts a session towards the host. Of what an older session left, only the rest of a
-    /// frame that is already half on the line stays: a host that is in the middle of that frame
-    /// would take the session start for a part of it.
+    /// Starts a session. Keeps only the rest of a frame of an older session that is partly sent:
+    /// the host would take the session start for a part of that frame.
     pub(crate) fn open_session(&mut self) {
         self.forget_sent();
         if self.sent == 0 {
@@ -47,7 +46,7 @@ impl Outgoing {
     /// Queues a message.
     pub fn push(&mut self, message: &ToHost) {
         self.forget_sent();
-        // A guest bounds chunks and texts, so every message of it fits into a frame.
+        // Fits: a guest's chunks and texts are bounded.
         let encoded = encode(message, &mut self.bytes);
         debug_assert!(encoded.is_ok(), "{encoded:?}");
         if self.ends.back() != Some(&self.bytes.len()) {
@@ -55,39 +54,39 @@ impl Outgoing {
         }
     }
 
-    /// Forgets everything: there is nobody to read it.
+    /// Discards everything: nobody reads it.
     pub fn clear(&mut self) {
         self.bytes.clear();
-        self.bytes.shrink_to(KEPT);
+        self.bytes.shrink_to(KEPT_CAPACITY);
         self.ends.clear();
         self.sent = 0;
     }
 
-    /// Whether nothing waits.
+    /// Returns whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.unsent().is_empty()
     }
 
-    /// Whether content may be queued.
+    /// Returns whether content may be queued.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.unsent().len() < BULK
+        self.unsent().len() < MAX_QUEUED_CONTENT
     }
 
-    /// Whether the host should be left unread until it has read.
+    /// Returns whether to stop reading from the host until it has read.
     #[must_use]
     pub fn is_congested(&self) -> bool {
-        self.unsent().len() >= CONGESTED
+        self.unsent().len() >= HIGH_WATERMARK
     }
 
-    /// The bytes for the host.
+    /// Returns the bytes to send.
     #[must_use]
     pub fn unsent(&self) -> &[u8] {
         &self.bytes[self.sent..]
     }
 
-    /// The first `count` of [`unsent`](Self::unsent) are on the line.
+    /// Records that the first `count` bytes of [`unsent`](Self::unsent) were sent.
     pub fn sent(&mut self, count: usize) {
         self.sent = self.bytes.len().min(self.sent + count);
         if self.sent == self.bytes.len() {
@@ -95,7 +94,7 @@ impl Outgoing {
         }
     }
 
-    /// Drops the frames that are written in full.
+    /// Drops the frames that are sent completely.
     fn forget_sent(&mut self) {
         let mut start = 0;
         while let Some(&end) = self.ends.front().filter(|&&end| end <= self.sent) {
@@ -176,6 +175,6 @@ mod tests {
             });
         }
         out.sent(out.unsent().len());
-        assert!(out.bytes.capacity() <= KEPT);
+        assert!(out.bytes.capacity() <= KEPT_CAPACITY);
     }
 }

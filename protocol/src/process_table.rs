@@ -1,8 +1,8 @@
-//! What a guest knows of its commands, apart from what runs them.
+//! The table of a guest's commands, independent of how they run.
 //!
-//! A command belongs to the guest: it goes on when the session is lost in which it was started, and any
-//! session can listen to it from then on. What the host has not taken of its output is kept, so that a
-//! host that comes again misses nothing and hears nothing twice.
+//! A command belongs to the guest: it continues when the session that started it is lost, and any
+//! session can attach to it. Output that the host has not taken is kept, so that a host that comes
+//! back misses nothing and gets nothing twice.
 //!
 //! ```text
 //!                 ┌── session lost, detach ──┐
@@ -14,8 +14,8 @@
 //!                 └───────────── acknowledged ─────────────────────────────────▶ forgotten
 //! ```
 //!
-//! While the session of a command lives, and for some time after it was lost, the command waits when
-//! nobody takes its output, as at a full pipe.
+//! While the session of a command lives, and for some time after it was lost, the command blocks
+//! when nobody takes its output, as at a full pipe.
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
@@ -35,11 +35,11 @@ use crate::message::{
 use crate::os_bytes::OsBytes;
 use crate::ring::Ring;
 
-/// Credit goes back in portions of at least this size, to save frames. The host still never stalls: it
-/// has to have used up all of the window, which is more, before it has to wait.
+/// The minimum grant of credit, to save frames. The host still never stalls: it has to use up the
+/// whole window, which is more, before it has to wait.
 const CREDIT_PORTION: u64 = WINDOW as u64 / 4;
 
-/// Number of a session, never used again in a guest's life.
+/// The id of a session, never reused in a guest's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SessionKey(pub u64);
 
@@ -48,47 +48,47 @@ pub struct SessionKey(pub u64);
 pub struct Listener {
     /// The session.
     pub session: SessionKey,
-    /// Its request.
+    /// The id of the request.
     pub request: RequestId,
 }
 
 /// A command that was just started.
 #[derive(Debug)]
 pub struct NewCommand<'a> {
-    /// Its number.
+    /// The id of the command.
     pub exec: ExecId,
-    /// Of its main process.
+    /// The PID of its main process.
     pub pid: u32,
-    /// What it runs.
+    /// The program.
     pub program: &'a OsBytes,
-    /// Whether it goes on without a session.
+    /// Whether it continues without a session.
     pub keep: bool,
-    /// Whether it has a standard input to be written.
+    /// Whether it has a standard input to write to.
     pub stdin: bool,
 }
 
-/// Why a command is not started, or not listened to.
+/// The reason why a command is not started, or not attached to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum Refusal {
-    /// There is one of this number.
+    /// A command with this id exists.
     #[error("there is a command of this number")]
     InUse,
-    /// There was one, which is forgotten.
+    /// A command with this id existed, and is forgotten.
     #[error("the command ended, and was forgotten since nobody asked for its end")]
     Forgotten,
-    /// There is none, and was none lately.
+    /// No command with this id exists, or did recently.
     #[error("there is no command of this number")]
     Unknown,
-    /// The guest runs as many as it may.
+    /// The guest has reached its limit of commands.
     #[error("the guest runs no more than {MAX_COMMANDS} commands at a time")]
     TooMany,
-    /// The host says that it has what was never written.
+    /// The host claims to have output that was never written.
     #[error("the command has not written that much")]
     Ahead,
 }
 
 impl Refusal {
-    /// For an answer to the host.
+    /// Converts it to an answer for the host.
     #[must_use]
     pub fn kind(self) -> FailureKind {
         match self {
@@ -100,7 +100,7 @@ impl Refusal {
     }
 }
 
-/// How a host breaks the rules for a command's content.
+/// A violation of the rules for a command's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BadContent {
     /// It takes none, or no more.
@@ -109,12 +109,12 @@ pub enum BadContent {
     OverCredit,
 }
 
-/// How far standard input is.
+/// The state of standard input.
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
 struct Inflow {
     received: u64,
     taken: u64,
-    /// What of `taken` the host was told.
+    /// The part of `taken` that was reported to the host.
     told: u64,
     closed: bool,
 }
@@ -122,7 +122,7 @@ struct Inflow {
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 enum Ear {
     Listening(Listener),
-    /// The session has the end, unless it is lost with it.
+    /// The session has the end, which is lost if the session is.
     Answered(SessionKey),
 }
 
@@ -137,7 +137,7 @@ struct Record {
     quiet: u32,
     stdout: Ring,
     stderr: Ring,
-    /// Which output was sent last.
+    /// The stream sent last.
     last: Stream,
     stdin: Option<Inflow>,
     reader_waits: bool,
@@ -158,7 +158,7 @@ impl Record {
         self.stdout.len() + self.stderr.len()
     }
 
-    /// Nobody listened for as long as is waited for.
+    /// Nobody has listened for the maximum time.
     fn is_given_up(&self) -> bool {
         self.ear.is_none() && self.quiet >= UNATTENDED_TICKS
     }
@@ -171,7 +171,7 @@ impl Record {
         matches!(self.ear, Some(Ear::Answered(_)))
     }
 
-    /// What its listener is told next.
+    /// The next message for the listener.
     fn next(&mut self) -> Option<ToHost> {
         let Some(Ear::Listening(Listener { session, request })) = self.ear else {
             return None;
@@ -213,24 +213,24 @@ impl Record {
     }
 }
 
-/// All commands of a guest. What simulates one may write it to a disk.
+/// All commands of a guest. Serializable, for guests that are simulated.
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
 pub struct ProcessTable {
     records: BTreeMap<ExecId, Record>,
-    /// Commands that were started.
+    /// Number of commands started.
     started: u64,
     /// Bytes of output that are kept.
     kept: usize,
     forgotten: VecDeque<ExecId>,
-    /// For sessions whose command another one listens to now.
+    /// Answers to sessions whose command has another listener now.
     notices: VecDeque<(SessionKey, ToHost)>,
 }
 
 impl ProcessTable {
-    /// Whether a command of this number may be started.
+    /// Checks whether a command with this id may be started.
     ///
     /// # Errors
-    /// Says why not.
+    /// The reason why not.
     pub fn check(&self, exec: ExecId) -> Result<(), Refusal> {
         if self.records.contains_key(&exec) {
             return Err(Refusal::InUse);
@@ -245,10 +245,10 @@ impl ProcessTable {
         Ok(())
     }
 
-    /// Whether there is a command of this number, running or ended.
+    /// Checks whether a command with this id exists, running or ended.
     ///
     /// # Errors
-    /// Says why not.
+    /// The reason why not.
     pub fn known(&self, exec: ExecId) -> Result<(), Refusal> {
         if self.records.contains_key(&exec) {
             Ok(())
@@ -259,7 +259,7 @@ impl ProcessTable {
         }
     }
 
-    /// A command was started, as [`check`](Self::check) allowed it.
+    /// Adds a command that was started, as [`check`](Self::check) allowed.
     pub fn start(&mut self, new: &NewCommand<'_>, listener: Listener) {
         let program = new.program.as_bytes();
         let record = Record {
@@ -281,7 +281,7 @@ impl ProcessTable {
         self.records.insert(new.exec, record);
     }
 
-    /// The command that a request is about.
+    /// Returns the command of a request.
     #[must_use]
     pub fn find(&self, by: Listener) -> Option<ExecId> {
         let heard = |record: &Record| matches!(record.ear, Some(Ear::Listening(l)) if l == by);
@@ -289,14 +289,14 @@ impl ProcessTable {
         found.map(|(&exec, _)| exec)
     }
 
-    /// How many requests of a session are open here.
+    /// Returns how many requests of a session are open.
     #[must_use]
     pub fn requests(&self, session: SessionKey) -> usize {
         let heard = self.records.values().filter(|r| r.is_heard_by(session));
         heard.count()
     }
 
-    /// How many bytes of a command's output may be read now.
+    /// Returns how many bytes of a command's output may be read now.
     #[must_use]
     pub fn room(&self, exec: ExecId, stream: Stream) -> usize {
         let Some(record) = self.records.get(&exec) else {
@@ -318,7 +318,7 @@ impl ProcessTable {
         window.saturating_sub(has)
     }
 
-    /// A command wrote something, no more than there is [`room`](Self::room) for.
+    /// Adds output of a command, no more than there is [`room`](Self::room) for.
     pub fn push(&mut self, exec: ExecId, stream: Stream, bytes: &[u8]) {
         self.change(exec, |record| {
             let given_up = record.is_given_up();
@@ -334,7 +334,7 @@ impl ProcessTable {
         }
     }
 
-    /// Of commands that nobody listens to, takes what others need.
+    /// Takes memory from commands without a listener if others need it.
     fn shorten(&mut self) {
         let given_up = self.records.iter().filter(|(_, r)| r.is_given_up());
         let given_up: Vec<_> = given_up.map(|(&exec, _)| exec).collect();
@@ -346,7 +346,7 @@ impl ProcessTable {
         }
     }
 
-    /// What a command wrote is of no interest any more.
+    /// Discards a command's output.
     pub fn clear_output(&mut self, exec: ExecId) {
         self.change(exec, |record| {
             record.stdout.clear();
@@ -354,7 +354,7 @@ impl ProcessTable {
         });
     }
 
-    /// A command ended, and all that it wrote is here.
+    /// Records the end of a command, after all its output.
     pub fn ended(&mut self, exec: ExecId, end: CommandEnd, out_of_memory: bool) {
         let Some(record) = self.records.get_mut(&exec) else {
             return;
@@ -366,7 +366,7 @@ impl ProcessTable {
         }
         let ended = self.records.iter().filter(|(_, r)| r.end.is_some());
         if ended.clone().count() > MAX_ENDED {
-            // Who listens gets its end and then counts as answered.
+            // A listener gets the end, which then counts as answered.
             let unheard = ended.filter(|(_, r)| !matches!(r.ear, Some(Ear::Listening(_))));
             if let Some((&oldest, _)) = unheard.min_by_key(|(_, record)| record.order) {
                 self.forget(oldest);
@@ -374,7 +374,7 @@ impl ProcessTable {
         }
     }
 
-    /// The host took a stream up to `offset`; `false` if that was not sent.
+    /// Records that the host took a stream up to `offset`; returns `false` if that was not sent.
     #[must_use]
     pub fn taken(&mut self, exec: ExecId, stream: Stream, offset: u64) -> bool {
         let mut sent = true;
@@ -386,10 +386,10 @@ impl ProcessTable {
         sent
     }
 
-    /// Content for a command's standard input arrived.
+    /// Adds content for a command's standard input.
     ///
     /// # Errors
-    /// Says how that breaks the rules.
+    /// The violation.
     pub fn arrived(&mut self, exec: ExecId, bytes: usize) -> Result<(), BadContent> {
         let stdin = self.open_stdin(exec)?;
         let received = stdin.received + bytes as u64;
@@ -400,7 +400,7 @@ impl ProcessTable {
         Ok(())
     }
 
-    /// No more content comes for it.
+    /// Ends that content.
     ///
     /// # Errors
     /// [`BadContent::Unexpected`].
@@ -416,7 +416,7 @@ impl ProcessTable {
         open.ok_or(BadContent::Unexpected)
     }
 
-    /// A command, or nobody if there is none to read it, took that many bytes of what had arrived.
+    /// Records that the command, or nobody, took that many bytes of the content.
     pub fn consumed(&mut self, exec: ExecId, bytes: usize) {
         if let Some(record) = self.records.get_mut(&exec)
             && let Some(stdin) = &mut record.stdin
@@ -425,18 +425,18 @@ impl ProcessTable {
         }
     }
 
-    /// A command waits for its standard input, as its listener wanted to know.
+    /// Records that a command waits for its standard input, which its listener wanted to know.
     pub fn reader_waits(&mut self, exec: ExecId) {
         if let Some(record) = self.records.get_mut(&exec) {
             record.reader_waits = true;
         }
     }
 
-    /// Lets a request listen to a command from some offsets on. Another listener is told that it is one
-    /// no more. Gives what the host is told at once.
+    /// Attaches a request to a command from some offsets on. Another listener is detached. Returns
+    /// the first message for the host.
     ///
     /// # Errors
-    /// Says why it can't.
+    /// The reason why it can't.
     pub fn attach(&mut self, attach: Attach, listener: Listener) -> Result<ToHost, Refusal> {
         let exec = attach.exec;
         self.known(exec)?;
@@ -471,7 +471,7 @@ impl ProcessTable {
         })
     }
 
-    /// A request listens no more; it is answered so.
+    /// Detaches a request, and answers it.
     pub fn detach(&mut self, by: Listener) {
         let exec = self.find(by);
         if let Some(record) = exec.and_then(|exec| self.records.get_mut(&exec)) {
@@ -485,7 +485,7 @@ impl ProcessTable {
         }
     }
 
-    /// A session is over.
+    /// Detaches a session.
     pub fn session_lost(&mut self, session: SessionKey) {
         self.notices.retain(|(of, _)| *of != session);
         for record in self.records.values_mut() {
@@ -501,7 +501,7 @@ impl ProcessTable {
         }
     }
 
-    /// All sessions are over.
+    /// Detaches all sessions.
     pub fn sessions_lost(&mut self) {
         self.notices.clear();
         for record in self.records.values_mut() {
@@ -510,17 +510,17 @@ impl ProcessTable {
         }
     }
 
-    /// The host has the end of a command. Of one that runs, that means nothing.
+    /// Records that the host has the end of a command. Ignored for a running one.
     pub fn acknowledge(&mut self, exec: ExecId) {
         if self.records.get(&exec).is_some_and(Record::answered)
             && let Some(record) = self.records.remove(&exec)
         {
-            // The host that knew it would not ask for it again.
+            // A host that knew of it would not ask for it again.
             self.kept -= record.kept();
         }
     }
 
-    /// What a session is told next, of all its commands in turn.
+    /// Returns the next message for a session, from all its commands in turn.
     pub fn next(&mut self, session: SessionKey, turn: &mut Turn) -> Option<ToHost> {
         if let Some(at) = self.notices.iter().position(|(of, _)| *of == session) {
             return self.notices.remove(at).map(|(_, message)| message);
@@ -540,15 +540,15 @@ impl ProcessTable {
         None
     }
 
-    /// Whether [`tick`](Self::tick) is to be called, once a second.
+    /// Returns whether to call [`tick`](Self::tick), once a second.
     #[must_use]
     pub fn has_unattended(&self) -> bool {
         let mut unheard = self.records.values().filter(|r| r.ear.is_none());
         unheard.any(|record| record.quiet < UNATTENDED_TICKS)
     }
 
-    /// A second passed in which the guest ran. Gives the commands that are to be killed, since nobody
-    /// came back for them.
+    /// Counts a second in which the guest ran. Returns the commands to kill, because nobody came
+    /// back for them.
     pub fn tick(&mut self) -> Vec<ExecId> {
         let mut over = Vec::new();
         for (&exec, record) in &mut self.records {
@@ -566,8 +566,8 @@ impl ProcessTable {
         running.map(|(exec, _)| exec).collect()
     }
 
-    /// The guest became a copy of the one in which its commands were started, whose host is not this
-    /// one's: they are its own from now on, and kept.
+    /// Makes all commands the guest's own, and kept: the guest is a copy of the one in which they
+    /// were started, and its host another.
     pub fn keep_all(&mut self) {
         for record in self.records.values_mut() {
             record.keep = true;
@@ -575,7 +575,8 @@ impl ProcessTable {
         }
     }
 
-    /// What runs, or has ended and is not forgotten, in the order in which it was started.
+    /// Lists the commands that run, or have ended and are not forgotten, in the order of their
+    /// start.
     #[must_use]
     pub fn list(&self) -> Vec<CommandInfo> {
         let mut records: Vec<_> = self.records.iter().collect();
@@ -612,6 +613,6 @@ impl ProcessTable {
     }
 }
 
-/// Whose turn it is in a session.
+/// Returns whose turn it is in a session.
 #[derive(Debug, Default)]
 pub struct Turn(Option<ExecId>);

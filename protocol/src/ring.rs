@@ -1,4 +1,4 @@
-//! The last bytes of a stream that is counted from its start.
+//! The last bytes of a stream, with offsets from its start.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::message::Kept;
 
-/// Room that an empty ring keeps; what a burst took beyond it goes back to the system.
-const SPARE: usize = 4 * 1024;
+/// Capacity that an empty ring keeps; the rest of a burst's memory is freed.
+const KEPT_CAPACITY: usize = 4 * 1024;
 
-/// One output of a command: what was written and the host has not taken.
+/// An output of a command: the bytes that were written and the host has not taken.
 ///
 /// ```text
 ///   0 ........ start ──────── sent ──────── end
@@ -40,7 +40,7 @@ impl Ring {
         self.bytes.extend(bytes);
     }
 
-    /// Drops the oldest beyond `limit` bytes.
+    /// Drops the oldest bytes beyond `limit`.
     pub(crate) fn keep(&mut self, limit: usize) {
         let beyond = self.bytes.len().saturating_sub(limit);
         self.bytes.drain(..beyond);
@@ -48,7 +48,7 @@ impl Ring {
         self.sent = self.sent.max(self.start);
     }
 
-    /// Drops all; what is written from now on counts on.
+    /// Drops everything; offsets continue.
     pub(crate) fn clear(&mut self) {
         self.keep(0);
         self.bytes.shrink_to_fit();
@@ -58,9 +58,9 @@ impl Ring {
         self.sent < self.kept().to
     }
 
-    /// The next bytes to be sent, at most `longest`.
+    /// Returns the next bytes to send, at most `longest`.
     pub(crate) fn send(&mut self, longest: usize) -> Vec<u8> {
-        // Both lie within the bytes that are here.
+        // Both are within the bytes kept.
         let skip = usize::try_from(self.sent - self.start).unwrap_or(usize::MAX);
         let count = self.bytes.len().saturating_sub(skip).min(longest);
         let (front, back) = self.bytes.as_slices();
@@ -74,25 +74,25 @@ impl Ring {
         chunk
     }
 
-    /// Sends again from `offset` on, or from the oldest that is here; where that is.
+    /// Restarts sending at `offset`, or at the oldest byte kept; returns the offset.
     pub(crate) fn rewind(&mut self, offset: u64) -> u64 {
         let Kept { from, to } = self.kept();
         self.sent = offset.clamp(from, to);
         self.sent
     }
 
-    /// The host took all up to `offset`; `false` if that was not sent.
+    /// Records that the host took everything up to `offset`; returns `false` if that was not sent.
     #[must_use]
     pub(crate) fn taken(&mut self, offset: u64) -> bool {
         if offset > self.sent {
             return false;
         }
-        // It may have been dropped, or said before.
+        // It may have been dropped, or reported before.
         let count = usize::try_from(offset.saturating_sub(self.start)).unwrap_or(usize::MAX);
         self.bytes.drain(..count.min(self.bytes.len()));
         self.start = self.start.max(offset);
         if self.bytes.is_empty() {
-            self.bytes.shrink_to(SPARE);
+            self.bytes.shrink_to(KEPT_CAPACITY);
         }
         true
     }

@@ -1,5 +1,5 @@
-//! A guest's end of a line to the host, without the line: bytes go in, messages come out, and the other
-//! way round.
+//! A guest's end of a line to the host, without the line itself: bytes go in, messages come out,
+//! and vice versa.
 //!
 //! ```text
 //!            MAGIC              Hello
@@ -9,7 +9,7 @@
 //!    └──────────host gone───────────────────┘
 //! ```
 //!
-//! Every guest has this one: the agent in Linux, the test guest, and those that tests make up.
+//! All guests share it: the agent in Linux, the test guest, and those of tests.
 
 use alloc::string::ToString as _;
 
@@ -22,47 +22,47 @@ use crate::message::{OutOfBounds, RequestId, ToGuest, ToHost, bounded_text};
 pub use crate::outgoing::Outgoing;
 use crate::process_table::BadContent;
 
-/// How a host breaks the protocol. The text goes to the host as a `Fault`.
+/// A violation of the protocol by the host. Its text is sent to the host as a `Fault`.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Violation {
     /// The stream can't be cut into messages.
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// A message holds more than it may.
+    /// A message exceeds the limits.
     #[error(transparent)]
     OutOfBounds(#[from] OutOfBounds),
-    /// A session began with something else than a `Hello`.
+    /// A session began with something other than a `Hello`.
     #[error("a session starts with a Hello")]
     NoHello,
-    /// A `Hello` in the middle of a session.
+    /// A `Hello` came in the middle of a session.
     #[error("a second Hello")]
     SecondHello,
-    /// The host speaks another version.
+    /// The host has another version.
     #[error("the host speaks protocol version {host}, this agent {VERSION}")]
     Version {
-        /// What the host speaks.
+        /// The host's version.
         host: u16,
     },
-    /// A request took the number of one that is still open.
+    /// A request has the id of one that is still open.
     #[error("request number {} is in use", .0.0)]
     IdInUse(RequestId),
-    /// More open requests than the protocol allows.
+    /// There are more open requests than the protocol allows.
     #[error("more than {MAX_REQUESTS} open requests")]
     TooManyRequests,
-    /// Content beyond what the guest granted.
+    /// Content exceeds the guest's grant.
     #[error("content of request {} is over its credit, which began with {WINDOW} bytes", .0.0)]
     OverCredit(RequestId),
-    /// Content for a request that takes none, or after its end.
+    /// Content came for a request that takes none, or after its end.
     #[error("request {} takes no (more) content", .0.0)]
     UnexpectedContent(RequestId),
-    /// The host took what it was not sent.
+    /// The host claims to have taken what it was not sent.
     #[error("more of request {} was taken than was sent", .0.0)]
     TakenTooMuch(RequestId),
 }
 
 impl Violation {
-    /// Of content of the request `id`.
+    /// Creates the violation of content for the request `id`.
     #[must_use]
     pub fn of_content(id: RequestId, bad: BadContent) -> Self {
         match bad {
@@ -72,12 +72,12 @@ impl Violation {
     }
 }
 
-/// What a guest hears next.
+/// An event for the guest.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Heard {
-    /// The host opened a session, and was greeted; whatever belonged to an older one is void.
+    /// The host opened a session, and was greeted; everything of an older one is void.
     Opened,
-    /// What it says in the session, within the protocol's limits.
+    /// A message in the session, within the protocol's limits.
     Message(ToGuest),
 }
 
@@ -88,19 +88,19 @@ enum Phase {
     Running,
 }
 
-/// The guest's end.
+/// The guest's end of a line.
 #[derive(Debug)]
 pub struct Session {
     /// The guest's name and release, for people.
     agent: &'static str,
     phase: Phase,
     decoder: Decoder,
-    /// What waits for the line.
+    /// The queue of messages to send.
     pub out: Outgoing,
 }
 
 impl Session {
-    /// One that waits for its host.
+    /// Creates one that waits for its host.
     #[must_use]
     pub fn new(agent: &'static str) -> Self {
         Self {
@@ -111,22 +111,22 @@ impl Session {
         }
     }
 
-    /// Whether the host was greeted.
+    /// Returns whether the host was greeted.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.phase == Phase::Running
     }
 
-    /// Takes bytes as they came from the line. They are looked at by [`hear`](Self::hear).
+    /// Adds bytes from the line, for [`hear`](Self::hear).
     pub fn receive(&mut self, bytes: &[u8]) {
         self.decoder.push(bytes);
     }
 
-    /// What the host says next, in what has been received.
+    /// Returns the next event in the bytes received.
     ///
     /// # Errors
-    /// The host broke the protocol: the guest ends what belongs to the session, and tells the host by
-    /// [`fault`](Self::fault).
+    /// The host violated the protocol: the guest has to end everything of the session, and report
+    /// it to the host by [`fault`](Self::fault).
     pub fn hear(&mut self) -> Result<Option<Heard>, Violation> {
         loop {
             let message: ToGuest = match self.decoder.next()? {
@@ -165,8 +165,8 @@ impl Session {
         self.phase = Phase::Running;
     }
 
-    /// Ends the session and tells the host why, unless it is noise in front of one: nobody is there who
-    /// could be told then.
+    /// Ends the session and reports the reason to the host, unless it was noise before a session:
+    /// nobody would read it.
     pub fn fault(&mut self, violation: &Violation) {
         match core::mem::replace(&mut self.phase, Phase::Unsynced) {
             Phase::Unsynced => {}
@@ -182,7 +182,7 @@ impl Session {
         self.decoder.lose_step();
     }
 
-    /// There is no host any more.
+    /// Resets it: the host is gone.
     pub fn host_gone(&mut self) {
         self.phase = Phase::Unsynced;
         self.decoder = Decoder::of_requests();

@@ -1,4 +1,4 @@
-//! What either end refuses although it is well formed.
+//! Tests well-formed messages that either end refuses.
 
 use ironclaw_protocol::frame::encode;
 use ironclaw_protocol::limits::{

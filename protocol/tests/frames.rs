@@ -1,4 +1,4 @@
-//! How a stream is cut into frames, whatever arrives and in whatever pieces.
+//! Tests cutting a stream into frames, with any content in any pieces.
 
 use ironclaw_protocol::frame::{Decoder, Event, FrameError, MAGIC, decode, encode};
 use ironclaw_protocol::limits::{MAX_CHUNK, MAX_FRAME, MAX_REQUEST_FRAME, MAX_RESYNC};
@@ -40,7 +40,7 @@ fn arbitrary_message() -> impl Strategy<Value = ToGuest> {
     ]
 }
 
-/// All that a decoder makes of `stream`, fed in pieces of `piece` bytes.
+/// Returns everything that a decoder makes of `stream`, fed in pieces of `piece` bytes.
 fn read_all(
     decoder: &mut Decoder,
     stream: &[u8],
@@ -101,7 +101,8 @@ proptest! {
         let mut stream = noise;
         stream.extend_from_slice(&MAGIC);
         encode(&message, &mut stream).unwrap();
-        // Noise with a magic inside may swallow the real one: that is what session numbers are for.
+        // Noise that contains a magic may swallow the real one: that is what session numbers are
+        // for.
         prop_assume!(stream.windows(MAGIC.len()).filter(|w| *w == MAGIC).count() == 1);
         prop_assert_eq!(read_all(&mut Decoder::new(), &stream, 64).unwrap(), vec![message]);
     }

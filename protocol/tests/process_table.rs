@@ -1,4 +1,4 @@
-//! What a guest knows of its commands, over sessions that are cut at any byte.
+//! Tests a guest's table of commands over sessions that are cut at any byte.
 
 #![allow(
     clippy::unwrap_used,
@@ -49,7 +49,7 @@ fn start(table: &mut ProcessTable, exec: ExecId, keep: bool, session: u64) {
     table.start(&new, listener);
 }
 
-/// The byte of a stream at an offset: other ones in each stream, and soon other ones again.
+/// Returns the byte of a stream at an offset: different in each stream, and with a short period.
 fn byte(stream: Stream, offset: u64) -> u8 {
     let salt = u64::from(stream == Stream::Stderr);
     u8::try_from((offset * 7 + salt * 101) % 251).unwrap()
@@ -61,7 +61,7 @@ fn bytes(stream: Stream, from: u64, count: usize) -> Vec<u8> {
         .collect()
 }
 
-/// A guest with one command, and the table that it is in.
+/// A guest with one command, and its table.
 struct Guest {
     table: ProcessTable,
     session: Session,
@@ -143,7 +143,7 @@ impl Host {
         self.say(&ToGuest::Request { id, request });
     }
 
-    /// Takes in what came; whatever it is has to follow what came before.
+    /// Handles an arrival, which must continue the earlier ones.
     fn hear(&mut self, takes: bool) {
         let mut heard = VecDeque::new();
         while let Some(event) = self.decoder.next().unwrap() {
@@ -186,9 +186,9 @@ enum Step {
     Write(usize, usize),
     /// So many bytes arrive at the guest.
     ToGuest(usize),
-    /// So many arrive at the host, which says that it took them or does not.
+    /// So many bytes arrive at the host, which may report that it took them.
     ToHost(usize, bool),
-    /// What is under way is lost.
+    /// Everything under way is lost.
     Cut,
     Tick,
 }
@@ -297,7 +297,7 @@ proptest! {
     }
 }
 
-/// All ticks that an unattended command has.
+/// Lets all ticks of an unattended command pass.
 fn wait_for_nobody(table: &mut ProcessTable) -> Vec<ExecId> {
     (0..UNATTENDED_TICKS).flat_map(|_| table.tick()).collect()
 }

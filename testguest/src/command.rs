@@ -1,4 +1,4 @@
-//! The commands that the guest has built in.
+//! The built-in commands of the guest.
 
 use alloc::collections::VecDeque;
 use alloc::format;
@@ -14,10 +14,10 @@ use crate::files::DIRECTORIES;
 use crate::guest::Guest;
 use crate::task::Work;
 
-/// Exit status of a command whose arguments make no sense, as shells have it.
+/// Exit status of a command with invalid arguments, as in shells.
 const USAGE: u8 = 2;
 
-/// Starts the command that `exec` names.
+/// Starts the command in `exec`.
 ///
 /// # Errors
 /// `NotFound` if there is none of that name, `NoSuchDirectory` if the working directory does not

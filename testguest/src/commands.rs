@@ -1,4 +1,4 @@
-//! All commands of the guest: what is known of them, and what those have to do that run.
+//! All commands of the guest: their table, and the tasks of running ones.
 
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -17,13 +17,13 @@ use serde::{Deserialize, Serialize};
 use crate::machine::Machine;
 use crate::task::{Progress, Task, Work};
 
-/// Most commands that run at a time. Each may hold a window of content, and memory is small.
+/// Limit of running commands. Each may hold a window of content, and memory is small.
 const MAX_RUNNING: usize = 128;
 
-/// Time between two looks at commands that nobody listens to.
-const TICK: Duration = Duration::from_secs(1);
+/// Interval of checks for commands without a listener.
+const TICK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Signals that a process ignores unless it asked for them: CHLD, CONT, URG, WINCH.
+/// Signals that a process ignores by default: CHLD, CONT, URG, WINCH.
 const IGNORED_SIGNALS: [i32; 4] = [17, 18, 23, 28];
 
 /// The commands.
@@ -31,13 +31,13 @@ const IGNORED_SIGNALS: [i32; 4] = [17, 18, 23, 28];
 pub struct Commands {
     table: ProcessTable,
     running: BTreeMap<ExecId, Task>,
-    /// When those that nobody listens to are counted next.
+    /// The time of the next check for commands without a listener.
     next_tick: Option<Duration>,
     started: u32,
 }
 
 impl Commands {
-    /// Whether `exec` may be started.
+    /// Checks whether `exec` may be started.
     pub(crate) fn check(&self, exec: &Exec) -> Result<(), Failure> {
         if self.running.len() >= MAX_RUNNING {
             let message = format!("the guest runs no more than {MAX_RUNNING} commands at a time");
@@ -49,7 +49,7 @@ impl Commands {
         self.table.check(exec.id).map_err(refused)
     }
 
-    /// A command that was checked does `work` from now on.
+    /// Starts `work` as a command that was checked.
     pub(crate) fn start(&mut self, exec: &Exec, work: Work, listener: Listener, now: Duration) {
         self.started = self.started.wrapping_add(1);
         let program = exec.argv.first().cloned().unwrap_or_default();
@@ -140,7 +140,7 @@ impl Commands {
         }
     }
 
-    /// A signal for any command, or its end by one.
+    /// Signals any command, or kills it.
     pub(crate) fn signal_any(&mut self, exec: ExecId, signal: i32) -> Outcome {
         match self.table.known(exec) {
             Ok(()) => {
@@ -176,33 +176,33 @@ impl Commands {
         self.table.acknowledge(exec);
     }
 
-    /// A session is over; its commands go on.
+    /// Detaches a session; its commands continue.
     pub(crate) fn session_lost(&mut self, session: SessionKey) {
         self.table.session_lost(session);
     }
 
-    /// No session goes on.
+    /// Detaches all sessions.
     pub(crate) fn lose_sessions(&mut self) {
         self.table.sessions_lost();
     }
 
-    /// All commands are the guest's own, whoever started them: it is a copy.
+    /// Detaches all commands, whoever started them: the guest is a copy.
     pub(crate) fn keep_all(&mut self) {
         self.table.keep_all();
     }
 
-    /// What a session is told next.
+    /// Returns the next message for a session.
     pub(crate) fn next(&mut self, session: SessionKey, turn: &mut Turn) -> Option<ToHost> {
         self.table.next(session, turn)
     }
 
-    /// When [`work`](Self::work) is due although nothing came in.
+    /// Returns when [`work`](Self::work) is due without an event.
     pub(crate) fn wakes_at(&self) -> Option<Duration> {
         let own = self.running.values().filter_map(Task::wakes_at).min();
         own.into_iter().chain(self.next_tick).min()
     }
 
-    /// The guest goes on with another clock.
+    /// Adjusts to another clock.
     pub(crate) fn moved(&mut self, then: Duration, now: Duration) {
         self.next_tick = None;
         for task in self.running.values_mut() {
@@ -210,8 +210,7 @@ impl Commands {
         }
     }
 
-    /// Gives each command one turn. Returns whether anything was done, which means that there may be
-    /// more.
+    /// Gives each command one turn. Returns whether anything was done, and there may be more to do.
     pub(crate) fn work(&mut self, machine: &mut dyn Machine) -> bool {
         let mut worked = self.count_unattended(machine.uptime());
         let mut over = alloc::vec::Vec::new();
@@ -248,7 +247,7 @@ impl Commands {
             }
             None => {}
         }
-        self.next_tick = Some(now + TICK);
+        self.next_tick = Some(now + TICK_INTERVAL);
         true
     }
 }

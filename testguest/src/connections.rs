@@ -1,5 +1,5 @@
-//! The vsock connections to the one port that the guest listens on, without the device: packets
-//! go in, packets come out.
+//! The vsock connections to the guest's only port, without the device: packets go in, packets come
+//! out.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -10,17 +10,17 @@ use crate::guest::Guest;
 use crate::packet::{HEADER, HOST, Header, Operation, SHUTDOWN_BOTH, STREAM};
 use crate::session::Session;
 
-/// Most connections at one time.
+/// Limit of connections.
 pub const MAX_CONNECTIONS: usize = 8;
 
 /// Bytes that the host may have under way on one connection.
 pub const BUFFER: u32 = 64 * 1024;
 
-/// Taken bytes after which the host is told so even if nothing else is to be sent.
+/// Number of bytes taken after which the host is told even if there is nothing else to send.
 const CREDIT_STEP: u32 = BUFFER / 4;
 
-/// Most refusals that wait to be sent. The host gets no answer to what is beyond: it sent packets
-/// for connections that do not exist.
+/// Limit of refusals waiting to be sent. Beyond it the host gets no answer: it sent packets for
+/// connections that do not exist.
 const MAX_REFUSALS: usize = 16;
 
 #[derive(Debug)]
@@ -31,9 +31,9 @@ struct Connection {
     shut_down: bool,
     /// Bytes received since the start; wraps, as do the next four.
     received: u32,
-    /// Bytes of them that the session has room for.
+    /// The part of them for which the session has room.
     taken: u32,
-    /// Bytes of them that the host was told of.
+    /// The part of them reported to the host.
     told: u32,
     sent: u32,
     host_buffer: u32,
@@ -60,7 +60,7 @@ impl Connection {
         }
     }
 
-    /// Bytes that the host has room for.
+    /// Bytes for which the host has room.
     fn room(&self) -> u32 {
         self.host_buffer
             .saturating_sub(self.sent.wrapping_sub(self.host_taken))
@@ -72,7 +72,7 @@ impl Connection {
         }
     }
 
-    /// The next packet's operation, flags and number of bytes of the session's output.
+    /// Returns the next packet's operation, flags and number of bytes of the session's output.
     fn next(&mut self, room: usize) -> Option<(Operation, u32, usize)> {
         if !self.accepted {
             self.accepted = true;
@@ -107,12 +107,12 @@ pub struct Connections {
     /// Sessions whose connection is gone.
     lost: Vec<Session>,
     refusals: VecDeque<Header>,
-    /// Whose turn it is to send.
+    /// The connection whose turn it is to send.
     turn: usize,
 }
 
 impl Connections {
-    /// No connection yet, for a guest with the context id `cid`.
+    /// Creates an empty set, for a guest with the context id `cid`.
     #[must_use]
     pub fn new(cid: u64) -> Self {
         Self {
@@ -124,7 +124,7 @@ impl Connections {
         }
     }
 
-    /// Drops all connections without a word, because the other ends are gone: the guest was
+    /// Drops all connections without notice, because the other ends are gone: the guest was
     /// restored from a snapshot, and its context id may be another.
     pub fn reset(&mut self, cid: u64) {
         let lost = core::mem::take(&mut self.table).into_iter();
@@ -133,19 +133,19 @@ impl Connections {
         self.lost = lost;
     }
 
-    /// Number of open connections.
+    /// Returns the number of open connections.
     #[must_use]
     pub fn len(&self) -> usize {
         self.table.len()
     }
 
-    /// Whether there is no open connection.
+    /// Returns whether there is no open connection.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.table.is_empty()
     }
 
-    /// Whether every session's output is on its way.
+    /// Returns whether every session's output is on its way.
     #[must_use]
     pub fn is_drained(&self) -> bool {
         self.table
@@ -153,7 +153,7 @@ impl Connections {
             .all(|connection| connection.session.output().is_empty())
     }
 
-    /// Lets every session work. Returns whether one of them did.
+    /// Runs every session. Returns whether anything was done.
     pub fn pump(&mut self, guest: &mut Guest) -> bool {
         for mut session in self.lost.drain(..) {
             session.close(guest);
@@ -166,8 +166,8 @@ impl Connections {
         worked
     }
 
-    /// Takes a packet from the device. What does not fit the state of things is answered with a
-    /// reset, as the specification wants it.
+    /// Handles a packet from the device. Answers unexpected ones with a reset, as the specification
+    /// requires.
     pub fn receive(&mut self, packet: &[u8]) {
         let Some(header) = Header::read(packet) else {
             return;
@@ -230,7 +230,7 @@ impl Connections {
         true
     }
 
-    /// Writes the next packet to send into `packet`, and returns its length.
+    /// Writes the next packet to send into `packet`; returns its length.
     pub fn next_packet(&mut self, packet: &mut [u8]) -> Option<usize> {
         if let Some(refusal) = self.refusals.pop_front() {
             packet[..HEADER].copy_from_slice(&refusal.to_bytes());

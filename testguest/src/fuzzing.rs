@@ -13,10 +13,10 @@ use ironclaw_protocol::message::{ToGuest, ToHost};
 use crate::guest::{Guest, Machine};
 use crate::session::Session;
 
-/// More turns than any request takes that a test makes; one that never ends is let be.
+/// More turns than any request of a test needs; one that never ends is given up.
 const MAX_TURNS: u32 = 200;
 
-/// A millisecond passes with each look at its clock.
+/// A millisecond passes at each reading of its clock.
 #[derive(Debug, Default)]
 struct Ticking(Cell<u64>);
 
@@ -33,9 +33,9 @@ impl Machine for Ticking {
     fn dirty_mebibyte(&mut self, _: u32) {}
 }
 
-/// What a host sends to a guest. The first byte says whether a hello goes ahead, and whether the rest is
-/// the stream as it is, or frames: their lengths in two bytes, and their payloads. Whatever the guest
-/// answers has to be of the protocol.
+/// Sends a host's messages to a guest. The first byte decides whether a hello is sent first, and
+/// whether the rest is a raw stream or frames: lengths in two bytes, and payloads. All answers must
+/// follow the protocol.
 pub fn host_to_guest(bytes: &[u8]) {
     let Some((&first, rest)) = bytes.split_first() else {
         return;

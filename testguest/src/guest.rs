@@ -1,4 +1,4 @@
-//! What all connections of a guest share, and what snapshots copy.
+//! The state of a guest, shared by its connections and copied by snapshots.
 
 use core::time::Duration;
 
@@ -17,17 +17,17 @@ pub use crate::machine::Machine;
 pub struct Guest {
     /// The hardware.
     pub machine: Box<dyn Machine>,
-    /// How often `counter` has run.
+    /// The number of runs of `counter`.
     pub counter: u64,
-    /// Source of `entropy`.
+    /// The source of `entropy`.
     pub generator: Generator,
     /// Files written by the host.
     pub files: Files,
-    /// When the host asked for the power to be turned off, by [`Machine::uptime`].
+    /// The time when the host asked to power off, by [`Machine::uptime`].
     pub power_off_at: Option<Duration>,
-    /// What runs, whoever listens to it.
+    /// The commands, whoever listens to them.
     pub commands: Commands,
-    /// Sessions that were opened.
+    /// Number of sessions opened.
     sessions: u64,
     identity: Option<Identity>,
     clock: Option<(UnixTime, Duration)>,
@@ -42,7 +42,7 @@ impl core::fmt::Debug for Guest {
 }
 
 impl Guest {
-    /// A guest that was just booted, with a generator seeded by `seed`.
+    /// Creates a guest that was just booted, with a generator seeded by `seed`.
     #[must_use]
     pub fn new(machine: Box<dyn Machine>, seed: &[u8]) -> Self {
         Self {
@@ -58,7 +58,7 @@ impl Guest {
         }
     }
 
-    /// Becomes the clone that the host describes.
+    /// Applies the identity from the host.
     pub fn restored(&mut self, restored: Restored) {
         self.generator.mix(&restored.entropy);
         self.clock = Some((restored.unix_time, self.machine.uptime()));
@@ -66,44 +66,43 @@ impl Guest {
         self.commands.keep_all();
     }
 
-    /// Takes over the commands of a guest whose clock stood at `then`, for whoever asks for them.
+    /// Takes over the commands of a guest whose clock was at `then`, for whoever attaches to them.
     pub fn adopt(&mut self, mut commands: Commands, then: Duration) {
         commands.moved(then, self.machine.uptime());
         commands.lose_sessions();
         self.commands = commands;
     }
 
-    /// All connections are gone; what runs goes on without them.
+    /// Drops all connections; commands continue without them.
     pub fn lose_sessions(&mut self) {
         self.commands.lose_sessions();
     }
 
-    /// The key of a session that was just opened.
+    /// Returns the key of a session that was just opened.
     pub(crate) fn new_session(&mut self) -> SessionKey {
         let key = SessionKey(self.sessions);
         self.sessions += 1;
         key
     }
 
-    /// When [`work`](Self::work) is due although nothing came in, by [`Machine::uptime`].
+    /// Returns when [`work`](Self::work) is due without an event, by [`Machine::uptime`].
     #[must_use]
     pub fn wakes_at(&self) -> Option<Duration> {
         self.commands.wakes_at()
     }
 
-    /// Gives each command one turn. Returns whether anything was done, which means that there may be
-    /// more.
+    /// Gives each command one turn. Returns whether anything was done, and there may be more to do.
     pub fn work(&mut self) -> bool {
         self.commands.work(self.machine.as_mut())
     }
 
-    /// Who the host said this guest is, if it did.
+    /// Returns the guest's identity, if it got one.
     #[must_use]
     pub fn identity(&self) -> Option<&Identity> {
         self.identity.as_ref()
     }
 
-    /// Time since 1970-01-01 00:00:00 UTC: what the host said, plus what has passed since.
+    /// Returns the time since 1970-01-01 00:00:00 UTC: the host's, plus the time since it was set.
     #[must_use]
     pub fn unix_time(&self) -> Option<Duration> {
         let (told, at) = self.clock?;

@@ -2,12 +2,12 @@
 
 use core::time::Duration;
 
-/// What the guest needs of the machine under it.
+/// The machine as the guest uses it.
 pub trait Machine {
-    /// Time since some fixed moment, never going back.
+    /// Returns the time since some fixed moment, never going back.
     fn uptime(&self) -> Duration;
 
-    /// Size of the memory that `dirty` may write, in whole MiB.
+    /// Returns the size of the memory that `dirty` may write, in whole MiB.
     fn spare_mebibytes(&self) -> u32;
 
     /// Writes to every page of one MiB of the spare memory; `index` is below

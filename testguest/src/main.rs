@@ -71,11 +71,11 @@ use ironclaw_testguest::connections::Connections;
 use ironclaw_testguest::guest::{Guest, Machine};
 
 /// How long the last answers may take to leave before the power goes off.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long the guest looks for more to do before it halts. What follows on a packet comes soon,
 /// and to be woken costs more than to wait that long.
-const LINGER: Duration = Duration::from_micros(100);
+const SPIN_TIME: Duration = Duration::from_micros(100);
 
 struct Bare {
     clock: Clock,
@@ -168,17 +168,17 @@ fn serve(mut socket: Socket, guest: &mut Guest) -> virtio_drivers::Result<()> {
         worked |= socket.send(|packet| connections.next_packet(packet))?;
         if let Some(asked) = guest.power_off_at {
             let sent = connections.is_drained() && socket.is_idle()?;
-            if sent || guest.machine.uptime() > asked + LAST_WORDS {
+            if sent || guest.machine.uptime() > asked + FLUSH_TIMEOUT {
                 return Ok(());
             }
         }
         let now = guest.machine.uptime();
         if worked {
-            busy_until = now + LINGER;
+            busy_until = now + SPIN_TIME;
         } else if now < busy_until {
             core::hint::spin_loop();
         } else {
-            let last_words = guest.power_off_at.map(|asked| asked + LAST_WORDS);
+            let last_words = guest.power_off_at.map(|asked| asked + FLUSH_TIMEOUT);
             let wake = [guest.wakes_at(), last_words].into_iter().flatten().min();
             interrupts::wait(wake.map(|wake| wake.saturating_sub(now)));
         }

@@ -15,17 +15,17 @@ use crate::files::Files;
 use crate::guest::Guest;
 use crate::transfer::{Transfer, failed};
 
-/// Most open requests of a session. Each may hold a window of content, and memory is small.
+/// Limit of a session's open requests. Each may hold a window of content, and memory is small.
 pub const MAX_OPEN: usize = 16;
 
-/// What the guest calls itself.
+/// The name and release of the guest.
 const AGENT: &str = concat!("ironclaw-testguest ", env!("CARGO_PKG_VERSION"));
 
 /// One end of a connection.
 #[derive(Debug)]
 pub struct Session {
     end: session::Session,
-    /// By which commands know it, while the host is there.
+    /// The session's key for commands, while the host is there.
     key: Option<SessionKey>,
     transfers: BTreeMap<RequestId, Transfer>,
     turn: Turn,
@@ -39,7 +39,7 @@ impl Default for Session {
 }
 
 impl Session {
-    /// A session on a connection that was just made.
+    /// Creates a session on a new connection.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -51,37 +51,37 @@ impl Session {
         }
     }
 
-    /// Takes bytes from the host. They are looked at by [`pump`](Self::pump).
+    /// Adds bytes from the host, for [`pump`](Self::pump).
     pub fn receive(&mut self, bytes: &[u8]) {
         if !self.over {
             self.end.receive(bytes);
         }
     }
 
-    /// Bytes for the host.
+    /// Returns bytes for the host.
     #[must_use]
     pub fn output(&self) -> &[u8] {
         self.end.out.unsent()
     }
 
-    /// Forgets the first `length` bytes of [`output`](Self::output): they are sent.
+    /// Removes the first `length` bytes of [`output`](Self::output), which were sent.
     pub fn sent(&mut self, length: usize) {
         self.end.out.sent(length);
     }
 
-    /// Whether so much output waits that no more input is read.
+    /// Returns whether so much output waits that no more input is read.
     #[must_use]
     pub fn is_congested(&self) -> bool {
         self.end.out.is_congested()
     }
 
-    /// Whether the connection is to be closed once the output is sent.
+    /// Returns whether to close the connection once the output is sent.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.over
     }
 
-    /// The connection is gone: what runs goes on without it.
+    /// Ends the session with its connection; commands continue.
     pub fn close(&mut self, guest: &mut Guest) {
         self.transfers.clear();
         if let Some(key) = self.key.take() {
@@ -89,8 +89,8 @@ impl Session {
         }
     }
 
-    /// Reads what came in and gives each command and file one turn. Returns whether anything was done,
-    /// which means that there may be more.
+    /// Handles input, and gives each command and file one turn. Returns whether anything was done,
+    /// and there may be more to do.
     pub fn pump(&mut self, guest: &mut Guest) -> bool {
         let read = self.read(guest);
         let worked = guest.work();
@@ -151,7 +151,7 @@ impl Session {
         };
         let commands = &mut guest.commands;
         let by = |request| Listener { session, request };
-        // What is about a request may cross its end on the wire: that is no fault.
+        // A message about a request may cross its end on the wire: no violation.
         match message {
             ToGuest::Hello { .. } => return Err(Violation::SecondHello),
             ToGuest::Request { id, request } => return self.request(by(id), request, guest),

@@ -58,7 +58,7 @@ impl Talk {
         self.hear()
     }
 
-    /// Everything the guest says until it has nothing more to do.
+    /// Returns everything that the guest sends until it waits.
     fn hear(&mut self) -> Vec<ToHost> {
         let mut heard = Vec::new();
         loop {

@@ -1,4 +1,4 @@
-//! What a command that runs has left to do.
+//! The task of a running command.
 
 use alloc::collections::VecDeque;
 use alloc::format;
@@ -11,25 +11,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::machine::Machine;
 
-/// MiB that `dirty` writes before others get their turn.
+/// MiB that `dirty` writes in one turn.
 const DIRTY_STEP: u32 = 16;
 
-/// What a command does.
+/// The work of a command.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Work {
-    /// Prints what is already known.
+    /// Prints a fixed text.
     Print {
         on_stderr: bool,
         text: Vec<u8>,
         sent: usize,
         code: u8,
     },
-    /// Prints what comes in.
+    /// Prints its input.
     Copy { held: VecDeque<u8> },
-    /// Waits for a moment of [`Machine::uptime`].
+    /// Waits for a time of [`Machine::uptime`].
     Sleep { until: Duration },
-    /// Prints that many bytes, counting up from 0 and starting again after 250, so that a reader
-    /// notices a missing or repeated piece.
+    /// Prints that many bytes, which count up from 0 and restart after 250, so that a missing or
+    /// repeated piece is noticed.
     Flood { sent: u64, total: u64 },
     /// Prints the next number each time, for ever.
     Count {
@@ -51,7 +51,8 @@ impl Work {
         }
     }
 
-    /// What is left once a guest that was stopped at `then` goes on at `now` of another clock.
+    /// Returns the remaining work of a guest that was stopped at `then` and continues at `now` of
+    /// another clock.
     fn moved(&mut self, then: Duration, now: Duration) {
         if let Self::Sleep { until: at } | Self::Count { due: at, .. } = self {
             *at = now + at.saturating_sub(then);
@@ -59,35 +60,35 @@ impl Work {
     }
 }
 
-/// A command that runs.
+/// A running command.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Task {
     work: Work,
-    /// When the host wants it killed.
+    /// The time at which to kill it.
     deadline: Option<Duration>,
-    /// No more content comes.
+    /// Whether its content has ended.
     input_ended: bool,
-    /// The host wants to be told when it waits for content.
+    /// Whether the host wants to know when it waits for content.
     reader_awaited: bool,
 }
 
-/// What came of giving a task its turn.
+/// The result of a task's turn.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
-    /// It waits for the host or for the clock.
+    /// It waits for the host or the clock.
     Waiting,
-    /// It did something that shows nowhere, and may have more to do.
+    /// It did something invisible, and may have more to do.
     Worked,
-    /// It wrote something, and took that many bytes of its input for it.
+    /// It wrote something, and took that many bytes of its input.
     Wrote(Stream, Vec<u8>, usize),
     /// It waits for content, which the host wanted to know.
     WaitsForContent,
-    /// It is over.
+    /// It has ended.
     Ended(CommandEnd),
 }
 
 impl Task {
-    /// A task whose content comes as `Data` and `Eof` if `input` says so.
+    /// Creates a task, with content from `Data` and `Eof` if `input` is set.
     pub(crate) fn new(work: Work, input: bool, deadline: Option<Duration>) -> Self {
         Self {
             work,
@@ -97,7 +98,7 @@ impl Task {
         }
     }
 
-    /// Takes content from the host.
+    /// Adds content from the host.
     pub(crate) fn content(&mut self, bytes: &[u8]) {
         // The others do not read: their content fills its window and stays there.
         if let Work::Copy { held } = &mut self.work {
@@ -105,17 +106,17 @@ impl Task {
         }
     }
 
-    /// The host wants to be told when it waits for content.
+    /// Records that the host wants to know when it waits for content.
     pub(crate) fn await_reader(&mut self) {
         self.reader_awaited = true;
     }
 
-    /// Takes the end of the content.
+    /// Ends the content.
     pub(crate) fn end_of_content(&mut self) {
         self.input_ended = true;
     }
 
-    /// When it needs a turn even if nothing comes from the host.
+    /// Returns when it needs a turn without an event.
     pub(crate) fn wakes_at(&self) -> Option<Duration> {
         let own = match self.work {
             Work::Sleep { until: at } | Work::Count { due: at, .. } => Some(at),
@@ -124,7 +125,7 @@ impl Task {
         [own, self.deadline].into_iter().flatten().min()
     }
 
-    /// It goes on with another clock.
+    /// Adjusts to another clock.
     pub(crate) fn moved(&mut self, then: Duration, now: Duration) {
         self.work.moved(then, now);
         if let Some(deadline) = &mut self.deadline {
@@ -132,7 +133,7 @@ impl Task {
         }
     }
 
-    /// Does a bounded piece of the work, and writes no more than there is `room` for.
+    /// Does a bounded piece of work, and writes no more than there is `room` for.
     pub(crate) fn step(
         &mut self,
         room: impl Fn(Stream) -> usize,

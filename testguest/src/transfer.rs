@@ -1,4 +1,4 @@
-//! A file that is under way.
+//! The transfer of a file.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -14,19 +14,19 @@ use crate::files::{File, Files};
 /// An open request for a file.
 #[derive(Debug)]
 pub(crate) enum Transfer {
-    /// It comes.
+    /// From the host.
     Receive {
         path: String,
         file: File,
         /// Bytes that the host may still send.
         credit: u32,
     },
-    /// It goes.
+    /// To the host.
     Send {
         mode: u32,
         content: Vec<u8>,
         sent: usize,
-        /// What the host took.
+        /// Bytes that the host has taken.
         taken: u64,
     },
 }
@@ -50,7 +50,8 @@ impl Transfer {
         }
     }
 
-    /// Takes content from the host; how it ended if it did. The outer error breaks the protocol.
+    /// Adds content from the host; returns the outcome at the end. The outer error is a violation
+    /// of the protocol.
     pub(crate) fn content(
         &mut self,
         id: RequestId,
@@ -77,7 +78,7 @@ impl Transfer {
         Ok(None)
     }
 
-    /// Takes the end of the content.
+    /// Ends the content.
     pub(crate) fn end_of_content(
         self,
         id: RequestId,
@@ -93,7 +94,7 @@ impl Transfer {
         })
     }
 
-    /// The host took all up to `offset`.
+    /// Records that the host took everything up to `offset`.
     pub(crate) fn taken(&mut self, id: RequestId, offset: u64) -> Result<(), Violation> {
         match self {
             Self::Send { sent, taken, .. } if offset <= *sent as u64 => *taken = offset.max(*taken),
@@ -103,7 +104,7 @@ impl Transfer {
         Ok(())
     }
 
-    /// The next of it that can be sent: content, or at last how it ended.
+    /// Returns the next message to send: content, or finally the outcome.
     pub(crate) fn next(&mut self, id: RequestId) -> Option<ToHost> {
         let Self::Send {
             mode,
@@ -131,7 +132,7 @@ impl Transfer {
     }
 }
 
-/// A failure about a file.
+/// Creates the failure of a file.
 pub(crate) fn failed(kind: FailureKind, path: &str) -> Outcome {
     let what = match kind {
         FailureKind::NotFound => "does not exist",

@@ -1,4 +1,4 @@
-//! Commands that outlive their session, and sessions that listen to commands of others.
+//! Tests commands that outlive their session, and sessions that attach to others' commands.
 
 use ironclaw_protocol::limits::OUTPUT_WINDOW;
 use ironclaw_protocol::message::{
@@ -16,7 +16,7 @@ fn attach(exec: ExecId, stdout: u64) -> Request {
     })
 }
 
-/// What an `Attach` is answered with at first.
+/// The first answers to an `Attach`.
 struct Attached {
     id: RequestId,
     stdout: u64,
@@ -65,7 +65,7 @@ fn kept(command: Exec) -> Exec {
     }
 }
 
-/// Waits until the guest knows of a command what is to be, as it does soon.
+/// Waits until the guest reports the expected state of a command.
 fn until(host: &mut Host, is: impl Fn(&[CommandInfo]) -> bool) -> Vec<CommandInfo> {
     loop {
         let commands = list(host);

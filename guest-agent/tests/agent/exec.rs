@@ -1,4 +1,4 @@
-//! Commands: how they start, and what is told about their end.
+//! Tests commands: their start and their end.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! Files there and back.
+//! Tests files in both directions.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -34,7 +34,7 @@ fn names(agent: &Agent) -> Vec<String> {
     names
 }
 
-/// Sends a whole small file in one go.
+/// Sends a small file at once.
 fn write(host: &mut Host, path: &Path, content: &[u8]) -> Outcome {
     let id = host.start(put(path, 0o640));
     host.finish(id, content).outcome
@@ -188,7 +188,7 @@ fn a_file_that_can_not_be_written_is_named_with_the_reason() {
     symlink("loop", agent.path("loop")).unwrap();
     let name_too_long = agent.path(&"n".repeat(256));
     let below_a_file = agent.path("file/below");
-    // Nothing can be created beside it.
+    // No file can be created beside it.
     let in_procfs = Path::new("/proc/self/comm");
     let mut failures = Vec::new();
     for (path, kind, reason) in [
@@ -231,7 +231,7 @@ fn a_file_that_can_not_be_written_is_named_with_the_reason() {
         );
     }
     assert_eq!(names(&agent), ["file", "loop"]);
-    // A link that leads nowhere is a name like any other, unless it is followed.
+    // Without following it, a dangling link is a name like any other.
     let written = write(&mut host, &agent.path("loop"), b"new");
     assert_eq!(written, Outcome::FileWritten { bytes: 3 });
 }

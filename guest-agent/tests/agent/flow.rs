@@ -1,4 +1,4 @@
-//! Flow control: nobody sends more than the other takes, and nobody starves.
+//! Tests flow control: nobody sends more than the other takes, and nobody starves.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write};
@@ -19,8 +19,8 @@ fn pattern() -> Vec<u8> {
         .collect()
 }
 
-/// Reads what `request` gives without granting anything: the window and not a byte more. Then
-/// grants it bit by bit, and gives all of it.
+/// Reads the answer to `request` without granting anything, which is the window and not a byte
+/// more. Then grants bit by bit; returns all of it.
 fn read_slowly(host: &mut Host, request: Request, stream: Stream) -> (Vec<u8>, Outcome) {
     let id = host.start(request);
     let window = stream.window() as usize;
@@ -29,7 +29,7 @@ fn read_slowly(host: &mut Host, request: Request, stream: Stream) -> (Vec<u8>, O
         all.extend(host.output(id));
     }
     assert_eq!(all.len(), window);
-    // Would fail on data that is sent in front of the answer.
+    // Would fail on data that is sent before the answer.
     host.ping();
     let grant = 10_000;
     loop {

@@ -1,4 +1,4 @@
-//! A host that speaks the protocol over blocking I/O, and an agent for it to speak to.
+//! A host with blocking I/O, and an agent for it.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -15,8 +15,8 @@ use ironclaw_protocol::message::{
     Exec, ExecId, Failure, Outcome, Request, RequestId, Stderr, Stream, ToGuest, ToHost,
 };
 
-/// How long a test waits for something that should come at once, before it fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// Timeout of answers that should come at once.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running agent; killed at the end of the test.
 pub(crate) struct Agent {
@@ -42,21 +42,21 @@ impl Agent {
         Self { process, directory }
     }
 
-    /// A path in a directory of this agent's own.
+    /// Returns a path in a directory of this agent's own.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
     pub(crate) fn connect(&self) -> Line {
         let stream = UnixStream::connect(self.path("socket")).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         Line {
             stream,
             decoder: Decoder::new(),
         }
     }
 
-    /// A connection with a session on it.
+    /// Opens a connection with a session on it.
     pub(crate) fn host(&self) -> Host {
         let mut line = self.connect();
         line.open(1);
@@ -75,7 +75,7 @@ impl Drop for Agent {
     }
 }
 
-/// What arrives on a connection.
+/// An arrival on a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Arrival {
     Opened,
@@ -83,7 +83,7 @@ pub(crate) enum Arrival {
     Closed,
 }
 
-/// A connection without rules.
+/// A connection that may violate the protocol.
 pub(crate) struct Line {
     pub(crate) stream: UnixStream,
     decoder: Decoder,
@@ -152,7 +152,7 @@ impl Line {
         assert!(agent.starts_with("ironclaw-guest-agent "), "{agent}");
     }
 
-    /// Reads up to the `Fault` and the end of the connection after it.
+    /// Reads up to the `Fault` and the end of the connection.
     pub(crate) fn fault(&mut self) -> String {
         loop {
             match self.arrival() {
@@ -167,7 +167,7 @@ impl Line {
     }
 }
 
-/// How a request ended, and what it gave until then.
+/// The outcome of a request, and its output.
 #[derive(Debug)]
 pub(crate) struct Finished {
     pub(crate) stdout: Vec<u8>,
@@ -189,11 +189,11 @@ impl Finished {
     }
 }
 
-/// A host that keeps the rules.
+/// A host that follows the protocol.
 pub(crate) struct Host {
     pub(crate) line: Line,
     next: u32,
-    /// Of outputs.
+    /// The offsets of outputs.
     taken: HashMap<(RequestId, Stream), u64>,
 }
 
@@ -213,7 +213,7 @@ impl Host {
         self.line.send(&ToGuest::Taken { id, stream, offset });
     }
 
-    /// Runs a request to its end, with credit for all it gives.
+    /// Runs a request to its end, with credit for all output.
     pub(crate) fn run(&mut self, request: Request) -> Finished {
         let id = self.start(request);
         self.finish(id, &[])
@@ -235,8 +235,8 @@ impl Host {
         );
     }
 
-    /// Sends `content` within the credit and an end after it, and takes all that comes back.
-    /// Without content there is no end either.
+    /// Sends `content` within the credit, then its end, and takes all output. Without content,
+    /// sends no end either.
     pub(crate) fn finish(&mut self, id: RequestId, content: &[u8]) -> Finished {
         let outcome = Outcome::Pong;
         let mut finished = Finished {
@@ -284,7 +284,7 @@ impl Host {
         }
     }
 
-    /// The next output of `id`, without granting anything for it.
+    /// Returns the next output of `id`, without granting anything for it.
     pub(crate) fn output(&mut self, id: RequestId) -> Vec<u8> {
         match self.line.message() {
             ToHost::Data {

@@ -1,4 +1,4 @@
-//! The agent as an ordinary process on a Unix socket, driven through the protocol.
+//! Tests the agent as an ordinary process on a Unix socket, through the protocol.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! Processes: which are left, and which are not.
+//! Tests which processes are left.
 
 use std::fs;
 use std::io::Read;
@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use ironclaw_protocol::message::{FailureKind, Outcome, Request, RequestId, ToGuest};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
-use crate::host::{Agent, Host, PATIENCE, shell, text};
+use crate::host::{Agent, Host, TIMEOUT, shell, text};
 
-/// A process tree that holds a FIFO open: its other end sees when the last of them is gone.
+/// A process tree that holds a FIFO open: the other end shows when the last of them is gone.
 struct Tree {
     fifo: fs::File,
     marker: String,
@@ -22,7 +22,7 @@ impl Tree {
         let path = agent.path("fifo");
         let made = host.shell(&format!("mkfifo {}", text(&path)));
         assert_eq!(made.outcome, Outcome::Exited(0));
-        // A number that no other process on this machine has as its argument.
+        // An argument that no other process on this machine has.
         let marker = format!("{seconds}.{}", agent.process.id());
         let script = format!(
             "exec 9>{}; sleep {marker} & sh -c 'sleep {marker}; true' & echo up; wait",
@@ -120,7 +120,7 @@ fn a_background_process_that_keeps_the_pipes_does_not_hold_the_answer_up() {
     let mut host = agent.host();
     let started = Instant::now();
     let run = host.shell("sleep 1000 & echo $!");
-    assert!(started.elapsed() < PATIENCE);
+    assert!(started.elapsed() < TIMEOUT);
     assert_eq!(run.outcome, Outcome::Exited(0));
     let pid = Pid::from_raw(run.stdout().parse().unwrap()).unwrap();
     kill_process(pid, Signal::KILL).expect("it lives on");
@@ -134,7 +134,7 @@ fn a_background_process_that_never_stops_writing_does_not_hold_the_answer_up() {
     assert_eq!(run.outcome, Outcome::Exited(0));
     let pid = String::from_utf8(run.stderr).unwrap();
     let pid = Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
-    // Without a reader it dies by itself; then there is nothing to kill.
+    // It dies by itself without a reader; then there is nothing to kill.
     let _ = kill_process(pid, Signal::KILL);
     host.ping();
 }
@@ -160,9 +160,9 @@ fn orphans_are_reaped_and_mistaken_for_nobody() {
         &pidfd,
         rustix::event::PollFlags::IN,
     )];
-    let patience = PATIENCE.try_into().unwrap();
+    let patience = TIMEOUT.try_into().unwrap();
     assert_eq!(rustix::event::poll(&mut set, Some(&patience)).unwrap(), 1);
-    // The kernel told the agent too; each ping is a turn of its loop.
+    // The kernel has notified the agent, too; each ping is a turn of its loop.
     let deadline = Instant::now() + Duration::from_secs(10);
     while orphan.exists() {
         assert!(Instant::now() < deadline, "still a zombie");
@@ -209,7 +209,7 @@ fn a_thousand_commands_each_get_their_own_status_and_leave_no_descriptor() {
 fn the_output_of_a_filter_that_ends_after_the_main_process_arrives() {
     let agent = Agent::start();
     let path = text(&agent.path("fifo"));
-    // The filter reads on when its writer, the main process, is gone.
+    // The filter continues to read when its writer, the main process, is gone.
     let script = format!(
         "mkfifo {path}; (sleep .2; sed 's/^/[app] /') <{path} & exec >{path}; echo one; echo two"
     );

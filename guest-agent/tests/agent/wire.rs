@@ -1,4 +1,4 @@
-//! What the agent makes of hosts that do not keep the rules, and of good ones after them.
+//! Tests the agent with hosts that violate the protocol, and with good ones after them.
 
 use std::io::Write;
 
@@ -332,7 +332,7 @@ fn hosts_that_send_damaged_sessions_do_not_harm_the_next_one() {
         )
         .unwrap();
     }
-    // xorshift32: the same damages in every run.
+    // xorshift32: the same damage in every run.
     let mut state = 0x9E37_79B9_u32;
     let mut random = move || {
         state ^= state << 13;
@@ -348,7 +348,7 @@ fn hosts_that_send_damaged_sessions_do_not_harm_the_next_one() {
         }
         bytes.truncate(MAGIC.len() + random() % (bytes.len() - MAGIC.len()));
         let mut line = agent.connect();
-        // The agent may close before all is sent.
+        // The agent may close the connection before everything is sent.
         let _ = line.stream.write_all(&bytes);
     }
     agent.host().ping();

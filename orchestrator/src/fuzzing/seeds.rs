@@ -1,4 +1,4 @@
-//! The seeds in `fuzz/corpus`, made anew when what they hold has another form:
+//! Rebuilds the seeds in `fuzz/corpus` after a change of format:
 //!
 //! ```sh
 //! cargo test -p ironclaw-orchestrator --lib fuzzing::seeds -- --ignored
@@ -16,7 +16,7 @@ use ironclaw_protocol::message::{
 use super::identity;
 use crate::template;
 
-/// A payload with its length in two bytes, as the targets take frames.
+/// Returns a payload with its length in two bytes, as the targets take frames.
 fn frame(message: &impl ironclaw_protocol::frame::Message, out: &mut Vec<u8>) {
     let mut frame = Vec::new();
     encode(message, &mut frame).unwrap();
@@ -25,7 +25,7 @@ fn frame(message: &impl ironclaw_protocol::frame::Message, out: &mut Vec<u8>) {
     out.extend(payload);
 }
 
-/// What the requests of `guest_to_host` may be answered, and more.
+/// Returns answers to the requests of `guest_to_host`, and more.
 fn of_guests() -> [Vec<ToHost>; 5] {
     let [exec, streamed, get, put, ping, identity, list, attach] =
         [0, 1, 2, 3, 4, 5, 6, 7].map(RequestId);

@@ -1,8 +1,7 @@
-//! The host's side of the protocol: commands, files, and a new identity for a clone.
+//! The host's side of the protocol: commands, files, and a clone's identity.
 //!
-//! Guests are hostile. What one sends is checked against the protocol's limits before it is
-//! used; the first violation ends the connection, and memory is bounded by the window of each
-//! request.
+//! Guests are hostile. Every message is checked against the protocol's limits before it is used;
+//! the first violation ends the connection, and each request's window bounds the memory.
 
 mod activity;
 mod command;
@@ -47,22 +46,22 @@ use connection::Connection;
 use inbox::Arrival;
 use running::{Deadline, Pending, within};
 
-/// How long a file may make no progress on its way to or from a guest, whose VMM may be stopped or whose
-/// host overloaded. A chunk of 64 KiB takes milliseconds, and a guest's files are in memory.
+/// Timeout of progress on a file's way to or from a guest, whose VMM may be stopped or whose host
+/// overloaded. A chunk of 64 KiB takes milliseconds, and a guest's files are in memory.
 const FILE_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long the guest may take to say something of the commands that it knows.
+/// Timeout of a guest's answers about its commands.
 const COMMANDS_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The agent in a guest, at the other end of a byte stream. Any number of requests may be under
-/// way at a time.
+/// The agent in a guest, at the other end of a byte stream. Handles any number of concurrent
+/// requests.
 #[derive(Debug)]
 pub struct Guest {
     connection: Connection,
 }
 
 impl Guest {
-    /// Starts a session on `stream`. The guest need not run yet; what is asked waits for it.
+    /// Starts a session on `stream`. The guest need not run yet; requests wait for it.
     ///
     /// # Errors
     /// [`GuestError::Closed`] if the stream is unusable.
@@ -72,15 +71,15 @@ impl Guest {
         })
     }
 
-    /// The same with the agent of the VM in `process`: if that ends, who waits is told how, with its last
-    /// words.
+    /// Starts a session with the agent of the VM in `process`: if that ends, waiting requests fail
+    /// with the reason and the last output.
     pub(crate) fn of(process: &dyn VmmProcess, stream: UnixStream) -> Result<Self, GuestError> {
         Ok(Self {
             connection: Connection::open(stream, Some(process.died()))?,
         })
     }
 
-    /// Asks the guest to power off, and returns when it is about to.
+    /// Asks the guest to power off; returns when it is about to.
     ///
     /// # Errors
     /// As for [`ping`](Self::ping).
@@ -91,27 +90,26 @@ impl Guest {
         }
     }
 
-    /// Ends the session; what is asked of the guest fails for this reason.
+    /// Ends the session; requests fail for this reason.
     pub(crate) fn close(&self, reason: &ExitReason) {
         self.connection.close(reason);
     }
 
-    /// When the session ends, by whomever, it is for this reason.
+    /// Sets the reason of the session's end, whoever will end it.
     pub(crate) fn expect_end(&self, reason: &ExitReason) {
         self.connection.expect_end(reason);
     }
 
-    /// Sends nothing from now on, and does not mind if the stream ends: for who is about to do what the
-    /// stream does not outlive. What is asked meanwhile waits for [`reconnect`](Self::reconnect), or for
-    /// the end of the VM.
+    /// Sends nothing from now on, and ignores the end of the stream: for callers that are about to
+    /// lose it. Requests wait for [`reconnect`](Self::reconnect), or for the end of the VM.
     pub fn suspend(&self) {
         self.connection.suspend();
     }
 
-    /// Goes on over another stream to the same guest, whether this was [suspended](Self::suspend) or not.
-    /// Commands go on without a byte lost or doubled, and what else is under way is asked again: who
-    /// waits notices nothing. To be done in time: a guest that is not heard for half a minute ends the
-    /// commands that are not to be [kept](Command::keep).
+    /// Continues over another stream to the same guest, whether this was [suspended](Self::suspend)
+    /// or not. Commands continue without a byte lost or doubled, and other requests are repeated:
+    /// callers notice nothing. Must happen in time: a guest without a host for half a minute ends
+    /// the commands that are not to be [kept](Command::keep).
     ///
     /// # Errors
     /// [`GuestError::Closed`] if the VM, or the session, has ended.
@@ -119,7 +117,7 @@ impl Guest {
         self.connection.reconnect(stream)
     }
 
-    /// Whether anything is asked of it.
+    /// Returns whether any request is open.
     pub(crate) fn activity(&self) -> Activity {
         self.connection.activity()
     }
@@ -144,11 +142,11 @@ impl Guest {
         })?
     }
 
-    /// Waits until the agent answers, for at most `patience`.
+    /// Waits for an answer of the agent, for at most `patience`.
     ///
     /// # Errors
-    /// [`GuestError::NoAnswer`] if it does not in time; [`GuestError::Closed`] if the VM has ended,
-    /// or the session with it.
+    /// [`GuestError::NoAnswer`] if there is none in time; [`GuestError::Closed`] if the VM has
+    /// ended, or the session with it.
     pub async fn ping(&self, patience: Duration) -> Result<(), GuestError> {
         match self.ask("answer", Request::Ping, patience).await? {
             Outcome::Pong => Ok(()),
@@ -160,8 +158,8 @@ impl Guest {
     /// `patience`.
     ///
     /// # Errors
-    /// As for [`ping`](Self::ping), and [`GuestError::Failed`] if the agent could not do it; the
-    /// guest must not be used then.
+    /// As for [`ping`](Self::ping), and [`GuestError::Failed`] if the agent could not apply them;
+    /// the guest must not be used then.
     pub async fn restored(&self, new: Restored, patience: Duration) -> Result<(), GuestError> {
         match self
             .ask("take its new identity", Request::Restored(new), patience)
@@ -172,18 +170,18 @@ impl Guest {
         }
     }
 
-    /// Starts a command; what it prints comes through [`Running::next`]. It may run for as long as
-    /// the VM lives unless it has a [time limit](Command::timeout).
+    /// Starts a command; its output comes through [`Running::next`]. It may run as long as the VM
+    /// lives unless it has a [time limit](Command::timeout).
     ///
     /// # Errors
-    /// [`GuestError::Invalid`] if Linux would not take the command: it is too large, or holds a NUL
-    /// byte; [`GuestError::Closed`] if the VM has ended, or the session with it;
-    /// [`GuestError::NoAnswer`] if the guest ends none of the many requests that it has within a
-    /// second of the time limit. That the program does not exist is said by [`Running::next`].
+    /// [`GuestError::Invalid`] if Linux would not accept the command: it is too large, or contains
+    /// a NUL byte; [`GuestError::Closed`] if the VM has ended, or the session with it;
+    /// [`GuestError::NoAnswer`] if the guest has as many requests as it can take and ends none of
+    /// them within a second of the time limit. A missing program is reported by [`Running::next`].
     pub async fn start(&self, command: impl Into<Command>) -> Result<Running, GuestError> {
         let mut command: Command = command.into();
         let limit = command.time_limit();
-        // It waits if the guest has as many requests as it takes, and one may end none of them.
+        // Waits if the guest has as many requests as it can take, and it may end none of them.
         let id = CommandId::draw()?;
         let pending = self.pending(Request::Exec(command.to_exec(id.0)));
         let deadline = limit.and_then(Deadline::after);
@@ -196,27 +194,27 @@ impl Guest {
         if let Stdin::Bytes(bytes) = stdin
             && let Some(mut writer) = running.take_stdin()
         {
-            // A command may print before it has read everything, so nobody must wait for this.
-            // The task ends with the command: its credit is closed then.
+            // In a task, because a command may print before it has read everything. The task ends
+            // with the command, which closes its credit.
             tokio::spawn(async move { writer.write_all(&bytes).await });
         }
         Ok(running)
     }
 
-    /// Runs a command to its end and collects what it prints, up to [`MAX_COLLECTED`] bytes. It may
-    /// run for as long as the VM lives unless it has a [time limit](Command::timeout).
+    /// Runs a command to its end and collects its output, up to [`MAX_COLLECTED`] bytes. It may run
+    /// as long as the VM lives unless it has a [time limit](Command::timeout).
     ///
     /// # Errors
     /// As for [`start`](Self::start) and [`Running::output`]: [`GuestError::Failed`] if the program
-    /// does not exist or can't be run, [`GuestError::TooMuchOutput`], [`GuestError::NoAnswer`] if the
-    /// guest does not end it at its time limit, [`GuestError::Closed`] if the VM ends meanwhile. A
-    /// command that fails is no error, see [`Output::status`].
+    /// does not exist or can't be run, [`GuestError::TooMuchOutput`], [`GuestError::NoAnswer`] if
+    /// the guest does not end it at its time limit, [`GuestError::Closed`] if the VM ends
+    /// meanwhile. A command that fails is no error, see [`Output::status`].
     pub async fn exec(&self, command: impl Into<Command>) -> Result<Output, GuestError> {
         self.start(command).await?.output().await
     }
 
-    /// The commands that the guest knows, in the order in which they were started: those that run, whoever
-    /// started them, and those that ended and were not asked for their end.
+    /// Lists the commands that the guest knows, in the order of their start: running ones, whoever
+    /// started them, and ended ones whose end nobody asked for.
     ///
     /// # Errors
     /// As for [`ping`](Self::ping).
@@ -228,22 +226,22 @@ impl Guest {
         }
     }
 
-    /// Listens to a command from the oldest of its output on that the guest has. Who listened to it
-    /// before is told [`GuestError::TakenOver`]. Dropping what this gives lets the command go on.
+    /// Attaches to a command, from the oldest output that the guest has. An earlier listener gets
+    /// [`GuestError::TakenOver`]. Dropping the returned value lets the command continue.
     ///
     /// # Errors
-    /// [`GuestError::Failed`] if there is no such command, or none any more; else as for
+    /// [`GuestError::Failed`] if there is no such command, or no longer; else as for
     /// [`ping`](Self::ping).
     pub async fn attach(&self, id: CommandId) -> Result<Running, GuestError> {
         self.attach_from(id, Position::default()).await
     }
 
-    /// The same from some position on, or from the oldest output behind it that the guest has:
+    /// Attaches at a position, or at the oldest output behind it that the guest has:
     /// [`Running::missed`] tells what lies between.
     ///
     /// # Errors
-    /// As for [`attach`](Self::attach); [`GuestError::Failed`] also if the command has not printed that
-    /// much.
+    /// As for [`attach`](Self::attach); [`GuestError::Failed`] also if the command has not printed
+    /// that much.
     pub async fn attach_from(
         &self,
         id: CommandId,
@@ -268,8 +266,8 @@ impl Guest {
         })?
     }
 
-    /// Sends a signal (Linux number, 1 to 31) to the process group of a command, whoever started it. One
-    /// that has ended gets none, which is no error.
+    /// Signals the process group of a command (Linux number, 1 to 31), whoever started it.
+    /// Signalling one that has ended is no error.
     ///
     /// # Errors
     /// [`GuestError::Invalid`] for another number; [`GuestError::Failed`] if there is no such command;
@@ -280,7 +278,7 @@ impl Guest {
         self.deliver("signal a command", request).await
     }
 
-    /// Kills a command with all that descends from it, whoever started it.
+    /// Kills a command with all its descendants, whoever started it.
     ///
     /// # Errors
     /// As for [`signal`](Self::signal).
@@ -297,17 +295,18 @@ impl Guest {
     }
 
     /// Writes a new file: `path` is absolute in the guest, and its directory exists; `mode` are its
-    /// permission bits. It takes its name when it is complete, so nobody ever sees half of it. It may take
-    /// as long as it goes on: a guest that takes nothing for half a minute is waited for no more.
+    /// permission bits. It gets its name when it is complete, so nobody ever sees half of it. It
+    /// may take any time while it progresses: a guest that takes nothing for half a minute is given
+    /// up.
     ///
-    /// It is root's. Whatever had the name loses it: a symbolic link is replaced, not followed; other
-    /// names of a file (hard links) keep its old content; its owner and mode are gone. To keep them, see
-    /// [`overwrite_file`](Self::overwrite_file).
+    /// The file is root's and replaces whatever had the name: a symbolic link is not followed;
+    /// other names of a file (hard links) keep its old content; its owner and mode are lost. To
+    /// keep them, see [`overwrite_file`](Self::overwrite_file).
     ///
     /// # Errors
-    /// [`GuestError::Failed`] if the guest can't write it, as without the directory or room on its
-    /// disk; [`GuestError::NoAnswer`] if it does not go on; [`GuestError::Invalid`] if the path is none;
-    /// [`GuestError::Closed`] if the VM ends meanwhile.
+    /// [`GuestError::Failed`] if the guest can't write it, like without the directory or space on
+    /// its disk; [`GuestError::NoAnswer`] without progress; [`GuestError::Invalid`] if the path is
+    /// none; [`GuestError::Closed`] if the VM ends meanwhile.
     pub async fn put_file(
         &self,
         path: impl AsRef<Path>,
@@ -318,9 +317,9 @@ impl Guest {
             .await
     }
 
-    /// Writes to a file in place, as a shell's `>` does: it stays the same file, with its owner, its mode
-    /// and its other names, and a symbolic link is followed. If there is none, it is made, with `mode`
-    /// as permission bits. Who reads it meanwhile sees a part, and so it stays if this fails.
+    /// Writes to a file in place, like a shell's `>`: it keeps its owner, mode and other names, and
+    /// a symbolic link is followed. A missing file is created, with `mode` as permission bits.
+    /// Readers may see a part meanwhile, which remains if this fails.
     ///
     /// # Errors
     /// As for [`put_file`](Self::put_file).
@@ -365,13 +364,13 @@ impl Guest {
         }
     }
 
-    /// Reads a regular file, `path` in the guest, of at most `limit` bytes. It may take as long as it
-    /// goes on: a guest that sends nothing for half a minute is waited for no more.
+    /// Reads a regular file, `path` in the guest, of at most `limit` bytes. It may take any time
+    /// while it progresses: a guest that sends nothing for half a minute is given up.
     ///
     /// # Errors
-    /// [`GuestError::TooMuchOutput`] if it is larger; [`GuestError::Failed`] if the guest can't read
-    /// it; [`GuestError::NoAnswer`] if it does not go on; [`GuestError::Invalid`] if the path is none;
-    /// [`GuestError::Closed`] if the VM ends meanwhile.
+    /// [`GuestError::TooMuchOutput`] if it is larger; [`GuestError::Failed`] if the guest can't
+    /// read it; [`GuestError::NoAnswer`] without progress; [`GuestError::Invalid`] if the path is
+    /// none; [`GuestError::Closed`] if the VM ends meanwhile.
     pub async fn get_file(
         &self,
         path: impl AsRef<Path>,
@@ -404,7 +403,7 @@ impl Guest {
     }
 }
 
-/// The next step of a file on its way, unless the guest takes too long for it.
+/// Executes the next step of a file's transfer, with the timeout of progress.
 async fn unless_stalled<T>(
     operation: &'static str,
     step: impl Future<Output = Result<T, GuestError>>,

@@ -1,15 +1,15 @@
-//! Whether anything is asked of a guest.
+//! Observes whether a guest has requests.
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// How many requests are open.
+/// The number of open requests.
 #[derive(Debug)]
 pub(super) struct Requests(watch::Sender<usize>);
 
-/// Counts while it lives.
+/// Counts as a request while it lives.
 #[derive(Debug)]
 pub(super) struct Busy(watch::Sender<usize>);
 
@@ -34,15 +34,15 @@ impl Drop for Busy {
     }
 }
 
-/// A view of what a session does.
+/// A view of a session's activity.
 #[derive(Debug)]
 pub(crate) struct Activity(watch::Sender<usize>);
 
 impl Activity {
-    /// Resolves when no request was open for so long, from now.
+    /// Resolves when no request was open for `idle`, from now on.
     pub(crate) async fn none_for(&self, time: Duration) {
         let mut open = self.0.subscribe();
-        // Its sender is this one.
+        // The sender is this value.
         while let Ok(_idle) = open.wait_for(|open| *open == 0).await.map(|_| ()) {
             if timeout(time, open.changed()).await.is_err() {
                 return;

@@ -1,4 +1,4 @@
-//! A command to run in a guest, and what came of it.
+//! Commands for a guest, and their results.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -12,8 +12,8 @@ use serde::Serialize;
 
 /// A command to run in a guest.
 ///
-/// Its arguments, variables and directory are bytes, as everywhere on Linux. Together they may be as
-/// large as Linux takes them: 128 KiB each, and 2 MiB in all.
+/// Its arguments, variables and directory are bytes, as everywhere on Linux. Linux's limits apply:
+/// 128 KiB each, and 2 MiB in all.
 ///
 /// ```
 /// use ironclaw_orchestrator::vm::Command;
@@ -31,7 +31,7 @@ pub struct Command {
     pub(super) stdin: Stdin,
 }
 
-/// Where a command's standard input comes from.
+/// The source of a command's standard input.
 #[derive(Debug, Clone)]
 pub(super) enum Stdin {
     Empty,
@@ -68,7 +68,7 @@ impl Command {
         self
     }
 
-    /// Sets an environment variable on top of the guest's own.
+    /// Sets an environment variable in addition to the guest's own.
     #[must_use]
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.env.push((name.into(), value.into()));
@@ -82,29 +82,29 @@ impl Command {
         self
     }
 
-    /// Gives it one pipe for standard output and standard error, as `2>&1` does: what it writes to
-    /// either comes as standard output, in the order in which it was written.
+    /// Uses one pipe for standard output and standard error, like `2>&1`: all output comes as
+    /// standard output, in the order in which it was written.
     #[must_use]
     pub fn stderr_to_stdout(mut self) -> Self {
         self.stderr = Stderr::ToStdout;
         self
     }
 
-    /// Kills it after this time, with all that descends from it.
+    /// Kills it after this time, with all its descendants.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Gives it these bytes on standard input, which is empty otherwise.
+    /// Sets the content of standard input, which is empty otherwise.
     #[must_use]
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.stdin = Stdin::Bytes(bytes.into());
         self
     }
 
-    /// Gives it a standard input to be written while it runs, with
+    /// Pipes standard input, to be written while the command runs, with
     /// [`Running::take_stdin`](super::Running::take_stdin).
     #[must_use]
     pub fn stdin_piped(mut self) -> Self {
@@ -112,11 +112,11 @@ impl Command {
         self
     }
 
-    /// Lets it go on when nobody listens to it any more: when its [`Running`](super::Running) is dropped,
-    /// and when the connection to the guest is lost for long. Of what it prints meanwhile the guest keeps
-    /// the last 64 KiB of each stream. It is found again with [`Guest::list`](super::Guest::list) and
-    /// [`Guest::attach`](super::Guest::attach), and ends by itself, by its [time limit](Self::timeout),
-    /// or by [`Guest::kill`](super::Guest::kill).
+    /// Lets it continue without a listener: when its [`Running`](super::Running) is dropped, and
+    /// when the connection to the guest is lost for long. The guest keeps the last 64 KiB of each
+    /// output stream meanwhile. [`Guest::list`](super::Guest::list) and
+    /// [`Guest::attach`](super::Guest::attach) find it again. It ends by itself, by its [time
+    /// limit](Self::timeout), or by [`Guest::kill`](super::Guest::kill).
     #[must_use]
     pub fn keep(mut self) -> Self {
         self.keep = true;
@@ -144,7 +144,7 @@ impl Command {
             cwd: self.cwd.as_deref().map(bytes),
             stderr: self.stderr,
             stdin: !matches!(self.stdin, Stdin::Empty),
-            // Rounded up, so that a short limit is never none.
+            // Rounded up, so that a short limit never becomes none.
             timeout_ms: self.timeout.map(|limit| {
                 u64::try_from(limit.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
             }),
@@ -152,7 +152,7 @@ impl Command {
     }
 }
 
-/// A string of the operating system's, as the protocol has it.
+/// Converts a string of the operating system for the protocol.
 pub(super) fn bytes(text: impl AsRef<OsStr>) -> OsBytes {
     text.as_ref().as_bytes().into()
 }
@@ -181,20 +181,20 @@ impl<S: Clone + Into<OsString>> From<&[S]> for Command {
     }
 }
 
-/// How a command ended.
+/// The end of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ExitStatus {
-    /// By itself, with this code.
+    /// It exited with this code.
     Code(u8),
-    /// By this signal (Linux number).
+    /// It was terminated by this signal (Linux number).
     Signal(i32),
-    /// It was killed because its time was over.
+    /// It reached its time limit and was killed.
     TimedOut,
 }
 
 impl ExitStatus {
-    /// Whether the code is 0.
+    /// Returns whether the code is 0.
     #[must_use]
     pub fn success(self) -> bool {
         self == Self::Code(0)
@@ -211,16 +211,16 @@ impl fmt::Display for ExitStatus {
     }
 }
 
-/// What a command printed, and how it ended.
+/// The output and the end of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
-    /// How it ended.
+    /// The end.
     pub status: ExitStatus,
     /// Its standard output.
     pub stdout: Vec<u8>,
     /// Its standard error.
     pub stderr: Vec<u8>,
-    /// Whether the guest ran out of memory and its kernel killed a process of the command for it,
-    /// which the command may have survived.
+    /// Whether the guest ran out of memory and its kernel killed a process of the command for it.
+    /// The command may have survived that.
     pub out_of_memory: bool,
 }

@@ -1,28 +1,30 @@
-//! The conversation with the agent of a guest: a table of open requests over one byte stream, or one
-//! after the other when streams are lost.
+//! The connection to the agent of a guest: a table of open requests over a byte stream, or over
+//! several in turn when streams are lost.
 //!
 //! ```text
 //!   requests ── send ──▶ outgoing buffer ──▶ wire          (written at once, or by `flush`)
 //!   inboxes ◀── dispatch ── decoder ◀─────── wire          (the `read` task)
 //! ```
 //!
-//! A stream is lost with each snapshot that is taken of a guest, on some hypervisors: it is
-//! [suspended](Connection::suspend) then, and goes on over a [new one](Connection::reconnect). Commands
-//! are attached to again, with how much of their output is here already; files are sent again by who
-//! has them; anything else is asked again.
+//! Some hypervisors lose the stream with each snapshot of a guest: the connection is
+//! [suspended](Connection::suspend) then, and continues over a [new one](Connection::reconnect).
+//! Commands are attached to again, at the offsets of their output received so far; files are sent
+//! again by their owners; other requests are repeated.
 //!
-//! What the socket does not take at once, a task writes. A guest may grant credit for what it never
-//! reads, and answer it: so content and requests are sent only while little waits, and a guest that
-//! lets more pile up than an honest one can is given up. The rest is small and never waits.
+//! A task writes what the socket does not take at once. A guest may grant credit for content that
+//! it never reads, and answer it: so content and requests are sent only while little waits for the
+//! socket, and a guest that lets more pile up than an honest one can is given up. Other messages
+//! are small and never wait.
 //!
-//! A guest may send what costs it nothing and us a little, again and again: so it is read at a pace.
+//! A guest may send, without end, messages that cost it nothing and us a little: so it is read at a
+//! limited pace.
 //!
-//! A request that nobody waits for any more is cancelled, and keeps its place until the guest has
-//! ended it. A guest that ends none of them is given up when somebody waits for a place.
+//! A request without a caller is cancelled, and counts as open until the guest has ended it. A
+//! guest that ends none of them is given up when another request waits for a place.
 //!
-//! A session ends when the socket does, or when the VM's process ends, whichever is seen first. If
-//! it was the VM, everybody who waits is told how it ended: so the `read` task alone closes what the
-//! other side has left, and waits a moment for that.
+//! A session ends with the socket or with the VM's process, whichever is seen first. If the VM
+//! ended, all waiting requests fail with its exit: so the `read` task alone handles the socket's
+//! end, and waits a moment for the exit.
 
 use std::future::pending;
 use std::io;
@@ -48,26 +50,26 @@ use super::wire::{Wire, WireTask};
 use crate::vm::exit_reason::ExitReason;
 use crate::vm::vmm::Exit;
 
-/// Bytes per read of the socket.
-const READ: usize = 64 * 1024;
-/// How long after the end of the socket that of the VM's process may come, which takes some
-/// milliseconds to be reaped. Without it, it was the guest that hung up.
-const REAPED: Duration = Duration::from_secs(1);
-/// How long what a VM said last is read after its end. It is in the socket already, and so is the
+/// The size of a read.
+const READ_SIZE: usize = 64 * 1024;
+/// Timeout of the exit of the VM's process after the socket's end; reaping it takes some
+/// milliseconds. Without an exit, the guest hung up.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Timeout of reading a VM's last output after its end. It is in the socket already, and so is the
 /// socket's end, unless another process has the VM's side of it.
-const LAST_WORDS: Duration = Duration::from_millis(20);
+const LAST_OUTPUT_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// Resolves when the process of the guest's VM has ended.
 pub(super) type Died = Pin<Box<dyn Future<Output = Exit> + Send>>;
 
-/// The conversation; dropping it ends it.
+/// The connection; dropping it ends it.
 #[derive(Debug)]
 pub(super) struct Connection {
     line: Arc<Line>,
     tasks: [JoinHandle<()>; 2],
 }
 
-/// The holder's side of an open request.
+/// The caller's side of an open request.
 #[derive(Debug)]
 pub(super) struct Ticket {
     pub(super) id: RequestId,
@@ -80,8 +82,8 @@ pub(super) struct Ticket {
 }
 
 impl Connection {
-    /// Starts a session on `stream`. The guest need not run yet: what is asked meanwhile waits on
-    /// the line, so the first request costs no round trip more than itself.
+    /// Starts a session on `stream`. The guest need not run yet: requests wait on the line, so that
+    /// the first one costs no extra round trip.
     pub(super) fn open(stream: UnixStream, vm: Option<Died>) -> Result<Self, GuestError> {
         let line = Arc::new(Line::new(Wire::new(stream)?)?);
         let runtime = WithRuntime(Arc::clone(&line));
@@ -106,17 +108,17 @@ impl Connection {
         self.line.requests.activity()
     }
 
-    /// Sends nothing until [`reconnect`](Self::reconnect), and does not mind if the stream ends.
+    /// Sends nothing until [`reconnect`](Self::reconnect), and ignores the end of the stream.
     pub(super) fn suspend(&self) {
         self.line.suspend();
     }
 
-    /// Goes on over another stream to the same guest, or to a copy that is to take its place.
+    /// Continues over another stream to the same guest, or to a copy that replaces it.
     pub(super) fn reconnect(&self, stream: UnixStream) -> Result<(), GuestError> {
         self.line.reconnect(Wire::new(stream)?)
     }
 
-    /// Opens a request; waits if the guest has as many as it takes.
+    /// Opens a request; waits if the guest has as many as it can take.
     pub(super) async fn request(&self, request: Request) -> Result<Ticket, GuestError> {
         request.validate()?;
         let slot = self.slot().await?;
@@ -130,14 +132,14 @@ impl Connection {
             wanted,
             line: Arc::clone(&self.line),
         };
-        // Whoever stops waiting for the guest to read takes the request back.
+        // Dropping this future before the guest reads the request cancels it.
         let unsent = Unsent(Some(&ticket));
         self.line.send_request(ticket.id).await?;
         unsent.sent();
         Ok(ticket)
     }
 
-    /// A place for a request, as soon as there is one.
+    /// Waits for a place for a request.
     async fn slot(&self) -> Result<OwnedSemaphorePermit, GuestError> {
         let mut slot = pin!(Arc::clone(&self.line.slots).acquire_owned());
         loop {
@@ -154,7 +156,7 @@ impl Connection {
     }
 }
 
-/// A request that the guest does not know; it is not open any more when this is dropped.
+/// A request unknown to the guest; dropping this closes it.
 struct Unsent<'a>(Option<&'a Ticket>);
 
 impl Unsent<'_> {
@@ -171,13 +173,13 @@ impl Drop for Unsent<'_> {
     }
 }
 
-/// Ends the session with the async runtime that its tasks run in, even before they ran: nobody else
-/// would answer who waits.
+/// Ends the session with the async runtime of its tasks, even before they ran: nobody else would
+/// answer waiting requests.
 struct WithRuntime(Arc<Line>);
 
 impl Drop for WithRuntime {
     fn drop(&mut self) {
-        // Whatever else had ended it came first.
+        // An earlier reason takes precedence.
         let reason = "the async runtime in which the VM was spawned has ended";
         self.0.close(&ExitReason::Host(reason.to_owned()));
     }
@@ -219,9 +221,9 @@ async fn flush(line: Arc<Line>) {
     }
 }
 
-/// Takes in what comes, over one wire after the other, until there is none or the VM has ended.
+/// Reads from one wire after the other, until there is none or the VM has ended.
 async fn read(line: Arc<Line>, vm: Option<Died>) {
-    let patience = vm.as_ref().map_or(Duration::ZERO, |_| REAPED);
+    let patience = vm.as_ref().map_or(Duration::ZERO, |_| EXIT_TIMEOUT);
     let mut died = pin!(async {
         match vm {
             Some(died) => died.await,
@@ -238,12 +240,12 @@ async fn read(line: Arc<Line>, vm: Option<Died>) {
                 _ => {}
             },
             exit = &mut died => {
-                // Whatever comes of that, the VM's end is the reason.
-                let _ = timeout(LAST_WORDS, receive(&line, &wire, &mut decoder)).await;
+                // The VM's end is the reason, whatever the rest says.
+                let _ = timeout(LAST_OUTPUT_TIMEOUT, receive(&line, &wire, &mut decoder)).await;
                 break ExitReason::vmm_ended(exit);
             }
         }
-        // The socket ended: by the VM's end, since it is to be replaced, or since the guest hung up.
+        // The socket ended: by the VM's end, for its replacement, or because the guest hung up.
         let hung_up = async {
             while line.is_suspended() {
                 line.resumed.notified().await;
@@ -262,14 +264,14 @@ async fn read(line: Arc<Line>, vm: Option<Died>) {
     line.close(&reason);
 }
 
-/// Takes in what the guest sends, until it breaks the protocol, which is told, or the socket
-/// ends. Cancel-safe: what was read is in the decoder.
+/// Reads what the guest sends, until it violates the protocol, which is reported, or the socket
+/// ends. Cancel-safe: everything read is in the decoder.
 async fn receive(line: &Line, wire: &Arc<Wire>, decoder: &mut Decoder) -> Option<ExitReason> {
-    let mut chunk = vec![0; READ];
+    let mut chunk = vec![0; READ_SIZE];
     let mut before_hello = 0;
     let mut pace = Pace::start(Instant::now());
     loop {
-        // To wait for a socket that always has something to read lets no other task run.
+        // A socket that always has data would never yield to other tasks.
         coop::consume_budget().await;
         if let Err(error) = wire.stream.readable().await {
             return Some(failed("waiting for the socket", &error));
@@ -278,7 +280,7 @@ async fn receive(line: &Line, wire: &Arc<Wire>, decoder: &mut Decoder) -> Option
             Ok(0) => return None,
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            // It ended with something unread.
+            // It ended with unread data.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return None,
             Err(error) => return Some(failed("reading", &error)),
         };

@@ -1,4 +1,4 @@
-//! What a guest says, and whom it concerns. All of it is checked before it is used.
+//! Dispatches a guest's messages to requests. All are checked before they are used.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::wire::Wire;
 use crate::untrusted;
 
 impl Line {
-    /// Takes in what is complete, and says how many frames that were.
+    /// Handles the complete frames; returns their number.
     pub(super) fn dispatch_all(
         &self,
         wire: &Arc<Wire>,
@@ -39,7 +39,7 @@ impl Line {
                             .map_err(|error| format!("the guest broke the protocol: {error}"))?;
                         self.dispatch(wire, message)?;
                     }
-                    // What an older session left on the line may be anything.
+                    // Leftovers of an older session may be anything.
                     Err(_) if !wire.is_greeted() => {}
                     Err(error) => return Err(format!("the guest broke the protocol: {error}")),
                 },
@@ -51,7 +51,7 @@ impl Line {
         if !wire.is_greeted() {
             return greeting(wire, &message);
         }
-        // To the end: what goes on over another wire must not have this one's words behind it.
+        // Up to the end: messages of this wire must not come behind those of the next one.
         let mut state = self.state();
         if state.is_over(wire) {
             return Ok(());
@@ -118,7 +118,7 @@ impl Line {
         if let Kind::Command(exec) = open.kind
             && is_end(&outcome)
         {
-            // It goes out with what is sent next: nobody waits for it.
+            // Sent with the next message: nobody waits for it.
             let acknowledged = state.queue(&ToGuest::Acknowledge { exec });
             acknowledged.map_err(|error| error.to_string())?;
         }
@@ -131,7 +131,7 @@ impl Line {
     }
 }
 
-/// Whether a command ended so that the guest keeps it until the host has that.
+/// Returns whether a command's end is one that the guest keeps until the host acknowledges it.
 fn is_end(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Exited(_) | Outcome::Signaled(_) | Outcome::TimedOut => true,
@@ -154,7 +154,7 @@ fn greeting(wire: &Wire, message: &ToHost) -> Result<(), String> {
             wire.greeted();
             Ok(())
         }
-        // Left on the line by the session that a snapshot was taken in.
+        // A leftover of the session in which a snapshot was taken.
         _ => Ok(()),
     }
 }
@@ -164,7 +164,7 @@ impl State {
         self.open.get_mut(&id).ok_or_else(|| unknown(id))
     }
 
-    /// The request that the guest says something of.
+    /// Returns the request that the guest refers to.
     fn heard(&mut self, id: RequestId) -> Result<&mut Open, String> {
         let open = self.find(id)?;
         open.heard();

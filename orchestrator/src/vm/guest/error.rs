@@ -1,4 +1,4 @@
-//! What can go wrong between the host and the agent in a guest.
+//! Errors between the host and the agent in a guest.
 
 use std::time::Duration;
 
@@ -9,62 +9,62 @@ use thiserror::Error;
 use crate::untrusted;
 use crate::vm::exit_reason::ExitReason;
 
-/// Why a guest did not do what it was asked.
+/// The reason why a guest did not do what it was asked.
 #[derive(Debug, Clone, Error)]
 #[non_exhaustive]
 pub enum GuestError {
-    /// The agent answered that it could not do it.
+    /// The agent reported a failure.
     #[error("the guest says: {message}")]
     Failed {
-        /// What kind of failure, for programs.
+        /// The kind of failure, for programs.
         kind: FailureKind,
-        /// The agent's words, in one line.
+        /// The agent's message, in one line.
         message: String,
     },
-    /// The connection to the agent is over: the VM ended, was given back, or reached a limit, or
-    /// one side broke the protocol.
+    /// The connection to the agent is over: the VM ended, was destroyed, or reached a limit, or one
+    /// side violated the protocol.
     #[error("the connection to the guest is closed: {reason}")]
     Closed {
-        /// Why it was closed. Of a VM that ended: how, and what it printed last.
+        /// The reason. For a VM that ended, with its exit and last output.
         reason: ExitReason,
-        /// What a command had printed until then, if [`exec`](super::Guest::exec) or
+        /// The output of the command until then, if [`exec`](super::Guest::exec) or
         /// [`output`](super::Running::output) was collecting it.
         printed: Printed,
     },
-    /// A command printed, or a file holds, more than the caller takes.
+    /// A command's output, or a file, is larger than the caller takes.
     #[error("the guest sent more than {limit} bytes; stream it instead of collecting it")]
     TooMuchOutput {
-        /// The most bytes that are collected.
+        /// The limit in bytes.
         limit: u64,
     },
     /// The agent did not answer in time.
     #[error("the guest did not {operation} within {after:?}")]
     NoAnswer {
-        /// What it was asked.
+        /// The request.
         operation: &'static str,
-        /// How long it was given.
+        /// The timeout.
         after: Duration,
     },
-    /// The request is outside of the protocol's limits and was not sent.
+    /// The request exceeds the protocol's limits and was not sent.
     #[error("this can't be asked of a guest: {0}")]
     Invalid(#[from] OutOfBounds),
     /// The request does not fit into one frame and was not sent.
     #[error("this can't be asked of a guest, it is too large for one message: {0}")]
     TooLarge(FrameError),
-    /// Somebody else listens to the command now, by [`Guest::attach`](super::Guest::attach).
+    /// Another listener has attached to the command, by [`Guest::attach`](super::Guest::attach).
     #[error("another session listens to the command now")]
     TakenOver,
-    /// The agent's answer is none to what was asked.
+    /// The agent's answer does not fit the request.
     #[error("the guest answered {operation} with something else: {answer}")]
     WrongAnswer {
-        /// What it was asked.
+        /// The request.
         operation: &'static str,
-        /// What it said.
+        /// The answer.
         answer: String,
     },
 }
 
-/// What a command printed whose end is not known.
+/// The output of a command whose end is unknown.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Printed {
     /// Its standard output.
@@ -74,7 +74,7 @@ pub struct Printed {
 }
 
 impl GuestError {
-    /// The connection is over, and nothing was being collected.
+    /// The error of a closed connection, without collected output.
     pub(super) fn closed(reason: ExitReason) -> Self {
         Self::Closed {
             reason,

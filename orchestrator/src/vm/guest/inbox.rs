@@ -1,4 +1,4 @@
-//! What came for one request and was not taken yet.
+//! The queue of what came for a request and was not taken yet.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -7,23 +7,23 @@ use tokio::sync::Notify;
 
 use super::error::GuestError;
 
-/// Something that came for a request.
+/// An arrival for a request.
 #[derive(Debug)]
 pub(super) enum Arrival {
-    /// The guest began to send what a command writes, which others started or this session lost.
+    /// The guest began to send the output of a command that others started or this session lost.
     Attached,
     /// Bytes, as many as there were.
     Data(Stream, Vec<u8>),
     /// The end.
     Done(Outcome),
-    /// The session was lost in which a file was under way: it has to be sent again.
+    /// The session of a file's transfer was lost: the file has to be sent again.
     Interrupted,
 }
 
-/// What the guest is told: that all of a stream was taken up to an offset.
+/// A report for the guest: everything of a stream was taken up to an offset.
 pub(super) type Taken = (Stream, u64);
 
-/// How far the two streams of a command are, in bytes since their start.
+/// Offsets in a command's two streams, in bytes since their start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Position {
     /// Standard output.
@@ -32,8 +32,8 @@ pub struct Position {
     pub stderr: u64,
 }
 
-/// The queue of one request. Bytes of a stream are joined, so that its memory is bounded by the
-/// window, however small the pieces are that a guest sends.
+/// The queue of one request. Joins the bytes of a stream, so that the window bounds its memory,
+/// however small the pieces are that a guest sends.
 #[derive(Debug)]
 pub(super) struct Inbox {
     state: Mutex<State>,
@@ -60,13 +60,13 @@ enum End {
 struct Flow {
     stream: Stream,
     bytes: Vec<u8>,
-    /// Offset of the next byte to come.
+    /// Offset of the next byte to arrive.
     received: u64,
-    /// Up to which it was taken.
+    /// Offset up to which it was taken.
     taken: u64,
-    /// Up to which the guest was told so.
+    /// Offset up to which that was reported to the guest.
     told: u64,
-    /// What is not there any more, in bytes.
+    /// Number of bytes that the guest no longer had.
     missed: u64,
 }
 
@@ -101,7 +101,7 @@ impl Flow {
         Some(bytes)
     }
 
-    /// What to tell of it, when it is worth a message.
+    /// Returns the report for the guest, if it is worth a message.
     fn tell(&mut self) -> Option<Taken> {
         let due = self.taken >= self.told + u64::from(self.stream.window() / 4);
         due.then(|| self.tell_all())
@@ -112,7 +112,7 @@ impl Flow {
         (self.stream, self.told)
     }
 
-    /// The guest sends from `offset` on; `false` if there is what came before already.
+    /// Records that the guest sends from `offset` on; returns `false` if that was received already.
     fn attach(&mut self, offset: u64) -> bool {
         let Some(missed) = offset.checked_sub(self.received) else {
             return false;
@@ -120,7 +120,7 @@ impl Flow {
         if missed > 0 {
             self.missed += missed;
             self.received = offset;
-            // What is here counts as what came right before.
+            // The bytes here count as the ones right before.
             self.taken = offset - self.bytes.len() as u64;
             self.told = offset;
         }
@@ -129,12 +129,12 @@ impl Flow {
 }
 
 impl Inbox {
-    /// Of a request whose first stream this is.
+    /// Creates the queue of a request with this first stream.
     pub(super) fn new(first: Stream) -> Self {
         Self::of(Flow::from(first, 0), Flow::from(Stream::Stderr, 0))
     }
 
-    /// Of a command whose streams are listened to from `position` on.
+    /// Creates the queue of a command whose streams are listened to from `position` on.
     pub(super) fn from(position: Position) -> Self {
         let output = Flow::from(Stream::Stdout, position.stdout);
         Self::of(output, Flow::from(Stream::Stderr, position.stderr))
@@ -157,7 +157,7 @@ impl Inbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in a chunk; `false` if the guest may not send it.
+    /// Adds a chunk; returns `false` if the guest may not send it.
     #[must_use]
     pub(super) fn push(&self, stream: Stream, bytes: &[u8]) -> bool {
         let mut state = self.state();
@@ -172,7 +172,7 @@ impl Inbox {
         fits
     }
 
-    /// The guest sends from these offsets on; `false` if that can't be.
+    /// Records that the guest sends from these offsets on; returns `false` if that is impossible.
     #[must_use]
     pub(super) fn attach(&self, at: Position) -> bool {
         let mut state = self.state();
@@ -183,7 +183,7 @@ impl Inbox {
         fits
     }
 
-    /// What the guest need not send again.
+    /// Returns what the guest need not send again.
     pub(super) fn received(&self) -> Position {
         let state = self.state();
         Position {
@@ -192,7 +192,7 @@ impl Inbox {
         }
     }
 
-    /// What was given out.
+    /// Returns what was taken.
     pub(super) fn taken(&self) -> Position {
         let state = self.state();
         Position {
@@ -201,7 +201,7 @@ impl Inbox {
         }
     }
 
-    /// What of the streams the guest did not have any more when it was asked for.
+    /// Returns how many bytes the guest no longer had when asked for them.
     pub(super) fn missed(&self) -> Position {
         let state = self.state();
         Position {
@@ -210,13 +210,13 @@ impl Inbox {
         }
     }
 
-    /// What a guest has to be told that may not know it.
+    /// Returns reports that the guest may not have received.
     pub(super) fn tell_all(&self) -> [Taken; 2] {
         let mut state = self.state();
         [state.output.tell_all(), state.errors.tell_all()]
     }
 
-    /// The guest's kernel killed a process of the command for lack of memory.
+    /// Records that the guest's kernel killed a process of the command for lack of memory.
     pub(super) fn set_out_of_memory(&self) {
         self.state().out_of_memory = true;
     }
@@ -229,7 +229,7 @@ impl Inbox {
         self.end_by(end.map(End::Outcome));
     }
 
-    /// The session in which a file was under way is lost.
+    /// Records that the session of a file's transfer is lost.
     pub(super) fn interrupt(&self) {
         self.end_by(Ok(End::Interrupted));
     }
@@ -239,8 +239,8 @@ impl Inbox {
         self.arrived.notify_one();
     }
 
-    /// The next arrival, and what the guest is to be told of what was taken. Bytes come before the end.
-    /// Cancel-safe: nothing is taken without being returned.
+    /// Returns the next arrival, and the report about it for the guest. Bytes come before the end.
+    /// Cancel-safe: everything taken is returned.
     pub(super) async fn next(&self) -> (Result<Arrival, GuestError>, Option<Taken>) {
         loop {
             if let Some(next) = self.try_next() {

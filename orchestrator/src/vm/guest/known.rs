@@ -1,4 +1,4 @@
-//! Commands as a guest knows them, whoever started them.
+//! The commands known to a guest, whoever started them.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -13,12 +13,12 @@ use super::command::ExitStatus;
 use super::error::GuestError;
 use crate::vm::exit_reason::ExitReason;
 
-/// Names a command in its guest, and in every copy of that. As text it has 16 hexadecimal digits.
+/// The id of a command in its guest, and in every copy of that. Its text has 16 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CommandId(pub(super) ExecId);
 
 impl CommandId {
-    /// One that no other command has.
+    /// Creates an id that no other command has.
     pub(super) fn draw() -> Result<Self, GuestError> {
         getrandom::u64()
             .map(|number| Self(ExecId(number)))
@@ -49,21 +49,22 @@ impl Serialize for CommandId {
     }
 }
 
-/// A command that runs in a guest, or has ended there and was not asked for its end.
+/// A command that runs in a guest, or has ended there without its end being asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KnownCommand {
-    /// Its name in the guest.
+    /// Its id in the guest.
     pub id: CommandId,
-    /// Process id of its main process, in the guest.
+    /// The PID of its main process, in the guest.
     pub pid: u32,
-    /// The program as it was named, its first 128 bytes. It may hold anything, as the guest says it.
+    /// The first 128 bytes of its program's name, as reported by the guest, which may report
+    /// anything.
     pub program: OsString,
-    /// Whether it goes on when nobody listens: see [`Command::keep`](super::Command::keep).
+    /// Whether it continues without a listener: see [`Command::keep`](super::Command::keep).
     pub keep: bool,
-    /// Whether somebody listens.
+    /// Whether it has a listener.
     pub attached: bool,
-    /// How it ended, if it has.
+    /// Its end, if it has ended.
     pub end: Option<ExitStatus>,
 }
 

@@ -1,4 +1,5 @@
-//! What a conversation's tasks and requests share: the open requests, and what goes to the guest.
+//! The state shared by a connection's tasks and requests: the open requests, and the messages to
+//! the guest.
 
 use std::collections::HashMap;
 use std::io;
@@ -18,29 +19,29 @@ use super::open::{Kind, Leave, Open};
 use super::wire::Wire;
 use crate::vm::exit_reason::ExitReason;
 
-/// No more content and no request is sent while so many bytes wait for the socket.
-const WAITING: usize = WINDOW as usize;
-/// More than ever waits for a guest that reads what it answers: a request, and a chunk of content for
-/// each.
-const PILED_UP: usize = MAX_REQUEST_FRAME + MAX_REQUESTS * MAX_CHUNK + 2 * WAITING;
-/// How long a guest may take to end what was cancelled.
+/// High-water mark: no content and no request is sent while this many bytes wait for the socket.
+const HIGH_WATERMARK: usize = WINDOW as usize;
+/// Upper bound of the unsent bytes of a guest that reads what it answers: a request, and a chunk of
+/// content for each.
+const MAX_UNSENT: usize = MAX_REQUEST_FRAME + MAX_REQUESTS * MAX_CHUNK + 2 * HIGH_WATERMARK;
+/// Timeout of a guest to end cancelled requests.
 pub(super) const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Whether the guest knows a request, in the session that there is.
+/// Whether the guest knows a request, in the current session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Known {
     Now,
     Later,
 }
 
-/// The line to a guest, over whichever wire there is.
+/// The line to a guest, over the current wire.
 #[derive(Debug)]
 pub(super) struct Line {
     state: Mutex<State>,
     pub(super) unsent: Notify,
-    /// Told when there may be room for content, or none is wanted any more.
+    /// Notified when there may be room for content, or none is wanted any more.
     room: Notify,
-    /// Told when the line is suspended no more.
+    /// Notified when the line is no longer suspended.
     pub(super) resumed: Notify,
     pub(super) slots: Arc<Semaphore>,
     pub(super) requests: Requests,
@@ -49,20 +50,20 @@ pub(super) struct Line {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) wire: Arc<Wire>,
-    /// Nothing is sent until there is another wire.
+    /// Set while nothing is sent, until there is another wire.
     suspended: bool,
     out: Vec<u8>,
     pub(super) open: HashMap<RequestId, Open>,
     next: u32,
-    /// Why nothing can be written any more.
+    /// The reason why nothing can be written any more.
     unwritable: Option<ExitReason>,
     closed: Option<ExitReason>,
-    /// For which reason it will be closed, whatever is seen of that.
+    /// The reason to report when it is closed, whatever is observed.
     expected_end: Option<ExitReason>,
 }
 
 impl Line {
-    /// A line whose first words wait for the guest.
+    /// Creates a line whose first messages wait for the guest.
     pub(super) fn new(wire: Arc<Wire>) -> Result<Self, GuestError> {
         let line = Self {
             state: Mutex::new(State {
@@ -92,12 +93,12 @@ impl Line {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The wire that there is now.
+    /// Returns the current wire.
     pub(super) fn wire(&self) -> Arc<Wire> {
         Arc::clone(&self.state().wire)
     }
 
-    /// Whether it is the wire that there is.
+    /// Returns whether it is the current wire.
     pub(super) fn uses(&self, wire: &Arc<Wire>) -> bool {
         !self.state().is_over(wire)
     }
@@ -116,7 +117,7 @@ impl Line {
         self.state().unwritable.take()
     }
 
-    /// Whether half of all places are taken by what was cancelled long ago.
+    /// Returns whether half of all places are taken by requests cancelled long ago.
     pub(super) fn ends_nothing(&self) -> bool {
         let state = self.state();
         if state.suspended {
@@ -127,7 +128,7 @@ impl Line {
         overdue.count() >= MAX_REQUESTS / 2
     }
 
-    /// A number for a request that is to be sent.
+    /// Returns an id for a request to send.
     pub(super) fn insert(&self, open: Open) -> RequestId {
         let mut state = self.state();
         let id = state.free_id();
@@ -135,13 +136,13 @@ impl Line {
         id
     }
 
-    /// A request was not sent.
+    /// Removes a request that was not sent.
     pub(super) fn forget(&self, id: RequestId) {
         self.state().open.remove(&id);
     }
 
     /// Sends a request when little waits for the socket: a request may be large. While the line is
-    /// suspended, it goes out later.
+    /// suspended, it is sent later.
     pub(super) async fn send_request(&self, id: RequestId) -> Result<(), GuestError> {
         loop {
             let room = self.room.notified();
@@ -153,7 +154,7 @@ impl Line {
                 if state.suspended {
                     return Ok(());
                 }
-                if state.out.len() < WAITING {
+                if state.out.len() < HIGH_WATERMARK {
                     state.queue_request(id)?;
                     return self.write_out(&mut state);
                 }
@@ -163,8 +164,8 @@ impl Line {
     }
 
     /// Changes an open request, and sends a message about it if the guest knows it in this session.
-    /// Otherwise its change says what is to be sent when it does. Both at once: no other session begins
-    /// between the two.
+    /// Otherwise the change determines what to send later. Atomic: no other session begins in
+    /// between.
     fn send_about(
         &self,
         id: RequestId,
@@ -193,7 +194,7 @@ impl Line {
         self.write_out(&mut state)
     }
 
-    /// A signal for the command of a request.
+    /// Signals the command of a request.
     pub(super) fn signal(&self, id: RequestId, signal: i32) -> Result<(), GuestError> {
         self.send_about(id, &ToGuest::Signal { id, signal }, |open, known| {
             if known == Known::Later {
@@ -202,39 +203,39 @@ impl Line {
         })
     }
 
-    /// The holder took a part of a request's output.
+    /// Records that the caller took a part of a request's output.
     pub(super) fn taken(&self, id: RequestId, (stream, offset): Taken) {
-        // A line that closed meanwhile says so at the next call; one that is suspended tells all later.
+        // The next call reports a line closed meanwhile; a suspended one reports everything later.
         let _ = self.send_about(id, &ToGuest::Taken { id, stream, offset }, |_, _| {});
     }
 
-    /// The holder wants to know when the command waits for content.
+    /// Records that the caller wants to know when the command waits for content.
     pub(super) fn await_reader(&self, id: RequestId) -> Result<(), GuestError> {
         let message = ToGuest::AwaitReader { id };
         self.send_about(id, &message, |open, _| open.await_reader())
     }
 
-    /// Content for a request, for which there is credit.
+    /// Sends content for a request, within its credit.
     pub(super) fn give(&self, id: RequestId, bytes: &[u8]) -> Result<(), GuestError> {
         let content = bytes.to_vec();
         let message = ToGuest::Data { id, bytes: content };
         self.send_about(id, &message, |open, _| open.give(bytes))
     }
 
-    /// The end of that.
+    /// Ends that content.
     pub(super) fn end_content(&self, id: RequestId) {
         // On a closed line the command is gone with its guest.
         let _ = self.send_about(id, &ToGuest::Eof { id }, |open, _| open.end_content());
     }
 
-    /// Nobody waits for this request any more. It stays open until the guest has ended it, and a
-    /// guest that never does is not in use for that, nor does it get more of its content.
+    /// Abandons a request. It stays open until the guest has ended it, does not count as activity,
+    /// and gets no more content.
     pub(super) fn leave(&self, id: RequestId, how: Leave) {
         let mut busy = None;
-        // On a closed line there is nothing left to leave.
+        // On a closed line there is nothing to abandon.
         let _ = self.send_about(id, &how.message(id), |open, _| busy = open.leave(how));
         let mut state = self.state();
-        // The guest never hears of it.
+        // The guest never gets it.
         let unsent = state.open.get(&id).is_some_and(|open| !open.sent);
         let unsent = unsent.then(|| state.open.remove(&id));
         drop(state);
@@ -242,28 +243,28 @@ impl Line {
         self.room.notify_waiters();
     }
 
-    /// Waits until the socket has taken what was sent before, but for little; `false` if the
-    /// request with this credit is over.
+    /// Waits until little waits for the socket; returns `false` if the request with this credit is
+    /// over.
     pub(super) async fn has_room(&self, credit: &Semaphore) -> bool {
         loop {
             let room = self.room.notified();
             if credit.is_closed() {
                 return false;
             }
-            if self.state().out.len() < WAITING {
+            if self.state().out.len() < HIGH_WATERMARK {
                 return true;
             }
             room.await;
         }
     }
 
-    /// Who waits for room looks again.
+    /// Wakes those who wait for room.
     pub(super) fn wake_writers(&self) {
         self.room.notify_waiters();
     }
 
-    /// Writes what waits as far as the socket takes it, and leaves the rest to the flushing task.
-    /// If the other side is gone, the reading task tells why.
+    /// Writes as much as the socket takes, and leaves the rest to the flushing task. If the other
+    /// side is gone, the reading task reports why.
     pub(super) fn write_out(&self, state: &mut State) -> Result<(), GuestError> {
         if state.unwritable.is_some() {
             state.out = Vec::new();
@@ -273,7 +274,7 @@ impl Line {
             self.hang_up(state, &error);
             return Ok(());
         }
-        if state.out.len() > PILED_UP {
+        if state.out.len() > MAX_UNSENT {
             let reason = "the guest reads nothing of what it is sent";
             let reason = ExitReason::Protocol(reason.to_owned());
             self.close_locked(state, &reason);
@@ -285,19 +286,19 @@ impl Line {
         Ok(())
     }
 
-    /// Writes what the socket takes of what it did not take before; whether that was all.
+    /// Writes the rest as far as the socket takes it; returns whether that was all.
     pub(super) fn flush(&self) -> bool {
         let mut state = self.state();
         if let Err(error) = state.write_some() {
             self.hang_up(&mut state, &error);
         }
-        if state.out.len() < WAITING {
+        if state.out.len() < HIGH_WATERMARK {
             self.room.notify_waiters();
         }
         state.out.is_empty()
     }
 
-    /// Lets the reading task find the end of the socket, and so what ended it.
+    /// Wakes the reading task to find the end of the socket, and its reason.
     fn hang_up(&self, state: &mut State, error: &io::Error) {
         state.unwritable = Some(ExitReason::Host(format!("writing failed: {error}")));
         state.out = Vec::new();
@@ -316,7 +317,7 @@ impl Line {
         self.room.notify_waiters();
     }
 
-    /// Goes on over another wire with all that is open.
+    /// Continues over another wire with all open requests.
     pub(super) fn reconnect(&self, wire: Arc<Wire>) -> Result<(), GuestError> {
         let mut state = self.state();
         if let Some(reason) = &state.closed {
@@ -344,7 +345,7 @@ impl Line {
         written
     }
 
-    /// When it is closed, by whomever, it is for this reason.
+    /// Sets the reason of the end, whoever closes it.
     pub(super) fn expect_end(&self, reason: &ExitReason) {
         self.state().expected_end = Some(reason.clone());
     }
@@ -384,7 +385,7 @@ impl State {
         }
     }
 
-    /// Whether it is the wire in use.
+    /// Returns whether it is the current wire.
     pub(super) fn is_over(&self, wire: &Arc<Wire>) -> bool {
         !Arc::ptr_eq(&self.wire, wire)
     }
@@ -419,7 +420,7 @@ impl State {
         Ok(())
     }
 
-    /// Queues what goes on with a request in a new session.
+    /// Queues the messages that continue a request in a new session.
     fn resume(&mut self, id: RequestId) -> Result<(), GuestError> {
         let Some(open) = self.open.get_mut(&id) else {
             return Ok(());

@@ -1,4 +1,4 @@
-//! A request that the guest has not answered, and what it takes to go on with it in another session.
+//! An unanswered request, with everything needed to continue it in another session.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,17 +11,17 @@ use tokio::time::Instant;
 use super::activity::Busy;
 use super::inbox::{Inbox, Position};
 
-/// Signals that are kept for a command until its session is there again: more than there are kinds.
+/// Limit of the signals kept for a command until its session is back: more than there are kinds.
 const MAX_SIGNALS: usize = 64;
 
-/// What is asked for, as far as it matters when the session is lost.
+/// The kind of request, as far as it matters when the session is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// A command, which goes on without a session.
+    /// A command, which continues without a session.
     Command(ExecId),
     /// A file, which has to be sent again.
     File,
-    /// Anything that can be asked twice.
+    /// A request that can be repeated.
     Question,
 }
 
@@ -43,12 +43,12 @@ impl Kind {
     }
 }
 
-/// How the one who asked has left.
+/// The way in which the caller has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Leave {
-    /// The guest ends what was asked for.
+    /// Cancelled: the guest ends it.
     Cancel,
-    /// A command goes on.
+    /// Detached: the command continues.
     Detach,
 }
 
@@ -69,35 +69,35 @@ pub(super) struct Open {
     pub(super) credit: Arc<Semaphore>,
     pub(super) wanted: Arc<Semaphore>,
     _slot: OwnedSemaphorePermit,
-    /// While its holder waits for it.
+    /// The queue, while the caller waits for it.
     busy: Option<Busy>,
     pub(super) kind: Kind,
-    /// The request, while the guest may not have got it.
+    /// The request, until the guest certainly has it.
     request: Option<Request>,
-    /// Whether it went out, in this session or an earlier one.
+    /// Whether it was sent, in this session or an earlier one.
     pub(super) sent: bool,
-    /// Whether the guest knows its number in this session.
+    /// Whether the guest knows its id in this session.
     pub(super) known: bool,
     content: Content,
     awaits_reader: bool,
     signals: Vec<i32>,
-    /// Since when nobody waits for it.
+    /// When it was abandoned.
     pub(super) left: Option<(Instant, Leave)>,
 }
 
-/// What was sent for a request, and may have to be sent again.
+/// The content sent for a request, which may have to be sent again.
 #[derive(Debug, Default)]
 struct Content {
-    /// Bytes that were given out, since the start.
+    /// Bytes sent, since the start.
     end: u64,
-    /// Of those, what the guest's command has taken.
+    /// The part of them that the guest's command has taken.
     taken: u64,
-    /// The last of them that the guest may not have.
+    /// The last of them, which the guest may not have.
     bytes: VecDeque<u8>,
     eof: bool,
 }
 
-/// The guest's words do not fit to what was sent.
+/// The error of a guest's report that does not fit what was sent.
 #[derive(Debug)]
 pub(super) struct Mismatch;
 
@@ -128,60 +128,60 @@ impl Open {
         }
     }
 
-    /// It takes no more content.
+    /// Records that it takes no more content.
     pub(super) fn end_input(&mut self) {
         self.credit.close();
         self.wanted.close();
         self.content.bytes = VecDeque::new();
     }
 
-    /// Nobody waits for it any more.
+    /// Abandons it.
     pub(super) fn leave(&mut self, how: Leave) -> Option<Busy> {
         self.end_input();
         self.left = Some((Instant::now(), how));
         self.busy.take()
     }
 
-    /// The request, to be sent; it is given back by [`was_sent`](Self::was_sent).
+    /// Takes the request to send it; [`was_sent`](Self::was_sent) returns it.
     pub(super) fn take_request(&mut self) -> Option<Request> {
         self.request.take()
     }
 
-    /// It is on its way.
+    /// Records that it was sent.
     pub(super) fn was_sent(&mut self, request: Request) {
-        // What begins with an answer of its own is known from then on.
+        // A request whose first answer is a message of its own is known only after that.
         self.known = !matches!(request, Request::Attach(_));
         self.sent = true;
         self.request = Some(request);
     }
 
-    /// Whether the guest may not have got the command's request.
+    /// Returns whether the guest may lack the command's request.
     pub(super) fn may_be_unknown(&self) -> bool {
         matches!(self.request, Some(Request::Exec(_))) && self.left.is_none()
     }
 
-    /// The guest said something of it, so that it has the request.
+    /// Records that the guest reported on it, and so has the request.
     pub(super) fn heard(&mut self) {
         if let Kind::Command(_) = self.kind {
             self.request = None;
         }
     }
 
-    /// Content goes out, or is kept until it can.
+    /// Adds content that is sent, or kept until it can be.
     pub(super) fn give(&mut self, bytes: &[u8]) {
         self.content.end += bytes.len() as u64;
-        // A file is sent again from its start, by who has it.
+        // A file is sent again from its start, by its owner.
         if let Kind::Command(_) = self.kind {
             self.content.bytes.extend(bytes);
         }
     }
 
-    /// No more content comes.
+    /// Records the end of content.
     pub(super) fn end_content(&mut self) {
         self.content.eof = true;
     }
 
-    /// The command took so much more; nothing if it was never given that.
+    /// Records that the command took so much more; `None` if it never got that.
     pub(super) fn consumed(&mut self, bytes: u32) -> Result<(), Mismatch> {
         let content = &mut self.content;
         let taken = content.taken + u64::from(bytes);
@@ -194,28 +194,29 @@ impl Open {
         Ok(())
     }
 
-    /// The holder wants to be told when the command waits for content.
+    /// Records that the caller wants to know when the command waits for content.
     pub(super) fn await_reader(&mut self) {
         self.awaits_reader = true;
     }
 
-    /// It was told.
+    /// Reports that to the caller.
     pub(super) fn reader_waits(&mut self) {
         self.awaits_reader = false;
-        // However often the guest says so, asked or not.
+        // A guest may report it any number of times, asked or not.
         if self.wanted.available_permits() == 0 {
             self.wanted.add_permits(1);
         }
     }
 
-    /// A signal that can't be sent now.
+    /// Keeps a signal that can't be sent now.
     pub(super) fn keep_signal(&mut self, signal: i32) {
         if self.signals.len() < MAX_SIGNALS {
             self.signals.push(signal);
         }
     }
 
-    /// The guest found the command again, with its standard input there. Gives what it is to be told.
+    /// Records that the guest found the command again, with its standard input at this point.
+    /// Returns the messages for it.
     pub(super) fn attached(
         &mut self,
         id: RequestId,
@@ -233,7 +234,7 @@ impl Open {
             messages.push(ToGuest::Taken { id, stream, offset });
         }
         match stdin {
-            // Closed by the guest's knowledge, or never there.
+            // Closed to the guest's knowledge, or it never had one.
             None => self.end_input(),
             Some(at) if is_new => {
                 let behind = at.received.saturating_sub(at.taken);
@@ -269,7 +270,7 @@ impl Content {
         self.bytes.drain(..beyond);
     }
 
-    /// What the guest has not received, and how much more its command has taken than was known.
+    /// Returns what the guest has not received, and how much more its command has taken than known.
     fn resume(&mut self, at: StdinAt) -> Result<(Vec<u8>, usize), Mismatch> {
         let missing = self.end.checked_sub(at.received).ok_or(Mismatch)?;
         let freed = at.taken.checked_sub(self.taken).ok_or(Mismatch)?;

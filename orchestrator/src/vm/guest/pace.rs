@@ -1,24 +1,25 @@
-//! How fast a guest is listened to.
+//! Limits the pace at which a guest is read.
 //!
-//! A frame of one byte costs us about as much as one of a chunk, and its guest nearly nothing: read as
-//! fast as they come, such frames take a processor of ours from all other VMs. So frames have a rate,
-//! which a guest that reads its commands' pipes does not reach, and bytes are bounded by credit.
+//! A frame of one byte costs us about as much as one of a chunk, and its guest nearly nothing: read
+//! as fast as they come, such frames would take a processor from all other VMs. So the rate of
+//! frames is limited, above what a guest needs that reads its commands' pipes, and credit bounds
+//! the bytes.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Frames that are read in a second, for long.
+/// Limit of frames per second, in the long run.
 const FRAMES_PER_SECOND: u32 = 100_000;
-/// How much of that may come at once.
+/// The part of it that may come at once.
 const BURST: Duration = Duration::from_millis(100);
-/// Shorter waits are made up for by the next one.
-const LEAST_WAIT: Duration = Duration::from_millis(1);
+/// Shorter waits are added to the next one.
+const MIN_WAIT: Duration = Duration::from_millis(1);
 
-/// When a guest may be read on.
+/// The pace of one guest.
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// When all that it sent would have come at the rate.
+    /// The time by which its frames would have come at the rate.
     due: Instant,
 }
 
@@ -27,10 +28,11 @@ impl Pace {
         Self { due: now }
     }
 
-    /// Until when to leave the guest unread after so many frames, if that is not at once.
+    /// Returns the time until which to leave the guest unread after so many frames; `None` to read
+    /// on at once.
     pub(super) fn took(&mut self, frames: u32, now: Instant) -> Option<Instant> {
         self.due = self.due.max(now) + Duration::from_secs(1) * frames / FRAMES_PER_SECOND;
-        (self.due > now + BURST + LEAST_WAIT).then(|| self.due - BURST)
+        (self.due > now + BURST + MIN_WAIT).then(|| self.due - BURST)
     }
 }
 

@@ -1,4 +1,4 @@
-//! A guest of a test's own making, at the other end of the stream.
+//! A simulated guest at the other end of the stream.
 
 use ironclaw_protocol::frame::{Decoder, Event, MAGIC, decode, encode};
 use ironclaw_protocol::message::{Request, RequestId, ToGuest, ToHost};
@@ -38,7 +38,7 @@ impl Peer {
     pub(crate) async fn say(&mut self, message: &ToHost) {
         let mut frame = Vec::new();
         encode(message, &mut frame).unwrap();
-        // The host may have closed the line, and that is what a test then looks at.
+        // The host may have closed the line, which is what a test checks then.
         let _ = self.stream.write_all(&frame).await;
     }
 
@@ -59,7 +59,7 @@ impl Peer {
         loop {
             match self.next().await {
                 Some(ToGuest::Request { id, request }) => return (id, request),
-                // Of a command that was answered before.
+                // Of a command answered before.
                 Some(ToGuest::Acknowledge { .. }) => {}
                 other => panic!("{other:?}"),
             }

@@ -1,4 +1,4 @@
-//! A guest whose connections are cut at any byte, and a host that goes on over the next one.
+//! Cuts a guest's connections at any byte, and checks that the host continues over the next one.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::*;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 struct Clock(Instant);
@@ -30,7 +30,7 @@ impl Machine for Clock {
     fn dirty_mebibyte(&mut self, _: u32) {}
 }
 
-/// A guest, and the connections to it.
+/// A guest, and its connections.
 #[derive(Clone)]
 struct World {
     inside: Rc<RefCell<Inside>>,
@@ -38,7 +38,7 @@ struct World {
     dice: Rc<RefCell<u64>>,
 }
 
-/// The guest's side of a connection that is cut when so many bytes went either way.
+/// The guest's side of a connection that is cut after so many bytes in either direction.
 async fn serve(inside: Rc<RefCell<Inside>>, mut stream: UnixStream, mut left: usize) -> UnixStream {
     let mut session = Session::new();
     let mut chunk = vec![0; 4096];
@@ -57,7 +57,7 @@ async fn serve(inside: Rc<RefCell<Inside>>, mut stream: UnixStream, mut left: us
         }
         let wakes_at = inside.borrow().wakes_at();
         let now = inside.borrow().machine.uptime();
-        let wait = wakes_at.map_or(PATIENCE, |at| at.saturating_sub(now));
+        let wait = wakes_at.map_or(TIMEOUT, |at| at.saturating_sub(now));
         let most = chunk.len().min(left);
         tokio::select! {
             read = stream.read(&mut chunk[..most]) => match read {
@@ -70,7 +70,7 @@ async fn serve(inside: Rc<RefCell<Inside>>, mut stream: UnixStream, mut left: us
             () = sleep(wait) => {}
         }
         if left == 0 {
-            // What arrived is still heard.
+            // Data that arrived is still read.
             while session.pump(&mut inside.borrow_mut()) {}
             session.close(&mut inside.borrow_mut());
             return stream;
@@ -101,7 +101,7 @@ impl World {
         (ours, served)
     }
 
-    /// Does `work` over connections of at most so many bytes each, and then over one that lasts.
+    /// Runs `work` over connections of at most so many bytes each, and then over one that lasts.
     async fn over_cut_connections<T>(
         &self,
         cuts: u32,
@@ -112,7 +112,7 @@ impl World {
         let guest = Guest::open(first).unwrap();
         let cutting = async {
             for cut in 1..=cuts {
-                // The host does not see the end of the stream that it had.
+                // The host does not see the end of its stream.
                 let old = (&mut served).await.unwrap();
                 if cut % 2 == 0 {
                     guest.suspend();
@@ -135,7 +135,7 @@ impl World {
                 () = cutting => unreachable!(),
             }
         };
-        timeout(PATIENCE, worked).await.unwrap()
+        timeout(TIMEOUT, worked).await.unwrap()
     }
 }
 
@@ -218,7 +218,7 @@ async fn what_is_asked_while_the_connection_is_away_waits_for_the_next_one() {
         let (first, _served) = world.connect(usize::MAX);
         let guest = Guest::open(first).unwrap();
         let mut sleeping = guest.start(["sleep", "1000000"]).await.unwrap();
-        guest.ping(PATIENCE).await.unwrap();
+        guest.ping(TIMEOUT).await.unwrap();
         guest.suspend();
         sleeping.signal(15).unwrap();
         let mut cancelled = guest.start(["sleep", "1000000"]).await.unwrap();
@@ -236,7 +236,7 @@ async fn what_is_asked_while_the_connection_is_away_waits_for_the_next_one() {
         assert_eq!(echo.unwrap().stdout, b"waited\n");
         let end = sleeping.next().await.unwrap();
         assert_eq!(end, ExecEvent::Ended(ExitStatus::Signal(15)));
-        guest.ping(PATIENCE).await.unwrap();
+        guest.ping(TIMEOUT).await.unwrap();
         assert_eq!(guest.list().await.unwrap(), [], "nothing is left of either");
     };
     LocalSet::new().run_until(test).await;

@@ -1,4 +1,4 @@
-//! A command that runs in a guest.
+//! A running command.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,14 +17,14 @@ use super::line::Line;
 use super::open::Leave;
 use crate::untrusted;
 
-/// Most bytes of output that [`Guest::exec`](super::Guest::exec) collects.
+/// Limit of the output that [`Guest::exec`](super::Guest::exec) collects, in bytes.
 pub const MAX_COLLECTED: u64 = 64 * 1024 * 1024;
 
-/// What a guest gets beyond a command's own time limit to kill it and say so, which takes it
-/// milliseconds: the limit holds to within a second, whatever became of the guest.
-const GRACE: Duration = Duration::from_millis(900);
+/// Time that a guest gets beyond a command's own time limit to kill it and report that, which takes
+/// it milliseconds: the limit holds to within a second, whatever the guest does.
+const KILL_GRACE: Duration = Duration::from_millis(900);
 
-/// An open request. Dropping it before its end cancels it in the guest, or leaves it there.
+/// An open request. Dropping it before its end cancels it in the guest, or detaches from it.
 #[derive(Debug)]
 pub(super) struct Pending {
     ticket: Ticket,
@@ -41,7 +41,7 @@ impl Pending {
         }
     }
 
-    /// Dropping it ends nothing in the guest.
+    /// Keeps a drop from ending anything in the guest.
     pub(super) fn keep(&mut self) {
         self.leave = Leave::Detach;
     }
@@ -57,7 +57,7 @@ impl Pending {
         arrival
     }
 
-    /// The end of a request that has no output.
+    /// The end of a request without output.
     pub(super) async fn outcome(&mut self) -> Result<Outcome, GuestError> {
         loop {
             if let Arrival::Done(outcome) = self.next().await? {
@@ -87,17 +87,16 @@ impl Drop for Pending {
     }
 }
 
-/// A command that runs in a guest. Dropping it before its end kills it with all that descends from
-/// it, also what left its process group or its session; unless it is one to be
+/// A command that runs in a guest. Dropping it before its end kills it with all its descendants,
+/// even those that left its process group or session; unless it is to be
 /// [kept](super::Command::keep).
 ///
-/// The command belongs to the guest, and not to the connection that it was started over: it goes on
-/// when that is lost, as it is with a snapshot, and what it printed meanwhile comes, once, over the next
-/// one.
+/// The command belongs to the guest, not to the connection over which it was started: it continues
+/// when that is lost, as with a snapshot, and its output comes, once, over the next one.
 ///
-/// A command ends with its main process. What that left behind in the background lives on until the
-/// VM's end; its output is waited for while more of it comes, but for half a second of silence and
-/// two seconds in all.
+/// A command ends with its main process. Processes left in the background live on until the VM's
+/// end; their output is waited for while more of it comes, but for half a second of silence and two
+/// seconds in all.
 #[derive(Debug)]
 #[must_use = "a command is killed when its handle is dropped"]
 pub struct Running {
@@ -107,7 +106,7 @@ pub struct Running {
     deadline: Option<Deadline>,
 }
 
-/// When a guest must have done what has a time limit.
+/// The time by which a guest must have done a request with a time limit.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Deadline {
     at: Instant,
@@ -115,15 +114,15 @@ pub(super) struct Deadline {
 }
 
 impl Deadline {
-    /// For what may take `limit` from now.
+    /// Creates it for a request that may take `limit` from now.
     pub(super) fn after(limit: Duration) -> Option<Self> {
-        let after = limit.checked_add(GRACE)?;
+        let after = limit.checked_add(KILL_GRACE)?;
         let at = Instant::now().checked_add(after)?;
         Some(Self { at, after })
     }
 }
 
-/// What comes of `work`, which has to be there by then, if there is a limit.
+/// Returns the result of `work`, which must come by then, if there is a limit.
 pub(super) async fn within<T>(
     deadline: Option<Deadline>,
     operation: &'static str,
@@ -136,14 +135,14 @@ pub(super) async fn within<T>(
     timeout_at(at, work).await.map_err(late)?
 }
 
-/// Something that a running command did.
+/// An event of a running command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExecEvent {
-    /// It wrote to its standard output.
+    /// Output on standard output.
     Stdout(Vec<u8>),
-    /// It wrote to its standard error.
+    /// Output on standard error.
     Stderr(Vec<u8>),
-    /// It ended; all its output came before.
+    /// The end, after all output.
     Ended(ExitStatus),
 }
 
@@ -163,7 +162,7 @@ impl Running {
         }
     }
 
-    /// What it does next. After [`ExecEvent::Ended`] it says the same again. Cancel-safe.
+    /// Returns the next event. After [`ExecEvent::Ended`] it returns the same again. Cancel-safe.
     ///
     /// # Errors
     /// [`GuestError::Failed`] if the command could not be started, [`GuestError::Closed`] if the VM
@@ -173,7 +172,7 @@ impl Running {
         let operation = "end a command at its time limit";
         let arrival = loop {
             match within(self.deadline, operation, self.pending.next()).await? {
-                // After a connection was lost; nothing of the output is.
+                // A lost connection; no output is lost.
                 Arrival::Attached => {}
                 arrival => break arrival,
             }
@@ -197,7 +196,7 @@ impl Running {
         })
     }
 
-    /// Waits until the guest has found the command to listen to.
+    /// Waits until the guest has found the command to attach to.
     pub(super) async fn attached(mut self) -> Result<Self, GuestError> {
         match self.pending.next().await? {
             Arrival::Attached => {
@@ -212,42 +211,42 @@ impl Running {
         }
     }
 
-    /// Names the command in its guest, for [`Guest::attach`](super::Guest::attach).
+    /// Returns the command's id in its guest, for [`Guest::attach`](super::Guest::attach).
     #[must_use]
     pub fn id(&self) -> CommandId {
         self.id
     }
 
-    /// How much of its output [`next`](Self::next) gave: from there on
-    /// [`Guest::attach_from`](super::Guest::attach_from) goes on, also in a copy of the guest that was
-    /// made before more was given.
+    /// Returns the position of the output returned by [`next`](Self::next):
+    /// [`Guest::attach_from`](super::Guest::attach_from) continues there, also in a copy of the
+    /// guest that was made before more was returned.
     #[must_use]
     pub fn position(&self) -> Position {
         self.pending.ticket.inbox.taken()
     }
 
-    /// How many bytes of its output the guest did not have any more when they were asked for: of a
-    /// command that nobody listened to for long, it keeps the last ones only.
+    /// Returns how many bytes of its output the guest no longer had: it keeps the last bytes only
+    /// of a command without a listener for long.
     #[must_use]
     pub fn missed(&self) -> Position {
         self.pending.ticket.inbox.missed()
     }
 
-    /// Listens no more, and lets the command go on. One that is not to be
-    /// [kept](super::Command::keep) ends when nobody listens for half a minute.
+    /// Detaches, and lets the command continue. One that is not to be [kept](super::Command::keep)
+    /// ends when nobody listens for half a minute.
     pub fn detach(mut self) -> CommandId {
         self.pending.keep();
         self.id
     }
 
-    /// The command's standard input, if it was [piped](super::Command::stdin_piped); once.
+    /// Returns the command's standard input once, if it was [piped](super::Command::stdin_piped).
     pub fn take_stdin(&mut self) -> Option<StdinWriter> {
         self.stdin.take()
     }
 
-    /// Sends a signal (Linux number, 1 to 31) to the command's process group. What comes of it,
-    /// [`next`](Self::next) tells: a command that handles it goes on, or ends with a code of its own.
-    /// One that has ended already gets none, which is no error. Never waits.
+    /// Signals the command's process group (Linux number, 1 to 31). [`next`](Self::next) shows the
+    /// effect: a command that handles it continues, or ends with a code of its own. Signalling one
+    /// that has ended is no error. Never waits.
     ///
     /// # Errors
     /// [`GuestError::Invalid`] for another number; [`GuestError::Closed`] if the session is over.
@@ -256,20 +255,20 @@ impl Running {
         line.signal(*id, signal)
     }
 
-    /// Whether the guest ran out of memory and its kernel killed a process of the command for it. Known
-    /// when the command has ended.
+    /// Returns whether the guest ran out of memory and its kernel killed a process of the command
+    /// for it. Known when the command has ended.
     #[must_use]
     pub fn out_of_memory(&self) -> bool {
         self.pending.ticket.inbox.out_of_memory()
     }
 
-    /// Waits for the end and collects what was printed, up to [`MAX_COLLECTED`] bytes.
+    /// Waits for the end and collects the output, up to [`MAX_COLLECTED`] bytes.
     ///
     /// # Errors
-    /// As for [`next`](Self::next), with what was printed until then in [`GuestError::Closed`]; and
+    /// As for [`next`](Self::next), with the output until then in [`GuestError::Closed`]; and
     /// [`GuestError::TooMuchOutput`], after which the command is killed.
     pub async fn output(mut self) -> Result<Output, GuestError> {
-        // Nobody is left to write to it.
+        // Closes standard input: nobody else can write to it.
         drop(self.stdin.take());
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         loop {
@@ -299,7 +298,7 @@ impl Running {
     }
 }
 
-/// The standard input of a running command. Dropping it is the end of the input.
+/// The standard input of a running command. Dropping it closes the input.
 #[derive(Debug)]
 pub struct StdinWriter {
     id: RequestId,
@@ -313,9 +312,9 @@ impl StdinWriter {
         !self.credit.is_closed()
     }
 
-    /// Resolves when the command waits for input and has read all that was written, or soon after; to
-    /// `false` when it takes none any more, because it has ended or its [`Running`] was dropped. For
-    /// input that others would read if the command does not. Cancel-safe.
+    /// Resolves when the command waits for input and has read everything written, or soon after; to
+    /// `false` when it takes none any more, because it has ended or its [`Running`] was dropped.
+    /// For input that others would read if the command does not. Cancel-safe.
     ///
     /// # Errors
     /// [`GuestError::Closed`] if the session is over.
@@ -327,8 +326,8 @@ impl StdinWriter {
 
     /// Writes all of `bytes`, as fast as the command reads them.
     ///
-    /// Returns early, without an error, when the command has ended or its [`Running`] was dropped:
-    /// who wants to know how, asks [`Running::next`].
+    /// Returns early, without an error, when the command has ended or its [`Running`] was dropped;
+    /// [`Running::next`] tells how.
     ///
     /// # Errors
     /// [`GuestError::Closed`] if the session ended meanwhile.

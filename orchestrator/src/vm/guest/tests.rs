@@ -1,4 +1,4 @@
-//! Sessions with a guest of the test's own making.
+//! Tests sessions with a simulated guest.
 
 use ironclaw_protocol::VERSION;
 use ironclaw_protocol::frame::{MAGIC, encode};
@@ -12,14 +12,14 @@ use super::*;
 use crate::vm::exit_reason::ExitReason;
 use crate::vm::vmm::Exit;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn pair() -> (Guest, Peer) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     (Guest::open(ours).unwrap(), Peer::new(theirs))
 }
 
-/// A guest whose VM ends when it is told to.
+/// A guest whose VM ends on demand.
 fn vm() -> (Guest, Peer, oneshot::Sender<Exit>) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let (end, ended) = oneshot::channel();
@@ -50,14 +50,14 @@ async fn requests_wait_for_the_guest_and_skip_what_an_older_session_left() {
         })
         .await;
     };
-    let (pong, ()) = tokio::join!(guest.ping(PATIENCE), answer);
+    let (pong, ()) = tokio::join!(guest.ping(TIMEOUT), answer);
     pong.unwrap();
 }
 
 #[tokio::test]
 async fn another_version_is_refused_with_what_to_do() {
     let (guest, mut peer) = pair();
-    let (pong, ()) = tokio::join!(guest.ping(PATIENCE), peer.greet(VERSION + 1));
+    let (pong, ()) = tokio::join!(guest.ping(TIMEOUT), peer.greet(VERSION + 1));
     let text = pong.unwrap_err().to_string();
     assert!(text.contains("ironclaw template build"), "{text}");
 }
@@ -134,7 +134,7 @@ async fn a_hostile_guest_loses_its_connection_and_every_request_is_told() {
                 stream: Stream::Stdout,
                 bytes,
             });
-            // Nobody takes anything from the ping's inbox before its end.
+            // Nobody takes anything from the ping's queue before its end.
             chunk.repeat(WINDOW as usize / MAX_CHUNK * 40)
         }),
         ("credit", |id| framed(&ToHost::Credit { id, bytes: WINDOW })),
@@ -162,8 +162,8 @@ async fn a_hostile_guest_loses_its_connection_and_every_request_is_told() {
             running.unwrap()
         };
         if word == "more than it may" {
-            // Taking nothing is the point; a second request sees the end.
-            let error = guest.ping(PATIENCE).await.unwrap_err();
+            // Takes nothing on purpose; a second request sees the end.
+            let error = guest.ping(TIMEOUT).await.unwrap_err();
             assert!(error.to_string().contains(word), "{word}: {error}");
             continue;
         }
@@ -174,14 +174,14 @@ async fn a_hostile_guest_loses_its_connection_and_every_request_is_told() {
         assert!(matches!(reason, ExitReason::Protocol(_)), "{reason:?}");
         assert!(reason.is_failure());
         assert!(error.to_string().contains(word), "{word}: {error}");
-        assert!(guest.ping(PATIENCE).await.is_err());
+        assert!(guest.ping(TIMEOUT).await.is_err());
     }
 }
 
 #[tokio::test]
 async fn a_program_tells_a_vm_that_died_from_one_that_it_gave_back() {
     let (guest, mut peer, end) = vm();
-    let (ping, ()) = tokio::join!(guest.ping(PATIENCE), async {
+    let (ping, ()) = tokio::join!(guest.ping(TIMEOUT), async {
         peer.greet(VERSION).await;
         end.send(killed()).unwrap();
     });
@@ -221,7 +221,7 @@ async fn a_dropped_command_is_cancelled_and_the_connection_goes_on() {
         outcome: Outcome::Failed(failure),
     })
     .await;
-    let (pong, ()) = tokio::join!(guest.ping(PATIENCE), async {
+    let (pong, ()) = tokio::join!(guest.ping(TIMEOUT), async {
         let (id, _) = peer.request().await;
         peer.say(&ToHost::Done {
             id,
@@ -244,7 +244,7 @@ async fn a_guest_that_ignores_a_cancelled_command_is_idle_all_the_same() {
     let in_use = tokio::time::timeout(2 * idle, activity.none_for(idle)).await;
     assert!(in_use.is_err(), "a command runs");
     drop(running);
-    let idle = tokio::time::timeout(PATIENCE, activity.none_for(idle)).await;
+    let idle = tokio::time::timeout(TIMEOUT, activity.none_for(idle)).await;
     idle.expect("nobody waits for anything");
 }
 
@@ -301,7 +301,7 @@ async fn a_file_that_makes_no_progress_is_given_up() {
     let (guest, mut peer) = pair();
     let stalls = async {
         peer.greet(VERSION).await;
-        // It reads what it is sent, and never says anything.
+        // Reads what it is sent, and never answers.
         while peer.next().await.is_some() {}
     };
     let files = async {
@@ -358,8 +358,8 @@ async fn waiting_requests_learn_how_the_vm_ended() {
         end.send(killed()).unwrap();
     };
     let (output, ()) = tokio::join!(guest.exec(["cmd"]), ends);
-    // Neither those who come later.
-    for error in [output.map(drop), guest.ping(PATIENCE).await] {
+    // Nor do later requests.
+    for error in [output.map(drop), guest.ping(TIMEOUT).await] {
         let error = error.unwrap_err().to_string();
         assert!(error.contains("SIGKILL"), "{error}");
         assert!(error.contains("out of memory"), "{error}");
@@ -397,7 +397,7 @@ async fn input_is_wanted_when_the_guest_says_so_and_not_after_the_end() {
         peer.greet(VERSION).await;
         let (id, _) = peer.request().await;
         assert_eq!(peer.next().await, Some(ToGuest::AwaitReader { id }));
-        // However often it says so, it is one.
+        // However often it is reported, it counts once.
         for _ in 0..2 {
             peer.say(&ToHost::ReaderWaits { id }).await;
         }
@@ -412,7 +412,7 @@ async fn input_is_wanted_when_the_guest_says_so_and_not_after_the_end() {
             .unwrap();
         let mut stdin = running.take_stdin().unwrap();
         let wanted = [stdin.wanted().await.unwrap(), stdin.wanted().await.unwrap()];
-        // The second may be told early, and then not once more.
+        // The second may be reported early, and then not again.
         (wanted[0], stdin.wanted().await.unwrap())
     };
     let (wanted, ()) = tokio::join!(ask, serve);
@@ -423,8 +423,8 @@ async fn input_is_wanted_when_the_guest_says_so_and_not_after_the_end() {
 async fn a_request_before_the_end_was_noticed_learns_how_the_vm_ended() {
     let (guest, peer, end) = vm();
     drop(peer);
-    // Its hello is not taken any more.
-    let ping = guest.ping(PATIENCE);
+    // Its hello is not accepted any more.
+    let ping = guest.ping(TIMEOUT);
     let (error, sent) = tokio::join!(ping, async { end.send(killed()) });
     sent.unwrap();
     let error = error.unwrap_err().to_string();
@@ -446,7 +446,7 @@ async fn a_vm_that_ended_is_told_although_its_socket_stays_open_and_its_last_ans
     };
     let (output, ()) = tokio::join!(guest.exec(["cmd"]), ends);
     assert_eq!(output.unwrap().status, ExitStatus::Code(7));
-    let error = guest.ping(PATIENCE).await.unwrap_err().to_string();
+    let error = guest.ping(TIMEOUT).await.unwrap_err().to_string();
     assert!(error.contains("SIGKILL"), "{error}");
     drop(peer);
 }
@@ -472,7 +472,7 @@ async fn a_guest_that_says_all_but_hello_without_end_is_given_up() {
         noise.extend_from_slice(&[0; 1 << 16]);
         while peer.stream.write_all(&noise).await.is_ok() {}
     });
-    let error = guest.ping(PATIENCE).await.unwrap_err();
+    let error = guest.ping(TIMEOUT).await.unwrap_err();
     assert!(error.to_string().contains("no hello"), "{error}");
     talk.await.unwrap();
 }
@@ -488,7 +488,7 @@ async fn input_waits_for_a_guest_that_grants_credit_and_reads_nothing() {
     let mut running = running.unwrap();
     let mut stdin = running.take_stdin().unwrap();
     let mut written = 0;
-    // Each time the credit is there, and sooner or later there is no room on the line.
+    // Each time there is credit, and sooner or later no room on the line.
     let fed = async {
         while written < 100 * WINDOW as usize {
             stdin.write_all(&[0; MAX_CHUNK]).await.unwrap();
@@ -516,7 +516,7 @@ async fn input_of_a_command_that_was_dropped_is_not_kept_for_a_guest_that_never_
     let feed = tokio::spawn(async move { stdin.write_all(&content).await });
     tokio::task::yield_now().await;
     drop(running);
-    let fed = tokio::time::timeout(PATIENCE, feed).await;
+    let fed = tokio::time::timeout(TIMEOUT, feed).await;
     fed.expect("nobody waits for it").unwrap().unwrap();
 }
 
@@ -612,7 +612,7 @@ async fn a_flood_of_small_chunks_is_read_at_a_pace() {
     let start = tokio::time::Instant::now();
     let (output, ()) = tokio::join!(guest.exec(["cmd"]), flood);
     assert_eq!(output.unwrap().stdout.len(), chunks as usize);
-    // The test's clock goes on only while nobody has anything to do.
+    // The test's clock advances only while all tasks are idle.
     assert!(
         start.elapsed() > Duration::from_secs(1),
         "{:?}",

@@ -1,4 +1,4 @@
-//! One stream to a guest, and the session on it.
+//! A stream to a guest, and the session on it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,17 +9,17 @@ use tokio::sync::Notify;
 use super::error::GuestError;
 use crate::vm::exit_reason::ExitReason;
 
-/// The stream, which its line may replace by another one.
+/// A stream, which its line may replace by another.
 #[derive(Debug)]
 pub(super) struct Wire {
     pub(super) stream: UnixStream,
-    /// What the guest repeats, so that its answer is told from what an older session left.
+    /// A number that the guest repeats, to tell its answer from leftovers of an older session.
     pub(super) session: u64,
     greeted: AtomicBool,
     replaced: [Notify; 2],
 }
 
-/// Who has to know of another wire.
+/// Notified of another wire.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum WireTask {
     Read,
@@ -49,7 +49,7 @@ impl Wire {
         self.greeted.store(true, Ordering::Relaxed);
     }
 
-    /// There is another one; whatever waits for this one sees its end.
+    /// Replaces it; everything that waits for this wire sees its end.
     pub(super) fn replace(&self) {
         self.replaced.iter().for_each(Notify::notify_one);
         self.shut_down();
@@ -60,7 +60,7 @@ impl Wire {
         self.replaced[task as usize].notified().await;
     }
 
-    /// Whatever still waits for the socket, here or in the VMM, sees its end.
+    /// Ends the socket for everything that still waits for it, here or in the VMM.
     pub(super) fn shut_down(&self) {
         let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Both);
     }
