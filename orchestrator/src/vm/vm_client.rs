@@ -215,17 +215,19 @@ impl VmClient {
         self.0.ask(Request::Resume).await
     }
 
-    /// Writes the VM's memory and state as a snapshot that can be restored any number of times, by
-    /// [`Pool::fork`](super::Pool::fork). The guest is held meanwhile, and goes on.
+    /// Writes the VM's memory and state, with all that runs in it, as a snapshot that can be restored any
+    /// number of times, by [`Pool::fork`](super::Pool::fork). The guest is held meanwhile, and goes on;
+    /// of its commands' output nothing is lost or doubled.
     ///
-    /// Refused while commands run, which a copy would not have, and where the VMM ends the connection to
-    /// the guest with it, as Firecracker does.
+    /// The commands go on in each copy, too: [`list_commands`](Self::list_commands) and
+    /// [`attach`](Self::attach) find them there.
     ///
     /// A checkpoint holds what the guest knew, secrets included. No pool takes it, and nothing deletes it
     /// before its time.
     ///
     /// # Errors
-    /// [`CheckpointError`]. A VM whose state could not be written goes on.
+    /// [`CheckpointError`]. A VM whose state could not be written goes on, unless its guest can't be
+    /// reached any more.
     pub async fn checkpoint(
         &self,
         options: CheckpointOptions,
@@ -268,7 +270,8 @@ impl VmClient {
             operation: "end after it was killed",
             after: PROCESS_END_TIMEOUT,
         })?;
-        self.0.give_back();
+        // The task may not have been told yet.
+        self.0.is_gone(ExitReason::Stopped);
         Ok(match self.0.was_killed() {
             true => Stopped::Killed,
             false => Stopped::PoweredOff,

@@ -266,7 +266,11 @@ impl VmHandle {
         let exited = self.exited();
         self.kill();
         match timeout(PROCESS_END_TIMEOUT, exited).await {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                // The task may not have been told yet.
+                self.client.0.is_gone(ExitReason::Destroyed);
+                Ok(())
+            }
             Err(_) => Err(DestroyError {
                 id: self.id(),
                 pid: self.pid(),

@@ -18,8 +18,6 @@ use crate::vm::vmm::{MicroVm, SavedFiles, VmmError};
 
 /// Timeout of setting a released guest's clock, which takes milliseconds on an idle machine.
 const RESUME_TIMEOUT: Duration = Duration::from_secs(15);
-/// Time in which a guest that does nothing is seen to do nothing.
-const BUSY_TIMEOUT: Duration = Duration::from_millis(10);
 
 /// Returns the task of `instance`, to be spawned.
 pub(crate) fn run(
@@ -247,34 +245,30 @@ async fn release(instance: &Instance, machine: &mut dyn MicroVm) -> Result<(), V
     Ok(instance.guest.restored(again, RESUME_TIMEOUT).await?)
 }
 
-fn refused(reason: &str) -> VmmError {
-    VmmError::Refused {
-        operation: "write a checkpoint".to_owned(),
-        message: reason.to_owned(),
-    }
-}
-
-/// Writes the state of the machine, which is as it was afterwards.
+/// Writes a checkpoint of the machine, and leaves it as it was. Whatever is asked of the guest meanwhile
+/// waits.
 async fn checkpoint(
     instance: &Instance,
     machine: &mut dyn MicroVm,
     files: &SavedFiles,
     held: bool,
 ) -> Result<(), VmError> {
-    // Its commands would end with the session that a copy does not have.
-    let activity = instance.guest.activity();
-    let idle = timeout(BUSY_TIMEOUT, activity.none_for(Duration::ZERO)).await;
-    if idle.is_err() {
-        return Err(VmError::NoCheckpoint(refused("commands run in the VM")));
-    }
-    if machine.checkpoint_ends_channel() {
-        let reason = "its VMM would end the connection to the guest";
-        return Err(VmError::NoCheckpoint(refused(reason)));
-    }
     if held {
         machine.release().await?;
     }
+    let ends_channel = machine.checkpoint_ends_channel();
+    if ends_channel {
+        instance.guest.suspend();
+    }
     let written = machine.checkpoint(files).await;
+    if ends_channel {
+        let channel = timeout(RESUME_TIMEOUT, machine.guest_channel()).await;
+        let channel = channel.map_err(|_| VmmError::TimedOut {
+            operation: "reach the guest after a checkpoint",
+            after: RESUME_TIMEOUT,
+        })?;
+        instance.guest.reconnect(channel?)?;
+    }
     if held {
         machine.hold().await?;
     }

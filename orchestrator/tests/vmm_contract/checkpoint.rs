@@ -1,65 +1,193 @@
 //! Checkpoints of VMs in use, and the copies made from them.
 
 use std::collections::HashSet;
+use std::time::{Duration, SystemTime};
 
 use ironclaw_orchestrator::vm::firecracker;
 use ironclaw_orchestrator::vm::snapshot::{Kind, Snapshot};
 use ironclaw_orchestrator::vm::{
-    CheckpointError, CheckpointOptions, Origin, SpawnError, SpawnOptions, State, VmError, VmHandle,
+    CheckpointOptions, Command, ExecEvent, Origin, Running, SpawnError, SpawnOptions, State,
+    VmHandle, dropped_vms_ended,
 };
 
-use crate::backend::Backend;
+use crate::backend::{Backend, is_alive};
+use crate::contract::unique;
 use crate::room::{of_vms, pool};
+use crate::within::within;
 
 on_each_vmm!(
     "checkpoint":
-    a_vm_and_two_copies_of_it_go_on_with_its_files_and_identities_of_their_own,
-    a_checkpoint_is_refused_while_commands_would_be_lost_and_the_vm_goes_on,
+    a_command_counts_on_in_the_vm_and_in_two_copies_without_a_line_lost_or_doubled,
+    a_vm_and_its_copies_go_on_from_one_state_with_identities_of_their_own,
     a_copy_takes_room_like_any_vm_and_is_refused_by_a_closed_pool,
 );
-
-/// The test guest has no shell, and its VMM ends connections with a checkpoint.
-fn can(backend: &Backend) -> bool {
-    backend.launcher.vmm().kind != firecracker::KIND
-}
 
 fn kept() -> CheckpointOptions {
     CheckpointOptions::owned_by("suite")
 }
 
-async fn lines(vm: &VmHandle, script: &str) -> Vec<String> {
-    let output = vm.exec(["sh", "-c", script]).await.unwrap();
-    assert!(output.status.success(), "{output:?}");
-    let text = String::from_utf8(output.stdout).unwrap();
-    text.lines().map(str::to_owned).collect()
+/// A command that prints 1, 2, 3 and so on, for ever.
+fn counting(backend: &Backend) -> Command {
+    if backend.launcher.vmm().kind == firecracker::KIND {
+        ["count", "5"].into()
+    } else {
+        let script = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done";
+        ["sh", "-c", script].into()
+    }
 }
 
-/// Runs a copy from `checkpoint` by the same pool.
-async fn a_vm_and_two_copies_of_it_go_on_with_its_files_and_identities_of_their_own(
+/// The lines of a command that counts.
+struct Count {
+    running: Running,
+    partial: Vec<u8>,
+    /// The last number.
+    last: Option<u64>,
+}
+
+impl Count {
+    fn of(running: Running) -> Self {
+        Self {
+            running,
+            partial: Vec::new(),
+            last: None,
+        }
+    }
+
+    /// Reads on until it says `number`, which it has to come to without leaving one out.
+    async fn until(&mut self, number: u64) {
+        let reached = async {
+            while self.last.is_none_or(|last| last < number) {
+                let event = self.running.next().await.unwrap();
+                let ExecEvent::Stdout(bytes) = event else {
+                    panic!("{event:?}");
+                };
+                self.partial.extend(bytes);
+                while let Some(end) = self.partial.iter().position(|byte| *byte == b'\n') {
+                    let line: Vec<u8> = self.partial.drain(..=end).collect();
+                    let line = String::from_utf8(line).unwrap();
+                    let next: u64 = line.trim().parse().unwrap();
+                    if let Some(last) = self.last {
+                        assert_eq!(next, last + 1, "a line is lost or doubled");
+                    }
+                    self.last = Some(next);
+                }
+            }
+        };
+        within("a command that counts", reached).await;
+    }
+
+    async fn on(&mut self) {
+        let last = self.last.unwrap();
+        self.until(last + 20).await;
+    }
+}
+
+async fn a_command_counts_on_in_the_vm_and_in_two_copies_without_a_line_lost_or_doubled(
     backend: &Backend,
 ) {
-    if !can(backend) {
-        return;
-    }
     let pool = pool(&backend.launcher, 0, &of_vms(4)).await;
     let vm = pool.spawn("original").await.unwrap();
-    lines(&vm, "echo before > /tmp/mark").await;
+    let running = vm.start(counting(backend)).await.unwrap();
+    let id = running.id();
+    let mut original = Count::of(running);
+    original.until(10).await;
+    let checkpoint = vm.checkpoint(kept()).await.unwrap();
+    original.on().await;
+    let one = pool
+        .fork(&checkpoint, SpawnOptions::named("one"))
+        .await
+        .unwrap();
+    let two = pool
+        .fork(&checkpoint, SpawnOptions::named("two"))
+        .await
+        .unwrap();
+    let mut counts = Vec::new();
+    for copy in [&one, &two] {
+        let known = copy.list_commands().await.unwrap();
+        assert_eq!(known.iter().map(|known| known.id).collect::<Vec<_>>(), [id]);
+        let mut count = Count::of(copy.attach(id).await.unwrap());
+        count.until(10).await;
+        count.on().await;
+        counts.push(count);
+    }
+    // Again, of all that go on.
+    let of_copy = one.checkpoint(kept()).await.unwrap();
+    let again = vm.checkpoint(kept()).await.unwrap();
+    original.on().await;
+    for count in &mut counts {
+        count.on().await;
+    }
+    for checkpoint in [&of_copy, &again] {
+        let copy = pool
+            .fork(checkpoint, SpawnOptions::named("copy"))
+            .await
+            .unwrap();
+        let mut count = Count::of(copy.attach(id).await.unwrap());
+        count.until(10).await;
+        count.on().await;
+        copy.destroy().await.unwrap();
+    }
+    // Each is a command of its own: what is done to one does nothing to the others.
+    one.kill_command(id).await.unwrap();
+    original.on().await;
+    counts[1].on().await;
+    for vm in [vm, one, two] {
+        vm.destroy().await.unwrap();
+    }
+    pool.close().await;
+}
+
+/// Each line that a command prints which tells clones apart.
+async fn own_lines(backend: &Backend, vm: &VmHandle) -> Vec<Vec<u8>> {
+    let mut lines = Vec::new();
+    for command in unique(backend) {
+        let argv: Vec<String> = command.iter().map(ToString::to_string).collect();
+        let output = vm.exec(argv).await.unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let printed = output.stdout.split(|byte| *byte == b'\n');
+        lines.extend(printed.filter(|line| !line.is_empty()).map(<[u8]>::to_vec));
+    }
+    lines
+}
+
+/// Adds one to a number that the guest remembers, and returns it.
+async fn number(backend: &Backend, vm: &VmHandle) -> u64 {
+    let script = "n=$(($(cat /tmp/n 2>/dev/null)+1)); echo $n | tee /tmp/n";
+    let command: &[&str] = match backend.launcher.vmm().kind == firecracker::KIND {
+        true => &["counter"],
+        false => &["sh", "-c", script],
+    };
+    let printed = vm.exec(command).await.unwrap().stdout;
+    String::from_utf8(printed).unwrap().trim().parse().unwrap()
+}
+
+async fn clock(backend: &Backend, vm: &VmHandle) -> f64 {
+    let command: &[&str] = match backend.launcher.vmm().kind == firecracker::KIND {
+        true => &["clock"],
+        false => &["date", "+%s"],
+    };
+    let printed = vm.exec(command).await.unwrap().stdout;
+    String::from_utf8(printed).unwrap().trim().parse().unwrap()
+}
+
+async fn a_vm_and_its_copies_go_on_from_one_state_with_identities_of_their_own(backend: &Backend) {
+    let pool = pool(&backend.launcher, 0, &of_vms(4)).await;
+    let vm = pool.spawn("original").await.unwrap();
+    assert_eq!(number(backend, &vm).await, 1);
     let checkpoint: Snapshot = vm.checkpoint(kept()).await.unwrap();
     assert_eq!(vm.state(), State::Running);
-    lines(&vm, "echo after > /tmp/mark").await;
+    assert_eq!(number(backend, &vm).await, 2);
     let Kind::Checkpoint(of) = &checkpoint.manifest().kind else {
         panic!("{:?}", checkpoint.manifest());
     };
-    assert_eq!(
-        (of.of.as_str(), of.owner.as_str()),
-        (vm.id().to_string().as_str(), "suite")
-    );
+    assert_eq!(of.of, vm.id().to_string());
+    assert_eq!(of.owner, "suite");
 
     let one = pool
         .fork(&checkpoint, SpawnOptions::named("one"))
         .await
         .unwrap();
-    // A copy can be checkpointed in its turn, and a held one is held afterwards.
+    // A copy can be checkpointed in its turn, and one that is paused is paused afterwards.
     one.pause().await.unwrap();
     let second: Snapshot = one.checkpoint(kept()).await.unwrap();
     assert_eq!(one.state(), State::Paused);
@@ -74,81 +202,44 @@ async fn a_vm_and_two_copies_of_it_go_on_with_its_files_and_identities_of_their_
         .await
         .unwrap();
     assert_eq!(one.origin(), Origin::Restored);
-    assert_eq!(lines(&vm, "cat /tmp/mark").await, ["after"]);
+    assert_eq!(number(backend, &vm).await, 3);
     let mut seen = HashSet::new();
     for vm in [&vm, &one, &two, &three] {
-        let own = lines(
-            vm,
-            "hostname; cat /etc/machine-id; head -c 16 /dev/urandom | od -An -tx1",
-        );
-        let own = own.await;
-        assert_eq!(own[0], vm.name());
-        assert!(own.into_iter().all(|line| seen.insert(line)), "{seen:?}");
+        let own = own_lines(backend, vm).await;
+        assert_eq!(own[0], vm.name().as_bytes());
+        for line in own {
+            assert!(seen.insert(line.clone()), "{line:?} is another one's, too");
+        }
     }
     for copy in [one, two, three] {
-        assert_eq!(lines(&copy, "cat /tmp/mark").await, ["before"]);
-        let now = std::time::SystemTime::UNIX_EPOCH
-            .elapsed()
-            .unwrap()
-            .as_secs();
-        let told: u64 = lines(&copy, "date +%s").await[0].parse().unwrap();
+        assert_eq!(number(backend, &copy).await, 2);
+        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
+        let told = clock(backend, &copy).await;
         assert!(
-            told.abs_diff(now) <= 5,
+            (told - now).abs() < 5.0,
             "its clock says {told}, and it is {now}"
         );
         copy.destroy().await.unwrap();
     }
     vm.destroy().await.unwrap();
-    let store = backend.launcher.snapshots();
-    let (id, second) = (checkpoint.id(), {
-        let id = second.id();
-        drop((second, checkpoint));
-        id
-    });
+    let ids = [checkpoint.id(), second.id()];
+    drop((checkpoint, second));
     // No pool deletes them, and their owner does.
     pool.refresh().await.unwrap();
     pool.close().await;
+    let store = backend.launcher.snapshots();
     assert_eq!(store.checkpoints().unwrap().len(), 2);
-    for id in [id, second] {
+    for id in ids {
         store.delete_checkpoint(id, "suite").unwrap();
     }
 }
 
-async fn a_checkpoint_is_refused_while_commands_would_be_lost_and_the_vm_goes_on(
-    backend: &Backend,
-) {
-    let pool = pool(&backend.launcher, 0, &of_vms(1)).await;
-    let vm = pool.spawn("busy").await.unwrap();
-    let running = vm.start(["sleep", "3600000"]).await.unwrap();
-    let error = vm.checkpoint(kept()).await.unwrap_err();
-    assert!(
-        matches!(error, CheckpointError::Vm(VmError::NoCheckpoint(_))),
-        "{error:?}"
-    );
-    assert_eq!(vm.state(), State::Running);
-    assert_eq!(vm.exec(["echo", "on"]).await.unwrap().stdout, b"on\n");
-    drop(running);
-    vm.destroy().await.unwrap();
-    assert!(
-        backend
-            .launcher
-            .snapshots()
-            .checkpoints()
-            .unwrap()
-            .is_empty()
-    );
-    pool.close().await;
-}
-
 async fn a_copy_takes_room_like_any_vm_and_is_refused_by_a_closed_pool(backend: &Backend) {
-    if !can(backend) {
-        return;
-    }
     let pool = pool(&backend.launcher, 0, &of_vms(1)).await;
     let vm = pool.spawn("original").await.unwrap();
     let checkpoint: Snapshot = vm.checkpoint(kept()).await.unwrap();
     let impatient = || SpawnOptions {
-        patience: std::time::Duration::from_millis(50),
+        patience: Duration::from_millis(50),
         ..SpawnOptions::named("copy")
     };
     let error = pool.fork(&checkpoint, impatient()).await.unwrap_err();
@@ -159,8 +250,10 @@ async fn a_copy_takes_room_like_any_vm_and_is_refused_by_a_closed_pool(backend: 
     assert_eq!(pool.vms().len(), 1);
     let again = pool.clone();
     pool.close_with_vms().await;
-    assert!(!crate::backend::is_alive(copy.pid()));
+    assert!(!is_alive(copy.pid()));
     let error = again.fork(&checkpoint, impatient()).await.unwrap_err();
     assert!(matches!(error, SpawnError::Closed), "{error}");
     assert_eq!(again.stats().leased, 0);
+    drop((again, copy));
+    dropped_vms_ended().await;
 }

@@ -295,7 +295,7 @@ async fn a_command_gets_its_input_and_one_that_is_not_there_is_told(backend: &Ba
 }
 
 /// Returns commands whose output must differ between clones. The test guest has them built in.
-fn unique(backend: &Backend) -> &'static [&'static [&'static str]] {
+pub(crate) fn unique(backend: &Backend) -> &'static [&'static [&'static str]] {
     if backend.launcher.vmm().kind == firecracker::KIND {
         &[&["identity"], &["entropy"]]
     } else {
