@@ -34,9 +34,6 @@ const PACKAGES: [&str; 13] = [
 ///
 /// # Errors
 /// If there are any, or a file can't be read or parsed.
-///
-/// # Errors
-/// If something does, or a file can't be read or understood.
 pub(crate) fn check(root: &Path) -> Result<()> {
     let offences = offences(root)?;
     for offence in &offences {

@@ -128,9 +128,6 @@ pub enum Denied {
 ///
 /// # Errors
 /// The reason of a refusal.
-///
-/// # Errors
-/// Why not.
 pub(crate) fn admit(state: &State, request: Request) -> Result<Effect, Denied> {
     use Request::{Checkpoint, Pause, Resume, SetDeadline, SetIdle, Stop};
     Ok(match (state, request) {

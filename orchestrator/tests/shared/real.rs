@@ -23,9 +23,6 @@ pub(crate) struct Real {
 ///
 /// # Panics
 /// If it is required, or named in the settings and can't be used.
-///
-/// # Panics
-/// If it has to be there: it is required, or named in the settings and can't be used.
 pub(crate) async fn firecracker() -> Result<Real, String> {
     let config = Config::from_env().unwrap();
     let found = FirecrackerBinary::find(config.backends.firecracker.binary.as_deref()).await;
@@ -57,9 +54,6 @@ fn on_this_host(binary: FirecrackerBinary) -> Result<Real, String> {
 ///
 /// # Panics
 /// If no test may be skipped.
-///
-/// # Panics
-/// Where none may be skipped.
 pub(crate) fn unless_required(reason: String) -> String {
     let required = std::env::var_os(REQUIRED).is_some_and(|value| value == "1");
     assert!(!required, "{REQUIRED}=1, and a test can't be run: {reason}");

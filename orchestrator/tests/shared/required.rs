@@ -10,9 +10,6 @@ const REQUIRED: &str = "IRONCLAW_TEST_REQUIRE_VM";
 ///
 /// # Panics
 /// If one is required.
-///
-/// # Panics
-/// Where there has to be one.
 pub(crate) fn unless_required(reason: &dyn Display) {
     let required = std::env::var_os(REQUIRED).is_some_and(|value| value == "1");
     assert!(!required, "{REQUIRED}=1, and there is no VM: {reason}");

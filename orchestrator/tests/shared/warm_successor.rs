@@ -9,9 +9,6 @@ use crate::within::within;
 ///
 /// # Panics
 /// If there is none in time.
-///
-/// # Panics
-/// If there is none in time.
 pub(crate) async fn warm_successor(pool: &Pool, victim: &[u32]) -> Vec<u32> {
     let replaced = async {
         loop {

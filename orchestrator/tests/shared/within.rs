@@ -11,9 +11,6 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 ///
 /// # Panics
 /// If it does not end in time; `what` tells what is missing.
-///
-/// # Panics
-/// If it does not end in time; `what` says what is missing then.
 pub(crate) async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
     let result = timeout(TIMEOUT, work).await;
     result.unwrap_or_else(|_| panic!("not within {TIMEOUT:?}: {what}"))
