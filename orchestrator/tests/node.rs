@@ -32,7 +32,7 @@ use vm::Simulated;
 use within::within;
 use world::World;
 
-/// What makes VMs of a template of its own.
+/// Creates launchers with a template of their own each.
 fn launcher(directory: &Path, vmm: &Arc<dyn Vmm>, template: usize) -> Launcher {
     let kernel = directory.join("kernel");
     std::fs::write(&kernel, format!("\x7fELF{template}")).unwrap();
@@ -80,7 +80,7 @@ async fn fifty_templates_that_idle_have_one_set_of_standby_processes() {
         pool.warmup().await.unwrap();
         pools.push(pool);
     }
-    // Boots of templates have ended, and each pool has the same that stand by.
+    // All boots have ended, and each pool has the same standby processes.
     within("only those live", async {
         while world.vms() > STANDBY as u64 {
             tokio::task::yield_now().await;
@@ -105,7 +105,7 @@ async fn fifty_templates_that_idle_have_one_set_of_standby_processes() {
         };
         within("it is replaced", replaced).await;
     }
-    // They are there as long as one pool is that wants them.
+    // They exist as long as a pool wants them.
     let last = pools.pop().unwrap();
     for pool in pools {
         pool.close().await;

@@ -96,7 +96,7 @@ const BOOT_ARGS: &str = "pci=off i8042.noaux i8042.nomux i8042.dumbkbd nowatchdo
 /// The operation that ends when a process's API answers.
 const START: &str = "start";
 /// Timeout of that; it takes 2 ms on an idle machine.
-const STARTED: Duration = Duration::from_secs(10);
+const API_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Pauses between attempts to connect to an agent that is not up: vsock has no event for a program
 /// that starts to listen.
@@ -470,9 +470,9 @@ fn can_jail_below(run_path: &Path) -> Result<(), VmmError> {
 async fn wait_ready(process: &Process, chroot: &Chroot, binary: &Path) -> Result<Client, VmmError> {
     let operation = START;
     let stream = tokio::select! {
-        connected = timeout(STARTED, chroot.connect_when_up(API)) => match connected {
+        connected = timeout(API_TIMEOUT, chroot.connect_when_up(API)) => match connected {
             Ok(stream) => stream.map_err(VmmError::io("connect to Firecracker's API socket"))?,
-            Err(_) => return Err(VmmError::TimedOut { operation, after: STARTED }),
+            Err(_) => return Err(VmmError::TimedOut { operation, after: API_TIMEOUT }),
         },
         exit = process.exited() => return Err(VmmError::Died { operation, exit }),
     };
@@ -795,7 +795,7 @@ mod tests {
             memory_mib: 128,
             vcpus: 1,
         };
-        let started = timeout(STARTED, vmm.start(machine, None, Snapshot::None));
+        let started = timeout(API_TIMEOUT, vmm.start(machine, None, Snapshot::None));
         let error = started.await.unwrap().err().unwrap();
         assert!(error.to_string().contains("exit status: 1"), "{error}");
         drop(end);

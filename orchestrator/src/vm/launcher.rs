@@ -1,5 +1,5 @@
-//! Making VMs, one way for each tier, and the snapshots for two of them. Which way is taken, and
-//! when, is the pool's business.
+//! Makes VMs, in one way for each tier, and the snapshots for two of them. The pool decides which
+//! way to take, and when.
 
 mod agent;
 mod boot;
@@ -36,34 +36,34 @@ pub use error::LaunchError;
 pub use probe::probe_file;
 pub(crate) use seek::Sought;
 
-/// How long a clone may take to confirm its identity; it takes milliseconds on an idle machine.
-const READY: Duration = Duration::from_secs(15);
+/// Timeout of a clone's confirmation of its identity, which takes milliseconds on an idle machine.
+const IDENTITY_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Called with what is under way, for people to see.
+/// A callback that reports progress, for people.
 pub type Progress = Arc<dyn Fn(&Stage) + Send + Sync>;
 
-/// What is under way when something takes long.
+/// A stage that may take long.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Stage {
-    /// The template is built.
+    /// Building the template.
     Template(Step),
-    /// A boot is tried under KVM.
+    /// Trying a boot under KVM.
     ProbingKvm,
-    /// Another process makes the snapshot that is needed here: it is waited for.
+    /// Waiting for another process that makes the needed snapshot.
     WaitingForSnapshot(Owners),
-    /// The template boots.
+    /// Booting the template.
     BootingTemplate,
-    /// The template boots still.
+    /// Still booting the template.
     StillBooting {
-        /// How long this attempt has taken.
+        /// The time of this attempt so far.
         after: Duration,
-        /// Which attempt it is, from 1.
+        /// The number of this attempt, from 1.
         attempt: u32,
     },
-    /// The booted template's state is written.
+    /// Writing the state of the booted template.
     WritingSnapshot,
-    /// The snapshot is hashed, made sparse and published.
+    /// Hashing the snapshot, punching holes, and publishing it.
     PublishingSnapshot,
 }
 
@@ -90,7 +90,7 @@ impl fmt::Display for Stage {
     }
 }
 
-/// Everything that VMs are made from: a hypervisor, a template, and a place for snapshots.
+/// Everything that VMs are made from: a hypervisor, a template, and a store of snapshots.
 #[derive(Clone)]
 pub struct Launcher(Arc<Inner>);
 
@@ -121,16 +121,16 @@ impl fmt::Debug for Launcher {
     }
 }
 
-/// A hypervisor that is there and preferred, and is not used all the same.
+/// A preferred hypervisor that is installed but not used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PassedOver {
-    /// Which.
+    /// The hypervisor.
     pub vmm: VmmIdentity,
-    /// Why it does not boot the template, or why that could not be found out.
+    /// The reason why it does not boot the template, or why that could not be found out.
     pub reason: String,
 }
 
-/// A snapshot that was made, and where the time went.
+/// A new snapshot, and the times of its stages.
 #[derive(Debug, Clone)]
 pub struct Created {
     /// The snapshot.
@@ -139,50 +139,50 @@ pub struct Created {
     pub boot: Duration,
     /// Pausing the VM and writing its state.
     pub write: Duration,
-    /// Hashing, making sparse and publishing the files.
+    /// Hashing the files, punching holes, and publishing.
     pub publish: Duration,
-    /// Bytes that its files take on disk.
+    /// Bytes that its files occupy on disk.
     pub disk_bytes: u64,
 }
 
 impl Launcher {
-    /// The hypervisor's name and version.
+    /// Returns the hypervisor's name and version.
     #[must_use]
     pub fn vmm(&self) -> &VmmIdentity {
         self.0.vmm.identity()
     }
 
-    /// The hypervisor itself.
+    /// Returns the hypervisor.
     #[must_use]
     pub fn hypervisor(&self) -> Arc<dyn Vmm> {
         Arc::clone(&self.0.vmm)
     }
 
-    /// The hypervisors that `auto` would have preferred, in its order.
+    /// Returns the hypervisors that `auto` would have preferred, in its order.
     #[must_use]
     pub fn passed_over(&self) -> &[PassedOver] {
         &self.0.passed_over
     }
 
-    /// Memory and processors of each guest.
+    /// Returns the size of each guest.
     #[must_use]
     pub fn machine(&self) -> Machine {
         self.0.machine
     }
 
-    /// What is booted.
+    /// Returns the template.
     #[must_use]
     pub fn template(&self) -> &Template {
         &self.0.template
     }
 
-    /// Where snapshots are.
+    /// Returns the store of snapshots.
     #[must_use]
     pub fn snapshots(&self) -> &SnapshotStore {
         &self.0.snapshots
     }
 
-    /// What a snapshot must be to serve this launcher.
+    /// Returns the requirements that a snapshot must meet to serve this launcher.
     #[must_use]
     pub fn requirements(&self) -> &Requirements {
         &self.0.requirements
@@ -201,7 +201,7 @@ impl Launcher {
         let (vm, guest) = self.boot(Ram::Private).await?;
         let new = identity::fresh(name)?;
         let identity = new.identity.clone();
-        guest.restored(new, READY).await?;
+        guest.restored(new, IDENTITY_TIMEOUT).await?;
         let start = vm.started_in();
         let timings = Timings {
             start,
@@ -228,19 +228,19 @@ impl Launcher {
             .await
     }
 
-    /// Tries the tiers that `snapshot` serves, with a clone that ends with this: whether it can be
-    /// restored, and whether one that is held until later goes on. For a process without a pool, which
-    /// would know by its spawns.
+    /// Tests the tiers that `snapshot` serves, with a clone that ends with this: whether it can be
+    /// restored, and whether it answers after a hold. For a process without a pool, which would
+    /// know by its spawns.
     ///
     /// # Errors
-    /// The first tier that does not work here, and why.
+    /// The first tier that does not work here, and the reason.
     pub async fn try_tiers(&self, snapshot: &Snapshot) -> Result<(), (Origin, LaunchError)> {
         let clone = self.clone_of(snapshot, None).await;
         let clone = clone.map_err(|error| (Origin::Restored, error))?;
         clone.try_tiers().await
     }
 
-    /// A running clone of `snapshot`, in the process that stands by or in one of its own, without
+    /// Restores a running clone of `snapshot`, in the standby process or in one of its own, without
     /// an identity of its own yet.
     pub(crate) async fn clone_of(
         &self,
@@ -250,7 +250,7 @@ impl Launcher {
         RunningClone::start(&*self.0.vmm, snapshot, standby, &self.0.lineage).await
     }
 
-    /// A process for a clone; `None` if the hypervisor has no such.
+    /// Starts a standby process; `None` if the hypervisor does not support that.
     pub(crate) async fn stand_by(&self) -> Result<Option<Box<dyn Standby>>, LaunchError> {
         Ok(self.0.vmm.stand_by(self.0.machine).await?)
     }
@@ -268,7 +268,7 @@ impl Launcher {
         self.create_in(staging.await?).await
     }
 
-    /// The same in a directory that is there already.
+    /// Does the same in an existing staging directory.
     pub(crate) async fn create_in(&self, staging: Staging) -> Result<Created, LaunchError> {
         let store = self.0.snapshots.clone();
         let bytes = self.0.machine.memory_bytes();
@@ -289,7 +289,7 @@ impl Launcher {
         let start = Instant::now();
         let written = vm.snapshot(&staging.vmstate(), &staging.memory()).await;
         let write = start.elapsed();
-        // Gone before its memory is read, so that nothing changes under the digest, or removed.
+        // Ended before its memory is read, so that nothing changes under the digest, or removed.
         let exited = vm.process().exited();
         drop((guest, vm));
         let ended = timeout(PROCESS_END_TIMEOUT, exited).await;
@@ -316,7 +316,7 @@ impl Launcher {
         })
     }
 
-    /// That error, unless the disk filled up meanwhile, which a VMM can't say.
+    /// Returns that error, unless the disk filled up meanwhile, which a VMM can't report.
     async fn or_full_disk(&self, error: LaunchError) -> LaunchError {
         let store = self.0.snapshots.clone();
         let room = blocking(move || store.ensure_room(1 << 20)).await;
@@ -345,19 +345,19 @@ impl Launcher {
         }
     }
 
-    /// A VM of the template, for the hypervisor to boot.
+    /// Returns the specification of a VM of the template, for the hypervisor to boot.
     #[must_use]
     pub fn spec(&self, ram: Ram) -> VmSpec {
         boot::spec(&self.0.template, self.0.machine, ram)
     }
 
-    /// A VM whose agent answered.
+    /// Boots a VM, and waits until its agent answers.
     async fn boot(&self, ram: Ram) -> Result<Booted, LaunchError> {
         boot::boot(&*self.0.vmm, &self.spec(ram), &self.0.progress).await
     }
 }
 
-/// Runs what would hold up the runtime on a thread for such work.
+/// Runs blocking work on a thread for it.
 pub(crate) async fn blocking<T, E>(
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, LaunchError>

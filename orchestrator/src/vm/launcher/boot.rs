@@ -1,4 +1,4 @@
-//! Booting a template until its agent answers.
+//! Boots a template until its agent answers.
 
 use std::convert::Infallible;
 use std::io::ErrorKind;
@@ -14,21 +14,21 @@ use crate::vm::guest::{Guest, GuestError};
 use crate::vm::vmm::process::{self, PROCESS_END_TIMEOUT};
 use crate::vm::vmm::{Exit, Machine, MicroVm, Ram, VmSpec, Vmm, VmmError};
 
-/// How long a guest may take from power-on to its agent's answer. A translated one takes some
-/// seconds on an idle machine.
-const BOOTED: Duration = Duration::from_secs(60);
-/// A boot that does not come up is tried again: under QEMU's translator some hang in the
-/// calibration of a timer.
-const BOOTS: u32 = 3;
-/// How Linux begins to tell of a panic (kernel/panic.c).
+/// Timeout from a guest's power-on to its agent's answer. A translated guest takes some seconds on
+/// an idle machine.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Limit of the attempts at a boot: under QEMU's translator some hang in the calibration of a
+/// timer.
+const MAX_BOOTS: u32 = 3;
+/// The prefix of Linux's report of a panic (kernel/panic.c).
 const PANIC: &str = "Kernel panic - not syncing";
-/// Time between two words of a boot that goes on.
-const TOLD: Duration = Duration::from_secs(10);
+/// Interval of reports about a boot that goes on.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A VM whose agent answered.
 pub(super) type Booted = (Box<dyn MicroVm>, Guest);
 
-/// A VM that boots `template`.
+/// Returns the specification of a VM that boots `template`.
 pub(super) fn spec(template: &Template, machine: Machine, ram: Ram) -> VmSpec {
     VmSpec {
         machine,
@@ -39,8 +39,8 @@ pub(super) fn spec(template: &Template, machine: Machine, ram: Ram) -> VmSpec {
     }
 }
 
-/// Boots `spec`, more than once if the guest does not come up. What another boot would meet again
-/// is told at once.
+/// Boots `spec`, several times if the guest does not come up. Reports an error that another boot
+/// would repeat at once.
 pub(super) async fn boot(
     vmm: &dyn Vmm,
     spec: &VmSpec,
@@ -48,39 +48,39 @@ pub(super) async fn boot(
 ) -> Result<Booted, LaunchError> {
     let mut attempt = 1;
     loop {
-        // A VMM that does not get as far as to run the guest is told at once.
+        // A VMM that does not get as far as running the guest is reported at once.
         let vm = vmm.boot(spec).await?;
         let booted = tokio::select! {
-            booted = greet(vm, BOOTED) => booted,
+            booted = greet(vm, BOOT_TIMEOUT) => booted,
             never = tell(progress, attempt) => match never {},
         };
         match booted {
-            Err(error) if attempt < BOOTS && is_worth_another(&error) => {
-                // What it printed is told with the last attempt.
+            Err(error) if attempt < MAX_BOOTS && is_worth_another(&error) => {
+                // The last attempt's error has its output.
                 let why = error.exit().map_or("", |exit| &exit.status);
                 tracing::warn!(why, attempt, "the template did not come up, trying again");
             }
             result => return result,
         }
         if let Ram::File(path) = &spec.ram {
-            // The next one must start from none.
+            // The next attempt must start without a file.
             remove(path).await?;
         }
         attempt += 1;
     }
 }
 
-/// Tells now and then that a boot goes on.
+/// Reports repeatedly that a boot goes on.
 async fn tell(progress: &Progress, attempt: u32) -> Infallible {
     let start = Instant::now();
     loop {
-        sleep(TOLD).await;
+        sleep(REPORT_INTERVAL).await;
         let after = start.elapsed();
         progress(&Stage::StillBooting { after, attempt });
     }
 }
 
-/// Boots `spec`; its agent has to answer within `patience` from when its processors run.
+/// Boots `spec`; its agent has to answer within `patience` from the start of the vCPUs.
 pub(super) async fn boot_once(
     vmm: &dyn Vmm,
     spec: &VmSpec,
@@ -99,10 +99,10 @@ async fn greet(mut vm: Box<dyn MicroVm>, patience: Duration) -> Result<Booted, L
         Ok::<Guest, LaunchError>(guest)
     };
     let greeted = tokio::select! {
-        // First, since it explains whatever its end did to the connection.
+        // Checked first: it explains the effects of its end on the connection.
         biased;
         _ = died => {
-            // When nothing of it is left.
+            // After its cleanup.
             let (operation, exit) = ("boot the template", process.exited().await);
             if exit.log.contains(PANIC) {
                 return Err(LaunchError::KernelPanic { exit });
@@ -128,12 +128,12 @@ async fn greet(mut vm: Box<dyn MicroVm>, patience: Duration) -> Result<Booted, L
     }
 }
 
-/// Whether the guest, or the VMM under it, failed by itself.
+/// Returns whether the guest, or the VMM under it, failed by itself.
 pub(super) fn did_not_come_up(error: &LaunchError) -> bool {
     matches!(error, LaunchError::KernelPanic { .. }) || is_worth_another(error)
 }
 
-/// Whether another boot may do better: one whose kernel panicked will do so again.
+/// Returns whether another boot may do better: a kernel that panicked will do so again.
 fn is_worth_another(error: &LaunchError) -> bool {
     matches!(
         error,
@@ -141,7 +141,7 @@ fn is_worth_another(error: &LaunchError) -> bool {
     )
 }
 
-/// How a VM that was killed ended, with what it printed before.
+/// Returns the end of a killed VM, with its output until then.
 async fn killed(vm: Box<dyn MicroVm>) -> Exit {
     let exited = vm.process().exited();
     drop(vm);
@@ -222,7 +222,7 @@ mod tests {
             assert!(matches!(error, LaunchError::KernelPanic { .. }), "{error}");
             assert!(error.to_string().contains("Kernel panic"), "{error}");
             assert_eq!(vmm.left(), 1, "{panic:?}");
-            assert!(start.elapsed() < BOOTED, "it is not waited for");
+            assert!(start.elapsed() < BOOT_TIMEOUT, "it is not waited for");
         }
     }
 

@@ -1,4 +1,4 @@
-//! A clone of a snapshot: running, as the hypervisor restores it, or paused until its lease.
+//! A clone of a snapshot: running as restored, or held until its lease.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,27 +10,27 @@ use crate::vm::causes::with_causes;
 use crate::vm::guest::{Command, Guest, GuestError};
 use crate::vm::identity::{self, VmName};
 use crate::vm::instance::Lineage;
-use crate::vm::launcher::{LaunchError, READY, blocking};
+use crate::vm::launcher::{IDENTITY_TIMEOUT, LaunchError, blocking};
 use crate::vm::snapshot::{Snapshot, SnapshotError};
 use crate::vm::vm_handle::{Origin, Timings, Vm, VmHandle};
 use crate::vm::vmm::process::PROCESS_END_TIMEOUT;
 use crate::vm::vmm::{Exit, MicroVm, Standby, Vmm, VmmError};
 
-/// How often the path of a lease is run through while a clone is primed. Under a translator the
-/// second round is fast already; the others are for what a kernel does only now and then.
-const ROUNDS: usize = 3;
-/// What a clone should do when its lease begins.
+/// Number of runs through the path of a lease while a clone is primed. Under a translator the
+/// second one is fast already; the others are for rare work of a kernel.
+const PRIMING_ROUNDS: usize = 3;
+/// The operation at the start of a clone's lease.
 const SERVE: &str = "serve a clone";
-/// The longest a priming may take.
-const PRIMED: Duration = Duration::from_secs(30);
-/// How many times longer than when it was primed a held clone may take to confirm its identity: it
-/// may be one of fifty that are released at once, on one processor.
-const SLOWER: u32 = 50;
-/// But no less than this, which is a thousand times what it takes under KVM, and some hundred times
-/// under translation: a host that is busy otherwise lets a process wait for seconds. And no more
-/// than that: the next tier would have served meanwhile.
-const SHORTEST_PATIENCE: Duration = Duration::from_secs(2);
-const LONGEST_PATIENCE: Duration = Duration::from_secs(6);
+/// Timeout of priming.
+const PRIMING_TIMEOUT: Duration = Duration::from_secs(30);
+/// The factor by which a held clone may be slower to confirm its identity than when it was primed:
+/// it may be one of fifty that are released at once, on one processor.
+const MAX_SLOWDOWN: u32 = 50;
+/// The limits of that timeout. The minimum is a thousand times the time under KVM, and some hundred
+/// times that under translation: a busy host may let a process wait for seconds. At the maximum,
+/// the next tier would have served already.
+const MIN_ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+const MAX_ANSWER_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// A clone whose agent can be reached.
 #[derive(Debug)]
@@ -40,8 +40,8 @@ struct Clone {
     timings: Timings,
 }
 
-/// A clone with the identity of its snapshot, running. Only the agent runs in it, which waits
-/// for us.
+/// A running clone with the identity of its snapshot. Only the agent runs in it, which waits for
+/// us.
 #[derive(Debug)]
 pub(crate) struct RunningClone(Clone);
 
@@ -49,18 +49,18 @@ pub(crate) struct RunningClone(Clone);
 #[derive(Debug)]
 pub(crate) struct PausedClone {
     clone: Clone,
-    /// How long it may take to confirm its identity.
+    /// Its timeout to confirm its identity.
     patience: Duration,
 }
 
-/// How long a clone may take that took `primed` when it was primed.
+/// Returns the timeout of a clone that took `primed` when it was primed.
 fn patience(primed: Duration) -> Duration {
-    let slower = primed.saturating_mul(SLOWER);
-    slower.clamp(SHORTEST_PATIENCE, LONGEST_PATIENCE)
+    let slower = primed.saturating_mul(MAX_SLOWDOWN);
+    slower.clamp(MIN_ANSWER_TIMEOUT, MAX_ANSWER_TIMEOUT)
 }
 
 impl RunningClone {
-    /// Restores a clone of `snapshot` and reaches its agent.
+    /// Restores a clone of `snapshot` and connects to its agent.
     pub(super) async fn start(
         vmm: &dyn Vmm,
         snapshot: &Snapshot,
@@ -77,13 +77,12 @@ impl RunningClone {
             load: begun.elapsed().saturating_sub(vm.started_in()),
             ..Timings::default()
         };
-        let stream =
-            timeout(READY, vm.guest_channel())
-                .await
-                .map_err(|_| GuestError::NoAnswer {
-                    operation: "accept a connection",
-                    after: READY,
-                })??;
+        let stream = timeout(IDENTITY_TIMEOUT, vm.guest_channel())
+            .await
+            .map_err(|_| GuestError::NoAnswer {
+                operation: "accept a connection",
+                after: IDENTITY_TIMEOUT,
+            })??;
         Ok(Self(Clone {
             vm: {
                 let guest = Guest::of(&*vm.process(), stream)?;
@@ -94,36 +93,37 @@ impl RunningClone {
         }))
     }
 
-    /// Runs it through what a lease does, so that its working set is in memory and its code
-    /// translated, and holds it. Whether one that was held answers is tried here, too, so that no
-    /// spawn has to. Entropy, clock and names that it gets here are replaced when it is served.
+    /// Primes it: runs it through the path of a lease, so that its working set is in memory and its
+    /// code translated, then holds it. Tests also whether it answers after a hold, so that no spawn
+    /// has to find that out. Entropy, clock and names that it gets here are replaced when it is
+    /// served.
     pub(crate) async fn prime(self) -> Result<PausedClone, LaunchError> {
         let Self(mut clone) = self;
         let died = clone.vm.process().died();
         let primed = tokio::select! {
-            // First, since it explains whatever its end did to the connection.
+            // Checked first: it explains the effects of its end on the connection.
             biased;
             _ = died => Err(clone.died("prime a clone").await),
             primed = clone.prime() => primed,
         };
         let patience = primed?;
-        // Nobody waited for that.
+        // Nobody waited for it.
         clone.timings = Timings::default();
         Ok(PausedClone { clone, patience })
     }
 
-    /// Whether it would serve: as it is, and after it was held. It is gone then.
+    /// Tests whether it would serve: as it is, and after a hold. It is gone then.
     pub(super) async fn try_tiers(self) -> Result<(), (Origin, LaunchError)> {
         let exited = self.0.vm.process().exited();
         let tried = async {
             let new = identity::fresh(&identity::anonymous()).map_err(LaunchError::from);
-            let restored = async { Ok(self.0.vm.guest().restored(new?, READY).await?) };
+            let restored = async { Ok(self.0.vm.guest().restored(new?, IDENTITY_TIMEOUT).await?) };
             restored.await.map_err(|error| (Origin::Restored, error))?;
             let held = self.prime().await;
             held.map(drop).map_err(|error| (Origin::Warm, error))
         };
         let tried = tried.await;
-        // The run directory is empty again, too. One that is stuck is reaped whenever it ends.
+        // The run directory is empty again, too. A stuck process is reaped whenever it ends.
         let _ = timeout(PROCESS_END_TIMEOUT, exited).await;
         tried
     }
@@ -144,7 +144,7 @@ impl RunningClone {
         tokio::select! {
             biased;
             _ = clone.vm.process().died() => return Err(clone.died(SERVE).await),
-            served = clone.vm.guest().restored(new, READY) => served?,
+            served = clone.vm.guest().restored(new, IDENTITY_TIMEOUT) => served?,
         }
         let Timings { start, load, .. } = clone.timings;
         clone.timings.hello = clone.begun.elapsed().saturating_sub(start + load);
@@ -152,7 +152,7 @@ impl RunningClone {
     }
 }
 
-/// That error, unless the snapshot's own files are the reason, whatever the VMM made of that.
+/// Returns that error, unless damaged files of the snapshot are the reason, however the VMM failed.
 async fn or_defect(snapshot: &Snapshot, error: VmmError) -> LaunchError {
     let looked = snapshot.clone();
     match blocking(move || looked.check()).await {
@@ -172,7 +172,7 @@ async fn restore(
     let spec = snapshot.to_restore();
     if let Some(standby) = standby {
         match standby.restore(&spec).await {
-            // Of whatever, while it stood by: a process that is started now tells more.
+            // It ended for any reason while standing by: a process started now reports more.
             Err(VmmError::Died { .. }) => {}
             restored => return restored,
         }
@@ -180,7 +180,7 @@ async fn restore(
     vmm.restore(&spec).await
 }
 
-/// That error of a clone that was released.
+/// Returns that error for a clone that was released.
 fn not_released(error: GuestError) -> LaunchError {
     match error {
         GuestError::NoAnswer { after, .. } => LaunchError::NotReleased { after },
@@ -197,8 +197,8 @@ impl PausedClone {
         self.clone.vm.process().pid()
     }
 
-    /// Releases it and gives it an identity of its own. The two go out together: the request is on
-    /// the line when the guest's processors start.
+    /// Releases it and gives it an identity of its own. Sends both together: the request is on the
+    /// line when the guest's vCPUs start.
     pub(crate) async fn serve(
         self,
         name: &VmName,
@@ -231,20 +231,25 @@ impl PausedClone {
 }
 
 impl Clone {
-    /// Leaves it held; returns how long it may take to answer when it is released.
+    /// Leaves it held; returns its timeout for an answer after its release.
     async fn prime(&mut self) -> Result<Duration, LaunchError> {
         let (guest, name) = (self.vm.guest(), identity::anonymous());
         let mut took = Duration::ZERO;
-        for _ in 0..ROUNDS {
+        for _ in 0..PRIMING_ROUNDS {
             let begun = Instant::now();
-            guest.restored(identity::fresh(&name)?, PRIMED).await?;
+            guest
+                .restored(identity::fresh(&name)?, PRIMING_TIMEOUT)
+                .await?;
             took = begun.elapsed();
-            match guest.exec(Command::new("/bin/true").timeout(PRIMED)).await {
-                // A template need not have that program; the path to the answer is warm.
+            match guest
+                .exec(Command::new("/bin/true").timeout(PRIMING_TIMEOUT))
+                .await
+            {
+                // A template need not have that program; the path of the answer is warm anyway.
                 Ok(_) | Err(GuestError::Failed { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
-            guest.ping(PRIMED).await?;
+            guest.ping(PRIMING_TIMEOUT).await?;
         }
         let patience = patience(took);
         self.vm.hold().await?;
@@ -255,7 +260,7 @@ impl Clone {
         Ok(patience)
     }
 
-    /// Told when nothing of it is left, which the next try may need.
+    /// Reported after its cleanup, which the next attempt may need.
     async fn died(&self, operation: &'static str) -> LaunchError {
         let exit = self.vm.process().exited().await;
         VmmError::Died { operation, exit }.into()

@@ -1,4 +1,4 @@
-//! A hypervisor for tests whose boots go as they were told.
+//! A hypervisor for tests whose boots behave as configured.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -19,24 +19,24 @@ use crate::vm::vmm::{
     Exit, Machine, MicroVm, RestoreSpec, VmSpec, Vmm, VmmError, VmmIdentity, VmmKind, VmmProcess,
 };
 
-/// How a boot goes.
+/// The behaviour of a boot.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Boot {
     /// The agent answers.
     Answers,
     /// An agent of another release answers.
     OtherVersion,
-    /// Nothing is heard of the guest.
+    /// The guest never answers.
     Silent,
     /// The VMM ends by itself.
     Dies,
     /// The kernel panics, and the VMM ends with it.
     PanicsAndEnds,
-    /// The kernel panics, and the VMM goes on.
+    /// The kernel panics, and the VMM continues.
     PanicsAndStays,
     /// The VMM is killed from outside.
     IsKilled,
-    /// The host lacks something.
+    /// The host lacks a resource.
     Fails,
 }
 
@@ -59,7 +59,7 @@ impl Fake {
         }
     }
 
-    /// Boots that did not happen.
+    /// Boots that are left.
     pub(super) fn left(&self) -> usize {
         self.boots().len()
     }
@@ -69,7 +69,7 @@ impl Fake {
     }
 }
 
-/// A template of nothing, in a directory of its own.
+/// Creates an empty template, in a directory of its own.
 pub(super) fn template() -> (TempDir, Template) {
     let directory = tempfile::tempdir().unwrap();
     let kernel = directory.path().join("kernel");
@@ -148,7 +148,7 @@ async fn answer(stream: UnixStream, version: u16) {
 struct FakeVm {
     process: Arc<FakeProcess>,
     channel: Option<UnixStream>,
-    /// The other end, of a guest that says nothing.
+    /// The other end, of a guest that never answers.
     _guest: Option<UnixStream>,
 }
 

@@ -1,7 +1,7 @@
-//! The spawns that are being served from a snapshot at this moment.
+//! Counts the spawns being served from a snapshot.
 //!
-//! Another VMM's start takes processors and locks of the kernel that a resume needs, so starts let
-//! those who are served go first.
+//! The start of another VMM takes processors and locks of the kernel that a release needs, so
+//! starts yield to them.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,14 +9,14 @@ use std::time::Duration;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::timeout;
 
-/// How long a start waits for spawns that are being served: those who come one after the other
-/// must not put it off for ever.
-const PATIENCE: Duration = Duration::from_millis(20);
-/// The same of a warm clone's, and how far apart these are meanwhile: where spawns are always being
-/// served, one that is made ready now takes as much of processors as two spawns would.
-const REFILL_PATIENCE: Duration = Duration::from_millis(500);
+/// Timeout of a start's wait for spawns being served: a succession of them must not delay it for
+/// ever.
+const YIELD_TIMEOUT: Duration = Duration::from_millis(20);
+/// Timeout of a refill's wait, and interval of refills meanwhile: where spawns are always being
+/// served, priming a clone now takes as much processor time as two spawns.
+const REFILL_YIELD_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How many there are.
+/// Number of spawns being served.
 #[derive(Debug, Default)]
 pub(super) struct ActiveSpawns {
     count: AtomicUsize,
@@ -25,34 +25,34 @@ pub(super) struct ActiveSpawns {
     refill: Mutex<()>,
 }
 
-/// One of them, until it is dropped.
+/// Counts as one while it lives.
 #[derive(Debug)]
 pub(super) struct ActiveSpawn<'a> {
     spawns: &'a ActiveSpawns,
 }
 
 impl ActiveSpawns {
-    /// One more.
+    /// Adds one.
     pub(super) fn begin(&self) -> ActiveSpawn<'_> {
         self.count.fetch_add(1, Ordering::SeqCst);
         ActiveSpawn { spawns: self }
     }
 
-    /// Resolves when there is none, or after some time.
+    /// Resolves when there is none, or after the timeout.
     pub(super) async fn yield_to_spawns(&self) {
-        // Out of patience: its own turn, then.
-        let _ = timeout(PATIENCE, self.over()).await;
+        // After the timeout, starts nevertheless.
+        let _ = timeout(YIELD_TIMEOUT, self.over()).await;
     }
 
-    /// Resolves when there is none, or, for one refill after the other, after a longer time.
+    /// Resolves when there is none or, for one refill after the other, after a longer timeout.
     pub(super) async fn yield_refill_to_spawns(&self) {
         let _turn = self.refill.lock().await;
-        let _ = timeout(REFILL_PATIENCE, self.over()).await;
+        let _ = timeout(REFILL_YIELD_TIMEOUT, self.over()).await;
     }
 
     async fn over(&self) {
         loop {
-            // Asked for before the count is, so that nothing is missed in between.
+            // Subscribed before the count is read, so that no change is missed.
             let none = self.none.notified();
             if self.count.load(Ordering::SeqCst) == 0 {
                 return;
@@ -91,7 +91,7 @@ mod tests {
         assert_eq!(start.elapsed(), Duration::ZERO);
         let _hangs = spawns.begin();
         spawns.yield_to_spawns().await;
-        assert_eq!(start.elapsed(), PATIENCE);
+        assert_eq!(start.elapsed(), YIELD_TIMEOUT);
     }
 
     #[tokio::test(start_paused = true)]
@@ -109,6 +109,6 @@ mod tests {
         assert_eq!(start.elapsed(), Duration::ZERO);
         let _served = spawns.begin();
         refills().await;
-        assert_eq!(start.elapsed(), 3 * REFILL_PATIENCE);
+        assert_eq!(start.elapsed(), 3 * REFILL_YIELD_TIMEOUT);
     }
 }

@@ -1,28 +1,28 @@
-//! How many warm clones the recent past would have needed.
+//! Estimates how many warm clones recent spawns would have needed.
 //!
-//! The measure is the largest number of spawns that arrived within [`WINDOW`], about what a pool
-//! needs to replace what it gave away. It is remembered for [`MEMORY`]: a burst that comes once an
-//! hour finds its clones again, and a pool that nobody uses any more shrinks.
+//! The measure is the largest number of spawns that arrived within [`WINDOW`], about the time in
+//! which a pool replaces a clone. It is remembered for [`MEMORY`]: an hourly burst finds its clones
+//! again, and an unused pool shrinks.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::clock::Now;
 
-/// Spawns this close to each other are one burst.
+/// Spawns within this time are one burst.
 const WINDOW: Duration = Duration::from_secs(2);
-/// How finely the past is kept: so many parts of what is remembered.
+/// Number of parts into which the remembered time is divided.
 const BUCKETS: u32 = 18;
-/// How long a burst is remembered for warm clones.
+/// Time for which a burst is remembered.
 const MEMORY: Duration = Duration::from_secs(3 * 3600);
 
-/// The bursts that were, none counted higher than `most`.
+/// The recent bursts, each counted up to `most`.
 #[derive(Debug)]
 pub(super) struct Demand {
     most: usize,
     memory: Duration,
     recent: VecDeque<Now>,
-    /// The largest burst of each bucket, by the time at which the bucket is forgotten.
+    /// The largest burst of each bucket, with the time at which the bucket is forgotten.
     peaks: VecDeque<(Now, usize)>,
 }
 
@@ -40,7 +40,7 @@ impl Demand {
         }
     }
 
-    /// A spawn arrived.
+    /// Records a spawn.
     pub(super) fn arrived(&mut self, now: Now) {
         if self.most == 0 {
             return;
@@ -67,13 +67,13 @@ impl Demand {
         }
     }
 
-    /// The largest burst that is remembered.
+    /// Returns the largest remembered burst.
     pub(super) fn peak(&self, now: Now) -> usize {
         let remembered = self.remembered(now).map(|(_, peak)| *peak);
         remembered.max().unwrap_or(0)
     }
 
-    /// When something is forgotten.
+    /// Returns when the next bucket is forgotten.
     pub(super) fn next_change(&self, now: Now) -> Option<Now> {
         let (forgotten, _) = self.remembered(now).next()?;
         Some(*forgotten)

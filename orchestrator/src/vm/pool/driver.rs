@@ -1,4 +1,4 @@
-//! Performs what the pool's state decides, and reports back.
+//! Executes the actions of the pool's state, and reports their results.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,17 +21,17 @@ use crate::vm::snapshot::{Snapshot, SnapshotError, StoreError};
 use crate::vm::vm_handle::Origin;
 use crate::vm::vmm::Exit;
 
-/// How often a recorder of metrics is told how the pool is. Summing up takes longer than all the
-/// rest of a turn, and nobody looks that often.
-const TOLD_EVERY: Duration = Duration::from_millis(250);
+/// Interval of reports to a recorder of metrics. Summing up takes longer than the rest of a turn,
+/// and nobody reads them that often.
+const METRICS_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Runs until the pool is closed, or it is aborted; its unfinished work ends with it. However it
-/// ends, even before it ran: nobody may wait for it in vain, so it has `_closed`.
+/// Runs until the pool is closed, or it is aborted, which ends its unfinished work. Holds `_closed`
+/// until its end, even if it never ran: nobody may wait for it in vain.
 pub(super) async fn run(core: Arc<Core>, _closed: DropGuard) {
     let mut work = Work::default();
     let mut tell = Instant::now();
     loop {
-        // Asked for before the state is, so that nothing is missed in between.
+        // Subscribed before the state is read, so that no change is missed.
         let room = core.bounds.budget.changed();
         let standby_changed = core.standby.changed();
         let Steps {
@@ -43,16 +43,16 @@ pub(super) async fn run(core: Arc<Core>, _closed: DropGuard) {
             perform(&core, &mut work, action);
         }
         let standby = restores.then(|| fill_standby(&core, &mut work)).flatten();
-        // Room may be gone, without which the pool is as full as it gets.
+        // There may be no room left, without which the pool is as full as it can be.
         if core.progress.receiver_count() > 0 {
             core.progress.send_modify(|_| ());
         }
         let untold = Instant::now() < tell;
         if !untold {
             metrics::pool(&core.stats());
-            tell = Instant::now() + TOLD_EVERY;
+            tell = Instant::now() + METRICS_INTERVAL;
         }
-        // A refresh in the far future is no deadline at all.
+        // A refresh in the far future is no deadline.
         let deadline = deadline.and_then(|deadline| core.clock.reaches(deadline));
         let deadlines = [deadline.map(Instant::from), standby, untold.then_some(tell)];
         let next = deadlines.into_iter().flatten().min();
@@ -74,7 +74,7 @@ pub(super) async fn run(core: Arc<Core>, _closed: DropGuard) {
     }
 }
 
-/// What is under way.
+/// The operations under way.
 #[derive(Default)]
 struct Work {
     fills: JoinSet<()>,
@@ -82,14 +82,14 @@ struct Work {
 }
 
 impl Work {
-    /// What is being made ends at once; what is half deleted must not stay so.
+    /// Aborts builds at once; completes deletions.
     async fn end(mut self) {
         self.fills.shutdown().await;
         while self.deletions.join_next().await.is_some() {}
     }
 }
 
-/// Has processes started that are to stand by; returns when it is to be asked again.
+/// Starts missing standby processes; returns when to call it again.
 fn fill_standby(core: &Arc<Core>, work: &mut Work) -> Option<Instant> {
     let most = core.host.starts.limit(Start::Refill);
     let StandbySteps {
@@ -152,7 +152,7 @@ fn perform(core: &Arc<Core>, work: &mut Work, action: Action<Snapshot, PausedClo
     }
 }
 
-/// Another process's snapshot takes the place, if there is one, or one that is built here.
+/// Fills the slot by another process's snapshot, if there is one, or by a build.
 async fn build(core: Arc<Core>, slot: SlotId) {
     let failure = match contained(build_or_find(&core, slot)).await {
         Ok(()) => None,
@@ -166,7 +166,7 @@ async fn build(core: Arc<Core>, slot: SlotId) {
 }
 
 async fn build_or_find(core: &Core, slot: SlotId) -> Result<(), LaunchError> {
-    // One at a time looks, so that two places do not find the same.
+    // One search at a time, so that two slots do not find the same.
     let mut seen = core.seen.lock().await;
     let now = core.clock.now();
     let oldest = core.read(|state| state.oldest_successor(slot, now));
@@ -192,14 +192,14 @@ async fn build_or_find(core: &Core, slot: SlotId) -> Result<(), LaunchError> {
     let snapshot = Some(created.snapshot);
     core.apply(|state, now| state.built(slot, snapshot, now));
     core.wake(vmm_works(core));
-    // Whoever waits for it need not wait until others are deleted.
+    // Others need not wait for deletions.
     report(core, None);
     clear(core).await;
     Ok(())
 }
 
-/// Deletes what fits no more, or is more than anybody has places for: nobody would ever come to
-/// delete it otherwise.
+/// Deletes snapshots that fit no more, or that exceed what pools keep: nobody would ever come to
+/// delete them otherwise.
 async fn clear(core: &Core) {
     let store = core.launcher.snapshots().clone();
     let age = core.bounds.gc_after;
@@ -227,7 +227,7 @@ async fn restore(core: Arc<Core>, slot: SlotId, generation: Generation, snapshot
         clone.prime().await
     };
     let (clone, failure) = split(contained(primed).await);
-    // All else that a restore may fail of has waits of its own.
+    // All other failures of a restore have backoffs of their own.
     if let Some(error @ LaunchError::NotReleased { .. }) = &failure {
         core.tier_failed(Origin::Warm, error);
     }
@@ -236,7 +236,7 @@ async fn restore(core: Arc<Core>, slot: SlotId, generation: Generation, snapshot
     drop(snapshot);
     let (restored, effects) =
         core.update(|state, now| state.restored(slot, generation, clone, now));
-    // One that nobody wants ends before the driver is woken, which may delete its snapshot.
+    // A surplus one ends before the driver is woken, which may delete its snapshot.
     let warm = match restored {
         Restored::Warm(id) => Some(id),
         Restored::Unwanted(clone) => {
@@ -248,7 +248,7 @@ async fn restore(core: Arc<Core>, slot: SlotId, generation: Generation, snapshot
     core.wake(effects);
     let fault = failure.as_ref().map(LaunchError::fault);
     match failure {
-        // Whoever waits for the pool gets another one, or the reason why there is none.
+        // Callers that wait for the pool get another one, or the reason why there is none.
         Some(error @ LaunchError::Snapshot(_)) if core.read(|state| state.heals(generation)) => {
             healing(&core, &error);
         }
@@ -269,8 +269,8 @@ async fn restore(core: Arc<Core>, slot: SlotId, generation: Generation, snapshot
     replaced(&core, "a warm clone ended", exited, died);
 }
 
-/// Has what ends while it waits for a spawn replaced at once. `died` yields what follows if it still
-/// waited.
+/// Has a clone that ends while it waits for a spawn replaced at once. `died` returns the effects if
+/// it still waited.
 fn replaced(
     core: &Arc<Core>,
     what: &'static str,
@@ -312,8 +312,7 @@ pub(super) async fn inspect(core: &Core) {
     }
 }
 
-/// Draws the conclusion about a snapshot that could not be restored: the next one takes the place of
-/// one that is at fault.
+/// Draws the conclusion from a failed restore: the successor replaces a snapshot that is at fault.
 pub(super) fn blame(core: &Core, generation: Generation, fault: Fault) {
     let (ended, effects) = core.update(|state, now| match fault {
         Fault::Snapshot => state.discard(generation, now),
@@ -327,23 +326,22 @@ pub(super) fn blame(core: &Core, generation: Generation, fault: Fault) {
     core.wake(effects);
 }
 
-/// A VM was booted or restored: what failed to be restored before is at fault itself.
+/// A VM was booted or restored, so snapshots whose restore failed before are at fault.
 pub(super) fn vmm_works(core: &Core) -> Effects {
     let (ended, effects) = core.update(|state, _| state.vmm_works());
     drop(ended);
     effects
 }
 
-/// A boot failed: no snapshot is to blame for restores that failed.
+/// A boot failed, so no snapshot is to blame for failed restores.
 pub(super) fn vmm_fails(core: &Core) {
     core.apply(|state, _| state.vmm_fails());
 }
 
-/// Deletes a snapshot, unless another process uses it: then the one that finds it expired later
-/// does.
+/// Deletes a snapshot, unless another process uses it: then that one does when it finds it expired.
 async fn delete(core: Arc<Core>, snapshot: Snapshot) {
     let id = snapshot.id();
-    // Its own lock would keep it.
+    // Its own lock would count as a use.
     drop(snapshot);
     let store = core.launcher.snapshots().clone();
     if let Err(error) = blocking(move || store.delete(id)).await {
@@ -361,13 +359,13 @@ fn split<T>(result: Result<T, LaunchError>) -> (Option<T>, Option<LaunchError>) 
 
 fn report(core: &Core, failure: Option<LaunchError>) {
     if let Some(error) = &failure {
-        // That nothing can be built was said when the pool was opened.
+        // The opening of the pool reported already that nothing can be built.
         let is_known = matches!(
             error,
             LaunchError::Snapshot(SnapshotError::Store(StoreError::ReadOnly { .. }))
         );
         let error = with_causes(error);
-        // Whoever waits for it is told.
+        // Reported to those who wait for it.
         if is_known || core.progress.receiver_count() > 0 {
             tracing::debug!(error, "the pool could not be filled");
         } else {

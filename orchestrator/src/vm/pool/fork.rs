@@ -1,4 +1,4 @@
-//! Copies of a VM, from a checkpoint of it: within the pool's budget, and beside its tiers.
+//! Copies of a VM, restored from its checkpoint: within the pool's budget, and beside its tiers.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,9 +16,9 @@ use crate::vm::snapshot::{Snapshot, SnapshotError};
 use crate::vm::vm_handle::{Origin, Timings, VmHandle};
 
 impl Pool {
-    /// Restores another copy of the VM that `checkpoint` was taken of. It has an id, a host name, entropy
-    /// and a clock of its own, and what ran in the VM goes on in it. It takes room in the pool's budget
-    /// as any VM, for which it waits as long as `options.patience` says.
+    /// Restores a copy of the VM of `checkpoint`, with an id, a host name, entropy and a clock of
+    /// its own; programs in the VM continue in it. Uses room in the pool's budget like any VM, and
+    /// waits for it up to `options.patience`.
     ///
     /// # Errors
     /// [`SpawnError::PoolExhausted`] if there was no room in time; [`SpawnError::Failed`] if the
@@ -57,7 +57,7 @@ fn failed(error: LaunchError) -> SpawnError {
     SpawnError::Failed(Tiers(vec![(Origin::Restored, error)]))
 }
 
-/// Whether a copy of the checkpoint's VM would be one of this pool's.
+/// Returns whether a copy of the checkpoint's VM would fit this pool.
 fn fits(core: &Core, checkpoint: &Snapshot) -> Result<(), SpawnError> {
     let checked = core.launcher.requirements().check(checkpoint.manifest());
     checked.map_err(|mismatch| {
@@ -75,7 +75,7 @@ async fn fork(
     let begun = Instant::now();
     let guest_mib = u64::from(core.launcher.machine().memory_mib);
     let budget = &core.bounds.budget;
-    // Clones that nobody needs as much make room for whoever stands in the line.
+    // Surplus clones make room for those in the queue.
     let claim = budget.claim(guest_mib);
     let share = async {
         loop {

@@ -1,4 +1,4 @@
-//! What all pools of a host have in common, beside its memory.
+//! The resources shared by all pools of a host, other than memory.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use super::active_spawns::ActiveSpawns;
 use super::standby_set::StandbySets;
 use super::starts::Starts;
 
-/// One for each [budget](super::Budget) that lies within no other.
+/// One for each [budget](super::Budget) that is not within another.
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) starts: Arc<Starts>,

@@ -1,26 +1,26 @@
-//! What a process has had of processors.
+//! The processor time of a process.
 
 use std::time::Duration;
 
 use procfs::process::Process;
 
-/// Processor time of a process's threads, as the scheduler counts it (Linux
+/// The processor time of a process's threads, as counted by the scheduler (Linux
 /// Documentation/scheduler/sched-stats.rst).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct ProcessorTime {
-    /// For which they ran, their guest included.
+    /// The time for which they ran, their guest included.
     pub(super) worked: Duration,
-    /// For which they could have run, and waited for a processor.
+    /// The time for which they were runnable and waited for a processor.
     pub(super) queued: Duration,
 }
 
 impl ProcessorTime {
-    /// Of the process `pid` until now; `None` if it has ended, or may not be looked into.
+    /// Reads that of the process `pid`; `None` if it has ended, or this user may not read it.
     pub(super) fn of(pid: u32) -> Option<Self> {
         let process = Process::new(i32::try_from(pid).ok()?).ok()?;
         let mut sum = Self::default();
         for task in process.tasks().ok()?.flatten() {
-            // One that has ended meanwhile has worked, too, but who knows how long.
+            // A thread that has ended meanwhile is not counted.
             let Ok(stat) = task.schedstat() else { continue };
             sum.worked += Duration::from_nanos(stat.sum_exec_runtime);
             sum.queued += Duration::from_nanos(stat.run_delay);

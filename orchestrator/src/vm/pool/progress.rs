@@ -1,10 +1,10 @@
-//! How a pool gets on with what it makes.
+//! The progress of a pool's own operations.
 
 use std::sync::Arc;
 
 use crate::vm::launcher::LaunchError;
 
-/// Tells whoever waits for the pool that something ended, and of what it failed.
+/// Notifies those who wait for the pool that an operation ended, and of its error.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Progress {
     pub(super) failures: u64,

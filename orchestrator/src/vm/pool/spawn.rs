@@ -1,4 +1,4 @@
-//! A spawn's way: its turn, then one tier after the other.
+//! A spawn: its admission, then one tier after the other.
 
 use std::time::{Duration, Instant};
 
@@ -18,11 +18,11 @@ use crate::vm::launcher::{Fault, LaunchError, PausedClone};
 use crate::vm::snapshot::Snapshot;
 use crate::vm::vm_handle::{Origin, Timings, VmHandle};
 
-/// How many clones are tried before the VM is booted: each may take its time to fail.
+/// Limit of the clones tried before the VM is booted: each may take long to fail.
 const MAX_CLONES: usize = 3;
 
 impl Pool {
-    /// A VM of one's own, from the best tier that serves.
+    /// Spawns a VM from the best tier that serves.
     ///
     /// # Errors
     /// As for [`spawn_with`](Self::spawn_with).
@@ -30,14 +30,14 @@ impl Pool {
         self.spawn_with(SpawnOptions::named(name)).await
     }
 
-    /// A VM of one's own, from the best tier that serves. Dropping the future takes the spawn
-    /// back, at any point.
+    /// Spawns a VM from the best tier that serves. Dropping the future cancels the spawn, at any
+    /// point.
     ///
     /// # Errors
     /// [`SpawnError::PoolExhausted`] if there was no room in time, [`SpawnError::StartsBusy`] if
-    /// others were started first; [`SpawnError::Failed`] says for each tier that was tried why it
-    /// failed, and [`SpawnError::TimedOut`] what had failed when the spawn's own limit was reached.
-    /// [`SpawnError::RuntimeEnded`] if the async runtime that opened the pool is gone.
+    /// others were started first; [`SpawnError::Failed`] with the reason of each tier that was
+    /// tried, and [`SpawnError::TimedOut`] with those until the spawn's own limit.
+    /// [`SpawnError::RuntimeEnded`] if the async runtime that opened the pool has ended.
     pub async fn spawn_with(&self, options: SpawnOptions) -> Result<VmHandle, SpawnError> {
         if self.core.has_no_runtime() {
             return Err(SpawnError::RuntimeEnded);
@@ -98,15 +98,15 @@ impl Pool {
             .limited(options.limits))
     }
 
-    /// Room for a VM, what is to serve it, and what follows from that for the pool.
+    /// Waits for room; returns its lease, the placement, and the effects on the pool.
     async fn turn(
         &self,
         wait: &Wait,
     ) -> Result<(Lease, Placement<Snapshot, PausedClone>, Option<Effects>), SpawnError> {
         let core = &self.core;
         let (turn, effects) = core.update(|state, now| {
-            // A pool that closes cancels first and locks the state then: whoever locks it later
-            // sees that.
+            // A pool that closes cancels first and locks the state then: every later lock sees
+            // that.
             if core.closing.is_cancelled() {
                 return Err(SpawnError::Closed);
             }
@@ -119,7 +119,7 @@ impl Pool {
             Ok((lease, placement)) => return Ok((lease, placement, Some(effects))),
             Err(waiter) => waiter,
         };
-        // Whatever was given back since it was found missing, the driver notices.
+        // The driver notices room that was released meanwhile.
         core.wake(effects);
         tokio::select! {
             turn = waiter.turn() => {
@@ -131,10 +131,10 @@ impl Pool {
     }
 }
 
-/// How long a spawn may wait.
+/// The time for which a spawn may wait.
 struct Wait {
     begun: Instant,
-    /// None: for ever.
+    /// `None`: for ever.
     until: Option<Instant>,
 }
 
@@ -168,21 +168,21 @@ struct Spawn<'a> {
     core: &'a Core,
     name: &'a VmName,
     wait: Wait,
-    /// What of its time it waited.
+    /// The part of its time that it waited.
     queue: Duration,
     failed: &'a mut Vec<(Origin, LaunchError)>,
-    /// Whether a process that stood by is to serve.
+    /// Whether a standby process is to serve.
     stood_by: bool,
     taken: Taken<'a>,
 }
 
-/// What a spawn took from the pool. Its replacement is work for the processors, so the driver is
-/// woken for that when the spawn is over, however it ends.
+/// The changes of a spawn to the pool. Replacing what it took needs processors, so the driver is
+/// woken only when the spawn is over, however it ends.
 struct Taken<'a> {
     core: &'a Core,
-    /// One wakes the driver for all.
+    /// A single effect wakes the driver for all.
     effects: Option<Effects>,
-    /// While a clone serves.
+    /// Set while a clone serves.
     active: Option<ActiveSpawn<'a>>,
 }
 
@@ -195,17 +195,17 @@ impl<'a> Taken<'a> {
         }
     }
 
-    /// A clone begins to serve.
+    /// Records that a clone begins to serve.
     fn begin(&mut self) {
         self.active = Some(self.core.host.active_spawns.begin());
     }
 
-    /// Something more was taken, or told.
+    /// Records a further change.
     fn keep(&mut self, effects: Effects) {
         self.effects = Some(effects);
     }
 
-    /// None serves (any more): others go on.
+    /// Records that no clone serves (any more): refills may go on.
     fn settle(&mut self) {
         self.active = None;
         if let Some(effects) = self.effects.take() {
@@ -231,7 +231,7 @@ impl<'a> Spawn<'a> {
                 Placement::Warm(clone) => match self.resume(clone).await {
                     Ok(handle) => return Ok(handle),
                     Err(error) => {
-                        // Another one would most likely cost the same time.
+                        // Another one would most likely take the same time.
                         let best = if error.took_its_time() {
                             Origin::Restored
                         } else {
@@ -246,7 +246,7 @@ impl<'a> Spawn<'a> {
                     match self.restore(&snapshot).await? {
                         Ok(handle) => return Ok(handle),
                         Err(error) => {
-                            // Deleting it needs that nobody holds it.
+                            // Released first: it can't be deleted while in use.
                             drop(snapshot);
                             let (fault, slow) = (error.fault(), error.took_its_time());
                             self.failed(Origin::Restored, error);
@@ -275,9 +275,9 @@ impl<'a> Spawn<'a> {
         self.failed.push((tier, error));
     }
 
-    /// The best that there is after a failure, from the tier `best` on.
+    /// Returns the best placement after a failure, from the tier `best` down.
     fn again(&self, lease: &Lease, best: Origin) -> Placement<Snapshot, PausedClone> {
-        // One whose files are gone fails at once.
+        // A snapshot whose files are gone fails at once.
         let slow = |(_, error): &&(_, LaunchError)| !matches!(error, LaunchError::Snapshot(_));
         if self.failed.iter().filter(slow).count() >= MAX_CLONES {
             return self.fall_back_to_boot(lease);
@@ -338,7 +338,7 @@ impl<'a> Spawn<'a> {
         }
     }
 
-    /// To start a VMM.
+    /// Waits for permission to start a VMM.
     async fn permit(&mut self, start: Start) -> Result<Permit, SpawnError> {
         let begun = Instant::now();
         let core = self.core;
@@ -354,7 +354,7 @@ impl<'a> Spawn<'a> {
         Ok(permit)
     }
 
-    /// Where the time went.
+    /// Adds up the times of the stages.
     fn timings(&self, handle: &VmHandle) -> Timings {
         let total = self.wait.begun.elapsed();
         let stages = handle.timings();

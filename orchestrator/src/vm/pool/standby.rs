@@ -1,5 +1,5 @@
-//! Processes of the VMM that stand by for spawns that find no warm clone: what a restore then does
-//! not wait for is the start of one. A state machine without I/O and without a clock, as `state` is.
+//! Standby processes, which save a spawn without a warm clone the start of a VMM. A state machine
+//! without I/O and without a clock, like `state`.
 //!
 //! ```text
 //!   wanted ──▶ starting ──▶ standing by ──▶ taken
@@ -7,9 +7,9 @@
 //!      └─ backoff ─┴── failed,   ┴ died
 //! ```
 //!
-//! They know no snapshot, and so are one set for all pools whose VMMs and machines are the same. They
-//! take neither a VM's place nor its memory from the budget: there is no guest in them. As many stand
-//! by as the pools ask for, and while spawns are restored at a time, as many as these.
+//! They know no snapshot, so all pools with the same VMM and machine share one set. They use
+//! neither places nor memory of the budget, because they have no guest. Their number is what the
+//! pools ask for or, while spawns are being restored, the number of concurrent restores.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -18,25 +18,25 @@ use super::backoff::{Backoff, Jitter};
 use super::clock::Now;
 use super::demand::Demand;
 
-/// How long more of them stand by than the pools ask for, after spawns that needed as many.
+/// Time for which more than the pools ask for stand by, after spawns that needed as many.
 const DEMAND_MEMORY: Duration = Duration::from_secs(60);
-/// Most spawns at a time that are counted.
+/// Limit of the concurrent spawns that are counted.
 const MAX_DEMAND: usize = 256;
 
-/// A process that stands by.
+/// A standby process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct StandbyId(u64);
 
 /// The state machine; `P` is a process.
 #[derive(Debug)]
 pub(super) struct StandbyPool<P> {
-    /// How many each pool asks for.
+    /// The number that each pool asks for.
     asked: Vec<usize>,
-    /// Whether the VMM has such.
+    /// Whether the VMM supports them.
     supported: bool,
     demand: Demand,
     starting: usize,
-    /// The oldest first.
+    /// The processes, the oldest first.
     ready: VecDeque<Ready<P>>,
     backoff: Backoff,
     jitter: Jitter,
@@ -51,7 +51,7 @@ struct Ready<P> {
 }
 
 impl<P> StandbyPool<P> {
-    /// For no pool yet. Its waits are jittered by what comes of `seed`.
+    /// Creates an empty set. `seed` is for the jitter of its backoffs.
     pub(super) fn new(seed: u64) -> Self {
         Self {
             asked: Vec::new(),
@@ -65,12 +65,12 @@ impl<P> StandbyPool<P> {
         }
     }
 
-    /// A pool asks for so many.
+    /// Adds a pool that asks for so many.
     pub(super) fn join(&mut self, asked: usize) {
         self.asked.push(asked);
     }
 
-    /// A pool that asked for so many is closed: what nobody wants any more, to be ended.
+    /// Removes a pool that asked for so many; returns surplus processes, to be ended.
     pub(super) fn leave(&mut self, asked: usize) -> Vec<P> {
         if let Some(at) = self.asked.iter().position(|other| *other == asked) {
             self.asked.swap_remove(at);
@@ -81,13 +81,13 @@ impl<P> StandbyPool<P> {
         Vec::new()
     }
 
-    /// How many there always are to be.
+    /// Returns the minimum number.
     fn least(&self) -> usize {
         let most = self.asked.iter().max().copied().unwrap_or(0);
         if self.supported { most } else { 0 }
     }
 
-    /// How many there are to be now, no more than `most` for the sake of spawns.
+    /// Returns the number for now, no more than `most` on account of spawns.
     fn wanted(&self, now: Now, most: usize) -> usize {
         match self.least() {
             0 => 0,
@@ -95,9 +95,9 @@ impl<P> StandbyPool<P> {
         }
     }
 
-    /// Whether another one is to be started now; that is reported by [`started`](Self::started),
-    /// [`failed`](Self::failed), [`given_up`](Self::given_up) or [`unsupported`](Self::unsupported)
-    /// then.
+    /// Returns whether to start another one now; the result is then reported by
+    /// [`started`](Self::started), [`failed`](Self::failed), [`given_up`](Self::given_up) or
+    /// [`unsupported`](Self::unsupported).
     pub(super) fn start(&mut self, now: Now, most: usize) -> bool {
         let missing = self.starting + self.ready.len() < self.wanted(now, most);
         let starts = missing && self.backoff.until() <= now;
@@ -105,14 +105,14 @@ impl<P> StandbyPool<P> {
         starts
     }
 
-    /// One that is too many by now, to be ended.
+    /// Takes out a surplus one, to be ended.
     pub(super) fn surplus(&mut self, now: Now, most: usize) -> Option<P> {
         let is_surplus = self.ready.len() > self.wanted(now, most);
         let ready = is_surplus.then(|| self.ready.pop_front()).flatten()?;
         Some(ready.process)
     }
 
-    /// One was started. It comes back if it is not wanted any more.
+    /// Adds one that was started; returns it if it is surplus.
     pub(super) fn started(&mut self, process: P, now: Now) -> Result<StandbyId, P> {
         self.given_up();
         if self.least() == 0 {
@@ -125,35 +125,35 @@ impl<P> StandbyPool<P> {
         Ok(id)
     }
 
-    /// One could not be started.
+    /// Records that one could not be started.
     pub(super) fn failed(&mut self, now: Now) {
         self.given_up();
         self.backoff.failed(now, &mut self.jitter);
     }
 
-    /// Whoever was to start one went away.
+    /// Records that a start was given up.
     pub(super) fn given_up(&mut self) {
         self.starting = self.starting.saturating_sub(1);
     }
 
-    /// There are no such processes.
+    /// Records that the VMM does not support them.
     pub(super) fn unsupported(&mut self) {
         self.given_up();
         self.supported = false;
     }
 
-    /// One for a spawn, which is counted whether there is one or not.
+    /// Takes one for a spawn; counts the spawn even if there is none.
     pub(super) fn take(&mut self, now: Now) -> Option<P> {
         self.demand.arrived(now);
         Some(self.ready.pop_front()?.process)
     }
 
-    /// A spawn was served by one that was taken.
+    /// Records that a spawn which took one was served.
     pub(super) fn served(&mut self) {
         self.backoff.succeeded();
     }
 
-    /// One ended by itself: what is left of it, if it was here still.
+    /// Records that one ended by itself; returns what is left of it, if it was still here.
     pub(super) fn died(&mut self, id: StandbyId, now: Now) -> Option<P> {
         let at = self.ready.iter().position(|ready| ready.id == id)?;
         let Ready { process, since, .. } = self.ready.remove(at)?;
@@ -161,13 +161,13 @@ impl<P> StandbyPool<P> {
         Some(process)
     }
 
-    /// Whether as many are there as there always are, or those that are missing could not be started
-    /// and will be later: a pool serves without them.
+    /// Returns whether the minimum is there, or missing ones failed to start and are tried later: a
+    /// pool serves without them.
     pub(super) fn is_settled(&self, now: Now) -> bool {
         self.starting == 0 && (self.ready.len() >= self.least() || self.backoff.until() > now)
     }
 
-    /// When one that failed is to be started again, or fewer are wanted.
+    /// Returns when to retry a failed start, or when fewer are wanted.
     pub(super) fn next_deadline(&self, now: Now, most: usize) -> Option<Now> {
         let there = self.starting + self.ready.len();
         let waits = there < self.wanted(now, most) && self.backoff.until() > now;
@@ -177,7 +177,7 @@ impl<P> StandbyPool<P> {
         retry.into_iter().chain(shrink).min()
     }
 
-    /// Those that are there.
+    /// Returns those that are there.
     pub(super) fn ready(&self) -> impl ExactSizeIterator<Item = &P> {
         self.ready.iter().map(|ready| &ready.process)
     }
@@ -204,7 +204,7 @@ mod tests {
         pool
     }
 
-    /// How many are begun at `now`.
+    /// Returns how many are started at `now`.
     fn begun(pool: &mut StandbyPool<u32>, now: Now) -> usize {
         std::iter::from_fn(|| pool.start(now, MOST).then_some(())).count()
     }
@@ -391,7 +391,7 @@ mod tests {
                 prop_assert!(starting + there.len() <= demanded);
                 prop_assert!(size > 0 || demanded == 0);
                 prop_assert_eq!(pool.ready().len(), there.len());
-                // It fills up by itself, sooner or later.
+                // It fills up by itself in the end.
                 let due = pool.next_deadline(now, MOST);
                 let latest = now + LONGEST_BACKOFF.max(2 * DEMAND_MEMORY);
                 prop_assert!(due.is_none_or(|due| due > now && due <= latest));

@@ -1,4 +1,4 @@
-//! Which pools share the processes that stand by, and how they do.
+//! Sets of standby processes, shared by pools.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,16 +13,16 @@ use super::clock::{Clock, Now};
 use super::standby::{StandbyId, StandbyPool};
 use crate::vm::vmm::{Machine, Standby, Vmm};
 
-/// What pools must have in common: the runtime that their processes are watched in, what is started,
-/// and the machine of a guest.
+/// The properties that pools of a set share: the runtime that watches the processes, the VMM that
+/// is started, and the size of a guest.
 type Key = (runtime::Id, Processes, Machine);
 
-/// What a VMM starts.
+/// The VMM that is started.
 #[derive(Debug, PartialEq, Eq, Hash)]
 enum Processes {
-    /// The same as all others of this name.
+    /// Identical to all others of this name.
     Named(String),
-    /// What only this VMM starts, by its address: it lives while there is a set.
+    /// Specific to this VMM, identified by its address: it lives as long as the set.
     Own(usize),
 }
 
@@ -30,7 +30,7 @@ enum Processes {
 #[derive(Debug, Default)]
 pub(super) struct StandbySets(Mutex<HashMap<Key, Weak<StandbySet>>>);
 
-/// Processes that stand by for some pools.
+/// The standby processes of some pools.
 #[derive(Debug)]
 struct StandbySet {
     clock: Clock,
@@ -40,7 +40,7 @@ struct StandbySet {
 
 type State = StandbyPool<Box<dyn Standby>>;
 
-/// A pool's part in a set.
+/// A pool's membership in a set.
 #[derive(Debug)]
 pub(super) struct Member {
     set: Arc<StandbySet>,
@@ -48,25 +48,25 @@ pub(super) struct Member {
     left: AtomicBool,
 }
 
-/// A process that is about to be started. Dropped, it is given up, and another pool may start one.
+/// A process about to be started. Dropping it gives it up, and another pool may start one.
 #[derive(Debug)]
 pub(super) struct Starting {
     set: Arc<StandbySet>,
     is_over: bool,
 }
 
-/// What there is to do.
+/// The actions to execute.
 pub(super) struct StandbySteps {
     pub(super) starts: Vec<Starting>,
-    /// To be ended.
+    /// Processes to end.
     pub(super) surplus: Vec<Box<dyn Standby>>,
-    /// When there may be more to do.
+    /// When there may be more actions.
     pub(super) deadline: Option<Instant>,
 }
 
 impl StandbySets {
-    /// The set for a pool that asks for so many processes of `vmm`, for guests with `machine`. To be
-    /// called in the runtime in which they are watched.
+    /// Returns the set for a pool that asks for so many processes of `vmm`, for guests of the size
+    /// `machine`. Call it in the runtime that watches them.
     pub(super) fn join(
         &self,
         vmm: &Arc<dyn Vmm>,
@@ -113,7 +113,7 @@ impl StandbySet {
 }
 
 impl Member {
-    /// What is to be done now, of which no more than `most` is for the sake of spawns.
+    /// Returns the actions for now, no more than `most` on account of spawns.
     pub(super) fn steps(&self, most: usize) -> StandbySteps {
         let mut state = self.set.state();
         let now = self.set.clock.now();
@@ -131,18 +131,18 @@ impl Member {
         }
     }
 
-    /// Resolves when something changed after this was called.
+    /// Resolves at a change after this call.
     pub(super) fn changed(&self) -> Notified<'_> {
         self.set.changed.notified()
     }
 
-    /// One for a spawn. The pool's driver is to look then what is to be done.
+    /// Takes one for a spawn. The pool's driver has to check for actions then.
     pub(super) fn take(&self) -> Option<Box<dyn Standby>> {
         let now = self.set.clock.now();
         self.set.state().take(now)
     }
 
-    /// A spawn was served by one that was taken.
+    /// Records that a spawn which took one was served.
     pub(super) fn served(&self) {
         self.set.state().served();
     }
@@ -152,7 +152,7 @@ impl Member {
         self.set.state().is_settled(now)
     }
 
-    /// Process ids of those that are there.
+    /// Returns the PIDs of those that are there.
     pub(super) fn pids(&self) -> Vec<u32> {
         self.set.state().ready().map(|ready| ready.pid()).collect()
     }
@@ -161,12 +161,12 @@ impl Member {
         self.set.state().ready().len()
     }
 
-    /// As [`Clock::advance`].
+    /// See [`Clock::advance`].
     pub(super) fn advance_clock(&self, by: Duration) {
         self.set.clock.advance(by);
     }
 
-    /// The pool asks for none any more: those that nobody wants, to be ended.
+    /// Ends the membership; returns surplus processes, to be ended.
     pub(super) fn leave(&self) -> Vec<Box<dyn Standby>> {
         if self.left.swap(true, Ordering::SeqCst) {
             return Vec::new();
@@ -182,7 +182,7 @@ impl Drop for Member {
 }
 
 impl Starting {
-    /// It was started. `ended` is told of its end while it stands by.
+    /// Records that it was started. Calls `ended` if it ends while standing by.
     pub(super) fn started(
         mut self,
         standby: Box<dyn Standby>,
@@ -208,7 +208,7 @@ impl Starting {
         self.set.change(StandbyPool::failed);
     }
 
-    /// The VMM has no such processes.
+    /// Records that the VMM does not support them.
     pub(super) fn unsupported(mut self) {
         self.is_over = true;
         self.set.change(|state, _| state.unsupported());

@@ -1,13 +1,13 @@
-//! How many VMMs the host starts at a time, and who comes first.
+//! Limits how many VMMs the host starts at a time, and decides their order.
 //!
-//! A start is work for processors, and more at a time than these can do is slower for all. But a
-//! restore waits for the kernel longer than it works, so as many as there are processors would leave
-//! these idle: what a start works and what it waits is measured, and the limit follows. The time for
-//! which it waits for a processor is not counted: that is no reason to start more.
+//! A start uses processors, and more starts at a time than these can handle are slower for all. But
+//! a restore waits for the kernel longer than it works, so a limit by the number of processors
+//! would leave them idle: the limit follows measurements of how long a start works and waits. The
+//! time for which it waits for a processor does not count: that is no reason to start more.
 //!
-//! Spawns come before what pools make for later ones, which has half of the limit at most and starts
-//! while no spawn waits. Boots work all the time: as many as there are processors, of spawns and of
-//! snapshots each, beside the others.
+//! Spawns come before what pools make in advance, which gets half of the limit at most and starts
+//! only while no spawn waits. Boots work all the time: as many as there are processors run, of
+//! spawns and of snapshots each, beside the others.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,42 +17,43 @@ use tokio::sync::oneshot;
 
 use super::processor_time::ProcessorTime;
 
-/// Most starts at a time for each processor, whatever was measured.
+/// Limit of the concurrent starts for each processor, whatever was measured.
 const MAX_PER_PROCESSOR: usize = 16;
-/// How many times as long as it works a start takes, until one was measured.
+/// Ratio of a start's time to its work, until one was measured.
 const FIRST_RATIO: f64 = 2.0;
-/// How much of the ratio the next measurement makes.
+/// Weight of a new measurement in the ratio.
 const WEIGHT: f64 = 0.1;
-/// More than what was measured: what waits together for the kernel waits longer than one alone.
+/// Factor on the measurement: starts that wait for the kernel together wait longer than a single
+/// one.
 const HEADROOM: f64 = 2.0;
 
-/// How often spawns are held up to measure their start, by some 50 microseconds.
+/// Interval of measurements of spawns' starts, each of which delays one by some 50 microseconds.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What is to be started.
+/// The purpose of a start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Start {
     /// A clone for a spawn.
     Restore,
-    /// A VM for a spawn that finds no snapshot.
+    /// A VM for a spawn without a snapshot.
     Boot,
-    /// A warm clone, or a process that stands by.
+    /// A warm clone, or a standby process.
     Refill,
-    /// A template for a snapshot.
+    /// A template's boot for a snapshot.
     Build,
 }
 
-/// In the order in which they come.
+/// Purposes by precedence.
 const ORDER: [Start; 4] = [Start::Restore, Start::Boot, Start::Refill, Start::Build];
 
-/// Who starts, and who waits for that: without I/O.
+/// The running and waiting starts: rules without I/O.
 #[derive(Debug)]
 struct Queue<W> {
     processors: usize,
-    /// How many times as long as it works a start takes.
+    /// Ratio of a start's time to its work.
     ratio: f64,
     running: [usize; ORDER.len()],
-    /// The longest first.
+    /// The waiting ones, the longest first.
     waiting: [VecDeque<(u64, W)>; ORDER.len()],
     numbers: u64,
 }
@@ -68,7 +69,7 @@ impl<W> Queue<W> {
         }
     }
 
-    /// How many clones may be started at a time.
+    /// Returns how many clones may be started at a time.
     fn limit(&self) -> usize {
         // Rounded.
         let fit = |each: &usize| self.ratio * HEADROOM > *each as f64 + 0.5;
@@ -76,7 +77,7 @@ impl<W> Queue<W> {
         self.processors * each
     }
 
-    /// Whether another one may start now.
+    /// Returns whether another one may start now.
     fn admits(&self, start: Start) -> bool {
         let [restores, boots, refills, builds] = self.running;
         let has_room = restores + refills < self.limit();
@@ -91,7 +92,7 @@ impl<W> Queue<W> {
         }
     }
 
-    /// A newcomer starts at once, or else waits by that number.
+    /// Lets a newcomer start at once, or returns its number in the queue.
     fn arrive(&mut self, start: Start, waiter: impl FnOnce() -> W) -> Option<u64> {
         if self.waiting[start as usize].is_empty() && self.admits(start) {
             self.running[start as usize] += 1;
@@ -102,7 +103,7 @@ impl<W> Queue<W> {
         Some(self.numbers)
     }
 
-    /// One that waits goes away, if it still waits.
+    /// Removes a waiting one, if it still waits.
     fn cancel(&mut self, start: Start, number: u64) {
         let waiting = &mut self.waiting[start as usize];
         if let Ok(at) = waiting.binary_search_by_key(&number, |(number, _)| *number) {
@@ -110,7 +111,7 @@ impl<W> Queue<W> {
         }
     }
 
-    /// The next one that may start; it counts from now on.
+    /// Returns the next one that may start, which counts from now on.
     fn next(&mut self) -> Option<(Start, W)> {
         ORDER.into_iter().find_map(|start| {
             let admitted = self.admits(start);
@@ -125,7 +126,7 @@ impl<W> Queue<W> {
         self.running[start as usize] -= 1;
     }
 
-    /// A start took so many times as long as it worked.
+    /// Records the ratio of a start.
     fn measure(&mut self, ratio: f64) {
         self.ratio += (ratio.clamp(1.0, MAX_PER_PROCESSOR as f64) - self.ratio) * WEIGHT;
     }
@@ -133,22 +134,22 @@ impl<W> Queue<W> {
 
 type Waiter = oneshot::Sender<Permit>;
 
-/// The host's starts, those of all of its pools.
+/// The starts of a host, by all its pools.
 #[derive(Debug)]
 pub(super) struct Starts {
     queue: Mutex<Queue<Waiter>>,
-    /// When a spawn's start was last measured.
+    /// The time of the last measurement of a spawn's start.
     looked: Mutex<Option<Instant>>,
 }
 
-/// To start a VMM, until it is dropped.
+/// A permit to start a VMM, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
     starts: Arc<Starts>,
     start: Start,
 }
 
-/// One that waits; it does no more when it is dropped.
+/// A waiting start; dropping it leaves the queue.
 struct Waiting<'a> {
     starts: &'a Arc<Starts>,
     start: Start,
@@ -181,7 +182,7 @@ impl Starts {
         Permit { starts, start }
     }
 
-    /// Resolves when such a start may begin. Dropped, it waits no more.
+    /// Resolves when such a start may begin. Dropping the future leaves the queue.
     pub(super) async fn acquire(self: &Arc<Self>, start: Start) -> Permit {
         let mut granted = None;
         let waits = self.queue().arrive(start, || {
@@ -199,22 +200,22 @@ impl Starts {
         };
         match granted.await {
             Ok(permit) => permit,
-            // Its sender is in the queue until it has sent.
+            // The sender is in the queue until it has sent.
             Err(_) => std::future::pending().await,
         }
     }
 
-    /// Lets those begin who may.
+    /// Lets those begin that may.
     fn grant(self: &Arc<Self>) {
         loop {
             let next = self.queue().next();
             let Some((start, waiter)) = next else { return };
-            // One that went away meanwhile gives it back.
+            // One that is gone returns its permit.
             drop(waiter.send(self.permit(start)));
         }
     }
 
-    /// How many of them the host starts at a time by now.
+    /// Returns how many the host starts at a time now.
     pub(super) fn limit(&self, start: Start) -> usize {
         let queue = self.queue();
         match start {
@@ -223,7 +224,7 @@ impl Starts {
         }
     }
 
-    /// Whether a spawn's start is to be measured by now.
+    /// Returns whether to measure a spawn's start now.
     pub(super) fn is_due(&self) -> bool {
         let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
         let due = looked.is_none_or(|looked| looked.elapsed() >= SAMPLE_INTERVAL);
@@ -233,8 +234,7 @@ impl Starts {
         due
     }
 
-    /// A VM was started and restored, which took so long, and so much of processors if that is
-    /// known.
+    /// Records a VMM's start and restore, with its time and, if known, its processor time.
     pub(super) fn measured(self: &Arc<Self>, took: Duration, time: Option<ProcessorTime>) {
         let Some(ProcessorTime { worked, queued }) = time.filter(|time| !time.worked.is_zero())
         else {
@@ -264,7 +264,7 @@ mod tests {
         Queue::new(processors)
     }
 
-    /// How many of `start` begin before one waits.
+    /// Returns how many starts for `start` begin before one waits.
     fn fill(queue: &mut Queue<u32>, start: Start) -> usize {
         let begun =
             std::iter::from_fn(|| queue.arrive(start, || 0).is_none().then_some(())).count();
@@ -343,7 +343,7 @@ mod tests {
                 let before = queue.running;
                 while queue.next().is_some() {}
                 let [restores, boots, refills, builds] = queue.running;
-                // A limit that sank ends nothing.
+                // A lower limit ends nothing.
                 let most = queue.limit().max(before[0] + before[2]);
                 prop_assert!(restores + refills <= most);
                 prop_assert!(boots <= 2 && builds <= 2);
