@@ -241,7 +241,13 @@ impl Instance {
         let reason = self.reason.get_or_init(|| reason).clone();
         self.guest.close(&reason);
         self.give_back();
+        // Before whoever waits for the state looks, and after whoever lists it has looked at the state.
+        self.unlist();
         self.set_state(State::Gone(reason));
+        self.unlist();
+    }
+
+    fn unlist(&self) {
         if let Some(vms) = self.listed.get() {
             vms.remove(self.id);
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ironclaw_host::sys::confine;
 use ironclaw_orchestrator::vm::config::JailChoice;
 use ironclaw_orchestrator::vm::firecracker::find_jailer;
-use ironclaw_orchestrator::vm::{Config, Launcher, Origin};
+use ironclaw_orchestrator::vm::{CheckpointOptions, Config, Launcher, Origin, SpawnOptions};
 use ironclaw_test_harness::skipped;
 
 use crate::lab::{Lab, launcher, list, pool, run, words};
@@ -378,4 +378,34 @@ async fn a_mount_on_which_no_jail_works_is_named_with_its_option() {
             "{error}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_jailed_vm_is_checkpointed_again_and_again_and_so_is_a_copy() {
+    let Some(lab) = jailed().await else { return };
+    let launcher = lab.launcher().await;
+    let pool = pool(&launcher, 1, 1).await;
+    pool.warmup().await.unwrap();
+    let vm = pool.spawn("original").await.unwrap();
+    assert_eq!(vm.origin(), Origin::Warm);
+    let kept = || CheckpointOptions::owned_by("suite");
+    let fork = SpawnOptions::named;
+    for number in ["1", "2"] {
+        assert_eq!(run(&vm, ["counter"]).await.trim(), number);
+        let checkpoint = vm.checkpoint(kept()).await.unwrap();
+        let copy = pool.fork(&checkpoint, fork("copy")).await.unwrap();
+        let of_copy = copy.checkpoint(kept()).await.unwrap();
+        let second = pool.fork(&of_copy, fork("second")).await.unwrap();
+        let next = (number.parse::<u32>().unwrap() + 1).to_string();
+        for copy in [&copy, &second] {
+            assert_ne!(status(copy.pid(), "Uid:"), "0\t0\t0\t0");
+            assert_eq!(run(copy, ["counter"]).await.trim(), next);
+        }
+        copy.destroy().await.unwrap();
+        second.destroy().await.unwrap();
+    }
+    vm.destroy().await.unwrap();
+    pool.close().await;
+    drop(launcher);
+    lab.until_no_home();
 }
