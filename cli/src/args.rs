@@ -27,7 +27,7 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(30 * 24 * 3600);
 #[derive(Debug, Parser)]
 #[command(name = "ironclaw", version, after_help = help::MAIN_EXAMPLES, after_long_help = help::main())]
 pub(crate) struct Cli {
-    /// Print JSON on standard output instead of text; of a failure, {"error", "exit_code"}.
+    /// Print JSON on standard output instead of text; of a failure, {"error", "kind", "exit_code"}.
     #[arg(long, global = true)]
     pub(crate) json: bool,
     /// Set a setting, whatever its variable or a file sets; may be given more than once. `ironclaw config

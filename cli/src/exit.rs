@@ -9,7 +9,7 @@ use ironclaw_orchestrator::template::TemplateError;
 use ironclaw_orchestrator::vm::config::ConfigError;
 use ironclaw_orchestrator::vm::snapshot::SnapshotError;
 use ironclaw_orchestrator::vm::vmm::{self, VmmError};
-use ironclaw_orchestrator::vm::{GuestError, LaunchError, PoolError, SpawnError};
+use ironclaw_orchestrator::vm::{ErrorKind, GuestError, LaunchError, PoolError, SpawnError};
 use ironclaw_protocol::message::FailureKind;
 use thiserror::Error as ThisError;
 
@@ -90,6 +90,11 @@ pub(crate) fn code(error: &Error) -> u8 {
         return signals::exit_code(*signal);
     }
     kind(error) as u8
+}
+
+/// The name of the kind of a library's error, for programs.
+pub(crate) fn name(error: &Error) -> Option<&'static str> {
+    ErrorKind::of(error.as_ref()).map(ErrorKind::name)
 }
 
 /// What to say about `error`, with all its causes; nothing about what the user did himself.

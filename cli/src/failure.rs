@@ -10,6 +10,9 @@ use crate::printed::Output;
 #[derive(Debug, Serialize)]
 struct Failure {
     error: String,
+    /// What kind of error of the library's, if it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
     exit_code: u8,
     /// The output of a command until the failure, if there was to be one.
     #[serde(flatten)]
@@ -20,14 +23,24 @@ struct Failure {
 /// the exit code.
 pub(crate) fn tell(error: &Error, json: bool) -> u8 {
     if json {
-        print(&causes(error.as_ref()), exit::code(error));
+        print_all(
+            causes(error.as_ref()),
+            exit::name(error),
+            exit::code(error),
+            None,
+        );
     }
     say(error)
 }
 
 /// Prints the error and the output of a command until then, as JSON; returns the exit code.
 pub(crate) fn tell_beside(output: Output, error: &Error) -> u8 {
-    print_all(causes(error.as_ref()), exit::code(error), Some(output));
+    print_all(
+        causes(error.as_ref()),
+        exit::name(error),
+        exit::code(error),
+        Some(output),
+    );
     say(error)
 }
 
@@ -40,13 +53,14 @@ fn say(error: &Error) -> u8 {
 
 /// Prints an error on standard output, as JSON.
 pub(crate) fn print(error: &str, exit_code: u8) {
-    print_all(error.to_owned(), exit_code, None);
+    print_all(error.to_owned(), None, exit_code, None);
 }
 
-fn print_all(error: String, exit_code: u8, output: Option<Output>) {
+fn print_all(error: String, kind: Option<&'static str>, exit_code: u8, output: Option<Output>) {
     // If this fails, too, standard error and the exit code remain.
     let _ = output::json(&Failure {
         error,
+        kind,
         exit_code,
         output,
     });

@@ -232,6 +232,7 @@ fn a_failure_is_one_json_value_where_json_is_asked_for() {
         let failure: serde_json::Value =
             serde_json::from_slice(&failed.get_output().stdout).unwrap();
         assert_eq!(failure["exit_code"], 121, "{words:?}");
+        assert_eq!(failure["kind"], "setting", "{words:?}");
         let error = failure["error"].as_str().unwrap();
         assert!(error.contains("IRONCLAW_POOL_SIZE"), "{words:?}: {error}");
     }

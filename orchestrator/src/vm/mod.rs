@@ -17,6 +17,7 @@ pub mod backends;
 mod causes;
 mod checkpoint;
 pub mod config;
+mod error_kind;
 mod exit_reason;
 pub mod firecracker;
 pub mod guest;
@@ -41,6 +42,7 @@ use ironclaw_host::{flock, host_limits, mount, own_groups, proc, tree, tsc};
 
 pub use checkpoint::{CheckpointError, CheckpointOptions};
 pub use config::Config;
+pub use error_kind::ErrorKind;
 pub use exit_reason::ExitReason;
 pub use guest::{
     Command, CommandId, ExecEvent, ExitStatus, GuestError, KnownCommand, Output, Position, Printed,
