@@ -1,4 +1,4 @@
-//! `ironclaw config`: the settings, and what set them.
+//! The command `ironclaw config`: shows the settings and their origins.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -16,7 +16,7 @@ use serde::Serialize;
 /// The option that sets a setting.
 const FLAG: &str = "--set";
 
-/// The settings of this process, with those of its command line.
+/// Reads the settings of this process, including those of its command line.
 pub(crate) fn read(set: &[(String, OsString)]) -> Result<Config, ConfigError> {
     Config::new(&values(set, &environment)?)
 }
@@ -43,7 +43,7 @@ struct Settings {
     settings: BTreeMap<&'static str, Shown>,
 }
 
-/// A value of JSON.
+/// A JSON value.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum Plain {
@@ -57,17 +57,17 @@ impl Plain {
     }
 }
 
-/// A setting as it is.
+/// The current value of a setting.
 #[derive(Debug, Serialize)]
 struct Shown {
-    /// `None`: what the default describes.
+    /// `None` for a default that is only described.
     value: Option<Plain>,
     default: String,
     takes: String,
     variable: String,
     /// `default`, `file`, `variable` or `flag`.
     from: &'static str,
-    /// Where in the file.
+    /// The line in the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     line: Option<usize>,
     #[serde(skip)]
@@ -128,7 +128,7 @@ fn shown(setting: &Setting, values: &Values<'_>, config: &Config) -> Shown {
     }
 }
 
-/// A default that depends on others, as it is here.
+/// Returns the current value of a default that depends on others.
 fn found(setting: &Setting, config: &Config) -> Option<String> {
     let path = |path: &PathBuf| path.display().to_string();
     let all = [

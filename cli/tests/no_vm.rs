@@ -98,7 +98,7 @@ fn a_bad_setting_is_named_with_its_value_and_range_for_every_command() {
     }
 }
 
-/// A file with these settings, that nobody else can change.
+/// Creates a file with these settings that nobody else can change.
 fn settings(state: &TempDir, text: &str) -> PathBuf {
     let path = state.path().join("config.toml");
     fs::write(&path, text).unwrap();
@@ -553,7 +553,7 @@ fn a_directory_of_somebodys_with_the_name_of_a_snapshot_or_template_is_left_alon
     assert!(broken.join("memory").exists() && template.join("a").exists());
 }
 
-/// A base and a checkpoint of a VM that was restored from it.
+/// Publishes a base, and a checkpoint of a VM that was restored from it.
 fn with_a_checkpoint(state: &Path) -> [String; 2] {
     let needs = Requirements {
         template: "0".repeat(64).parse().unwrap(),

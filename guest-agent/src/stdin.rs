@@ -1,4 +1,4 @@
-//! Standard input of a running command.
+//! The standard input of a running command.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -8,19 +8,18 @@ use std::time::Instant;
 
 use crate::reader::ReaderSearch;
 
-/// What the host sent and the command has not taken yet, at most a window's worth.
+/// The content that the host sent and the command has not taken yet, at most a window.
 ///
-/// A command that closes its input is not an error: what still comes is thrown away, and counts as
-/// read.
+/// A command that closes its input is no error: later content is discarded, and counts as read.
 #[derive(Debug)]
 pub(crate) struct Stdin {
-    /// Absent when nobody reads any more, or everything was read.
+    /// `None` when nobody reads any more, or everything was read.
     pipe: Option<File>,
     queue: VecDeque<Vec<u8>>,
-    /// How much of the first chunk is written.
+    /// Bytes written of the first chunk.
     written: usize,
     eof: bool,
-    /// While the host wants to be told of a reader that waits.
+    /// Set while the host wants to know of a waiting reader.
     search: Option<ReaderSearch>,
 }
 
@@ -36,7 +35,7 @@ impl Stdin {
         }
     }
 
-    /// The pipe, if there is something to write to it. Its hang-up can only be told by writing.
+    /// Returns the pipe, if there is something to write. Only a write notices its hang-up.
     pub(crate) fn to_write(&self) -> Option<BorrowedFd<'_>> {
         self.pipe
             .as_ref()
@@ -44,7 +43,7 @@ impl Stdin {
             .map(AsFd::as_fd)
     }
 
-    /// Content arrived. Gives how many bytes are out of the agent's memory.
+    /// Adds content. Returns how many bytes have left the agent's memory.
     #[must_use]
     pub(crate) fn arrive(&mut self, bytes: Vec<u8>) -> usize {
         if self.pipe.is_none() || bytes.is_empty() {
@@ -54,25 +53,25 @@ impl Stdin {
         self.write()
     }
 
-    /// No more content arrives.
+    /// Records the end of content.
     pub(crate) fn close(&mut self) {
         self.eof = true;
         self.close_if_done();
     }
 
-    /// The host wants to be told when somebody waits for what it has not sent.
+    /// Records that the host wants to know when somebody waits for content.
     pub(crate) fn await_reader(&mut self, now: Instant) {
         self.search.get_or_insert_with(|| ReaderSearch::start(now));
     }
 
-    /// When to [`look`](Self::look).
+    /// Returns when to [`look`](Self::look).
     pub(crate) fn next_look(&self) -> Option<Instant> {
         let search = self.search.as_ref()?;
         let is_open = self.pipe.is_some() && !self.eof;
         (is_open && self.queue.is_empty()).then(|| search.due())
     }
 
-    /// Whether somebody waits, as the host wanted to know; not before it is due.
+    /// Checks whether somebody waits, as the host wanted to know; only if it is time.
     pub(crate) fn look(&mut self, now: Instant) -> bool {
         if self.next_look().is_none_or(|due| now < due) {
             return false;
@@ -87,7 +86,7 @@ impl Stdin {
         waits
     }
 
-    /// Nobody reads any more. Gives how many bytes that had arrived will not be read.
+    /// Gives up the input. Returns how many bytes will not be read.
     #[must_use]
     pub(crate) fn abandon(&mut self) -> usize {
         self.pipe = None;
@@ -95,7 +94,7 @@ impl Stdin {
         waiting - std::mem::take(&mut self.written)
     }
 
-    /// Writes what the pipe takes without blocking. Gives how many bytes are out of the agent's memory.
+    /// Writes as much as the pipe takes. Returns how many bytes have left the agent's memory.
     #[must_use]
     pub(crate) fn write(&mut self) -> usize {
         let mut consumed = 0;
@@ -111,7 +110,7 @@ impl Stdin {
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return consumed,
-                // EPIPE: the command and whoever had its input closed it.
+                // EPIPE: the command, and everybody who had its input, closed it.
                 Err(_) => consumed += self.abandon(),
             }
         }

@@ -117,7 +117,8 @@ impl Upload {
         })
     }
 
-    /// Content arrived. The outer error breaks the protocol, the inner one ends the request.
+    /// Adds content. The outer error is a violation of the protocol, the inner one ends the
+    /// request.
     pub(crate) fn arrive(
         &mut self,
         bytes: &[u8],
@@ -134,7 +135,7 @@ impl Upload {
         })
     }
 
-    /// All content arrived: gives a new file its mode and its name.
+    /// Ends the content: gives a new file its mode and its name.
     pub(crate) fn finish(mut self) -> Outcome {
         if let Some(replacing) = &self.replacing {
             let mode = Permissions::from_mode(replacing.mode);
@@ -170,7 +171,8 @@ impl Drop for Replacing {
 
 /// Opens a file as it is, by a link or not, and empties it; makes it if it is not there.
 fn open_in_place(target: &Path, mode: u32) -> io::Result<File> {
-    // What is no regular file was refused before, unless a program of the guest swapped it since.
+    // Anything but a regular file was refused before, unless a program of the guest swapped it
+    // since.
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
     let mut options = OpenOptions::new();
     options.write(true).truncate(true).custom_flags(flags);

@@ -1,5 +1,6 @@
-//! What the operating system offers to whoever runs VMs, and knows none: processes and what confines
-//! them, `/proc`, locks, directories that are ours, control groups, limits.
+//! Facilities of the operating system for programs that run VMs, without any knowledge of VMs:
+//! processes and their confinement, `/proc`, locks, directories with a mark, control groups,
+//! limits.
 
 pub mod disk;
 pub mod file_access;

@@ -158,7 +158,7 @@ impl Record {
         self.stdout.len() + self.stderr.len()
     }
 
-    /// Nobody has listened for the maximum time.
+    /// Returns whether nobody has listened for the maximum time.
     fn is_given_up(&self) -> bool {
         self.ear.is_none() && self.quiet >= UNATTENDED_TICKS
     }
@@ -171,7 +171,7 @@ impl Record {
         matches!(self.ear, Some(Ear::Answered(_)))
     }
 
-    /// The next message for the listener.
+    /// Returns the next message for the listener.
     fn next(&mut self) -> Option<ToHost> {
         let Some(Ear::Listening(Listener { session, request })) = self.ear else {
             return None;

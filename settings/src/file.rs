@@ -16,12 +16,12 @@ use crate::setting::Setting;
 
 /// The variable that names the file.
 pub const CONFIG: &str = "IRONCLAW_CONFIG";
-/// The file of all users.
+/// The host's file, for all users.
 const OF_THE_HOST: &str = "/etc/ironclaw/config.toml";
-/// Bytes of a file; all settings take one thousand.
+/// Limit of a file's bytes; all settings take one thousand.
 const MAX_FILE: u64 = 64 << 10;
 
-/// A file of settings that can't be used.
+/// The error of a file of settings.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum FileError {
@@ -30,10 +30,10 @@ pub enum FileError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What keeps it from being read.
+        /// The reason.
         reason: String,
     },
-    /// It is no TOML.
+    /// It is not TOML.
     #[error("{}:{line}: {reason}", path.display())]
     Malformed {
         /// The file.
@@ -43,7 +43,7 @@ pub enum FileError {
         /// What is wrong there.
         reason: String,
     },
-    /// It sets what is no setting.
+    /// It sets an unknown setting.
     #[error("{}:{line}: there is no setting {key:?}{}", path.display(), did_you_mean(*.nearest))]
     Unknown {
         /// The file.
@@ -52,7 +52,7 @@ pub enum FileError {
         line: usize,
         /// The key.
         key: String,
-        /// The setting that is called most like it.
+        /// The setting with the most similar name.
         nearest: Option<&'static str>,
     },
 }
@@ -61,7 +61,7 @@ pub(crate) fn did_you_mean(nearest: Option<&str>) -> String {
     nearest.map_or_else(String::new, |nearest| format!("; is it {nearest:?}?"))
 }
 
-/// The file of settings: the one that [`CONFIG`] names, else the user's, else the host's.
+/// Finds the file of settings: the one that [`CONFIG`] names, else the user's, else the host's.
 pub fn find(environment: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let set = |name: &str| environment(name).filter(|value| !value.is_empty());
     if let Some(named) = set(CONFIG) {
@@ -69,7 +69,7 @@ pub fn find(environment: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     }
     let directory = set("XDG_CONFIG_HOME").map(PathBuf::from);
     let home = || set("HOME").map(|home| PathBuf::from(home).join(".config"));
-    // XDG base directory specification: a relative path is to be ignored.
+    // XDG base directory specification: ignore a relative path.
     let directory = directory.filter(|path| path.is_absolute()).or_else(home);
     let of_user = directory.map(|directory| directory.join("ironclaw/config.toml"));
     let all = of_user.into_iter().chain([OF_THE_HOST.into()]);
@@ -77,7 +77,7 @@ pub fn find(environment: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
         .find(|path| path.is_absolute() && path.symlink_metadata().is_ok())
 }
 
-/// What the file at `path` sets, by the keys of `settings`.
+/// Reads what the file at `path` sets, by the keys of `settings`.
 pub(crate) fn read(
     path: &Path,
     settings: &[Setting],
@@ -133,7 +133,8 @@ fn text(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// It names programs that are executed: who can change it has the rights of this user.
+/// Checks its permissions: it names programs to execute, so whoever can change it has the rights of
+/// this user.
 fn ensure_ours(file: &File) -> io::Result<()> {
     let facts = file.metadata()?;
     let us = rustix::process::geteuid().as_raw();
@@ -147,11 +148,11 @@ fn ensure_ours(file: &File) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::PermissionDenied, reason))
 }
 
-/// A value as a variable would have it.
+/// Returns a value as a variable would have it.
 fn plain(value: &Spanned<DeValue<'_>>) -> Option<String> {
     match value.get_ref() {
         DeValue::String(text) => Some(text.to_string()),
-        // As it is written, but for `1_000`.
+        // As written, except for `1_000`.
         DeValue::Integer(number) if number.radix() == 10 => Some(number.as_str().replace('_', "")),
         DeValue::Array(values) => {
             let texts: Option<Vec<_>> = values
@@ -167,7 +168,7 @@ fn plain(value: &Spanned<DeValue<'_>>) -> Option<String> {
     }
 }
 
-/// The setting that is called most like `name`, if one is.
+/// Returns the setting with the name most similar to `name`, if there is a similar one.
 pub(crate) fn nearest(name: &str, settings: &[Setting]) -> Option<&'static str> {
     const ALIKE: f64 = 0.75;
     let alike = |setting: &Setting| (strsim::jaro_winkler(name, setting.key), setting.key);

@@ -1,12 +1,12 @@
-//! Settings: what each is called, takes and is by default, and where its value comes from.
+//! Settings: their names, ranges and defaults, and the sources of their values.
 //!
 //! ```text
 //!   defaults  <  a TOML file  <  variables  <  flags
 //! ```
 //!
-//! Who has settings declares each once, as a [`Setting`]. From that declaration come its variable, its key
-//! in the file, its part of help texts and what is said of a bad value. This package alone knows how
-//! variables are called and where the file is.
+//! Each setting is declared once, as a [`Setting`], which determines its variable, its key in the
+//! file, its part of help texts, and the error about a bad value. Only this package knows the names
+//! of variables and the place of the file.
 
 #![forbid(unsafe_code)]
 

@@ -1,21 +1,21 @@
-//! Where a value comes from.
+//! The origin of a value.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// Where a value comes from that somebody set.
+/// The origin of a value that was set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// A file.
     File {
         /// The file.
         path: PathBuf,
-        /// Its line, from 1 on.
+        /// The line, from 1.
         line: usize,
     },
-    /// A variable of the environment.
+    /// An environment variable.
     Variable(String),
-    /// An option of a command line, as it is written there.
+    /// An option of the command line, as written there.
     Flag(&'static str),
 }
 
@@ -30,7 +30,7 @@ impl fmt::Display for Origin {
 }
 
 impl Origin {
-    /// What sets `key` there, as people write it.
+    /// Returns what sets `key` there, as people write it.
     pub(crate) fn of_key(&self, key: &str) -> String {
         match self {
             Self::File { .. } => format!("{self}: {key}"),

@@ -2,49 +2,49 @@
 
 use std::fmt;
 
-/// How the variables of all settings begin.
+/// The prefix of the variables of all settings.
 pub const PREFIX: &str = "IRONCLAW_";
 
-/// A setting: all that is said of it anywhere comes from here.
+/// A setting: the source of everything said about it.
 ///
-/// Texts may name other settings, by their keys in backticks: see [`with_variables`].
+/// Texts may refer to other settings by their keys in backticks: see [`with_variables`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Setting {
-    /// Its key in a file, by which its variable is called, too.
+    /// The key in a file, from which the variable's name is derived.
     pub key: &'static str,
-    /// Its value where nobody sets it.
+    /// The default.
     pub default: DefaultValue,
-    /// Its values.
+    /// The range.
     pub takes: Takes,
-    /// What it is, in a few words.
+    /// The meaning, in a few words.
     pub meaning: &'static str,
 }
 
-/// The value of a setting that is not set.
+/// The default of a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DefaultValue {
-    /// This one.
+    /// A fixed value.
     Is(&'static str),
-    /// None that could be written down: how it is found.
+    /// A description of how it is found.
     Described(&'static str),
 }
 
-/// What a setting takes.
+/// The range of a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Takes {
-    /// A number in this range; without a last one, as large as there are.
+    /// A number in this range; without a maximum, any larger one.
     Number {
-        /// The first.
+        /// The minimum.
         least: u64,
-        /// The last.
+        /// The maximum.
         most: Option<u64>,
     },
-    /// What its meaning says.
+    /// As described by the meaning.
     Text,
 }
 
 impl Setting {
-    /// A setting whose values its meaning tells.
+    /// Declares a setting whose range is described by its meaning.
     #[must_use]
     pub const fn text(key: &'static str, default: DefaultValue, meaning: &'static str) -> Self {
         Self {
@@ -55,7 +55,7 @@ impl Setting {
         }
     }
 
-    /// A number, from `least` to `most` if there is such.
+    /// Declares a number, from `least` to `most` if there is a maximum.
     #[must_use]
     pub const fn number(
         key: &'static str,
@@ -72,20 +72,20 @@ impl Setting {
         }
     }
 
-    /// The name of its variable.
+    /// Returns the name of its variable.
     #[must_use]
     pub fn variable(&self) -> String {
         variable(self.key)
     }
 
-    /// What it is and takes, as help and errors have it.
+    /// Returns its meaning and range, for help and errors.
     #[must_use]
     pub fn expected(&self) -> String {
         format!("{}{}", self.meaning, self.takes)
     }
 }
 
-/// The name of the variable of `key`.
+/// Returns the name of the variable of `key`.
 pub(crate) fn variable(key: &str) -> String {
     format!("{PREFIX}{}", key.to_uppercase())
 }
@@ -111,8 +111,8 @@ impl fmt::Display for DefaultValue {
     }
 }
 
-/// A text in which settings are named by their keys in backticks, with the names of their variables: for
-/// people who set those. A value may follow the key: `` `jail=off` ``.
+/// Replaces keys of settings in backticks by the names of their variables: for people who set
+/// those. A value may follow the key: `` `jail=off` ``.
 #[must_use]
 pub fn with_variables(text: &str, settings: &[Setting]) -> String {
     let mut rest = text;

@@ -1,4 +1,4 @@
-//! The values of settings: what somebody set, each with its origin.
+//! The values that were set, each with its origin.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -11,40 +11,40 @@ use crate::file::{self, FileError};
 use crate::origin::Origin;
 use crate::setting::{DefaultValue, Setting, Takes};
 
-/// A value that somebody set.
+/// A value that was set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Value {
-    /// As it was written.
+    /// The value as written.
     pub text: OsString,
-    /// Where.
+    /// The origin.
     pub origin: Origin,
 }
 
-/// A setting has a value that it does not take.
+/// The error of a value that is out of range.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{set}={value:?} can't be used: it takes {expected}")]
 pub struct BadValue {
     /// The setting.
     pub key: &'static str,
-    /// What set it: a variable, a line of a file, a flag.
+    /// The origin: a variable, a line of a file, a flag.
     pub set: String,
     /// The value.
     pub value: String,
-    /// What it takes.
+    /// The range.
     pub expected: String,
 }
 
-/// A flag sets what is no setting.
+/// The error of a flag for an unknown setting.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("there is no setting {key:?}{}", file::did_you_mean(*.nearest))]
 pub struct UnknownSetting {
-    /// What was set.
+    /// The name.
     pub key: String,
-    /// The setting that is called most like it.
+    /// The setting with the most similar name.
     pub nearest: Option<&'static str>,
 }
 
-/// What was set, and the environment. An empty value counts as none.
+/// The values that were set, and the environment. An empty value counts as unset.
 pub struct Values<'a> {
     settings: &'static [Setting],
     set: BTreeMap<&'static str, Value>,
@@ -52,7 +52,7 @@ pub struct Values<'a> {
 }
 
 impl<'a> Values<'a> {
-    /// What variables of `environment` set of `settings`.
+    /// Reads the variables of `settings` from `environment`.
     #[must_use]
     pub fn of_variables(
         settings: &'static [Setting],
@@ -73,7 +73,7 @@ impl<'a> Values<'a> {
         values
     }
 
-    /// The same with what the file at `path` sets and nothing else does.
+    /// Adds what the file at `path` sets and nothing else does.
     ///
     /// # Errors
     /// [`FileError`] if any of it can't be used.
@@ -87,7 +87,7 @@ impl<'a> Values<'a> {
         Ok(self)
     }
 
-    /// The same with `key` as `flag` sets it, whatever else does.
+    /// Sets `key` by `flag`, which takes precedence.
     ///
     /// # Errors
     /// [`UnknownSetting`].
@@ -109,26 +109,26 @@ impl<'a> Values<'a> {
         Ok(self)
     }
 
-    /// A variable of the environment that is no setting.
+    /// Returns an environment variable that is no setting.
     #[must_use]
     pub fn environment(&self, variable: &str) -> Option<OsString> {
         (self.environment)(variable).filter(|value| !value.is_empty())
     }
 
-    /// What somebody set.
+    /// Returns the value that was set, if any.
     #[must_use]
     pub fn set(&self, setting: &Setting) -> Option<&Value> {
         let set = self.set.get(setting.key);
         set.filter(|value| !value.text.is_empty())
     }
 
-    /// A path, if one was set.
+    /// Returns a path that was set, if any.
     #[must_use]
     pub fn path(&self, setting: &Setting) -> Option<PathBuf> {
         self.set(setting).map(|value| PathBuf::from(&value.text))
     }
 
-    /// What was set, or the default if that can be written down.
+    /// Parses the value that was set, or a fixed default.
     ///
     /// # Errors
     /// [`BadValue`].
@@ -142,7 +142,7 @@ impl<'a> Values<'a> {
         }
     }
 
-    /// The same of a number, which has to be in its range.
+    /// Parses a number, and checks its range.
     ///
     /// # Errors
     /// [`BadValue`].
@@ -162,7 +162,7 @@ impl<'a> Values<'a> {
         }
     }
 
-    /// That the value of `setting` can't be used.
+    /// Returns the error of the value of `setting`.
     #[must_use]
     pub fn bad(&self, setting: &Setting) -> BadValue {
         let set = self.set(setting);

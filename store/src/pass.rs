@@ -93,7 +93,7 @@ struct Pass<'a> {
     next: AtomicU64,
 }
 
-/// What one thread found.
+/// The results of one thread.
 #[derive(Default)]
 struct Found {
     /// The blocks that are not all zeros, with their digests.

@@ -52,14 +52,14 @@ pub fn ram(zero_page: &[u8; BOOT_PARAMS]) -> impl Iterator<Item = Region> + '_ {
     })
 }
 
-/// Physical address of the command line, which ends at a NUL byte or after
+/// Returns the physical address of the command line, which ends at a NUL byte or after
 /// [`MAX_COMMAND_LINE`] bytes.
 #[must_use]
 pub fn command_line(zero_page: &[u8; BOOT_PARAMS]) -> Option<u32> {
     u32_at(zero_page, CMD_LINE_POINTER).filter(|&pointer| pointer != 0)
 }
 
-/// The devices that a command line names as `virtio_mmio.device=4K@0xc0001000:5`.
+/// Parses the devices that a command line names as `virtio_mmio.device=4K@0xc0001000:5`.
 pub fn devices(command_line: &[u8]) -> impl Iterator<Item = Device> + '_ {
     let end = command_line
         .iter()

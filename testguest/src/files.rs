@@ -77,7 +77,7 @@ impl Files {
         Ok(())
     }
 
-    /// The file at `path`.
+    /// Returns the file at `path`.
     ///
     /// # Errors
     /// `NotFound`, or `Invalid` for a directory.

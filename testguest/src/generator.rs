@@ -23,7 +23,7 @@ impl Generator {
         self.state = self.derive(b"mix", entropy);
     }
 
-    /// The next 32 bytes. The state they came from is gone afterwards.
+    /// Returns the next 32 bytes, and destroys the state that they came from.
     pub fn draw(&mut self) -> [u8; 32] {
         let drawn = self.derive(b"draw", &[]);
         self.state = self.derive(b"next", &[]);

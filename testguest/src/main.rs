@@ -96,7 +96,7 @@ impl Machine for Bare {
     }
 }
 
-/// Where the entry code goes to, with the address of the zero page.
+/// The target of the entry code, which passes the address of the zero page.
 #[allow(
     unsafe_code,
     reason = "brings the machine up, each step once and in order"

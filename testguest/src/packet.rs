@@ -94,7 +94,7 @@ impl Header {
         })
     }
 
-    /// The header as it travels.
+    /// Encodes the header.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; HEADER] {
         let mut bytes = [0; HEADER];
@@ -111,7 +111,7 @@ impl Header {
         bytes
     }
 
-    /// The answer that ends the connection this packet belongs to.
+    /// Returns the answer that ends the connection of this packet.
     #[must_use]
     pub fn refusal(&self) -> Self {
         Self {

@@ -1,4 +1,4 @@
-//! What a developer of IronClaw types, with nothing to install first: `cargo xtask`.
+//! `cargo xtask`: the commands of an IronClaw developer, with nothing to install first.
 
 #![forbid(unsafe_code)]
 

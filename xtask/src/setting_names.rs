@@ -1,24 +1,24 @@
-//! Checks that libraries name no setting's variable: they know settings by their keys, and whoever speaks to
-//! people gives the variables their names.
+//! Checks that libraries name no setting's variable: they know settings by their keys, and front
+//! ends translate these for people.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 
-/// How they begin.
+/// The prefix of variables.
 const PREFIX: &str = concat!("IRONCLAW", "_");
 
-/// The libraries.
+/// The checked libraries.
 const LIBRARIES: [&str; 4] = ["host/src", "protocol/src", "store/src", "orchestrator/src"];
 
-/// What begins like one and is none: the mark of a VMM's process.
+/// An exception with that prefix: the mark of a VMM's process.
 const ALLOWED: [(&str, &str); 1] = [("orchestrator/src/vm/vmm/orphan.rs", "IRONCLAW_VMM")];
 
-/// Checks the libraries below `root`, and prints what names a variable on standard error.
+/// Checks the libraries below `root`, and prints violations on standard error.
 ///
 /// # Errors
-/// If something does, or a file can't be read.
+/// If there are any, or a file can't be read.
 pub(crate) fn check(root: &Path) -> Result<()> {
     let offences = offences(root)?;
     for offence in &offences {
@@ -48,7 +48,7 @@ fn offences(root: &Path) -> Result<Vec<String>> {
     Ok(offences)
 }
 
-/// The lines that name one, without tests at the end.
+/// Returns the lines that name a variable, without tests at the end.
 fn named<'a>(file: &'a Path, text: &'a str) -> impl Iterator<Item = (usize, &'a str)> {
     let code = text.lines().take_while(|line| *line != "#[cfg(test)]");
     let is_allowed = move |line: &str| {
@@ -61,7 +61,7 @@ fn named<'a>(file: &'a Path, text: &'a str) -> impl Iterator<Item = (usize, &'a 
         .filter(move |(_, line)| line.contains(PREFIX) && !is_allowed(line))
 }
 
-/// All sources below `directory` but those of tests.
+/// Lists all sources below `directory`, without tests.
 fn sources(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut all = Vec::new();
     let entries = fs::read_dir(directory);

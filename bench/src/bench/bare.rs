@@ -1,4 +1,4 @@
-//! Firecracker by requests that are written as they are: the least that a client can do.
+//! A minimal client of Firecracker, with literal requests.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -10,23 +10,23 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use ironclaw_orchestrator::vm::snapshot::Snapshot;
 
-/// How long a process may take until it listens, and until it has loaded a snapshot.
+/// Timeout of a process's start, and of loading a snapshot.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Between two looks whether it listens, of which nothing tells.
+/// Interval of attempts to connect, for which there is no event.
 const CONNECT_PAUSE: Duration = Duration::from_micros(200);
 
-/// A process, ended when it is dropped.
+/// A process, killed on drop.
 struct Process(Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It has ended already, or does now.
+        // Fails only if it has ended already.
         drop(self.0.kill());
         drop(self.0.wait());
     }
 }
 
-/// Starts `firecracker`, lets it load `snapshot` and run it, kills it, and waits for its end.
+/// Starts `firecracker`, loads `snapshot` and runs it, kills it, and waits for its end.
 pub(super) fn cycle(firecracker: &Path, snapshot: &Snapshot) -> Result<()> {
     let directory = tempfile::tempdir()?;
     let process = Command::new(firecracker)
@@ -75,7 +75,7 @@ fn connect(process: &mut Process, socket: &Path) -> Result<UnixStream> {
     }
 }
 
-/// Whether nobody listens yet.
+/// Returns whether nobody listens yet.
 fn is_early(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -1,7 +1,8 @@
-//! Clients that spawn, run a command, destroy, and begin anew, beside the least that a client of
-//! Firecracker can do: start, load, kill.
+//! Measures clients that spawn, run a command, destroy, and repeat, beside a minimal client of
+//! Firecracker: start, load, kill.
 //!
-//! What is compared takes turns, phase by phase, so that what else the machine does meets all alike.
+//! The compared sides take turns, phase by phase, so that other load on the machine affects all
+//! alike.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,10 +25,10 @@ use super::host::Load;
 use super::load::Served;
 use super::own::Own;
 
-/// How long clients run before anything is counted: until the pool's stock is used up, and starts
-/// are as many as they stay.
+/// Time that clients run before counting: until the pool's stock is used up, and the rate of starts
+/// is steady.
 const LEAD_IN: Duration = Duration::from_secs(1);
-/// How long they are counted then.
+/// Time for which they are counted.
 const PHASE: Duration = Duration::from_secs(2);
 
 /// The figures.
@@ -39,7 +40,7 @@ pub(super) struct Report {
     levels: Vec<Level>,
 }
 
-/// So many clients at a time; medians of all phases, by second.
+/// Rates with so many concurrent clients; medians of all phases, per second.
 #[derive(Debug, Serialize)]
 struct Level {
     clients: usize,
@@ -50,19 +51,19 @@ struct Level {
     unjailed: f64,
     unjailed_served: Served,
     unjailed_of_bare: f64,
-    /// The same, jailed; none where the settings or the user can have no jail.
+    /// Jailed spawns with a command; `None` if the settings or the user's rights allow no jail.
     jailed: Option<f64>,
     jailed_served: Option<Served>,
     jailed_of_unjailed: Option<f64>,
 }
 
-/// A pool, or the client without one.
+/// A pool, or the minimal client.
 enum Subject {
     Bare(PathBuf, Snapshot),
     Pool(Pool),
 }
 
-/// Measures, and prints.
+/// Measures and prints.
 pub(super) async fn run(
     config: &Config,
     clients: &[usize],
@@ -175,7 +176,7 @@ fn median(rates: &mut [f64]) -> f64 {
     rates.get(rates.len() / 2).copied().unwrap_or_default()
 }
 
-/// What clients count while they are counted.
+/// The counts of clients, while counting.
 #[derive(Default)]
 struct Tally {
     counts: AtomicBool,
@@ -206,7 +207,7 @@ impl Tally {
     }
 }
 
-/// Cycles per second of so many clients, and which tiers served them.
+/// Returns the cycles per second of so many clients, and the tiers that served them.
 async fn phase(subject: &Subject, clients: usize) -> Result<(f64, Served)> {
     let tally = Arc::new(Tally::default());
     let mut running = JoinSet::new();
@@ -258,7 +259,7 @@ async fn phase(subject: &Subject, clients: usize) -> Result<(f64, Served)> {
         client.context("a task failed")??;
     }
     if let Subject::Pool(pool) = subject {
-        // What it makes anew is made now, and not beside what is measured next.
+        // Refills now, not during the next measurement.
         pool.warmup().await?;
     }
     let count = |count: &AtomicUsize| count.load(Ordering::Relaxed);

@@ -6,26 +6,27 @@ use serde::Serialize;
 
 use crate::statistics::Spread;
 
-/// The least that share something: enough for a ratio.
+/// The minimum of clones that share anything: enough for a ratio.
 pub(super) const FEW: usize = 2;
 
-/// Warm clones that live at the same time.
+/// Concurrent warm clones.
 #[derive(Debug, Serialize)]
 pub(super) struct Clones {
-    /// How many.
+    /// Their number.
     pub(super) clones: usize,
-    /// Of how many snapshots.
+    /// The number of their snapshots.
     pub(super) snapshots: usize,
-    /// Proportional share of each: pages that several map count in parts.
+    /// The proportional share of each: shared pages count in parts.
     pub(super) pss_bytes: Spread<u64>,
-    /// What each has for itself: what its end frees.
+    /// The unshared memory of each, which its end frees.
     pub(super) uss_bytes: Spread<u64>,
-    /// What all of them take together.
+    /// The memory of all together.
     pub(super) total_pss_bytes: u64,
 }
 
 impl Clones {
-    /// Of those whose VMMs are `pids`; `None` of none, where the budget has no room for one.
+    /// Measures the VMMs with these PIDs; `None` if there are none, because the budget has no room
+    /// for one.
     pub(super) fn of(snapshots: usize, pids: &[u32]) -> Result<Option<Self>> {
         let memory = pids.iter().map(|pid| {
             ProcessMemory::of(*pid)

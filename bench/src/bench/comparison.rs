@@ -1,4 +1,4 @@
-//! The ratios of a run beside those that were committed.
+//! Compares the ratios of a run with committed ones.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,18 +12,18 @@ use serde::{Deserialize, Serialize};
 use super::ratios::Ratios;
 use super::report::Report;
 
-/// How many times a committed ratio is a gross break: machines are noisy.
+/// The factor above a committed ratio that counts as broken: machines are noisy.
 pub(super) const GROSS: f64 = 2.0;
 
 /// A file of ratios, in TOML.
 #[derive(Debug)]
 pub(super) struct Committed {
     path: PathBuf,
-    /// One for each VMM and what executes the guest's code, as `qemu-tcg`.
+    /// A section for each VMM and accelerator, like `qemu-tcg`.
     sections: BTreeMap<String, Section>,
 }
 
-/// Ratios, and the guests that they hold for.
+/// The ratios, and the guests for which they hold.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Section {
@@ -32,16 +32,16 @@ struct Section {
     ratios: Ratios,
 }
 
-/// What came of it.
+/// The result of a comparison.
 #[derive(Debug, Serialize)]
 pub(super) struct Comparison {
     pub(super) file: PathBuf,
-    /// Where there are ratios of such guests; otherwise why not.
+    /// The ratios for such guests; otherwise the reason why there are none.
     #[serde(flatten)]
     pub(super) result: Found,
 }
 
-/// A report and what came of its comparison.
+/// A report with its comparison.
 #[derive(Debug, Serialize)]
 pub(super) struct Compared {
     #[serde(flatten)]
@@ -62,9 +62,9 @@ pub(super) struct Row {
     pub(super) name: &'static str,
     pub(super) measured: f64,
     pub(super) committed: f64,
-    /// How many times the committed one.
+    /// The factor to the committed ratio.
     pub(super) times: f64,
-    /// Whether it is more than twice that.
+    /// Whether it exceeds the limit.
     pub(super) broken: bool,
 }
 
@@ -105,7 +105,7 @@ impl Committed {
     }
 }
 
-/// Of the section with the ratios of that VMM.
+/// Returns the section with the ratios of that VMM.
 fn name(kind: &VmmKind, accelerator: &str) -> String {
     format!("{}-{accelerator}", kind.name())
 }
@@ -135,7 +135,7 @@ impl Comparison {
         }
     }
 
-    /// Whether a ratio is grossly more than was committed.
+    /// Returns whether a ratio grossly exceeds the committed one.
     pub(super) fn is_broken(&self) -> bool {
         match &self.result {
             Found::Ratios(rows) => rows.iter().any(|row| row.broken),
@@ -195,7 +195,7 @@ mod tests {
         }
     }
 
-    /// A file whose ratios are those of `report()`, all multiplied by `factor`.
+    /// Returns a file with the ratios of `report()`, all multiplied by `factor`.
     fn committed(factor: f64) -> Committed {
         let ratios = report().ratios.named();
         let lines = ratios.map(|(name, ratio)| format!("{name} = {:.9}", ratio * factor));
@@ -234,7 +234,7 @@ mod tests {
         other.vmm.kind = VmmKind::new("Firecracker");
         other.vmm.accelerator = "kvm".to_owned();
         for (report, said) in [(larger, "512 MiB"), (other, "Firecracker")] {
-            // With these ratios it would be broken.
+            // These ratios would break it.
             let comparison = Comparison::new(&committed(0.1), &report);
             assert!(!comparison.is_broken());
             let Found::Nothing { because } = comparison.result else {

@@ -1,11 +1,11 @@
-//! Page faults of a process.
+//! The page faults of a process.
 
 use std::ops::Sub;
 
 use anyhow::{Context as _, Result};
 use procfs::process::Process;
 
-/// Page faults of all threads of a process, since it began or between two moments.
+/// The page faults of all threads of a process, since its start or between two moments.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Faults {
     /// Served from memory.
@@ -15,7 +15,7 @@ pub(super) struct Faults {
 }
 
 impl Faults {
-    /// Until now, those that the kernel took on behalf of its guest included.
+    /// Reads those until now, including the kernel's on behalf of its guest.
     pub(super) fn of(pid: u32) -> Result<Self> {
         let stat = i32::try_from(pid)
             .context("no process id")

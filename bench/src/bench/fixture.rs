@@ -68,7 +68,7 @@ pub(super) fn snapshots() -> Snapshots {
     }
 }
 
-/// Of a full run.
+/// Returns the report of a full run.
 pub(super) fn report() -> Report {
     let load = Load {
         one: 0.5,

@@ -1,4 +1,4 @@
-//! What the measurements ran on.
+//! The host of the measurements.
 
 use std::fs;
 use std::thread::available_parallelism;
@@ -8,24 +8,24 @@ use ironclaw_orchestrator::vm::snapshot;
 use procfs::{Current as _, LoadAverage, Meminfo};
 use serde::Serialize;
 
-/// How the kernel chooses the frequency of the first processor.
+/// The governor of the first processor's frequency.
 const GOVERNOR: &str = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor";
 
-/// The machine, and what else it did.
+/// The machine, and its other load.
 #[derive(Debug, Serialize)]
 pub(super) struct Host {
     pub(super) cpu_model: String,
-    /// Those that this process may use.
+    /// The processors that this process may use.
     pub(super) processors: usize,
     pub(super) memory_bytes: u64,
     pub(super) kernel: String,
-    /// `None` where the kernel does not choose the processors' frequency.
+    /// `None` if the kernel does not control the processors' frequency.
     pub(super) cpu_governor: Option<String>,
     pub(super) load_before: Load,
     pub(super) load_after: Load,
 }
 
-/// Load averages: processes that ran or wanted to, on average over so many minutes.
+/// Load averages: running and runnable processes, averaged over so many minutes.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(super) struct Load {
     pub(super) one: f32,
@@ -34,7 +34,7 @@ pub(super) struct Load {
 }
 
 impl Host {
-    /// At the end of the measurements.
+    /// Reads them at the end of the measurements.
     pub(super) fn new(host: &snapshot::Host, load_before: Load) -> Result<Self> {
         let memory = Meminfo::current().context("can't read /proc/meminfo")?;
         Ok(Self {

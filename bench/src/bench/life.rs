@@ -1,4 +1,4 @@
-//! One VM, from its spawn to its end.
+//! The life of one VM, from its spawn to its end.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -8,22 +8,22 @@ use ironclaw_orchestrator::vm::{Timings, VmHandle};
 
 use super::faults::Faults;
 
-/// Where the time of a VM's life went.
+/// The times in a VM's life.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Life {
-    /// Its spawn, with the total as the caller saw it.
+    /// The spawn, with the total as seen by the caller.
     pub(super) timings: Timings,
     /// One `echo` in the guest after that.
     pub(super) exec: Duration,
-    /// From the request until its process was gone.
+    /// The time from the request until its process was gone.
     pub(super) destroy: Duration,
     /// Page faults of the VMM from the spawn to the echo's answer.
     pub(super) faults: Faults,
 }
 
 impl Life {
-    /// Of the VM that `spawn` resolves to. `faults_before` tells what a process that exists already
-    /// has had of page faults.
+    /// Measures the VM of `spawn`. `faults_before` returns the earlier page faults of a process
+    /// that exists already.
     pub(super) async fn of<E>(
         spawn: impl Future<Output = Result<VmHandle, E>> + Send + 'static,
         faults_before: impl FnOnce(u32) -> Faults,
@@ -57,7 +57,7 @@ impl Life {
     }
 }
 
-/// A spawn as a server does it: in a task, not on the thread that waits for the runtime.
+/// Spawns like a server: in a task, not on the thread that waits for the runtime.
 async fn spawned<E>(
     spawn: impl Future<Output = Result<VmHandle, E>> + Send + 'static,
 ) -> Result<(VmHandle, Duration)>

@@ -1,4 +1,4 @@
-//! Many spawns at a time.
+//! Measures concurrent spawns.
 
 use std::time::{Duration, Instant};
 
@@ -9,31 +9,31 @@ use tokio::task::JoinSet;
 
 use crate::statistics::Spread;
 
-/// The least that a client spawns in turn. The first ones take what the pool had before: those
-/// after them tell what it makes.
+/// Minimum number of spawns of each client. The first ones use the pool's stock: later ones show
+/// how fast it refills.
 const LEAST: usize = 4;
 
-/// What so many spawns at a time take, with as many warm clones of one snapshot at the start.
+/// The times of so many concurrent spawns, with as many warm clones of one snapshot at the start.
 #[derive(Debug, Serialize)]
 pub(super) struct Concurrency {
     pub(super) concurrency: usize,
-    /// All at once from a full pool, which is filled again before the next time.
+    /// All at once from a full pool, which is refilled in between.
     pub(super) burst: Spawns,
-    /// So many clients, each of which spawns, destroys, and goes on.
+    /// So many clients, each of which spawns, destroys, and repeats.
     pub(super) sustained: Spawns,
 }
 
 /// Spawns of several clients.
 #[derive(Debug, Serialize)]
 pub(super) struct Spawns {
-    /// Of bursts, until all of a burst were answered; sustained, until all were destroyed.
+    /// For bursts, until a whole burst was answered; for sustained load, until all were destroyed.
     pub(super) per_second: f64,
-    /// To the agent's confirmation of the guest's identity.
+    /// The time to the agent's confirmation of the guest's identity.
     pub(super) spawn_ms: Spread<f64>,
     pub(super) served: Served,
 }
 
-/// How many spawns each tier served.
+/// The number of spawns by tier.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(super) struct Served {
     pub(super) warm: usize,
@@ -41,13 +41,13 @@ pub(super) struct Served {
     pub(super) cold_boot: usize,
 }
 
-/// Of one spawn.
+/// A single spawn.
 struct Spawned {
     took: Duration,
     origin: Origin,
 }
 
-/// Measures with a pool that wants `concurrency` warm clones.
+/// Measures a pool that keeps `concurrency` warm clones.
 pub(super) async fn measure(pool: &Pool, concurrency: usize, rounds: u16) -> Result<Concurrency> {
     let times = usize::from(rounds).div_ceil(concurrency);
     Ok(Concurrency {

@@ -1,4 +1,4 @@
-//! What a bench makes on the machine that it measures, and takes away again however it ends.
+//! The resources that a bench creates on the host, and removes however it ends.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,19 +12,19 @@ use ironclaw_console::signals;
 use ironclaw_orchestrator::vm::snapshot::{SnapshotId, SnapshotStore};
 use ironclaw_orchestrator::vm::{Created, Launcher, Pool, PoolOptions, dropped_vms_ended};
 
-/// The bench's own snapshot, and the pool that is open.
+/// The bench's own snapshot, and the open pool.
 #[derive(Default)]
 pub(super) struct Own {
     snapshot: Mutex<Option<(SnapshotStore, SnapshotId)>>,
-    /// The snapshot is being made: whoever publishes it is a thread that goes on by itself.
+    /// The snapshot is being made: a thread that continues by itself publishes it.
     making: AtomicBool,
     pool: Mutex<Option<Pool>>,
-    /// No pool is opened any more.
+    /// No further pool is opened.
     stopped: AtomicBool,
 }
 
 impl Own {
-    /// Measures, and ends what there is then. A signal stops it; the second at once.
+    /// Measures, then removes the resources. A signal stops it; a second one at once.
     pub(super) async fn measured<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         let first = signals::first()?;
         let mut work = pin!(work);
@@ -32,11 +32,11 @@ impl Own {
             result = &mut work => result,
             signal = first => {
                 if self.making.load(Ordering::Relaxed) || lock(&self.snapshot).is_some() {
-                    // Its tasks make the snapshot, or have VMs of it: without a pool it ends, and
-                    // they with it.
+                    // Its tasks make the snapshot, or have VMs of it: they end when the pool is
+                    // gone.
                     self.stopped.store(true, Ordering::Relaxed);
                     let stop = async { Ok(tokio::join!(self.close_pool(), work)) };
-                    // That the pool is closed is no news.
+                    // A closed pool is no news.
                     drop(signals::until_first(stop).await?);
                 }
                 Err(signal.into())
@@ -62,7 +62,7 @@ impl Own {
         Ok(created?)
     }
 
-    /// Does something with a pool, which has ended afterwards, whatever came of it.
+    /// Uses a pool, and closes it whatever the result.
     pub(super) async fn with_pool<T>(
         &self,
         launcher: &Launcher,
@@ -81,7 +81,7 @@ impl Own {
     }
 
     /// Deletes the snapshot. One that another process uses meanwhile stays: it is as good as any,
-    /// and goes when it is old.
+    /// and is deleted when old.
     pub(super) async fn end(&self) {
         let Some((store, id)) = lock(&self.snapshot).take() else {
             return;

@@ -1,4 +1,4 @@
-//! The report as pictures.
+//! Draws the report.
 
 mod canvas;
 mod chart;
@@ -14,7 +14,7 @@ use anyhow::Result;
 use super::report::Report;
 use canvas::Canvas;
 
-/// Draws all of them into files of `directory`, which exists.
+/// Draws all pictures into files of `directory`, which exists.
 pub(super) fn draw(report: &Report, directory: &Path) -> Result<()> {
     let canvas = Canvas::new(directory, report);
     canvas.draw(

@@ -1,5 +1,4 @@
-//! Figures of one run as parts of each other: unlike times, they are much the same on a slow or a
-//! busy machine.
+//! Ratios between figures of one run: unlike times, they are similar on a slow or a busy machine.
 
 use anyhow::{Context as _, Result};
 use ironclaw_orchestrator::vm::{Origin, Timings};
@@ -10,24 +9,24 @@ use super::life::Life;
 use super::snapshots::Snapshots;
 use super::tiers::Tier;
 
-/// The less, the better. Times are medians.
+/// Smaller is better. Times are medians.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Ratios {
-    /// A restored spawn, of a cold boot.
+    /// A restored spawn in relation to a cold boot.
     pub(super) restored_of_cold_boot: f64,
-    /// A warm spawn, of a restored one.
+    /// A warm spawn in relation to a restored one.
     pub(super) warm_of_restored: f64,
-    /// A warm spawn, of a cold boot.
+    /// A warm spawn in relation to a cold boot.
     pub(super) warm_of_cold_boot: f64,
-    /// A warm spawn, of what its VMM and its guest took of it. That is no share of ours alone,
-    /// which is microseconds and differs by as much from one host to the next.
+    /// A warm spawn in relation to the part of its VMM and guest. The rest is not ours alone: that
+    /// takes microseconds, and differs by as much between hosts.
     pub(super) warm_of_floor: f64,
-    /// A restored spawn, of the same.
+    /// A restored spawn in relation to the part of its VMM and guest.
     pub(super) restored_of_floor: f64,
-    /// PSS of one of two warm clones of a snapshot, of the guest's memory.
+    /// PSS of one of two warm clones of a snapshot in relation to the guest's memory.
     pub(super) clone_of_guest_memory: f64,
-    /// Blocks of a snapshot on disk, of the guest's memory.
+    /// Blocks of a snapshot on disk in relation to the guest's memory.
     pub(super) disk_of_guest_memory: f64,
 }
 
@@ -69,7 +68,7 @@ impl Ratios {
         })
     }
 
-    /// Each with its name.
+    /// Returns each with its name.
     pub(super) fn named(&self) -> [(&'static str, f64); 7] {
         let Self {
             restored_of_cold_boot,
@@ -92,7 +91,7 @@ impl Ratios {
     }
 }
 
-/// The median of how many times its VMM's and its guest's part each spawn took.
+/// Returns the median of each spawn's time in relation to the part of its VMM and guest.
 fn of_floor(lives: &[Life]) -> Result<f64> {
     median(lives.iter().map(|life| {
         let Timings {

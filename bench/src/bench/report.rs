@@ -1,4 +1,4 @@
-//! All that was measured, as it is printed in JSON.
+//! The full report, as printed in JSON.
 
 use ironclaw_orchestrator::vm::vmm::VmmIdentity;
 use serde::Serialize;
@@ -15,12 +15,12 @@ pub(super) struct Report {
     pub(super) host: Host,
     pub(super) vmm: VmmIdentity,
     pub(super) guest: Guest,
-    /// The page cache, of the snapshot that most was measured with.
+    /// The page cache of the snapshot that most measurements use.
     pub(super) cache: Cache,
     /// Warm, restored, cold boot.
     pub(super) tiers: Vec<Tier>,
     pub(super) snapshots: Snapshots,
-    /// Of pools with as many snapshots as the settings say; empty in a quick run.
+    /// Pools with as many snapshots as the settings say; empty in a quick run.
     pub(super) warmups: Vec<Warmup>,
     pub(super) clones: Vec<Clones>,
     /// Empty in a quick run.
@@ -34,15 +34,15 @@ pub(super) struct Guest {
     pub(super) vcpus: u8,
 }
 
-/// How much of a snapshot's memory file was in the page cache: nothing warms it but that the
-/// snapshot was written just before.
+/// How much of a snapshot's memory file was in the page cache: nothing warms it except that it was
+/// just written.
 #[derive(Debug, Serialize)]
 pub(super) struct Cache {
     /// The file's length, holes included.
     pub(super) memory_bytes: u64,
-    /// When the snapshot was published, before the first restore.
+    /// At publication, before the first restore.
     pub(super) before_bytes: u64,
-    /// After the last one. Holes that a clone read are in the cache, too.
+    /// After the last restore. Includes holes that a clone read.
     pub(super) after_bytes: u64,
 }
 
@@ -50,9 +50,9 @@ pub(super) struct Cache {
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(super) struct Warmup {
     pub(super) snapshots: usize,
-    /// Snapshots that were there before; the others were built.
+    /// Snapshots that existed; the others were built.
     pub(super) found: usize,
-    /// Warm clones, which were all restored.
+    /// Warm clones, all of which were restored.
     pub(super) clones: usize,
     pub(super) took_ms: f64,
 }

@@ -1,16 +1,16 @@
-//! What snapshots take: time and disk.
+//! The time and size of snapshots.
 
 use ironclaw_console::output::milliseconds;
 use ironclaw_orchestrator::vm::Created;
 use serde::Serialize;
 
-/// Making a snapshot, and what snapshots take on disk.
+/// The times of making a snapshot, and the sizes on disk.
 #[derive(Debug, Serialize)]
 pub(super) struct Snapshots {
     pub(super) boot_ms: f64,
     pub(super) write_ms: f64,
     pub(super) publish_ms: f64,
-    /// Blocks of the one that most was measured with.
+    /// Blocks of the one that most measurements use.
     pub(super) disk_bytes: u64,
     /// Blocks of each snapshot of the pool; empty in a quick run.
     pub(super) pool_disk_bytes: Vec<u64>,

@@ -1,4 +1,4 @@
-//! The report for people.
+//! Prints the report for people.
 
 use anyhow::Result;
 use ironclaw_console::output::{self, mebibytes};
@@ -13,7 +13,7 @@ use super::snapshots::Snapshots;
 use super::tiers::Tier;
 use crate::statistics::Spread;
 
-/// Prints all but the ratios.
+/// Prints everything but the ratios.
 pub(super) fn print(report: &Report) -> Result<()> {
     heading(report)?;
     output::line("\nmilliseconds, to the agent's first answer, by stage, and after that:")?;
@@ -74,7 +74,7 @@ pub(super) fn ratios(ratios: &Ratios) -> Result<()> {
     )
 }
 
-/// Prints the ratios beside those that were committed.
+/// Prints the ratios beside the committed ones.
 pub(super) fn comparison(comparison: &Comparison, measured: &Ratios) -> Result<()> {
     let file = comparison.file.display();
     match &comparison.result {
@@ -153,7 +153,7 @@ fn row(tier: &str, stage: &str, times: &Spread<f64>) -> [String; 8] {
     ]
 }
 
-/// To a microsecond where that is more than noise.
+/// Formats to a microsecond where that is more than noise.
 pub(super) fn milliseconds(value: f64) -> String {
     match value {
         ..10.0 => format!("{value:.3}"),
@@ -222,7 +222,7 @@ fn memory(clones: &Clones) -> [String; 5] {
     ]
 }
 
-/// In MiB, without the unit.
+/// Formats in MiB, without the unit.
 fn tenths(bytes: u64) -> String {
     format!("{:.1}", in_mebibytes(bytes))
 }

@@ -1,4 +1,4 @@
-//! What a spawn takes on each tier, one at a time.
+//! Measures spawns of each tier, one at a time.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -15,24 +15,24 @@ use super::life::Life;
 use super::own::Own;
 use crate::statistics::Spread;
 
-/// One tier. Times are in milliseconds.
+/// The figures of a tier. Times are in milliseconds.
 #[derive(Debug, Serialize)]
 pub(super) struct Tier {
     pub(super) origin: Origin,
-    /// To the agent's confirmation of the guest's identity, as the caller sees it.
+    /// The time to the agent's confirmation of the guest's identity, as seen by the caller.
     pub(super) spawn_ms: Spread<f64>,
-    /// The parts of that.
+    /// The stages of that.
     pub(super) stages_ms: BTreeMap<SpawnStage, Spread<f64>>,
     /// One `echo` in the guest after that.
     pub(super) first_exec_ms: Spread<f64>,
-    /// From the request until the process was gone.
+    /// The time from the request until the process was gone.
     pub(super) destroy_ms: Spread<f64>,
-    /// Page faults of the VMM that memory served, from the spawn to the echo's answer; of a process
-    /// that the spawn started, all it had.
+    /// Page faults of the VMM served from memory, from the spawn to the echo's answer; all of them,
+    /// for a process that the spawn started.
     pub(super) minor_faults: Spread<u64>,
-    /// Those that the disk served.
+    /// Page faults served from disk.
     pub(super) major_faults: Spread<u64>,
-    /// What they were computed from.
+    /// The single measurements.
     #[serde(skip)]
     pub(super) lives: Vec<Life>,
 }
@@ -47,7 +47,7 @@ impl Tier {
         };
         let stages = SpawnStage::ALL.into_iter().filter(|stage| match stage {
             SpawnStage::Total => false,
-            // Boots are measured without a pool: a pool boots only where all else failed.
+            // Boots are measured without a pool: a pool boots only if everything else failed.
             SpawnStage::Queue => origin != Origin::ColdBooted,
             stage => stage.is_part_of(origin),
         });
@@ -81,7 +81,7 @@ pub(super) async fn cold_boots(
     Tier::new(Origin::ColdBooted, lives)
 }
 
-/// With `standby` processes that stand by before each.
+/// Measures with `standby` standby processes before each spawn.
 pub(super) async fn restores(
     own: &Own,
     launcher: &Launcher,
@@ -111,8 +111,8 @@ pub(super) async fn warm(
     .await
 }
 
-/// A pool of one snapshot with room for a single VM: its successor is not restored before it is
-/// gone, so nothing competes with what is measured.
+/// Opens a pool of one snapshot with room for a single VM: its successor is restored only when it
+/// is gone, so nothing competes with the measurement.
 fn alone(warm: usize) -> PoolOptions {
     PoolOptions {
         budget: Budget::new(Limit {

@@ -18,7 +18,7 @@ pub(super) struct Check {
     pub(super) name: &'static str,
     pub(super) status: Status,
     pub(super) found: String,
-    /// What to do about it.
+    /// The advice.
     pub(super) advice: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Checkpoints of VMs that are in use.
+//! Takes checkpoints of VMs in use.
 
 use thiserror::Error;
 use tokio::task::spawn_blocking;
@@ -8,19 +8,19 @@ use crate::vm::lifecycle::Request;
 use crate::vm::snapshot::{Checkpoint, Description, Snapshot, SnapshotError, Timestamp};
 use crate::vm::vmm::SavedFiles;
 
-/// Whose a checkpoint is, and for how long.
+/// The owner of a checkpoint, and its expiry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckpointOptions {
-    /// Who may have it deleted
-    /// ([`SnapshotStore::delete_checkpoint`](super::snapshot::SnapshotStore::delete_checkpoint)): 1 to 256
-    /// bytes of printable text.
+    /// The owner, who may have it deleted
+    /// ([`SnapshotStore::delete_checkpoint`](super::snapshot::SnapshotStore::delete_checkpoint)): 1
+    /// to 256 bytes of printable text.
     pub owner: String,
-    /// When it may go by itself; `None`: never.
+    /// The time after which it may be deleted; `None`: never.
     pub keep_until: Option<Timestamp>,
 }
 
 impl CheckpointOptions {
-    /// One of `owner`'s, which is kept until it is deleted.
+    /// Creates options for a checkpoint of `owner` that is kept until it is deleted.
     #[must_use]
     pub fn owned_by(owner: impl Into<String>) -> Self {
         Self {
@@ -30,17 +30,17 @@ impl CheckpointOptions {
     }
 }
 
-/// Why there is no checkpoint. Unless the VM is over, it goes on as before.
+/// The reason why there is no checkpoint. The VM continues, unless it is over.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
     /// The VM could not be held, or its state not be written.
     #[error(transparent)]
     Vm(#[from] VmError),
-    /// What was written could not be kept.
+    /// The files could not be published.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
-    /// The async runtime shuts down.
+    /// The async runtime is shutting down.
     #[error("the async runtime shuts down")]
     ShuttingDown,
 }

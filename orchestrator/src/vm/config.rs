@@ -1,8 +1,9 @@
-//! The settings: what they may be, and where they come from.
+//! The settings, their ranges and their sources.
 //!
-//! [`Config::from_env`] reads them: those of a file, and before them those of the environment. Nothing else
-//! in the crate looks at either, but for `PATH`, where programs are looked for that no setting names. A bad
-//! value is an error that names what set it, the value and what is allowed; nothing is silently clamped.
+//! [`Config::from_env`] reads them from a file and from the environment, which takes precedence.
+//! Nothing else in the crate reads either, except for `PATH`, on which programs are looked for that
+//! no setting names. A bad value is an error with its origin, the value and the range; nothing is
+//! silently clamped.
 
 mod error;
 mod schema;
@@ -176,7 +177,7 @@ impl Config {
         }
     }
 
-    /// The settings of this process: those of its environment, and those of a file that it does not have.
+    /// Reads the settings of this process, from its environment and from a file.
     ///
     /// # Errors
     /// [`ConfigError`] of the first bad value.
@@ -185,7 +186,8 @@ impl Config {
         Self::new(&Self::read(&environment)?)
     }
 
-    /// What variables of `environment` set, and the file that is found by it: for who sets more.
+    /// Reads the variables of `environment`, and the file that it leads to: for callers that set
+    /// more.
     ///
     /// # Errors
     /// [`ConfigError::File`].
@@ -197,13 +199,13 @@ impl Config {
         })
     }
 
-    /// The settings that `values` has, for this user.
+    /// Validates the settings in `values`, for this user.
     ///
     /// # Errors
-    /// [`ConfigError`] for the first bad value.
+    /// [`ConfigError`] of the first bad value.
     pub fn new(values: &Values<'_>) -> Result<Self, ConfigError> {
         let config = Self::of(values, rustix::process::geteuid().is_root())?;
-        // Links may lead from one to the other.
+        // Checks again with links resolved, which may lead from one to the other.
         config.ensure_apart(resolved)?;
         Ok(config)
     }
@@ -243,7 +245,7 @@ impl Config {
     }
 
     fn of(values: &Values<'_>, is_root: bool) -> Result<Self, ConfigError> {
-        // Those without a value have a default that is none.
+        // Settings without a value have a default that is described.
         let number = |setting| {
             values
                 .number::<usize>(setting)
@@ -298,7 +300,7 @@ mod tests {
         Config::from_vars(lookup, true)
     }
 
-    /// With these settings, as variables.
+    /// Returns the configuration of these settings, set as variables.
     fn set(settings: &[(&Setting, &str)]) -> Result<Config, ConfigError> {
         let vars: Vec<_> = settings
             .iter()
@@ -455,7 +457,7 @@ mod tests {
                 }
             }
         }
-        // With a default, too.
+        // A default counts, too.
         set(&[(&SNAPSHOT_PATH, "/var/lib/ironclaw")]).unwrap_err();
         set(&[(&SNAPSHOT_PATH, "/srv/ic"), (&RUN_PATH, "/srv/ic-run")]).unwrap();
     }

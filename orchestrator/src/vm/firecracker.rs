@@ -131,7 +131,7 @@ enum Snapshot {
     Written,
 }
 
-/// What a VM has of the host until its process has ended; given back in this order.
+/// The resources of a VM on the host, until its process has ended; released in this order.
 struct VmResources {
     _dir: VmDir,
     _interface: Option<Interface>,
@@ -411,7 +411,7 @@ impl Vmm for Firecracker {
             devices: _,
         } = self;
         let (run, jailer) = (run.root(), jailer.as_ref().map(|jailer| jailer.settings()));
-        // What devices it has is in its identity.
+        // Its devices are part of its identity.
         Some(format!(
             "{binary:?} {identity:?} {run:?} {jailer:?} {confined:?}"
         ))
@@ -632,7 +632,7 @@ impl MicroVm for FirecrackerVm {
             snapshot_path: self.chroot.prepare_output(vmstate, CHECKPOINT_VMSTATE)?,
             mem_file_path: self.chroot.prepare_output(memory, CHECKPOINT_MEMORY)?,
         };
-        // Whatever becomes of it, its connections are reset.
+        // Its connections are reset, whether it succeeds or not.
         self.channel_taken = false;
         let written = self.converse("write a checkpoint", async |api| {
             api.call(&Vm::Paused).await?;

@@ -52,7 +52,7 @@ struct Resources {
     over: bool,
 }
 
-/// What a VM was made from, and so what a checkpoint of it is of.
+/// The origin of a VM, and so of its checkpoints.
 #[derive(Debug)]
 pub(crate) struct Lineage {
     pub(crate) store: SnapshotStore,
@@ -142,7 +142,7 @@ impl Instance {
         }
     }
 
-    /// What it was made from, with the snapshot if it was restored from one.
+    /// Returns its origin, with the snapshot if it was restored from one.
     pub(crate) fn lineage(&self) -> (Arc<Lineage>, Option<Snapshot>) {
         let snapshot = self.resources().snapshot.clone();
         (Arc::clone(&self.lineage), snapshot)

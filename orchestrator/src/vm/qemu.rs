@@ -453,7 +453,7 @@ impl QemuVm {
         self.converse_within(QMP_TIMEOUT, operation, talk).await
     }
 
-    /// The same with a timeout of its own.
+    /// Runs a conversation with a timeout of its own.
     async fn converse_within(
         &mut self,
         limit: Duration,

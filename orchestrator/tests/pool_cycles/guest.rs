@@ -40,7 +40,7 @@ struct Agent {
     served: bool,
     /// Commands that do not end by themselves.
     hung: HashSet<RequestId>,
-    /// What it says behind its answers, which is no frame.
+    /// Bytes sent after its answers that are no frame.
     nonsense: Vec<u8>,
 }
 

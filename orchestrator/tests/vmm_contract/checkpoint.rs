@@ -26,7 +26,7 @@ fn kept() -> CheckpointOptions {
     CheckpointOptions::owned_by("suite")
 }
 
-/// A command that prints 1, 2, 3 and so on, for ever.
+/// Returns a command that prints 1, 2, 3 and so on, for ever.
 fn counting(backend: &Backend) -> Command {
     if backend.launcher.vmm().kind == firecracker::KIND {
         ["count", "5"].into()
@@ -137,7 +137,7 @@ async fn a_command_counts_on_in_the_vm_and_in_two_copies_without_a_line_lost_or_
     pool.close().await;
 }
 
-/// Each line that a command prints which tells clones apart.
+/// Returns the lines of all commands whose output differs between clones.
 async fn own_lines(backend: &Backend, vm: &VmHandle) -> Vec<Vec<u8>> {
     let mut lines = Vec::new();
     for command in unique(backend) {

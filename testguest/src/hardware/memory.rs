@@ -52,7 +52,7 @@ pub(crate) unsafe fn boot_info(zero_page: *const u8) -> BootInfo {
 pub(crate) struct Spare(Region);
 
 impl Spare {
-    /// Size in whole MiB.
+    /// Returns the size in whole MiB.
     pub(crate) fn mebibytes(&self) -> u32 {
         u32::try_from((self.0.end - self.0.start) / MIB).unwrap_or(u32::MAX)
     }

@@ -89,7 +89,7 @@ impl Socket {
         })
     }
 
-    /// The context id that the device has now.
+    /// Returns the device's present context id.
     pub(crate) fn cid(&self) -> Result<u64> {
         self.transport.read_consistent(|| {
             let low: u32 = self.transport.read_config_space(0)?;

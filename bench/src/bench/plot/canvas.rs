@@ -1,4 +1,4 @@
-//! A picture with a title that says what it was measured on.
+//! A picture, with a title that names the host of the measurements.
 
 use std::fs;
 use std::path::Path;
@@ -20,7 +20,7 @@ const FONT: &str = "sans-serif";
 pub(super) const INK: RGBColor = RGBColor(34, 34, 34);
 const FAINT: RGBColor = RGBColor(96, 96, 96);
 
-/// Colours that are told apart by colour-blind people too (Okabe and Ito).
+/// Colours that colour-blind people can tell apart, too (Okabe and Ito).
 pub(super) const BLUE: RGBColor = RGBColor(0, 114, 178);
 pub(super) const ORANGE: RGBColor = RGBColor(230, 159, 0);
 pub(super) const GREEN: RGBColor = RGBColor(0, 158, 115);
@@ -29,7 +29,7 @@ pub(super) const SKY: RGBColor = RGBColor(86, 180, 233);
 pub(super) const PINK: RGBColor = RGBColor(204, 121, 167);
 pub(super) const GREY: RGBColor = RGBColor(170, 170, 170);
 
-/// Where a picture is drawn.
+/// The area of a picture.
 pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// Draws pictures of one report into files of a directory.
@@ -51,7 +51,7 @@ impl<'a> Canvas<'a> {
         }
     }
 
-    /// Draws one with `content` below its title.
+    /// Draws a picture with `content` below its title.
     pub(super) fn draw(
         &self,
         file: &str,
@@ -75,7 +75,7 @@ impl<'a> Canvas<'a> {
     }
 }
 
-/// Writes a line of text whose upper left corner is `at`.
+/// Writes a line of text with its upper left corner at `at`.
 pub(super) fn text(
     area: &Area<'_>,
     text: &str,

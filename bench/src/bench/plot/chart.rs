@@ -1,4 +1,4 @@
-//! Lines over an axis, with their names above: there they hide none of them.
+//! A line chart, with the names of the lines above it, where they hide none of them.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use super::canvas::{Area, INK, font, text};
 /// Height of the title, and of each line's name.
 const TITLE: i32 = 26;
 const NAME: i32 = 18;
-/// Where the names begin, above the axis.
+/// Left edge of the names, above the axis.
 const LEFT: i32 = 60;
 
 /// One line of a chart.
@@ -22,7 +22,7 @@ pub(super) struct Line {
     pub(super) points: Vec<(f64, f64)>,
 }
 
-/// What a chart's axes are.
+/// The axes of a chart.
 #[derive(Debug)]
 pub(super) struct Axes<'a, X, Y> {
     pub(super) title: &'a str,
@@ -30,7 +30,7 @@ pub(super) struct Axes<'a, X, Y> {
     pub(super) x_name: &'a str,
     pub(super) y: Y,
     pub(super) y_name: &'a str,
-    /// Size of the dots at the points; 0 for lines alone.
+    /// Size of the dots at the points; 0 for none.
     pub(super) dots: u32,
 }
 
@@ -90,13 +90,13 @@ fn names_height(lines: usize) -> i32 {
     NAME.saturating_mul(lines).saturating_add(TITLE + 6)
 }
 
-/// From 0 to a little more than the largest value.
+/// Returns the range from 0 to a little more than the largest value.
 pub(super) fn from_zero(values: impl Iterator<Item = f64>) -> Range<f64> {
     let largest = values.fold(0.0, f64::max);
     0.0..if largest > 0.0 { largest * 1.1 } else { 1.0 }
 }
 
-/// The decades around all values, for an axis that has no zero.
+/// Returns the decades around all values, for an axis without a zero.
 pub(super) fn decades(values: impl Iterator<Item = f64> + Clone) -> Range<f64> {
     let positive = values.filter(|value| *value > 0.0);
     let least = positive.clone().fold(f64::INFINITY, f64::min);
@@ -109,7 +109,7 @@ pub(super) fn decades(values: impl Iterator<Item = f64> + Clone) -> Range<f64> {
     low..if high > low { high } else { low * 10.0 }
 }
 
-/// Without digits that say nothing: `0.01`, `25`, `1000`.
+/// Formats without insignificant digits: `0.01`, `25`, `1000`.
 pub(super) fn number(value: f64) -> String {
     let text = format!("{value:.3}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()

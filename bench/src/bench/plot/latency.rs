@@ -1,4 +1,4 @@
-//! How long the spawns of each tier took: for each time, how many took no longer.
+//! The latency of each tier, as a cumulative distribution.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! One bar for each tier, of the stages that its spawns go through; each has an axis of its own.
+//! A bar for each tier, divided into the stages of its spawns; each has an axis of its own.
 
 use anyhow::Result;
 use ironclaw_orchestrator::vm::SpawnStage;
@@ -12,7 +12,7 @@ use crate::bench::tiers::Tier;
 
 /// Height of a tier's two lines of text.
 const TEXT: i32 = 42;
-/// The least share of a bar that a name fits into.
+/// Minimum share of a bar that fits a name.
 const NAMED: f64 = 0.09;
 
 struct Part {
@@ -72,7 +72,7 @@ fn color(stage: SpawnStage) -> RGBColor {
 
 fn bar(area: &Area<'_>, parts: &[Part]) -> Result<()> {
     let all: f64 = parts.iter().map(|part| part.milliseconds).sum();
-    // A clock that saw no time pass must not make an axis without length.
+    // An axis needs a length, even if the clock saw no time pass.
     let length = all.max(0.001);
     let mut axis = ChartBuilder::on(area)
         .margin_right(14)

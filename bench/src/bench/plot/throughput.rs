@@ -1,4 +1,4 @@
-//! Throughput and latency against how many spawn at a time.
+//! Throughput and latency over the number of concurrent spawns.
 
 use anyhow::Result;
 use plotters::prelude::*;

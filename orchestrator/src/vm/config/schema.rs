@@ -1,11 +1,11 @@
-//! The settings that are not a backend's, each declared once, and the list of all.
+//! The settings that are not of a backend, each declared once, and the list of all.
 
 use ironclaw_settings::{DefaultValue, Setting};
 
 use crate::vm::backends;
 use DefaultValue::{Described, Is};
 
-/// Snapshots in the pool.
+/// Number of snapshots in the pool.
 pub const POOL_SIZE: Setting = Setting::number(
     "pool_size",
     Is("5"),
@@ -13,7 +13,7 @@ pub const POOL_SIZE: Setting = Setting::number(
     Some(20),
     "number of snapshots in the pool",
 );
-/// Warm clones that are always there.
+/// Minimum of warm clones.
 pub const MIN_WARM: Setting = Setting::number(
     "min_warm",
     Described("one for each snapshot"),
@@ -21,13 +21,13 @@ pub const MIN_WARM: Setting = Setting::number(
     Some(MAX_WARM_CLONES),
     "number of warm clones that are always there",
 );
-/// The most warm clones.
+/// Maximum of warm clones.
 pub const MAX_WARM: Setting = Setting::text(
     "max_warm",
     Described("`min_warm`"),
     "most warm clones, `min_warm`-100; as many as the bursts of the last hours needed",
 );
-/// Processes of the VMM that stand by.
+/// Number of standby processes.
 pub const STANDBY: Setting = Setting::number(
     "standby",
     Is("1"),
@@ -35,7 +35,7 @@ pub const STANDBY: Setting = Setting::number(
     Some(20),
     "VMM processes that stand by for spawns that find no warm clone (Firecracker)",
 );
-/// The most VMs at a time.
+/// Limit of VMs at a time.
 pub const MAX_VMS: Setting = Setting::number(
     "max_vms",
     Described("as many as fit into the memory budget"),
@@ -43,7 +43,7 @@ pub const MAX_VMS: Setting = Setting::number(
     None,
     "most VMs at a time, warm clones included",
 );
-/// Memory of all VMs together.
+/// Memory budget of all VMs together.
 pub const MEMORY_BUDGET_MIB: Setting = Setting::number(
     "memory_budget_mib",
     Described("three quarters of the memory that the process may use"),
@@ -51,7 +51,7 @@ pub const MEMORY_BUDGET_MIB: Setting = Setting::number(
     None,
     "memory of all VMs together in MiB: each guest's own and 32 MiB",
 );
-/// Seconds after which a snapshot gets a successor.
+/// Age in seconds at which a snapshot gets a successor.
 pub const SNAPSHOT_REFRESH_SECS: Setting = Setting::number(
     "snapshot_refresh_secs",
     Is("3600"),
@@ -59,25 +59,25 @@ pub const SNAPSHOT_REFRESH_SECS: Setting = Setting::number(
     None,
     "seconds until a snapshot is replaced by a fresh one",
 );
-/// Directory of the snapshots.
+/// The directory of snapshots.
 pub const SNAPSHOT_PATH: Setting = Setting::text(
     "snapshot_path",
     Described("/var/lib/ironclaw/snapshots as root, $XDG_STATE_HOME/ironclaw/snapshots otherwise"),
     "absolute path of the snapshots' directory, in UTF-8",
 );
-/// Directory of the templates.
+/// The directory of templates.
 pub const TEMPLATE_PATH: Setting = Setting::text(
     "template_path",
     Described("/var/lib/ironclaw/templates as root, $XDG_STATE_HOME/ironclaw/templates otherwise"),
     "absolute path of the templates' directory, in UTF-8",
 );
-/// Directory for what running VMs need.
+/// The directory for running VMs.
 pub const RUN_PATH: Setting = Setting::text(
     "run_path",
     Described("/var/lib/ironclaw/run as root, $XDG_STATE_HOME/ironclaw/run otherwise"),
     "absolute path of the directory for the sockets of running VMs, in UTF-8",
 );
-/// Which hypervisor to use.
+/// The choice of the backend.
 pub const BACKEND: Setting = Setting::text("backend", Is("auto"), "auto, firecracker or qemu");
 /// Memory of a guest in MiB.
 pub const MEMORY_MIB: Setting = Setting::number(
@@ -87,7 +87,7 @@ pub const MEMORY_MIB: Setting = Setting::number(
     Some(16384),
     "memory of a guest in MiB",
 );
-/// Processors of a guest.
+/// Number of a guest's vCPUs.
 pub const VCPUS: Setting = Setting::number("vcpus", Is("1"), 1, Some(32), "processors of a guest");
 /// Whether VMMs are jailed.
 pub const JAIL: Setting = Setting::text(
@@ -95,20 +95,20 @@ pub const JAIL: Setting = Setting::text(
     Is("auto"),
     "auto (the strongest that can be had; Firecracker as root: on), on (jailed or an error) or off",
 );
-/// User ids of jailed VMs.
+/// The range of user ids of jailed VMs.
 pub const JAIL_USERS: Setting = Setting::text(
     "jail_users",
     Is("70000-70999"),
     "unused user ids for jailed VMMs, FIRST-LAST, both from 1 to 4294967294",
 );
-/// The guest agent's binary that goes into templates.
+/// The path of the guest agent's binary for templates.
 pub const GUEST_AGENT: Setting = Setting::text(
     "guest_agent",
     Described("beside the ironclaw binary"),
     "path of the guest agent's binary",
 );
 
-/// More warm clones than this are no pool for one process.
+/// Limit of warm clones in the pool of one process.
 pub(super) const MAX_WARM_CLONES: u64 = 100;
 
 const OF_ALL_BACKENDS: &[Setting] = &[
@@ -130,10 +130,10 @@ const OF_ALL_BACKENDS: &[Setting] = &[
     GUEST_AGENT,
 ];
 
-/// Every setting, for what reads, shows or explains them.
+/// All settings.
 pub const SETTINGS: &[Setting] = &ALL;
 
-/// Those of all backends, and then those of each.
+/// The common table, then that of each backend.
 const TABLES: [&[Setting]; backends::SETTINGS.len() + 1] = {
     let mut tables = [OF_ALL_BACKENDS; backends::SETTINGS.len() + 1];
     let mut at = 0;

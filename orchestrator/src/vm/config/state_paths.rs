@@ -1,4 +1,4 @@
-//! Where state is kept: the directories that were set, or those of the user.
+//! The directories of state: those that were set, or the user's.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -6,7 +6,7 @@ use ironclaw_settings::{Setting, Values};
 
 use super::error::ConfigError;
 
-/// The directory that `setting` names, or `leaf` in that of this user's state.
+/// Returns the directory that `setting` names, or `leaf` in this user's state directory.
 pub(super) fn state_path(
     values: &Values<'_>,
     setting: &Setting,
@@ -14,7 +14,7 @@ pub(super) fn state_path(
     is_root: bool,
 ) -> Result<PathBuf, ConfigError> {
     if let Some(path) = values.path(setting) {
-        // VMMs are told of paths in JSON.
+        // VMMs get paths in JSON.
         return if path.is_absolute() && path.to_str().is_some() {
             Ok(path)
         } else {
@@ -24,7 +24,7 @@ pub(super) fn state_path(
     if is_root {
         return Ok(PathBuf::from("/var/lib/ironclaw").join(leaf));
     }
-    // XDG base directory specification: a relative path in it is to be ignored.
+    // XDG base directory specification: ignore a relative path.
     let state = values
         .environment("XDG_STATE_HOME")
         .map(|state| ("XDG_STATE_HOME", state.clone(), PathBuf::from(state)))
@@ -41,7 +41,7 @@ pub(super) fn state_path(
                 variable: setting.variable(),
             })?;
     let reason = match state.to_str() {
-        // VMMs are told of paths in JSON.
+        // VMMs get paths in JSON.
         None => Some("not in UTF-8"),
         Some(_) if state.is_relative() => Some("a relative path"),
         Some(_) => None,
@@ -57,7 +57,7 @@ pub(super) fn state_path(
     Ok(state.join("ironclaw").join(leaf))
 }
 
-/// A path without `.` and, as if there were no links, without `..`.
+/// Removes `.` from a path and, as if there were no links, `..`.
 pub(super) fn without_dots(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for component in path.components() {
@@ -72,7 +72,7 @@ pub(super) fn without_dots(path: &Path) -> PathBuf {
     plain
 }
 
-/// Where a path leads, as far as it is there.
+/// Resolves a path, as far as it exists.
 pub(super) fn resolved(path: &Path) -> PathBuf {
     let mut rest = PathBuf::new();
     for known in path.ancestors() {

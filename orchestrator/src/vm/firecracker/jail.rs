@@ -76,7 +76,7 @@ impl Jailer {
         })
     }
 
-    /// All that tells what it starts from what another one does.
+    /// Returns everything that distinguishes what it starts from what another one does.
     pub(super) fn settings(&self) -> impl std::fmt::Debug {
         (&self.program, &self.users, &self.cgroups)
     }

@@ -1,8 +1,8 @@
 //! Splits QEMU's migration stream into the two files of a snapshot.
 //!
-//! A clone maps its RAM privately, which `x-ignore-shared` can't leave out: QEMU sends all of it. Here
-//! the pages of RAM go to a memory file, and the rest to a state file, as if RAM had been shared. So
-//! clones of a checkpoint share its memory as those of any other snapshot do.
+//! A clone maps its RAM privately, so `x-ignore-shared` can't leave it out: QEMU sends all of it.
+//! Here the pages of RAM go to a memory file, and the rest to a state file, as if RAM had been
+//! shared. So clones of a checkpoint share its memory like those of any other snapshot.
 //!
 //! ```text
 //!   header, configuration
@@ -10,14 +10,14 @@
 //!   FULL device …         end, description
 //! ```
 //!
-//! The format is that of QEMU's migration/savevm.c and migration/ram.c. RAM is the only section that
-//! comes in parts: what follows its end is copied as it is.
+//! The format is that of QEMU's migration/savevm.c and migration/ram.c. RAM is the only section in
+//! parts: everything after its end is copied unchanged.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::FileExt as _;
 
-/// The block of the guest's RAM: the id of its memory backend.
+/// The name of the guest's RAM block, the id of its memory backend.
 const RAM_BLOCK: &[u8] = b"ram";
 
 const MAGIC: u32 = 0x5145_564d;
@@ -40,14 +40,15 @@ const FLAGS: u64 = PAGE_BYTES as u64 - 1;
 
 /// More blocks than any machine has.
 const MAX_BLOCKS: usize = 64;
-/// Bytes of state beside RAM: devices take some 60 kB, firmware 128 KiB.
+/// Limit of the state without RAM, in bytes: devices take some 60 kB, firmware 128 KiB.
 const MAX_STATE_BYTES: u64 = 64 << 20;
 
-/// Copies what `stream` holds: the pages of RAM to their places in `memory`, which is `ram_bytes` of
+/// Splits `stream`: copies the pages of RAM to their places in `memory`, which is `ram_bytes` of
 /// zeros, and the rest to `state`.
 ///
 /// # Errors
-/// What can't be read or written; [`io::ErrorKind::InvalidData`] for anything that is no such stream.
+/// An error of reading or writing; [`io::ErrorKind::InvalidData`] for anything that is no such
+/// stream.
 pub(super) fn split(
     stream: impl Read,
     ram_bytes: u64,
@@ -70,11 +71,11 @@ struct Splitter<'a, R> {
     stream: BufReader<R>,
     state: BufWriter<&'a File>,
     memory: &'a File,
-    /// Which pages of RAM are not zeros any more.
+    /// The pages of RAM that are not zeros any more.
     written: Vec<bool>,
-    /// Of the last page.
+    /// The block of the last page.
     block: Option<Vec<u8>>,
-    /// Bytes of state.
+    /// Number of bytes of state.
     copied: u64,
 }
 
@@ -127,7 +128,7 @@ impl<R: Read> Splitter<'_, R> {
         Ok(bytes)
     }
 
-    /// A text behind a byte with its length.
+    /// Copies a text with its length in one byte.
     fn copy_name(&mut self) -> io::Result<Vec<u8>> {
         let count = self.copy_u8()?;
         self.copy_bytes(count.into())
@@ -165,7 +166,7 @@ impl<R: Read> Splitter<'_, R> {
         }
     }
 
-    /// Copies all before the blocks of RAM; returns the number of RAM's section.
+    /// Copies everything before the blocks of RAM; returns the number of RAM's section.
     fn copy_to_ram(&mut self) -> io::Result<u32> {
         let mut kind = self.copy_u8()?;
         if kind == CONFIGURATION {
@@ -199,7 +200,7 @@ impl<R: Read> Splitter<'_, R> {
         Ok(id)
     }
 
-    /// The blocks that RAM consists of, with where they are.
+    /// Copies the list of RAM's blocks.
     fn blocks(&mut self) -> io::Result<()> {
         let header = self.copy_u64()?;
         if header & FLAGS != MEMORY_SIZE {
@@ -227,7 +228,8 @@ impl<R: Read> Splitter<'_, R> {
         Ok(())
     }
 
-    /// The pages of a section: those of RAM go into the memory file, and the section goes on without.
+    /// Handles the pages of a section: those of RAM go to the memory file, and the section
+    /// continues without them.
     fn pages(&mut self) -> io::Result<()> {
         loop {
             let header = u64::from_be_bytes(self.take()?);
@@ -275,7 +277,7 @@ impl<R: Read> Splitter<'_, R> {
         self.memory.write_all_at(&page, at)
     }
 
-    /// By its block's name, since the page before it may be gone.
+    /// Writes the block's name with it, because the page before may be gone.
     fn page_of_other(&mut self, at: u64, is_zero: bool, block: &[u8]) -> io::Result<()> {
         let flag = if is_zero { ZERO_PAGE } else { PAGE };
         self.put(&(at | flag).to_be_bytes())?;
@@ -318,7 +320,7 @@ mod tests {
         vec![FOOTER, 0, 0, 0, 2]
     }
 
-    /// All until the pages, for `bytes` of RAM and a page of firmware.
+    /// Returns everything before the pages, for `bytes` of RAM and a page of firmware.
     fn head() -> Vec<u8> {
         let mut head = [MAGIC.to_be_bytes(), VERSION.to_be_bytes()].concat();
         head.push(CONFIGURATION);
@@ -379,7 +381,7 @@ mod tests {
                     page(3 * AT, Some("ram"), 0),
                 ],
             ),
-            // It goes on in the block of the page before.
+            // Continues in the block of the page before.
             section(SECTION_END, &[page(2 * AT, None, 0)]),
             devices.to_vec(),
         ]

@@ -279,7 +279,7 @@ impl Drop for Child {
     }
 }
 
-/// What goes with a process, in this order.
+/// The resources of a process, released in this order.
 struct ProcessResources<R> {
     /// Whose other end tells what the process started that we are there.
     _tie: Option<PipeWriter>,
@@ -384,7 +384,7 @@ impl Process {
         Ok(process)
     }
 
-    /// The same, for whoever does not own it.
+    /// Returns a handle for callers that do not own it.
     pub(crate) fn handle(&self) -> Arc<dyn VmmProcess> {
         Arc::clone(&self.handle) as Arc<dyn VmmProcess>
     }
@@ -752,7 +752,7 @@ mod tests {
             process.freeze().await.unwrap();
             assert_eq!(state(process.pid()), 'T');
         }
-        // Which it meets when it goes on, and its keeper is told.
+        // Pending until the process continues; then it ends, and its supervisor learns of it.
         pidfd_send_signal(&process.handle.pidfd, Signal::TERM).unwrap();
         assert_eq!(state(process.pid()), 'T');
         process.thaw().await.unwrap();

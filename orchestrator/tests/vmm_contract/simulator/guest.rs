@@ -16,7 +16,7 @@ pub(super) struct Memory {
     seed: [u8; 32],
     dirty: BTreeSet<u32>,
     commands: Commands,
-    /// What the guest's clock showed.
+    /// The time of the guest's clock.
     uptime: Duration,
 }
 
@@ -86,12 +86,12 @@ impl Running {
         self.guest.work();
     }
 
-    /// The connection of a session is gone.
+    /// Closes the connection of a session.
     pub(super) fn close(&mut self, session: &mut Session) {
         session.close(&mut self.guest);
     }
 
-    /// All connections are.
+    /// Closes all connections.
     pub(super) fn lose_sessions(&mut self) {
         self.guest.lose_sessions();
     }
