@@ -10,7 +10,7 @@ use crate::printed::Output;
 #[derive(Debug, Serialize)]
 struct Failure {
     error: String,
-    /// What kind of error of the library's, if it is one.
+    /// The kind of a library error.
     #[serde(skip_serializing_if = "Option::is_none")]
     kind: Option<&'static str>,
     exit_code: u8,

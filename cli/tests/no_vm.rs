@@ -107,7 +107,7 @@ fn settings(state: &TempDir, text: &str) -> PathBuf {
 }
 
 #[test]
-fn what_sets_a_setting_is_shown_a_flag_before_a_variable_before_a_file() {
+fn config_show_names_the_source_a_flag_before_a_variable_before_a_file() {
     let state = tempfile::tempdir().unwrap();
     let file = settings(&state, "pool_size = 2\nmin_warm = 3\n\nvcpus = 4\n");
     let show = |json: &[&str]| {
@@ -149,7 +149,7 @@ fn what_sets_a_setting_is_shown_a_flag_before_a_variable_before_a_file() {
 }
 
 #[test]
-fn what_is_wrong_in_a_file_of_settings_is_told_with_its_line_and_the_nearest_name() {
+fn an_error_in_a_settings_file_names_its_line_and_the_nearest_name() {
     let state = tempfile::tempdir().unwrap();
     for (text, parts) in [
         (

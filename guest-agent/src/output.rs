@@ -21,7 +21,7 @@ struct Output {
 /// The result of reading from a pipe.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Chunk {
-    /// That many bytes.
+    /// A number of bytes.
     Bytes(usize),
     /// Nothing now, or at the end.
     Nothing,

@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_the_line_and_the_nearest_name() {
+    fn errors_name_the_line_and_the_nearest_name() {
         for (text, parts) in [
             (
                 "\npool_sise = 3\n",

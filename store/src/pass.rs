@@ -26,7 +26,7 @@ const SHARE_BYTES: u64 = 2 << 20;
 /// Limit of the threads that work on one file.
 const MAX_THREADS: usize = 4;
 
-/// What to do with zero pages.
+/// The treatment of zero pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ZeroPages {
     /// Keep them: the file is only read.

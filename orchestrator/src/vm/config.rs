@@ -84,7 +84,7 @@ pub enum BackendChoice {
     /// The first of [`Config::backends`] that runs the guest here.
     #[default]
     Auto,
-    /// That one, or an error.
+    /// That kind, or an error.
     Only(VmmKind),
 }
 

@@ -1,4 +1,4 @@
-//! What kind of error each error is, for programs that decide by it: its text is for people.
+//! The kind of each error, for programs that decide by it: the text of an error is for people.
 
 use std::error::Error;
 use std::fmt;
@@ -28,7 +28,7 @@ pub enum ErrorKind {
     NotInstalled,
     /// A program, a device or a file that a setting names can't be used.
     Unusable,
-    /// What was asked for is not valid: a name, a command, a hash.
+    /// The request is not valid: a name, a command, a hash.
     Invalid,
     /// There is no such snapshot or template.
     NotFound,
@@ -71,7 +71,7 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    /// Its name, for programs: it stays the same between releases.
+    /// Returns its name for programs, which stays the same between releases.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -101,7 +101,8 @@ impl ErrorKind {
         }
     }
 
-    /// Whether the same call may succeed later, or with another VM, though nobody changes anything.
+    /// Returns whether the same call may succeed later, or with another VM, though nobody changes
+    /// anything.
     #[must_use]
     pub fn is_retryable(self) -> bool {
         matches!(
@@ -116,7 +117,8 @@ impl ErrorKind {
         )
     }
 
-    /// That of a library's error, or of the first among its causes; `None` for errors of others.
+    /// Returns the kind of a library error, or of the first among its causes; `None` for errors of
+    /// others.
     #[must_use]
     pub fn of(error: &(dyn Error + 'static)) -> Option<Self> {
         let mut next = Some(error);
@@ -156,7 +158,7 @@ macro_rules! errors {
     };
 }
 
-/// Those of which the kind alone says whether a retry makes sense.
+/// Implements `is_retryable` for errors whose kind alone decides it.
 macro_rules! retryable_by_kind {
     ($($error:ty),* $(,)?) => {
         $(impl $error {
@@ -408,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_or_the_host_kept_from_happening_may_be_tried_again() {
+    fn errors_caused_by_others_or_the_host_are_retryable() {
         let late = GuestError::NoAnswer {
             operation: "answer",
             after: Duration::from_secs(1),

@@ -55,8 +55,7 @@ const PROGRAM: &str = "qemu-system-x86_64";
 
 /// Timeout of a QMP answer, which takes milliseconds.
 const QMP_TIMEOUT: Duration = Duration::from_secs(20);
-/// What writing a checkpoint may take beyond that for each MiB of memory: a slow disk writes 50 of
-/// them in a second.
+/// Extra time for a checkpoint per MiB of memory: a slow disk writes 50 of them in a second.
 const CHECKPOINT_TIME_PER_MIB: Duration = Duration::from_millis(20);
 /// The bytes per second that QEMU writes of itself at most: it is no other host that they go to.
 const MAX_BANDWIDTH: u64 = 1 << 40;

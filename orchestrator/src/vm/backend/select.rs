@@ -44,7 +44,7 @@ pub(crate) fn order(chosen: Option<&VmmKind>, listed: &[Listed]) -> Result<Vec<u
     Ok(only.map_or_else(|| (0..listed.len()).collect(), |only| vec![only]))
 }
 
-/// What to do with the next candidate.
+/// The decision about the next candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Use it.

@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_or_dies_is_replaced_and_the_oldest_goes_first() {
+    fn taken_and_dead_processes_are_replaced_and_the_oldest_goes_first() {
         let mut pool = of(2);
         assert_eq!(begun(&mut pool, NOW), 2);
         assert!(!pool.is_settled(NOW));
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn where_none_is_asked_for_no_demand_starts_one() {
+    fn no_demand_starts_a_process_if_none_are_configured() {
         let mut pool = of(0);
         for _ in 0..8 {
             assert_eq!(pool.take(NOW), None);

@@ -38,8 +38,8 @@ use crate::vm::vmm::run_directory::{self, RunDirectory};
 use crate::vm::vmm::{Machine, VmmError};
 
 const KVM: &str = "/dev/kvm";
-/// Where a trial makes its root directory, in a mount namespace of its own: a directory that is on each
-/// host, and that nothing of a root directory is taken from.
+/// Mount point of a trial's root directory, in a mount namespace of its own: a directory that each
+/// host has, and that nothing of a root directory is taken from.
 const TRIED_OVER: &str = "/proc";
 
 /// Bytes that a VM which makes a snapshot may write to a file, beyond its memory.

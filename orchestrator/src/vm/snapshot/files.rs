@@ -62,7 +62,7 @@ pub struct FileRecord {
     pub sha256_of_blocks: Sha256Digest,
 }
 
-/// What is wrong with a file of an unpublished snapshot.
+/// A defect in a file of an unpublished snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileFault {
