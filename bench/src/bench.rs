@@ -1,4 +1,4 @@
-//! `ironclaw bench`: what each part of a spawn takes on this machine.
+//! `ironclaw bench`: measures how long each part of a spawn takes on this machine.
 
 mod bare;
 mod churn;
@@ -37,31 +37,31 @@ use report::{Cache, Guest, Report, Warmup};
 use snapshots::Snapshots;
 use tiers::Tier;
 
-/// A cold boot takes seconds: more of them than this would be waiting, not knowledge.
+/// Limit of cold boots, each of which takes seconds: more would cost time and tell nothing new.
 const MAX_BOOTS: u16 = 5;
-/// The same, of a quick run.
+/// Limit of cold boots of a quick run.
 const MAX_QUICK_BOOTS: u16 = 3;
-/// Warm clones of one snapshot, and spawns at a time.
+/// Numbers of warm clones of one snapshot, and of concurrent spawns.
 const COUNTS: &[usize] = &[1, 2, 5, 10, 20];
 
-/// What to measure, and what to do with the figures.
+/// The measurements to make, and the use of the figures.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Measurements of each kind; of cold boots fewer.
+    /// Number of measurements of each kind; of cold boots fewer.
     pub rounds: u16,
-    /// Whether only that is measured which the ratios take.
+    /// Whether to measure only what the ratios need.
     pub quick: bool,
     /// Directory for the figures as SVG files.
     pub plot: Option<PathBuf>,
     /// File of ratios to compare with.
     pub compare: Option<PathBuf>,
     /// Numbers of clients that spawn, run a command and destroy again and again: only that is
-    /// measured, beside what Firecracker does alone, unless there are none.
+    /// measured, beside Firecracker alone; empty: all the rest.
     pub churn: Vec<usize>,
 }
 
-/// Measures and prints; returns whether no ratio is grossly more than the one it was compared with.
-/// A signal ends it early, without a report and with nothing left.
+/// Measures and prints; returns whether no ratio exceeds its committed one grossly. A signal ends
+/// it early, without a report and with nothing left.
 ///
 /// # Errors
 /// If something can't be measured, read or written, or at a signal.
@@ -173,7 +173,7 @@ async fn measure(config: &Config, options: &Options, own: &Own) -> Result<Report
     })
 }
 
-/// What is measured with one snapshot.
+/// The figures of one snapshot.
 struct Shared {
     restored: Tier,
     warm: Tier,
@@ -181,7 +181,7 @@ struct Shared {
     concurrency: Vec<Concurrency>,
 }
 
-/// What is measured with as many snapshots as the pool has.
+/// The figures of as many snapshots as the pool has.
 struct Several {
     clones: Vec<Clones>,
     disk_bytes: Vec<u64>,
@@ -197,8 +197,8 @@ struct Measuring<'a> {
 }
 
 impl Measuring<'_> {
-    /// A pool of the youngest snapshots, within the budget of the settings. Old ones are not replaced
-    /// while they are measured.
+    /// Returns options for a pool of the youngest snapshots, within the budget of the settings. Old
+    /// ones are not replaced while they are measured.
     fn options(&self, snapshots: usize, warm: usize) -> PoolOptions {
         PoolOptions {
             size: snapshots,
@@ -279,7 +279,7 @@ impl Measuring<'_> {
             );
             let (clones, disk_bytes, warmup) = measured.await?;
             several.warmups.push(warmup);
-            // Of one snapshot they were measured already.
+            // Those of one snapshot are measured already.
             several.clones.extend(clones.filter(|_| snapshots > 1));
             several.disk_bytes = disk_bytes;
         }

@@ -59,32 +59,32 @@ pub use memory::ProcessMemory;
 pub(crate) use registry::{handed_out, open_pools};
 pub use stats::{PoolStats, Quantiles, SpawnStage, TierOff};
 
-/// What a pool keeps ready, and how much it may take.
+/// How many VMs a pool keeps ready, and its limits.
 #[derive(Debug, Clone)]
 pub struct PoolOptions {
     /// Snapshots, at least 1.
     pub size: usize,
-    /// Warm clones that are always there, spread over the snapshots.
+    /// Minimum of warm clones, spread over the snapshots.
     pub min_warm: usize,
-    /// The most warm clones there may be. If it is more than `min_warm`, there are as many as the
-    /// largest burst of the last three hours needed.
+    /// Maximum of warm clones. If it exceeds `min_warm`, the pool keeps as many as the largest
+    /// burst of the last three hours needed.
     pub max_warm: usize,
-    /// Processes of the VMM that stand by, started, for spawns that find no warm clone, if the
-    /// hypervisor has such ([`Vmm::stand_by`](crate::vm::vmm::Vmm::stand_by)). The budget does not
-    /// count them.
+    /// Number of started VMM processes on standby, for spawns that find no warm clone, if the
+    /// hypervisor supports them ([`Vmm::stand_by`](crate::vm::vmm::Vmm::stand_by)). The budget does
+    /// not count them.
     pub standby: usize,
     /// Age at which a snapshot gets a successor; up to a fifth of it less, by jitter, so that not
     /// all are replaced at a time. [`Duration::MAX`]: never by this pool, for a process that ends
     /// before a successor would serve anybody.
     pub refresh: Duration,
-    /// What this pool's VMs may take, with those of other pools that share the budget: all of this
-    /// process but those with a [`Budget::new`] have the host's in common.
+    /// Limits this pool's VMs together with those of other pools that share the budget: all of this
+    /// process share the host's, except those with a [`Budget::new`].
     pub budget: Budget,
 }
 
 impl PoolOptions {
-    /// A pool of `size` snapshots with a warm clone of each and a process that stands by, within
-    /// [`Budget::of_host`], which all pools of this process share.
+    /// Returns options for `size` snapshots with a warm clone of each and one process on standby,
+    /// within [`Budget::of_host`], which all pools of this process share.
     #[must_use]
     pub fn new(size: usize) -> Self {
         Self {
@@ -97,7 +97,7 @@ impl PoolOptions {
         }
     }
 
-    /// The same pool with always so many warm clones.
+    /// Returns these options with a fixed number of warm clones.
     #[must_use]
     pub fn with_warm(self, warm: usize) -> Self {
         Self {
@@ -131,19 +131,19 @@ impl From<&Config> for PoolOptions {
 pub struct SpawnOptions {
     /// The VM's name, 1 to 64 bytes; also its host name.
     pub name: String,
-    /// How long to wait for room when as many VMs live as may, and for others that are being
-    /// started. It is not counted how long a VM then takes to start.
+    /// Timeout of the wait for room when the budget is used up, and for other starts. The time that
+    /// the VM then takes to start does not count.
     pub patience: Duration,
-    /// The longest that all of the spawn may take, whatever it waits for; `None`: as long as the
-    /// attempts of all tiers, each of which has a limit of its own.
+    /// Timeout of the whole spawn, whatever it waits for; `None`: as long as the attempts of all
+    /// tiers take, each of which has a limit of its own.
     pub timeout: Option<Duration>,
-    /// When the VM is killed.
+    /// Limits of the VM's life: when it is killed.
     pub limits: Limits,
 }
 
 impl SpawnOptions {
-    /// Waits for room for 30 s, takes five minutes at most, which is more than all tiers take one
-    /// after the other, and sets no limits for the VM.
+    /// Returns options that wait for room for 30 s, take five minutes at most, which is more than
+    /// all tiers take one after the other, and set no limits for the VM.
     #[must_use]
     pub fn named(name: impl Into<String>) -> Self {
         Self {
@@ -155,15 +155,16 @@ impl SpawnOptions {
     }
 }
 
-/// A snapshot pool; cheap to clone. It lives until its last handle is dropped, in the async
-/// runtime that opened it. When that has ended, whatever is asked of the pool fails at once.
+/// A snapshot pool; cheap to clone. It lives until its last handle is dropped, in the async runtime
+/// that opened it. Once that runtime has ended, every call of the pool fails at once.
 #[derive(Debug, Clone)]
 pub struct Pool {
     core: Arc<Core>,
     driver: Arc<Driver>,
 }
 
-/// Snapshots in the same directory may be for other settings, whose pool runs now and then.
+/// Minimum age of a snapshot that garbage collection deletes: it may be for other settings, whose
+/// pool shares the directory and runs now and then.
 const MIN_GC_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Ends the driver with the last handle.
@@ -223,7 +224,7 @@ impl Pool {
                 size,
                 budget,
                 gc_after: match refresh {
-                    // Never replaced by this pool, and yet garbage when nobody uses it.
+                    // Never replaced by this pool, but still garbage when nobody uses it.
                     Duration::MAX => MIN_GC_AGE,
                     refresh => refresh.max(MIN_GC_AGE),
                 },
@@ -242,15 +243,15 @@ impl Pool {
         Ok(pool)
     }
 
-    /// What the pool makes its VMs with.
+    /// Returns the launcher that makes the pool's VMs.
     #[must_use]
     pub fn launcher(&self) -> &Launcher {
         &self.core.launcher
     }
 
-    /// Builds the snapshots that are missing, or whose files are, fills the warm places and lets
-    /// processes stand by; returns when all are there, or there is no room for more. That a process
-    /// does not start that is to stand by is no error: spawns are served without.
+    /// Builds the snapshots that are missing or whose files are, restores warm clones and starts
+    /// standby processes; returns when all are there, or there is no room for more. A standby
+    /// process that does not start is no error: spawns are served without.
     ///
     /// # Errors
     /// [`PoolError::WarmUp`] with the first failure; the pool itself goes on trying.
@@ -262,8 +263,8 @@ impl Pool {
         self.until(|state, _| state.activate(), full).await
     }
 
-    /// Returns when every place has a snapshot that is no older than it may be. Old ones are being
-    /// replaced in any case, one after the other, while the pool is open.
+    /// Returns when no snapshot of the pool is older than allowed. The pool replaces old ones in
+    /// any case, one after the other, while it is open.
     ///
     /// # Errors
     /// As for [`warmup`](Self::warmup).
@@ -274,8 +275,8 @@ impl Pool {
     }
 
     /// Replaces every snapshot by one of a fresh boot, one after the other, and returns when all
-    /// are. Spawns are served as ever meanwhile; a former snapshot is deleted when its last clone
-    /// is gone.
+    /// are replaced. Spawns are served meanwhile; an old snapshot is deleted when its last clone is
+    /// gone.
     ///
     /// # Errors
     /// As for [`warmup`](Self::warmup).
@@ -284,14 +285,14 @@ impl Pool {
         self.until(PoolState::refresh, PoolState::is_fresh).await
     }
 
-    /// Lets the pool's clock jump ahead, by a year at most: snapshots get that much older, waits
-    /// after failures that much shorter, bursts are forgotten that much sooner. No other clock
-    /// moves. For tests of what time does to a pool, such as `ironclaw soak`.
+    /// Moves the pool's clock ahead, by a year at most: snapshots get that much older, backoffs
+    /// that much shorter, bursts are forgotten that much sooner. No other clock moves. For tests of
+    /// what time does to a pool, such as `ironclaw soak`.
     pub fn advance_clock(&self, by: Duration) {
         self.core.wake(self.core.advance_clock(by));
     }
 
-    /// Makes a change, and returns when what it is to bring about is there.
+    /// Applies a change, and returns when its effects are there.
     async fn until(
         &self,
         change: impl FnOnce(&mut State, Now),
@@ -321,13 +322,13 @@ impl Pool {
         }
     }
 
-    /// The pool at this moment. Reads nothing but memory of this process.
+    /// Returns the pool's statistics. Reads nothing but memory of this process.
     #[must_use]
     pub fn stats(&self) -> PoolStats {
         self.core.stats()
     }
 
-    /// What the pool takes of the host at this moment.
+    /// Measures what the pool takes of the host at this moment.
     ///
     /// # Errors
     /// [`PoolError::Launch`] if the files of a snapshot can't be inspected.
@@ -340,33 +341,33 @@ impl Pool {
         Ok(blocking(move || Footprint::of(&warm, &standby, &snapshots)).await?)
     }
 
-    /// The snapshots that are ready.
+    /// Returns the ids of the snapshots that are ready.
     #[must_use]
     pub fn snapshots(&self) -> Vec<SnapshotId> {
         self.core
             .read(|state| state.snapshots().map(Snapshot::id).collect())
     }
 
-    /// Process ids of the warm clones' VMMs, for statistics of the host.
+    /// Returns the process ids of the warm clones' VMMs, for statistics of the host.
     #[must_use]
     pub fn warm_pids(&self) -> Vec<u32> {
         self.core
             .read(|state| state.warm().map(PausedClone::pid).collect())
     }
 
-    /// Process ids of the VMMs that stand by, for the same.
+    /// Returns the process ids of the standby VMMs, for statistics of the host.
     #[must_use]
     pub fn standby_pids(&self) -> Vec<u32> {
         self.core.standby.pids()
     }
 
-    /// Ends the warm clones and whatever is under way, and waits until their processes are gone,
-    /// but for no more than ten seconds for those that are stuck in the kernel. VMs that were
-    /// handed out live on; spawns that wait fail.
+    /// Ends the warm clones and all work in progress, and waits until their processes are gone, but
+    /// at most ten seconds for those that are stuck in the kernel. VMs that were handed out live
+    /// on; waiting spawns fail.
     pub async fn close(self) {
         self.core.closing.cancel();
-        // Which ends by itself: what it makes is dropped, and what it deletes are files, for which
-        // the wait for the root's lock has a limit.
+        // It ends by itself: its builds and restores are dropped, and its deletions are of files,
+        // for which the wait for the root's lock has a limit.
         self.core.closed.cancelled().await;
         let drained = self.core.drain();
         // Nobody joins it any more.
@@ -375,10 +376,10 @@ impl Pool {
         process::dropped_ones_ended().await;
     }
 
-    /// Closes the pool as [`close`](Self::close) does, and kills the VMs that it has handed out, whoever
-    /// has their handles: what is asked of them fails with [`ExitReason::PoolClosed`].
+    /// Closes the pool as [`close`](Self::close) does, and kills the VMs that it has handed out,
+    /// whoever has their handles: calls of them fail with [`ExitReason::PoolClosed`].
     pub async fn close_with_vms(self) {
-        // Before anybody waits: a spawn that is under way gets a VM that is ended at once.
+        // Before the first wait: a spawn in progress gets a VM that is ended at once.
         self.core.closing.cancel();
         for vm in self.core.vms.close() {
             vm.end(ExitReason::PoolClosed);
@@ -386,25 +387,25 @@ impl Pool {
         self.close().await;
     }
 
-    /// The VMs that it has handed out and that are not gone, the oldest first.
+    /// Returns the VMs that were handed out and are not gone, the oldest first.
     #[must_use]
     pub fn vms(&self) -> Vec<VmClient> {
         self.core.vms.all().into_iter().map(VmClient).collect()
     }
 
-    /// One of them.
+    /// Returns the VM with this id, if it was handed out and is not gone.
     #[must_use]
     pub fn vm(&self, id: VmId) -> Option<VmClient> {
         self.core.vms.get(id).map(VmClient)
     }
 
-    /// Whether it is open, and the runtime that it was opened in still there.
+    /// Returns whether the pool is open, and the runtime that opened it still there.
     pub(crate) fn is_alive(&self) -> bool {
         !self.driver.0.is_finished() && !self.core.closing.is_cancelled()
     }
 }
 
-/// Takes in the snapshots that are there and fit; returns which.
+/// Adopts the existing snapshots that fit; returns their ids.
 async fn adopt(
     launcher: &Launcher,
     state: &mut PoolState<Snapshot, PausedClone>,
@@ -424,7 +425,7 @@ async fn adopt(
     // The youngest first: they have the longest to live.
     for entry in listed.iter().rev() {
         let Ok(manifest) = &entry.state else { continue };
-        // A checkpoint is somebody's, and what was done in its VM with it.
+        // A checkpoint is a user's, with whatever was done in its VM.
         if manifest.kind != Kind::Base || launcher.requirements().check(manifest).is_err() {
             continue;
         }
@@ -435,7 +436,7 @@ async fn adopt(
                 }
                 adopted.insert(entry.id);
             }
-            // Another process deletes it just now.
+            // Another process is deleting it.
             Err(error) => tracing::debug!(id = %entry.id, %error, "not adopted"),
         }
     }

@@ -1,9 +1,10 @@
-//! How many VMs there may be, and how much memory they may take together.
+//! The limit of how many VMs there may be, and of the memory that they may take together.
 //!
 //! A guest may write to all of its memory at any moment, so each counts with all of it, although
-//! clones share what they do not write. A budget can be shared by several pools, and lie within
-//! another one: a VM counts in both. Who waits for room gets it in the order of arrival, whichever
-//! pool they wait in, but for those whom a limit holds up that is not the others' as well.
+//! clones share the pages that they do not write. Several pools can share a budget, and a budget
+//! can lie within another one: a VM counts in both. Waiters get room in the order of arrival,
+//! whichever pool they wait in; but a newcomer passes those that are held up by a limit that does
+//! not apply to it.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -17,10 +18,10 @@ use super::host::Host;
 use super::host_memory::host_memory_mib;
 use super::registry;
 
-/// What a VMM itself may take beside the guest's memory, in MiB.
+/// The memory that a VMM may take beside the guest's, in MiB.
 pub const VMM_MIB: u64 = 32;
 
-/// A bound on VMs that live at a time, warm clones included; cheap to clone, and all clones are
+/// A limit of the VMs that live at a time, warm clones included; cheap to clone, and all clones are
 /// one budget.
 #[derive(Debug, Clone)]
 pub struct Budget(Arc<Inner>);
@@ -37,12 +38,12 @@ impl Eq for Budget {}
 pub(super) struct Inner {
     limit: Limit,
     parent: Option<Budget>,
-    /// Changed with the family's line locked only.
+    /// Changed only while the family's line is locked.
     used: Mutex<Limit>,
     family: Arc<Family>,
 }
 
-/// What a budget has in common with those that lie within it.
+/// The state that a budget shares with those that lie within it.
 #[derive(Debug, Default)]
 struct Family {
     line: Mutex<Line>,
@@ -52,7 +53,7 @@ struct Family {
 
 #[derive(Debug, Default)]
 struct Line {
-    /// Who waits, in the order of arrival.
+    /// In the order of arrival.
     waiting: VecDeque<Waiter>,
     numbers: u64,
 }
@@ -64,7 +65,7 @@ struct Waiter {
     budget: Budget,
 }
 
-/// VMs and memory.
+/// A number of VMs and an amount of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Limit {
     /// Number of VMs.
@@ -92,7 +93,7 @@ impl fmt::Display for Limit {
     }
 }
 
-/// What one VM takes of a budget. Given back when it is dropped.
+/// One VM's share of a budget. Given back when it is dropped.
 #[derive(Debug)]
 #[cfg_attr(test, derive(PartialEq, Eq))]
 pub(crate) struct Share {
@@ -108,8 +109,8 @@ pub(super) struct Claim {
 }
 
 impl Budget {
-    /// A budget of so much, for whoever gets a clone of it. It lies within no other: what it allows
-    /// comes on top of the [host's](Self::of_host).
+    /// Returns a budget of this limit, for whoever gets a clone of it. It lies within no other:
+    /// what it allows comes on top of the [host's](Self::of_host).
     #[must_use]
     pub fn new(limit: Limit) -> Self {
         Self::with(limit, None, Arc::default())
@@ -164,19 +165,19 @@ impl Budget {
         budget.upgrade().map(Self)
     }
 
-    /// What it allows.
+    /// Returns the limit.
     #[must_use]
     pub fn limit(&self) -> Limit {
         self.0.limit
     }
 
-    /// What is taken, by those within it, too.
+    /// Returns what is taken, including by the budgets within this one.
     #[must_use]
     pub fn used(&self) -> Limit {
         *self.lock_used()
     }
 
-    /// How many VMs with so much memory each it allows, if there are no others.
+    /// Returns how many VMs with this much memory each it allows, if there are no others.
     #[must_use]
     pub fn holds(&self, guest_mib: u32) -> usize {
         let Limit { vms, memory_mib } = self.0.limit;
@@ -184,7 +185,8 @@ impl Budget {
         usize::try_from(memory_mib / each).map_or(vms, |fit| fit.min(vms))
     }
 
-    /// A share for a VM whose guest has so much memory, if there is room and nobody waits for it.
+    /// Takes a share for a VM with this much guest memory, if there is room and nobody waits for
+    /// it.
     pub(super) fn take(&self, guest_mib: u64) -> Option<Share> {
         let line = self.line();
         if line.next_for(self).is_some() {
@@ -193,7 +195,7 @@ impl Budget {
         self.share(&line, guest_mib)
     }
 
-    /// A place in the line.
+    /// Takes a place in the line.
     pub(super) fn claim(&self, guest_mib: u64) -> Claim {
         let mut line = self.line();
         line.numbers += 1;
@@ -204,7 +206,7 @@ impl Budget {
             budget: self.clone(),
         });
         drop(line);
-        // Other pools may have clones that nobody needs as much.
+        // Other pools may have clones that are needed less.
         self.0.family.changed.notify_waiters();
         Claim {
             budget: self.clone(),
@@ -228,39 +230,41 @@ impl Budget {
         })
     }
 
-    /// Whether a share for such a VM could be had now.
+    /// Returns whether a share for such a VM could be taken now.
     pub(super) fn has_room(&self, guest_mib: u64) -> bool {
         self.line().next_for(self).is_none() && self.lacking(guest_mib).is_none()
     }
 
-    /// Whether there is too little room for who waits, and has waited longest, that what is given
-    /// back here would be a help.
+    /// Returns whether the longest waiting claim lacks room, of those that room given back to this
+    /// budget helps.
     pub(super) fn is_short(&self) -> bool {
         let line = self.line();
         let next = line.next_for(self);
         next.is_some_and(|it| it.budget.lacking(it.guest_mib).is_some())
     }
 
-    /// Whether there will ever be room for such a VM.
+    /// Returns whether there can ever be room for such a VM.
     pub(super) fn could_hold(&self, guest_mib: u64) -> bool {
         let nothing = Limit::default();
         self.limits()
             .all(|(_, limit)| limit.with_another(nothing, guest_mib).is_some())
     }
 
-    /// The limit that such a VM meets: its own budget's, or else that of one around it.
+    /// Returns the limit that such a VM meets: its own budget's, or else that of one around it.
     pub(super) fn limit_met(&self, guest_mib: u64) -> Limit {
         let met = self.lacking(guest_mib);
         met.map_or(self.limit(), |(_, limit)| limit)
     }
 
-    /// The first budget without room for such a VM, this one or one around it, with what it allows.
+    /// Returns the first budget without room for such a VM, this one or one around it, with its
+    /// limit.
     fn lacking(&self, guest_mib: u64) -> Option<(&Self, Limit)> {
         self.limits()
             .find(|(budget, limit)| limit.with_another(budget.used(), guest_mib).is_none())
     }
 
-    /// What this one and those around it allow VMs of this one.
+    /// Returns the limits that VMs of this budget are under: its own and those of the budgets
+    /// around it.
     fn limits(&self) -> impl Iterator<Item = (&Self, Limit)> {
         self.chain().scan(Limit::default(), |most, budget| {
             *most = most.or_more(budget.0.limit);
@@ -268,13 +272,12 @@ impl Budget {
         })
     }
 
-    /// This one, the one around it, and so on.
+    /// Iterates over this budget, the one around it, and so on.
     fn chain(&self) -> impl Iterator<Item = &Self> {
         std::iter::successors(Some(self), |budget| budget.0.parent.as_ref())
     }
 
-    /// Resolves when something was given back, or somebody came to wait or went, after this was
-    /// called.
+    /// Resolves when a share was given back, or a waiter came or went, after this call.
     pub(super) fn changed(&self) -> Notified<'_> {
         self.0.family.changed.notified()
     }
@@ -290,7 +293,7 @@ impl Budget {
 }
 
 impl Limit {
-    /// `used` with another VM, if that is within this limit.
+    /// Adds a VM to `used`, if that stays within this limit.
     fn with_another(self, used: Self, guest_mib: u64) -> Option<Self> {
         let with = Self {
             vms: used.vms.checked_add(1)?,
@@ -302,7 +305,7 @@ impl Limit {
         (with.vms <= self.vms && with.memory_mib <= self.memory_mib).then_some(with)
     }
 
-    /// The larger of each.
+    /// Returns the larger of each number.
     fn or_more(self, other: Self) -> Self {
         Self {
             vms: self.vms.max(other.vms),
@@ -312,8 +315,9 @@ impl Limit {
 }
 
 impl Line {
-    /// Whose turn is before that of a newcomer to `budget`. Whoever lacks room in a budget that is
-    /// not the newcomer's as well is passed by: waiting behind them would help nobody.
+    /// Returns the waiter whose turn is before that of a newcomer to `budget`. It passes those who
+    /// lack room in a budget that is not the newcomer's as well: waiting behind them would help
+    /// nobody.
     fn next_for(&self, budget: &Budget) -> Option<&Waiter> {
         let is_held_up_elsewhere = |waiter: &&Waiter| {
             waiter.budget.limits().any(|(theirs, limit)| {
@@ -329,7 +333,7 @@ impl Line {
 }
 
 impl Claim {
-    /// The share, if it is this one's turn and there is room.
+    /// Takes the share, if it is this claim's turn and there is room.
     pub(super) fn take(&self) -> Option<Share> {
         let line = self.budget.line();
         let next = line.next_for(&self.budget)?;
@@ -345,7 +349,7 @@ impl Drop for Claim {
         let mut line = self.budget.line();
         line.waiting.retain(|waiter| waiter.number != self.number);
         drop(line);
-        // It is another one's turn now.
+        // It is another claim's turn now.
         self.budget.0.family.changed.notify_waiters();
     }
 }
@@ -489,7 +493,7 @@ mod tests {
         let share = one.take(1).unwrap();
         let waits = one.claim(1);
         assert!(waits.take().is_none() && one.take(1).is_none());
-        // Clones of others would be ended for nothing.
+        // Ending other pools' clones would gain nothing.
         assert!(one.is_short() && !other.is_short() && !host.is_short());
         let theirs = [other.take(1).unwrap(), host.take(1).unwrap()];
         let in_vain = host.claim(1);

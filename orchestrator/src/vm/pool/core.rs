@@ -1,4 +1,4 @@
-//! What a pool's handles, its driver and its leases share.
+//! The state that a pool's handles, its driver and its leases share.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,12 +28,12 @@ use crate::vm::vms::Vms;
 /// The pool's policy, over real snapshots and clones.
 pub(super) type State = PoolState<Snapshot, PausedClone>;
 
-/// What does not change while a pool lives.
+/// The settings that do not change while a pool lives.
 #[derive(Debug)]
 pub(super) struct Bounds {
     pub(super) size: usize,
     pub(super) budget: Budget,
-    /// Age at which a snapshot that nobody uses is deleted, for whatever it was made.
+    /// Age at which an unused snapshot is deleted, whatever settings it was made for.
     pub(super) gc_after: Duration,
 }
 
@@ -42,37 +42,37 @@ pub(super) struct Core {
     pub(super) launcher: Launcher,
     pub(super) bounds: Bounds,
     state: Mutex<State>,
-    /// Shared with pools whose VMMs and machines are the same.
+    /// Shared with pools of the same VMM and machine.
     pub(super) standby: Member,
     pub(super) wait_queue: WaitQueue,
     pub(super) clock: Clock,
     wake: Notify,
-    /// Moves whenever a build, a restore or a deletion ended.
+    /// Changes whenever a build, a restore or a deletion ends.
     pub(super) progress: watch::Sender<Progress>,
     pub(super) counters: Counters,
     _number: Number,
-    /// What was handed out and is not gone.
+    /// The VMs that were handed out and are not gone.
     pub(super) vms: Arc<Vms<Instance>>,
     pub(super) host: Arc<Host>,
-    /// Ids of snapshots that this pool had or makes, and never adopts again.
+    /// Ids of the snapshots that this pool had or makes, which it never adopts again.
     pub(super) seen: tokio::sync::Mutex<HashSet<SnapshotId>>,
-    /// Asks the driver to end, and tells that it has.
+    /// Asks the driver to end; `closed` reports that it has.
     pub(super) closing: CancellationToken,
     pub(super) closed: CancellationToken,
 }
 
-/// The pool's state changed, and the driver may have something to do because of it. It finds out
-/// what when it is woken: beside a spawn, not on its way.
+/// Proof that the pool's state changed, so that the driver may have something to do. It finds out
+/// what when it is woken: in parallel to a spawn, not on its critical path.
 #[must_use = "the driver sleeps until `Core::wake` has this"]
 #[derive(Debug)]
 pub(super) struct Effects(());
 
-/// What the driver has to do.
+/// The actions that the driver has to take.
 pub(super) struct Steps {
     pub(super) actions: Vec<Action<Snapshot, PausedClone>>,
-    /// Whether a process that stands by would be of use.
+    /// Whether a standby process would be of use.
     pub(super) restores: bool,
-    /// When there may be more to do without any change.
+    /// When the driver is to look again although nothing changed.
     pub(super) deadline: Option<Now>,
 }
 
@@ -109,54 +109,54 @@ impl Core {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks at the state.
+    /// Calls `look` with the state.
     pub(super) fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
         look(&self.state())
     }
 
-    /// Changes the state, and has the driver do what follows.
+    /// Changes the state, and wakes the driver for what follows.
     pub(super) fn apply<T>(&self, change: impl FnOnce(&mut State, Now) -> T) -> T {
         let (result, effects) = self.update(change);
         self.wake(effects);
         result
     }
 
-    /// Changes the state, at the pool's present time; the driver is to be woken later.
+    /// Changes the state at the pool's present time; the caller wakes the driver later.
     pub(super) fn update<T>(&self, change: impl FnOnce(&mut State, Now) -> T) -> (T, Effects) {
         let result = change(&mut self.state(), self.clock.now());
         (result, Effects(()))
     }
 
-    /// A process that stood by for a spawn, if there is one: the driver looks what is to be done then.
+    /// Takes a standby process for a spawn, if there is one; the driver finds out what follows.
     pub(super) fn take_standby(&self) -> (Option<Box<dyn Standby>>, Effects) {
         (self.standby.take(), Effects(()))
     }
 
-    /// A spawn was served by one.
+    /// Counts a spawn that a standby process served.
     pub(super) fn standby_served(&self) -> Effects {
         self.standby.served();
         Effects(())
     }
 
-    /// The clock jumps ahead.
+    /// Moves the pool's clock ahead.
     pub(super) fn advance_clock(&self, by: Duration) -> Effects {
         self.clock.advance(by);
         self.standby.advance_clock(by);
         Effects(())
     }
 
-    /// Has the driver do what follows from a change. The only way to wake it.
+    /// Wakes the driver for the effects of a change. The only way to wake it.
     pub(super) fn wake(&self, effects: Effects) {
         let Effects(()) = effects;
         self.wake.notify_one();
     }
 
-    /// Resolves when the driver was woken since it last did what there was to do.
+    /// Resolves when the driver was woken since its last round.
     pub(super) fn woken(&self) -> Notified<'_> {
         self.wake.notified()
     }
 
-    /// What there is to do, each action once. For the driver, which does it.
+    /// Takes the pending actions, each once, for the driver.
     pub(super) fn steps(&self) -> Steps {
         let mut state = self.state();
         let now = self.clock.now();
@@ -167,17 +167,17 @@ impl Core {
         }
     }
 
-    /// Takes out all that waits for spawns, to be ended; nothing is started any more.
+    /// Takes out all that waits for spawns, for the caller to end; nothing is started any more.
     pub(super) fn drain(&self) -> (Vec<PausedClone>, Vec<Box<dyn Standby>>) {
         (self.state().drain(), self.standby.leave())
     }
 
-    /// Whether the driver is gone although nobody closed the pool.
+    /// Returns whether the driver is gone although nobody closed the pool.
     pub(super) fn has_no_runtime(&self) -> bool {
         self.closed.is_cancelled() && !self.closing.is_cancelled()
     }
 
-    /// Resolves when that comes about.
+    /// Resolves when the driver is gone although nobody closed the pool.
     pub(super) async fn runtime_ended(&self) {
         self.closed.cancelled().await;
         if !self.has_no_runtime() {
@@ -185,9 +185,10 @@ impl Core {
         }
     }
 
-    /// A tier failed; if it is not used for a while by that, it is said once.
+    /// Records that a tier failed; logs once that the tier is switched off for a while.
     pub(super) fn tier_failed(&self, tier: Origin, error: &LaunchError) {
-        // Of one snapshot whose files are gone or damaged: others serve at once.
+        // The failure is that of one snapshot whose files are gone or damaged: others serve at
+        // once.
         if matches!(error, LaunchError::Snapshot(_)) {
             return;
         }
