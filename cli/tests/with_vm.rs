@@ -457,7 +457,7 @@ fn a_refresh_by_hand_deletes_what_is_old_and_used_by_nobody() {
         return;
     }
     let state = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    // Of another release: no sweep may remove it, and nobody here can use it.
+    // Of an older release: no sweep may remove it, and nobody here can use it.
     let make = |age: u64| {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let time = (now.as_secs() - age) * 1000;
@@ -467,7 +467,7 @@ fn a_refresh_by_hand_deletes_what_is_old_and_used_by_nobody() {
         fs::create_dir(&path).unwrap();
         let mark = "IronClaw made this directory, and removes it with all that is in it.\n";
         fs::write(path.join(".ironclaw"), mark).unwrap();
-        fs::write(path.join("manifest.json"), r#"{"format": 999}"#).unwrap();
+        fs::write(path.join("manifest.json"), r#"{"format": 1}"#).unwrap();
         path
     };
     let (old, young) = (make(2 * 3600), make(600));

@@ -39,7 +39,7 @@ async fn a_binary_that_is_not_there_is_named_with_what_to_do() {
         "{error:?}"
     );
     let text = error.to_string();
-    for part in [path.to_str().unwrap(), "IRONCLAW_FIRECRACKER", "releases"] {
+    for part in [path.to_str().unwrap(), "`firecracker`", "releases"] {
         assert!(text.contains(part), "{text:?} does not say {part:?}");
     }
 }
