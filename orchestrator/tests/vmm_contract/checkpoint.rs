@@ -82,7 +82,7 @@ impl Count {
     }
 }
 
-async fn a_command_counts_on_in_the_vm_and_in_two_copies_without_a_line_lost_or_doubled(
+pub(crate) async fn a_command_counts_on_in_the_vm_and_in_two_copies_without_a_line_lost_or_doubled(
     backend: &Backend,
 ) {
     let pool = pool(&backend.launcher, 0, &of_vms(4)).await;

@@ -29,6 +29,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_
 use tokio::task::spawn_blocking;
 
 use crate::backend::{Backend, Kind, import};
+use crate::checkpoint::a_command_counts_on_in_the_vm_and_in_two_copies_without_a_line_lost_or_doubled as counts_on;
 use crate::contract::{gone, restored, snapshot};
 use crate::inject::{self, Argument, Outcome};
 use crate::real::{self, Real};
@@ -173,10 +174,13 @@ pub(crate) fn as_ordinary_user() -> Option<ExitCode> {
                 let template = store.default_template().unwrap().unwrap();
                 let backend = jailed_qemu(template, &directory, strength).await;
                 gets_no_further(&backend, Some(strength)).await;
+                counts_on(&backend).await;
             }
             None => {
                 assert_eq!(name, FIRECRACKER);
-                gets_no_further(&confined_firecracker(&directory).await, None).await;
+                let backend = confined_firecracker(&directory).await;
+                gets_no_further(&backend, None).await;
+                counts_on(&backend).await;
             }
         }
     });
