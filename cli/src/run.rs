@@ -255,7 +255,7 @@ fn command(run: &Run, json: bool) -> Command {
         command = command.env(name, value);
     }
     if let Some(directory) = &run.cwd {
-        command = command.cwd(directory);
+        command = command.current_dir(directory);
     }
     if let Some(limit) = run.timeout {
         command = command.timeout(limit);

@@ -18,6 +18,7 @@ pub(crate) mod peer;
 #[cfg(test)]
 mod reconnect_tests;
 mod running;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -35,11 +36,12 @@ use crate::vm::exit_reason::ExitReason;
 use crate::vm::vmm::VmmProcess;
 
 pub(crate) use activity::Activity;
-pub use command::{Command, ExitStatus, Output};
+pub use command::{Command, ExitStatus, MAX_COLLECTED, Output};
 pub use error::{GuestError, Printed};
 pub use inbox::Position;
 pub use known::{CommandId, KnownCommand};
-pub use running::{ExecEvent, MAX_COLLECTED, Running, StdinWriter};
+pub use running::{ExecEvent, Running, StdinWriter};
+pub use streams::Streams;
 
 use command::{Stdin, bytes};
 use connection::Connection;
@@ -191,6 +193,7 @@ impl Guest {
         }
         let stdin = std::mem::replace(&mut command.stdin, Stdin::Empty);
         let mut running = Running::new(id, pending, !matches!(stdin, Stdin::Empty), limit);
+        running.max_output = command.max_output;
         if let Stdin::Bytes(bytes) = stdin
             && let Some(mut writer) = running.take_stdin()
         {

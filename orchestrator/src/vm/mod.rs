@@ -46,7 +46,7 @@ pub use error_kind::ErrorKind;
 pub use exit_reason::ExitReason;
 pub use guest::{
     Command, CommandId, ExecEvent, ExitStatus, GuestError, KnownCommand, Output, Position, Printed,
-    Running, StdinWriter,
+    Running, StdinWriter, Streams,
 };
 pub use identity::BadName;
 pub use instance::VmError;

@@ -47,7 +47,7 @@ async fn environment_directory_and_input_arrive() {
     let command = Command::new("sh")
         .args(["-c", "echo $GREETING from $(pwd); cat"])
         .env("GREETING", "hello world")
-        .cwd("/proc")
+        .current_dir("/proc")
         .stdin("and its input\n");
     let output = vm.exec(command).await.unwrap();
     assert_eq!(output.stdout, b"hello world from /proc\nand its input\n");
@@ -146,7 +146,11 @@ async fn a_missing_file_or_program_in_the_guest_has_an_error_of_its_own() {
     let (kind, message) = failed(vm.exec(["no-such-program"]).await.map(drop));
     assert_eq!(kind, FailureKind::NotFound);
     assert!(message.contains("no-such-program"), "{message}");
-    let (kind, message) = failed(vm.exec(Command::new("true").cwd("/no/dir")).await.map(drop));
+    let (kind, message) = failed(
+        vm.exec(Command::new("true").current_dir("/no/dir"))
+            .await
+            .map(drop),
+    );
     assert_eq!(kind, FailureKind::NoSuchDirectory);
     assert!(message.contains("/no/dir"), "{message}");
     let (kind, _) = failed(vm.exec(["/etc"]).await.map(drop));

@@ -176,7 +176,7 @@ async fn arguments_variables_directories_and_paths_are_bytes() {
         ])
         .arg(bytes(b"\xff\xfe"))
         .env("A", bytes(b"\xe9"))
-        .cwd(latin);
+        .current_dir(latin);
     let output = vm.exec(command).await.unwrap();
     assert_eq!(output.stdout, b"\xff\xfe|\xe9|/tmp/caf\xe9\n");
     let file = bytes(b"/tmp/caf\xe9/\x80");

@@ -11,6 +11,7 @@ use ironclaw_orchestrator::vm::{Command, ExitStatus, GuestError, VmHandle};
 use ironclaw_protocol::message::FailureKind;
 use ironclaw_test_harness::skipped;
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 use crate::backend::{Backend, Kind, is_alive};
@@ -35,6 +36,7 @@ on_each_vmm!(
     a_killed_vm_is_told_to_whoever_waits_and_refuses_the_rest,
     a_dropped_vm_is_gone,
     a_command_gets_its_input_and_one_that_is_not_there_is_told,
+    a_command_is_written_and_read_as_streams_and_waited_for,
     clones_differ_in_entropy_and_identity,
     a_vm_killed_in_mid_command_ends_what_waits_for_it,
     a_snapshot_without_memory_is_refused_and_leaves_nothing,
@@ -291,6 +293,49 @@ async fn a_command_gets_its_input_and_one_that_is_not_there_is_told(backend: &Ba
         panic!("{error:?}");
     };
     assert_eq!(kind, FailureKind::NotFound, "{message}");
+    gone(vm).await;
+}
+
+async fn a_command_is_written_and_read_as_streams_and_waited_for(backend: &Backend) {
+    let (vm, guest) = booted(backend, Ram::Private).await;
+    let cat = || Command::new("cat").stdin_piped();
+    let mut streams = guest.start(cat()).await.unwrap().into_streams();
+    let mut stdin = streams.stdin.take().unwrap();
+    // More than the streams hold, so that each side waits for the other.
+    let input: Vec<u8> = (0..=250u8).cycle().take(300_000).collect();
+    let written = async {
+        stdin.write_all(&input).await.unwrap();
+        drop(stdin);
+    };
+    let mut output = Vec::new();
+    let read = streams.stdout.read_to_end(&mut output);
+    let both = async { tokio::join!(written, read).1.unwrap() };
+    within("a command that copies", both).await;
+    assert!(output == input);
+    for _ in 0..2 {
+        let end = within("the end of a command", streams.wait()).await;
+        assert_eq!(end.unwrap().code(), Some(0));
+    }
+    let mut errors = String::new();
+    streams.stderr.read_to_string(&mut errors).await.unwrap();
+    assert_eq!(errors, "");
+
+    // Dropped, it is killed; waited for, what it prints is nobody's.
+    drop(
+        guest
+            .start(["sleep", "3600000"])
+            .await
+            .unwrap()
+            .into_streams(),
+    );
+    let waited = guest.start(["echo", "unread"]).await.unwrap().wait().await;
+    assert_eq!(waited.unwrap(), ExitStatus::Code(0));
+    let short = Command::new("echo").arg("more than four").max_output(4);
+    let error = guest.exec(short).await.unwrap_err();
+    assert!(
+        matches!(error, GuestError::TooMuchOutput { limit: 4 }),
+        "{error}"
+    );
     gone(vm).await;
 }
 

@@ -3,12 +3,16 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ironclaw_protocol::message::{Exec, ExecId, Stderr};
 use ironclaw_protocol::os_bytes::OsBytes;
 use serde::Serialize;
+
+/// Limit of the output that [`Guest::exec`](super::Guest::exec) collects if a command has no
+/// [other](Command::max_output), in bytes.
+pub const MAX_COLLECTED: u64 = 64 * 1024 * 1024;
 
 /// A command to run in a guest.
 ///
@@ -20,7 +24,7 @@ use serde::Serialize;
 /// let command = Command::new("sort").arg("-r").env("LC_ALL", "C").stdin("b\na\n");
 /// # let _ = command;
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Command {
     argv: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
@@ -28,11 +32,12 @@ pub struct Command {
     stderr: Stderr,
     timeout: Option<Duration>,
     keep: bool,
+    pub(super) max_output: u64,
     pub(super) stdin: Stdin,
 }
 
 /// The source of a command's standard input.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) enum Stdin {
     Empty,
     Bytes(Vec<u8>),
@@ -42,43 +47,66 @@ pub(super) enum Stdin {
 impl Command {
     /// Runs `program`: a path in the guest, or a name that is looked up on the guest's `PATH`.
     #[must_use]
-    pub fn new(program: impl Into<OsString>) -> Self {
+    pub fn new(program: impl AsRef<OsStr>) -> Self {
         Self {
-            argv: vec![program.into()],
+            argv: vec![program.as_ref().to_owned()],
             env: Vec::new(),
             cwd: None,
             stderr: Stderr::Apart,
             timeout: None,
             keep: false,
+            max_output: MAX_COLLECTED,
             stdin: Stdin::Empty,
         }
     }
 
     /// Adds an argument.
     #[must_use]
-    pub fn arg(mut self, argument: impl Into<OsString>) -> Self {
-        self.argv.push(argument.into());
+    pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
+        self.argv.push(argument.as_ref().to_owned());
         self
     }
 
     /// Adds arguments.
     #[must_use]
-    pub fn args<S: Into<OsString>>(mut self, arguments: impl IntoIterator<Item = S>) -> Self {
-        self.argv.extend(arguments.into_iter().map(Into::into));
+    pub fn args<S: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = S>) -> Self {
+        let arguments = arguments.into_iter();
+        self.argv
+            .extend(arguments.map(|argument| argument.as_ref().to_owned()));
         self
     }
 
     /// Sets an environment variable in addition to the guest's own.
     #[must_use]
-    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
-        self.env.push((name.into(), value.into()));
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        let (name, value) = (name.as_ref().to_owned(), value.as_ref().to_owned());
+        self.env.push((name, value));
+        self
+    }
+
+    /// Sets environment variables in addition to the guest's own.
+    #[must_use]
+    pub fn envs<N: AsRef<OsStr>, V: AsRef<OsStr>>(
+        self,
+        variables: impl IntoIterator<Item = (N, V)>,
+    ) -> Self {
+        let variables = variables.into_iter();
+        variables.fold(self, |command, (name, value)| command.env(name, value))
+    }
+
+    /// Sets how many bytes of output are collected at most, instead of [`MAX_COLLECTED`]; a command
+    /// that prints more is killed. For [`exec`](super::Guest::exec) and
+    /// [`Running::output`](super::Running::output); what is streamed is not bounded.
+    #[must_use]
+    pub fn max_output(mut self, bytes: u64) -> Self {
+        self.max_output = bytes;
         self
     }
 
     /// Runs it in this directory of the guest, an absolute path.
     #[must_use]
-    pub fn cwd(mut self, directory: impl Into<PathBuf>) -> Self {
-        self.cwd = Some(directory.into());
+    pub fn current_dir(mut self, directory: impl AsRef<Path>) -> Self {
+        self.cwd = Some(directory.as_ref().to_owned());
         self
     }
 
@@ -157,27 +185,49 @@ pub(super) fn bytes(text: impl AsRef<OsStr>) -> OsBytes {
     text.as_ref().as_bytes().into()
 }
 
-impl<S: Into<OsString>, const N: usize> From<[S; N]> for Command {
+impl<S: AsRef<OsStr>, const N: usize> From<[S; N]> for Command {
     fn from(argv: [S; N]) -> Self {
-        argv.into_iter()
-            .map(Into::into)
-            .collect::<Vec<OsString>>()
-            .into()
+        argv.as_slice().into()
     }
 }
 
-impl<S: Into<OsString>> From<Vec<S>> for Command {
+impl<S: AsRef<OsStr>> From<Vec<S>> for Command {
     fn from(argv: Vec<S>) -> Self {
+        argv.as_slice().into()
+    }
+}
+
+impl<S: AsRef<OsStr>> From<&[S]> for Command {
+    fn from(argv: &[S]) -> Self {
         Self {
-            argv: argv.into_iter().map(Into::into).collect(),
-            ..Self::new(OsString::new())
+            argv: argv.iter().map(|part| part.as_ref().to_owned()).collect(),
+            ..Self::new("")
         }
     }
 }
 
-impl<S: Clone + Into<OsString>> From<&[S]> for Command {
-    fn from(argv: &[S]) -> Self {
-        argv.to_vec().into()
+/// Without what may be secret or large: values of variables, and the standard input.
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.env.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Command")
+            .field("argv", &self.argv)
+            .field("env", &names)
+            .field("cwd", &self.cwd)
+            .field("stdin", &self.stdin)
+            .field("timeout", &self.timeout)
+            .field("keep", &self.keep)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Stdin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("Empty"),
+            Self::Bytes(bytes) => write!(f, "{} bytes", bytes.len()),
+            Self::Piped => f.write_str("Piped"),
+        }
     }
 }
 
@@ -199,6 +249,24 @@ impl ExitStatus {
     pub fn success(self) -> bool {
         self == Self::Code(0)
     }
+
+    /// Returns the code, if it exited with one.
+    #[must_use]
+    pub fn code(self) -> Option<i32> {
+        match self {
+            Self::Code(code) => Some(code.into()),
+            Self::Signal(_) | Self::TimedOut => None,
+        }
+    }
+
+    /// Returns the signal that terminated it, if one did; none for a time limit.
+    #[must_use]
+    pub fn signal(self) -> Option<i32> {
+        match self {
+            Self::Signal(signal) => Some(signal),
+            Self::Code(_) | Self::TimedOut => None,
+        }
+    }
 }
 
 impl fmt::Display for ExitStatus {
@@ -212,7 +280,7 @@ impl fmt::Display for ExitStatus {
 }
 
 /// The output and the end of a command.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Output {
     /// The end.
     pub status: ExitStatus,
@@ -223,4 +291,77 @@ pub struct Output {
     /// Whether the guest ran out of memory and its kernel killed a process of the command for it.
     /// The command may have survived that.
     pub out_of_memory: bool,
+}
+
+/// Without what was printed, which may be secret, or large.
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            status,
+            stdout,
+            stderr,
+            out_of_memory,
+        } = self;
+        f.debug_struct("Output")
+            .field("status", status)
+            .field("stdout", &format_args!("{} bytes", stdout.len()))
+            .field("stderr", &format_args!("{} bytes", stderr.len()))
+            .field("out_of_memory", out_of_memory)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_of_a_command_holds_no_secret_and_no_megabyte() {
+        let command = Command::new("sh")
+            .envs([("TOKEN", "s3cret")])
+            .stdin(vec![b'x'; 1 << 20]);
+        let output = Output {
+            status: ExitStatus::Code(0),
+            stdout: b"s3cret".repeat(1 << 18),
+            stderr: Vec::new(),
+            out_of_memory: false,
+        };
+        let printed = super::super::Printed {
+            stdout: output.stdout.clone(),
+            stderr: Vec::new(),
+        };
+        for shown in [
+            format!("{command:?}"),
+            format!("{output:?}"),
+            format!("{printed:?}"),
+        ] {
+            assert!(shown.len() < 300 && !shown.contains("s3cret"), "{shown}");
+        }
+        assert!(format!("{command:?}").contains("TOKEN"));
+    }
+
+    #[test]
+    fn a_command_takes_what_the_standard_librarys_takes() {
+        let path = Path::new("/bin/ls");
+        let command = Command::new(path)
+            .args([OsStr::new("-l"), path.as_os_str()])
+            .envs([("A", "1")])
+            .current_dir("/tmp");
+        let exec = command.to_exec(ExecId(0));
+        let argv: Vec<_> = exec
+            .argv
+            .iter()
+            .map(|part| part.as_bytes().to_vec())
+            .collect();
+        assert_eq!(argv, [&b"/bin/ls"[..], b"-l", b"/bin/ls"]);
+        assert_eq!(exec.env.len(), 1);
+    }
+
+    #[test]
+    fn a_status_has_a_code_or_a_signal_as_the_standard_librarys_has() {
+        let (code, signal) = (ExitStatus::Code(3), ExitStatus::Signal(9));
+        assert_eq!((code.code(), code.signal()), (Some(3), None));
+        assert_eq!((signal.code(), signal.signal()), (None, Some(9)));
+        assert_eq!(ExitStatus::TimedOut.code(), None);
+    }
 }

@@ -1,5 +1,6 @@
 //! Errors between the host and the agent in a guest.
 
+use std::fmt;
 use std::time::Duration;
 
 use ironclaw_protocol::frame::FrameError;
@@ -65,12 +66,20 @@ pub enum GuestError {
 }
 
 /// The output of a command whose end is unknown.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Printed {
     /// Its standard output.
     pub stdout: Vec<u8>,
     /// Its standard error.
     pub stderr: Vec<u8>,
+}
+
+/// Without what it is, which may be secret, or large.
+impl fmt::Debug for Printed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (stdout, stderr) = (self.stdout.len(), self.stderr.len());
+        write!(f, "Printed({stdout} and {stderr} bytes)")
+    }
 }
 
 impl GuestError {

@@ -8,7 +8,7 @@ use ironclaw_protocol::message::{Outcome, RequestId, Stream};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
-use super::command::{ExitStatus, Output};
+use super::command::{ExitStatus, MAX_COLLECTED, Output};
 use super::connection::Ticket;
 use super::error::{GuestError, Printed};
 use super::inbox::{Arrival, Position};
@@ -16,9 +16,6 @@ use super::known::CommandId;
 use super::line::Line;
 use super::open::Leave;
 use crate::untrusted;
-
-/// Limit of the output that [`Guest::exec`](super::Guest::exec) collects, in bytes.
-pub const MAX_COLLECTED: u64 = 64 * 1024 * 1024;
 
 /// Time that a guest gets beyond a command's own time limit to kill it and report that, which takes
 /// it milliseconds: the limit holds to within a second, whatever the guest does.
@@ -104,6 +101,8 @@ pub struct Running {
     pending: Pending,
     stdin: Option<StdinWriter>,
     deadline: Option<Deadline>,
+    /// Limit of what is collected of its output.
+    pub(super) max_output: u64,
 }
 
 /// The time by which a guest must have done a request with a time limit.
@@ -159,6 +158,7 @@ impl Running {
             pending,
             stdin,
             deadline: limit.and_then(Deadline::after),
+            max_output: MAX_COLLECTED,
         }
     }
 
@@ -262,7 +262,21 @@ impl Running {
         self.pending.ticket.inbox.out_of_memory()
     }
 
-    /// Waits for the end and collects the output, up to [`MAX_COLLECTED`] bytes.
+    /// Waits for the end, and discards the output until then.
+    ///
+    /// # Errors
+    /// As for [`next`](Self::next).
+    pub async fn wait(mut self) -> Result<ExitStatus, GuestError> {
+        // Closes standard input: nobody else can write to it.
+        drop(self.stdin.take());
+        loop {
+            if let ExecEvent::Ended(status) = self.next().await? {
+                return Ok(status);
+            }
+        }
+    }
+
+    /// Waits for the end and collects the output, up to [`Command::max_output`](super::Command::max_output).
     ///
     /// # Errors
     /// As for [`next`](Self::next), with the output until then in [`GuestError::Closed`]; and
@@ -289,9 +303,9 @@ impl Running {
                     });
                 }
             }
-            if (stdout.len() + stderr.len()) as u64 > MAX_COLLECTED {
+            if (stdout.len() + stderr.len()) as u64 > self.max_output {
                 return Err(GuestError::TooMuchOutput {
-                    limit: MAX_COLLECTED,
+                    limit: self.max_output,
                 });
             }
         }
