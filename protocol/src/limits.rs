@@ -17,16 +17,25 @@ pub const MAX_CHUNK: usize = 32 * 1024;
 /// under way before the receiver grants more.
 pub const WINDOW: u32 = 256 * 1024;
 
-/// The window of each output of a command, in bytes, which is also the maximum that a guest keeps:
-/// for a host that has lost its session, or while nobody listens.
-pub const OUTPUT_WINDOW: u32 = 64 * 1024;
+/// The window of each output of a command, in bytes, which the guest keeps until the host took it.
+/// It narrows with the output that the guest keeps of all commands.
+pub const OUTPUT_WINDOW: u32 = 256 * 1024;
 
-/// Bytes of output that a guest keeps of all commands together; beyond that, each command only has
-/// [`MIN_OUTPUT_WINDOW`] for itself.
+/// Bytes of each output that a guest keeps while nobody listens.
+pub const UNATTENDED_OUTPUT: usize = 64 * 1024;
+
+/// Bytes of output that a guest keeps of all commands together. Each output may take half of what is
+/// left, and [`MIN_OUTPUT_WINDOW`] in any case.
 pub const MAX_KEPT_OUTPUT: usize = 1024 * 1024;
 
 /// The minimum window of each output of a command, however much others use.
-pub const MIN_OUTPUT_WINDOW: usize = 4 * 1024;
+pub const MIN_OUTPUT_WINDOW: usize = 8 * 1024;
+
+/// Bytes of an output after which the host acknowledges them. It has to be less than the smallest
+/// window, or guest and host would wait for each other.
+pub const TAKEN_PORTION: u32 = 4 * 1024;
+
+const _: () = assert!((TAKEN_PORTION as usize) < MIN_OUTPUT_WINDOW);
 
 /// Limit of running commands in a guest, attached or not.
 pub const MAX_COMMANDS: usize = 256;

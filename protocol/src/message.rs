@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::{
     ARGUMENT_OVERHEAD, MAX_ARGUMENT, MAX_ARGUMENTS, MAX_CHUNK, MAX_HOSTNAME, MAX_LISTED, MAX_PATH,
-    MAX_PROGRAM, MAX_SIGNAL, MAX_TEXT, OUTPUT_WINDOW, WINDOW,
+    MAX_PROGRAM, MAX_SIGNAL, MAX_TEXT, OUTPUT_WINDOW, TAKEN_PORTION, WINDOW,
 };
 use crate::os_bytes::OsBytes;
 
@@ -610,6 +610,15 @@ impl Stream {
         match self {
             Self::Stdout | Self::Stderr => OUTPUT_WINDOW,
             Self::File => WINDOW,
+        }
+    }
+
+    /// Bytes of it after which a receiver says that it took them, to save frames.
+    #[must_use]
+    pub fn portion(self) -> u32 {
+        match self {
+            Self::Stdout | Self::Stderr => TAKEN_PORTION,
+            Self::File => WINDOW / 4,
         }
     }
 }

@@ -26,7 +26,7 @@ use thiserror::Error;
 
 use crate::limits::{
     MAX_CHUNK, MAX_COMMANDS, MAX_ENDED, MAX_FORGOTTEN, MAX_KEPT_OUTPUT, MAX_LISTED, MAX_PROGRAM,
-    MIN_OUTPUT_WINDOW, OUTPUT_WINDOW, UNATTENDED_TICKS, WINDOW,
+    MIN_OUTPUT_WINDOW, OUTPUT_WINDOW, UNATTENDED_OUTPUT, UNATTENDED_TICKS, WINDOW,
 };
 use crate::message::{
     Attach, CommandEnd, CommandInfo, ExecId, FailureKind, Outcome, RequestId, StdinAt, Stream,
@@ -305,11 +305,8 @@ impl ProcessTable {
         if record.is_given_up() {
             return MAX_CHUNK;
         }
-        let window = if self.kept < MAX_KEPT_OUTPUT {
-            OUTPUT_WINDOW as usize
-        } else {
-            MIN_OUTPUT_WINDOW
-        };
+        let left = MAX_KEPT_OUTPUT.saturating_sub(self.kept);
+        let window = (left / 2).clamp(MIN_OUTPUT_WINDOW, OUTPUT_WINDOW as usize);
         let has = match stream {
             Stream::Stdout => record.stdout.len(),
             Stream::Stderr => record.stderr.len(),
@@ -325,7 +322,7 @@ impl ProcessTable {
             if let Some(ring) = record.ring(stream) {
                 ring.push(bytes);
                 if given_up {
-                    ring.keep(OUTPUT_WINDOW as usize);
+                    ring.keep(UNATTENDED_OUTPUT);
                 }
             }
         });

@@ -5,10 +5,11 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits::MAX_CHUNK;
 use crate::message::Kept;
 
 /// Capacity that an empty ring keeps; the rest of a burst's memory is freed.
-const KEPT_CAPACITY: usize = 4 * 1024;
+const KEPT_CAPACITY: usize = MAX_CHUNK;
 
 /// An output of a command: the bytes that were written and the host has not taken.
 ///

@@ -1,6 +1,6 @@
 //! Tests commands that outlive their session, and sessions that attach to others' commands.
 
-use ironclaw_protocol::limits::OUTPUT_WINDOW;
+use ironclaw_protocol::limits::{OUTPUT_WINDOW, UNATTENDED_OUTPUT};
 use ironclaw_protocol::message::{
     Attach, CommandEnd, CommandInfo, Exec, ExecId, Failure, FailureKind, Outcome, Request,
     RequestId, StdinAt, Stream, ToGuest, ToHost,
@@ -277,12 +277,12 @@ fn a_kept_command_goes_on_alone_and_what_it_lost_is_known_to_the_byte() {
             .any(|c| c.exec == exec && c.stdout.to == total)
     });
     let stdout = commands.iter().find(|c| c.exec == exec).unwrap().stdout;
-    assert_eq!(stdout.to - stdout.from, u64::from(OUTPUT_WINDOW));
+    assert_eq!(stdout.to - stdout.from, UNATTENDED_OUTPUT as u64);
     let attached = attached(&mut host, exec, 0);
     assert_eq!(attached.stdout, stdout.from);
     std::fs::write(path, "go\n").unwrap();
     let run = host.finish(attached.id, &[]);
-    assert_eq!(run.stdout.len() as u64, u64::from(OUTPUT_WINDOW));
+    assert_eq!(run.stdout.len(), UNATTENDED_OUTPUT);
     assert_eq!(run.outcome, Outcome::Exited(0));
 }
 

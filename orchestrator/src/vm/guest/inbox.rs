@@ -103,7 +103,7 @@ impl Flow {
 
     /// Returns the report for the guest, if it is worth a message.
     fn tell(&mut self) -> Option<Taken> {
-        let due = self.taken >= self.told + u64::from(self.stream.window() / 4);
+        let due = self.taken >= self.told + u64::from(self.stream.portion());
         due.then(|| self.tell_all())
     }
 

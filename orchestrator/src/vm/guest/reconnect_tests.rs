@@ -163,6 +163,30 @@ async fn the_output_of_a_command_comes_once_and_whole() {
 }
 
 #[tokio::test]
+async fn output_goes_on_however_much_of_others_waits_to_be_taken() {
+    let test = async {
+        let world = World::new();
+        let (first, _served) = world.connect(usize::MAX);
+        let guest = Guest::open(first).unwrap();
+        let mut untaken = Vec::new();
+        for _ in 0..10 {
+            untaken.push(guest.start(["flood", "1"]).await.unwrap());
+        }
+        // Until the guest keeps all that it may of them.
+        let mut taken = guest.exec(["flood", "1"]).await.unwrap();
+        assert!(flooded(&taken.stdout));
+        taken = guest.exec(["flood", "1"]).await.unwrap();
+        assert!(flooded(&taken.stdout));
+        for running in untaken {
+            assert!(flooded(&running.output().await.unwrap().stdout));
+        }
+    };
+    timeout(TIMEOUT, LocalSet::new().run_until(test))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
 async fn a_command_is_run_once_however_often_its_request_is_lost() {
     let test = async {
         let world = World::new();
