@@ -209,10 +209,7 @@ fn of_snapshot(error: &SnapshotError) -> Exit {
 
 fn of_template(error: &TemplateError) -> Exit {
     match error {
-        TemplateError::Io { .. }
-        | TemplateError::RootUnusable { .. }
-        | TemplateError::RootExposed { .. }
-        | TemplateError::NoSpace { .. } => Exit::Store,
+        TemplateError::Store(_) => Exit::Store,
         _ => Exit::Failed,
     }
 }

@@ -5,7 +5,8 @@ use ironclaw_console::causes;
 use ironclaw_console::output::{self, blocking, mebibytes};
 use ironclaw_console::progress::Reporter;
 use ironclaw_orchestrator::template::{
-    BuildSpec, ImportSpec, Manifest, Template, TemplateError, TemplateHash, TemplateStore,
+    BuildSpec, ImportSpec, Manifest, StoreError, Template, TemplateError, TemplateHash,
+    TemplateStore,
 };
 use ironclaw_orchestrator::vm::{Config, find_guest_agent};
 use serde::Serialize;
@@ -77,7 +78,7 @@ async fn import(config: &Config, spec: ImportSpec, json: bool) -> Result<()> {
 /// Converts the error of an import: if it is about an imported file, leaves out the store.
 fn of_import(error: TemplateError, spec: &ImportSpec) -> Error {
     match &error {
-        TemplateError::Io { path, .. }
+        TemplateError::Store(StoreError::Io { path, .. })
             if *path == spec.kernel || Some(path) == spec.initramfs.as_ref() =>
         {
             Error::msg(causes(&error))

@@ -6,7 +6,9 @@
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod metrics;
-pub mod template;
 pub mod vm;
+
+/// What a VM boots from.
+pub use ironclaw_image as template;
 
 use ironclaw_host::{disk, mark, regular_file, state_path, sys, untrusted};

@@ -134,7 +134,8 @@ pub(crate) struct Label {
 
 impl Label {
     pub(crate) fn of(hash: &TemplateHash, number: u64) -> Self {
-        let digits = hash.as_str().get(..DIGITS).unwrap_or_default();
+        let digits = hash.to_string();
+        let digits = digits.get(..DIGITS).unwrap_or_default();
         let shared = |text: &str| SharedString::from_shared(Arc::from(text));
         Self {
             template: shared(digits),
@@ -281,7 +282,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::template::Sha256Hex;
+    use crate::template::Sha256Digest;
     use crate::vm::{Limit, Quantiles, TierOff};
 
     #[test]
@@ -289,6 +290,10 @@ mod tests {
         for tier in [Origin::Warm, Origin::Restored, Origin::ColdBooted] {
             assert_eq!(serde_json::to_value(tier).unwrap(), label(tier));
         }
+    }
+
+    fn named(content: &str) -> TemplateHash {
+        Sha256Digest::of(content).into()
     }
 
     /// A pool in which every figure is set to another value.
@@ -302,7 +307,7 @@ mod tests {
         };
         PoolStats {
             number: 1,
-            template: Sha256Hex::of(b"template"),
+            template: named("template"),
             size: 20,
             snapshots: 21,
             building: 22,
@@ -347,7 +352,7 @@ mod tests {
     fn figures(text: &str) -> BTreeMap<String, f64> {
         let template = format!(
             "template=\"{}\",pool=\"1\"",
-            &Sha256Hex::of(b"template").as_str()[..DIGITS]
+            &named("template").to_string()[..DIGITS]
         );
         let lines = text
             .lines()
@@ -412,7 +417,7 @@ mod tests {
     fn pools_of_several_templates_or_of_one_are_told_apart() {
         let other = PoolStats {
             number: 2,
-            template: Sha256Hex::of(b"other"),
+            template: named("other"),
             served_warm: 7,
             ..busy()
         };
@@ -433,10 +438,10 @@ mod tests {
     fn a_recorder_counts_what_happens_in_a_pool_that_is_opened_anew() {
         let recorder = PrometheusBuilder::new().build_recorder();
         with_local_recorder(&recorder, || {
-            let label = Label::of(&Sha256Hex::of(b"template"), 1);
+            let label = Label::of(&named("template"), 1);
             label.served(Origin::Warm);
             drop(label);
-            Label::of(&Sha256Hex::of(b"template"), 1).served(Origin::Warm);
+            Label::of(&named("template"), 1).served(Origin::Warm);
         });
         let figures = figures(&recorder.handle().render());
         assert_eq!(figures["ironclaw_pool_spawns_total{tier=\"warm\"}"], 2.0);

@@ -49,6 +49,12 @@ impl Sha256Digest {
         }
     }
 
+    /// Returns its bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// Returns its first 8 bytes as 16 digits, for names of files.
     #[must_use]
     pub fn short(&self) -> String {

@@ -36,6 +36,14 @@ pub(crate) fn lint(workspace: &Workspace) -> Result<()> {
             .cargo(&["clippy", "--workspace", "--all-targets"])
             .args(deny),
     )?;
+    // As an embedder of prepared templates has it.
+    let library = [
+        "clippy",
+        "-p",
+        "ironclaw-orchestrator",
+        "--no-default-features",
+    ];
+    step::run(workspace.cargo(&library).args(deny))?;
     step::run(
         workspace
             .cargo(&["clippy", "--manifest-path", TESTGUEST, "--lib"])

@@ -86,6 +86,7 @@ fn is_directory(span: &str) -> bool {
         "docs/",
         "host/",
         "store/",
+        "image/",
         "console/",
         "fuzz/",
     ];

@@ -14,12 +14,13 @@ use arrows::arrows;
 use modules::Package;
 
 /// The directories of the checked packages, relative to the root of the repository.
-const PACKAGES: [&str; 13] = [
+const PACKAGES: [&str; 14] = [
     "bench",
     "cli",
     "console",
     "guest-agent",
     "host",
+    "image",
     "orchestrator",
     "protocol",
     "settings",

@@ -198,7 +198,8 @@ fn of_hosts() -> [Vec<ToGuest>; 4] {
     ]
 }
 
-const SNAPSHOT: &str = r#"{"format":2,"id":"0192f0c1-7a2b-7c3d-8e4f-5a6b7c8d9e0f","generation":3,
+/// As the release before checkpoints wrote it.
+const SNAPSHOT_OF_FORMAT_2: &str = r#"{"format":2,"id":"0192f0c1-7a2b-7c3d-8e4f-5a6b7c8d9e0f","generation":3,
 "template":"abababababababababababababababababababababababababababababababab",
 "vmm":{"kind":"qemu","version":"7.2.19","accelerator":"tcg"},
 "machine":{"memory_mib":1,"vcpus":2},
@@ -209,6 +210,13 @@ const SNAPSHOT: &str = r#"{"format":2,"id":"0192f0c1-7a2b-7c3d-8e4f-5a6b7c8d9e0f
 "sha256_of_blocks":"30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58"},
 "vmstate":{"bytes":7,
 "sha256_of_blocks":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}}}"#;
+
+const CHECKPOINT: &str = r#""kind":{"checkpoint":{"owner":"somebody","of":"vm-1",
+"keep_until":{"unix_seconds":1764000100,"nanoseconds":6}}},
+"parent":"0192f0c1-7a2b-7c3d-8e4f-000000000000""#;
+const DISK: &str = r#""files":{"disk-root":{"bytes":9,
+"sha256_of_blocks":"30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58"},
+"#;
 
 const TEMPLATE: &str = r#"{"format":1,"protocol":PROTOCOL,
 "hash":"abababababababababababababababababababababababababababababababab",
@@ -332,7 +340,22 @@ fn write_the_seeds() {
     for (name, text) in TEXTS {
         write("texts", name, text.as_bytes());
     }
-    write("manifests", "snapshot", SNAPSHOT.as_bytes());
+    let base = SNAPSHOT_OF_FORMAT_2
+        .replace("\"format\":2", "\"format\":3")
+        .replace(
+            "\"generation\"",
+            "\"kind\":\"base\",\"parent\":null,\"generation\"",
+        );
+    let checkpoint = base
+        .replace("\"kind\":\"base\",\"parent\":null", CHECKPOINT)
+        .replace("\"files\":{", DISK);
+    for (name, text) in [
+        ("snapshot", &*base),
+        ("checkpoint", &*checkpoint),
+        ("snapshot_format2", SNAPSHOT_OF_FORMAT_2),
+    ] {
+        write("manifests", name, text.as_bytes());
+    }
     let protocol = ironclaw_protocol::VERSION.to_string();
     let template = TEMPLATE.replace("PROTOCOL", &protocol);
     write("manifests", "template", template.as_bytes());

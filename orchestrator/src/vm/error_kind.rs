@@ -153,7 +153,9 @@ macro_rules! errors {
             $(if let Some(error) = error.downcast_ref::<$error>() {
                 return Some(error.kind());
             })*
-            error.downcast_ref::<StoreError>().map(of_store)
+            // Those of other packages have no methods of this one.
+            let template = error.downcast_ref::<TemplateError>().map(of_template);
+            template.or_else(|| error.downcast_ref::<StoreError>().map(of_store))
         }
     };
 }
@@ -181,14 +183,13 @@ errors! {
     PoolError: of_pool,
     SnapshotError: of_snapshot,
     SpawnError: of_spawn,
-    TemplateError: of_template,
     VmError: of_vm,
     VmmError: of_vmm,
 }
 
 retryable_by_kind! {
     BadName, CheckpointError, ConfigError, LaunchError, PoolError, SnapshotError, SpawnError,
-    TemplateError, VmError, VmmError,
+    VmError, VmmError,
 }
 
 impl GuestError {
@@ -236,10 +237,8 @@ fn of_snapshot(error: &SnapshotError) -> ErrorKind {
 
 fn of_template(error: &TemplateError) -> ErrorKind {
     match error {
-        TemplateError::Io { .. }
-        | TemplateError::RootUnusable { .. }
-        | TemplateError::RootExposed { .. } => ErrorKind::Store,
-        TemplateError::NoSpace { .. } => ErrorKind::NoSpace,
+        TemplateError::Store(store) => of_store(store),
+        TemplateError::NoBuilder { .. } => ErrorKind::NotInstalled,
         TemplateError::NotFound { .. } => ErrorKind::NotFound,
         TemplateError::BootArgs { .. } | TemplateError::BadHash { .. } => ErrorKind::Invalid,
         TemplateError::ToolMissing { .. } => ErrorKind::NotInstalled,
@@ -384,6 +383,22 @@ mod tests {
         ErrorKind::Host,
         ErrorKind::Panicked,
     ];
+
+    #[test]
+    fn an_error_of_another_package_has_its_kind_behind_every_wrapper() {
+        let root = std::path::PathBuf::from("/x");
+        let template = TemplateError::NoBuilder { root };
+        assert_eq!(ErrorKind::of(&template), Some(ErrorKind::NotInstalled));
+        let launch = LaunchError::from(template);
+        assert_eq!(launch.kind(), ErrorKind::NotInstalled);
+        let store = StoreError::Io {
+            operation: "read",
+            path: "/x".into(),
+            source: std::io::ErrorKind::Other.into(),
+        };
+        let template = TemplateError::from(store);
+        assert_eq!(ErrorKind::of(&template), Some(ErrorKind::Store));
+    }
 
     #[test]
     fn each_kind_has_a_name_of_its_own_that_programs_can_take() {

@@ -60,7 +60,7 @@ fn open_ones() -> BTreeMap<TemplateHash, Pool> {
         // A locked one is being opened.
         let entry = entry.try_lock().ok()?;
         let pool = &entry.as_ref().filter(|shared| shared.is_alive())?.pool;
-        Some((pool.launcher().template().hash().clone(), pool.clone()))
+        Some((*pool.launcher().template().hash(), pool.clone()))
     });
     open.collect()
 }

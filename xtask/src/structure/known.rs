@@ -34,25 +34,6 @@ pub(super) const FORBIDDEN: &[Known] = &[];
 /// Known dependencies that close a circle.
 pub(super) const CIRCLES: &[Known] = &[
     ("guest-agent::program", "guest-agent::command"),
-    ("orchestrator::template::build", "orchestrator::template"),
-    (
-        "orchestrator::template::debian",
-        "orchestrator::template::build",
-    ),
-    (
-        "orchestrator::template::error",
-        "orchestrator::template::hash",
-    ),
-    (
-        "orchestrator::template::error",
-        "orchestrator::template::modules",
-    ),
-    ("orchestrator::template::import", "orchestrator::template"),
-    ("orchestrator::template::store", "orchestrator::template"),
-    (
-        "orchestrator::template::store",
-        "orchestrator::template::build",
-    ),
     (
         "orchestrator::vm::launcher::boot",
         "orchestrator::vm::launcher",

@@ -9,7 +9,6 @@ use std::str::FromStr;
 
 use ironclaw_settings::Setting;
 use serde::Serialize;
-use sha2::{Digest as _, Sha256};
 
 use super::api::{ApiError, Client, CpuConfig, Drive, NetworkInterface, NetworkOverride};
 use super::chroot::Chroot;
@@ -135,7 +134,7 @@ impl Devices {
         };
         let json = serde_json::to_vec(&identity)
             .map_err(|error| VmmError::io("describe the devices")(error.into()))?;
-        Ok(Sha256Digest::from(<[u8; 32]>::from(Sha256::digest(json))))
+        Ok(Sha256Digest::of(json))
     }
 
     /// Returns a digest that tells these devices from others; `None` if there are none.

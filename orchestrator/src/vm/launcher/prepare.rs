@@ -1,13 +1,18 @@
 //! From the settings to a launcher: the hypervisor, the template, the snapshots' directory.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::probe::{Known, Verdict};
 use super::{
     Inner, LaunchError, Launcher, PassedOver, Progress, Stage, blocking, find_guest_agent, probe,
 };
-use crate::template::{BuildSpec, Template, TemplateStore};
+#[cfg(feature = "debian")]
+use crate::template::BuildSpec;
+#[cfg(not(feature = "debian"))]
+use crate::template::TemplateError;
+use crate::template::{Template, TemplateStore};
 use crate::vm::backend::select::{self, Listed, OutOfOrder, Step};
 use crate::vm::backend::{Absence, Backend, Candidate, Installed, Surroundings};
 use crate::vm::config::Config;
@@ -80,7 +85,7 @@ impl Launcher {
         progress: Progress,
     ) -> Result<Self, LaunchError> {
         let requirements = Requirements {
-            template: template.hash().clone(),
+            template: *template.hash(),
             vmm: vmm.identity().clone(),
             machine: config.machine,
             host: Host::current(vmm.tsc_khz()).map_err(SnapshotError::from)?,
@@ -309,9 +314,25 @@ fn template(config: &Config, progress: &Progress) -> Result<Template, LaunchErro
         }
         Err(error) => return Err(error.into()),
     }
-    let spec = BuildSpec::new(agent?);
-    let build = &mut |step| progress(&Stage::Template(step));
-    Ok(store.build_if_missing(&spec, build)?)
+    build(&store, agent?, progress)
+}
+
+#[cfg(feature = "debian")]
+fn build(
+    store: &TemplateStore,
+    agent: PathBuf,
+    progress: &Progress,
+) -> Result<Template, LaunchError> {
+    let spec = BuildSpec::new(agent);
+    let progress = &mut |step| progress(&Stage::Template(step));
+    Ok(store.build_if_missing(&spec, progress)?)
+}
+
+/// Says that there is nothing to build a template with.
+#[cfg(not(feature = "debian"))]
+fn build(store: &TemplateStore, _: PathBuf, _: &Progress) -> Result<Template, LaunchError> {
+    let root = store.root().to_owned();
+    Err(TemplateError::NoBuilder { root }.into())
 }
 
 #[cfg(test)]

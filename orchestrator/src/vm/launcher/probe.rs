@@ -96,7 +96,7 @@ pub(super) async fn boots(
         cpu_model: host.cpu_model,
         kernel_release: host.kernel_release,
         vmm: vmm.identity().clone(),
-        template: template.hash().clone(),
+        template: *template.hash(),
         machine: config.machine,
     };
     let path = config.template_path.join(probe_file(&key.vmm.kind));

@@ -228,7 +228,7 @@ impl Counters {
     pub(super) fn of(template: &TemplateHash, number: u64) -> Self {
         Self {
             number,
-            template: template.clone(),
+            template: *template,
             label: metrics::Label::of(template, number),
             counted: Mutex::default(),
         }
@@ -280,7 +280,7 @@ impl Counters {
         let stages = counted.stages.iter();
         PoolStats {
             number: self.number,
-            template: self.template.clone(),
+            template: self.template,
             size,
             snapshots: counts.ready,
             building: counts.building,
@@ -322,10 +322,10 @@ fn quantiles(times: &Histogram<u64>) -> Quantiles {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vm::snapshot::{SnapshotError, StoreError};
+    use crate::vm::snapshot::{Sha256Digest, SnapshotError, StoreError};
 
     fn counters() -> Counters {
-        Counters::of(&TemplateHash::of(b"template"), 1)
+        Counters::of(&Sha256Digest::of("template").into(), 1)
     }
 
     fn stats(counters: &Counters) -> PoolStats {

@@ -131,8 +131,8 @@ impl Requirements {
         }
         if manifest.template != self.template {
             return Err(Mismatch::Template {
-                snapshot: manifest.template.clone(),
-                required: self.template.clone(),
+                snapshot: manifest.template,
+                required: self.template,
             });
         }
         same!(vmm.kind, VmmKind);

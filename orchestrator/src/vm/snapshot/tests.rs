@@ -492,7 +492,6 @@ proptest! {
         pages in proptest::collection::vec((0..256usize, any::<u8>(), 1..9000usize), 0..40),
         holes in any::<bool>(),
     ) {
-        use sha2::Digest as _;
         let (_directory, store) = store();
         let staging = store.stage(&requirements()).unwrap();
         let mut content = vec![0u8; 1 << 20];
@@ -510,8 +509,8 @@ proptest! {
         fs::write(staging.vmstate(), b"v").unwrap();
         let snapshot = staging.publish(description()).unwrap().snapshot;
         prop_assert!(fs::read(snapshot.memory()).unwrap() == content);
-        let blocks: Vec<u8> = content.chunks(64 << 10).flat_map(sha2::Sha256::digest).collect();
-        let digest = Sha256Digest::from(<[u8; 32]>::from(sha2::Sha256::digest(&blocks)));
+        let blocks: Vec<u8> = content.chunks(64 << 10).flat_map(|block| *Sha256Digest::of(block).as_bytes()).collect();
+        let digest = Sha256Digest::of(&blocks);
         prop_assert_eq!(snapshot.manifest().files[&FileRole::Memory].sha256_of_blocks, digest);
         prop_assert!(store.verify(snapshot.id()).is_ok());
     }

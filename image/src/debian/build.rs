@@ -1,0 +1,329 @@
+//! Builds templates.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ironclaw_host::mark::{self, Mark};
+use ironclaw_store::Sha256Digest;
+
+use super::boot_args::BOOT_ARGS;
+use super::modules::{self, Module};
+use super::packages::{Package, Workshop};
+use super::{directory, initramfs, tool, vmlinux};
+use crate::error::TemplateError;
+use crate::file;
+use crate::kernel;
+use crate::manifest::PackageVersion;
+use crate::step::Step;
+use crate::store::TemplateStore;
+use crate::template::Template;
+use crate::write::{Archive, Content};
+
+/// Directory of downloaded packages in the store.
+pub(crate) const CACHE: &str = ".cache";
+
+/// Debian's metapackage of the newest cloud kernel.
+const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
+
+const BUSYBOX_PACKAGE: &str = "busybox-static";
+
+/// Timeout of busybox's list of applets.
+const BUSYBOX_LIMIT: Duration = Duration::from_secs(30);
+
+/// The inputs of a template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildSpec {
+    /// The path of the guest agent: a static x86-64 executable, PID 1 of the guest.
+    pub agent: PathBuf,
+    /// The source of the kernel and its modules.
+    pub kernel: KernelSource,
+    /// The source of busybox.
+    pub busybox: BusyboxSource,
+}
+
+impl BuildSpec {
+    /// Builds from Debian's packages.
+    #[must_use]
+    pub fn new(agent: impl Into<PathBuf>) -> Self {
+        Self {
+            agent: agent.into(),
+            kernel: KernelSource::default(),
+            busybox: BusyboxSource::default(),
+        }
+    }
+}
+
+/// The source of a kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KernelSource {
+    /// A Debian package, or a metapackage that depends on one.
+    Package(String),
+    /// Files of the host, for a host without APT.
+    Files {
+        /// The path of a bzImage, like `/boot/vmlinuz-*`, or of an ELF image.
+        image: PathBuf,
+        /// The directory of its modules, like `/lib/modules/*`.
+        modules_dir: PathBuf,
+    },
+}
+
+impl Default for KernelSource {
+    /// Debian's newest cloud kernel: small, and with drivers for every VMM.
+    fn default() -> Self {
+        Self::Package(KERNEL_PACKAGE.to_owned())
+    }
+}
+
+/// The source of busybox. An installed one is used only if it is named here: a template must not
+/// depend on what a host happens to have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BusyboxSource {
+    /// A Debian package with a static busybox.
+    Package(String),
+    /// The path of a static executable on the host, for a host without APT.
+    File(PathBuf),
+}
+
+impl Default for BusyboxSource {
+    fn default() -> Self {
+        Self::Package(BUSYBOX_PACKAGE.to_owned())
+    }
+}
+
+impl TemplateStore {
+    /// Returns the directory of downloaded packages, marked if nothing else is in it.
+    fn cache(&self) -> Result<PathBuf, TemplateError> {
+        let cache = self.root().join(CACHE);
+        if !file::exists(&cache)? {
+            directory::create(&cache)?;
+        }
+        let marked = || {
+            let directory = mark::open(&cache)?;
+            match mark::read(&directory)? {
+                Mark::Bare => mark::put_anew(&directory),
+                Mark::Ours | Mark::Foreign => Ok(()),
+            }
+        };
+        marked().map_err(TemplateError::io("write to", &cache))?;
+        Ok(cache)
+    }
+
+    /// Builds a template and makes it the default. Returns an existing one with the same inputs
+    /// unchanged.
+    ///
+    /// Blocks for as long as the downloads and other builds in this store take, and then for some
+    /// seconds. Reports each step to `progress` before it begins.
+    ///
+    /// # Errors
+    /// On any error the store is unchanged, except for downloaded packages.
+    pub fn build(
+        &self,
+        spec: &BuildSpec,
+        progress: &mut dyn FnMut(Step),
+    ) -> Result<Template, TemplateError> {
+        // Read first: the most likely mistake should not cost a download.
+        let agent = initramfs::read_program(&spec.agent)?;
+        let _lock = self.lock(|| progress(Step::Waiting))?;
+        self.build_with(spec, agent, progress)
+    }
+
+    /// Returns the default template if its agent is that of `spec`; otherwise builds one like
+    /// [`build`](Self::build). Of many processes that come at once, one builds.
+    ///
+    /// # Errors
+    /// As for [`build`](Self::build).
+    pub fn build_if_missing(
+        &self,
+        spec: &BuildSpec,
+        progress: &mut dyn FnMut(Step),
+    ) -> Result<Template, TemplateError> {
+        let agent = initramfs::read_program(&spec.agent)?;
+        let _lock = self.lock(|| progress(Step::Waiting))?;
+        if let Ok(Some(template)) = self.default_template()
+            && (template.is_imported() || template.has_agent(&spec.agent)?)
+        {
+            return Ok(template);
+        }
+        self.build_with(spec, agent, progress)
+    }
+
+    /// Builds while the caller holds the lock.
+    fn build_with(
+        &self,
+        spec: &BuildSpec,
+        agent: Vec<u8>,
+        progress: &mut dyn FnMut(Step),
+    ) -> Result<Template, TemplateError> {
+        let staging = self.stage()?;
+        let cache = self.cache()?;
+        let workshop = Workshop {
+            cache: &cache,
+            staging: staging.path(),
+        };
+
+        let kernel = KernelFiles::find(&spec.kernel, &workshop, progress)?;
+        let busybox = BusyboxFile::find(&spec.busybox, &workshop, progress)?;
+        if let (Some(kernel), Some(busybox)) = (&kernel.package, &busybox.package) {
+            workshop.keep_only(&[kernel, busybox])?;
+        }
+
+        progress(Step::ExtractingKernel);
+        let (vmlinux, release) = kernel.extract()?;
+        let modules = modules::collect(&kernel.modules, &release)?;
+        progress(Step::Packing);
+        let agent_sha256 = Sha256Digest::of(&agent);
+        let archive = pack(agent, &busybox.path, modules, staging.path())?;
+        let content = Content {
+            kernel: &vmlinux,
+            kernel_package: kernel.package.map(PackageVersion::from),
+            release,
+            initramfs: Some(Archive {
+                content: &archive,
+                busybox: busybox.package.map(PackageVersion::from),
+                agent_sha256: Some(agent_sha256),
+            }),
+            boot_args: BOOT_ARGS.to_owned(),
+        };
+        self.write(content, progress)
+    }
+}
+
+impl From<Package> for PackageVersion {
+    fn from(package: Package) -> Self {
+        Self {
+            name: package.name,
+            version: package.version,
+        }
+    }
+}
+
+struct KernelFiles {
+    package: Option<Package>,
+    image: PathBuf,
+    modules: PathBuf,
+}
+
+impl KernelFiles {
+    fn find(
+        source: &KernelSource,
+        workshop: &Workshop<'_>,
+        progress: &mut dyn FnMut(Step),
+    ) -> Result<Self, TemplateError> {
+        match source {
+            KernelSource::Files { image, modules_dir } => Ok(Self {
+                package: None,
+                image: image.clone(),
+                modules: modules_dir.clone(),
+            }),
+            KernelSource::Package(name) => {
+                let package = workshop.find_kernel(name)?;
+                let unpacked = workshop.fetch(&package, progress)?;
+                let lacks = |what| TemplateError::NotInPackage {
+                    package: package.name.clone(),
+                    what,
+                };
+                let image = first(&unpacked, &["boot"], |name| name.starts_with("vmlinuz-"))?;
+                let image = image.ok_or_else(|| lacks("kernel image"))?;
+                let modules = first(&unpacked, &["lib/modules", "usr/lib/modules"], |_| true)?;
+                let modules = modules.ok_or_else(|| lacks("modules"))?;
+                Ok(Self {
+                    package: Some(package),
+                    image,
+                    modules,
+                })
+            }
+        }
+    }
+
+    fn extract(&self) -> Result<(Vec<u8>, String), TemplateError> {
+        let bad = |source| TemplateError::Kernel {
+            path: self.image.clone(),
+            source,
+        };
+        let vmlinux = vmlinux::extract(file::read(&self.image, kernel::MAX_IMAGE)?).map_err(bad)?;
+        let release = kernel::release(&vmlinux).map_err(bad)?;
+        Ok((vmlinux, release))
+    }
+}
+
+struct BusyboxFile {
+    package: Option<Package>,
+    path: PathBuf,
+}
+
+impl BusyboxFile {
+    fn find(
+        source: &BusyboxSource,
+        workshop: &Workshop<'_>,
+        progress: &mut dyn FnMut(Step),
+    ) -> Result<Self, TemplateError> {
+        match source {
+            BusyboxSource::File(path) => Ok(Self {
+                package: None,
+                path: path.clone(),
+            }),
+            BusyboxSource::Package(name) => {
+                let package = workshop.find(name)?;
+                let unpacked = workshop.fetch(&package, progress)?;
+                let path = first(&unpacked, &["bin", "usr/bin"], |name| name == "busybox")?;
+                let path = path.ok_or_else(|| TemplateError::NotInPackage {
+                    package: package.name.clone(),
+                    what: "busybox",
+                })?;
+                Ok(Self {
+                    package: Some(package),
+                    path,
+                })
+            }
+        }
+    }
+}
+
+/// Returns the first match, by name, in the first of `directories` below `root` that has one.
+fn first(
+    root: &Path,
+    directories: &[&str],
+    matches: impl Fn(&str) -> bool,
+) -> Result<Option<PathBuf>, TemplateError> {
+    for directory in directories {
+        let directory = root.join(directory);
+        if file::exists(&directory)? {
+            let entries = directory::entries(&directory)?;
+            let mut names: Vec<_> = entries.iter().map(std::fs::DirEntry::file_name).collect();
+            names.sort();
+            if let Some(name) = names
+                .into_iter()
+                .find(|name| matches(&name.to_string_lossy()))
+            {
+                return Ok(Some(directory.join(name)));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Packs the initramfs. Asks busybox itself for its applets.
+fn pack(
+    agent: Vec<u8>,
+    busybox: &Path,
+    modules: Vec<Module>,
+    staging: &Path,
+) -> Result<Vec<u8>, TemplateError> {
+    let bytes = initramfs::read_program(busybox)?;
+    // Executes busybox from memory: the directory of templates may be on a file system mounted
+    // `noexec`.
+    let loaded = tool::Loaded::new("busybox", &bytes);
+    let program = match &loaded {
+        Ok(loaded) => loaded.path(),
+        // Absolute, because it runs in another directory.
+        Err(_) => busybox
+            .canonicalize()
+            .map_err(TemplateError::io("resolve", busybox))?,
+    };
+    let arguments = [OsString::from("--list-full")];
+    let list = tool::run("busybox", &program, &arguments, staging, BUSYBOX_LIMIT)?;
+    let tree = initramfs::tree(agent, bytes, &initramfs::applets(&list)?, modules);
+    tree.to_cpio()
+        .map_err(TemplateError::io("pack an initramfs in", staging))
+}

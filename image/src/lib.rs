@@ -1,0 +1,63 @@
+//! Templates: a kernel, an initramfs and boot arguments for a VM, made from Debian's packages.
+//!
+//! A template is named by a hash of its content, so the same agent, kernel and busybox make the
+//! same template on every machine. It is built in a staging directory, published by one rename, and
+//! never changed afterwards.
+//!
+//! ```text
+//! <root>/<hash>/vmlinux         the kernel's ELF image
+//!               initramfs       newc cpio archive, see `initramfs`
+//!               template.json   Manifest
+//!        default -> <hash>      replaced atomically by a build
+//!        .cache/                downloaded packages, checked again on every use
+//!        .staging-*/            builds under way; locked while their process lives
+//!        .lock                  held by the process that builds or deletes
+//! ```
+//!
+//! All functions block, [`TemplateStore::build`] for a minute or more: asynchronous callers have to
+//! run them on a thread for blocking work.
+
+#[cfg(feature = "debian")]
+mod debian;
+mod error;
+mod file;
+#[cfg(any(test, feature = "fuzzing"))]
+#[allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "a fuzzing build uses a part of it, and tests fail by panicking"
+)]
+mod fixture;
+mod hash;
+mod import;
+mod kernel;
+mod manifest;
+mod step;
+mod store;
+mod template;
+#[cfg(test)]
+#[cfg(feature = "debian")]
+mod tests;
+mod write;
+
+#[cfg(feature = "debian")]
+pub use debian::{BuildSpec, BusyboxSource, DecompressError, KernelSource, ModuleError};
+pub use error::TemplateError;
+pub use hash::{ParseTemplateHashError, TemplateHash};
+pub use import::ImportSpec;
+pub use ironclaw_store::{Sha256Digest, StoreError};
+pub use kernel::KernelError;
+pub use manifest::{FORMAT, Initramfs, Kernel, Manifest, PackageVersion};
+pub use step::Step;
+pub use store::{Listed, TemplateStore};
+pub use template::Template;
+
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzz {
+    //! What reads files of others, for the targets in `fuzz/`.
+
+    pub use crate::debian::fuzz::{applets, elf, kernel, package};
+    pub use crate::fixture::seeds;
+    pub use crate::manifest::fuzz as manifest;
+}

@@ -1,0 +1,229 @@
+//! The directory that holds the templates.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use ironclaw_host::flock;
+use ironclaw_host::mark;
+use ironclaw_store::{Artefact as _, Deletion, LockKind, Staging, Store, file as durable};
+use uuid::Uuid;
+
+use crate::error::TemplateError;
+use crate::file;
+use crate::hash::TemplateHash;
+use crate::template::Template;
+
+/// Templates on disk. Any number of processes may use one directory at a time.
+#[derive(Debug, Clone)]
+pub struct TemplateStore(Store<TemplateHash>);
+
+/// An entry of [`TemplateStore::list`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Listed {
+    /// The name.
+    pub hash: TemplateHash,
+    /// The template, or why it can't be used.
+    pub template: Result<Template, TemplateError>,
+}
+
+const DEFAULT: &str = "default";
+const LOCK: &str = ".lock";
+
+impl TemplateStore {
+    /// Opens the store in `root`, which is created with mode 0700 if it does not exist.
+    ///
+    /// # Errors
+    /// If the directory can't be created or read, or other users than root could change what is in
+    /// it, or put another directory in its place.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self, TemplateError> {
+        Ok(Self(Store::open(root)?))
+    }
+
+    /// Returns whether nothing can be built here: the directory is root's, or the file system is
+    /// read-only.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.0.is_read_only()
+    }
+
+    /// Returns the store's directory, as an absolute path.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        self.0.root()
+    }
+
+    /// Loads the template that was built last; `None` if there was none yet.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load); see [`TemplateError::needs_rebuild`].
+    pub fn default_template(&self) -> Result<Option<Template>, TemplateError> {
+        self.default_hash()?
+            .map(|hash| self.load(&hash))
+            .transpose()
+    }
+
+    /// Loads a template. Its manifest and the sizes of its files are checked, not their content.
+    ///
+    /// # Errors
+    /// If there is none of that name, or it is damaged, or made for another release.
+    pub fn load(&self, hash: &TemplateHash) -> Result<Template, TemplateError> {
+        let directory = hash.directory(self.root());
+        if !file::exists(&directory)? {
+            return Err(self.not_found(hash));
+        }
+        Template::load(&directory, hash)
+    }
+
+    /// Lists all templates, sorted by name.
+    ///
+    /// # Errors
+    /// If the directory can't be read; a template that can't be used is an entry of its own.
+    pub fn list(&self) -> Result<Vec<Listed>, TemplateError> {
+        let listed = self.0.names()?.into_iter().map(|hash| Listed {
+            template: match self.load(&hash) {
+                Err(_) if !self.is_ours(&hash) => Err(self.not_ours(&hash)),
+                loaded => loaded,
+            },
+            hash,
+        });
+        Ok(listed.collect())
+    }
+
+    /// Deletes a template. Snapshots made from it stay usable: they hold all they need.
+    ///
+    /// # Errors
+    /// [`TemplateError::NotFound`], [`TemplateError::NotOurs`], or if files can't be removed.
+    pub fn delete(&self, hash: &TemplateHash) -> Result<(), TemplateError> {
+        let _lock = self.lock(|| {})?;
+        if !file::exists(&hash.directory(self.root()))? {
+            return Err(self.not_found(hash));
+        }
+        if !self.is_ours(hash) {
+            return Err(self.not_ours(hash));
+        }
+        if self.default_hash()?.as_ref() == Some(hash) {
+            let link = self.root().join(DEFAULT);
+            fs::remove_file(&link).map_err(TemplateError::io("remove", &link))?;
+        }
+        self.remove(hash)
+    }
+
+    /// Removes a template. The caller holds the lock of builds.
+    fn remove(&self, hash: &TemplateHash) -> Result<(), TemplateError> {
+        match self.0.delete(*hash, |_| Ok::<_, TemplateError>(true))? {
+            Deletion::Done | Deletion::Denied => Ok(()),
+            Deletion::Missing => Err(self.not_found(hash)),
+            Deletion::NotOurs => Err(self.not_ours(hash)),
+            Deletion::InUse => {
+                let busy = io::Error::from(ErrorKind::ResourceBusy);
+                Err(self
+                    .0
+                    .io("delete", hash.directory(self.root()), busy)
+                    .into())
+            }
+        }
+    }
+
+    /// Waits until no other process builds or deletes in this store, and removes what dead ones
+    /// left half-built. The lock ends with the returned value, or with the process.
+    pub(crate) fn lock(&self, waiting: impl FnOnce()) -> Result<flock::Locked, TemplateError> {
+        let path = self.root().join(LOCK);
+        let file = file::open_lock(&path)?;
+        let lock = lock_file(file, waiting).map_err(TemplateError::io("lock", &path))?;
+        self.0.sweep(|_, _| Ok::<_, TemplateError>(None))?;
+        Ok(lock)
+    }
+
+    /// Creates a private directory to make a template in, or something else on the way to one.
+    pub(crate) fn stage(&self) -> Result<Staging<TemplateHash>, TemplateError> {
+        let root = self.0.lock()?;
+        Ok(self.0.stage(&root, &Uuid::now_v7().simple().to_string())?)
+    }
+
+    /// Returns whether we made the directory of the template `hash`, sound or not. One that can't
+    /// be looked at is not ours.
+    fn is_ours(&self, hash: &TemplateHash) -> bool {
+        let directory = mark::open(&hash.directory(self.root()));
+        directory.is_ok_and(|directory| hash.is_ours(&directory).unwrap_or(false))
+    }
+
+    fn not_ours(&self, hash: &TemplateHash) -> TemplateError {
+        TemplateError::NotOurs {
+            path: hash.directory(self.root()),
+        }
+    }
+
+    fn not_found(&self, hash: &TemplateHash) -> TemplateError {
+        TemplateError::NotFound {
+            hash: *hash,
+            root: self.root().to_owned(),
+        }
+    }
+
+    /// Gives the complete template in `staging` its name and makes it the default. If the store
+    /// has it already, that one stays. The caller holds the lock of builds.
+    pub(crate) fn publish(
+        &self,
+        staging: Staging<TemplateHash>,
+        hash: TemplateHash,
+    ) -> Result<Template, TemplateError> {
+        let intact = match self.load(&hash).and_then(|template| template.verify()) {
+            Ok(()) => true,
+            Err(TemplateError::NotFound { .. }) => false,
+            Err(_) if !self.is_ours(&hash) => return Err(self.not_ours(&hash)),
+            Err(error) => {
+                tracing::warn!(%error, "a damaged template is replaced");
+                self.remove(&hash)?;
+                false
+            }
+        };
+        if !intact {
+            // Nobody pins a template: what is booted from it has its files open.
+            drop(staging.publish(hash)?);
+        }
+        if self.default_hash()?.as_ref() != Some(&hash) {
+            self.make_default(&hash)?;
+        }
+        self.load(&hash)
+    }
+
+    /// Lets the link lead to a template, at once or not at all.
+    fn make_default(&self, hash: &TemplateHash) -> Result<(), TemplateError> {
+        let scratch = self.stage()?;
+        let (new, link) = (scratch.path().join(DEFAULT), self.root().join(DEFAULT));
+        symlink(hash.to_string(), &new).map_err(TemplateError::io("create link", &new))?;
+        fs::rename(&new, &link).map_err(TemplateError::io("replace", &link))?;
+        durable::sync_directory(self.root()).map_err(TemplateError::io("sync", self.root()))
+    }
+
+    fn default_hash(&self) -> Result<Option<TemplateHash>, TemplateError> {
+        let link = self.root().join(DEFAULT);
+        match fs::read_link(&link) {
+            Ok(target) => Ok(Some(target.to_string_lossy().parse()?)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(TemplateError::io("read link", &link)(error)),
+        }
+    }
+}
+
+/// Locks `file` for as long as the returned value lives. `waiting` is called if another process has
+/// it: a build takes as long as its downloads.
+fn lock_file(file: File, waiting: impl FnOnce()) -> io::Result<flock::Locked> {
+    if !flock::try_lock(&file, LockKind::Exclusive)? {
+        waiting();
+        // A signal may come meanwhile.
+        while let Err(error) = file.lock() {
+            if error.kind() != ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+    }
+    Ok(flock::Locked::new(file))
+}
+
+#[cfg(test)]
+#[cfg(feature = "debian")]
+mod tests;

@@ -1,0 +1,366 @@
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::sync::mpsc;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::debian::{BuildSpec, CACHE, entries};
+use crate::fixture;
+use crate::step::Step;
+
+struct Bench {
+    _directory: TempDir,
+    inputs: PathBuf,
+    store: TemplateStore,
+}
+
+fn bench() -> Bench {
+    let directory = tempfile::tempdir().unwrap();
+    let inputs = directory.path().join("inputs");
+    fs::create_dir(&inputs).unwrap();
+    let store = TemplateStore::open(directory.path().join("state/templates")).unwrap();
+    Bench {
+        _directory: directory,
+        inputs,
+        store,
+    }
+}
+
+impl Bench {
+    fn spec(&self, agent: &str) -> BuildSpec {
+        fixture::spec(&self.inputs, agent)
+    }
+
+    fn build(&self, agent: &str) -> Template {
+        self.store.build(&self.spec(agent), &mut |_| {}).unwrap()
+    }
+
+    /// What is in the store, but for the lock and the cache.
+    fn names(&self) -> Vec<String> {
+        let entries = entries(self.store.root()).unwrap();
+        let names = entries
+            .iter()
+            .map(|entry| entry.file_name().into_string().unwrap());
+        let mut names: Vec<_> = names
+            .filter(|name| ![LOCK, CACHE].contains(&&**name))
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+fn damage(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(path).unwrap();
+    change(&mut bytes);
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn an_empty_store_has_no_default() {
+    let bench = bench();
+    assert!(bench.store.default_template().unwrap().is_none());
+    assert!(bench.store.list().unwrap().is_empty());
+    assert_eq!(bench.store.root().metadata().unwrap().mode() & 0o777, 0o700);
+}
+
+#[test]
+fn a_built_template_is_the_default_and_loads() {
+    let bench = bench();
+    let built = bench.build("agent");
+    let found = bench.store.default_template().unwrap().unwrap();
+    assert_eq!(found.manifest(), built.manifest());
+    assert_eq!(found.manifest().kernel.release, fixture::RELEASE);
+    assert_eq!(fs::read(found.kernel()).unwrap(), fixture::vmlinux(true));
+    assert!(found.boot_args().contains("console=ttyS0"));
+    found.verify().unwrap();
+    for path in [found.kernel(), found.initramfs().unwrap()] {
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
+    }
+}
+
+#[test]
+fn the_same_inputs_change_nothing() {
+    let bench = bench();
+    let first = bench.build("agent");
+    let stamp = |template: &Template| {
+        let metadata = template.kernel().metadata().unwrap();
+        (
+            metadata.ino(),
+            metadata.mtime_nsec(),
+            fs::read(template.initramfs().unwrap()).unwrap(),
+        )
+    };
+    let before = (stamp(&first), bench.names());
+    let second = bench.build("agent");
+    assert_eq!(second.manifest(), first.manifest());
+    assert_eq!((stamp(&second), bench.names()), before);
+}
+
+#[test]
+fn another_store_builds_the_same_template() {
+    assert_eq!(bench().build("agent").hash(), bench().build("agent").hash());
+}
+
+#[test]
+fn another_agent_makes_another_template_and_the_default_follows() {
+    let bench = bench();
+    let (one, two) = (bench.build("one"), bench.build("two"));
+    assert_ne!(one.hash(), two.hash());
+    assert_eq!(
+        bench.store.default_template().unwrap().unwrap().hash(),
+        two.hash()
+    );
+    assert_eq!(bench.store.list().unwrap().len(), 2);
+    bench.build("one");
+    assert_eq!(
+        bench.store.default_template().unwrap().unwrap().hash(),
+        one.hash()
+    );
+}
+
+#[test]
+fn a_truncated_kernel_is_refused_at_load_and_repaired_by_a_build() {
+    let bench = bench();
+    let template = bench.build("agent");
+    damage(template.kernel(), |bytes| bytes.truncate(bytes.len() / 2));
+    let error = bench.store.load(template.hash()).unwrap_err();
+    assert!(matches!(error, TemplateError::WrongSize { .. }), "{error}");
+    assert!(error.needs_rebuild());
+    assert!(bench.store.list().unwrap()[0].template.is_err());
+    bench.build("agent").verify().unwrap();
+}
+
+#[test]
+fn changed_content_is_found_by_verify_and_repaired_by_a_build() {
+    let bench = bench();
+    let template = bench.build("agent");
+    damage(template.initramfs().unwrap(), |bytes| bytes[200] ^= 1);
+    let loaded = bench.store.load(template.hash()).unwrap();
+    let error = loaded.verify().unwrap_err();
+    assert!(error.to_string().contains("initramfs"), "{error}");
+    bench.build("agent").verify().unwrap();
+}
+
+#[test]
+fn a_manifest_of_another_release_or_with_other_content_is_refused() {
+    let bench = bench();
+    let template = bench.build("agent");
+    let path = template.kernel().with_file_name(Template::MANIFEST);
+    let original = fs::read_to_string(&path).unwrap();
+    let load = |from: &str, to: &str| {
+        assert!(original.contains(from), "{original}");
+        fs::write(&path, original.replacen(from, to, 1)).unwrap();
+        let error = bench.store.load(template.hash()).unwrap_err();
+        assert!(error.needs_rebuild(), "{error}");
+        error
+    };
+    let error = load("\"format\": 1", "\"format\": 2");
+    assert!(
+        matches!(
+            error,
+            TemplateError::Outdated {
+                found: 2,
+                needed: 1,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    let protocol = ironclaw_protocol::VERSION;
+    let error = load(&format!("\"protocol\": {protocol}"), "\"protocol\": 999");
+    assert!(
+        matches!(error, TemplateError::Outdated { found: 999, .. }),
+        "{error}"
+    );
+    let error = load("\"created\"", "\"surprise\": 1, \"created\"");
+    assert!(matches!(error, TemplateError::Manifest { .. }), "{error}");
+    let error = load("console=ttyS0", "init=/bin/sh");
+    assert!(matches!(error, TemplateError::Manifest { .. }), "{error}");
+    let error = load("{", "");
+    assert!(matches!(error, TemplateError::Manifest { .. }), "{error}");
+    for (from, to) in [
+        ("\"release\": \"", "\"release\": \"\\u001b[2J"),
+        ("\"created\"", "\"\\u001b[2J\": 1, \"created\""),
+    ] {
+        let error = load(from, to);
+        assert!(matches!(error, TemplateError::Manifest { .. }), "{error}");
+        assert!(!error.to_string().contains('\x1b'), "{error:?}");
+    }
+}
+
+#[test]
+fn a_deleted_template_is_gone_and_no_default_any_more() {
+    let bench = bench();
+    let template = bench.build("agent");
+    bench.store.delete(template.hash()).unwrap();
+    assert!(bench.names().is_empty());
+    assert!(bench.store.default_template().unwrap().is_none());
+    let error = bench.store.delete(template.hash()).unwrap_err();
+    assert!(matches!(error, TemplateError::NotFound { .. }), "{error}");
+}
+
+#[test]
+fn a_failed_build_leaves_nothing_behind() {
+    let bench = bench();
+    let spec = bench.spec("agent");
+    let list = bench.inputs.join("modules/modules.builtin");
+    fs::write(&list, "").unwrap();
+    let error = bench.store.build(&spec, &mut |_| {}).unwrap_err();
+    assert!(
+        error.to_string().contains("module ext4 is neither"),
+        "{error}"
+    );
+    fs::remove_file(&list).unwrap();
+    let error = bench.store.build(&spec, &mut |_| {}).unwrap_err();
+    assert!(error.to_string().contains("modules.builtin"), "{error}");
+    assert!(bench.names().is_empty());
+}
+
+#[test]
+fn a_build_waits_for_another_one_and_says_so() {
+    let bench = bench();
+    let spec = bench.spec("agent");
+    let lock = bench.store.lock(|| panic!("nobody else is here")).unwrap();
+    let (steps, reported) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let build = scope.spawn(|| {
+            bench
+                .store
+                .build(&spec, &mut |step| steps.send(step).unwrap())
+        });
+        assert_eq!(reported.recv().unwrap(), Step::Waiting);
+        drop(lock);
+        assert_eq!(reported.recv().unwrap(), Step::ExtractingKernel);
+        build.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn concurrent_builds_make_one_template() {
+    let bench = bench();
+    let spec = bench.spec("agent");
+    let hashes: Vec<TemplateHash> = std::thread::scope(|scope| {
+        let build = || {
+            let store = TemplateStore::open(bench.store.root()).unwrap();
+            *store.build(&spec, &mut |_| {}).unwrap().hash()
+        };
+        let builds: Vec<_> = (0..4).map(|_| scope.spawn(build)).collect();
+        builds
+            .into_iter()
+            .map(|build| build.join().unwrap())
+            .collect()
+    });
+    assert!(hashes.iter().all(|hash| *hash == hashes[0]));
+    assert_eq!(bench.names(), [&*hashes[0].to_string(), DEFAULT]);
+}
+
+#[test]
+fn of_many_that_need_a_template_one_builds_it() {
+    let bench = bench();
+    let spec = bench.spec("agent");
+    let (steps, reported) = mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            let (steps, spec) = (steps.clone(), &spec);
+            let store = TemplateStore::open(bench.store.root()).unwrap();
+            scope.spawn(move || {
+                let build = &mut |step| steps.send(step).unwrap();
+                store.build_if_missing(spec, build).unwrap();
+            });
+        }
+    });
+    let packed = |step: &Step| *step == Step::Packing;
+    assert_eq!(reported.try_iter().filter(packed).count(), 1);
+    // Another agent needs another one.
+    let other = bench.spec("another agent");
+    let build = &mut |step| steps.send(step).unwrap();
+    bench.store.build_if_missing(&other, build).unwrap();
+    assert_eq!(reported.try_iter().filter(packed).count(), 1);
+}
+
+#[test]
+fn a_hash_is_64_lower_case_digits() {
+    let good = "0123456789abcdef".repeat(4);
+    assert_eq!(good.parse::<TemplateHash>().unwrap().to_string(), good);
+    for bad in [
+        "",
+        "../x",
+        &good[1..],
+        &good.to_uppercase(),
+        &format!("{good}0"),
+    ] {
+        assert!(bad.parse::<TemplateHash>().is_err(), "{bad:?}");
+    }
+}
+
+#[test]
+fn a_directory_that_others_can_change_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    fs::set_permissions(root.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let error = TemplateStore::open(root.path()).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("0777") && text.contains("`template_path`"),
+        "{text}"
+    );
+}
+
+#[test]
+fn foreign_entries_are_left_alone_whatever_their_name() {
+    let bench = bench();
+    let root = bench.store.root().to_owned();
+    let hash: TemplateHash = "ab".repeat(32).parse().unwrap();
+    let theirs = [&*hash.to_string(), ".staging-abcdef", ".cache"].map(|name| root.join(name));
+    for directory in &theirs {
+        fs::create_dir(directory).unwrap();
+        fs::write(directory.join("a.deb"), "somebody's").unwrap();
+    }
+    let template = bench.build("agent");
+    let error = bench.store.delete(&hash).unwrap_err();
+    assert!(matches!(error, TemplateError::NotOurs { .. }), "{error}");
+    let listed = bench.store.list().unwrap();
+    let theirs_listed = listed.iter().find(|listed| listed.hash == hash).unwrap();
+    let state = &theirs_listed.template;
+    assert!(
+        matches!(state, Err(TemplateError::NotOurs { .. })),
+        "{state:?}"
+    );
+
+    // Nor is it replaced by a template of that name.
+    bench.store.delete(template.hash()).unwrap();
+    let taken = root.join(template.hash().to_string());
+    fs::create_dir(&taken).unwrap();
+    fs::write(taken.join("file"), "somebody's").unwrap();
+    let spec = bench.spec("agent");
+    let error = bench.store.build(&spec, &mut |_| {}).unwrap_err();
+    assert!(matches!(error, TemplateError::NotOurs { .. }), "{error}");
+    assert!(taken.join("file").exists());
+    assert!(
+        theirs
+            .iter()
+            .all(|directory| directory.join("a.deb").exists())
+    );
+}
+
+#[test]
+fn only_opening_a_store_to_build_sweeps_it() {
+    let bench = bench();
+    let half_made = bench.store.root().join(".staging-abcdef");
+    fs::create_dir(&half_made).unwrap();
+    mark::put(mark::open(&half_made).unwrap()).unwrap();
+    let again = TemplateStore::open(bench.store.root()).unwrap();
+    again.list().unwrap();
+    assert!(half_made.exists());
+    bench.build("agent");
+    assert!(!half_made.exists());
+}
+
+#[test]
+fn a_template_of_the_last_release_is_ours_by_its_manifest() {
+    let bench = bench();
+    let template = bench.build("agent");
+    let directory = bench.store.root().join(template.hash().to_string());
+    fs::remove_file(directory.join(mark::NAME)).unwrap();
+    bench.store.delete(template.hash()).unwrap();
+    assert!(!directory.exists());
+}

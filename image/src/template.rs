@@ -1,0 +1,124 @@
+//! A published template.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::TemplateError;
+use crate::file;
+use crate::hash::{MANIFEST, TemplateHash};
+use crate::manifest::Manifest;
+
+/// A published template; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Template(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    kernel: PathBuf,
+    initramfs: Option<PathBuf>,
+    manifest: Manifest,
+}
+
+impl Template {
+    pub(crate) const KERNEL: &str = "vmlinux";
+    pub(crate) const INITRAMFS: &str = "initramfs";
+    pub(crate) const MANIFEST: &str = MANIFEST;
+
+    /// Reads the manifest in `directory` and compares the sizes of the files.
+    pub(crate) fn load(directory: &Path, hash: &TemplateHash) -> Result<Self, TemplateError> {
+        let manifest = Manifest::read(&directory.join(Self::MANIFEST), hash)?;
+        let kernel = directory.join(Self::KERNEL);
+        let initramfs = manifest.initramfs.as_ref();
+        let initramfs = initramfs.map(|facts| (directory.join(Self::INITRAMFS), facts.size));
+        let files = [Some((&kernel, manifest.kernel.size))]
+            .into_iter()
+            .chain([initramfs.as_ref().map(|(path, size)| (path, *size))]);
+        for (path, expected) in files.flatten() {
+            let found = path
+                .metadata()
+                .map_err(TemplateError::io("look at", path))?
+                .len();
+            if found != expected {
+                return Err(TemplateError::WrongSize {
+                    path: path.clone(),
+                    found,
+                    expected,
+                });
+            }
+        }
+        Ok(Self(Arc::new(Inner {
+            kernel,
+            initramfs: initramfs.map(|(path, _)| path),
+            manifest,
+        })))
+    }
+
+    /// Compares the content of all files with the hashes in the manifest.
+    ///
+    /// # Errors
+    /// [`TemplateError::WrongContent`] with the first file that differs.
+    pub fn verify(&self) -> Result<(), TemplateError> {
+        let manifest = self.manifest();
+        let initramfs = self.initramfs().zip(manifest.initramfs.as_ref());
+        let files = [Some((self.kernel(), &manifest.kernel.sha256))]
+            .into_iter()
+            .chain([initramfs.map(|(path, facts)| (path, &facts.sha256))]);
+        for (path, expected) in files.flatten() {
+            if file::digest(path)? != *expected {
+                return Err(TemplateError::WrongContent {
+                    path: path.to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the file at `path` and returns whether it is the guest agent in this template.
+    ///
+    /// # Errors
+    /// [`TemplateError::Io`] if the file can't be read.
+    pub fn has_agent(&self, path: &Path) -> Result<bool, TemplateError> {
+        let agent = self.manifest().initramfs.as_ref();
+        let Some(agent) = agent.and_then(|initramfs| initramfs.agent_sha256.as_ref()) else {
+            return Ok(false);
+        };
+        Ok(file::digest(path)? == *agent)
+    }
+
+    /// Returns whether it was imported ([`TemplateStore::import`]): nobody replaces its agent then.
+    #[must_use]
+    pub fn is_imported(&self) -> bool {
+        self.manifest().is_imported()
+    }
+
+    /// Returns the template's name.
+    #[must_use]
+    pub fn hash(&self) -> &TemplateHash {
+        &self.manifest().hash
+    }
+
+    /// Returns the path of the kernel: an ELF image with a PVH entry in a built template, the given
+    /// file in an imported one.
+    #[must_use]
+    pub fn kernel(&self) -> &Path {
+        &self.0.kernel
+    }
+
+    /// Returns the path of the initramfs: an uncompressed cpio archive in a built template.
+    #[must_use]
+    pub fn initramfs(&self) -> Option<&Path> {
+        self.0.initramfs.as_deref()
+    }
+
+    /// Returns arguments for the kernel that do not depend on the VMM.
+    #[must_use]
+    pub fn boot_args(&self) -> &str {
+        &self.manifest().boot_args
+    }
+
+    /// Returns the manifest.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.0.manifest
+    }
+}
