@@ -75,9 +75,8 @@ async fn a_spawn_beyond_the_limit_says_how_long_it_waited_for_what_and_what_to_d
             text.starts_with("no room for another VM after waiting for "),
             "{text}"
         );
-        let expected = format!(
-            "the limit is {limit}; end VMs, or raise IRONCLAW_MAX_VMS or IRONCLAW_MEMORY_BUDGET_MIB"
-        );
+        let expected =
+            format!("the limit is {limit}; end VMs, or raise `max_vms` or `memory_budget_mib`");
         assert!(text.ends_with(&expected), "{text}");
         assert_eq!(pool.stats().waiting, 0, "it left the line");
         first.destroy().await.unwrap();
