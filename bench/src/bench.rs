@@ -4,6 +4,7 @@ mod bare;
 mod churn;
 mod clones;
 mod comparison;
+mod crowd;
 mod faults;
 #[cfg(test)]
 mod fixture;
@@ -58,6 +59,8 @@ pub struct Options {
     /// Numbers of clients that spawn, run a command and destroy again and again: only that is
     /// measured, beside Firecracker alone; empty: all the rest.
     pub churn: Vec<usize>,
+    /// Numbers of warm clones: only what one costs among so many is measured, unless there are none.
+    pub clones: Vec<usize>,
 }
 
 /// Measures and prints; returns whether no ratio exceeds its committed one grossly. A signal ends
@@ -69,6 +72,11 @@ pub async fn run(config: &Config, options: &Options, json: bool) -> Result<bool>
     if !options.churn.is_empty() {
         let phases = usize::from(options.rounds);
         churn::run(config, &options.churn, phases, &Own::default(), json).await?;
+        return Ok(true);
+    }
+    if !options.clones.is_empty() {
+        let rounds = usize::from(options.rounds);
+        crowd::run(config, &options.clones, rounds, &Own::default(), json).await?;
         return Ok(true);
     }
     // What can fail before minutes of measuring does.

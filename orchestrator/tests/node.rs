@@ -121,3 +121,40 @@ async fn fifty_templates_that_idle_have_one_set_of_standby_processes() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_spawn_among_a_thousand_warm_clones_makes_one_new_clone_and_no_more() {
+    const CLONES: usize = 1000;
+    const SPAWNS: u32 = 20;
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let world = World::new();
+    let vmm: Arc<dyn Vmm> = Arc::new(Simulated::new(Arc::clone(&world)));
+    let options = PoolOptions {
+        standby: 0,
+        budget: unlimited(),
+        ..PoolOptions::new(1)
+    };
+    let launcher = launcher(directory.path(), &vmm, 0);
+    let pool = Pool::open(launcher, options.with_warm(CLONES)).await;
+    let pool = pool.unwrap();
+    pool.warmup().await.unwrap();
+    let stats = pool.stats();
+    assert_eq!((stats.warm, stats.restoring), (CLONES, 0));
+    // The one that was booted for the snapshot, and none twice.
+    assert_eq!(world.made(), 1 + CLONES as u32);
+    for n in 1..=SPAWNS {
+        let vm = pool.spawn("warm").await.unwrap();
+        assert_eq!(vm.origin(), Origin::Warm);
+        vm.destroy().await.unwrap();
+        pool.warmup().await.unwrap();
+        assert_eq!(world.made(), 1 + CLONES as u32 + n);
+    }
+    assert_eq!(pool.stats().failures, 0);
+    pool.close().await;
+    within("nothing is left", async {
+        while world.living() > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}

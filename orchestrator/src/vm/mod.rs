@@ -27,6 +27,7 @@ mod kvm;
 mod launcher;
 mod lifecycle;
 mod limits;
+mod node;
 mod pool;
 pub mod qemu;
 mod shared_pool;
@@ -60,8 +61,8 @@ pub use pool::{
     SNAPSHOT_BUDGET, SpawnError, SpawnOptions, SpawnStage, TierOff, VMM_MIB,
 };
 pub use shared_pool::{
-    close_pool, destroy_vm, get, list, pool_stats, prometheus_text, refresh_pool, spawn_vm,
-    spawn_vm_with, warmup_pool,
+    close_pool, destroy_vm, get, list, pool_footprint, pool_stats, prometheus_text, refresh_pool,
+    spawn_vm, spawn_vm_with, warmup_pool,
 };
 pub use vm_client::{Stopped, VmClient};
 pub use vm_handle::{DestroyError, Origin, Timings, VmHandle};

@@ -23,9 +23,9 @@ mod host;
 mod host_memory;
 mod lease;
 mod memory;
+mod number;
 mod processor_time;
 mod progress;
-mod registry;
 mod spawn;
 mod standby;
 mod standby_set;
@@ -35,28 +35,31 @@ mod stats;
 mod wait_queue;
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
 use crate::vm::config::{Config, DEFAULT_REFRESH, DEFAULT_STANDBY};
 use crate::vm::exit_reason::ExitReason;
+use crate::vm::instance::Instance;
 use crate::vm::launcher::{LaunchError, Launcher, PausedClone, blocking};
 use crate::vm::limits::Limits;
 use crate::vm::snapshot::{Kind, Snapshot, SnapshotId};
 use crate::vm::vm_client::VmClient;
 use crate::vm::vm_id::VmId;
 use crate::vm::vmm::process;
+use crate::vm::vms::Vms;
 use clock::Now;
 use core::{Bounds, Core, State};
 use state::{PoolState, Rules};
 
+pub(crate) use budget::WeakBudget;
 pub use budget::{Budget, Limit, VMM_MIB};
 pub use error::{PoolError, SpawnError};
 pub use footprint::{Footprint, SNAPSHOT_BUDGET};
 pub use memory::ProcessMemory;
-pub(crate) use registry::{handed_out, open_pools};
+pub(crate) use number::{Number, Numbers};
 pub use stats::{PoolStats, Quantiles, SpawnStage, TierOff};
 
 /// How many VMs a pool keeps ready, and its limits.
@@ -167,6 +170,26 @@ pub struct Pool {
 /// pool shares the directory and runs now and then.
 const MIN_GC_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// A pool that may be gone.
+#[derive(Debug, Clone)]
+pub(crate) struct WeakPool {
+    core: Weak<Core>,
+    driver: Weak<Driver>,
+}
+
+impl WeakPool {
+    pub(crate) fn may_be_there(&self) -> bool {
+        self.core.strong_count() > 0
+    }
+
+    pub(crate) fn upgrade(&self) -> Option<Pool> {
+        Some(Pool {
+            core: self.core.upgrade()?,
+            driver: self.driver.upgrade()?,
+        })
+    }
+}
+
 /// Ends the driver with the last handle.
 #[derive(Debug)]
 struct Driver(JoinHandle<()>);
@@ -178,12 +201,12 @@ impl Drop for Driver {
 }
 
 impl Pool {
-    /// Opens a pool over the snapshots that `launcher`'s directory holds already. Nothing is
-    /// built before the first spawn or warm-up.
-    ///
-    /// # Errors
-    /// [`PoolError`] if the directory can't be read or the options make no pool.
-    pub async fn open(launcher: Launcher, options: PoolOptions) -> Result<Self, PoolError> {
+    /// Opens a pool with a number of its own; see [`Pool::open`].
+    pub(crate) async fn open_as(
+        number: Number,
+        launcher: Launcher,
+        options: PoolOptions,
+    ) -> Result<Self, PoolError> {
         let PoolOptions {
             size,
             min_warm,
@@ -219,6 +242,7 @@ impl Pool {
         let (vmm, machine) = (launcher.hypervisor(), launcher.machine());
         let standby = budget.host().standby.join(&vmm, machine, standby, seed);
         let core = Arc::new(Core::new(
+            number,
             launcher,
             Bounds {
                 size,
@@ -235,12 +259,22 @@ impl Pool {
         ));
         let closed = core.closed.clone().drop_guard();
         let driver = Driver(tokio::spawn(driver::run(Arc::clone(&core), closed)));
-        let pool = Self {
+        Ok(Self {
             core,
             driver: Arc::new(driver),
-        };
-        registry::opened(&pool);
-        Ok(pool)
+        })
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakPool {
+        WeakPool {
+            core: Arc::downgrade(&self.core),
+            driver: Arc::downgrade(&self.driver),
+        }
+    }
+
+    /// What it has handed out and is not gone.
+    pub(crate) fn handed_out(&self) -> &Arc<Vms<Instance>> {
+        &self.core.vms
     }
 
     /// Returns the launcher that makes the pool's VMs.

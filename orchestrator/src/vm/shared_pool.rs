@@ -1,68 +1,28 @@
 //! The pools behind the free functions: one per process and template, opened at the first use, all
 //! within one budget.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, LazyLock, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use tokio::sync::Mutex;
 
 use crate::metrics;
 use crate::template::{Template, TemplateHash};
 use crate::vm::causes::with_causes;
 use crate::vm::config::Config;
 use crate::vm::launcher::{Launcher, Progress};
+use crate::vm::node::{Entry, Node, Shared};
 use crate::vm::pool::{
-    Pool, PoolError, PoolOptions, PoolStats, SpawnError, SpawnOptions, handed_out, open_pools,
+    Footprint, Pool, PoolError, PoolOptions, PoolStats, SpawnError, SpawnOptions,
 };
 use crate::vm::vm_client::VmClient;
 use crate::vm::vm_handle::{DestroyError, VmHandle};
 use crate::vm::vm_id::VmId;
 
-/// Pools by template; that of the default template is known once its pool is opened.
-static ENTRIES: LazyLock<std::sync::Mutex<HashMap<Option<TemplateHash>, Entry>>> =
-    LazyLock::new(std::sync::Mutex::default);
-
 /// Interval of checks whether a pool is up to date: the hypervisor and the default template are the
 /// same.
 const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// A pool, once it is open. Opening one may take long, and blocks nobody who uses another.
-type Entry = Arc<Mutex<Option<Shared>>>;
-
-struct Shared {
-    pool: Pool,
-    looked: Instant,
-}
-
-impl Shared {
-    fn now(pool: Pool) -> Self {
-        let looked = Instant::now();
-        Self { pool, looked }
-    }
-
-    /// A pool lives in the async runtime that opened it: when that has ended, as between two tests,
-    /// the next call opens another.
-    fn is_alive(&self) -> bool {
-        self.pool.is_alive()
-    }
-}
-
 fn entry(template: Option<&TemplateHash>) -> Entry {
-    let mut entries = ENTRIES.lock().unwrap_or_else(PoisonError::into_inner);
-    Arc::clone(entries.entry(template.cloned()).or_default())
-}
-
-/// Returns the open pools.
-fn open_ones() -> BTreeMap<TemplateHash, Pool> {
-    let entries = ENTRIES.lock().unwrap_or_else(PoisonError::into_inner);
-    let open = entries.values().filter_map(|entry| {
-        // A locked one is being opened.
-        let entry = entry.try_lock().ok()?;
-        let pool = &entry.as_ref().filter(|shared| shared.is_alive())?.pool;
-        Some((*pool.launcher().template().hash(), pool.clone()))
-    });
-    open.collect()
+    Node::of_process().entry(template.copied())
 }
 
 /// Returns the process's pool for `template`, or for the default one.
@@ -97,7 +57,9 @@ async fn launcher(template: Option<&Template>, config: &Config) -> Result<Launch
 
 async fn open(launcher: Launcher, config: &Config) -> Result<Pool, PoolError> {
     // The default template's pool may have been opened by the template's hash before.
-    let same = open_ones().remove(launcher.template().hash());
+    let same = Node::of_process()
+        .shared_pools()
+        .remove(launcher.template().hash());
     let same = same.filter(|pool| pool.launcher().requirements() == launcher.requirements());
     if let Some(pool) = same {
         return Ok(pool);
@@ -154,7 +116,7 @@ pub async fn destroy_vm(handle: VmHandle) -> Result<(), DestroyError> {
 /// [`Pool`], even if that is closed by now. The oldest of a pool comes first.
 #[must_use]
 pub fn list() -> Vec<VmClient> {
-    let all = handed_out();
+    let all = Node::of_process().handed_out();
     let vms = all.iter().flat_map(|vms| vms.all());
     vms.map(VmClient).collect()
 }
@@ -163,7 +125,7 @@ pub fn list() -> Vec<VmClient> {
 /// [`VmClient::kill`].
 #[must_use]
 pub fn get(id: VmId) -> Option<VmClient> {
-    let all = handed_out();
+    let all = Node::of_process().handed_out();
     let found = all.iter().find_map(|vms| vms.get(id));
     found.map(VmClient)
 }
@@ -171,11 +133,7 @@ pub fn get(id: VmId) -> Option<VmClient> {
 /// Closes the pools behind these functions, and kills the VMs that they have handed out, whoever
 /// has their handles ([`Pool::close_with_vms`]). The next spawn opens another one.
 pub async fn close_pool() {
-    let entries: Vec<_> = {
-        let mut entries = ENTRIES.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.drain().map(|(_, entry)| entry).collect()
-    };
-    for entry in entries {
+    for entry in Node::of_process().take_entries() {
         // Waits for one that is being opened.
         let shared = entry.lock().await.take();
         if let Some(Shared { pool, .. }) = shared {
@@ -208,13 +166,22 @@ pub async fn refresh_pool() -> Result<(), PoolError> {
     pool(None).await?.refresh().await
 }
 
-/// Returns the statistics of the default template's pool, with its footprint on the host.
+/// Returns the statistics of the default template's pool: what is in this process's memory, however
+/// many VMs there are.
 ///
 /// # Errors
-/// [`PoolError`]: a bad setting or something missing kept the pool from being opened, or the files
-/// of a snapshot can't be inspected.
+/// [`PoolError`]: a bad setting or something missing kept the pool from being opened.
 pub async fn pool_stats() -> Result<PoolStats, PoolError> {
-    stats(&pool(None).await?).await
+    Ok(pool(None).await?.stats())
+}
+
+/// Returns the footprint of the default template's pool on the host. Asks the kernel for the memory of
+/// each of its processes, which takes it up to a millisecond each.
+///
+/// # Errors
+/// As for [`pool_stats`], or the files of a snapshot can't be inspected.
+pub async fn pool_footprint() -> Result<Footprint, PoolError> {
+    pool(None).await?.footprint().await
 }
 
 async fn stats(pool: &Pool) -> Result<PoolStats, PoolError> {
@@ -231,7 +198,7 @@ async fn stats(pool: &Pool) -> Result<PoolStats, PoolError> {
 /// [`PoolError`] if the files of a snapshot can't be inspected.
 pub async fn prometheus_text() -> Result<String, PoolError> {
     let mut all = Vec::new();
-    for pool in open_pools() {
+    for pool in Node::of_process().open_pools() {
         all.push(stats(&pool).await?);
     }
     Ok(metrics::prometheus_text(&all))

@@ -94,6 +94,11 @@ impl World {
         self.vms.load(Ordering::Relaxed) + self.guests.load(Ordering::Relaxed)
     }
 
+    /// Counts the VMs that were ever made.
+    pub(crate) fn made(&self) -> u32 {
+        self.numbers.load(Ordering::Relaxed)
+    }
+
     /// Counts the VMs that are left, those that stand by included.
     pub(crate) fn vms(&self) -> u64 {
         self.vms.load(Ordering::Relaxed)

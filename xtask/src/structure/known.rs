@@ -47,17 +47,8 @@ pub(super) const CIRCLES: &[Known] = &[
         "orchestrator::vm::launcher",
     ),
     (
-        "orchestrator::vm::pool::budget",
-        "orchestrator::vm::pool::registry",
-    ),
-    (
-        "orchestrator::vm::pool::core",
-        "orchestrator::vm::pool::registry",
-    ),
-    (
         "orchestrator::vm::pool::core",
         "orchestrator::vm::pool::wait_queue",
     ),
-    ("orchestrator::vm::pool::registry", "orchestrator::vm::pool"),
     ("orchestrator::vm::pool::stats", "orchestrator::metrics"),
 ];

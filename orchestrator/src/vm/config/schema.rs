@@ -18,22 +18,22 @@ pub const MIN_WARM: Setting = Setting::number(
     "min_warm",
     Described("one for each snapshot"),
     0,
-    Some(MAX_WARM_CLONES),
+    None,
     "number of warm clones that are always there",
 );
 /// Maximum of warm clones.
 pub const MAX_WARM: Setting = Setting::text(
     "max_warm",
     Described("`min_warm`"),
-    "most warm clones, `min_warm`-100; as many as the bursts of the last hours needed",
+    "most warm clones, `min_warm` or more; as many as the bursts of the last hours needed",
 );
 /// Number of standby processes.
 pub const STANDBY: Setting = Setting::number(
     "standby",
     Is("1"),
     0,
-    Some(20),
-    "VMM processes that stand by for spawns that find no warm clone (Firecracker)",
+    None,
+    "VMM processes that stand by for spawns that find no warm clone (Firecracker), more while many do",
 );
 /// Limit of VMs at a time.
 pub const MAX_VMS: Setting = Setting::number(
@@ -98,7 +98,7 @@ pub const JAIL: Setting = Setting::text(
 /// The range of user ids of jailed VMs.
 pub const JAIL_USERS: Setting = Setting::text(
     "jail_users",
-    Is("70000-70999"),
+    Is("70000-99999"),
     "unused user ids for jailed VMMs, FIRST-LAST, both from 1 to 4294967294",
 );
 /// The path of the guest agent's binary for templates.
@@ -107,9 +107,6 @@ pub const GUEST_AGENT: Setting = Setting::text(
     Described("beside the ironclaw binary"),
     "path of the guest agent's binary",
 );
-
-/// Limit of warm clones in the pool of one process.
-pub(super) const MAX_WARM_CLONES: u64 = 100;
 
 const OF_ALL_BACKENDS: &[Setting] = &[
     POOL_SIZE,

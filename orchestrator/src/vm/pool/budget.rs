@@ -16,7 +16,6 @@ use tokio::sync::futures::Notified;
 
 use super::host::Host;
 use super::host_memory::host_memory_mib;
-use super::registry;
 
 /// The memory that a VMM may take beside the guest's, in MiB.
 pub const VMM_MIB: u64 = 32;
@@ -25,6 +24,16 @@ pub const VMM_MIB: u64 = 32;
 /// one budget.
 #[derive(Debug, Clone)]
 pub struct Budget(Arc<Inner>);
+
+/// A budget that may be gone.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct WeakBudget(Weak<Inner>);
+
+impl WeakBudget {
+    pub(crate) fn upgrade(&self) -> Option<Budget> {
+        self.0.upgrade().map(Budget)
+    }
+}
 
 impl PartialEq for Budget {
     fn eq(&self, other: &Self) -> bool {
@@ -35,7 +44,7 @@ impl PartialEq for Budget {
 impl Eq for Budget {}
 
 #[derive(Debug)]
-pub(super) struct Inner {
+struct Inner {
     limit: Limit,
     parent: Option<Budget>,
     /// Changed only while the family's line is locked.
@@ -117,7 +126,7 @@ impl Budget {
     }
 
     /// A budget of so much of `parent`'s. Where it allows more than that one, it is what holds.
-    pub(super) fn within(parent: &Self, limit: Limit) -> Self {
+    pub(crate) fn within(parent: &Self, limit: Limit) -> Self {
         Self::with(limit, Some(parent.clone()), Arc::clone(&parent.0.family))
     }
 
@@ -130,26 +139,12 @@ impl Budget {
         }))
     }
 
-    /// As many VMs as fit into three quarters of the host's memory, or of what the control groups
-    /// of this process allow. One for all of this process, as there is one host.
-    #[must_use]
-    pub fn of_host() -> Self {
-        registry::host_budget()
-    }
-
-    pub(super) fn of_host_s_memory() -> Self {
+    /// Three quarters of the memory of the host, or of what this process may have of it.
+    pub(crate) fn of_memory() -> Self {
         Self::new(Limit {
             vms: usize::MAX,
             memory_mib: host_memory_mib() / 4 * 3,
         })
-    }
-
-    /// The budget of this limit that all of this process share who ask for it here. It lies within
-    /// the [host's](Self::of_host): its VMs count there, too, and wait for room there; with more
-    /// memory than that, it may use that much as far as the others leave it.
-    #[must_use]
-    pub fn shared(limit: Limit) -> Self {
-        registry::shared_budget(limit)
     }
 
     /// What its pools have in common beside it.
@@ -157,12 +152,8 @@ impl Budget {
         &self.0.family.host
     }
 
-    pub(super) fn downgrade(&self) -> Weak<Inner> {
-        Arc::downgrade(&self.0)
-    }
-
-    pub(super) fn upgrade(budget: &Weak<Inner>) -> Option<Self> {
-        budget.upgrade().map(Self)
+    pub(crate) fn downgrade(&self) -> WeakBudget {
+        WeakBudget(Arc::downgrade(&self.0))
     }
 
     /// Returns the limit.

@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use super::budget::Budget;
 use super::clock::{Clock, Now};
 use super::host::Host;
+use super::number::Number;
 use super::progress::Progress;
-use super::registry::Number;
 use super::standby_set::Member;
 use super::state::{Action, PoolState};
 use super::stats::{Counters, PoolStats, TierOff};
@@ -78,13 +78,13 @@ pub(super) struct Steps {
 
 impl Core {
     pub(super) fn new(
+        number: Number,
         launcher: Launcher,
         bounds: Bounds,
         state: State,
         standby: Member,
         seen: HashSet<SnapshotId>,
     ) -> Self {
-        let number = Number::take();
         let counters = Counters::of(launcher.template().hash(), number.get());
         Self {
             launcher,

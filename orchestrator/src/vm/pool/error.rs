@@ -41,7 +41,7 @@ pub enum SpawnError {
     StartsBusy {
         /// The time waited.
         waited: Duration,
-        /// The limit of concurrent starts: the number of processors.
+        /// The limit of concurrent starts.
         starts: usize,
     },
     /// The spawn's own [limit](super::SpawnOptions::timeout) was reached.

@@ -192,16 +192,24 @@ impl<C> Slot<C> {
         let Some((present, _)) = self.ready else {
             return 0;
         };
-        let warm = self.warm.iter().filter(|warm| warm.of == present).count();
         let restoring = self.restoring.iter().filter(|(of, _)| *of == present);
-        warm + restoring.count()
+        self.warm.len() - self.stale_ones() + restoring.count()
+    }
+
+    /// Number of warm clones of former snapshots. They are the first: a clone becomes warm only while
+    /// its snapshot is the current one.
+    fn stale_ones(&self) -> usize {
+        let Some((present, _)) = self.ready else {
+            return 0;
+        };
+        self.warm.partition_point(|warm| warm.of != present)
     }
 
     /// Takes out a clone of a snapshot that has a successor.
     fn stale(&mut self) -> Option<Warm<C>> {
         let (present, _) = self.ready?;
-        let at = self.warm.iter().position(|warm| warm.of != present)?;
-        self.warm.remove(at)
+        let is_stale = self.warm.front().is_some_and(|warm| warm.of != present);
+        is_stale.then(|| self.warm.pop_front()).flatten()
     }
 }
 
@@ -576,26 +584,30 @@ impl<S: Clone, C> PoolState<S, C> {
         if !self.waiters.is_empty() {
             return;
         }
-        let quotas = self.quotas(now);
+        let mut missing: Vec<_> = self.quotas(now).into_iter().enumerate().collect();
+        missing.retain(|(at, _)| {
+            self.slots[*at].restore_backoff.until() <= now && self.sound(*at).is_some()
+        });
+        let mut fresh: Vec<_> = self.slots.iter().map(Slot::fresh).collect();
         // One for each slot before a second one for any.
-        for round in 0..quotas.iter().max().copied().unwrap_or(0) {
-            for (at, quota) in quotas.iter().enumerate() {
-                let slot = &self.slots[at];
-                if round >= *quota || slot.fresh() > round || slot.restore_backoff.until() > now {
-                    continue;
-                }
-                let Some(generation) = self.sound(at) else {
-                    continue;
-                };
-                let Some(share) = self.room(at, actions) else {
-                    continue;
-                };
-                if let Some(snapshot) = self.clone_begun(generation) {
-                    self.warm_tier.begins(now);
-                    self.slots[at].restoring.push((generation, share));
-                    actions.push(Action::Restore(at, generation, snapshot));
-                }
-            }
+        loop {
+            missing.retain(|(at, quota)| fresh[*at] < *quota);
+            let Some(&(at, _)) = missing.iter().min_by_key(|(at, _)| fresh[*at]) else {
+                return;
+            };
+            let begun = self.sound(at).and_then(|generation| {
+                let share = self.room(at, actions)?;
+                let snapshot = self.clone_begun(generation)?;
+                Some((generation, share, snapshot))
+            });
+            let Some((generation, share, snapshot)) = begun else {
+                missing.retain(|(other, _)| *other != at);
+                continue;
+            };
+            self.warm_tier.begins(now);
+            self.slots[at].restoring.push((generation, share));
+            fresh[at] += 1;
+            actions.push(Action::Restore(at, generation, snapshot));
         }
     }
 

@@ -76,8 +76,9 @@ pub struct PoolStats {
     /// Times of spawns by stage, over the pool's life.
     pub stages: BTreeMap<SpawnStage, Quantiles>,
     /// Resources of the host, against [`SNAPSHOT_BUDGET`](super::SNAPSHOT_BUDGET) for each
-    /// snapshot. Set by [`pool_stats`](super::super::pool_stats); `None` from
-    /// [`Pool::stats`](super::Pool::stats), see [`Pool::footprint`](super::Pool::footprint).
+    /// snapshot. `None` from [`Pool::stats`](super::Pool::stats) and
+    /// [`pool_stats`](super::super::pool_stats), which ask nobody; see
+    /// [`Pool::footprint`](super::Pool::footprint).
     pub footprint: Option<Footprint>,
 }
 

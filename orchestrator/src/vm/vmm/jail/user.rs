@@ -8,7 +8,7 @@ use super::claim::{self, Claim};
 
 /// The default user ids of jailed processes: unassigned on Debian, below the range for containers
 /// (systemd's docs/UIDS-GIDS.md).
-pub const DEFAULT_USERS: RangeInclusive<u32> = 70_000..=70_999;
+pub const DEFAULT_USERS: RangeInclusive<u32> = 70_000..=99_999;
 
 /// Claims a user id of `users` that no other VM has; tries the `turn`th first.
 pub(in crate::vm) fn user(

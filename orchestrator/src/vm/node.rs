@@ -1,0 +1,192 @@
+//! What belongs to this host, once for all pools of the process: the budget of its memory, and with it
+//! the one queue for room, the limit of starts and the processes that stand by; and which pools there
+//! are, those behind [`spawn_vm`](super::spawn_vm) by their templates.
+//!
+//! ```text
+//!   Node ──▶ host's budget ──▶ queue, starts, standby processes
+//!     ├────▶ pools that are open, whoever opened them, and what they handed out
+//!     └────▶ pools of the free functions
+//! ```
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
+
+use crate::template::TemplateHash;
+use crate::vm::instance::Instance;
+use crate::vm::launcher::Launcher;
+use crate::vm::pool::{Budget, Limit, Numbers, Pool, PoolError, PoolOptions, WeakBudget, WeakPool};
+use crate::vm::vms::Vms;
+
+/// The one of this process, which has one host.
+static OF_PROCESS: LazyLock<Node> = LazyLock::new(Node::default);
+
+/// The host as this process uses it.
+#[derive(Debug, Default)]
+pub(crate) struct Node {
+    numbers: Numbers,
+    budgets: Mutex<Budgets>,
+    opened: Mutex<Opened>,
+    shared: Mutex<HashMap<PoolKey, Entry>>,
+}
+
+/// Of which template a pool is that the free functions share; the default one is known once its pool
+/// is opened.
+pub(crate) type PoolKey = Option<TemplateHash>;
+
+/// A pool, once it is open. Opening one may take long, and blocks nobody who uses another.
+pub(crate) type Entry = Arc<tokio::sync::Mutex<Option<Shared>>>;
+
+/// A pool of the free functions.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) pool: Pool,
+    pub(crate) looked: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Budgets {
+    host: WeakBudget,
+    /// Those within it.
+    shared: Vec<WeakBudget>,
+}
+
+#[derive(Debug, Default)]
+struct Opened {
+    /// Those that were opened, and may be gone.
+    pools: Vec<WeakPool>,
+    /// What they have handed out, whether they are there still or not.
+    vms: Vec<Weak<Vms<Instance>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub(crate) fn now(pool: Pool) -> Self {
+        let looked = Instant::now();
+        Self { pool, looked }
+    }
+
+    /// A pool lives in the async runtime that opened it: when that has ended, as between two tests,
+    /// the next call opens another.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.pool.is_alive()
+    }
+}
+
+impl Budgets {
+    fn host(&mut self) -> Budget {
+        self.host.upgrade().unwrap_or_else(|| {
+            let host = Budget::of_memory();
+            self.host = host.downgrade();
+            host
+        })
+    }
+}
+
+impl Node {
+    pub(crate) fn of_process() -> &'static Self {
+        &OF_PROCESS
+    }
+
+    /// Opens a pool, which counts here.
+    async fn open(&self, launcher: Launcher, options: PoolOptions) -> Result<Pool, PoolError> {
+        let pool = Pool::open_as(self.numbers.take(), launcher, options).await?;
+        let mut opened = lock(&self.opened);
+        opened.pools.retain(WeakPool::may_be_there);
+        opened.pools.push(pool.downgrade());
+        opened.vms.retain(|vms| vms.strong_count() > 0);
+        opened.vms.push(Arc::downgrade(pool.handed_out()));
+        drop(opened);
+        Ok(pool)
+    }
+
+    /// The budget of the host, of which there is one as long as somebody has it.
+    fn host_budget(&self) -> Budget {
+        lock(&self.budgets).host()
+    }
+
+    /// The budget of so much within the host's, one for all who ask for the same.
+    fn shared_budget(&self, limit: Limit) -> Budget {
+        let mut budgets = lock(&self.budgets);
+        let host = budgets.host();
+        if host.limit() == limit {
+            return host;
+        }
+        budgets.shared.retain(|budget| budget.upgrade().is_some());
+        let mut there = budgets.shared.iter().filter_map(WeakBudget::upgrade);
+        if let Some(budget) = there.find(|budget| budget.limit() == limit) {
+            return budget;
+        }
+        drop(there);
+        let budget = Budget::within(&host, limit);
+        budgets.shared.push(budget.downgrade());
+        budget
+    }
+
+    /// Returns the pools that are open, in the order in which they were opened.
+    pub(crate) fn open_pools(&self) -> Vec<Pool> {
+        let there = lock(&self.opened).pools.clone();
+        let upgraded = there.iter().filter_map(WeakPool::upgrade);
+        upgraded.filter(Pool::is_alive).collect()
+    }
+
+    /// Returns what pools have handed out, in the order in which they were opened.
+    pub(crate) fn handed_out(&self) -> Vec<Arc<Vms<Instance>>> {
+        let there = lock(&self.opened).vms.clone();
+        there.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Returns the place of the shared pool of `key`.
+    pub(crate) fn entry(&self, key: PoolKey) -> Entry {
+        Arc::clone(lock(&self.shared).entry(key).or_default())
+    }
+
+    /// Returns the shared pools that are open.
+    pub(crate) fn shared_pools(&self) -> BTreeMap<TemplateHash, Pool> {
+        let entries = lock(&self.shared);
+        let open = entries.values().filter_map(|entry| {
+            // A locked one is being opened.
+            let entry = entry.try_lock().ok()?;
+            let pool = &entry.as_ref().filter(|shared| shared.is_alive())?.pool;
+            Some((*pool.launcher().template().hash(), pool.clone()))
+        });
+        open.collect()
+    }
+
+    /// Takes out the places of all shared pools.
+    pub(crate) fn take_entries(&self) -> Vec<Entry> {
+        let mut entries = lock(&self.shared);
+        entries.drain().map(|(_, entry)| entry).collect()
+    }
+}
+
+impl Pool {
+    /// Opens a pool over the snapshots that `launcher`'s directory holds already. Nothing is
+    /// built before the first spawn or warm-up.
+    ///
+    /// # Errors
+    /// [`PoolError`] if the directory can't be read or the options make no pool.
+    pub async fn open(launcher: Launcher, options: PoolOptions) -> Result<Self, PoolError> {
+        Node::of_process().open(launcher, options).await
+    }
+}
+
+impl Budget {
+    /// As many VMs as fit into three quarters of the host's memory, or of what the control groups
+    /// of this process allow. One for all of this process, as there is one host.
+    #[must_use]
+    pub fn of_host() -> Self {
+        Node::of_process().host_budget()
+    }
+
+    /// The budget of this limit that all of this process share who ask for it here. It lies within
+    /// the [host's](Self::of_host): its VMs count there, too, and wait for room there; with more
+    /// memory than that, it may use that much as far as the others leave it.
+    #[must_use]
+    pub fn shared(limit: Limit) -> Self {
+        Node::of_process().shared_budget(limit)
+    }
+}
