@@ -124,7 +124,7 @@ async fn fifty_templates_that_idle_have_one_set_of_standby_processes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_spawn_among_a_thousand_warm_clones_makes_one_new_clone_and_no_more() {
-    const CLONES: usize = 1000;
+    const CLONES: u32 = 1000;
     const SPAWNS: u32 = 20;
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let world = World::new();
@@ -135,19 +135,19 @@ async fn a_spawn_among_a_thousand_warm_clones_makes_one_new_clone_and_no_more() 
         ..PoolOptions::new(1)
     };
     let launcher = launcher(directory.path(), &vmm, 0);
-    let pool = Pool::open(launcher, options.with_warm(CLONES)).await;
+    let pool = Pool::open(launcher, options.with_warm(CLONES as usize)).await;
     let pool = pool.unwrap();
     pool.warmup().await.unwrap();
     let stats = pool.stats();
-    assert_eq!((stats.warm, stats.restoring), (CLONES, 0));
+    assert_eq!((stats.warm, stats.restoring), (CLONES as usize, 0));
     // The one that was booted for the snapshot, and none twice.
-    assert_eq!(world.made(), 1 + CLONES as u32);
+    assert_eq!(world.made(), 1 + CLONES);
     for n in 1..=SPAWNS {
         let vm = pool.spawn("warm").await.unwrap();
         assert_eq!(vm.origin(), Origin::Warm);
         vm.destroy().await.unwrap();
         pool.warmup().await.unwrap();
-        assert_eq!(world.made(), 1 + CLONES as u32 + n);
+        assert_eq!(world.made(), 1 + CLONES + n);
     }
     assert_eq!(pool.stats().failures, 0);
     pool.close().await;
