@@ -76,7 +76,7 @@ impl Template {
     /// Reads the file at `path` and returns whether it is the guest agent in this template.
     ///
     /// # Errors
-    /// [`TemplateError::Io`] if the file can't be read.
+    /// [`TemplateError::Store`] if the file can't be read.
     pub fn has_agent(&self, path: &Path) -> Result<bool, TemplateError> {
         let agent = self.manifest().initramfs.as_ref();
         let Some(agent) = agent.and_then(|initramfs| initramfs.agent_sha256.as_ref()) else {
@@ -85,7 +85,7 @@ impl Template {
         Ok(file::digest(path)? == *agent)
     }
 
-    /// Returns whether it was imported ([`TemplateStore::import`]): nobody replaces its agent then.
+    /// Returns whether it was imported (`TemplateStore::import`): nobody replaces its agent then.
     #[must_use]
     pub fn is_imported(&self) -> bool {
         self.manifest().is_imported()

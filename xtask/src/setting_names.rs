@@ -10,7 +10,13 @@ use anyhow::{Context as _, Result, ensure};
 const PREFIX: &str = concat!("IRONCLAW", "_");
 
 /// The checked libraries.
-const LIBRARIES: [&str; 4] = ["host/src", "protocol/src", "store/src", "orchestrator/src"];
+const LIBRARIES: [&str; 5] = [
+    "host/src",
+    "protocol/src",
+    "store/src",
+    "image/src",
+    "orchestrator/src",
+];
 
 /// An exception with that prefix: the mark of a VMM's process.
 const ALLOWED: [(&str, &str); 1] = [("orchestrator/src/vm/vmm/orphan.rs", "IRONCLAW_VMM")];

@@ -11,7 +11,7 @@ use crate::vm::exit_reason::ExitReason;
 /// Bytes that a stream holds before the command has to wait, as a pipe does.
 const PIPE_BYTES: usize = 64 * 1024;
 
-/// A running command as [`tokio::process::Child`] is one: its streams implement `AsyncRead` and
+/// A running command as `tokio::process::Child` is one: its streams implement `AsyncRead` and
 /// `AsyncWrite`. Dropping this kills the command.
 ///
 /// A command whose output nobody reads waits, as with pipes: read both streams, or drop the one that
