@@ -232,9 +232,15 @@ const EXAMPLE_ID: &str = "0192f0c1-7a2b-7c3d-8e4f-5a6b7c8d9e0f";
 /// constants and arguments of `format!`.
 fn messages() -> String {
     let mut all = String::new();
-    let mut directories: Vec<_> = ["host/src", "orchestrator/src", "settings/src", "store/src"]
-        .map(|path| repository().join(path))
-        .into();
+    let mut directories: Vec<_> = [
+        "host/src",
+        "image/src",
+        "orchestrator/src",
+        "settings/src",
+        "store/src",
+    ]
+    .map(|path| repository().join(path))
+    .into();
     while let Some(directory) = directories.pop() {
         for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
