@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::available_parallelism;
 
 use crate::vm::vmm::Machine;
 
@@ -16,6 +17,9 @@ const OVERHEAD_BYTES: u64 = 64 << 20;
 const EXTRA_THREADS: u32 = 8;
 /// The period of processor time quotas, in microseconds.
 const PERIOD_MICROS: u32 = 100_000;
+/// Largest weight of a group, in those of a process: 10000 of 100 in version 2 (the kernel's
+/// cgroup-v2.rst), less than version 1 takes.
+const MAX_WEIGHT: usize = 100;
 
 /// The hierarchies of this host that can limit memory, processor time and processes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +97,9 @@ impl Cgroups {
             Version::V1 => "1",
             Version::V2 => "2",
         };
+        if let Err(error) = self.create_parent() {
+            tracing::debug!(%error, "the jailer creates the control group of all VMs");
+        }
         jailer.args(["--cgroup-version", version, "--parent-cgroup", PARENT]);
         for (file, value) in self.limits(memory, machine.vcpus, processes) {
             jailer.arg("--cgroup").arg(format!("{file}={value}"));
@@ -117,6 +124,29 @@ impl Cgroups {
         }
     }
 
+    /// Creates the group above those of all VMs in the hierarchy of the processors, unless it exists,
+    /// and gives it the weight of one process on each of them. By default it would weigh as one on the
+    /// whole host: beside any other busy process a VM would get next to nothing. The administrator may
+    /// change the weight; it is set once.
+    fn create_parent(&self) -> io::Result<()> {
+        let (file, of_one) = match self.version {
+            Version::V1 => ("cpu.shares", 1024),
+            Version::V2 => ("cpu.weight", 100),
+        };
+        let mount = self.directory(file);
+        let parent = mount.join(PARENT);
+        match fs::create_dir(&parent) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(()),
+            created => created?,
+        }
+        if self.version == Version::V2 {
+            fs::write(mount.join("cgroup.subtree_control"), "+cpu")?;
+        }
+        let processors = available_parallelism().map_or(1, usize::from);
+        let weight = (processors * of_one).min(of_one * MAX_WEIGHT);
+        fs::write(parent.join(file), weight.to_string())
+    }
+
     /// Creates the groups of a process called `id`. `mark` is a directory that is removed with
     /// them, and its parent too.
     pub(in crate::vm) fn create(
@@ -132,6 +162,7 @@ impl Cgroups {
             id: id.to_owned(),
             mark,
         };
+        self.create_parent()?;
         for mount in &self.mounts {
             let parent = mount.join(PARENT);
             fs::create_dir_all(&parent)?;
@@ -266,6 +297,17 @@ cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0
         let group = ordinary.create("id", mark.clone(), 1 << 20, 2, 3).unwrap();
         let limit = directory.path().join("ironclaw/id/cpu.max");
         assert_eq!(fs::read_to_string(limit).unwrap(), "200000 100000");
+        let weight = directory.path().join("ironclaw/cpu.weight");
+        let processors = available_parallelism().unwrap().get();
+        let set = fs::read_to_string(&weight).unwrap();
+        assert_eq!(set, (processors.min(MAX_WEIGHT) * 100).to_string());
+        fs::write(&weight, "7").unwrap();
+        drop(ordinary.create("other", PathBuf::new(), 1 << 20, 2, 3));
+        assert_eq!(
+            fs::read_to_string(weight).unwrap(),
+            "7",
+            "an administrator's"
+        );
         drop(group);
         assert!(!mark.exists() && !mark.with_file_name("mark").exists());
         let mounts = vec!["/proc".into()];
