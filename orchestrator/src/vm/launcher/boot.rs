@@ -1,6 +1,7 @@
 //! Boots a template until its agent answers.
 
 use std::convert::Infallible;
+use std::future::ready;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use super::{LaunchError, Progress, Stage};
 use crate::template::Template;
 use crate::vm::guest::{Guest, GuestError};
 use crate::vm::vmm::process::{self, PROCESS_END_TIMEOUT};
-use crate::vm::vmm::{Exit, Machine, MicroVm, Ram, VmSpec, Vmm, VmmError};
+use crate::vm::vmm::{Exit, Machine, MicroVm, Ram, VmSpec, Vmm, VmmError, VmmProcess};
 
 /// Timeout from a guest's power-on to its agent's answer. A translated guest takes some seconds on
 /// an idle machine.
@@ -101,14 +102,7 @@ async fn greet(mut vm: Box<dyn MicroVm>, patience: Duration) -> Result<Booted, L
     let greeted = tokio::select! {
         // Checked first: it explains the effects of its end on the connection.
         biased;
-        _ = died => {
-            // After its cleanup.
-            let (operation, exit) = ("boot the template", process.exited().await);
-            if exit.log.contains(PANIC) {
-                return Err(LaunchError::KernelPanic { exit });
-            }
-            return Err(VmmError::Died { operation, exit }.into());
-        }
+        _ = died => return Err(ended(&*process).await),
         () = panicked => {
             let exit = killed(vm).await;
             return Err(LaunchError::KernelPanic { exit });
@@ -124,8 +118,22 @@ async fn greet(mut vm: Box<dyn MicroVm>, patience: Duration) -> Result<Booted, L
                 exit,
             })
         }
-        Ok(Err(error)) => Err(error),
+        Ok(Err(error)) => Err(tokio::select! {
+            biased;
+            // The connection may have learned of the end after this was last asked.
+            _ = process.died() => ended(&*process).await,
+            () = ready(()) => error,
+        }),
     }
+}
+
+/// Returns how the boot of a process failed that has ended, after its cleanup.
+async fn ended(process: &dyn VmmProcess) -> LaunchError {
+    let (operation, exit) = ("boot the template", process.exited().await);
+    if exit.log.contains(PANIC) {
+        return LaunchError::KernelPanic { exit };
+    }
+    VmmError::Died { operation, exit }.into()
 }
 
 /// Returns whether the guest, or the VMM under it, failed by itself.
@@ -215,7 +223,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_kernel_that_panicked_is_not_booted_again() {
         let (_directory, template) = template();
-        for panic in [Boot::PanicsAndEnds, Boot::PanicsAndStays] {
+        let panics = [
+            Boot::PanicsAndEnds,
+            Boot::PanicsAndEndsLate,
+            Boot::PanicsAndStays,
+        ];
+        for panic in panics {
             let vmm = Fake::new([panic, Boot::Answers]);
             let start = Instant::now();
             let error = boot(&vmm, &spec(&template), &quiet()).await.unwrap_err();

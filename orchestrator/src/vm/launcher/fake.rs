@@ -32,6 +32,8 @@ pub(super) enum Boot {
     Dies,
     /// The kernel panics, and the VMM ends with it.
     PanicsAndEnds,
+    /// The same while the agent's channel is opened, which fails with it.
+    PanicsAndEndsLate,
     /// The kernel panics, and the VMM continues.
     PanicsAndStays,
     /// The VMM is killed from outside.
@@ -102,7 +104,10 @@ impl Vmm for Fake {
         let boot = self.boots().pop_front().unwrap();
         let exit = watch::Sender::new(None);
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let panics = matches!(boot, Boot::PanicsAndEnds | Boot::PanicsAndStays);
+        let panics = matches!(
+            boot,
+            Boot::PanicsAndEnds | Boot::PanicsAndEndsLate | Boot::PanicsAndStays
+        );
         let process = Arc::new(FakeProcess {
             exit,
             last_words: if panics { PANIC } else { "last words" },
@@ -119,6 +124,7 @@ impl Vmm for Fake {
             Boot::Silent | Boot::PanicsAndStays => vm._guest = Some(theirs),
             Boot::Dies => process.end("exit status: 1"),
             Boot::PanicsAndEnds => process.end("exit status: 0"),
+            Boot::PanicsAndEndsLate => vm.channel = None,
             Boot::IsKilled => process.end("signal: 9 (SIGKILL)"),
             Boot::Fails => {
                 let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
@@ -189,7 +195,10 @@ impl MicroVm for FakeVm {
     }
 
     async fn guest_channel(&mut self) -> Result<UnixStream, VmmError> {
-        self.channel.take().ok_or(VmmError::NoChannel)
+        self.channel.take().ok_or_else(|| {
+            self.process.end("exit status: 0");
+            VmmError::NoChannel
+        })
     }
 
     fn started_in(&self) -> Duration {
