@@ -9,7 +9,9 @@ use std::sync::Arc;
 use ironclaw_host::sys::confine;
 use ironclaw_orchestrator::vm::config::JailChoice;
 use ironclaw_orchestrator::vm::firecracker::find_jailer;
-use ironclaw_orchestrator::vm::{CheckpointOptions, Config, Launcher, Origin, SpawnOptions};
+use ironclaw_orchestrator::vm::{
+    CheckpointOptions, Config, Launcher, Origin, SpawnOptions, dropped_vms_ended,
+};
 use ironclaw_test_harness::skipped;
 
 use crate::lab::{Lab, launcher, list, pool, run, words};
@@ -350,6 +352,10 @@ async fn runs_out_of_files() {
             ),
         }
     }
+    drop(vms);
+    drop(launcher);
+    // The other test removes the directory by which the next start would find what is left.
+    dropped_vms_ended().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
