@@ -399,25 +399,29 @@ impl MicroVm for QemuVm {
         });
         let sent = sent.await;
         drop(end);
+        // QEMU closes the stream once the migration is finalized; until then it refuses to go on.
+        let written = match sent {
+            Ok(()) => match timeout(QMP_TIMEOUT, split).await {
+                Ok(Ok(written)) => written.map_err(VmmError::io(format!(
+                    "write {} and {}",
+                    vmstate.display(),
+                    memory.display()
+                ))),
+                Ok(Err(error)) => Err(VmmError::io(operation)(error.into())),
+                Err(_) => Err(VmmError::TimedOut {
+                    operation,
+                    after: QMP_TIMEOUT,
+                }),
+            },
+            Err(error) => Err(error),
+        };
         let went_on = self
             .converse("go on", async |qmp| qmp.execute("cont", json!({})).await)
             .await;
         if went_on.is_err() {
             self.process.kill();
         }
-        sent.and(went_on)?;
-        match timeout(QMP_TIMEOUT, split).await {
-            Ok(Ok(written)) => written.map_err(VmmError::io(format!(
-                "write {} and {}",
-                vmstate.display(),
-                memory.display()
-            ))),
-            Ok(Err(error)) => Err(VmmError::io(operation)(error.into())),
-            Err(_) => Err(VmmError::TimedOut {
-                operation,
-                after: QMP_TIMEOUT,
-            }),
-        }
+        written.and(went_on)
     }
 
     async fn guest_channel(&mut self) -> Result<UnixStream, VmmError> {

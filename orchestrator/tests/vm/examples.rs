@@ -58,3 +58,11 @@ async fn checkouts_are_served_warm_and_told_by_stage() {
     assert!(printed.starts_with("10 of 10 served warm\n"), "{printed}");
     assert!(printed.contains("\nqueue: median "), "{printed}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_run_in_vms_of_their_own_and_a_cancelled_one_is_not_tried_again() {
+    let Some(printed) = output_of("job_runner").await else {
+        return;
+    };
+    assert_eq!(printed, "{\"cancelled\": 1, \"done\": 199}\n");
+}
