@@ -42,7 +42,7 @@ async fn main() -> anyhow::Result<()> {
         Err(SpawnError::PoolExhausted { limit, .. }) => println!("no third one: {limit}"),
         other => anyhow::bail!("there was room for {other:?}"),
     }
-    drop(one); // killed; its room is free at once
+    drop(one); // killed; its room is free as soon as it is gone
     two.destroy().await?; // killed, and gone when this returns
     let three = pool.spawn_with(job("three")).await?;
     println!("{} has room now", three.name());
