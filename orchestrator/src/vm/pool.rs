@@ -39,6 +39,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::vm::config::{Config, DEFAULT_REFRESH, DEFAULT_STANDBY};
 use crate::vm::exit_reason::ExitReason;
@@ -415,10 +416,20 @@ impl Pool {
     pub async fn close_with_vms(self) {
         // Before the first wait: a spawn in progress gets a VM that is ended at once.
         self.core.closing.cancel();
-        for vm in self.core.vms.close() {
-            vm.end(ExitReason::PoolClosed);
+        let vms: Vec<VmClient> = self.core.vms.close().into_iter().map(VmClient).collect();
+        for vm in &vms {
+            vm.0.end(ExitReason::PoolClosed);
         }
         self.close().await;
+        // Their room is given back after their processes have ended.
+        let gone = async {
+            for vm in &vms {
+                vm.wait().await;
+            }
+        };
+        if timeout(process::PROCESS_END_TIMEOUT, gone).await.is_err() {
+            tracing::warn!("a VM of a closed pool has not ended yet");
+        }
     }
 
     /// Returns the VMs that were handed out and are not gone, the oldest first.
