@@ -120,11 +120,9 @@ impl Commands {
 
     /// Passes content to the standard input of a request's command.
     pub(crate) fn content(&mut self, by: Listener, bytes: Vec<u8>) -> Result<(), Violation> {
-        let Some(exec) = self.table.find(by) else {
+        let Some(exec) = self.table.content_arrived(by, bytes.len())? else {
             return Ok(());
         };
-        let arrived = self.table.arrived(exec, bytes.len());
-        arrived.map_err(|bad| Violation::of_content(by.request, bad))?;
         let consumed = match self.running.get_mut(&exec).and_then(|c| c.stdin()) {
             Some(stdin) => stdin.arrive(bytes),
             None => bytes.len(),
@@ -135,12 +133,9 @@ impl Commands {
 
     /// Ends that standard input.
     pub(crate) fn end_of_content(&mut self, by: Listener) -> Result<(), Violation> {
-        let Some(exec) = self.table.find(by) else {
-            return Ok(());
-        };
-        let ended = self.table.content_ended(exec);
-        ended.map_err(|bad| Violation::of_content(by.request, bad))?;
-        if let Some(stdin) = self.running.get_mut(&exec).and_then(|c| c.stdin()) {
+        let ended = self.table.end_of_content_arrived(by)?;
+        let command = ended.and_then(|exec| self.running.get_mut(&exec));
+        if let Some(stdin) = command.and_then(|command| command.stdin()) {
             stdin.close();
         }
         Ok(())
@@ -153,12 +148,7 @@ impl Commands {
         stream: Stream,
         offset: u64,
     ) -> Result<(), Violation> {
-        match self.table.find(by) {
-            Some(exec) if !self.table.taken(exec, stream, offset) => {
-                Err(Violation::TakenTooMuch(by.request))
-            }
-            _ => Ok(()),
-        }
+        self.table.acknowledged(by, stream, offset)
     }
 
     /// Signals a request's command.

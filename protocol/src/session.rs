@@ -18,9 +18,9 @@ use thiserror::Error;
 use crate::VERSION;
 use crate::frame::{Decoder, Event, FrameError, decode};
 use crate::limits::{MAX_REQUESTS, WINDOW};
-use crate::message::{OutOfBounds, RequestId, ToGuest, ToHost, bounded_text};
+use crate::message::{ExecId, OutOfBounds, RequestId, Stream, ToGuest, ToHost, bounded_text};
 pub use crate::outgoing::Outgoing;
-use crate::process_table::BadContent;
+use crate::process_table::{BadContent, Listener, ProcessTable};
 
 /// A violation of the protocol by the host. Its text is sent to the host as a `Fault`.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -68,6 +68,58 @@ impl Violation {
         match bad {
             BadContent::Unexpected => Self::UnexpectedContent(id),
             BadContent::OverCredit => Self::OverCredit(id),
+        }
+    }
+}
+
+/// Messages of a session about the command that a request of it is about. A request that is about
+/// none any more is no violation: the host did not know that yet.
+impl ProcessTable {
+    /// Counts content for the standard input of a request's command; returns the command.
+    ///
+    /// # Errors
+    /// [`Violation::UnexpectedContent`] and [`Violation::OverCredit`].
+    pub fn content_arrived(
+        &mut self,
+        by: Listener,
+        bytes: usize,
+    ) -> Result<Option<ExecId>, Violation> {
+        let found = self.find(by);
+        if let Some(exec) = found {
+            let arrived = self.arrived(exec, bytes);
+            arrived.map_err(|bad| Violation::of_content(by.request, bad))?;
+        }
+        Ok(found)
+    }
+
+    /// Ends that content; returns the command.
+    ///
+    /// # Errors
+    /// [`Violation::UnexpectedContent`].
+    pub fn end_of_content_arrived(&mut self, by: Listener) -> Result<Option<ExecId>, Violation> {
+        let found = self.find(by);
+        if let Some(exec) = found {
+            let ended = self.content_ended(exec);
+            ended.map_err(|bad| Violation::of_content(by.request, bad))?;
+        }
+        Ok(found)
+    }
+
+    /// Records that the host took a stream of a request's command up to an offset.
+    ///
+    /// # Errors
+    /// [`Violation::TakenTooMuch`].
+    pub fn acknowledged(
+        &mut self,
+        by: Listener,
+        stream: Stream,
+        offset: u64,
+    ) -> Result<(), Violation> {
+        match self.find(by) {
+            Some(exec) if !self.taken(exec, stream, offset) => {
+                Err(Violation::TakenTooMuch(by.request))
+            }
+            _ => Ok(()),
         }
     }
 }

@@ -86,23 +86,17 @@ impl Commands {
     }
 
     pub(crate) fn content(&mut self, by: Listener, bytes: &[u8]) -> Result<(), Violation> {
-        if let Some(exec) = self.table.find(by) {
-            let arrived = self.table.arrived(exec, bytes.len());
-            arrived.map_err(|bad| Violation::of_content(by.request, bad))?;
-            if let Some(task) = self.running.get_mut(&exec) {
-                task.content(bytes);
-            }
+        let found = self.table.content_arrived(by, bytes.len())?;
+        if let Some(task) = found.and_then(|exec| self.running.get_mut(&exec)) {
+            task.content(bytes);
         }
         Ok(())
     }
 
     pub(crate) fn end_of_content(&mut self, by: Listener) -> Result<(), Violation> {
-        if let Some(exec) = self.table.find(by) {
-            let ended = self.table.content_ended(exec);
-            ended.map_err(|bad| Violation::of_content(by.request, bad))?;
-            if let Some(task) = self.running.get_mut(&exec) {
-                task.end_of_content();
-            }
+        let ended = self.table.end_of_content_arrived(by)?;
+        if let Some(task) = ended.and_then(|exec| self.running.get_mut(&exec)) {
+            task.end_of_content();
         }
         Ok(())
     }
@@ -113,12 +107,7 @@ impl Commands {
         stream: Stream,
         offset: u64,
     ) -> Result<(), Violation> {
-        match self.table.find(by) {
-            Some(exec) if !self.table.taken(exec, stream, offset) => {
-                Err(Violation::TakenTooMuch(by.request))
-            }
-            _ => Ok(()),
-        }
+        self.table.acknowledged(by, stream, offset)
     }
 
     pub(crate) fn await_reader(&mut self, by: Listener) {
