@@ -12,6 +12,9 @@
 mod fault;
 #[path = "pool_cycles/guest.rs"]
 mod guest;
+#[allow(dead_code, reason = "pool_cycles uses the rest")]
+#[path = "pool_cycles/launcher.rs"]
+mod launcher;
 #[path = "pool_cycles/vm.rs"]
 mod vm;
 #[path = "shared/within.rs"]
@@ -20,38 +23,15 @@ mod within;
 #[path = "pool_cycles/world.rs"]
 mod world;
 
-use std::path::Path;
 use std::sync::Arc;
 
-use ironclaw_orchestrator::template::{ImportSpec, TemplateStore};
-use ironclaw_orchestrator::vm::snapshot::SnapshotStore;
-use ironclaw_orchestrator::vm::vmm::{Machine, Vmm};
-use ironclaw_orchestrator::vm::{Budget, Config, Launcher, Limit, Origin, Pool, PoolOptions};
+use ironclaw_orchestrator::vm::vmm::Vmm;
+use ironclaw_orchestrator::vm::{Budget, Limit, Origin, Pool, PoolOptions};
 
+use launcher::of_template;
 use vm::Simulated;
 use within::within;
 use world::World;
-
-/// Creates launchers with a template of their own each.
-fn launcher(directory: &Path, vmm: &Arc<dyn Vmm>, template: usize) -> Launcher {
-    let kernel = directory.join("kernel");
-    std::fs::write(&kernel, format!("\x7fELF{template}")).unwrap();
-    let templates = TemplateStore::open(directory.join("templates")).unwrap();
-    let spec = ImportSpec {
-        kernel,
-        initramfs: None,
-        boot_args: String::new(),
-    };
-    let template = templates.import(&spec, &mut |_| {}).unwrap();
-    let mut config = Config::from_env().unwrap();
-    config.machine = Machine {
-        memory_mib: 1,
-        vcpus: 1,
-    };
-    let snapshots = SnapshotStore::open(directory.join("snapshots")).unwrap();
-    let vmm = Arc::clone(vmm);
-    Launcher::with(vmm, template, &config, snapshots, Arc::new(|_: &_| {})).unwrap()
-}
 
 fn unlimited() -> Budget {
     Budget::new(Limit {
@@ -75,7 +55,7 @@ async fn fifty_templates_that_idle_have_one_set_of_standby_processes() {
             budget: budget.clone(),
             ..PoolOptions::new(1)
         };
-        let launcher = launcher(directory.path(), &vmm, template);
+        let launcher = of_template(directory.path(), Arc::clone(&vmm), template);
         let pool = Pool::open(launcher, options.with_warm(0)).await.unwrap();
         pool.warmup().await.unwrap();
         pools.push(pool);
@@ -134,7 +114,7 @@ async fn a_spawn_among_a_thousand_warm_clones_makes_one_new_clone_and_no_more() 
         budget: unlimited(),
         ..PoolOptions::new(1)
     };
-    let launcher = launcher(directory.path(), &vmm, 0);
+    let launcher = of_template(directory.path(), Arc::clone(&vmm), 0);
     let pool = Pool::open(launcher, options.with_warm(CLONES as usize)).await;
     let pool = pool.unwrap();
     pool.warmup().await.unwrap();

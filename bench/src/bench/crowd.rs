@@ -49,15 +49,8 @@ pub(super) async fn run(
     own: &Own,
     json: bool,
 ) -> Result<()> {
-    let reporter = Reporter::new();
-    let report = own
-        .measured(measure(config, counts, rounds, own, &reporter))
-        .await?;
-    reporter.finish();
-    if json {
-        return output::json(&report);
-    }
-    print(&report)
+    let measure = async |reporter: &Reporter| measure(config, counts, rounds, own, reporter).await;
+    own.reported(measure, json, print).await
 }
 
 async fn measure(

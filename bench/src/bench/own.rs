@@ -6,11 +6,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Result, bail};
 use ironclaw_console::causes;
-use ironclaw_console::output::blocking;
-use ironclaw_console::progress;
+use ironclaw_console::output::{self, blocking};
+use ironclaw_console::progress::{self, Reporter};
 use ironclaw_console::signals;
 use ironclaw_orchestrator::vm::snapshot::{SnapshotId, SnapshotStore};
 use ironclaw_orchestrator::vm::{Created, Launcher, Pool, PoolOptions, dropped_vms_ended};
+use serde::Serialize;
 
 /// The bench's own snapshot, and the open pool.
 #[derive(Default)]
@@ -24,6 +25,22 @@ pub(super) struct Own {
 }
 
 impl Own {
+    /// Measures, removes the resources, and shows the report.
+    pub(super) async fn reported<T: Serialize>(
+        &self,
+        measure: impl AsyncFnOnce(&Reporter) -> Result<T>,
+        json: bool,
+        print: fn(&T) -> Result<()>,
+    ) -> Result<()> {
+        let reporter = Reporter::new();
+        let report = self.measured(measure(&reporter)).await?;
+        reporter.finish();
+        if json {
+            return output::json(&report);
+        }
+        print(&report)
+    }
+
     /// Measures, then removes the resources. A signal stops it; a second one at once.
     pub(super) async fn measured<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         let first = signals::first()?;

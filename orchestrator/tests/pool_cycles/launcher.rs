@@ -1,19 +1,24 @@
-//! Creates the launcher of the tests' pools.
+//! Creates the launchers of the tests' pools.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use ironclaw_orchestrator::template::{ImportSpec, TemplateStore};
 use ironclaw_orchestrator::vm::snapshot::SnapshotStore;
-use ironclaw_orchestrator::vm::vmm::Machine;
+use ironclaw_orchestrator::vm::vmm::{Machine, Vmm};
 use ironclaw_orchestrator::vm::{Config, Launcher};
 
 use crate::vm::Simulated;
 use crate::world::World;
 
 pub(crate) fn launcher(directory: &Path, world: &Arc<World>) -> Launcher {
+    of_template(directory, Arc::new(Simulated::new(Arc::clone(world))), 0)
+}
+
+/// Creates one with a template of its own for each number.
+pub(crate) fn of_template(directory: &Path, vmm: Arc<dyn Vmm>, template: usize) -> Launcher {
     let kernel = directory.join("kernel");
-    std::fs::write(&kernel, "\x7fELF").unwrap();
+    std::fs::write(&kernel, format!("\x7fELF{template}")).unwrap();
     let templates = TemplateStore::open(directory.join("templates")).unwrap();
     let spec = ImportSpec {
         kernel,
@@ -27,6 +32,5 @@ pub(crate) fn launcher(directory: &Path, world: &Arc<World>) -> Launcher {
         vcpus: 1,
     };
     let snapshots = SnapshotStore::open(directory.join("snapshots")).unwrap();
-    let vmm = Arc::new(Simulated::new(Arc::clone(world)));
     Launcher::with(vmm, template, &config, snapshots, Arc::new(|_: &_| {})).unwrap()
 }
