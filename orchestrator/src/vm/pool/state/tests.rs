@@ -1,6 +1,9 @@
 use super::super::backoff::{FIRST_BACKOFF, JITTER, LONGEST_BACKOFF};
+use super::super::breaker::Off;
+use super::slot::CloneId;
 use super::world::{Event, World, rules};
 use super::*;
+use crate::vm::vm_handle::Origin;
 
 use proptest::prelude::*;
 

@@ -6,9 +6,10 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::super::budget::{Budget, Limit, Share};
+use super::slot::CloneId;
 use super::{
-    Action, CloneId, Generation, Grant, LeaseId, Placement, PoolState, Restored, Rules, Slot,
-    SlotId, WaiterId,
+    Action, Generation, Grant, LeaseId, Placement, PoolState, Restored, Rules, Slot, SlotId,
+    WaiterId,
 };
 use crate::vm::vm_handle::Origin;
 
