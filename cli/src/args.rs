@@ -240,6 +240,10 @@ pub(crate) struct Run {
     /// Run the command in this directory of the guest.
     #[arg(long, value_name = "DIR", value_parser = OsStringValueParser::new().try_map(absolute))]
     pub(crate) cwd: Option<PathBuf>,
+    /// Run the command as this user of the guest, with a login's environment, in its home: a name in
+    /// the guest's /etc/passwd or a uid, either with :GROUP. As root otherwise.
+    #[arg(long, value_name = "USER[:GROUP]", value_parser = OsStringValueParser::new())]
+    pub(crate) user: Option<OsString>,
     /// Forward standard input to the command; it is empty otherwise.
     #[arg(long)]
     pub(crate) stdin: bool,

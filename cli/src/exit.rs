@@ -189,7 +189,11 @@ fn of_guest(error: &GuestError) -> Exit {
             ..
         } => Exit::NoSuchDirectory,
         GuestError::Failed {
-            kind: FailureKind::PermissionDenied | FailureKind::Invalid,
+            kind:
+                FailureKind::PermissionDenied
+                | FailureKind::Invalid
+                | FailureKind::NoSuchUser
+                | FailureKind::Unsupported,
             ..
         }
         | GuestError::Invalid(..)
@@ -249,6 +253,8 @@ mod tests {
             (FailureKind::NotFound, 127),
             (FailureKind::PermissionDenied, 126),
             (FailureKind::Invalid, 126),
+            (FailureKind::NoSuchUser, 126),
+            (FailureKind::Unsupported, 126),
             (FailureKind::NoSuchDirectory, 123),
             (FailureKind::NoSpace, 125),
             (FailureKind::Io, 125),

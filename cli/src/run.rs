@@ -257,6 +257,9 @@ fn command(run: &Run, json: bool) -> Command {
     if let Some(directory) = &run.cwd {
         command = command.current_dir(directory);
     }
+    if let Some(user) = &run.user {
+        command = command.user(user);
+    }
     if let Some(limit) = run.timeout {
         command = command.timeout(limit);
     }

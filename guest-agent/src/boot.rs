@@ -151,7 +151,13 @@ fn load_modules(directory: &Path) {
 /// 1.
 pub(crate) fn surroundings() -> Surroundings {
     let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-    let env = [("PATH", path), ("HOME", "/root")];
+    let env = [
+        ("PATH", path),
+        ("HOME", "/root"),
+        ("USER", "root"),
+        ("LOGNAME", "root"),
+        ("SHELL", "/bin/sh"),
+    ];
     Surroundings {
         env: env
             .map(|(name, value)| (OsString::from(name), OsString::from(value)))

@@ -3,20 +3,21 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command as Spawn, Stdio};
 use std::time::{Duration, Instant};
 
 use ironclaw_protocol::message::{CommandEnd, Exec, FailureKind, Outcome, Stream};
-use ironclaw_protocol::os_bytes::OsBytes;
 use rustix::process::{Pid, Signal};
 
+use crate::account::Account;
 use crate::children::signal_group;
 use crate::control_group::ControlGroup;
-use crate::failure::refused;
+use crate::credentials::as_user;
+use crate::failure::{failed, refused};
+use crate::os_str::os;
 use crate::output::{Chunk, CommandEnds, Outputs, nonblocking, open_pipe};
-use crate::program::Surroundings;
+use crate::program::{Surroundings, find};
 use crate::rundown::Rundown;
 use crate::stdin::Stdin;
 use crate::system::System;
@@ -64,8 +65,10 @@ fn open_stdin(exec: &Exec) -> io::Result<(Stdio, Option<Stdin>)> {
     Ok((reader.into(), Some(Stdin::new(nonblocking(writer)?))))
 }
 
-pub(crate) fn os(bytes: &OsBytes) -> &OsStr {
-    OsStr::from_bytes(bytes.as_bytes())
+fn not_that_user(exec: &Exec, error: &io::Error) -> Outcome {
+    let user = exec.user.as_ref().map_or(OsStr::new(""), os);
+    let attempt = format_args!("become the user {}", user.display());
+    refused(attempt, error, FailureKind::NoSuchUser)
 }
 
 impl Command {
@@ -75,8 +78,18 @@ impl Command {
         surroundings: &Surroundings,
         system: &mut dyn System,
     ) -> Result<Self, Outcome> {
-        let directory = surroundings.directory(exec)?;
-        let program = surroundings.program(exec, &directory)?;
+        if exec.terminal.is_some() {
+            return Err(failed(FailureKind::Unsupported, "there are no terminals"));
+        }
+        let account = exec.user.as_ref().map(Account::find).transpose()?;
+        let account = account.as_ref();
+        let env = surroundings.environment(exec, account);
+        let located = as_user(account, || {
+            let directory = surroundings.directory(exec, account)?;
+            let program = find(exec, &env, &directory)?;
+            Ok((program, directory))
+        });
+        let (program, directory) = located.map_err(|error| not_that_user(exec, &error))??;
         let name = exec.argv.first().map_or(OsStr::new(""), os);
         let no_pipes = |error: io::Error| {
             let attempt = format_args!("set up the pipes of {}", name.display());
@@ -90,15 +103,14 @@ impl Command {
             .arg0(name)
             .args(exec.argv.iter().skip(1).map(os))
             .env_clear()
-            .envs(surroundings.env.iter().map(|(name, value)| (name, value)))
-            .envs(exec.env.iter().map(|(name, value)| (os(name), os(value))))
+            .envs(env)
             .current_dir(directory)
             .process_group(0)
             .stdin(command_stdin)
             .stdout(stdout)
             .stderr(stderr);
         let started = Instant::now();
-        let (child, group) = system.spawn(&mut spawn);
+        let (child, group) = system.spawn(&mut spawn, account);
         // The file was found before, so the missing one is its interpreter.
         let child = child.map_err(|error| {
             refused(

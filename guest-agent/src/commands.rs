@@ -88,6 +88,7 @@ impl Commands {
             exec: exec.id,
             pid: command.pid(),
             program: &program,
+            tag: &exec.tag,
             keep: exec.keep,
             stdin: exec.stdin,
         };

@@ -10,8 +10,8 @@ use ironclaw_protocol::message::{FailureKind, GetFile, Outcome, RequestId, Strea
 use ironclaw_protocol::session::Outgoing;
 use rustix::fs::OFlags;
 
-use crate::command::os;
 use crate::failure::{failed, refused};
+use crate::os_str::os;
 
 /// An open `GetFile`.
 #[derive(Debug)]

@@ -9,17 +9,18 @@
 //!      ├ port_search, serial, uevents  where the lines come from
 //!      ├ children                      who ended, and how
 //!      ├ commands                      what runs, whoever listens to it
-//!      │  └ command ─ program, stdin ─ reader; output, rundown
+//!      │  └ command ─ account, program, stdin ─ reader; output, rundown
 //!      ├ link ─ transport              one line
 //!      │  └ session                    one host's open requests
 //!      │     └ upload ─ inflow; download
-//!      └ system ─ random, identity, control_group, oom_score
+//!      └ system ─ random, identity, control_group, oom_score, credentials
 //! ```
 //!
 //! For tests, `ironclaw-guest-agent --listen PATH` serves on a Unix socket as an ordinary process
 //! and leaves the system alone. Its commands are given up sooner than a guest's when their session
 //! is lost.
 
+mod account;
 mod agent;
 mod boot;
 mod children;
@@ -27,6 +28,7 @@ mod command;
 mod commands;
 mod console;
 mod control_group;
+mod credentials;
 mod download;
 mod failure;
 mod fate;
@@ -35,6 +37,7 @@ mod inflow;
 mod link;
 mod loopback;
 mod oom_score;
+mod os_str;
 mod output;
 mod port_search;
 mod program;

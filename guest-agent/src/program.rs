@@ -1,5 +1,6 @@
-//! Finds the program of a command.
+//! Finds the program of a command, and what it runs in.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -8,8 +9,9 @@ use std::path::{Path, PathBuf};
 use ironclaw_protocol::message::{Exec, FailureKind, Outcome};
 use rustix::fs::{Access, access};
 
-use crate::command::os;
+use crate::account::Account;
 use crate::failure::{failed, refused};
+use crate::os_str::os;
 
 /// The environment of every command; a request's own environment is added.
 #[derive(Debug)]
@@ -20,11 +22,46 @@ pub(crate) struct Surroundings {
     pub(crate) cwd: PathBuf,
 }
 
+/// The locale of a command that names none: programs print any name, and translate nothing.
+const LANG: (&str, &str) = ("LANG", "C.UTF-8");
+
+/// The kind of a terminal that nobody names.
+const TERM: (&str, &str) = ("TERM", "xterm");
+
 impl Surroundings {
-    /// Returns the working directory of `exec`, and checks that it exists.
-    pub(crate) fn directory(&self, exec: &Exec) -> Result<PathBuf, Outcome> {
+    /// Returns the environment of `exec`: that of a login, and its own in front.
+    pub(crate) fn environment(
+        &self,
+        exec: &Exec,
+        account: Option<&Account>,
+    ) -> BTreeMap<OsString, OsString> {
+        let mut env = BTreeMap::from([LANG].map(|(name, value)| (name.into(), value.into())));
+        if exec.terminal.is_some() {
+            env.insert(TERM.0.into(), TERM.1.into());
+        }
+        env.extend(self.env.iter().cloned());
+        let of_login = account.map(Account::variables);
+        let of_login = of_login.into_iter().flatten();
+        env.extend(of_login.map(|(name, value)| (name.into(), value.to_owned())));
+        let own = exec.env.iter();
+        env.extend(own.map(|(name, value)| (os(name).to_owned(), os(value).to_owned())));
+        env
+    }
+
+    /// Returns the working directory of `exec`, and checks that it exists. It is the home of a
+    /// user who was asked for, if there is one that the user may enter.
+    pub(crate) fn directory(
+        &self,
+        exec: &Exec,
+        account: Option<&Account>,
+    ) -> Result<PathBuf, Outcome> {
         let Some(cwd) = &exec.cwd else {
-            return Ok(self.cwd.clone());
+            let home = account.map(|account| {
+                let home = account.home();
+                let enters = access(home, Access::EXEC_OK).is_ok() && home.is_dir();
+                if enters { home } else { Path::new("/") }
+            });
+            return Ok(home.unwrap_or(&self.cwd).to_owned());
         };
         let attempt = format_args!("change to the working directory {cwd}");
         match std::fs::metadata(os(cwd)) {
@@ -36,69 +73,56 @@ impl Surroundings {
             Err(error) => Err(refused(attempt, &error, FailureKind::NoSuchDirectory)),
         }
     }
+}
 
-    /// Finds the file to execute for `exec` as `execvp` does, but on the `PATH` that the command
-    /// will have, and with an error that names what was looked for.
-    pub(crate) fn program(&self, exec: &Exec, directory: &Path) -> Result<PathBuf, Outcome> {
-        let name = exec.argv.first().map_or(OsStr::new(""), os);
-        let missing = |reason: &dyn std::fmt::Display| {
-            let attempt = format_args!("run {}: {reason}", name.display());
-            failed(FailureKind::NotFound, attempt)
-        };
-        if name.as_bytes().contains(&b'/') {
-            let path = directory.join(name);
-            return match executable(&path) {
-                Ok(()) => Ok(path),
-                Err(error) => Err(refused(
-                    format_args!("run {}", name.display()),
-                    &error,
-                    FailureKind::NotFound,
-                )),
-            };
-        }
-        let Some(path) = self.search_path(exec) else {
-            return Err(missing(&"PATH is not set"));
-        };
-        let mut denied = None;
-        for entry in path.as_bytes().split(|byte| *byte == b':') {
-            let candidate = directory.join(OsStr::from_bytes(entry)).join(name);
-            match executable(&candidate) {
-                Ok(()) => return Ok(candidate),
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    denied.get_or_insert((candidate, error));
-                }
-                Err(_) => {}
-            }
-        }
-        Err(match denied {
-            Some((candidate, error)) => refused(
-                format_args!("run {}", candidate.display()),
+/// Finds the file to execute for `exec` as `execvp` does, but on the `PATH` of the command's own
+/// environment, and with an error that names what was looked for.
+pub(crate) fn find(
+    exec: &Exec,
+    env: &BTreeMap<OsString, OsString>,
+    directory: &Path,
+) -> Result<PathBuf, Outcome> {
+    let name = exec.argv.first().map_or(OsStr::new(""), os);
+    let missing = |reason: &dyn std::fmt::Display| {
+        let attempt = format_args!("run {}: {reason}", name.display());
+        failed(FailureKind::NotFound, attempt)
+    };
+    if name.as_bytes().contains(&b'/') {
+        let path = directory.join(name);
+        return match executable(&path) {
+            Ok(()) => Ok(path),
+            Err(error) => Err(refused(
+                format_args!("run {}", name.display()),
                 &error,
                 FailureKind::NotFound,
-            ),
-            None => missing(&format_args!(
-                "no such program on PATH ({})",
-                path.display()
             )),
-        })
-    }
-
-    fn search_path<'a>(&'a self, exec: &'a Exec) -> Option<&'a OsStr> {
-        let requested = exec
-            .env
-            .iter()
-            .rev()
-            .find(|(name, _)| name.as_bytes() == b"PATH");
-        let own = || {
-            self.env
-                .iter()
-                .find(|(name, _)| name == "PATH")
-                .map(|(_, path)| path)
         };
-        requested
-            .map(|(_, path)| os(path))
-            .or_else(|| own().map(OsString::as_os_str))
     }
+    let Some(path) = env.get(OsStr::new("PATH")) else {
+        return Err(missing(&"PATH is not set"));
+    };
+    let mut denied = None;
+    for entry in path.as_bytes().split(|byte| *byte == b':') {
+        let candidate = directory.join(OsStr::from_bytes(entry)).join(name);
+        match executable(&candidate) {
+            Ok(()) => return Ok(candidate),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                denied.get_or_insert((candidate, error));
+            }
+            Err(_) => {}
+        }
+    }
+    Err(match denied {
+        Some((candidate, error)) => refused(
+            format_args!("run {}", candidate.display()),
+            &error,
+            FailureKind::NotFound,
+        ),
+        None => missing(&format_args!(
+            "no such program on PATH ({})",
+            path.display()
+        )),
+    })
 }
 
 fn executable(path: &Path) -> io::Result<()> {

@@ -126,9 +126,9 @@ impl Session {
         }
         let outcome = match request {
             Request::Ping => Outcome::Pong,
-            Request::Restored(restored) => {
+            Request::SetIdentity(new) => {
                 commands.keep_all();
-                context.system.become_clone(&restored)
+                context.system.set_identity(&new)
             }
             Request::Exec(exec) => {
                 let (surroundings, system) = (context.surroundings, &mut *context.system);

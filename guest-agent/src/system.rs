@@ -5,14 +5,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
-use ironclaw_protocol::message::{FailureKind, Outcome, Restored, UnixTime};
+use ironclaw_protocol::message::{FailureKind, Outcome, SetIdentity, UnixTime};
 use rustix::io::Errno;
 use rustix::mount::mount_bind;
 use rustix::system::sethostname;
 use rustix::time::{ClockId, Timespec, clock_settime};
 use thiserror::Error;
 
+use crate::account::Account;
 use crate::control_group::{ControlGroup, ControlGroups};
+use crate::credentials::as_user;
 use crate::failure::{failed, refused};
 use crate::identity::{self, IdentityError};
 use crate::oom_score::OomScore;
@@ -21,13 +23,22 @@ use crate::random;
 /// The system that the agent runs on.
 pub(crate) trait System {
     /// Applies the identity completely, and returns the answer.
-    fn become_clone(&mut self, restored: &Restored) -> Outcome;
+    fn set_identity(&mut self, new: &SetIdentity) -> Outcome;
 
-    /// Starts a command, in a control group of its own if there are any.
-    fn spawn(&mut self, command: &mut Command) -> (io::Result<Child>, Option<ControlGroup>);
+    /// Starts a command as this user, or as the agent's own; in a control group of its own if there
+    /// are any.
+    fn spawn(
+        &mut self,
+        command: &mut Command,
+        user: Option<&Account>,
+    ) -> (io::Result<Child>, Option<ControlGroup>);
 
     /// Prepares what the next command would otherwise wait for.
     fn prepare(&mut self) {}
+}
+
+fn spawn_as(user: Option<&Account>, command: &mut Command) -> io::Result<Child> {
+    as_user(user, || command.spawn())?
 }
 
 /// An ordinary process on somebody else's system.
@@ -35,7 +46,7 @@ pub(crate) trait System {
 pub(crate) struct Bystander;
 
 impl System for Bystander {
-    fn become_clone(&mut self, _: &Restored) -> Outcome {
+    fn set_identity(&mut self, _: &SetIdentity) -> Outcome {
         failed(
             FailureKind::Invalid,
             "restore: this agent is not PID 1 of a guest, so the clock, the random generator and \
@@ -43,8 +54,12 @@ impl System for Bystander {
         )
     }
 
-    fn spawn(&mut self, command: &mut Command) -> (io::Result<Child>, Option<ControlGroup>) {
-        (command.spawn(), None)
+    fn spawn(
+        &mut self,
+        command: &mut Command,
+        user: Option<&Account>,
+    ) -> (io::Result<Child>, Option<ControlGroup>) {
+        (spawn_as(user, command), None)
     }
 }
 
@@ -58,7 +73,7 @@ pub(crate) struct Guest {
 
 /// A failed step of applying an identity.
 #[derive(Debug, Error)]
-enum RestoreError {
+enum IdentityNotSet {
     #[error("reseed the kernel's random generator")]
     Entropy(#[source] std::io::Error),
     #[error("set the clock to {} s", time.seconds)]
@@ -71,7 +86,7 @@ enum RestoreError {
     BootId { path: PathBuf, source: Errno },
 }
 
-impl RestoreError {
+impl IdentityNotSet {
     fn os_error(&self) -> std::io::Error {
         let same = |error: &std::io::Error| {
             Errno::from_io_error(error).map_or_else(|| error.kind().into(), Into::into)
@@ -89,9 +104,9 @@ impl RestoreError {
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 impl System for Guest {
-    fn become_clone(&mut self, restored: &Restored) -> Outcome {
-        match self.restore(restored) {
-            Ok(()) => Outcome::Restored,
+    fn set_identity(&mut self, new: &SetIdentity) -> Outcome {
+        match self.apply(new) {
+            Ok(()) => Outcome::IdentitySet,
             Err(error) => {
                 debug_assert!(error.source().is_some());
                 refused(&error, &error.os_error(), FailureKind::Io)
@@ -99,10 +114,14 @@ impl System for Guest {
         }
     }
 
-    fn spawn(&mut self, command: &mut Command) -> (io::Result<Child>, Option<ControlGroup>) {
+    fn spawn(
+        &mut self,
+        command: &mut Command,
+        user: Option<&Account>,
+    ) -> (io::Result<Child>, Option<ControlGroup>) {
         let score = &mut self.score;
         self.groups
-            .start(|| score.ordinary_during(|| command.spawn()))
+            .start(|| score.ordinary_during(|| spawn_as(user, command)))
     }
 
     fn prepare(&mut self) {
@@ -120,20 +139,20 @@ impl Guest {
         }
     }
 
-    fn restore(&mut self, restored: &Restored) -> Result<(), RestoreError> {
-        random::reseed(&restored.entropy).map_err(RestoreError::Entropy)?;
-        set_clock(restored.unix_time).map_err(|source| RestoreError::Clock {
-            time: restored.unix_time,
+    fn apply(&mut self, new: &SetIdentity) -> Result<(), IdentityNotSet> {
+        random::reseed(&new.entropy).map_err(IdentityNotSet::Entropy)?;
+        set_clock(new.unix_time).map_err(|source| IdentityNotSet::Clock {
+            time: new.unix_time,
             source,
         })?;
-        let name = &restored.identity.hostname;
-        sethostname(name.as_bytes()).map_err(|source| RestoreError::Hostname {
+        let name = &new.identity.hostname;
+        sethostname(name.as_bytes()).map_err(|source| IdentityNotSet::Hostname {
             name: name.clone(),
             source,
         })?;
-        let path = identity::write(Path::new("/"), &restored.identity)?;
+        let path = identity::write(Path::new("/"), &new.identity)?;
         if !self.boot_id_mounted {
-            mount_bind(&path, BOOT_ID).map_err(|source| RestoreError::BootId { path, source })?;
+            mount_bind(&path, BOOT_ID).map_err(|source| IdentityNotSet::BootId { path, source })?;
             self.boot_id_mounted = true;
         }
         Ok(())

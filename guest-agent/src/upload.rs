@@ -10,9 +10,9 @@ use ironclaw_protocol::message::{Existing, FailureKind, Outcome, PutFile, Reques
 use ironclaw_protocol::session::{Outgoing, Violation};
 use rustix::fs::OFlags;
 
-use crate::command::os;
 use crate::failure::{failed, refused};
 use crate::inflow::Inflow;
+use crate::os_str::os;
 
 /// How many names are tried for the half-written file. A name is taken only if an earlier agent
 /// process of the same number was killed in mid-write.

@@ -15,7 +15,7 @@ use std::time::Duration;
 use ironclaw_protocol::VERSION;
 use ironclaw_protocol::frame::{Decoder, Event, MAGIC, decode, encode};
 use ironclaw_protocol::fuzzing;
-use ironclaw_protocol::message::{Identity, Restored, ToGuest, ToHost, UnixTime};
+use ironclaw_protocol::message::{Identity, SetIdentity, ToGuest, ToHost, UnixTime};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
@@ -103,7 +103,7 @@ pub fn guest_to_host(bytes: &[u8]) {
         };
         let identity = async {
             if on(5) {
-                told(guest.restored(identity(), REQUEST_TIMEOUT).await);
+                told(guest.set_identity(identity(), REQUEST_TIMEOUT).await);
             }
         };
         let known = async {
@@ -167,8 +167,8 @@ async fn answer(mut socket: UnixStream, stream: &[u8]) {
     while let Ok(1..) = socket.read(&mut chunk).await {}
 }
 
-fn identity() -> Restored {
-    Restored {
+fn identity() -> SetIdentity {
+    SetIdentity {
         entropy: [1; ironclaw_protocol::limits::ENTROPY],
         unix_time: UnixTime {
             seconds: 1,

@@ -48,7 +48,7 @@ mod ring;
 pub mod session;
 
 /// The version of the protocol; both ends send theirs in `Hello` and refuse any other.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 /// The name of the virtio-serial port that the agent listens on (`/sys/class/virtio-ports/*/name`
 /// in the guest).

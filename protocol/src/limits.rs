@@ -1,7 +1,7 @@
 //! Limits that both ends enforce. A value beyond them is a protocol error.
 
-/// Maximum payload of a frame from a guest, in bytes.
-pub const MAX_FRAME: usize = 128 * 1024;
+/// Maximum payload of a frame from a guest, in bytes. A list of commands travels in one frame.
+pub const MAX_FRAME: usize = 192 * 1024;
 
 /// Maximum payload of a frame from a host, in bytes. Command lines and environments travel in one
 /// frame.
@@ -50,6 +50,14 @@ pub const MAX_LISTED: usize = MAX_COMMANDS + MAX_ENDED;
 /// Maximum length of a program's name in a list, in bytes.
 pub const MAX_PROGRAM: usize = 128;
 
+/// Maximum length of a command's tag, in bytes.
+pub const MAX_TAG: usize = 128;
+
+/// Limit of the bytes of a command in a list beyond its name and tag, as they are encoded.
+const MAX_INFO: usize = 96;
+
+const _: () = assert!(MAX_LISTED * (MAX_PROGRAM + MAX_TAG + MAX_INFO) <= MAX_FRAME);
+
 /// Limit of the ids of forgotten commands that a guest remembers, so that a late request does not
 /// run one of them again.
 pub const MAX_FORGOTTEN: usize = 1024;
@@ -78,10 +86,13 @@ pub const ARGUMENT_OVERHEAD: usize = 9;
 /// Maximum length of a path, in bytes (Linux: `PATH_MAX`).
 pub const MAX_PATH: usize = 4096;
 
+/// Maximum length of the name of a user and a group, in bytes.
+pub const MAX_USER: usize = 256;
+
 /// Maximum length of a host name, in bytes (Linux: `HOST_NAME_MAX`).
 pub const MAX_HOSTNAME: usize = 64;
 
-/// Bytes of fresh host entropy in a `Restored` message: a full seed of the kernel's ChaCha20
+/// Bytes of fresh host entropy in a `SetIdentity` message: a full seed of the kernel's ChaCha20
 /// generator.
 pub const ENTROPY: usize = 32;
 

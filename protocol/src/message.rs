@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::{
     ARGUMENT_OVERHEAD, MAX_ARGUMENT, MAX_ARGUMENTS, MAX_CHUNK, MAX_HOSTNAME, MAX_LISTED, MAX_PATH,
-    MAX_PROGRAM, MAX_SIGNAL, MAX_TEXT, OUTPUT_WINDOW, TAKEN_PORTION, WINDOW,
+    MAX_PROGRAM, MAX_SIGNAL, MAX_TAG, MAX_TEXT, MAX_USER, OUTPUT_WINDOW, TAKEN_PORTION, WINDOW,
 };
 use crate::os_bytes::OsBytes;
 
@@ -190,7 +190,7 @@ pub enum Request {
     /// Asks for an answer.
     Ping,
     /// Gives a clone of a snapshot its own identity.
-    Restored(Restored),
+    SetIdentity(SetIdentity),
     /// Runs a command.
     Exec(Exec),
     /// Writes a file; its bytes follow as `Data` and `Eof`. The file gets its name only when
@@ -233,7 +233,7 @@ pub struct Attach {
 
 /// The properties that differ between clones: see "A clone is not a copy" in the guide.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Restored {
+pub struct SetIdentity {
     /// Fresh bytes of the host's random generator, credited in full.
     pub entropy: [u8; crate::limits::ENTROPY],
     /// The time at which the host sent this.
@@ -282,6 +282,23 @@ pub struct Exec {
     /// Whether it continues without a session until the guest's end, and not just for some time
     /// ([`UNATTENDED_TICKS`](crate::limits::UNATTENDED_TICKS)).
     pub keep: bool,
+    /// The user to run as: a name in the guest's `/etc/passwd`, or a uid, either with `:` and a
+    /// group's name or gid. Otherwise the agent's own.
+    pub user: Option<OsBytes>,
+    /// A text of the host's, at most [`MAX_TAG`] bytes, to find the command by in a list.
+    pub tag: OsBytes,
+    /// The size of the terminal that the command runs on, in a session of its own. Its output is
+    /// all [`Stream::Stdout`]; its input, if it has any, is what is typed.
+    pub terminal: Option<TerminalSize>,
+}
+
+/// The size of a terminal, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// The number of lines.
+    pub rows: u16,
+    /// The number of characters in a line.
+    pub columns: u16,
 }
 
 /// The destination of a command's standard error.
@@ -328,7 +345,7 @@ pub enum Outcome {
     /// Answers `Ping`.
     Pong,
     /// Entropy, clock and identity are in force.
-    Restored,
+    IdentitySet,
     /// The command exited with this status.
     Exited(u8),
     /// The command was terminated by this signal.
@@ -368,6 +385,8 @@ pub struct CommandInfo {
     pub pid: u32,
     /// The first [`MAX_PROGRAM`] bytes of its program's name.
     pub program: OsBytes,
+    /// The host's text for it.
+    pub tag: OsBytes,
     /// Whether it continues when its session is lost.
     pub keep: bool,
     /// Whether a session listens to it.
@@ -433,6 +452,10 @@ pub enum FailureKind {
     Io,
     /// The command of an `Attach` has ended and was forgotten, because nobody asked for its end.
     Forgotten,
+    /// The guest has no such user or group.
+    NoSuchUser,
+    /// This guest can't do it.
+    Unsupported,
 }
 
 /// The error of a message beyond the limits.
@@ -476,6 +499,23 @@ fn check_path(path: &OsBytes) -> Result<(), OutOfBounds> {
     )?;
     check(path.len() <= MAX_PATH, "a path is longer than 4096 bytes")?;
     check(!path.contains(&0), "a path holds a NUL byte")
+}
+
+fn check_tag(tag: &OsBytes) -> Result<(), OutOfBounds> {
+    check(
+        tag.as_bytes().len() <= MAX_TAG,
+        "a command's tag is longer than 128 bytes",
+    )
+}
+
+fn check_user(user: &OsBytes) -> Result<(), OutOfBounds> {
+    let user = user.as_bytes();
+    check(!user.is_empty(), "the name of a user is empty")?;
+    check(
+        user.len() <= MAX_USER,
+        "the name of a user is longer than 256 bytes",
+    )?;
+    check(!user.contains(&0), "the name of a user holds a NUL byte")
 }
 
 /// Checked here, because the guest's kernel would only report "too long".
@@ -546,10 +586,10 @@ impl Request {
                 Ok(())
             }
             Self::Signal { signal, .. } => check_signal(*signal),
-            Self::Restored(restored) => {
-                let name = &restored.identity.hostname;
+            Self::SetIdentity(new) => {
+                let name = &new.identity.hostname;
                 check(
-                    restored.unix_time.nanos < 1_000_000_000,
+                    new.unix_time.nanos < 1_000_000_000,
                     "nanoseconds of a full second",
                 )?;
                 check(!name.is_empty(), "an empty host name")?;
@@ -562,6 +602,8 @@ impl Request {
             }
             Self::Exec(exec) => {
                 check_arguments(exec)?;
+                check_tag(&exec.tag)?;
+                exec.user.as_ref().map_or(Ok(()), check_user)?;
                 exec.cwd.as_ref().map_or(Ok(()), check_path)
             }
             Self::PutFile(put) => {
@@ -579,6 +621,7 @@ impl CommandInfo {
             self.program.as_bytes().len() <= MAX_PROGRAM,
             "a program's name is too long",
         )?;
+        check_tag(&self.tag)?;
         let ordered = |kept: &Kept| kept.from <= kept.to;
         check(
             ordered(&self.stdout) && ordered(&self.stderr),

@@ -61,6 +61,8 @@ pub struct NewCommand<'a> {
     pub pid: u32,
     /// The program.
     pub program: &'a OsBytes,
+    /// The host's text for it.
+    pub tag: &'a OsBytes,
     /// Whether it continues without a session.
     pub keep: bool,
     /// Whether it has a standard input to write to.
@@ -131,6 +133,7 @@ struct Record {
     order: u64,
     pid: u32,
     program: OsBytes,
+    tag: OsBytes,
     keep: bool,
     ear: Option<Ear>,
     /// Ticks since nobody listens.
@@ -266,6 +269,7 @@ impl ProcessTable {
             order: self.started,
             pid: new.pid,
             program: program[..program.len().min(MAX_PROGRAM)].into(),
+            tag: new.tag.clone(),
             keep: new.keep,
             ear: Some(Ear::Listening(listener)),
             quiet: 0,
@@ -582,6 +586,7 @@ impl ProcessTable {
             exec,
             pid: record.pid,
             program: record.program.clone(),
+            tag: record.tag.clone(),
             keep: record.keep,
             attached: matches!(record.ear, Some(Ear::Listening(_))),
             end: record.end,

@@ -7,13 +7,17 @@ use ironclaw_protocol::limits::{
 };
 use ironclaw_protocol::message::{
     CommandEnd, CommandInfo, Exec, ExecId, Existing, GetFile, Identity, Kept, Outcome, PutFile,
-    Request, RequestId, Restored, Stderr, StdinAt, Stream, ToGuest, ToHost, UnixTime, bounded_text,
+    Request, RequestId, SetIdentity, Stderr, StdinAt, Stream, ToGuest, ToHost, UnixTime,
+    bounded_text,
 };
 
 fn exec(argv: &[&str]) -> Exec {
     Exec {
         id: ExecId(u64::MAX),
         keep: false,
+        user: None,
+        tag: "".into(),
+        terminal: None,
         argv: argv.iter().map(|&argument| argument.into()).collect(),
         env: Vec::new(),
         cwd: None,
@@ -24,7 +28,7 @@ fn exec(argv: &[&str]) -> Exec {
 }
 
 fn restored(hostname: String) -> Request {
-    Request::Restored(Restored {
+    Request::SetIdentity(SetIdentity {
         entropy: [0; 32],
         unix_time: UnixTime {
             seconds: 0,
@@ -146,6 +150,7 @@ fn a_guest_cannot_send_more_than_the_bounds() {
 #[test]
 fn the_longest_list_of_commands_fits_into_a_frame_and_a_longer_one_is_refused() {
     let command = CommandInfo {
+        tag: "".into(),
         exec: ExecId(u64::MAX),
         pid: u32::MAX,
         program: vec![0xff; MAX_PROGRAM].into(),

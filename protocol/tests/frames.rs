@@ -29,6 +29,9 @@ fn arbitrary_message() -> impl Strategy<Value = ToGuest> {
                 request: Request::Exec(Exec {
                     id: ExecId(u64::MAX),
                     keep: true,
+                    user: None,
+                    tag: "".into(),
+                    terminal: None,
                     argv: argv.into_iter().map(Into::into).collect(),
                     env: vec![("A".into(), "b".into())],
                     cwd: cwd.map(Into::into),

@@ -39,6 +39,7 @@ fn start(table: &mut ProcessTable, exec: ExecId, keep: bool, session: u64) {
         exec,
         pid: 1,
         program: &"program".into(),
+        tag: &"tag".into(),
         keep,
         stdin: false,
     };

@@ -34,6 +34,12 @@ pub(crate) fn start(exec: &Exec, guest: &mut Guest) -> Result<Work, Failure> {
             message,
         });
     }
+    if exec.user.is_some() || exec.terminal.is_some() {
+        return Err(Failure {
+            kind: FailureKind::Unsupported,
+            message: "this guest has no users and no terminals".into(),
+        });
+    }
     let (program, args) = match exec.argv.split_first() {
         Some((program, args)) => (program.to_str().unwrap_or_default(), args),
         None => ("", &[][..]),

@@ -57,6 +57,7 @@ impl Commands {
             exec: exec.id,
             pid: self.started,
             program: &program,
+            tag: &exec.tag,
             keep: exec.keep,
             stdin: exec.stdin,
         };

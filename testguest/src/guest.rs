@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use alloc::boxed::Box;
 
-use ironclaw_protocol::message::{Identity, Restored, UnixTime};
+use ironclaw_protocol::message::{Identity, SetIdentity, UnixTime};
 
 use ironclaw_protocol::process_table::SessionKey;
 
@@ -59,10 +59,10 @@ impl Guest {
     }
 
     /// Applies the identity from the host.
-    pub fn restored(&mut self, restored: Restored) {
-        self.generator.mix(&restored.entropy);
-        self.clock = Some((restored.unix_time, self.machine.uptime()));
-        self.identity = Some(restored.identity);
+    pub fn set_identity(&mut self, new: SetIdentity) {
+        self.generator.mix(&new.entropy);
+        self.clock = Some((new.unix_time, self.machine.uptime()));
+        self.identity = Some(new.identity);
         self.commands.keep_all();
     }
 

@@ -18,7 +18,7 @@
 //! memory beyond 3 GiB. KVM without hardware virtualisation (`kvm-pvm`) will do.
 //!
 //! # What it can do
-//! `Ping`, `Restored`, `Shutdown` (Firecracker exits), `List`, `Attach`, `Signal` and `Kill` of commands,
+//! `Ping`, `SetIdentity`, `Shutdown` (Firecracker exits), `List`, `Attach`, `Signal` and `Kill` of commands,
 //! `PutFile` and `GetFile` on a table in memory (directories `/` and `/tmp`, 16 files, 1 MiB in all),
 //! and `Exec` of:
 //!
@@ -27,9 +27,9 @@
 //! | `echo ARGS` | prints its arguments and a newline |
 //! | `cat` | copies standard input to standard output |
 //! | `counter` | adds one to a counter in guest memory and prints it |
-//! | `entropy` | prints 32 bytes of the guest's generator in hex; clones draw the same ones until `Restored` |
-//! | `identity` | prints host name, machine id and boot id from `Restored`, a line each |
-//! | `clock` | prints seconds since 1970, with nine digits after the point, counted on from `Restored` |
+//! | `entropy` | prints 32 bytes of the guest's generator in hex; clones draw the same ones until `SetIdentity` |
+//! | `identity` | prints host name, machine id and boot id from `SetIdentity`, a line each |
+//! | `clock` | prints seconds since 1970, with nine digits after the point, counted on from `SetIdentity` |
 //! | `count MS` | prints 1, 2, 3, ... for ever, a line each so many milliseconds |
 //! | `dirty N` | writes to every page of N MiB |
 //! | `sleep MS` | waits that many milliseconds |

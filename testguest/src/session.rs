@@ -206,9 +206,9 @@ impl Session {
         let open = self.transfers.len() + commands.requests(by.session);
         let outcome = match request {
             Request::Ping => Outcome::Pong,
-            Request::Restored(restored) => {
-                guest.restored(restored);
-                Outcome::Restored
+            Request::SetIdentity(new) => {
+                guest.set_identity(new);
+                Outcome::IdentitySet
             }
             Request::Shutdown => {
                 guest.power_off_at = Some(guest.machine.uptime());

@@ -7,7 +7,8 @@ use ironclaw_protocol::VERSION;
 use ironclaw_protocol::frame::{Decoder, Event, MAGIC, decode, encode};
 use ironclaw_protocol::limits::{MAX_CHUNK, OUTPUT_WINDOW, WINDOW};
 use ironclaw_protocol::message::{
-    Attach, Exec, ExecId, Existing, GetFile, Identity, PutFile, Restored, Stderr, Stream, UnixTime,
+    Attach, Exec, ExecId, Existing, GetFile, Identity, PutFile, SetIdentity, Stderr, Stream,
+    UnixTime,
 };
 
 use super::*;
@@ -103,6 +104,9 @@ fn exec(argv: &[&str]) -> Request {
         stderr: Stderr::Apart,
         timeout_ms: None,
         keep: false,
+        user: None,
+        tag: "".into(),
+        terminal: None,
     })
 }
 
@@ -182,7 +186,7 @@ fn dirty_writes_what_was_asked_for_or_nothing() {
 fn a_restored_guest_takes_over_identity_and_time_and_leaves_its_siblings_random_numbers() {
     let mut talk = Talk::opened();
     let mut sibling = talk.guest.generator.clone();
-    let restored = Restored {
+    let restored = SetIdentity {
         entropy: [9; 32],
         unix_time: UnixTime {
             seconds: 1_700_000_000,
@@ -199,8 +203,8 @@ fn a_restored_guest_takes_over_identity_and_time_and_leaves_its_siblings_random_
         Some(&done(1, Outcome::Exited(1)))
     );
     assert_eq!(
-        talk.request(1, Request::Restored(restored)),
-        [done(1, Outcome::Restored)]
+        talk.request(1, Request::SetIdentity(restored)),
+        [done(1, Outcome::IdentitySet)]
     );
     talk.machine.pass(2000);
     assert_eq!(

@@ -307,6 +307,9 @@ pub(crate) fn exec(argv: &[&str]) -> Exec {
         stderr: Stderr::Apart,
         timeout_ms: None,
         keep: false,
+        user: None,
+        tag: "".into(),
+        terminal: None,
     }
 }
 

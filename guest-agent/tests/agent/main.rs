@@ -13,4 +13,5 @@ mod files;
 mod flow;
 mod host;
 mod processes;
+mod users;
 mod wire;

@@ -6,8 +6,8 @@ use ironclaw_protocol::VERSION;
 use ironclaw_protocol::frame::{MAGIC, encode};
 use ironclaw_protocol::limits::{MAX_CHUNK, MAX_REQUEST_FRAME, MAX_REQUESTS, MAX_RESYNC};
 use ironclaw_protocol::message::{
-    ExecId, FailureKind, GetFile, Identity, Outcome, Request, RequestId, Restored, Stream, ToGuest,
-    ToHost, UnixTime,
+    ExecId, FailureKind, GetFile, Identity, Outcome, Request, RequestId, SetIdentity, Stream,
+    ToGuest, ToHost, UnixTime,
 };
 
 use crate::host::{Agent, Arrival, exec};
@@ -357,7 +357,7 @@ fn hosts_that_send_damaged_sessions_do_not_harm_the_next_one() {
 #[test]
 fn an_agent_that_is_not_pid_1_leaves_the_system_alone_and_says_so() {
     let agent = Agent::start();
-    let restored = Restored {
+    let restored = SetIdentity {
         entropy: [1; 32],
         unix_time: UnixTime {
             seconds: 1,
@@ -369,7 +369,7 @@ fn an_agent_that_is_not_pid_1_leaves_the_system_alone_and_says_so() {
             hostname: "clone".into(),
         },
     };
-    let failure = agent.host().run(Request::Restored(restored)).failure();
+    let failure = agent.host().run(Request::SetIdentity(restored)).failure();
     assert_eq!(failure.kind, FailureKind::Invalid);
     assert!(failure.message.contains("PID 1"), "{}", failure.message);
 }

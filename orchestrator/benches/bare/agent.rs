@@ -8,7 +8,7 @@ use ironclaw_protocol::VERSION;
 use ironclaw_protocol::frame::{Decoder, Event, MAGIC, decode, encode};
 use ironclaw_protocol::limits::ENTROPY;
 use ironclaw_protocol::message::{
-    Identity, Request, RequestId, Restored, ToGuest, ToHost, UnixTime,
+    Identity, Request, RequestId, SetIdentity, ToGuest, ToHost, UnixTime,
 };
 
 /// Requests before a measurement, so that the guest's working set is in memory.
@@ -28,7 +28,7 @@ impl Ask {
             Self::Ping => Request::Ping,
             Self::Identity => {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-                Request::Restored(Restored {
+                Request::SetIdentity(SetIdentity {
                     entropy: [7; ENTROPY],
                     unix_time: UnixTime {
                         seconds: now.as_secs(),

@@ -59,7 +59,7 @@ fn of_guests() -> [Vec<ToHost>; 5] {
             ),
             done(put, Outcome::FileWritten { bytes: 2000 }),
             done(ping, Outcome::Pong),
-            done(identity, Outcome::Restored),
+            done(identity, Outcome::IdentitySet),
         ],
         vec![
             done(
@@ -80,6 +80,7 @@ fn of_guests() -> [Vec<ToHost>; 5] {
                 Outcome::Commands(vec![CommandInfo {
                     exec: ExecId(7),
                     pid: 12,
+                    tag: "".into(),
                     program: b"a\x1b[2Jb"[..].into(),
                     keep: true,
                     attached: false,
@@ -120,13 +121,16 @@ fn of_hosts() -> [Vec<ToGuest>; 4] {
             stderr: Stderr::Apart,
             timeout_ms: Some(5),
             keep: id == 3,
+            user: None,
+            tag: "".into(),
+            terminal: None,
         };
         request(id, Request::Exec(exec))
     };
     [
         vec![
             request(0, Request::Ping),
-            request(1, Request::Restored(identity())),
+            request(1, Request::SetIdentity(identity())),
             exec(2, &["cat"], true),
             ToGuest::AwaitReader { id: RequestId(2) },
             ToGuest::Data {

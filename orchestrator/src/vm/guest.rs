@@ -27,7 +27,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use ironclaw_protocol::limits::MAX_CHUNK;
-use ironclaw_protocol::message::{Attach, Existing, GetFile, Outcome, PutFile, Request, Restored};
+use ironclaw_protocol::message::{
+    Attach, Existing, GetFile, Outcome, PutFile, Request, SetIdentity,
+};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
@@ -162,12 +164,16 @@ impl Guest {
     /// # Errors
     /// As for [`ping`](Self::ping), and [`GuestError::Failed`] if the agent could not apply them;
     /// the guest must not be used then.
-    pub async fn restored(&self, new: Restored, patience: Duration) -> Result<(), GuestError> {
+    pub async fn set_identity(
+        &self,
+        new: SetIdentity,
+        patience: Duration,
+    ) -> Result<(), GuestError> {
         match self
-            .ask("take its new identity", Request::Restored(new), patience)
+            .ask("take its new identity", Request::SetIdentity(new), patience)
             .await?
         {
-            Outcome::Restored => Ok(()),
+            Outcome::IdentitySet => Ok(()),
             other => Err(wrong("a new identity", &other)),
         }
     }

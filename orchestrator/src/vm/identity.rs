@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ironclaw_protocol::limits::{ENTROPY, MAX_HOSTNAME};
-use ironclaw_protocol::message::{Identity, Restored, UnixTime};
+use ironclaw_protocol::message::{Identity, SetIdentity, UnixTime};
 use thiserror::Error;
 use uuid::Uuid;
 
@@ -46,7 +46,7 @@ impl VmName {
 ///
 /// # Errors
 /// The host's random generator failed; a guest must not be handed out without it.
-pub(crate) fn fresh(name: &VmName) -> Result<Restored, getrandom::Error> {
+pub(crate) fn fresh(name: &VmName) -> Result<SetIdentity, getrandom::Error> {
     let mut random = [0; ENTROPY + 32];
     getrandom::fill(&mut random)?;
     let part = |start: usize| {
@@ -58,7 +58,7 @@ pub(crate) fn fresh(name: &VmName) -> Result<Restored, getrandom::Error> {
     };
     let mut entropy = [0; ENTROPY];
     entropy.copy_from_slice(&random[..ENTROPY]);
-    Ok(Restored {
+    Ok(SetIdentity {
         entropy,
         unix_time: now(),
         identity: Identity {
@@ -73,10 +73,10 @@ pub(crate) fn fresh(name: &VmName) -> Result<Restored, getrandom::Error> {
 ///
 /// # Errors
 /// As for [`fresh`].
-pub(crate) fn again(identity: &Identity) -> Result<Restored, getrandom::Error> {
+pub(crate) fn again(identity: &Identity) -> Result<SetIdentity, getrandom::Error> {
     let mut entropy = [0; ENTROPY];
     getrandom::fill(&mut entropy)?;
-    Ok(Restored {
+    Ok(SetIdentity {
         entropy,
         unix_time: now(),
         identity: identity.clone(),
@@ -119,7 +119,7 @@ mod tests {
         fn every_accepted_name_makes_an_identity_within_the_protocols_limits(text in ".{0,80}") {
             match VmName::parse(&text) {
                 Ok(name) => {
-                    let restored = Request::Restored(fresh(&name).unwrap());
+                    let restored = Request::SetIdentity(fresh(&name).unwrap());
                     prop_assert_eq!(restored.validate(), Ok(()));
                 }
                 Err(_) => prop_assert!(

@@ -201,7 +201,7 @@ impl Launcher {
         let (vm, guest) = self.boot(Ram::Private).await?;
         let new = identity::fresh(name)?;
         let identity = new.identity.clone();
-        guest.restored(new, IDENTITY_TIMEOUT).await?;
+        guest.set_identity(new, IDENTITY_TIMEOUT).await?;
         let start = vm.started_in();
         let timings = Timings {
             start,

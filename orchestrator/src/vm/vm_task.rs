@@ -242,7 +242,7 @@ async fn release(instance: &Instance, machine: &mut dyn MicroVm) -> Result<(), V
         let operation = "get entropy for a guest that goes on".to_owned();
         VmmError::io(operation)(std::io::Error::other(error))
     })?;
-    Ok(instance.guest.restored(again, RESUME_TIMEOUT).await?)
+    Ok(instance.guest.set_identity(again, RESUME_TIMEOUT).await?)
 }
 
 /// Writes a checkpoint of the machine, and leaves it as it was. Whatever is asked of the guest meanwhile

@@ -96,7 +96,7 @@ impl Agent {
     async fn request(&mut self, id: RequestId, request: Request, session: &mut Session) -> bool {
         match request {
             Request::Ping => done(id, Outcome::Pong, session),
-            Request::Restored(new) => {
+            Request::SetIdentity(new) => {
                 if self.world.strikes(Fault::HelloDied) {
                     return self.dies();
                 }
@@ -107,7 +107,7 @@ impl Agent {
                 if for_a_spawn && std::mem::replace(&mut self.served, true) {
                     self.world.serves_again();
                 }
-                done(id, Outcome::Restored, session);
+                done(id, Outcome::IdentitySet, session);
             }
             Request::Exec(exec) => return self.exec(id, &exec, session),
             _ => done(id, Outcome::ShuttingDown, session),

@@ -26,6 +26,33 @@ async fn another_user_can_open_the_standard_streams_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_command_of_another_user_has_its_groups_its_home_and_its_permissions() {
+    let Some(vm) = vm("users").await else { return };
+    let script = "echo 'user:x:1000:1000::/home/user:/bin/sh' >>/etc/passwd; \
+         echo 'tools:x:77:other,user' >>/etc/group; \
+         mkdir -p /home/user /root; chown 1000:1000 /home/user; chmod 700 /root";
+    sh(&vm, script).await;
+    let command = |script: &str| Command::new("sh").args(["-c", script]).user("user");
+    let script =
+        "id -u; id -g; id -G; pwd; echo $HOME $USER $SHELL; touch mine && stat -c %u:%g mine";
+    let output = vm.exec(command(script)).await.unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let expected = "1000\n1000\n1000 77\n/home/user\n/home/user user /bin/sh\n1000:1000\n";
+    assert_eq!(text, expected, "{output:?}");
+    let refused = vm
+        .exec(command("ls /root || touch /etc/mine"))
+        .await
+        .unwrap();
+    assert_eq!(refused.status, ExitStatus::Code(1), "{refused:?}");
+    let killed = vm.exec(command("sleep 1000").timeout(Duration::from_millis(300)));
+    assert_eq!(killed.await.unwrap().status, ExitStatus::TimedOut);
+    let missing = vm.exec(Command::new("id").user("no-such-user")).await;
+    let text = missing.unwrap_err().to_string();
+    assert!(text.contains("no-such-user"), "{text}");
+    assert_eq!(sh(&vm, "id -u; echo $USER $HOME").await, "0\nroot /root\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_guest_answers_to_its_own_name() {
     let Some(vm) = vm("own-name").await else {
         return;

@@ -33,7 +33,6 @@ pub(super) const FORBIDDEN: &[Known] = &[];
 
 /// Known dependencies that close a circle.
 pub(super) const CIRCLES: &[Known] = &[
-    ("guest-agent::program", "guest-agent::command"),
     (
         "orchestrator::vm::launcher::boot",
         "orchestrator::vm::launcher",

@@ -32,6 +32,8 @@ pub struct Command {
     stderr: Stderr,
     timeout: Option<Duration>,
     keep: bool,
+    user: Option<OsString>,
+    tag: OsString,
     pub(super) max_output: u64,
     pub(super) stdin: Stdin,
 }
@@ -55,6 +57,8 @@ impl Command {
             stderr: Stderr::Apart,
             timeout: None,
             keep: false,
+            user: None,
+            tag: OsString::new(),
             max_output: MAX_COLLECTED,
             stdin: Stdin::Empty,
         }
@@ -107,6 +111,34 @@ impl Command {
     #[must_use]
     pub fn current_dir(mut self, directory: impl AsRef<Path>) -> Self {
         self.cwd = Some(directory.as_ref().to_owned());
+        self
+    }
+
+    /// Runs it as this user of the guest: a name in the guest's own `/etc/passwd`, or a uid, either
+    /// with `:` and a group's name or gid; as root otherwise. The user has the supplementary groups
+    /// of the guest's `/etc/group`, unless a group is named; a uid without an entry has the group 0.
+    ///
+    /// The command gets what a login would set: `HOME`, `USER`, `LOGNAME`, `SHELL` and `PATH`; and
+    /// it runs in the user's home, or in `/` if there is none that the user may enter, unless it has
+    /// a [directory](Self::current_dir). The kernel of the guest decides what the user may.
+    ///
+    /// ```
+    /// # use ironclaw_orchestrator::vm::Command;
+    /// let command = Command::new("id").user("nobody");
+    /// let command = command.user("1000:27");
+    /// # let _ = command;
+    /// ```
+    #[must_use]
+    pub fn user(mut self, user: impl AsRef<OsStr>) -> Self {
+        self.user = Some(user.as_ref().to_owned());
+        self
+    }
+
+    /// Sets a text of up to 128 bytes that [`Guest::list`](super::Guest::list) shows of it, in any
+    /// session and in copies of the guest.
+    #[must_use]
+    pub fn tag(mut self, tag: impl AsRef<OsStr>) -> Self {
+        self.tag = tag.as_ref().to_owned();
         self
     }
 
@@ -163,6 +195,9 @@ impl Command {
         Exec {
             id,
             keep: self.keep,
+            user: self.user.as_ref().map(bytes),
+            tag: bytes(&self.tag),
+            terminal: None,
             argv: self.argv.iter().map(bytes).collect(),
             env: self
                 .env
@@ -217,6 +252,8 @@ impl fmt::Debug for Command {
             .field("stdin", &self.stdin)
             .field("timeout", &self.timeout)
             .field("keep", &self.keep)
+            .field("user", &self.user)
+            .field("tag", &self.tag)
             .finish_non_exhaustive()
     }
 }

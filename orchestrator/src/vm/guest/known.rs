@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::command::ExitStatus;
 use super::error::GuestError;
+use super::inbox::Position;
 use crate::vm::exit_reason::ExitReason;
 
 /// The id of a command in its guest, and in every copy of that. Its text has 16 hexadecimal digits.
@@ -60,10 +61,15 @@ pub struct KnownCommand {
     /// The first 128 bytes of its program's name, as reported by the guest, which may report
     /// anything.
     pub program: OsString,
+    /// Its [tag](super::Command::tag).
+    pub tag: OsString,
     /// Whether it continues without a listener: see [`Command::keep`](super::Command::keep).
     pub keep: bool,
     /// Whether it has a listener.
     pub attached: bool,
+    /// The end of what it has printed until then, for
+    /// [`Guest::attach_from`](super::Guest::attach_from) to skip that.
+    pub printed: Position,
     /// Its end, if it has ended.
     pub end: Option<ExitStatus>,
 }
@@ -74,6 +80,11 @@ impl From<CommandInfo> for KnownCommand {
             id: CommandId(info.exec),
             pid: info.pid,
             program: OsString::from_vec(info.program.as_bytes().to_vec()),
+            tag: OsString::from_vec(info.tag.as_bytes().to_vec()),
+            printed: Position {
+                stdout: info.stdout.to,
+                stderr: info.stderr.to,
+            },
             keep: info.keep,
             attached: info.attached,
             end: info.end.map(|end| match end {

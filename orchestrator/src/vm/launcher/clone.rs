@@ -117,7 +117,14 @@ impl RunningClone {
         let exited = self.0.vm.process().exited();
         let tried = async {
             let new = identity::fresh(&identity::anonymous()).map_err(LaunchError::from);
-            let restored = async { Ok(self.0.vm.guest().restored(new?, IDENTITY_TIMEOUT).await?) };
+            let restored = async {
+                Ok(self
+                    .0
+                    .vm
+                    .guest()
+                    .set_identity(new?, IDENTITY_TIMEOUT)
+                    .await?)
+            };
             restored.await.map_err(|error| (Origin::Restored, error))?;
             let held = self.prime().await;
             held.map(drop).map_err(|error| (Origin::Warm, error))
@@ -144,7 +151,7 @@ impl RunningClone {
         tokio::select! {
             biased;
             _ = clone.vm.process().died() => return Err(clone.died(SERVE).await),
-            served = clone.vm.guest().restored(new, IDENTITY_TIMEOUT) => served?,
+            served = clone.vm.guest().set_identity(new, IDENTITY_TIMEOUT) => served?,
         }
         let Timings { start, load, .. } = clone.timings;
         clone.timings.hello = clone.begun.elapsed().saturating_sub(start + load);
@@ -217,7 +224,7 @@ impl PausedClone {
             Ok::<_, LaunchError>(begun.elapsed())
         };
         let restored = async {
-            let restored = clone.vm.guest().restored(new, patience);
+            let restored = clone.vm.guest().set_identity(new, patience);
             restored.await.map_err(not_released)
         };
         tokio::select! {
@@ -238,7 +245,7 @@ impl Clone {
         for _ in 0..PRIMING_ROUNDS {
             let begun = Instant::now();
             guest
-                .restored(identity::fresh(&name)?, PRIMING_TIMEOUT)
+                .set_identity(identity::fresh(&name)?, PRIMING_TIMEOUT)
                 .await?;
             took = begun.elapsed();
             match guest
@@ -254,7 +261,7 @@ impl Clone {
         let patience = patience(took);
         self.vm.hold().await?;
         self.vm.release().await?;
-        let confirmed = guest.restored(identity::fresh(&name)?, patience).await;
+        let confirmed = guest.set_identity(identity::fresh(&name)?, patience).await;
         confirmed.map_err(not_released)?;
         self.vm.hold().await?;
         Ok(patience)
