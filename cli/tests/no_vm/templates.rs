@@ -1,0 +1,174 @@
+//! `ironclaw template`.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use predicates::prelude::*;
+use predicates::str::contains;
+
+use crate::state::{import_a_kernel, ironclaw, state};
+
+#[test]
+fn a_file_to_import_that_is_not_there_is_named_and_is_no_fault_of_the_store() {
+    let state = state();
+    let kernel = state.path().join("kernel");
+    fs::write(&kernel, "\x7fELF..").unwrap();
+    for (kernel, initramfs) in [(Path::new("/nope"), None), (&kernel, Some("/nope"))] {
+        let mut command = ironclaw(state.path());
+        command.args(["template", "import", "--kernel"]).arg(kernel);
+        if let Some(initramfs) = initramfs {
+            command.args(["--initramfs", initramfs]);
+        }
+        command.assert().code(125).stderr(contains("/nope"));
+    }
+    let store = state.path().join("store");
+    fs::write(&store, "").unwrap();
+    ironclaw(state.path())
+        .env("IRONCLAW_TEMPLATE_PATH", &store)
+        .args(["template", "import", "--kernel"])
+        .arg(&kernel)
+        .assert()
+        .code(119)
+        .stderr(contains(store.display().to_string()).and(contains("IRONCLAW_TEMPLATE_PATH")));
+}
+
+#[test]
+fn a_bad_kernel_is_not_imported_and_the_default_stays() {
+    let state = state();
+    let import = |content: &[u8]| {
+        let kernel = state.path().join("kernel");
+        fs::write(&kernel, content).unwrap();
+        let mut command = ironclaw(state.path());
+        command.args(["template", "import", "--kernel"]).arg(kernel);
+        command.assert()
+    };
+    let mut bzimage = vec![0; 0x300];
+    bzimage[0x202..0x206].copy_from_slice(b"HdrS");
+    import(&bzimage).success();
+    import(b"\x7fELF").success();
+    let list = || {
+        let listed = ironclaw(state.path()).args(["template", "list"]).assert();
+        listed.success().get_output().stdout.clone()
+    };
+    let before = list();
+    for content in [&b""[..], b"root:x:0:0:root", &bzimage[1..]] {
+        import(content).code(125).stderr(contains("ELF"));
+    }
+    assert_eq!(list(), before);
+}
+
+#[test]
+fn a_template_is_verified_and_deleted() {
+    let state = state();
+    let kernel = state.path().join("kernel");
+    fs::write(&kernel, "\x7fELF..").unwrap();
+    let json = |words: &[&str], code: i32| -> serde_json::Value {
+        let done = ironclaw(state.path())
+            .arg("--json")
+            .arg("template")
+            .args(words)
+            .assert()
+            .code(code);
+        serde_json::from_slice(&done.get_output().stdout).unwrap()
+    };
+    json(&["import", "--kernel", kernel.to_str().unwrap()], 0);
+    let listed = json(&["list"], 0)[0].clone();
+    assert_eq!(listed["created"], listed["manifest"]["created"]);
+    let hash = listed["hash"].clone();
+    let word = hash.as_str().unwrap();
+    let intact = serde_json::json!([
+        {"hash": hash, "ok": true, "error": null, "hashed_bytes": 6}
+    ]);
+    assert_eq!(json(&["verify", "--all"], 0), intact);
+
+    let there = state.path().join("templates").join(word).join("vmlinux");
+    fs::remove_file(&there).unwrap();
+    fs::write(&there, "\x7fELF!!").unwrap();
+    let changed = json(&["verify", word], 1);
+    assert_eq!(changed[0]["ok"], false);
+    let error = changed[0]["error"].as_str().unwrap();
+    assert!(error.contains("damaged"), "{error}");
+
+    assert_eq!(json(&["delete", word], 0)[0]["ok"], true);
+    assert_eq!(json(&["list"], 0), serde_json::json!([]));
+    ironclaw(state.path())
+        .args(["template", "delete", word])
+        .assert()
+        .code(125)
+        .stdout(contains("there is no template"))
+        .stderr(contains("1 of 1 templates"));
+}
+
+/// Lets everybody read `path` and everything below it.
+fn show_to_all(path: &Path) {
+    let is_directory = path.is_dir();
+    let mode = if is_directory { 0o755 } else { 0o644 };
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    if is_directory {
+        for entry in fs::read_dir(path).unwrap() {
+            let path = entry.unwrap().path();
+            if !path.is_symlink() {
+                show_to_all(&path);
+            }
+        }
+    }
+}
+
+#[test]
+fn templates_of_root_serve_another_user_who_may_read_them_and_those_of_a_third_do_not() {
+    use std::os::unix::fs::{chown, lchown};
+    use std::os::unix::process::CommandExt as _;
+    const NOBODY: u32 = 65534;
+    const SOMEBODY: u32 = 12345;
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let state = state();
+    import_a_kernel(state.path());
+    let templates = state.path().join("templates");
+    show_to_all(state.path());
+    let program = state.path().join("ironclaw");
+    fs::copy(assert_cmd::cargo::cargo_bin!("ironclaw"), &program).unwrap();
+    let as_nobody = |words: &[&str]| {
+        let mut command = std::process::Command::new(&program);
+        command.env_clear().args(words).uid(NOBODY).gid(NOBODY);
+        command.env("HOME", "/nonexistent");
+        command.env("IRONCLAW_TEMPLATE_PATH", &templates);
+        command.output().unwrap()
+    };
+    for words in [&["template", "list"][..], &["template", "verify", "--all"]] {
+        let output = as_nobody(words);
+        assert!(output.status.success(), "{output:?}");
+        assert!(!output.stdout.is_empty());
+    }
+    let output = as_nobody(&["template", "delete", "--all"]);
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    let output = as_nobody(&["template", "list", "--json"]);
+    let listed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(listed[0]["default"], true);
+
+    for (path, of) in [
+        (&templates, "templates"),
+        (&state.path().to_owned(), "above"),
+    ] {
+        chown(path, Some(SOMEBODY), None).unwrap();
+        let output = as_nobody(&["template", "list"]);
+        assert_eq!(output.status.code(), Some(119), "{of}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            said.contains("12345") && said.contains("IRONCLAW_TEMPLATE_PATH"),
+            "{said}"
+        );
+        chown(path, Some(0), None).unwrap();
+    }
+    let link = state.path().join("link");
+    std::os::unix::fs::symlink(&templates, &link).unwrap();
+    lchown(&link, Some(SOMEBODY), None).unwrap();
+    ironclaw(state.path())
+        .env("IRONCLAW_TEMPLATE_PATH", &link)
+        .args(["template", "list"])
+        .assert()
+        .code(119)
+        .stderr(contains("a link of another user"));
+}
