@@ -19,6 +19,7 @@
 
 #[cfg(feature = "debian")]
 mod debian;
+pub mod erofs;
 mod error;
 mod file;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -38,6 +39,7 @@ mod template;
 #[cfg(test)]
 #[cfg(feature = "debian")]
 mod tests;
+pub mod tree;
 mod write;
 
 #[cfg(feature = "debian")]
