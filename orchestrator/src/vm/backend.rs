@@ -26,6 +26,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde::Serialize;
 
+use crate::vm::vmm::rundown::Rundown;
 use crate::vm::vmm::{Vmm, VmmError, VmmKind};
 
 /// A kind of hypervisor, with its settings.
@@ -114,6 +115,8 @@ pub struct Surroundings {
     pub jail: JailChoice,
     /// The user ids of jailed VMMs.
     pub jail_users: RangeInclusive<u32>,
+    /// Where processes are added that are dropped.
+    pub(crate) rundown: Rundown,
 }
 
 /// Whether to jail VMMs.

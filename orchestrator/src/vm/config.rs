@@ -21,6 +21,7 @@ use serde::Serialize;
 use crate::vm::backend::Surroundings;
 use crate::vm::backends::{self, Backends};
 use crate::vm::vmm::jail::user::DEFAULT_USERS;
+use crate::vm::vmm::rundown::Rundown;
 use crate::vm::vmm::{Machine, VmmKind};
 
 pub use crate::vm::backend::JailChoice;
@@ -166,13 +167,14 @@ impl FromStr for Users {
 }
 
 impl Config {
-    /// Returns the settings shared by VMs of all backends.
-    pub(crate) fn surroundings(&self) -> Surroundings {
+    /// Returns the settings shared by VMs of all backends, which end in `rundown`.
+    pub(crate) fn surroundings(&self, rundown: Rundown) -> Surroundings {
         Surroundings {
             run_path: self.run_path.clone(),
             read_paths: vec![self.snapshot_path.clone(), self.template_path.clone()],
             jail: self.jail,
             jail_users: self.jail_users.0.clone(),
+            rundown,
         }
     }
 

@@ -42,6 +42,7 @@ use crate::vm::tsc;
 pub use crate::vm::vmm::jail::user::DEFAULT_USERS;
 use crate::vm::vmm::process::{Launch, Process};
 use crate::vm::vmm::run_directory::RunPath;
+use crate::vm::vmm::rundown::Rundown;
 use crate::vm::vmm::{
     Exit, Machine, MicroVm, Ram, RestoreSpec, SavedFiles, Standby, VmSpec, Vmm, VmmError,
     VmmIdentity, VmmKind, VmmProcess,
@@ -188,6 +189,14 @@ impl Firecracker {
             confined: None,
             devices: Arc::new(devices),
         })
+    }
+
+    /// Adds its processes to this rundown when they are dropped.
+    pub(super) fn ending_in(self, rundown: &Rundown) -> Self {
+        Self {
+            run: Arc::new(self.run.ending_in(rundown)),
+            ..self
+        }
     }
 
     /// Confines its processes, if no jailer does.
@@ -362,6 +371,11 @@ impl Vmm for Firecracker {
 
     fn prepare(&self) -> Result<(), VmmError> {
         self.run.prepare()
+    }
+
+    fn dropped_ended(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let rundown = self.run.rundown().clone();
+        Box::pin(async move { rundown.ended().await })
     }
 
     async fn boot(&self, spec: &VmSpec) -> Result<Box<dyn MicroVm>, VmmError> {

@@ -79,7 +79,8 @@ pub(crate) mod fuzz {
 }
 
 /// Resolves when every VM dropped until now has ended and is cleaned up. For programs that are
-/// about to end: the next one to start would sweep the rest.
+/// about to end: the next one to start would sweep the rest. For VMs of a hypervisor that was not
+/// found by [`Launcher::open`], see [`Vmm::dropped_ended`](vmm::Vmm::dropped_ended).
 pub async fn dropped_vms_ended() {
-    vmm::process::dropped_ones_ended().await;
+    node::Node::of_process().rundown().ended().await;
 }

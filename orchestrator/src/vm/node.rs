@@ -12,10 +12,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
-use crate::template::TemplateHash;
+use crate::template::{Template, TemplateHash};
+use crate::vm::config::Config;
 use crate::vm::instance::Instance;
-use crate::vm::launcher::Launcher;
+use crate::vm::launcher::{LaunchError, Launcher, Progress};
 use crate::vm::pool::{Budget, Limit, Numbers, Pool, PoolError, PoolOptions, WeakBudget, WeakPool};
+use crate::vm::vmm::Vmm;
+use crate::vm::vmm::rundown::Rundown;
 use crate::vm::vms::Vms;
 
 /// The one of this process, which has one host.
@@ -25,6 +28,7 @@ static OF_PROCESS: LazyLock<Node> = LazyLock::new(Node::default);
 #[derive(Debug, Default)]
 pub(crate) struct Node {
     numbers: Numbers,
+    rundown: Rundown,
     budgets: Mutex<Budgets>,
     opened: Mutex<Opened>,
     shared: Mutex<HashMap<PoolKey, Entry>>,
@@ -89,6 +93,11 @@ impl Budgets {
 impl Node {
     pub(crate) fn of_process() -> &'static Self {
         &OF_PROCESS
+    }
+
+    /// Returns the rundown of the VMs of launchers that settings led to.
+    pub(crate) fn rundown(&self) -> &Rundown {
+        &self.rundown
     }
 
     /// Opens a pool, which counts here.
@@ -160,6 +169,39 @@ impl Node {
     pub(crate) fn take_entries(&self) -> Vec<Entry> {
         let mut entries = lock(&self.shared);
         entries.drain().map(|(_, entry)| entry).collect()
+    }
+}
+
+impl Launcher {
+    /// Finds the hypervisor, opens the directories, and builds the template if there is none yet,
+    /// or one with another guest agent: that takes some seconds, and `progress` says so.
+    ///
+    /// # Errors
+    /// [`LaunchError`] with what is missing and what to do.
+    pub async fn open(config: &Config, progress: Progress) -> Result<Self, LaunchError> {
+        let rundown = Node::of_process().rundown.clone();
+        Self::open_in(rundown, config, progress).await
+    }
+
+    /// As [`open`](Self::open), for a template that is there.
+    ///
+    /// # Errors
+    /// [`LaunchError`] with what is missing and what to do.
+    pub async fn of(
+        template: Template,
+        config: &Config,
+        progress: Progress,
+    ) -> Result<Self, LaunchError> {
+        let rundown = Node::of_process().rundown.clone();
+        Self::of_in(rundown, template, config, progress).await
+    }
+
+    /// The hypervisors that a run would choose from, best first.
+    ///
+    /// # Errors
+    /// [`LaunchError`] if there is none that serves.
+    pub async fn hypervisors(config: &Config) -> Result<Vec<Arc<dyn Vmm>>, LaunchError> {
+        Self::hypervisors_in(Node::of_process().rundown.clone(), config).await
     }
 }
 

@@ -408,7 +408,7 @@ impl Pool {
         // Nobody joins it any more.
         self.core.wait_queue.close();
         drop(drained);
-        process::dropped_ones_ended().await;
+        self.core.launcher.hypervisor().dropped_ended().await;
     }
 
     /// Closes the pool as [`close`](Self::close) does, and kills the VMs that it has handed out,

@@ -22,6 +22,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,7 @@ use crate::vm::tsc;
 use crate::vm::vmm::process::{Launch, Process, socket_pair};
 use crate::vm::vmm::program::find_program;
 use crate::vm::vmm::run_directory::RunPath;
+use crate::vm::vmm::rundown::Rundown;
 use crate::vm::vmm::{
     Machine, MicroVm, Ram, RestoreSpec, SavedFiles, VmSpec, Vmm, VmmError, VmmIdentity, VmmKind,
     VmmProcess,
@@ -176,6 +178,14 @@ impl Qemu {
         })
     }
 
+    /// Adds its processes to this rundown when they are dropped.
+    pub(super) fn ending_in(self, rundown: &Rundown) -> Self {
+        Self {
+            run: Arc::new(self.run.ending_in(rundown)),
+            ..self
+        }
+    }
+
     /// Runs its processes in a jail.
     #[must_use]
     pub fn jailed(self, jail: Jail) -> Self {
@@ -297,6 +307,11 @@ impl Vmm for Qemu {
 
     fn prepare(&self) -> Result<(), VmmError> {
         self.run.prepare()
+    }
+
+    fn dropped_ended(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let rundown = self.run.rundown().clone();
+        Box::pin(async move { rundown.ended().await })
     }
 
     async fn try_out(&self, machine: Machine) -> Result<(), VmmError> {

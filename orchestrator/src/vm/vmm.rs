@@ -22,6 +22,7 @@ pub(in crate::vm) mod orphan;
 pub(in crate::vm) mod process;
 pub(in crate::vm) mod program;
 pub(in crate::vm) mod run_directory;
+pub(in crate::vm) mod rundown;
 mod spec;
 
 use std::fmt;
@@ -99,6 +100,13 @@ pub trait Vmm: fmt::Debug + Send + Sync + 'static {
     async fn stand_by(&self, machine: Machine) -> Result<Option<Box<dyn Standby>>, VmmError> {
         let _ = machine;
         Ok(None)
+    }
+
+    /// Resolves when all of its processes that were dropped until now have ended, and their
+    /// resources on the host are gone; one that is stuck is waited for ten seconds. For a program
+    /// that is about to end. Resolves at once, as the default does, if it does not know.
+    fn dropped_ended(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(std::future::ready(()))
     }
 
     /// Everything, in whatever words, that its [`Standby`] processes have of it: one of a VMM that

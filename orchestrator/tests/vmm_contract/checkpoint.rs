@@ -7,7 +7,7 @@ use ironclaw_orchestrator::vm::firecracker;
 use ironclaw_orchestrator::vm::snapshot::{Kind, Snapshot};
 use ironclaw_orchestrator::vm::{
     CheckpointOptions, Command, ExecEvent, Origin, Running, SpawnError, SpawnOptions, State,
-    VmHandle, dropped_vms_ended,
+    VmHandle,
 };
 
 use crate::backend::{Backend, is_alive};
@@ -255,5 +255,5 @@ async fn a_copy_takes_room_like_any_vm_and_is_refused_by_a_closed_pool(backend: 
     assert!(matches!(error, SpawnError::Closed), "{error}");
     assert_eq!(again.stats().leased, 0);
     drop((again, copy));
-    dropped_vms_ended().await;
+    backend.launcher.hypervisor().dropped_ended().await;
 }

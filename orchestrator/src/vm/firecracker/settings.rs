@@ -81,7 +81,8 @@ impl FirecrackerSettings {
         )?;
         let confined = (jailer.is_none() && of.jail != JailChoice::Off)
             .then(|| Confined::find(&binary.path, &of.run_path, &of.read_paths));
-        let firecracker = Firecracker::new(binary, &of.run_path, jailer, devices)?;
+        let firecracker =
+            Firecracker::new(binary, &of.run_path, jailer, devices)?.ending_in(&of.rundown);
         let Some(confined) = confined else {
             return Ok(firecracker);
         };

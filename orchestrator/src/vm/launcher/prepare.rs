@@ -18,17 +18,18 @@ use crate::vm::backend::{Absence, Backend, Candidate, Installed, Surroundings};
 use crate::vm::config::Config;
 use crate::vm::instance::Lineage;
 use crate::vm::snapshot::{Host, Requirements, SnapshotError, SnapshotStore};
+use crate::vm::vmm::rundown::Rundown;
 use crate::vm::vmm::{Vmm, VmmError, VmmIdentity, VmmKind};
 
 impl Launcher {
-    /// Finds the hypervisor, opens the directories, and builds the template if there is none yet,
-    /// or one with another guest agent: that takes some seconds, and `progress` says so.
-    ///
-    /// # Errors
-    /// [`LaunchError`] with what is missing and what to do.
-    pub async fn open(config: &Config, progress: Progress) -> Result<Self, LaunchError> {
+    /// Opens one whose VMs end in `rundown`; see [`Launcher::open`].
+    pub(crate) async fn open_in(
+        rundown: Rundown,
+        config: &Config,
+        progress: Progress,
+    ) -> Result<Self, LaunchError> {
         // Looked for first: what is missing should not cost a template's build.
-        let found = Found::look(config).await?;
+        let found = Found::look(config, rundown).await?;
         let template = {
             let (config, progress) = (config.clone(), Arc::clone(&progress));
             blocking(move || template(&config, &progress)).await?
@@ -36,16 +37,14 @@ impl Launcher {
         Self::found(found, template, config, progress).await
     }
 
-    /// As [`open`](Self::open), for a template that is there.
-    ///
-    /// # Errors
-    /// [`LaunchError`] with what is missing and what to do.
-    pub async fn of(
+    /// Does the same for an existing template.
+    pub(crate) async fn of_in(
+        rundown: Rundown,
         template: Template,
         config: &Config,
         progress: Progress,
     ) -> Result<Self, LaunchError> {
-        let found = Found::look(config).await?;
+        let found = Found::look(config, rundown).await?;
         Self::found(found, template, config, progress).await
     }
 
@@ -108,12 +107,12 @@ impl Launcher {
 }
 
 impl Launcher {
-    /// The hypervisors that a run would choose from, best first.
-    ///
-    /// # Errors
-    /// [`LaunchError`] if there is none that serves.
-    pub async fn hypervisors(config: &Config) -> Result<Vec<Arc<dyn Vmm>>, LaunchError> {
-        let mut queue = Queue::new(config)?;
+    /// Returns the hypervisors that a run would choose from; see [`Launcher::hypervisors`].
+    pub(crate) async fn hypervisors_in(
+        rundown: Rundown,
+        config: &Config,
+    ) -> Result<Vec<Arc<dyn Vmm>>, LaunchError> {
+        let mut queue = Queue::new(config, rundown)?;
         let mut all = Vec::new();
         while let Some(installed) = queue.next().await? {
             // The one that serves whatever a trial of the others shows.
@@ -137,7 +136,7 @@ struct Queue {
 }
 
 impl Queue {
-    fn new(config: &Config) -> Result<Self, LaunchError> {
+    fn new(config: &Config, rundown: Rundown) -> Result<Self, LaunchError> {
         let chosen = config.backend.kind().cloned();
         let backends = config.backends.list();
         let listed: Vec<_> = backends
@@ -168,7 +167,7 @@ impl Queue {
                 .iter()
                 .map(|place| Arc::clone(&backends[*place]))
                 .collect(),
-            surroundings: config.surroundings(),
+            surroundings: config.surroundings(rundown),
             chosen,
             missing,
         })
@@ -214,8 +213,8 @@ struct Found {
 impl Found {
     /// # Errors
     /// [`LaunchError`] if there is none that serves.
-    async fn look(config: &Config) -> Result<Self, LaunchError> {
-        let mut others = Queue::new(config)?;
+    async fn look(config: &Config, rundown: Rundown) -> Result<Self, LaunchError> {
+        let mut others = Queue::new(config, rundown)?;
         match others.next().await? {
             Some(installed) => Ok(Self { installed, others }),
             None => Err(others.none()),
@@ -351,12 +350,14 @@ mod tests {
     #[test]
     fn a_setting_that_the_chosen_backend_has_nothing_for_is_named_with_the_one_that_has() {
         let settings = [("IRONCLAW_BACKEND", "qemu"), ("IRONCLAW_TAPS", "tap0")];
-        let error = Queue::new(&config(&settings)).err().unwrap();
+        let error = Queue::new(&config(&settings), Rundown::default())
+            .err()
+            .unwrap();
         assert!(matches!(error, LaunchError::NeedsBackend { .. }), "{error}");
         for part in ["`taps`", "Firecracker"] {
             assert!(error.to_string().contains(part), "{error}");
         }
-        let queue = Queue::new(&config(&settings[1..])).unwrap();
+        let queue = Queue::new(&config(&settings[1..]), Rundown::default()).unwrap();
         let kinds: Vec<_> = queue.left.iter().map(|backend| backend.kind()).collect();
         assert_eq!(kinds, [crate::vm::firecracker::KIND]);
     }
@@ -365,7 +366,10 @@ mod tests {
     async fn a_program_that_a_setting_names_is_not_done_without() {
         let named = ("IRONCLAW_QEMU", "/nonexistent/qemu");
         let set = [named, ("IRONCLAW_BACKEND", "qemu")];
-        let error = Found::look(&config(&set)).await.err().unwrap();
+        let error = Found::look(&config(&set), Rundown::default())
+            .await
+            .err()
+            .unwrap();
         assert!(error.to_string().contains("/nonexistent/qemu"), "{error}");
     }
 

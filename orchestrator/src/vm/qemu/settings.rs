@@ -141,8 +141,11 @@ impl Found {
     /// Creates the backend with translation, in its jail. Blocks.
     fn translated(self) -> Result<Qemu, VmmError> {
         let jail = self.jail()?;
-        let qemu = Qemu::new(self.binary, Accelerator::Tcg, &self.surroundings.run_path)?;
-        Ok(qemu.jailed(jail))
+        let Surroundings {
+            run_path, rundown, ..
+        } = &self.surroundings;
+        let qemu = Qemu::new(self.binary, Accelerator::Tcg, run_path)?;
+        Ok(qemu.ending_in(rundown).jailed(jail))
     }
 
     /// Finds the jail. Logs a warning if it is weaker than this user should have.

@@ -13,8 +13,8 @@ use std::io::{self, PipeWriter, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::pin::Pin;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -33,13 +33,12 @@ use crate::sys::supply::Requests;
 use crate::vm::host_limits;
 use crate::vm::vmm::orphan;
 use crate::vm::vmm::run_directory::{Recorded, RunDirectory};
+use crate::vm::vmm::rundown::{Ending, Rundown};
 use crate::vm::vmm::{Exit, VmmError, VmmProcess};
 
 use log::Log;
 
-/// Timeout of a process's end after SIGKILL, which takes milliseconds. A process stuck in the
-/// kernel may take longer, and is reaped whenever it ends.
-pub(crate) const PROCESS_END_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) use crate::vm::vmm::rundown::PROCESS_END_TIMEOUT;
 
 /// Timeout of stopping a process's threads, which takes microseconds. A thread that waits for a
 /// disk stops only after that.
@@ -65,6 +64,7 @@ struct ProcessHandle {
     death: Ending,
     exit: Ending,
     panicked: watch::Receiver<bool>,
+    rundown: Rundown,
 }
 
 /// A process to be started, with what it has of the host.
@@ -76,6 +76,7 @@ pub(crate) struct Launch<R = ()> {
     supply: Option<OwnedFd>,
     cgroups: Vec<File>,
     run: Option<Arc<RunDirectory>>,
+    rundown: Rundown,
     log: Option<OwnedFd>,
     resources: R,
 }
@@ -90,6 +91,7 @@ impl Launch {
             supply: None,
             cgroups: Vec::new(),
             run: None,
+            rundown: Rundown::default(),
             log: None,
             resources: (),
         }
@@ -105,6 +107,7 @@ impl Launch {
             supply,
             cgroups,
             run,
+            rundown,
             log,
             resources: (),
         } = self;
@@ -116,6 +119,7 @@ impl Launch {
             supply,
             cgroups,
             run,
+            rundown,
             log,
             resources,
         }
@@ -150,8 +154,10 @@ impl<R: Send + 'static> Launch<R> {
         self
     }
 
-    /// Records it in `run` while it lives, so that a sweep kills it should it outlive us.
+    /// Records it in `run` while it lives, so that a sweep kills it should it outlive us; its end
+    /// belongs to that directory's rundown.
     pub(crate) fn recorded_in(mut self, run: Arc<RunDirectory>) -> Self {
+        self.rundown = run.rundown().clone();
         self.run = Some(run);
         self
     }
@@ -173,6 +179,7 @@ impl<R: Send + 'static> Launch<R> {
             supply,
             cgroups,
             run,
+            rundown: _,
             log,
             resources,
         } = self;
@@ -312,7 +319,11 @@ impl Process {
         let (started, start) = oneshot::channel();
         let (dead, death) = watch::channel(None);
         let (gone, exit) = watch::channel(None);
-        let mut unless_started = Dying(Some(exit.clone()));
+        let rundown = launch.rundown.clone();
+        let mut unless_started = Dying {
+            rundown: rundown.clone(),
+            ending: Some(exit.clone()),
+        };
         std::thread::Builder::new()
             .name("vmm-supervisor".to_owned())
             .stack_size(128 * 1024)
@@ -343,6 +354,7 @@ impl Process {
                         death,
                         exit,
                         panicked: log.panicked(),
+                        rundown,
                     }),
                     is_itself: Arc::clone(&is_itself),
                 };
@@ -380,7 +392,7 @@ impl Process {
         let process = start
             .await
             .map_err(|_| io::Error::other("the thread that starts the process ended"))??;
-        unless_started.0 = None;
+        unless_started.ending = None;
         Ok(process)
     }
 
@@ -493,7 +505,7 @@ impl VmmProcess for ProcessHandle {
     fn kill(&self) {
         // ESRCH: it has ended already, which is what was wanted.
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
-        drop(Dying(Some(self.exit.clone())));
+        self.rundown.add(self.exit.clone());
     }
 
     fn exited(&self) -> Pin<Box<dyn Future<Output = Exit> + Send>> {
@@ -535,22 +547,16 @@ async fn told(mut ending: Ending) -> Exit {
     }
 }
 
-/// The receiver of a process's end from its supervisor.
-type Ending = watch::Receiver<Option<Exit>>;
-
-/// Ends of processes that were killed, and that are not known to be reaped.
-static DYING: Mutex<Vec<Ending>> = Mutex::new(Vec::new());
-
-/// Adds to [`DYING`] on drop.
-struct Dying(Option<Ending>);
+/// Adds an end to a rundown on drop.
+struct Dying {
+    rundown: Rundown,
+    ending: Option<Ending>,
+}
 
 impl Drop for Dying {
     fn drop(&mut self) {
-        if let Some(ending) = self.0.take() {
-            let mut dying = DYING.lock().unwrap_or_else(PoisonError::into_inner);
-            // Keeps those that have not ended and whose supervisor lives.
-            dying.retain(|other| other.borrow().is_none() && other.has_changed().is_ok());
-            dying.push(ending);
+        if let Some(ending) = self.ending.take() {
+            self.rundown.add(ending);
         }
     }
 }
@@ -558,24 +564,6 @@ impl Drop for Dying {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
-    }
-}
-
-/// Resolves when every process that was dropped until now has ended, and its resources are gone;
-/// one that is stuck is not waited for any longer than [`PROCESS_END_TIMEOUT`].
-pub(crate) async fn dropped_ones_ended() {
-    let dying = {
-        let dying = DYING.lock().unwrap_or_else(PoisonError::into_inner);
-        dying.clone()
-    };
-    let all = async {
-        for mut exit in dying {
-            // An error means that the supervisor panicked: no report will follow.
-            let _ = exit.wait_for(Option::is_some).await;
-        }
-    };
-    if timeout(PROCESS_END_TIMEOUT, all).await.is_err() {
-        tracing::warn!("a process was killed and has not ended within {PROCESS_END_TIMEOUT:?}");
     }
 }
 
@@ -707,13 +695,24 @@ mod tests {
     async fn a_drop_can_be_waited_for_together_with_what_belonged_to_the_process() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().to_owned();
-        let launch = Launch::new(shell("exec sleep 1000")).with(directory);
-        let process = Process::start(launch).await.unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let run = RunPath::open(root.path()).unwrap();
+        let launch = Launch::new(shell("exec sleep 1000")).recorded_in(run.directory().unwrap());
+        let process = Process::start(launch.with(directory)).await.unwrap();
         let pid = process.pid();
         drop(process);
-        dropped_ones_ended().await;
+        run.rundown().ended().await;
         assert!(!is_alive(pid));
         assert!(!path.exists());
+        // Also if nobody waited for its start.
+        let launch = Launch::new(shell("exec sleep 1000")).recorded_in(run.directory().unwrap());
+        let mut start = Box::pin(Process::start(launch));
+        let now = std::future::poll_fn(|cx| std::task::Poll::Ready(start.as_mut().poll(cx)));
+        assert!(now.await.is_pending());
+        drop(start);
+        run.rundown().ended().await;
+        let run = run.directory().unwrap();
+        assert_eq!(orphan::marked(run.name()).unwrap().count(), 0);
     }
 
     #[tokio::test]

@@ -29,6 +29,7 @@ use crate::vm::vmm::VmmError;
 use crate::vm::vmm::jail;
 use crate::vm::vmm::jail::claim::CLAIMS;
 use crate::vm::vmm::orphan::{self, Record};
+use crate::vm::vmm::rundown::Rundown;
 use ironclaw_store::{ROOT_LOCK_TIMEOUT, RootLock, RootLockError};
 
 /// The place of this process's VMs. The owner's directory is created with the first VM: read-only
@@ -37,6 +38,7 @@ use ironclaw_store::{ROOT_LOCK_TIMEOUT, RootLock, RootLockError};
 pub(crate) struct RunPath {
     root: PathBuf,
     directory: Mutex<Option<Arc<RunDirectory>>>,
+    rundown: Rundown,
 }
 
 /// Checks that VMs can be below `path` ([`RUN_PATH`](crate::vm::config::RUN_PATH)), as far as
@@ -54,6 +56,7 @@ pub(crate) struct RunDirectory {
     path: PathBuf,
     name: String,
     next: AtomicU64,
+    rundown: Rundown,
     /// Keeps others from sweeping it.
     _lock: File,
 }
@@ -83,11 +86,26 @@ impl RunPath {
         Ok(Self {
             root,
             directory: Mutex::default(),
+            rundown: Rundown::default(),
         })
+    }
+
+    /// Returns the same place for VMs that end in this rundown.
+    pub(crate) fn ending_in(&self, rundown: &Rundown) -> Self {
+        Self {
+            root: self.root.clone(),
+            directory: Mutex::default(),
+            rundown: rundown.clone(),
+        }
     }
 
     pub(crate) fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Returns the rundown of its VMs.
+    pub(crate) fn rundown(&self) -> &Rundown {
+        &self.rundown
     }
 
     /// Returns the directory of this process's VMs; the first call creates it.
@@ -99,7 +117,7 @@ impl RunPath {
         if let Some(directory) = &*directory {
             return Ok(Arc::clone(directory));
         }
-        let made = RunDirectory::create(&self.root)?;
+        let made = RunDirectory::create(&self.root, self.rundown.clone())?;
         *directory = Some(Arc::clone(&made));
         Ok(made)
     }
@@ -114,7 +132,7 @@ impl RunPath {
 
 impl RunDirectory {
     /// Creates a directory for this process below `root`.
-    fn create(root: &Path) -> Result<Arc<Self>, VmmError> {
+    fn create(root: &Path, rundown: Rundown) -> Result<Arc<Self>, VmmError> {
         let root = &own(root, state_path::make(root))?;
         // Held for a few system calls, so that nobody sees a directory before it is locked.
         let _root_lock = lock(root)?;
@@ -132,6 +150,7 @@ impl RunDirectory {
             path,
             name,
             next: AtomicU64::new(0),
+            rundown,
             _lock: lock,
         }))
     }
@@ -144,6 +163,11 @@ impl RunDirectory {
     /// Returns the path that all owners' directories are in.
     pub(crate) fn root(&self) -> &Path {
         self.path.parent().unwrap_or(&self.path)
+    }
+
+    /// Returns the rundown of the VMs in it.
+    pub(crate) fn rundown(&self) -> &Rundown {
+        &self.rundown
     }
 
     /// Returns its name, which is unique on the host.

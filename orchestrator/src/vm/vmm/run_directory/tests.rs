@@ -20,7 +20,7 @@ fn next(root: &Path) -> Arc<RunDirectory> {
 #[test]
 fn only_what_a_dead_process_left_is_swept() {
     let root = tempfile::tempdir().unwrap();
-    let living = RunDirectory::create(root.path()).unwrap();
+    let living = RunDirectory::create(root.path(), Rundown::default()).unwrap();
     let dead = dead(root.path());
     fs::create_dir_all(dead.join("0")).unwrap();
     fs::write(dead.join("0/api.sock"), "").unwrap();
@@ -62,7 +62,7 @@ fn a_foreign_entry_in_a_run_path_is_refused_by_name_and_stays() {
                 opened.unwrap();
                 continue;
             }
-            let created = RunDirectory::create(root.path()).map(drop);
+            let created = RunDirectory::create(root.path(), Rundown::default()).map(drop);
             for refused in [opened.map(drop), created, sweep(root.path())] {
                 let why = refused.unwrap_err().to_string();
                 assert!(why.contains(name) && why.contains("`run_path`"), "{why}");
@@ -119,7 +119,7 @@ fn a_directory_that_others_can_change_is_refused() {
     use std::os::unix::fs::PermissionsExt as _;
     let root = tempfile::tempdir().unwrap();
     fs::set_permissions(root.path(), fs::Permissions::from_mode(0o1777)).unwrap();
-    let error = RunDirectory::create(root.path()).unwrap_err();
+    let error = RunDirectory::create(root.path(), Rundown::default()).unwrap_err();
     let why = error.to_string();
     assert!(why.contains("1777") && why.contains("`run_path`"), "{why}");
 }
@@ -127,7 +127,7 @@ fn a_directory_that_others_can_change_is_refused() {
 #[test]
 fn a_directory_that_can_not_be_made_is_named_with_its_setting() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let error = RunDirectory::create(file.path()).unwrap_err().to_string();
+    let error = RunDirectory::create(file.path(), Rundown::default()).unwrap_err().to_string();
     assert!(
         error.contains(&file.path().display().to_string()) && error.contains("`run_path`"),
         "{error}"
@@ -148,7 +148,7 @@ fn a_dead_owners_directory_that_another_sweeps_is_left_to_it_without_waiting() {
 #[test]
 fn a_lock_that_a_dead_owners_child_has_for_a_moment_is_waited_for() {
     let root = tempfile::tempdir().unwrap();
-    let path = RunDirectory::create(root.path()).unwrap().path.clone();
+    let path = RunDirectory::create(root.path(), Rundown::default()).unwrap().path.clone();
     let mut owner = Command::new("/bin/cat");
     let mut owner = owner.stdin(Stdio::piped()).spawn().unwrap();
     fs::create_dir(&path).unwrap();
@@ -178,7 +178,7 @@ fn vmms_of_a_dead_owner_are_ended_and_those_of_a_living_one_go_on() {
         let mut command = Command::new("/bin/cat");
         command.stdin(Stdio::piped()).spawn().unwrap()
     };
-    let living = RunDirectory::create(root.path()).unwrap();
+    let living = RunDirectory::create(root.path(), Rundown::default()).unwrap();
     let (mut goes_on, mut orphan) = (vmm(), vmm());
     let _recorded = Arc::clone(&living).record(goes_on.id()).unwrap();
     let dead = dead(root.path());
