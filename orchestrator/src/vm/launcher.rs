@@ -2,93 +2,42 @@
 //! way to take, and when.
 
 mod agent;
+mod blocking;
 mod boot;
 mod clone;
 mod error;
 #[cfg(test)]
 mod fake;
+mod find_or_build;
 mod prepare;
 mod probe;
-mod seek;
+mod stage;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use crate::template::{Step, Template};
+use crate::template::Template;
 use crate::vm::identity::{self, VmName};
 use crate::vm::instance::Lineage;
 use crate::vm::snapshot::{
-    Description, Owners, Requirements, Snapshot, SnapshotId, SnapshotStore, Staging,
+    Description, Requirements, Snapshot, SnapshotId, SnapshotStore, Staging,
 };
 use crate::vm::vm_handle::{Origin, Timings, Vm, VmHandle};
 use crate::vm::vmm::process::PROCESS_END_TIMEOUT;
 use crate::vm::vmm::{Machine, Ram, Standby, VmSpec, Vmm, VmmError, VmmIdentity};
 
 pub use agent::find_guest_agent;
+pub(crate) use blocking::blocking;
 use boot::Booted;
+use clone::IDENTITY_TIMEOUT;
 pub(crate) use clone::{PausedClone, RunningClone};
 pub(crate) use error::Fault;
 pub use error::LaunchError;
 pub use probe::probe_file;
-pub(crate) use seek::Sought;
-
-/// Timeout of a clone's confirmation of its identity, which takes milliseconds on an idle machine.
-const IDENTITY_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// A callback that reports progress, for people.
-pub type Progress = Arc<dyn Fn(&Stage) + Send + Sync>;
-
-/// A stage that may take long.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Stage {
-    /// Building the template.
-    Template(Step),
-    /// Trying a boot under KVM.
-    ProbingKvm,
-    /// Waiting for another process that makes the needed snapshot.
-    WaitingForSnapshot(Owners),
-    /// Booting the template.
-    BootingTemplate,
-    /// Still booting the template.
-    StillBooting {
-        /// The time of this attempt so far.
-        after: Duration,
-        /// The number of this attempt, from 1.
-        attempt: u32,
-    },
-    /// Writing the state of the booted template.
-    WritingSnapshot,
-    /// Hashing the snapshot, punching holes, and publishing it.
-    PublishingSnapshot,
-}
-
-impl fmt::Display for Stage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Template(step) => write!(f, "template: {step}"),
-            Self::ProbingKvm => f.write_str("trying whether KVM runs the guest"),
-            Self::WaitingForSnapshot(owners) => {
-                write!(f, "waiting for {owners}, which builds a snapshot")
-            }
-            Self::BootingTemplate => f.write_str("booting the template"),
-            Self::StillBooting { after, attempt } => {
-                let seconds = after.as_secs();
-                write!(f, "booting the template still, after {seconds} s")?;
-                match attempt {
-                    1 => Ok(()),
-                    _ => write!(f, " of attempt {attempt}"),
-                }
-            }
-            Self::WritingSnapshot => f.write_str("writing the snapshot"),
-            Self::PublishingSnapshot => f.write_str("publishing the snapshot"),
-        }
-    }
-}
+pub use stage::{Progress, Stage};
 
 /// Everything that VMs are made from: a hypervisor, a template, and a store of snapshots.
 #[derive(Clone)]
@@ -354,22 +303,5 @@ impl Launcher {
     /// Boots a VM, and waits until its agent answers.
     async fn boot(&self, ram: Ram) -> Result<Booted, LaunchError> {
         boot::boot(&*self.0.vmm, &self.spec(ram), &self.0.progress).await
-    }
-}
-
-/// Runs blocking work on a thread for it.
-pub(crate) async fn blocking<T, E>(
-    work: impl FnOnce() -> Result<T, E> + Send + 'static,
-) -> Result<T, LaunchError>
-where
-    T: Send + 'static,
-    E: Into<LaunchError> + Send + 'static,
-{
-    match spawn_blocking(work).await {
-        Ok(result) => result.map_err(Into::into),
-        Err(panic) => match panic.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Err(LaunchError::ShuttingDown),
-        },
     }
 }

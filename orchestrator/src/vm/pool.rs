@@ -14,6 +14,7 @@ mod budget;
 mod clock;
 mod contained;
 mod core;
+mod counters;
 mod demand;
 mod driver;
 mod error;
@@ -33,6 +34,7 @@ mod starts;
 pub(crate) mod state;
 mod stats;
 mod wait_queue;
+mod waiter;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Weak};

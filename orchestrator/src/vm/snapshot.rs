@@ -63,6 +63,6 @@ pub(crate) mod fuzz {
     pub(crate) use super::host::fuzz as cpuinfo;
     pub(crate) use super::manifest::fuzz as manifest;
 }
-pub(crate) use search::{Kept, Search, Theirs};
+pub(crate) use search::{FindOrBuild, InProgress, PublishedPin};
 pub use staging::{Published, Staging};
 pub use store::{Entry, SnapshotStore, Verified};

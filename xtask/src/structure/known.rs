@@ -32,22 +32,4 @@ pub(super) const RULES: &[Rule] = &[
 pub(super) const FORBIDDEN: &[Known] = &[];
 
 /// Known dependencies that close a circle.
-pub(super) const CIRCLES: &[Known] = &[
-    (
-        "orchestrator::vm::launcher::boot",
-        "orchestrator::vm::launcher",
-    ),
-    (
-        "orchestrator::vm::launcher::clone",
-        "orchestrator::vm::launcher",
-    ),
-    (
-        "orchestrator::vm::launcher::seek",
-        "orchestrator::vm::launcher",
-    ),
-    (
-        "orchestrator::vm::pool::core",
-        "orchestrator::vm::pool::wait_queue",
-    ),
-    ("orchestrator::vm::pool::stats", "orchestrator::metrics"),
-];
+pub(super) const CIRCLES: &[Known] = &[];

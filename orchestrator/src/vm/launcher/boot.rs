@@ -9,7 +9,8 @@ use std::time::Duration;
 use tokio::fs;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{LaunchError, Progress, Stage};
+use super::error::LaunchError;
+use super::stage::{Progress, Stage};
 use crate::template::Template;
 use crate::vm::guest::{Guest, GuestError};
 use crate::vm::vmm::process::{self, PROCESS_END_TIMEOUT};

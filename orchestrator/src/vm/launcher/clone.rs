@@ -6,16 +6,19 @@ use std::time::{Duration, Instant};
 use ironclaw_protocol::message::Identity;
 use tokio::time::timeout;
 
+use super::blocking::blocking;
+use super::error::LaunchError;
 use crate::vm::causes::with_causes;
 use crate::vm::guest::{Command, Guest, GuestError};
 use crate::vm::identity::{self, VmName};
 use crate::vm::instance::Lineage;
-use crate::vm::launcher::{IDENTITY_TIMEOUT, LaunchError, blocking};
 use crate::vm::snapshot::{Snapshot, SnapshotError};
 use crate::vm::vm_handle::{Origin, Timings, Vm, VmHandle};
 use crate::vm::vmm::process::PROCESS_END_TIMEOUT;
 use crate::vm::vmm::{Exit, MicroVm, Standby, Vmm, VmmError};
 
+/// Timeout of a clone's confirmation of its identity, which takes milliseconds on an idle machine.
+pub(super) const IDENTITY_TIMEOUT: Duration = Duration::from_secs(15);
 /// Number of runs through the path of a lease while a clone is primed. Under a translator the
 /// second one is fast already; the others are for rare work of a kernel.
 const PRIMING_ROUNDS: usize = 3;

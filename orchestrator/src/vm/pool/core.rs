@@ -10,12 +10,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::budget::Budget;
 use super::clock::{Clock, Now};
+use super::counters::Counters;
 use super::host::Host;
 use super::number::Number;
 use super::progress::Progress;
 use super::standby_set::Member;
-use super::state::{Action, PoolState};
-use super::stats::{Counters, PoolStats, TierOff};
+use super::state::{Action, Grant, PoolState};
+use super::stats::{PoolStats, TierOff};
 use super::wait_queue::WaitQueue;
 use crate::vm::causes::with_causes;
 use crate::vm::instance::Instance;
@@ -27,6 +28,9 @@ use crate::vm::vms::Vms;
 
 /// The pool's policy, over real snapshots and clones.
 pub(super) type State = PoolState<Snapshot, PausedClone>;
+
+/// Room for a spawn, and what serves it.
+pub(super) type Granted = Grant<Snapshot, PausedClone>;
 
 /// The settings that do not change while a pool lives.
 #[derive(Debug)]
@@ -44,7 +48,7 @@ pub(super) struct Core {
     state: Mutex<State>,
     /// Shared with pools of the same VMM and machine.
     pub(super) standby: Member,
-    pub(super) wait_queue: WaitQueue,
+    pub(super) wait_queue: WaitQueue<Granted>,
     pub(super) clock: Clock,
     wake: Notify,
     /// Changes whenever a build, a restore or a deletion ends.

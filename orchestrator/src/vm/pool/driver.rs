@@ -13,11 +13,11 @@ use super::processor_time::ProcessorTime;
 use super::standby_set::{StandbySteps, Starting};
 use super::starts::Start;
 use super::state::{Action, Generation, Restored, SlotId};
-use super::wait_queue;
+use super::waiter;
 use crate::metrics;
 use crate::vm::causes::with_causes;
-use crate::vm::launcher::{Fault, LaunchError, PausedClone, Sought, blocking};
-use crate::vm::snapshot::{Snapshot, SnapshotError, StoreError};
+use crate::vm::launcher::{Fault, LaunchError, PausedClone, blocking};
+use crate::vm::snapshot::{FindOrBuild, Snapshot, SnapshotError, StoreError};
 use crate::vm::vm_handle::Origin;
 use crate::vm::vmm::Exit;
 
@@ -137,7 +137,7 @@ async fn stand_by(core: Arc<Core>, starting: Starting) {
 fn perform(core: &Arc<Core>, work: &mut Work, action: Action<Snapshot, PausedClone>) {
     let core = Arc::clone(core);
     match action {
-        Action::Grant(waiter, grant) => wait_queue::grant(&core, waiter, grant),
+        Action::Grant(waiter, grant) => waiter::grant(&core, waiter, grant),
         Action::Build(slot) => {
             work.fills.spawn(build(core, slot));
         }
@@ -170,14 +170,14 @@ async fn build_or_find(core: &Core, slot: SlotId) -> Result<(), LaunchError> {
     let mut seen = core.seen.lock().await;
     let now = core.clock.now();
     let oldest = core.read(|state| state.oldest_successor(slot, now));
-    let staging = match core.launcher.seek(&mut seen, oldest).await? {
-        Sought::Found(snapshot) => {
+    let staging = match core.launcher.find_or_build(&mut seen, oldest).await? {
+        FindOrBuild::Found(snapshot) => {
             seen.insert(snapshot.id());
             let age = snapshot.manifest().created.age_or_overdue();
             core.apply(|state, now| state.found(slot, snapshot, age, now));
             return Ok(());
         }
-        Sought::Ours(staging) => staging,
+        FindOrBuild::Build(staging) => staging,
     };
     seen.insert(staging.id());
     drop(seen);

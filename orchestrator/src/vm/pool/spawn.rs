@@ -11,7 +11,7 @@ use super::lease::Lease;
 use super::processor_time::ProcessorTime;
 use super::starts::{Permit, Start};
 use super::state::Placement;
-use super::wait_queue::Waiter;
+use super::waiter::Waiter;
 use super::{Pool, SpawnError, SpawnOptions, driver};
 use crate::vm::identity::VmName;
 use crate::vm::launcher::{Fault, LaunchError, PausedClone};

@@ -1,80 +1,50 @@
 //! The queue of spawns that wait for room.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::core::Core;
-use super::lease::Lease;
-use super::state::{Grant, Placement, WaiterId};
-use crate::vm::launcher::PausedClone;
-use crate::vm::snapshot::Snapshot;
+use super::state::WaiterId;
 
-/// The grant to a waiting spawn: dropping it, if the spawn is gone, loses nothing.
-pub(super) type Turn = (Lease, Placement<Snapshot, PausedClone>);
-
-/// The channels to the waiting spawns.
-#[derive(Debug, Default)]
-pub(super) struct WaitQueue(Mutex<HashMap<WaiterId, oneshot::Sender<Turn>>>);
-
-/// A waiting spawn; dropping it leaves the queue.
+/// The channels to the waiting spawns; `G` is what a spawn is granted.
 #[derive(Debug)]
-pub(super) struct Waiter {
-    id: WaiterId,
-    turn: oneshot::Receiver<Turn>,
-    core: Arc<Core>,
+pub(super) struct WaitQueue<G>(Mutex<HashMap<WaiterId, oneshot::Sender<G>>>);
+
+impl<G> Default for WaitQueue<G> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
 }
 
-impl WaitQueue {
-    fn with<T>(
-        &self,
-        change: impl FnOnce(&mut HashMap<WaiterId, oneshot::Sender<Turn>>) -> T,
-    ) -> T {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+impl<G> WaitQueue<G> {
+    fn waiters(&self) -> MutexGuard<'_, HashMap<WaiterId, oneshot::Sender<G>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a spawn; returns its end of the channel.
+    pub(super) fn join(&self, waiter: WaiterId) -> oneshot::Receiver<G> {
+        let (sender, receiver) = oneshot::channel();
+        self.waiters().insert(waiter, sender);
+        receiver
+    }
+
+    /// Passes on a grant; returns it if the spawn is gone.
+    pub(super) fn grant(&self, waiter: WaiterId, grant: G) -> Result<(), G> {
+        let sender = self.waiters().remove(&waiter);
+        match sender {
+            Some(sender) => sender.send(grant),
+            None => Err(grant),
+        }
+    }
+
+    /// Removes a spawn.
+    pub(super) fn leave(&self, waiter: WaiterId) {
+        self.waiters().remove(&waiter);
     }
 
     /// Closes the queue: all waiting spawns fail.
     pub(super) fn close(&self) {
-        self.with(HashMap::clear);
-    }
-}
-
-impl Waiter {
-    /// Joins the queue. Call this while the state is locked, so that the grant can't come before.
-    pub(super) fn join(core: &Arc<Core>, waiter: WaiterId) -> Self {
-        let (sender, turn) = oneshot::channel();
-        core.wait_queue
-            .with(|waiters| waiters.insert(waiter, sender));
-        Self {
-            id: waiter,
-            turn,
-            core: Arc::clone(core),
-        }
-    }
-
-    /// Resolves when the spawn is granted room; `None` if the pool was closed.
-    pub(super) async fn turn(&mut self) -> Option<Turn> {
-        (&mut self.turn).await.ok()
-    }
-}
-
-impl Drop for Waiter {
-    fn drop(&mut self) {
-        // A grant that was not taken is dropped with the channel, and its lease released.
-        let (_, effects) = self.core.update(|state, _| state.cancel(self.id));
-        self.core
-            .wait_queue
-            .with(|waiters| waiters.remove(&self.id));
-        self.core.wake(effects);
-    }
-}
-
-/// Passes on a grant of the state.
-pub(super) fn grant(core: &Arc<Core>, waiter: WaiterId, grant: Grant<Snapshot, PausedClone>) {
-    let lease = Lease::new(grant.lease, grant.share, core);
-    if let Some(sender) = core.wait_queue.with(|waiters| waiters.remove(&waiter)) {
-        // A spawn that is gone drops the grant, and with it the lease and the clone.
-        drop(sender.send((lease, grant.placement)));
+        self.waiters().clear();
     }
 }

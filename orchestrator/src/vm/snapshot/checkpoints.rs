@@ -77,7 +77,9 @@ mod tests {
 
     use super::*;
     use crate::vm::snapshot::manifest::tests::requirements;
-    use crate::vm::snapshot::search::Search;
+    use std::ops::ControlFlow::Break;
+
+    use crate::vm::snapshot::search::FindOrBuild;
     use crate::vm::snapshot::tests::{description, fill, staged, store};
     use crate::vm::snapshot::{Defect, FileRole, Timestamp};
 
@@ -184,17 +186,17 @@ mod tests {
         let in_the_making = store
             .stage_checkpoint(&requirements(), kept(None), None)
             .unwrap();
-        assert!(matches!(search(), Search::Ours(_)));
+        assert!(matches!(search(), Break(FindOrBuild::Build(_))));
         drop(in_the_making);
         let id = take(&store, kept(None), None).id();
-        assert!(matches!(search(), Search::Ours(_)));
+        assert!(matches!(search(), Break(FindOrBuild::Build(_))));
         let error = store.load(id, &requirements()).unwrap_err();
         assert!(matches!(error, SnapshotError::OtherKind { .. }), "{error}");
         assert_eq!(store.next_generation().unwrap(), 0);
         let base = publish(&store);
         let error = store.checkpoint(base, &requirements()).unwrap_err();
         assert!(matches!(error, SnapshotError::OtherKind { .. }), "{error}");
-        assert!(matches!(search(), Search::Found(found) if found.id() == base));
+        assert!(matches!(search(), Break(FindOrBuild::Found(found)) if found.id() == base));
     }
 
     #[test]

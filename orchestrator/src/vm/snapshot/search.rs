@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use ironclaw_store::{Artefact as _, DirLock, LockKind, Owners};
@@ -21,37 +22,36 @@ use super::staging::Staging;
 use super::store::{Entry, SnapshotStore};
 use crate::mark;
 
-/// The result of a search.
+/// The result of a search that is over.
 #[derive(Debug)]
-pub(crate) enum Search {
+pub(crate) enum FindOrBuild {
     /// A snapshot that fits, kept in use by this value.
     Found(Snapshot),
-    /// Another process is making one.
-    Theirs(Theirs),
-    /// None: the caller may make one here.
-    Ours(Staging),
+    /// There is none: the caller may build one here.
+    Build(Staging),
 }
 
-/// A snapshot that another process is making.
+/// A snapshot that another process is building.
 #[derive(Debug)]
-pub(crate) struct Theirs {
+pub(crate) struct InProgress {
     store: SnapshotStore,
     /// Its id, once it is published.
     pub(crate) id: SnapshotId,
     directory: File,
-    /// The process that makes it.
+    /// The process that builds it.
     pub(crate) owners: Owners,
 }
 
 /// Keeps a snapshot that was waited for from being deleted.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct PublishedPin {
     _lock: Option<DirLock>,
 }
 
 impl SnapshotStore {
     /// Searches for a snapshot that meets `requirements`, is not in `known` and at most `age` old,
-    /// the youngest first; otherwise for a process that is making one.
+    /// the youngest first; otherwise for a process that is building one, after whose end the caller
+    /// searches again.
     ///
     /// # Errors
     /// [`SnapshotError`].
@@ -60,7 +60,7 @@ impl SnapshotStore {
         requirements: &Requirements,
         known: &HashSet<SnapshotId>,
         age: Duration,
-    ) -> Result<Search, SnapshotError> {
+    ) -> Result<ControlFlow<FindOrBuild, InProgress>, SnapshotError> {
         self.0.make_anew()?;
         loop {
             // Checkpoints have other names, and are not even read.
@@ -75,7 +75,7 @@ impl SnapshotStore {
             for entry in entries.iter().rev().filter(serves) {
                 // An error means that another process is deleting it.
                 if let Ok(snapshot) = self.load(entry.id, requirements) {
-                    return Ok(Search::Found(snapshot));
+                    return Ok(ControlFlow::Break(FindOrBuild::Found(snapshot)));
                 }
             }
             let root = self.0.lock()?;
@@ -83,7 +83,7 @@ impl SnapshotStore {
                 // Finding the owner may take long.
                 drop(root);
                 let (store, owners) = (self.clone(), Owners::find(&directory));
-                return Ok(Search::Theirs(Theirs {
+                return Ok(ControlFlow::Continue(InProgress {
                     store,
                     id,
                     directory,
@@ -93,8 +93,8 @@ impl SnapshotStore {
             // Nothing was published between the two lists, so all later searches see this one's
             // directory.
             if self.names(KindName::Base)? == bases {
-                return Staging::create(&self.0, &root, requirements, Kind::Base, None)
-                    .map(Search::Ours);
+                let staging = Staging::create(&self.0, &root, requirements, Kind::Base, None)?;
+                return Ok(ControlFlow::Break(FindOrBuild::Build(staging)));
             }
         }
     }
@@ -130,35 +130,37 @@ impl SnapshotStore {
     }
 }
 
-impl Theirs {
+impl InProgress {
     /// Returns the snapshot if it is published, or if its maker has failed or ended; removes what
     /// that left.
     ///
     /// # Errors
     /// [`SnapshotError`].
-    pub(crate) fn poll_published(&self) -> Result<Option<Kept>, SnapshotError> {
+    pub(crate) fn poll_published(&self) -> Result<Option<PublishedPin>, SnapshotError> {
         let path = DirName::base(self.id).directory(self.store.root());
         let lock = DirLock::try_share(&self.directory)
             .map_err(|error| SnapshotError::io("wait for", &path, error))?;
         let Some(lock) = lock else { return Ok(None) };
         if lock.is_at(&path).unwrap_or(false) {
-            return Ok(Some(Kept { _lock: Some(lock) }));
+            return Ok(Some(PublishedPin { _lock: Some(lock) }));
         }
         drop(lock);
         self.store.sweep()?;
-        Ok(Some(Kept { _lock: None }))
+        Ok(Some(PublishedPin { _lock: None }))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ops::ControlFlow::{Break, Continue};
+
     use super::*;
     use crate::vm::snapshot::manifest::tests::requirements;
     use crate::vm::snapshot::tests::{description, names, staged, store};
 
     const ANY_AGE: Duration = Duration::MAX;
 
-    fn search(store: &SnapshotStore) -> Search {
+    fn search(store: &SnapshotStore) -> ControlFlow<FindOrBuild, InProgress> {
         store
             .search(&requirements(), &HashSet::new(), ANY_AGE)
             .unwrap()
@@ -172,7 +174,7 @@ mod tests {
         let found = |known: &[SnapshotId], age| {
             let known = known.iter().copied().collect();
             match store.search(&requirements(), &known, age).unwrap() {
-                Search::Found(snapshot) => Some(snapshot.id()),
+                Break(FindOrBuild::Found(snapshot)) => Some(snapshot.id()),
                 _ => None,
             }
         };
@@ -196,8 +198,8 @@ mod tests {
         std::fs::write(&manifest, json).unwrap();
         let hour = Duration::from_secs(3600);
         let search = |age| store.search(&requirements(), &HashSet::new(), age).unwrap();
-        assert!(matches!(search(hour), Search::Ours(_)));
-        assert!(matches!(search(ANY_AGE), Search::Found(_)));
+        assert!(matches!(search(hour), Break(FindOrBuild::Build(_))));
+        assert!(matches!(search(ANY_AGE), Break(FindOrBuild::Found(_))));
     }
 
     #[test]
@@ -205,28 +207,31 @@ mod tests {
         let (_directory, store) = store();
         let staging = staged(&store);
         let id = staging.id();
-        let Search::Theirs(theirs) = search(&store) else {
+        let Continue(builds) = search(&store) else {
             panic!("nobody seems to make one");
         };
-        let pids: Vec<u32> = theirs.owners.0.iter().map(|owner| owner.pid).collect();
+        let pids: Vec<u32> = builds.owners.0.iter().map(|owner| owner.pid).collect();
         assert_eq!(pids, [std::process::id()]);
         let mut other = requirements();
         other.machine.vcpus += 1;
         let for_other = store.search(&other, &HashSet::new(), ANY_AGE).unwrap();
-        assert!(matches!(for_other, Search::Ours(_)), "{for_other:?}");
+        assert!(
+            matches!(for_other, Break(FindOrBuild::Build(_))),
+            "{for_other:?}"
+        );
 
         assert!(
-            theirs.poll_published().unwrap().is_none(),
+            builds.poll_published().unwrap().is_none(),
             "it is made still"
         );
         drop(staging.publish(description()).unwrap());
-        let kept = theirs.poll_published().unwrap().unwrap();
+        let pin = builds.poll_published().unwrap().unwrap();
         assert!(matches!(store.delete(id), Err(SnapshotError::InUse { .. })));
-        let Search::Found(snapshot) = search(&store) else {
+        let Break(FindOrBuild::Found(snapshot)) = search(&store) else {
             panic!("it is not found");
         };
         assert_eq!(snapshot.id(), id);
-        drop((snapshot, kept));
+        drop((snapshot, pin));
         store.delete(id).unwrap();
     }
 
@@ -234,13 +239,13 @@ mod tests {
     fn a_maker_that_failed_is_not_waited_for_and_leaves_nothing() {
         let (_directory, store) = store();
         let staging = staged(&store);
-        let Search::Theirs(theirs) = search(&store) else {
+        let Continue(builds) = search(&store) else {
             panic!("nobody seems to make one");
         };
         drop(staging);
-        drop(theirs.poll_published().unwrap().unwrap());
+        drop(builds.poll_published().unwrap().unwrap());
         assert!(names(&store).is_empty());
-        assert!(matches!(search(&store), Search::Ours(_)));
+        assert!(matches!(search(&store), Break(FindOrBuild::Build(_))));
     }
 
     #[test]
@@ -252,13 +257,13 @@ mod tests {
                     scope.spawn(|| {
                         loop {
                             match search(&store) {
-                                Search::Found(snapshot) => return snapshot.id(),
-                                Search::Theirs(theirs) => {
-                                    while theirs.poll_published().unwrap().is_none() {
+                                Break(FindOrBuild::Found(snapshot)) => return snapshot.id(),
+                                Continue(builds) => {
+                                    while builds.poll_published().unwrap().is_none() {
                                         std::thread::yield_now();
                                     }
                                 }
-                                Search::Ours(staging) => {
+                                Break(FindOrBuild::Build(staging)) => {
                                     crate::vm::snapshot::tests::fill(&staging);
                                     return staging.publish(description()).unwrap().snapshot.id();
                                 }

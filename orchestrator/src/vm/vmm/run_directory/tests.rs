@@ -127,7 +127,9 @@ fn a_directory_that_others_can_change_is_refused() {
 #[test]
 fn a_directory_that_can_not_be_made_is_named_with_its_setting() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let error = RunDirectory::create(file.path(), Rundown::default()).unwrap_err().to_string();
+    let error = RunDirectory::create(file.path(), Rundown::default())
+        .unwrap_err()
+        .to_string();
     assert!(
         error.contains(&file.path().display().to_string()) && error.contains("`run_path`"),
         "{error}"
@@ -148,7 +150,10 @@ fn a_dead_owners_directory_that_another_sweeps_is_left_to_it_without_waiting() {
 #[test]
 fn a_lock_that_a_dead_owners_child_has_for_a_moment_is_waited_for() {
     let root = tempfile::tempdir().unwrap();
-    let path = RunDirectory::create(root.path(), Rundown::default()).unwrap().path.clone();
+    let path = RunDirectory::create(root.path(), Rundown::default())
+        .unwrap()
+        .path
+        .clone();
     let mut owner = Command::new("/bin/cat");
     let mut owner = owner.stdin(Stdio::piped()).spawn().unwrap();
     fs::create_dir(&path).unwrap();
