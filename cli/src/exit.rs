@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 
 use anyhow::Error;
+use ironclaw_console::logging::BadFilter;
 use ironclaw_console::signals::{self, Interrupted, NotEnded};
 use ironclaw_console::{OutputClosed, causes};
 use ironclaw_orchestrator::template::TemplateError;
@@ -12,8 +13,6 @@ use ironclaw_orchestrator::vm::vmm::{self, VmmError};
 use ironclaw_orchestrator::vm::{ErrorKind, GuestError, LaunchError, PoolError, SpawnError};
 use ironclaw_protocol::message::FailureKind;
 use thiserror::Error as ThisError;
-
-use crate::logging::BadFilter;
 
 /// Exit codes of our own; any other is the guest command's.
 ///

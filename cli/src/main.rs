@@ -5,20 +5,15 @@
 mod args;
 mod completions;
 mod config;
-mod descriptors;
 mod doctor;
 mod each;
-mod environment;
 mod exit;
 mod failure;
-mod guest_io;
 mod help;
-mod logging;
 mod pool;
 mod printed;
 mod requirements;
 mod run;
-mod runtime;
 mod snapshot;
 mod template;
 
@@ -29,7 +24,10 @@ use std::time::Duration;
 use anyhow::Result;
 use ironclaw_bench::{bench, soak};
 use ironclaw_console::signals::{outlive_file_limit, until_first};
+use ironclaw_console::{descriptors, logging, runtime};
+use ironclaw_orchestrator::vm::config::SETTINGS;
 use ironclaw_orchestrator::vm::dropped_vms_ended;
+use ironclaw_settings::is_stray;
 use tokio::time::timeout;
 
 use args::{Cli, ConfigTask, Task};
@@ -50,13 +48,24 @@ fn with_runtime(task: Task, set: &[(String, OsString)], json: bool) -> Result<u8
         Task::Doctor => logging::Default::Errors,
         _ => logging::Default::Warnings,
     })?;
-    environment::warn_of_strays();
+    warn_of_strays();
     descriptors::allow_most();
     let runtime = runtime::start()?;
     let result = runtime.block_on(perform(task, set, json));
     runtime.shutdown_timeout(RUNDOWN_TIMEOUT);
     await_dropped_vms();
     result
+}
+
+/// Warns of variables that were meant to set something.
+fn warn_of_strays() {
+    let names = std::env::vars_os().map(|(name, _)| name);
+    for name in names.filter(|name| is_stray(name, SETTINGS)) {
+        tracing::warn!(
+            "{} is no setting and changes nothing; `ironclaw run --help` lists the settings",
+            name.display()
+        );
+    }
 }
 
 /// Waits for the cleanup of VMs that were dropped last. The next run sweeps what is left

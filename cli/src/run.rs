@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result};
 use ironclaw_console::causes;
+use ironclaw_console::guest_io::{self, Ended, Sink};
 use ironclaw_console::output::{self, milliseconds};
 use ironclaw_console::progress::{self, Reporter};
 use ironclaw_console::signals::Signals;
@@ -18,7 +19,6 @@ use tokio::time::timeout;
 use crate::args::Run;
 use crate::exit::{Exit, VmEnded};
 use crate::failure;
-use crate::guest_io::{self, Ended, Sink};
 use crate::printed::Output;
 
 /// Time that the end of a VM may come after the end of its connection.

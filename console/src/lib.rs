@@ -1,12 +1,17 @@
-//! The program's side towards a terminal or a pipe: standard streams, progress, and the signals
-//! that end it. Knows no command of `ironclaw`.
+//! The program's side towards a terminal or a pipe, and towards the system: standard streams, progress, the log,
+//! the signals that end it, threads and descriptors; and a guest's command, connected with all of these.
+//! Knows no command of `ironclaw`.
 
 #![forbid(unsafe_code)]
 
+pub mod descriptors;
 mod error_chain;
+pub mod guest_io;
+pub mod logging;
 pub mod output;
 mod output_closed;
 pub mod progress;
+pub mod runtime;
 pub mod signals;
 pub mod streams;
 

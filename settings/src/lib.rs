@@ -13,9 +13,11 @@
 mod file;
 mod origin;
 mod setting;
+mod strays;
 mod values;
 
 pub use file::{CONFIG, FileError, find as find_file};
 pub use origin::Origin;
 pub use setting::{DefaultValue, PREFIX, Setting, Takes, with_variables};
+pub use strays::is_stray;
 pub use values::{BadValue, UnknownSetting, Value, Values};

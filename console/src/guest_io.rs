@@ -3,10 +3,10 @@
 use std::io;
 use std::pin::pin;
 
+use crate::output::mebibytes;
+use crate::signals::{Effect, Forwarding, Interrupted, Signals, stop_ourselves};
+use crate::streams::{self, Target, Writer};
 use anyhow::{Context as _, Result, ensure};
-use ironclaw_console::output::mebibytes;
-use ironclaw_console::signals::{Effect, Forwarding, Interrupted, Signals, stop_ourselves};
-use ironclaw_console::streams::{self, Target, Writer};
 use ironclaw_host::host_limits;
 use ironclaw_orchestrator::vm::guest::MAX_COLLECTED;
 use ironclaw_orchestrator::vm::{ExecEvent, ExitStatus, GuestError, Running, StdinWriter};
@@ -23,7 +23,7 @@ const MAX_READ: usize = 256 * 1024;
 
 /// The destination of a command's output.
 #[derive(Debug)]
-pub(crate) enum Sink {
+pub enum Sink {
     /// Our own streams, as output arrives.
     Streams(Writer),
     /// Memory: standard output, standard error.
@@ -31,16 +31,23 @@ pub(crate) enum Sink {
 }
 
 impl Sink {
-    pub(crate) fn streams() -> Result<Self> {
+    /// Creates one that writes to our own streams.
+    ///
+    /// # Errors
+    /// The thread that writes to them can't start.
+    pub fn streams() -> Result<Self> {
         Ok(Self::Streams(Writer::start()?))
     }
 
-    pub(crate) fn memory() -> Self {
+    /// Creates one that collects output in memory.
+    #[must_use]
+    pub fn memory() -> Self {
         Self::Memory(Vec::new(), Vec::new())
     }
 
     /// Returns the output collected in memory, if any: standard output, standard error.
-    pub(crate) fn collected(self) -> Option<(Vec<u8>, Vec<u8>)> {
+    #[must_use]
+    pub fn collected(self) -> Option<(Vec<u8>, Vec<u8>)> {
         match self {
             Self::Streams(_) => None,
             Self::Memory(stdout, stderr) => Some((stdout, stderr)),
@@ -86,22 +93,22 @@ fn collect(into: &mut Vec<u8>, bytes: &[u8], others: usize) -> Result<()> {
 
 /// The end of the command.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Ended {
-    pub(crate) status: ExitStatus,
+pub struct Ended {
+    /// How it ended.
+    pub status: ExitStatus,
     /// Whether the guest ran out of memory and killed a process of the command for that.
-    pub(crate) out_of_memory: bool,
+    pub out_of_memory: bool,
     /// Whether the command's time was over without the guest confirming its end: the VM's end kills
     /// it.
-    pub(crate) unconfirmed: bool,
+    pub unconfirmed: bool,
 }
 
 /// Forwards the command's output until it ends, our standard input to it if it takes any, and the
 /// signals that we receive.
-pub(crate) async fn follow(
-    mut running: Running,
-    sink: &mut Sink,
-    signals: &mut Signals,
-) -> Result<Ended> {
+///
+/// # Errors
+/// The guest's, those of our streams, and [`Interrupted`] after a second signal that ends.
+pub async fn follow(mut running: Running, sink: &mut Sink, signals: &mut Signals) -> Result<Ended> {
     let mut input = pin!(feed(running.take_stdin()));
     let mut fed = false;
     let mut forwarding = Forwarding::default();

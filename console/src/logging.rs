@@ -3,8 +3,8 @@
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal as _, Write};
 
-use ironclaw_console::for_users;
-use ironclaw_console::streams::Stderr;
+use crate::for_users;
+use crate::streams::Stderr;
 use thiserror::Error;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
@@ -12,7 +12,7 @@ use tracing_subscriber::filter::ParseError;
 const VARIABLE: &str = "RUST_LOG";
 /// The level that is logged if `RUST_LOG` is not set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Default {
+pub enum Default {
     /// Warnings, for the user of the command.
     Warnings,
     /// Only errors: the command reports everything else in its result.
@@ -34,7 +34,7 @@ impl Default {
     "{VARIABLE}={value:?} can't be used: it takes a level, or levels by module, such as debug or \
      warn,ironclaw_orchestrator=trace"
 )]
-pub(crate) struct BadFilter {
+pub struct BadFilter {
     value: String,
     source: Option<ParseError>,
 }
@@ -55,7 +55,10 @@ impl Write for ForUsers {
 }
 
 /// Starts logging at the levels in `RUST_LOG`.
-pub(crate) fn start(default: Default) -> Result<(), BadFilter> {
+///
+/// # Errors
+/// Its value is no filter.
+pub fn start(default: Default) -> Result<(), BadFilter> {
     let value = std::env::var_os(VARIABLE).unwrap_or_default();
     tracing_subscriber::fmt()
         .with_env_filter(filter(&value, default)?)

@@ -5,7 +5,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// Raises the soft limit to the hard one: each VM needs several descriptors of this process. The
 /// usual soft limit of 1024 exists for programs that use select(2), which can't handle higher
 /// numbers.
-pub(crate) fn allow_most() {
+pub fn allow_most() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let most = Rlimit {
         current: maximum,

@@ -34,7 +34,10 @@ const ALONE_PAUSE: Duration = Duration::from_millis(1);
 const KEEP_ALIVE: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// Starts a runtime for a program that has at least one VM.
-pub(crate) fn start() -> Result<Runtime> {
+///
+/// # Errors
+/// The limit that leaves no room for its threads.
+pub fn start() -> Result<Runtime> {
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
     let room = room_for(processors + BLOCKING_THREADS + THREADS_PER_VM)
         .with_context(|| format!("can't start {MIN_THREADS} threads, which a VM takes"))?;
