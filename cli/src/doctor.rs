@@ -268,7 +268,7 @@ fn used(config: &Config, launcher: &Launcher) -> Check {
     let vmm = launcher.vmm();
     let mut found = format!("{vmm}; {}", why(config));
     let (mut insist, mut probes) = (Vec::new(), Vec::new());
-    for PassedOver { vmm, reason } in launcher.passed_over() {
+    for PassedOver { vmm, reason, .. } in launcher.passed_over() {
         found.push_str(&format!(
             "; {vmm} is not used, since it does not boot the template: {reason}"
         ));

@@ -7,11 +7,11 @@ use ironclaw_console::logging::BadFilter;
 use ironclaw_console::signals::{self, Interrupted, NotEnded};
 use ironclaw_console::{OutputClosed, causes};
 use ironclaw_orchestrator::template::TemplateError;
+use ironclaw_orchestrator::vm::FailureKind;
 use ironclaw_orchestrator::vm::config::ConfigError;
 use ironclaw_orchestrator::vm::snapshot::SnapshotError;
 use ironclaw_orchestrator::vm::vmm::{self, VmmError};
 use ironclaw_orchestrator::vm::{ErrorKind, GuestError, LaunchError, PoolError, SpawnError};
-use ironclaw_protocol::message::FailureKind;
 use thiserror::Error as ThisError;
 
 /// Exit codes of our own; any other is the guest command's.

@@ -342,6 +342,7 @@ fn code(status: ExitStatus) -> u8 {
             .and_then(|n| n.checked_add(128))
             .unwrap_or(u8::MAX),
         ExitStatus::TimedOut => Exit::TimedOut as u8,
+        _ => Exit::Failed as u8,
     }
 }
 

@@ -122,6 +122,8 @@ pub async fn follow(mut running: Running, sink: &mut Sink, signals: &mut Signals
                     out_of_memory: running.out_of_memory(),
                     unconfirmed: false,
                 }),
+                // Of a later release of the library: no output.
+                Ok(_) => {}
                 // A command's timeout is the only cause of this error.
                 Err(GuestError::NoAnswer { .. }) => return Ok(Ended {
                     status: ExitStatus::TimedOut,

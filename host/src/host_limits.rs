@@ -47,7 +47,7 @@ fn file_size(limit: Option<u64>) -> String {
 /// Names the limit of open files or of the size of a file, if `error` is of that kind.
 #[must_use]
 pub fn of_files(error: io::Error) -> io::Error {
-    match files(&error) {
+    match advice(&error) {
         Some(text) => io::Error::new(error.kind(), text),
         None => error,
     }
@@ -56,11 +56,13 @@ pub fn of_files(error: io::Error) -> io::Error {
 /// Returns the text of `error`, which stays as it is, or the limit of [`of_files`] if that was
 /// reached.
 #[must_use]
-pub fn told(error: &io::Error) -> String {
-    files(error).unwrap_or_else(|| error.to_string())
+pub fn text(error: &io::Error) -> String {
+    advice(error).unwrap_or_else(|| error.to_string())
 }
 
-fn files(error: &io::Error) -> Option<String> {
+/// Returns the limit of open files or of the size of a file that `error` is about, and what to do.
+#[must_use]
+pub fn advice(error: &io::Error) -> Option<String> {
     match Errno::from_io_error(error) {
         Some(Errno::MFILE) => {
             let limit = getrlimit(Resource::Nofile).current;
@@ -113,7 +115,7 @@ mod tests {
         assert!(told(Errno::FBIG).contains("ulimit -f"));
         for errno in [Errno::MFILE, Errno::NFILE, Errno::NOENT] {
             let error = io::Error::from(errno);
-            assert_eq!(super::told(&error), of_files(errno.into()).to_string());
+            assert_eq!(text(&error), of_files(errno.into()).to_string());
             assert_eq!(error.raw_os_error(), Some(errno.raw_os_error()));
         }
         let processes = told(Errno::AGAIN);

@@ -44,7 +44,7 @@ pub fn open(path: &Path) -> io::Result<File> {
 }
 
 /// Marks a directory that was just created.
-pub fn put(directory: impl AsFd) -> io::Result<()> {
+pub fn create(directory: impl AsFd) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat(&directory, NAME_C, flags, Mode::RUSR | Mode::WUSR)?;
     File::from(file).write_all(LINE).inspect_err(|_| {
@@ -54,10 +54,10 @@ pub fn put(directory: impl AsFd) -> io::Result<()> {
 }
 
 /// Marks a directory that may have an incomplete mark already.
-pub fn put_anew(directory: &File) -> io::Result<()> {
+pub fn replace(directory: &File) -> io::Result<()> {
     match unlinkat(directory, NAME_C, AtFlags::empty()) {
         Err(errno) if errno != Errno::NOENT => Err(errno.into()),
-        _ => put(directory),
+        _ => create(directory),
     }
 }
 
@@ -194,10 +194,10 @@ mod tests {
     fn a_directory_is_ours_from_its_mark_on_whatever_is_in_it() {
         let (path, directory) = directory();
         assert_eq!(read(&directory).unwrap(), Mark::Bare);
-        put(&directory).unwrap();
+        create(&directory).unwrap();
         fs::write(path.path().join("file"), "x").unwrap();
         assert_eq!(read(&directory).unwrap(), Mark::Ours);
-        put(&directory).unwrap_err();
+        create(&directory).unwrap_err();
         assert_eq!(read(&directory).unwrap(), Mark::Ours, "it stays so");
         remove(path.path()).unwrap();
         assert!(!path.path().exists());
@@ -239,7 +239,7 @@ mod tests {
     #[test]
     fn a_removal_that_is_cut_off_leaves_the_mark() {
         let (path, directory) = directory();
-        put(&directory).unwrap();
+        create(&directory).unwrap();
         fs::write(path.path().join("zzz"), "").unwrap();
         // Stands for an entry that can't be removed, like a mount point or an immutable directory.
         let stuck = path.path().join("stuck");

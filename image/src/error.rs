@@ -158,7 +158,7 @@ pub enum TemplateError {
         what: &'static str,
     },
     /// The kernel image can't be used.
-    #[error("{path}: {source}", path = .path.display())]
+    #[error("{path} can't be the kernel of a template", path = .path.display())]
     Kernel {
         /// The image.
         path: PathBuf,
@@ -167,7 +167,7 @@ pub enum TemplateError {
     },
     /// The kernel's modules can't be used.
     #[cfg(feature = "debian")]
-    #[error("the modules in {path} can't be used: {source}", path = .path.display())]
+    #[error("the modules in {path} can't be used", path = .path.display())]
     Modules {
         /// The directory of the modules.
         path: PathBuf,
@@ -176,7 +176,7 @@ pub enum TemplateError {
     },
     /// A compressed kernel module can't be read.
     #[cfg(feature = "debian")]
-    #[error("can't decompress {path}: {source}", path = .path.display())]
+    #[error("can't decompress {path}", path = .path.display())]
     Decompress {
         /// The module.
         path: PathBuf,

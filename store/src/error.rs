@@ -14,7 +14,7 @@ use crate::owner::Owners;
 #[non_exhaustive]
 pub enum StoreError {
     /// A system call failed.
-    #[error("cannot {operation} {}: {}", path.display(), host_limits::told(source))]
+    #[error("cannot {operation} {}{}", path.display(), limit(source))]
     Io {
         /// The attempted operation, as a verb phrase.
         operation: &'static str,
@@ -53,8 +53,8 @@ pub enum StoreError {
     },
     /// This user may not create, read or write the directory of the store.
     #[error(
-        "cannot {operation} the {} store {}: {source}; give this user read, write and search \
-         permission or set {} to a directory of its own",
+        "cannot {operation} the {} store {}; give this user read, write and search permission or set {} \
+         to a directory of its own",
         store.what,
         path.display(),
         store.setting
@@ -121,6 +121,11 @@ pub enum StoreError {
         /// The time waited, in seconds.
         waited_secs: u64,
     },
+}
+
+/// Returns the limit of this process that led to an error, as the rest of a sentence.
+fn limit(source: &io::Error) -> String {
+    host_limits::advice(source).map_or_else(String::new, |advice| format!(": {advice}"))
 }
 
 impl StoreError {

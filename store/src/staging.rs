@@ -57,7 +57,7 @@ impl<A: Artefact> Staging<A> {
             }
             Err(error) => return Err(store.io("lock", &path, error)),
         };
-        let marked = mark::put(lock.directory());
+        let marked = mark::create(lock.directory());
         let staging = Self {
             store,
             path,

@@ -187,10 +187,10 @@ impl Tally {
         }
         self.cycles.fetch_add(1, Ordering::Relaxed);
         let tier = match origin {
-            None => return,
             Some(Origin::Warm) => &self.warm,
             Some(Origin::Restored) => &self.restored,
             Some(Origin::ColdBooted) => &self.cold_boot,
+            _ => return,
         };
         tier.fetch_add(1, Ordering::Relaxed);
     }

@@ -21,17 +21,12 @@ pub(super) const GUEST: u64 = 100;
 
 /// Queue, start, load, resume, hello and total in milliseconds.
 pub(super) fn life(timings: [u64; 6]) -> Life {
-    let [queue, start, load, resume, hello, total] = timings.map(Duration::from_millis);
+    let mut all = Timings::default();
+    [
+        all.queue, all.start, all.load, all.resume, all.hello, all.total,
+    ] = timings.map(Duration::from_millis);
     Life {
-        timings: Timings {
-            queue,
-            failed: Duration::ZERO,
-            start,
-            load,
-            resume,
-            hello,
-            total,
-        },
+        timings: all,
         exec: Duration::from_millis(1),
         destroy: Duration::from_millis(1),
         faults: Faults::default(),

@@ -33,10 +33,8 @@ impl Life {
     {
         let (handle, total) = spawned(spawn).await?;
         let pid = handle.pid();
-        let timings = Timings {
-            total,
-            ..handle.timings()
-        };
+        let mut timings = handle.timings();
+        timings.total = total;
         let start = Instant::now();
         let output = handle.exec(["echo", "bench"]).await?;
         let exec = start.elapsed();

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use ironclaw_orchestrator::vm::{Origin, Pool};
 use serde::Serialize;
 use tokio::task::JoinSet;
@@ -129,6 +129,7 @@ impl Spawns {
                 Origin::Warm => served.warm += 1,
                 Origin::Restored => served.restored += 1,
                 Origin::ColdBooted => served.cold_boot += 1,
+                other => bail!("a benchmark counts no VMs of the tier {other}"),
             }
         }
         Ok(Self {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use fastrand::Rng;
+use ironclaw_orchestrator::vm::FailureKind;
 use ironclaw_orchestrator::vm::{Command, ExitStatus, GuestError, Output, VmHandle};
-use ironclaw_protocol::message::FailureKind;
 
 /// Timeout of a command that ends by itself.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
@@ -241,11 +241,10 @@ mod tests {
 
     #[test]
     fn an_answer_must_be_the_right_one() {
-        let output = |status, stdout: &[u8]| Output {
-            status,
-            stdout: stdout.to_vec(),
-            stderr: Vec::new(),
-            out_of_memory: false,
+        let output = |status, stdout: &[u8]| {
+            let mut output = Output::new(status);
+            output.stdout = stdout.to_vec();
+            output
         };
         let right = output(ExitStatus::Code(3), b"text");
         assert!(expect(&right, ExitStatus::Code(3), b"text").is_ok());

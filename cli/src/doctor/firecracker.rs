@@ -69,7 +69,7 @@ fn is_chosen(config: &Config) -> bool {
 fn words(binary: &FirecrackerBinary) -> String {
     let version = &binary.version;
     if binary.quirks.hears_after_pause {
-        version.to_string()
+        version.clone()
     } else {
         format!(
             "{version} (its guests hear nothing after a pause by its API, Firecracker's #6100, so \

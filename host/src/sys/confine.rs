@@ -219,7 +219,7 @@ fn explained(error: io::Error, stage: Option<Stage>) -> io::Error {
     match stage {
         Some(stage) => io::Error::new(
             error.kind(),
-            format!("can't {}: {}", stage.text(), host_limits::told(&error)),
+            format!("can't {}: {}", stage.text(), host_limits::text(&error)),
         ),
         None => error,
     }

@@ -56,6 +56,7 @@ impl BuildSpec {
 
 /// The source of a kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum KernelSource {
     /// A Debian package, or a metapackage that depends on one.
     Package(String),
@@ -78,6 +79,7 @@ impl Default for KernelSource {
 /// The source of busybox. An installed one is used only if it is named here: a template must not
 /// depend on what a host happens to have.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum BusyboxSource {
     /// A Debian package with a static busybox.
     Package(String),
@@ -101,7 +103,7 @@ impl TemplateStore {
         let marked = || {
             let directory = mark::open(&cache)?;
             match mark::read(&directory)? {
-                Mark::Bare => mark::put_anew(&directory),
+                Mark::Bare => mark::replace(&directory),
                 Mark::Ours | Mark::Foreign => Ok(()),
             }
         };

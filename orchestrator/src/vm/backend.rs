@@ -73,6 +73,7 @@ pub struct Candidate {
 
 /// The evidence that a hypervisor runs guests on this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Trust {
     /// It does.
     Sure,
@@ -82,6 +83,7 @@ pub enum Trust {
 
 /// The reason why a backend is absent.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Absence {
     /// The host lacks its requirements; another one serves, silently.
     Host(String),
@@ -106,6 +108,7 @@ impl Absence {
 
 /// The settings shared by the VMs of all backends.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Surroundings {
     /// The directory for running VMs.
     pub run_path: PathBuf,

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use ironclaw_settings::{Values, find_file};
+use ironclaw_settings::find_file;
 use serde::Serialize;
 
 use crate::vm::backend::Surroundings;
@@ -26,10 +26,11 @@ use crate::vm::vmm::{Machine, VmmKind};
 
 pub use crate::vm::backend::JailChoice;
 pub use error::ConfigError;
+pub use ironclaw_settings::{BadValue, FileError, Setting, UnknownSetting, Values};
 pub use schema::{
-    BACKEND, GUEST_AGENT, JAIL, JAIL_USERS, MAX_VMS, MAX_WARM, MEMORY_BUDGET_MIB, MEMORY_MIB,
-    MIN_WARM, POOL_SIZE, RUN_PATH, SETTINGS, SNAPSHOT_PATH, SNAPSHOT_REFRESH_SECS, STANDBY,
-    TEMPLATE_PATH, VCPUS,
+    BACKEND, BOOT_TIMEOUT_SECS, GUEST_AGENT, JAIL, JAIL_USERS, MAX_VMS, MAX_WARM,
+    MEMORY_BUDGET_MIB, MEMORY_MIB, MIN_WARM, POOL_SIZE, RUN_PATH, SETTINGS, SNAPSHOT_PATH,
+    SNAPSHOT_REFRESH_SECS, STANDBY, TEMPLATE_PATH, VCPUS,
 };
 
 use state_paths::{resolved, state_path, without_dots};
@@ -67,6 +68,9 @@ pub struct Config {
     pub backend: BackendChoice,
     /// The size of a guest.
     pub machine: Machine,
+    /// The time that a guest has from the start of its vCPUs until its agent answers, 1 s to 3600 s.
+    /// A boot that takes longer is tried again, twice.
+    pub boot_timeout: Duration,
     /// Whether VMMs are jailed.
     pub jail: JailChoice,
     /// The range of user ids of jailed VMs.
@@ -276,6 +280,9 @@ impl Config {
                 memory_mib: values.number(&MEMORY_MIB)?.unwrap_or_default(),
                 vcpus: values.number(&VCPUS)?.unwrap_or_default(),
             },
+            boot_timeout: Duration::from_secs(
+                values.number(&BOOT_TIMEOUT_SECS)?.unwrap_or_default(),
+            ),
             jail: values.parse(&JAIL)?.unwrap_or_default(),
             jail_users: values.parse(&JAIL_USERS)?.unwrap_or_default(),
             backends: Backends::new(values)?,

@@ -604,6 +604,10 @@ fn boot_source(spec: &VmSpec, chroot: &Chroot) -> Result<BootSource, VmmError> {
 
 #[async_trait]
 impl MicroVm for FirecrackerVm {
+    fn is_jailed(&self) -> bool {
+        self.chroot.is_jail()
+    }
+
     async fn hold(&mut self) -> Result<(), VmmError> {
         self.process.freeze().await
     }
@@ -800,8 +804,8 @@ mod tests {
 
         let binary = FirecrackerBinary {
             path: "/bin/false".into(),
-            version: MINIMUM_VERSION,
-            quirks: Quirks::for_version(&MINIMUM_VERSION).unwrap(),
+            version: MINIMUM_VERSION.to_owned(),
+            quirks: Quirks::for_version(&MINIMUM_VERSION.parse().unwrap()).unwrap(),
         };
         let run = directory.path().join("run");
         let vmm = Firecracker::new(binary, &run, None, Devices::default()).unwrap();

@@ -6,6 +6,8 @@
 mod activity;
 mod command;
 mod connection;
+#[cfg(test)]
+mod debug_tests;
 mod dispatch;
 mod error;
 mod inbox;
@@ -41,9 +43,11 @@ pub(crate) use activity::Activity;
 pub use command::{Command, ExitStatus, MAX_COLLECTED, Output};
 pub use error::{GuestError, Printed};
 pub use inbox::Position;
+pub use ironclaw_protocol::frame::FrameError;
+pub use ironclaw_protocol::message::{FailureKind, OutOfBounds};
 pub use known::{CommandId, KnownCommand};
 pub use running::{ExecEvent, Running, StdinWriter};
-pub use streams::Streams;
+pub use streams::{InputStream, OutputStream, Streams};
 
 use command::{Stdin, bytes};
 use connection::Connection;

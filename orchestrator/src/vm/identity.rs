@@ -1,5 +1,6 @@
 //! The identity of a clone: fresh entropy, time and names.
 
+use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ironclaw_protocol::limits::{ENTROPY, MAX_HOSTNAME};
@@ -42,13 +43,22 @@ impl VmName {
     }
 }
 
+/// The error of the host's random generator.
+#[derive(Debug, Error)]
+#[error("the host's random generator failed")]
+pub(crate) struct NoRandomness(#[from] pub(crate) io::Error);
+
+fn fill(bytes: &mut [u8]) -> Result<(), NoRandomness> {
+    Ok(getrandom::fill(bytes).map_err(io::Error::from)?)
+}
+
 /// Creates a new identity for a guest called `name`, at this moment.
 ///
 /// # Errors
 /// The host's random generator failed; a guest must not be handed out without it.
-pub(crate) fn fresh(name: &VmName) -> Result<SetIdentity, getrandom::Error> {
+pub(crate) fn fresh(name: &VmName) -> Result<SetIdentity, NoRandomness> {
     let mut random = [0; ENTROPY + 32];
-    getrandom::fill(&mut random)?;
+    fill(&mut random)?;
     let part = |start: usize| {
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&random[start..start + 16]);
@@ -73,9 +83,9 @@ pub(crate) fn fresh(name: &VmName) -> Result<SetIdentity, getrandom::Error> {
 ///
 /// # Errors
 /// As for [`fresh`].
-pub(crate) fn again(identity: &Identity) -> Result<SetIdentity, getrandom::Error> {
+pub(crate) fn again(identity: &Identity) -> Result<SetIdentity, NoRandomness> {
     let mut entropy = [0; ENTROPY];
-    getrandom::fill(&mut entropy)?;
+    fill(&mut entropy)?;
     Ok(SetIdentity {
         entropy,
         unix_time: now(),

@@ -28,6 +28,7 @@ const MAILBOX: usize = 8;
 pub(crate) struct Instance {
     pub(crate) id: VmId,
     pub(crate) process: Arc<dyn VmmProcess>,
+    pub(crate) is_jailed: bool,
     pub(crate) guest: Guest,
     resources: Mutex<Resources>,
     state: watch::Sender<State>,
@@ -103,6 +104,7 @@ impl Instance {
         let instance = Self {
             id: VmId::generate(),
             process: machine.process(),
+            is_jailed: machine.is_jailed(),
             guest,
             resources: Mutex::new(Resources {
                 machine: Some(machine),

@@ -48,6 +48,7 @@ struct Inner {
     passed_over: Vec<PassedOver>,
     template: Template,
     machine: Machine,
+    boot_timeout: Duration,
     snapshots: SnapshotStore,
     requirements: Requirements,
     lineage: Arc<Lineage>,
@@ -72,6 +73,7 @@ impl fmt::Debug for Launcher {
 
 /// A preferred hypervisor that is installed but not used.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PassedOver {
     /// The hypervisor.
     pub vmm: VmmIdentity,
@@ -81,6 +83,7 @@ pub struct PassedOver {
 
 /// A new snapshot, and the times of its stages.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Created {
     /// The snapshot.
     pub snapshot: Snapshot,
@@ -302,6 +305,12 @@ impl Launcher {
 
     /// Boots a VM, and waits until its agent answers.
     async fn boot(&self, ram: Ram) -> Result<Booted, LaunchError> {
-        boot::boot(&*self.0.vmm, &self.spec(ram), &self.0.progress).await
+        let Inner {
+            vmm,
+            boot_timeout,
+            progress,
+            ..
+        } = &*self.0;
+        boot::boot(&**vmm, &self.spec(ram), *boot_timeout, progress).await
     }
 }

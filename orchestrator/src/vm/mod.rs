@@ -18,6 +18,8 @@ mod causes;
 mod checkpoint;
 pub mod config;
 mod error_kind;
+#[cfg(test)]
+mod error_texts;
 mod exit_reason;
 pub mod firecracker;
 pub mod guest;
@@ -46,8 +48,8 @@ pub use config::Config;
 pub use error_kind::ErrorKind;
 pub use exit_reason::ExitReason;
 pub use guest::{
-    Command, CommandId, ExecEvent, ExitStatus, GuestError, KnownCommand, Output, Position, Printed,
-    Running, StdinWriter, Streams,
+    Command, CommandId, ExecEvent, ExitStatus, FailureKind, GuestError, InputStream, KnownCommand,
+    Output, OutputStream, Position, Printed, Running, StdinWriter, Streams,
 };
 pub use identity::BadName;
 pub use instance::VmError;
@@ -58,7 +60,7 @@ pub use lifecycle::{Denied, STOP_GRACE, State};
 pub use limits::Limits;
 pub use pool::{
     Budget, Footprint, Limit, Pool, PoolError, PoolOptions, PoolStats, ProcessMemory, Quantiles,
-    SNAPSHOT_BUDGET, SpawnError, SpawnOptions, SpawnStage, TierOff, VMM_MIB,
+    SNAPSHOT_BUDGET, SpawnError, SpawnOptions, SpawnStage, TierOff, Tiers, VMM_MIB,
 };
 pub use shared_pool::{
     close_pool, destroy_vm, get, list, pool_footprint, pool_stats, prometheus_text, refresh_pool,

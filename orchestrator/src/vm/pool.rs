@@ -37,6 +37,7 @@ mod wait_queue;
 mod waiter;
 
 use std::collections::HashSet;
+use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -59,7 +60,7 @@ use state::{PoolState, Rules};
 
 pub(crate) use budget::WeakBudget;
 pub use budget::{Budget, Limit, VMM_MIB};
-pub use error::{PoolError, SpawnError};
+pub use error::{PoolError, SpawnError, Tiers};
 pub use footprint::{Footprint, SNAPSHOT_BUDGET};
 pub use memory::ProcessMemory;
 pub(crate) use number::{Number, Numbers};
@@ -163,10 +164,20 @@ impl SpawnOptions {
 
 /// A snapshot pool; cheap to clone. It lives until its last handle is dropped, in the async runtime
 /// that opened it. Once that runtime has ended, every call of the pool fails at once.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Pool {
     core: Arc<Core>,
     driver: Arc<Driver>,
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("launcher", &self.core.launcher)
+            .field("size", &self.core.bounds.size)
+            .field("alive", &self.is_alive())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Minimum age of a snapshot that garbage collection deletes: it may be for other settings, whose

@@ -80,6 +80,7 @@ pub struct QemuVm {
     qmp: Qmp,
     channel: Option<UnixStream>,
     ram_is_shared: bool,
+    is_jailed: bool,
     machine: Machine,
     started_in: Duration,
 }
@@ -276,6 +277,7 @@ impl Qemu {
             qmp: Qmp::new(monitor),
             channel: Some(channel),
             ram_is_shared,
+            is_jailed: self.jail.has_root(),
             machine,
             started_in: Duration::ZERO,
         };
@@ -358,6 +360,10 @@ impl Vmm for Qemu {
 
 #[async_trait]
 impl MicroVm for QemuVm {
+    fn is_jailed(&self) -> bool {
+        self.is_jailed
+    }
+
     async fn hold(&mut self) -> Result<(), VmmError> {
         self.converse("hold", async |qmp| qmp.execute("stop", json!({})).await)
             .await

@@ -62,6 +62,14 @@ impl VmClient {
         self.0.process.pid()
     }
 
+    /// Returns whether its VMM is jailed as `jail=on` asks for: with namespaces and a root directory
+    /// of its own. One that is confined otherwise, by Landlock or filters of system calls alone, is
+    /// not.
+    #[must_use]
+    pub fn is_jailed(&self) -> bool {
+        self.0.is_jailed
+    }
+
     /// Returns its state at this moment.
     #[must_use]
     pub fn state(&self) -> State {

@@ -27,6 +27,7 @@ use crate::vm::vms::Vms;
 /// The tier that served a spawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Origin {
     /// A warm clone was released.
     Warm,
@@ -49,6 +50,7 @@ impl fmt::Display for Origin {
 
 /// The times of a spawn's stages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[non_exhaustive]
 pub struct Timings {
     /// Waiting for room, and choosing a tier.
     pub queue: Duration,

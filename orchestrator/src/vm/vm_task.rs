@@ -238,10 +238,8 @@ async fn release(instance: &Instance, machine: &mut dyn MicroVm) -> Result<(), V
     let Some(lease) = instance.leased() else {
         return Err(Denied::Starting.into());
     };
-    let again = identity::again(&lease.identity).map_err(|error| {
-        let operation = "get entropy for a guest that goes on".to_owned();
-        VmmError::io(operation)(std::io::Error::other(error))
-    })?;
+    let again = identity::again(&lease.identity)
+        .map_err(|error| VmmError::io("get entropy for a guest that goes on")(error.0))?;
     Ok(instance.guest.set_identity(again, RESUME_TIMEOUT).await?)
 }
 

@@ -188,6 +188,11 @@ pub trait MicroVm: fmt::Debug + Send + Sync + 'static {
     /// was standing by.
     fn started_in(&self) -> Duration;
 
+    /// Returns whether its process has namespaces and a root directory of its own.
+    fn is_jailed(&self) -> bool {
+        false
+    }
+
     /// Its process, as anybody may have it, whatever is done with the VM meanwhile. It does not keep
     /// the VM alive.
     fn process(&self) -> Arc<dyn VmmProcess>;

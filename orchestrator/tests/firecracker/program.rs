@@ -80,7 +80,7 @@ async fn an_older_version_is_named_with_the_one_that_is_needed() {
         let path = script(&lab, &format!("echo Firecracker v{old}"));
         let error = refusal(&lab, path).await;
         let text = error.to_string();
-        for part in [old, why, &MINIMUM_VERSION.to_string()] {
+        for part in [old, why, MINIMUM_VERSION] {
             assert!(text.contains(part), "{text:?} does not say {part:?}");
         }
     }

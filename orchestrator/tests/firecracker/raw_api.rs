@@ -123,7 +123,7 @@ async fn a_process_says_its_version_and_what_it_does() {
     let raw = Raw::start(&lab);
     let mut client = raw.client().await;
     let version = client.call(&GetVersion).await.unwrap().firecracker_version;
-    assert_eq!(version, lab.binary.version.to_string());
+    assert_eq!(version, lab.binary.version);
     let mut states = Vec::new();
     states.push(client.call(&GetInstance).await.unwrap().state);
     client.call(&load(&snapshot)).await.unwrap();

@@ -127,7 +127,7 @@ async fn both() -> Option<([Process; 2], Value, tempfile::TempDir)> {
     };
     let directory = tempfile::tempdir().unwrap();
     let simulator = Simulator::install(directory.path());
-    simulator.claim(&binary.version.to_string());
+    simulator.claim(&binary.version);
     let processes = [
         Process::start(&binary.path),
         Process::start(simulator.binary()),

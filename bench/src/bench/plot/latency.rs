@@ -39,7 +39,7 @@ fn line(tier: &Tier) -> Line {
         color: match tier.origin {
             Origin::Warm => GREEN,
             Origin::Restored => BLUE,
-            Origin::ColdBooted => VERMILION,
+            _ => VERMILION,
         },
         points: steps(&times),
     }

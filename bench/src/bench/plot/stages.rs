@@ -62,11 +62,11 @@ fn parts(tier: &Tier) -> Vec<Part> {
 
 fn color(stage: SpawnStage) -> RGBColor {
     match stage {
-        SpawnStage::Queue | SpawnStage::Total => VERMILION,
         SpawnStage::Start => ORANGE,
         SpawnStage::Load => SKY,
         SpawnStage::Resume => BLUE,
         SpawnStage::Hello => GREEN,
+        _ => VERMILION,
     }
 }
 

@@ -89,6 +89,14 @@ pub const MEMORY_MIB: Setting = Setting::number(
 );
 /// Number of a guest's vCPUs.
 pub const VCPUS: Setting = Setting::number("vcpus", Is("1"), 1, Some(32), "processors of a guest");
+/// Limit in seconds of one attempt at booting a guest.
+pub const BOOT_TIMEOUT_SECS: Setting = Setting::number(
+    "boot_timeout_secs",
+    Is("60"),
+    1,
+    Some(3600),
+    "seconds that a guest has to boot, three times at most",
+);
 /// Whether VMMs are jailed.
 pub const JAIL: Setting = Setting::text(
     "jail",
@@ -122,6 +130,7 @@ const OF_ALL_BACKENDS: &[Setting] = &[
     BACKEND,
     MEMORY_MIB,
     VCPUS,
+    BOOT_TIMEOUT_SECS,
     JAIL,
     JAIL_USERS,
     GUEST_AGENT,

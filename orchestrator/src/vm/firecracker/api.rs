@@ -23,10 +23,9 @@ use tokio::time::timeout;
 
 use crate::untrusted;
 
-pub use call::Call;
+pub use call::{Call, Method};
 pub use calls::*;
 pub use error::ApiError;
-pub use http::Method;
 use transport::Transport;
 
 /// A connection to the API of one Firecracker process, for one request at a time.
@@ -62,7 +61,7 @@ impl Client {
     pub async fn call<C: Call>(&mut self, call: &C) -> Result<C::Answer, ApiError> {
         let path = call.path();
         let body = match C::METHOD {
-            Method::GET => Vec::new(),
+            Method::Get => Vec::new(),
             _ => serde_json::to_vec(call).map_err(|error| ApiError::Malformed {
                 request: path.clone(),
                 detail: error.to_string(),

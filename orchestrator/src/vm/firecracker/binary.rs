@@ -27,7 +27,7 @@ pub struct FirecrackerBinary {
     /// Its absolute path.
     pub path: PathBuf,
     /// The version that it reports, like `1.16.1`.
-    pub version: Version,
+    pub version: String,
     /// The features and defects of that version.
     pub quirks: Quirks,
 }
@@ -37,7 +37,7 @@ impl FirecrackerBinary {
     ///
     /// # Errors
     /// [`VmmError::NotInstalled`], or [`VmmError::Unusable`] if it is not Firecracker or its
-    /// version is not supported ([`Quirks::for_version`]).
+    /// version is not supported ([`Unsupported`](super::Unsupported)).
     pub async fn find(configured: Option<&Path>) -> Result<Self, VmmError> {
         let path = find_program(PROGRAM, configured, HINT)?;
         let mut command = Command::new(&path);
@@ -61,7 +61,7 @@ impl FirecrackerBinary {
         let quirks = Quirks::for_version(&version).map_err(|error| unusable(error.to_string()))?;
         Ok(Self {
             path,
-            version,
+            version: version.to_string(),
             quirks,
         })
     }

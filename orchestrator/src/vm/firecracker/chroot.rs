@@ -73,6 +73,11 @@ impl Chroot {
         &self.path
     }
 
+    /// Returns whether it is the root directory of a jail.
+    pub(super) fn is_jail(&self) -> bool {
+        matches!(self.sees, Sees::Jail(_))
+    }
+
     /// Creates a pipe `name` that the process may write to, as the user `jailed` if it is jailed;
     /// returns the end for reading.
     pub(super) fn pipe(&self, name: &str, jailed: Option<u32>) -> io::Result<OwnedFd> {

@@ -31,7 +31,7 @@ const MAX_DEVICE: usize = 15;
 #[derive(Debug, Default)]
 pub struct Devices {
     root_drive: Option<PathBuf>,
-    cpu_template: Option<serde_json::Value>,
+    cpu_template: Option<CpuConfig>,
     taps: Vec<Tap>,
     digest: Option<Sha256Digest>,
 }
@@ -76,7 +76,7 @@ impl FromStr for Tap {
 #[derive(Debug, Serialize)]
 struct Identity<'a> {
     root_drive: Option<FileIdentity>,
-    cpu_template: Option<&'a serde_json::Value>,
+    cpu_template: Option<&'a CpuConfig>,
     network: bool,
     /// A snapshot contains the path of its drive, which is another one in a jail.
     jailed: bool,
@@ -108,7 +108,7 @@ impl Devices {
         jailed: bool,
     ) -> Result<Self, VmmError> {
         let root_drive = root_drive.map(find_image).transpose()?;
-        let cpu_template = cpu_template.map(read_json).transpose()?;
+        let cpu_template = cpu_template.map(read_template).transpose()?;
         for tap in &taps {
             check_reachable(tap, jailed)?;
         }
@@ -199,7 +199,7 @@ impl Devices {
         interface: Option<&Tap>,
     ) -> Result<(), ApiError> {
         if let Some(template) = &self.cpu_template {
-            api.call(&CpuConfig(template.clone())).await?;
+            api.call(template).await?;
         }
         if let Some(path_on_host) = drive {
             api.call(&Drive {
@@ -245,10 +245,10 @@ impl Tap {
     }
 }
 
-fn read_json(path: &Path) -> Result<serde_json::Value, VmmError> {
+fn read_template(path: &Path) -> Result<CpuConfig, VmmError> {
     let unusable = |error: &dyn Error| unusable("CPU template", path, &CPU_TEMPLATE, error);
     let text = regular_file::read(path, MAX_CPU_TEMPLATE).map_err(|error| unusable(&error))?;
-    serde_json::from_slice(&text).map_err(|error| unusable(&error))
+    CpuConfig::from_json(&text).map_err(|error| unusable(&error))
 }
 
 /// Resolves the path of a root drive's image.

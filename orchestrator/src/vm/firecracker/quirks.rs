@@ -28,14 +28,14 @@ pub struct Unsupported {
 /// The oldest supported version. 1.15 lacks `vsock_override`, which a clone could do without, and
 /// loses what the host sends to a restored guest before the guest has handled the reset of its
 /// connections (#5882).
-pub const MINIMUM_VERSION: Version = Version::new(1, 16, 1);
+pub const MINIMUM_VERSION: &str = "1.16.1";
 
 impl Quirks {
     /// Returns those of `version`.
     ///
     /// # Errors
     /// [`Unsupported`].
-    pub fn for_version(version: &Version) -> Result<Self, Unsupported> {
+    pub(super) fn for_version(version: &Version) -> Result<Self, Unsupported> {
         let release = (version.major, version.minor, version.patch);
         let unsupported = |reason| {
             let version = version.clone();
@@ -95,6 +95,6 @@ mod tests {
                 assert!(text.contains(part), "{text:?} does not say {part:?}");
             }
         }
-        assert!(Quirks::for_version(&MINIMUM_VERSION).is_ok());
+        assert!(quirks(MINIMUM_VERSION).is_ok());
     }
 }

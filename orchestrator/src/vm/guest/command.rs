@@ -241,13 +241,43 @@ impl<S: AsRef<OsStr>> From<&[S]> for Command {
     }
 }
 
-/// Without what may be secret or large: values of variables, and the standard input.
+/// Limits of the arguments and names of variables shown: in number, and of each in bytes.
+const MAX_SHOWN: usize = 16;
+const MAX_SHOWN_BYTES: usize = 256;
+
+/// Texts of a command, as far as they are not too many or too long to show.
+struct Shown<'a>(Vec<&'a OsStr>);
+
+impl fmt::Debug for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(texts) = self;
+        let mut list = f.debug_list();
+        for text in texts.iter().take(MAX_SHOWN) {
+            match text.as_bytes().get(..MAX_SHOWN_BYTES) {
+                Some(start) => list.entry(&format_args!(
+                    "{:?} and {} bytes",
+                    OsStr::from_bytes(start),
+                    text.len() - start.len()
+                )),
+                None => list.entry(text),
+            };
+        }
+        if texts.len() > MAX_SHOWN {
+            list.entry(&format_args!("{} more", texts.len() - MAX_SHOWN));
+        }
+        list.finish()
+    }
+}
+
+/// Without what may be secret or large: values of variables, the standard input, and more arguments
+/// than people read.
 impl fmt::Debug for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self.env.iter().map(|(name, _)| name).collect();
+        let argv = self.argv.iter().map(OsString::as_os_str);
+        let names = self.env.iter().map(|(name, _)| name.as_os_str());
         f.debug_struct("Command")
-            .field("argv", &self.argv)
-            .field("env", &names)
+            .field("argv", &Shown(argv.collect()))
+            .field("env", &Shown(names.collect()))
             .field("cwd", &self.cwd)
             .field("stdin", &self.stdin)
             .field("timeout", &self.timeout)
@@ -271,6 +301,7 @@ impl fmt::Debug for Stdin {
 /// The end of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum ExitStatus {
     /// It exited with this code.
     Code(u8),
@@ -318,6 +349,7 @@ impl fmt::Display for ExitStatus {
 
 /// The output and the end of a command.
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Output {
     /// The end.
     pub status: ExitStatus,
@@ -328,6 +360,19 @@ pub struct Output {
     /// Whether the guest ran out of memory and its kernel killed a process of the command for it.
     /// The command may have survived that.
     pub out_of_memory: bool,
+}
+
+impl Output {
+    /// Creates that of a command that printed nothing, for programs that simulate one.
+    #[must_use]
+    pub fn new(status: ExitStatus) -> Self {
+        Self {
+            status,
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+            out_of_memory: false,
+        }
+    }
 }
 
 /// Without what was printed, which may be secret, or large.
@@ -354,6 +399,10 @@ mod tests {
 
     #[test]
     fn what_is_shown_of_a_command_holds_no_secret_and_no_megabyte() {
+        let large = "x".repeat(1 << 17);
+        let large = Command::new("sh").args(std::iter::repeat_n(&large, 15));
+        let text = format!("{large:?}");
+        assert!(text.len() < 8192 && text.contains("130816 bytes"), "{text}");
         let command = Command::new("sh")
             .envs([("TOKEN", "s3cret")])
             .stdin(vec![b'x'; 1 << 20]);
@@ -367,7 +416,9 @@ mod tests {
             stdout: output.stdout.clone(),
             stderr: Vec::new(),
         };
+        let event = super::super::ExecEvent::Stdout(output.stdout.clone());
         for shown in [
+            format!("{event:?}"),
             format!("{command:?}"),
             format!("{output:?}"),
             format!("{printed:?}"),

@@ -47,11 +47,11 @@ pub enum GuestError {
         after: Duration,
     },
     /// The request exceeds the protocol's limits and was not sent.
-    #[error("this can't be asked of a guest: {0}")]
+    #[error("this can't be asked of a guest")]
     Invalid(#[from] OutOfBounds),
     /// The request does not fit into one frame and was not sent.
-    #[error("this can't be asked of a guest, it is too large for one message: {0}")]
-    TooLarge(FrameError),
+    #[error("this can't be asked of a guest, it is too large for one message")]
+    TooLarge(#[source] FrameError),
     /// Another listener has attached to the command, by [`Guest::attach`](super::Guest::attach).
     #[error("another session listens to the command now")]
     TakenOver,

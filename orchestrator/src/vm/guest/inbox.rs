@@ -1,5 +1,6 @@
 //! The queue of what came for a request and was not taken yet.
 
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ironclaw_protocol::message::{Outcome, Stream};
@@ -8,7 +9,6 @@ use tokio::sync::Notify;
 use super::error::GuestError;
 
 /// An arrival for a request.
-#[derive(Debug)]
 pub(super) enum Arrival {
     /// The guest began to send the output of a command that others started or this session lost.
     Attached,
@@ -18,6 +18,18 @@ pub(super) enum Arrival {
     Done(Outcome),
     /// The session of a file's transfer was lost: the file has to be sent again.
     Interrupted,
+}
+
+/// Without the bytes, which may be secret, or many.
+impl fmt::Debug for Arrival {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Attached => f.write_str("Attached"),
+            Self::Data(stream, bytes) => write!(f, "{} bytes of {stream:?}", bytes.len()),
+            Self::Done(outcome) => f.debug_tuple("Done").field(outcome).finish(),
+            Self::Interrupted => f.write_str("Interrupted"),
+        }
+    }
 }
 
 /// A report for the guest: everything of a stream was taken up to an offset.
@@ -56,7 +68,6 @@ enum End {
     Interrupted,
 }
 
-#[derive(Debug)]
 struct Flow {
     stream: Stream,
     bytes: Vec<u8>,
@@ -68,6 +79,19 @@ struct Flow {
     told: u64,
     /// Number of bytes that the guest no longer had.
     missed: u64,
+}
+
+/// Without the bytes, which may be secret, or many.
+impl fmt::Debug for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Flow")
+            .field("stream", &self.stream)
+            .field("waiting_bytes", &self.bytes.len())
+            .field("received", &self.received)
+            .field("taken", &self.taken)
+            .field("missed", &self.missed)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Flow {

@@ -2,6 +2,7 @@
 //! the guest.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -35,7 +36,6 @@ enum Known {
 }
 
 /// The line to a guest, over the current wire.
-#[derive(Debug)]
 pub(super) struct Line {
     state: Mutex<State>,
     pub(super) unsent: Notify,
@@ -47,7 +47,6 @@ pub(super) struct Line {
     pub(super) requests: Requests,
 }
 
-#[derive(Debug)]
 pub(super) struct State {
     pub(super) wire: Arc<Wire>,
     /// Set while nothing is sent, until there is another wire.
@@ -60,6 +59,22 @@ pub(super) struct State {
     closed: Option<ExitReason>,
     /// The reason to report when it is closed, whatever is observed.
     expected_end: Option<ExitReason>,
+}
+
+/// Without what was and will be sent, which may be secret, or large.
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Line");
+        // Whoever holds it may be the one that shows it.
+        if let Ok(state) = self.state.try_lock() {
+            shown
+                .field("open_requests", &state.open.len())
+                .field("unsent_bytes", &state.out.len())
+                .field("suspended", &state.suspended)
+                .field("closed", &state.closed);
+        }
+        shown.finish_non_exhaustive()
+    }
 }
 
 impl Line {

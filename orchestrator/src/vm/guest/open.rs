@@ -62,7 +62,6 @@ impl Leave {
 }
 
 /// A request that the guest has not answered.
-#[derive(Debug)]
 pub(super) struct Open {
     pub(super) inbox: Arc<Inbox>,
     /// Bytes of content that the guest takes now.
@@ -86,7 +85,7 @@ pub(super) struct Open {
 }
 
 /// The content sent for a request, which may have to be sent again.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Content {
     /// Bytes sent, since the start.
     end: u64,

@@ -1,5 +1,6 @@
 //! A running command.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -135,7 +136,8 @@ pub(super) async fn within<T>(
 }
 
 /// An event of a running command.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ExecEvent {
     /// Output on standard output.
     Stdout(Vec<u8>),
@@ -143,6 +145,17 @@ pub enum ExecEvent {
     Stderr(Vec<u8>),
     /// The end, after all output.
     Ended(ExitStatus),
+}
+
+/// Without the output, which may be secret, or large.
+impl fmt::Debug for ExecEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdout(bytes) => write!(f, "Stdout({} bytes)", bytes.len()),
+            Self::Stderr(bytes) => write!(f, "Stderr({} bytes)", bytes.len()),
+            Self::Ended(status) => f.debug_tuple("Ended").field(status).finish(),
+        }
+    }
 }
 
 impl Running {

@@ -1,6 +1,13 @@
 //! The streams of a running command, as Tokio has them.
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{
+    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf, duplex,
+};
 use tokio::task::JoinHandle;
 
 use super::command::ExitStatus;
@@ -20,12 +27,61 @@ const PIPE_BYTES: usize = 64 * 1024;
 #[must_use = "a command is killed when its streams are dropped"]
 pub struct Streams {
     /// Its standard input, if it was [piped](super::Command::stdin_piped): dropping it ends the input.
-    pub stdin: Option<DuplexStream>,
+    pub stdin: Option<InputStream>,
     /// Its standard output.
-    pub stdout: DuplexStream,
+    pub stdout: OutputStream,
     /// Its standard error.
-    pub stderr: DuplexStream,
+    pub stderr: OutputStream,
     end: End,
+}
+
+/// The standard output or the standard error of a running command. Dropping it discards what else
+/// comes of that.
+pub struct OutputStream(DuplexStream);
+
+/// The standard input of a running command. Dropping it, or its shutdown, ends the input.
+pub struct InputStream(DuplexStream);
+
+/// Without the bytes in it, which may be secret.
+impl fmt::Debug for OutputStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OutputStream")
+    }
+}
+
+/// Without the bytes in it, which may be secret.
+impl fmt::Debug for InputStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("InputStream")
+    }
+}
+
+impl AsyncRead for OutputStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for InputStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_shutdown(context)
+    }
 }
 
 #[derive(Debug)]
@@ -49,7 +105,7 @@ impl Running {
         let stdin = self.take_stdin().map(|writer| {
             let (ours, theirs) = duplex(PIPE_BYTES);
             tokio::spawn(write(writer, theirs));
-            ours
+            InputStream(ours)
         });
         let (stdout, to_stdout) = duplex(PIPE_BYTES);
         let (stderr, to_stderr) = duplex(PIPE_BYTES);
@@ -59,8 +115,8 @@ impl Running {
         };
         Streams {
             stdin,
-            stdout,
-            stderr,
+            stdout: OutputStream(stdout),
+            stderr: OutputStream(stderr),
             end,
         }
     }

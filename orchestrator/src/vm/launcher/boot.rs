@@ -16,9 +16,6 @@ use crate::vm::guest::{Guest, GuestError};
 use crate::vm::vmm::process::{self, PROCESS_END_TIMEOUT};
 use crate::vm::vmm::{Exit, Machine, MicroVm, Ram, VmSpec, Vmm, VmmError, VmmProcess};
 
-/// Timeout from a guest's power-on to its agent's answer. A translated guest takes some seconds on
-/// an idle machine.
-const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Limit of the attempts at a boot: under QEMU's translator some hang in the calibration of a
 /// timer.
 const MAX_BOOTS: u32 = 3;
@@ -41,11 +38,13 @@ pub(super) fn spec(template: &Template, machine: Machine, ram: Ram) -> VmSpec {
     }
 }
 
-/// Boots `spec`, several times if the guest does not come up. Reports an error that another boot
+/// Boots `spec`, several times if the guest does not come up within `patience` of the start of its
+/// vCPUs. Reports an error that another boot
 /// would repeat at once.
 pub(super) async fn boot(
     vmm: &dyn Vmm,
     spec: &VmSpec,
+    patience: Duration,
     progress: &Progress,
 ) -> Result<Booted, LaunchError> {
     let mut attempt = 1;
@@ -53,7 +52,7 @@ pub(super) async fn boot(
         // A VMM that does not get as far as running the guest is reported at once.
         let vm = vmm.boot(spec).await?;
         let booted = tokio::select! {
-            booted = greet(vm, BOOT_TIMEOUT) => booted,
+            booted = greet(vm, patience) => booted,
             never = tell(progress, attempt) => match never {},
         };
         match booted {
@@ -174,6 +173,8 @@ mod tests {
     use super::*;
     use crate::vm::launcher::fake::{Boot, Fake, template};
 
+    const PATIENCE: Duration = Duration::from_secs(60);
+
     fn spec(template: &Template) -> VmSpec {
         let machine = Machine {
             memory_mib: 128,
@@ -186,7 +187,9 @@ mod tests {
     async fn a_guest_that_hangs_and_a_vmm_that_dies_are_booted_again() {
         let (_directory, template) = template();
         let vmm = Fake::new([Boot::Silent, Boot::Dies, Boot::Answers]);
-        boot(&vmm, &spec(&template), &quiet()).await.unwrap();
+        boot(&vmm, &spec(&template), PATIENCE, &quiet())
+            .await
+            .unwrap();
         assert_eq!(vmm.left(), 0);
     }
 
@@ -194,11 +197,15 @@ mod tests {
     async fn a_boot_failure_reports_the_last_lines_of_the_guest() {
         let (_directory, template) = template();
         let vmm = Fake::new([Boot::Silent; 3]);
-        let error = boot(&vmm, &spec(&template), &quiet()).await.unwrap_err();
+        let error = boot(&vmm, &spec(&template), PATIENCE, &quiet())
+            .await
+            .unwrap_err();
         assert!(matches!(error, LaunchError::NoBoot { .. }), "{error}");
         assert!(error.to_string().contains("last words"), "{error}");
         let vmm = Fake::new([Boot::Dies; 3]);
-        let error = boot(&vmm, &spec(&template), &quiet()).await.unwrap_err();
+        let error = boot(&vmm, &spec(&template), PATIENCE, &quiet())
+            .await
+            .unwrap_err();
         let died = matches!(error, LaunchError::Vmm(VmmError::Died { .. }));
         assert!(died && error.to_string().contains("last words"), "{error}");
     }
@@ -211,7 +218,9 @@ mod tests {
             (Boot::Fails, "make a directory"),
         ] {
             let vmm = Fake::new([fault, Boot::Answers]);
-            let error = boot(&vmm, &spec(&template), &quiet()).await.unwrap_err();
+            let error = boot(&vmm, &spec(&template), PATIENCE, &quiet())
+                .await
+                .unwrap_err();
             assert!(error.to_string().contains(cause), "{error}");
             assert_eq!(vmm.left(), 1, "{fault:?} is not tried again");
         }
@@ -232,11 +241,13 @@ mod tests {
         for panic in panics {
             let vmm = Fake::new([panic, Boot::Answers]);
             let start = Instant::now();
-            let error = boot(&vmm, &spec(&template), &quiet()).await.unwrap_err();
+            let error = boot(&vmm, &spec(&template), PATIENCE, &quiet())
+                .await
+                .unwrap_err();
             assert!(matches!(error, LaunchError::KernelPanic { .. }), "{error}");
             assert!(error.to_string().contains("Kernel panic"), "{error}");
             assert_eq!(vmm.left(), 1, "{panic:?}");
-            assert!(start.elapsed() < BOOT_TIMEOUT, "it is not waited for");
+            assert!(start.elapsed() < PATIENCE, "it is not waited for");
         }
     }
 
@@ -248,7 +259,9 @@ mod tests {
         let progress: Progress =
             Arc::new(move |stage: &Stage| tells.lock().unwrap().push(stage.to_string()));
         let vmm = Fake::new([Boot::Silent, Boot::Answers]);
-        boot(&vmm, &spec(&template), &progress).await.unwrap();
+        boot(&vmm, &spec(&template), PATIENCE, &progress)
+            .await
+            .unwrap();
         let told = told.lock().unwrap();
         assert!(told.len() >= 5 && told[0].contains("10"), "{told:?}");
     }

@@ -1,5 +1,6 @@
 //! Errors of making a VM or a snapshot.
 
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use thiserror::Error;
 
 use crate::template::TemplateError;
 use crate::vm::guest::GuestError;
-use crate::vm::identity::BadName;
+use crate::vm::identity::{BadName, NoRandomness};
 use crate::vm::snapshot::SnapshotError;
 use crate::vm::vmm::{Exit, VmmError, VmmKind};
 
@@ -93,8 +94,8 @@ pub enum LaunchError {
         needed: VmmKind,
     },
     /// The host's random generator failed.
-    #[error("the host's random generator failed: {0}")]
-    Random(#[from] getrandom::Error),
+    #[error("the host's random generator failed")]
+    Random(#[source] io::Error),
     /// A panic, of the progress callback if not of this library.
     #[error("a panic ended the work: {reason}")]
     Panicked {
@@ -104,6 +105,12 @@ pub enum LaunchError {
     /// The async runtime is shutting down.
     #[error("the program is ending")]
     ShuttingDown,
+}
+
+impl From<NoRandomness> for LaunchError {
+    fn from(NoRandomness(source): NoRandomness) -> Self {
+        Self::Random(source)
+    }
 }
 
 impl LaunchError {

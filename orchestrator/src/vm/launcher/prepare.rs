@@ -61,7 +61,7 @@ impl Launcher {
     }
 
     /// A launcher for a hypervisor, a template and a directory that were chosen already; of
-    /// `config` only the machine counts.
+    /// `config` only the machine and the time for a boot count.
     ///
     /// # Errors
     /// [`LaunchError::Snapshot`] if nothing can be found out about this host.
@@ -95,6 +95,7 @@ impl Launcher {
             passed_over,
             template,
             machine,
+            boot_timeout: config.boot_timeout,
             lineage: Arc::new(Lineage {
                 store: snapshots.clone(),
                 requirements: requirements.clone(),

@@ -110,7 +110,7 @@ pub enum PoolError {
     #[error(transparent)]
     Launch(#[from] LaunchError),
     /// A snapshot or a warm clone could not be made.
-    #[error("the pool could not be filled: {0}")]
+    #[error("the pool could not be filled")]
     WarmUp(#[source] Arc<LaunchError>),
     /// The requested size is 0.
     #[error("a pool has at least one place")]

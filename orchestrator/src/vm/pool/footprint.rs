@@ -10,6 +10,7 @@ pub const SNAPSHOT_BUDGET: u64 = 100 << 20;
 
 /// Memory and disk in use at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Footprint {
     /// Memory of each warm clone: its proportional set size, which includes shared pages in part
     /// (proc_pid_smaps(5)).

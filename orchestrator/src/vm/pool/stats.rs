@@ -16,6 +16,7 @@ use crate::vm::vm_handle::{Origin, Timings};
 /// A pool at one moment. Counters only grow, from the pool's opening; all other figures move both
 /// ways.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct PoolStats {
     /// The pool's number: the smallest, from 1, that no other of this process has. Constant.
     pub number: u64,
@@ -74,6 +75,7 @@ pub struct PoolStats {
 
 /// A tier that is off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct TierOff {
     /// The reason of the failures, as in [`PoolStats::fallbacks`].
     pub reason: &'static str,
@@ -93,6 +95,7 @@ impl TierOff {
 /// A stage of a spawn; see [`Timings`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum SpawnStage {
     /// Waiting for room, and choosing a tier: in every spawn.
     Queue,
@@ -166,6 +169,7 @@ impl fmt::Display for SpawnStage {
 /// The distribution of a time: count, median, percentiles and maximum in microseconds, exact to one
 /// percent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[non_exhaustive]
 pub struct Quantiles {
     /// The number of measurements.
     pub count: u64,

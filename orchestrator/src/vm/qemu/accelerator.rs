@@ -2,6 +2,7 @@
 
 /// The way in which QEMU runs a guest's code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Accelerator {
     /// Translation, on any machine.
     Tcg,

@@ -59,6 +59,7 @@ const DESCRIPTORS: u64 = 1024;
 
 /// The strength of a jail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Strength {
     /// Namespaces, a root directory and a user id of its own.
     OwnUser,
@@ -229,6 +230,11 @@ impl Jail {
     #[must_use]
     pub fn strength(&self) -> Strength {
         self.strength
+    }
+
+    /// Returns whether a process has namespaces and a root directory of its own.
+    pub(super) fn has_root(&self) -> bool {
+        matches!(self.strength, Strength::OwnUser | Strength::UserNamespace)
     }
 
     /// Lists the enforced restrictions.

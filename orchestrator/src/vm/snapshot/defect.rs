@@ -9,6 +9,7 @@ use super::manifest::FORMAT;
 
 /// A file in a snapshot's directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Part {
     /// The manifest.
     Manifest,

@@ -23,7 +23,7 @@ pub struct Host {
 #[non_exhaustive]
 pub enum HostError {
     /// A file can't be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}", path.display())]
     Io {
         /// The file.
         path: PathBuf,

@@ -22,6 +22,7 @@ use super::verified;
 /// release is deleted only that way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Kind {
     /// A snapshot of a booted template. It can be made again: pools find it, share it and replace
     /// it.
@@ -47,6 +48,7 @@ pub struct Checkpoint {
 /// A [`Kind`] without its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum KindName {
     /// [`Kind::Base`]
     Base,

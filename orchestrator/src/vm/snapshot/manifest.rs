@@ -48,7 +48,7 @@ pub struct Manifest {
     /// The host that ran the guest.
     pub host: Host,
     /// The boot of the host (`/proc/sys/kernel/random/boot_id`) in which it was published.
-    pub boot_id: Uuid,
+    pub(super) boot_id: Uuid,
     /// The time of publication.
     pub created: Timestamp,
     /// The records of its files: memory and state, and up to [`MAX_DISKS`] disks.

@@ -28,6 +28,7 @@ pub struct SnapshotStore(pub(super) Store<DirName>);
 
 /// A directory with the name of a snapshot.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Entry {
     /// The snapshot's name.
     pub id: SnapshotId,
@@ -45,6 +46,7 @@ pub struct Entry {
 
 /// A snapshot whose content matches its manifest.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Verified {
     /// Its manifest.
     pub manifest: Manifest,

@@ -205,7 +205,7 @@ fn fill(path: &Path) -> io::Result<File> {
     if !try_lock(&directory, Kind::Exclusive)? {
         return Err(ErrorKind::WouldBlock.into());
     }
-    mark::put(&directory)?;
+    mark::create(&directory)?;
     unless_full(orphan::record_owner(path, std::process::id()))?;
     Ok(directory)
 }

@@ -39,6 +39,7 @@ pub struct VmSpec {
 
 /// The place of a booted guest's RAM.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum Ram {
     /// Private memory of the VMM's process.
     Private,

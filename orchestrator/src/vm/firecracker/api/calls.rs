@@ -1,12 +1,12 @@
 //! The requests of the API.
 
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::Method;
 use serde::{Deserialize, Serialize};
 
-use super::call::Call;
+use super::call::{Call, Method};
 
 /// Timeout of requests that read or write all of a guest's memory, which takes long on a slow disk.
 const MEMORY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -33,7 +33,7 @@ macro_rules! call {
 pub struct GetInstance;
 call!(
     GetInstance,
-    GET,
+    Get,
     |_| "/".to_owned(),
     InstanceInfo,
     Duration::from_secs(10)
@@ -54,6 +54,7 @@ pub struct InstanceInfo {
 
 /// The state of a virtual machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
 pub enum InstanceState {
     /// Neither booted nor restored.
     #[serde(rename = "Not started")]
@@ -69,7 +70,7 @@ pub enum InstanceState {
 pub struct GetVersion;
 call!(
     GetVersion,
-    GET,
+    Get,
     |_| "/version".to_owned(),
     FirecrackerVersion,
     Duration::from_secs(10)
@@ -92,7 +93,7 @@ pub struct MachineConfiguration {
     /// Whether to track dirty pages for [`SnapshotType::Diff`]; slows the guest down.
     pub track_dirty_pages: bool,
 }
-call!(MachineConfiguration, PUT, |_| "/machine-config".to_owned());
+call!(MachineConfiguration, Put, |_| "/machine-config".to_owned());
 
 /// `PUT /boot-source`; only before the start.
 #[derive(Debug, Clone, Serialize)]
@@ -106,14 +107,24 @@ pub struct BootSource {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boot_args: Option<String>,
 }
-call!(BootSource, PUT, |_| "/boot-source".to_owned());
+call!(BootSource, Put, |_| "/boot-source".to_owned());
 
 /// `PUT /cpu-config`: a CPU template, the content of its JSON file; only before the start
 /// (docs/cpu_templates/cpu-templates.md).
 #[derive(Debug, Clone, Serialize)]
 #[serde(transparent)]
-pub struct CpuConfig(pub serde_json::Value);
-call!(CpuConfig, PUT, |_| "/cpu-config".to_owned());
+pub struct CpuConfig(serde_json::Value);
+
+impl CpuConfig {
+    /// Parses the content of a template's file.
+    ///
+    /// # Errors
+    /// It is not JSON.
+    pub fn from_json(json: &[u8]) -> io::Result<Self> {
+        Ok(serde_json::from_slice(json).map(Self)?)
+    }
+}
+call!(CpuConfig, Put, |_| "/cpu-config".to_owned());
 
 /// `PUT /drives/{drive_id}`: a block device; only before the start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,7 +138,7 @@ pub struct Drive {
     /// Whether writes fail.
     pub is_read_only: bool,
 }
-call!(Drive, PUT, |drive| format!("/drives/{}", drive.drive_id));
+call!(Drive, Put, |drive| format!("/drives/{}", drive.drive_id));
 
 /// `PUT /network-interfaces/{iface_id}`; only before the start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,7 +151,7 @@ pub struct NetworkInterface {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guest_mac: Option<String>,
 }
-call!(NetworkInterface, PUT, |interface| format!(
+call!(NetworkInterface, Put, |interface| format!(
     "/network-interfaces/{}",
     interface.iface_id
 ));
@@ -153,12 +164,12 @@ pub struct Vsock {
     /// The path of the socket that Firecracker creates for connections to the guest.
     pub uds_path: PathBuf,
 }
-call!(Vsock, PUT, |_| "/vsock".to_owned());
+call!(Vsock, Put, |_| "/vsock".to_owned());
 
 /// `PUT /entropy`: a virtio-rng device; only before the start.
 #[derive(Debug, Clone, Serialize)]
 pub struct Entropy {}
-call!(Entropy, PUT, |_| "/entropy".to_owned());
+call!(Entropy, Put, |_| "/entropy".to_owned());
 
 /// `PUT /actions`.
 #[derive(Debug, Clone, Serialize)]
@@ -167,7 +178,7 @@ pub enum Action {
     /// Boots the guest, once.
     InstanceStart,
 }
-call!(Action, PUT, |_| "/actions".to_owned());
+call!(Action, Put, |_| "/actions".to_owned());
 
 /// `PATCH /vm`: pauses or resumes the vCPUs. Idempotent.
 #[derive(Debug, Clone, Serialize)]
@@ -178,7 +189,7 @@ pub enum Vm {
     /// Resumes.
     Resumed,
 }
-call!(Vm, PATCH, |_| "/vm".to_owned());
+call!(Vm, Patch, |_| "/vm".to_owned());
 
 /// `PUT /snapshot/create`; only while paused.
 #[derive(Debug, Clone, Serialize)]
@@ -192,7 +203,7 @@ pub struct SnapshotCreate {
 }
 call!(
     SnapshotCreate,
-    PUT,
+    Put,
     |_| "/snapshot/create".to_owned(),
     (),
     MEMORY_TIMEOUT
@@ -233,7 +244,7 @@ pub struct SnapshotLoad {
 }
 call!(
     SnapshotLoad,
-    PUT,
+    Put,
     |_| "/snapshot/load".to_owned(),
     (),
     MEMORY_TIMEOUT

@@ -5,13 +5,11 @@
 //! no general HTTP client, only the subset of Firecracker's server (its micro_http): one request at
 //! a time, and answers of a known length. `httparse` parses them.
 
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{Method, StatusCode};
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
-use super::ApiError;
+use super::{ApiError, Method};
 use crate::untrusted;
 
 /// Limits of an answer's headers, in bytes and in number.
@@ -39,7 +37,7 @@ struct Fault {
 
 /// The parsed head of an answer: its status, and the place of its body.
 struct Head {
-    status: StatusCode,
+    status: u16,
     bytes: usize,
     body_bytes: usize,
 }
@@ -72,7 +70,7 @@ impl Transport {
         }
         self.answer_due = true;
         self.stream
-            .write_all(&request(&method, path, body))
+            .write_all(&request(method, path, body))
             .await
             .map_err(closed)?;
         let mut read = Vec::with_capacity(READ_SIZE);
@@ -97,7 +95,7 @@ impl Transport {
         }
         self.answer_due = false;
         let body = read.split_off(head.bytes);
-        if head.status.is_success() {
+        if (200..300).contains(&head.status) {
             return Ok(body);
         }
         let message = match serde_json::from_slice::<Fault>(&body) {
@@ -106,7 +104,7 @@ impl Transport {
         };
         Err(ApiError::Refused {
             request: format!("{method} {path}"),
-            status: head.status.as_u16(),
+            status: head.status,
             message: untrusted::message(&message),
         })
     }
@@ -121,9 +119,9 @@ impl Transport {
     }
 }
 
-fn request(method: &Method, path: &str, body: &[u8]) -> Vec<u8> {
+fn request(method: Method, path: &str, body: &[u8]) -> Vec<u8> {
     let mut request = Vec::with_capacity(READ_SIZE);
-    request.extend_from_slice(method.as_str().as_bytes());
+    request.extend_from_slice(method.name().as_bytes());
     request.push(b' ');
     request.extend_from_slice(path.as_bytes());
     request.extend_from_slice(b" HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n");
@@ -146,18 +144,17 @@ fn head(read: &[u8]) -> Result<Option<Head>, String> {
         return Ok(None);
     };
     let status = response.code.unwrap_or_default();
-    let status = StatusCode::from_u16(status).map_err(|error| error.to_string())?;
-    if status.is_informational() {
+    if !(200..1000).contains(&status) {
         // An interim answer: the final one is yet to come, and would be taken for that of the next
         // request.
-        return Err(format!("{status} is no answer"));
+        return Err(format!("status {status} is no answer"));
     }
     let mut body_bytes = None;
     for header in response.headers {
-        if header.name.eq_ignore_ascii_case(TRANSFER_ENCODING.as_str()) {
+        if header.name.eq_ignore_ascii_case("transfer-encoding") {
             return Err("its length is not told beforehand".to_owned());
         }
-        if header.name.eq_ignore_ascii_case(CONTENT_LENGTH.as_str()) {
+        if header.name.eq_ignore_ascii_case("content-length") {
             let length = std::str::from_utf8(header.value).ok();
             let length = length.and_then(|length| length.trim().parse().ok());
             let length = length.ok_or("its length is no number")?;
@@ -185,7 +182,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const PUT: Method = Method::PUT;
+    const PUT: Method = Method::Put;
 
     /// Returns the result of an exchange with a peer that sends `answer` in two pieces and hangs
     /// up.
@@ -209,13 +206,13 @@ mod tests {
 
     #[test]
     fn a_request_is_what_firecracker_reads() {
-        let text = String::from_utf8(request(&PUT, "/actions", b"{\"a\":1}")).unwrap();
+        let text = String::from_utf8(request(PUT, "/actions", b"{\"a\":1}")).unwrap();
         assert_eq!(
             text,
             "PUT /actions HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n\
              Content-Type: application/json\r\nContent-Length: 7\r\n\r\n{\"a\":1}"
         );
-        let text = String::from_utf8(request(&Method::GET, "/version", b"")).unwrap();
+        let text = String::from_utf8(request(Method::Get, "/version", b"")).unwrap();
         assert!(text.ends_with("application/json\r\n\r\n") && !text.contains("Length"));
     }
 

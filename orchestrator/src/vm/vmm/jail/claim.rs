@@ -30,7 +30,7 @@ pub(in crate::vm) fn directory(run_path: &Path) -> io::Result<PathBuf> {
                 error.kind(),
                 format!(
                     "{HOST_CLAIMS}, where user ids and tap devices are claimed: {}",
-                    host_limits::told(&error)
+                    host_limits::text(&error)
                 ),
             ),
             PathError::Exposed(exposed) => io::Error::new(

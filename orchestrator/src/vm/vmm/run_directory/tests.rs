@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 fn dead(root: &Path) -> PathBuf {
     let dead = root.join(Uuid::now_v7().simple().to_string());
     fs::create_dir(&dead).unwrap();
-    mark::put(mark::open(&dead).unwrap()).unwrap();
+    mark::create(mark::open(&dead).unwrap()).unwrap();
     dead
 }
 
@@ -157,7 +157,7 @@ fn a_lock_that_a_dead_owners_child_has_for_a_moment_is_waited_for() {
     let mut owner = Command::new("/bin/cat");
     let mut owner = owner.stdin(Stdio::piped()).spawn().unwrap();
     fs::create_dir(&path).unwrap();
-    mark::put(mark::open(&path).unwrap()).unwrap();
+    mark::create(mark::open(&path).unwrap()).unwrap();
     orphan::record_owner(&path, owner.id()).unwrap();
     let inherited = File::open(&path).unwrap();
     assert!(try_lock(&inherited, Kind::Exclusive).unwrap());

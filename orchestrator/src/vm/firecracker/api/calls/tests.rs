@@ -84,7 +84,7 @@ fn each_request_is_what_the_api_takes() {
             }),
         ),
         (
-            sent(&CpuConfig(json!({"msr_modifiers": []}))),
+            sent(&CpuConfig::from_json(br#"{"msr_modifiers": []}"#).unwrap()),
             "PUT /cpu-config",
             json!({"msr_modifiers": []}),
         ),
