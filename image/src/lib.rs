@@ -32,6 +32,8 @@ mod fixture;
 mod hash;
 mod import;
 mod kernel;
+#[cfg(feature = "oci")]
+pub mod layer;
 mod manifest;
 mod step;
 mod store;
@@ -61,5 +63,6 @@ pub mod fuzz {
 
     pub use crate::debian::fuzz::{applets, elf, kernel, package};
     pub use crate::fixture::seeds;
+    pub use crate::layer::fuzz as layers;
     pub use crate::manifest::fuzz as manifest;
 }

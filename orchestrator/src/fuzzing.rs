@@ -33,7 +33,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets of this package.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("guest_to_host", guest_to_host),
     ("qmp", qmp),
     ("firecracker_answers", firecracker_answers),
@@ -41,6 +41,7 @@ pub const TARGETS: [Target; 7] = [
     ("texts", texts),
     ("elf", elf),
     ("kernel_image", kernel_image),
+    ("layers", layers),
 ];
 
 /// Sends a guest's messages to a host with open requests. The first byte decides what is open, and
@@ -273,6 +274,11 @@ pub fn elf(bytes: &[u8]) {
 /// Parses images of kernels, compressed or not.
 pub fn kernel_image(bytes: &[u8]) {
     template::fuzz::kernel(bytes);
+}
+
+/// Merges layers of container images, and writes what they make.
+pub fn layers(bytes: &[u8]) {
+    template::fuzz::layers(bytes);
 }
 
 /// Runs `work` in a runtime that this thread keeps: creating one takes longer than most inputs.

@@ -173,6 +173,36 @@ impl FileTree {
         Ok(())
     }
 
+    /// Notes that a layer brings an entry that is there already.
+    pub(crate) fn restate(&mut self, directory: NodeId, name: &[u8], layer: u32) {
+        let children = self.children_mut(directory);
+        if let Some(child) = children.and_then(|it| it.get_mut(name)) {
+            child.layer = layer;
+        }
+    }
+
+    /// Removes the entries of a directory that another layer brought, but for directories with
+    /// entries.
+    pub(crate) fn retain_of(&mut self, directory: NodeId, layer: u32) {
+        let Some(node) = self.nodes.get_mut(directory.index()) else {
+            return;
+        };
+        let kind = std::mem::replace(&mut node.kind, Kind::Fifo);
+        let kind = match kind {
+            Kind::Directory(mut children) => {
+                children.retain(|_, child| {
+                    let below = self.children(child.node);
+                    child.layer == layer || below.is_some_and(|it| !it.is_empty())
+                });
+                Kind::Directory(children)
+            }
+            other => other,
+        };
+        if let Some(node) = self.nodes.get_mut(directory.index()) {
+            node.kind = kind;
+        }
+    }
+
     /// Removes an entry of a directory and returns whether there was one.
     pub fn remove(&mut self, directory: NodeId, name: &[u8]) -> bool {
         let children = self.children_mut(directory);

@@ -8,6 +8,8 @@ use super::node::Kind;
 
 /// Limit of the symbolic links on the way of a path, as in Linux.
 pub const MAX_SYMLINKS: usize = 40;
+/// Limit of the names on the way of a path, with those of links: more than a path of Linux has.
+const MAX_NAMES: usize = 4096;
 
 /// The reason why a path leads to nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -25,7 +27,7 @@ pub enum ResolveError {
     #[error("something on its way is no directory")]
     NotDirectory,
     /// There are too many symbolic links on the way.
-    #[error("there are more than {MAX_SYMLINKS} symbolic links on its way")]
+    #[error("there are more than {MAX_SYMLINKS} symbolic links, or {MAX_NAMES} names, on its way")]
     TooManySymlinks,
 }
 
@@ -38,9 +40,13 @@ impl FileTree {
     pub fn resolve(&self, path: &[u8]) -> Result<NodeId, ResolveError> {
         let mut directories = vec![self.root()];
         let mut pending: Vec<&[u8]> = Vec::new();
-        let mut symlinks = 0;
+        let (mut symlinks, mut names) = (0, 0);
         push(&mut pending, path);
         while let Some(name) = pending.pop() {
+            names += 1;
+            if names > MAX_NAMES {
+                return Err(ResolveError::TooManySymlinks);
+            }
             let directory = *directories.last().unwrap_or(&self.root());
             match name {
                 b"" | b"." => continue,
