@@ -12,7 +12,6 @@ mod failure;
 mod help;
 mod pool;
 mod printed;
-mod requirements;
 mod run;
 mod snapshot;
 mod template;

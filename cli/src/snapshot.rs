@@ -141,12 +141,6 @@ impl From<(Entry, Owners)> for Row {
     }
 }
 
-/// Lists the snapshots on disk.
-pub(crate) async fn entries(config: &Config) -> Result<Vec<Entry>> {
-    let path = config.snapshot_path.clone();
-    blocking(move || SnapshotStore::open(path)?.list()).await
-}
-
 /// Formats the use of a snapshot, for people.
 pub(crate) fn used_by(in_use: bool, owners: &Owners) -> String {
     match in_use {

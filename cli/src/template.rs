@@ -98,37 +98,6 @@ fn show(template: &Template, json: bool) -> Result<()> {
     ))
 }
 
-/// The template that a run would use, without building it.
-#[derive(Debug)]
-pub(crate) enum Current {
-    /// It exists.
-    Ready(Template),
-    /// The next run builds it, for this reason.
-    ToBuild(String),
-}
-
-/// Finds it without changing anything, except for creating the store's directory.
-pub(crate) async fn current(config: &Config) -> Result<Current> {
-    let config = config.clone();
-    blocking(move || -> Result<_> {
-        let template = match TemplateStore::open(&config.template_path)?.default_template() {
-            Ok(Some(template)) => template,
-            Ok(None) => return Ok(Current::ToBuild("there is none yet".to_owned())),
-            Err(error) if error.needs_rebuild() => {
-                return Ok(Current::ToBuild(causes(&error)));
-            }
-            Err(error) => return Err(error.into()),
-        };
-        Ok(match find_guest_agent(&config) {
-            Ok(agent) if !template.is_imported() && !template.has_agent(&agent)? => {
-                Current::ToBuild(format!("it holds another agent than {}", agent.display()))
-            }
-            _ => Current::Ready(template),
-        })
-    })
-    .await
-}
-
 async fn list(config: &Config, json: bool) -> Result<()> {
     let path = config.template_path.clone();
     let rows = blocking(move || rows(&TemplateStore::open(path)?)).await?;

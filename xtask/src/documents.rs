@@ -88,6 +88,7 @@ fn is_directory(span: &str) -> bool {
         "store/",
         "image/",
         "console/",
+        "doctor/",
         "fuzz/",
     ];
     let top = top.iter().any(|top| span.starts_with(top));

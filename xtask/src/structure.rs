@@ -14,10 +14,11 @@ use arrows::arrows;
 use modules::Package;
 
 /// The directories of the checked packages, relative to the root of the repository.
-const PACKAGES: [&str; 14] = [
+const PACKAGES: [&str; 15] = [
     "bench",
     "cli",
     "console",
+    "doctor",
     "guest-agent",
     "host",
     "image",

@@ -3,13 +3,14 @@
 use anyhow::Result;
 use ironclaw_console::causes;
 use ironclaw_console::output::{self, mebibytes};
+use ironclaw_doctor::requirements;
 use ironclaw_orchestrator::vm::snapshot::{
     Entry, Kind, KindName, Owners, Requirements, SnapshotId,
 };
 use ironclaw_orchestrator::vm::{Config, PoolOptions, SNAPSHOT_BUDGET};
 use serde::Serialize;
 
-use crate::{requirements, snapshot};
+use crate::snapshot;
 
 #[derive(Debug, Serialize)]
 pub(super) struct Stats {
@@ -52,7 +53,7 @@ pub(super) struct Row {
 impl Stats {
     pub(super) async fn gather(config: &Config) -> Result<Self> {
         let entries = snapshot::owned(config).await?;
-        let required = match requirements::current(config).await {
+        let required = match requirements(config).await {
             Ok(Some(required)) => Ok(required),
             Ok(None) => Err("there is no usable template".to_owned()),
             // Snapshots on disk can be listed without a hypervisor, too.

@@ -3,9 +3,11 @@
 use ironclaw_console::for_users;
 use serde::Serialize;
 
+/// How serious a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Status {
+pub enum Status {
+    /// It is as it should be.
     Ok,
     /// A run works, but slower or later.
     Warn,
@@ -13,13 +15,17 @@ pub(super) enum Status {
     Fail,
 }
 
+/// The result of a check.
 #[derive(Debug, Serialize)]
-pub(super) struct Check {
-    pub(super) name: &'static str,
-    pub(super) status: Status,
-    pub(super) found: String,
+pub struct Check {
+    /// The name of what was checked.
+    pub name: &'static str,
+    /// How serious it is.
+    pub status: Status,
+    /// What was found.
+    pub found: String,
     /// The advice.
-    pub(super) advice: Option<String>,
+    pub advice: Option<String>,
 }
 
 impl Check {

@@ -93,9 +93,9 @@ pub(super) async fn jail(config: &Config, purpose: Purpose) -> Option<Check> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::check::Status;
-    use super::super::tests::config;
     use super::*;
+    use crate::check::Status;
+    use crate::tests::config;
 
     #[tokio::test]
     async fn a_missing_qemu_fails_where_nothing_else_could_run_the_guest() {

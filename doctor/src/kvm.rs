@@ -89,9 +89,9 @@ pub(super) fn open() -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::check::Status;
-    use super::super::tests::{config, no_kvm};
     use super::*;
+    use crate::check::Status;
+    use crate::tests::{config, no_kvm};
 
     #[test]
     fn the_group_is_advised_only_where_there_is_one_that_may_use_it() {

@@ -181,9 +181,9 @@ fn control_groups() -> Option<Check> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::check::Status;
-    use super::super::tests::config;
     use super::*;
+    use crate::check::Status;
+    use crate::tests::config;
 
     #[test]
     fn obstacles_to_jails_are_found_before_they_are_made() {

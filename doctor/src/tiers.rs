@@ -70,7 +70,7 @@ fn report(tried: Result<(), (Origin, LaunchError)>, took: f64) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::Status;
+    use crate::check::Status;
 
     #[test]
     fn a_tier_that_does_not_work_is_named_with_the_reason_and_what_serves_instead() {
