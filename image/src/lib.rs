@@ -35,6 +35,8 @@ mod kernel;
 #[cfg(feature = "oci")]
 pub mod layer;
 mod manifest;
+#[cfg(feature = "oci")]
+pub mod oci;
 mod step;
 mod store;
 mod template;
@@ -65,4 +67,5 @@ pub mod fuzz {
     pub use crate::fixture::seeds;
     pub use crate::layer::fuzz as layers;
     pub use crate::manifest::fuzz as manifest;
+    pub use crate::oci::fuzz as image_config;
 }

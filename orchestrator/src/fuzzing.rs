@@ -33,7 +33,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets of this package.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("guest_to_host", guest_to_host),
     ("qmp", qmp),
     ("firecracker_answers", firecracker_answers),
@@ -42,6 +42,7 @@ pub const TARGETS: [Target; 8] = [
     ("elf", elf),
     ("kernel_image", kernel_image),
     ("layers", layers),
+    ("image_config", image_config),
 ];
 
 /// Sends a guest's messages to a host with open requests. The first byte decides what is open, and
@@ -279,6 +280,11 @@ pub fn kernel_image(bytes: &[u8]) {
 /// Merges layers of container images, and writes what they make.
 pub fn layers(bytes: &[u8]) {
     template::fuzz::layers(bytes);
+}
+
+/// Parses what container images say of themselves.
+pub fn image_config(bytes: &[u8]) {
+    template::fuzz::image_config(bytes);
 }
 
 /// Runs `work` in a runtime that this thread keeps: creating one takes longer than most inputs.

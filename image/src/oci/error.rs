@@ -1,0 +1,89 @@
+//! Errors of sources.
+
+use std::io;
+use std::path::PathBuf;
+
+use ironclaw_store::{Sha256Digest, StoreError};
+use thiserror::Error;
+
+use crate::erofs::ErofsError;
+use crate::layer::LayerError;
+
+/// The reason why a source did not become a root image.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// A file of the source can't be read.
+    #[error("can't read {path}: {source}", path = .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// It is not an image of the kind that it should be.
+    #[error("{path} is no {kind}: {reason}", path = .path.display())]
+    NotAnImage {
+        /// The source.
+        path: PathBuf,
+        /// What it should be.
+        kind: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A reference names none of its images, or none was given and there are several.
+    #[error("{path} has {what}; it has: {known}", path = .path.display())]
+    Reference {
+        /// The source.
+        path: PathBuf,
+        /// What was asked for.
+        what: String,
+        /// The references of its images.
+        known: String,
+    },
+    /// None of an image's variants is for this machine.
+    #[error(
+        "the image is not for {wanted}, but for {found}: guests run what this machine's processor runs"
+    )]
+    Platform {
+        /// What was looked for.
+        wanted: String,
+        /// What there is.
+        found: String,
+    },
+    /// A blob is not what its digest says.
+    #[error("{what} {expected} is damaged: its content has the digest sha256:{found}")]
+    Digest {
+        /// What it is: a layer, a manifest, a config.
+        what: &'static str,
+        /// The digest that it should have.
+        expected: Sha256Digest,
+        /// The digest that it has.
+        found: Sha256Digest,
+    },
+    /// A layer's content can't be unpacked.
+    #[error("layer {layer} can't be unpacked: {reason}")]
+    Unpack {
+        /// The layer.
+        layer: String,
+        /// The reason.
+        reason: String,
+    },
+    /// A document of an image can't be used.
+    #[error("the image's {what} can't be used: {reason}")]
+    Document {
+        /// What it is: manifest, config, index.
+        what: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A layer can't be applied.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// The image can't be written.
+    #[error(transparent)]
+    Image(#[from] ErofsError),
+    /// The layer store can't be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}

@@ -1,0 +1,266 @@
+//! From a source to the image of a root.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ironclaw_host::{regular_file, untrusted};
+use ironclaw_store::Sha256Digest;
+
+use super::config::ImageConfig;
+use super::docker_archive;
+use super::error::SourceError;
+use super::host_tree;
+use super::layer_store::{LayerStore, StoredLayer};
+use super::layout::{self, Image};
+use super::place::Place;
+use super::source::RootSource;
+use crate::erofs::{self, ErofsError, Written};
+use crate::layer::{Limits, Merge};
+use crate::tree::FileTree;
+
+/// Limit of an image's layers, unpacked, in bytes.
+const MAX_LAYER_BYTES: u64 = 64 << 30;
+
+/// What is done next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RootStep {
+    /// Reads what the source is.
+    Reading,
+    /// Unpacks a layer.
+    Unpacking {
+        /// Its number, from 1.
+        layer: usize,
+        /// How many there are.
+        of: usize,
+    },
+    /// Indexes a layer.
+    Merging {
+        /// Its number, from 1.
+        layer: usize,
+        /// How many there are.
+        of: usize,
+    },
+    /// Writes the root's image.
+    Writing {
+        /// The number of files in it.
+        files: usize,
+    },
+}
+
+impl fmt::Display for RootStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reading => f.write_str("reading the source"),
+            Self::Unpacking { layer, of } => write!(f, "unpacking layer {layer} of {of}"),
+            Self::Merging { layer, of } => write!(f, "applying layer {layer} of {of}"),
+            Self::Writing { files } => write!(f, "writing an image of {files} files"),
+        }
+    }
+}
+
+/// The image of a root, and where it came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RootImage {
+    /// What the image says about its programs; nothing, if the source is no image.
+    pub config: ImageConfig,
+    /// The digest of the image's manifest, if the source is an image.
+    pub digest: Option<Sha256Digest>,
+    /// The digests of its layers, unpacked, from the lowest on.
+    pub layers: Vec<Sha256Digest>,
+    /// The size of the root's image in bytes.
+    pub bytes: u64,
+    /// The number of files in it.
+    pub files: u64,
+}
+
+/// Makes images of roots.
+#[derive(Debug)]
+pub struct RootBuilder {
+    layers: LayerStore,
+    limits: Limits,
+}
+
+/// What a source consists of.
+struct Opened {
+    config: ImageConfig,
+    digest: Option<Sha256Digest>,
+    layers: Vec<Sha256Digest>,
+    tree: FileTree,
+    /// While the tree is read, its layers stay.
+    _pins: Vec<StoredLayer>,
+}
+
+impl RootBuilder {
+    /// Creates a builder that keeps layers in a store.
+    #[must_use]
+    pub fn new(layers: LayerStore) -> Self {
+        let limits = Limits::default();
+        Self { layers, limits }
+    }
+
+    /// Writes the image of a source's root to a new file, `out`. Reports each step to `progress` before
+    /// it begins. Takes memory by the number of files in the root, not by their sizes.
+    ///
+    /// # Errors
+    /// [`SourceError`]; `out` may be there then, and is of no use.
+    pub fn build(
+        &self,
+        source: &RootSource,
+        out: &Path,
+        progress: &mut dyn FnMut(RootStep),
+    ) -> Result<RootImage, SourceError> {
+        progress(RootStep::Reading);
+        let opened = self.open(source, progress)?;
+        progress(RootStep::Writing {
+            files: opened.tree.len(),
+        });
+        let written = write(&opened.tree, out)?;
+        Ok(RootImage {
+            config: opened.config,
+            digest: opened.digest,
+            layers: opened.layers,
+            bytes: written.bytes,
+            files: written.inodes,
+        })
+    }
+
+    fn open(
+        &self,
+        source: &RootSource,
+        progress: &mut dyn FnMut(RootStep),
+    ) -> Result<Opened, SourceError> {
+        match source {
+            RootSource::OciLayout {
+                directory,
+                reference,
+            } => {
+                let place = Place::Directory(directory.clone());
+                let image = layout::find(&place, reference.as_deref());
+                let image = image.map_err(of_kind(directory, "OCI image layout"))?;
+                self.merged(&place, image, progress)
+            }
+            RootSource::OciArchive { file, reference } => {
+                let place = Place::archive(file)?;
+                let image = layout::find(&place, reference.as_deref());
+                let image = image.map_err(of_kind(file, "archive of an OCI image layout"))?;
+                self.merged(&place, image, progress)
+            }
+            RootSource::DockerArchive { file, reference } => {
+                let place = Place::archive(file)?;
+                let image = docker_archive::find(&place, reference.as_deref());
+                let image = image.map_err(of_kind(file, "archive of `docker save`"))?;
+                self.merged(&place, image, progress)
+            }
+            RootSource::Tar(file) => self.tar(file, progress),
+            RootSource::Directory(directory) => Ok(Opened {
+                config: ImageConfig::default(),
+                digest: None,
+                layers: Vec::new(),
+                tree: host_tree::read(directory, &self.limits)?,
+                _pins: Vec::new(),
+            }),
+        }
+    }
+
+    /// Unpacks the layers of an image that are not here yet, and merges them.
+    fn merged(
+        &self,
+        place: &Place,
+        image: Image,
+        progress: &mut dyn FnMut(RootStep),
+    ) -> Result<Opened, SourceError> {
+        let of = image.layers.len();
+        let mut pins = Vec::new();
+        let mut left = MAX_LAYER_BYTES;
+        for (number, layer) in image.layers.iter().enumerate() {
+            let stored = match self.layers.get(layer.archive)? {
+                Some(stored) => stored,
+                None => {
+                    progress(RootStep::Unpacking {
+                        layer: number + 1,
+                        of,
+                    });
+                    let name = format!("sha256:{}", layer.blob.unwrap_or(layer.archive));
+                    let digests = (Some(layer.archive), layer.blob);
+                    let blob = place.open(&layer.path)?;
+                    self.layers.put(blob, &name, digests, left)?.1
+                }
+            };
+            left = left.saturating_sub(stored.archive.metadata().map_or(0, |it| it.len()));
+            pins.push(stored);
+        }
+        let mut merge = Merge::new(self.limits.clone());
+        for (number, (layer, stored)) in image.layers.iter().zip(&pins).enumerate() {
+            progress(RootStep::Merging {
+                layer: number + 1,
+                of,
+            });
+            let name = format!("sha256:{}", layer.blob.unwrap_or(layer.archive));
+            merge.apply(&name, Arc::clone(&stored.archive))?;
+        }
+        Ok(Opened {
+            config: image.config,
+            digest: Some(image.digest),
+            layers: image.layers.iter().map(|layer| layer.archive).collect(),
+            tree: merge.into_tree(),
+            _pins: pins,
+        })
+    }
+
+    fn tar(&self, path: &Path, progress: &mut dyn FnMut(RootStep)) -> Result<Opened, SourceError> {
+        let file = regular_file::open(path).map_err(|source| SourceError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let name = untrusted::line(&path.display().to_string());
+        progress(RootStep::Unpacking { layer: 1, of: 1 });
+        let (digest, stored) = self
+            .layers
+            .put(file, &name, (None, None), MAX_LAYER_BYTES)?;
+        progress(RootStep::Merging { layer: 1, of: 1 });
+        let mut merge = Merge::new(self.limits.clone());
+        merge.apply(&name, Arc::clone(&stored.archive))?;
+        Ok(Opened {
+            config: ImageConfig::default(),
+            digest: None,
+            layers: vec![digest],
+            tree: merge.into_tree(),
+            _pins: vec![stored],
+        })
+    }
+}
+
+/// An error of what should be an image of some kind, but has no such files.
+fn of_kind(path: &Path, kind: &'static str) -> impl FnOnce(SourceError) -> SourceError {
+    let path = PathBuf::from(path);
+    move |error| match error {
+        SourceError::Read { path: file, source }
+            if file.ends_with("index.json") || file.ends_with("manifest.json") =>
+        {
+            let name = file.strip_prefix(&path).unwrap_or(&file);
+            SourceError::NotAnImage {
+                reason: format!("{}: {source}", name.display()),
+                path,
+                kind,
+            }
+        }
+        other => other,
+    }
+}
+
+fn write(tree: &FileTree, out: &Path) -> Result<Written, SourceError> {
+    let failed = |error| SourceError::Image(ErofsError::Write(error));
+    let mut options = File::options();
+    let options = options.read(true).write(true).create_new(true).mode(0o600);
+    let file = options.open(out).map_err(failed)?;
+    let mut writer = BufWriter::with_capacity(1 << 20, file);
+    let written = erofs::write(tree, &mut writer)?;
+    writer.flush().map_err(failed)?;
+    Ok(written)
+}

@@ -1,0 +1,102 @@
+//! Where a root comes from, as people write it.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// The source of a template's root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RootSource {
+    /// A directory in the OCI image layout.
+    OciLayout {
+        /// The directory.
+        directory: PathBuf,
+        /// The name of an image in it; may be missing if it has one alone.
+        reference: Option<String>,
+    },
+    /// Such a directory in a tar archive.
+    OciArchive {
+        /// The archive.
+        file: PathBuf,
+        /// The name of an image in it.
+        reference: Option<String>,
+    },
+    /// What `docker save` writes.
+    DockerArchive {
+        /// The archive.
+        file: PathBuf,
+        /// The name and tag of an image in it.
+        reference: Option<String>,
+    },
+    /// A directory of the host with a root file system in it.
+    Directory(PathBuf),
+    /// A tar archive with a root file system in it.
+    Tar(PathBuf),
+}
+
+/// The text names no source.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "{text:?} is no source: it takes oci:DIR[:REF], oci-archive:FILE[:REF], docker-archive:FILE[:REF], \
+     rootfs:DIR or tar:FILE"
+)]
+pub struct ParseSourceError {
+    /// What was given.
+    pub text: String,
+}
+
+impl RootSource {
+    /// Parses a source.
+    ///
+    /// # Errors
+    /// [`ParseSourceError`].
+    pub fn parse(text: &OsStr) -> Result<Self, ParseSourceError> {
+        let bytes = text.as_bytes();
+        let bad = || ParseSourceError {
+            text: text.to_string_lossy().into_owned(),
+        };
+        let colon = bytes
+            .iter()
+            .position(|byte| *byte == b':')
+            .ok_or_else(bad)?;
+        let (kind, rest) = (&bytes[..colon], &bytes[colon + 1..]);
+        if rest.is_empty() {
+            return Err(bad());
+        }
+        let whole = || PathBuf::from(OsStr::from_bytes(rest));
+        let image = || -> Result<(PathBuf, Option<String>), ParseSourceError> {
+            // As skopeo has it: the path ends at the first colon.
+            let end = rest.iter().position(|byte| *byte == b':');
+            let path = PathBuf::from(OsStr::from_bytes(&rest[..end.unwrap_or(rest.len())]));
+            let reference = end.map(|end| str::from_utf8(&rest[end + 1..]));
+            let reference = reference.transpose().map_err(|_| bad())?;
+            let is_usable = !path.as_os_str().is_empty() && reference != Some("");
+            is_usable
+                .then(|| (path, reference.map(str::to_owned)))
+                .ok_or_else(bad)
+        };
+        Ok(match kind {
+            b"oci" => {
+                let (directory, reference) = image()?;
+                Self::OciLayout {
+                    directory,
+                    reference,
+                }
+            }
+            b"oci-archive" => {
+                let (file, reference) = image()?;
+                Self::OciArchive { file, reference }
+            }
+            b"docker-archive" => {
+                let (file, reference) = image()?;
+                Self::DockerArchive { file, reference }
+            }
+            b"rootfs" => Self::Directory(whole()),
+            b"tar" => Self::Tar(whole()),
+            _ => return Err(bad()),
+        })
+    }
+}
