@@ -7,6 +7,7 @@
 )]
 
 pub mod confine;
+pub mod program;
 mod raw;
 pub mod supply;
 
@@ -28,17 +29,19 @@ use tokio::io::unix::AsyncFd;
 /// reason (`PR_SET_PDEATHSIG`, prctl(2)). The child must be in our PID namespace.
 pub fn bind_to_parent(command: &mut Command) {
     let parent = rustix::process::getpid();
-    let prepare = move || -> io::Result<()> {
-        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-        // If the parent died before the line above, the signal will never come.
-        if rustix::process::getppid() != Some(parent) {
-            return Err(io::Error::from(rustix::io::Errno::SRCH));
-        }
-        Ok(())
-    };
-    // SAFETY: `prepare` runs between fork and exec, where only async-signal-safe work is sound:
-    // it makes system calls, and neither allocates nor locks.
-    unsafe { command.pre_exec(prepare) };
+    // SAFETY: it runs between fork and exec, where only async-signal-safe work is sound: it makes
+    // system calls, and neither allocates nor locks.
+    unsafe { command.pre_exec(move || end_with_parent(parent)) };
+}
+
+/// Makes the kernel kill this process when the thread of `parent` ends that started it.
+fn end_with_parent(parent: Pid) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // If the parent died before the line above, the signal will never come.
+    if rustix::process::getppid() != Some(parent) {
+        return Err(io::Error::from(rustix::io::Errno::SRCH));
+    }
+    Ok(())
 }
 
 /// Makes the child of `command` the leader of a session of its own.
@@ -58,26 +61,30 @@ pub fn lead_session(command: &mut Command) {
 /// This covers more than the parent-death signal, which reaches the child alone, and not even that
 /// where the child gains privileges.
 pub fn end_group_with(command: &mut Command, end: &OwnedFd) {
+    let number = end.as_raw_fd();
+    // SAFETY: between fork and exec it makes system calls, and neither allocates nor locks. The
+    // caller keeps the descriptor open until the child was spawned, which has a copy of it.
+    unsafe { command.pre_exec(move || signal_group_at_the_end_of(number)) };
+}
+
+/// Has SIGKILL sent to the process group that this process leads when the pipe that the descriptor
+/// `number` reads from has no writer any more.
+fn signal_group_at_the_end_of(number: RawFd) -> io::Result<()> {
     // Missing in `libc` (asm-generic/fcntl.h).
     const F_SETSIG: libc::c_int = 10;
-    let number = end.as_raw_fd();
-    let prepare = move || -> io::Result<()> {
-        let group = -rustix::process::getpid().as_raw_nonzero().get();
-        for (operation, argument) in [
-            (libc::F_SETOWN, group),
-            (F_SETSIG, libc::SIGKILL),
-            (libc::F_SETFL, libc::O_ASYNC),
-        ] {
-            // SAFETY: the caller keeps the descriptor open until the child was spawned, which has a
-            // copy of it; none of the three touches memory of ours.
-            if unsafe { libc::fcntl(number, operation, argument) } < 0 {
-                return Err(io::Error::last_os_error());
-            }
+    let group = -rustix::process::getpid().as_raw_nonzero().get();
+    for (operation, argument) in [
+        (libc::F_SETOWN, group),
+        (F_SETSIG, libc::SIGKILL),
+        (libc::F_SETFL, libc::O_ASYNC),
+    ] {
+        // SAFETY: a number that names no descriptor is an error; none of the three touches memory
+        // of ours.
+        if unsafe { libc::fcntl(number, operation, argument) } < 0 {
+            return Err(io::Error::last_os_error());
         }
-        Ok(())
-    };
-    // SAFETY: between fork and exec it makes system calls, and neither allocates nor locks.
-    unsafe { command.pre_exec(prepare) };
+    }
+    Ok(())
 }
 
 /// Lets the child of `command` inherit no descriptors but standard input, output and error, and
@@ -142,12 +149,14 @@ pub fn refuse_huge_pages(command: &mut Command) {
 
 /// Starts the child of `command` in a new, empty network namespace.
 pub fn leave_network(command: &mut Command) {
-    let prepare = || -> io::Result<()> {
-        // SAFETY: no descriptor is touched by a new network namespace.
-        Ok(unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?)
-    };
     // SAFETY: between fork and exec it makes one system call, and neither allocates nor locks.
-    unsafe { command.pre_exec(prepare) };
+    unsafe { command.pre_exec(enter_empty_network) };
+}
+
+/// Moves this thread to a new, empty network namespace.
+fn enter_empty_network() -> io::Result<()> {
+    // SAFETY: no descriptor is touched by a new network namespace.
+    Ok(unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?)
 }
 
 /// Makes the processes that this thread starts from now on members of a new PID namespace.

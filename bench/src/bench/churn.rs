@@ -2,7 +2,8 @@
 //! Firecracker: start, load, kill.
 //!
 //! The compared sides take turns, phase by phase, so that other load on the machine affects all
-//! alike.
+//! alike. Beside the rates is the processor time of a cycle: where processors bound the rate it says
+//! what of the cycle to make cheaper, and other load on the machine hardly affects it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use ironclaw_orchestrator::vm::backend::JailChoice;
 use ironclaw_orchestrator::vm::firecracker::{self, FirecrackerBinary};
 use ironclaw_orchestrator::vm::snapshot::Snapshot;
 use ironclaw_orchestrator::vm::{Config, Launcher, Origin, Pool, PoolOptions};
+use procfs::process::Process;
 use serde::Serialize;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::sleep;
@@ -40,19 +42,23 @@ pub(super) struct Report {
     levels: Vec<Level>,
 }
 
-/// Rates with so many concurrent clients; medians of all phases, per second.
+/// Rates with so many concurrent clients, and the processor time of a cycle; medians of all phases,
+/// rates per second.
 #[derive(Debug, Serialize)]
 struct Level {
     clients: usize,
     phases: usize,
     /// Starts, loads and kills of the same Firecracker, without a jail.
     bare: f64,
+    bare_cpu_ms: f64,
     /// Spawns with a command, without a jail.
     unjailed: f64,
+    unjailed_cpu_ms: f64,
     unjailed_served: Served,
     unjailed_of_bare: f64,
     /// Jailed spawns with a command; `None` if the settings or the user's rights allow no jail.
     jailed: Option<f64>,
+    jailed_cpu_ms: Option<f64>,
     jailed_served: Option<Served>,
     jailed_of_unjailed: Option<f64>,
 }
@@ -140,25 +146,31 @@ async fn measure(
 
 async fn in_turns(subjects: &[Subject], clients: usize, phases: usize) -> Result<Level> {
     let mut rates = vec![Vec::new(); subjects.len()];
+    let mut cpu_ms = rates.clone();
     let mut served = vec![Served::default(); subjects.len()];
     for _ in 0..phases {
         for (at, subject) in subjects.iter().enumerate() {
-            let (rate, by) = phase(subject, clients).await?;
-            rates[at].push(rate);
-            served[at].add(by);
+            let phase = phase(subject, clients).await?;
+            rates[at].push(phase.rate);
+            cpu_ms[at].push(phase.cpu_ms);
+            served[at].add(phase.served);
         }
     }
-    let medians: Vec<_> = rates.iter_mut().map(|rates| median(rates)).collect();
-    let (bare, unjailed) = (medians[0], medians[1]);
-    let jailed = medians.get(2).copied();
+    let medians = |all: &mut [Vec<f64>]| all.iter_mut().map(|each| median(each)).collect();
+    let (rates, cpu_ms): (Vec<_>, Vec<_>) = (medians(&mut rates), medians(&mut cpu_ms));
+    let (bare, unjailed) = (rates[0], rates[1]);
+    let jailed = rates.get(2).copied();
     Ok(Level {
         clients,
         phases,
         bare,
+        bare_cpu_ms: cpu_ms[0],
         unjailed,
+        unjailed_cpu_ms: cpu_ms[1],
         unjailed_served: served[1],
         unjailed_of_bare: unjailed / bare,
         jailed,
+        jailed_cpu_ms: cpu_ms.get(2).copied(),
         jailed_served: served.get(2).copied(),
         jailed_of_unjailed: jailed.map(|jailed| jailed / unjailed),
     })
@@ -200,8 +212,29 @@ impl Tally {
     }
 }
 
-/// Returns the cycles per second of so many clients, and the tiers that served them.
-async fn phase(subject: &Subject, clients: usize) -> Result<(f64, Served)> {
+/// The figures of a phase.
+struct Phase {
+    /// Cycles per second.
+    rate: f64,
+    /// Processor time of a cycle.
+    cpu_ms: f64,
+    /// The tiers that served.
+    served: Served,
+}
+
+/// Returns the processor time of this process and of the children that it has reaped. Kernel
+/// threads that work for them are not in it.
+fn processor_time() -> Result<Duration> {
+    let stat = Process::myself().and_then(|process| process.stat());
+    let stat = stat.context("can't read /proc/self/stat")?;
+    let [users, systems] = [stat.cutime, stat.cstime].map(|ticks| ticks.max(0).unsigned_abs());
+    let ticks = stat.utime + stat.stime + users + systems;
+    let a_second = procfs::ticks_per_second().max(1);
+    Ok(Duration::from_secs_f64(ticks as f64 / a_second as f64))
+}
+
+/// Measures so many clients.
+async fn phase(subject: &Subject, clients: usize) -> Result<Phase> {
     let tally = Arc::new(Tally::default());
     let mut running = JoinSet::new();
     match subject {
@@ -241,13 +274,14 @@ async fn phase(subject: &Subject, clients: usize) -> Result<(f64, Served)> {
     }
     let counted = async {
         sleep(LEAD_IN).await;
+        let worked = processor_time()?;
         tally.counts.store(true, Ordering::Relaxed);
         let start = Instant::now();
         sleep(PHASE).await;
         tally.over.store(true, Ordering::Relaxed);
-        start.elapsed()
+        anyhow::Ok((start.elapsed(), processor_time()?.saturating_sub(worked)))
     };
-    let elapsed = counted.await;
+    let (elapsed, worked) = counted.await?;
     while let Some(client) = running.join_next().await {
         client.context("a task failed")??;
     }
@@ -261,7 +295,12 @@ async fn phase(subject: &Subject, clients: usize) -> Result<(f64, Served)> {
         restored: count(&tally.restored),
         cold_boot: count(&tally.cold_boot),
     };
-    Ok((count(&tally.cycles) as f64 / elapsed.as_secs_f64(), served))
+    let cycles = count(&tally.cycles) as f64;
+    Ok(Phase {
+        rate: cycles / elapsed.as_secs_f64(),
+        cpu_ms: worked.as_secs_f64() * 1000.0 / cycles,
+        served,
+    })
 }
 
 fn print(report: &Report) -> Result<()> {
@@ -270,21 +309,23 @@ fn print(report: &Report) -> Result<()> {
         report.vmm, report.load_before.one, report.load_after.one
     ))?;
     output::line(
-        "per second: start, load and kill of Firecracker alone (bare), and spawn, exec and destroy \
-         of the pool",
+        "per second, and milliseconds of processor time each (CPU): start, load and kill of \
+         Firecracker alone (bare), and spawn, exec and destroy of the pool",
     )?;
     let served =
         |served: Served| format!("{}/{}/{}", served.warm, served.restored, served.cold_boot);
+    let shown = |figure: Option<f64>| figure.map_or("-".to_owned(), |it| format!("{it:.1}"));
     let rows = report.levels.iter().map(|level| {
         [
             level.clients.to_string(),
             format!("{:.1}", level.bare),
+            format!("{:.1}", level.bare_cpu_ms),
             format!("{:.1}", level.unjailed),
+            format!("{:.1}", level.unjailed_cpu_ms),
             format!("{:.2}", level.unjailed_of_bare),
             served(level.unjailed_served),
-            level
-                .jailed
-                .map_or("-".to_owned(), |rate| format!("{rate:.1}")),
+            shown(level.jailed),
+            shown(level.jailed_cpu_ms),
             level
                 .jailed_of_unjailed
                 .map_or("-".to_owned(), |ratio| format!("{ratio:.2}")),
@@ -295,10 +336,13 @@ fn print(report: &Report) -> Result<()> {
         [
             "CLIENTS",
             "BARE",
+            "CPU",
             "UNJAILED",
+            "CPU",
             "OF BARE",
             "WARM/RESTORED/COLD",
             "JAILED",
+            "CPU",
             "OF UNJAILED",
             "WARM/RESTORED/COLD",
         ],

@@ -25,7 +25,6 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,6 +36,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use crate::regular_file;
+use crate::sys::program::Program;
 use crate::vm::mount::Hindrance;
 use crate::vm::tsc;
 pub use crate::vm::vmm::jail::user::DEFAULT_USERS;
@@ -53,7 +53,7 @@ use api::{
 };
 pub use binary::FirecrackerBinary;
 use binary::PROGRAM;
-use chroot::{Chroot, LOG, Sees};
+use chroot::{Chroot, Sees};
 pub use confined::Confined;
 use confined::OWN_FILES;
 use devices::Interface;
@@ -262,15 +262,15 @@ impl Firecracker {
             run.path().display()
         )))?;
         let chroot = dir.chroot().clone();
-        let log = dir.pipe(LOG);
-        let log = log.map_err(VmmError::io(format!(
+        let (log_path, log) = dir.log().map_err(VmmError::io(format!(
             "make a pipe for the log of a VM in {}",
             run.path().display()
         )))?;
-        let launch = self.launch(dir, machine, interface, writes);
-        let launch = launch
-            .map_err(VmmError::io("confine Firecracker"))?
-            .logging_to(log);
+        let launch = self.launch(dir, log_path, machine, interface, writes);
+        let mut launch = launch.map_err(VmmError::io("confine Firecracker"))?;
+        if let Some(log) = log {
+            launch = launch.logging_to(log);
+        }
         let process = Process::start(launch)
             .await
             .map_err(VmmError::io(format!("start {}", self.binary.display())))?;
@@ -312,30 +312,40 @@ impl Firecracker {
     fn launch(
         &self,
         dir: VmDir,
+        log_path: &str,
         machine: Machine,
         interface: Option<Interface>,
         writes: Snapshot,
     ) -> io::Result<Launch<VmResources>> {
         let run = Arc::clone(dir.run());
         // Each further log line costs milliseconds per restore.
-        let arguments = ["--api-sock", API, "--log-path", LOG, "--level", "Error"];
+        let arguments = [
+            "--api-sock",
+            API,
+            "--log-path",
+            log_path,
+            "--level",
+            "Error",
+        ];
         let (Some(jailer), Some(jail)) = (&self.jailer, dir.jailed()) else {
-            let mut command = Command::new(&self.binary);
-            command.env_clear().current_dir(dir.chroot().path());
+            let mut program = Program::new(&self.binary);
+            program.current_dir(dir.chroot().path());
             // Firecracker reads the host's time zone at its first log line, when its seccomp
             // filters are active already. Where the C library uses a system call for that which the
             // filters forbid, as glibc does, the process would hang instead of reporting why a
             // snapshot can't be loaded.
-            command.env("TZ", "UTC0");
-            command.args(arguments);
-            let mut launch = Launch::new(command).recorded_in(run);
-            if let Some(confined) = &self.confined {
-                let writes = writes == Snapshot::Written;
-                let confinement =
-                    confined.confinement(dir.chroot(), machine, writes, &self.devices)?;
-                launch = launch.confined(confinement, None);
-            }
-            return Ok(launch.with(VmResources {
+            program.env("TZ", "UTC0");
+            program.args(arguments);
+            let launch = match &self.confined {
+                None => Launch::new(program),
+                Some(confined) => {
+                    let writes = writes == Snapshot::Written;
+                    let confinement =
+                        confined.confinement(dir.chroot(), machine, writes, &self.devices)?;
+                    Launch::confined(program.command(), confinement, None)
+                }
+            };
+            return Ok(launch.recorded_in(run).with(VmResources {
                 _dir: dir,
                 _interface: interface,
             }));
@@ -344,8 +354,8 @@ impl Firecracker {
         let base = run.path();
         let tap = interface.as_ref().map(Interface::tap);
         let network = tap.and_then(|tap| tap.namespace.as_deref());
-        let command = jailer.command(&self.binary, base, id, user, machine, network, &arguments);
-        Ok(Launch::new(command)
+        let program = jailer.program(&self.binary, base, id, user, machine, network, &arguments);
+        Ok(Launch::new(program)
             .in_pid_namespace(jailer.namespace())
             .recorded_in(Arc::clone(&run))
             .with(VmResources {
@@ -799,7 +809,7 @@ mod tests {
         }
         let directory = tempfile::tempdir().unwrap();
         let (end, stuck) = mpsc::channel();
-        let launch = Launch::new(Command::new("/bin/true")).with(Stuck(stuck));
+        let launch = Launch::new(Program::new("/bin/true")).with(Stuck(stuck));
         drop(Process::start(launch).await.unwrap());
 
         let binary = FirecrackerBinary {

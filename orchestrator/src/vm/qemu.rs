@@ -34,6 +34,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::regular_file;
+use crate::sys::program::Program;
 use crate::vm::tsc;
 use crate::vm::vmm::process::{Launch, Process, socket_pair};
 use crate::vm::vmm::program::find_program;
@@ -107,9 +108,9 @@ impl QemuBinary {
              (apt-get install --no-install-recommends qemu-system-x86), or set `qemu` to \
              the binary",
         )?;
-        let mut command = std::process::Command::new(&path);
-        command.arg("--version");
-        let process = Process::start(Launch::new(command))
+        let mut program = Program::new(&path);
+        program.arg("--version");
+        let process = Process::start(Launch::new(program))
             .await
             .map_err(VmmError::io(format!("start {}", path.display())))?;
         let exit =
@@ -246,9 +247,8 @@ impl Qemu {
         let cell = cell.and_then(|(confinement, cell)| Ok((confinement, cell.entrances()?, cell)));
         let (confinement, cgroups, cell) = cell.map_err(VmmError::io("make a jail for QEMU"))?;
         let inherited = [monitor_end, agent_end].into_iter().chain(state).collect();
-        let launch = Launch::new(command)
+        let launch = Launch::confined(command, confinement, memory.into_file())
             .inherit(inherited)
-            .confined(confinement, memory.into_file())
             .joining(cgroups)
             .recorded_in(run)
             .with(cell);

@@ -42,12 +42,15 @@ static mut PAGE: Page = Page {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Clock(());
 
+/// Returns whether KVM has this paravirtual feature.
+pub(super) fn kvm_offers(feature: u32) -> bool {
+    __cpuid(HYPERVISOR_LEAF).eax >= KVM_FEATURES && __cpuid(KVM_FEATURES).eax & feature != 0
+}
+
 impl Clock {
     /// Starts the clock; `None` if the hypervisor has none.
     pub(crate) fn start() -> Option<Self> {
-        let offered = __cpuid(HYPERVISOR_LEAF).eax >= KVM_FEATURES
-            && __cpuid(KVM_FEATURES).eax & CLOCKSOURCE2 != 0;
-        if !offered {
+        if !kvm_offers(CLOCKSOURCE2) {
             return None;
         }
         // SAFETY: KVM announced the register. It will write to the page, which is 32 bytes,

@@ -7,6 +7,7 @@ use core::arch::global_asm;
 use core::ptr::addr_of;
 use core::time::Duration;
 
+use super::clock::kvm_offers;
 use super::serial::stop;
 use super::supervisor;
 
@@ -30,6 +31,10 @@ const INVALID_OPCODE: usize = 6;
 const DEVICE_VECTOR: u8 = 0x40;
 const TIMER_VECTOR: u8 = 0x41;
 const SPURIOUS_VECTOR: u8 = 0xff;
+
+/// `KVM_FEATURE_POLL_CONTROL` and its register, `MSR_KVM_POLL_CONTROL`.
+const POLL_CONTROL: u32 = 1 << 12;
+const POLL_CONTROL_REGISTER: u32 = 0x4b56_4d05;
 
 /// Selector of ring 0's code segment.
 const CODE: u16 = 8;
@@ -174,6 +179,11 @@ pub(crate) unsafe fn enable(input: u8) {
         write(IO_APIC + IO_APIC_WINDOW, 0);
         write(IO_APIC, register);
         write(IO_APIC + IO_APIC_WINDOW, u32::from(DEVICE_VECTOR));
+        // By default KVM looks for an interrupt for up to 200 microseconds before a halted guest
+        // gives up its processor, which others on the host have a use for.
+        if kvm_offers(POLL_CONTROL) {
+            supervisor::write_register(POLL_CONTROL_REGISTER, 0);
+        }
     }
 }
 

@@ -23,14 +23,17 @@ const EVENT: u16 = 2;
 
 const RECEIVE_SLOTS: usize = 16;
 const RECEIVE_PACKET: usize = HEADER + 16 * 1024;
+/// Received buffers that are given back to the device before it is notified. It finds them by
+/// itself with the next packet, unless it ran out of all of them: then as many as there are come
+/// back one after the other, and it is notified in their midst.
+const RECEIVE_BATCH: usize = RECEIVE_SLOTS / 2;
 const TRANSMIT_SLOTS: usize = 16;
 const TRANSMIT_PACKET: usize = HEADER + 16 * 1024;
 const EVENT_SLOTS: usize = 4;
 const EVENT_LENGTH: usize = 4;
 
 /// `VIRTIO_F_VERSION_1`. Suppression of notifications (`VIRTIO_RING_F_EVENT_IDX`) is not taken:
-/// its state would have to be right on both sides of a snapshot, and it would only save work that
-/// this guest does not mind.
+/// its state would have to be right on both sides of a snapshot.
 const VERSION_1: u64 = 1 << 32;
 
 /// `VIRTIO_VSOCK_EVENT_TRANSPORT_RESET`, the one event there is.
@@ -39,7 +42,12 @@ const TRANSPORT_RESET: [u8; EVENT_LENGTH] = [0; EVENT_LENGTH];
 /// The device.
 pub(crate) struct Socket {
     transport: MmioTransport<'static>,
-    receive: OwningQueue<Identity, RECEIVE_SLOTS, RECEIVE_PACKET>,
+    receive: VirtQueue<Identity, RECEIVE_SLOTS>,
+    /// Buffers of the receive queue, by the queue's number for each: all are with the device, but
+    /// for the one that is being read.
+    arrivals: [Box<[u8]>; RECEIVE_SLOTS],
+    /// Buffers given back since the device was notified.
+    unannounced: usize,
     event: OwningQueue<Identity, EVENT_SLOTS, EVENT_LENGTH>,
     transmit: VirtQueue<Identity, TRANSMIT_SLOTS>,
     /// Buffers of the transmit queue; one that is in use is with the device.
@@ -71,7 +79,11 @@ impl Socket {
             return Err(Error::Unsupported);
         }
         negotiate(&mut transport)?;
-        let receive = OwningQueue::new(VirtQueue::new(&mut transport, RECEIVE, false, false)?)?;
+        let mut receive = VirtQueue::new(&mut transport, RECEIVE, false, false)?;
+        let mut arrivals = core::array::from_fn(|_| vec![0; RECEIVE_PACKET].into_boxed_slice());
+        for (index, buffer) in arrivals.iter_mut().enumerate() {
+            lend(&mut receive, index, buffer)?;
+        }
         let transmit = VirtQueue::new(&mut transport, TRANSMIT, false, false)?;
         let event = OwningQueue::new(VirtQueue::new(&mut transport, EVENT, false, false)?)?;
         transport.finish_init();
@@ -83,6 +95,8 @@ impl Socket {
         Ok(Self {
             transport,
             receive,
+            arrivals,
+            unannounced: 0,
             event,
             transmit,
             packets,
@@ -109,11 +123,26 @@ impl Socket {
 
     /// Passes the next packet that came in to `take`. Returns whether there was one.
     pub(crate) fn receive(&mut self, take: impl FnOnce(&[u8])) -> Result<bool> {
-        let received = self.receive.poll(&mut self.transport, |packet| {
-            take(packet);
-            Ok(Some(()))
-        });
-        Ok(received?.is_some())
+        let Some(token) = self.receive.peek_used() else {
+            return Ok(false);
+        };
+        let index = usize::from(token);
+        let buffer = self.arrivals.get_mut(index).ok_or(Error::WrongToken)?;
+        // SAFETY: this is the buffer that was added under this token.
+        let length = unsafe { self.receive.pop_used(token, &[], &mut [buffer])? };
+        let packet = usize::try_from(length).ok();
+        take(
+            packet
+                .and_then(|length| buffer.get(..length))
+                .ok_or(Error::IoError)?,
+        );
+        lend(&mut self.receive, index, buffer)?;
+        self.unannounced += 1;
+        if self.unannounced >= RECEIVE_BATCH {
+            self.unannounced = 0;
+            self.transport.notify(RECEIVE);
+        }
+        Ok(true)
     }
 
     /// Returns whether the device has taken all packets that were sent.
@@ -166,6 +195,23 @@ impl Socket {
             };
         }
         Ok(())
+    }
+}
+
+/// Gives a buffer to the device. The queue numbers buffers by its free descriptors: the first of all
+/// at first, and then the one that was freed last, so that a buffer keeps its number.
+fn lend(
+    queue: &mut VirtQueue<Identity, RECEIVE_SLOTS>,
+    index: usize,
+    buffer: &mut [u8],
+) -> Result<()> {
+    // SAFETY: the buffer is owned by the socket, which is never dropped while the device runs, and
+    // is not touched before it was popped.
+    let token = unsafe { queue.add(&[], &mut [buffer])? };
+    if usize::from(token) == index {
+        Ok(())
+    } else {
+        Err(Error::WrongToken)
     }
 }
 

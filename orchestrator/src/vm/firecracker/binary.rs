@@ -1,13 +1,13 @@
 //! Finds the Firecracker binary and checks its version.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use semver::Version;
 use tokio::time::timeout;
 
 use super::quirks::Quirks;
+use crate::sys::program::Program;
 use crate::vm::vmm::VmmError;
 use crate::vm::vmm::process::{Launch, Process};
 use crate::vm::vmm::program::find_program;
@@ -40,9 +40,9 @@ impl FirecrackerBinary {
     /// version is not supported ([`Unsupported`](super::Unsupported)).
     pub async fn find(configured: Option<&Path>) -> Result<Self, VmmError> {
         let path = find_program(PROGRAM, configured, HINT)?;
-        let mut command = Command::new(&path);
-        command.arg("--version");
-        let process = Process::start(Launch::new(command))
+        let mut program = Program::new(&path);
+        program.arg("--version");
+        let process = Process::start(Launch::new(program))
             .await
             .map_err(VmmError::io(format!("start {}", path.display())))?;
         let exit = timeout(VERSION_TIMEOUT, process.exited())

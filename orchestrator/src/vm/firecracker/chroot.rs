@@ -78,6 +78,10 @@ impl Chroot {
         matches!(self.sees, Sees::Jail(_))
     }
 
+    pub(super) fn sees(&self) -> Sees {
+        self.sees
+    }
+
     /// Creates a pipe `name` that the process may write to, as the user `jailed` if it is jailed;
     /// returns the end for reading.
     pub(super) fn pipe(&self, name: &str, jailed: Option<u32>) -> io::Result<OwnedFd> {

@@ -12,14 +12,13 @@ use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::process::{Resource, getrlimit};
 
 use super::pid_namespace::PidNamespace;
-use crate::sys;
+use crate::sys::program::Program;
 use crate::vm::host_limits;
 use crate::vm::vmm::jail::cgroup::Cgroups;
 use crate::vm::vmm::jail::user::{User, user};
@@ -100,10 +99,10 @@ impl Jailer {
         user(&self.users, turn, run_path)
     }
 
-    /// Builds the command that runs `firecracker` with `arguments` as the VM `id`, in the jail at
+    /// Returns the program that runs `firecracker` with `arguments` as the VM `id`, in the jail at
     /// [`root`] and in the network namespace `network`, or else in an empty one.
     #[expect(clippy::too_many_arguments, reason = "a command line has as many")]
-    pub(super) fn command(
+    pub(super) fn program(
         &self,
         firecracker: &Path,
         base: &Path,
@@ -112,31 +111,33 @@ impl Jailer {
         machine: Machine,
         network: Option<&Path>,
         arguments: &[&str],
-    ) -> Command {
-        let mut command = Command::new(&self.program);
-        command.env_clear().current_dir("/");
-        command.args(["--id", id]);
-        command.arg("--exec-file").arg(firecracker);
-        command.args(["--uid", &user.id().to_string()]);
-        command.args(["--gid", &self.group().to_string()]);
-        command.arg("--chroot-base-dir").arg(base);
+    ) -> Program {
+        let mut program = Program::new(&self.program);
+        program.current_dir(Path::new("/"));
+        program.args(["--id", id]);
+        program.arg("--exec-file").arg(firecracker);
+        program.args(["--uid", &user.id().to_string()]);
+        program.args(["--gid", &self.group().to_string()]);
+        program.arg("--chroot-base-dir").arg(base);
         let largest = machine.memory_bytes() + MAX_EXTRA_FILE_BYTES;
-        command.args(["--resource-limit", &format!("fsize={largest}")]);
+        program.args(["--resource-limit", &format!("fsize={largest}")]);
         // Not above this process's hard limit: raising that may need a capability.
         let most = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
         let files = most.min(MAX_FILES);
-        command.args(["--resource-limit", &format!("no-file={files}")]);
+        program.args(["--resource-limit", &format!("no-file={files}")]);
         if let Some(cgroups) = &self.cgroups {
-            cgroups.limit(machine, &mut command);
+            cgroups.limit(machine, &mut program);
         }
         match network {
             Some(namespace) => {
-                command.arg("--netns").arg(namespace);
+                program.arg("--netns").arg(namespace);
             }
-            None => sys::leave_network(&mut command),
+            None => {
+                program.leave_network();
+            }
         }
-        command.arg("--").args(arguments);
-        command
+        program.arg("--").args(arguments);
+        program
     }
 }
 

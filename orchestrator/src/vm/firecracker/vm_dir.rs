@@ -1,7 +1,7 @@
 //! The directory of a Firecracker process, below that of its owner, and its teardown.
 //!
 //! ```text
-//! <run directory>/<owner>/<vm>/api.sock, vsock.sock, log, written/
+//! <run directory>/<owner>/<vm>/api.sock, vsock.sock; if it sees nothing else, log and written/
 //!                        firecracker/<owner>-<vm>/root/…    the same in a jail
 //! ```
 //!
@@ -14,11 +14,15 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::chroot::{Chroot, Sees, WRITTEN};
+use super::chroot::{Chroot, LOG, Sees, WRITTEN};
 use super::jail::{self, Jailer};
 use crate::vm::tree;
 use crate::vm::vmm::jail::user::User;
 use crate::vm::vmm::run_directory::{self, RunDirectory};
+
+/// A process's own standard error, where it sees the host's files: a pipe in its directory would be one
+/// more inode to be made and removed.
+const STANDARD_ERROR: &str = "/proc/self/fd/2";
 
 /// The directory of one VM, with its jail. Drop is the teardown: it removes the directory and the
 /// jail's control groups, so the process must have ended.
@@ -94,10 +98,14 @@ impl VmDir {
         &self.chroot
     }
 
-    /// Creates a pipe `name` for the VM to write to; returns the end for reading.
-    pub(super) fn pipe(&self, name: &str) -> io::Result<OwnedFd> {
+    /// Returns the path by which the process opens its log and, if that is not its standard error, the
+    /// reading end of the pipe there.
+    pub(super) fn log(&self) -> io::Result<(&'static str, Option<OwnedFd>)> {
+        if self.chroot.sees() == Sees::Host {
+            return Ok((STANDARD_ERROR, None));
+        }
         let user = self.jail.as_ref().map(|jail| jail.user.id());
-        self.chroot.pipe(name, user)
+        Ok((LOG, Some(self.chroot.pipe(LOG, user)?)))
     }
 
     pub(super) fn jailed(&self) -> Option<&Jail> {

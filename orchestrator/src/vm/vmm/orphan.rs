@@ -49,26 +49,38 @@ struct Identity {
 pub(crate) struct Record(PathBuf);
 
 impl Record {
-    /// Records the process `pid`, a child of ours, in `directory`.
-    pub(crate) fn create(directory: &Path, pid: u32) -> io::Result<Self> {
-        create(directory, VMM_PREFIX, pid).map(Self)
+    /// Records the process `pid`, a child of ours, in `directory`. The record is one more link of
+    /// `owner`, the record of that, if there is one: an inode costs more.
+    pub(crate) fn create(directory: &Path, owner: Option<&Path>, pid: u32) -> io::Result<Self> {
+        let path = path(directory, VMM_PREFIX, pid)?;
+        // A file takes only so many links, and some file systems have none.
+        if owner.is_none_or(|owner| fs::hard_link(owner, &path).is_err()) {
+            create(&path)?;
+        }
+        Ok(Self(path))
     }
 }
 
-/// Records the process `pid` as the owner of `directory`, for as long as that exists.
-pub(crate) fn record_owner(directory: &Path, pid: u32) -> io::Result<()> {
-    create(directory, OWNER_PREFIX, pid).map(drop)
+/// Records the process `pid` as the owner of `directory`, for as long as that exists; returns the
+/// path of the record.
+pub(crate) fn record_owner(directory: &Path, pid: u32) -> io::Result<PathBuf> {
+    let path = path(directory, OWNER_PREFIX, pid)?;
+    create(&path)?;
+    Ok(path)
 }
 
-fn create(directory: &Path, prefix: &str, pid: u32) -> io::Result<PathBuf> {
+fn path(directory: &Path, prefix: &str, pid: u32) -> io::Result<PathBuf> {
     let identity = Identity::from_process(&Proc::open(pid)?)?;
-    let path = directory.join(format!("{prefix}{identity}"));
+    Ok(directory.join(format!("{prefix}{identity}")))
+}
+
+fn create(path: &Path) -> io::Result<()> {
     File::options()
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(&path)?;
-    Ok(path)
+        .open(path)
+        .map(drop)
 }
 
 /// Returns whether the recorded owner of `directory` has ended; `false` if that is unknown.
@@ -284,6 +296,7 @@ pub(crate) fn fuzz(name: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::MetadataExt as _;
     use std::os::unix::process::ExitStatusExt as _;
     use std::process::{Child, Command, Stdio};
 
@@ -309,7 +322,7 @@ mod tests {
     fn a_recorded_process_is_killed() {
         let directory = tempfile::tempdir().unwrap();
         let mut process = orphan();
-        let _record = Record::create(directory.path(), process.id()).unwrap();
+        let _record = Record::create(directory.path(), None, process.id()).unwrap();
         end_all(directory.path()).unwrap();
         assert_eq!(process.wait().unwrap().signal(), Some(9));
         // The process is gone: nothing is left to do.
@@ -327,7 +340,7 @@ mod tests {
         for change in changes {
             let directory = tempfile::tempdir().unwrap();
             let process = orphan();
-            let mut record = Record::create(directory.path(), process.id()).unwrap();
+            let mut record = Record::create(directory.path(), None, process.id()).unwrap();
             let mut other = identity(&record);
             change(&mut other);
             let renamed = directory.path().join(format!("{VMM_PREFIX}{other}"));
@@ -349,9 +362,9 @@ mod tests {
         });
         let number = number.recv().unwrap().as_raw_nonzero().get();
         let number = u32::try_from(number).unwrap();
-        let _thread = Record::create(directory.path(), number).unwrap();
+        let _thread = Record::create(directory.path(), None, number).unwrap();
         let mut process = orphan();
-        let _record = Record::create(directory.path(), process.id()).unwrap();
+        let _record = Record::create(directory.path(), None, process.id()).unwrap();
         end_all(directory.path()).unwrap();
         assert_eq!(process.wait().unwrap().signal(), Some(9));
         drop(over);
@@ -362,8 +375,16 @@ mod tests {
     fn a_record_takes_no_room_and_is_gone_with_its_process() {
         let directory = tempfile::tempdir().unwrap();
         let process = orphan();
-        let record = Record::create(directory.path(), process.id()).unwrap();
-        assert_eq!(fs::metadata(&record.0).unwrap().len(), 0);
+        let owner = record_owner(directory.path(), std::process::id()).unwrap();
+        let record = Record::create(directory.path(), Some(&owner), process.id()).unwrap();
+        let (of_it, of_owner) = (
+            fs::metadata(&record.0).unwrap(),
+            fs::metadata(&owner).unwrap(),
+        );
+        assert_eq!((of_it.len(), of_it.ino()), (0, of_owner.ino()));
+        drop(record);
+        fs::remove_file(owner).unwrap();
+        let record = Record::create(directory.path(), None, process.id()).unwrap();
         drop(record);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
         assert!(ends_by_itself(process));
@@ -373,7 +394,7 @@ mod tests {
     fn a_malformed_record_kills_nobody() {
         let directory = tempfile::tempdir().unwrap();
         let process = orphan();
-        let record = Record::create(directory.path(), process.id()).unwrap();
+        let record = Record::create(directory.path(), None, process.id()).unwrap();
         let whole = format!("{VMM_PREFIX}{}", identity(&record));
         drop(record);
         for cut in 0..whole.len() {

@@ -57,6 +57,8 @@ pub(crate) struct RunDirectory {
     name: String,
     next: AtomicU64,
     rundown: Rundown,
+    /// The record of its owner, unless the disk was full.
+    owner: Option<PathBuf>,
     /// Keeps others from sweeping it.
     _lock: File,
 }
@@ -141,7 +143,7 @@ impl RunDirectory {
         let path = root.join(&name);
         make(&path).map_err(failed("create", &path))?;
         let filled = fill(&path).map_err(failed("write to", &path));
-        let lock = filled.inspect_err(|_| {
+        let (lock, owner) = filled.inspect_err(|_| {
             if let Err(error) = mark::remove(&path) {
                 stays(&path, &error);
             }
@@ -151,6 +153,7 @@ impl RunDirectory {
             name,
             next: AtomicU64::new(0),
             rundown,
+            owner,
             _lock: lock,
         }))
     }
@@ -183,7 +186,7 @@ impl RunDirectory {
     /// Records that the VMM `pid` lives, until the record is dropped. Goes without on a full disk:
     /// the record is only needed for the rare VMM that outlives its owner.
     pub(crate) fn record(self: Arc<Self>, pid: u32) -> io::Result<Recorded> {
-        let record = unless_full(Record::create(&self.path, pid))?;
+        let record = unless_full(Record::create(&self.path, self.owner.as_deref(), pid))?;
         Ok(Recorded {
             _record: record,
             _run: self,
@@ -200,14 +203,14 @@ impl Drop for RunDirectory {
 }
 
 /// Locks a new directory, marks it, and records its owner.
-fn fill(path: &Path) -> io::Result<File> {
+fn fill(path: &Path) -> io::Result<(File, Option<PathBuf>)> {
     let directory = mark::open(path)?;
     if !try_lock(&directory, Kind::Exclusive)? {
         return Err(ErrorKind::WouldBlock.into());
     }
     mark::create(&directory)?;
-    unless_full(orphan::record_owner(path, std::process::id()))?;
-    Ok(directory)
+    let owner = unless_full(orphan::record_owner(path, std::process::id()))?;
+    Ok((directory, owner))
 }
 
 /// Turns a record that failed for lack of disk space into none.

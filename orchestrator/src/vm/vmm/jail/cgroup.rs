@@ -3,9 +3,9 @@
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread::available_parallelism;
 
+use crate::sys::program::Program;
 use crate::vm::vmm::Machine;
 
 /// The parent of all VMs' groups.
@@ -90,7 +90,7 @@ impl Cgroups {
     }
 
     /// Passes the limits of a VM to the jailer.
-    pub(in crate::vm) fn limit(&self, machine: Machine, jailer: &mut Command) {
+    pub(in crate::vm) fn limit(&self, machine: Machine, jailer: &mut Program) {
         let memory = machine.memory_bytes() + OVERHEAD_BYTES;
         let processes = u32::from(machine.vcpus) + EXTRA_THREADS;
         let version = match self.version {
@@ -266,7 +266,7 @@ cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0
 ";
 
     fn line(cgroups: &Cgroups) -> String {
-        let mut jailer = Command::new("jailer");
+        let mut jailer = Program::new("jailer");
         let machine = Machine {
             memory_mib: 128,
             vcpus: 2,

@@ -187,7 +187,7 @@ fn vmms_of_a_dead_owner_are_ended_and_those_of_a_living_one_go_on() {
     let (mut goes_on, mut orphan) = (vmm(), vmm());
     let _recorded = Arc::clone(&living).record(goes_on.id()).unwrap();
     let dead = dead(root.path());
-    let left = Record::create(&dead, orphan.id()).unwrap();
+    let left = Record::create(&dead, None, orphan.id()).unwrap();
 
     let _next = next(root.path());
     assert_eq!(orphan.wait().unwrap().signal(), Some(9));
