@@ -37,6 +37,8 @@ pub mod layer;
 mod manifest;
 #[cfg(feature = "oci")]
 pub mod oci;
+#[cfg(feature = "oci")]
+pub mod recipe;
 mod step;
 mod store;
 mod template;
