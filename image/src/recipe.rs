@@ -3,11 +3,13 @@
 //! Nothing here runs: a step says what to do, and all variables are expanded in it.
 
 mod context;
+mod copy_into;
 mod dockerfile;
 mod expand;
 mod ignore;
 
 pub use context::{Context, ContextError, Selected, SelectedKind};
+pub use copy_into::Owner;
 pub use dockerfile::{Dockerfile, DockerfileError};
 pub use expand::ExpandError;
 

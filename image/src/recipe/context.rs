@@ -59,6 +59,14 @@ pub enum ContextError {
     /// One copy has too many files.
     #[error("a copy has at most {MAX_FILES} files")]
     TooMany,
+    /// Something in the image is in the way.
+    #[error("can't put a file at {to}: {reason}", to = .to.display())]
+    Place {
+        /// The file's place.
+        to: PathBuf,
+        /// What is in the way.
+        reason: String,
+    },
     /// Several files, and a place for one.
     #[error("{pattern} matches {count} files: the destination has to end in /")]
     Several {
