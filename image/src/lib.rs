@@ -70,4 +70,5 @@ pub mod fuzz {
     pub use crate::layer::fuzz as layers;
     pub use crate::manifest::fuzz as manifest;
     pub use crate::oci::fuzz as image_config;
+    pub use crate::recipe::fuzz as recipes;
 }

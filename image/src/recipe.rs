@@ -2,16 +2,24 @@
 //!
 //! Nothing here runs: a step says what to do, and all variables are expanded in it.
 
+mod apply;
 mod context;
 mod copy_into;
 mod dockerfile;
 mod expand;
+#[cfg(feature = "fuzzing")]
+mod fuzzed;
 mod ignore;
+mod owner;
 
+pub use apply::{Build, Left, StepError, StepFailure};
 pub use context::{Context, ContextError, Selected, SelectedKind};
-pub use copy_into::Owner;
 pub use dockerfile::{Dockerfile, DockerfileError};
 pub use expand::ExpandError;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use fuzzed::fuzz;
+pub use owner::{Owner, OwnerError};
 
 /// A step.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -33,7 +33,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets of this package.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("guest_to_host", guest_to_host),
     ("qmp", qmp),
     ("firecracker_answers", firecracker_answers),
@@ -43,6 +43,7 @@ pub const TARGETS: [Target; 9] = [
     ("kernel_image", kernel_image),
     ("layers", layers),
     ("image_config", image_config),
+    ("recipes", recipes),
 ];
 
 /// Sends a guest's messages to a host with open requests. The first byte decides what is open, and
@@ -275,6 +276,11 @@ pub fn elf(bytes: &[u8]) {
 /// Parses images of kernels, compressed or not.
 pub fn kernel_image(bytes: &[u8]) {
     template::fuzz::kernel(bytes);
+}
+
+/// Reads Dockerfiles, their variables, and what `.dockerignore` says.
+pub fn recipes(bytes: &[u8]) {
+    template::fuzz::recipes(bytes);
 }
 
 /// Merges layers of container images, and writes what they make.

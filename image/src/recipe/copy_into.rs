@@ -10,18 +10,10 @@ use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::Copy;
 use super::context::{Context, ContextError, Selected, SelectedKind};
+use super::owner::Owner;
 use crate::tree::{
     Content, FileTree, Kind, Metadata, Mtime, Node, NodeId, ResolveError, Source, TreeError,
 };
-
-/// The numbers of an owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Owner {
-    /// The user.
-    pub uid: u32,
-    /// The group.
-    pub gid: u32,
-}
 
 impl Context {
     /// Puts what `copy` copies into `tree`, as `owner`'s. Directories that are missing on the way are
@@ -67,7 +59,7 @@ impl Context {
         let kind = match &selected.kind {
             SelectedKind::Directory => {
                 let path = selected.to.as_os_str().as_bytes();
-                return directory(tree, path, &metadata)
+                return make_directory(tree, path, &metadata)
                     .map(drop)
                     .map_err(in_the_way);
             }
@@ -95,7 +87,7 @@ impl Context {
         };
         let parent = selected.to.parent().unwrap_or(Path::new("/"));
         let implied = Metadata::of_mode(0o755);
-        let parent = directory(tree, parent.as_os_str().as_bytes(), &implied);
+        let parent = make_directory(tree, parent.as_os_str().as_bytes(), &implied);
         let parent = parent.map_err(in_the_way)?;
         let name = selected.to.file_name().unwrap_or_default().as_bytes();
         if let Some(existing) = tree.child(parent, name)
@@ -110,7 +102,11 @@ impl Context {
 
 /// Finds a directory, through symbolic links of the tree, and makes what is missing of it: the last
 /// one with `metadata`.
-fn directory(tree: &mut FileTree, path: &[u8], metadata: &Metadata) -> Result<NodeId, String> {
+pub(super) fn make_directory(
+    tree: &mut FileTree,
+    path: &[u8],
+    metadata: &Metadata,
+) -> Result<NodeId, String> {
     let end = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
     let (parent, last) = (&path[..end], path.get(end + 1..).unwrap_or_default());
     loop {
@@ -151,7 +147,7 @@ mod tests {
         let Kind::File(content) = &node.kind else {
             panic!("{path} is no file");
         };
-        let mut bytes = vec![0; content.size() as usize];
+        let mut bytes = vec![0; usize::try_from(content.size()).unwrap()];
         let mut reader = Reader::new(tree);
         reader.read_at(content, 0, &mut bytes).unwrap();
         String::from_utf8(bytes).unwrap()
