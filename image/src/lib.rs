@@ -22,7 +22,7 @@ mod debian;
 pub mod erofs;
 mod error;
 mod file;
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(any(all(test, feature = "debian"), feature = "fuzzing"))]
 #[allow(
     dead_code,
     clippy::unwrap_used,

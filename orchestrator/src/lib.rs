@@ -2,7 +2,10 @@
 
 #![forbid(unsafe_code)]
 
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(any(
+    all(test, feature = "firecracker", feature = "qemu"),
+    feature = "fuzzing"
+))]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod metrics;
@@ -11,4 +14,4 @@ pub mod vm;
 /// What a VM boots from.
 pub use ironclaw_image as template;
 
-use ironclaw_host::{disk, mark, regular_file, state_path, sys, untrusted};
+use ironclaw_host::{disk, mark, state_path, sys, untrusted};

@@ -6,6 +6,11 @@ use crate::build::{self, TESTGUEST};
 use crate::workspace::Workspace;
 use crate::{fuzz, packages, setting_names, step, structure};
 
+/// The library, and the sets of its features that embedders have: of prepared templates, with a
+/// backend of their own or one of ours.
+const LIBRARY: &str = "ironclaw-orchestrator";
+const LIBRARY_FEATURES: [&str; 3] = ["", "firecracker", "qemu"];
+
 /// Runs all tests, with the guest agent and the bare-metal guest.
 pub(crate) fn test(workspace: &Workspace) -> Result<()> {
     packages::ensure_installed(workspace)?;
@@ -19,6 +24,10 @@ pub(crate) fn test(workspace: &Workspace) -> Result<()> {
         tests.env("IRONCLAW_TESTGUEST", image);
     }
     step::run(&mut tests)?;
+    for features in LIBRARY_FEATURES {
+        let library = ["test", "-p", LIBRARY, "--lib", "--no-default-features"];
+        step::run(workspace.cargo(&library).args(["--features", features]))?;
+    }
     step::run(&mut workspace.cargo(&["test", "--manifest-path", TESTGUEST, "--lib"]))
 }
 
@@ -36,14 +45,11 @@ pub(crate) fn lint(workspace: &Workspace) -> Result<()> {
             .cargo(&["clippy", "--workspace", "--all-targets"])
             .args(deny),
     )?;
-    // As an embedder of prepared templates has it.
-    let library = [
-        "clippy",
-        "-p",
-        "ironclaw-orchestrator",
-        "--no-default-features",
-    ];
-    step::run(workspace.cargo(&library).args(deny))?;
+    for features in LIBRARY_FEATURES {
+        let library = ["clippy", "-p", LIBRARY, "--no-default-features"];
+        let features = ["--features", features];
+        step::run(workspace.cargo(&library).args(features).args(deny))?;
+    }
     step::run(
         workspace
             .cargo(&["clippy", "--manifest-path", TESTGUEST, "--lib"])

@@ -119,6 +119,10 @@ pub struct Surroundings {
     /// The user ids of jailed VMMs.
     pub jail_users: RangeInclusive<u32>,
     /// Where processes are added that are dropped.
+    #[cfg_attr(
+        not(any(feature = "firecracker", feature = "qemu")),
+        expect(dead_code, reason = "backends of others have no use for it")
+    )]
     pub(crate) rundown: Rundown,
 }
 
@@ -134,6 +138,18 @@ pub enum JailChoice {
     On,
     /// No jail.
     Off,
+}
+
+impl JailChoice {
+    /// Returns its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::On => "on",
+            Self::Off => "off",
+        }
+    }
 }
 
 impl FromStr for JailChoice {

@@ -1,4 +1,4 @@
-//! The list of backends. A new one is its folder and one line here.
+//! The list of backends. A new one is its folder, a feature, and one line here.
 
 use std::sync::Arc;
 
@@ -6,20 +6,25 @@ use ironclaw_settings::{BadValue, Setting, Values};
 use serde::Serialize;
 
 use crate::vm::backend::Backend;
+#[cfg(feature = "firecracker")]
+use crate::vm::firecracker;
+#[cfg(feature = "qemu")]
+use crate::vm::qemu;
 use crate::vm::vmm::VmmKind;
-use crate::vm::{firecracker, qemu};
 
 /// Lists one type of settings for each backend, which is the backend itself; see
-/// [`FirecrackerSettings`] for what it needs.
-///
-/// [`FirecrackerSettings`]: firecracker::settings::FirecrackerSettings
+/// `FirecrackerSettings` for what it needs.
 macro_rules! backends {
-    ($($(#[$doc:meta])* $field:ident: $module:ident::$settings:ident,)*) => {
+    ($($(#[doc = $doc:literal])* $feature:literal $field:ident: $module:ident::$settings:ident,)*) => {
         /// All backends with their settings, in order of preference.
         #[derive(Debug, Clone, Default, Serialize)]
         #[non_exhaustive]
         pub struct Backends {
-            $($(#[$doc])* pub $field: $module::settings::$settings,)*
+            $(
+                $(#[doc = $doc])*
+                #[cfg(feature = $feature)]
+                pub $field: $module::settings::$settings,
+            )*
             /// Backends of the program itself, which serve if none of the others does, or if chosen
             /// by name.
             #[serde(skip)]
@@ -27,25 +32,37 @@ macro_rules! backends {
         }
 
         /// The built-in kinds.
-        const KINDS: &[VmmKind] = &[$($module::KIND,)*];
+        const KINDS: &[VmmKind] = &[$(#[cfg(feature = $feature)] $module::KIND,)*];
         /// The prefixes of their process names.
-        const PROCESS_NAMES: &[&[&str]] = &[$($module::settings::PROCESS_NAMES,)*];
+        const PROCESS_NAMES: &[&[&str]] = &[
+            $(#[cfg(feature = $feature)] $module::settings::PROCESS_NAMES,)*
+        ];
         /// Their accelerators.
-        const ACCELERATORS: &[&[&str]] = &[$($module::settings::ACCELERATORS,)*];
+        const ACCELERATORS: &[&[&str]] = &[
+            $(#[cfg(feature = $feature)] $module::settings::ACCELERATORS,)*
+        ];
         /// Their settings.
-        pub(crate) const SETTINGS: &[&[Setting]] = &[$($module::settings::SETTINGS,)*];
+        pub(crate) const SETTINGS: &[&[Setting]] = &[
+            $(#[cfg(feature = $feature)] $module::settings::SETTINGS,)*
+        ];
 
         impl Backends {
             pub(crate) fn new(values: &Values<'_>) -> Result<Self, BadValue> {
+                // Without a backend, nothing reads them.
+                let _ = values;
                 Ok(Self {
-                    $($field: $module::settings::$settings::new(values)?,)*
+                    $(#[cfg(feature = $feature)] $field: $module::settings::$settings::new(values)?,)*
                     others: Vec::new(),
                 })
             }
 
             /// Returns all of them, in order of preference.
             pub fn list(&self) -> Vec<Arc<dyn Backend>> {
-                let mut all: Vec<Arc<dyn Backend>> = vec![$(Arc::new(self.$field.clone()),)*];
+                let mut all: Vec<Arc<dyn Backend>> = Vec::new();
+                $(
+                    #[cfg(feature = $feature)]
+                    all.push(Arc::new(self.$field.clone()));
+                )*
                 all.extend(self.others.iter().cloned());
                 all
             }
@@ -55,9 +72,9 @@ macro_rules! backends {
 
 backends! {
     /// The one for production.
-    firecracker: firecracker::FirecrackerSettings,
+    "firecracker" firecracker: firecracker::FirecrackerSettings,
     /// The portable one.
-    qemu: qemu::QemuSettings,
+    "qemu" qemu: qemu::QemuSettings,
 }
 
 /// Returns the built-in kinds, in order of preference.

@@ -20,11 +20,11 @@ use serde::Serialize;
 
 use crate::vm::backend::Surroundings;
 use crate::vm::backends::{self, Backends};
-use crate::vm::vmm::jail::user::DEFAULT_USERS;
 use crate::vm::vmm::rundown::Rundown;
 use crate::vm::vmm::{Machine, VmmKind};
 
 pub use crate::vm::backend::JailChoice;
+pub use crate::vm::vmm::jail::user::DEFAULT_USERS;
 pub use error::ConfigError;
 pub use ironclaw_settings::{BadValue, FileError, Setting, UnknownSetting, Values};
 pub use schema::{
@@ -294,4 +294,5 @@ impl Config {
 }
 
 #[cfg(test)]
+#[cfg(all(feature = "firecracker", feature = "qemu"))]
 mod tests;

@@ -266,6 +266,7 @@ fn of_guest(error: &GuestError) -> ErrorKind {
     match error {
         GuestError::Failed { .. } => ErrorKind::Guest,
         GuestError::TakenOver => ErrorKind::Denied,
+        GuestError::Interrupted { .. } => ErrorKind::Busy,
         GuestError::Closed { .. } => ErrorKind::VmOver,
         GuestError::TooMuchOutput { .. } => ErrorKind::TooMuchOutput,
         GuestError::NoAnswer { .. } => ErrorKind::TimedOut,

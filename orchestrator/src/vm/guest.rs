@@ -10,6 +10,11 @@ mod connection;
 mod debug_tests;
 mod dispatch;
 mod error;
+mod events;
+mod file_streams;
+#[cfg(test)]
+mod file_streams_tests;
+mod file_transfer;
 mod inbox;
 mod known;
 mod line;
@@ -35,13 +40,14 @@ use ironclaw_protocol::message::{
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use crate::untrusted;
 use crate::vm::exit_reason::ExitReason;
 use crate::vm::vmm::VmmProcess;
 
 pub(crate) use activity::Activity;
 pub use command::{Command, ExitStatus, MAX_COLLECTED, Output};
 pub use error::{GuestError, Printed};
+pub use events::Events;
+pub use file_streams::{FileReader, FileWriter};
 pub use inbox::Position;
 pub use ironclaw_protocol::frame::FrameError;
 pub use ironclaw_protocol::message::{FailureKind, OutOfBounds};
@@ -51,12 +57,9 @@ pub use streams::{InputStream, OutputStream, Streams};
 
 use command::{Stdin, bytes};
 use connection::Connection;
+use file_transfer::{no_file, unless_stalled, wrong};
 use inbox::Arrival;
 use running::{Deadline, Pending, within};
-
-/// Timeout of progress on a file's way to or from a guest, whose VMM may be stopped or whose host
-/// overloaded. A chunk of 64 KiB takes milliseconds, and a guest's files are in memory.
-const FILE_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Timeout of a guest's answers about its commands.
 const COMMANDS_TIMEOUT: Duration = Duration::from_secs(15);
@@ -131,7 +134,9 @@ impl Guest {
     }
 
     async fn pending(&self, request: Request) -> Result<Pending, GuestError> {
-        Ok(Pending::new(self.connection.request(request).await?))
+        Ok(Pending::new(
+            self.connection.connector().request(request).await?,
+        ))
     }
 
     async fn ask(
@@ -414,32 +419,57 @@ impl Guest {
             }
         }
     }
-}
 
-/// Executes the next step of a file's transfer, with the timeout of progress.
-async fn unless_stalled<T>(
-    operation: &'static str,
-    step: impl Future<Output = Result<T, GuestError>>,
-) -> Result<T, GuestError> {
-    let after = FILE_STALL_TIMEOUT;
-    let late = |_| GuestError::NoAnswer { operation, after };
-    timeout(after, step).await.map_err(late)?
-}
-
-fn no_file(operation: &'static str, arrival: Arrival) -> GuestError {
-    match arrival {
-        Arrival::Done(Outcome::Failed(failure)) => failure.into(),
-        Arrival::Done(other) => wrong(operation, &other),
-        other => GuestError::WrongAnswer {
-            operation,
-            answer: untrusted::line(&format!("{other:?}")),
-        },
+    /// Opens a regular file to read it as a stream, of whatever size.
+    ///
+    /// # Errors
+    /// As for [`get_file`](Self::get_file), as far as they are known when the guest begins to send
+    /// it.
+    pub async fn open_file(&self, path: impl AsRef<Path>) -> Result<FileReader, GuestError> {
+        let path = bytes(path.as_ref());
+        FileReader::open(self.connection.connector(), path).await
     }
-}
 
-fn wrong(operation: &'static str, answer: &Outcome) -> GuestError {
-    GuestError::WrongAnswer {
-        operation,
-        answer: untrusted::line(&format!("{answer:?}")),
+    /// Creates a file to write it as a stream, of whatever size: as [`put_file`](Self::put_file)
+    /// does, it gets its name when it is complete.
+    ///
+    /// # Errors
+    /// As for [`put_file`](Self::put_file); what the guest says of the path comes with the first
+    /// bytes that it does not take, or with [`FileWriter::finish`].
+    pub async fn create_file(
+        &self,
+        path: impl AsRef<Path>,
+        mode: u32,
+    ) -> Result<FileWriter, GuestError> {
+        self.file_writer(path.as_ref(), mode, Existing::Replaced)
+            .await
+    }
+
+    /// Opens a file to overwrite it in place as a stream, as
+    /// [`overwrite_file`](Self::overwrite_file) does.
+    ///
+    /// # Errors
+    /// As for [`create_file`](Self::create_file).
+    pub async fn rewrite_file(
+        &self,
+        path: impl AsRef<Path>,
+        mode: u32,
+    ) -> Result<FileWriter, GuestError> {
+        self.file_writer(path.as_ref(), mode, Existing::Overwritten)
+            .await
+    }
+
+    async fn file_writer(
+        &self,
+        path: &Path,
+        mode: u32,
+        existing: Existing,
+    ) -> Result<FileWriter, GuestError> {
+        let put = PutFile {
+            path: bytes(path),
+            mode,
+            existing,
+        };
+        FileWriter::open(&self.connection.connector(), put).await
     }
 }

@@ -11,6 +11,7 @@ use ironclaw_protocol::message::Identity;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
+use tracing::{Span, field};
 
 use crate::vm::exit_reason::ExitReason;
 use crate::vm::guest::{Guest, GuestError};
@@ -27,6 +28,8 @@ const MAILBOX: usize = 8;
 #[derive(Debug)]
 pub(crate) struct Instance {
     pub(crate) id: VmId,
+    /// The span of whatever is done with it or to it.
+    pub(crate) span: Span,
     pub(crate) process: Arc<dyn VmmProcess>,
     pub(crate) is_jailed: bool,
     pub(crate) guest: Guest,
@@ -101,8 +104,11 @@ impl Instance {
         lineage: Arc<Lineage>,
     ) -> (Arc<Self>, mpsc::Receiver<Message>) {
         let (mailbox, messages) = mpsc::channel(MAILBOX);
+        let id = VmId::generate();
         let instance = Self {
-            id: VmId::generate(),
+            id,
+            // Of no other span: it outlasts the call that made it.
+            span: tracing::info_span!(parent: None, "vm", %id, name = field::Empty),
             process: machine.process(),
             is_jailed: machine.is_jailed(),
             guest,
@@ -165,6 +171,7 @@ impl Instance {
             identity,
             since: Instant::now(),
         };
+        self.span.record("name", name);
         // Called once: the caller hands it out.
         let _ = self.lease.set(lease);
         self.state.send_if_modified(|state| {
@@ -241,6 +248,9 @@ impl Instance {
     /// Records that its process has ended, for this reason unless there is one already.
     pub(crate) fn is_gone(&self, reason: ExitReason) {
         let reason = self.reason.get_or_init(|| reason).clone();
+        if self.leased().is_some() && !matches!(self.state(), State::Gone(_)) {
+            tracing::debug!(parent: &self.span, %reason, "a VM is over");
+        }
         self.guest.close(&reason);
         self.give_back();
         // Before whoever waits for the state looks, and after whoever lists it has looked at the state.

@@ -17,20 +17,24 @@ pub mod backends;
 mod causes;
 mod checkpoint;
 pub mod config;
+mod config_builder;
 mod error_kind;
 #[cfg(test)]
 mod error_texts;
 mod exit_reason;
+#[cfg(feature = "firecracker")]
 pub mod firecracker;
 pub mod guest;
 mod identity;
 mod instance;
+#[cfg(any(feature = "firecracker", feature = "qemu"))]
 mod kvm;
 mod launcher;
 mod lifecycle;
 mod limits;
 mod node;
 mod pool;
+#[cfg(feature = "qemu")]
 pub mod qemu;
 mod shared_pool;
 pub mod snapshot;
@@ -38,18 +42,28 @@ mod vm_client;
 mod vm_handle;
 mod vm_id;
 mod vm_task;
+#[cfg_attr(
+    not(all(feature = "firecracker", feature = "qemu")),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "a part of it is for one backend alone"
+    )
+)]
 pub mod vmm;
 mod vms;
 
-use ironclaw_host::{flock, host_limits, mount, own_groups, proc, tree, tsc};
+use ironclaw_host::{flock, host_limits, own_groups, proc, tree};
 
 pub use checkpoint::{CheckpointError, CheckpointOptions};
-pub use config::Config;
+pub use config::{Config, ConfigError};
+pub use config_builder::ConfigBuilder;
 pub use error_kind::ErrorKind;
 pub use exit_reason::ExitReason;
 pub use guest::{
-    Command, CommandId, ExecEvent, ExitStatus, FailureKind, GuestError, InputStream, KnownCommand,
-    Output, OutputStream, Position, Printed, Running, StdinWriter, Streams,
+    Command, CommandId, Events, ExecEvent, ExitStatus, FailureKind, FileReader, FileWriter,
+    GuestError, InputStream, KnownCommand, Output, OutputStream, Position, Printed, Running,
+    StdinWriter, Streams,
 };
 pub use identity::BadName;
 pub use instance::VmError;

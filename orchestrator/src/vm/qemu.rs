@@ -33,9 +33,7 @@ use tokio::net::UnixStream;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use crate::regular_file;
 use crate::sys::program::Program;
-use crate::vm::tsc;
 use crate::vm::vmm::process::{Launch, Process, socket_pair};
 use crate::vm::vmm::program::find_program;
 use crate::vm::vmm::run_directory::RunPath;
@@ -47,6 +45,8 @@ use crate::vm::vmm::{
 pub use accelerator::Accelerator;
 use command::{Memory, Sockets, Start};
 use ironclaw_host::host_limits;
+use ironclaw_host::regular_file;
+use ironclaw_host::tsc;
 use jail::Role;
 pub use jail::{Jail, Strength};
 use qmp::{Qmp, QmpError};

@@ -6,10 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
+use tracing::Instrument as _;
+use tracing::instrument::Instrumented;
 
 use crate::vm::checkpoint::{self, CheckpointError, CheckpointOptions};
 use crate::vm::exit_reason::ExitReason;
-use crate::vm::guest::{Command, CommandId, GuestError, KnownCommand, Output, Position, Running};
+use crate::vm::guest::{
+    Command, CommandId, FileReader, FileWriter, GuestError, KnownCommand, Output, Position, Running,
+};
 use crate::vm::instance::{Instance, VmError};
 use crate::vm::lifecycle::{Request, State};
 use crate::vm::snapshot::Snapshot;
@@ -44,6 +48,11 @@ impl fmt::Debug for VmClient {
 }
 
 impl VmClient {
+    /// Runs something in the VM's span.
+    fn within<F: Future>(&self, work: F) -> Instrumented<F> {
+        work.instrument(self.0.span.clone())
+    }
+
     /// Returns its id, which no other VM has or will have.
     #[must_use]
     pub fn id(&self) -> VmId {
@@ -91,7 +100,7 @@ impl VmClient {
     /// As for [`Guest::exec`](super::guest::Guest::exec); [`GuestError::Closed`] has the reason of
     /// the VM's end. A command that fails is no error, see [`Output::status`].
     pub async fn exec(&self, command: impl Into<Command>) -> Result<Output, GuestError> {
-        self.0.guest.exec(command).await
+        self.within(self.0.guest.exec(command)).await
     }
 
     /// Starts a command whose output is streamed; see [`Guest::start`](super::guest::Guest::start).
@@ -100,7 +109,7 @@ impl VmClient {
     /// As for [`Guest::start`](super::guest::Guest::start): it exceeds the protocol's limits, or
     /// the VM has ended.
     pub async fn start(&self, command: impl Into<Command>) -> Result<Running, GuestError> {
-        self.0.guest.start(command).await
+        self.within(self.0.guest.start(command)).await
     }
 
     /// The commands that the guest knows, whoever started them; see
@@ -109,7 +118,7 @@ impl VmClient {
     /// # Errors
     /// As for [`Guest::list`](super::guest::Guest::list).
     pub async fn list_commands(&self) -> Result<Vec<KnownCommand>, GuestError> {
-        self.0.guest.list().await
+        self.within(self.0.guest.list()).await
     }
 
     /// Listens to a command that was started elsewhere, or before this VM was copied; see
@@ -118,7 +127,7 @@ impl VmClient {
     /// # Errors
     /// As for [`Guest::attach`](super::guest::Guest::attach).
     pub async fn attach(&self, id: CommandId) -> Result<Running, GuestError> {
-        self.0.guest.attach(id).await
+        self.within(self.0.guest.attach(id)).await
     }
 
     /// The same from some position of its output on; see
@@ -131,7 +140,7 @@ impl VmClient {
         id: CommandId,
         position: Position,
     ) -> Result<Running, GuestError> {
-        self.0.guest.attach_from(id, position).await
+        self.within(self.0.guest.attach_from(id, position)).await
     }
 
     /// Sends a signal to a command, whoever started it; see
@@ -140,7 +149,7 @@ impl VmClient {
     /// # Errors
     /// As for [`Guest::signal`](super::guest::Guest::signal).
     pub async fn signal_command(&self, id: CommandId, signal: i32) -> Result<(), GuestError> {
-        self.0.guest.signal(id, signal).await
+        self.within(self.0.guest.signal(id, signal)).await
     }
 
     /// Kills a command with all that descends from it, whoever started it; see
@@ -149,7 +158,7 @@ impl VmClient {
     /// # Errors
     /// As for [`Guest::kill`](super::guest::Guest::kill).
     pub async fn kill_command(&self, id: CommandId) -> Result<(), GuestError> {
-        self.0.guest.kill(id).await
+        self.within(self.0.guest.kill(id)).await
     }
 
     /// Writes a new file in the guest, which replaces whatever has its name, without a time limit; see
@@ -164,7 +173,8 @@ impl VmClient {
         mode: u32,
         content: &[u8],
     ) -> Result<(), GuestError> {
-        self.0.guest.put_file(path, mode, content).await
+        self.within(self.0.guest.put_file(path, mode, content))
+            .await
     }
 
     /// Writes to a file in the guest in place, which keeps its owner, mode and links; see
@@ -179,7 +189,8 @@ impl VmClient {
         mode: u32,
         content: &[u8],
     ) -> Result<(), GuestError> {
-        self.0.guest.overwrite_file(path, mode, content).await
+        self.within(self.0.guest.overwrite_file(path, mode, content))
+            .await
     }
 
     /// Reads a file of the guest of at most `limit` bytes, without a time limit; see
@@ -193,7 +204,42 @@ impl VmClient {
         path: impl AsRef<Path>,
         limit: u64,
     ) -> Result<Vec<u8>, GuestError> {
-        self.0.guest.get_file(path, limit).await
+        self.within(self.0.guest.get_file(path, limit)).await
+    }
+
+    /// Opens a file of the guest to read it as a stream, `AsyncRead`; see
+    /// [`Guest::open_file`](super::guest::Guest::open_file).
+    ///
+    /// # Errors
+    /// As for [`Guest::open_file`](super::guest::Guest::open_file).
+    pub async fn open_file(&self, path: impl AsRef<Path>) -> Result<FileReader, GuestError> {
+        self.within(self.0.guest.open_file(path)).await
+    }
+
+    /// Creates a file in the guest to write it as a stream, `AsyncWrite`; see
+    /// [`Guest::create_file`](super::guest::Guest::create_file).
+    ///
+    /// # Errors
+    /// As for [`Guest::create_file`](super::guest::Guest::create_file).
+    pub async fn create_file(
+        &self,
+        path: impl AsRef<Path>,
+        mode: u32,
+    ) -> Result<FileWriter, GuestError> {
+        self.within(self.0.guest.create_file(path, mode)).await
+    }
+
+    /// Opens a file of the guest to overwrite it in place as a stream; see
+    /// [`Guest::rewrite_file`](super::guest::Guest::rewrite_file).
+    ///
+    /// # Errors
+    /// As for [`Guest::create_file`](super::guest::Guest::create_file).
+    pub async fn rewrite_file(
+        &self,
+        path: impl AsRef<Path>,
+        mode: u32,
+    ) -> Result<FileWriter, GuestError> {
+        self.within(self.0.guest.rewrite_file(path, mode)).await
     }
 
     /// Waits for an answer of the agent, for at most `patience`.
@@ -201,7 +247,7 @@ impl VmClient {
     /// # Errors
     /// [`GuestError::NoAnswer`] if there is none in time, [`GuestError::Closed`] if the VM has ended.
     pub async fn ping(&self, patience: Duration) -> Result<(), GuestError> {
-        self.0.guest.ping(patience).await
+        self.within(self.0.guest.ping(patience)).await
     }
 
     /// Holds the guest with everything that runs in it: it uses no processor time, and requests
@@ -211,7 +257,7 @@ impl VmClient {
     /// [`VmError::Denied`] if it is being stopped, or over; [`VmError::Vmm`] if its VMM fails,
     /// which kills it.
     pub async fn pause(&self) -> Result<(), VmError> {
-        self.0.ask(Request::Pause).await
+        self.within(self.0.ask(Request::Pause)).await
     }
 
     /// Releases a guest that is [paused](Self::pause), and sets its clock. Idempotent.
@@ -220,7 +266,7 @@ impl VmClient {
     /// As for [`pause`](Self::pause), and [`VmError::Guest`] if the guest does not continue, which
     /// kills it.
     pub async fn resume(&self) -> Result<(), VmError> {
-        self.0.ask(Request::Resume).await
+        self.within(self.0.ask(Request::Resume)).await
     }
 
     /// Writes the VM's memory and state, with all that runs in it, as a snapshot that can be restored any
@@ -240,7 +286,7 @@ impl VmClient {
         &self,
         options: CheckpointOptions,
     ) -> Result<Snapshot, CheckpointError> {
-        checkpoint::take(&self.0, options).await
+        self.within(checkpoint::take(&self.0, options)).await
     }
 
     /// Sets the time at which the VM is killed, in place of the one set before, by this or by
@@ -250,7 +296,7 @@ impl VmClient {
     /// [`VmError::Denied`] if it is over.
     pub async fn set_deadline(&self, at: Option<Instant>) -> Result<(), VmError> {
         let at = at.map(tokio::time::Instant::from_std);
-        self.0.ask(Request::SetDeadline(at)).await
+        self.within(self.0.ask(Request::SetDeadline(at))).await
     }
 
     /// Sets the idle time after which the VM is killed, counted from now; see
@@ -259,7 +305,7 @@ impl VmClient {
     /// # Errors
     /// [`VmError::Denied`] if it is over.
     pub async fn set_idle_limit(&self, limit: Option<Duration>) -> Result<(), VmError> {
-        self.0.ask(Request::SetIdle(limit)).await
+        self.within(self.0.ask(Request::SetIdle(limit))).await
     }
 
     /// Asks the guest to sync its disks and power off; kills it if it has not after `grace`, such

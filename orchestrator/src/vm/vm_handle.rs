@@ -9,6 +9,7 @@ use ironclaw_protocol::message::Identity;
 use serde::Serialize;
 use thiserror::Error;
 use tokio::time::timeout;
+use tracing::Instrument as _;
 
 use crate::vm::exit_reason::ExitReason;
 use crate::vm::guest::Guest;
@@ -135,7 +136,8 @@ impl Vm {
         lineage: &Arc<Lineage>,
     ) -> Self {
         let (instance, messages) = Instance::new(machine, guest, snapshot, Arc::clone(lineage));
-        tokio::spawn(vm_task::run(Arc::clone(&instance), messages));
+        let span = instance.span.clone();
+        tokio::spawn(vm_task::run(Arc::clone(&instance), messages).instrument(span));
         Self(instance)
     }
 
@@ -166,6 +168,7 @@ impl Vm {
     /// Hands it out, after its guest applied `identity`.
     pub(crate) fn hand_out(self, name: &VmName, identity: Identity, origin: Origin) -> VmHandle {
         self.0.lease(name.as_str(), identity);
+        tracing::debug!(parent: &self.0.span, %origin, "a VM is handed out");
         VmHandle {
             client: VmClient(Arc::clone(&self.0)),
             origin,

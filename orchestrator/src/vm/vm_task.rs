@@ -123,7 +123,7 @@ impl VmTask {
     }
 
     fn kill(&self, reason: ExitReason) {
-        tracing::info!(vm = %self.instance.id, %reason, "a VM is killed");
+        tracing::info!(%reason, "a VM is killed");
         self.instance.end(reason);
     }
 
@@ -283,7 +283,7 @@ async fn shut_down(
         machine.release().await?;
     }
     if let Err(error) = instance.guest.shut_down().await {
-        tracing::debug!(vm = %instance.id, %error, "a guest was asked to power off");
+        tracing::debug!(%error, "a guest was asked to power off");
     }
     Ok(())
 }

@@ -1,15 +1,17 @@
 //! Tests the library in a program that has problems of its own.
 
-use std::sync::Arc;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ironclaw_orchestrator::vm::{
-    self, Budget, Command, GuestError, LaunchError, Launcher, Limit, Pool, PoolError, PoolOptions,
-    SpawnError, SpawnOptions, Stage,
+    self, Budget, Command, FailureKind, GuestError, LaunchError, Launcher, Limit, Pool, PoolError,
+    PoolOptions, SpawnError, SpawnOptions, Stage, VmId,
 };
 use libtest_mimic::Trial;
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::runtime::Runtime;
 
 use crate::backend::{Backend, Kind};
@@ -41,7 +43,11 @@ pub(crate) fn trials() -> Vec<Trial> {
     let of_all = Kind::ALL.into_iter().flat_map(|kind| {
         let stopped = "a_limit_of_a_command_holds_although_its_vmm_is_stopped";
         let warm = "a_warm_clone_that_somebody_stopped_serves_or_is_replaced";
+        let files = "a_file_of_any_size_streams_into_the_guest_and_back";
         [
+            trial(format!("embedding::{}::{files}", kind.name()), move || {
+                on(kind, async |backend| files_stream(backend).await)
+            }),
             trial(
                 format!("embedding::{}::{stopped}", kind.name()),
                 move || on(kind, async |backend| a_stopped_vmm(backend).await),
@@ -290,6 +296,95 @@ async fn a_spawn_s_limit_holds(b: &Backend, s: &Simulator) {
     );
     assert_eq!(pool.stats().leased, 0);
     pool.close().await;
+}
+
+/// Pieces of a file: more than any buffer on the way holds, less than the bare-metal guest takes.
+const PIECES: u64 = 9;
+
+/// A file that is larger than any buffer on the way goes into the guest and back, while others are
+/// served.
+async fn files_stream(backend: &Backend) {
+    let vm = backend.launcher.cold_boot("files").await.unwrap();
+    let piece: Vec<u8> = (0..=255).cycle().take(100_000).collect();
+    let mut file = vm.create_file("/tmp/large", 0o600).await.unwrap();
+    for _ in 0..PIECES {
+        file.write_all(&piece).await.unwrap();
+    }
+    assert_eq!(vm.exec(["echo", "on"]).await.unwrap().stdout, b"on\n");
+    assert_eq!(file.finish().await.unwrap(), PIECES * 100_000);
+    let mut file = vm.open_file("/tmp/large").await.unwrap();
+    let mut read = vec![0; piece.len()];
+    for _ in 0..PIECES {
+        file.read_exact(&mut read).await.unwrap();
+        assert!(read == piece, "it is another");
+    }
+    assert_eq!(file.read(&mut read).await.unwrap(), 0);
+    let unfinished = vm.create_file("/tmp/unfinished", 0o600).await.unwrap();
+    drop(unfinished);
+    let missing = vm.open_file("/tmp/unfinished").await.unwrap_err();
+    let GuestError::Failed { kind, .. } = missing else {
+        panic!("{missing}");
+    };
+    assert_eq!(kind, FailureKind::NotFound);
+    vm.destroy().await.unwrap();
+}
+
+/// Collects events as a log file has them.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// On one thread, whose events are collected.
+#[tokio::test]
+async fn events_name_the_vm_that_they_are_about() {
+    let b = Kind::Simulator.start().await.unwrap();
+    let pool = pool(&b.launcher, 0, &of_vms(2)).await;
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let collecting = tracing::subscriber::set_default(subscriber);
+    let one = pool.spawn("alpha").await.unwrap();
+    let other = pool.spawn("beta").await.unwrap();
+    let short = Some(std::time::Instant::now());
+    one.set_deadline(short).await.unwrap();
+    within("an end", one.wait()).await;
+    let error = pool.spawn("").await.unwrap_err();
+    assert!(matches!(error, SpawnError::Name(_)), "{error}");
+    let ids = [one.id(), other.id()];
+    other.destroy().await.unwrap();
+    drop(collecting);
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let of = |id: VmId, name: &str, event: &str| {
+        let mut lines = text.lines();
+        let span = format!("vm{{id={id} name=\"{name}\"}}");
+        assert!(
+            lines.any(|line| line.contains(&span) && line.contains(event)),
+            "{span} {event}:\n{text}"
+        );
+    };
+    of(ids[0], "alpha", "a VM is handed out");
+    of(ids[0], "alpha", "a VM is killed");
+    of(ids[0], "alpha", "a VM is over");
+    of(ids[1], "beta", "a VM is handed out");
+    of(ids[1], "beta", "a VM is over");
+    let told = |event: &str| text.lines().filter(|line| line.contains(event)).count();
+    assert_eq!((told("is handed out"), told("is over")), (2, 2), "{text}");
+    pool.close().await;
+    b.nothing_is_left().await;
 }
 
 async fn a_stopped_vmm(backend: &Backend) {

@@ -77,8 +77,18 @@ pub const RUN_PATH: Setting = Setting::text(
     Described("/var/lib/ironclaw/run as root, $XDG_STATE_HOME/ironclaw/run otherwise"),
     "absolute path of the directory for the sockets of running VMs, in UTF-8",
 );
+/// The choices that this program has.
+const BACKENDS: &str = if cfg!(all(feature = "firecracker", feature = "qemu")) {
+    "auto, firecracker or qemu"
+} else if cfg!(feature = "firecracker") {
+    "auto or firecracker"
+} else if cfg!(feature = "qemu") {
+    "auto or qemu"
+} else {
+    "auto"
+};
 /// The choice of the backend.
-pub const BACKEND: Setting = Setting::text("backend", Is("auto"), "auto, firecracker or qemu");
+pub const BACKEND: Setting = Setting::text("backend", Is("auto"), BACKENDS);
 /// Memory of a guest in MiB.
 pub const MEMORY_MIB: Setting = Setting::number(
     "memory_mib",

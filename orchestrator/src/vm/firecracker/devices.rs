@@ -13,9 +13,9 @@ use serde::Serialize;
 use super::api::{ApiError, Client, CpuConfig, Drive, NetworkInterface, NetworkOverride};
 use super::chroot::Chroot;
 use super::setting_names::{self, CPU_TEMPLATE};
-use crate::regular_file;
 use crate::vm::vmm::VmmError;
 use crate::vm::vmm::jail::claim::{self, Claim};
+use ironclaw_host::regular_file;
 use ironclaw_store::Sha256Digest;
 
 /// Their names in Firecracker's API and in snapshots.

@@ -118,6 +118,21 @@ impl Connection {
         self.line.reconnect(Wire::new(stream)?)
     }
 
+    /// Returns what opens requests, for as long as the connection lives.
+    pub(super) fn connector(&self) -> Connector {
+        Connector {
+            line: Arc::clone(&self.line),
+        }
+    }
+}
+
+/// Opens requests over a connection, which it does not keep open.
+#[derive(Debug, Clone)]
+pub(super) struct Connector {
+    line: Arc<Line>,
+}
+
+impl Connector {
     /// Opens a request; waits if the guest has as many as it can take.
     pub(super) async fn request(&self, request: Request) -> Result<Ticket, GuestError> {
         request.validate()?;

@@ -55,6 +55,13 @@ pub enum GuestError {
     /// Another listener has attached to the command, by [`Guest::attach`](super::Guest::attach).
     #[error("another session listens to the command now")]
     TakenOver,
+    /// The connection to the guest was lost while a stream was sent, which can't be sent again by
+    /// itself. A checkpoint does that with some hypervisors.
+    #[error("the connection to the guest was lost while it should {operation}: begin again")]
+    Interrupted {
+        /// The request.
+        operation: &'static str,
+    },
     /// The agent's answer does not fit the request.
     #[error("the guest answered {operation} with something else: {answer}")]
     WrongAnswer {

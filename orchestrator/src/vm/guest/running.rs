@@ -335,7 +335,7 @@ pub struct StdinWriter {
 }
 
 impl StdinWriter {
-    fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         !self.credit.is_closed()
     }
 

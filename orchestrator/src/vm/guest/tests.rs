@@ -7,6 +7,7 @@ use ironclaw_protocol::message::{Failure, FailureKind, RequestId, Stream, ToGues
 use tokio::io::AsyncWriteExt;
 use tokio::sync::oneshot;
 
+use super::file_transfer::FILE_STALL_TIMEOUT;
 use super::peer::Peer;
 use super::*;
 use crate::vm::exit_reason::ExitReason;

@@ -336,6 +336,7 @@ fn build(store: &TemplateStore, _: PathBuf, _: &Progress) -> Result<Template, La
 }
 
 #[cfg(test)]
+#[cfg(all(feature = "firecracker", feature = "qemu"))]
 mod tests {
     use super::*;
     use crate::vm::launcher::fake;

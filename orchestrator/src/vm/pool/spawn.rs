@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, sleep_until};
+use tracing::Instrument as _;
 
 use super::active_spawns::ActiveSpawn;
 use super::core::{Core, Effects};
@@ -44,6 +45,7 @@ impl Pool {
         }
         let limit = options.timeout;
         let mut failed = Vec::new();
+        let span = tracing::info_span!("spawn", name = options.name);
         let late = async {
             match limit {
                 Some(limit) => sleep(limit).await,
@@ -52,7 +54,7 @@ impl Pool {
         };
         tokio::select! {
             biased;
-            served = self.serve(options, &mut failed) => return served,
+            served = self.serve(options, &mut failed).instrument(span) => return served,
             () = self.core.runtime_ended() => return Err(SpawnError::RuntimeEnded),
             () = late => {}
         }

@@ -1,0 +1,283 @@
+//! Files of a guest as streams: neither side holds more than a window of them.
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use ironclaw_protocol::limits::MAX_CHUNK;
+use ironclaw_protocol::message::{FailureKind, GetFile, Outcome, PutFile, Request};
+use ironclaw_protocol::os_bytes::OsBytes;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::connection::Connector;
+use super::error::GuestError;
+use super::file_transfer::{no_file, unless_stalled};
+use super::inbox::Arrival;
+use super::running::{Pending, StdinWriter};
+
+const READ: &str = "go on reading a file";
+const WRITE: &str = "go on writing a file";
+
+type Step<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// The kind of the error for callers that know files, with the error itself as its source.
+impl From<GuestError> for io::Error {
+    fn from(error: GuestError) -> Self {
+        let kind = match &error {
+            GuestError::Failed { kind, .. } => match kind {
+                FailureKind::NotFound | FailureKind::NoSuchDirectory => io::ErrorKind::NotFound,
+                FailureKind::PermissionDenied => io::ErrorKind::PermissionDenied,
+                FailureKind::NoSpace => io::ErrorKind::StorageFull,
+                FailureKind::Invalid => io::ErrorKind::InvalidInput,
+                _ => io::ErrorKind::Other,
+            },
+            GuestError::NoAnswer { .. } => io::ErrorKind::TimedOut,
+            GuestError::Closed { .. } => io::ErrorKind::ConnectionAborted,
+            GuestError::Invalid(_) | GuestError::TooLarge(_) => io::ErrorKind::InvalidInput,
+            GuestError::WrongAnswer { .. } => io::ErrorKind::InvalidData,
+            _ => io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// A file of a guest that is being read. Dropping it ends that.
+///
+/// Implements `AsyncRead`; an error there is a [`GuestError`] within an [`io::Error`]. A reader that
+/// takes its time makes the guest wait; a guest that sends nothing for half a minute is given up. If
+/// the connection to the guest is lost meanwhile, as with a checkpoint, the file is asked for again
+/// and goes on behind the bytes that were read.
+pub struct FileReader {
+    source: Option<Source>,
+    step: Option<Step<Stepped>>,
+    chunk: Vec<u8>,
+    /// Bytes of the chunk that were read.
+    used: usize,
+}
+
+async fn asked(connector: &Connector, request: Request) -> Result<Pending, GuestError> {
+    Ok(Pending::new(connector.request(request).await?))
+}
+
+/// A file on its way from a guest.
+struct Source {
+    connector: Connector,
+    get: GetFile,
+    pending: Pending,
+    /// Bytes received, in this session and before.
+    received: u64,
+    /// Bytes that were received before, and come again.
+    again: u64,
+}
+
+/// The source again with the next bytes of it; without them, it is at its end.
+type Stepped = Result<Option<(Source, Vec<u8>)>, GuestError>;
+
+impl Source {
+    async fn next(mut self) -> Stepped {
+        loop {
+            match unless_stalled(READ, self.pending.next()).await? {
+                Arrival::Data(_, mut bytes) => {
+                    let known = usize::try_from(self.again).unwrap_or(usize::MAX);
+                    let known = known.min(bytes.len());
+                    self.again -= known as u64;
+                    bytes.drain(..known);
+                    self.received += bytes.len() as u64;
+                    if !bytes.is_empty() {
+                        return Ok(Some((self, bytes)));
+                    }
+                }
+                Arrival::Done(Outcome::FileRead { bytes, .. })
+                    if bytes == self.received && self.again == 0 =>
+                {
+                    return Ok(None);
+                }
+                Arrival::Interrupted => {
+                    let request = Request::GetFile(self.get.clone());
+                    let asked = asked(&self.connector, request);
+                    self.pending = unless_stalled(READ, asked).await?;
+                    self.again = self.received;
+                }
+                other => return Err(no_file("a file to read", other)),
+            }
+        }
+    }
+}
+
+impl FileReader {
+    pub(super) async fn open(connector: Connector, path: OsBytes) -> Result<Self, GuestError> {
+        let get = GetFile { path };
+        let request = asked(&connector, Request::GetFile(get.clone()));
+        let source = Source {
+            pending: unless_stalled(READ, request).await?,
+            connector,
+            get,
+            received: 0,
+            again: 0,
+        };
+        let (source, chunk) = match source.next().await? {
+            Some((source, chunk)) => (Some(source), chunk),
+            None => (None, Vec::new()),
+        };
+        Ok(Self {
+            source,
+            step: None,
+            chunk,
+            used: 0,
+        })
+    }
+}
+
+impl fmt::Debug for FileReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileReader")
+            .field("unread_bytes", &(self.chunk.len() - self.used))
+            .finish_non_exhaustive()
+    }
+}
+
+impl AsyncRead for FileReader {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.used == self.chunk.len() {
+            if let Some(source) = self.source.take() {
+                self.step = Some(Box::pin(source.next()));
+            }
+            let Some(step) = &mut self.step else {
+                return Poll::Ready(Ok(()));
+            };
+            let stepped = ready!(step.as_mut().poll(context));
+            self.step = None;
+            if let Some((source, chunk)) = stepped? {
+                (self.source, self.chunk, self.used) = (Some(source), chunk, 0);
+            }
+        }
+        let unread = &self.chunk[self.used..];
+        let count = unread.len().min(buffer.remaining());
+        buffer.put_slice(&unread[..count]);
+        self.used += count;
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// A file of a guest that is being written.
+///
+/// Implements `AsyncWrite`; an error there is a [`GuestError`] within an [`io::Error`]. The file is
+/// complete when [`finish`](Self::finish), or the shutdown of the stream, has succeeded. Dropping
+/// this before takes back a new file, and leaves one that is overwritten as far as it came. Bytes are
+/// sent as fast as the guest takes them; one that takes none for half a minute is given up. A stream
+/// can't be sent again: if the connection to the guest is lost meanwhile, as with a checkpoint, this
+/// fails with [`GuestError::Interrupted`].
+pub struct FileWriter {
+    // Dropped before the writer, whose own drop would complete the file.
+    pending: Option<Pending>,
+    writer: Option<StdinWriter>,
+    sending: Option<Step<(StdinWriter, Result<(), GuestError>)>>,
+    ending: Option<Step<Result<(), GuestError>>>,
+    written: u64,
+}
+
+impl fmt::Debug for FileWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileWriter")
+            .field("written", &self.written)
+            .finish_non_exhaustive()
+    }
+}
+
+impl FileWriter {
+    pub(super) async fn open(connector: &Connector, put: PutFile) -> Result<Self, GuestError> {
+        let request = asked(connector, Request::PutFile(put));
+        let pending = unless_stalled(WRITE, request).await?;
+        Ok(Self {
+            writer: Some(pending.writer()),
+            pending: Some(pending),
+            sending: None,
+            ending: None,
+            written: 0,
+        })
+    }
+
+    /// Completes the file; returns its size in bytes.
+    ///
+    /// # Errors
+    /// As for [`Guest::put_file`](super::Guest::put_file), and [`GuestError::Interrupted`].
+    pub async fn finish(mut self) -> Result<u64, GuestError> {
+        std::future::poll_fn(|context| self.poll_end(context)).await?;
+        Ok(self.written)
+    }
+
+    /// Polls until everything is with the connection that was written.
+    fn poll_sent(&mut self, context: &mut Context<'_>) -> Poll<Result<(), GuestError>> {
+        if let Some(sending) = &mut self.sending {
+            let (writer, sent) = ready!(sending.as_mut().poll(context));
+            self.sending = None;
+            self.writer = Some(writer);
+            sent?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Polls until the guest has answered.
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<Result<(), GuestError>> {
+        ready!(self.poll_sent(context))?;
+        drop(self.writer.take());
+        if let Some(pending) = self.pending.take() {
+            self.ending = Some(Box::pin(answer(pending, self.written)));
+        }
+        let Some(ending) = &mut self.ending else {
+            return Poll::Ready(Ok(()));
+        };
+        let ended = ready!(ending.as_mut().poll(context));
+        self.ending = None;
+        Poll::Ready(ended)
+    }
+}
+
+async fn answer(mut pending: Pending, written: u64) -> Result<(), GuestError> {
+    match unless_stalled(WRITE, pending.next()).await? {
+        Arrival::Done(Outcome::FileWritten { bytes }) if bytes == written => Ok(()),
+        Arrival::Interrupted => Err(GuestError::Interrupted { operation: WRITE }),
+        other => Err(no_file("a file to write", other)),
+    }
+}
+
+impl AsyncWrite for FileWriter {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_sent(context))?;
+        match self.writer.take() {
+            Some(mut writer) if writer.is_open() => {
+                let chunk = bytes[..bytes.len().min(MAX_CHUNK)].to_vec();
+                let count = chunk.len();
+                self.written += count as u64;
+                self.sending = Some(Box::pin(async move {
+                    let sent = unless_stalled(WRITE, writer.write_all(&chunk)).await;
+                    (writer, sent)
+                }));
+                Poll::Ready(Ok(count))
+            }
+            // The guest takes no more, and has said why.
+            writer => {
+                self.writer = writer;
+                ready!(self.poll_end(context))?;
+                Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+            }
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_sent(context).map_err(Into::into)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_end(context).map_err(Into::into)
+    }
+}
