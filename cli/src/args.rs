@@ -17,7 +17,7 @@ use ironclaw_orchestrator::template::TemplateHash;
 use ironclaw_orchestrator::vm::config::BackendChoice;
 use ironclaw_orchestrator::vm::snapshot::SnapshotId;
 
-use crate::exit::Exit;
+use crate::exit::Code;
 use crate::{failure, help};
 
 /// Longest time limit of a command.
@@ -44,7 +44,7 @@ impl Cli {
         let words: Vec<_> = std::env::args_os().collect();
         Self::from_words(&words).unwrap_or_else(|error| {
             if error.use_stderr() && asks_for_json(&words) {
-                failure::print(&said(&error), Exit::Usage as u8);
+                failure::print(&said(&error), Code::Usage as u8);
             }
             std::process::exit(show(&error))
         })

@@ -10,7 +10,7 @@ use ironclaw_orchestrator::vm::Config;
 use ironclaw_orchestrator::vm::config::{
     ConfigError, MAX_WARM, MIN_WARM, RUN_PATH, SETTINGS, SNAPSHOT_PATH, TEMPLATE_PATH,
 };
-use ironclaw_settings::{DefaultValue, Origin, Setting, Values, find_file};
+use ironclaw_settings::{DefaultValue, SetBy, Setting, Values, find_file};
 use serde::Serialize;
 
 /// The option that sets a setting.
@@ -111,11 +111,11 @@ fn shown(setting: &Setting, values: &Values<'_>, config: &Config) -> Shown {
         (None, DefaultValue::Is(text)) => Some(text.to_owned()),
         (None, DefaultValue::Described(_)) => found(setting, config),
     };
-    let (from, line) = match set.map(|value| &value.origin) {
+    let (from, line) = match set.map(|value| &value.set_by) {
         None => ("default", None),
-        Some(Origin::File { line, .. }) => ("file", Some(*line)),
-        Some(Origin::Variable(_)) => ("variable", None),
-        Some(Origin::Flag(_)) => ("flag", None),
+        Some(SetBy::File { line, .. }) => ("file", Some(*line)),
+        Some(SetBy::Variable(_)) => ("variable", None),
+        Some(SetBy::Flag(_)) => ("flag", None),
     };
     Shown {
         value: text.map(Plain::new),
@@ -124,7 +124,7 @@ fn shown(setting: &Setting, values: &Values<'_>, config: &Config) -> Shown {
         variable: setting.variable(),
         from,
         line,
-        origin: set.map_or_else(|| from.to_owned(), |value| value.origin.to_string()),
+        origin: set.map_or_else(|| from.to_owned(), |value| value.set_by.to_string()),
     }
 }
 

@@ -5,7 +5,7 @@ use ironclaw_console::output;
 use ironclaw_doctor::{Report, Status, examine};
 use ironclaw_orchestrator::vm::Config;
 
-use crate::exit::Exit;
+use crate::exit::Code;
 
 /// Checks everything; the exit code tells whether a run would work.
 pub(crate) async fn run(config: &Config, json: bool) -> Result<u8> {
@@ -16,7 +16,7 @@ pub(crate) async fn run(config: &Config, json: bool) -> Result<u8> {
     } else {
         print(report)
     }?;
-    Ok(if works { 0 } else { Exit::Found as u8 })
+    Ok(if works { 0 } else { Code::Found as u8 })
 }
 
 fn print(report: Report) -> Result<()> {

@@ -10,7 +10,7 @@ use ironclaw_orchestrator::template::TemplateHash;
 use ironclaw_orchestrator::vm::snapshot::SnapshotId;
 use serde::Serialize;
 
-use crate::exit::Exit;
+use crate::exit::Code;
 
 /// The name of an item; in JSON as in the list of its kind.
 #[derive(Debug, Serialize)]
@@ -82,7 +82,7 @@ pub(crate) fn verified(done: &[Done], json: bool) -> Result<u8> {
     Ok(if done.iter().all(|done| done.ok) {
         0
     } else {
-        Exit::Found as u8
+        Code::Found as u8
     })
 }
 
@@ -99,7 +99,7 @@ pub(crate) fn deleted(done: &[Done], what: &str, json: bool) -> Result<u8> {
         "error: {failed} of {} {what} could not be deleted",
         done.len()
     ));
-    Ok(Exit::Failed as u8)
+    Ok(Code::Failed as u8)
 }
 
 fn print(done: &[Done], success: &str, json: bool) -> Result<()> {

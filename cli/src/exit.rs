@@ -20,7 +20,7 @@ use thiserror::Error as ThisError;
 /// program in a pipe whose reader has gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Exit {
+pub(crate) enum Code {
     Found = 1,
     Usage = 2,
     Store = 119,
@@ -35,7 +35,7 @@ pub(crate) enum Exit {
     OutputClosed = 141,
 }
 
-impl Exit {
+impl Code {
     pub(crate) const ALL: &[Self] = &[
         Self::Found,
         Self::Usage,
@@ -102,18 +102,18 @@ pub(crate) fn text(error: &Error) -> Option<String> {
     (!quiet).then(|| causes(error.as_ref()))
 }
 
-fn kind(error: &Error) -> Exit {
+fn kind(error: &Error) -> Code {
     if error.is::<OutputClosed>() {
-        return Exit::OutputClosed;
+        return Code::OutputClosed;
     }
     // Said of the command itself; below another error, it was said while a VM was made.
     if let Some(guest) = error.downcast_ref::<GuestError>() {
         return of_guest(guest);
     }
-    error.chain().find_map(of_cause).unwrap_or(Exit::Failed)
+    error.chain().find_map(of_cause).unwrap_or(Code::Failed)
 }
 
-fn of_cause(cause: &(dyn StdError + 'static)) -> Option<Exit> {
+fn of_cause(cause: &(dyn StdError + 'static)) -> Option<Code> {
     // The library's errors are transparent: what is in them is not in the chain of causes.
     if let Some(spawn) = cause.downcast_ref() {
         Some(of_spawn(spawn))
@@ -126,67 +126,67 @@ fn of_cause(cause: &(dyn StdError + 'static)) -> Option<Exit> {
     } else if let Some(template) = cause.downcast_ref() {
         Some(of_template(template))
     } else if cause.is::<ConfigError>() || cause.is::<BadFilter>() {
-        Some(Exit::Setting)
+        Some(Code::Setting)
     } else {
-        (cause.is::<VmEnded>() || cause.is::<VmmError>()).then_some(Exit::VmDied)
+        (cause.is::<VmEnded>() || cause.is::<VmmError>()).then_some(Code::VmDied)
     }
 }
 
-fn of_spawn(error: &SpawnError) -> Exit {
+fn of_spawn(error: &SpawnError) -> Code {
     match error {
         SpawnError::Pool(pool) => of_pool(pool),
         // The last tier is the one that should have worked whatever befell the others.
         SpawnError::Failed(tiers) => tiers
             .iter()
             .last()
-            .map_or(Exit::Failed, |(_, error)| of_launch(error)),
-        _ => Exit::Failed,
+            .map_or(Code::Failed, |(_, error)| of_launch(error)),
+        _ => Code::Failed,
     }
 }
 
-fn of_pool(error: &PoolError) -> Exit {
+fn of_pool(error: &PoolError) -> Code {
     match error {
         PoolError::Config(_)
         | PoolError::NoPlaces
         | PoolError::NoRoom { .. }
-        | PoolError::WarmRange { .. } => Exit::Setting,
+        | PoolError::WarmRange { .. } => Code::Setting,
         PoolError::Launch(launch) => of_launch(launch),
         PoolError::WarmUp(launch) => of_launch(launch),
-        _ => Exit::Failed,
+        _ => Code::Failed,
     }
 }
 
-fn of_launch(error: &LaunchError) -> Exit {
+fn of_launch(error: &LaunchError) -> Code {
     match error {
         LaunchError::Template(template) => of_template(template),
         LaunchError::Snapshot(snapshot) => of_snapshot(snapshot),
         LaunchError::Vmm(
             VmmError::NotInstalled { path: Some(_), .. } | VmmError::Unusable { .. },
-        ) => Exit::Setting,
-        LaunchError::Vmm(VmmError::NoSpace { .. }) => Exit::Store,
+        ) => Code::Setting,
+        LaunchError::Vmm(VmmError::NoSpace { .. }) => Code::Store,
         // Of an agent that was asked for nothing yet: the VM did not come up.
         LaunchError::Vmm(_)
         | LaunchError::Guest(_)
         | LaunchError::NoBoot { .. }
-        | LaunchError::KernelPanic { .. } => Exit::VmDied,
+        | LaunchError::KernelPanic { .. } => Code::VmDied,
         LaunchError::BackendUnusable { .. }
         | LaunchError::UnknownBackend { .. }
         | LaunchError::NeedsBackend { .. }
-        | LaunchError::NoGuestAgent { .. } => Exit::Setting,
-        _ => Exit::Failed,
+        | LaunchError::NoGuestAgent { .. } => Code::Setting,
+        _ => Code::Failed,
     }
 }
 
-fn of_guest(error: &GuestError) -> Exit {
+fn of_guest(error: &GuestError) -> Code {
     match error {
         GuestError::Failed {
             kind: FailureKind::NotFound,
             ..
-        } => Exit::NotFound,
+        } => Code::NotFound,
         GuestError::Failed {
             kind: FailureKind::NoSuchDirectory,
             ..
-        } => Exit::NoSuchDirectory,
+        } => Code::NoSuchDirectory,
         GuestError::Failed {
             kind:
                 FailureKind::PermissionDenied
@@ -196,24 +196,24 @@ fn of_guest(error: &GuestError) -> Exit {
             ..
         }
         | GuestError::Invalid(..)
-        | GuestError::TooLarge(..) => Exit::CannotRun,
-        GuestError::Closed { .. } | GuestError::WrongAnswer { .. } => Exit::Protocol,
-        GuestError::NoAnswer { .. } => Exit::TimedOut,
-        _ => Exit::Failed,
+        | GuestError::TooLarge(..) => Code::CannotRun,
+        GuestError::Closed { .. } | GuestError::WrongAnswer { .. } => Code::Protocol,
+        GuestError::NoAnswer { .. } => Code::TimedOut,
+        _ => Code::Failed,
     }
 }
 
-fn of_snapshot(error: &SnapshotError) -> Exit {
+fn of_snapshot(error: &SnapshotError) -> Code {
     match error {
-        SnapshotError::Store(_) => Exit::Store,
-        _ => Exit::Failed,
+        SnapshotError::Store(_) => Code::Store,
+        _ => Code::Failed,
     }
 }
 
-fn of_template(error: &TemplateError) -> Exit {
+fn of_template(error: &TemplateError) -> Code {
     match error {
-        TemplateError::Store(_) => Exit::Store,
-        _ => Exit::Failed,
+        TemplateError::Store(_) => Code::Store,
+        _ => Code::Failed,
     }
 }
 
@@ -365,10 +365,10 @@ mod tests {
 
     #[test]
     fn codes_are_distinct_and_explained() {
-        for (index, exit) in Exit::ALL.iter().enumerate() {
+        for (index, exit) in Code::ALL.iter().enumerate() {
             assert!(!exit.meaning().is_empty());
             assert!(
-                Exit::ALL[..index]
+                Code::ALL[..index]
                     .iter()
                     .all(|other| *other as u8 != *exit as u8)
             );

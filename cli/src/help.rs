@@ -7,7 +7,7 @@ use ironclaw_orchestrator::vm::config::SETTINGS;
 use ironclaw_orchestrator::vm::guest::MAX_COLLECTED;
 use ironclaw_settings::CONFIG;
 
-use crate::exit::Exit;
+use crate::exit::Code;
 
 pub(crate) const MAIN_EXAMPLES: &str = "\
 Examples:
@@ -191,7 +191,7 @@ fn environment() -> String {
 
 fn exit_codes() -> String {
     let mut text = String::from("Exit codes:\n");
-    for exit in Exit::ALL {
+    for exit in Code::ALL {
         let _ = writeln!(text, "  {:>5}  {}", *exit as u8, exit.meaning());
     }
     let _ = writeln!(
@@ -216,7 +216,7 @@ mod tests {
                 assert!(text.contains(&part), "{part:?} is missing");
             }
         }
-        for exit in Exit::ALL {
+        for exit in Code::ALL {
             assert!(text.contains(&format!("{:>5}  {}", *exit as u8, exit.meaning())));
         }
     }

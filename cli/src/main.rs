@@ -30,7 +30,7 @@ use ironclaw_settings::is_stray;
 use tokio::time::timeout;
 
 use args::{Cli, ConfigTask, Task};
-use exit::Exit;
+use exit::Code;
 
 /// Timeout of work that a signal interrupts: tasks drop what they hold; threads, and then VMs, have
 /// this long to end.
@@ -97,5 +97,5 @@ async fn perform(task: Task, set: &[(String, OsString)], json: bool) -> Result<u
 
 /// Returns the exit code of a command that checks something.
 fn found(all_is_well: bool) -> Result<u8> {
-    Ok(if all_is_well { 0 } else { Exit::Found as u8 })
+    Ok(if all_is_well { 0 } else { Code::Found as u8 })
 }

@@ -17,7 +17,7 @@ use serde::Serialize;
 use tokio::time::timeout;
 
 use crate::args::Run;
-use crate::exit::{Exit, VmEnded};
+use crate::exit::{Code, VmEnded};
 use crate::failure;
 use crate::printed::Output;
 
@@ -341,8 +341,8 @@ fn code(status: ExitStatus) -> u8 {
             .ok()
             .and_then(|n| n.checked_add(128))
             .unwrap_or(u8::MAX),
-        ExitStatus::TimedOut => Exit::TimedOut as u8,
-        _ => Exit::Failed as u8,
+        ExitStatus::TimedOut => Code::TimedOut as u8,
+        _ => Code::Failed as u8,
     }
 }
 

@@ -306,7 +306,7 @@ mod tests {
     use std::io;
     use std::os::unix::fs::PermissionsExt as _;
 
-    use ironclaw_orchestrator::vm::snapshot::{Description, Host, Requirements, SnapshotStore};
+    use ironclaw_orchestrator::vm::snapshot::{Host, Requirements, SnapshotStore};
     use ironclaw_orchestrator::vm::vmm::{VmmIdentity, VmmKind};
 
     /// Creates a configuration from some settings.
@@ -392,20 +392,7 @@ mod tests {
         let memory = File::create(staging.memory()).unwrap();
         memory.set_len(config.machine.memory_bytes()).unwrap();
         fs::write(staging.vmstate(), "devices").unwrap();
-        let Requirements {
-            template,
-            vmm,
-            machine,
-            host,
-        } = required;
-        let description = Description {
-            generation: 1,
-            template,
-            vmm,
-            machine,
-            host,
-        };
-        staging.publish(description).unwrap();
+        staging.publish(required.describe(1)).unwrap();
         let checks = snapshots(&config).await;
         assert!(checks[0].found.starts_with("0 usable"), "{checks:?}");
         assert_eq!(checks[0].status, Status::Warn);

@@ -11,7 +11,7 @@ use thiserror::Error;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::origin::Origin;
+use crate::set_by::SetBy;
 use crate::setting::Setting;
 
 /// The variable that names the file.
@@ -81,7 +81,7 @@ pub fn find(environment: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
 pub(crate) fn read(
     path: &Path,
     settings: &[Setting],
-) -> Result<Vec<(&'static str, OsString, Origin)>, FileError> {
+) -> Result<Vec<(&'static str, OsString, SetBy)>, FileError> {
     let text = text(path).map_err(|error| FileError::Unreadable {
         path: path.to_owned(),
         reason: error.to_string(),
@@ -112,11 +112,11 @@ pub(crate) fn read(
             let reason = format!("{name} takes a text, a number, or texts in a list");
             malformed(value.span().start, reason)
         })?;
-        let origin = Origin::File {
+        let set_by = SetBy::File {
             path: path.to_owned(),
             line: line_of(at),
         };
-        found.push((setting.key, value.into(), origin));
+        found.push((setting.key, value.into(), set_by));
     }
     Ok(found)
 }
@@ -191,7 +191,7 @@ mod tests {
         Setting::text("taps", DefaultValue::Described("none"), "devices"),
     ];
 
-    fn of(text: &str) -> Result<Vec<(&'static str, OsString, Origin)>, FileError> {
+    fn of(text: &str) -> Result<Vec<(&'static str, OsString, SetBy)>, FileError> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("config.toml");
         fs::write(&path, text).unwrap();
@@ -203,13 +203,13 @@ mod tests {
     fn texts_numbers_and_lists_are_read_with_their_lines() {
         let text = "# ours\npool_size = 1_0\n\njail = \"off\"\ntaps = [\"tap0\",\n  \"tap1\"]\n";
         let mut found = of(text).unwrap();
-        found.sort_by_key(|(.., origin)| match origin {
-            Origin::File { line, .. } => *line,
+        found.sort_by_key(|(.., set_by)| match set_by {
+            SetBy::File { line, .. } => *line,
             _ => 0,
         });
-        let plain = |(key, value, origin): &(&'static str, OsString, Origin)| {
-            let Origin::File { line, .. } = origin else {
-                panic!("{origin}")
+        let plain = |(key, value, set_by): &(&'static str, OsString, SetBy)| {
+            let SetBy::File { line, .. } = set_by else {
+                panic!("{set_by}")
             };
             (*key, value.to_str().unwrap().to_owned(), *line)
         };

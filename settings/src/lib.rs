@@ -11,13 +11,13 @@
 #![forbid(unsafe_code)]
 
 mod file;
-mod origin;
+mod set_by;
 mod setting;
 mod strays;
 mod values;
 
 pub use file::{CONFIG, FileError, find as find_file};
-pub use origin::Origin;
+pub use set_by::SetBy;
 pub use setting::{DefaultValue, PREFIX, Setting, Takes, with_variables};
 pub use strays::is_stray;
 pub use values::{BadValue, UnknownSetting, Value, Values};

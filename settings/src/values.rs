@@ -1,4 +1,4 @@
-//! The values that were set, each with its origin.
+//! The values that were set, each with what set it.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -8,7 +8,7 @@ use std::str::FromStr;
 use thiserror::Error;
 
 use crate::file::{self, FileError};
-use crate::origin::Origin;
+use crate::set_by::SetBy;
 use crate::setting::{DefaultValue, Setting, Takes};
 
 /// A value that was set.
@@ -16,8 +16,8 @@ use crate::setting::{DefaultValue, Setting, Takes};
 pub struct Value {
     /// The value as written.
     pub text: OsString,
-    /// The origin.
-    pub origin: Origin,
+    /// What set it.
+    pub set_by: SetBy,
 }
 
 /// The error of a value that is out of range.
@@ -26,7 +26,7 @@ pub struct Value {
 pub struct BadValue {
     /// The setting.
     pub key: &'static str,
-    /// The origin: a variable, a line of a file, a flag.
+    /// What set it: a variable, a line of a file, a flag.
     pub set: String,
     /// The value.
     pub value: String,
@@ -66,8 +66,8 @@ impl<'a> Values<'a> {
         for setting in settings {
             let name = setting.variable();
             if let Some(text) = values.environment(&name) {
-                let origin = Origin::Variable(name);
-                values.set.insert(setting.key, Value { text, origin });
+                let set_by = SetBy::Variable(name);
+                values.set.insert(setting.key, Value { text, set_by });
             }
         }
         values
@@ -78,9 +78,9 @@ impl<'a> Values<'a> {
     /// # Errors
     /// [`FileError`] if any of it can't be used.
     pub fn over_file(mut self, path: &Path) -> Result<Self, FileError> {
-        for (key, text, origin) in file::read(path, self.settings)? {
+        for (key, text, set_by) in file::read(path, self.settings)? {
             if !text.is_empty() {
-                let value = Value { text, origin };
+                let value = Value { text, set_by };
                 self.set.entry(key).or_insert(value);
             }
         }
@@ -104,8 +104,8 @@ impl<'a> Values<'a> {
                 nearest: file::nearest(key, self.settings),
             });
         };
-        let origin = Origin::Flag(flag);
-        self.set.insert(setting.key, Value { text, origin });
+        let set_by = SetBy::Flag(flag);
+        self.set.insert(setting.key, Value { text, set_by });
         Ok(self)
     }
 
@@ -166,7 +166,7 @@ impl<'a> Values<'a> {
     #[must_use]
     pub fn bad(&self, setting: &Setting) -> BadValue {
         let set = self.set(setting);
-        let named = |value: &Value| value.origin.of_key(setting.key);
+        let named = |value: &Value| value.set_by.of_key(setting.key);
         BadValue {
             key: setting.key,
             set: set.map_or_else(|| setting.variable(), named),
@@ -215,18 +215,18 @@ mod tests {
                 .under_flag("--set", "pool_size", text.into())
                 .unwrap();
         }
-        let origin = values.set(&SIZE).map(|value| match &value.origin {
-            Origin::File { line, .. } => format!("line {line}"),
+        let set_by = values.set(&SIZE).map(|value| match &value.set_by {
+            SetBy::File { line, .. } => format!("line {line}"),
             other => other.to_string(),
         });
         let number = values.number(&SIZE).unwrap().unwrap();
-        (number, origin.unwrap_or_default())
+        (number, set_by.unwrap_or_default())
     }
 
     #[test]
     fn a_flag_comes_before_a_variable_that_before_a_file_and_that_before_the_default() {
         let (variable, file, flag) = (Some("2"), Some("\npool_size = 3\n"), Some("4"));
-        let of = |number, origin: &str| (number, origin.to_owned());
+        let of = |number, set_by: &str| (number, set_by.to_owned());
         assert_eq!(size_of(variable, file, flag), of(4, "--set"));
         assert_eq!(size_of(variable, file, None), of(2, "IRONCLAW_POOL_SIZE"));
         assert_eq!(size_of(None, file, None), of(3, "line 2"));

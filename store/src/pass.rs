@@ -95,7 +95,7 @@ struct Pass<'a> {
 
 /// The results of one thread.
 #[derive(Default)]
-struct Found {
+struct Hashed {
     /// The blocks that are not all zeros, with their digests.
     digests: Vec<(u64, [u8; 32])>,
     punched: u64,
@@ -103,8 +103,8 @@ struct Found {
 
 impl Pass<'_> {
     /// Processes shares until there are none left.
-    fn work(&self) -> Result<Found, io::Error> {
-        let mut found = Found::default();
+    fn work(&self) -> Result<Hashed, io::Error> {
+        let mut found = Hashed::default();
         let mut block = Block::new();
         loop {
             let start = self.next.fetch_add(SHARE_BYTES, Ordering::Relaxed);
@@ -120,7 +120,7 @@ impl Pass<'_> {
         &self,
         share: Range<u64>,
         block: &mut Block,
-        found: &mut Found,
+        found: &mut Hashed,
     ) -> Result<(), io::Error> {
         let punch = self.zero_pages == ZeroPages::Punch;
         let mut puncher = Puncher::new(self.file, punch);
@@ -154,7 +154,7 @@ impl Pass<'_> {
     }
 
     /// Computes the digest of the whole, including the blocks of zeros, which no thread hashed.
-    fn digest(&self, found: &[Found]) -> Result<Sha256Digest, io::Error> {
+    fn digest(&self, found: &[Hashed]) -> Result<Sha256Digest, io::Error> {
         let too_large = || {
             let large = io::ErrorKind::FileTooLarge;
             io::Error::from(large)

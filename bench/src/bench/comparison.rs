@@ -38,7 +38,7 @@ pub(super) struct Comparison {
     pub(super) file: PathBuf,
     /// The ratios for such guests; otherwise the reason why there are none.
     #[serde(flatten)]
-    pub(super) result: Found,
+    pub(super) result: Outcome,
 }
 
 /// A report with its comparison.
@@ -52,7 +52,7 @@ pub(super) struct Compared {
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Found {
+pub(super) enum Outcome {
     Ratios(Vec<Row>),
     Nothing { because: String },
 }
@@ -116,16 +116,16 @@ impl Comparison {
         let (memory_mib, vcpus) = (report.guest.memory_mib, report.guest.vcpus);
         let result = match committed.section(kind, accelerator) {
             Some(section) if (section.memory_mib, section.vcpus) == (memory_mib, vcpus) => {
-                Found::Ratios(rows(&report.ratios, &section.ratios))
+                Outcome::Ratios(rows(&report.ratios, &section.ratios))
             }
-            Some(section) => Found::Nothing {
+            Some(section) => Outcome::Nothing {
                 because: format!(
                     "its ratios are of guests of {} MiB and {} vCPU, and these have {memory_mib} \
                      MiB and {vcpus} vCPU",
                     section.memory_mib, section.vcpus
                 ),
             },
-            None => Found::Nothing {
+            None => Outcome::Nothing {
                 because: format!("it has no ratios of {kind} with {accelerator}"),
             },
         };
@@ -138,8 +138,8 @@ impl Comparison {
     /// Returns whether a ratio grossly exceeds the committed one.
     pub(super) fn is_broken(&self) -> bool {
         match &self.result {
-            Found::Ratios(rows) => rows.iter().any(|row| row.broken),
-            Found::Nothing { .. } => false,
+            Outcome::Ratios(rows) => rows.iter().any(|row| row.broken),
+            Outcome::Nothing { .. } => false,
         }
     }
 }
@@ -220,7 +220,7 @@ mod tests {
         worse.ratios.warm_of_restored *= 2.5;
         let comparison = Comparison::new(&committed(1.0), &worse);
         assert!(comparison.is_broken());
-        let Found::Ratios(rows) = comparison.result else {
+        let Outcome::Ratios(rows) = comparison.result else {
             panic!("nothing was compared");
         };
         let names: Vec<_> = rows.iter().filter(|row| row.broken).collect();
@@ -237,7 +237,7 @@ mod tests {
             // These ratios would break it.
             let comparison = Comparison::new(&committed(0.1), &report);
             assert!(!comparison.is_broken());
-            let Found::Nothing { because } = comparison.result else {
+            let Outcome::Nothing { because } = comparison.result else {
                 panic!("{said} was compared");
             };
             assert!(because.contains(said), "{because}");

@@ -4,7 +4,7 @@ use anyhow::Result;
 use ironclaw_console::output::{self, mebibytes};
 
 use super::clones::Clones;
-use super::comparison::{Comparison, Found, GROSS};
+use super::comparison::{Comparison, GROSS, Outcome};
 use super::host::Load;
 use super::load::{Served, Spawns};
 use super::ratios::Ratios;
@@ -78,11 +78,11 @@ pub(super) fn ratios(ratios: &Ratios) -> Result<()> {
 pub(super) fn comparison(comparison: &Comparison, measured: &Ratios) -> Result<()> {
     let file = comparison.file.display();
     match &comparison.result {
-        Found::Nothing { because } => {
+        Outcome::Nothing { because } => {
             ratios(measured)?;
             output::line(&format!("\nnot compared with {file}: {because}"))
         }
-        Found::Ratios(rows) => {
+        Outcome::Ratios(rows) => {
             output::line(&format!("\nratios, the less the better, beside {file}:"))?;
             let cells = rows.iter().map(|row| {
                 [

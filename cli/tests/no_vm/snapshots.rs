@@ -4,9 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use ironclaw_orchestrator::vm::snapshot::{
-    Checkpoint, Description, Host, Requirements, SnapshotStore, Staging,
-};
+use ironclaw_orchestrator::vm::snapshot::{Checkpoint, Host, Requirements, SnapshotStore, Staging};
 use ironclaw_orchestrator::vm::vmm::{Machine, VmmIdentity, VmmKind};
 use predicates::prelude::*;
 use predicates::str::contains;
@@ -59,14 +57,7 @@ fn with_a_checkpoint(state: &Path) -> [String; 2] {
     let publish = |staging: Staging| {
         fs::write(staging.memory(), vec![0; 1 << 20]).unwrap();
         fs::write(staging.vmstate(), "devices").unwrap();
-        let needs = needs.clone();
-        let description = Description {
-            generation: 0,
-            template: needs.template,
-            vmm: needs.vmm,
-            machine: needs.machine,
-            host: needs.host,
-        };
+        let description = needs.clone().describe(0);
         staging.publish(description).unwrap().snapshot.id()
     };
     let base = publish(store.stage(&needs).unwrap());

@@ -219,20 +219,13 @@ impl KernelFiles {
                 modules: modules_dir.clone(),
             }),
             KernelSource::Package(name) => {
-                let package = workshop.find_kernel(name)?;
-                let unpacked = workshop.fetch(&package, progress)?;
-                let lacks = |what| TemplateError::NotInPackage {
-                    package: package.name.clone(),
-                    what,
-                };
-                let image = first(&unpacked, &["boot"], |name| name.starts_with("vmlinuz-"))?;
-                let image = image.ok_or_else(|| lacks("kernel image"))?;
-                let modules = first(&unpacked, &["lib/modules", "usr/lib/modules"], |_| true)?;
-                let modules = modules.ok_or_else(|| lacks("modules"))?;
+                let unpacked = Unpacked::fetch(workshop.find_kernel(name)?, workshop, progress)?;
+                let is_image = |name: &str| name.starts_with("vmlinuz-");
+                let modules = &["lib/modules", "usr/lib/modules"];
                 Ok(Self {
-                    package: Some(package),
-                    image,
-                    modules,
+                    image: unpacked.find("kernel image", &["boot"], is_image)?,
+                    modules: unpacked.find("modules", modules, |_| true)?,
+                    package: Some(unpacked.package),
                 })
             }
         }
@@ -266,43 +259,60 @@ impl BusyboxFile {
                 path: path.clone(),
             }),
             BusyboxSource::Package(name) => {
-                let package = workshop.find(name)?;
-                let unpacked = workshop.fetch(&package, progress)?;
-                let path = first(&unpacked, &["bin", "usr/bin"], |name| name == "busybox")?;
-                let path = path.ok_or_else(|| TemplateError::NotInPackage {
-                    package: package.name.clone(),
-                    what: "busybox",
-                })?;
+                let unpacked = Unpacked::fetch(workshop.find(name)?, workshop, progress)?;
+                let is_it = |name: &str| name == "busybox";
                 Ok(Self {
-                    package: Some(package),
-                    path,
+                    path: unpacked.find("busybox", &["bin", "usr/bin"], is_it)?,
+                    package: Some(unpacked.package),
                 })
             }
         }
     }
 }
 
-/// Returns the first match, by name, in the first of `directories` below `root` that has one.
-fn first(
-    root: &Path,
-    directories: &[&str],
-    matches: impl Fn(&str) -> bool,
-) -> Result<Option<PathBuf>, TemplateError> {
-    for directory in directories {
-        let directory = root.join(directory);
-        if file::exists(&directory)? {
-            let entries = directory::entries(&directory)?;
-            let mut names: Vec<_> = entries.iter().map(std::fs::DirEntry::file_name).collect();
-            names.sort();
-            if let Some(name) = names
-                .into_iter()
-                .find(|name| matches(&name.to_string_lossy()))
-            {
-                return Ok(Some(directory.join(name)));
+/// A package with its files in a directory.
+struct Unpacked {
+    package: Package,
+    root: PathBuf,
+}
+
+impl Unpacked {
+    fn fetch(
+        package: Package,
+        workshop: &Workshop<'_>,
+        progress: &mut dyn FnMut(Step),
+    ) -> Result<Self, TemplateError> {
+        let root = workshop.fetch(&package, progress)?;
+        Ok(Self { package, root })
+    }
+
+    /// Returns the first match, by name, in the first of `directories` that has one; without any, the
+    /// error that the package has no `what`.
+    fn find(
+        &self,
+        what: &'static str,
+        directories: &[&str],
+        matches: impl Fn(&str) -> bool,
+    ) -> Result<PathBuf, TemplateError> {
+        for directory in directories {
+            let directory = self.root.join(directory);
+            if file::exists(&directory)? {
+                let entries = directory::entries(&directory)?;
+                let mut names: Vec<_> = entries.iter().map(std::fs::DirEntry::file_name).collect();
+                names.sort();
+                if let Some(name) = names
+                    .into_iter()
+                    .find(|name| matches(&name.to_string_lossy()))
+                {
+                    return Ok(directory.join(name));
+                }
             }
         }
+        Err(TemplateError::NotInPackage {
+            package: self.package.name.clone(),
+            what,
+        })
     }
-    Ok(None)
 }
 
 /// Packs the initramfs. Asks busybox itself for its applets.

@@ -1,11 +1,11 @@
 //! Takes checkpoints of VMs in use.
 
 use thiserror::Error;
-use tokio::task::spawn_blocking;
 
+use crate::vm::blocking::{self, ShuttingDown};
 use crate::vm::instance::{Instance, Lineage, VmError};
 use crate::vm::lifecycle::Request;
-use crate::vm::snapshot::{Checkpoint, Description, Snapshot, SnapshotError, Timestamp};
+use crate::vm::snapshot::{Checkpoint, Snapshot, SnapshotError, Timestamp};
 use crate::vm::vmm::SavedFiles;
 
 /// The owner of a checkpoint, and its expiry.
@@ -76,13 +76,8 @@ pub(crate) async fn take(
     };
     instance.ask(Request::Checkpoint(files)).await?;
     let requirements = lineage.requirements.clone();
-    let description = Description {
-        generation: parent.map_or(0, |parent| parent.manifest().generation),
-        template: requirements.template,
-        vmm: requirements.vmm,
-        machine: requirements.machine,
-        host: requirements.host,
-    };
+    let description =
+        requirements.describe(parent.map_or(0, |parent| parent.manifest().generation));
     let published = blocking(move || staging.publish(description)).await?;
     Ok(published.snapshot)
 }
@@ -90,11 +85,8 @@ pub(crate) async fn take(
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, SnapshotError> + Send + 'static,
 ) -> Result<T, CheckpointError> {
-    match spawn_blocking(work).await {
+    match blocking::blocking(work).await {
         Ok(result) => Ok(result?),
-        Err(panic) => match panic.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Err(CheckpointError::ShuttingDown),
-        },
+        Err(ShuttingDown) => Err(CheckpointError::ShuttingDown),
     }
 }

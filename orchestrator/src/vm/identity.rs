@@ -8,6 +8,8 @@ use ironclaw_protocol::message::{Identity, SetIdentity, UnixTime};
 use thiserror::Error;
 use uuid::Uuid;
 
+use crate::untrusted::is_deceptive;
+
 /// The name of a VM, chosen by its user: 1 to 64 bytes of printable text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct VmName(String);
@@ -19,7 +21,7 @@ pub struct BadName(String);
 
 impl VmName {
     pub(crate) fn parse(text: &str) -> Result<Self, BadName> {
-        if (1..=MAX_HOSTNAME).contains(&text.len()) && !text.chars().any(char::is_control) {
+        if (1..=MAX_HOSTNAME).contains(&text.len()) && !text.chars().any(is_deceptive) {
             Ok(Self(text.to_owned()))
         } else {
             Err(BadName(text.chars().take(MAX_HOSTNAME).collect()))
@@ -133,7 +135,7 @@ mod tests {
                     prop_assert_eq!(restored.validate(), Ok(()));
                 }
                 Err(_) => prop_assert!(
-                    text.is_empty() || text.len() > 64 || text.chars().any(char::is_control)
+                    text.is_empty() || text.len() > 64 || text.chars().any(is_deceptive)
                 ),
             }
         }

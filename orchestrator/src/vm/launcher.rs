@@ -22,9 +22,7 @@ use tokio::time::timeout;
 use crate::template::Template;
 use crate::vm::identity::{self, VmName};
 use crate::vm::instance::Lineage;
-use crate::vm::snapshot::{
-    Description, Requirements, Snapshot, SnapshotId, SnapshotStore, Staging,
-};
+use crate::vm::snapshot::{Requirements, Snapshot, SnapshotId, SnapshotStore, Staging};
 use crate::vm::vm_handle::{Origin, Timings, Vm, VmHandle};
 use crate::vm::vmm::process::PROCESS_END_TIMEOUT;
 use crate::vm::vmm::{Machine, Ram, Standby, VmSpec, Vmm, VmmError, VmmIdentity};
@@ -255,7 +253,7 @@ impl Launcher {
 
         (self.0.progress)(&Stage::PublishingSnapshot);
         let start = Instant::now();
-        let description = self.description(generation);
+        let description = self.0.requirements.clone().describe(generation);
         let published = blocking(move || staging.publish(description)).await?;
         let disk_bytes = published.disk_bytes;
         let snapshot = published.snapshot;
@@ -279,22 +277,6 @@ impl Launcher {
     pub(crate) async fn load(&self, id: SnapshotId) -> Result<Snapshot, LaunchError> {
         let inner = Arc::clone(&self.0);
         blocking(move || inner.snapshots.load(id, &inner.requirements)).await
-    }
-
-    fn description(&self, generation: u64) -> Description {
-        let Requirements {
-            template,
-            vmm,
-            machine,
-            host,
-        } = self.0.requirements.clone();
-        Description {
-            generation,
-            template,
-            vmm,
-            machine,
-            host,
-        }
     }
 
     /// Returns the specification of a VM of the template, for the hypervisor to boot.

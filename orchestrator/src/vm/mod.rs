@@ -14,6 +14,7 @@
 
 pub mod backend;
 pub mod backends;
+mod blocking;
 mod causes;
 mod checkpoint;
 pub mod config;

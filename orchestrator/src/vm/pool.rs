@@ -18,6 +18,7 @@ mod counters;
 mod demand;
 mod driver;
 mod error;
+mod failures;
 mod footprint;
 mod fork;
 mod host;
@@ -26,7 +27,7 @@ mod lease;
 mod memory;
 mod number;
 mod processor_time;
-mod progress;
+
 mod spawn;
 mod standby;
 mod standby_set;
@@ -348,7 +349,7 @@ impl Pool {
     ) -> Result<(), PoolError> {
         let core = &self.core;
         let mut progress = core.progress.subscribe();
-        let before = progress.borrow_and_update().failures;
+        let before = progress.borrow_and_update().number;
         core.apply(change);
         if core.has_no_runtime() {
             return Err(PoolError::RuntimeEnded);
@@ -364,7 +365,7 @@ impl Pool {
                 () = core.runtime_ended() => return Err(PoolError::RuntimeEnded),
             }
             let now = progress.borrow_and_update().clone();
-            if let Some(error) = now.last_failure.filter(|_| now.failures > before) {
+            if let Some(error) = now.last.filter(|_| now.number > before) {
                 return Err(PoolError::WarmUp(error));
             }
         }

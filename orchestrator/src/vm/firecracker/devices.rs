@@ -74,7 +74,7 @@ impl FromStr for Tap {
 
 /// The properties of the devices that a snapshot depends on.
 #[derive(Debug, Serialize)]
-struct Identity<'a> {
+struct Properties<'a> {
     root_drive: Option<FileIdentity>,
     cpu_template: Option<&'a CpuConfig>,
     network: bool,
@@ -126,7 +126,7 @@ impl Devices {
 
     fn identify(&self, jailed: bool) -> Result<Sha256Digest, VmmError> {
         let root_drive = self.root_drive.as_deref().map(identify).transpose()?;
-        let identity = Identity {
+        let identity = Properties {
             jailed: jailed && root_drive.is_some(),
             root_drive,
             cpu_template: self.cpu_template.as_ref(),

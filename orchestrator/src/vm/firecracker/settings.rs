@@ -155,16 +155,16 @@ impl Backend for FirecrackerSettings {
             opened.map_err(|error| VmmError::io("look for Firecracker")(error.into()))?
         };
         match found.await {
-            Ok(firecracker) => Ok(Box::new(Found(firecracker))),
+            Ok(firecracker) => Ok(Box::new(InstalledFirecracker(firecracker))),
             Err(error) => Err(self.absence(error, surroundings.jail)),
         }
     }
 }
 
-struct Found(Firecracker);
+struct InstalledFirecracker(Firecracker);
 
 #[async_trait]
-impl Installed for Found {
+impl Installed for InstalledFirecracker {
     async fn open(self: Box<Self>) -> Result<Vec<Candidate>, VmmError> {
         Ok(vec![Candidate {
             vmm: Arc::new(self.0),

@@ -1,8 +1,7 @@
-//! Blocking work in async code.
-
-use tokio::task::spawn_blocking;
+//! Blocking work of launches.
 
 use super::error::LaunchError;
+use crate::vm::blocking::{self, ShuttingDown};
 
 /// Runs blocking work on a thread for it.
 pub(crate) async fn blocking<T, E>(
@@ -12,11 +11,8 @@ where
     T: Send + 'static,
     E: Into<LaunchError> + Send + 'static,
 {
-    match spawn_blocking(work).await {
+    match blocking::blocking(work).await {
         Ok(result) => result.map_err(Into::into),
-        Err(panic) => match panic.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Err(LaunchError::ShuttingDown),
-        },
+        Err(ShuttingDown) => Err(LaunchError::ShuttingDown),
     }
 }

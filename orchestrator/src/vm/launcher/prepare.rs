@@ -29,7 +29,7 @@ impl Launcher {
         progress: Progress,
     ) -> Result<Self, LaunchError> {
         // Looked for first: what is missing should not cost a template's build.
-        let found = Found::look(config, rundown).await?;
+        let found = Detected::detect(config, rundown).await?;
         let template = {
             let (config, progress) = (config.clone(), Arc::clone(&progress));
             blocking(move || template(&config, &progress)).await?
@@ -44,12 +44,12 @@ impl Launcher {
         config: &Config,
         progress: Progress,
     ) -> Result<Self, LaunchError> {
-        let found = Found::look(config, rundown).await?;
+        let found = Detected::detect(config, rundown).await?;
         Self::found(found, template, config, progress).await
     }
 
     async fn found(
-        found: Found,
+        found: Detected,
         template: Template,
         config: &Config,
         progress: Progress,
@@ -206,15 +206,15 @@ impl Queue {
 }
 
 /// The first backend that is here, and those that may serve if it does not.
-struct Found {
+struct Detected {
     installed: Box<dyn Installed>,
     others: Queue,
 }
 
-impl Found {
+impl Detected {
     /// # Errors
     /// [`LaunchError`] if there is none that serves.
-    async fn look(config: &Config, rundown: Rundown) -> Result<Self, LaunchError> {
+    async fn detect(config: &Config, rundown: Rundown) -> Result<Self, LaunchError> {
         let mut others = Queue::new(config, rundown)?;
         match others.next().await? {
             Some(installed) => Ok(Self { installed, others }),
@@ -368,7 +368,7 @@ mod tests {
     async fn a_program_that_a_setting_names_is_not_done_without() {
         let named = ("IRONCLAW_QEMU", "/nonexistent/qemu");
         let set = [named, ("IRONCLAW_BACKEND", "qemu")];
-        let error = Found::look(&config(&set), Rundown::default())
+        let error = Detected::detect(&config(&set), Rundown::default())
             .await
             .err()
             .unwrap();

@@ -47,7 +47,7 @@ impl Eq for Budget {}
 struct Inner {
     limit: Limit,
     parent: Option<Budget>,
-    /// Changed only while the family's line is locked.
+    /// Changed only while the family's queue is locked.
     used: Mutex<Limit>,
     family: Arc<Family>,
 }
@@ -55,20 +55,20 @@ struct Inner {
 /// The state that a budget shares with those that lie within it.
 #[derive(Debug, Default)]
 struct Family {
-    line: Mutex<Line>,
+    queue: Mutex<Queue>,
     changed: Notify,
     host: Arc<Host>,
 }
 
 #[derive(Debug, Default)]
-struct Line {
+struct Queue {
     /// In the order of arrival.
-    waiting: VecDeque<Waiter>,
+    waiting: VecDeque<Queued>,
     numbers: u64,
 }
 
 #[derive(Debug)]
-struct Waiter {
+struct Queued {
     number: u64,
     guest_mib: u64,
     budget: Budget,
@@ -110,9 +110,9 @@ pub(crate) struct Share {
     memory_mib: u64,
 }
 
-/// A place in the line for a share. Given up when it is dropped.
+/// a place in the queue for a share. Given up when it is dropped.
 #[derive(Debug)]
-pub(super) struct Claim {
+pub(super) struct Reservation {
     budget: Budget,
     number: u64,
 }
@@ -179,33 +179,33 @@ impl Budget {
     /// Takes a share for a VM with this much guest memory, if there is room and nobody waits for
     /// it.
     pub(super) fn take(&self, guest_mib: u64) -> Option<Share> {
-        let line = self.line();
-        if line.next_for(self).is_some() {
+        let queue = self.queue();
+        if queue.next_for(self).is_some() {
             return None;
         }
-        self.share(&line, guest_mib)
+        self.share(&queue, guest_mib)
     }
 
-    /// Takes a place in the line.
-    pub(super) fn claim(&self, guest_mib: u64) -> Claim {
-        let mut line = self.line();
-        line.numbers += 1;
-        let number = line.numbers;
-        line.waiting.push_back(Waiter {
+    /// Takes a place in the queue.
+    pub(super) fn reserve(&self, guest_mib: u64) -> Reservation {
+        let mut queue = self.queue();
+        queue.numbers += 1;
+        let number = queue.numbers;
+        queue.waiting.push_back(Queued {
             number,
             guest_mib,
             budget: self.clone(),
         });
-        drop(line);
+        drop(queue);
         // Other pools may have clones that are needed less.
         self.0.family.changed.notify_waiters();
-        Claim {
+        Reservation {
             budget: self.clone(),
             number,
         }
     }
 
-    fn share(&self, _line: &Line, guest_mib: u64) -> Option<Share> {
+    fn share(&self, _queue: &Queue, guest_mib: u64) -> Option<Share> {
         if self.lacking(guest_mib).is_some() {
             return None;
         }
@@ -223,14 +223,14 @@ impl Budget {
 
     /// Returns whether a share for such a VM could be taken now.
     pub(super) fn has_room(&self, guest_mib: u64) -> bool {
-        self.line().next_for(self).is_none() && self.lacking(guest_mib).is_none()
+        self.queue().next_for(self).is_none() && self.lacking(guest_mib).is_none()
     }
 
-    /// Returns whether the longest waiting claim lacks room, of those that room given back to this
+    /// Returns whether the longest waiting reservation lacks room, of those that room given back to this
     /// budget helps.
     pub(super) fn is_short(&self) -> bool {
-        let line = self.line();
-        let next = line.next_for(self);
+        let queue = self.queue();
+        let next = queue.next_for(self);
         next.is_some_and(|it| it.budget.lacking(it.guest_mib).is_some())
     }
 
@@ -273,9 +273,9 @@ impl Budget {
         self.0.family.changed.notified()
     }
 
-    fn line(&self) -> MutexGuard<'_, Line> {
-        let line = &self.0.family.line;
-        line.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        let queue = &self.0.family.queue;
+        queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_used(&self) -> MutexGuard<'_, Limit> {
@@ -305,12 +305,12 @@ impl Limit {
     }
 }
 
-impl Line {
+impl Queue {
     /// Returns the waiter whose turn is before that of a newcomer to `budget`. It passes those who
     /// lack room in a budget that is not the newcomer's as well: waiting behind them would help
     /// nobody.
-    fn next_for(&self, budget: &Budget) -> Option<&Waiter> {
-        let is_held_up_elsewhere = |waiter: &&Waiter| {
+    fn next_for(&self, budget: &Budget) -> Option<&Queued> {
+        let is_held_up_elsewhere = |waiter: &&Queued| {
             waiter.budget.limits().any(|(theirs, limit)| {
                 limit
                     .with_another(theirs.used(), waiter.guest_mib)
@@ -323,24 +323,24 @@ impl Line {
     }
 }
 
-impl Claim {
-    /// Takes the share, if it is this claim's turn and there is room.
+impl Reservation {
+    /// Takes the share, if it is this reservation's turn and there is room.
     pub(super) fn take(&self) -> Option<Share> {
-        let line = self.budget.line();
-        let next = line.next_for(&self.budget)?;
+        let queue = self.budget.queue();
+        let next = queue.next_for(&self.budget)?;
         if next.number != self.number {
             return None;
         }
-        self.budget.share(&line, next.guest_mib)
+        self.budget.share(&queue, next.guest_mib)
     }
 }
 
-impl Drop for Claim {
+impl Drop for Reservation {
     fn drop(&mut self) {
-        let mut line = self.budget.line();
-        line.waiting.retain(|waiter| waiter.number != self.number);
-        drop(line);
-        // It is another claim's turn now.
+        let mut queue = self.budget.queue();
+        queue.waiting.retain(|waiter| waiter.number != self.number);
+        drop(queue);
+        // It is another reservation's turn now.
         self.budget.0.family.changed.notify_waiters();
     }
 }
@@ -348,7 +348,7 @@ impl Drop for Claim {
 impl Drop for Share {
     fn drop(&mut self) {
         {
-            let _line = self.budget.line();
+            let _queue = self.budget.queue();
             for budget in self.budget.chain() {
                 let mut used = budget.lock_used();
                 used.vms -= 1;

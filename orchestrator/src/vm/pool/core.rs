@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 use super::budget::Budget;
 use super::clock::{Clock, Now};
 use super::counters::Counters;
+use super::failures::Failures;
 use super::host::Host;
 use super::number::Number;
-use super::progress::Progress;
 use super::standby_set::Member;
 use super::state::{Action, Grant, PoolState};
 use super::stats::{PoolStats, TierOff};
@@ -52,7 +52,7 @@ pub(super) struct Core {
     pub(super) clock: Clock,
     wake: Notify,
     /// Changes whenever a build, a restore or a deletion ends.
-    pub(super) progress: watch::Sender<Progress>,
+    pub(super) progress: watch::Sender<Failures>,
     pub(super) counters: Counters,
     _number: Number,
     /// The VMs that were handed out and are not gone.
@@ -99,7 +99,7 @@ impl Core {
             wait_queue: WaitQueue::default(),
             clock: Clock::start(),
             wake: Notify::new(),
-            progress: watch::Sender::new(Progress::default()),
+            progress: watch::Sender::new(Failures::default()),
             counters,
             _number: number,
             vms: Arc::default(),

@@ -373,10 +373,10 @@ fn report(core: &Core, failure: Option<LaunchError>) {
         }
         core.counters.failed();
     }
-    core.progress.send_modify(|progress| {
+    core.progress.send_modify(|failures| {
         if let Some(error) = failure {
-            progress.failures += 1;
-            progress.last_failure = Some(Arc::new(error));
+            failures.number += 1;
+            failures.last = Some(Arc::new(error));
         }
     });
 }

@@ -76,11 +76,11 @@ async fn fork(
     let guest_mib = u64::from(core.launcher.machine().memory_mib);
     let budget = &core.bounds.budget;
     // Surplus clones make room for those in the queue.
-    let claim = budget.claim(guest_mib);
+    let reservation = budget.reserve(guest_mib);
     let share = async {
         loop {
             let changed = budget.changed();
-            match claim.take() {
+            match reservation.take() {
                 Some(share) => return share,
                 None => changed.await,
             }
@@ -91,7 +91,7 @@ async fn fork(
         waited: begun.elapsed(),
         limit: budget.limit_met(guest_mib),
     })?;
-    drop(claim);
+    drop(reservation);
     let id = core.apply(|state, _| state.lease_beside());
     let lease = Lease::new(id, share, core);
     let left = patience.saturating_sub(begun.elapsed());

@@ -38,13 +38,13 @@ use std::time::Duration;
 
 use super::backoff::Jitter;
 use super::breaker::Breaker;
-use super::budget::{Budget, Claim};
+use super::budget::{Budget, Reservation};
 use super::clock::Now;
 use super::demand::Demand;
 
 pub(crate) use action::{Action, Counts, Grant, LeaseId, Placement, Restored, WaiterId};
-use slot::{Entry, Slot};
 pub(crate) use slot::{Generation, SlotId};
+use slot::{PooledSnapshot, Slot};
 
 /// The constant rules of a pool.
 #[derive(Debug, Clone)]
@@ -79,10 +79,10 @@ enum Phase {
 pub(crate) struct PoolState<S, C> {
     rules: Rules,
     slots: Vec<Slot<C>>,
-    snapshots: HashMap<Generation, Entry<S>>,
+    snapshots: HashMap<Generation, PooledSnapshot<S>>,
     /// The snapshot of each VM that was handed out, unless it was booted.
     leases: HashMap<LeaseId, Option<Generation>>,
-    waiters: VecDeque<(WaiterId, Claim)>,
+    waiters: VecDeque<(WaiterId, Reservation)>,
     demand: Demand,
     jitter: Jitter,
     warm_tier: Breaker,
@@ -130,9 +130,9 @@ impl<S: Clone, C> PoolState<S, C> {
     /// Returns the actions to start now; each is returned once.
     pub(crate) fn actions(&mut self, now: Now) -> Vec<Action<S, C>> {
         let mut actions = Vec::new();
-        while let Some((waiter, claim)) = self.waiters.pop_front() {
-            let Some(grant) = self.grant(now, || claim.take()) else {
-                self.waiters.push_front((waiter, claim));
+        while let Some((waiter, reservation)) = self.waiters.pop_front() {
+            let Some(grant) = self.grant(now, || reservation.take()) else {
+                self.waiters.push_front((waiter, reservation));
                 break;
             };
             actions.push(Action::Grant(waiter, grant));
@@ -143,7 +143,7 @@ impl<S: Clone, C> PoolState<S, C> {
             self.evict_surplus(now, &mut actions);
             self.refill(now, &mut actions);
         }
-        let over = |_: &Generation, entry: &mut Entry<S>| entry.is_over();
+        let over = |_: &Generation, entry: &mut PooledSnapshot<S>| entry.is_over();
         let over = self.snapshots.extract_if(over);
         actions.extend(over.map(|(_, entry)| Action::Delete(entry.snapshot)));
         actions

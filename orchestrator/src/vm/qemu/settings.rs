@@ -98,7 +98,7 @@ impl Backend for QemuSettings {
     async fn detect(&self, surroundings: &Surroundings) -> Result<Box<dyn Installed>, Absence> {
         let found = QemuBinary::find(self.binary.as_deref()).await;
         let binary = found.map_err(|error| Absence::of_program(error, self.binary.is_some()))?;
-        Ok(Box::new(Found {
+        Ok(Box::new(InstalledQemu {
             binary,
             accel: self.accel,
             surroundings: surroundings.clone(),
@@ -106,14 +106,14 @@ impl Backend for QemuSettings {
     }
 }
 
-struct Found {
+struct InstalledQemu {
     binary: QemuBinary,
     accel: AccelChoice,
     surroundings: Surroundings,
 }
 
 #[async_trait]
-impl Installed for Found {
+impl Installed for InstalledQemu {
     async fn open(self: Box<Self>) -> Result<Vec<Candidate>, VmmError> {
         let accel = self.accel;
         let opened = spawn_blocking(move || self.translated()).await;
@@ -137,7 +137,7 @@ impl Installed for Found {
     }
 }
 
-impl Found {
+impl InstalledQemu {
     /// Creates the backend with translation, in its jail. Blocks.
     fn translated(self) -> Result<Qemu, VmmError> {
         let jail = self.jail()?;

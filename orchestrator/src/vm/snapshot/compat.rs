@@ -1,7 +1,7 @@
 //! Compares a snapshot with the VMM, machine and host that would restore it.
 
 use super::host::Host;
-use super::manifest::Manifest;
+use super::manifest::{Description, Manifest};
 use crate::template::TemplateHash;
 use crate::vm::vmm::{Machine, VmmIdentity, VmmKind};
 
@@ -112,6 +112,24 @@ fn khz(frequency: Option<u32>) -> String {
 }
 
 impl Requirements {
+    /// Describes a snapshot made here, which meets these requirements.
+    #[must_use]
+    pub fn describe(self, generation: u64) -> Description {
+        let Self {
+            template,
+            vmm,
+            machine,
+            host,
+        } = self;
+        Description {
+            generation,
+            template,
+            vmm,
+            machine,
+            host,
+        }
+    }
+
     /// Compares with the manifest alone.
     ///
     /// # Errors

@@ -35,7 +35,7 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A process, distinct from all others that this host has, had and will have.
 #[derive(Debug, PartialEq, Eq)]
-struct Identity {
+struct ProcessIdentity {
     pid: u32,
     start_ticks: u64,
     /// The PID namespace of the PID: a container has its own.
@@ -70,7 +70,7 @@ pub(crate) fn record_owner(directory: &Path, pid: u32) -> io::Result<PathBuf> {
 }
 
 fn path(directory: &Path, prefix: &str, pid: u32) -> io::Result<PathBuf> {
-    let identity = Identity::from_process(&Proc::open(pid)?)?;
+    let identity = ProcessIdentity::from_process(&Proc::open(pid)?)?;
     Ok(directory.join(format!("{prefix}{identity}")))
 }
 
@@ -85,7 +85,7 @@ fn create(path: &Path) -> io::Result<()> {
 
 /// Returns whether the recorded owner of `directory` has ended; `false` if that is unknown.
 pub(crate) fn owner_has_ended(directory: &Path) -> bool {
-    let has_ended = |owner: Identity| {
+    let has_ended = |owner: ProcessIdentity| {
         owner.is_of_here().is_ok_and(|is_of_here| is_of_here)
             && owner.find().is_ok_and(|process| process.is_none())
     };
@@ -97,11 +97,11 @@ pub(crate) fn names_its_owner(directory: &Path) -> bool {
     !owners(directory).is_empty()
 }
 
-fn owners(directory: &Path) -> Vec<Identity> {
+fn owners(directory: &Path) -> Vec<ProcessIdentity> {
     let entries = fs::read_dir(directory).into_iter().flatten();
     let owners = entries.filter_map(|entry| {
         let name = entry.ok()?.file_name();
-        Identity::parse(OWNER_PREFIX, name.to_str()?)
+        ProcessIdentity::parse(OWNER_PREFIX, name.to_str()?)
     });
     owners.collect()
 }
@@ -117,7 +117,7 @@ impl Drop for Record {
     }
 }
 
-impl Identity {
+impl ProcessIdentity {
     fn from_process(process: &Proc) -> io::Result<Self> {
         Ok(Self {
             pid: process.pid(),
@@ -164,7 +164,7 @@ impl Identity {
     }
 }
 
-impl fmt::Display for Identity {
+impl fmt::Display for ProcessIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             pid,
@@ -187,7 +187,7 @@ pub(crate) fn end_all(directory: &Path) -> io::Result<()> {
     let mut orphans = Vec::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        let Some(identity) = Identity::parse(VMM_PREFIX, &entry.file_name().to_string_lossy())
+        let Some(identity) = ProcessIdentity::parse(VMM_PREFIX, &entry.file_name().to_string_lossy())
         else {
             continue;
         };
@@ -266,7 +266,7 @@ pub(crate) fn marked(mark: &str) -> io::Result<impl Iterator<Item = (Proc, Owned
 }
 
 /// Kills a process, if it lives.
-fn kill(identity: &Identity) -> io::Result<Option<OwnedFd>> {
+fn kill(identity: &ProcessIdentity) -> io::Result<Option<OwnedFd>> {
     let process = identity.find()?;
     if let Some(pidfd) = &process {
         // May fail because it is exiting: processes that died with their owner a moment ago are
@@ -290,7 +290,7 @@ fn wait(pid: u32, pidfd: &OwnedFd, patience: Duration) -> io::Result<()> {
 #[cfg(any(test, feature = "fuzzing"))]
 /// Parses a file name of a run directory.
 pub(crate) fn fuzz(name: &str) {
-    let _ = Identity::parse(VMM_PREFIX, name);
+    let _ = ProcessIdentity::parse(VMM_PREFIX, name);
 }
 
 #[cfg(test)]
@@ -313,9 +313,9 @@ mod tests {
         process.wait().unwrap().success()
     }
 
-    fn identity(record: &Record) -> Identity {
+    fn identity(record: &Record) -> ProcessIdentity {
         let name = record.0.file_name().unwrap().to_str().unwrap();
-        Identity::parse(VMM_PREFIX, name).unwrap()
+        ProcessIdentity::parse(VMM_PREFIX, name).unwrap()
     }
 
     #[test]
@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn another_process_with_the_same_number_is_left_alone() {
-        type Change = fn(&mut Identity);
+        type Change = fn(&mut ProcessIdentity);
         let changes: [Change; 3] = [
             |it| it.start_ticks -= 1,
             |it| it.boot_id = Uuid::nil(),
@@ -399,7 +399,7 @@ mod tests {
         drop(record);
         for cut in 0..whole.len() {
             assert_eq!(
-                Identity::parse(VMM_PREFIX, &whole[..cut]),
+                ProcessIdentity::parse(VMM_PREFIX, &whole[..cut]),
                 None,
                 "{}",
                 &whole[..cut]

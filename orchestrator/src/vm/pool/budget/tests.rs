@@ -25,7 +25,7 @@ fn waiters_are_served_first_come_first_served() {
     });
     let shares = [budget.take(1).unwrap(), budget.take(1).unwrap()];
     assert!(!budget.is_short(), "nobody waits");
-    let (first, second) = (budget.claim(1), budget.claim(1));
+    let (first, second) = (budget.reserve(1), budget.reserve(1));
     assert!(budget.is_short() && first.take().is_none());
     drop(shares);
     assert!(!budget.is_short() && !budget.has_room(1));
@@ -44,7 +44,7 @@ fn a_cancelled_waiter_holds_up_nobody() {
         vms: 1,
         memory_mib: 1000,
     });
-    let (large, small) = (budget.claim(2000), budget.claim(100));
+    let (large, small) = (budget.reserve(2000), budget.reserve(100));
     assert!(budget.is_short() && small.take().is_none());
     drop(large);
     assert!(small.take().is_some());
@@ -119,12 +119,12 @@ fn a_waiter_for_its_own_sub_budget_holds_up_nobody_else() {
     let host = Budget::new(vms(3));
     let (one, other) = (Budget::within(&host, vms(1)), Budget::within(&host, vms(1)));
     let share = one.take(1).unwrap();
-    let waits = one.claim(1);
+    let waits = one.reserve(1);
     assert!(waits.take().is_none() && one.take(1).is_none());
     // Ending other pools' clones would gain nothing.
     assert!(one.is_short() && !other.is_short() && !host.is_short());
     let theirs = [other.take(1).unwrap(), host.take(1).unwrap()];
-    let in_vain = host.claim(1);
+    let in_vain = host.reserve(1);
     assert!(in_vain.take().is_none() && host.is_short() && other.is_short());
     drop(theirs);
     let share_of_host = in_vain.take().unwrap();
@@ -161,40 +161,40 @@ proptest! {
         let host = Budget::new(vms(limits.0));
         let within = |limit: usize| Budget::within(&host, vms(limit));
         let budgets = [host.clone(), within(limits.1), within(limits.2)];
-        let mut claims = VecDeque::new();
+        let mut reservations = VecDeque::new();
         let mut shares = VecDeque::new();
         for (at, gives) in steps {
             if gives {
                 shares.pop_front();
             } else {
-                claims.push_back(budgets[at].claim(1));
+                reservations.push_back(budgets[at].reserve(1));
             }
-            while let Some(at) = (0..claims.len()).find_map(|at| {
-                shares.push_back(claims.get(at).and_then(Claim::take)?);
+            while let Some(at) = (0..reservations.len()).find_map(|at| {
+                shares.push_back(reservations.get(at).and_then(Reservation::take)?);
                 Some(at)
             }) {
-                claims.remove(at);
+                reservations.remove(at);
             }
             let most = limits.0.max(limits.1).max(limits.2);
             prop_assert!(host.used().vms <= most && host.used().vms == shares.len());
             for budget in &budgets[1..] {
                 prop_assert!(budget.used().vms <= budget.limit().vms);
             }
-            for claim in &claims {
+            for reservation in &reservations {
                 // Or it does not overtake one with a smaller limit.
-                prop_assert!(is_larger || claim.budget.lacking(1).is_some());
+                prop_assert!(is_larger || reservation.budget.lacking(1).is_some());
             }
         }
         while let Some(share) = shares.pop_front() {
             drop(share);
-            while let Some(at) = (0..claims.len()).find_map(|at| {
-                shares.push_back(claims.get(at).and_then(Claim::take)?);
+            while let Some(at) = (0..reservations.len()).find_map(|at| {
+                shares.push_back(reservations.get(at).and_then(Reservation::take)?);
                 Some(at)
             }) {
-                claims.remove(at);
+                reservations.remove(at);
             }
         }
-        prop_assert!(claims.is_empty(), "somebody waits for ever");
+        prop_assert!(reservations.is_empty(), "somebody waits for ever");
         prop_assert_eq!(host.used(), Limit::default());
     }
 }

@@ -20,7 +20,7 @@ impl<S: Clone, C> PoolState<S, C> {
             return Ok(grant);
         }
         let waiter = WaiterId(self.number());
-        self.waiters.push_back((waiter, budget.claim(guest_mib)));
+        self.waiters.push_back((waiter, budget.reserve(guest_mib)));
         Err(waiter)
     }
 

@@ -19,7 +19,7 @@ pub(crate) struct CloneId(pub(super) u64);
 
 /// A snapshot and its state.
 #[derive(Debug)]
-pub(super) struct Entry<S> {
+pub(super) struct PooledSnapshot<S> {
     pub(super) snapshot: S,
     /// Number of living clones: being restored, warm or leased.
     pub(super) clones: usize,
@@ -28,7 +28,7 @@ pub(super) struct Entry<S> {
     pub(super) suspected: bool,
 }
 
-impl<S> Entry<S> {
+impl<S> PooledSnapshot<S> {
     /// Returns whether to delete it. A suspected one may turn out sound, or belong to others.
     pub(super) fn is_over(&self) -> bool {
         self.retired && self.clones == 0 && !self.suspected

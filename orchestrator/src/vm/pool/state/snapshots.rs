@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::PoolState;
 use super::action::Action;
-use super::slot::{Entry, Generation, Slot, SlotId};
+use super::slot::{Generation, PooledSnapshot, Slot, SlotId};
 use crate::vm::pool::clock::Now;
 
 impl<S: Clone, C> PoolState<S, C> {
@@ -22,7 +22,7 @@ impl<S: Clone, C> PoolState<S, C> {
 
     fn fill(&mut self, at: SlotId, snapshot: S, expires: Now) -> Option<Generation> {
         let generation = Generation(self.number());
-        let entry = Entry {
+        let entry = PooledSnapshot {
             snapshot,
             clones: 0,
             retired: false,
@@ -128,7 +128,7 @@ impl<S: Clone, C> PoolState<S, C> {
                 .filter(|(present, _)| !self.is_suspected(*present));
             !slot.building && of_its_own.is_some_and(|(_, expires)| expires > now)
         };
-        !self.snapshots.values().any(Entry::is_over) && self.slots.iter().all(is_fresh)
+        !self.snapshots.values().any(PooledSnapshot::is_over) && self.slots.iter().all(is_fresh)
     }
 
     /// Returns the slot's snapshot, if it can serve.

@@ -1,11 +1,11 @@
-//! The origin of a value.
+//! What set a value.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// The origin of a value that was set.
+/// What set a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
+pub enum SetBy {
     /// A file.
     File {
         /// The file.
@@ -19,7 +19,7 @@ pub enum Origin {
     Flag(&'static str),
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for SetBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { path, line } => write!(f, "{}:{line}", path.display()),
@@ -29,7 +29,7 @@ impl fmt::Display for Origin {
     }
 }
 
-impl Origin {
+impl SetBy {
     /// Returns what sets `key` there, as people write it.
     pub(crate) fn of_key(&self, key: &str) -> String {
         match self {

@@ -1,4 +1,4 @@
-//! The progress of a pool's own operations.
+//! The failures of a pool's own operations.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use crate::vm::launcher::LaunchError;
 
 /// Notifies those who wait for the pool that an operation ended, and of its error.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Progress {
-    pub(super) failures: u64,
-    pub(super) last_failure: Option<Arc<LaunchError>>,
+pub(super) struct Failures {
+    pub(super) number: u64,
+    pub(super) last: Option<Arc<LaunchError>>,
 }
