@@ -187,7 +187,8 @@ pub(crate) fn end_all(directory: &Path) -> io::Result<()> {
     let mut orphans = Vec::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        let Some(identity) = ProcessIdentity::parse(VMM_PREFIX, &entry.file_name().to_string_lossy())
+        let Some(identity) =
+            ProcessIdentity::parse(VMM_PREFIX, &entry.file_name().to_string_lossy())
         else {
             continue;
         };
