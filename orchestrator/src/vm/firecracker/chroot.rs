@@ -15,7 +15,7 @@ use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, linkat, mknodat, openat, unlinkat};
 use rustix::time::{
@@ -29,9 +29,12 @@ use crate::sys;
 use crate::vm::vmm::VmmError;
 use crate::vm::vmm::jail::readable_by;
 
-/// Interval of attempts to connect to a socket of a starting process, which takes 2 ms to create
-/// it.
+/// Shortest interval of attempts to connect to a socket of a starting process, which takes 2 ms to
+/// create it.
 const CONNECT_INTERVAL: Duration = Duration::from_micros(100);
+/// The part of the time waited until now that the next interval may take. Attempts at a steady
+/// interval took milliseconds of processor time where a jail, or a busy host, lets one wait long.
+const CONNECT_SHARE: u32 = 16;
 
 /// The root directory of a jailed VM, or the working directory of another.
 #[derive(Debug, Clone)]
@@ -112,10 +115,10 @@ impl Chroot {
 
     /// Connects to the socket `name` as soon as somebody listens there.
     ///
-    /// Polls every few microseconds: to be notified of a new file costs more, because the kernel
-    /// takes milliseconds to close an inotify descriptor.
+    /// Polls, at first every few microseconds: to be notified of a new file costs more, because the
+    /// kernel takes milliseconds to close an inotify descriptor.
     pub(super) async fn connect_when_up(&self, name: &str) -> io::Result<UnixStream> {
-        let ticks = Ticks::start(CONNECT_INTERVAL)?;
+        let (begun, timer) = (Instant::now(), Timer::new()?);
         loop {
             match self.connect(name).await {
                 Err(error)
@@ -124,7 +127,7 @@ impl Chroot {
                         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
                     ) =>
                 {
-                    ticks.next().await?;
+                    timer.sleep(pause_after(begun.elapsed())).await?;
                 }
                 other => return other,
             }
@@ -223,28 +226,40 @@ fn link_own_file(file: &File, target: &Path) -> io::Result<()> {
     Ok(linkat(CWD, itself, CWD, target, AtFlags::SYMLINK_FOLLOW)?)
 }
 
-/// A timer with a finer resolution than the runtime's, which is a millisecond.
-struct Ticks(AsyncFd<OwnedFd>);
+/// Returns the pause before the next attempt to connect, after attempts for this time.
+fn pause_after(waited: Duration) -> Duration {
+    CONNECT_INTERVAL.max(waited / CONNECT_SHARE)
+}
 
-impl Ticks {
-    fn start(interval: Duration) -> io::Result<Self> {
+/// A timer with a finer resolution than the runtime's, which is a millisecond.
+struct Timer(AsyncFd<OwnedFd>);
+
+impl Timer {
+    fn new() -> io::Result<Self> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        let interval = Timespec::try_from(interval).map_err(io::Error::other)?;
-        let setting = Itimerspec {
-            it_interval: interval,
-            it_value: interval,
-        };
-        timerfd_settime(&timer, TimerfdTimerFlags::empty(), &setting)?;
         Ok(Self(sys::readable(timer)?))
     }
 
-    async fn next(&self) -> io::Result<()> {
+    async fn sleep(&self, pause: Duration) -> io::Result<()> {
+        let zero = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let setting = Itimerspec {
+            it_interval: zero,
+            it_value: Timespec::try_from(pause).map_err(io::Error::other)?,
+        };
+        timerfd_settime(self.0.get_ref(), TimerfdTimerFlags::empty(), &setting)?;
         let mut count = [0; 8];
         loop {
             let mut ready = self.0.readable().await?;
             match ready.try_io(|timer| Ok(rustix::io::read(timer.as_fd(), &mut count)?)) {
-                Ok(ticked) => return ticked.map(drop),
+                Ok(ticked) => {
+                    // It expires only once.
+                    ready.clear_ready();
+                    return ticked.map(drop);
+                }
                 Err(_would_block) => {}
             }
         }
@@ -272,6 +287,21 @@ mod tests {
         };
         let (connected, ()) = tokio::join!(chroot.connect_when_up("api.sock"), listen);
         connected.unwrap();
+    }
+
+    #[test]
+    fn a_start_that_takes_long_is_not_looked_for_at_a_steady_rate() {
+        let attempts = |start: Duration| {
+            let next = |waited: &Duration| Some(*waited + pause_after(*waited));
+            let until = std::iter::successors(Some(Duration::ZERO), next);
+            until.take_while(|waited| *waited < start).count()
+        };
+        assert_eq!(attempts(Duration::from_millis(1)), 10);
+        assert!(attempts(Duration::from_millis(30)) < 80);
+        assert!(attempts(Duration::from_secs(10)) < 200);
+        // It is seen soon nevertheless.
+        let seen = Duration::from_millis(30);
+        assert!(pause_after(seen) < seen / 10);
     }
 
     #[test]
