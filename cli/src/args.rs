@@ -270,6 +270,9 @@ pub(crate) enum TemplateTask {
         /// Its initramfs, if it wants one.
         #[arg(long, value_name = "FILE")]
         initramfs: Option<PathBuf>,
+        /// A read-only image for its root, if that is to be on a disk: erofs, squashfs or ext4.
+        #[arg(long, value_name = "FILE")]
+        root_disk: Option<PathBuf>,
         /// Its arguments; the hypervisor adds what it needs.
         #[arg(long, value_name = "TEXT", default_value = "")]
         boot_args: String,

@@ -33,11 +33,13 @@ pub(crate) async fn perform(config: &Config, task: TemplateTask, json: bool) -> 
         TemplateTask::Import {
             kernel,
             initramfs,
+            root_disk,
             boot_args,
         } => {
             let spec = ImportSpec {
                 kernel,
                 initramfs,
+                root_disk,
                 boot_args,
             };
             import(config, spec, json).await?;
@@ -79,7 +81,12 @@ async fn import(config: &Config, spec: ImportSpec, json: bool) -> Result<()> {
 fn of_import(error: TemplateError, spec: &ImportSpec) -> Error {
     match &error {
         TemplateError::Store(StoreError::Io { path, .. })
-            if *path == spec.kernel || Some(path) == spec.initramfs.as_ref() =>
+            if [
+                Some(&spec.kernel),
+                spec.initramfs.as_ref(),
+                spec.root_disk.as_ref(),
+            ]
+            .contains(&Some(path)) =>
         {
             Error::msg(causes(&error))
         }
@@ -126,7 +133,9 @@ async fn list(config: &Config, json: bool) -> Result<()> {
 fn size(manifest: &Manifest) -> u64 {
     let initramfs = manifest.initramfs.as_ref();
     let initramfs = initramfs.map_or(0, |initramfs| initramfs.size);
-    manifest.kernel.size.saturating_add(initramfs)
+    let root_disk = manifest.root_disk.as_ref().map_or(0, |image| image.size);
+    let all = manifest.kernel.size.saturating_add(initramfs);
+    all.saturating_add(root_disk)
 }
 
 fn rows(store: &TemplateStore) -> Result<Vec<Row>> {

@@ -12,7 +12,9 @@ use rustix::system::finit_module;
 
 use crate::console::say;
 use crate::program::Surroundings;
-use crate::{loopback, scratch};
+use crate::root_disk::RootDiskError;
+use crate::scratch::Root;
+use crate::{loopback, root_disk, scratch};
 
 /// The directory of the template's modules, named in load order.
 const MODULES: &str = "/lib/modules";
@@ -89,7 +91,10 @@ const RESOURCE_LIMITS: [(Resource, &str, Rlimit); 2] = [
 ///
 /// Reports a step that fails on the console, and continues: a guest without, say, a network module
 /// is useful, and one that gives up is not.
-pub(crate) fn prepare() {
+///
+/// # Errors
+/// The guest has a root disk, and can't change to it.
+pub(crate) fn prepare() -> Result<(), RootDiskError> {
     for Mount {
         kind,
         at,
@@ -106,6 +111,12 @@ pub(crate) fn prepare() {
             Err(error) => say(format_args!("mount {kind} at {at}: {error}")),
         }
     }
+    load_modules(Path::new(MODULES));
+    let root = if root_disk::switch()? {
+        Root::Disk
+    } else {
+        Root::Memory
+    };
     for (name, target) in DEV_LINKS {
         match symlink(target, name) {
             Ok(()) => {}
@@ -113,8 +124,10 @@ pub(crate) fn prepare() {
             Err(error) => say(format_args!("link {name} to {target}: {error}")),
         }
     }
-    scratch::mount_all();
-    load_modules(Path::new(MODULES));
+    scratch::mount_all(root);
+    if root == Root::Disk {
+        root_disk::mount_identity()?;
+    }
     for (resource, name, limit) in RESOURCE_LIMITS {
         if let Err(error) = setrlimit(resource, limit) {
             say(format_args!("set the limit of {name}: {error}"));
@@ -123,6 +136,7 @@ pub(crate) fn prepare() {
     if let Err(error) = loopback::up() {
         say(format_args!("bring the loopback device up: {error}"));
     }
+    Ok(())
 }
 
 fn load_modules(directory: &Path) {

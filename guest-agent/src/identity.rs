@@ -18,18 +18,29 @@ pub(crate) struct IdentityError {
     pub(crate) source: io::Error,
 }
 
+/// The directory of the files that are mounted over those of a root on a disk, below the root: a disk
+/// that is full must not keep a guest from its identity.
+pub(crate) const MOUNTED: &str = "run/ironclaw/etc";
+/// The names of these files.
+pub(crate) const FILES: [&str; 3] = ["machine-id", "hostname", "hosts"];
+
 /// Writes the machine id, the host name's files and the boot id below `root`; returns the path of
 /// the last, which is to be mounted over the kernel's own.
 ///
 /// A spawn waits for this: each system call counts.
 pub(crate) fn write(root: &Path, identity: &Identity) -> Result<PathBuf, IdentityError> {
-    let etc = root.join("etc");
-    replace(
+    let mounted = root.join(MOUNTED);
+    let (etc, put): (_, fn(&_, _, &_) -> _) = if mounted.is_dir() {
+        (mounted, rewrite)
+    } else {
+        (root.join("etc"), replace)
+    };
+    put(
         &etc.join("machine-id"),
         0o444,
         &format!("{}\n", hex(&identity.machine_id)),
     )?;
-    replace(
+    put(
         &etc.join("hostname"),
         0o644,
         &format!("{}\n", identity.hostname),
@@ -37,7 +48,7 @@ pub(crate) fn write(root: &Path, identity: &Identity) -> Result<PathBuf, Identit
     let hosts = etc.join("hosts");
     let before = read(&hosts);
     let before = String::from_utf8_lossy(&before);
-    replace(&hosts, 0o644, &hosts_with(&before, &identity.hostname))?;
+    put(&hosts, 0o644, &hosts_with(&before, &identity.hostname))?;
     let boot_id = root.join("run/ironclaw/boot_id");
     overwrite(&boot_id, &format!("{}\n", dashed(&identity.boot_id)))?;
     Ok(boot_id)
@@ -125,6 +136,15 @@ fn replace(path: &Path, mode: u32, content: &str) -> Result<(), IdentityError> {
     fs::rename(&fresh, path).map_err(failed("replace", path))
 }
 
+/// Rewrites the file at `path` in place, since it is mounted elsewhere, too.
+fn rewrite(path: &Path, mode: u32, content: &str) -> Result<(), IdentityError> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(mode);
+    let mut file = open(&options, path)?;
+    file.write_all(content.as_bytes())
+        .map_err(failed("write", path))
+}
+
 /// Overwrites the file at `path` with content of the same length, in place: a bind mount of the
 /// file is of its inode, not its name.
 fn overwrite(path: &Path, content: &str) -> Result<(), IdentityError> {
@@ -188,6 +208,29 @@ mod tests {
             .map(|e| e.unwrap().file_name())
             .collect();
         assert_eq!(names.len(), 3, "no temporary file is left: {names:?}");
+    }
+
+    #[test]
+    fn files_that_are_mounted_over_those_of_a_disk_are_rewritten_in_place() {
+        let root = tempfile::tempdir().unwrap();
+        let mounted = root.path().join(MOUNTED);
+        fs::create_dir_all(&mounted).unwrap();
+        fs::write(mounted.join("hosts"), "10.0.0.1\tdb\n").unwrap();
+        let inode = |name: &str| fs::metadata(mounted.join(name)).unwrap().ino();
+        let before = inode("hosts");
+        for byte in [1, 2] {
+            write(root.path(), &identity(byte)).unwrap();
+        }
+        let read = |name: &str| fs::read_to_string(mounted.join(name)).unwrap();
+        assert_eq!(read("hostname"), "task-2\n");
+        assert_eq!(read("machine-id"), format!("{}\n", "02".repeat(16)));
+        let hosts = read("hosts");
+        assert!(
+            hosts.contains("db") && hosts.ends_with("task-2\n"),
+            "{hosts}"
+        );
+        assert_eq!(inode("hosts"), before);
+        assert!(!root.path().join("etc").exists(), "nothing is on the disk");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! vsock, whichever exists, and reaps orphans. It never exits: a fatal error ends the guest.
 //!
 //! ```text
-//!  main ─ boot, scratch, loopback, console   before and after
+//!  main ─ boot, root_disk, scratch, loopback, console   before and after
 //!   └ agent                            the event loop
 //!      ├ port_search, serial, uevents  where the lines come from
 //!      ├ children                      who ended, and how
@@ -43,6 +43,7 @@ mod port_search;
 mod program;
 mod random;
 mod reader;
+mod root_disk;
 mod rundown;
 mod scratch;
 mod serial;
@@ -110,7 +111,9 @@ fn main() -> ExitCode {
 
 fn be_init() -> ! {
     std::panic::set_hook(Box::new(|panic| die(panic)));
-    boot::prepare();
+    if let Err(error) = boot::prepare() {
+        die(with_sources(&error));
+    }
     let served = Agent::new(
         boot::surroundings(),
         Box::new(Guest::set_up()),

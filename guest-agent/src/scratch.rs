@@ -28,15 +28,29 @@ const DEV_SIZE: &std::ffi::CStr = c"mode=0755,size=1m";
 const FLAGS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
 
 /// Directories below /run, and their other mount points.
-const SHARED: [(&str, &str); 2] = [("/run/tmp", "/tmp"), ("/run/shm", "/dev/shm")];
+const SHARED: [(&str, &str); 2] = [("/run/tmp", TMP), ("/run/shm", "/dev/shm")];
+const TMP: &str = "/tmp";
+
+/// Where a guest's root is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Root {
+    /// In memory, which it shares with these file systems.
+    Memory,
+    /// On a disk, which has more room for /tmp.
+    Disk,
+}
 
 /// Mounts them. Reports failures on the console, and continues.
-pub(crate) fn mount_all() {
+pub(crate) fn mount_all(root: Root) {
     let dev = mount_remount("/dev", MountFlags::NOSUID, DEV_SIZE);
     report("bound the size of /dev", dev.map_err(Into::into));
     report("bound the size of /", bound_root());
     report("mount /run", mount_run());
     for (directory, at) in SHARED {
+        if root == Root::Disk && at == TMP {
+            report("create /tmp", make(at, 0o1777));
+            continue;
+        }
         let shown = make(directory, 0o1777).and_then(|()| show(directory, at));
         report(&format!("mount {directory} at {at}"), shown);
     }

@@ -24,6 +24,8 @@ pub struct FileAccess<'a> {
     pub sockets: Vec<&'a Path>,
     /// Directories in which it may create and write files.
     pub written: Vec<&'a Path>,
+    /// Directories in which it may write to the files that are there.
+    pub changed: Vec<&'a Path>,
 }
 
 impl FileAccess<'_> {
@@ -43,13 +45,14 @@ impl FileAccess<'_> {
             (&self.devices, device),
             (&self.sockets, AccessFs::MakeSock.into()),
             (&self.written, written),
+            (&self.changed, AccessFs::ReadFile | AccessFs::WriteFile),
         ];
         restricted(rules).map_err(io::Error::other)
     }
 }
 
 fn restricted(
-    rules: [(&Vec<&Path>, BitFlags<AccessFs>); 4],
+    rules: [(&Vec<&Path>, BitFlags<AccessFs>); 5],
 ) -> Result<Option<OwnedFd>, landlock::RulesetError> {
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)

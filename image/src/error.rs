@@ -26,6 +26,18 @@ pub enum TemplateError {
         /// The limit in bytes.
         limit: u64,
     },
+    /// A file that no guest could have as its root.
+    #[error(
+        "{path} has {size} bytes, and the image of a root disk a multiple of 512, up to 256 GiB: make one \
+         with `mkfs.erofs`, `mksquashfs` or `mke2fs -d`",
+        path = .path.display()
+    )]
+    RootDisk {
+        /// The file.
+        path: PathBuf,
+        /// Its size in bytes.
+        size: u64,
+    },
     /// Boot arguments that no kernel accepts.
     #[error("boot arguments are one line of at most {limit} bytes")]
     BootArgs {

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 /// The file in a template's directory that describes it.
 pub(crate) const MANIFEST: &str = "template.json";
 
-/// Name of a template, and of its directory: SHA-256 over the digests of its kernel and initramfs and
-/// its boot arguments, written as 64 lower-case hexadecimal digits. Equal inputs have equal hashes,
+/// Name of a template, and of its directory: SHA-256 over the digests of its kernel, initramfs and root
+/// disk and its boot arguments, written as 64 lower-case hexadecimal digits. Equal inputs have equal hashes,
 /// whenever and wherever they were built.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -29,12 +29,17 @@ impl TemplateHash {
     pub(crate) fn new(
         kernel: &Sha256Digest,
         initramfs: Option<&Sha256Digest>,
+        root_disk: Option<&Sha256Digest>,
         boot_args: &str,
     ) -> Self {
         // The digests have a fixed length, so the concatenation can't be read in two ways; a
         // hyphen is no digit of one.
         let initramfs = initramfs.map_or_else(|| "-".to_owned(), Sha256Digest::to_string);
-        Self(Sha256Digest::of(format!("{kernel}{initramfs}{boot_args}")))
+        // No boot arguments have a line feed.
+        let root_disk = root_disk.map_or_else(String::new, |image| format!("{image}\n"));
+        Self(Sha256Digest::of(format!(
+            "{kernel}{initramfs}{root_disk}{boot_args}"
+        )))
     }
 }
 

@@ -24,6 +24,9 @@ pub struct ImportSpec {
     pub kernel: PathBuf,
     /// The path of the initramfs, if the kernel needs one.
     pub initramfs: Option<PathBuf>,
+    /// The path of the read-only image of the guest's root, if it is to be on a disk: erofs, squashfs or
+    /// ext4. Its agent, in the initramfs, mounts it.
+    pub root_disk: Option<PathBuf>,
     /// Arguments of the kernel, at most 2048 bytes on one line; the VMM adds what it needs.
     pub boot_args: String,
 }
@@ -69,6 +72,7 @@ impl TemplateStore {
                 busybox: None,
                 agent_sha256: None,
             }),
+            root_disk: spec.root_disk.as_deref(),
             boot_args: spec.boot_args.clone(),
         };
         self.write(content, progress)

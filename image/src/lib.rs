@@ -7,6 +7,7 @@
 //! ```text
 //! <root>/<hash>/vmlinux         the kernel's ELF image
 //!               initramfs       newc cpio archive, see `initramfs`
+//!               root-disk       the image of its root, if that is on a disk
 //!               template.json   Manifest
 //!        default -> <hash>      replaced atomically by a build
 //!        .cache/                downloaded packages, checked again on every use
@@ -21,6 +22,7 @@
 mod debian;
 pub mod erofs;
 mod error;
+mod ext4;
 mod file;
 #[cfg(any(all(test, feature = "debian"), feature = "fuzzing"))]
 #[allow(
@@ -51,11 +53,12 @@ mod write;
 #[cfg(feature = "debian")]
 pub use debian::{BuildSpec, BusyboxSource, DecompressError, KernelSource, ModuleError};
 pub use error::TemplateError;
+pub use ext4::format_ext4;
 pub use hash::{ParseTemplateHashError, TemplateHash};
 pub use import::ImportSpec;
 pub use ironclaw_store::{Sha256Digest, StoreError};
 pub use kernel::KernelError;
-pub use manifest::{FORMAT, Initramfs, Kernel, Manifest, PackageVersion};
+pub use manifest::{FORMAT, Initramfs, Kernel, Manifest, PackageVersion, RootDisk};
 pub use step::Step;
 pub use store::{Listed, TemplateStore};
 pub use template::Template;

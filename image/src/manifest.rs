@@ -34,6 +34,9 @@ pub struct Manifest {
     /// The initramfs; an imported kernel may have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initramfs: Option<Initramfs>,
+    /// The image of the guest's root; without one, its root is in memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_disk: Option<RootDisk>,
     /// Arguments for the guest's kernel that every VMM passes; backends add their own.
     pub boot_args: String,
     /// The time of the build, in seconds since 1970-01-01 00:00:00 UTC.
@@ -71,6 +74,17 @@ pub struct Initramfs {
     pub size: u64,
 }
 
+/// The image of a template's root disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct RootDisk {
+    /// The hash of the image.
+    pub sha256: Sha256Digest,
+    /// The size of the image in bytes.
+    pub size: u64,
+}
+
 /// A Debian package.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -90,18 +104,25 @@ struct Head {
 
 impl Manifest {
     /// Describes a template that is being made.
-    pub(crate) fn new(kernel: Kernel, initramfs: Option<Initramfs>, boot_args: String) -> Self {
+    pub(crate) fn new(
+        kernel: Kernel,
+        initramfs: Option<Initramfs>,
+        root_disk: Option<RootDisk>,
+        boot_args: String,
+    ) -> Self {
         // A clock before 1970 is no reason to fail: the time is only shown.
         let created = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |time| time.as_secs());
         let archive = initramfs.as_ref().map(|initramfs| &initramfs.sha256);
+        let image = root_disk.as_ref().map(|image| &image.sha256);
         Self {
             format: FORMAT,
             protocol: ironclaw_protocol::VERSION,
-            hash: TemplateHash::new(&kernel.sha256, archive, &boot_args),
+            hash: TemplateHash::new(&kernel.sha256, archive, image, &boot_args),
             kernel,
             initramfs,
+            root_disk,
             boot_args,
             created,
         }
@@ -166,7 +187,8 @@ impl Manifest {
 
     fn computed_hash(&self) -> TemplateHash {
         let initramfs = self.initramfs.as_ref().map(|initramfs| &initramfs.sha256);
-        TemplateHash::new(&self.kernel.sha256, initramfs, &self.boot_args)
+        let image = self.root_disk.as_ref().map(|image| &image.sha256);
+        TemplateHash::new(&self.kernel.sha256, initramfs, image, &self.boot_args)
     }
 }
 

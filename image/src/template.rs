@@ -16,12 +16,14 @@ pub struct Template(Arc<Inner>);
 struct Inner {
     kernel: PathBuf,
     initramfs: Option<PathBuf>,
+    root_disk: Option<PathBuf>,
     manifest: Manifest,
 }
 
 impl Template {
     pub(crate) const KERNEL: &str = "vmlinux";
     pub(crate) const INITRAMFS: &str = "initramfs";
+    pub(crate) const ROOT_DISK: &str = "root-disk";
     pub(crate) const MANIFEST: &str = MANIFEST;
 
     /// Reads the manifest in `directory` and compares the sizes of the files.
@@ -30,9 +32,12 @@ impl Template {
         let kernel = directory.join(Self::KERNEL);
         let initramfs = manifest.initramfs.as_ref();
         let initramfs = initramfs.map(|facts| (directory.join(Self::INITRAMFS), facts.size));
+        let root_disk = manifest.root_disk.as_ref();
+        let root_disk = root_disk.map(|facts| (directory.join(Self::ROOT_DISK), facts.size));
+        let others = [&initramfs, &root_disk].map(|file| file.as_ref());
         let files = [Some((&kernel, manifest.kernel.size))]
             .into_iter()
-            .chain([initramfs.as_ref().map(|(path, size)| (path, *size))]);
+            .chain(others.map(|file| file.map(|(path, size)| (path, *size))));
         for (path, expected) in files.flatten() {
             let found = path
                 .metadata()
@@ -49,6 +54,7 @@ impl Template {
         Ok(Self(Arc::new(Inner {
             kernel,
             initramfs: initramfs.map(|(path, _)| path),
+            root_disk: root_disk.map(|(path, _)| path),
             manifest,
         })))
     }
@@ -60,9 +66,11 @@ impl Template {
     pub fn verify(&self) -> Result<(), TemplateError> {
         let manifest = self.manifest();
         let initramfs = self.initramfs().zip(manifest.initramfs.as_ref());
+        let root_disk = self.root_disk().zip(manifest.root_disk.as_ref());
         let files = [Some((self.kernel(), &manifest.kernel.sha256))]
             .into_iter()
-            .chain([initramfs.map(|(path, facts)| (path, &facts.sha256))]);
+            .chain([initramfs.map(|(path, facts)| (path, &facts.sha256))])
+            .chain([root_disk.map(|(path, facts)| (path, &facts.sha256))]);
         for (path, expected) in files.flatten() {
             if file::digest(path)? != *expected {
                 return Err(TemplateError::WrongContent {
@@ -108,6 +116,13 @@ impl Template {
     #[must_use]
     pub fn initramfs(&self) -> Option<&Path> {
         self.0.initramfs.as_deref()
+    }
+
+    /// Returns the path of the image of the guest's root, which all VMs and snapshots of the template
+    /// share; `None` if the root is the initramfs.
+    #[must_use]
+    pub fn root_disk(&self) -> Option<&Path> {
+        self.0.root_disk.as_deref()
     }
 
     /// Returns arguments for the kernel that do not depend on the VMM.

@@ -54,5 +54,8 @@ pub const VERSION: u16 = 4;
 /// in the guest).
 pub const SERIAL_PORT_NAME: &str = "ironclaw.agent.0";
 
+/// The argument of a guest's kernel that makes the agent change to the root disk.
+pub const ROOT_DISK_ARGUMENT: &str = "ironclaw.root=disk";
+
 /// The port that the agent listens on over virtio-vsock.
 pub const VSOCK_PORT: u32 = 5252;

@@ -19,6 +19,7 @@
 //! thread for blocking work.
 
 mod artefact;
+mod copy;
 mod digest;
 mod dir_lock;
 mod error;
@@ -37,6 +38,7 @@ mod timestamp;
 mod trash;
 
 pub use artefact::{Artefact, StoreName};
+pub use copy::copy_file;
 pub use digest::{ParseDigestError, Sha256Digest};
 pub use dir_lock::DirLock;
 pub use error::StoreError;

@@ -45,6 +45,7 @@ fn with_a_checkpoint(state: &Path) -> [String; 2] {
         machine: Machine {
             memory_mib: 1,
             vcpus: 1,
+            disk_mib: None,
         },
         host: Host::current(None).unwrap(),
     };

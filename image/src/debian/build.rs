@@ -185,6 +185,7 @@ impl TemplateStore {
                 busybox: busybox.package.map(PackageVersion::from),
                 agent_sha256: Some(agent_sha256),
             }),
+            root_disk: None,
             boot_args: BOOT_ARGS.to_owned(),
         };
         self.write(content, progress)

@@ -25,9 +25,10 @@ const WANTED: [&str; 9] = [
     "ext4",
 ];
 
-/// A module that is loaded if the kernel has it: the driver that reseeds a clone's random generator
-/// when the VMM changes its generation id. Debian 12's cloud kernel does not have it.
-const WELCOME: [&str; 1] = ["vmgenid"];
+/// Modules that are loaded if the kernel has them: the driver that reseeds a clone's random generator
+/// when the VMM changes its generation id, which Debian 12's cloud kernel does not have; and the file
+/// system of root disks' images.
+const WELCOME: [&str; 2] = ["vmgenid", "erofs"];
 
 /// Size limit of a module in bytes, before and after decompression.
 const MAX_MODULE: usize = 32 << 20;

@@ -6,7 +6,7 @@ use crate::vm::blocking::{self, ShuttingDown};
 use crate::vm::instance::{Instance, Lineage, VmError};
 use crate::vm::lifecycle::Request;
 use crate::vm::snapshot::{Checkpoint, Snapshot, SnapshotError, Timestamp};
-use crate::vm::vmm::SavedFiles;
+use crate::vm::vmm::DiskId;
 
 /// The owner of a checkpoint, and its expiry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,17 +64,18 @@ pub(crate) async fn take(
             let Lineage {
                 store,
                 requirements,
+                images: _,
             } = &*lineage;
             store.ensure_room(requirements.machine.memory_bytes())?;
-            store.stage_checkpoint(requirements, checkpoint, parent_id)
+            let mut staging = store.stage_checkpoint(requirements, checkpoint, parent_id)?;
+            if requirements.machine.disk_mib.is_some() {
+                staging.add_disk(DiskId::scratch())?;
+            }
+            Ok(staging)
         }
     });
     let staging = staging.await?;
-    let files = SavedFiles {
-        vmstate: staging.vmstate(),
-        memory: staging.memory(),
-    };
-    instance.ask(Request::Checkpoint(files)).await?;
+    instance.ask(Request::Checkpoint(staging.files())).await?;
     let requirements = lineage.requirements.clone();
     let description =
         requirements.describe(parent.map_or(0, |parent| parent.manifest().generation));

@@ -28,7 +28,7 @@ pub use crate::vm::vmm::jail::user::DEFAULT_USERS;
 pub use error::ConfigError;
 pub use ironclaw_settings::{BadValue, FileError, Setting, UnknownSetting, Values};
 pub use schema::{
-    BACKEND, BOOT_TIMEOUT_SECS, GUEST_AGENT, JAIL, JAIL_USERS, MAX_VMS, MAX_WARM,
+    BACKEND, BOOT_TIMEOUT_SECS, DISK_MIB, GUEST_AGENT, JAIL, JAIL_USERS, MAX_VMS, MAX_WARM,
     MEMORY_BUDGET_MIB, MEMORY_MIB, MIN_WARM, POOL_SIZE, RUN_PATH, SETTINGS, SNAPSHOT_PATH,
     SNAPSHOT_REFRESH_SECS, STANDBY, TEMPLATE_PATH, VCPUS,
 };
@@ -279,6 +279,7 @@ impl Config {
             machine: Machine {
                 memory_mib: values.number(&MEMORY_MIB)?.unwrap_or_default(),
                 vcpus: values.number(&VCPUS)?.unwrap_or_default(),
+                disk_mib: values.number(&DISK_MIB)?,
             },
             boot_timeout: Duration::from_secs(
                 values.number(&BOOT_TIMEOUT_SECS)?.unwrap_or_default(),

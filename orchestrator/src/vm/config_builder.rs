@@ -11,9 +11,9 @@ use ironclaw_settings::{BadValue, Setting, UnknownSetting, Values};
 
 use crate::vm::backend::Backend;
 use crate::vm::config::{
-    BACKEND, BOOT_TIMEOUT_SECS, BackendChoice, Config, ConfigError, GUEST_AGENT, JAIL, JAIL_USERS,
-    JailChoice, MAX_VMS, MAX_WARM, MEMORY_BUDGET_MIB, MEMORY_MIB, MIN_WARM, POOL_SIZE, RUN_PATH,
-    SETTINGS, SNAPSHOT_PATH, SNAPSHOT_REFRESH_SECS, STANDBY, TEMPLATE_PATH, VCPUS,
+    BACKEND, BOOT_TIMEOUT_SECS, BackendChoice, Config, ConfigError, DISK_MIB, GUEST_AGENT, JAIL,
+    JAIL_USERS, JailChoice, MAX_VMS, MAX_WARM, MEMORY_BUDGET_MIB, MEMORY_MIB, MIN_WARM, POOL_SIZE,
+    RUN_PATH, SETTINGS, SNAPSHOT_PATH, SNAPSHOT_REFRESH_SECS, STANDBY, TEMPLATE_PATH, VCPUS,
 };
 
 /// Builds a [`Config`]: what is not set has its default, and neither a file nor a variable sets it.
@@ -154,6 +154,12 @@ impl ConfigBuilder {
     /// Sets the number of a guest's vCPUs, 1 to 32; 1 by default.
     pub fn vcpus(self, vcpus: u8) -> Self {
         self.number(&VCPUS, vcpus)
+    }
+
+    /// Sets the size of the disk that a guest writes to in MiB, where its template has a root disk.
+    #[must_use]
+    pub fn disk_mib(self, mib: u32) -> Self {
+        self.number(&DISK_MIB, mib)
     }
 
     /// Sets whether VMMs are jailed; as far as possible by default.
@@ -354,6 +360,7 @@ mod tests {
             (b().run_path("/srv/embed/snapshots/run"), "run_path"),
             (b().memory_mib(95), "memory_mib"),
             (b().vcpus(33), "vcpus"),
+            (b().disk_mib(15), "disk_mib"),
             (b().jail_users(0..=9), "jail_users"),
             (b().guest_agent(""), "guest_agent"),
             (b().set("backend", "xen"), "backend"),

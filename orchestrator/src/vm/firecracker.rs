@@ -36,21 +36,22 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use crate::sys::program::Program;
+use crate::vm::vmm::disks::{OpenDisks, blocking};
 pub use crate::vm::vmm::jail::user::DEFAULT_USERS;
 use crate::vm::vmm::process::{Launch, Process};
 use crate::vm::vmm::run_directory::RunPath;
 use crate::vm::vmm::rundown::Rundown;
 use crate::vm::vmm::{
-    Exit, Machine, MicroVm, Ram, RestoreSpec, SavedFiles, Standby, VmSpec, Vmm, VmmError,
-    VmmIdentity, VmmKind, VmmProcess,
+    DiskId, Exit, Images, Machine, MicroVm, Ram, RestoreSpec, SavedFiles, Scratch, Standby, VmSpec,
+    Vmm, VmmError, VmmIdentity, VmmKind, VmmProcess,
 };
 use api::{
-    Action, ApiError, BootSource, Client, Entropy, MachineConfiguration, MemBackend,
+    Action, ApiError, BootSource, Client, Drive, Entropy, MachineConfiguration, MemBackend,
     MemBackendType, SnapshotCreate, SnapshotLoad, SnapshotType, Vm, Vsock, VsockOverride,
 };
 pub use binary::FirecrackerBinary;
 use binary::PROGRAM;
-use chroot::{Chroot, Sees};
+use chroot::{Chroot, Sees, disk_path};
 pub use confined::Confined;
 use confined::OWN_FILES;
 use devices::Interface;
@@ -122,6 +123,8 @@ pub struct FirecrackerVm {
     chroot: Chroot,
     channel_taken: bool,
     writes: Writes,
+    machine: Machine,
+    disks: Arc<OpenDisks>,
     started_in: Duration,
 }
 
@@ -251,6 +254,7 @@ impl Firecracker {
             Snapshot::Written => machine.memory_bytes(),
             Snapshot::None => OWN_FILES,
         };
+        let largest = largest.max(machine.disk_bytes());
         host_limits::of_file_size(largest).map_err(VmmError::io("start Firecracker"))?;
         let run = self.run.directory()?;
         let dir = match &self.jailer {
@@ -262,6 +266,12 @@ impl Firecracker {
             run.path().display()
         )))?;
         let chroot = dir.chroot().clone();
+        if machine.disk_mib.is_some() {
+            chroot.make_disks().map_err(VmmError::io(format!(
+                "make a directory for disks in {}",
+                run.path().display()
+            )))?;
+        }
         let (log_path, log) = dir.log().map_err(VmmError::io(format!(
             "make a pipe for the log of a VM in {}",
             run.path().display()
@@ -281,6 +291,8 @@ impl Firecracker {
                 chroot,
                 channel_taken: false,
                 writes: Writes::Full,
+                machine,
+                disks: Arc::default(),
                 started_in: start.elapsed(),
             }),
             Err(error) => {
@@ -526,6 +538,7 @@ impl Firecracker {
             vm.writes = Writes::Since(None);
         }
         let boot_source = boot_source(spec, &vm.chroot)?;
+        let drives = vm.attach(&spec.images, &spec.scratch).await?;
         let drive = self.devices.expose_drive(&vm.chroot)?;
         let devices = Arc::clone(&self.devices);
         vm.converse("configure the VM", async |api| {
@@ -537,6 +550,9 @@ impl Firecracker {
             .await?;
             api.call(&boot_source).await?;
             devices.configure(api, drive, tap).await?;
+            for drive in drives {
+                api.call(&drive).await?;
+            }
             api.call(&Vsock {
                 guest_cid: GUEST_CID,
                 uds_path: VSOCK.into(),
@@ -561,10 +577,16 @@ impl Firecracker {
         spec: &RestoreSpec,
         tap: Option<&Tap>,
     ) -> Result<(), VmmError> {
-        let SavedFiles { vmstate, memory } = &spec.files;
+        let SavedFiles {
+            vmstate,
+            memory,
+            disks,
+        } = &spec.files;
         for file in [vmstate, memory] {
             opens(file)?;
         }
+        // By the paths that are stored in the snapshot.
+        vm.attach(&spec.images, disks).await?;
         // By the path that is stored in the snapshot.
         self.devices.expose_drive(&vm.chroot)?;
         let load = SnapshotLoad {
@@ -626,7 +648,12 @@ impl MicroVm for FirecrackerVm {
         self.process.thaw().await
     }
 
-    async fn snapshot(&mut self, vmstate: &Path, memory: &Path) -> Result<(), VmmError> {
+    async fn snapshot(&mut self, files: &SavedFiles) -> Result<(), VmmError> {
+        let SavedFiles {
+            vmstate,
+            memory,
+            disks,
+        } = files;
         self.converse("pause", async |api| api.call(&Vm::Paused).await)
             .await?;
         let create = SnapshotCreate {
@@ -639,6 +666,7 @@ impl MicroVm for FirecrackerVm {
         };
         self.converse("write a snapshot", async |api| api.call(&create).await)
             .await?;
+        self.save_disks(disks).await?;
         self.chroot.retrieve(vmstate, VMSTATE)?;
         self.chroot.retrieve(memory, MEMORY)?;
         if let Writes::Since(base) = &mut self.writes {
@@ -653,7 +681,11 @@ impl MicroVm for FirecrackerVm {
     }
 
     async fn checkpoint(&mut self, files: &SavedFiles) -> Result<(), VmmError> {
-        let SavedFiles { vmstate, memory } = files;
+        let SavedFiles {
+            vmstate,
+            memory,
+            disks,
+        } = files;
         let create = SnapshotCreate {
             // Diff would take the tracking of written pages, which costs clones time.
             snapshot_type: SnapshotType::Full,
@@ -666,7 +698,10 @@ impl MicroVm for FirecrackerVm {
             api.call(&Vm::Paused).await?;
             api.call(&create).await
         });
-        let written = written.await;
+        let mut written = written.await;
+        if written.is_ok() {
+            written = self.save_disks(disks).await;
+        }
         let went_on = self.converse("go on", async |api| api.call(&Vm::Resumed).await);
         let went_on = went_on.await;
         if went_on.is_err() {
@@ -742,6 +777,36 @@ fn completed(path: &Path, before: Option<File>) -> Result<File, VmmError> {
 }
 
 impl FirecrackerVm {
+    /// Puts the disks where the process finds them; returns the requests that attach them.
+    async fn attach(&mut self, images: &Images, scratch: &Scratch) -> Result<Vec<Drive>, VmmError> {
+        let mut drives = Vec::new();
+        for (id, image) in images {
+            let path = self.chroot.expose_image(image, id)?;
+            drives.push(drive(id, path, true));
+        }
+        if scratch.is_empty() {
+            return Ok(drives);
+        }
+        let (scratch, chroot, machine) = (scratch.clone(), self.chroot.clone(), self.machine);
+        let copied = blocking("copy a disk", move || {
+            OpenDisks::copied(&scratch, machine, |id| chroot.create_disk(id))
+        });
+        let disks = copied.await?;
+        drives.extend(disks.iter().map(|(id, _)| drive(id, disk_path(id), false)));
+        self.disks = Arc::new(disks);
+        Ok(drives)
+    }
+
+    /// Saves the disks of a paused VM, whose state was written already: the process may have done
+    /// by then what the state has as still to do, and a clone does it again.
+    async fn save_disks(&self, files: &Scratch) -> Result<(), VmmError> {
+        if self.disks.is_empty() {
+            return Ok(());
+        }
+        let (disks, files, machine) = (Arc::clone(&self.disks), files.clone(), self.machine);
+        blocking("save a disk", move || disks.save(machine, &files)).await
+    }
+
     /// Returns this VM, or the error of `done`: then kills the process and waits for its cleanup,
     /// so that what it used on the host, like a tap device, is free again.
     async fn kill_on_error(self, done: Result<(), VmmError>) -> Result<Box<dyn MicroVm>, VmmError> {
@@ -769,6 +834,15 @@ impl FirecrackerVm {
             }),
             Err(error) => Err(refused(operation, error)),
         }
+    }
+}
+
+fn drive(id: &DiskId, path_on_host: PathBuf, is_read_only: bool) -> Drive {
+    Drive {
+        drive_id: id.to_string(),
+        path_on_host,
+        is_root_device: false,
+        is_read_only,
     }
 }
 
@@ -822,6 +896,7 @@ mod tests {
         let machine = Machine {
             memory_mib: 128,
             vcpus: 1,
+            disk_mib: None,
         };
         let started = timeout(API_TIMEOUT, vmm.start(machine, None, Snapshot::None));
         let error = started.await.unwrap().err().unwrap();

@@ -18,7 +18,7 @@ use crate::vm::guest::{Guest, GuestError};
 use crate::vm::lifecycle::{Denied, Request, State};
 use crate::vm::snapshot::{Requirements, Snapshot, SnapshotStore};
 use crate::vm::vm_id::VmId;
-use crate::vm::vmm::{MicroVm, VmmError, VmmProcess};
+use crate::vm::vmm::{Images, MicroVm, VmmError, VmmProcess};
 use crate::vm::vms::Vms;
 
 /// Capacity of the channel to the task, which takes requests at once.
@@ -61,6 +61,8 @@ struct Resources {
 pub(crate) struct Lineage {
     pub(crate) store: SnapshotStore,
     pub(crate) requirements: Requirements,
+    /// The images of its template.
+    pub(crate) images: Images,
 }
 
 /// The identity under which a VM was handed out, and the time.

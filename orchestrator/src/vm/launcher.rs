@@ -11,6 +11,7 @@ mod fake;
 mod find_or_build;
 mod prepare;
 mod probe;
+mod root_disk;
 mod stage;
 
 use std::fmt;
@@ -25,7 +26,7 @@ use crate::vm::instance::Lineage;
 use crate::vm::snapshot::{Requirements, Snapshot, SnapshotId, SnapshotStore, Staging};
 use crate::vm::vm_handle::{Origin, Timings, Vm, VmHandle};
 use crate::vm::vmm::process::PROCESS_END_TIMEOUT;
-use crate::vm::vmm::{Machine, Ram, Standby, VmSpec, Vmm, VmmError, VmmIdentity};
+use crate::vm::vmm::{DiskId, Machine, Ram, Standby, VmSpec, Vmm, VmmError, VmmIdentity};
 
 pub use agent::find_guest_agent;
 pub(crate) use blocking::blocking;
@@ -35,6 +36,7 @@ pub(crate) use clone::{PausedClone, RunningClone};
 pub(crate) use error::Fault;
 pub use error::LaunchError;
 pub use probe::probe_file;
+use root_disk::RootDisk;
 pub use stage::{Progress, Stage};
 
 /// Everything that VMs are made from: a hypervisor, a template, and a store of snapshots.
@@ -47,6 +49,7 @@ struct Inner {
     template: Template,
     machine: Machine,
     boot_timeout: Duration,
+    root_disk: Option<RootDisk>,
     snapshots: SnapshotStore,
     requirements: Requirements,
     lineage: Arc<Lineage>,
@@ -219,7 +222,10 @@ impl Launcher {
     }
 
     /// Does the same in an existing staging directory.
-    pub(crate) async fn create_in(&self, staging: Staging) -> Result<Created, LaunchError> {
+    pub(crate) async fn create_in(&self, mut staging: Staging) -> Result<Created, LaunchError> {
+        if self.0.root_disk.is_some() {
+            staging.add_disk(DiskId::scratch())?;
+        }
         let store = self.0.snapshots.clone();
         let bytes = self.0.machine.memory_bytes();
         let generation = blocking(move || {
@@ -237,7 +243,7 @@ impl Launcher {
 
         (self.0.progress)(&Stage::WritingSnapshot);
         let start = Instant::now();
-        let written = vm.snapshot(&staging.vmstate(), &staging.memory()).await;
+        let written = vm.snapshot(&staging.files()).await;
         let write = start.elapsed();
         // Ended before its memory is read, so that nothing changes under the digest, or removed.
         let exited = vm.process().exited();
@@ -282,7 +288,13 @@ impl Launcher {
     /// Returns the specification of a VM of the template, for the hypervisor to boot.
     #[must_use]
     pub fn spec(&self, ram: Ram) -> VmSpec {
-        boot::spec(&self.0.template, self.0.machine, ram)
+        let Inner {
+            template,
+            machine,
+            root_disk,
+            ..
+        } = &*self.0;
+        boot::spec(template, *machine, root_disk.as_ref(), ram)
     }
 
     /// Boots a VM, and waits until its agent answers.

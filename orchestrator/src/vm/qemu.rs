@@ -11,6 +11,7 @@
 
 mod accelerator;
 mod command;
+mod drives;
 mod filter;
 mod jail;
 mod qmp;
@@ -34,16 +35,18 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::sys::program::Program;
+use crate::vm::vmm::disks::{OpenDisks, blocking};
 use crate::vm::vmm::process::{Launch, Process, socket_pair};
 use crate::vm::vmm::program::find_program;
 use crate::vm::vmm::run_directory::RunPath;
 use crate::vm::vmm::rundown::Rundown;
 use crate::vm::vmm::{
-    Machine, MicroVm, Ram, RestoreSpec, SavedFiles, VmSpec, Vmm, VmmError, VmmIdentity, VmmKind,
-    VmmProcess,
+    Images, Machine, MicroVm, Ram, RestoreSpec, SavedFiles, Scratch, VmSpec, Vmm, VmmError,
+    VmmIdentity, VmmKind, VmmProcess,
 };
 pub use accelerator::Accelerator;
 use command::{Memory, Sockets, Start};
+use drives::Drives;
 use ironclaw_host::host_limits;
 use ironclaw_host::regular_file;
 use ironclaw_host::tsc;
@@ -83,6 +86,7 @@ pub struct QemuVm {
     ram_is_shared: bool,
     is_jailed: bool,
     machine: Machine,
+    disks: Arc<OpenDisks>,
     started_in: Duration,
 }
 
@@ -216,6 +220,7 @@ impl Qemu {
         memory: Memory,
         start: &Start<'_>,
         state: Option<OwnedFd>,
+        drives: &Drives,
     ) -> Result<(Process, UnixStream, UnixStream), VmmError> {
         let pair = || socket_pair().map_err(VmmError::io("make a socket pair for QEMU"));
         let (monitor, monitor_end) = pair()?;
@@ -223,6 +228,7 @@ impl Qemu {
         set_socket_passcred(&monitor, true)
             .map_err(|errno| VmmError::io("make a socket pair for QEMU")(errno.into()))?;
         let (agent, agent_end) = pair()?;
+        let (disks, arguments) = drives.inherited()?;
         let command = command::command(
             &self.binary,
             self.accelerator,
@@ -234,6 +240,7 @@ impl Qemu {
                 monitor: &monitor_end,
                 agent: &agent_end,
             },
+            &arguments,
         );
         let role = Role {
             machine,
@@ -246,7 +253,8 @@ impl Qemu {
         let cell = self.jail.cell(role, &run);
         let cell = cell.and_then(|(confinement, cell)| Ok((confinement, cell.entrances()?, cell)));
         let (confinement, cgroups, cell) = cell.map_err(VmmError::io("make a jail for QEMU"))?;
-        let inherited = [monitor_end, agent_end].into_iter().chain(state).collect();
+        let inherited = [monitor_end, agent_end].into_iter().chain(state);
+        let inherited = inherited.chain(disks).collect();
         let launch = Launch::confined(command, confinement, memory.into_file())
             .inherit(inherited)
             .joining(cgroups)
@@ -258,8 +266,27 @@ impl Qemu {
         Ok((process, monitor, agent))
     }
 
+    /// Opens the disks of one more VM.
+    async fn drives(
+        &self,
+        images: &Images,
+        scratch: &Scratch,
+        machine: Machine,
+    ) -> Result<Drives, VmmError> {
+        if images.is_empty() && scratch.is_empty() {
+            return Ok(Drives::default());
+        }
+        let (images, scratch) = (images.clone(), scratch.clone());
+        let run = self.run.directory()?;
+        blocking("open the disks of a VM", move || {
+            Drives::open(&images, &scratch, machine, run.path())
+        })
+        .await
+    }
+
     /// Starts a process, and checks that it is QEMU itself and that it executes the commands in
     /// `first`.
+    #[expect(clippy::too_many_arguments, reason = "each is of another kind")]
     async fn come_up<const N: usize>(
         &self,
         operation: &'static str,
@@ -267,11 +294,13 @@ impl Qemu {
         memory: Memory,
         start: &Start<'_>,
         state: Option<OwnedFd>,
+        drives: Drives,
         first: [(&'static str, Value); N],
     ) -> Result<QemuVm, VmmError> {
         let begun = Instant::now();
         let ram_is_shared = matches!(memory, Memory::Shared(_));
-        let (process, monitor, channel) = self.start(machine, memory, start, state).await?;
+        let (process, monitor, channel) =
+            self.start(machine, memory, start, state, &drives).await?;
         let mut vm = QemuVm {
             process,
             qmp: Qmp::new(monitor),
@@ -279,6 +308,7 @@ impl Qemu {
             ram_is_shared,
             is_jailed: self.jail.has_root(),
             machine,
+            disks: Arc::new(drives.into_scratch()),
             started_in: Duration::ZERO,
         };
         let mut speaker = 0;
@@ -318,7 +348,8 @@ impl Vmm for Qemu {
 
     async fn try_out(&self, machine: Machine) -> Result<(), VmmError> {
         let (memory, start) = (Memory::Private, Start::Incoming);
-        let tried = self.come_up("start", machine, memory, &start, None, []);
+        let drives = Drives::default();
+        let tried = self.come_up("start", machine, memory, &start, None, drives, []);
         tried.await?.process.end().await;
         Ok(())
     }
@@ -328,8 +359,11 @@ impl Vmm for Qemu {
             Ram::Private => Memory::Private,
             Ram::File(path) => Memory::Shared(ram_file(path, spec.machine)?),
         };
+        let drives = self
+            .drives(&spec.images, &spec.scratch, spec.machine)
+            .await?;
         let start = Start::Boot(spec);
-        let vm = self.come_up("start", spec.machine, memory, &start, None, []);
+        let vm = self.come_up("start", spec.machine, memory, &start, None, drives, []);
         Ok(Box::new(vm.await?))
     }
 
@@ -346,8 +380,19 @@ impl Vmm for Qemu {
             ("migrate-set-capabilities", capabilities()),
             ("migrate-incoming", json!({ "uri": uri })),
         ];
-        let start = Start::Incoming;
-        let vm = self.come_up(operation, spec.machine, memory, &start, Some(state), first);
+        let (machine, start) = (spec.machine, Start::Incoming);
+        let drives = self
+            .drives(&spec.images, &spec.files.disks, machine)
+            .await?;
+        let vm = self.come_up(
+            operation,
+            machine,
+            memory,
+            &start,
+            Some(state),
+            drives,
+            first,
+        );
         let mut vm = vm.await?;
         vm.converse(operation, async |qmp| {
             migrated(qmp).await?;
@@ -376,7 +421,12 @@ impl MicroVm for QemuVm {
             .await
     }
 
-    async fn snapshot(&mut self, vmstate: &Path, memory: &Path) -> Result<(), VmmError> {
+    async fn snapshot(&mut self, files: &SavedFiles) -> Result<(), VmmError> {
+        let SavedFiles {
+            vmstate,
+            memory,
+            disks,
+        } = files;
         if !self.ram_is_shared {
             return Err(VmmError::Refused {
                 operation: format!("write a snapshot to {}", memory.display()),
@@ -393,11 +443,16 @@ impl MicroVm for QemuVm {
             qmp.execute("migrate", json!({ "uri": "fd:state" })).await?;
             migrated(qmp).await
         })
-        .await
+        .await?;
+        self.save_disks(disks).await
     }
 
     async fn checkpoint(&mut self, files: &SavedFiles) -> Result<(), VmmError> {
-        let SavedFiles { vmstate, memory } = files;
+        let SavedFiles {
+            vmstate,
+            memory,
+            disks,
+        } = files;
         let ram = ram_file(memory, self.machine)?;
         let state = create_private(vmstate)
             .map_err(VmmError::io(format!("create {}", vmstate.display())))?;
@@ -421,7 +476,7 @@ impl MicroVm for QemuVm {
         let sent = sent.await;
         drop(end);
         // QEMU closes the stream once the migration is finalized; until then it refuses to go on.
-        let written = match sent {
+        let mut written = match sent {
             Ok(()) => match timeout(QMP_TIMEOUT, split).await {
                 Ok(Ok(written)) => written.map_err(VmmError::io(format!(
                     "write {} and {}",
@@ -436,6 +491,9 @@ impl MicroVm for QemuVm {
             },
             Err(error) => Err(error),
         };
+        if written.is_ok() {
+            written = self.save_disks(disks).await;
+        }
         let went_on = self
             .converse("go on", async |qmp| qmp.execute("cont", json!({})).await)
             .await;
@@ -459,6 +517,15 @@ impl MicroVm for QemuVm {
 }
 
 impl QemuVm {
+    /// Saves the disks of a stopped guest, none of whose requests is under way.
+    async fn save_disks(&self, files: &Scratch) -> Result<(), VmmError> {
+        if self.disks.is_empty() {
+            return Ok(());
+        }
+        let (disks, files, machine) = (Arc::clone(&self.disks), files.clone(), self.machine);
+        blocking("save a disk", move || disks.save(machine, &files)).await
+    }
+
     /// Fails unless the process is QEMU itself; waits for the end of another.
     async fn is_itself(&self, speaker: i32, binary: &Path) -> Result<(), VmmError> {
         if self.process.speaks_itself(speaker).await {

@@ -16,6 +16,8 @@
 //!   any state ── kill, or the VMM's own death ──▶ gone
 //! ```
 
+mod disk_id;
+pub(in crate::vm) mod disks;
 mod identity;
 pub(in crate::vm) mod jail;
 pub(in crate::vm) mod orphan;
@@ -41,8 +43,9 @@ use crate::disk;
 use crate::untrusted::Marked;
 use crate::vm::host_limits;
 
+pub use disk_id::{DiskId, ParseDiskIdError};
 pub use identity::{BadKind, VmmIdentity, VmmKind};
-pub use spec::{Machine, Ram, RestoreSpec, SavedFiles, VmSpec};
+pub use spec::{Images, Machine, Ram, RestoreSpec, SavedFiles, Scratch, VmSpec};
 
 /// A hypervisor: creates virtual machines, each in a process of its own.
 #[async_trait]
@@ -149,17 +152,16 @@ pub trait MicroVm: fmt::Debug + Send + Sync + 'static {
     /// As for [`hold`](Self::hold).
     async fn release(&mut self) -> Result<(), VmmError>;
 
-    /// Stops the vCPUs of a running VM, and writes its state: devices and vCPUs into a new file
-    /// `vmstate`, RAM into `memory`. For a VM booted with [`Ram::File`], `memory` must be the path
-    /// of that file, which contains the RAM already. The vCPUs stay stopped: the VM can only be
-    /// snapshotted again or dropped.
+    /// Stops the vCPUs of a running VM, and writes its state into `files`, all of them new. For a VM
+    /// booted with [`Ram::File`], the memory must be the path of that file, which contains the RAM
+    /// already. The vCPUs stay stopped: the VM can only be snapshotted again or dropped.
     ///
     /// # Errors
     /// As for [`hold`](Self::hold).
-    async fn snapshot(&mut self, vmstate: &Path, memory: &Path) -> Result<(), VmmError>;
+    async fn snapshot(&mut self, files: &SavedFiles) -> Result<(), VmmError>;
 
     /// Writes the state of a VM that runs as [`snapshot`](Self::snapshot) does, whatever it was made
-    /// from, both files new, and lets it go on.
+    /// from, all files new, and lets it go on.
     ///
     /// # Errors
     /// [`VmmError`]; the VM goes on all the same, or its process was killed.

@@ -137,9 +137,7 @@ async fn a_second_snapshot_of_a_vm_is_as_complete_as_the_first() {
     let mut snapshots = Vec::new();
     for _ in 0..2 {
         let staging = launcher.snapshots().stage(launcher.requirements()).unwrap();
-        vm.snapshot(&staging.vmstate(), &staging.memory())
-            .await
-            .unwrap();
+        vm.snapshot(&staging.files()).await.unwrap();
         let needs = launcher.requirements().clone();
         let description = Description {
             generation: 0,

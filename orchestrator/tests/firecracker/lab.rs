@@ -123,6 +123,7 @@ async fn import(config: &Config, guest: PathBuf) {
     let spec = ImportSpec {
         kernel: guest,
         initramfs: None,
+        root_disk: None,
         boot_args: String::new(),
     };
     let import = move || {

@@ -36,6 +36,7 @@ async fn open() -> Option<Lab> {
         let spec = ImportSpec {
             kernel,
             initramfs: debian.initramfs().map(ToOwned::to_owned),
+            root_disk: None,
             boot_args: std::env::var(BOOT_ARGS).unwrap_or_default(),
         };
         store.import(&spec, &mut |_| {}).unwrap();

@@ -23,6 +23,7 @@ pub(crate) fn of_template(directory: &Path, vmm: Arc<dyn Vmm>, template: usize) 
     let spec = ImportSpec {
         kernel,
         initramfs: None,
+        root_disk: None,
         boot_args: String::new(),
     };
     let template = templates.import(&spec, &mut |_| {}).unwrap();
@@ -30,6 +31,7 @@ pub(crate) fn of_template(directory: &Path, vmm: Arc<dyn Vmm>, template: usize) 
     config.machine = Machine {
         memory_mib: 1,
         vcpus: 1,
+        disk_mib: None,
     };
     let snapshots = SnapshotStore::open(directory.join("snapshots")).unwrap();
     Launcher::with(vmm, template, &config, snapshots, Arc::new(|_: &_| {})).unwrap()

@@ -1,7 +1,6 @@
 //! The simulated hypervisor: its VMs are tasks of this process.
 
 use std::fmt;
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,8 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use ironclaw_orchestrator::vm::vmm::{
-    Exit, Machine, MicroVm, RestoreSpec, Standby, VmSpec, Vmm, VmmError, VmmIdentity, VmmKind,
-    VmmProcess,
+    Exit, Machine, MicroVm, RestoreSpec, SavedFiles, Standby, VmSpec, Vmm, VmmError, VmmIdentity,
+    VmmKind, VmmProcess,
 };
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -256,9 +255,9 @@ impl MicroVm for SimulatedVm {
         Ok(())
     }
 
-    async fn snapshot(&mut self, vmstate: &Path, memory: &Path) -> Result<(), VmmError> {
-        std::fs::write(vmstate, "state").unwrap();
-        std::fs::write(memory, vec![0; 1 << 20]).unwrap();
+    async fn snapshot(&mut self, files: &SavedFiles) -> Result<(), VmmError> {
+        std::fs::write(&files.vmstate, "state").unwrap();
+        std::fs::write(&files.memory, vec![0; 1 << 20]).unwrap();
         Ok(())
     }
 

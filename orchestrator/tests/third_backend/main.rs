@@ -110,6 +110,7 @@ impl Program {
         config.machine = Machine {
             memory_mib: 1,
             vcpus: 1,
+            disk_mib: None,
         };
         let world = World::new();
         let mut third = Third {
@@ -141,6 +142,7 @@ fn template(directory: &Path) -> Template {
     let spec = ImportSpec {
         kernel,
         initramfs: None,
+        root_disk: None,
         boot_args: String::new(),
     };
     store.import(&spec, &mut |_| {}).unwrap()

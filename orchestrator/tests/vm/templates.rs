@@ -22,6 +22,7 @@ fn copy(of: &Template, root: &Path, more_args: &str) -> Template {
     let spec = ImportSpec {
         kernel: of.kernel().to_owned(),
         initramfs: of.initramfs().map(Path::to_owned),
+        root_disk: None,
         boot_args: format!("{} {more_args}", of.boot_args()),
     };
     let store = TemplateStore::open(root).unwrap();

@@ -67,6 +67,7 @@ impl Kind {
         config.machine = Machine {
             memory_mib: 128,
             vcpus: 1,
+            disk_mib: None,
         };
         config.snapshot_path = directory.join("snapshots");
         config.run_path = directory.join("run");
@@ -128,6 +129,7 @@ pub(crate) fn import(directory: &Path, kernel: PathBuf) -> Template {
     let spec = ImportSpec {
         kernel,
         initramfs: None,
+        root_disk: None,
         boot_args: String::new(),
     };
     store.import(&spec, &mut |_| {}).unwrap()

@@ -80,9 +80,7 @@ pub(crate) async fn snapshot(backend: &Backend) -> Snapshot {
     let launcher = &backend.launcher;
     let staging = launcher.snapshots().stage(launcher.requirements()).unwrap();
     let (mut vm, guest) = booted(backend, Ram::File(staging.memory())).await;
-    vm.snapshot(&staging.vmstate(), &staging.memory())
-        .await
-        .unwrap();
+    vm.snapshot(&staging.files()).await.unwrap();
     drop(guest);
     gone(vm).await;
     let needs = backend.launcher.requirements().clone();

@@ -40,6 +40,7 @@ mod contract;
 mod crash;
 mod damage;
 mod devices;
+mod disk;
 mod embedding;
 mod every_call;
 mod faults;
@@ -90,6 +91,7 @@ fn main() -> ExitCode {
         crash::trials(),
         damage::trials(),
         devices::trials(),
+        disk::trials(),
         embedding::trials(),
         every_call::trials(),
         faults::trials(),

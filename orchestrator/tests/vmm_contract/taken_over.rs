@@ -293,6 +293,7 @@ fn config(directory: &Path) -> Config {
     config.machine = Machine {
         memory_mib: 128,
         vcpus: 1,
+        disk_mib: None,
     };
     config.snapshot_path = directory.join("snapshots");
     config.run_path = directory.join("run");

@@ -107,6 +107,14 @@ pub const BOOT_TIMEOUT_SECS: Setting = Setting::number(
     Some(3600),
     "seconds that a guest has to boot, three times at most",
 );
+/// Size of a guest's writable disk in MiB.
+pub const DISK_MIB: Setting = Setting::number(
+    "disk_mib",
+    Is("4096"),
+    16,
+    Some(262_144),
+    "most that a guest whose template has a root disk may write to it, in MiB",
+);
 /// Whether VMMs are jailed.
 pub const JAIL: Setting = Setting::text(
     "jail",
@@ -141,6 +149,7 @@ const OF_ALL_BACKENDS: &[Setting] = &[
     MEMORY_MIB,
     VCPUS,
     BOOT_TIMEOUT_SECS,
+    DISK_MIB,
     JAIL,
     JAIL_USERS,
     GUEST_AGENT,

@@ -38,7 +38,8 @@ fn defaults_are_those_of_the_documentation() {
         config.machine,
         Machine {
             memory_mib: 128,
-            vcpus: 1
+            vcpus: 1,
+            disk_mib: Some(4096),
         }
     );
 }

@@ -11,13 +11,15 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, linkat, mknodat, openat, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, linkat, mkdirat, mknodat, openat, symlinkat, unlinkat,
+};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
@@ -26,8 +28,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 
 use crate::sys;
-use crate::vm::vmm::VmmError;
 use crate::vm::vmm::jail::readable_by;
+use crate::vm::vmm::{DiskId, VmmError};
 
 /// Shortest interval of attempts to connect to a socket of a starting process, which takes 2 ms to
 /// create it.
@@ -49,9 +51,9 @@ pub(super) struct Chroot {
 pub(super) enum Sees {
     /// Everything that its user may read.
     Host,
-    /// This directory, as its root; the process has this group.
-    Jail(u32),
-    /// This directory for reading, and [`WRITTEN`] in it for writing.
+    /// This directory, as its root; the process has this user and group.
+    Jail { user: u32, group: u32 },
+    /// This directory for reading, and [`WRITTEN`] and [`DISKS`] in it for writing.
     Directory,
 }
 
@@ -60,6 +62,10 @@ pub(super) const LOG: &str = "log";
 
 /// The directory for a snapshot of a process that can write nowhere else.
 pub(super) const WRITTEN: &str = "written";
+
+/// The directory of the disks that the guest writes to. Images and other files that it only reads
+/// are beside it: they may be links to files of this user, which Landlock would let be written here.
+pub(super) const DISKS: &str = "disks";
 
 impl Chroot {
     /// Opens the directory at `path`, for a process that sees this part of the host's files.
@@ -78,25 +84,68 @@ impl Chroot {
 
     /// Returns whether it is the root directory of a jail.
     pub(super) fn is_jail(&self) -> bool {
-        matches!(self.sees, Sees::Jail(_))
+        matches!(self.sees, Sees::Jail { .. })
     }
 
     pub(super) fn sees(&self) -> Sees {
         self.sees
     }
 
-    /// Creates a pipe `name` that the process may write to, as the user `jailed` if it is jailed;
-    /// returns the end for reading.
-    pub(super) fn pipe(&self, name: &str, jailed: Option<u32>) -> io::Result<OwnedFd> {
+    /// Creates a pipe `name` that the process may write to; returns the end for reading.
+    pub(super) fn pipe(&self, name: &str) -> io::Result<OwnedFd> {
         let mode = Mode::RUSR | Mode::WUSR;
         mknodat(&self.directory, name, FileType::Fifo, mode, 0)?;
         // Non-blocking: does not wait for a writer.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let pipe = openat(&self.directory, name, flags, Mode::empty())?;
-        if let Some(user) = jailed {
-            fchown(&pipe, Some(user), None)?;
-        }
+        self.give(&pipe)?;
         Ok(pipe)
+    }
+
+    /// Makes the process the owner of a file, if it has another user.
+    fn give(&self, file: impl AsFd) -> io::Result<()> {
+        match self.sees {
+            Sees::Jail { user, .. } => fchown(file, Some(user), None),
+            Sees::Host | Sees::Directory => Ok(()),
+        }
+    }
+
+    /// Creates the directory of its disks, [`DISKS`].
+    pub(super) fn make_disks(&self) -> io::Result<()> {
+        mkdirat(&self.directory, DISKS, Mode::RWXU)?;
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
+        self.give(openat(&self.directory, DISKS, flags, Mode::empty())?)
+    }
+
+    /// Creates an empty file for a disk that the process may write to; returns it, and the path for the
+    /// process to open.
+    pub(super) fn create_disk(&self, id: &DiskId) -> Result<File, VmmError> {
+        let path = disk_path(id);
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let create = || -> io::Result<File> {
+            let file = openat(&self.directory, &path, flags, Mode::RUSR | Mode::WUSR)?;
+            self.give(&file)?;
+            Ok(file.into())
+        };
+        let shown = self.path.join(&path);
+        create().map_err(VmmError::io(format!("create the disk {}", shown.display())))
+    }
+
+    /// Exposes an image to the process for reading, under a path that is the same for each process;
+    /// returns it.
+    pub(super) fn expose_image(&self, image: &Path, id: &DiskId) -> Result<PathBuf, VmmError> {
+        let name = format!("image-{id}");
+        if self.sees != Sees::Host {
+            return self.expose_read_only(image, &name);
+        }
+        // Only the name is its own: a link between file systems would not be possible.
+        let failed = || VmmError::io(format!("link to the image {}", image.display()));
+        let image = image.canonicalize().map_err(failed())?;
+        symlinkat(&image, &self.directory, &name)
+            .map_err(io::Error::from)
+            .map_err(failed())?;
+        Ok(name.into())
     }
 
     /// Connects to the socket `name`, however long this directory's path is.
@@ -140,7 +189,7 @@ impl Chroot {
         let failed = || VmmError::io(format!("let a jailed VM read {}", file.display()));
         match self.sees {
             Sees::Host => return Ok(file.to_owned()),
-            Sees::Jail(group) => readable_by(file, group).map_err(failed())?,
+            Sees::Jail { group, .. } => readable_by(file, group).map_err(failed())?,
             Sees::Directory => {}
         }
         let target = self.path.join(name);
@@ -159,7 +208,7 @@ impl Chroot {
     pub(super) fn expose_to_all(&self, file: &Path, name: &str) -> Result<PathBuf, VmmError> {
         match self.sees {
             Sees::Host | Sees::Directory => Ok(file.to_owned()),
-            Sees::Jail(_) => self.expose_read_only(file, name),
+            Sees::Jail { .. } => self.expose_read_only(file, name),
         }
     }
 
@@ -168,7 +217,7 @@ impl Chroot {
     pub(super) fn prepare_output(&self, target: &Path, name: &str) -> Result<PathBuf, VmmError> {
         match self.sees {
             Sees::Host => {}
-            Sees::Jail(_) => return Ok(name.into()),
+            Sees::Jail { .. } => return Ok(name.into()),
             Sees::Directory => return Ok(Path::new(WRITTEN).join(name)),
         }
         // Firecracker would create it readable for everybody.
@@ -183,7 +232,7 @@ impl Chroot {
     pub(super) fn retrieve(&self, target: &Path, name: &str) -> Result<(), VmmError> {
         let name = match self.sees {
             Sees::Host => return Ok(()),
-            Sees::Jail(_) => PathBuf::from(name),
+            Sees::Jail { .. } => PathBuf::from(name),
             Sees::Directory => Path::new(WRITTEN).join(name),
         };
         let written = self.path.join(&name);
@@ -206,6 +255,11 @@ impl Chroot {
             VmmError::io(format!("take {written} to {target}{advice}"))(error)
         })
     }
+}
+
+/// Returns the path of a disk that the process writes to, in its directory.
+pub(super) fn disk_path(id: &DiskId) -> PathBuf {
+    Path::new(DISKS).join(id.as_str())
 }
 
 /// Links the open `file` to `target`, with mode 0600. Works on the descriptor, so the VMM can't
@@ -272,6 +326,13 @@ mod tests {
     use std::os::unix::fs::symlink;
     use tokio::net::UnixListener;
 
+    fn jailed_as_us() -> Sees {
+        Sees::Jail {
+            user: rustix::process::geteuid().as_raw(),
+            group: rustix::process::getegid().as_raw(),
+        }
+    }
+
     #[tokio::test]
     async fn a_socket_is_connected_to_when_it_is_there_however_deep_that_is() {
         let root = tempfile::tempdir().unwrap();
@@ -309,7 +370,7 @@ mod tests {
         use std::io::{Read as _, Write as _};
         let dir = tempfile::tempdir().unwrap();
         let chroot = Chroot::open(dir.path(), Sees::Host).unwrap();
-        let mut out = File::from(chroot.pipe("log", None).unwrap());
+        let mut out = File::from(chroot.pipe("log").unwrap());
         // As Firecracker opens it.
         let mut options = File::options();
         let mut log = options.read(true).write(true).open(dir.path().join("log"));
@@ -317,7 +378,7 @@ mod tests {
         let mut words = [0; 5];
         out.read_exact(&mut words).unwrap();
         assert_eq!(&words, b"words");
-        assert!(chroot.pipe("log", None).is_err(), "there is one");
+        assert!(chroot.pipe("log").is_err(), "there is one");
     }
 
     #[tokio::test]
@@ -340,8 +401,7 @@ mod tests {
         let (dir, secret) = (root.path().join("home"), root.path().join("secret"));
         fs::create_dir(&dir).unwrap();
         fs::write(&secret, "secret").unwrap();
-        let us = rustix::process::getegid().as_raw();
-        let chroot = Chroot::open(&dir, Sees::Jail(us)).unwrap();
+        let chroot = Chroot::open(&dir, jailed_as_us()).unwrap();
         let target = root.path().join("taken");
         symlink(&secret, dir.join("soft")).unwrap();
         fs::hard_link(&secret, dir.join("hard")).unwrap();
@@ -379,10 +439,9 @@ mod tests {
         fs::create_dir(&dir).unwrap();
         fs::write(&file, "pages").unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-        let us = rustix::process::getegid().as_raw();
         let free = Chroot::open(&dir, Sees::Host).unwrap();
         assert_eq!(free.expose_read_only(&file, "memory").unwrap(), file);
-        let jailed = Chroot::open(&dir, Sees::Jail(us)).unwrap();
+        let jailed = Chroot::open(&dir, jailed_as_us()).unwrap();
         assert_eq!(
             jailed.expose_read_only(&file, "memory").unwrap(),
             Path::new("memory")

@@ -23,7 +23,7 @@ use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::process::{Resource, geteuid};
 use seccompiler::{BackendError, BpfProgram, SeccompCmpOp, SeccompRule};
 
-use super::chroot::{Chroot, LOG, WRITTEN};
+use super::chroot::{Chroot, DISKS, LOG, WRITTEN};
 use super::devices::Devices;
 use crate::sys::confine::{self, Confinement};
 use crate::vm::vmm::Machine;
@@ -95,7 +95,7 @@ impl Confined {
         devices: &Devices,
     ) -> io::Result<Confinement> {
         let landlock = match &self.files {
-            Ok(files) => access(files, dir.path(), writes, devices)?,
+            Ok(files) => access(files, dir.path(), machine, writes, devices)?,
             Err(_) => None,
         };
         let memory = machine.memory_bytes();
@@ -108,7 +108,8 @@ impl Confined {
                         memory + EXTRA_FILE
                     } else {
                         OWN_FILES
-                    },
+                    }
+                    .max(machine.disk_bytes()),
                 ),
                 (Resource::Nofile, MAX_FILES),
                 (Resource::As, memory + EXTRA_ADDRESSES),
@@ -150,10 +151,11 @@ fn is_executable(program: &Path) -> bool {
 fn access(
     files: &[PathBuf],
     dir: &Path,
+    machine: Machine,
     writes: bool,
     devices: &Devices,
 ) -> io::Result<Option<OwnedFd>> {
-    let (log, written) = (dir.join(LOG), dir.join(WRITTEN));
+    let (log, written, disks) = (dir.join(LOG), dir.join(WRITTEN), dir.join(DISKS));
     let mut read: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
     read.push(dir);
     read.extend(devices.root_drive());
@@ -166,6 +168,7 @@ fn access(
         devices: used,
         sockets: vec![dir],
         written: if writes { vec![&written] } else { Vec::new() },
+        changed: machine.disk_mib.iter().map(|_| &*disks).collect(),
     }
     .ruleset()
 }

@@ -120,6 +120,7 @@ impl Jailer {
         program.args(["--gid", &self.group().to_string()]);
         program.arg("--chroot-base-dir").arg(base);
         let largest = machine.memory_bytes() + MAX_EXTRA_FILE_BYTES;
+        let largest = largest.max(machine.disk_bytes());
         program.args(["--resource-limit", &format!("fsize={largest}")]);
         // Not above this process's hard limit: raising that may need a capability.
         let most = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);

@@ -75,7 +75,13 @@ impl VmDir {
         let id = format!("{}-{}", run.name(), run.number());
         let user = jailer.user(run.root())?;
         let (path, root) = jail::root(run.path(), firecracker, &id)?;
-        let chroot = Chroot::open(&root, Sees::Jail(jailer.group()));
+        let chroot = Chroot::open(
+            &root,
+            Sees::Jail {
+                user: user.id(),
+                group: jailer.group(),
+            },
+        );
         let chroot = chroot.inspect_err(|_| take_back(&[&root, &path]))?;
         Ok(Self {
             chroot,
@@ -104,8 +110,7 @@ impl VmDir {
         if self.chroot.sees() == Sees::Host {
             return Ok((STANDARD_ERROR, None));
         }
-        let user = self.jail.as_ref().map(|jail| jail.user.id());
-        Ok((LOG, Some(self.chroot.pipe(LOG, user)?)))
+        Ok((LOG, Some(self.chroot.pipe(LOG)?)))
     }
 
     pub(super) fn jailed(&self) -> Option<&Jail> {

@@ -10,6 +10,7 @@ use tokio::fs;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::error::LaunchError;
+use super::root_disk::RootDisk;
 use super::stage::{Progress, Stage};
 use crate::template::Template;
 use crate::vm::guest::{Guest, GuestError};
@@ -27,14 +28,24 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 /// A VM whose agent answered.
 pub(super) type Booted = (Box<dyn MicroVm>, Guest);
 
-/// Returns the specification of a VM that boots `template`.
-pub(super) fn spec(template: &Template, machine: Machine, ram: Ram) -> VmSpec {
+/// Returns the specification of a VM that boots `template`, with its disks if it has a root disk.
+pub(super) fn spec(
+    template: &Template,
+    machine: Machine,
+    root_disk: Option<&RootDisk>,
+    ram: Ram,
+) -> VmSpec {
     VmSpec {
         machine,
         kernel: template.kernel().to_owned(),
         initramfs: template.initramfs().map(Path::to_owned),
-        cmdline: template.boot_args().to_owned(),
+        cmdline: root_disk.map_or_else(
+            || template.boot_args().to_owned(),
+            |disk| disk.boot_args(template),
+        ),
         ram,
+        images: root_disk.map(RootDisk::images).unwrap_or_default(),
+        scratch: root_disk.map(RootDisk::scratch).unwrap_or_default(),
     }
 }
 
@@ -179,8 +190,9 @@ mod tests {
         let machine = Machine {
             memory_mib: 128,
             vcpus: 1,
+            disk_mib: None,
         };
-        super::spec(template, machine, Ram::Private)
+        super::spec(template, machine, None, Ram::Private)
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,7 +15,7 @@ use crate::vm::instance::Lineage;
 use crate::vm::snapshot::{Snapshot, SnapshotError};
 use crate::vm::vm_handle::{Origin, Timings, Vm, VmHandle};
 use crate::vm::vmm::process::PROCESS_END_TIMEOUT;
-use crate::vm::vmm::{Exit, MicroVm, Standby, Vmm, VmmError};
+use crate::vm::vmm::{Exit, Images, MicroVm, Standby, Vmm, VmmError};
 
 /// Timeout of a clone's confirmation of its identity, which takes milliseconds on an idle machine.
 pub(super) const IDENTITY_TIMEOUT: Duration = Duration::from_secs(15);
@@ -71,7 +71,7 @@ impl RunningClone {
         lineage: &Arc<Lineage>,
     ) -> Result<Self, LaunchError> {
         let begun = Instant::now();
-        let mut vm = match restore(vmm, snapshot, standby).await {
+        let mut vm = match restore(vmm, snapshot, standby, &lineage.images).await {
             Ok(vm) => vm,
             Err(error) => return Err(or_defect(snapshot, error).await),
         };
@@ -178,8 +178,9 @@ async fn restore(
     vmm: &dyn Vmm,
     snapshot: &Snapshot,
     standby: Option<Box<dyn Standby>>,
+    images: &Images,
 ) -> Result<Box<dyn MicroVm>, VmmError> {
-    let spec = snapshot.to_restore();
+    let spec = snapshot.to_restore_with(images);
     if let Some(standby) = standby {
         match standby.restore(&spec).await {
             // It ended for any reason while standing by: a process started now reports more.

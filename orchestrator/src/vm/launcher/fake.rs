@@ -1,7 +1,6 @@
 //! A hypervisor for tests whose boots behave as configured.
 
 use std::collections::VecDeque;
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,7 +15,8 @@ use tokio::sync::watch;
 use crate::template::{ImportSpec, Template, TemplateStore};
 use crate::vm::guest::peer::Peer;
 use crate::vm::vmm::{
-    Exit, Machine, MicroVm, RestoreSpec, VmSpec, Vmm, VmmError, VmmIdentity, VmmKind, VmmProcess,
+    Exit, Machine, MicroVm, RestoreSpec, SavedFiles, VmSpec, Vmm, VmmError, VmmIdentity, VmmKind,
+    VmmProcess,
 };
 
 /// The behaviour of a boot.
@@ -80,6 +80,7 @@ pub(super) fn template() -> (TempDir, Template) {
     let spec = ImportSpec {
         kernel,
         initramfs: None,
+        root_disk: None,
         boot_args: String::new(),
     };
     let template = store.import(&spec, &mut |_| {}).unwrap();
@@ -190,7 +191,7 @@ impl MicroVm for FakeVm {
         Ok(())
     }
 
-    async fn snapshot(&mut self, _: &Path, _: &Path) -> Result<(), VmmError> {
+    async fn snapshot(&mut self, _: &SavedFiles) -> Result<(), VmmError> {
         Ok(())
     }
 

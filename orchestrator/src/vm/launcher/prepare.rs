@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::probe::{Known, Verdict};
+use super::root_disk::RootDisk;
 use super::{
     Inner, LaunchError, Launcher, PassedOver, Progress, Stage, blocking, find_guest_agent, probe,
 };
@@ -83,13 +84,14 @@ impl Launcher {
         snapshots: SnapshotStore,
         progress: Progress,
     ) -> Result<Self, LaunchError> {
+        let machine = RootDisk::machine(&template, config.machine);
+        let root_disk = RootDisk::new(&template, machine)?;
         let requirements = Requirements {
             template: *template.hash(),
             vmm: vmm.identity().clone(),
-            machine: config.machine,
+            machine,
             host: Host::current(vmm.tsc_khz()).map_err(SnapshotError::from)?,
         };
-        let machine = config.machine;
         Ok(Self(Arc::new(Inner {
             vmm,
             passed_over,
@@ -99,7 +101,9 @@ impl Launcher {
             lineage: Arc::new(Lineage {
                 store: snapshots.clone(),
                 requirements: requirements.clone(),
+                images: root_disk.as_ref().map(RootDisk::images).unwrap_or_default(),
             }),
+            root_disk,
             snapshots,
             requirements,
             progress,

@@ -16,6 +16,7 @@ use crate::template::{Template, TemplateHash};
 use crate::vm::config::Config;
 use crate::vm::launcher::LaunchError;
 use crate::vm::launcher::boot::{self, boot_once};
+use crate::vm::launcher::root_disk::RootDisk;
 use crate::vm::snapshot::{Host, SnapshotError};
 use crate::vm::vmm::{Machine, Ram, Vmm, VmmError, VmmIdentity, VmmKind};
 
@@ -92,12 +93,13 @@ pub(super) async fn boots(
         Ok(host) => host,
         Err(error) => return fails(in_a_line(&SnapshotError::from(error).into()), Known::Not),
     };
+    let machine = RootDisk::machine(template, config.machine);
     let key = ProbeKey {
         cpu_model: host.cpu_model,
         kernel_release: host.kernel_release,
         vmm: vmm.identity().clone(),
         template: *template.hash(),
-        machine: config.machine,
+        machine,
     };
     let path = config.template_path.join(probe_file(&key.vmm.kind));
     if let Some(result) = recall(&path).filter(|result| result.key == key) {
@@ -107,7 +109,11 @@ pub(super) async fn boots(
         };
     }
     trying();
-    let spec = boot::spec(template, config.machine, Ram::Private);
+    let root_disk = match RootDisk::new(template, machine) {
+        Ok(root_disk) => root_disk,
+        Err(error) => return fails(in_a_line(&error), Known::Not),
+    };
+    let spec = boot::spec(template, machine, root_disk.as_ref(), Ram::Private);
     let reason = match boot_once(vmm, &spec, BOOT_TIMEOUT).await {
         Ok(_) => None,
         Err(error) if is_conclusive(vmm, &error) => {
@@ -266,6 +272,7 @@ mod tests {
             machine: Machine {
                 memory_mib: 128,
                 vcpus: 1,
+                disk_mib: None,
             },
         };
         ProbeResult {

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::vm::vmm::Scratch;
 
 const STOP: Request = Request::Stop { grace: STOP_GRACE };
 
@@ -21,6 +22,7 @@ fn files() -> SavedFiles {
     SavedFiles {
         vmstate: "vmstate".into(),
         memory: "memory".into(),
+        disks: Scratch::new(),
     }
 }
 

@@ -67,6 +67,7 @@ pub(super) struct Sockets<'a> {
     pub(super) agent: &'a OwnedFd,
 }
 
+#[expect(clippy::too_many_arguments, reason = "a command line has as many")]
 pub(super) fn command(
     binary: &Path,
     accelerator: Accelerator,
@@ -75,6 +76,7 @@ pub(super) fn command(
     memory: &Memory,
     start: &Start<'_>,
     sockets: &Sockets<'_>,
+    drives: &[String],
 ) -> Command {
     let mut command = Command::new(binary);
     command.env_clear();
@@ -142,6 +144,7 @@ pub(super) fn command(
         "-device",
         "virtio-serial-device",
     ]);
+    command.args(drives);
     command
         .arg("-chardev")
         .arg(format!("socket,id=agent,fd={}", sockets.agent.as_raw_fd()));

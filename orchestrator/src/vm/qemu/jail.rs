@@ -55,6 +55,8 @@ const OVERHEAD: u64 = 256 << 20;
 const OWN_PROCESSORS: u8 = 1;
 /// Threads beyond the guest's vCPUs. QEMU exits when it can't start one.
 const THREADS: u32 = 32;
+/// Threads that read and write a guest's disks (THREAD_POOL_MAX_THREADS_DEFAULT of QEMU).
+const DISK_THREADS: u32 = 64;
 const DESCRIPTORS: u64 = 1024;
 
 /// The strength of a jail.
@@ -214,6 +216,7 @@ impl Jail {
             machine: Machine {
                 memory_mib: 128,
                 vcpus: 1,
+                disk_mib: None,
             },
             reads: &[],
             writes: false,
@@ -336,7 +339,7 @@ impl Jail {
                 let name = format!("{}-{}", run.name(), run.number());
                 let memory = role.machine.memory_bytes() + OVERHEAD;
                 let processors = role.machine.vcpus.saturating_add(OWN_PROCESSORS);
-                let processes = u32::from(role.machine.vcpus) + THREADS;
+                let processes = threads(role.machine);
                 // The name by which a sweep finds and removes it if we are killed.
                 let parent = run.path().join(format!("qemu-{name}"));
                 let mark = parent.join(&name);
@@ -441,9 +444,16 @@ fn is_for_all(program: &Path) -> bool {
     allows(&program, 0o005) && parents.all(|parent| allows(parent, 0o001))
 }
 
+/// Returns the limit of a process's threads.
+fn threads(machine: Machine) -> u32 {
+    let of_disks = machine.disk_mib.map_or(0, |_| DISK_THREADS);
+    u32::from(machine.vcpus) + THREADS + of_disks
+}
+
 fn limits(role: Role<'_>, has_own_user: bool) -> Vec<(Resource, u64)> {
     let memory = role.machine.memory_bytes();
     let file = if role.writes { memory + EXTRA_FILE } else { 0 };
+    let file = file.max(role.machine.disk_bytes());
     let mut limits = vec![
         (Resource::Core, 0),
         (Resource::Fsize, file),
@@ -452,10 +462,7 @@ fn limits(role: Role<'_>, has_own_user: bool) -> Vec<(Resource, u64)> {
     ];
     // The limit counts all processes of the user.
     if has_own_user {
-        limits.push((
-            Resource::Nproc,
-            u64::from(role.machine.vcpus) + u64::from(THREADS),
-        ));
+        limits.push((Resource::Nproc, threads(role.machine).into()));
     }
     limits
 }

@@ -81,6 +81,14 @@ pub enum Mismatch {
         /// In the requirements.
         required: u8,
     },
+    /// The guest knows the size of its disk.
+    #[error("its disk has {}, needed are {}", mib(*snapshot), mib(*required))]
+    Disk {
+        /// In the manifest, in MiB.
+        snapshot: Option<u32>,
+        /// In the requirements, in MiB.
+        required: Option<u32>,
+    },
     /// The guest uses the features of the CPU it was booted on.
     #[error("it was made on the CPU {snapshot:?}, this one is {required:?}")]
     CpuModel {
@@ -105,6 +113,10 @@ pub enum Mismatch {
         /// In the requirements, in kHz.
         required: Option<u32>,
     },
+}
+
+fn mib(size: Option<u32>) -> String {
+    format!("{} MiB", size.unwrap_or(0))
 }
 
 fn khz(frequency: Option<u32>) -> String {
@@ -161,6 +173,7 @@ impl Requirements {
         }
         same!(machine.memory_mib, Memory);
         same!(machine.vcpus, Vcpus);
+        same!(machine.disk_mib, Disk);
         same!(host.cpu_model, CpuModel);
         same!(host.kernel_release, KernelRelease);
         let (snapshot, required) = (manifest.host.tsc_khz, self.host.tsc_khz);
@@ -198,7 +211,7 @@ mod tests {
     #[test]
     fn each_field_is_compared_and_named_with_both_values() {
         type Change = fn(&mut Requirements);
-        let cases: [(Change, &[&str]); 10] = [
+        let cases: [(Change, &[&str]); 11] = [
             (
                 |r| r.template = "ee".repeat(32).parse().unwrap(),
                 &["template", "eeee", "abab"],
@@ -221,6 +234,10 @@ mod tests {
                 &["memory", "1 MiB", "256 MiB"],
             ),
             (|r| r.machine.vcpus = 4, &["vCPUs", "has 2", "are 4"]),
+            (
+                |r| r.machine.disk_mib = Some(64),
+                &["disk", "0 MiB", "64 MiB"],
+            ),
             (
                 |r| r.host.cpu_model = "Other".into(),
                 &["CPU", "Some CPU", "Other"],

@@ -7,6 +7,7 @@ use ironclaw_store::Sha256Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::vm::vmm::Machine;
+pub use crate::vm::vmm::{DiskId, ParseDiskIdError};
 
 /// Limit of a VMM's state file in bytes, far beyond the kilobytes of a machine without RAM in it,
 /// so that hashing it takes no time.
@@ -15,8 +16,6 @@ pub const MAX_VMSTATE_BYTES: u64 = 64 << 20;
 pub const MAX_DISK_BYTES: u64 = 256 << 30;
 /// Limit of a snapshot's disks.
 pub const MAX_DISKS: usize = 16;
-/// Limit of the length of a disk's name, in bytes.
-const MAX_DISK_ID: usize = 32;
 
 const MEMORY: &str = "memory";
 const VMSTATE: &str = "vmstate";
@@ -34,15 +33,6 @@ pub enum FileRole {
     /// The content of a writable disk.
     Disk(DiskId),
 }
-
-/// The name of a disk in its VM: 1 to 32 lower-case letters, digits or `_`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DiskId(String);
-
-/// The error of a text that is no name of a disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the name of a disk is 1 to {MAX_DISK_ID} lower-case letters, digits or `_`")]
-pub struct ParseDiskIdError;
 
 /// The error of a text that is no role of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -72,10 +62,11 @@ pub enum FileFault {
     /// It is a link, a pipe, a device or a directory.
     #[error("is not a regular file")]
     NotRegular,
-    /// The size of the memory file differs from the machine's memory.
+    /// The size of the memory file differs from the machine's memory, or that of the scratch disk from
+    /// the machine's disk.
     #[error("has {found} bytes instead of {expected}")]
     WrongSize {
-        /// The size of the machine's memory in bytes.
+        /// The size of the machine's memory or disk in bytes.
         expected: u64,
         /// The actual size in bytes.
         found: u64,
@@ -102,6 +93,13 @@ impl FileRole {
         let limit = match self {
             Self::Memory => {
                 let expected = machine.memory_bytes();
+                return match found {
+                    _ if found == expected => Ok(()),
+                    _ => Err(FileFault::WrongSize { expected, found }),
+                };
+            }
+            Self::Disk(id) if *id == DiskId::scratch() => {
+                let expected = machine.disk_bytes();
                 return match found {
                     _ if found == expected => Ok(()),
                     _ => Err(FileFault::WrongSize { expected, found }),
@@ -157,25 +155,6 @@ impl From<FileRole> for String {
     }
 }
 
-impl fmt::Display for DiskId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl FromStr for DiskId {
-    type Err = ParseDiskIdError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let is_plain =
-            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-        let is_name = (1..=MAX_DISK_ID).contains(&text.len()) && text.bytes().all(is_plain);
-        is_name
-            .then(|| Self(text.to_owned()))
-            .ok_or(ParseDiskIdError)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_name_that_leads_elsewhere_is_none_of_a_file() {
-        let long = format!("disk-{}", "x".repeat(MAX_DISK_ID + 1));
+        let long = format!("disk-{}", "x".repeat(33));
         for name in [
             "",
             "disk-",
@@ -217,10 +196,13 @@ mod tests {
         let machine = Machine {
             memory_mib: 1,
             vcpus: 1,
+            disk_mib: Some(2),
         };
         let disk = FileRole::Disk("root".parse().unwrap());
+        let scratch = FileRole::Disk(DiskId::scratch());
         for (role, right, wrong) in [
             (FileRole::Memory, 1 << 20, (1 << 20) + 1),
+            (scratch, 2 << 20, 1 << 20),
             (FileRole::VmState, MAX_VMSTATE_BYTES, MAX_VMSTATE_BYTES + 1),
             (disk, MAX_DISK_BYTES, MAX_DISK_BYTES + 1),
         ] {

@@ -14,7 +14,7 @@ use super::format2::{self, Former};
 use super::host::Host;
 use super::id::SnapshotId;
 use super::kind::Kind;
-use crate::vm::vmm::{Machine, VmmIdentity};
+use crate::vm::vmm::{DiskId, Machine, VmmIdentity};
 
 /// The version of the manifest's format. Raised with each change that an older reader would
 /// misunderstand or refuse. Format 2, which had a single [kind](Kind) and two files, is read, too.
@@ -195,6 +195,10 @@ impl Manifest {
             if !self.files.contains_key(&role) {
                 return Err(format!("files has no {role}"));
             }
+        }
+        let scratch = FileRole::Disk(DiskId::scratch());
+        if self.machine.disk_mib.is_some() && !self.files.contains_key(&scratch) {
+            return Err(format!("files has no {scratch}, which its machine has"));
         }
         if self.files.len() > 2 + MAX_DISKS {
             return Err(format!("files has more than {MAX_DISKS} disks"));

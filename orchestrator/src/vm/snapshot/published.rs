@@ -14,7 +14,7 @@ use super::inspect;
 use super::kind::DirName;
 use super::manifest::Manifest;
 use crate::sys;
-use crate::vm::vmm::{RestoreSpec, SavedFiles};
+use crate::vm::vmm::{Images, RestoreSpec, SavedFiles};
 
 /// A published snapshot in use; cheap to clone. Nobody can delete it while one of these lives.
 #[derive(Debug, Clone)]
@@ -76,15 +76,35 @@ impl Snapshot {
         })
     }
 
-    /// Returns the specification for a VMM.
+    /// Returns the specification for a VMM, of a guest that has no images beside the snapshot's own
+    /// disks.
     #[must_use]
     pub fn to_restore(&self) -> RestoreSpec {
+        self.to_restore_with(&Images::new())
+    }
+
+    /// Returns the specification for a VMM, with the template's images.
+    #[must_use]
+    pub fn to_restore_with(&self, images: &Images) -> RestoreSpec {
+        let Inner {
+            manifest,
+            directory,
+            memory,
+            vmstate,
+            ..
+        } = &*self.0;
+        let disks = manifest.files.keys().filter_map(|role| match role {
+            FileRole::Disk(id) => Some((id.clone(), directory.join(role.to_string()))),
+            FileRole::Memory | FileRole::VmState => None,
+        });
         RestoreSpec {
-            machine: self.0.manifest.machine,
+            machine: manifest.machine,
             files: SavedFiles {
-                vmstate: self.0.vmstate.clone(),
-                memory: self.0.memory.clone(),
+                vmstate: vmstate.clone(),
+                memory: memory.clone(),
+                disks: disks.collect(),
             },
+            images: images.clone(),
         }
     }
 

@@ -20,7 +20,7 @@ use super::manifest::{Description, Provenance};
 use super::published::Snapshot;
 use super::verified::Boot;
 use crate::mark;
-use crate::vm::vmm::Machine;
+use crate::vm::vmm::{Machine, SavedFiles};
 
 /// A private directory for a VMM to write a snapshot into; removed on drop.
 #[derive(Debug)]
@@ -84,6 +84,20 @@ impl Staging {
     #[must_use]
     pub fn vmstate(&self) -> PathBuf {
         self.file(&FileRole::VmState)
+    }
+
+    /// Returns the paths for a VMM to write.
+    #[must_use]
+    pub fn files(&self) -> SavedFiles {
+        let disks = self.roles.iter().filter_map(|role| match role {
+            FileRole::Disk(id) => Some((id.clone(), self.file(role))),
+            FileRole::Memory | FileRole::VmState => None,
+        });
+        SavedFiles {
+            vmstate: self.vmstate(),
+            memory: self.memory(),
+            disks: disks.collect(),
+        }
     }
 
     /// Adds a disk to the snapshot; returns the path for its content.

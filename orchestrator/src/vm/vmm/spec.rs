@@ -1,8 +1,11 @@
 //! The specification of a VM: plain data that knows no template, snapshot or setting.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+use super::disk_id::DiskId;
 
 /// The size of a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -12,6 +15,9 @@ pub struct Machine {
     pub memory_mib: u32,
     /// Virtual processors, at least 1.
     pub vcpus: u8,
+    /// Limit of what it may write to its disk in MiB; `None` for a guest whose root is in memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_mib: Option<u32>,
 }
 
 impl Machine {
@@ -19,6 +25,12 @@ impl Machine {
     #[must_use]
     pub fn memory_bytes(self) -> u64 {
         u64::from(self.memory_mib) << 20
+    }
+
+    /// Returns the size of its writable disk in bytes; zero if it has none.
+    #[must_use]
+    pub fn disk_bytes(self) -> u64 {
+        u64::from(self.disk_mib.unwrap_or(0)) << 20
     }
 }
 
@@ -35,7 +47,19 @@ pub struct VmSpec {
     pub cmdline: String,
     /// The place of the guest's RAM.
     pub ram: Ram,
+    /// The images that it reads, and shares with other VMs.
+    pub images: Images,
+    /// What its writable disks contain at first: each VM gets copies of these files, which go with
+    /// it.
+    pub scratch: Scratch,
 }
+
+/// Read-only disks, by name. The guest finds them in the order of their names, before the writable
+/// ones. Nothing writes to these files while a VM lives.
+pub type Images = BTreeMap<DiskId, PathBuf>;
+
+/// Files with the content of writable disks, by name.
+pub type Scratch = BTreeMap<DiskId, PathBuf>;
 
 /// The place of a booted guest's RAM.
 #[derive(Debug, Clone)]
@@ -55,8 +79,11 @@ pub enum Ram {
 pub struct RestoreSpec {
     /// The guest's size, as at the snapshot.
     pub machine: Machine,
-    /// The files of the snapshot.
+    /// The files of the snapshot. The clone gets copies of its disks.
     pub files: SavedFiles,
+    /// The images that it shares with other VMs, with the same names and content as at the
+    /// snapshot.
+    pub images: Images,
 }
 
 /// The files written by [`MicroVm::snapshot`](super::MicroVm::snapshot).
@@ -66,4 +93,6 @@ pub struct SavedFiles {
     pub vmstate: PathBuf,
     /// The guest's RAM; never written to.
     pub memory: PathBuf,
+    /// The writable disks at that moment.
+    pub disks: Scratch,
 }

@@ -64,6 +64,7 @@ pub(in crate::vm::snapshot) fn manifest() -> Manifest {
         machine: Machine {
             memory_mib: 1,
             vcpus: 2,
+            disk_mib: None,
         },
         host: Host {
             cpu_model: "Some CPU".to_owned(),

@@ -270,6 +270,7 @@ cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0
         let machine = Machine {
             memory_mib: 128,
             vcpus: 2,
+            disk_mib: None,
         };
         cgroups.limit(machine, &mut jailer);
         format!("{jailer:?}")
