@@ -46,6 +46,7 @@ mod outgoing;
 pub mod process_table;
 mod ring;
 pub mod session;
+mod shown;
 
 /// The version of the protocol; both ends send theirs in `Hello` and refuse any other.
 pub const VERSION: u16 = 4;

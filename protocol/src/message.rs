@@ -232,7 +232,7 @@ pub struct Attach {
 }
 
 /// The properties that differ between clones: see "A clone is not a copy" in the guide.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetIdentity {
     /// Fresh bytes of the host's random generator, credited in full.
     pub entropy: [u8; crate::limits::ENTROPY],
@@ -263,7 +263,7 @@ pub struct Identity {
 }
 
 /// A command.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exec {
     /// The command's id in all sessions.
     pub id: ExecId,

@@ -174,6 +174,7 @@ impl FileTree {
     }
 
     /// Notes that a layer brings an entry that is there already.
+    #[cfg(feature = "oci")]
     pub(crate) fn restate(&mut self, directory: NodeId, name: &[u8], layer: u32) {
         let children = self.children_mut(directory);
         if let Some(child) = children.and_then(|it| it.get_mut(name)) {
@@ -183,6 +184,7 @@ impl FileTree {
 
     /// Removes the entries of a directory that another layer brought, but for directories with
     /// entries.
+    #[cfg(feature = "oci")]
     pub(crate) fn retain_of(&mut self, directory: NodeId, layer: u32) {
         let Some(node) = self.nodes.get_mut(directory.index()) else {
             return;
