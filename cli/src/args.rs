@@ -245,8 +245,12 @@ pub(crate) struct Run {
     #[arg(long, value_name = "USER[:GROUP]", value_parser = OsStringValueParser::new())]
     pub(crate) user: Option<OsString>,
     /// Forward standard input to the command; it is empty otherwise.
-    #[arg(long)]
+    #[arg(short = 'i', long, visible_alias = "interactive")]
     pub(crate) stdin: bool,
+    /// Run the command on a terminal of its own, as large as this one; with -i, what is typed here is
+    /// typed there.
+    #[arg(short, long, conflicts_with = "json")]
+    pub(crate) tty: bool,
     /// Say on standard error how the VM came to be, and how long each stage took.
     #[arg(short, long)]
     pub(crate) verbose: bool,

@@ -45,7 +45,8 @@ Examples:
   echo 'b a' | ironclaw run --stdin -- tr ' ' '\\n'
   timeout 1m ironclaw run -- sh -c 'trap \"echo bye; exit 5\" TERM; sleep 100 & wait'
   ironclaw run --env LANG=C --cwd /tmp --json -- ls -la
-  ironclaw run --user nobody -- id";
+  ironclaw run --user nobody -- id
+  ironclaw run -it -- sh";
 
 pub(crate) const DOCTOR_EXAMPLES: &str = "\
 Exits with 1 if `ironclaw run` would not work.

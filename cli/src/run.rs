@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result};
 use ironclaw_console::causes;
-use ironclaw_console::guest_io::{self, Ended, Sink};
+use ironclaw_console::guest_io::{self, Ended, Input, Sink};
 use ironclaw_console::output::{self, milliseconds};
 use ironclaw_console::progress::{self, Reporter};
 use ironclaw_console::signals::Signals;
 use ironclaw_console::streams;
+use ironclaw_console::terminal;
 use ironclaw_orchestrator::vm::{
     Command, Config, ExitStatus, GuestError, LaunchError, Launcher, Origin, Pool, PoolError,
     PoolOptions, VmHandle,
@@ -80,7 +81,11 @@ pub(crate) async fn run(config: Config, run: Run, json: bool) -> Result<u8> {
     };
     signals.add_forwarded()?;
     let start = Instant::now();
-    let result = follow(&handle, command(&run, json), &mut sink, &mut signals).await;
+    let terminal = run
+        .tty
+        .then_some(if run.stdin { Input::Typed } else { Input::None });
+    let command_line = command(&run, json);
+    let result = follow(&handle, command_line, terminal, &mut sink, &mut signals).await;
     stages.command = milliseconds(start.elapsed());
     let result = match result {
         Err(error) => Err(explain(&handle, error, memory).await),
@@ -248,7 +253,12 @@ fn out_of(memory_mib: u32) -> String {
 
 fn command(run: &Run, json: bool) -> Command {
     let mut command = Command::from(run.command.as_slice());
-    if !json && streams::go_to_one_place() {
+    if run.tty {
+        command = command.pty(terminal::size());
+        if let Some(kind) = std::env::var_os("TERM") {
+            command = command.env("TERM", kind);
+        }
+    } else if !json && streams::go_to_one_place() {
         command = command.stderr_to_stdout();
     }
     for (name, value) in &run.env {
@@ -273,12 +283,16 @@ fn command(run: &Run, json: bool) -> Command {
 async fn follow(
     handle: &VmHandle,
     command: Command,
+    terminal: Option<Input>,
     sink: &mut Sink,
     signals: &mut Signals,
 ) -> Result<Ended> {
     let start = async { Ok(handle.start(command).await?) };
     let running = signals.until_first(start).await?;
-    guest_io::follow(running, sink, signals).await
+    match terminal {
+        Some(input) => guest_io::follow_terminal(running, input, sink, signals).await,
+        None => guest_io::follow(running, sink, signals).await,
+    }
 }
 
 /// A connection is closed for one of two reasons; only the VM's process tells which.

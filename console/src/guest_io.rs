@@ -6,6 +6,7 @@ use std::pin::pin;
 use crate::output::mebibytes;
 use crate::signals::{Effect, Forwarding, Interrupted, Signals, stop_ourselves};
 use crate::streams::{self, Target, Writer};
+use crate::terminal::{self, RawMode};
 use anyhow::{Context as _, Result, ensure};
 use ironclaw_host::host_limits;
 use ironclaw_orchestrator::vm::guest::MAX_COLLECTED;
@@ -103,13 +104,67 @@ pub struct Ended {
     pub unconfirmed: bool,
 }
 
+/// The input of a command on a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Input {
+    /// None.
+    None,
+    /// Our standard input, as it comes.
+    Typed,
+}
+
 /// Forwards the command's output until it ends, our standard input to it if it takes any, and the
 /// signals that we receive.
 ///
 /// # Errors
 /// The guest's, those of our streams, and [`Interrupted`] after a second signal that ends.
 pub async fn follow(mut running: Running, sink: &mut Sink, signals: &mut Signals) -> Result<Ended> {
-    let mut input = pin!(feed(running.take_stdin()));
+    let input = feed(running.take_stdin());
+    until_end(running, input, sink, signals, |running, signal| {
+        // If the connection is closed, the output's side reports why.
+        let _ = running.signal(signal.as_raw());
+        if signal == Signal::TSTP {
+            stop_ourselves();
+        }
+    })
+    .await
+}
+
+/// Does the same for a command on a terminal, which gets the size of ours and each key that is
+/// pressed. Ours is as it was before when this returns, or is dropped.
+///
+/// # Errors
+/// As for [`follow`], and if our terminal can't be changed.
+pub async fn follow_terminal(
+    mut running: Running,
+    input: Input,
+    sink: &mut Sink,
+    signals: &mut Signals,
+) -> Result<Ended> {
+    let _raw = match input {
+        Input::Typed => RawMode::enter().context("can't prepare the terminal")?,
+        Input::None => None,
+    };
+    let typed = feed_all(running.take_stdin());
+    // It may have changed since the command was made.
+    let _ = running.resize(terminal::size());
+    until_end(running, typed, sink, signals, |running, signal| {
+        let _ = match signal {
+            Signal::WINCH => running.resize(terminal::size()),
+            other => running.signal(other.as_raw()),
+        };
+    })
+    .await
+}
+
+async fn until_end(
+    mut running: Running,
+    input: impl Future<Output = Result<()>>,
+    sink: &mut Sink,
+    signals: &mut Signals,
+    forward: impl Fn(&Running, Signal),
+) -> Result<Ended> {
+    let mut input = pin!(input);
     let mut fed = false;
     let mut forwarding = Forwarding::default();
     loop {
@@ -141,13 +196,27 @@ pub async fn follow(mut running: Running, sink: &mut Sink, signals: &mut Signals
                 if let Effect::Kill(first) = forwarding.receive(signal, Instant::now()) {
                     return Err(Interrupted(first).into());
                 }
-                // If the connection is closed, the output's side reports why.
-                let _ = running.signal(signal.as_raw());
-                if signal == Signal::TSTP {
-                    stop_ourselves();
-                }
+                forward(&running, signal);
             }
             not_ended = forwarding.timed_out() => return Err(not_ended.into()),
+        }
+    }
+}
+
+/// Forwards our standard input as it comes, to its end.
+async fn feed_all(writer: Option<StdinWriter>) -> Result<()> {
+    let Some(mut writer) = writer else {
+        return Ok(());
+    };
+    let mut stdin = StdinReader::start()?;
+    loop {
+        let chunk = stdin
+            .read(MIN_READ)
+            .await
+            .context("can't read standard input")?;
+        // If the connection is closed, the output's side reports why.
+        if chunk.is_empty() || writer.write_all(&chunk).await.is_err() {
+            return Ok(());
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod progress;
 pub mod runtime;
 pub mod signals;
 pub mod streams;
+pub mod terminal;
 
 pub use error_chain::{causes, for_users};
 pub use output_closed::{OutputClosed, written};

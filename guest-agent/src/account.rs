@@ -1,11 +1,13 @@
 //! The guest's users, as its own `/etc/passwd` and `/etc/group` have them.
 
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use ironclaw_protocol::limits::MAX_USER;
 use ironclaw_protocol::message::{FailureKind, Outcome};
 use ironclaw_protocol::os_bytes::OsBytes;
 use thiserror::Error;
@@ -66,6 +68,11 @@ impl Account {
         })
     }
 
+    /// Finds the user of a request that names one.
+    pub(crate) fn of_request(user: Option<&OsBytes>) -> Result<Option<Self>, Outcome> {
+        user.map(Self::find).transpose()
+    }
+
     /// Returns the home directory.
     pub(crate) fn home(&self) -> &Path {
         &self.home
@@ -81,6 +88,51 @@ impl Account {
             ("SHELL", self.shell.as_os_str()),
             ("PATH", path.as_ref()),
         ]
+    }
+}
+
+/// The names of the guest's users and groups, by their numbers.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    users: HashMap<u32, OsBytes>,
+    groups: HashMap<u32, OsBytes>,
+}
+
+impl Names {
+    /// Reads them. A table that can't be read has no names.
+    pub(crate) fn read() -> Self {
+        let (passwd, group) = (read(PASSWD), read(GROUP));
+        Self::parse(&passwd.unwrap_or_default(), &group.unwrap_or_default())
+    }
+
+    fn parse(passwd: &[u8], group: &[u8]) -> Self {
+        let mut names = Self::default();
+        for entry in lines(passwd).filter_map(Entry::parse) {
+            add(&mut names.users, entry.uid, entry.name);
+        }
+        for [name, _, gid, _] in lines(group).filter_map(fields::<4>) {
+            if let Some(gid) = number(gid) {
+                add(&mut names.groups, gid, name);
+            }
+        }
+        names
+    }
+
+    /// Returns the name of a user; empty if there is none.
+    pub(crate) fn user(&self, uid: u32) -> OsBytes {
+        self.users.get(&uid).cloned().unwrap_or_default()
+    }
+
+    /// Returns the name of a group; empty if there is none.
+    pub(crate) fn group(&self, gid: u32) -> OsBytes {
+        self.groups.get(&gid).cloned().unwrap_or_default()
+    }
+}
+
+/// The first name counts; one that is too long for the protocol does not.
+fn add(names: &mut HashMap<u32, OsBytes>, number: u32, name: &[u8]) {
+    if name.len() <= MAX_USER {
+        names.entry(number).or_insert_with(|| name.into());
     }
 }
 
@@ -245,6 +297,14 @@ mod tests {
                 Err(NoAccount::Group)
             );
         }
+    }
+
+    #[test]
+    fn numbers_have_the_names_of_their_first_entries() {
+        let names = Names::parse(USERS, GROUPS);
+        let of = |uid, gid| (names.user(uid).to_string(), names.group(gid).to_string());
+        assert_eq!(of(1000, 27), ("user".into(), "sudo".into()));
+        assert_eq!(of(4711, 4711), (String::new(), String::new()));
     }
 
     #[test]

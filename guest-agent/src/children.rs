@@ -5,7 +5,9 @@ use std::os::unix::net::UnixStream;
 
 use ironclaw_protocol::message::CommandEnd;
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process_group, wait};
+use rustix::process::{
+    Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group, wait,
+};
 
 /// Limit of the processes reaped at a time: what commands leave behind may end as fast as it is
 /// reaped, for ever.
@@ -60,6 +62,9 @@ fn end(status: WaitStatus) -> Option<CommandEnd> {
 /// Signals the process group of `leader`, which must not be reaped yet: the PID could be another's
 /// afterwards.
 pub(crate) fn signal_group(leader: Pid, signal: Signal) {
-    // Fails only if no process is left.
-    let _ = kill_process_group(leader, signal);
+    // One that is about to take a terminal over has no group of its own yet. Else it fails only if no
+    // process is left.
+    if kill_process_group(leader, signal).is_err() {
+        let _ = kill_process(leader, signal);
+    }
 }

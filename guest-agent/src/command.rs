@@ -1,26 +1,29 @@
 //! A command of the host, from its start to its end.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command as Spawn, Stdio};
 use std::time::{Duration, Instant};
 
-use ironclaw_protocol::message::{CommandEnd, Exec, FailureKind, Outcome, Stream};
+use ironclaw_protocol::message::{CommandEnd, Exec, FailureKind, Outcome, Stream, TerminalSize};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 
 use crate::account::Account;
 use crate::children::signal_group;
 use crate::control_group::ControlGroup;
 use crate::credentials::as_user;
-use crate::failure::{failed, refused};
+use crate::failure::refused;
 use crate::os_str::os;
 use crate::output::{Chunk, CommandEnds, Outputs, nonblocking, open_pipe};
 use crate::program::{Surroundings, find};
 use crate::rundown::Rundown;
 use crate::stdin::Stdin;
 use crate::system::System;
+use crate::terminal;
 
 /// Timeout of reaping the main process of a killed command. Among hundreds of other dying processes
 /// it has to wait its turn, but none of them runs a program any more.
@@ -38,6 +41,7 @@ pub(crate) struct Command {
     group: Option<ControlGroup>,
     stdin: Option<Stdin>,
     outputs: Outputs,
+    terminal: Option<File>,
     deadline: Option<Instant>,
     /// The outcome to report in place of the process's, if the agent itself killed it.
     verdict: Option<CommandEnd>,
@@ -54,6 +58,40 @@ pub(crate) struct Ended {
     pub(crate) end: CommandEnd,
     /// Whether the kernel killed one of its processes for lack of memory.
     pub(crate) out_of_memory: bool,
+}
+
+/// A new command's streams.
+struct Streams {
+    /// The command's ends.
+    of_command: [Stdio; 3],
+    stdin: Option<Stdin>,
+    outputs: Outputs,
+    terminal: Option<File>,
+}
+
+impl Streams {
+    fn of_pipes(exec: &Exec) -> io::Result<Self> {
+        let (command_stdin, stdin) = open_stdin(exec)?;
+        let (outputs, CommandEnds { stdout, stderr }) = Outputs::open(exec.stderr)?;
+        Ok(Self {
+            of_command: [command_stdin, stdout.into(), stderr.into()],
+            stdin,
+            outputs,
+            terminal: None,
+        })
+    }
+
+    fn of_terminal(exec: &Exec, size: TerminalSize, account: Option<&Account>) -> io::Result<Self> {
+        let (ours, theirs) = terminal::open(size, account)?;
+        let typed = exec.stdin.then(|| ours.try_clone()).transpose()?;
+        let of_command = [theirs.try_clone()?, theirs.try_clone()?, theirs];
+        Ok(Self {
+            of_command: of_command.map(Stdio::from),
+            stdin: typed.map(Stdin::of_terminal),
+            outputs: Outputs::of_terminal(ours.try_clone()?),
+            terminal: Some(ours),
+        })
+    }
 }
 
 /// Opens standard input for the command, and the agent's end, if it is written to.
@@ -78,10 +116,7 @@ impl Command {
         surroundings: &Surroundings,
         system: &mut dyn System,
     ) -> Result<Self, Outcome> {
-        if exec.terminal.is_some() {
-            return Err(failed(FailureKind::Unsupported, "there are no terminals"));
-        }
-        let account = exec.user.as_ref().map(Account::find).transpose()?;
+        let account = Account::of_request(exec.user.as_ref())?;
         let account = account.as_ref();
         let env = surroundings.environment(exec, account);
         let located = as_user(account, || {
@@ -95,22 +130,32 @@ impl Command {
             let attempt = format_args!("set up the pipes of {}", name.display());
             refused(attempt, &error, FailureKind::Io)
         };
-        let (command_stdin, stdin) = open_stdin(exec).map_err(no_pipes)?;
-        let (outputs, CommandEnds { stdout, stderr }) =
-            Outputs::open(exec.stderr).map_err(no_pipes)?;
-        let mut spawn = Spawn::new(program);
+        let streams = match exec.terminal {
+            Some(size) => Streams::of_terminal(exec, size, account),
+            None => Streams::of_pipes(exec),
+        };
+        let streams = streams.map_err(no_pipes)?;
+        let mut spawn = match streams.terminal {
+            None => {
+                let mut spawn = Spawn::new(program);
+                spawn.arg0(name).process_group(0);
+                spawn
+            }
+            Some(_) => terminal::taken_over_by(&program, name),
+        };
+        let [stdin, stdout, stderr] = streams.of_command;
         spawn
-            .arg0(name)
             .args(exec.argv.iter().skip(1).map(os))
             .env_clear()
             .envs(env)
             .current_dir(directory)
-            .process_group(0)
-            .stdin(command_stdin)
+            .stdin(stdin)
             .stdout(stdout)
             .stderr(stderr);
         let started = Instant::now();
         let (child, group) = system.spawn(&mut spawn, account);
+        // The command's ends of its streams: else they would never end.
+        drop(spawn);
         // The file was found before, so the missing one is its interpreter.
         let child = child.map_err(|error| {
             refused(
@@ -122,8 +167,9 @@ impl Command {
         Ok(Self {
             leader: Pid::from_child(&child),
             group,
-            stdin,
-            outputs,
+            stdin: streams.stdin,
+            outputs: streams.outputs,
+            terminal: streams.terminal,
             deadline: exec
                 .timeout_ms
                 .and_then(|ms| started.checked_add(Duration::from_millis(ms))),
@@ -225,6 +271,14 @@ impl Command {
         self.group
             .as_ref()
             .is_some_and(ControlGroup::ran_out_of_memory)
+    }
+
+    /// Gives its terminal another size, of which the kernel tells the programs on it.
+    pub(crate) fn resize(&self, size: TerminalSize) -> io::Result<()> {
+        match &self.terminal {
+            Some(terminal) => terminal::resize(terminal, size),
+            None => Err(Errno::NOTTY.into()),
+        }
     }
 
     /// Signals the process group, while there is one.

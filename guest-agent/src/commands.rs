@@ -5,7 +5,8 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use ironclaw_protocol::message::{
-    Attach, CommandEnd, CommandInfo, Exec, ExecId, Outcome, Stream, ToHost,
+    Attach, CommandEnd, CommandInfo, Exec, ExecId, FailureKind, Outcome, Stream, TerminalSize,
+    ToHost,
 };
 use ironclaw_protocol::os_bytes::OsBytes;
 use ironclaw_protocol::process_table::{
@@ -169,6 +170,29 @@ impl Commands {
                 Outcome::Delivered
             }
             Err(refusal) => refused_by_number("signal", exec, refusal),
+        }
+    }
+
+    /// Gives the terminal of a request's command another size.
+    pub(crate) fn resize(&self, by: Listener, size: TerminalSize) {
+        if let Some(command) = self.table.find(by).and_then(|exec| self.running.get(&exec)) {
+            // Without one there is nothing to do, and nobody to tell.
+            let _ = command.resize(size);
+        }
+    }
+
+    /// Gives the terminal of any command another size.
+    pub(crate) fn resize_any(&self, exec: ExecId, size: TerminalSize) -> Outcome {
+        if let Err(refusal) = self.table.known(exec) {
+            return refused_by_number("resize the terminal of", exec, refusal);
+        }
+        let resized = self.running.get(&exec).map(|command| command.resize(size));
+        match resized {
+            None | Some(Ok(())) => Outcome::Delivered,
+            Some(Err(error)) => {
+                let attempt = format_args!("resize the terminal of command {:016x}", exec.0);
+                crate::failure::refused(attempt, &error, FailureKind::Io)
+            }
         }
     }
 

@@ -1,33 +1,41 @@
 //! A file that the host reads.
 
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 
-use ironclaw_protocol::limits::{MAX_CHUNK, WINDOW};
-use ironclaw_protocol::message::{FailureKind, GetFile, Outcome, RequestId, Stream, ToHost};
+use ironclaw_protocol::message::{FailureKind, GetFile, Outcome, RequestId};
 use ironclaw_protocol::session::Outgoing;
 use rustix::fs::OFlags;
 
+use crate::account::Account;
+use crate::credentials::as_user;
 use crate::failure::{failed, refused};
 use crate::os_str::os;
+use crate::outflow::Outflow;
+use crate::transfer::Transfer;
 
 /// An open `GetFile`.
 #[derive(Debug)]
 pub(crate) struct Download {
-    id: RequestId,
     file: File,
     path: PathBuf,
     mode: u32,
-    sent: u64,
-    /// Bytes that the host has taken.
-    taken: u64,
+    /// Bytes still to be read; `None` up to its end.
+    left: Option<u64>,
+    flow: Outflow,
 }
 
 impl Download {
     /// Opens the file; only a regular one, because others may block or have side effects.
     pub(crate) fn start(id: RequestId, get: &GetFile) -> Result<Self, Outcome> {
+        let account = Account::of_request(get.user.as_ref())?;
+        let opened = as_user(account.as_ref(), || Self::open(id, get));
+        opened.map_err(|error| refused("become another user", &error, FailureKind::NoSuchUser))?
+    }
+
+    fn open(id: RequestId, get: &GetFile) -> Result<Self, Outcome> {
         let path = PathBuf::from(os(&get.path));
         let attempt = || format!("read {}", path.display());
         let irregular = || {
@@ -47,61 +55,54 @@ impl Download {
             .read(true)
             .custom_flags(flags)
             .open(&path);
-        let file = opened.map_err(|error| refused(&error))?;
+        let mut file = opened.map_err(|error| refused(&error))?;
         let found = file.metadata().map_err(|error| refused(&error))?;
         if !found.is_file() {
             return Err(irregular());
         }
         let mode = found.permissions().mode() & 0o7777;
+        if get.from > 0 {
+            let sought = file.seek(SeekFrom::Start(get.from));
+            sought.map_err(|error| refused(&error))?;
+        }
         Ok(Self {
-            id,
             file,
             path,
             mode,
-            sent: 0,
-            taken: 0,
+            left: get.length,
+            flow: Outflow::new(id),
         })
     }
+}
 
-    /// Returns how many bytes the host takes now.
-    fn credit(&self) -> u64 {
-        self.taken + u64::from(WINDOW) - self.sent
+impl Transfer for Download {
+    fn taken(&mut self, offset: u64) -> bool {
+        self.flow.taken(offset)
     }
 
-    /// Returns whether the host takes more.
-    pub(crate) fn has_credit(&self) -> bool {
-        self.credit() > 0
+    fn is_ready(&self) -> bool {
+        self.flow.room() > 0
     }
 
-    /// Records that the host took everything up to `offset`; returns `false` if that was not sent.
-    #[must_use]
-    pub(crate) fn taken(&mut self, offset: u64) -> bool {
-        self.taken = self.taken.max(offset);
-        self.taken <= self.sent
-    }
-
-    /// Sends one chunk; returns the outcome at the end of the file, or on an error.
-    pub(crate) fn send(&mut self, buffer: &mut [u8], out: &mut Outgoing) -> Option<Outcome> {
-        let longest = buffer.len().min(MAX_CHUNK);
-        let longest = usize::try_from(self.credit())
-            .unwrap_or(longest)
-            .min(longest);
+    fn step(&mut self, buffer: &mut [u8], out: &mut Outgoing) -> Option<Outcome> {
+        let left = self.left.map_or(usize::MAX, |left| {
+            usize::try_from(left).unwrap_or(usize::MAX)
+        });
+        let longest = buffer.len().min(self.flow.room());
         if longest == 0 {
             return None;
         }
+        let longest = longest.min(left);
         match self.file.read(&mut buffer[..longest]) {
             Ok(0) => Some(Outcome::FileRead {
                 mode: self.mode,
-                bytes: self.sent,
+                bytes: self.flow.sent(),
             }),
             Ok(count) => {
-                let bytes = buffer[..count].to_vec();
-                out.push(&ToHost::Data {
-                    id: self.id,
-                    stream: Stream::File,
-                    bytes,
-                });
-                self.sent += count as u64;
+                if let Some(left) = &mut self.left {
+                    *left -= count as u64;
+                }
+                self.flow.send(buffer[..count].to_vec(), out);
                 None
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => None,

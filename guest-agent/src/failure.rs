@@ -28,11 +28,17 @@ fn kind_of(error: &io::Error, missing: FailureKind) -> FailureKind {
     match errno {
         Errno::NOENT | Errno::NOTDIR => missing,
         Errno::ACCESS | Errno::PERM | Errno::ROFS => FailureKind::PermissionDenied,
+        Errno::EXIST => FailureKind::Exists,
+        Errno::NOTEMPTY => FailureKind::NotEmpty,
+        Errno::NOTSUP | Errno::NOSYS | Errno::NOTTY => FailureKind::Unsupported,
         Errno::NOSPC | Errno::DQUOT => FailureKind::NoSpace,
         Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE => FailureKind::TooMany,
-        Errno::ISDIR | Errno::NAMETOOLONG | Errno::TOOBIG | Errno::NOEXEC | Errno::INVAL => {
-            FailureKind::Invalid
-        }
+        Errno::ISDIR
+        | Errno::NAMETOOLONG
+        | Errno::TOOBIG
+        | Errno::NOEXEC
+        | Errno::INVAL
+        | Errno::XDEV => FailureKind::Invalid,
         _ => FailureKind::Io,
     }
 }

@@ -9,10 +9,10 @@
 //!      ├ port_search, serial, uevents  where the lines come from
 //!      ├ children                      who ended, and how
 //!      ├ commands                      what runs, whoever listens to it
-//!      │  └ command ─ account, program, stdin ─ reader; output, rundown
+//!      │  └ command ─ account, program, terminal, stdin ─ reader; output, rundown
 //!      ├ link ─ transport              one line
 //!      │  └ session                    one host's open requests
-//!      │     └ upload ─ inflow; download
+//!      │     └ transfer ─ upload, download, files ─ listing, removal
 //!      └ system ─ random, identity, control_group, oom_score, credentials
 //! ```
 //!
@@ -32,17 +32,22 @@ mod credentials;
 mod download;
 mod failure;
 mod fate;
+mod file_info;
+mod files;
 mod identity;
 mod inflow;
 mod link;
+mod listing;
 mod loopback;
 mod oom_score;
 mod os_str;
+mod outflow;
 mod output;
 mod port_search;
 mod program;
 mod random;
 mod reader;
+mod removal;
 mod root_disk;
 mod rundown;
 mod scratch;
@@ -50,6 +55,8 @@ mod serial;
 mod session;
 mod stdin;
 mod system;
+mod terminal;
+mod transfer;
 mod transport;
 mod uevents;
 mod upload;
@@ -93,6 +100,9 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        [option, program, name, arguments @ ..] if *option == terminal::TAKE_OVER => {
+            terminal::take_over(program, name, arguments)
+        }
         [option] if *option == "--version" => {
             let version = env!("CARGO_PKG_VERSION");
             let said = writeln!(std::io::stdout(), "ironclaw-guest-agent {version}");

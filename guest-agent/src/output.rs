@@ -89,6 +89,17 @@ impl Outputs {
         Ok((outputs, ends))
     }
 
+    /// Reads from a terminal, which has a single output; the file is non-blocking.
+    pub(crate) fn of_terminal(terminal: File) -> Self {
+        let stdout = Some(Output {
+            pipe: terminal,
+            ready: false,
+            left: None,
+        });
+        let stderr = None;
+        Self { stdout, stderr }
+    }
+
     fn get(&self, stream: Stream) -> Option<&Output> {
         match stream {
             Stream::Stdout => self.stdout.as_ref(),

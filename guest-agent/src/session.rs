@@ -11,8 +11,10 @@ use rustix::process::Signal;
 use crate::commands::Commands;
 use crate::download::Download;
 use crate::failure::failed;
+use crate::files::{self, Answer};
 use crate::program::Surroundings;
 use crate::system::System;
+use crate::transfer::Transfer;
 use crate::upload::Upload;
 
 /// The agent's parts that a session needs to serve a message.
@@ -26,21 +28,14 @@ pub(crate) struct Context<'a> {
     pub(crate) next_session: &'a mut u64,
 }
 
-/// A file's transfer.
-#[derive(Debug)]
-enum Transfer {
-    Upload(Upload),
-    Download(Download),
-}
-
 /// The open requests. Dropping them removes unfinished files; commands belong to the guest.
 #[derive(Debug)]
 pub(crate) struct Session {
     key: SessionKey,
-    transfers: BTreeMap<RequestId, Transfer>,
+    transfers: BTreeMap<RequestId, Box<dyn Transfer>>,
     /// Of commands.
     turn: Turn,
-    /// The file that sent last; the next turn begins behind it.
+    /// The transfer that went on last; the next turn begins behind it.
     last: Option<RequestId>,
 }
 
@@ -83,12 +78,11 @@ impl Session {
             ToGuest::Data { id, bytes } => return self.content(id, bytes, commands, out),
             ToGuest::Eof { id } => return self.end_of_content(id, commands, out),
             ToGuest::Taken { id, stream, offset } => match self.transfers.get_mut(&id) {
-                Some(Transfer::Download(download)) => {
-                    if !download.taken(offset) {
+                Some(transfer) => {
+                    if !transfer.taken(offset) {
                         return Err(Violation::TakenTooMuch(id));
                     }
                 }
-                Some(Transfer::Upload(_)) => {}
                 None => return commands.taken(self.listener(id), stream, offset),
             },
             ToGuest::Signal { id, signal } => {
@@ -105,6 +99,7 @@ impl Session {
             ToGuest::AwaitReader { id } => commands.await_reader(self.listener(id)),
             ToGuest::Detach { id } => commands.detach(self.listener(id)),
             ToGuest::Acknowledge { exec } => commands.acknowledge(exec),
+            ToGuest::Resize { id, size } => commands.resize(self.listener(id), size),
         }
         Ok(())
     }
@@ -145,18 +140,16 @@ impl Session {
                 Err(outcome) => outcome,
             },
             Request::PutFile(put) => match Upload::start(id, &put) {
-                Ok(upload) => {
-                    self.transfers.insert(id, Transfer::Upload(upload));
-                    return Ok(());
-                }
+                Ok(upload) => return self.begin(id, Box::new(upload)),
                 Err(outcome) => outcome,
             },
             Request::GetFile(get) => match Download::start(id, &get) {
-                Ok(download) => {
-                    self.transfers.insert(id, Transfer::Download(download));
-                    return Ok(());
-                }
+                Ok(download) => return self.begin(id, Box::new(download)),
                 Err(outcome) => outcome,
+            },
+            Request::File(request) => match files::serve(id, &request) {
+                Answer::Later(transfer) => return self.begin(id, transfer),
+                Answer::Now(outcome) => outcome,
             },
             Request::List => Outcome::Commands(commands.list()),
             Request::Signal { exec, signal } => match Signal::from_named_raw(signal) {
@@ -164,12 +157,18 @@ impl Session {
                 None => failed(FailureKind::Invalid, "there is no such signal"),
             },
             Request::Kill { exec } => commands.kill(exec),
+            Request::Resize { exec, size } => commands.resize_any(exec, size),
             Request::Shutdown => {
                 *context.shutdown = true;
                 Outcome::ShuttingDown
             }
         };
         out.push(&ToHost::Done { id, outcome });
+        Ok(())
+    }
+
+    fn begin(&mut self, id: RequestId, transfer: Box<dyn Transfer>) -> Result<(), Violation> {
+        self.transfers.insert(id, transfer);
         Ok(())
     }
 
@@ -180,14 +179,11 @@ impl Session {
         commands: &mut Commands,
         out: &mut Outgoing,
     ) -> Result<(), Violation> {
-        match self.transfers.get_mut(&id) {
-            None => return commands.content(self.listener(id), bytes),
-            Some(Transfer::Upload(upload)) => {
-                if let Err(outcome) = upload.arrive(&bytes, out)? {
-                    self.finish(id, outcome, out);
-                }
-            }
-            Some(Transfer::Download(_)) => return Err(Violation::UnexpectedContent(id)),
+        let Some(transfer) = self.transfers.get_mut(&id) else {
+            return commands.content(self.listener(id), bytes);
+        };
+        if let Some(outcome) = transfer.content(id, &bytes, out)? {
+            self.finish(id, outcome, out);
         }
         Ok(())
     }
@@ -198,13 +194,11 @@ impl Session {
         commands: &mut Commands,
         out: &mut Outgoing,
     ) -> Result<(), Violation> {
-        match self.transfers.remove(&id) {
-            None => return commands.end_of_content(self.listener(id)),
-            Some(Transfer::Upload(upload)) => out.push(&ToHost::Done {
-                id,
-                outcome: upload.finish(),
-            }),
-            Some(Transfer::Download(_)) => return Err(Violation::UnexpectedContent(id)),
+        let Some(transfer) = self.transfers.get_mut(&id) else {
+            return commands.end_of_content(self.listener(id));
+        };
+        if let Some(outcome) = transfer.end_of_content(id)? {
+            self.finish(id, outcome, out);
         }
         Ok(())
     }
@@ -215,10 +209,9 @@ impl Session {
         out.push(&ToHost::Done { id, outcome });
     }
 
-    /// Returns whether a file can be sent without waiting for anything but room.
+    /// Returns whether a transfer can go on without waiting for anything but room.
     pub(crate) fn has_content(&self) -> bool {
-        let mut transfers = self.transfers.values();
-        transfers.any(|transfer| matches!(transfer, Transfer::Download(d) if d.has_credit()))
+        self.transfers.values().any(|transfer| transfer.is_ready())
     }
 
     /// Queues messages of commands and files, a chunk each in turn, while there is room.
@@ -228,28 +221,27 @@ impl Session {
             if let Some(message) = &said {
                 out.push(message);
             }
-            let sends = out.has_room() && self.send_of_file(buffer, out);
-            if said.is_none() && !sends {
+            let queued = out.unsent().len();
+            let goes_on = out.has_room() && self.step(buffer, out);
+            // One that works and says nothing lets others be served in between.
+            let says = goes_on && out.unsent().len() > queued;
+            if said.is_none() && !says {
                 return;
             }
         }
     }
 
-    /// Sends a chunk of the next file; returns `false` if there is none to send.
-    fn send_of_file(&mut self, buffer: &mut [u8], out: &mut Outgoing) -> bool {
-        let sendable = |(&id, transfer): (&RequestId, &Transfer)| match transfer {
-            Transfer::Download(download) if download.has_credit() => Some(id),
-            _ => None,
-        };
-        let behind = self.transfers.iter().filter_map(sendable);
-        let next = behind.clone().find(|id| Some(*id) > self.last);
-        let Some(id) = next.or_else(|| self.transfers.iter().find_map(sendable)) else {
+    /// Lets the next transfer go on; returns `false` if none can.
+    fn step(&mut self, buffer: &mut [u8], out: &mut Outgoing) -> bool {
+        let all = self.transfers.iter();
+        let mut ready = all.filter_map(|(&id, transfer)| transfer.is_ready().then_some(id));
+        let next = ready.clone().find(|id| Some(*id) > self.last);
+        let Some(id) = next.or_else(|| ready.next()) else {
             return false;
         };
         self.last = Some(id);
-        if let Some(Transfer::Download(download)) = self.transfers.get_mut(&id)
-            && let Some(outcome) = download.send(buffer, out)
-        {
+        let transfer = self.transfers.get_mut(&id);
+        if let Some(outcome) = transfer.and_then(|transfer| transfer.step(buffer, out)) {
             self.finish(id, outcome, out);
         }
         true

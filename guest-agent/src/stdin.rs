@@ -8,6 +8,9 @@ use std::time::Instant;
 
 use crate::reader::ReaderSearch;
 
+/// What Ctrl-D types.
+const END_OF_TRANSMISSION: u8 = 4;
+
 /// The content that the host sent and the command has not taken yet, at most a window.
 ///
 /// A command that closes its input is no error: later content is discarded, and counts as read.
@@ -19,6 +22,7 @@ pub(crate) struct Stdin {
     /// Bytes written of the first chunk.
     written: usize,
     eof: bool,
+    is_terminal: bool,
     /// Set while the host wants to know of a waiting reader.
     search: Option<ReaderSearch>,
 }
@@ -31,7 +35,16 @@ impl Stdin {
             queue,
             written: 0,
             eof: false,
+            is_terminal: false,
             search: None,
+        }
+    }
+
+    /// Creates one that types.
+    pub(crate) fn of_terminal(terminal: File) -> Self {
+        Self {
+            is_terminal: true,
+            ..Self::new(terminal)
         }
     }
 
@@ -55,6 +68,10 @@ impl Stdin {
 
     /// Records the end of content.
     pub(crate) fn close(&mut self) {
+        if self.is_terminal {
+            // A terminal does not end; a program that reads lines takes this for the end.
+            let _ = self.arrive(vec![END_OF_TRANSMISSION]);
+        }
         self.eof = true;
         self.close_if_done();
     }
@@ -77,6 +94,8 @@ impl Stdin {
             return false;
         }
         let waits = match (&mut self.search, &self.pipe) {
+            // Whatever is typed waits there for the command, and nobody else would read it.
+            (Some(_), Some(_)) if self.is_terminal => true,
             (Some(search), Some(pipe)) => search.look(pipe, now),
             _ => false,
         };

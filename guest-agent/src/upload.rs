@@ -1,7 +1,7 @@
 //! A file that the host writes.
 
-use std::fs::{File, OpenOptions, Permissions};
-use std::io::{self, ErrorKind, Write};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,9 +10,12 @@ use ironclaw_protocol::message::{Existing, FailureKind, Outcome, PutFile, Reques
 use ironclaw_protocol::session::{Outgoing, Violation};
 use rustix::fs::OFlags;
 
+use crate::account::Account;
+use crate::credentials::as_user;
 use crate::failure::{failed, refused};
 use crate::inflow::Inflow;
 use crate::os_str::os;
+use crate::transfer::Transfer;
 
 /// How many names are tried for the half-written file. A name is taken only if an earlier agent
 /// process of the same number was killed in mid-write.
@@ -41,6 +44,7 @@ pub(crate) struct Upload {
 #[derive(Debug)]
 struct Replacing {
     temporary: PathBuf,
+    account: Option<Account>,
     mode: u32,
     complete: bool,
 }
@@ -48,6 +52,12 @@ struct Replacing {
 impl Upload {
     /// Opens what is to be written.
     pub(crate) fn start(id: RequestId, put: &PutFile) -> Result<Self, Outcome> {
+        let account = Account::of_request(put.user.as_ref())?;
+        let opened = as_user(account.as_ref(), || Self::open(id, put, account.clone()));
+        opened.map_err(|error| refused("become another user", &error, FailureKind::NoSuchUser))?
+    }
+
+    fn open(id: RequestId, put: &PutFile, account: Option<Account>) -> Result<Self, Outcome> {
         let target = PathBuf::from(os(&put.path));
         let invalid = |reason| {
             failed(
@@ -66,7 +76,7 @@ impl Upload {
         // fail only after all was sent.
         let found = match put.existing {
             Existing::Replaced => target.symlink_metadata().ok().filter(|f| !f.is_symlink()),
-            Existing::Overwritten => target.metadata().ok(),
+            _ => target.metadata().ok(),
         };
         let exists = found.is_some();
         match found {
@@ -76,25 +86,27 @@ impl Upload {
             }
             _ => {}
         }
+        if put.parents {
+            fs::create_dir_all(directory).map_err(|error| {
+                let attempt = format_args!("make the directory {}", directory.display());
+                refused(attempt, &error, FailureKind::NoSuchDirectory)
+            })?;
+        }
         let opened = match put.existing {
             Existing::Replaced => create_beside(directory).map(|(file, temporary)| {
                 let replacing = Replacing {
                     temporary,
+                    account,
                     mode: put.mode,
                     complete: false,
                 };
                 (file, Some(replacing))
             }),
-            Existing::Overwritten => open_in_place(&target, put.mode).map(|file| (file, None)),
+            in_place => open_in_place(&target, put.mode, in_place).map(|file| (file, None)),
         };
         let (file, replacing) = opened.map_err(|error| {
             let at = target.display();
             match (put.existing, exists) {
-                (Existing::Overwritten, _) => refused(
-                    format_args!("overwrite {at}"),
-                    &error,
-                    FailureKind::NoSuchDirectory,
-                ),
                 // Such as one of procfs, which says that there is no such file.
                 (Existing::Replaced, true) => refused(
                     format_args!("write {at} anew, and not in place: create a file beside it"),
@@ -103,6 +115,11 @@ impl Upload {
                 ),
                 (Existing::Replaced, false) => refused(
                     format_args!("write {at}: create a file in {}", directory.display()),
+                    &error,
+                    FailureKind::NoSuchDirectory,
+                ),
+                _ => refused(
+                    format_args!("overwrite {at}"),
                     &error,
                     FailureKind::NoSuchDirectory,
                 ),
@@ -117,41 +134,22 @@ impl Upload {
         })
     }
 
-    /// Adds content. The outer error is a violation of the protocol, the inner one ends the
-    /// request.
-    pub(crate) fn arrive(
-        &mut self,
-        bytes: &[u8],
-        out: &mut Outgoing,
-    ) -> Result<Result<(), Outcome>, Violation> {
-        self.inflow.arrive(bytes.len())?;
-        Ok(match self.file.write_all(bytes) {
-            Ok(()) => {
-                self.written += bytes.len() as u64;
-                self.inflow.consume(bytes.len(), out);
-                Ok(())
-            }
-            Err(error) => Err(self.refused("write", &error)),
-        })
-    }
-
-    /// Ends the content: gives a new file its mode and its name.
-    pub(crate) fn finish(mut self) -> Outcome {
-        if let Some(replacing) = &self.replacing {
-            let mode = Permissions::from_mode(replacing.mode);
+    /// Gives a new file its mode and its name.
+    fn publish(&mut self) -> Result<(), Outcome> {
+        let Some(replacing) = &mut self.replacing else {
+            return Ok(());
+        };
+        let mode = Permissions::from_mode(replacing.mode);
+        let named = as_user(replacing.account.as_ref(), || {
             if let Err(error) = self.file.set_permissions(mode) {
-                return self.refused("set the mode of", &error);
+                return Err(("set the mode of", error));
             }
-            if let Err(error) = std::fs::rename(&replacing.temporary, &self.target) {
-                return self.refused("give its name to", &error);
-            }
-        }
-        if let Some(replacing) = &mut self.replacing {
-            replacing.complete = true;
-        }
-        Outcome::FileWritten {
-            bytes: self.written,
-        }
+            fs::rename(&replacing.temporary, &self.target)
+                .map_err(|error| ("give its name to", error))
+        });
+        let named = named.unwrap_or_else(|error| Err(("become the owner of", error)));
+        replacing.complete = named.is_ok();
+        named.map_err(|(attempt, error)| self.refused(attempt, &error))
     }
 
     fn refused(&self, attempt: &str, error: &io::Error) -> Outcome {
@@ -160,29 +158,71 @@ impl Upload {
     }
 }
 
+impl Transfer for Upload {
+    fn content(
+        &mut self,
+        _: RequestId,
+        bytes: &[u8],
+        out: &mut Outgoing,
+    ) -> Result<Option<Outcome>, Violation> {
+        self.inflow.arrive(bytes.len())?;
+        Ok(match self.file.write_all(bytes) {
+            Ok(()) => {
+                self.written += bytes.len() as u64;
+                self.inflow.consume(bytes.len(), out);
+                None
+            }
+            Err(error) => Some(self.refused("write", &error)),
+        })
+    }
+
+    fn end_of_content(&mut self, _: RequestId) -> Result<Option<Outcome>, Violation> {
+        Ok(Some(match self.publish() {
+            Ok(()) => Outcome::FileWritten {
+                bytes: self.written,
+            },
+            Err(outcome) => outcome,
+        }))
+    }
+}
+
 impl Drop for Replacing {
     fn drop(&mut self) {
         if !self.complete {
             // Nothing can be done about a directory that became read-only meanwhile.
-            let _ = std::fs::remove_file(&self.temporary);
+            let _ = as_user(self.account.as_ref(), || fs::remove_file(&self.temporary));
         }
     }
 }
 
-/// Opens a file as it is, by a link or not, and empties it; makes it if it is not there.
-fn open_in_place(target: &Path, mode: u32) -> io::Result<File> {
+/// Opens a file as it is, by a link or not, to write what is asked for of it; makes it if it is not
+/// there.
+fn open_in_place(target: &Path, mode: u32, existing: Existing) -> io::Result<File> {
     // Anything but a regular file was refused before, unless a program of the guest swapped it
     // since.
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
     let mut options = OpenOptions::new();
-    options.write(true).truncate(true).custom_flags(flags);
+    options.write(true).custom_flags(flags);
+    match existing {
+        Existing::Appended => options.append(true),
+        Existing::WrittenAt(_) => options.truncate(false),
+        Existing::Overwritten | Existing::Replaced => options.truncate(true),
+    };
+    let mut file = open_or_make(&options, target, mode)?;
+    if let Existing::WrittenAt(offset) = existing {
+        file.seek(SeekFrom::Start(offset))?;
+    }
+    Ok(file)
+}
+
+fn open_or_make(options: &OpenOptions, target: &Path, mode: u32) -> io::Result<File> {
     match options.clone().create_new(true).mode(0o600).open(target) {
         Ok(file) => {
             file.set_permissions(Permissions::from_mode(mode))?;
             Ok(file)
         }
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            options.create(true).mode(mode).open(target)
+            options.clone().create(true).mode(mode).open(target)
         }
         Err(error) => Err(error),
     }

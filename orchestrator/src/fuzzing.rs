@@ -122,6 +122,19 @@ pub fn guest_to_host(bytes: &[u8]) {
                 told(running.output().await);
             }
         };
+        let files = async {
+            if !on(2) {
+                return;
+            }
+            let files = guest.files().as_user("user");
+            told(files.metadata("/tmp/a").await);
+            told(files.attributes("/tmp/a").await);
+            told(files.list_deep("/tmp", 3).await);
+            told(files.remove_all("/tmp/a").await);
+            if let Some(mut reader) = told(files.reader("/tmp/a", 1, Some(9)).await) {
+                let _ = reader.read_to_end(&mut Vec::new()).await;
+            }
+        };
         // Polled in this order, so that their ids are always the same.
         tokio::join!(
             exec,
@@ -131,6 +144,7 @@ pub fn guest_to_host(bytes: &[u8]) {
             ping,
             identity,
             known,
+            files,
             answer(theirs, &stream)
         );
     });

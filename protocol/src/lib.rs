@@ -5,7 +5,7 @@
 //!
 //! * [`frame`]: how a byte stream is cut into frames, and how two ends that lost each other
 //!   (a snapshot was restored, a host process was replaced) find a common start again;
-//! * [`message`]: what is in the frames.
+//! * [`message`]: what is in the frames; of files, [`file`], and [`records`] where there are many.
 //!
 //! On top of them, [`session`] is a guest's end of a line, shared by all guests.
 //!
@@ -35,6 +35,8 @@
 
 extern crate alloc;
 
+mod bounds;
+pub mod file;
 pub mod frame;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -44,6 +46,7 @@ pub mod message;
 pub mod os_bytes;
 mod outgoing;
 pub mod process_table;
+pub mod records;
 mod ring;
 pub mod session;
 mod shown;

@@ -89,6 +89,21 @@ pub const MAX_PATH: usize = 4096;
 /// Maximum length of the name of a user and a group, in bytes.
 pub const MAX_USER: usize = 256;
 
+/// Maximum depth of a list of files, or of a tree that is removed: the guest has a directory open
+/// for each.
+pub const MAX_DEPTH: u32 = 128;
+
+/// Maximum length of the name of an extended attribute, in bytes (Linux: `XATTR_NAME_MAX`).
+pub const MAX_ATTRIBUTE_NAME: usize = 255;
+
+/// Limit of a file's extended attributes together, in bytes, each with its name (Linux:
+/// `XATTR_SIZE_MAX`).
+pub const MAX_ATTRIBUTES: usize = 64 * 1024;
+
+/// Maximum length of a [record](crate::records), in bytes: a path, a link's target, two names, and
+/// numbers.
+pub const MAX_RECORD: usize = 2 * MAX_PATH + 2 * MAX_USER + 128;
+
 /// Maximum length of a host name, in bytes (Linux: `HOST_NAME_MAX`).
 pub const MAX_HOSTNAME: usize = 64;
 

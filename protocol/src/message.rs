@@ -3,14 +3,18 @@
 //! Variants are identified by their position: new ones are added at the end, and any other change
 //! raises [`VERSION`](crate::VERSION).
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::bounds::OutOfBounds;
+use crate::bounds::{check, check_mode, check_path, check_user};
+use crate::file::{FileInfo, FileRequest, check_attributes};
 use crate::limits::{
-    ARGUMENT_OVERHEAD, MAX_ARGUMENT, MAX_ARGUMENTS, MAX_CHUNK, MAX_HOSTNAME, MAX_LISTED, MAX_PATH,
-    MAX_PROGRAM, MAX_SIGNAL, MAX_TAG, MAX_TEXT, MAX_USER, OUTPUT_WINDOW, TAKEN_PORTION, WINDOW,
+    ARGUMENT_OVERHEAD, MAX_ARGUMENT, MAX_ARGUMENTS, MAX_CHUNK, MAX_HOSTNAME, MAX_LISTED,
+    MAX_PROGRAM, MAX_SIGNAL, MAX_TAG, MAX_TEXT, OUTPUT_WINDOW, TAKEN_PORTION, WINDOW,
 };
 use crate::os_bytes::OsBytes;
 
@@ -93,6 +97,13 @@ pub enum ToGuest {
     Acknowledge {
         /// The command.
         exec: ExecId,
+    },
+    /// Gives the terminal of a command another size.
+    Resize {
+        /// The request.
+        id: RequestId,
+        /// The size.
+        size: TerminalSize,
     },
 }
 
@@ -217,6 +228,15 @@ pub enum Request {
         /// The command.
         exec: ExecId,
     },
+    /// Looks at files, or changes them.
+    File(FileRequest),
+    /// Gives the terminal of a command another size, whoever listens to it.
+    Resize {
+        /// The command.
+        exec: ExecId,
+        /// The size.
+        size: TerminalSize,
+    },
 }
 
 /// The command to attach to, and the offsets to begin at.
@@ -314,12 +334,16 @@ pub enum Stderr {
 /// A file to write.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PutFile {
-    /// The absolute path in the guest; its directory must exist.
+    /// The absolute path in the guest.
     pub path: OsBytes,
     /// The permission bits; a file that is overwritten keeps its own.
     pub mode: u32,
     /// What to do with an existing file.
     pub existing: Existing,
+    /// The user whose permissions count and whose file it is, as for [`Exec::user`].
+    pub user: Option<OsBytes>,
+    /// Whether to make the directories that are missing.
+    pub parents: bool,
 }
 
 /// What to do with an existing file of that name.
@@ -330,6 +354,10 @@ pub enum Existing {
     Replaced,
     /// Overwrite its content: it keeps its owner, mode and other names.
     Overwritten,
+    /// Write into it from this offset on, and keep the rest of it.
+    WrittenAt(u64),
+    /// Write behind its end.
+    Appended,
 }
 
 /// A file to read.
@@ -337,6 +365,12 @@ pub enum Existing {
 pub struct GetFile {
     /// The absolute path in the guest.
     pub path: OsBytes,
+    /// The offset to begin at.
+    pub from: u64,
+    /// The number of bytes to read at most, if not up to its end.
+    pub length: Option<u64>,
+    /// The user whose permissions count, as for [`Exec::user`].
+    pub user: Option<OsBytes>,
 }
 
 /// The outcome of a request.
@@ -374,6 +408,22 @@ pub enum Outcome {
     Delivered,
     /// The request is detached; the command continues.
     Detached,
+    /// A file's properties.
+    FileInfo(Box<FileInfo>),
+    /// The files were listed, as [records](crate::records) in the content.
+    Listed {
+        /// The number of files.
+        files: u64,
+        /// The number of directories that could not be read.
+        unread: u64,
+    },
+    /// The change is made.
+    Changed {
+        /// The number of files that were made or removed.
+        files: u64,
+    },
+    /// A file's extended attributes, by name.
+    Attributes(Vec<(OsBytes, OsBytes)>),
 }
 
 /// A command in a list.
@@ -456,19 +506,10 @@ pub enum FailureKind {
     NoSuchUser,
     /// This guest can't do it.
     Unsupported,
-}
-
-/// The error of a message beyond the limits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct OutOfBounds(&'static str);
-
-fn check(within: bool, what: &'static str) -> Result<(), OutOfBounds> {
-    if within {
-        Ok(())
-    } else {
-        Err(OutOfBounds(what))
-    }
+    /// There is something of that name.
+    Exists,
+    /// The directory is not empty.
+    NotEmpty,
 }
 
 /// An empty chunk uses no credit, so it could be sent without end.
@@ -491,31 +532,11 @@ fn check_signal(signal: i32) -> Result<(), OutOfBounds> {
     )
 }
 
-fn check_path(path: &OsBytes) -> Result<(), OutOfBounds> {
-    let path = path.as_bytes();
-    check(
-        path.starts_with(b"/"),
-        "a path in the guest must be absolute",
-    )?;
-    check(path.len() <= MAX_PATH, "a path is longer than 4096 bytes")?;
-    check(!path.contains(&0), "a path holds a NUL byte")
-}
-
 fn check_tag(tag: &OsBytes) -> Result<(), OutOfBounds> {
     check(
         tag.as_bytes().len() <= MAX_TAG,
         "a command's tag is longer than 128 bytes",
     )
-}
-
-fn check_user(user: &OsBytes) -> Result<(), OutOfBounds> {
-    let user = user.as_bytes();
-    check(!user.is_empty(), "the name of a user is empty")?;
-    check(
-        user.len() <= MAX_USER,
-        "the name of a user is longer than 256 bytes",
-    )?;
-    check(!user.contains(&0), "the name of a user holds a NUL byte")
 }
 
 /// Checked here, because the guest's kernel would only report "too long".
@@ -582,9 +603,12 @@ impl Request {
     /// The part that is beyond the limits.
     pub fn validate(&self) -> Result<(), OutOfBounds> {
         match self {
-            Self::Ping | Self::Shutdown | Self::List | Self::Attach(_) | Self::Kill { .. } => {
-                Ok(())
-            }
+            Self::Ping
+            | Self::Shutdown
+            | Self::List
+            | Self::Attach(_)
+            | Self::Kill { .. }
+            | Self::Resize { .. } => Ok(()),
             Self::Signal { signal, .. } => check_signal(*signal),
             Self::SetIdentity(new) => {
                 let name = &new.identity.hostname;
@@ -607,10 +631,15 @@ impl Request {
                 exec.cwd.as_ref().map_or(Ok(()), check_path)
             }
             Self::PutFile(put) => {
-                check(put.mode <= 0o7777, "a mode is more than permission bits")?;
+                check_mode(put.mode)?;
+                put.user.as_ref().map_or(Ok(()), check_user)?;
                 check_path(&put.path)
             }
-            Self::GetFile(get) => check_path(&get.path),
+            Self::GetFile(get) => {
+                get.user.as_ref().map_or(Ok(()), check_user)?;
+                check_path(&get.path)
+            }
+            Self::File(request) => request.validate(),
         }
     }
 }
@@ -693,6 +722,14 @@ impl ToHost {
                 check(commands.len() <= MAX_LISTED, "a list of too many commands")?;
                 commands.iter().try_for_each(CommandInfo::validate)
             }
+            Self::Done {
+                outcome: Outcome::FileInfo(info),
+                ..
+            } => info.validate(),
+            Self::Done {
+                outcome: Outcome::Attributes(attributes),
+                ..
+            } => check_attributes(attributes),
             Self::Fault { reason } => check(reason.len() <= MAX_TEXT, "a fault's text is too long"),
             Self::Attached { stdin, .. } => stdin.map_or(Ok(()), |at| {
                 check(

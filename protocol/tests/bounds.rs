@@ -96,12 +96,21 @@ fn a_file_needs_an_absolute_path_and_a_plain_mode() {
             path: path.into(),
             mode,
             existing: Existing::Replaced,
+            user: None,
+            parents: false,
         })
     };
     assert!(put("/a", 0o644).validate().is_ok());
     assert!(put("a", 0o644).validate().is_err());
     assert!(put("/a", 0o10_0644).validate().is_err());
-    let get = |path: String| Request::GetFile(GetFile { path: path.into() });
+    let get = |path: String| {
+        Request::GetFile(GetFile {
+            path: path.into(),
+            from: 0,
+            length: None,
+            user: None,
+        })
+    };
     assert!(
         get(format!("/{}", "x".repeat(MAX_PATH)))
             .validate()

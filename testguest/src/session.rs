@@ -5,7 +5,8 @@ use alloc::format;
 use alloc::string::ToString;
 
 use ironclaw_protocol::message::{
-    Failure, FailureKind, Outcome, Request, RequestId, ToGuest, ToHost, bounded_text,
+    Existing, Failure, FailureKind, Outcome, PutFile, Request, RequestId, ToGuest, ToHost,
+    bounded_text,
 };
 use ironclaw_protocol::process_table::{Listener, SessionKey, Turn};
 use ironclaw_protocol::session::{self, Heard, Violation};
@@ -188,6 +189,8 @@ impl Session {
             ToGuest::Signal { id, signal } => commands.signal(by(id), signal),
             ToGuest::Detach { id } => commands.detach(by(id)),
             ToGuest::Acknowledge { exec } => commands.acknowledge(exec),
+            // There are no terminals.
+            ToGuest::Resize { .. } => {}
         }
         Ok(())
     }
@@ -245,6 +248,14 @@ impl Session {
                     }
                 }
             }
+            Request::Resize { .. } => unsupported("this guest has no terminals"),
+            Request::File(_) => unsupported("this guest has a table of files, and no directories"),
+            Request::PutFile(put) if !is_whole(&put) => {
+                unsupported("this guest writes whole files of its own")
+            }
+            Request::GetFile(get) if get.from > 0 || get.length.is_some() || get.user.is_some() => {
+                unsupported("this guest reads whole files of its own")
+            }
             Request::PutFile(put) => match Files::check_path(&put.path.to_string()) {
                 Ok(()) => {
                     let transfer = Transfer::receive(put.path.to_string(), put.mode);
@@ -268,6 +279,18 @@ impl Session {
     fn done(&mut self, id: RequestId, outcome: Outcome) {
         self.end.out.push(&ToHost::Done { id, outcome });
     }
+}
+
+fn is_whole(put: &PutFile) -> bool {
+    let whole = matches!(put.existing, Existing::Replaced | Existing::Overwritten);
+    whole && put.user.is_none() && !put.parents
+}
+
+fn unsupported(reason: &str) -> Outcome {
+    Outcome::Failed(Failure {
+        kind: FailureKind::Unsupported,
+        message: reason.into(),
+    })
 }
 
 #[cfg(test)]

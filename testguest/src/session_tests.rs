@@ -369,6 +369,8 @@ fn a_file_comes_back_as_it_was_put() {
         path: "/tmp/a".into(),
         mode: 0o640,
         existing: Existing::Replaced,
+        user: None,
+        parents: false,
     });
     assert_eq!(talk.request(1, put), []);
     let bytes = vec![5; MAX_CHUNK];
@@ -378,6 +380,9 @@ fn a_file_comes_back_as_it_was_put() {
     });
     let get = Request::GetFile(GetFile {
         path: "/tmp/a".into(),
+        from: 0,
+        length: None,
+        user: None,
     });
     assert_eq!(
         failure(&talk.request(2, get.clone())),
@@ -409,6 +414,8 @@ fn a_file_that_does_not_fit_is_refused_while_it_comes() {
         path: "/big".into(),
         mode: 0o600,
         existing: Existing::Replaced,
+        user: None,
+        parents: false,
     });
     talk.request(1, put);
     let data = ToGuest::Data {

@@ -16,6 +16,7 @@ extern crate ironclaw_test_harness;
 mod apart;
 mod command;
 mod ends;
+mod on_terminal;
 mod qemu;
 mod run;
 mod snapshots;

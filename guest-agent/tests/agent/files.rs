@@ -15,12 +15,17 @@ fn put(path: &Path, mode: u32) -> Request {
         path: text(path).into(),
         mode,
         existing: Existing::Replaced,
+        user: None,
+        parents: false,
     })
 }
 
 fn get(path: &Path) -> Request {
     Request::GetFile(GetFile {
         path: text(path).into(),
+        from: 0,
+        length: None,
+        user: None,
     })
 }
 
@@ -312,6 +317,8 @@ fn a_file_that_is_overwritten_stays_the_same_with_its_mode_and_links() {
             path: text(path).into(),
             mode: 0o640,
             existing: Existing::Overwritten,
+            user: None,
+            parents: false,
         })
     };
     let id = host.start(overwrite(&link));

@@ -84,6 +84,9 @@ fn a_slow_reader_of_a_file_gets_all_of_it_and_never_more_than_it_granted() {
     std::fs::write(&path, pattern()).unwrap();
     let get = Request::GetFile(GetFile {
         path: text(&path).into(),
+        from: 0,
+        length: None,
+        user: None,
     });
     let (all, outcome) = read_slowly(&mut agent.host(), get, Stream::File);
     assert!(matches!(outcome, Outcome::FileRead { bytes, .. } if bytes == MIB as u64));
@@ -212,6 +215,9 @@ fn a_host_that_asks_and_never_listens_is_not_read_any_more() {
         let id = ironclaw_protocol::message::RequestId(id);
         let get = GetFile {
             path: "/no/such/file".repeat(50).into(),
+            from: 0,
+            length: None,
+            user: None,
         };
         let message = ToGuest::Request {
             id,
@@ -253,6 +259,8 @@ fn the_biggest_window_of_an_upload_is_taken_without_waiting() {
         path: text(&path).into(),
         mode: 0o600,
         existing: Existing::Replaced,
+        user: None,
+        parents: false,
     }));
     let run = host.finish(id, &pattern());
     assert_eq!(run.outcome, Outcome::FileWritten { bytes: MIB as u64 });

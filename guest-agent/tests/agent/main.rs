@@ -9,9 +9,11 @@
 
 mod attach;
 mod exec;
+mod file_requests;
 mod files;
 mod flow;
 mod host;
 mod processes;
+mod terminal;
 mod users;
 mod wire;

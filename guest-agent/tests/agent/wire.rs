@@ -108,6 +108,9 @@ fn a_message_out_of_bounds_is_a_fault() {
             id: RequestId(1),
             request: Request::GetFile(GetFile {
                 path: "relative".into(),
+                from: 0,
+                length: None,
+                user: None,
             }),
         },
         ToGuest::Request {

@@ -7,11 +7,13 @@
 use std::fs;
 use std::path::Path;
 
+use ironclaw_protocol::file::{FileInfo, FileKind, FileOperation, FileRequest, FileTime};
 use ironclaw_protocol::frame::encode;
 use ironclaw_protocol::message::{
     Attach, CommandEnd, CommandInfo, Exec, ExecId, Existing, Failure, FailureKind, GetFile, Kept,
     Outcome, PutFile, Request, RequestId, Stderr, StdinAt, Stream, ToGuest, ToHost,
 };
+use ironclaw_protocol::records;
 
 use super::identity;
 use crate::template;
@@ -25,8 +27,51 @@ fn frame(message: &impl ironclaw_protocol::frame::Message, out: &mut Vec<u8>) {
     out.extend(payload);
 }
 
+/// Returns answers to the requests about files, which are asked last and one after the other.
+fn of_files() -> Vec<ToHost> {
+    let info = |path: &str| FileInfo {
+        path: path.into(),
+        kind: FileKind::Link,
+        mode: 0o777,
+        uid: 0,
+        gid: 1000,
+        owner: "root".into(),
+        group: "".into(),
+        size: 5,
+        modified: FileTime {
+            seconds: -1,
+            nanos: 7,
+        },
+        target: Some("../x".into()),
+    };
+    let done = |id, outcome| ToHost::Done {
+        id: RequestId(id),
+        outcome,
+    };
+    let data = |id, bytes: &[u8]| ToHost::Data {
+        id: RequestId(id),
+        stream: Stream::File,
+        bytes: bytes.to_vec(),
+    };
+    let mut listed = Vec::new();
+    for path in ["/tmp/a", "/tmp/a/b"] {
+        records::append(&info(path), &mut listed).unwrap();
+    }
+    let (files, unread) = (2, 1);
+    vec![
+        done(8, Outcome::FileInfo(Box::new(info("/tmp/a")))),
+        done(9, Outcome::Attributes(vec![("user.a".into(), "b".into())])),
+        data(10, &listed[..9]),
+        data(10, &listed[9..]),
+        done(10, Outcome::Listed { files, unread }),
+        done(11, Outcome::Changed { files }),
+        data(12, b"content"),
+        done(12, Outcome::FileRead { mode: 0, bytes: 7 }),
+    ]
+}
+
 /// Returns answers to the requests of `guest_to_host`, and more.
-fn of_guests() -> [Vec<ToHost>; 5] {
+fn of_guests() -> [Vec<ToHost>; 6] {
     let [exec, streamed, get, put, ping, identity, list, attach] =
         [0, 1, 2, 3, 4, 5, 6, 7].map(RequestId);
     let data = |id, stream, bytes: &[u8]| ToHost::Data {
@@ -61,6 +106,7 @@ fn of_guests() -> [Vec<ToHost>; 5] {
             done(ping, Outcome::Pong),
             done(identity, Outcome::IdentitySet),
         ],
+        of_files(),
         vec![
             done(
                 exec,
@@ -151,6 +197,8 @@ fn of_hosts() -> [Vec<ToGuest>; 4] {
                     path: "/tmp/a".into(),
                     mode: 0o644,
                     existing: Existing::Replaced,
+                    user: None,
+                    parents: false,
                 }),
             ),
             ToGuest::Data {
@@ -162,6 +210,19 @@ fn of_hosts() -> [Vec<ToGuest>; 4] {
                 1,
                 Request::GetFile(GetFile {
                     path: "/tmp/a".into(),
+                    from: 0,
+                    length: None,
+                    user: None,
+                }),
+            ),
+            request(
+                2,
+                Request::File(FileRequest {
+                    user: Some("user".into()),
+                    operation: FileOperation::List {
+                        path: "/tmp".into(),
+                        depth: 2,
+                    },
                 }),
             ),
         ],
@@ -310,10 +371,14 @@ fn write_the_seeds() {
         fs::create_dir_all(&directory).unwrap();
         fs::write(directory.join(name), bytes).unwrap();
     };
-    for (messages, name) in of_guests()
-        .iter()
-        .zip(["commands", "files", "failures", "fault", "attached"])
-    {
+    for (messages, name) in of_guests().iter().zip([
+        "commands",
+        "files",
+        "file_requests",
+        "failures",
+        "fault",
+        "attached",
+    ]) {
         let mut bytes = vec![0x7f];
         messages
             .iter()

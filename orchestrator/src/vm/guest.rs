@@ -11,10 +11,13 @@ mod debug_tests;
 mod dispatch;
 mod error;
 mod events;
+#[cfg(test)]
+mod file_requests_tests;
 mod file_streams;
 #[cfg(test)]
 mod file_streams_tests;
 mod file_transfer;
+mod files;
 mod inbox;
 mod known;
 mod line;
@@ -33,10 +36,7 @@ mod wire;
 use std::path::Path;
 use std::time::Duration;
 
-use ironclaw_protocol::limits::MAX_CHUNK;
-use ironclaw_protocol::message::{
-    Attach, Existing, GetFile, Outcome, PutFile, Request, SetIdentity,
-};
+use ironclaw_protocol::message::{Attach, Existing, Outcome, Request, SetIdentity};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
@@ -48,17 +48,18 @@ pub use command::{Command, ExitStatus, MAX_COLLECTED, Output};
 pub use error::{GuestError, Printed};
 pub use events::Events;
 pub use file_streams::{FileReader, FileWriter};
+pub use files::{FileInfo, Files, Listing, WriteOptions};
 pub use inbox::Position;
+pub use ironclaw_protocol::file::FileKind;
 pub use ironclaw_protocol::frame::FrameError;
-pub use ironclaw_protocol::message::{FailureKind, OutOfBounds};
+pub use ironclaw_protocol::message::{FailureKind, OutOfBounds, TerminalSize};
 pub use known::{CommandId, KnownCommand};
 pub use running::{ExecEvent, Running, StdinWriter};
 pub use streams::{InputStream, OutputStream, Streams};
 
-use command::{Stdin, bytes};
+use command::Stdin;
 use connection::Connection;
-use file_transfer::{no_file, unless_stalled, wrong};
-use inbox::Arrival;
+use file_transfer::wrong;
 use running::{Deadline, Pending, within};
 
 /// Timeout of a guest's answers about its commands.
@@ -305,6 +306,17 @@ impl Guest {
         self.deliver("kill a command", request).await
     }
 
+    /// Gives the [terminal](Command::pty) of a command another size, whoever started it. One that has
+    /// ended is no error.
+    ///
+    /// # Errors
+    /// As for [`signal`](Self::signal), also if the command has no terminal.
+    pub async fn resize(&self, id: CommandId, size: TerminalSize) -> Result<(), GuestError> {
+        let exec = id.0;
+        let request = Request::Resize { exec, size };
+        self.deliver("resize a terminal", request).await
+    }
+
     async fn deliver(&self, operation: &'static str, request: Request) -> Result<(), GuestError> {
         match self.ask(operation, request, COMMANDS_TIMEOUT).await? {
             Outcome::Delivered => Ok(()),
@@ -358,28 +370,12 @@ impl Guest {
         existing: Existing,
         content: &[u8],
     ) -> Result<(), GuestError> {
-        let put = PutFile {
-            path: bytes(path),
+        let options = WriteOptions {
             mode,
             existing,
+            parents: false,
         };
-        let operation = "go on writing a file";
-        loop {
-            let request = self.pending(Request::PutFile(put.clone()));
-            let mut pending = unless_stalled(operation, request).await?;
-            let mut writer = pending.writer();
-            for chunk in content.chunks(MAX_CHUNK) {
-                unless_stalled(operation, writer.write_all(chunk)).await?;
-            }
-            drop(writer);
-            match unless_stalled(operation, pending.next()).await? {
-                Arrival::Done(Outcome::FileWritten { bytes }) if bytes == content.len() as u64 => {
-                    return Ok(());
-                }
-                Arrival::Interrupted => {}
-                other => return Err(no_file("a file to write", other)),
-            }
-        }
+        self.files().write(path, options, content).await
     }
 
     /// Reads a regular file, `path` in the guest, of at most `limit` bytes. It may take any time
@@ -394,30 +390,7 @@ impl Guest {
         path: impl AsRef<Path>,
         limit: u64,
     ) -> Result<Vec<u8>, GuestError> {
-        let get = GetFile {
-            path: bytes(path.as_ref()),
-        };
-        let operation = "go on reading a file";
-        'asked: loop {
-            let request = self.pending(Request::GetFile(get.clone()));
-            let mut pending = unless_stalled(operation, request).await?;
-            let mut content = Vec::new();
-            loop {
-                match unless_stalled(operation, pending.next()).await? {
-                    Arrival::Data(_, bytes) => content.extend_from_slice(&bytes),
-                    Arrival::Done(Outcome::FileRead { bytes, .. })
-                        if bytes == content.len() as u64 =>
-                    {
-                        return Ok(content);
-                    }
-                    Arrival::Interrupted => continue 'asked,
-                    other => return Err(no_file("a file to read", other)),
-                }
-                if content.len() as u64 > limit {
-                    return Err(GuestError::TooMuchOutput { limit });
-                }
-            }
-        }
+        self.files().read(path, limit).await
     }
 
     /// Opens a regular file to read it as a stream, of whatever size.
@@ -426,8 +399,7 @@ impl Guest {
     /// As for [`get_file`](Self::get_file), as far as they are known when the guest begins to send
     /// it.
     pub async fn open_file(&self, path: impl AsRef<Path>) -> Result<FileReader, GuestError> {
-        let path = bytes(path.as_ref());
-        FileReader::open(self.connection.connector(), path).await
+        self.files().reader(path, 0, None).await
     }
 
     /// Creates a file to write it as a stream, of whatever size: as [`put_file`](Self::put_file)
@@ -465,11 +437,17 @@ impl Guest {
         mode: u32,
         existing: Existing,
     ) -> Result<FileWriter, GuestError> {
-        let put = PutFile {
-            path: bytes(path),
+        let options = WriteOptions {
             mode,
             existing,
+            parents: false,
         };
-        FileWriter::open(&self.connection.connector(), put).await
+        self.files().writer(path, options).await
+    }
+
+    /// Returns access to its files.
+    #[must_use]
+    pub fn files(&self) -> Files<'_> {
+        Files::new(&self.connection)
     }
 }

@@ -62,9 +62,9 @@ pub use config_builder::ConfigBuilder;
 pub use error_kind::ErrorKind;
 pub use exit_reason::ExitReason;
 pub use guest::{
-    Command, CommandId, Events, ExecEvent, ExitStatus, FailureKind, FileReader, FileWriter,
-    GuestError, InputStream, KnownCommand, Output, OutputStream, Position, Printed, Running,
-    StdinWriter, Streams,
+    Command, CommandId, Events, ExecEvent, ExitStatus, FailureKind, FileInfo, FileKind, FileReader,
+    FileWriter, Files, GuestError, InputStream, KnownCommand, Listing, Output, OutputStream,
+    Position, Printed, Running, StdinWriter, Streams, TerminalSize, WriteOptions,
 };
 pub use identity::BadName;
 pub use instance::VmError;

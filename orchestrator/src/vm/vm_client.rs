@@ -12,7 +12,8 @@ use tracing::instrument::Instrumented;
 use crate::vm::checkpoint::{self, CheckpointError, CheckpointOptions};
 use crate::vm::exit_reason::ExitReason;
 use crate::vm::guest::{
-    Command, CommandId, FileReader, FileWriter, GuestError, KnownCommand, Output, Position, Running,
+    Command, CommandId, FileReader, FileWriter, Files, GuestError, KnownCommand, Output, Position,
+    Running, TerminalSize,
 };
 use crate::vm::instance::{Instance, VmError};
 use crate::vm::lifecycle::{Request, State};
@@ -152,6 +153,19 @@ impl VmClient {
         self.within(self.0.guest.signal(id, signal)).await
     }
 
+    /// Gives the terminal of a command another size, whoever started it; see
+    /// [`Guest::resize`](super::guest::Guest::resize).
+    ///
+    /// # Errors
+    /// As for [`Guest::resize`](super::guest::Guest::resize).
+    pub async fn resize_command(
+        &self,
+        id: CommandId,
+        size: TerminalSize,
+    ) -> Result<(), GuestError> {
+        self.within(self.0.guest.resize(id, size)).await
+    }
+
     /// Kills a command with all that descends from it, whoever started it; see
     /// [`Guest::kill`](super::guest::Guest::kill).
     ///
@@ -240,6 +254,13 @@ impl VmClient {
         mode: u32,
     ) -> Result<FileWriter, GuestError> {
         self.within(self.0.guest.rewrite_file(path, mode)).await
+    }
+
+    /// Returns access to the guest's files: to list, look at, make, move and remove them, and to read
+    /// and write parts and streams of them, as a user of choice.
+    #[must_use]
+    pub fn files(&self) -> Files<'_> {
+        self.0.guest.files()
     }
 
     /// Waits for an answer of the agent, for at most `patience`.

@@ -4,7 +4,9 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::time::Duration;
 
-use ironclaw_orchestrator::vm::{Command, ExecEvent, ExitStatus, GuestError, VmHandle};
+use ironclaw_orchestrator::vm::{
+    Command, ExecEvent, ExitStatus, GuestError, TerminalSize, VmHandle,
+};
 
 use crate::fixture::{sh, vm};
 
@@ -50,6 +52,27 @@ async fn a_command_of_another_user_has_its_groups_its_home_and_its_permissions()
     let text = missing.unwrap_err().to_string();
     assert!(text.contains("no-such-user"), "{text}");
     assert_eq!(sh(&vm, "id -u; echo $USER $HOME").await, "0\nroot /root\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_is_its_users_and_has_the_size_asked_for() {
+    let Some(vm) = vm("terminal").await else {
+        return;
+    };
+    let size = TerminalSize {
+        rows: 33,
+        columns: 101,
+    };
+    let script = "stty size </dev/tty; stat -c %u $(tty); id -u; read line; echo got $line; exit 3";
+    let command = Command::new("sh").args(["-c", script]).user("nobody");
+    let mut running = vm.start(command.pty(size).stdin_piped()).await.unwrap();
+    let mut typing = running.take_stdin().unwrap();
+    typing.write_all(b"hello\n").await.unwrap();
+    let output = running.output().await.unwrap();
+    assert_eq!(output.status, ExitStatus::Code(3));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("33 101\r\n65534\r\n65534\r\n"), "{text}");
+    assert!(text.ends_with("got hello\r\n"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,6 +20,7 @@ mod clones;
 mod commands;
 mod examples;
 mod faults;
+mod files;
 mod fixture;
 mod guest_system;
 mod leases;

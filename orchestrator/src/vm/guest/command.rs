@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ironclaw_protocol::message::{Exec, ExecId, Stderr};
+use ironclaw_protocol::message::{Exec, ExecId, Stderr, TerminalSize};
 use ironclaw_protocol::os_bytes::OsBytes;
 use serde::Serialize;
 
@@ -34,6 +34,7 @@ pub struct Command {
     keep: bool,
     user: Option<OsString>,
     tag: OsString,
+    terminal: Option<TerminalSize>,
     pub(super) max_output: u64,
     pub(super) stdin: Stdin,
 }
@@ -59,6 +60,7 @@ impl Command {
             keep: false,
             user: None,
             tag: OsString::new(),
+            terminal: None,
             max_output: MAX_COLLECTED,
             stdin: Stdin::Empty,
         }
@@ -142,6 +144,27 @@ impl Command {
         self
     }
 
+    /// Runs it on a pseudo-terminal of this size, as its controlling terminal, in a session of its own.
+    /// All output comes as standard output; what is written to a [piped](Self::stdin_piped) standard
+    /// input is typed, and its end types Ctrl-D. `TERM` is `xterm` unless it is set.
+    /// [`Running::resize`](super::Running::resize) changes the size. When the command ends, or is
+    /// killed, the terminal hangs up.
+    ///
+    /// A program that can't be executed, though it is there, shows that on the terminal and exits with
+    /// 126 or 127.
+    ///
+    /// ```
+    /// # use ironclaw_orchestrator::vm::{Command, TerminalSize};
+    /// let size = TerminalSize { rows: 24, columns: 80 };
+    /// let command = Command::new("sh").pty(size).stdin_piped();
+    /// # let _ = command;
+    /// ```
+    #[must_use]
+    pub fn pty(mut self, size: TerminalSize) -> Self {
+        self.terminal = Some(size);
+        self
+    }
+
     /// Uses one pipe for standard output and standard error, like `2>&1`: all output comes as
     /// standard output, in the order in which it was written.
     #[must_use]
@@ -197,7 +220,7 @@ impl Command {
             keep: self.keep,
             user: self.user.as_ref().map(bytes),
             tag: bytes(&self.tag),
-            terminal: None,
+            terminal: self.terminal,
             argv: self.argv.iter().map(bytes).collect(),
             env: self
                 .env
@@ -284,6 +307,7 @@ impl fmt::Debug for Command {
             .field("keep", &self.keep)
             .field("user", &self.user)
             .field("tag", &self.tag)
+            .field("terminal", &self.terminal)
             .finish_non_exhaustive()
     }
 }

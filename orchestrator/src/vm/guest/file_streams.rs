@@ -7,7 +7,6 @@ use std::task::{Context, Poll, ready};
 
 use ironclaw_protocol::limits::MAX_CHUNK;
 use ironclaw_protocol::message::{FailureKind, GetFile, Outcome, PutFile, Request};
-use ironclaw_protocol::os_bytes::OsBytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connection::Connector;
@@ -106,8 +105,7 @@ impl Source {
 }
 
 impl FileReader {
-    pub(super) async fn open(connector: Connector, path: OsBytes) -> Result<Self, GuestError> {
-        let get = GetFile { path };
+    pub(super) async fn open(connector: Connector, get: GetFile) -> Result<Self, GuestError> {
         let request = asked(&connector, Request::GetFile(get.clone()));
         let source = Source {
             pending: unless_stalled(READ, request).await?,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_core::Stream as _;
 use ironclaw_protocol::VERSION;
-use ironclaw_protocol::limits::{OUTPUT_WINDOW, WINDOW};
+use ironclaw_protocol::limits::{MAX_CHUNK, OUTPUT_WINDOW, WINDOW};
 use ironclaw_protocol::message::{Failure, RequestId, Stream, ToGuest, ToHost};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use ironclaw_protocol::VERSION;
 use ironclaw_protocol::frame::{self, MAGIC};
 use ironclaw_protocol::limits::{MAX_CHUNK, MAX_REQUEST_FRAME, MAX_REQUESTS, WINDOW};
-use ironclaw_protocol::message::{Attach, Request, RequestId, ToGuest};
+use ironclaw_protocol::message::{Attach, Request, RequestId, TerminalSize, ToGuest};
 use tokio::sync::{Notify, Semaphore};
 
 use super::activity::Requests;
@@ -216,6 +216,12 @@ impl Line {
                 open.keep_signal(signal);
             }
         })
+    }
+
+    /// Gives the terminal of a request's command another size.
+    pub(super) fn resize(&self, id: RequestId, size: TerminalSize) -> Result<(), GuestError> {
+        let message = ToGuest::Resize { id, size };
+        self.send_about(id, &message, |open, _| open.resize(size))
     }
 
     /// Records that the caller took a part of a request's output.

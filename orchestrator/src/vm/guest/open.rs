@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use ironclaw_protocol::limits::{MAX_CHUNK, WINDOW};
-use ironclaw_protocol::message::{ExecId, Request, RequestId, StdinAt, Stream, ToGuest};
+use ironclaw_protocol::message::{
+    ExecId, Request, RequestId, StdinAt, Stream, TerminalSize, ToGuest,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -19,7 +21,7 @@ const MAX_SIGNALS: usize = 64;
 pub(super) enum Kind {
     /// A command, which continues without a session.
     Command(ExecId),
-    /// A file, which has to be sent again.
+    /// About files: its owner decides how to ask again.
     File,
     /// A request that can be repeated.
     Question,
@@ -30,7 +32,7 @@ impl Kind {
         match request {
             Request::Exec(exec) => Self::Command(exec.id),
             Request::Attach(attach) => Self::Command(attach.exec),
-            Request::PutFile(_) | Request::GetFile(_) => Self::File,
+            Request::PutFile(_) | Request::GetFile(_) | Request::File(_) => Self::File,
             _ => Self::Question,
         }
     }
@@ -80,6 +82,8 @@ pub(super) struct Open {
     content: Content,
     awaits_reader: bool,
     signals: Vec<i32>,
+    /// The size that its terminal got last.
+    size: Option<TerminalSize>,
     /// When it was abandoned.
     pub(super) left: Option<(Instant, Leave)>,
 }
@@ -123,6 +127,7 @@ impl Open {
             content: Content::default(),
             awaits_reader: false,
             signals: Vec::new(),
+            size: None,
             left: None,
         }
     }
@@ -214,6 +219,11 @@ impl Open {
         }
     }
 
+    /// Records the size of its terminal.
+    pub(super) fn resize(&mut self, size: TerminalSize) {
+        self.size = Some(size);
+    }
+
     /// Records that the guest found the command again, with its standard input at this point.
     /// Returns the messages for it.
     pub(super) fn attached(
@@ -255,6 +265,8 @@ impl Open {
         if self.awaits_reader {
             messages.push(ToGuest::AwaitReader { id });
         }
+        let size = self.size;
+        messages.extend(size.map(|size| ToGuest::Resize { id, size }));
         let signals = self.signals.drain(..);
         messages.extend(signals.map(|signal| ToGuest::Signal { id, signal }));
         messages.extend(self.left.map(|(_, how)| how.message(id)));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ironclaw_protocol::limits::MAX_CHUNK;
-use ironclaw_protocol::message::{Outcome, RequestId, Stream};
+use ironclaw_protocol::message::{Outcome, RequestId, Stream, TerminalSize};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
@@ -266,6 +266,16 @@ impl Running {
     pub fn signal(&self, signal: i32) -> Result<(), GuestError> {
         let Ticket { id, line, .. } = &self.pending.ticket;
         line.signal(*id, signal)
+    }
+
+    /// Gives the command's [terminal](super::Command::pty) another size, of which the programs on it
+    /// learn. Without a terminal it has no effect. Never waits.
+    ///
+    /// # Errors
+    /// [`GuestError::Closed`] if the session is over.
+    pub fn resize(&self, size: TerminalSize) -> Result<(), GuestError> {
+        let Ticket { id, line, .. } = &self.pending.ticket;
+        line.resize(*id, size)
     }
 
     /// Returns whether the guest ran out of memory and its kernel killed a process of the command
