@@ -92,7 +92,8 @@ impl TemplateStore {
         Ok(listed.collect())
     }
 
-    /// Deletes a template. Snapshots made from it stay usable: they hold all they need.
+    /// Deletes a template. Snapshots made from it stay usable, since they hold all they need, unless it has a
+    /// root disk, whose image they read.
     ///
     /// # Errors
     /// [`TemplateError::NotFound`], [`TemplateError::NotOurs`], or if files can't be removed.
