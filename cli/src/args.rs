@@ -14,6 +14,7 @@ use ironclaw_bench::{bench, soak};
 use ironclaw_console::streams::{Stderr, Stdout};
 use ironclaw_console::written;
 use ironclaw_orchestrator::template::TemplateHash;
+use ironclaw_orchestrator::template::oci::RootSource;
 use ironclaw_orchestrator::vm::config::BackendChoice;
 use ironclaw_orchestrator::vm::snapshot::SnapshotId;
 
@@ -261,9 +262,15 @@ pub(crate) struct Run {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TemplateTask {
-    /// Build a template from Debian's packages and make it the default.
+    /// Build a template from Debian's packages and make it the default. With --from its root is what an
+    /// image, an archive or a directory holds, read-only on a disk below what a guest writes.
     #[command(after_help = help::TEMPLATE_EXAMPLES)]
-    Build,
+    Build {
+        /// Where the root comes from: oci:DIR[:REF], oci-archive:FILE[:REF], docker-archive:FILE[:REF],
+        /// rootfs:DIR or tar:FILE.
+        #[arg(long, value_name = "SOURCE", value_parser = OsStringValueParser::new().try_map(|text| RootSource::parse(&text)))]
+        from: Option<RootSource>,
+    },
     /// Make a template from a kernel of your own, whose guest speaks IronClaw's protocol, and make
     /// it the default.
     #[command(after_help = help::IMPORT_EXAMPLES)]

@@ -92,10 +92,13 @@ Examples:
 
 pub(crate) const TEMPLATE_EXAMPLES: &str = "\
 Needs apt-get and dpkg-deb; downloads some 30 MB. `ironclaw run` builds a template by itself when
-there is none.
+there is none. A later `template build` without --from makes one with a root in memory the default again.
 
 Examples:
   ironclaw template build
+  skopeo copy docker://debian:12 oci:debian:12 &&
+    ironclaw template build --from oci:debian:12
+  docker save app > app.tar && ironclaw template build --from docker-archive:app.tar
   ironclaw template list --json";
 
 pub(crate) const TEMPLATE_LIST_EXAMPLES: &str = "\

@@ -4,6 +4,7 @@ use anyhow::{Error, Result};
 use ironclaw_console::causes;
 use ironclaw_console::output::{self, blocking, mebibytes};
 use ironclaw_console::progress::Reporter;
+use ironclaw_orchestrator::template::oci::RootSource;
 use ironclaw_orchestrator::template::{
     BuildSpec, ImportSpec, Manifest, StoreError, Template, TemplateError, TemplateHash,
     TemplateStore,
@@ -29,7 +30,7 @@ struct Row {
 /// Builds, imports, lists, verifies or deletes templates.
 pub(crate) async fn perform(config: &Config, task: TemplateTask, json: bool) -> Result<u8> {
     match task {
-        TemplateTask::Build => build(config, json).await?,
+        TemplateTask::Build { from } => build(config, from, json).await?,
         TemplateTask::Import {
             kernel,
             initramfs,
@@ -51,13 +52,17 @@ pub(crate) async fn perform(config: &Config, task: TemplateTask, json: bool) -> 
     Ok(0)
 }
 
-async fn build(config: &Config, json: bool) -> Result<()> {
+async fn build(config: &Config, from: Option<RootSource>, json: bool) -> Result<()> {
     let reporter = Reporter::new();
     let (config, watcher) = (config.clone(), reporter.clone());
     let template = blocking(move || -> Result<_> {
         let spec = BuildSpec::new(find_guest_agent(&config)?);
         let store = TemplateStore::open(&config.template_path)?;
-        Ok(store.build(&spec, &mut |step| watcher.step(&step))?)
+        let progress = &mut |step| watcher.step(&step);
+        Ok(match from {
+            Some(source) => store.build_from(&spec, &source, progress)?,
+            None => store.build(&spec, progress)?,
+        })
     })
     .await?;
     reporter.clear();
@@ -98,10 +103,19 @@ fn show(template: &Template, json: bool) -> Result<()> {
     if json {
         return output::json(template.manifest());
     }
+    let manifest = template.manifest();
+    let root = match (&manifest.root_disk, &manifest.root_origin) {
+        (Some(disk), Some(origin)) => {
+            format!("  root {} of {}", mebibytes(disk.size), origin.source)
+        }
+        (Some(disk), None) => format!("  root {}", mebibytes(disk.size)),
+        (None, _) => String::new(),
+    };
     output::line(&format!(
-        "{}  kernel {}",
+        "{}  kernel {}{}",
         template.hash(),
-        template.manifest().kernel.release
+        manifest.kernel.release,
+        root
     ))
 }
 
@@ -172,6 +186,8 @@ async fn verify(config: &Config, selection: Templates, json: bool) -> Result<u8>
 async fn delete(config: &Config, selection: Templates, json: bool) -> Result<u8> {
     let done = for_each(config, selection, "deleting", |store, hash| {
         store.delete(hash)?;
+        // Shared ones stay.
+        store.remove_unused_layers()?;
         Ok(None)
     });
     each::deleted(&done.await?, "templates", json)

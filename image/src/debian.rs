@@ -17,6 +17,8 @@ mod vmlinux;
 pub(crate) use build::CACHE;
 pub use build::{BuildSpec, BusyboxSource, KernelSource};
 pub use compression::DecompressError;
+#[cfg(feature = "oci")]
+pub(crate) use initramfs::read_program;
 pub use module_error::ModuleError;
 
 #[cfg(test)]

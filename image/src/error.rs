@@ -18,6 +18,10 @@ pub enum TemplateError {
     /// The store can't be used, or the operating system refused something.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The source of a root can't be used.
+    #[cfg(feature = "oci")]
+    #[error(transparent)]
+    Source(#[from] crate::oci::SourceError),
     /// A file that has to be read as a whole is larger than anything that belongs there.
     #[error("{path} is larger than {limit} bytes", path = .path.display())]
     TooLarge {

@@ -29,7 +29,7 @@ impl TemplateHash {
     pub(crate) fn new(
         kernel: &Sha256Digest,
         initramfs: Option<&Sha256Digest>,
-        root_disk: Option<&Sha256Digest>,
+        (root_disk, config): (Option<&Sha256Digest>, Option<&Sha256Digest>),
         boot_args: &str,
     ) -> Self {
         // The digests have a fixed length, so the concatenation can't be read in two ways; a
@@ -37,8 +37,9 @@ impl TemplateHash {
         let initramfs = initramfs.map_or_else(|| "-".to_owned(), Sha256Digest::to_string);
         // No boot arguments have a line feed.
         let root_disk = root_disk.map_or_else(String::new, |image| format!("{image}\n"));
+        let config = config.map_or_else(String::new, |config| format!("config {config}\n"));
         Self(Sha256Digest::of(format!(
-            "{kernel}{initramfs}{root_disk}{boot_args}"
+            "{kernel}{initramfs}{root_disk}{config}{boot_args}"
         )))
     }
 }

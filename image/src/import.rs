@@ -73,6 +73,7 @@ impl TemplateStore {
                 agent_sha256: None,
             }),
             root_disk: spec.root_disk.as_deref(),
+            root_origin: None,
             boot_args: spec.boot_args.clone(),
         };
         self.write(content, progress)

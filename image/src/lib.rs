@@ -11,6 +11,7 @@
 //!               template.json   Manifest
 //!        default -> <hash>      replaced atomically by a build
 //!        .cache/                downloaded packages, checked again on every use
+//!        .layers/               unpacked layers of images, see `oci::LayerStore`
 //!        .staging-*/            builds under way; locked while their process lives
 //!        .lock                  held by the process that builds or deletes
 //! ```
@@ -33,6 +34,8 @@ mod file;
 mod fixture;
 mod hash;
 mod import;
+#[cfg(feature = "debian")]
+mod kept_root;
 mod kernel;
 #[cfg(feature = "oci")]
 pub mod layer;
@@ -41,6 +44,9 @@ mod manifest;
 pub mod oci;
 #[cfg(feature = "oci")]
 pub mod recipe;
+mod root_origin;
+#[cfg(all(feature = "debian", feature = "oci"))]
+mod rooted;
 mod step;
 mod store;
 mod template;
@@ -59,6 +65,7 @@ pub use import::ImportSpec;
 pub use ironclaw_store::{Sha256Digest, StoreError};
 pub use kernel::KernelError;
 pub use manifest::{FORMAT, Initramfs, Kernel, Manifest, PackageVersion, RootDisk};
+pub use root_origin::RootOrigin;
 pub use step::Step;
 pub use store::{Listed, TemplateStore};
 pub use template::Template;

@@ -10,12 +10,13 @@ use serde::{Deserialize, Serialize};
 use crate::error::TemplateError;
 use crate::file;
 use crate::hash::TemplateHash;
+use crate::root_origin::RootOrigin;
 
 /// The version of the manifest's format.
 pub const FORMAT: u16 = 1;
 
 /// Size limit of a manifest, in bytes.
-const MAX_MANIFEST: u64 = 64 * 1024;
+pub(crate) const MAX_MANIFEST: u64 = 1 << 20;
 
 /// The inputs of a template, and hashes of its files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +38,9 @@ pub struct Manifest {
     /// The image of the guest's root; without one, its root is in memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root_disk: Option<RootDisk>,
+    /// Where the root came from, if it was built.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_origin: Option<RootOrigin>,
     /// Arguments for the guest's kernel that every VMM passes; backends add their own.
     pub boot_args: String,
     /// The time of the build, in seconds since 1970-01-01 00:00:00 UTC.
@@ -107,25 +111,26 @@ impl Manifest {
     pub(crate) fn new(
         kernel: Kernel,
         initramfs: Option<Initramfs>,
-        root_disk: Option<RootDisk>,
+        (root_disk, root_origin): (Option<RootDisk>, Option<RootOrigin>),
         boot_args: String,
     ) -> Self {
         // A clock before 1970 is no reason to fail: the time is only shown.
         let created = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |time| time.as_secs());
-        let archive = initramfs.as_ref().map(|initramfs| &initramfs.sha256);
-        let image = root_disk.as_ref().map(|image| &image.sha256);
-        Self {
+        let mut manifest = Self {
             format: FORMAT,
             protocol: ironclaw_protocol::VERSION,
-            hash: TemplateHash::new(&kernel.sha256, archive, image, &boot_args),
+            hash: kernel.sha256.into(),
             kernel,
             initramfs,
             root_disk,
+            root_origin,
             boot_args,
             created,
-        }
+        };
+        manifest.hash = manifest.computed_hash();
+        manifest
     }
 
     /// Reads the manifest of the template `hash` and checks that this program can use it.
@@ -182,13 +187,17 @@ impl Manifest {
         let packages = [self.kernel.package.as_ref(), busybox.flatten()];
         let packages = packages.into_iter().flatten();
         let packages = packages.flat_map(|package| [&*package.name, &package.version]);
-        packages.chain([&*self.kernel.release, &self.boot_args])
+        let source = self.root_origin.as_ref().map(|origin| &*origin.source);
+        let texts = packages.chain([&*self.kernel.release, &self.boot_args]);
+        texts.chain(source)
     }
 
     fn computed_hash(&self) -> TemplateHash {
         let initramfs = self.initramfs.as_ref().map(|initramfs| &initramfs.sha256);
         let image = self.root_disk.as_ref().map(|image| &image.sha256);
-        TemplateHash::new(&self.kernel.sha256, initramfs, image, &self.boot_args)
+        let config = self.root_origin.as_ref().map(RootOrigin::config_digest);
+        let root = (image, config.as_ref());
+        TemplateHash::new(&self.kernel.sha256, initramfs, root, &self.boot_args)
     }
 }
 

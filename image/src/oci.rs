@@ -25,7 +25,7 @@ mod source;
 mod tests;
 mod unpack;
 
-pub use config::ImageConfig;
+pub use crate::root_origin::ImageConfig;
 pub use error::SourceError;
 #[cfg(feature = "fuzzing")]
 pub use fuzzed::fuzz;

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+#[cfg(feature = "oci")]
+use crate::oci::RootStep;
+
 /// The next step of a build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -18,6 +21,9 @@ pub enum Step {
         /// The name of the package.
         package: String,
     },
+    /// Makes the root.
+    #[cfg(feature = "oci")]
+    Root(RootStep),
     /// Decompresses the kernel's image.
     ExtractingKernel,
     /// Packs the initramfs.
@@ -32,6 +38,8 @@ impl fmt::Display for Step {
             Self::Waiting => f.write_str("waiting for another build"),
             Self::Downloading { package } => write!(f, "downloading {package}"),
             Self::Unpacking { package } => write!(f, "unpacking {package}"),
+            #[cfg(feature = "oci")]
+            Self::Root(step) => step.fmt(f),
             Self::ExtractingKernel => f.write_str("extracting the kernel"),
             Self::Packing => f.write_str("packing the initramfs"),
             Self::Publishing => f.write_str("publishing the template"),

@@ -200,7 +200,7 @@ impl TemplateStore {
         durable::sync_directory(self.root()).map_err(TemplateError::io("sync", self.root()))
     }
 
-    fn default_hash(&self) -> Result<Option<TemplateHash>, TemplateError> {
+    pub(crate) fn default_hash(&self) -> Result<Option<TemplateHash>, TemplateError> {
         let link = self.root().join(DEFAULT);
         match fs::read_link(&link) {
             Ok(target) => Ok(Some(target.to_string_lossy().parse()?)),

@@ -9,6 +9,7 @@ use ironclaw_store::{Sha256Digest, copy_file, file as durable};
 use crate::error::TemplateError;
 use crate::file;
 use crate::manifest::{Initramfs, Kernel, Manifest, PackageVersion, RootDisk};
+use crate::root_origin::RootOrigin;
 use crate::step::Step;
 use crate::store::TemplateStore;
 use crate::template::Template;
@@ -27,6 +28,8 @@ pub(crate) struct Content<'a> {
     pub(crate) initramfs: Option<Archive<'a>>,
     /// The file with the image of a root disk, which is copied.
     pub(crate) root_disk: Option<&'a Path>,
+    /// Where the root came from, if that is known.
+    pub(crate) root_origin: Option<RootOrigin>,
     pub(crate) boot_args: String,
 }
 
@@ -77,6 +80,7 @@ impl TemplateStore {
             release,
             initramfs,
             root_disk,
+            root_origin,
             boot_args,
         } = content;
         progress(Step::Publishing);
@@ -96,7 +100,7 @@ impl TemplateStore {
                 sha256: Sha256Digest::of(archive.content),
                 size: archive.content.len() as u64,
             }),
-            root_disk.transpose()?,
+            (root_disk.transpose()?, root_origin),
             boot_args,
         );
         let write = |name: &str, content: &[u8]| {

@@ -13,6 +13,7 @@ use super::packages::{Package, Workshop};
 use super::{directory, initramfs, tool, vmlinux};
 use crate::error::TemplateError;
 use crate::file;
+use crate::kept_root::Root;
 use crate::kernel;
 use crate::manifest::PackageVersion;
 use crate::step::Step;
@@ -127,11 +128,11 @@ impl TemplateStore {
         // Read first: the most likely mistake should not cost a download.
         let agent = initramfs::read_program(&spec.agent)?;
         let _lock = self.lock(|| progress(Step::Waiting))?;
-        self.build_with(spec, agent, progress)
+        self.build_with(spec, agent, None, progress)
     }
 
     /// Returns the default template if its agent is that of `spec`; otherwise builds one like
-    /// [`build`](Self::build). Of many processes that come at once, one builds.
+    /// [`build`](Self::build), with the root of the default one if that is on a disk. Of many processes that come at once, one builds.
     ///
     /// # Errors
     /// As for [`build`](Self::build).
@@ -147,14 +148,16 @@ impl TemplateStore {
         {
             return Ok(template);
         }
-        self.build_with(spec, agent, progress)
+        let root = self.default_root()?;
+        self.build_with(spec, agent, root, progress)
     }
 
     /// Builds while the caller holds the lock.
-    fn build_with(
+    pub(crate) fn build_with(
         &self,
         spec: &BuildSpec,
         agent: Vec<u8>,
+        root: Option<Root>,
         progress: &mut dyn FnMut(Step),
     ) -> Result<Template, TemplateError> {
         let staging = self.stage()?;
@@ -185,7 +188,8 @@ impl TemplateStore {
                 busybox: busybox.package.map(PackageVersion::from),
                 agent_sha256: Some(agent_sha256),
             }),
-            root_disk: None,
+            root_disk: root.as_ref().map(|root| &*root.image),
+            root_origin: root.as_ref().and_then(|root| root.origin.clone()),
             boot_args: BOOT_ARGS.to_owned(),
         };
         self.write(content, progress)

@@ -62,7 +62,7 @@ const DIRECTORIES: [(&str, u32); 17] = [
 ];
 
 /// Reads a program that runs in the guest, where there is no dynamic linker.
-pub(super) fn read_program(path: &Path) -> Result<Vec<u8>, TemplateError> {
+pub(crate) fn read_program(path: &Path) -> Result<Vec<u8>, TemplateError> {
     let bytes = file::read(path, MAX_PROGRAM)?;
     match elf::not_static(&bytes) {
         None => Ok(bytes),

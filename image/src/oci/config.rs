@@ -3,47 +3,17 @@
 use std::collections::BTreeMap;
 
 use ironclaw_store::Sha256Digest;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::blob;
 use super::error::SourceError;
 use super::platform::{self, Platform};
+use crate::root_origin::ImageConfig;
 
 /// Limit of a config in bytes, and of what is kept of one.
 const MAX_CONFIG: usize = 256 << 10;
 /// Limit of an image's layers.
 const MAX_LAYERS: usize = 1024;
-
-/// The defaults of an image for the commands that run in it; nothing is said by what is empty.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-#[non_exhaustive]
-pub struct ImageConfig {
-    /// The environment, as `NAME=VALUE`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub env: Vec<String>,
-    /// The user and perhaps a group, by names or numbers: `user`, `uid:gid`.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub user: String,
-    /// The working directory.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub working_dir: String,
-    /// What precedes the arguments of a command.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub entrypoint: Vec<String>,
-    /// The command, or its arguments, if none is given.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub cmd: Vec<String>,
-    /// The signal that asks the command to end: `SIGTERM`, `15`.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub stop_signal: String,
-    /// Labels.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
-    /// The processor that it is for.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub architecture: String,
-}
 
 /// A config as it is in an image. Unknown fields are none of our business.
 #[derive(Debug, Deserialize)]
@@ -112,15 +82,6 @@ pub(super) fn parse(bytes: &[u8]) -> Result<(ImageConfig, Vec<Sha256Digest>), So
     }
     let ids = ids.iter().map(|id| blob::digest(id));
     Ok((config, ids.collect::<Result<_, _>>()?))
-}
-
-impl ImageConfig {
-    fn texts(&self) -> impl Iterator<Item = &String> {
-        let lists = [&self.env, &self.entrypoint, &self.cmd];
-        let labels = self.labels.iter().flat_map(|(name, value)| [name, value]);
-        let single = [&self.user, &self.working_dir, &self.stop_signal];
-        lists.into_iter().flatten().chain(labels).chain(single)
-    }
 }
 
 #[cfg(any(test, feature = "fuzzing"))]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use ironclaw_host::regular_file;
 use ironclaw_store::{
-    Artefact, DirLock, Pin, Sha256Digest, Store, StoreError, StoreName, Swept, file as durable,
+    Artefact, DirLock, Pin, Sha256Digest, Store, StoreError, StoreName, file as durable,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -179,10 +179,14 @@ impl LayerStore {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn sweep(&self, keep: &BTreeSet<Sha256Digest>) -> Result<Swept, StoreError> {
-        self.0.sweep(|id, _| {
-            let reason = "no template is made of this layer";
-            Ok::<_, StoreError>((!keep.contains(&id.0)).then(|| reason.to_owned()))
-        })
+    pub fn remove_all_but(&self, keep: &BTreeSet<Sha256Digest>) -> Result<(), StoreError> {
+        self.0.sweep(|_, _| Ok::<_, StoreError>(None))?;
+        for id in self.0.names()? {
+            if !keep.contains(&id.0) {
+                // One in use is left for the next time, and a foreign one for its owner.
+                self.0.delete(id, |_| Ok::<_, StoreError>(true))?;
+            }
+        }
+        Ok(())
     }
 }

@@ -4,10 +4,11 @@ use ironclaw_store::Sha256Digest;
 use serde::Deserialize;
 
 use super::blob::{self, Descriptor};
-use super::config::{self, ImageConfig};
+use super::config;
 use super::error::SourceError;
 use super::place::Place;
 use super::platform;
+use crate::root_origin::ImageConfig;
 
 /// The annotation with the name of an image.
 const REFERENCE: &str = "org.opencontainers.image.ref.name";

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use ironclaw_host::{regular_file, untrusted};
 use ironclaw_store::Sha256Digest;
 
-use super::config::ImageConfig;
 use super::docker_archive;
 use super::error::SourceError;
 use super::host_tree;
@@ -20,6 +19,7 @@ use super::place::Place;
 use super::source::RootSource;
 use crate::erofs::{self, ErofsError, Written};
 use crate::layer::{Limits, Merge};
+use crate::root_origin::ImageConfig;
 use crate::tree::FileTree;
 
 /// Limit of an image's layers, unpacked, in bytes.

@@ -1,6 +1,7 @@
 //! Where a root comes from, as people write it.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
@@ -46,6 +47,23 @@ pub enum RootSource {
 pub struct ParseSourceError {
     /// What was given.
     pub text: String,
+}
+
+impl fmt::Display for RootSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, path, reference) = match self {
+            Self::OciLayout {
+                directory,
+                reference,
+            } => ("oci", directory, reference.as_ref()),
+            Self::OciArchive { file, reference } => ("oci-archive", file, reference.as_ref()),
+            Self::DockerArchive { file, reference } => ("docker-archive", file, reference.as_ref()),
+            Self::Directory(path) => ("rootfs", path, None),
+            Self::Tar(path) => ("tar", path, None),
+        };
+        write!(f, "{kind}:{}", path.display())?;
+        reference.map_or(Ok(()), |reference| write!(f, ":{reference}"))
+    }
 }
 
 impl RootSource {

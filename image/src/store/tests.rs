@@ -55,6 +55,51 @@ fn damage(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     fs::write(path, bytes).unwrap();
 }
 
+#[cfg(feature = "oci")]
+#[test]
+fn a_root_from_elsewhere_stays_with_the_default_template_when_its_agent_is_replaced() {
+    use ironclaw_store::Sha256Digest;
+
+    use crate::oci::RootSource;
+
+    let bench = bench();
+    let archive = bench.inputs.join("root.tar");
+    // An archive of nothing but its end.
+    fs::write(&archive, [0; 1024]).unwrap();
+    let (spec, source) = (bench.spec("one"), RootSource::Tar(archive.clone()));
+    let built = bench.store.build_from(&spec, &source, &mut |_| {}).unwrap();
+    let origin = built.manifest().root_origin.clone().unwrap();
+    assert_eq!(origin.source, format!("tar:{}", archive.display()));
+    assert_eq!(origin.layers, [Sha256Digest::of([0; 1024])]);
+    let layer = |digest: &Sha256Digest| {
+        let layers = bench.store.root().join(".layers");
+        layers.join(digest.to_string()).exists()
+    };
+    assert!(layer(&origin.layers[0]) && built.verify().is_ok());
+    assert_eq!(
+        bench.store.default_template().unwrap().unwrap().hash(),
+        built.hash()
+    );
+
+    let again = bench
+        .store
+        .build_if_missing(&bench.spec("two"), &mut |_| {})
+        .unwrap();
+    assert_ne!(again.hash(), built.hash());
+    let (again, built) = (again.manifest(), built.manifest());
+    assert_eq!(
+        (&again.root_disk, &again.root_origin),
+        (&built.root_disk, &built.root_origin)
+    );
+
+    bench.store.delete(&built.hash).unwrap();
+    bench.store.remove_unused_layers().unwrap();
+    assert!(layer(&origin.layers[0]));
+    bench.store.delete(&again.hash).unwrap();
+    bench.store.remove_unused_layers().unwrap();
+    assert!(!layer(&origin.layers[0]));
+}
+
 #[test]
 fn an_empty_store_has_no_default() {
     let bench = bench();

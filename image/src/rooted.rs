@@ -1,0 +1,81 @@
+//! Templates with a root from elsewhere.
+
+use std::collections::BTreeSet;
+
+use ironclaw_host::untrusted;
+
+use crate::debian::{BuildSpec, read_program};
+use crate::error::TemplateError;
+use crate::kept_root::Root;
+use crate::oci::{LayerStore, RootBuilder, RootSource};
+use crate::root_origin::RootOrigin;
+use crate::step::Step;
+use crate::store::TemplateStore;
+use crate::template::Template;
+
+/// Directory of the layers in the store.
+const LAYERS: &str = ".layers";
+/// The image of a root, in the directory where it is made.
+const IMAGE: &str = "root-disk";
+
+impl TemplateStore {
+    /// Builds a template with a root from `source`, and makes it the default. Kernel and agent are
+    /// those of `spec`. Layers that no template is made of any more are removed.
+    ///
+    /// Blocks as [`build`](Self::build) does, and for as long as the root takes.
+    ///
+    /// # Errors
+    /// As for [`build`](Self::build), and if the source can't be used.
+    pub fn build_from(
+        &self,
+        spec: &BuildSpec,
+        source: &RootSource,
+        progress: &mut dyn FnMut(Step),
+    ) -> Result<Template, TemplateError> {
+        let agent = read_program(&spec.agent)?;
+        let _lock = self.lock(|| progress(Step::Waiting))?;
+        let layers = self.layers()?;
+        let staging = self.stage()?;
+        let image = staging.path().join(IMAGE);
+        let builder = RootBuilder::new(layers.clone());
+        let built = builder.build(source, &image, &mut |step| progress(Step::Root(step)))?;
+        let origin = RootOrigin {
+            // It is shown on terminals.
+            source: untrusted::line(&source.to_string()),
+            digest: built.digest,
+            layers: built.layers,
+            config: built.config,
+        };
+        let root = Root {
+            image,
+            origin: Some(origin),
+        };
+        let template = self.build_with(spec, agent, Some(root), progress)?;
+        self.sweep_layers(&layers)?;
+        Ok(template)
+    }
+
+    /// Removes the layers that no template is made of.
+    ///
+    /// # Errors
+    /// If the store can't be read, or files can't be removed.
+    pub fn remove_unused_layers(&self) -> Result<(), TemplateError> {
+        if self.root().join(LAYERS).exists() {
+            let _lock = self.lock(|| {})?;
+            self.sweep_layers(&self.layers()?)?;
+        }
+        Ok(())
+    }
+
+    fn layers(&self) -> Result<LayerStore, TemplateError> {
+        Ok(LayerStore::open(&self.root().join(LAYERS))?)
+    }
+
+    fn sweep_layers(&self, layers: &LayerStore) -> Result<(), TemplateError> {
+        // Those of a template that can't be loaded are unpacked again when it is built again.
+        let templates = self.list()?.into_iter().filter_map(|it| it.template.ok());
+        let origins = templates.filter_map(|it| it.manifest().root_origin.clone());
+        let keep: BTreeSet<_> = origins.flat_map(|origin| origin.layers).collect();
+        Ok(layers.remove_all_but(&keep)?)
+    }
+}
