@@ -11,6 +11,7 @@ mod fixture;
 mod host;
 mod life;
 mod load;
+mod orphans;
 mod own;
 mod plot;
 mod ratios;
@@ -61,6 +62,8 @@ pub struct Options {
     pub churn: Vec<usize>,
     /// Numbers of warm clones: only what one costs among so many is measured, unless there are none.
     pub clones: Vec<usize>,
+    /// Number of warm clones to hold until this process is killed, as a part of that.
+    pub hold: Option<usize>,
 }
 
 /// Measures and prints; returns whether no ratio exceeds its committed one grossly. A signal ends
@@ -74,9 +77,8 @@ pub async fn run(config: &Config, options: &Options, json: bool) -> Result<bool>
         churn::run(config, &options.churn, phases, &Own::default(), json).await?;
         return Ok(true);
     }
-    if !options.clones.is_empty() {
-        let rounds = usize::from(options.rounds);
-        crowd::run(config, &options.clones, rounds, &Own::default(), json).await?;
+    if let Some(clones) = options.hold {
+        orphans::hold(config, crowd::options(config, clones), clones).await?;
         return Ok(true);
     }
     // What can fail before minutes of measuring does.
@@ -88,6 +90,10 @@ pub async fn run(config: &Config, options: &Options, json: bool) -> Result<bool>
     if let Some(directory) = &options.plot {
         std::fs::create_dir_all(directory)
             .with_context(|| format!("can't make the directory {}", directory.display()))?;
+    }
+    if !options.clones.is_empty() {
+        crowd::run(config, options, &Own::default(), json).await?;
+        return Ok(true);
     }
     let own = Own::default();
     let report = own.measured(measure(config, options, &own)).await?;
@@ -159,10 +165,7 @@ async fn measure(config: &Config, options: &Options, own: &Own) -> Result<Report
 
     let tiers = vec![warm, restored, cold];
     let vmm = launcher.vmm().clone();
-    let guest = Guest {
-        memory_mib: launcher.machine().memory_mib,
-        vcpus: launcher.machine().vcpus,
-    };
+    let guest = Guest::of(launcher.machine());
     Ok(Report {
         ratios: Ratios::of(&tiers, &clones, &snapshots, memory_bytes)?,
         host: Host::new(&launcher.requirements().host, load_before)?,

@@ -173,11 +173,14 @@ pub(crate) struct Bench {
           value_parser = clap::value_parser!(u8).range(1..=200))]
     pub(crate) churn: Vec<u8>,
     /// Measure only what a warm clone costs among so many, each number by itself: to fill the pool, a
-    /// spawn, memory, and to close it. There has to be memory for them: 1 to 5 MiB each with the test
-    /// guest, which is not counted by the budget.
-    #[arg(long, value_name = "COUNTS", value_delimiter = ',', conflicts_with_all = ["quick", "plot", "compare", "churn"],
+    /// spawn, memory, to close it, and to sweep what a killed process with as many left. There has to
+    /// be memory for them: 1 to 5 MiB each with the test guest, which is not counted by the budget.
+    #[arg(long, value_name = "COUNTS", value_delimiter = ',', conflicts_with_all = ["quick", "compare", "churn"],
           value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub(crate) clones: Vec<u16>,
+    /// Hold so many warm clones until this process is killed: `--clones` starts it with that.
+    #[arg(long, hide = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub(crate) hold: Option<u16>,
 }
 
 impl From<Bench> for bench::Options {
@@ -189,6 +192,7 @@ impl From<Bench> for bench::Options {
             compare: task.compare,
             churn: task.churn.into_iter().map(usize::from).collect(),
             clones: task.clones.into_iter().map(usize::from).collect(),
+            hold: task.hold.map(usize::from),
         }
     }
 }

@@ -23,9 +23,9 @@ use std::time::Duration;
 use anyhow::Result;
 use ironclaw_bench::{bench, soak};
 use ironclaw_console::signals::{outlive_file_limit, until_first};
-use ironclaw_console::{descriptors, logging, runtime};
+use ironclaw_console::{logging, runtime};
 use ironclaw_orchestrator::vm::config::SETTINGS;
-use ironclaw_orchestrator::vm::dropped_vms_ended;
+use ironclaw_orchestrator::vm::{dropped_vms_ended, raise_open_files};
 use ironclaw_settings::is_stray;
 use tokio::time::timeout;
 
@@ -48,7 +48,9 @@ fn with_runtime(task: Task, set: &[(String, OsString)], json: bool) -> Result<u8
         _ => logging::Default::Warnings,
     })?;
     warn_of_strays();
-    descriptors::allow_most();
+    if let Err(error) = raise_open_files() {
+        tracing::debug!(%error, "the limit of open files stays");
+    }
     let runtime = runtime::start()?;
     let result = runtime.block_on(perform(task, set, json));
     runtime.shutdown_timeout(RUNDOWN_TIMEOUT);

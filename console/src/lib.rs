@@ -1,10 +1,9 @@
 //! The program's side towards a terminal or a pipe, and towards the system: standard streams, progress, the log,
-//! the signals that end it, threads and descriptors; and a guest's command, connected with all of these.
+//! the signals that end it, and threads; and a guest's command, connected with all of these.
 //! Knows no command of `ironclaw`.
 
 #![forbid(unsafe_code)]
 
-pub mod descriptors;
 mod error_chain;
 pub mod guest_io;
 pub mod logging;

@@ -3,7 +3,7 @@
 use std::io;
 
 use rustix::io::Errno;
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::own_groups;
 
@@ -21,6 +21,28 @@ pub fn of_start(error: io::Error) -> io::Error {
         Some(Errno::AGAIN) => io::Error::new(error.kind(), no_more_processes()),
         _ => of_files(error),
     }
+}
+
+/// Returns how many files this process may have open; `None`: any number.
+#[must_use]
+pub fn open_files() -> Option<u64> {
+    getrlimit(Resource::Nofile).current
+}
+
+/// Lets this process have as many open files as it may let itself have: raises the soft limit to the
+/// hard one. The usual soft limit of 1024 exists for programs that use select(2), which can't handle
+/// higher numbers, so this is for a whole program to decide, and not for a library. Programs that it
+/// starts from then on inherit the limit.
+///
+/// # Errors
+/// The kernel's; the limit stays as it is.
+pub fn raise_open_files() -> io::Result<()> {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    Ok(setrlimit(Resource::Nofile, most)?)
 }
 
 /// Checks that a program that this process starts may write a file of `bytes`. Writing more would end
@@ -105,6 +127,32 @@ mod tests {
         of_file_size(limit.unwrap_or(u64::MAX)).unwrap();
         assert_eq!(of_file_size(u64::MAX).is_ok(), limit.is_none());
         assert!(file_size(Some(4096)).contains("at most 4096 bytes (ulimit -f)"));
+    }
+
+    /// Set for the process that raises its limit.
+    const RAISES: &str = "IRONCLAW_TEST_RAISES_FILES";
+
+    #[test]
+    fn the_limit_of_open_files_is_raised_to_the_hard_one() {
+        if std::env::var_os(RAISES).is_some() {
+            assert_eq!(open_files(), Some(64));
+            raise_open_files().unwrap();
+            assert_eq!(open_files(), Some(128));
+            return;
+        }
+        let name = std::thread::current().name().unwrap().to_owned();
+        let raises = std::process::Command::new("/bin/sh")
+            .args(["-c", "ulimit -Hn 128; ulimit -Sn 64; exec \"$0\" \"$@\""])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", &name])
+            .env(RAISES, "1")
+            .output()
+            .unwrap();
+        let printed = String::from_utf8_lossy(&raises.stdout);
+        assert!(
+            raises.status.success() && printed.contains("1 passed"),
+            "{raises:?}"
+        );
     }
 
     #[test]

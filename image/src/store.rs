@@ -200,7 +200,11 @@ impl TemplateStore {
         durable::sync_directory(self.root()).map_err(TemplateError::io("sync", self.root()))
     }
 
-    pub(crate) fn default_hash(&self) -> Result<Option<TemplateHash>, TemplateError> {
+    /// Returns the hash of the default template, which may not be there.
+    ///
+    /// # Errors
+    /// If that can't be read.
+    pub fn default_hash(&self) -> Result<Option<TemplateHash>, TemplateError> {
         let link = self.root().join(DEFAULT);
         match fs::read_link(&link) {
             Ok(target) => Ok(Some(target.to_string_lossy().parse()?)),

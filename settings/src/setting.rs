@@ -90,6 +90,19 @@ pub(crate) fn variable(key: &str) -> String {
     format!("{PREFIX}{}", key.to_uppercase())
 }
 
+impl Takes {
+    /// Returns whether a number is in the range.
+    #[must_use]
+    pub fn allows(&self, number: u64) -> bool {
+        match *self {
+            Self::Number { least, most } => {
+                number >= least && most.is_none_or(|most| number <= most)
+            }
+            Self::Text => true,
+        }
+    }
+}
+
 impl fmt::Display for Takes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::file::{self, FileError};
 use crate::set_by::SetBy;
-use crate::setting::{DefaultValue, Setting, Takes};
+use crate::setting::{DefaultValue, Setting};
 
 /// A value that was set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,14 +150,8 @@ impl<'a> Values<'a> {
         let Some(number) = self.parse::<u64>(setting)? else {
             return Ok(None);
         };
-        let is_in_range = match setting.takes {
-            Takes::Number { least, most } => {
-                number >= least && most.is_none_or(|most| number <= most)
-            }
-            Takes::Text => true,
-        };
         match T::try_from(number) {
-            Ok(number) if is_in_range => Ok(Some(number)),
+            Ok(fits) if setting.takes.allows(number) => Ok(Some(fits)),
             _ => Err(self.bad(setting)),
         }
     }

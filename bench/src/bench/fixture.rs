@@ -6,6 +6,7 @@ use ironclaw_orchestrator::vm::vmm::{VmmIdentity, VmmKind};
 use ironclaw_orchestrator::vm::{Origin, Timings};
 
 use super::clones::Clones;
+use super::crowd::{self, Crowd};
 use super::faults::Faults;
 use super::host::{Host, Load};
 use super::life::Life;
@@ -112,5 +113,31 @@ pub(super) fn report() -> Report {
             burst: spawns(),
             sustained: spawns(),
         }],
+    }
+}
+
+/// Returns the report of pools with ever more clones.
+pub(super) fn crowds() -> crowd::Report {
+    let Report {
+        host, vmm, guest, ..
+    } = report();
+    let times = || Spread::of_times([Duration::from_millis(5)]).unwrap();
+    let bytes = || Spread::of([1 << 20]).unwrap();
+    let crowds = [10, 100, 1000].map(|clones| Crowd {
+        clones,
+        fill_ms: 10.0 * clones as f64,
+        spawn_ms: times(),
+        spawn_ratio: 1.0,
+        stats_ms: times(),
+        pss_bytes: bytes(),
+        uss_bytes: bytes(),
+        close_ms: clones as f64,
+        sweep_ms: clones as f64,
+    });
+    crowd::Report {
+        host,
+        vmm,
+        guest,
+        crowds: crowds.into(),
     }
 }

@@ -49,6 +49,19 @@ impl Host {
             load_after: Load::now()?,
         })
     }
+
+    /// `Some CPU, 2 processors, 15.6 GiB, Linux 6.1.0`
+    pub(super) fn line(&self) -> String {
+        let Self {
+            cpu_model,
+            processors,
+            memory_bytes,
+            kernel,
+            ..
+        } = self;
+        let gibibytes = *memory_bytes as f64 / f64::from(1 << 30);
+        format!("{cpu_model}, {processors} processors, {gibibytes:.1} GiB, Linux {kernel}")
+    }
 }
 
 impl Load {

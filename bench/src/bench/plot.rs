@@ -2,6 +2,7 @@
 
 mod canvas;
 mod chart;
+mod clones;
 mod latency;
 mod memory;
 mod stages;
@@ -11,12 +12,13 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use super::crowd;
 use super::report::Report;
 use canvas::Canvas;
 
 /// Draws all pictures into files of `directory`, which exists.
 pub(super) fn draw(report: &Report, directory: &Path) -> Result<()> {
-    let canvas = Canvas::new(directory, report);
+    let canvas = Canvas::new(directory, &report.host, &report.vmm, &report.guest);
     canvas.draw(
         "latency.svg",
         "Spawn to the agent's first answer, by tier",
@@ -37,10 +39,30 @@ pub(super) fn draw(report: &Report, directory: &Path) -> Result<()> {
     )
 }
 
+/// Draws the picture of pools with so many warm clones into a file of `directory`, which exists.
+pub(super) fn draw_crowds(report: &crowd::Report, directory: &Path) -> Result<()> {
+    let canvas = Canvas::new(directory, &report.host, &report.vmm, &report.guest);
+    canvas.draw(
+        "clones.svg",
+        "What a warm clone costs among so many of one snapshot",
+        |area| clones::draw(area, &report.crowds),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::fixture::report;
+    use crate::bench::fixture::{crowds, report};
+
+    #[test]
+    fn the_picture_of_many_clones_has_their_times_and_their_memory() {
+        let directory = tempfile::tempdir().unwrap();
+        draw_crowds(&crowds(), directory.path()).unwrap();
+        let svg = std::fs::read_to_string(directory.path().join("clones.svg")).unwrap();
+        for text in ["milliseconds", "MiB", "1000", "QEMU 7.2.0 (tcg)", "sweep"] {
+            assert!(svg.contains(text), "there is no {text:?}");
+        }
+    }
 
     #[test]
     fn each_picture_says_what_it_shows_and_what_it_was_measured_on() {

@@ -1,6 +1,6 @@
 //! The full report, as printed in JSON.
 
-use ironclaw_orchestrator::vm::vmm::VmmIdentity;
+use ironclaw_orchestrator::vm::vmm::{Machine, VmmIdentity};
 use serde::Serialize;
 
 use super::clones::Clones;
@@ -57,24 +57,15 @@ pub(super) struct Warmup {
     pub(super) took_ms: f64,
 }
 
-impl Report {
-    /// `QEMU 7.2.0 (tcg), guests of 128 MiB and 1 vCPU`
-    pub(super) fn vmm_line(&self) -> String {
-        let Guest { memory_mib, vcpus } = self.guest;
-        let vmm = &self.vmm;
-        format!("{vmm}, guests of {memory_mib} MiB and {vcpus} vCPU")
+impl Guest {
+    pub(super) fn of(machine: Machine) -> Self {
+        let Machine { memory_mib, vcpus } = machine;
+        Self { memory_mib, vcpus }
     }
 
-    /// `Some CPU, 2 processors, 15.6 GiB, Linux 6.1.0`
-    pub(super) fn host_line(&self) -> String {
-        let Host {
-            cpu_model,
-            processors,
-            memory_bytes,
-            kernel,
-            ..
-        } = &self.host;
-        let gibibytes = *memory_bytes as f64 / f64::from(1 << 30);
-        format!("{cpu_model}, {processors} processors, {gibibytes:.1} GiB, Linux {kernel}")
+    /// `QEMU 7.2.0 (tcg), guests of 128 MiB and 1 vCPU`
+    pub(super) fn line(&self, vmm: &VmmIdentity) -> String {
+        let Self { memory_mib, vcpus } = self;
+        format!("{vmm}, guests of {memory_mib} MiB and {vcpus} vCPU")
     }
 }

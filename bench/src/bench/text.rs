@@ -109,8 +109,8 @@ pub(super) fn comparison(comparison: &Comparison, measured: &Ratios) -> Result<(
 }
 
 fn heading(report: &Report) -> Result<()> {
-    output::line(&report.vmm_line())?;
-    output::line(&report.host_line())?;
+    output::line(&report.guest.line(&report.vmm))?;
+    output::line(&report.host.line())?;
     let load = |load: Load| format!("{:.2} {:.2} {:.2}", load.one, load.five, load.fifteen);
     let governor = match &report.host.cpu_governor {
         Some(governor) => format!("; CPU governor {governor}"),

@@ -182,6 +182,30 @@ impl Config {
         }
     }
 
+    /// Returns these settings for guests of another size.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] if no guest can have it.
+    pub fn with_machine(self, machine: Machine) -> Result<Self, ConfigError> {
+        let Machine { memory_mib, vcpus } = machine;
+        let numbers = [
+            (&MEMORY_MIB, u64::from(memory_mib)),
+            (&VCPUS, u64::from(vcpus)),
+        ];
+        for (setting, number) in numbers {
+            if !setting.takes.allows(number) {
+                let bad = BadValue {
+                    key: setting.key,
+                    set: setting.key.to_owned(),
+                    value: number.to_string(),
+                    expected: setting.expected(),
+                };
+                return Err(bad.into());
+            }
+        }
+        Ok(Self { machine, ..self })
+    }
+
     /// Reads the settings of this process, from its environment and from a file.
     ///
     /// # Errors

@@ -37,6 +37,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::sys::program::Program;
 use crate::vm::vmm::disks::{OpenDisks, blocking};
+use crate::vm::vmm::file_stamps::FileStamps;
 pub use crate::vm::vmm::jail::user::DEFAULT_USERS;
 use crate::vm::vmm::process::{Launch, Process};
 use crate::vm::vmm::run_directory::RunPath;
@@ -114,6 +115,7 @@ pub struct Firecracker {
     jailer: Option<Arc<Jailer>>,
     confined: Option<Arc<Confined>>,
     devices: Arc<Devices>,
+    found: FileStamps,
 }
 
 /// A machine that runs in a Firecracker process.
@@ -175,6 +177,7 @@ impl Firecracker {
             accelerator: KVM.to_owned(),
             devices: devices.digest(),
         };
+        let found = FileStamps::of([&*binary.path].into_iter().chain(devices.root_drive()));
         let path = match &jailer {
             None => binary.path,
             // The jailer resolves links before it names the jail after the file.
@@ -191,6 +194,7 @@ impl Firecracker {
             jailer: jailer.map(Arc::new),
             confined: None,
             devices: Arc::new(devices),
+            found,
         })
     }
 
@@ -395,6 +399,10 @@ impl Vmm for Firecracker {
         self.run.prepare()
     }
 
+    fn is_current(&self) -> bool {
+        self.found.hold()
+    }
+
     fn dropped_ended(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let rundown = self.run.rundown().clone();
         Box::pin(async move { rundown.ended().await })
@@ -445,6 +453,7 @@ impl Vmm for Firecracker {
             jailer,
             confined,
             devices: _,
+            found: _,
         } = self;
         let (run, jailer) = (run.root(), jailer.as_ref().map(|jailer| jailer.settings()));
         // Its devices are part of its identity.

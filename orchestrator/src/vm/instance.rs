@@ -19,7 +19,7 @@ use crate::vm::lifecycle::{Denied, Request, State};
 use crate::vm::snapshot::{Requirements, Snapshot, SnapshotStore};
 use crate::vm::vm_id::VmId;
 use crate::vm::vmm::{Images, MicroVm, VmmError, VmmProcess};
-use crate::vm::vms::Vms;
+use crate::vm::vms::{PoolVms, Vms};
 
 /// Capacity of the channel to the task, which takes requests at once.
 const MAILBOX: usize = 8;
@@ -191,8 +191,9 @@ impl Instance {
     }
 
     /// Lists it in `vms` until its end.
-    pub(crate) fn list_in(self: &Arc<Self>, vms: &Arc<Vms<Self>>) {
-        if self.listed.set(Arc::clone(vms)).is_err() {
+    pub(crate) fn list_in(self: &Arc<Self>, vms: &PoolVms<Self>) {
+        let all = vms.of_all_pools();
+        if self.listed.set(Arc::clone(all)).is_err() {
             return;
         }
         if !vms.insert(self.id, self) {
@@ -200,7 +201,7 @@ impl Instance {
         }
         // It may have ended before it was listed.
         if matches!(self.state(), State::Gone(_)) {
-            vms.remove(self.id);
+            all.remove(self.id);
         }
     }
 

@@ -66,6 +66,7 @@ pub use guest::{
     FileWriter, Files, GuestError, InputStream, KnownCommand, Listing, Output, OutputStream,
     Position, Printed, Running, StdinWriter, Streams, TerminalSize, WriteOptions,
 };
+pub use host_limits::raise_open_files;
 pub use identity::BadName;
 pub use instance::VmError;
 pub use launcher::{
@@ -79,7 +80,7 @@ pub use pool::{
 };
 pub use shared_pool::{
     close_pool, destroy_vm, get, list, pool_footprint, pool_stats, prometheus_text, refresh_pool,
-    spawn_vm, spawn_vm_with, warmup_pool,
+    spawn_vm, spawn_vm_on, spawn_vm_with, warmup_pool,
 };
 pub use vm_client::{Stopped, VmClient};
 pub use vm_handle::{DestroyError, Origin, Timings, VmHandle};

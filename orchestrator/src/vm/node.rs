@@ -1,15 +1,17 @@
 //! What belongs to this host, once for all pools of the process: the budget of its memory, and with it
 //! the one queue for room, the limit of starts and the processes that stand by; and which pools there
-//! are, those behind [`spawn_vm`](super::spawn_vm) by their templates.
+//! are, those behind [`spawn_vm`](super::spawn_vm) by their templates and machines.
 //!
 //! ```text
 //!   Node ──▶ host's budget ──▶ queue, starts, standby processes
-//!     ├────▶ pools that are open, whoever opened them, and what they handed out
-//!     └────▶ pools of the free functions
+//!     ├────▶ VMs that were handed out, whatever pool they are of
+//!     ├────▶ pools that are open, whoever opened them
+//!     └────▶ pools of the free functions, by template and machine
 //! ```
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::template::{Template, TemplateHash};
@@ -17,8 +19,8 @@ use crate::vm::config::Config;
 use crate::vm::instance::Instance;
 use crate::vm::launcher::{LaunchError, Launcher, Progress};
 use crate::vm::pool::{Budget, Limit, Numbers, Pool, PoolError, PoolOptions, WeakBudget, WeakPool};
-use crate::vm::vmm::Vmm;
 use crate::vm::vmm::rundown::Rundown;
+use crate::vm::vmm::{Machine, Vmm};
 use crate::vm::vms::Vms;
 
 /// The one of this process, which has one host.
@@ -30,13 +32,19 @@ pub(crate) struct Node {
     numbers: Numbers,
     rundown: Rundown,
     budgets: Mutex<Budgets>,
-    opened: Mutex<Opened>,
+    opened: Mutex<Vec<WeakPool>>,
+    vms: Arc<Vms<Instance>>,
     shared: Mutex<HashMap<PoolKey, Entry>>,
 }
 
-/// Of which template a pool is that the free functions share; the default one is known once its pool
-/// is opened.
-pub(crate) type PoolKey = Option<TemplateHash>;
+/// What the guests of a pool are that the free functions share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct PoolKey {
+    /// Their template; `None`: the default one, which is known once its pool is opened.
+    pub(crate) template: Option<TemplateHash>,
+    /// Their size; `None`: that of the settings.
+    pub(crate) machine: Option<Machine>,
+}
 
 /// A pool, once it is open. Opening one may take long, and blocks nobody who uses another.
 pub(crate) type Entry = Arc<tokio::sync::Mutex<Option<Shared>>>;
@@ -45,6 +53,8 @@ pub(crate) type Entry = Arc<tokio::sync::Mutex<Option<Shared>>>;
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) pool: Pool,
+    /// The store whose default template it is of, if it is.
+    pub(crate) default_in: Option<PathBuf>,
     pub(crate) looked: Instant,
 }
 
@@ -55,22 +65,18 @@ struct Budgets {
     shared: Vec<WeakBudget>,
 }
 
-#[derive(Debug, Default)]
-struct Opened {
-    /// Those that were opened, and may be gone.
-    pools: Vec<WeakPool>,
-    /// What they have handed out, whether they are there still or not.
-    vms: Vec<Weak<Vms<Instance>>>,
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {
-    pub(crate) fn now(pool: Pool) -> Self {
+    pub(crate) fn now(pool: Pool, default_in: Option<PathBuf>) -> Self {
         let looked = Instant::now();
-        Self { pool, looked }
+        Self {
+            pool,
+            default_in,
+            looked,
+        }
     }
 
     /// A pool lives in the async runtime that opened it: when that has ended, as between two tests,
@@ -102,12 +108,11 @@ impl Node {
 
     /// Opens a pool, which counts here.
     async fn open(&self, launcher: Launcher, options: PoolOptions) -> Result<Pool, PoolError> {
-        let pool = Pool::open_as(self.numbers.take(), launcher, options).await?;
+        let (number, vms) = (self.numbers.take(), self.vms.of_pool());
+        let pool = Pool::open_as(number, vms, launcher, options).await?;
         let mut opened = lock(&self.opened);
-        opened.pools.retain(WeakPool::may_be_there);
-        opened.pools.push(pool.downgrade());
-        opened.vms.retain(|vms| vms.strong_count() > 0);
-        opened.vms.push(Arc::downgrade(pool.handed_out()));
+        opened.retain(WeakPool::may_be_there);
+        opened.push(pool.downgrade());
         drop(opened);
         Ok(pool)
     }
@@ -137,15 +142,14 @@ impl Node {
 
     /// Returns the pools that are open, in the order in which they were opened.
     pub(crate) fn open_pools(&self) -> Vec<Pool> {
-        let there = lock(&self.opened).pools.clone();
+        let there = lock(&self.opened).clone();
         let upgraded = there.iter().filter_map(WeakPool::upgrade);
         upgraded.filter(Pool::is_alive).collect()
     }
 
-    /// Returns what pools have handed out, in the order in which they were opened.
-    pub(crate) fn handed_out(&self) -> Vec<Arc<Vms<Instance>>> {
-        let there = lock(&self.opened).vms.clone();
-        there.iter().filter_map(Weak::upgrade).collect()
+    /// Returns the VMs that pools have handed out, whether the pools are there still or not.
+    pub(crate) fn vms(&self) -> &Vms<Instance> {
+        &self.vms
     }
 
     /// Returns the place of the shared pool of `key`.
@@ -154,13 +158,13 @@ impl Node {
     }
 
     /// Returns the shared pools that are open.
-    pub(crate) fn shared_pools(&self) -> BTreeMap<TemplateHash, Pool> {
+    pub(crate) fn shared_pools(&self) -> Vec<Pool> {
         let entries = lock(&self.shared);
         let open = entries.values().filter_map(|entry| {
             // A locked one is being opened.
             let entry = entry.try_lock().ok()?;
-            let pool = &entry.as_ref().filter(|shared| shared.is_alive())?.pool;
-            Some((*pool.launcher().template().hash(), pool.clone()))
+            let shared = entry.as_ref().filter(|shared| shared.is_alive())?;
+            Some(shared.pool.clone())
         });
         open.collect()
     }

@@ -47,6 +47,7 @@ use tokio::time::timeout;
 
 use crate::vm::config::{Config, DEFAULT_REFRESH, DEFAULT_STANDBY};
 use crate::vm::exit_reason::ExitReason;
+use crate::vm::host_limits;
 use crate::vm::instance::Instance;
 use crate::vm::launcher::{LaunchError, Launcher, PausedClone, blocking};
 use crate::vm::limits::Limits;
@@ -54,7 +55,7 @@ use crate::vm::snapshot::{Kind, Snapshot, SnapshotId};
 use crate::vm::vm_client::VmClient;
 use crate::vm::vm_id::VmId;
 use crate::vm::vmm::process;
-use crate::vm::vms::Vms;
+use crate::vm::vms::PoolVms;
 use clock::Now;
 use core::{Bounds, Core, State};
 use state::{PoolState, Rules};
@@ -66,6 +67,9 @@ pub use footprint::{Footprint, SNAPSHOT_BUDGET};
 pub use memory::ProcessMemory;
 pub(crate) use number::{Number, Numbers};
 pub use stats::{PoolStats, Quantiles, SpawnStage, TierOff};
+
+/// Open files of this process that a VM takes, about.
+const FILES_PER_VM: u64 = 8;
 
 /// How many VMs a pool keeps ready, and its limits.
 #[derive(Debug, Clone)]
@@ -216,9 +220,10 @@ impl Drop for Driver {
 }
 
 impl Pool {
-    /// Opens a pool with a number of its own; see [`Pool::open`].
+    /// Opens a pool with a number of its own, and lists its VMs in `vms`; see [`Pool::open`].
     pub(crate) async fn open_as(
         number: Number,
+        vms: PoolVms<Instance>,
         launcher: Launcher,
         options: PoolOptions,
     ) -> Result<Self, PoolError> {
@@ -241,6 +246,7 @@ impl Pool {
             let limit = budget.limit();
             return Err(PoolError::NoRoom { guest_mib, limit });
         }
+        tell_of_few_files(max_warm.min(budget.holds(launcher.machine().memory_mib)));
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let seed = getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id()));
         let mut state = PoolState::new(Rules {
@@ -258,6 +264,7 @@ impl Pool {
         let standby = budget.host().standby.join(&vmm, machine, standby, seed);
         let core = Arc::new(Core::new(
             number,
+            vms,
             launcher,
             Bounds {
                 size,
@@ -285,11 +292,6 @@ impl Pool {
             core: Arc::downgrade(&self.core),
             driver: Arc::downgrade(&self.driver),
         }
-    }
-
-    /// What it has handed out and is not gone.
-    pub(crate) fn handed_out(&self) -> &Arc<Vms<Instance>> {
-        &self.core.vms
     }
 
     /// Returns the launcher that makes the pool's VMs.
@@ -449,7 +451,7 @@ impl Pool {
     /// Returns the VMs that were handed out and are not gone, the oldest first.
     #[must_use]
     pub fn vms(&self) -> Vec<VmClient> {
-        self.core.vms.all().into_iter().map(VmClient).collect()
+        self.core.vms.vms().into_iter().map(VmClient).collect()
     }
 
     /// Returns the VM with this id, if it was handed out and is not gone.
@@ -461,6 +463,18 @@ impl Pool {
     /// Returns whether the pool is open, and the runtime that opened it still there.
     pub(crate) fn is_alive(&self) -> bool {
         !self.driver.0.is_finished() && !self.core.closing.is_cancelled()
+    }
+}
+
+/// Warns if this process may not have the open files that so many warm clones take: spawns would fail
+/// for that before they fail for lack of room.
+fn tell_of_few_files(clones: usize) {
+    let takes = FILES_PER_VM.saturating_mul(u64::try_from(clones).unwrap_or(u64::MAX));
+    if let Some(limit) = host_limits::open_files().filter(|limit| *limit < takes) {
+        tracing::warn!(
+            "{clones} warm clones take some {takes} open files of this process, which may have \
+             {limit} (ulimit -n): raise that, as `vm::raise_open_files` does, or keep fewer"
+        );
     }
 }
 

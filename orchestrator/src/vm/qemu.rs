@@ -36,6 +36,7 @@ use tokio::time::timeout;
 
 use crate::sys::program::Program;
 use crate::vm::vmm::disks::{OpenDisks, blocking};
+use crate::vm::vmm::file_stamps::FileStamps;
 use crate::vm::vmm::process::{Launch, Process, socket_pair};
 use crate::vm::vmm::program::find_program;
 use crate::vm::vmm::run_directory::RunPath;
@@ -75,6 +76,7 @@ pub struct Qemu {
     tsc_khz: Option<u32>,
     run: Arc<RunPath>,
     jail: Arc<Jail>,
+    found: FileStamps,
 }
 
 /// A machine that runs in a QEMU process.
@@ -168,6 +170,7 @@ impl Qemu {
         run_path: &Path,
     ) -> Result<Self, VmmError> {
         let run = Arc::new(RunPath::open(run_path)?);
+        let found = FileStamps::of([&*binary.path]);
         let identity = VmmIdentity {
             kind: KIND,
             version: binary.version,
@@ -181,6 +184,7 @@ impl Qemu {
             tsc_khz: tsc::khz(),
             run,
             jail: Arc::new(Jail::off()),
+            found,
         })
     }
 
@@ -339,6 +343,10 @@ impl Vmm for Qemu {
 
     fn prepare(&self) -> Result<(), VmmError> {
         self.run.prepare()
+    }
+
+    fn is_current(&self) -> bool {
+        self.found.hold()
     }
 
     fn dropped_ended(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {

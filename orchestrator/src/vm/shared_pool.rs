@@ -1,83 +1,135 @@
-//! The pools behind the free functions: one per process and template, opened at the first use, all
-//! within one budget.
+//! The pools behind the free functions: one for each template and machine, opened at the first use,
+//! all within one budget.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::task::spawn_blocking;
+
 use crate::metrics;
-use crate::template::{Template, TemplateHash};
+use crate::template::{Template, TemplateStore};
 use crate::vm::causes::with_causes;
 use crate::vm::config::Config;
 use crate::vm::launcher::{Launcher, Progress};
-use crate::vm::node::{Entry, Node, Shared};
+use crate::vm::node::{Entry, Node, PoolKey, Shared};
 use crate::vm::pool::{
     Footprint, Pool, PoolError, PoolOptions, PoolStats, SpawnError, SpawnOptions,
 };
 use crate::vm::vm_client::VmClient;
 use crate::vm::vm_handle::{DestroyError, VmHandle};
 use crate::vm::vm_id::VmId;
+use crate::vm::vmm::Machine;
 
 /// Interval of checks whether a pool is up to date: the hypervisor and the default template are the
 /// same.
-const CHECK_INTERVAL: Duration = Duration::from_secs(60);
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
-fn entry(template: Option<&TemplateHash>) -> Entry {
-    Node::of_process().entry(template.copied())
+/// The pool that a caller asks for.
+#[derive(Debug, Clone, Default)]
+struct Asked {
+    /// `None`: the default template.
+    template: Option<Template>,
+    /// `None`: the machine of the settings.
+    machine: Option<Machine>,
 }
 
-/// Returns the process's pool for `template`, or for the default one.
-async fn pool(template: Option<&Template>) -> Result<Pool, PoolError> {
-    let entry = entry(template.map(Template::hash));
-    let mut shared = entry.lock().await;
-    if let Some(Shared { pool, looked }) = shared.as_mut().filter(|shared| shared.is_alive()) {
-        if looked.elapsed() >= CHECK_INTERVAL {
-            *looked = Instant::now();
-            let (entry, template, pool) = (Arc::clone(&entry), template.cloned(), pool.clone());
-            tokio::spawn(async move {
-                if let Err(error) = renew(&entry, template.as_ref(), &pool).await {
-                    tracing::warn!(error = with_causes(&error), "the pool stays as it is");
-                }
-            });
-        }
-        return Ok(pool.clone());
+impl Asked {
+    fn entry(&self) -> Entry {
+        Node::of_process().entry(PoolKey {
+            template: self.template.as_ref().map(|template| *template.hash()),
+            machine: self.machine,
+        })
     }
-    let config = Config::from_env()?;
-    let pool = open(launcher(template, &config).await?, &config).await?;
-    *shared = Some(Shared::now(pool.clone()));
+
+    /// Returns the settings for such a pool.
+    fn config(&self) -> Result<Config, PoolError> {
+        let config = Config::from_env()?;
+        Ok(match self.machine {
+            None => config,
+            Some(machine) => config.with_machine(machine)?,
+        })
+    }
+
+    async fn launcher(&self, config: &Config) -> Result<Launcher, PoolError> {
+        let progress: Progress = Arc::new(|stage| tracing::info!("{stage}"));
+        Ok(match self.template.clone() {
+            None => Launcher::open(config, progress).await?,
+            Some(template) => Launcher::of(template, config, progress).await?,
+        })
+    }
+
+    async fn open(&self, launcher: Launcher, config: &Config) -> Result<Shared, PoolError> {
+        // It may have been opened by the hash of the default template, or the machine of the
+        // settings, before.
+        let open = Node::of_process().shared_pools().into_iter();
+        let mut same =
+            open.filter(|pool| pool.launcher().requirements() == launcher.requirements());
+        let pool = match same.next() {
+            Some(pool) => pool,
+            None => Pool::open(launcher, PoolOptions::from(config)).await?,
+        };
+        let is_default = self.template.is_none();
+        let default_in = is_default.then(|| config.template_path.clone());
+        Ok(Shared::now(pool, default_in))
+    }
+}
+
+/// Returns the process's pool of that kind.
+async fn pool(asked: &Asked) -> Result<Pool, PoolError> {
+    let entry = asked.entry();
+    let mut shared = entry.lock().await;
+    if let Some(there) = shared.as_mut().filter(|shared| shared.is_alive()) {
+        if there.looked.elapsed() >= CHECK_INTERVAL {
+            there.looked = Instant::now();
+            let (pool, default_in) = (there.pool.clone(), there.default_in.clone());
+            tokio::spawn(check(Arc::clone(&entry), asked.clone(), pool, default_in));
+        }
+        return Ok(there.pool.clone());
+    }
+    let config = asked.config()?;
+    let opened = asked.open(asked.launcher(&config).await?, &config).await?;
+    let pool = opened.pool.clone();
+    *shared = Some(opened);
     Ok(pool)
 }
 
-async fn launcher(template: Option<&Template>, config: &Config) -> Result<Launcher, PoolError> {
-    let progress: Progress = Arc::new(|stage| tracing::info!("{stage}"));
-    Ok(match template {
-        None => Launcher::open(config, progress).await?,
-        Some(template) => Launcher::of(template.clone(), config, progress).await?,
-    })
+/// Replaces a pool whose hypervisor or default template was replaced.
+async fn check(entry: Entry, asked: Asked, pool: Pool, default_in: Option<PathBuf>) {
+    let launcher = pool.launcher().clone();
+    let looked = spawn_blocking(move || is_current(&launcher, default_in.as_deref())).await;
+    // An error means that the runtime shuts down.
+    if looked.unwrap_or(true) {
+        return;
+    }
+    if let Err(error) = renew(&entry, &asked, &pool).await {
+        tracing::warn!(error = with_causes(&error), "the pool stays as it is");
+    }
 }
 
-async fn open(launcher: Launcher, config: &Config) -> Result<Pool, PoolError> {
-    // The default template's pool may have been opened by the template's hash before.
-    let same = Node::of_process()
-        .shared_pools()
-        .remove(launcher.template().hash());
-    let same = same.filter(|pool| pool.launcher().requirements() == launcher.requirements());
-    if let Some(pool) = same {
-        return Ok(pool);
-    }
-    Pool::open(launcher, PoolOptions::from(config)).await
+/// Returns whether the files of the hypervisor are those that it was found with, and the default
+/// template of the store `default_in` is that of `launcher`. Looks at a few files, and starts
+/// nothing.
+fn is_current(launcher: &Launcher, default_in: Option<&Path>) -> bool {
+    let same_template = default_in.is_none_or(|root| {
+        let store = TemplateStore::open(root);
+        let hash = store.and_then(|store| store.default_hash());
+        hash.is_ok_and(|hash| hash.as_ref() == Some(launcher.template().hash()))
+    });
+    same_template && launcher.hypervisor().is_current()
 }
 
 /// Replaces `old` if it is not up to date. Holders of the old pool, and spawns in its queue, are
 /// still served by it.
-async fn renew(entry: &Entry, template: Option<&Template>, old: &Pool) -> Result<(), PoolError> {
-    let config = Config::from_env()?;
-    let launcher = launcher(template, &config).await?;
+async fn renew(entry: &Entry, asked: &Asked, old: &Pool) -> Result<(), PoolError> {
+    let config = asked.config()?;
+    let launcher = asked.launcher(&config).await?;
     if launcher.requirements() == old.launcher().requirements() {
         return Ok(());
     }
     tracing::info!("the hypervisor or the template was changed: a new pool takes over");
-    let pool = open(launcher, &config).await?;
-    *entry.lock().await = Some(Shared::now(pool));
+    let opened = asked.open(launcher, &config).await?;
+    *entry.lock().await = Some(opened);
     Ok(())
 }
 
@@ -89,7 +141,7 @@ async fn renew(entry: &Entry, template: Option<&Template>, old: &Pool) -> Result
 /// # Errors
 /// [`SpawnError`]: a bad name, a bad setting, no room, or the reason why each tier failed.
 pub async fn spawn_vm(name: &str) -> Result<VmHandle, SpawnError> {
-    pool(None).await?.spawn(name).await
+    pool(&Asked::default()).await?.spawn(name).await
 }
 
 /// Spawns a fresh VM of `template`, which has a pool of its own, as large as the default one's and
@@ -101,7 +153,28 @@ pub async fn spawn_vm_with(
     template: &Template,
     options: SpawnOptions,
 ) -> Result<VmHandle, SpawnError> {
-    pool(Some(template)).await?.spawn_with(options).await
+    let asked = Asked {
+        template: Some(template.clone()),
+        machine: None,
+    };
+    pool(&asked).await?.spawn_with(options).await
+}
+
+/// Spawns a fresh VM of `template` on a `machine` of another size than that of the settings: each
+/// size of a template has a pool of its own, within the same budget.
+///
+/// # Errors
+/// As for [`spawn_vm`]; [`PoolError::Config`] if no guest can have that size.
+pub async fn spawn_vm_on(
+    machine: Machine,
+    template: &Template,
+    options: SpawnOptions,
+) -> Result<VmHandle, SpawnError> {
+    let asked = Asked {
+        template: Some(template.clone()),
+        machine: Some(machine),
+    };
+    pool(&asked).await?.spawn_with(options).await
 }
 
 /// Kills the VM and waits until its process is gone. Dropping the handle does the first only.
@@ -113,21 +186,18 @@ pub async fn destroy_vm(handle: VmHandle) -> Result<(), DestroyError> {
 }
 
 /// Lists the living VMs that pools of this process have handed out: by [`spawn_vm`], and by every
-/// [`Pool`], even if that is closed by now. The oldest of a pool comes first.
+/// [`Pool`], even if that is closed by now. The oldest comes first.
 #[must_use]
 pub fn list() -> Vec<VmClient> {
-    let all = Node::of_process().handed_out();
-    let vms = all.iter().flat_map(|vms| vms.all());
-    vms.map(VmClient).collect()
+    let vms = Node::of_process().vms().all();
+    vms.into_iter().map(VmClient).collect()
 }
 
 /// Returns one of them; `None` if none has this id, or it is gone. To kill a VM by reference, use
 /// [`VmClient::kill`].
 #[must_use]
 pub fn get(id: VmId) -> Option<VmClient> {
-    let all = Node::of_process().handed_out();
-    let found = all.iter().find_map(|vms| vms.get(id));
-    found.map(VmClient)
+    Node::of_process().vms().get(id).map(VmClient)
 }
 
 /// Closes the pools behind these functions, and kills the VMs that they have handed out, whoever
@@ -148,22 +218,23 @@ pub async fn close_pool() {
 /// # Errors
 /// [`PoolError`]: a bad setting, something missing, or the first failure while filling.
 pub async fn warmup_pool() -> Result<(), PoolError> {
-    pool(None).await?.warmup().await
+    pool(&Asked::default()).await?.warmup().await
 }
 
 /// Replaces every snapshot of the default template's pool by one of a fresh boot, one after the
 /// other; spawns are served meanwhile. A pool does so by itself when snapshots are old. If the
-/// hypervisor or the default template has changed since the pool was opened, which is otherwise
-/// noticed within a minute, a new pool takes over first.
+/// hypervisor, the default template or the settings have changed since the pool was opened, a new
+/// pool takes over first; the first two are otherwise noticed within some seconds of a spawn.
 ///
 /// # Errors
 /// As for [`warmup_pool`].
 pub async fn refresh_pool() -> Result<(), PoolError> {
-    let old = pool(None).await?;
-    renew(&entry(None), None, &old).await?;
+    let asked = Asked::default();
+    let old = pool(&asked).await?;
+    renew(&asked.entry(), &asked, &old).await?;
     // Its clones must not stand in the way of the new ones.
     drop(old);
-    pool(None).await?.refresh().await
+    pool(&asked).await?.refresh().await
 }
 
 /// Returns the statistics of the default template's pool: what is in this process's memory, however
@@ -172,7 +243,7 @@ pub async fn refresh_pool() -> Result<(), PoolError> {
 /// # Errors
 /// [`PoolError`]: a bad setting or something missing kept the pool from being opened.
 pub async fn pool_stats() -> Result<PoolStats, PoolError> {
-    Ok(pool(None).await?.stats())
+    Ok(pool(&Asked::default()).await?.stats())
 }
 
 /// Returns the footprint of the default template's pool on the host. Asks the kernel for the memory of
@@ -181,7 +252,7 @@ pub async fn pool_stats() -> Result<PoolStats, PoolError> {
 /// # Errors
 /// As for [`pool_stats`], or the files of a snapshot can't be inspected.
 pub async fn pool_footprint() -> Result<Footprint, PoolError> {
-    pool(None).await?.footprint().await
+    pool(&Asked::default()).await?.footprint().await
 }
 
 async fn stats(pool: &Pool) -> Result<PoolStats, PoolError> {

@@ -23,7 +23,7 @@ use crate::vm::vm_id::VmId;
 use crate::vm::vm_task;
 use crate::vm::vmm::process::PROCESS_END_TIMEOUT;
 use crate::vm::vmm::{MicroVm, VmmError, VmmProcess};
-use crate::vm::vms::Vms;
+use crate::vm::vms::PoolVms;
 
 /// The tier that served a spawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -225,7 +225,7 @@ impl VmHandle {
     }
 
     /// Lists it until its end.
-    pub(crate) fn listed_in(self, vms: &Arc<Vms<Instance>>) -> Self {
+    pub(crate) fn listed_in(self, vms: &PoolVms<Instance>) -> Self {
         self.client.0.list_in(vms);
         self
     }

@@ -18,6 +18,7 @@
 
 mod disk_id;
 pub(in crate::vm) mod disks;
+pub(in crate::vm) mod file_stamps;
 mod identity;
 pub(in crate::vm) mod jail;
 pub(in crate::vm) mod orphan;
@@ -103,6 +104,12 @@ pub trait Vmm: fmt::Debug + Send + Sync + 'static {
     async fn stand_by(&self, machine: Machine) -> Result<Option<Box<dyn Standby>>, VmmError> {
         let _ = machine;
         Ok(None)
+    }
+
+    /// Returns whether it is what it was found as: the files that it runs have not been replaced
+    /// since, as by an upgrade. Blocks for a moment. `true`, as by default, if it does not know.
+    fn is_current(&self) -> bool {
+        true
     }
 
     /// Resolves when all of its processes that were dropped until now have ended, and their

@@ -37,6 +37,7 @@ mod raw_api;
 mod real;
 #[path = "../shared/small_disk.rs"]
 mod small_disk;
+mod standby;
 #[path = "../shared/warm_successor.rs"]
 mod warm_successor;
 #[path = "../shared/within.rs"]

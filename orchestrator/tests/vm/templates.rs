@@ -5,13 +5,16 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use ironclaw_orchestrator::template::{ImportSpec, Template, TemplateStore};
+use ironclaw_orchestrator::vm::vmm::Machine;
 use ironclaw_orchestrator::vm::{
-    self, Limits, Origin, SpawnError, SpawnOptions, destroy_vm, spawn_vm, spawn_vm_with,
+    self, Limits, Origin, SpawnError, SpawnOptions, VmHandle, destroy_vm, spawn_vm, spawn_vm_on,
+    spawn_vm_with,
 };
 use ironclaw_test_harness::skipped;
 
 use crate::fixture::{launcher, sh};
 use crate::limit::Limit;
+use crate::within::within;
 
 /// Set where the second test of this file runs for the first: where its templates are. It does
 /// nothing otherwise.
@@ -29,10 +32,20 @@ fn copy(of: &Template, root: &Path, more_args: &str) -> Template {
     store.import(&spec, &mut |_| {}).unwrap()
 }
 
+/// Returns how much memory the guest's kernel has.
+async fn kibibytes(vm: &VmHandle) -> u32 {
+    let total = sh(
+        vm,
+        "sed -n 's/^MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo",
+    )
+    .await;
+    total.trim().parse().unwrap()
+}
+
 /// The pools of the free functions read their settings from the environment once in a process: this
 /// test runs in one of its own.
 #[tokio::test(flavor = "multi_thread")]
-async fn two_templates_have_a_pool_each_and_one_budget() {
+async fn each_template_and_size_has_a_pool_and_all_have_one_budget() {
     let Some(launcher) = launcher().await else {
         return;
     };
@@ -83,6 +96,7 @@ async fn spawns_of_two_templates() {
     let default = spawn_vm("default").await.unwrap();
     let arguments = sh(&default, "cat /proc/cmdline").await;
     assert!(arguments.contains("two=2"), "{arguments}");
+    let memory = kibibytes(&default).await;
     let hasty = || SpawnOptions {
         patience: Duration::from_millis(50),
         ..SpawnOptions::named("other")
@@ -107,6 +121,38 @@ async fn spawns_of_two_templates() {
     let stats = vm::pool_stats().await.unwrap();
     assert_eq!(stats.used.vms, 1, "the default pool counts it");
     destroy_vm(other).await.unwrap();
+
+    let machine = Machine {
+        memory_mib: 160,
+        vcpus: 1,
+    };
+    let larger = spawn_vm_on(machine, &template, hasty()).await.unwrap();
+    let arguments = sh(&larger, "cat /proc/cmdline").await;
+    assert!(arguments.contains("one=1"), "{arguments}");
+    let more = kibibytes(&larger).await - memory;
+    assert!((28 << 10..=32 << 10).contains(&more), "{more} KiB more");
+    assert_eq!(vm::list().len(), 1);
+    assert_eq!(vm::get(larger.id()).unwrap().id(), larger.id());
+    destroy_vm(larger).await.unwrap();
+    assert!(vm::list().is_empty());
+    let none = Machine {
+        vcpus: 0,
+        ..machine
+    };
+    let error = spawn_vm_on(none, &template, hasty()).await.unwrap_err();
+    assert!(
+        error.to_string().contains("processors of a guest, 1-32"),
+        "{error}"
+    );
+
+    // Another default template is noticed by itself, once somebody uses the pool.
+    let third = copy(&template, &templates, "third=3");
+    let noticed = async {
+        while vm::pool_stats().await.unwrap().template != *third.hash() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    within("a new pool takes over", noticed).await;
 
     copy(&template, &templates, "three=3");
     vm::refresh_pool().await.unwrap();

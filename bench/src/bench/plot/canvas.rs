@@ -8,7 +8,10 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use crate::bench::report::Report;
+use ironclaw_orchestrator::vm::vmm::VmmIdentity;
+
+use crate::bench::host::Host;
+use crate::bench::report::Guest;
 
 /// Width and height in pixels.
 const SIZE: (u32, u32) = (1000, 540);
@@ -40,13 +43,13 @@ pub(super) struct Canvas<'a> {
 }
 
 impl<'a> Canvas<'a> {
-    pub(super) fn new(directory: &'a Path, report: &Report) -> Self {
-        let load = report.host.load_before.one;
+    pub(super) fn new(directory: &'a Path, host: &Host, vmm: &VmmIdentity, guest: &Guest) -> Self {
+        let load = host.load_before.one;
         Self {
             directory,
             lines: [
-                report.vmm_line(),
-                format!("{}; load {load:.2} at the start", report.host_line()),
+                guest.line(vmm),
+                format!("{}; load {load:.2} at the start", host.line()),
             ],
         }
     }

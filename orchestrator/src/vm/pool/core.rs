@@ -24,7 +24,7 @@ use crate::vm::launcher::{LaunchError, Launcher, PausedClone};
 use crate::vm::snapshot::{Snapshot, SnapshotId};
 use crate::vm::vm_handle::Origin;
 use crate::vm::vmm::Standby;
-use crate::vm::vms::Vms;
+use crate::vm::vms::PoolVms;
 
 /// The pool's policy, over real snapshots and clones.
 pub(super) type State = PoolState<Snapshot, PausedClone>;
@@ -56,7 +56,7 @@ pub(super) struct Core {
     pub(super) counters: Counters,
     _number: Number,
     /// The VMs that were handed out and are not gone.
-    pub(super) vms: Arc<Vms<Instance>>,
+    pub(super) vms: PoolVms<Instance>,
     pub(super) host: Arc<Host>,
     /// Ids of the snapshots that this pool had or makes, which it never adopts again.
     pub(super) seen: tokio::sync::Mutex<HashSet<SnapshotId>>,
@@ -83,6 +83,7 @@ pub(super) struct Steps {
 impl Core {
     pub(super) fn new(
         number: Number,
+        vms: PoolVms<Instance>,
         launcher: Launcher,
         bounds: Bounds,
         state: State,
@@ -102,7 +103,7 @@ impl Core {
             progress: watch::Sender::new(Failures::default()),
             counters,
             _number: number,
-            vms: Arc::default(),
+            vms,
             seen: tokio::sync::Mutex::new(seen),
             closing: CancellationToken::new(),
             closed: CancellationToken::new(),

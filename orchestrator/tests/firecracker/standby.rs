@@ -1,0 +1,87 @@
+//! Tests that pools share their standby processes.
+
+use std::sync::Arc;
+
+use ironclaw_orchestrator::template::{ImportSpec, Template, TemplateStore};
+use ironclaw_orchestrator::vm::{Launcher, Origin, Pool, PoolOptions};
+
+use crate::jail::jailed;
+use crate::lab::{Lab, run};
+use crate::process::is_alive;
+use crate::within::within;
+
+const TEMPLATES: usize = 3;
+const STANDBY: usize = 2;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_templates_that_idle_have_one_set_of_standby_processes() {
+    let Some(lab) = Lab::open().await else { return };
+    share_a_set(&lab).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_templates_that_idle_have_one_set_of_jailed_standby_processes() {
+    let Some(lab) = jailed().await else { return };
+    share_a_set(&lab).await;
+}
+
+/// Copies the lab's template, with other boot arguments.
+fn copy(lab: &Lab, boot_args: &str) -> Template {
+    let store = TemplateStore::open(&lab.config.template_path).unwrap();
+    let template = store.default_template().unwrap().unwrap();
+    let spec = ImportSpec {
+        kernel: template.kernel().to_owned(),
+        initramfs: None,
+        boot_args: boot_args.to_owned(),
+    };
+    store.import(&spec, &mut |_| {}).unwrap()
+}
+
+async fn share_a_set(lab: &Lab) {
+    let mut pools = Vec::new();
+    for template in 0..TEMPLATES {
+        let template = copy(lab, &format!("template={template}"));
+        // Each has a hypervisor of its own, as when programs of their own had opened them.
+        let launcher = Launcher::of(template, &lab.config, Arc::new(|_: &_| {}));
+        let options = PoolOptions {
+            standby: STANDBY,
+            ..PoolOptions::new(1).with_warm(0)
+        };
+        let pool = Pool::open(launcher.await.unwrap(), options).await.unwrap();
+        pool.warmup().await.unwrap();
+        pools.push(pool);
+    }
+    let hashes: Vec<_> = pools.iter().map(|pool| pool.stats().template).collect();
+    assert!(hashes[0] != hashes[1] && hashes[1] != hashes[2]);
+    let all = pools[0].standby_pids();
+    assert_eq!(all.len(), STANDBY);
+    for pool in &pools {
+        assert_eq!(pool.standby_pids(), all);
+    }
+    // The VMs that were booted for the snapshots are gone, and there are no other processes.
+    assert_eq!(lab.homes().len(), STANDBY, "{:?}", lab.homes());
+    for (number, pool) in pools.iter().enumerate() {
+        let standby = pool.standby_pids();
+        let vm = pool.spawn("restored").await.unwrap();
+        assert_eq!(vm.origin(), Origin::Restored);
+        assert!(standby.contains(&vm.pid()), "one of the set serves");
+        assert_eq!(run(&vm, ["echo", "served"]).await, "served\n", "{number}");
+        vm.destroy().await.unwrap();
+        let replaced = async {
+            while pool.stats().standby < STANDBY {
+                tokio::task::yield_now().await;
+            }
+        };
+        within("it is replaced", replaced).await;
+    }
+    // The set lasts as long as one of the pools.
+    let last = pools.pop().unwrap();
+    for pool in pools {
+        pool.close().await;
+    }
+    let standby = last.standby_pids();
+    assert!(standby.len() >= STANDBY && standby.iter().all(|pid| is_alive(*pid)));
+    last.close().await;
+    assert!(!standby.iter().any(|pid| is_alive(*pid)));
+    lab.until_no_home();
+}
