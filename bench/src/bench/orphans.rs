@@ -81,10 +81,14 @@ pub(super) async fn hold(config: &Config, options: PoolOptions, clones: usize) -
     Ok(())
 }
 
-/// Returns when a process was started, by which one is told from a later one of the same number.
+/// Returns when a process that lives was started, by which one is told from a later one of the same
+/// number.
 fn started_at(pid: u32) -> Result<u64> {
     let process = procfs::process::Process::new(pid.try_into()?)?;
-    Ok(process.stat()?.starttime)
+    let stat = process.stat()?;
+    // A dead one stays until its parent reaps it, which is the host's first process by then.
+    ensure!(!matches!(stat.state, 'Z' | 'X'), "process {pid} has ended");
+    Ok(stat.starttime)
 }
 
 /// Lists the directories of processes with VMs.
