@@ -59,7 +59,9 @@ pub(super) struct Warmup {
 
 impl Guest {
     pub(super) fn of(machine: Machine) -> Self {
-        let Machine { memory_mib, vcpus } = machine;
+        let Machine {
+            memory_mib, vcpus, ..
+        } = machine;
         Self { memory_mib, vcpus }
     }
 

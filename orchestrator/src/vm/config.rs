@@ -182,17 +182,23 @@ impl Config {
         }
     }
 
-    /// Returns these settings for guests of another size.
+    /// Returns these settings for guests of another size; without a limit of its disk, that of these
+    /// settings holds.
     ///
     /// # Errors
     /// [`ConfigError::Invalid`] if no guest can have it.
     pub fn with_machine(self, machine: Machine) -> Result<Self, ConfigError> {
-        let Machine { memory_mib, vcpus } = machine;
+        let Machine {
+            memory_mib,
+            vcpus,
+            disk_mib,
+        } = machine;
+        let disk = disk_mib.map(|disk_mib| (&DISK_MIB, u64::from(disk_mib)));
         let numbers = [
             (&MEMORY_MIB, u64::from(memory_mib)),
             (&VCPUS, u64::from(vcpus)),
         ];
-        for (setting, number) in numbers {
+        for (setting, number) in numbers.into_iter().chain(disk) {
             if !setting.takes.allows(number) {
                 let bad = BadValue {
                     key: setting.key,
@@ -203,6 +209,10 @@ impl Config {
                 return Err(bad.into());
             }
         }
+        let machine = Machine {
+            disk_mib: disk_mib.or(self.machine.disk_mib),
+            ..machine
+        };
         Ok(Self { machine, ..self })
     }
 

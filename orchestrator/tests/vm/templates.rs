@@ -125,6 +125,7 @@ async fn spawns_of_two_templates() {
     let machine = Machine {
         memory_mib: 160,
         vcpus: 1,
+        disk_mib: None,
     };
     let larger = spawn_vm_on(machine, &template, hasty()).await.unwrap();
     let arguments = sh(&larger, "cat /proc/cmdline").await;
