@@ -32,6 +32,7 @@ fn copy(lab: &Lab, boot_args: &str) -> Template {
     let spec = ImportSpec {
         kernel: template.kernel().to_owned(),
         initramfs: None,
+        root_disk: None,
         boot_args: boot_args.to_owned(),
     };
     store.import(&spec, &mut |_| {}).unwrap()
