@@ -92,7 +92,19 @@ pub async fn run(config: &Config, options: &Options, json: bool) -> Result<bool>
             .with_context(|| format!("can't make the directory {}", directory.display()))?;
     }
     if !options.clones.is_empty() {
-        crowd::run(config, options, &Own::default(), json).await?;
+        let rounds = usize::from(options.rounds);
+        let draw = |report: &crowd::Report| match &options.plot {
+            Some(directory) => plot::draw_crowds(report, directory),
+            None => Ok(()),
+        };
+        crowd::run(
+            config,
+            (&options.clones, rounds),
+            draw,
+            &Own::default(),
+            json,
+        )
+        .await?;
         return Ok(true);
     }
     let own = Own::default();

@@ -14,7 +14,7 @@ use super::clones::Clones;
 use super::host::{Host, Load};
 use super::own::Own;
 use super::report::Guest;
-use super::{Options, orphans, plot, text};
+use super::{orphans, text};
 use crate::statistics::Spread;
 
 /// The figures.
@@ -48,13 +48,16 @@ pub(super) struct Crowd {
 }
 
 /// Measures, and prints.
-pub(super) async fn run(config: &Config, options: &Options, own: &Own, json: bool) -> Result<()> {
-    let (counts, rounds) = (&options.clones, usize::from(options.rounds));
+pub(super) async fn run(
+    config: &Config,
+    (counts, rounds): (&[usize], usize),
+    draw: impl Fn(&Report) -> Result<()>,
+    own: &Own,
+    json: bool,
+) -> Result<()> {
     let measure = async |reporter: &Reporter| {
         let report = measure(config, counts, rounds, own, reporter).await?;
-        if let Some(directory) = &options.plot {
-            plot::draw_crowds(&report, directory)?;
-        }
+        draw(&report)?;
         Ok(report)
     };
     own.reported(measure, json, print).await
