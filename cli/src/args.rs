@@ -270,8 +270,8 @@ pub(crate) enum TemplateTask {
     /// image, an archive or a directory holds, read-only on a disk below what a guest writes.
     #[command(after_help = help::TEMPLATE_EXAMPLES)]
     Build {
-        /// Where the root comes from: oci:DIR[:REF], oci-archive:FILE[:REF], docker-archive:FILE[:REF],
-        /// rootfs:DIR or tar:FILE.
+        /// Where the root comes from: oci:DIR:REF, oci-archive:FILE:REF, docker-archive:FILE:REF, where
+        /// an only image needs no REF, rootfs:DIR or tar:FILE.
         #[arg(long, value_name = "SOURCE", value_parser = OsStringValueParser::new().try_map(|text| RootSource::parse(&text)))]
         from: Option<RootSource>,
     },

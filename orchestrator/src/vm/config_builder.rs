@@ -157,7 +157,6 @@ impl ConfigBuilder {
     }
 
     /// Sets the size of the disk that a guest writes to in MiB, where its template has a root disk.
-    #[must_use]
     pub fn disk_mib(self, mib: u32) -> Self {
         self.number(&DISK_MIB, mib)
     }
