@@ -5,7 +5,7 @@
 //!
 //! * [`frame`]: how a byte stream is cut into frames, and how two ends that lost each other
 //!   (a snapshot was restored, a host process was replaced) find a common start again;
-//! * [`message`]: what is in the frames; of files, [`file`], and [`records`] where there are many.
+//! * [`message`]: what is in the frames; of files, [`mod@file`], and [`records`] where there are many.
 //!
 //! On top of them, [`session`] is a guest's end of a line, shared by all guests.
 //!
