@@ -63,6 +63,18 @@ impl Cli {
             let text = "--json can't be used with `completions`, which prints a script";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, text));
         }
+        if let Task::Run(Run {
+            tty: true,
+            stdin: true,
+            ..
+        }) = cli.task
+            && !std::io::stdin().is_terminal()
+        {
+            // What a pipe holds would be typed before the command reads from its terminal, and lost.
+            let text = "-it takes what is typed, and standard input is no terminal: leave -t out to forward \
+                        what it holds, or -i to type nothing";
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, text));
+        }
         Ok(cli)
     }
 }

@@ -124,6 +124,17 @@ fn a_signal_to_us_leaves_the_terminal_as_it_was() {
 }
 
 #[test]
+fn nothing_but_a_terminal_can_be_typed_on() {
+    let output = ironclaw(&["run", "-it", "--", "sh"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("leave -t out"), "{said}");
+}
+
+#[test]
 fn a_terminal_is_no_json() {
     let output = ironclaw(&["run", "-t", "--json", "--", "true"]).output();
     assert_eq!(output.unwrap().status.code(), Some(2));
