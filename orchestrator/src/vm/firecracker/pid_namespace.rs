@@ -34,7 +34,7 @@ impl PidNamespace {
     /// last was killed: that namespace is dead, and accepts no more processes.
     pub(super) fn namespace(&self) -> Arc<OwnedFd> {
         let mut namespace = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !matches!(namespace.first.try_wait(), Ok(None)) {
+        if !namespace.is_alive() {
             match Namespace::start() {
                 Ok(next) => *namespace = next,
                 Err(error) => tracing::warn!(%error, "no PID namespace can be made for jailed VMs"),
@@ -80,6 +80,19 @@ impl Namespace {
     }
 }
 
+impl Namespace {
+    /// Returns whether processes can be started in it. Its first process can't be reaped before all
+    /// others were, and is without its program from before the kernel kills these.
+    fn is_alive(&mut self) -> bool {
+        let program = format!("/proc/{}/exe", self.first.id());
+        let has_program = match std::fs::read_link(program) {
+            Ok(_) => true,
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        };
+        has_program && matches!(self.first.try_wait(), Ok(None))
+    }
+}
+
 impl Drop for Namespace {
     fn drop(&mut self) {
         end(&mut self.first);
@@ -95,6 +108,28 @@ fn end(process: &mut Child) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_namespace_without_its_first_process_is_not_alive() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let mut namespace = Namespace::start().unwrap();
+        assert!(namespace.is_alive());
+        namespace.first.kill().unwrap();
+        let pidfd = rustix::process::pidfd_open(
+            rustix::process::Pid::from_child(&namespace.first),
+            rustix::process::PidfdFlags::empty(),
+        )
+        .unwrap();
+        // Dead, and not reaped.
+        let mut ends = [rustix::event::PollFd::new(
+            &pidfd,
+            rustix::event::PollFlags::IN,
+        )];
+        rustix::event::poll(&mut ends, None).unwrap();
+        assert!(!namespace.is_alive());
+    }
 
     #[test]
     fn a_guard_has_no_descriptor_of_ours_but_the_pipe_that_it_reads() {
