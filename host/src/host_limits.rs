@@ -142,7 +142,7 @@ mod tests {
         }
         let name = std::thread::current().name().unwrap().to_owned();
         let raises = std::process::Command::new("/bin/sh")
-            .args(["-c", "ulimit -Hn 128; ulimit -Sn 64; exec \"$0\" \"$@\""])
+            .args(["-c", "ulimit -Sn 64; ulimit -Hn 128; exec \"$0\" \"$@\""])
             .arg(std::env::current_exe().unwrap())
             .args(["--exact", &name])
             .env(RAISES, "1")
