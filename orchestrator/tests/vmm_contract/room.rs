@@ -148,8 +148,11 @@ async fn a_warm_up_ends_without_room(b: &Backend, s: &Simulator) {
     drop(b.launcher.create_snapshot().await.unwrap());
     let pool = pool(&b.launcher, 1, &budget).await;
     s.inject("PUT /snapshot/load", Fault::Refuse("not today".to_owned()));
-    let error = pool.warmup().await.unwrap_err().to_string();
-    assert!(error.contains("not today"), "{error}");
+    let error = pool.warmup().await.unwrap_err();
+    let error: &dyn std::error::Error = &error;
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let told: Vec<_> = causes.map(ToString::to_string).collect();
+    assert!(told.concat().contains("not today"), "{told:?}");
     // Waits until the restore is tried again, which needs room.
     let filling = pool.clone();
     let filling = tokio::spawn(async move { filling.warmup().await });
