@@ -109,8 +109,6 @@ pub enum SelectedKind {
     File {
         /// Its path relative to the context.
         path: PathBuf,
-        /// Its size in bytes.
-        size: u64,
     },
     /// A file given in the recipe.
     Inline(String),
@@ -192,7 +190,7 @@ impl Context {
                 CopySource::Inline { name, content } => selected.push(Selected {
                     to: place(to, into_directory, Path::new(name)),
                     kind: SelectedKind::Inline(content.clone()),
-                    mode: copy.mode.unwrap_or(0o644),
+                    mode: 0o644,
                     modified: 0,
                 }),
                 CopySource::Context(pattern) => {
@@ -347,7 +345,6 @@ impl Context {
             } else if file_type.is_file() {
                 SelectedKind::File {
                     path: found.clone(),
-                    size: metadata.len(),
                 }
             } else {
                 return Err(ContextError::Special(host));

@@ -64,7 +64,7 @@ impl Context {
                     .map_err(in_the_way);
             }
             SelectedKind::Symlink(target) => Kind::Symlink(target.as_os_str().as_bytes().into()),
-            SelectedKind::File { path, .. } => {
+            SelectedKind::File { path } => {
                 let path = self.root().join(path);
                 let io = |source| ContextError::Io {
                     path: path.clone(),

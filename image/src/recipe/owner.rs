@@ -51,10 +51,7 @@ impl Owner {
         };
         let (uid, own_group) = match user.parse() {
             Ok(uid) => (uid, None),
-            Err(_) => {
-                let (uid, gid) = lookup(tree, "/etc/passwd", user)?;
-                (uid, gid)
-            }
+            Err(_) => lookup(tree, "/etc/passwd", user)?,
         };
         let gid = match group {
             None => own_group.unwrap_or(uid),
