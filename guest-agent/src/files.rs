@@ -141,7 +141,15 @@ fn at_once(operation: &FileOperation) -> Result<Outcome, Outcome> {
             });
             set.and_then(|()| changed(1))
         }
-        FileOperation::List { .. } => Err(failed(FailureKind::Invalid, "a list takes time")),
+        FileOperation::List { .. }
+        | FileOperation::ListChanges
+        | FileOperation::ArchiveChanges
+        | FileOperation::Archive { .. }
+        | FileOperation::Extract { .. }
+        | FileOperation::Watch { .. } => Err(failed(
+            FailureKind::Unsupported,
+            "this agent does not do that",
+        )),
     }
 }
 

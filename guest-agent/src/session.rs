@@ -158,6 +158,10 @@ impl Session {
             },
             Request::Kill { exec } => commands.kill(exec),
             Request::Resize { exec, size } => commands.resize_any(exec, size),
+            Request::Connect { port } => failed(
+                FailureKind::Unsupported,
+                format_args!("connect to port {port}: this agent does not do that"),
+            ),
             Request::Shutdown => {
                 *context.shutdown = true;
                 Outcome::ShuttingDown

@@ -94,6 +94,90 @@ pub enum FileOperation {
         /// Its value; none removes it.
         value: Option<OsBytes>,
     },
+    /// Lists what differs from the guest's image, each directory before what is in it, as
+    /// [records](crate::records) of [`FileChange`]. Always as root.
+    ListChanges,
+    /// Archives what differs from the guest's image as a layer over it: a tar stream with the
+    /// whiteouts and opaque markers of OCI images. Always as root.
+    ArchiveChanges,
+    /// Archives what is below a directory, which the entry `./` stands for, as a tar stream.
+    Archive {
+        /// The directory, or a symbolic link to one.
+        path: OsBytes,
+    },
+    /// Unpacks a tar stream, which follows as `Data` and `Eof`, in a directory. No entry leads out
+    /// of it.
+    Extract {
+        /// The directory, or a symbolic link to one.
+        path: OsBytes,
+    },
+    /// Watches a file or directory: tells what happens to it from [`Opened`] on, as
+    /// [records](crate::records) of [`FileEvent`], until it is cancelled or is gone.
+    ///
+    /// [`Opened`]: crate::message::ToHost::Opened
+    Watch {
+        /// What to watch.
+        path: OsBytes,
+        /// Whether to watch directories below, too. Symbolic links are not followed.
+        recursive: bool,
+    },
+}
+
+/// A difference from the guest's image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileChange {
+    /// The absolute path.
+    pub path: OsBytes,
+    /// What became of it.
+    pub kind: ChangeKind,
+    /// What is there; what was there, if it is removed.
+    pub file: FileKind,
+}
+
+/// What became of a file of the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum ChangeKind {
+    /// It is new.
+    Added,
+    /// Its content or its properties are others, or something else has its name.
+    Modified,
+    /// It is gone, with everything below.
+    Removed,
+}
+
+/// An event of what is watched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEvent {
+    /// What happened.
+    pub kind: EventKind,
+    /// The absolute path of what it happened to: what is watched, or something below.
+    pub path: OsBytes,
+    /// The name that it had, if it was renamed.
+    pub from: Option<OsBytes>,
+    /// Whether it is a directory.
+    pub is_directory: bool,
+}
+
+/// What happened to a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum EventKind {
+    /// It was made, or came from elsewhere.
+    Created,
+    /// Its content was written to.
+    Modified,
+    /// Who wrote to it has closed it.
+    Written,
+    /// Its mode, its owner or another property was changed.
+    Attributes,
+    /// It was renamed within what is watched.
+    Renamed,
+    /// It was removed, or went elsewhere.
+    Removed,
+    /// More happened than could be told: whoever needs to know what is there has to look. The path is
+    /// that of what is watched.
+    Overflow,
 }
 
 /// The properties of a file.
@@ -160,7 +244,14 @@ impl FileRequest {
         match &self.operation {
             FileOperation::Look { path, .. }
             | FileOperation::Remove { path, .. }
-            | FileOperation::Attributes { path } => check_path(path),
+            | FileOperation::Attributes { path }
+            | FileOperation::Archive { path }
+            | FileOperation::Extract { path }
+            | FileOperation::Watch { path, .. } => check_path(path),
+            FileOperation::ListChanges | FileOperation::ArchiveChanges => check(
+                self.user.is_none(),
+                "what differs from the image is root's to see, and no other user's",
+            ),
             FileOperation::List { path, depth } => {
                 check(
                     (1..=MAX_DEPTH).contains(depth),
@@ -192,7 +283,14 @@ impl FileRequest {
     /// Returns whether the guest answers it with content, before the outcome.
     #[must_use]
     pub fn has_content(&self) -> bool {
-        matches!(self.operation, FileOperation::List { .. })
+        matches!(
+            self.operation,
+            FileOperation::List { .. }
+                | FileOperation::ListChanges
+                | FileOperation::ArchiveChanges
+                | FileOperation::Archive { .. }
+                | FileOperation::Watch { .. }
+        )
     }
 }
 
@@ -256,15 +354,51 @@ impl FileInfo {
     /// Returns whether it is strictly below `directory`, by a path without detours.
     #[must_use]
     pub fn is_below(&self, directory: &OsBytes) -> bool {
-        let directory = directory.as_bytes();
-        let directory = directory.strip_suffix(b"/").unwrap_or(directory);
-        let rest = self.path.as_bytes().strip_prefix(directory);
-        let rest = rest.and_then(|rest| rest.strip_prefix(b"/"));
-        rest.is_some_and(|rest| {
-            let mut names = rest.split(|byte| *byte == b'/');
-            names.all(|name| !matches!(name, b"" | b"." | b".."))
-        })
+        is_below(&self.path, directory)
     }
+}
+
+impl FileChange {
+    /// Checks that it is within [`limits`](crate::limits), and its path without detours.
+    ///
+    /// # Errors
+    /// The part that is not.
+    pub fn validate(&self) -> Result<(), OutOfBounds> {
+        check_path(&self.path)?;
+        check(
+            self.path.as_bytes() == b"/" || is_below(&self.path, &"/".into()),
+            "the path of a change makes a detour",
+        )
+    }
+}
+
+impl FileEvent {
+    /// Checks that it is within [`limits`](crate::limits), and about what is `watched`.
+    ///
+    /// # Errors
+    /// The part that is not.
+    pub fn validate(&self, watched: &OsBytes) -> Result<(), OutOfBounds> {
+        let is_watched = |path| path == watched || is_below(path, watched);
+        for path in [Some(&self.path), self.from.as_ref()].into_iter().flatten() {
+            check_path(path)?;
+            check(is_watched(path), "an event of what is not watched")?;
+        }
+        check(
+            self.from.is_some() == (self.kind == EventKind::Renamed),
+            "what was renamed had another name, and nothing else had one",
+        )
+    }
+}
+
+fn is_below(path: &OsBytes, directory: &OsBytes) -> bool {
+    let directory = directory.as_bytes();
+    let directory = directory.strip_suffix(b"/").unwrap_or(directory);
+    let rest = path.as_bytes().strip_prefix(directory);
+    let rest = rest.and_then(|rest| rest.strip_prefix(b"/"));
+    rest.is_some_and(|rest| {
+        let mut names = rest.split(|byte| *byte == b'/');
+        names.all(|name| !matches!(name, b"" | b"." | b".."))
+    })
 }
 
 #[cfg(test)]

@@ -22,6 +22,8 @@
 //!    │ Taken{id, stream, offset} ───────────▶│
 //!    │◀───────────── Done{id, Outcome}       │   exactly one for every request
 //!    │ Acknowledge{exec} ───────────────────▶│   the guest forgets the command
+//!    │ Request{id, Connect} ────────────────▶│   also Watch: `Opened` comes before anything else
+//!    │◀────────────────── Opened{id}, Data.. │
 //!    ╳                                       │   the connection is lost; the command goes on
 //!    │ MAGIC, Hello ... Attach{exec, from} ─▶│   in a new one
 //!    │◀─── Attached{from}, Data{id} .. Done  │   what was under way comes again
@@ -52,7 +54,7 @@ pub mod session;
 mod shown;
 
 /// The version of the protocol; both ends send theirs in `Hello` and refuse any other.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 
 /// The name of the virtio-serial port that the agent listens on (`/sys/class/virtio-ports/*/name`
 /// in the guest).

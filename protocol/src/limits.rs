@@ -104,6 +104,16 @@ pub const MAX_ATTRIBUTES: usize = 64 * 1024;
 /// numbers.
 pub const MAX_RECORD: usize = 2 * MAX_PATH + 2 * MAX_USER + 128;
 
+/// Limit of the directories that one watch has its eyes on.
+pub const MAX_WATCHED: usize = 8192;
+
+/// Bytes of events that a guest keeps for a host that does not take them; then it tells of an
+/// overflow instead.
+pub const MAX_KEPT_EVENTS: usize = 256 * 1024;
+
+/// Limit of the connections to a guest's ports at a time, so that requests for commands are left.
+pub const MAX_CONNECTIONS: usize = 128;
+
 /// Maximum length of a host name, in bytes (Linux: `HOST_NAME_MAX`).
 pub const MAX_HOSTNAME: usize = 64;
 

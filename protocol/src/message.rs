@@ -173,6 +173,17 @@ pub enum ToHost {
         /// Whether it continues when its session is lost.
         keep: bool,
     },
+    /// A `Connect` is connected, or a `Watch` watches: before any content.
+    Opened {
+        /// The request.
+        id: RequestId,
+    },
+    /// Ends the content of a request whose host may still send some: the program at the other end of
+    /// a `Connect` writes no more.
+    Eof {
+        /// The request.
+        id: RequestId,
+    },
 }
 
 /// The state of a command's standard input, as offsets in bytes.
@@ -191,7 +202,7 @@ pub enum Stream {
     Stdout,
     /// Standard error of a command.
     Stderr,
-    /// The content of a file.
+    /// The content of a file, or whatever else a request brings that is no command.
     File,
 }
 
@@ -236,6 +247,12 @@ pub enum Request {
         exec: ExecId,
         /// The size.
         size: TerminalSize,
+    },
+    /// Connects to a TCP port of the guest's own loopback address. [`ToHost::Opened`] says that it is
+    /// connected; then bytes go both ways as `Data`, each way until its `Eof`.
+    Connect {
+        /// The port, 1 to 65535.
+        port: u16,
     },
 }
 
@@ -424,6 +441,17 @@ pub enum Outcome {
     },
     /// A file's extended attributes, by name.
     Attributes(Vec<(OsBytes, OsBytes)>),
+    /// The archive was sent completely.
+    Archived {
+        /// The number of entries.
+        files: u64,
+        /// The number of files that it does not have: they can't be read, or no archive holds them.
+        omitted: u64,
+    },
+    /// The connection is closed in both directions.
+    Disconnected,
+    /// What was watched is gone.
+    Unwatched,
 }
 
 /// A command in a list.
@@ -510,6 +538,8 @@ pub enum FailureKind {
     Exists,
     /// The directory is not empty.
     NotEmpty,
+    /// Nothing listens on the port.
+    Refused,
 }
 
 /// An empty chunk uses no credit, so it could be sent without end.
@@ -609,6 +639,7 @@ impl Request {
             | Self::Attach(_)
             | Self::Kill { .. }
             | Self::Resize { .. } => Ok(()),
+            Self::Connect { port } => check(*port != 0, "no program listens on port 0"),
             Self::Signal { signal, .. } => check_signal(*signal),
             Self::SetIdentity(new) => {
                 let name = &new.identity.hostname;
@@ -739,7 +770,11 @@ impl ToHost {
                     "a standard input that is more than a window behind",
                 )
             }),
-            Self::Done { .. } | Self::OutOfMemory { .. } | Self::ReaderWaits { .. } => Ok(()),
+            Self::Done { .. }
+            | Self::OutOfMemory { .. }
+            | Self::ReaderWaits { .. }
+            | Self::Opened { .. }
+            | Self::Eof { .. } => Ok(()),
         }
     }
 }

@@ -1,5 +1,8 @@
 //! Tests well-formed messages that either end refuses.
 
+use ironclaw_protocol::file::{
+    ChangeKind, EventKind, FileChange, FileEvent, FileKind, FileOperation, FileRequest,
+};
 use ironclaw_protocol::frame::encode;
 use ironclaw_protocol::limits::{
     ARGUMENT_OVERHEAD, MAX_ARGUMENT, MAX_ARGUMENTS, MAX_CHUNK, MAX_HOSTNAME, MAX_LISTED, MAX_PATH,
@@ -224,4 +227,67 @@ fn a_signal_from_any_session_is_one_of_the_31() {
 fn a_bounded_text_is_cut_between_characters() {
     let text = bounded_text("ä".repeat(MAX_TEXT));
     assert!(text.len() <= MAX_TEXT && text.chars().all(|c| c == 'ä'));
+}
+
+#[test]
+fn what_differs_from_the_image_is_roots_to_see() {
+    let ask = |user: Option<&str>, operation| {
+        let user = user.map(Into::into);
+        Request::File(FileRequest { user, operation }).validate()
+    };
+    for operation in [FileOperation::ListChanges, FileOperation::ArchiveChanges] {
+        assert!(ask(None, operation.clone()).is_ok());
+        assert!(ask(Some("nobody"), operation).is_err());
+    }
+    let watch = |path: &str| FileOperation::Watch {
+        path: path.into(),
+        recursive: true,
+    };
+    assert!(ask(Some("nobody"), watch("/a")).is_ok());
+    assert!(ask(None, watch("a")).is_err());
+    assert!(Request::Connect { port: 0 }.validate().is_err());
+    assert!(Request::Connect { port: u16::MAX }.validate().is_ok());
+}
+
+#[test]
+fn a_change_and_an_event_lead_to_no_other_place_than_they_may() {
+    let change = |path: &str| {
+        let (kind, file) = (ChangeKind::Added, FileKind::File);
+        let path = path.into();
+        FileChange { path, kind, file }.validate()
+    };
+    assert!(change("/").is_ok() && change("/a/b").is_ok());
+    for detour in [
+        "",
+        "a",
+        "/a/",
+        "/a/../b",
+        "/a//b",
+        "/.",
+        &"/x".repeat(MAX_PATH),
+    ] {
+        assert!(change(detour).is_err(), "{detour}");
+    }
+    let event = |kind, path: &str, from: Option<&str>| {
+        let (path, from) = (path.into(), from.map(Into::into));
+        let is_directory = false;
+        let event = FileEvent {
+            kind,
+            path,
+            from,
+            is_directory,
+        };
+        event.validate(&"/w".into())
+    };
+    assert!(event(EventKind::Overflow, "/w", None).is_ok());
+    assert!(event(EventKind::Renamed, "/w/b", Some("/w/a")).is_ok());
+    assert!(event(EventKind::Renamed, "/w/b", None).is_err());
+    assert!(event(EventKind::Created, "/w/b", Some("/w/a")).is_err());
+    for outside in ["/", "/x", "/w/../x", "/w/"] {
+        assert!(
+            event(EventKind::Created, outside, None).is_err(),
+            "{outside}"
+        );
+        assert!(event(EventKind::Renamed, "/w/b", Some(outside)).is_err());
+    }
 }

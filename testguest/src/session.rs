@@ -249,6 +249,7 @@ impl Session {
                 }
             }
             Request::Resize { .. } => unsupported("this guest has no terminals"),
+            Request::Connect { .. } => unsupported("this guest has no TCP"),
             Request::File(_) => unsupported("this guest has a table of files, and no directories"),
             Request::PutFile(put) if !is_whole(&put) => {
                 unsupported("this guest writes whole files of its own")

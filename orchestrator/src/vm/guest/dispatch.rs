@@ -84,6 +84,20 @@ impl Line {
                 state.heard(id)?.reader_waits();
                 Ok(())
             }
+            ToHost::Opened { id } => {
+                if state.heard(id)?.inbox.open() {
+                    Ok(())
+                } else {
+                    Err("the guest broke the protocol: it opened what it had opened".to_owned())
+                }
+            }
+            ToHost::Eof { id } => {
+                if state.heard(id)?.inbox.end_content() {
+                    Ok(())
+                } else {
+                    Err("the guest broke the protocol: it ended what had ended".to_owned())
+                }
+            }
             ToHost::Attached {
                 id,
                 stdout,

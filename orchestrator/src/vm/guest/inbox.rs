@@ -12,8 +12,12 @@ use super::error::GuestError;
 pub(super) enum Arrival {
     /// The guest began to send the output of a command that others started or this session lost.
     Attached,
+    /// The guest began with what has no end of its own, like a connection.
+    Opened,
     /// Bytes, as many as there were.
     Data(Stream, Vec<u8>),
+    /// No more bytes come, and the request goes on.
+    ContentEnded,
     /// The end.
     Done(Outcome),
     /// The session of a file's transfer was lost: the file has to be sent again.
@@ -25,6 +29,8 @@ impl fmt::Debug for Arrival {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Attached => f.write_str("Attached"),
+            Self::Opened => f.write_str("Opened"),
+            Self::ContentEnded => f.write_str("ContentEnded"),
             Self::Data(stream, bytes) => write!(f, "{} bytes of {stream:?}", bytes.len()),
             Self::Done(outcome) => f.debug_tuple("Done").field(outcome).finish(),
             Self::Interrupted => f.write_str("Interrupted"),
@@ -58,8 +64,37 @@ struct State {
     output: Flow,
     errors: Flow,
     attached: bool,
+    opened: Notice,
+    content_ended: Notice,
     out_of_memory: bool,
     end: Option<Result<End, GuestError>>,
+}
+
+/// What a guest says once, if at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Notice {
+    #[default]
+    None,
+    Waiting,
+    Taken,
+}
+
+impl Notice {
+    /// Records that it came; returns `false` if it had before.
+    fn arrive(&mut self) -> bool {
+        *self == Self::None && {
+            *self = Self::Waiting;
+            true
+        }
+    }
+
+    /// Returns whether it waits, and takes it.
+    fn take(&mut self) -> bool {
+        *self == Self::Waiting && {
+            *self = Self::Taken;
+            true
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -170,6 +205,8 @@ impl Inbox {
                 output,
                 errors,
                 attached: false,
+                opened: Notice::None,
+                content_ended: Notice::None,
                 out_of_memory: false,
                 end: None,
             }),
@@ -185,15 +222,32 @@ impl Inbox {
     #[must_use]
     pub(super) fn push(&self, stream: Stream, bytes: &[u8]) -> bool {
         let mut state = self.state();
+        let is_open = state.content_ended == Notice::None;
         let flow = if stream == Stream::Stderr {
             &mut state.errors
         } else {
             &mut state.output
         };
-        let fits = flow.stream == stream && flow.push(bytes);
+        let fits = is_open && flow.stream == stream && flow.push(bytes);
         drop(state);
         self.arrived.notify_one();
         fits
+    }
+
+    /// Records that the guest has opened what was asked for; returns `false` if it had before.
+    #[must_use]
+    pub(super) fn open(&self) -> bool {
+        let is_first = self.state().opened.arrive();
+        self.arrived.notify_one();
+        is_first
+    }
+
+    /// Records that no more bytes come; returns `false` if that was known.
+    #[must_use]
+    pub(super) fn end_content(&self) -> bool {
+        let is_first = self.state().content_ended.arrive();
+        self.arrived.notify_one();
+        is_first
     }
 
     /// Records that the guest sends from these offsets on; returns `false` if that is impossible.
@@ -279,10 +333,14 @@ impl Inbox {
         if std::mem::take(&mut state.attached) {
             return Some((Ok(Arrival::Attached), None));
         }
+        if state.opened.take() {
+            return Some((Ok(Arrival::Opened), None));
+        }
         let State {
             output,
             errors,
             end,
+            content_ended,
             ..
         } = &mut *state;
         for flow in [output, errors] {
@@ -291,6 +349,9 @@ impl Inbox {
                 let taken = if end.is_none() { flow.tell() } else { None };
                 return Some((Ok(Arrival::Data(flow.stream, bytes)), taken));
             }
+        }
+        if content_ended.take() {
+            return Some((Ok(Arrival::ContentEnded), None));
         }
         let end = end.as_ref()?.clone();
         let arrival = end.map(|end| match end {

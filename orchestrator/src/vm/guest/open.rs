@@ -21,7 +21,7 @@ const MAX_SIGNALS: usize = 64;
 pub(super) enum Kind {
     /// A command, which continues without a session.
     Command(ExecId),
-    /// About files: its owner decides how to ask again.
+    /// About files, or a connection: its owner decides how to ask again.
     File,
     /// A request that can be repeated.
     Question,
@@ -32,7 +32,10 @@ impl Kind {
         match request {
             Request::Exec(exec) => Self::Command(exec.id),
             Request::Attach(attach) => Self::Command(attach.exec),
-            Request::PutFile(_) | Request::GetFile(_) | Request::File(_) => Self::File,
+            Request::PutFile(_)
+            | Request::GetFile(_)
+            | Request::File(_)
+            | Request::Connect { .. } => Self::File,
             _ => Self::Question,
         }
     }

@@ -49,7 +49,11 @@ impl Pending {
         if let Some(taken) = taken {
             self.ticket.line.taken(self.ticket.id, taken);
         }
-        if !matches!(arrival, Ok(Arrival::Data(..) | Arrival::Attached)) {
+        let goes_on = matches!(
+            arrival,
+            Ok(Arrival::Data(..) | Arrival::Attached | Arrival::Opened | Arrival::ContentEnded)
+        );
+        if !goes_on {
             self.over = true;
         }
         arrival
