@@ -19,7 +19,7 @@ use crate::credentials::as_user;
 use crate::failure::refused;
 use crate::os_str::os;
 use crate::output::{Chunk, CommandEnds, Outputs, nonblocking, open_pipe};
-use crate::program::{Surroundings, find};
+use crate::program::Surroundings;
 use crate::rundown::Rundown;
 use crate::stdin::Stdin;
 use crate::system::System;
@@ -121,11 +121,12 @@ impl Command {
         let env = surroundings.environment(exec, account);
         let located = as_user(account, || {
             let directory = surroundings.directory(exec, account)?;
-            let program = find(exec, &env, &directory)?;
+            let program = surroundings.find(exec, &env, &directory)?;
             Ok((program, directory))
         });
         let (program, directory) = located.map_err(|error| not_that_user(exec, &error))??;
-        let name = exec.argv.first().map_or(OsStr::new(""), os);
+        let name = exec.program().map_or(OsStr::new(""), os);
+        let shown_to_itself = exec.argv.first().map_or(name, os);
         let no_pipes = |error: io::Error| {
             let attempt = format_args!("set up the pipes of {}", name.display());
             refused(attempt, &error, FailureKind::Io)
@@ -138,10 +139,10 @@ impl Command {
         let mut spawn = match streams.terminal {
             None => {
                 let mut spawn = Spawn::new(program);
-                spawn.arg0(name).process_group(0);
+                spawn.arg0(shown_to_itself).process_group(0);
                 spawn
             }
-            Some(_) => terminal::taken_over_by(&program, name),
+            Some(_) => terminal::taken_over_by(&program, shown_to_itself),
         };
         let [stdin, stdout, stderr] = streams.of_command;
         spawn

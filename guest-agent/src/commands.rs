@@ -80,7 +80,7 @@ impl Commands {
         surroundings: &Surroundings,
         system: &mut dyn System,
     ) -> Result<(), Outcome> {
-        let program = exec.argv.first().cloned().unwrap_or_default();
+        let program = exec.program().cloned().unwrap_or_default();
         self.table
             .check(exec.id)
             .map_err(|refusal| refused("run", &program, refusal))?;

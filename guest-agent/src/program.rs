@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use ironclaw_protocol::message::{Exec, FailureKind, Outcome};
+use ironclaw_protocol::message::{Exec, FailureKind, Inherited, Outcome};
 use rustix::fs::{Access, access};
 
 use crate::account::Account;
@@ -29,12 +29,26 @@ const LANG: (&str, &str) = ("LANG", "C.UTF-8");
 const TERM: (&str, &str) = ("TERM", "xterm");
 
 impl Surroundings {
-    /// Returns the environment of `exec`: that of a login, and its own in front.
+    /// Returns the environment of `exec`: what it inherits, and its own in front.
     pub(crate) fn environment(
         &self,
         exec: &Exec,
         account: Option<&Account>,
     ) -> BTreeMap<OsString, OsString> {
+        let mut env = match exec.inherited {
+            Inherited::Nothing => BTreeMap::new(),
+            Inherited::All | Inherited::Except(_) => self.inherited(exec, account),
+        };
+        for name in exec.inherited.removed() {
+            env.remove(os(name));
+        }
+        let own = exec.env.iter();
+        env.extend(own.map(|(name, value)| (os(name).to_owned(), os(value).to_owned())));
+        env
+    }
+
+    /// Returns the guest's environment for `exec`, and in front that of a login.
+    fn inherited(&self, exec: &Exec, account: Option<&Account>) -> BTreeMap<OsString, OsString> {
         let mut env = BTreeMap::from([LANG].map(|(name, value)| (name.into(), value.into())));
         if exec.terminal.is_some() {
             env.insert(TERM.0.into(), TERM.1.into());
@@ -43,8 +57,6 @@ impl Surroundings {
         let of_login = account.map(Account::variables);
         let of_login = of_login.into_iter().flatten();
         env.extend(of_login.map(|(name, value)| (name.into(), value.to_owned())));
-        let own = exec.env.iter();
-        env.extend(own.map(|(name, value)| (os(name).to_owned(), os(value).to_owned())));
         env
     }
 
@@ -73,56 +85,62 @@ impl Surroundings {
             Err(error) => Err(refused(attempt, &error, FailureKind::NoSuchDirectory)),
         }
     }
-}
 
-/// Finds the file to execute for `exec` as `execvp` does, but on the `PATH` of the command's own
-/// environment, and with an error that names what was looked for.
-pub(crate) fn find(
-    exec: &Exec,
-    env: &BTreeMap<OsString, OsString>,
-    directory: &Path,
-) -> Result<PathBuf, Outcome> {
-    let name = exec.argv.first().map_or(OsStr::new(""), os);
-    let missing = |reason: &dyn std::fmt::Display| {
-        let attempt = format_args!("run {}: {reason}", name.display());
-        failed(FailureKind::NotFound, attempt)
-    };
-    if name.as_bytes().contains(&b'/') {
-        let path = directory.join(name);
-        return match executable(&path) {
-            Ok(()) => Ok(path),
-            Err(error) => Err(refused(
-                format_args!("run {}", name.display()),
+    /// Finds the file to execute for `exec` as `execvp` does, but on the `PATH` of the command's own
+    /// environment, or the guest's if that has none, and with an error that names what was looked for.
+    pub(crate) fn find(
+        &self,
+        exec: &Exec,
+        env: &BTreeMap<OsString, OsString>,
+        directory: &Path,
+    ) -> Result<PathBuf, Outcome> {
+        let name = exec.program().map_or(OsStr::new(""), os);
+        let missing = |reason: &dyn std::fmt::Display| {
+            let attempt = format_args!("run {}: {reason}", name.display());
+            failed(FailureKind::NotFound, attempt)
+        };
+        if name.as_bytes().contains(&b'/') {
+            let path = directory.join(name);
+            return match executable(&path) {
+                Ok(()) => Ok(path),
+                Err(error) => Err(refused(
+                    format_args!("run {}", name.display()),
+                    &error,
+                    FailureKind::NotFound,
+                )),
+            };
+        }
+        let Some(path) = env.get(OsStr::new("PATH")).or(self.path()) else {
+            return Err(missing(&"PATH is not set"));
+        };
+        let mut denied = None;
+        for entry in path.as_bytes().split(|byte| *byte == b':') {
+            let candidate = directory.join(OsStr::from_bytes(entry)).join(name);
+            match executable(&candidate) {
+                Ok(()) => return Ok(candidate),
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    denied.get_or_insert((candidate, error));
+                }
+                Err(_) => {}
+            }
+        }
+        Err(match denied {
+            Some((candidate, error)) => refused(
+                format_args!("run {}", candidate.display()),
                 &error,
                 FailureKind::NotFound,
+            ),
+            None => missing(&format_args!(
+                "no such program on PATH ({})",
+                path.display()
             )),
-        };
+        })
     }
-    let Some(path) = env.get(OsStr::new("PATH")) else {
-        return Err(missing(&"PATH is not set"));
-    };
-    let mut denied = None;
-    for entry in path.as_bytes().split(|byte| *byte == b':') {
-        let candidate = directory.join(OsStr::from_bytes(entry)).join(name);
-        match executable(&candidate) {
-            Ok(()) => return Ok(candidate),
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                denied.get_or_insert((candidate, error));
-            }
-            Err(_) => {}
-        }
+
+    fn path(&self) -> Option<&OsString> {
+        let mut own = self.env.iter();
+        own.find(|(name, _)| name == "PATH").map(|(_, path)| path)
     }
-    Err(match denied {
-        Some((candidate, error)) => refused(
-            format_args!("run {}", candidate.display()),
-            &error,
-            FailureKind::NotFound,
-        ),
-        None => missing(&format_args!(
-            "no such program on PATH ({})",
-            path.display()
-        )),
-    })
 }
 
 fn executable(path: &Path) -> io::Result<()> {

@@ -29,7 +29,7 @@ pub struct RequestId(pub u32);
 pub struct ExecId(pub u64);
 
 /// A message from the host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToGuest {
     /// The first frame of a session.
     Hello {
@@ -108,7 +108,7 @@ pub enum ToGuest {
 }
 
 /// A message from the guest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToHost {
     /// Answers the host's `Hello`.
     Hello {
@@ -304,10 +304,15 @@ pub struct Identity {
 pub struct Exec {
     /// The command's id in all sessions.
     pub id: ExecId,
-    /// The program and its arguments. A program without a slash is looked up on `PATH`.
+    /// The program's name and arguments, as it gets them.
     pub argv: Vec<OsBytes>,
-    /// Variables in addition to the agent's environment.
+    /// The program to run, if not the one that is the first of `argv`. One without a slash is looked
+    /// up on `PATH`.
+    pub program: Option<OsBytes>,
+    /// Variables in addition to those that are inherited.
     pub env: Vec<(OsBytes, OsBytes)>,
+    /// The variables of the guest's own environment, and of a login, that it gets.
+    pub inherited: Inherited,
     /// The working directory, if not the agent's default.
     pub cwd: Option<OsBytes>,
     /// Whether standard input follows as `Data`; otherwise it is empty.
@@ -336,6 +341,18 @@ pub struct TerminalSize {
     pub rows: u16,
     /// The number of characters in a line.
     pub columns: u16,
+}
+
+/// The variables that a command gets without naming them.
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Inherited {
+    /// All that there are.
+    #[default]
+    All,
+    /// All but those of these names.
+    Except(Vec<OsBytes>),
+    /// None.
+    Nothing,
 }
 
 /// The destination of a command's standard error.
@@ -571,11 +588,13 @@ fn check_tag(tag: &OsBytes) -> Result<(), OutOfBounds> {
 
 /// Checked here, because the guest's kernel would only report "too long".
 fn check_arguments(exec: &Exec) -> Result<(), OutOfBounds> {
-    check(
-        exec.argv.first().is_some_and(|p| !p.as_bytes().is_empty()),
-        "no program to run",
-    )?;
-    let arguments = exec.argv.iter().map(|argument| argument.as_bytes().len());
+    let is_named = exec
+        .program()
+        .is_some_and(|name| !name.as_bytes().is_empty());
+    check(is_named && !exec.argv.is_empty(), "no program to run")?;
+    let removed = exec.inherited.removed();
+    let texts = exec.argv.iter().chain(&exec.program).chain(removed);
+    let arguments = texts.map(|argument| argument.as_bytes().len());
     let variables = exec
         .env
         .iter()
@@ -597,17 +616,38 @@ fn check_arguments(exec: &Exec) -> Result<(), OutOfBounds> {
     let mut strings = exec
         .argv
         .iter()
+        .chain(&exec.program)
+        .chain(removed)
         .chain(exec.env.iter().flat_map(|(name, value)| [name, value]));
     check(
         strings.all(|text| !text.as_bytes().contains(&0)),
         "an argument or environment variable holds a NUL byte",
     )?;
+    let set = exec.env.iter().map(|(name, _)| name);
     check(
-        exec.env
-            .iter()
-            .all(|(name, _)| !name.as_bytes().is_empty() && !name.as_bytes().contains(&b'=')),
+        set.chain(removed)
+            .all(|name| !name.as_bytes().is_empty() && !name.as_bytes().contains(&b'=')),
         "the name of an environment variable is empty or holds '='",
     )
+}
+
+impl Exec {
+    /// Returns the name of the program to run, if there is one.
+    #[must_use]
+    pub fn program(&self) -> Option<&OsBytes> {
+        self.program.as_ref().or(self.argv.first())
+    }
+}
+
+impl Inherited {
+    /// Returns the names of the variables that are left out, unless all are.
+    #[must_use]
+    pub fn removed(&self) -> &[OsBytes] {
+        match self {
+            Self::Except(names) => names,
+            Self::All | Self::Nothing => &[],
+        }
+    }
 }
 
 impl ToGuest {

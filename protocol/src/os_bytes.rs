@@ -55,9 +55,3 @@ impl fmt::Display for OsBytes {
         f.write_str(&String::from_utf8_lossy(&self.0))
     }
 }
-
-impl fmt::Debug for OsBytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&String::from_utf8_lossy(&self.0), f)
-    }
-}

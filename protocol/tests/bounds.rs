@@ -9,8 +9,8 @@ use ironclaw_protocol::limits::{
     MAX_PROGRAM, MAX_TEXT, WINDOW,
 };
 use ironclaw_protocol::message::{
-    CommandEnd, CommandInfo, Exec, ExecId, Existing, GetFile, Identity, Kept, Outcome, PutFile,
-    Request, RequestId, SetIdentity, Stderr, StdinAt, Stream, ToGuest, ToHost, UnixTime,
+    CommandEnd, CommandInfo, Exec, ExecId, Existing, GetFile, Identity, Inherited, Kept, Outcome,
+    PutFile, Request, RequestId, SetIdentity, Stderr, StdinAt, Stream, ToGuest, ToHost, UnixTime,
     bounded_text,
 };
 
@@ -21,6 +21,8 @@ fn exec(argv: &[&str]) -> Exec {
         user: None,
         tag: "".into(),
         terminal: None,
+        program: None,
+        inherited: Inherited::All,
         argv: argv.iter().map(|&argument| argument.into()).collect(),
         env: Vec::new(),
         cwd: None,
@@ -50,6 +52,38 @@ fn a_command_needs_a_program() {
     assert!(Request::Exec(exec(&["true"])).validate().is_ok());
     assert!(Request::Exec(exec(&[])).validate().is_err());
     assert!(Request::Exec(exec(&["", "x"])).validate().is_err());
+    let named = |argv: &[&str], program: &str| {
+        let program = Some(program.into());
+        let exec = Exec {
+            program,
+            ..exec(argv)
+        };
+        Request::Exec(exec).validate()
+    };
+    assert!(named(&["", "x"], "true").is_ok());
+    assert!(named(&["true"], "").is_err());
+    assert!(named(&[], "true").is_err());
+    assert!(named(&["true"], "a\0b").is_err());
+}
+
+#[test]
+fn names_of_variables_that_are_left_out_are_as_bounded_as_those_that_are_set() {
+    let without = |names: Vec<String>| {
+        let names = names.into_iter().map(Into::into).collect();
+        let inherited = Inherited::Except(names);
+        Request::Exec(Exec {
+            inherited,
+            ..exec(&["true"])
+        })
+        .validate()
+    };
+    assert!(without(vec!["LANG".into()]).is_ok());
+    for bad in ["", "A=b", "a\0b"] {
+        assert!(without(vec![bad.into()]).is_err(), "{bad:?}");
+    }
+    assert!(without(vec!["x".repeat(MAX_ARGUMENT + 1)]).is_err());
+    let least = MAX_ARGUMENTS / (1 + ARGUMENT_OVERHEAD);
+    assert!(without(vec!["x".to_owned(); least + 1]).is_err());
 }
 
 #[test]

@@ -7,7 +7,8 @@ use ironclaw_protocol::file::{
 };
 use ironclaw_protocol::frame::{Message, encode};
 use ironclaw_protocol::message::{
-    Failure, FailureKind, Outcome, Request, RequestId, ToGuest, ToHost,
+    Exec, ExecId, Failure, FailureKind, Inherited, Outcome, Request, RequestId, Stderr, ToGuest,
+    ToHost,
 };
 use ironclaw_protocol::records;
 
@@ -56,6 +57,30 @@ fn requests_are_encoded_as_ever() {
         recursive: true,
     };
     assert_eq!(of_files(watch), [14, 2, b'/', b'a', 1]);
+}
+
+#[test]
+fn commands_are_encoded_as_ever() {
+    let exec = Exec {
+        id: ExecId(3),
+        argv: vec!["sh".into(), "-l".into()],
+        program: Some("ash".into()),
+        env: vec![("A".into(), "b".into())],
+        inherited: Inherited::Except(vec!["C".into()]),
+        cwd: None,
+        stdin: true,
+        stderr: Stderr::ToStdout,
+        timeout_ms: Some(5),
+        keep: false,
+        user: None,
+        tag: "t".into(),
+        terminal: None,
+    };
+    let arguments = [2, 2, b's', b'h', 2, b'-', b'l', 1, 3, b'a', b's', b'h'];
+    let variables = [1, 1, b'A', 1, b'b', 1, 1, 1, b'C'];
+    let rest = [0, 1, 1, 1, 5, 0, 0, 1, b't', 0];
+    let expected = [&[1, 1, 2, 3], &arguments[..], &variables, &rest].concat();
+    assert_eq!(bytes(&request(Request::Exec(exec))), expected);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use ironclaw_protocol::frame::{Decoder, Event, FrameError, MAGIC, decode, encode};
 use ironclaw_protocol::limits::{MAX_CHUNK, MAX_FRAME, MAX_REQUEST_FRAME, MAX_RESYNC};
 use ironclaw_protocol::message::{
-    Exec, ExecId, Request, RequestId, Stderr, Stream, ToGuest, ToHost,
+    Exec, ExecId, Inherited, Request, RequestId, Stderr, Stream, ToGuest, ToHost,
 };
 use proptest::prelude::*;
 
@@ -32,6 +32,8 @@ fn arbitrary_message() -> impl Strategy<Value = ToGuest> {
                     user: None,
                     tag: "".into(),
                     terminal: None,
+                    program: None,
+                    inherited: Inherited::All,
                     argv: argv.into_iter().map(Into::into).collect(),
                     env: vec![("A".into(), "b".into())],
                     cwd: cwd.map(Into::into),

@@ -40,10 +40,8 @@ pub(crate) fn start(exec: &Exec, guest: &mut Guest) -> Result<Work, Failure> {
             message: "this guest has no users and no terminals".into(),
         });
     }
-    let (program, args) = match exec.argv.split_first() {
-        Some((program, args)) => (program.to_str().unwrap_or_default(), args),
-        None => ("", &[][..]),
-    };
+    let program = exec.program().and_then(OsBytes::to_str).unwrap_or_default();
+    let args = exec.argv.get(1..).unwrap_or_default();
     Ok(match program {
         "echo" => echo(args),
         "cat" => Work::Copy {

@@ -52,7 +52,7 @@ impl Commands {
     /// Starts `work` as a command that was checked.
     pub(crate) fn start(&mut self, exec: &Exec, work: Work, listener: Listener, now: Duration) {
         self.started = self.started.wrapping_add(1);
-        let program = exec.argv.first().cloned().unwrap_or_default();
+        let program = exec.program().cloned().unwrap_or_default();
         let new = NewCommand {
             exec: exec.id,
             pid: self.started,

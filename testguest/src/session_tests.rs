@@ -7,8 +7,8 @@ use ironclaw_protocol::VERSION;
 use ironclaw_protocol::frame::{Decoder, Event, MAGIC, decode, encode};
 use ironclaw_protocol::limits::{MAX_CHUNK, OUTPUT_WINDOW, WINDOW};
 use ironclaw_protocol::message::{
-    Attach, Exec, ExecId, Existing, GetFile, Identity, PutFile, SetIdentity, Stderr, Stream,
-    UnixTime,
+    Attach, Exec, ExecId, Existing, GetFile, Identity, Inherited, PutFile, SetIdentity, Stderr,
+    Stream, UnixTime,
 };
 
 use super::*;
@@ -107,6 +107,8 @@ fn exec(argv: &[&str]) -> Request {
         user: None,
         tag: "".into(),
         terminal: None,
+        program: None,
+        inherited: Inherited::All,
     })
 }
 

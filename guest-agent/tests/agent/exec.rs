@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use ironclaw_protocol::message::{FailureKind, Outcome, Request, Stderr, ToGuest};
+use ironclaw_protocol::message::{
+    ExecId, FailureKind, Inherited, Outcome, Request, Stderr, TerminalSize, ToGuest,
+};
 
 use crate::host::{Agent, exec, shell, text};
 
@@ -76,6 +78,52 @@ fn a_program_is_looked_up_on_the_path_that_the_command_gets() {
     assert_eq!(
         host.run(Request::Exec(relative)).outcome,
         Outcome::Exited(0)
+    );
+}
+
+#[test]
+fn variables_are_left_out_and_the_program_is_found_without_its_own_path() {
+    let agent = Agent::start();
+    let mut host = agent.host();
+    let mut command = exec(&["env"]);
+    command.env = vec![("ONLY".into(), "this".into())];
+    command.inherited = Inherited::Nothing;
+    assert_eq!(host.run(Request::Exec(command)).stdout(), "ONLY=this");
+    let mut command = exec(&["env"]);
+    let all = host.run(Request::Exec(command.clone())).stdout().to_owned();
+    assert!(all.contains("LANG=") && all.contains("PATH="), "{all}");
+    command.id = ExecId(u64::MAX);
+    command.inherited = Inherited::Except(vec!["LANG".into(), "NEVER_SET".into()]);
+    let without = host.run(Request::Exec(command)).stdout().to_owned();
+    assert!(
+        !without.contains("LANG=") && without.contains("PATH="),
+        "{without}"
+    );
+}
+
+#[test]
+fn a_program_gets_the_name_that_it_is_to_have_with_and_without_a_terminal() {
+    let agent = Agent::start();
+    let mut host = agent.host();
+    for terminal in [
+        None,
+        Some(TerminalSize {
+            rows: 24,
+            columns: 80,
+        }),
+    ] {
+        let mut command = exec(&["called", "-c", "echo $0"]);
+        command.program = Some("sh".into());
+        command.terminal = terminal;
+        assert_eq!(host.run(Request::Exec(command)).stdout(), "called");
+    }
+    let mut missing = exec(&["sh"]);
+    missing.program = Some("no-such-program".into());
+    let failure = host.run(Request::Exec(missing)).failure();
+    assert!(
+        failure.message.contains("no-such-program"),
+        "{}",
+        failure.message
     );
 }
 

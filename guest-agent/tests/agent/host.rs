@@ -12,7 +12,7 @@ use ironclaw_protocol::VERSION;
 use ironclaw_protocol::frame::{Decoder, Event, MAGIC, decode, encode};
 use ironclaw_protocol::limits::{MAX_CHUNK, WINDOW};
 use ironclaw_protocol::message::{
-    Exec, ExecId, Failure, Outcome, Request, RequestId, Stderr, Stream, ToGuest, ToHost,
+    Exec, ExecId, Failure, Inherited, Outcome, Request, RequestId, Stderr, Stream, ToGuest, ToHost,
 };
 
 /// Timeout of answers that should come at once.
@@ -310,6 +310,8 @@ pub(crate) fn exec(argv: &[&str]) -> Exec {
         user: None,
         tag: "".into(),
         terminal: None,
+        program: None,
+        inherited: Inherited::All,
     }
 }
 

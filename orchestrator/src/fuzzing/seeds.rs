@@ -10,8 +10,9 @@ use std::path::Path;
 use ironclaw_protocol::file::{FileInfo, FileKind, FileOperation, FileRequest, FileTime};
 use ironclaw_protocol::frame::encode;
 use ironclaw_protocol::message::{
-    Attach, CommandEnd, CommandInfo, Exec, ExecId, Existing, Failure, FailureKind, GetFile, Kept,
-    Outcome, PutFile, Request, RequestId, Stderr, StdinAt, Stream, ToGuest, ToHost,
+    Attach, CommandEnd, CommandInfo, Exec, ExecId, Existing, Failure, FailureKind, GetFile,
+    Inherited, Kept, Outcome, PutFile, Request, RequestId, Stderr, StdinAt, Stream, ToGuest,
+    ToHost,
 };
 use ironclaw_protocol::records;
 
@@ -170,6 +171,8 @@ fn of_hosts() -> [Vec<ToGuest>; 4] {
             user: None,
             tag: "".into(),
             terminal: None,
+            program: None,
+            inherited: Inherited::All,
         };
         request(id, Request::Exec(exec))
     };

@@ -54,6 +54,25 @@ async fn environment_directory_and_input_arrive() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_command_may_inherit_nothing_and_have_another_name() {
+    let Some(vm) = vm("cleared").await else {
+        return;
+    };
+    let cleared = Command::new("env").env_clear().env("ONLY", "this");
+    assert_eq!(vm.exec(cleared).await.unwrap().stdout, b"ONLY=this\n");
+    let without = Command::new("env").env_remove("LANG");
+    let without = String::from_utf8(vm.exec(without).await.unwrap().stdout).unwrap();
+    assert!(
+        without.contains("PATH=") && !without.contains("LANG="),
+        "{without}"
+    );
+    // Busybox does what it is called.
+    let named = Command::new("busybox").arg0("echo").arg("called");
+    assert_eq!(vm.exec(named).await.unwrap().stdout, b"called\n");
+    vm.destroy().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_megabyte_goes_through_in_both_directions() {
     let Some(vm) = vm("megabyte").await else {
         return;

@@ -1,12 +1,13 @@
 //! Commands for a guest, and their results.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ironclaw_protocol::message::{Exec, ExecId, Stderr, TerminalSize};
+use ironclaw_protocol::message::{Exec, ExecId, Inherited, Stderr, TerminalSize};
 use ironclaw_protocol::os_bytes::OsBytes;
 use serde::Serialize;
 
@@ -27,7 +28,13 @@ pub const MAX_COLLECTED: u64 = 64 * 1024 * 1024;
 #[derive(Clone)]
 pub struct Command {
     argv: Vec<OsString>,
-    env: Vec<(OsString, OsString)>,
+    /// The program, if `argv` begins with another name.
+    program: Option<OsString>,
+    /// Variables that are set.
+    env: BTreeMap<OsString, OsString>,
+    /// Variables that are not inherited.
+    removed: BTreeSet<OsString>,
+    inherits: bool,
     cwd: Option<PathBuf>,
     stderr: Stderr,
     timeout: Option<Duration>,
@@ -53,7 +60,10 @@ impl Command {
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         Self {
             argv: vec![program.as_ref().to_owned()],
-            env: Vec::new(),
+            program: None,
+            env: BTreeMap::new(),
+            removed: BTreeSet::new(),
+            inherits: true,
             cwd: None,
             stderr: Stderr::Apart,
             timeout: None,
@@ -82,11 +92,23 @@ impl Command {
         self
     }
 
+    /// Sets the name that the program gets as its first argument, in place of the one that it is
+    /// run by.
+    #[must_use]
+    pub fn arg0(mut self, name: impl AsRef<OsStr>) -> Self {
+        if let Some(first) = self.argv.first_mut() {
+            let program = std::mem::replace(first, name.as_ref().to_owned());
+            self.program.get_or_insert(program);
+        }
+        self
+    }
+
     /// Sets an environment variable in addition to the guest's own.
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         let (name, value) = (name.as_ref().to_owned(), value.as_ref().to_owned());
-        self.env.push((name, value));
+        self.removed.remove(&name);
+        self.env.insert(name, value);
         self
     }
 
@@ -98,6 +120,37 @@ impl Command {
     ) -> Self {
         let variables = variables.into_iter();
         variables.fold(self, |command, (name, value)| command.env(name, value))
+    }
+
+    /// Removes an environment variable: one that was set before, and the guest's own.
+    ///
+    /// ```
+    /// # use ironclaw_orchestrator::vm::Command;
+    /// let command = Command::new("date").env_remove("LANG");
+    /// # let _ = command;
+    /// ```
+    #[must_use]
+    pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
+        self.env.remove(name.as_ref());
+        self.removed.insert(name.as_ref().to_owned());
+        self
+    }
+
+    /// Removes all environment variables: those that were set before, and all of the guest's own, with
+    /// those of a [login](Self::user) and a [terminal](Self::pty). The program is looked up on the
+    /// guest's own `PATH` all the same, unless another one is set afterwards.
+    ///
+    /// ```
+    /// # use ironclaw_orchestrator::vm::Command;
+    /// let command = Command::new("env").env_clear().env("LANG", "C");
+    /// # let _ = command;
+    /// ```
+    #[must_use]
+    pub fn env_clear(mut self) -> Self {
+        self.env.clear();
+        self.removed.clear();
+        self.inherits = false;
+        self
     }
 
     /// Sets how many bytes of output are collected at most, instead of [`MAX_COLLECTED`]; a command
@@ -214,6 +267,14 @@ impl Command {
         self.timeout
     }
 
+    fn inherited(&self) -> Inherited {
+        match (self.inherits, self.removed.is_empty()) {
+            (false, _) => Inherited::Nothing,
+            (true, true) => Inherited::All,
+            (true, false) => Inherited::Except(self.removed.iter().map(bytes).collect()),
+        }
+    }
+
     pub(super) fn to_exec(&self, id: ExecId) -> Exec {
         Exec {
             id,
@@ -222,6 +283,8 @@ impl Command {
             tag: bytes(&self.tag),
             terminal: self.terminal,
             argv: self.argv.iter().map(bytes).collect(),
+            program: self.program.as_ref().map(bytes),
+            inherited: self.inherited(),
             env: self
                 .env
                 .iter()
@@ -297,10 +360,14 @@ impl fmt::Debug for Shown<'_> {
 impl fmt::Debug for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let argv = self.argv.iter().map(OsString::as_os_str);
-        let names = self.env.iter().map(|(name, _)| name.as_os_str());
+        let names = self.env.keys().map(OsString::as_os_str);
+        let removed = self.removed.iter().map(OsString::as_os_str);
         f.debug_struct("Command")
+            .field("program", &self.program)
             .field("argv", &Shown(argv.collect()))
             .field("env", &Shown(names.collect()))
+            .field("removed", &Shown(removed.collect()))
+            .field("inherits", &self.inherits)
             .field("cwd", &self.cwd)
             .field("stdin", &self.stdin)
             .field("timeout", &self.timeout)
@@ -467,6 +534,37 @@ mod tests {
             .collect();
         assert_eq!(argv, [&b"/bin/ls"[..], b"-l", b"/bin/ls"]);
         assert_eq!(exec.env.len(), 1);
+        assert_eq!((exec.program, exec.inherited), (None, Inherited::All));
+    }
+
+    #[test]
+    fn variables_are_removed_and_set_in_the_order_of_the_calls() {
+        let names = |exec: &Exec| -> Vec<_> {
+            let names = exec.env.iter().map(|(name, _)| name.to_string());
+            names.collect()
+        };
+        let command = Command::new("env")
+            .envs([("A", "1"), ("B", "2"), ("A", "3")])
+            .env_remove("B")
+            .env_remove("C")
+            .env_remove("D")
+            .env("D", "4");
+        let exec = command.to_exec(ExecId(0));
+        assert_eq!(names(&exec), ["A", "D"]);
+        assert_eq!(exec.env[0].1.to_str(), Some("3"));
+        let kept_out = Inherited::Except(vec!["B".into(), "C".into()]);
+        assert_eq!(exec.inherited, kept_out);
+        let cleared = command.env_clear().env("E", "5").to_exec(ExecId(0));
+        assert_eq!(names(&cleared), ["E"]);
+        assert_eq!(cleared.inherited, Inherited::Nothing);
+    }
+
+    #[test]
+    fn a_program_may_get_another_name_than_its_own_and_the_last_one_given_counts() {
+        let command = Command::new("busybox").arg("-l").arg0("sh").arg0("ash");
+        let exec = command.to_exec(ExecId(0));
+        assert_eq!(exec.program, Some("busybox".into()));
+        assert_eq!(exec.argv, ["ash", "-l"].map(Into::into));
     }
 
     #[test]
