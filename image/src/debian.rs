@@ -13,6 +13,8 @@ mod packages;
 mod tool;
 mod vmlinux;
 
+#[cfg(feature = "oci")]
+pub(crate) use build::BootFiles;
 #[cfg(test)]
 pub(crate) use build::CACHE;
 pub use build::{BuildSpec, BusyboxSource, KernelSource};

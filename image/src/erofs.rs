@@ -16,6 +16,7 @@ mod directory;
 mod error;
 mod format;
 mod image;
+mod open;
 mod plan;
 #[cfg(test)]
 pub(crate) mod reader;
@@ -25,4 +26,5 @@ mod xattrs;
 
 pub use error::ErofsError;
 pub use image::{Written, write};
+pub use open::{OpenImageError, open};
 pub use xattrs::is_kept as keeps_xattr;

@@ -22,6 +22,38 @@ pub enum TemplateError {
     #[cfg(feature = "oci")]
     #[error(transparent)]
     Source(#[from] crate::oci::SourceError),
+    /// A step of a recipe failed.
+    #[cfg(feature = "oci")]
+    #[error("{}{step}", .file.as_ref().map(|file| format!("{file}, ")).unwrap_or_default())]
+    Step {
+        /// The Dockerfile that it is in.
+        file: Option<String>,
+        /// The step and the reason.
+        #[source]
+        step: Box<crate::recipe::StepError>,
+    },
+    /// A Dockerfile can't be used.
+    #[cfg(feature = "oci")]
+    #[error("{file}, {source}")]
+    Dockerfile {
+        /// Its name.
+        file: String,
+        /// What is wrong with it.
+        source: crate::recipe::DockerfileError,
+    },
+    /// A template that can't be gone on from.
+    #[cfg(feature = "oci")]
+    #[error("template {hash} can't be gone on from: {reason}")]
+    Base {
+        /// The template.
+        hash: TemplateHash,
+        /// The reason.
+        reason: String,
+    },
+    /// What should make guests warm does not.
+    #[cfg(feature = "oci")]
+    #[error("no guest can be made warm")]
+    Warm(#[source] crate::guest_failure::GuestFailure),
     /// A file that has to be read as a whole is larger than anything that belongs there.
     #[error("{path} is larger than {limit} bytes", path = .path.display())]
     TooLarge {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) const MANIFEST: &str = "template.json";
 
 /// Name of a template, and of its directory: SHA-256 over the digests of its kernel, initramfs and root
-/// disk and its boot arguments, written as 64 lower-case hexadecimal digits. Equal inputs have equal hashes,
+/// disk, what makes it warm, and its boot arguments, written as 64 lower-case hexadecimal digits. Equal inputs have equal hashes,
 /// whenever and wherever they were built.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -30,6 +30,7 @@ impl TemplateHash {
         kernel: &Sha256Digest,
         initramfs: Option<&Sha256Digest>,
         (root_disk, config): (Option<&Sha256Digest>, Option<&Sha256Digest>),
+        warm: Option<&Sha256Digest>,
         boot_args: &str,
     ) -> Self {
         // The digests have a fixed length, so the concatenation can't be read in two ways; a
@@ -38,8 +39,9 @@ impl TemplateHash {
         // No boot arguments have a line feed.
         let root_disk = root_disk.map_or_else(String::new, |image| format!("{image}\n"));
         let config = config.map_or_else(String::new, |config| format!("config {config}\n"));
+        let warm = warm.map_or_else(String::new, |warm| format!("warm {warm}\n"));
         Self(Sha256Digest::of(format!(
-            "{kernel}{initramfs}{root_disk}{config}{boot_args}"
+            "{kernel}{initramfs}{root_disk}{config}{warm}{boot_args}"
         )))
     }
 }

@@ -9,7 +9,7 @@ use crate::manifest::is_plain;
 use crate::step::Step;
 use crate::store::TemplateStore;
 use crate::template::Template;
-use crate::write::{Archive, Content};
+use crate::write::{Archive, Content, Image};
 
 /// Limit of an imported initramfs, in bytes.
 const MAX_INITRAMFS: u64 = 1 << 30;
@@ -72,8 +72,9 @@ impl TemplateStore {
                 busybox: None,
                 agent_sha256: None,
             }),
-            root_disk: spec.root_disk.as_deref(),
+            root_disk: spec.root_disk.as_deref().map(Image::Copied),
             root_origin: None,
+            warm: None,
             boot_args: spec.boot_args.clone(),
         };
         self.write(content, progress)

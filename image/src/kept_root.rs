@@ -11,14 +11,17 @@ use crate::manifest::{MAX_MANIFEST, RootDisk};
 use crate::root_origin::RootOrigin;
 use crate::store::TemplateStore;
 use crate::template::Template;
+use crate::warm::Warm;
 
 /// A root to build a template with.
 #[derive(Debug)]
 pub(crate) struct Root {
-    /// The file with its image.
-    pub(crate) image: PathBuf,
+    /// The file with its image; without one, it is in memory.
+    pub(crate) image: Option<PathBuf>,
     /// Where it came from.
     pub(crate) origin: Option<RootOrigin>,
+    /// The programs that make guests warm, if there are any.
+    pub(crate) warm: Option<Warm>,
 }
 
 /// What a manifest of any release says of a root.
@@ -26,10 +29,11 @@ pub(crate) struct Root {
 struct Head {
     root_disk: Option<RootDisk>,
     root_origin: Option<RootOrigin>,
+    warm: Option<Warm>,
 }
 
 impl TemplateStore {
-    /// Returns the root of the default template if that is on a disk, and sound: a template that was
+    /// Returns the root of the default template if there is more to it than busybox in memory: a template that was
     /// made for another release, or with another agent, is built again with it.
     pub(crate) fn default_root(&self) -> Result<Option<Root>, TemplateError> {
         let Some(hash) = self.default_hash()? else {
@@ -42,16 +46,28 @@ impl TemplateStore {
         }
         let head = serde_json::from_slice::<Head>(&file::read(&manifest, MAX_MANIFEST)?);
         let Ok(Head {
-            root_disk: Some(facts),
+            root_disk,
             root_origin: origin,
+            warm,
         }) = head
         else {
             return Ok(None);
+        };
+        let Some(facts) = root_disk else {
+            return Ok(warm.map(|warm| Root {
+                image: None,
+                origin: None,
+                warm: Some(warm),
+            }));
         };
         let image = directory.join(Template::ROOT_DISK);
         if file::digest(&image)? != facts.sha256 {
             return Err(TemplateError::WrongContent { path: image });
         }
-        Ok(Some(Root { image, origin }))
+        Ok(Some(Root {
+            image: Some(image),
+            origin,
+            warm,
+        }))
     }
 }

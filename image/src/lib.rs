@@ -12,6 +12,7 @@
 //!        default -> <hash>      replaced atomically by a build
 //!        .cache/                downloaded packages, checked again on every use
 //!        .layers/               unpacked layers of images, see `oci::LayerStore`
+//!        .steps/                which layer the program of a step made, see `recipe`
 //!        .staging-*/            builds under way; locked while their process lives
 //!        .lock                  held by the process that builds or deletes
 //! ```
@@ -32,6 +33,8 @@ mod file;
     reason = "a fuzzing build uses a part of it, and tests fail by panicking"
 )]
 mod fixture;
+mod guest_failure;
+mod guests;
 mod hash;
 mod import;
 #[cfg(feature = "debian")]
@@ -44,31 +47,39 @@ mod manifest;
 pub mod oci;
 #[cfg(feature = "oci")]
 pub mod recipe;
+#[cfg(all(feature = "debian", feature = "oci"))]
+mod recipe_build;
 mod root_origin;
 #[cfg(all(feature = "debian", feature = "oci"))]
 mod rooted;
 mod step;
+#[cfg(all(feature = "debian", feature = "oci"))]
+mod step_cache;
 mod store;
 mod template;
 #[cfg(test)]
 #[cfg(feature = "debian")]
 mod tests;
 pub mod tree;
+mod warm;
 mod write;
 
 #[cfg(feature = "debian")]
 pub use debian::{BuildSpec, BusyboxSource, DecompressError, KernelSource, ModuleError};
 pub use error::TemplateError;
 pub use ext4::format_ext4;
+pub use guest_failure::GuestFailure;
+pub use guests::{Guests, Program};
 pub use hash::{ParseTemplateHashError, TemplateHash};
 pub use import::ImportSpec;
 pub use ironclaw_store::{Sha256Digest, StoreError};
 pub use kernel::KernelError;
 pub use manifest::{FORMAT, Initramfs, Kernel, Manifest, PackageVersion, RootDisk};
-pub use root_origin::RootOrigin;
+pub use root_origin::{ImageConfig, RootOrigin};
 pub use step::Step;
 pub use store::{Listed, TemplateStore};
 pub use template::Template;
+pub use warm::Warm;
 
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

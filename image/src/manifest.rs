@@ -11,6 +11,7 @@ use crate::error::TemplateError;
 use crate::file;
 use crate::hash::TemplateHash;
 use crate::root_origin::RootOrigin;
+use crate::warm::Warm;
 
 /// The version of the manifest's format.
 pub const FORMAT: u16 = 1;
@@ -41,6 +42,9 @@ pub struct Manifest {
     /// Where the root came from, if it was built.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root_origin: Option<RootOrigin>,
+    /// The programs that make guests warm; there may be none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm: Option<Warm>,
     /// Arguments for the guest's kernel that every VMM passes; backends add their own.
     pub boot_args: String,
     /// The time of the build, in seconds since 1970-01-01 00:00:00 UTC.
@@ -112,6 +116,7 @@ impl Manifest {
         kernel: Kernel,
         initramfs: Option<Initramfs>,
         (root_disk, root_origin): (Option<RootDisk>, Option<RootOrigin>),
+        warm: Option<Warm>,
         boot_args: String,
     ) -> Self {
         // A clock before 1970 is no reason to fail: the time is only shown.
@@ -126,6 +131,7 @@ impl Manifest {
             initramfs,
             root_disk,
             root_origin,
+            warm,
             boot_args,
             created,
         };
@@ -187,9 +193,10 @@ impl Manifest {
         let packages = [self.kernel.package.as_ref(), busybox.flatten()];
         let packages = packages.into_iter().flatten();
         let packages = packages.flat_map(|package| [&*package.name, &package.version]);
-        let source = self.root_origin.as_ref().map(|origin| &*origin.source);
+        let origin = self.root_origin.iter();
+        let origin = origin.flat_map(|it| it.steps.iter().chain([&it.source]));
         let texts = packages.chain([&*self.kernel.release, &self.boot_args]);
-        texts.chain(source)
+        texts.chain(origin.map(String::as_str))
     }
 
     fn computed_hash(&self) -> TemplateHash {
@@ -197,7 +204,9 @@ impl Manifest {
         let image = self.root_disk.as_ref().map(|image| &image.sha256);
         let config = self.root_origin.as_ref().map(RootOrigin::config_digest);
         let root = (image, config.as_ref());
-        TemplateHash::new(&self.kernel.sha256, initramfs, root, &self.boot_args)
+        let warm = self.warm.as_ref().map(Warm::digest);
+        let warm = warm.as_ref();
+        TemplateHash::new(&self.kernel.sha256, initramfs, root, warm, &self.boot_args)
     }
 }
 

@@ -29,6 +29,10 @@ pub use crate::root_origin::ImageConfig;
 pub use error::SourceError;
 #[cfg(feature = "fuzzing")]
 pub use fuzzed::fuzz;
+#[cfg(feature = "debian")]
+pub(crate) use layer_store::StoredLayer;
 pub use layer_store::{LayerId, LayerStore};
+#[cfg(feature = "debian")]
+pub(crate) use root::Opened;
 pub use root::{RootBuilder, RootImage, RootStep};
 pub use source::{ParseSourceError, RootSource};

@@ -18,6 +18,9 @@ pub struct RootOrigin {
     /// The digests of its layers, unpacked, from the lowest on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<Sha256Digest>,
+    /// The steps that changed what the source has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<String>,
     /// The image's defaults.
     #[serde(default)]
     pub config: ImageConfig,

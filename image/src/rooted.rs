@@ -1,6 +1,7 @@
 //! Templates with a root from elsewhere.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use ironclaw_host::untrusted;
 
@@ -10,11 +11,16 @@ use crate::kept_root::Root;
 use crate::oci::{LayerStore, RootBuilder, RootSource};
 use crate::root_origin::RootOrigin;
 use crate::step::Step;
+use crate::step_cache::StepCache;
 use crate::store::TemplateStore;
 use crate::template::Template;
 
 /// Directory of the layers in the store.
 const LAYERS: &str = ".layers";
+/// Directory of the results of steps in the store.
+pub(crate) const STEPS: &str = ".steps";
+/// How long the result of a step is kept that no template is made of.
+const KEEP_STEPS: Duration = Duration::from_secs(24 * 3600);
 /// The image of a root, in the directory where it is made.
 const IMAGE: &str = "root-disk";
 
@@ -44,11 +50,13 @@ impl TemplateStore {
             source: untrusted::line(&source.to_string()),
             digest: built.digest,
             layers: built.layers,
+            steps: Vec::new(),
             config: built.config,
         };
         let root = Root {
-            image,
+            image: Some(image),
             origin: Some(origin),
+            warm: None,
         };
         let template = self.build_with(spec, agent, Some(root), progress)?;
         self.sweep_layers(&layers)?;
@@ -62,20 +70,31 @@ impl TemplateStore {
     pub fn remove_unused_layers(&self) -> Result<(), TemplateError> {
         if self.root().join(LAYERS).exists() {
             let _lock = self.lock(|| {})?;
-            self.sweep_layers(&self.layers()?)?;
+            self.sweep_steps(&self.layers()?, Duration::ZERO)?;
         }
         Ok(())
     }
 
-    fn layers(&self) -> Result<LayerStore, TemplateError> {
+    pub(crate) fn layers(&self) -> Result<LayerStore, TemplateError> {
         Ok(LayerStore::open(&self.root().join(LAYERS))?)
     }
 
-    fn sweep_layers(&self, layers: &LayerStore) -> Result<(), TemplateError> {
+    /// Removes the layers that no template is made of; those of steps stay for a while, for a build
+    /// that goes on from them.
+    pub(crate) fn sweep_layers(&self, layers: &LayerStore) -> Result<(), TemplateError> {
+        self.sweep_steps(layers, KEEP_STEPS)
+    }
+
+    fn sweep_steps(&self, layers: &LayerStore, unused_for: Duration) -> Result<(), TemplateError> {
         // Those of a template that can't be loaded are unpacked again when it is built again.
         let templates = self.list()?.into_iter().filter_map(|it| it.template.ok());
         let origins = templates.filter_map(|it| it.manifest().root_origin.clone());
-        let keep: BTreeSet<_> = origins.flat_map(|origin| origin.layers).collect();
+        let mut keep: BTreeSet<_> = origins.flat_map(|origin| origin.layers).collect();
+        let steps = self.root().join(STEPS);
+        if steps.exists() {
+            let kept = StepCache::open(&steps)?.sweep(&keep, unused_for)?;
+            keep.extend(kept);
+        }
         Ok(layers.remove_all_but(&keep)?)
     }
 }

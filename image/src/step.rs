@@ -24,6 +24,21 @@ pub enum Step {
     /// Makes the root.
     #[cfg(feature = "oci")]
     Root(RootStep),
+    /// Follows a step of a recipe.
+    #[cfg(feature = "oci")]
+    Following {
+        /// Its number, from 1.
+        number: usize,
+        /// How many there are.
+        of: usize,
+        /// The step.
+        text: String,
+        /// Whether it was done before, on the same files: it is not done again.
+        is_cached: bool,
+    },
+    /// Makes a guest warm, for a trial.
+    #[cfg(feature = "oci")]
+    Warming,
     /// Decompresses the kernel's image.
     ExtractingKernel,
     /// Packs the initramfs.
@@ -40,6 +55,18 @@ impl fmt::Display for Step {
             Self::Unpacking { package } => write!(f, "unpacking {package}"),
             #[cfg(feature = "oci")]
             Self::Root(step) => step.fmt(f),
+            #[cfg(feature = "oci")]
+            Self::Following {
+                number,
+                of,
+                text,
+                is_cached,
+            } => {
+                let done = if *is_cached { " (cached)" } else { "" };
+                write!(f, "step {number} of {of}: {text}{done}")
+            }
+            #[cfg(feature = "oci")]
+            Self::Warming => f.write_str("trying what makes a guest warm"),
             Self::ExtractingKernel => f.write_str("extracting the kernel"),
             Self::Packing => f.write_str("packing the initramfs"),
             Self::Publishing => f.write_str("publishing the template"),

@@ -13,6 +13,7 @@ use crate::root_origin::RootOrigin;
 use crate::step::Step;
 use crate::store::TemplateStore;
 use crate::template::Template;
+use crate::warm::Warm;
 
 /// Limit of the image of a root disk in bytes.
 const MAX_ROOT_DISK: u64 = 256 << 30;
@@ -26,11 +27,22 @@ pub(crate) struct Content<'a> {
     /// As `uname -r` prints it in the guest.
     pub(crate) release: String,
     pub(crate) initramfs: Option<Archive<'a>>,
-    /// The file with the image of a root disk, which is copied.
-    pub(crate) root_disk: Option<&'a Path>,
+    /// The image of a root disk.
+    pub(crate) root_disk: Option<Image<'a>>,
     /// Where the root came from, if that is known.
     pub(crate) root_origin: Option<RootOrigin>,
+    /// The programs that make guests warm, if there are any.
+    pub(crate) warm: Option<Warm>,
     pub(crate) boot_args: String,
+}
+
+/// The image of a root disk.
+pub(crate) enum Image<'a> {
+    /// In a file that is copied.
+    Copied(&'a Path),
+    /// In its place already.
+    #[cfg(all(feature = "debian", feature = "oci"))]
+    Made(RootDisk),
 }
 
 /// An initramfs.
@@ -74,50 +86,71 @@ impl TemplateStore {
         content: Content<'_>,
         progress: &mut dyn FnMut(Step),
     ) -> Result<Template, TemplateError> {
-        let Content {
-            kernel,
-            kernel_package,
-            release,
-            initramfs,
-            root_disk,
-            root_origin,
-            boot_args,
-        } = content;
         progress(Step::Publishing);
         let staging = self.stage()?;
-        let root_disk = root_disk.map(|image| copy_image(image, staging.path()));
-        let archive = initramfs.as_ref().map(|archive| archive.content);
-        let manifest = Manifest::new(
-            Kernel {
-                package: kernel_package,
-                release,
-                sha256: Sha256Digest::of(kernel),
-                size: kernel.len() as u64,
-            },
-            initramfs.map(|archive| Initramfs {
-                busybox: archive.busybox,
-                agent_sha256: archive.agent_sha256,
-                sha256: Sha256Digest::of(archive.content),
-                size: archive.content.len() as u64,
-            }),
-            (root_disk.transpose()?, root_origin),
-            boot_args,
-        );
-        let write = |name: &str, content: &[u8]| {
-            let path = staging.path().join(name);
-            durable::write_new(&path, content).map_err(TemplateError::io("write", &path))
-        };
-        write(Template::KERNEL, kernel)?;
-        if let Some(archive) = archive {
-            write(Template::INITRAMFS, archive)?;
-        }
-        let json = manifest
-            .to_json()
-            .map_err(|error| TemplateError::Manifest {
-                path: staging.path().join(Template::MANIFEST),
-                reason: error.to_string(),
-            })?;
-        write(Template::MANIFEST, &json)?;
+        write_boot(&content, staging.path())?;
+        let manifest = write_manifest(content, staging.path())?;
         self.publish(staging, manifest.hash)
     }
+}
+
+/// Writes the kernel and the initramfs into a directory.
+pub(crate) fn write_boot(content: &Content<'_>, directory: &Path) -> Result<(), TemplateError> {
+    write_new(&directory.join(Template::KERNEL), content.kernel)?;
+    match &content.initramfs {
+        Some(archive) => write_new(&directory.join(Template::INITRAMFS), archive.content),
+        None => Ok(()),
+    }
+}
+
+/// Puts the root's image into the directory, if it is to be copied, and writes the manifest.
+pub(crate) fn write_manifest(
+    content: Content<'_>,
+    directory: &Path,
+) -> Result<Manifest, TemplateError> {
+    let Content {
+        kernel,
+        kernel_package,
+        release,
+        initramfs,
+        root_disk,
+        root_origin,
+        warm,
+        boot_args,
+    } = content;
+    let root_disk = root_disk.map(|image| match image {
+        Image::Copied(image) => copy_image(image, directory),
+        #[cfg(all(feature = "debian", feature = "oci"))]
+        Image::Made(facts) => Ok(facts),
+    });
+    let manifest = Manifest::new(
+        Kernel {
+            package: kernel_package,
+            release,
+            sha256: Sha256Digest::of(kernel),
+            size: kernel.len() as u64,
+        },
+        initramfs.map(|archive| Initramfs {
+            busybox: archive.busybox,
+            agent_sha256: archive.agent_sha256,
+            sha256: Sha256Digest::of(archive.content),
+            size: archive.content.len() as u64,
+        }),
+        (root_disk.transpose()?, root_origin),
+        warm,
+        boot_args,
+    );
+    let path = directory.join(Template::MANIFEST);
+    let json = manifest
+        .to_json()
+        .map_err(|error| TemplateError::Manifest {
+            path: path.clone(),
+            reason: error.to_string(),
+        })?;
+    write_new(&path, &json)?;
+    Ok(manifest)
+}
+
+fn write_new(path: &Path, content: &[u8]) -> Result<(), TemplateError> {
+    durable::write_new(path, content).map_err(TemplateError::io("write", path))
 }

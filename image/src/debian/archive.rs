@@ -2,8 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::io;
+#[cfg(feature = "oci")]
+use std::{fs::File, io::Write as _, sync::Arc};
 
 use cpio::newc::{Builder, ModeFileType, trailer};
+#[cfg(feature = "oci")]
+use rustix::fs::{MemfdFlags, memfd_create};
+
+#[cfg(feature = "oci")]
+use crate::tree::{Children, Content, DeviceNumber, FileTree, Kind, Metadata, Source};
 
 /// A file tree in which everything belongs to root and dates from 1970.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -64,6 +71,48 @@ impl Tree {
                 .or_insert(Node::Directory { mode: DIRECTORY });
         }
         self.nodes.insert(path.to_owned(), node);
+    }
+
+    /// Makes a tree of files for an image. Their content is in a file in memory.
+    ///
+    /// # Errors
+    /// If there is no memory, or too many files.
+    #[cfg(feature = "oci")]
+    pub(super) fn to_file_tree(&self) -> io::Result<FileTree> {
+        let mut tree = FileTree::new();
+        let mut file = File::from(memfd_create("files", MemfdFlags::CLOEXEC)?);
+        let mut position = 0;
+        for node in self.nodes.values() {
+            if let Node::File { bytes, .. } = node {
+                file.write_all(bytes)?;
+            }
+        }
+        let source = tree.add_source(Source::Open(Arc::new(file)));
+        let source = source.map_err(io::Error::other)?;
+        for (path, node) in &self.nodes {
+            let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+            // Parents sort before their entries.
+            let parent = tree.resolve(parent.as_bytes()).map_err(io::Error::other)?;
+            let (mode, kind) = match node {
+                Node::Directory { mode } => (*mode, Kind::Directory(Children::new())),
+                Node::File { mode, bytes } => {
+                    let content = Content::whole(source, position, bytes.len() as u64);
+                    position += bytes.len() as u64;
+                    (*mode, Kind::File(content))
+                }
+                Node::Symlink { target } => (0o777, Kind::Symlink(target.as_bytes().into())),
+                Node::CharDevice { mode, major, minor } => {
+                    let number = DeviceNumber::new(*major, *minor);
+                    let number = number.ok_or_else(|| io::Error::other("no device"))?;
+                    (*mode, Kind::CharDevice(number))
+                }
+            };
+            let metadata = Metadata::of_mode((mode & 0o7777) as u16);
+            let node = crate::tree::Node { metadata, kind };
+            let inserted = tree.insert(parent, name.as_bytes(), node);
+            inserted.map_err(io::Error::other)?;
+        }
+        Ok(tree)
     }
 
     /// Writes the archive; the same tree gives the same bytes.

@@ -19,7 +19,7 @@ use crate::manifest::PackageVersion;
 use crate::step::Step;
 use crate::store::TemplateStore;
 use crate::template::Template;
-use crate::write::{Archive, Content};
+use crate::write::{Archive, Content, Image};
 
 /// Directory of downloaded packages in the store.
 pub(crate) const CACHE: &str = ".cache";
@@ -160,6 +160,23 @@ impl TemplateStore {
         root: Option<Root>,
         progress: &mut dyn FnMut(Step),
     ) -> Result<Template, TemplateError> {
+        let boot = self.boot_files(spec, agent, progress)?;
+        let mut content = boot.content();
+        if let Some(root) = &root {
+            content.root_disk = root.image.as_deref().map(Image::Copied);
+            content.root_origin.clone_from(&root.origin);
+            content.warm.clone_from(&root.warm);
+        }
+        self.write(content, progress)
+    }
+
+    /// Makes the kernel and the initramfs of a template. The caller holds the lock of builds.
+    pub(crate) fn boot_files(
+        &self,
+        spec: &BuildSpec,
+        agent: Vec<u8>,
+        progress: &mut dyn FnMut(Step),
+    ) -> Result<BootFiles, TemplateError> {
         let staging = self.stage()?;
         let cache = self.cache()?;
         let workshop = Workshop {
@@ -178,21 +195,56 @@ impl TemplateStore {
         let modules = modules::collect(&kernel.modules, &release)?;
         progress(Step::Packing);
         let agent_sha256 = Sha256Digest::of(&agent);
-        let archive = pack(agent, &busybox.path, modules, staging.path())?;
-        let content = Content {
-            kernel: &vmlinux,
+        let programs = Busybox::read(&busybox.path, staging.path())?;
+        let archive = programs.pack(agent, modules);
+        Ok(BootFiles {
+            vmlinux,
             kernel_package: kernel.package.map(PackageVersion::from),
             release,
+            archive: archive.map_err(TemplateError::io("pack an initramfs in", staging.path()))?,
+            busybox_package: busybox.package.map(PackageVersion::from),
+            agent_sha256,
+            busybox: programs,
+        })
+    }
+}
+
+/// What a template consists of beside its root.
+pub(crate) struct BootFiles {
+    vmlinux: Vec<u8>,
+    kernel_package: Option<PackageVersion>,
+    release: String,
+    archive: Vec<u8>,
+    busybox_package: Option<PackageVersion>,
+    agent_sha256: Sha256Digest,
+    busybox: Busybox,
+}
+
+impl BootFiles {
+    /// Returns the content of a template without a root disk.
+    pub(crate) fn content(&self) -> Content<'_> {
+        Content {
+            kernel: &self.vmlinux,
+            kernel_package: self.kernel_package.clone(),
+            release: self.release.clone(),
             initramfs: Some(Archive {
-                content: &archive,
-                busybox: busybox.package.map(PackageVersion::from),
-                agent_sha256: Some(agent_sha256),
+                content: &self.archive,
+                busybox: self.busybox_package.clone(),
+                agent_sha256: Some(self.agent_sha256),
             }),
-            root_disk: root.as_ref().map(|root| &*root.image),
-            root_origin: root.as_ref().and_then(|root| root.origin.clone()),
+            root_disk: None,
+            root_origin: None,
+            warm: None,
             boot_args: BOOT_ARGS.to_owned(),
-        };
-        self.write(content, progress)
+        }
+    }
+
+    /// Returns the files of a small system with busybox.
+    #[cfg(feature = "oci")]
+    pub(crate) fn minimal(&self) -> std::io::Result<crate::tree::FileTree> {
+        let Busybox { program, list } = &self.busybox;
+        let applets = initramfs::applets(list).unwrap_or_default();
+        initramfs::minimal(program.clone(), &applets).to_file_tree()
     }
 }
 
@@ -320,27 +372,35 @@ impl Unpacked {
     }
 }
 
-/// Packs the initramfs. Asks busybox itself for its applets.
-fn pack(
-    agent: Vec<u8>,
-    busybox: &Path,
-    modules: Vec<Module>,
-    staging: &Path,
-) -> Result<Vec<u8>, TemplateError> {
-    let bytes = initramfs::read_program(busybox)?;
-    // Executes busybox from memory: the directory of templates may be on a file system mounted
-    // `noexec`.
-    let loaded = tool::Loaded::new("busybox", &bytes);
-    let program = match &loaded {
-        Ok(loaded) => loaded.path(),
-        // Absolute, because it runs in another directory.
-        Err(_) => busybox
-            .canonicalize()
-            .map_err(TemplateError::io("resolve", busybox))?,
-    };
-    let arguments = [OsString::from("--list-full")];
-    let list = tool::run("busybox", &program, &arguments, staging, BUSYBOX_LIMIT)?;
-    let tree = initramfs::tree(agent, bytes, &initramfs::applets(&list)?, modules);
-    tree.to_cpio()
-        .map_err(TemplateError::io("pack an initramfs in", staging))
+/// Busybox, and the list of its applets.
+struct Busybox {
+    program: Vec<u8>,
+    list: String,
+}
+
+impl Busybox {
+    /// Reads busybox, and asks it for its applets.
+    fn read(path: &Path, staging: &Path) -> Result<Self, TemplateError> {
+        let program = initramfs::read_program(path)?;
+        // Executes busybox from memory: the directory of templates may be on a file system mounted
+        // `noexec`.
+        let loaded = tool::Loaded::new("busybox", &program);
+        let executable = match &loaded {
+            Ok(loaded) => loaded.path(),
+            // Absolute, because it runs in another directory.
+            Err(_) => path
+                .canonicalize()
+                .map_err(TemplateError::io("resolve", path))?,
+        };
+        let arguments = [OsString::from("--list-full")];
+        let list = tool::run("busybox", &executable, &arguments, staging, BUSYBOX_LIMIT)?;
+        initramfs::applets(&list)?;
+        Ok(Self { program, list })
+    }
+
+    /// Packs the initramfs.
+    fn pack(&self, agent: Vec<u8>, modules: Vec<Module>) -> std::io::Result<Vec<u8>> {
+        let applets = initramfs::applets(&self.list).unwrap_or_default();
+        initramfs::tree(agent, self.program.clone(), &applets, modules).to_cpio()
+    }
 }

@@ -104,6 +104,21 @@ pub(super) fn tree(
     applets: &[&str],
     modules: Vec<Module>,
 ) -> Tree {
+    let mut tree = minimal(busybox, applets);
+    // The kernel opens the console for PID 1 before anything is mounted on /dev.
+    tree.char_device("dev/console", 0o600, 5, 1);
+    tree.char_device("dev/null", 0o666, 1, 3);
+    let digits = if modules.len() > 100 { 3 } else { 2 };
+    for (number, module) in modules.into_iter().enumerate() {
+        let path = format!("lib/modules/{number:0digits$}-{}.ko", module.name);
+        tree.file(&path, 0o644, module.bytes);
+    }
+    tree.file("init", 0o755, agent);
+    tree
+}
+
+/// Builds the file tree of a small system with busybox, which is no guest's on its own.
+pub(super) fn minimal(busybox: Vec<u8>, applets: &[&str]) -> Tree {
     let mut tree = Tree::default();
     for (path, mode) in DIRECTORIES {
         tree.directory(path, mode);
@@ -117,22 +132,12 @@ pub(super) fn tree(
     tree.file("etc/resolv.conf", 0o644, RESOLV_CONF);
     tree.symlink("etc/mtab", "/proc/self/mounts");
     tree.file("etc/profile", 0o644, PROFILE);
-    // The kernel opens the console for PID 1 before anything is mounted on /dev.
-    tree.char_device("dev/console", 0o600, 5, 1);
-    tree.char_device("dev/null", 0o666, 1, 3);
-
-    let digits = if modules.len() > 100 { 3 } else { 2 };
-    for (number, module) in modules.into_iter().enumerate() {
-        let path = format!("lib/modules/{number:0digits$}-{}.ko", module.name);
-        tree.file(&path, 0o644, module.bytes);
-    }
     tree.file("bin/busybox", 0o755, busybox);
     for applet in applets {
         if !tree.contains(applet) {
             tree.symlink(applet, "/bin/busybox");
         }
     }
-    tree.file("init", 0o755, agent);
     tree
 }
 

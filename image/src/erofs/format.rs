@@ -19,7 +19,7 @@ pub(super) const FIRST_SLOT: u64 = (SUPERBLOCK_OFFSET + SUPERBLOCK as u64) / SLO
 pub(super) const HOLE: u32 = u32::MAX;
 /// Size of an extended inode.
 pub(super) const INODE: u64 = INODE_SIZE as u64;
-const INODE_SIZE: usize = 64;
+pub(super) const INODE_SIZE: usize = 64;
 
 const SUPERBLOCK: usize = 128;
 const MAGIC: u32 = 0xe0f5_e1e2;
@@ -27,6 +27,15 @@ const MAGIC: u32 = 0xe0f5_e1e2;
 const COMPAT_MTIME: u32 = 0x2;
 /// There are files of chunks.
 const INCOMPAT_CHUNKED_FILE: u32 = 0x4;
+/// The name of the volume.
+const VOLUME: &[u8; 8] = b"ironclaw";
+
+/// How content is stored: in consecutive blocks.
+pub(super) const FLAT: u16 = 0;
+/// In consecutive blocks, and its end behind the inode.
+pub(super) const INLINE: u16 = 2;
+/// In chunks, some of them holes.
+pub(super) const CHUNKED: u16 = 4;
 
 /// Encodes the superblock.
 pub(super) fn superblock(
@@ -45,10 +54,20 @@ pub(super) fn superblock(
     put(16, &inodes.to_le_bytes());
     // The plan has no more blocks than fit.
     put(36, &blocks.to_le_bytes()[..4]);
-    put(64, b"ironclaw");
+    put(64, VOLUME);
     let incompat = if has_chunks { INCOMPAT_CHUNKED_FILE } else { 0 };
     put(80, &incompat.to_le_bytes());
     bytes
+}
+
+/// Returns whether a superblock is like those of [`superblock`].
+pub(super) fn is_ours(bytes: &[u8]) -> bool {
+    let has = |at: usize, field: &[u8]| bytes.get(at..at + field.len()) == Some(field);
+    let features = [0, INCOMPAT_CHUNKED_FILE];
+    has(0, &MAGIC.to_le_bytes())
+        && has(12, &[BLOCK_BITS])
+        && has(64, VOLUME)
+        && features.iter().any(|it| has(80, &it.to_le_bytes()))
 }
 
 /// An inode in its extended form.

@@ -3,7 +3,7 @@
 use crate::tree::{Content, FileTree, Kind, NodeId, shown};
 
 use super::error::ErofsError;
-use super::format::{BLOCK, FIRST_SLOT, HOLE, INODE, SLOT};
+use super::format::{BLOCK, CHUNKED, FIRST_SLOT, FLAT, HOLE, INLINE, INODE, SLOT};
 use super::{directory, xattrs};
 
 /// Limit of the chunks of a file with holes: their map stays small, however large the file is.
@@ -29,9 +29,9 @@ impl Layout {
     /// Its number in the format.
     pub(super) fn number(self) -> u16 {
         match self {
-            Self::Plain => 0,
-            Self::Inline => 2,
-            Self::Chunks { .. } => 4,
+            Self::Plain => FLAT,
+            Self::Inline => INLINE,
+            Self::Chunks { .. } => CHUNKED,
         }
     }
 }

@@ -186,7 +186,39 @@ proptest! {
         build(&mut tree, source, wanted);
         let image = image(&tree);
         prop_assert_eq!(read(&image), expected(&tree));
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&image).unwrap();
+        let opened = open(&Arc::new(file)).unwrap();
+        prop_assert_eq!(expected(&opened), expected(&tree));
     }
+
+    #[test]
+    fn a_damaged_image_is_an_error_or_a_tree_and_no_panic(
+        wanted in vec(wanted(), 0..20),
+        damage in vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+    ) {
+        let (mut tree, source) = tree();
+        build(&mut tree, source, wanted);
+        let mut image = image(&tree);
+        for (at, byte) in damage {
+            // Where the inodes are.
+            let at = 1024 + at.index((image.len() - 1024).min(8192));
+            image[at] = byte;
+        }
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&image).unwrap();
+        drop(open(&Arc::new(file)));
+    }
+}
+
+#[test]
+fn an_image_of_another_program_is_refused() {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&[0; 8192]).unwrap();
+    assert!(matches!(
+        open(&Arc::new(file)),
+        Err(OpenImageError::Foreign(_))
+    ));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Extended attributes, stored behind an inode.
 
-use crate::tree::Metadata;
+use crate::tree::{Metadata, Xattrs};
 
 /// Size of what precedes the attributes of an inode.
 const HEADER: usize = 12;
@@ -58,6 +58,34 @@ pub(super) fn count(size: usize) -> Option<u16> {
         None => Some(0),
         Some(entries) => u16::try_from(entries / UNIT + 1).ok(),
     }
+}
+
+/// Returns the size of attributes by what an inode says of them.
+pub(super) fn size_of_count(count: u16) -> usize {
+    match count.checked_sub(1) {
+        None => 0,
+        Some(entries) => HEADER + UNIT * usize::from(entries),
+    }
+}
+
+/// Decodes what [`encode`] wrote; `None` for anything else.
+pub(super) fn decode(bytes: &[u8]) -> Option<Xattrs> {
+    let mut xattrs = Xattrs::new();
+    let mut rest = bytes.get(HEADER..)?;
+    while !rest.is_empty() {
+        let name_length = usize::from(*rest.first()?);
+        let (prefix, _) = PREFIXES
+            .iter()
+            .find(|(_, number)| Some(number) == rest.get(1))?;
+        let value_length = rest.get(2..ENTRY)?.try_into().ok()?;
+        let value_length = usize::from(u16::from_le_bytes(value_length));
+        let name = rest.get(ENTRY..ENTRY + name_length)?;
+        let end = ENTRY + name_length + value_length;
+        let value = rest.get(ENTRY + name_length..end)?;
+        xattrs.insert([prefix, name].concat().into(), value.into());
+        rest = rest.get(end.next_multiple_of(UNIT)..)?;
+    }
+    Some(xattrs)
 }
 
 /// Encodes a node's attributes. Those that [`count`] or a field has no room for were refused before.

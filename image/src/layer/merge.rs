@@ -48,6 +48,17 @@ impl Merge {
         }
     }
 
+    /// Begins with files that are there already, below all layers that follow.
+    #[must_use]
+    pub fn onto(tree: FileTree, limits: Limits) -> Self {
+        Self {
+            layer: tree.last_layer(),
+            entries: tree.len(),
+            tree,
+            ..Self::new(limits)
+        }
+    }
+
     /// Applies the tar archive in `file`, which is the layer `name` in errors. Its content stays there.
     ///
     /// # Errors

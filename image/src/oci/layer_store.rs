@@ -67,8 +67,8 @@ pub struct LayerStore(Store<LayerId>);
 
 /// A layer that can't be deleted meanwhile.
 #[derive(Debug)]
-pub(super) struct StoredLayer {
-    pub(super) archive: Arc<File>,
+pub(crate) struct StoredLayer {
+    pub(crate) archive: Arc<File>,
     _pin: DirLock,
 }
 
@@ -82,7 +82,7 @@ impl LayerStore {
     }
 
     /// Returns a layer if it is here.
-    pub(super) fn get(&self, digest: Sha256Digest) -> Result<Option<StoredLayer>, SourceError> {
+    pub(crate) fn get(&self, digest: Sha256Digest) -> Result<Option<StoredLayer>, SourceError> {
         let id = LayerId(digest);
         let Pin::Held(pin) = self.0.pin(id)? else {
             return Ok(None);
@@ -112,7 +112,7 @@ impl LayerStore {
 
     /// Unpacks a blob into the store. Refuses it, and keeps nothing, unless it is `archive` then, and
     /// was `blob` before, where these are known.
-    pub(super) fn put(
+    pub(crate) fn put(
         &self,
         reader: impl Read,
         name: &str,
@@ -173,6 +173,13 @@ impl LayerStore {
             _pin: pin,
         };
         Ok((found, layer))
+    }
+
+    /// Removes a layer, unless somebody uses it.
+    #[cfg(feature = "debian")]
+    pub(crate) fn discard(&self, digest: Sha256Digest) -> Result<(), StoreError> {
+        let id = LayerId(digest);
+        self.0.delete(id, |_| Ok::<_, StoreError>(true)).map(drop)
     }
 
     /// Removes the layers that are not in `keep` and that nobody uses, and what killed processes left.

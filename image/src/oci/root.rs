@@ -87,13 +87,13 @@ pub struct RootBuilder {
 }
 
 /// What a source consists of.
-struct Opened {
-    config: ImageConfig,
-    digest: Option<Sha256Digest>,
-    layers: Vec<Sha256Digest>,
-    tree: FileTree,
+pub(crate) struct Opened {
+    pub(crate) config: ImageConfig,
+    pub(crate) digest: Option<Sha256Digest>,
+    pub(crate) layers: Vec<Sha256Digest>,
+    pub(crate) tree: FileTree,
     /// While the tree is read, its layers stay.
-    _pins: Vec<StoredLayer>,
+    pub(crate) pins: Vec<StoredLayer>,
 }
 
 impl RootBuilder {
@@ -130,7 +130,8 @@ impl RootBuilder {
         })
     }
 
-    fn open(
+    /// Finds the files of a source.
+    pub(crate) fn open(
         &self,
         source: &RootSource,
         progress: &mut dyn FnMut(RootStep),
@@ -163,7 +164,7 @@ impl RootBuilder {
                 digest: None,
                 layers: Vec::new(),
                 tree: host_tree::read(directory, &self.limits)?,
-                _pins: Vec::new(),
+                pins: Vec::new(),
             }),
         }
     }
@@ -209,7 +210,7 @@ impl RootBuilder {
             digest: Some(image.digest),
             layers: image.layers.iter().map(|layer| layer.archive).collect(),
             tree: merge.into_tree(),
-            _pins: pins,
+            pins,
         })
     }
 
@@ -231,7 +232,7 @@ impl RootBuilder {
             digest: None,
             layers: vec![digest],
             tree: merge.into_tree(),
-            _pins: vec![stored],
+            pins: vec![stored],
         })
     }
 }

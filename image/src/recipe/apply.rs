@@ -1,12 +1,15 @@
 //! Follows the steps that need no VM.
 
+use std::sync::Arc;
+
 use thiserror::Error;
 
 use super::context::{Context, ContextError};
 use super::copy_into::make_directory;
 use super::owner::{Owner, OwnerError};
 use super::{Action, Step};
-use crate::oci::ImageConfig;
+use crate::guest_failure::GuestFailure;
+use crate::oci::{ImageConfig, SourceError};
 use crate::tree::{FileTree, Metadata};
 
 /// Limit of the variables and labels of an image.
@@ -46,6 +49,12 @@ pub enum StepFailure {
         /// The reason.
         reason: String,
     },
+    /// A guest did not run its program, or that failed.
+    #[error(transparent)]
+    Guest(GuestFailure),
+    /// What its program changed can't be part of an image.
+    #[error("what it changed can't be kept: {0}")]
+    Changes(#[source] Box<SourceError>),
     /// There are too many variables or labels.
     #[error("an image has at most {MAX_PAIRS} variables and as many labels")]
     TooMany,
@@ -71,26 +80,32 @@ pub enum Left {
 
 /// Steps on their way to an image.
 #[derive(Debug)]
-pub struct Build<'a> {
+pub struct Build {
     /// The files so far.
     pub tree: FileTree,
     /// What the image says of its programs so far.
     pub config: ImageConfig,
-    context: Option<&'a Context>,
+    context: Option<Arc<Context>>,
     /// Whether a step set the default program: an entry point keeps it then.
     has_cmd: bool,
 }
 
-impl<'a> Build<'a> {
+impl Build {
     /// Begins with an image.
     #[must_use]
-    pub fn new(tree: FileTree, config: ImageConfig, context: Option<&'a Context>) -> Self {
+    pub fn new(tree: FileTree, config: ImageConfig, context: Option<Arc<Context>>) -> Self {
         Self {
             tree,
             config,
             context,
             has_cmd: false,
         }
+    }
+
+    /// Copies from another directory from now on.
+    #[cfg(feature = "debian")]
+    pub(crate) fn set_context(&mut self, context: Option<Arc<Context>>) {
+        self.context = context;
     }
 
     /// Follows a step, as far as that needs no VM, and returns what is left.
@@ -115,7 +130,7 @@ impl<'a> Build<'a> {
             }
             Action::Warm(argv) => return Ok(Left::Warm(argv.clone())),
             Action::Copy(copy) => {
-                let context = self.context.ok_or(StepFailure::NoContext)?;
+                let context = self.context.as_ref().ok_or(StepFailure::NoContext)?;
                 let owner = match &copy.owner {
                     Some(owner) => Owner::find(&self.tree, owner)?,
                     None => Owner::default(),
@@ -176,7 +191,7 @@ mod tests {
         let context = Context::open(directory.path()).unwrap();
         let args = BTreeMap::new();
         let dockerfile = Dockerfile::parse(text, &args).unwrap();
-        let mut build = Build::new(FileTree::new(), base, Some(&context));
+        let mut build = Build::new(FileTree::new(), base, Some(Arc::new(context)));
         let mut left = Vec::new();
         for step in dockerfile.steps(&[], "/").unwrap() {
             match build.apply(&step)? {

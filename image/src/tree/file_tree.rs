@@ -173,6 +173,17 @@ impl FileTree {
         Ok(())
     }
 
+    /// Returns the highest number of a layer that brought an entry.
+    #[cfg(feature = "oci")]
+    pub(crate) fn last_layer(&self) -> u32 {
+        let directories = self.nodes.iter().filter_map(|node| match &node.kind {
+            Kind::Directory(children) => Some(children),
+            _ => None,
+        });
+        let layers = directories.flat_map(|children| children.values().map(|child| child.layer));
+        layers.max().unwrap_or(0)
+    }
+
     /// Notes that a layer brings an entry that is there already.
     #[cfg(feature = "oci")]
     pub(crate) fn restate(&mut self, directory: NodeId, name: &[u8], layer: u32) {

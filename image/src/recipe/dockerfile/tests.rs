@@ -274,3 +274,21 @@ proptest! {
         drop(steps(&text));
     }
 }
+
+#[test]
+fn the_last_instruction_needs_no_line_feed() {
+    for text in [
+        "FROM x\nRUN a\nRUN b",
+        "FROM x\nRUN a\n\nRUN b",
+        "FROM x\nRUN a\n\nRUN b\n",
+        "FROM x\nRUN a\n# comment\nRUN b",
+        "FROM x\nRUN a\n\n\n  RUN b",
+        "FROM x\r\nRUN a\r\n\r\nRUN b",
+    ] {
+        let args = BTreeMap::new();
+        let dockerfile = Dockerfile::parse(text, &args).unwrap();
+        let steps = dockerfile.steps(&[], "/").unwrap();
+        let shown: Vec<_> = steps.iter().map(|step| &*step.text).collect();
+        assert_eq!(shown, ["RUN a", "RUN b"], "{text:?}");
+    }
+}
