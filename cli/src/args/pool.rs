@@ -1,0 +1,38 @@
+//! The commands of `ironclaw pool`.
+
+use clap::{Subcommand, ValueEnum};
+
+use crate::help;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PoolTask {
+    /// Build the snapshots that are missing, up to IRONCLAW_POOL_SIZE, and replace those that are
+    /// older than IRONCLAW_SNAPSHOT_REFRESH_SECS.
+    #[command(after_help = help::POOL_EXAMPLES)]
+    Warmup,
+    /// Replace every snapshot by one of a fresh boot; the former are deleted when nothing uses
+    /// them any more, and so is whatever else is older than IRONCLAW_SNAPSHOT_REFRESH_SECS and
+    /// used by nobody. Checkpoints stay.
+    #[command(after_help = help::POOL_EXAMPLES)]
+    Refresh,
+    /// Show the snapshots on disk: kind, age, size, use, and whether they fit this machine; and how many
+    /// VMs there is memory for.
+    ///
+    /// What the pool of a running program has warm and has served, and whether it has switched a tier
+    /// off, only that program knows: see `pool_stats` and `prometheus_text` of the library. Whether the
+    /// tiers work here, `ironclaw doctor` tries.
+    #[command(after_help = help::POOL_STATS_EXAMPLES)]
+    Stats {
+        /// As a table, as one line of JSON (also --json), or in the text format of Prometheus.
+        #[arg(long, value_enum, conflicts_with = "json")]
+        format: Option<StatsFormat>,
+    },
+}
+
+/// How figures are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StatsFormat {
+    Table,
+    Json,
+    Prometheus,
+}

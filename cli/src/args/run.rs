@@ -1,0 +1,46 @@
+//! The options of `ironclaw run`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
+use ironclaw_orchestrator::vm::config::BackendChoice;
+
+use super::value::{absolute, backend, time_limit, variable};
+use crate::help;
+
+#[derive(Debug, Args)]
+#[command(after_help = help::RUN_EXAMPLES, after_long_help = help::run())]
+pub(crate) struct Run {
+    /// Hypervisor. Overrides IRONCLAW_BACKEND.
+    #[arg(long, value_parser = backend())]
+    pub(crate) backend: Option<BackendChoice>,
+    /// Kill the command after this time and exit with 124: 30s, 1m30s, 500ms.
+    #[arg(long, value_name = "TIME", value_parser = time_limit)]
+    pub(crate) timeout: Option<Duration>,
+    /// Set an environment variable of the command; may be given more than once.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(variable))]
+    pub(crate) env: Vec<(OsString, OsString)>,
+    /// Run the command in this directory of the guest.
+    #[arg(long, value_name = "DIR", value_parser = OsStringValueParser::new().try_map(absolute))]
+    pub(crate) cwd: Option<PathBuf>,
+    /// Run the command as this user of the guest, with a login's environment, in its home: a name in
+    /// the guest's /etc/passwd or a uid, either with :GROUP. As root otherwise.
+    #[arg(long, value_name = "USER[:GROUP]", value_parser = OsStringValueParser::new())]
+    pub(crate) user: Option<OsString>,
+    /// Forward standard input to the command; it is empty otherwise.
+    #[arg(short = 'i', long, visible_alias = "interactive")]
+    pub(crate) stdin: bool,
+    /// Run the command on a terminal of its own, as large as this one; with -i, what is typed here is
+    /// typed there.
+    #[arg(short, long, conflicts_with = "json")]
+    pub(crate) tty: bool,
+    /// Say on standard error how the VM came to be, and how long each stage took.
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+    /// The command and its arguments.
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
+    pub(crate) command: Vec<OsString>,
+}
