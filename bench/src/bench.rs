@@ -223,12 +223,10 @@ impl Measuring<'_> {
     /// Returns options for a pool of the youngest snapshots, within the budget of the settings. Old
     /// ones are not replaced while they are measured.
     fn options(&self, snapshots: usize, warm: usize) -> PoolOptions {
-        PoolOptions {
-            size: snapshots,
-            refresh: Duration::MAX,
-            ..PoolOptions::from(self.config)
-        }
-        .with_warm(warm)
+        PoolOptions::from(self.config)
+            .with_size(snapshots)
+            .with_refresh(Duration::MAX)
+            .with_warm(warm)
     }
 
     async fn shared(&self, options: &Options) -> Result<Shared> {

@@ -268,11 +268,7 @@ mod tests {
 
     #[test]
     fn a_guest_that_breaks_the_protocol_is_told_from_a_vm_that_ended() {
-        let end = vmm::Exit {
-            status: "signal: 9 (SIGKILL)".to_owned(),
-            log: String::new(),
-            words: String::new(),
-        };
+        let end = vmm::Exit::new("signal: 9 (SIGKILL)");
         assert_eq!(code(&closed().into()), 120);
         assert_eq!(code(&VmEnded(end).into()), 122);
         assert_eq!(code(&launched(closed()).into()), 122);
@@ -321,10 +317,7 @@ mod tests {
 
     #[test]
     fn a_forbidden_setting_and_a_failure_have_different_codes() {
-        let limit = Limit {
-            vms: 1,
-            memory_mib: 128,
-        };
+        let limit = Limit::new(1, 128);
         let no_room = || PoolError::NoRoom {
             guest_mib: 128,
             limit,

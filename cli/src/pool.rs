@@ -118,10 +118,7 @@ async fn fill(
     let start = Instant::now();
     let launcher = Launcher::open(config, reporter.progress()).await?;
     // Warm clones and standby processes would end with this process; snapshots stay.
-    let options = PoolOptions {
-        standby: 0,
-        ..PoolOptions::from(config)
-    };
+    let options = PoolOptions::from(config).with_standby(0);
     let pool = Pool::open(launcher, options.with_warm(0)).await?;
     let before = pool.snapshots();
     how(&pool).await?;

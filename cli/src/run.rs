@@ -167,12 +167,10 @@ async fn provide(mut config: Config, run: &Run) -> Result<(Pool, VmHandle, Stage
     let start = Instant::now();
     // One command needs one VM: prepared clones would be killed unused. An old snapshot serves as
     // it is: building its successor would take processors from the command, and be cut off with it.
-    let options = PoolOptions {
-        size: 1,
-        standby: 0,
-        refresh: Duration::MAX,
-        ..PoolOptions::from(&config)
-    };
+    let options = PoolOptions::from(&config)
+        .with_size(1)
+        .with_standby(0)
+        .with_refresh(Duration::MAX);
     let pool = Pool::open(launcher, options.with_warm(0)).await?;
     if pool.stats().snapshots > 0 {
         // Any build now replaces a snapshot that turned out to be damaged: the command does not

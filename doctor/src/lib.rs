@@ -378,12 +378,7 @@ mod tests {
         ]);
         let required = Requirements {
             template: "0".repeat(64).parse().unwrap(),
-            vmm: VmmIdentity {
-                kind: VmmKind::new("QEMU"),
-                version: "7.2.0".to_owned(),
-                accelerator: "tcg".to_owned(),
-                devices: None,
-            },
+            vmm: VmmIdentity::new(VmmKind::new("QEMU"), "7.2.0", "tcg"),
             machine: config.machine,
             host: Host::current(None).unwrap(),
         };

@@ -76,10 +76,8 @@ fn spawns(criterion: &mut Criterion) {
              `ironclaw doctor`)"
         );
     }
-    let config = Config {
-        backend: BackendChoice::Only(qemu::KIND),
-        ..config
-    };
+    let mut config = config;
+    config.backend = BackendChoice::Only(qemu::KIND);
     // A custom kernel may boot under Firecracker alone.
     let runs = async {
         let launcher = Launcher::open(&config, progress()).await?;

@@ -42,16 +42,11 @@ async fn attempt(
     job: usize,
     started: &mpsc::UnboundedSender<(usize, VmId)>,
 ) -> Result<Output, JobError> {
-    let options = SpawnOptions {
+    let options = SpawnOptions::named(format!("job-{job}"))
         // All wait for one of a few VMs.
-        patience: Duration::from_secs(600),
-        timeout: None,
-        limits: Limits {
-            max_lifetime: Some(Duration::from_secs(60)),
-            idle: None,
-        },
-        ..SpawnOptions::named(format!("job-{job}"))
-    };
+        .with_patience(Duration::from_secs(600))
+        .with_timeout(None)
+        .with_limits(Limits::default().with_max_lifetime(Duration::from_secs(60)));
     let vm = pool.spawn_with(options).await?;
     // Nobody listens once all are over.
     let _ = started.send((job, vm.id()));
@@ -89,13 +84,12 @@ async fn main() -> anyhow::Result<()> {
 
     let config = Config::from_env()?;
     let launcher = Launcher::open(&config, std::sync::Arc::new(|_: &_| {})).await?;
-    let options = PoolOptions {
-        budget: Budget::new(Limit {
+    let options = PoolOptions::new(1)
+        .with_warm(vms.min(4))
+        .with_budget(Budget::new(Limit::new(
             vms,
-            memory_mib: vms as u64 * (u64::from(config.machine.memory_mib) + VMM_MIB),
-        }),
-        ..PoolOptions::new(1).with_warm(vms.min(4))
-    };
+            vms as u64 * (u64::from(config.machine.memory_mib) + VMM_MIB),
+        )));
     let pool = Pool::open(launcher, options).await?;
     pool.warmup().await?;
 

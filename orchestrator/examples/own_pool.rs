@@ -12,25 +12,21 @@ async fn main() -> anyhow::Result<()> {
     let config = Config::from_env()?;
     let progress = Arc::new(|stage: &_| eprintln!("{stage}"));
     let launcher = Launcher::open(&config, progress).await?;
-    let options = PoolOptions {
-        min_warm: 1,
-        max_warm: 2,
-        budget: Budget::new(Limit {
-            vms: 2,
-            memory_mib: 1024,
-        }),
-        ..PoolOptions::new(1)
-    };
+    let options = PoolOptions::new(1)
+        .with_min_warm(1)
+        .with_max_warm(2)
+        .with_budget(Budget::new(Limit::new(2, 1024)));
     let pool = Pool::open(launcher, options).await?;
     pool.warmup().await?;
 
-    let job = |name: &str| SpawnOptions {
-        patience: Duration::from_secs(3),
-        limits: Limits {
-            max_lifetime: Some(Duration::from_secs(600)),
-            idle: Some(Duration::from_secs(60)),
-        },
-        ..SpawnOptions::named(name)
+    let job = |name: &str| {
+        SpawnOptions::named(name)
+            .with_patience(Duration::from_secs(3))
+            .with_limits(
+                Limits::default()
+                    .with_max_lifetime(Duration::from_secs(600))
+                    .with_idle(Duration::from_secs(60)),
+            )
     };
     let one = pool.spawn_with(job("one")).await?;
     let two = pool.spawn_with(job("two")).await?;

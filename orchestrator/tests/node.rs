@@ -34,10 +34,7 @@ use within::within;
 use world::World;
 
 fn unlimited() -> Budget {
-    Budget::new(Limit {
-        vms: usize::MAX,
-        memory_mib: u64::MAX,
-    })
+    Budget::new(Limit::new(usize::MAX, u64::MAX))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -50,11 +47,9 @@ async fn fifty_templates_that_idle_have_one_set_of_standby_processes() {
     let budget = unlimited();
     let mut pools = Vec::new();
     for template in 0..TEMPLATES {
-        let options = PoolOptions {
-            standby: STANDBY,
-            budget: budget.clone(),
-            ..PoolOptions::new(1)
-        };
+        let options = PoolOptions::new(1)
+            .with_standby(STANDBY)
+            .with_budget(budget.clone());
         let launcher = of_template(directory.path(), Arc::clone(&vmm), template);
         let pool = Pool::open(launcher, options.with_warm(0)).await.unwrap();
         pool.warmup().await.unwrap();
@@ -109,11 +104,7 @@ async fn a_spawn_among_a_thousand_warm_clones_makes_one_new_clone_and_no_more() 
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let world = World::new();
     let vmm: Arc<dyn Vmm> = Arc::new(Simulated::new(Arc::clone(&world)));
-    let options = PoolOptions {
-        standby: 0,
-        budget: unlimited(),
-        ..PoolOptions::new(1)
-    };
+    let options = PoolOptions::new(1).with_standby(0).with_budget(unlimited());
     let launcher = of_template(directory.path(), Arc::clone(&vmm), 0);
     let pool = Pool::open(launcher, options.with_warm(CLONES as usize)).await;
     let pool = pool.unwrap();

@@ -89,9 +89,10 @@ async fn measure(
     reporter: &Reporter,
 ) -> Result<Report> {
     let load_before = Load::now()?;
-    let with = |jail| Config {
-        jail,
-        ..config.clone()
+    let with = |jail| {
+        let mut config = config.clone();
+        config.jail = jail;
+        config
     };
     let unjailed = Launcher::open(&with(JailChoice::Off), reporter.progress()).await?;
     ensure!(
@@ -110,12 +111,10 @@ async fn measure(
     let created = own.create_snapshot(&unjailed).await?;
     let mut levels = Vec::new();
     for &clients in clients {
-        let options = PoolOptions {
-            size: 1,
-            refresh: Duration::MAX,
-            ..PoolOptions::from(config)
-        }
-        .with_warm(clients);
+        let options = PoolOptions::from(config)
+            .with_size(1)
+            .with_refresh(Duration::MAX)
+            .with_warm(clients);
         reporter.stage(&format!("{clients} clients"), true);
         let level = own.with_pool(&unjailed, options.clone(), async |pool| {
             let bare = Subject::Bare(binary.path.clone(), created.snapshot.clone());

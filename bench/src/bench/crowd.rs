@@ -97,17 +97,12 @@ async fn measure(
 
 /// Returns the options of a pool with so many warm clones of one snapshot.
 pub(super) fn options(config: &Config, clones: usize) -> PoolOptions {
-    PoolOptions {
-        size: 1,
-        refresh: Duration::MAX,
+    PoolOptions::from(config)
+        .with_size(1)
+        .with_refresh(Duration::MAX)
         // Idle clones share nearly all of their memory, and this is to be seen.
-        budget: Budget::new(Limit {
-            vms: clones + 1,
-            memory_mib: u64::MAX,
-        }),
-        ..PoolOptions::from(config)
-    }
-    .with_warm(clones)
+        .with_budget(Budget::new(Limit::new(clones + 1, u64::MAX)))
+        .with_warm(clones)
 }
 
 async fn crowd(

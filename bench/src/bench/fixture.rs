@@ -89,12 +89,7 @@ pub(super) fn report() -> Report {
             load_before: load,
             load_after: load,
         },
-        vmm: VmmIdentity {
-            kind: VmmKind::new("QEMU"),
-            version: "7.2.0".to_owned(),
-            accelerator: "tcg".to_owned(),
-            devices: None,
-        },
+        vmm: VmmIdentity::new(VmmKind::new("QEMU"), "7.2.0", "tcg"),
         guest: Guest {
             memory_mib: 128,
             vcpus: 1,

@@ -89,10 +89,7 @@ pub(super) async fn restores(
     rounds: u16,
     reporter: &Reporter,
 ) -> Result<Tier> {
-    let options = PoolOptions {
-        standby,
-        ..alone(0)
-    };
+    let options = alone(0).with_standby(standby);
     own.with_pool(launcher, options, async |pool| {
         spawns(pool, Origin::Restored, rounds, reporter).await
     })
@@ -114,13 +111,12 @@ pub(super) async fn warm(
 /// Opens a pool of one snapshot with room for a single VM: its successor is restored only when it
 /// is gone, so nothing competes with the measurement.
 fn alone(warm: usize) -> PoolOptions {
-    PoolOptions {
-        budget: Budget::new(Limit {
-            vms: 1,
-            ..Budget::of_host().limit()
-        }),
-        ..PoolOptions::new(1).with_warm(warm)
-    }
+    PoolOptions::new(1)
+        .with_warm(warm)
+        .with_budget(Budget::new(Limit::new(
+            1,
+            Budget::of_host().limit().memory_mib,
+        )))
 }
 
 async fn spawns(pool: &Pool, tier: Origin, rounds: u16, reporter: &Reporter) -> Result<Tier> {

@@ -126,12 +126,10 @@ impl Home {
     /// Returns `config` with all state in this directory, and copies `template` there: a jail links
     /// the files that it uses.
     pub(super) fn settings(&self, config: &Config, template: &Template) -> Result<Config> {
-        let config = Config {
-            template_path: self.state.join("templates"),
-            snapshot_path: self.state.join("snapshots"),
-            run_path: self.state.join("run"),
-            ..config.clone()
-        };
+        let mut config = config.clone();
+        config.template_path = self.state.join("templates");
+        config.snapshot_path = self.state.join("snapshots");
+        config.run_path = self.state.join("run");
         let name = template.hash().to_string();
         let copy = config.template_path.join(&name);
         let copied = || -> io::Result<()> {

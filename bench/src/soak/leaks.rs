@@ -260,10 +260,7 @@ mod tests {
     fn memory_may_grow_by_its_allowance_and_a_budget_by_nothing() {
         assert!(!memory(1 << 20, (1 << 20) + MEMORY_ALLOWANCE).leaked);
         assert!(memory(1 << 20, (2 << 20) + MEMORY_ALLOWANCE).leaked);
-        let share = Limit {
-            vms: 1,
-            memory_mib: 160,
-        };
+        let share = Limit::new(1, 160);
         assert!(budget(share).iter().all(|line| line.leaked));
         assert!(!budget(Limit::default()).iter().any(|line| line.leaked));
     }

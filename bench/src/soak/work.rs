@@ -162,10 +162,8 @@ async fn cycle(shift: &Shift, name: &str, rng: &mut Rng) {
     options.patience = TIMEOUT;
     let short_lived = rng.u8(..100) < 3;
     if short_lived {
-        options.limits = Limits {
-            max_lifetime: Some(Duration::from_millis(rng.u64(1..MAX_LIFETIME_MILLIS))),
-            idle: None,
-        };
+        options.limits = Limits::default()
+            .with_max_lifetime(Duration::from_millis(rng.u64(1..MAX_LIFETIME_MILLIS)));
     }
     let then = Instant::now();
     let vm = match timeout(2 * TIMEOUT, shift.pool.spawn_with(options)).await {

@@ -36,17 +36,8 @@ fn an_empty_store_is_an_empty_list() {
 fn with_a_checkpoint(state: &Path) -> [String; 2] {
     let needs = Requirements {
         template: "0".repeat(64).parse().unwrap(),
-        vmm: VmmIdentity {
-            kind: VmmKind::new("QEMU"),
-            version: "7.2.0".to_owned(),
-            accelerator: "tcg".to_owned(),
-            devices: None,
-        },
-        machine: Machine {
-            memory_mib: 1,
-            vcpus: 1,
-            disk_mib: None,
-        },
+        vmm: VmmIdentity::new(VmmKind::new("QEMU"), "7.2.0", "tcg"),
+        machine: Machine::new(1, 1),
         host: Host::current(None).unwrap(),
     };
     let checkpoint = Checkpoint {

@@ -81,10 +81,7 @@ pub(crate) fn compare(
     let unready = pool(
         runtime,
         launcher,
-        PoolOptions {
-            standby: 0,
-            ..PoolOptions::new(1).with_warm(0)
-        },
+        PoolOptions::new(1).with_warm(0).with_standby(0),
     );
     let mut restored = vec![(
         &ready,

@@ -64,11 +64,20 @@ pub trait Installed: Send {
 
 /// A hypervisor that may serve.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Candidate {
     /// The hypervisor.
     pub vmm: Arc<dyn Vmm>,
     /// Whether it runs guests here.
     pub trust: Trust,
+}
+
+impl Candidate {
+    /// Creates one of which this much is known.
+    #[must_use]
+    pub fn new(vmm: Arc<dyn Vmm>, trust: Trust) -> Self {
+        Self { vmm, trust }
+    }
 }
 
 /// The evidence that a hypervisor runs guests on this host.

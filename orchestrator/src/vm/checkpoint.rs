@@ -10,6 +10,7 @@ use crate::vm::vmm::DiskId;
 
 /// The owner of a checkpoint, and its expiry.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CheckpointOptions {
     /// The owner, who may have it deleted
     /// ([`SnapshotStore::delete_checkpoint`](super::snapshot::SnapshotStore::delete_checkpoint)): 1
@@ -27,6 +28,13 @@ impl CheckpointOptions {
             owner: owner.into(),
             keep_until: None,
         }
+    }
+
+    /// Returns these options with another [expiry](Self::keep_until).
+    #[must_use]
+    pub fn with_keep_until(self, keep_until: impl Into<Option<Timestamp>>) -> Self {
+        let keep_until = keep_until.into();
+        Self { keep_until, ..self }
     }
 }
 

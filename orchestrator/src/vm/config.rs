@@ -42,6 +42,7 @@ pub const DEFAULT_STANDBY: usize = 1;
 
 /// All settings, validated.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Config {
     /// Snapshots in the pool, 1 to 20.
     pub pool_size: usize,

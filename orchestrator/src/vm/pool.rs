@@ -72,7 +72,17 @@ pub use stats::{PoolStats, Quantiles, SpawnStage, TierOff};
 const FILES_PER_VM: u64 = 8;
 
 /// How many VMs a pool keeps ready, and its limits.
+///
+/// ```
+/// # use ironclaw_orchestrator::vm::{Budget, Limit, PoolOptions};
+/// let options = PoolOptions::new(2)
+///     .with_min_warm(4)
+///     .with_max_warm(16)
+///     .with_budget(Budget::shared(Limit::of_vms(32)));
+/// # let _ = options;
+/// ```
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct PoolOptions {
     /// Snapshots, at least 1.
     pub size: usize,
@@ -112,11 +122,43 @@ impl PoolOptions {
     /// Returns these options with a fixed number of warm clones.
     #[must_use]
     pub fn with_warm(self, warm: usize) -> Self {
-        Self {
-            min_warm: warm,
-            max_warm: warm,
-            ..self
-        }
+        self.with_min_warm(warm).with_max_warm(warm)
+    }
+
+    /// Returns these options with another number of [snapshots](Self::size).
+    #[must_use]
+    pub fn with_size(self, size: usize) -> Self {
+        Self { size, ..self }
+    }
+
+    /// Returns these options with another [minimum](Self::min_warm) of warm clones.
+    #[must_use]
+    pub fn with_min_warm(self, min_warm: usize) -> Self {
+        Self { min_warm, ..self }
+    }
+
+    /// Returns these options with another [maximum](Self::max_warm) of warm clones.
+    #[must_use]
+    pub fn with_max_warm(self, max_warm: usize) -> Self {
+        Self { max_warm, ..self }
+    }
+
+    /// Returns these options with another number of processes on [standby](Self::standby).
+    #[must_use]
+    pub fn with_standby(self, standby: usize) -> Self {
+        Self { standby, ..self }
+    }
+
+    /// Returns these options with another age at which snapshots are [replaced](Self::refresh).
+    #[must_use]
+    pub fn with_refresh(self, refresh: Duration) -> Self {
+        Self { refresh, ..self }
+    }
+
+    /// Returns these options with another [budget](Self::budget).
+    #[must_use]
+    pub fn with_budget(self, budget: Budget) -> Self {
+        Self { budget, ..self }
     }
 }
 
@@ -139,7 +181,18 @@ impl From<&Config> for PoolOptions {
 }
 
 /// How a VM is spawned, and how long it may live.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use ironclaw_orchestrator::vm::{Limits, SpawnOptions};
+/// let options = SpawnOptions::named("job-7")
+///     .with_patience(Duration::from_secs(600))
+///     .with_timeout(None)
+///     .with_limits(Limits::default().with_max_lifetime(Duration::from_secs(60)));
+/// # let _ = options;
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SpawnOptions {
     /// The VM's name, 1 to 64 bytes; also its host name.
     pub name: String,
@@ -164,6 +217,25 @@ impl SpawnOptions {
             timeout: Some(Duration::from_secs(300)),
             limits: Limits::default(),
         }
+    }
+
+    /// Returns these options with another timeout of the wait for [room](Self::patience).
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// Returns these options with another timeout of the [whole spawn](Self::timeout).
+    #[must_use]
+    pub fn with_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
+        let timeout = timeout.into();
+        Self { timeout, ..self }
+    }
+
+    /// Returns these options with other limits of the VM's [life](Self::limits).
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
     }
 }
 

@@ -238,6 +238,7 @@ const SHOWN_LINES: usize = 12;
 
 /// The end of a VMM's process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Exit {
     /// The wait status as text: `exit status: 1`, `signal: 9 (SIGKILL)`.
     pub status: String,
@@ -245,6 +246,32 @@ pub struct Exit {
     pub log: String,
     /// The last lines of the VMM's own output, without control characters.
     pub words: String,
+}
+
+impl Exit {
+    /// Creates that of a process which printed nothing.
+    #[must_use]
+    pub fn new(status: impl Into<String>) -> Self {
+        Self {
+            status: status.into(),
+            log: String::new(),
+            words: String::new(),
+        }
+    }
+
+    /// Returns this end with the last lines of the [console](Self::log).
+    #[must_use]
+    pub fn with_log(self, log: impl Into<String>) -> Self {
+        let log = log.into();
+        Self { log, ..self }
+    }
+
+    /// Returns this end with the last lines of the VMM's [own output](Self::words).
+    #[must_use]
+    pub fn with_words(self, words: impl Into<String>) -> Self {
+        let words = words.into();
+        Self { words, ..self }
+    }
 }
 
 /// Lines shown from the reason of a kernel's panic on: its call trace follows.

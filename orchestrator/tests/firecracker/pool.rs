@@ -198,28 +198,19 @@ async fn many_warm_clones_share_one_snapshot() {
 }
 
 fn room_for(vms: usize) -> Budget {
-    Budget::new(Limit {
-        vms,
-        memory_mib: u64::MAX,
-    })
+    Budget::new(Limit::new(vms, u64::MAX))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spawn_without_room_waits_for_the_end_of_a_vm_and_not_for_ever() {
     let Some(lab) = Lab::open().await else { return };
-    let options = PoolOptions {
-        budget: room_for(1),
-        ..PoolOptions::new(1).with_warm(0)
-    };
+    let options = PoolOptions::new(1).with_warm(0).with_budget(room_for(1));
     let pool = Pool::open(lab.launcher().await, options).await.unwrap();
     pool.warmup().await.unwrap();
     let first = pool.spawn("first").await.unwrap();
 
     let patience = Duration::from_millis(50);
-    let hasty = SpawnOptions {
-        patience,
-        ..SpawnOptions::named("hasty")
-    };
+    let hasty = SpawnOptions::named("hasty").with_patience(patience);
     let error = pool.spawn_with(hasty).await.unwrap_err();
     match &error {
         SpawnError::PoolExhausted { waited, limit } => {
@@ -246,10 +237,7 @@ async fn a_spawn_without_room_waits_for_the_end_of_a_vm_and_not_for_ever() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_pools_share_one_budget() {
     let Some(lab) = Lab::open().await else { return };
-    let options = PoolOptions {
-        budget: room_for(2),
-        ..PoolOptions::new(1).with_warm(0)
-    };
+    let options = PoolOptions::new(1).with_warm(0).with_budget(room_for(2));
     let one = Pool::open(lab.launcher().await, options.clone())
         .await
         .unwrap();
@@ -274,28 +262,17 @@ async fn a_vm_is_killed_when_its_time_is_over_or_nobody_uses_it() {
     let pool = pool(&lab.launcher().await, 1, 0).await;
     let moment = Some(Duration::from_millis(200));
     let limited = async |limits| {
-        let options = SpawnOptions {
-            limits,
-            ..SpawnOptions::named("limited")
-        };
+        let options = SpawnOptions::named("limited").with_limits(limits);
         pool.spawn_with(options).await.unwrap()
     };
-    let vm = limited(Limits {
-        max_lifetime: moment,
-        idle: None,
-    })
-    .await;
+    let vm = limited(Limits::default().with_max_lifetime(moment)).await;
     let error = vm.exec(["sleep", "60000"]).await.unwrap_err();
     assert!(matches!(error, GuestError::Closed { .. }), "{error}");
     assert!(error.to_string().contains("time limit"), "{error}");
     within("the end of a VM", vm.exited()).await;
     drop(vm);
 
-    let vm = limited(Limits {
-        max_lifetime: None,
-        idle: moment,
-    })
-    .await;
+    let vm = limited(Limits::default().with_idle(moment)).await;
     // Busy for longer than it may be idle.
     run(&vm, ["sleep", "1000"]).await;
     within("the end of a VM", vm.wait()).await;

@@ -44,10 +44,7 @@ async fn share_a_set(lab: &Lab) {
         let template = copy(lab, &format!("template={template}"));
         // Each has a hypervisor of its own, as when programs of their own had opened them.
         let launcher = Launcher::of(template, &lab.config, Arc::new(|_: &_| {}));
-        let options = PoolOptions {
-            standby: STANDBY,
-            ..PoolOptions::new(1).with_warm(0)
-        };
+        let options = PoolOptions::new(1).with_warm(0).with_standby(STANDBY);
         let pool = Pool::open(launcher.await.unwrap(), options).await.unwrap();
         pool.warmup().await.unwrap();
         pools.push(pool);

@@ -28,11 +28,7 @@ pub(crate) fn of_template(directory: &Path, vmm: Arc<dyn Vmm>, template: usize) 
     };
     let template = templates.import(&spec, &mut |_| {}).unwrap();
     let mut config = Config::from_env().unwrap();
-    config.machine = Machine {
-        memory_mib: 1,
-        vcpus: 1,
-        disk_mib: None,
-    };
+    config.machine = Machine::new(1, 1);
     let snapshots = SnapshotStore::open(directory.join("snapshots")).unwrap();
     Launcher::with(vmm, template, &config, snapshots, Arc::new(|_: &_| {})).unwrap()
 }

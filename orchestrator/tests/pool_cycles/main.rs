@@ -79,16 +79,11 @@ async fn a_hundred_thousand_spawns_with_faults_leave_nothing_and_no_vm_serves_tw
     let world = World::new();
     let launcher = launcher(directory.path(), &world);
     let descriptors_before = descriptors();
-    let budget = Budget::new(Limit {
-        vms: ROOM,
-        memory_mib: u64::MAX,
-    });
-    let options = PoolOptions {
-        max_warm: 12,
-        standby: 2,
-        budget: budget.clone(),
-        ..PoolOptions::new(4)
-    };
+    let budget = Budget::new(Limit::new(ROOM, u64::MAX));
+    let options = PoolOptions::new(4)
+        .with_max_warm(12)
+        .with_standby(2)
+        .with_budget(budget.clone());
     let pool = Pool::open(launcher.clone(), options).await.unwrap();
     pool.warmup().await.unwrap();
 
@@ -196,10 +191,7 @@ async fn served(run: &Run, cycle: usize) -> &AtomicUsize {
     let mut options = SpawnOptions::named(format!("cycle-{cycle}"));
     options.patience = TASK_END_TIMEOUT;
     if fastrand::u8(..100) == 0 {
-        options.limits = Limits {
-            max_lifetime: Some(Duration::from_millis(1)),
-            idle: None,
-        };
+        options.limits = Limits::default().with_max_lifetime(Duration::from_millis(1));
     }
     let limited = options.limits.max_lifetime.is_some();
     let vm = match run.pool.spawn_with(options).await {

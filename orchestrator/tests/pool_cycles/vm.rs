@@ -38,12 +38,7 @@ impl Simulated {
     pub(crate) fn new(world: Arc<World>) -> Self {
         Self {
             world,
-            identity: VmmIdentity {
-                kind: VmmKind::new("simulated"),
-                version: "simulated".to_owned(),
-                accelerator: "none".to_owned(),
-                devices: None,
-            },
+            identity: VmmIdentity::new(VmmKind::new("simulated"), "simulated", "none"),
         }
     }
 
@@ -174,11 +169,7 @@ impl Life {
     pub(crate) fn end(&self, status: &str) {
         self.exit.send_if_modified(|exit| {
             let first = exit.is_none();
-            exit.get_or_insert_with(|| Exit {
-                status: status.to_owned(),
-                log: String::new(),
-                words: String::new(),
-            });
+            exit.get_or_insert_with(|| Exit::new(status));
             first
         });
         if let Some(guest) = &*self.guest.lock().unwrap() {

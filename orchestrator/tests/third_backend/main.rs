@@ -79,8 +79,7 @@ impl Backend for Third {
 impl Installed for Third {
     async fn open(self: Box<Self>) -> Result<Vec<Candidate>, VmmError> {
         let vmm: Arc<dyn Vmm> = Arc::new(Simulated::new(self.world));
-        let trust = Trust::Sure;
-        Ok(vec![Candidate { vmm, trust }])
+        Ok(vec![Candidate::new(vmm, Trust::Sure)])
     }
 }
 
@@ -107,11 +106,7 @@ impl Program {
                 .map(|(_, path)| path.clone().into())
         };
         let mut config = Config::from_vars(variable, true).unwrap();
-        config.machine = Machine {
-            memory_mib: 1,
-            vcpus: 1,
-            disk_mib: None,
-        };
+        config.machine = Machine::new(1, 1);
         let world = World::new();
         let mut third = Third {
             world: Arc::clone(&world),

@@ -12,8 +12,8 @@ use std::time::Duration;
 use ironclaw_orchestrator::vm::config::BackendChoice;
 use ironclaw_orchestrator::vm::qemu::KIND;
 use ironclaw_orchestrator::vm::{
-    Budget, Config, Launcher, Limit, Origin, Pool, PoolError, PoolOptions, SpawnError,
-    SpawnOptions, VmHandle,
+    Budget, Launcher, Limit, Origin, Pool, PoolError, PoolOptions, SpawnError, SpawnOptions,
+    VmHandle,
 };
 use tempfile::TempDir;
 use tokio::task::JoinSet;
@@ -21,10 +21,7 @@ use tokio::task::JoinSet;
 use crate::fixture::{config, is_alive, launcher, sh, snapshot};
 
 /// Room for one VM.
-const ONE: Limit = Limit {
-    vms: 1,
-    memory_mib: u64::MAX,
-};
+const ONE: Limit = Limit::new(1, u64::MAX);
 
 /// Returns the memory of `vms` VMs.
 fn memory_of(launcher: &Launcher, vms: u64) -> u64 {
@@ -34,20 +31,16 @@ fn memory_of(launcher: &Launcher, vms: u64) -> u64 {
 /// Opens a pool without warm clones.
 async fn pool(launcher: Launcher, limit: Limit) -> Pool {
     snapshot(&launcher).await;
-    let options = PoolOptions {
-        budget: Budget::new(limit),
-        ..PoolOptions::new(1).with_warm(0)
-    };
+    let options = PoolOptions::new(1)
+        .with_warm(0)
+        .with_budget(Budget::new(limit));
     let pool = Pool::open(launcher, options).await.unwrap();
     pool.warmup().await.unwrap();
     pool
 }
 
 fn hasty(name: &str) -> SpawnOptions {
-    SpawnOptions {
-        patience: Duration::from_millis(50),
-        ..SpawnOptions::named(name)
-    }
+    SpawnOptions::named(name).with_patience(Duration::from_millis(50))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -56,11 +49,8 @@ async fn a_spawn_beyond_the_limit_says_how_long_it_waited_for_what_and_what_to_d
         return;
     };
     let memory_mib = memory_of(&launcher, 1);
-    let by_memory = Limit {
-        vms: usize::MAX,
-        // Not enough for two.
-        memory_mib: memory_mib + 100,
-    };
+    // Not enough for two.
+    let by_memory = Limit::new(usize::MAX, memory_mib + 100);
     for limit in [ONE, by_memory] {
         let pool = pool(launcher.clone(), limit).await;
         let first = pool.spawn("first").await.unwrap();
@@ -93,13 +83,7 @@ async fn a_limit_that_holds_no_vm_at_all_makes_no_pool() {
         return;
     };
     let memory_mib = memory_of(&launcher, 1) - 1;
-    let options = PoolOptions {
-        budget: Budget::new(Limit {
-            vms: usize::MAX,
-            memory_mib,
-        }),
-        ..PoolOptions::new(1)
-    };
+    let options = PoolOptions::new(1).with_budget(Budget::new(Limit::new(usize::MAX, memory_mib)));
     let error = Pool::open(launcher, options).await.unwrap_err();
     assert!(matches!(error, PoolError::NoRoom { .. }), "{error}");
     assert!(error.to_string().contains("`memory_budget_mib`"));
@@ -123,10 +107,8 @@ async fn recorded() -> Option<(TempDir, PathBuf, Launcher)> {
     );
     fs::write(&program, script).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
-    let mut config = Config {
-        backend: BackendChoice::Only(KIND),
-        ..config()
-    };
+    let mut config = config();
+    config.backend = BackendChoice::Only(KIND);
     config.backends.qemu.binary = Some(program);
     let launcher = Launcher::open(&config, Arc::new(|_: &_| {})).await.unwrap();
     Some((directory, pids, launcher))
@@ -227,11 +209,7 @@ async fn a_pool_that_adapts_has_a_warm_clone_for_each_spawn_of_the_burst_that_wa
         return;
     };
     snapshot(&launcher).await;
-    let options = PoolOptions {
-        min_warm: 1,
-        max_warm: 10,
-        ..PoolOptions::new(1)
-    };
+    let options = PoolOptions::new(1).with_min_warm(1).with_max_warm(10);
     let pool = Pool::open(launcher, options).await.unwrap();
     pool.warmup().await.unwrap();
     assert_eq!(pool.stats().warm, 1);

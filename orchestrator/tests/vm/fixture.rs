@@ -56,10 +56,9 @@ pub(crate) async fn private() -> Option<(tempfile::TempDir, Launcher)> {
 
 /// Returns the settings of the tests with snapshots in `directory`.
 pub(crate) fn config_in(directory: &Path) -> Config {
-    Config {
-        snapshot_path: directory.join("snapshots"),
-        ..config()
-    }
+    let mut config = config();
+    config.snapshot_path = directory.join("snapshots");
+    config
 }
 
 pub(crate) async fn in_directory(directory: &Path) -> Launcher {

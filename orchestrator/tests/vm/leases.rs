@@ -15,31 +15,21 @@ const SHORT_LIMIT: Duration = Duration::from_millis(300);
 async fn pool() -> Option<Pool> {
     let launcher = launcher().await?;
     snapshot(&launcher).await;
-    let options = PoolOptions {
-        budget: Budget::new(Limit {
-            vms: 1,
-            memory_mib: 1024,
-        }),
-        ..PoolOptions::new(1).with_warm(0)
-    };
+    let options = PoolOptions::new(1)
+        .with_warm(0)
+        .with_budget(Budget::new(Limit::new(1, 1024)));
     Some(Pool::open(launcher, options).await.unwrap())
 }
 
 async fn limited(pool: &Pool, limits: Limits) -> VmHandle {
-    let options = SpawnOptions {
-        limits,
-        ..SpawnOptions::named("limited")
-    };
+    let options = SpawnOptions::named("limited").with_limits(limits);
     pool.spawn_with(options).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vm_is_killed_at_its_longest_age_whatever_it_does() {
     let Some(pool) = pool().await else { return };
-    let limits = Limits {
-        max_lifetime: Some(SHORT_LIMIT),
-        idle: None,
-    };
+    let limits = Limits::default().with_max_lifetime(SHORT_LIMIT);
     let vm = limited(&pool, limits).await;
     let error = vm.exec(["sleep", "1000"]).await.unwrap_err();
     assert!(matches!(error, GuestError::Closed { .. }), "{error}");
@@ -62,10 +52,7 @@ async fn a_vm_is_killed_at_its_longest_age_whatever_it_does() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vm_is_killed_when_nothing_is_asked_of_it_and_not_while_it_works() {
     let Some(pool) = pool().await else { return };
-    let limits = Limits {
-        max_lifetime: None,
-        idle: Some(SHORT_LIMIT),
-    };
+    let limits = Limits::default().with_idle(SHORT_LIMIT);
     let vm = limited(&pool, limits).await;
     // Busy for longer than it may be idle.
     assert_eq!(sh(&vm, "sleep 1; echo awake").await, "awake\n");
@@ -80,10 +67,9 @@ async fn a_vm_is_killed_when_nothing_is_asked_of_it_and_not_while_it_works() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vm_is_killed_when_its_handle_is_dropped_though_it_has_limits_and_a_command() {
     let Some(pool) = pool().await else { return };
-    let limits = Limits {
-        max_lifetime: Some(Duration::MAX),
-        idle: Some(Duration::MAX),
-    };
+    let limits = Limits::default()
+        .with_max_lifetime(Duration::MAX)
+        .with_idle(Duration::MAX);
     let vm = limited(&pool, limits).await;
     let (pid, exited) = (vm.pid(), vm.exited());
     let running = vm.start(["sleep", "1000"]).await.unwrap();

@@ -97,10 +97,7 @@ async fn spawns_of_two_templates() {
     let arguments = sh(&default, "cat /proc/cmdline").await;
     assert!(arguments.contains("two=2"), "{arguments}");
     let memory = kibibytes(&default).await;
-    let hasty = || SpawnOptions {
-        patience: Duration::from_millis(50),
-        ..SpawnOptions::named("other")
-    };
+    let hasty = || SpawnOptions::named("other").with_patience(Duration::from_millis(50));
     let error = spawn_vm_with(&template, hasty()).await.unwrap_err();
     assert!(
         matches!(&error, SpawnError::PoolExhausted { limit, .. } if limit.vms == 1),
@@ -108,13 +105,8 @@ async fn spawns_of_two_templates() {
     );
 
     destroy_vm(default).await.unwrap();
-    let options = SpawnOptions {
-        limits: Limits {
-            max_lifetime: Some(Duration::from_secs(600)),
-            ..Limits::default()
-        },
-        ..hasty()
-    };
+    let options =
+        hasty().with_limits(Limits::default().with_max_lifetime(Duration::from_secs(600)));
     let other = spawn_vm_with(&template, options).await.unwrap();
     let arguments = sh(&other, "cat /proc/cmdline").await;
     assert!(arguments.contains("one=1"), "{arguments}");
@@ -122,11 +114,7 @@ async fn spawns_of_two_templates() {
     assert_eq!(stats.used.vms, 1, "the default pool counts it");
     destroy_vm(other).await.unwrap();
 
-    let machine = Machine {
-        memory_mib: 160,
-        vcpus: 1,
-        disk_mib: None,
-    };
+    let machine = Machine::new(160, 1);
     let larger = spawn_vm_on(machine, &template, hasty()).await.unwrap();
     let arguments = sh(&larger, "cat /proc/cmdline").await;
     assert!(arguments.contains("one=1"), "{arguments}");
@@ -136,10 +124,7 @@ async fn spawns_of_two_templates() {
     assert_eq!(vm::get(larger.id()).unwrap().id(), larger.id());
     destroy_vm(larger).await.unwrap();
     assert!(vm::list().is_empty());
-    let none = Machine {
-        vcpus: 0,
-        ..machine
-    };
+    let none = Machine::new(machine.memory_mib, 0);
     let error = spawn_vm_on(none, &template, hasty()).await.unwrap_err();
     assert!(
         error.to_string().contains("processors of a guest, 1-32"),

@@ -64,11 +64,7 @@ impl Kind {
     pub(crate) async fn start_in(self, directory: &Path) -> Result<Backend, Missing> {
         let mut config = Config::from_env().unwrap();
         config.jail = JailChoice::Off;
-        config.machine = Machine {
-            memory_mib: 128,
-            vcpus: 1,
-            disk_mib: None,
-        };
+        config.machine = Machine::new(128, 1);
         config.snapshot_path = directory.join("snapshots");
         config.run_path = directory.join("run");
         let mut simulator = None;

@@ -238,10 +238,7 @@ async fn a_copy_takes_room_like_any_vm_and_is_refused_by_a_closed_pool(backend: 
     let pool = pool(&backend.launcher, 0, &of_vms(1)).await;
     let vm = pool.spawn("original").await.unwrap();
     let checkpoint: Snapshot = vm.checkpoint(kept()).await.unwrap();
-    let impatient = || SpawnOptions {
-        patience: Duration::from_millis(50),
-        ..SpawnOptions::named("copy")
-    };
+    let impatient = || SpawnOptions::named("copy").with_patience(Duration::from_millis(50));
     let error = pool.fork(&checkpoint, impatient()).await.unwrap_err();
     assert!(matches!(error, SpawnError::PoolExhausted { .. }), "{error}");
     vm.destroy().await.unwrap();

@@ -80,11 +80,9 @@ fn a_pool_whose_runtime_ended_says_so_at_once() {
     let queued = second.spawn({
         let pool = pool.clone();
         async move {
-            let patient = SpawnOptions {
-                patience: Duration::from_secs(3600),
-                timeout: None,
-                ..SpawnOptions::named("queued")
-            };
+            let patient = SpawnOptions::named("queued")
+                .with_patience(Duration::from_secs(3600))
+                .with_timeout(None);
             pool.spawn_with(patient).await
         }
     });
@@ -155,10 +153,7 @@ async fn pools_of_other_limits_have_the_host_s_memory_in_common() {
     for (serves, full) in [(&of_settings, &of_host), (&of_host, &of_settings)] {
         let vm = serves.spawn("has the memory").await.unwrap();
         assert_eq!(of_host.stats().used.vms, 1);
-        let options = SpawnOptions {
-            patience: Duration::from_millis(50),
-            ..SpawnOptions::named("impatient")
-        };
+        let options = SpawnOptions::named("impatient").with_patience(Duration::from_millis(50));
         let error = full.spawn_with(options).await.unwrap_err();
         let SpawnError::PoolExhausted { limit, .. } = error else {
             panic!("{error}");
@@ -262,10 +257,7 @@ async fn others_start_first(b: &Backend, s: &Simulator) {
     drop(b.launcher.create_snapshot().await.unwrap());
     let pool = pool(&b.launcher, 0, &budget).await;
     let hang = all_starts_hang(s, &pool).await;
-    let options = SpawnOptions {
-        patience: Duration::from_millis(100),
-        ..SpawnOptions::named("impatient")
-    };
+    let options = SpawnOptions::named("impatient").with_patience(Duration::from_millis(100));
     let error = pool.spawn_with(options).await.unwrap_err();
     let SpawnError::StartsBusy { starts, .. } = error else {
         panic!("{error}");
@@ -284,10 +276,7 @@ async fn a_spawn_s_limit_holds(b: &Backend, s: &Simulator) {
     drop(b.launcher.create_snapshot().await.unwrap());
     let pool = pool(&b.launcher, 0, &of_vms(64)).await;
     s.inject("PUT /snapshot/load", Fault::Hang);
-    let options = SpawnOptions {
-        timeout: Some(LIMIT),
-        ..SpawnOptions::named("late")
-    };
+    let options = SpawnOptions::named("late").with_timeout(LIMIT);
     let spawn = within("a spawn", pool.spawn_with(options));
     let error = spawn.await.unwrap_err();
     assert!(

@@ -59,14 +59,8 @@ async fn an_old_version_is_refused_by_its_fields(b: &Backend, s: &Simulator) {
 }
 
 async fn a_closed_pool_serves_nobody(b: &Backend) {
-    let one = Limit {
-        vms: 1,
-        memory_mib: u64::MAX,
-    };
-    let options = PoolOptions {
-        budget: Budget::new(one),
-        ..options(1)
-    };
+    let one = Limit::new(1, u64::MAX);
+    let options = options(1).with_budget(Budget::new(one));
     let pool = Pool::open(b.launcher.clone(), options).await.unwrap();
     let served = pool.spawn("served").await.unwrap();
     let later = pool.clone();

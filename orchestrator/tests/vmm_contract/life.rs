@@ -111,14 +111,8 @@ async fn a_vm_that_does_not_power_off_in_time_is_killed(backend: &Backend) {
 
 async fn a_deadline_can_be_set_moved_and_taken_back(backend: &Backend) {
     let pool = pool(&backend.launcher, 0, &of_vms(1)).await;
-    let limits = Limits {
-        max_lifetime: Some(Duration::from_secs(3600)),
-        idle: None,
-    };
-    let options = SpawnOptions {
-        limits,
-        ..SpawnOptions::named("limited")
-    };
+    let limits = Limits::default().with_max_lifetime(Duration::from_secs(3600));
+    let options = SpawnOptions::named("limited").with_limits(limits);
     let vm = pool.spawn_with(options).await.unwrap();
     // The deadline also ends a paused VM; idle time counts only while it runs.
     vm.set_idle_limit(Some(QUIET_TIME)).await.unwrap();

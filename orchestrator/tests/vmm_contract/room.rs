@@ -39,25 +39,18 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 pub(crate) fn of_vms(vms: usize) -> Budget {
-    Budget::new(Limit {
-        vms,
-        memory_mib: u64::MAX,
-    })
+    Budget::new(Limit::new(vms, u64::MAX))
 }
 
 pub(crate) async fn pool(launcher: &Launcher, warm: usize, budget: &Budget) -> Pool {
-    let options = PoolOptions {
-        budget: budget.clone(),
-        ..PoolOptions::new(1).with_warm(warm)
-    };
+    let options = PoolOptions::new(1)
+        .with_warm(warm)
+        .with_budget(budget.clone());
     Pool::open(launcher.clone(), options).await.unwrap()
 }
 
 fn impatient() -> SpawnOptions {
-    SpawnOptions {
-        patience: Duration::from_millis(50),
-        ..SpawnOptions::named("impatient")
-    }
+    SpawnOptions::named("impatient").with_patience(Duration::from_millis(50))
 }
 
 pub(crate) async fn until(what: &str, reached: impl Fn() -> bool) {

@@ -290,11 +290,7 @@ async fn firecracker() {
 fn config(directory: &Path) -> Config {
     let mut config = Config::from_env().unwrap();
     config.jail = JailChoice::On;
-    config.machine = Machine {
-        memory_mib: 128,
-        vcpus: 1,
-        disk_mib: None,
-    };
+    config.machine = Machine::new(128, 1);
     config.snapshot_path = directory.join("snapshots");
     config.run_path = directory.join("run");
     config

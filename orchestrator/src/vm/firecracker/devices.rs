@@ -29,6 +29,7 @@ const MAX_DEVICE: usize = 15;
 
 /// The devices that each VM of the backend gets.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct Devices {
     root_drive: Option<PathBuf>,
     cpu_template: Option<CpuConfig>,
@@ -38,6 +39,7 @@ pub struct Devices {
 
 /// A tap device of this host, for one VM at a time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Tap {
     /// The file of its network namespace, if not this process's.
     pub namespace: Option<PathBuf>,

@@ -8,6 +8,7 @@ use thiserror::Error;
 
 /// The features and defects of a version of Firecracker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Quirks {
     /// Whether the guest receives from the host after `PATCH /vm` `Paused` and `Resumed`. In 1.16
     /// the vsock device then waits for the guest to acknowledge a reset that it was never sent
@@ -20,6 +21,7 @@ pub struct Quirks {
 /// A version that is not supported, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("it is version {version}, {reason}: take {MINIMUM_VERSION} or newer")]
+#[non_exhaustive]
 pub struct Unsupported {
     version: Version,
     reason: &'static str,

@@ -29,6 +29,7 @@ pub(in crate::vm) const ACCELERATORS: &[&str] = &[KVM];
 
 /// The settings of Firecracker, beside those of all backends.
 #[derive(Debug, Clone, Default, Serialize)]
+#[non_exhaustive]
 pub struct FirecrackerSettings {
     /// The path of the Firecracker binary, if not the one on PATH.
     pub binary: Option<PathBuf>,

@@ -74,6 +74,7 @@ pub enum GuestError {
 
 /// The output of a command whose end is unknown.
 #[derive(Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Printed {
     /// Its standard output.
     pub stdout: Vec<u8>,

@@ -76,6 +76,7 @@ struct Queued {
 
 /// A number of VMs and an amount of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[non_exhaustive]
 pub struct Limit {
     /// Number of VMs.
     pub vms: usize,
@@ -284,6 +285,19 @@ impl Budget {
 }
 
 impl Limit {
+    /// Returns a limit of this number of VMs, and of their memory in MiB.
+    #[must_use]
+    pub const fn new(vms: usize, memory_mib: u64) -> Self {
+        Self { vms, memory_mib }
+    }
+
+    /// Returns a limit of this number of VMs, however large they are. In a
+    /// [shared](Budget::shared) budget, the host's memory limits them all the same.
+    #[must_use]
+    pub const fn of_vms(vms: usize) -> Self {
+        Self::new(vms, u64::MAX)
+    }
+
     /// Adds a VM to `used`, if that stays within this limit.
     fn with_another(self, used: Self, guest_mib: u64) -> Option<Self> {
         let with = Self {

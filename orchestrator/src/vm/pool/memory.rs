@@ -5,6 +5,7 @@ use serde::Serialize;
 
 /// The memory of a process at one moment, from its `smaps_rollup` (proc_pid_smaps(5)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct ProcessMemory {
     /// Proportional set size in bytes: a page that `n` processes map counts as one `n`th.
     pub pss_bytes: u64,

@@ -39,6 +39,7 @@ pub(in crate::vm) const ACCELERATORS: &[&str] = &[Accelerator::Tcg.name(), Accel
 
 /// The settings of QEMU, beside those of all backends.
 #[derive(Debug, Clone, Default, Serialize)]
+#[non_exhaustive]
 pub struct QemuSettings {
     /// The path of the QEMU binary, if not the one on PATH.
     pub binary: Option<PathBuf>,

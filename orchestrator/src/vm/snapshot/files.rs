@@ -25,6 +25,7 @@ const DISK_PREFIX: &str = "disk-";
 /// the disk's name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
+#[non_exhaustive]
 pub enum FileRole {
     /// The guest's RAM.
     Memory,
@@ -44,6 +45,7 @@ pub struct ParseFileRoleError;
 /// The properties that a file must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct FileRecord {
     /// The size in bytes, holes included.
     pub bytes: u64,

@@ -28,6 +28,7 @@ const MAX_TEXT: usize = 256;
 /// The description of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Manifest {
     /// [`FORMAT`], even if read from an older format.
     pub format: u32,

@@ -34,6 +34,7 @@ pub struct Staging {
 
 /// A snapshot that was just published.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Published {
     /// The snapshot, kept in use by this value.
     pub snapshot: Snapshot,

@@ -12,6 +12,7 @@ const MAX_KIND: usize = 32;
 /// The identity of a hypervisor, as precise as the compatibility of its state files requires.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct VmmIdentity {
     /// The kind of hypervisor.
     pub kind: VmmKind,
@@ -22,6 +23,19 @@ pub struct VmmIdentity {
     /// A digest of drives, network interfaces and a CPU template, if guests get any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub devices: Option<Sha256Digest>,
+}
+
+impl VmmIdentity {
+    /// Creates that of a hypervisor whose guests get no devices of the host.
+    #[must_use]
+    pub fn new(kind: VmmKind, version: impl Into<String>, accelerator: impl Into<String>) -> Self {
+        Self {
+            kind,
+            version: version.into(),
+            accelerator: accelerator.into(),
+            devices: None,
+        }
+    }
 }
 
 impl fmt::Display for VmmIdentity {

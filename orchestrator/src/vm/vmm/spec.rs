@@ -10,6 +10,7 @@ use super::disk_id::DiskId;
 /// The size of a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Machine {
     /// Memory in MiB, at least 1.
     pub memory_mib: u32,
@@ -21,6 +22,25 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// Returns a guest of this size, without a disk.
+    #[must_use]
+    pub const fn new(memory_mib: u32, vcpus: u8) -> Self {
+        Self {
+            memory_mib,
+            vcpus,
+            disk_mib: None,
+        }
+    }
+
+    /// Returns a guest that may also write this much to its disk.
+    #[must_use]
+    pub const fn with_disk(self, mib: u32) -> Self {
+        Self {
+            disk_mib: Some(mib),
+            ..self
+        }
+    }
+
     /// Returns the memory in bytes, which is the size of the memory file.
     #[must_use]
     pub fn memory_bytes(self) -> u64 {
@@ -36,6 +56,7 @@ impl Machine {
 
 /// The specification of a VM to boot.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct VmSpec {
     /// The guest's size.
     pub machine: Machine,
@@ -76,6 +97,7 @@ pub enum Ram {
 /// The specification of a VM to restore. The caller guarantees that the files do not change while
 /// the VM lives.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct RestoreSpec {
     /// The guest's size, as at the snapshot.
     pub machine: Machine,
@@ -88,6 +110,7 @@ pub struct RestoreSpec {
 
 /// The files written by [`MicroVm::snapshot`](super::MicroVm::snapshot).
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SavedFiles {
     /// The state of devices and vCPUs, in the VMM's format.
     pub vmstate: PathBuf,
