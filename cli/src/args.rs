@@ -53,6 +53,7 @@ impl Cli {
         let mut cli = Self::try_parse_from(words)?;
         if let Task::Pool(PoolTask::Stats {
             format: Some(StatsFormat::Json),
+            ..
         }) = cli.task
         {
             cli.json = true;

@@ -6,11 +6,11 @@ use anyhow::Result;
 use ironclaw_console::causes;
 use ironclaw_console::output;
 use ironclaw_console::progress;
-use ironclaw_orchestrator::template::TemplateHash;
 use ironclaw_orchestrator::vm::snapshot::SnapshotId;
 use serde::Serialize;
 
 use crate::exit::Code;
+use crate::which::Which;
 
 /// The name of an item; in JSON as in the list of its kind.
 #[derive(Debug, Serialize)]
@@ -19,14 +19,15 @@ pub(crate) enum Name {
     /// A snapshot.
     Id(SnapshotId),
     /// A template.
-    Hash(TemplateHash),
+    #[serde(untagged)]
+    Template(Which),
 }
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Id(id) => id.fmt(f),
-            Self::Hash(hash) => hash.fmt(f),
+            Self::Template(which) => which.fmt(f),
         }
     }
 }

@@ -92,15 +92,33 @@ Examples:
   ironclaw template import --kernel unikernel.elf";
 
 pub(crate) const TEMPLATE_EXAMPLES: &str = "\
-Needs apt-get and dpkg-deb; downloads some 30 MB. `ironclaw run` builds a template by itself when
-there is none. A later `template build` without --from makes one with a root in memory the default again.
+Needs apt-get and dpkg-deb; downloads some 30 MB. `ironclaw run` builds the template `minimal` by
+itself when there is no default, and `ironclaw run --image SOURCE` whatever it lacks. `template build`
+alone builds `minimal` and makes it the default again.
 
 Examples:
   ironclaw template build
   skopeo copy docker://debian:12 oci:debian:12 &&
-    ironclaw template build --from oci:debian:12
-  docker save app > app.tar && ironclaw template build --from docker-archive:app.tar
+    ironclaw template build debian --from oci:debian:12 && ironclaw run --template debian -- sh
+  docker save app > app.tar && ironclaw template build app --from docker-archive:app.tar
   ironclaw template list --json";
+
+pub(crate) const TEMPLATE_SHOW_EXAMPLES: &str = "\
+Examples:
+  ironclaw template show
+  ironclaw template show minimal --json | jq .manifest.kernel";
+
+pub(crate) const TEMPLATE_DEFAULT_EXAMPLES: &str = "\
+`ironclaw run`, `ironclaw pool` and programs that use the library take the default template where
+neither IRONCLAW_TEMPLATE nor an option names another.
+
+Examples:
+  ironclaw template default
+  ironclaw template default minimal";
+
+pub(crate) const TEMPLATE_NAME_EXAMPLES: &str = "\
+Examples:
+  ironclaw template name minimal busybox";
 
 pub(crate) const TEMPLATE_LIST_EXAMPLES: &str = "\
 Examples:
@@ -116,6 +134,7 @@ pub(crate) const TEMPLATE_DELETE_EXAMPLES: &str = "\
 Examples:
   ironclaw template list --json | jq -r '.[] | select(.default | not) | .hash' |
     xargs -r ironclaw template delete
+  ironclaw template rm minimal
   ironclaw template delete --all";
 
 pub(crate) const SNAPSHOT_CREATE_EXAMPLES: &str = "\

@@ -15,6 +15,7 @@ mod printed;
 mod run;
 mod snapshot;
 mod template;
+mod which;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -87,12 +88,15 @@ async fn perform(task: Task, set: &[(String, OsString)], json: bool) -> Result<u
         Task::Completions { shell } => completions::print(shell),
         Task::Config(ConfigTask::Show) => config::show(set, json),
         // These handle signals themselves, because they clean up.
-        Task::Bench(task) => found(bench::run(&config()?, &task.into(), json).await?),
+        Task::Bench(task) => {
+            let config = task.template.over(config()?);
+            found(bench::run(&config, &task.into(), json).await?)
+        }
         Task::Run(task) => run::run(config()?, task, json).await,
         Task::Soak(task) => found(soak::run(&config()?, &task.into(), json).await?),
         Task::Template(task) => until_first(template::perform(&config()?, task, json)).await,
         Task::Snapshot(task) => until_first(snapshot::perform(&config()?, task, json)).await,
-        Task::Pool(task) => until_first(pool::perform(&config()?, task, json)).await,
+        Task::Pool(task) => until_first(pool::perform(config()?, task, json)).await,
         Task::Doctor => until_first(doctor::run(&config()?, json)).await,
     }
 }

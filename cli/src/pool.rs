@@ -34,17 +34,17 @@ struct Refreshed {
 }
 
 /// Fills the pool or shows its state.
-pub(crate) async fn perform(config: &Config, task: PoolTask, json: bool) -> Result<u8> {
+pub(crate) async fn perform(config: Config, task: PoolTask, json: bool) -> Result<u8> {
     match task {
-        PoolTask::Warmup => warm_up(config, json).await?,
-        PoolTask::Refresh => refresh(config, json).await?,
-        PoolTask::Stats { format } => {
+        PoolTask::Warmup { template } => warm_up(&template.over(config), json).await?,
+        PoolTask::Refresh { template } => refresh(&template.over(config), json).await?,
+        PoolTask::Stats { template, format } => {
             let format = format.unwrap_or(if json {
                 StatsFormat::Json
             } else {
                 StatsFormat::Table
             });
-            let stats = Stats::gather(config).await?;
+            let stats = Stats::gather(&template.over(config)).await?;
             match format {
                 StatsFormat::Json => output::json(&stats)?,
                 StatsFormat::Prometheus => output::line(prometheus::text(&stats).trim_end())?,

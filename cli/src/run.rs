@@ -156,6 +156,7 @@ pub(crate) async fn run(config: Config, run: Run, json: bool) -> Result<u8> {
 
 /// Spawns a VM for the command; returns its pool and the times, too.
 async fn provide(mut config: Config, run: &Run) -> Result<(Pool, VmHandle, Stages)> {
+    config = run.template.over(config);
     if let Some(backend) = &run.backend {
         config.backend = backend.clone();
     }

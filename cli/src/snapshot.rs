@@ -44,7 +44,7 @@ struct Row {
 /// Makes, lists, verifies or deletes snapshots.
 pub(crate) async fn perform(config: &Config, task: SnapshotTask, json: bool) -> Result<u8> {
     match task {
-        SnapshotTask::Create => create(config, json).await?,
+        SnapshotTask::Create { template } => create(&template.over(config.clone()), json).await?,
         SnapshotTask::List => list(config, json).await?,
         SnapshotTask::Verify(selection) => return verify(config, selection, json).await,
         SnapshotTask::Delete(selection) => return delete(config, selection, json).await,

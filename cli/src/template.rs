@@ -1,12 +1,14 @@
 //! The command `ironclaw template`.
 
+mod show;
+
 use anyhow::{Error, Result};
 use ironclaw_console::causes;
 use ironclaw_console::output::{self, blocking, mebibytes};
 use ironclaw_console::progress::Reporter;
 use ironclaw_orchestrator::template::oci::RootSource;
 use ironclaw_orchestrator::template::{
-    BuildSpec, ImportSpec, Manifest, StoreError, Template, TemplateError, TemplateHash,
+    BuildSpec, ImportSpec, Manifest, StoreError, Template, TemplateError, TemplateName,
     TemplateStore,
 };
 use ironclaw_orchestrator::vm::{Config, find_guest_agent};
@@ -14,10 +16,21 @@ use serde::Serialize;
 
 use crate::args::{TemplateTask, Templates};
 use crate::each::{self, Done, Name};
+use crate::which::{self, Which};
+
+/// A template of that name can't be built without a source.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "a template named {0} needs a source: `ironclaw template build {0} --from SOURCE`, where SOURCE is an \
+     image, an archive or a directory"
+)]
+pub(crate) struct NoSource(TemplateName);
 
 #[derive(Debug, Serialize)]
 struct Row {
     hash: String,
+    /// What leads to it.
+    names: Vec<TemplateName>,
     default: bool,
     /// The time of the build, in seconds since 1970.
     created: Option<u64>,
@@ -30,8 +43,9 @@ struct Row {
 /// Builds, imports, lists, verifies or deletes templates.
 pub(crate) async fn perform(config: &Config, task: TemplateTask, json: bool) -> Result<u8> {
     match task {
-        TemplateTask::Build { from } => build(config, from, json).await?,
+        TemplateTask::Build { name, from } => build(config, name, from, json).await?,
         TemplateTask::Import {
+            name,
             kernel,
             initramfs,
             root_disk,
@@ -43,43 +57,60 @@ pub(crate) async fn perform(config: &Config, task: TemplateTask, json: bool) -> 
                 root_disk,
                 boot_args,
             };
-            import(config, spec, json).await?;
+            import(config, name, spec, json).await?;
         }
         TemplateTask::List => list(config, json).await?,
+        TemplateTask::Show { which } => show::show(config, which, json).await?,
+        TemplateTask::Default { name } => default(config, name, json).await?,
+        TemplateTask::Name { which, name } => rename(config, which, name, json).await?,
         TemplateTask::Verify(selection) => return verify(config, selection, json).await,
         TemplateTask::Delete(selection) => return delete(config, selection, json).await,
     }
     Ok(0)
 }
 
-async fn build(config: &Config, from: Option<RootSource>, json: bool) -> Result<()> {
+async fn build(
+    config: &Config,
+    name: Option<TemplateName>,
+    from: Option<RootSource>,
+    json: bool,
+) -> Result<()> {
     let reporter = Reporter::new();
     let (config, watcher) = (config.clone(), reporter.clone());
     let template = blocking(move || -> Result<_> {
         let spec = BuildSpec::new(find_guest_agent(&config)?);
         let store = TemplateStore::open(&config.template_path)?;
         let progress = &mut |step| watcher.step(&step);
-        Ok(match from {
-            Some(source) => store.build_from(&spec, &source, progress)?,
-            None => store.build(&spec, progress)?,
+        Ok(match (from, &name) {
+            (Some(source), _) => store.build_as(name.as_ref(), &spec, &source, progress)?,
+            (None, None) => store.build(&spec, progress)?,
+            (None, Some(name)) if name.is_minimal() => {
+                store.build_if_missing(&spec, &name.clone().into(), progress)?
+            }
+            (None, Some(name)) => return Err(NoSource(name.clone()).into()),
         })
     })
     .await?;
     reporter.clear();
-    show(&template, json)
+    built(&template, json)
 }
 
-async fn import(config: &Config, spec: ImportSpec, json: bool) -> Result<()> {
+async fn import(
+    config: &Config,
+    name: Option<TemplateName>,
+    spec: ImportSpec,
+    json: bool,
+) -> Result<()> {
     let reporter = Reporter::new();
     let (path, watcher) = (config.template_path.clone(), reporter.clone());
     let template = blocking(move || -> Result<_> {
         let store = TemplateStore::open(path)?;
-        let imported = store.import(&spec, &mut |step| watcher.step(&step));
+        let imported = store.import_as(name.as_ref(), &spec, &mut |step| watcher.step(&step));
         imported.map_err(|error| of_import(error, &spec))
     })
     .await?;
     reporter.clear();
-    show(&template, json)
+    built(&template, json)
 }
 
 /// Converts the error of an import: if it is about an imported file, leaves out the store.
@@ -99,7 +130,7 @@ fn of_import(error: TemplateError, spec: &ImportSpec) -> Error {
     }
 }
 
-fn show(template: &Template, json: bool) -> Result<()> {
+fn built(template: &Template, json: bool) -> Result<()> {
     if json {
         return output::json(template.manifest());
     }
@@ -127,45 +158,85 @@ async fn list(config: &Config, json: bool) -> Result<()> {
     }
     let rows = rows.into_iter().map(|row| {
         let default = if row.default { "yes" } else { "" }.to_owned();
-        let [kernel, size, created] = match row.manifest {
+        let names: Vec<_> = row.names.iter().map(TemplateName::as_str).collect();
+        let [root, size, created] = match row.manifest {
             Some(manifest) => {
-                let size = mebibytes(size(&manifest));
+                let size = mebibytes(show::size(&manifest));
                 let created = output::time(manifest.created);
-                [manifest.kernel.release, size, created]
+                [show::root(&manifest), size, created]
             }
             None => [row.error.unwrap_or_default(), String::new(), String::new()],
         };
-        [row.hash, default, kernel, size, created]
+        [names.join(", "), row.hash, default, root, size, created]
     });
     output::table(
-        ["TEMPLATE", "DEFAULT", "KERNEL", "SIZE", "BUILT"],
+        ["NAME", "TEMPLATE", "DEFAULT", "ROOT", "SIZE", "BUILT"],
         rows.collect(),
     )
 }
 
-/// Returns the total size of its files.
-fn size(manifest: &Manifest) -> u64 {
-    let initramfs = manifest.initramfs.as_ref();
-    let initramfs = initramfs.map_or(0, |initramfs| initramfs.size);
-    let root_disk = manifest.root_disk.as_ref().map_or(0, |image| image.size);
-    let all = manifest.kernel.size.saturating_add(initramfs);
-    all.saturating_add(root_disk)
+/// The default template.
+#[derive(Debug, Serialize)]
+struct Default {
+    name: Option<TemplateName>,
+    hash: Option<String>,
+}
+
+async fn default(config: &Config, name: Option<TemplateName>, json: bool) -> Result<()> {
+    let path = config.template_path.clone();
+    let default = blocking(move || -> Result<_> {
+        let store = TemplateStore::open(path)?;
+        if let Some(name) = &name {
+            store.set_default(name)?;
+        }
+        Ok(Default {
+            name: store.default_name()?,
+            hash: store.default_hash()?.map(|hash| hash.to_string()),
+        })
+    });
+    let default = default.await?;
+    if json {
+        return output::json(&default);
+    }
+    output::line(&match default {
+        Default {
+            name: Some(name),
+            hash,
+        } => format!("{}  {name}", hash.unwrap_or_default()),
+        Default {
+            name: None,
+            hash: Some(hash),
+        } => hash,
+        _ => "there is none yet: the next run builds one".to_owned(),
+    })
+}
+
+async fn rename(config: &Config, which: Which, name: TemplateName, json: bool) -> Result<()> {
+    let path = config.template_path.clone();
+    let template = blocking(move || -> Result<_> {
+        let store = TemplateStore::open(path)?;
+        let hash = which.hash(&store)?;
+        store.set_name(&name, &hash)?;
+        Ok(store.load(&hash)?)
+    });
+    built(&template.await?, json)
 }
 
 fn rows(store: &TemplateStore) -> Result<Vec<Row>> {
     // A default that is not usable shows as an error in its own row.
-    let default = store.default_template().ok().flatten();
+    let default = store.default_hash().ok().flatten();
+    let names = store.names()?;
     let rows = store.list()?.into_iter().map(|listed| {
-        let default = default
-            .as_ref()
-            .is_some_and(|template| *template.hash() == listed.hash);
+        let of_this = names.iter().filter(|(_, hash)| *hash == listed.hash);
+        let names = of_this.map(|(name, _)| name.clone()).collect();
         let (manifest, error) = match listed.template {
             Ok(template) => (Some(template.manifest().clone()), None),
             Err(error) => (None, Some(causes(&error))),
         };
         Row {
             hash: listed.hash.to_string(),
-            default,
+            names,
+            default: default == Some(listed.hash),
             created: manifest.as_ref().map(|manifest| manifest.created),
             manifest,
             error,
@@ -175,19 +246,17 @@ fn rows(store: &TemplateStore) -> Result<Vec<Row>> {
 }
 
 async fn verify(config: &Config, selection: Templates, json: bool) -> Result<u8> {
-    let done = for_each(config, selection, "verifying", |store, hash| {
-        let template = store.load(hash)?;
+    let done = for_each(config, selection, "verifying", |store, which| {
+        let template = store.load(&which.hash(store)?)?;
         template.verify()?;
-        Ok(Some(size(template.manifest())))
+        Ok(Some(show::size(template.manifest())))
     });
     each::verified(&done.await?, json)
 }
 
 async fn delete(config: &Config, selection: Templates, json: bool) -> Result<u8> {
-    let done = for_each(config, selection, "deleting", |store, hash| {
-        store.delete(hash)?;
-        // Shared ones stay.
-        store.remove_unused_layers()?;
+    let done = for_each(config, selection, "deleting", |store, which| {
+        which::delete(store, which)?;
         Ok(None)
     });
     each::deleted(&done.await?, "templates", json)
@@ -198,27 +267,27 @@ async fn for_each(
     config: &Config,
     selection: Templates,
     doing: &'static str,
-    action: impl Fn(&TemplateStore, &TemplateHash) -> Result<Option<u64>> + Send + 'static,
+    action: impl Fn(&TemplateStore, &Which) -> Result<Option<u64>> + Send + 'static,
 ) -> Result<Vec<Done>> {
     let reporter = Reporter::new();
     let path = config.template_path.clone();
     blocking(move || -> Result<_> {
         let store = TemplateStore::open(path)?;
-        let hashes = if selection.all {
+        let chosen = if selection.all {
             let all = store.list()?.into_iter();
             // A foreign directory that has the name of a template by chance.
             all.filter(|listed| !matches!(listed.template, Err(TemplateError::NotOurs { .. })))
-                .map(|listed| listed.hash)
+                .map(|listed| Which::Hash(listed.hash))
                 .collect()
         } else {
-            selection.hashes
+            selection.which
         };
         Ok(each::each(
-            hashes,
-            Name::Hash,
+            chosen,
+            Name::Template,
             doing,
             |text| reporter.stage(text, false),
-            |hash| action(&store, hash),
+            |which| action(&store, which),
         ))
     })
     .await

@@ -21,9 +21,13 @@ pub(crate) enum Current {
 pub(crate) async fn template(config: &Config) -> Result<Current> {
     let config = config.clone();
     blocking(move || -> Result<_> {
-        let template = match TemplateStore::open(&config.template_path)?.default_template() {
+        let store = TemplateStore::open(&config.template_path)?;
+        let template = match store.chosen(&config.template) {
             Ok(Some(template)) => template,
-            Ok(None) => return Ok(Current::ToBuild("there is none yet".to_owned())),
+            Ok(None) => {
+                store.ensure_buildable(&config.template)?;
+                return Ok(Current::ToBuild("there is none yet".to_owned()));
+            }
             Err(error) if error.needs_rebuild() => {
                 return Ok(Current::ToBuild(causes(&error)));
             }
@@ -39,7 +43,7 @@ pub(crate) async fn template(config: &Config) -> Result<Current> {
     .await
 }
 
-/// Returns the requirements of the default template and these settings; `None` without a template,
+/// Returns the requirements of these settings and their template; `None` without a template,
 /// because a look must not build one.
 ///
 /// # Errors

@@ -124,7 +124,7 @@ fn template(current: &Result<Current>) -> Check {
             let found = causes(error.as_ref());
             let advice = "make the directory usable, or set IRONCLAW_TEMPLATE_PATH to another";
             // Some errors name the setting themselves.
-            let is_said = found.contains("IRONCLAW_TEMPLATE_PATH");
+            let is_said = found.contains("IRONCLAW_TEMPLATE_PATH") || found.contains("ironclaw ");
             Check::fail(NAME, found, (!is_said).then(|| advice.to_owned()))
         }
     }

@@ -10,6 +10,7 @@ use thiserror::Error;
 use crate::debian::{DecompressError, ModuleError};
 use crate::hash::{ParseTemplateHashError, TemplateHash};
 use crate::kernel::KernelError;
+use crate::name::TemplateName;
 
 /// The reason why a template could not be built, loaded, verified or deleted.
 #[derive(Debug, Error)]
@@ -90,6 +91,17 @@ pub enum TemplateError {
         hash: TemplateHash,
         /// The store's directory.
         root: PathBuf,
+    },
+    /// No template has that name.
+    #[error(
+        "there is no template named {name} (there is: {known}): build it by `ironclaw template build {name}{}`",
+        if name.is_minimal() { "" } else { " --from SOURCE" }
+    )]
+    NoSuchName {
+        /// The name.
+        name: TemplateName,
+        /// The names that there are.
+        known: String,
     },
     /// A directory with the name of a template has no mark of IronClaw.
     #[error("{path} is no template that IronClaw made: it is left alone; remove it by hand if it is to go", path = .path.display())]

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use crate::error::TemplateError;
 use crate::file;
 use crate::kernel::{self, KernelError};
+use crate::links::Reference;
 use crate::manifest::is_plain;
+use crate::name::TemplateName;
 use crate::step::Step;
 use crate::store::TemplateStore;
 use crate::template::Template;
@@ -32,15 +34,28 @@ pub struct ImportSpec {
 }
 
 impl TemplateStore {
-    /// Copies files into a template and makes it the default. Checks only that the kernel is one: a
+    /// Copies files into a template and makes it the default; see [`import_as`](Self::import_as).
+    ///
+    /// # Errors
+    /// As for [`import_as`](Self::import_as).
+    pub fn import(
+        &self,
+        spec: &ImportSpec,
+        progress: &mut dyn FnMut(Step),
+    ) -> Result<Template, TemplateError> {
+        self.import_as(None, spec, progress)
+    }
+
+    /// Copies files into a template, and gives it `name`, or else makes it the default. Checks only that the kernel is one: a
     /// guest that does not boot, or whose agent does not speak this release's protocol, fails at
     /// its boot.
     ///
     /// # Errors
     /// If a file can't be read, the kernel is none, or the store can't be written; the store is
     /// unchanged then.
-    pub fn import(
+    pub fn import_as(
         &self,
+        name: Option<&TemplateName>,
         spec: &ImportSpec,
         progress: &mut dyn FnMut(Step),
     ) -> Result<Template, TemplateError> {
@@ -77,6 +92,9 @@ impl TemplateStore {
             warm: None,
             boot_args: spec.boot_args.clone(),
         };
-        self.write(content, progress)
+        let template = self.write(content, progress)?;
+        let reference = name.cloned().map_or(Reference::Default, Reference::Name);
+        self.point(&reference, template.hash())?;
+        Ok(template)
     }
 }

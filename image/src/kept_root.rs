@@ -1,4 +1,4 @@
-//! The root of the default template, for the one that replaces it.
+//! The root of a template, for the one that replaces it.
 
 use std::path::PathBuf;
 
@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use crate::error::TemplateError;
 use crate::file;
+use crate::hash::TemplateHash;
 use crate::manifest::{MAX_MANIFEST, RootDisk};
 use crate::root_origin::RootOrigin;
 use crate::store::TemplateStore;
@@ -33,12 +34,9 @@ struct Head {
 }
 
 impl TemplateStore {
-    /// Returns the root of the default template if there is more to it than busybox in memory: a template that was
+    /// Returns the root of a template if there is more to it than busybox in memory: a template that was
     /// made for another release, or with another agent, is built again with it.
-    pub(crate) fn default_root(&self) -> Result<Option<Root>, TemplateError> {
-        let Some(hash) = self.default_hash()? else {
-            return Ok(None);
-        };
+    pub(crate) fn root_of(&self, hash: &TemplateHash) -> Result<Option<Root>, TemplateError> {
         let directory = hash.directory(self.root());
         let manifest = directory.join(Template::MANIFEST);
         if !file::exists(&manifest)? {

@@ -9,7 +9,9 @@
 //!               initramfs       newc cpio archive, see `initramfs`
 //!               root-disk       the image of its root, if that is on a disk
 //!               template.json   Manifest
-//!        default -> <hash>      replaced atomically by a build
+//!        default -> <hash>      or a name; replaced atomically
+//!        .names/<name> -> <hash>   replaced by a build under that name
+//!        .images/<key> -> <hash>   what an image, an archive or a directory held when it was built
 //!        .cache/                downloaded packages, checked again on every use
 //!        .layers/               unpacked layers of images, see `oci::LayerStore`
 //!        .steps/                which layer the program of a step made, see `recipe`
@@ -20,6 +22,7 @@
 //! All functions block, [`TemplateStore::build`] for a minute or more: asynchronous callers have to
 //! run them on a thread for blocking work.
 
+mod choice;
 #[cfg(feature = "debian")]
 mod debian;
 pub mod erofs;
@@ -42,7 +45,10 @@ mod kept_root;
 mod kernel;
 #[cfg(feature = "oci")]
 pub mod layer;
+mod links;
 mod manifest;
+mod name;
+mod named;
 #[cfg(feature = "oci")]
 pub mod oci;
 #[cfg(feature = "oci")]
@@ -61,9 +67,12 @@ mod template;
 #[cfg(feature = "debian")]
 mod tests;
 pub mod tree;
+#[cfg(feature = "debian")]
+mod wanted;
 mod warm;
 mod write;
 
+pub use choice::TemplateChoice;
 #[cfg(feature = "debian")]
 pub use debian::{BuildSpec, BusyboxSource, DecompressError, KernelSource, ModuleError};
 pub use error::TemplateError;
@@ -75,6 +84,7 @@ pub use import::ImportSpec;
 pub use ironclaw_store::{Sha256Digest, StoreError};
 pub use kernel::KernelError;
 pub use manifest::{FORMAT, Initramfs, Kernel, Manifest, PackageVersion, RootDisk};
+pub use name::{ParseTemplateNameError, TemplateName};
 pub use root_origin::{ImageConfig, RootOrigin};
 pub use step::Step;
 pub use store::{Listed, TemplateStore};

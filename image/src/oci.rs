@@ -21,6 +21,7 @@ mod place;
 mod platform;
 mod root;
 mod source;
+mod source_key;
 #[cfg(test)]
 mod tests;
 mod unpack;
@@ -36,3 +37,4 @@ pub use layer_store::{LayerId, LayerStore};
 pub(crate) use root::Opened;
 pub use root::{RootBuilder, RootImage, RootStep};
 pub use source::{ParseSourceError, RootSource};
+pub(crate) use source_key::SourceKey;

@@ -25,7 +25,9 @@ use crate::error::TemplateError;
 use crate::guests::{Guests, Program};
 use crate::hash::TemplateHash;
 use crate::layer::{Limits, Merge};
+use crate::links::Reference;
 use crate::manifest::{Manifest, RootDisk};
+use crate::name::TemplateName;
 use crate::oci::{LayerStore, Opened, RootBuilder, RootStep, SourceError, StoredLayer};
 use crate::recipe::{
     Action, Base, Build, Left, Planned, Recipe, Step as RecipeStep, StepError, StepFailure,
@@ -48,7 +50,7 @@ const IDENTITY_FILES: [&[u8]; 3] = [b"hostname", b"hosts", b"machine-id"];
 const CHANGES: &str = "changes";
 
 impl TemplateStore {
-    /// Builds a template by the steps of `recipe`, and makes it the default. Kernel and agent are
+    /// Builds a template by the steps of `recipe`, and gives it `name`, or else makes it the default. Kernel and agent are
     /// those of `spec`; `guests` runs the programs of steps.
     ///
     /// Blocks for as long as that takes. Another build may go on meanwhile.
@@ -58,6 +60,7 @@ impl TemplateStore {
     /// The store has what it had before then, and the layers of the steps before.
     pub fn build_recipe(
         &self,
+        name: Option<&TemplateName>,
         spec: &BuildSpec,
         recipe: &Recipe,
         guests: &mut dyn Guests,
@@ -97,6 +100,8 @@ impl TemplateStore {
         }
         let _lock = self.lock(|| progress(Step::Waiting))?;
         let template = self.publish(staging, manifest.hash)?;
+        let reference = name.cloned().map_or(Reference::Default, Reference::Name);
+        self.point(&reference, template.hash())?;
         self.sweep_layers(&layers)?;
         Ok(template)
     }

@@ -8,6 +8,8 @@ use ironclaw_host::untrusted;
 use crate::debian::{BuildSpec, read_program};
 use crate::error::TemplateError;
 use crate::kept_root::Root;
+use crate::links::Reference;
+use crate::name::TemplateName;
 use crate::oci::{LayerStore, RootBuilder, RootSource};
 use crate::root_origin::RootOrigin;
 use crate::step::Step;
@@ -25,21 +27,51 @@ const KEEP_STEPS: Duration = Duration::from_secs(24 * 3600);
 const IMAGE: &str = "root-disk";
 
 impl TemplateStore {
-    /// Builds a template with a root from `source`, and makes it the default. Kernel and agent are
-    /// those of `spec`. Layers that no template is made of any more are removed.
-    ///
-    /// Blocks as [`build`](Self::build) does, and for as long as the root takes.
+    /// Builds a template with a root from `source`, and makes it the default; see
+    /// [`build_as`](Self::build_as).
     ///
     /// # Errors
-    /// As for [`build`](Self::build), and if the source can't be used.
+    /// As for [`build_as`](Self::build_as).
     pub fn build_from(
         &self,
         spec: &BuildSpec,
         source: &RootSource,
         progress: &mut dyn FnMut(Step),
     ) -> Result<Template, TemplateError> {
+        self.build_as(None, spec, source, progress)
+    }
+
+    /// Builds a template with a root from `source`, and gives it `name`, which it takes from the one that
+    /// was built under it before, or else makes it the default. Kernel and agent are those of `spec`.
+    /// Layers that no template is made of any more are removed.
+    ///
+    /// Blocks as [`build`](Self::build) does, and for as long as the root takes.
+    ///
+    /// # Errors
+    /// As for [`build`](Self::build), and if the source can't be used.
+    pub fn build_as(
+        &self,
+        name: Option<&TemplateName>,
+        spec: &BuildSpec,
+        source: &RootSource,
+        progress: &mut dyn FnMut(Step),
+    ) -> Result<Template, TemplateError> {
         let agent = read_program(&spec.agent)?;
         let _lock = self.lock(|| progress(Step::Waiting))?;
+        let template = self.build_rooted(spec, agent, source, progress)?;
+        let reference = name.cloned().map_or(Reference::Default, Reference::Name);
+        self.point(&reference, template.hash())?;
+        Ok(template)
+    }
+
+    /// Builds while the caller holds the lock, who lets something lead to the template.
+    pub(crate) fn build_rooted(
+        &self,
+        spec: &BuildSpec,
+        agent: Vec<u8>,
+        source: &RootSource,
+        progress: &mut dyn FnMut(Step),
+    ) -> Result<Template, TemplateError> {
         let layers = self.layers()?;
         let staging = self.stage()?;
         let image = staging.path().join(IMAGE);

@@ -1,18 +1,21 @@
 //! The directory that holds the templates.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use ironclaw_host::flock;
 use ironclaw_host::mark;
-use ironclaw_store::{Artefact as _, Deletion, LockKind, Staging, Store, file as durable};
+use ironclaw_store::{Artefact as _, Deletion, LockKind, Staging, Store};
 use uuid::Uuid;
 
+use crate::choice::TemplateChoice;
 use crate::error::TemplateError;
 use crate::file;
 use crate::hash::TemplateHash;
+use crate::links::{Links, Reference};
+#[cfg(feature = "oci")]
+use crate::oci::SourceKey;
 use crate::template::Template;
 
 /// Templates on disk. Any number of processes may use one directory at a time.
@@ -29,7 +32,6 @@ pub struct Listed {
     pub template: Result<Template, TemplateError>,
 }
 
-const DEFAULT: &str = "default";
 const LOCK: &str = ".lock";
 
 impl TemplateStore {
@@ -55,7 +57,7 @@ impl TemplateStore {
         self.0.root()
     }
 
-    /// Loads the template that was built last; `None` if there was none yet.
+    /// Loads the default template; `None` if there is none yet.
     ///
     /// # Errors
     /// As [`load`](Self::load); see [`TemplateError::needs_rebuild`].
@@ -63,6 +65,44 @@ impl TemplateStore {
         self.default_hash()?
             .map(|hash| self.load(&hash))
             .transpose()
+    }
+
+    /// Returns the hash of the default template, which may not be there.
+    ///
+    /// # Errors
+    /// If that can't be read.
+    pub fn default_hash(&self) -> Result<Option<TemplateHash>, TemplateError> {
+        Links::of(self.root()).hash_of(&Reference::Default)
+    }
+
+    /// Loads the template that was chosen; `None` if there is none yet, or none of what an image holds now.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and if the image's source can't be looked at.
+    pub fn chosen(&self, choice: &TemplateChoice) -> Result<Option<Template>, TemplateError> {
+        self.chosen_hash(choice)?
+            .map(|hash| self.load(&hash))
+            .transpose()
+    }
+
+    /// Returns the hash of the template that was chosen, which may not be there.
+    ///
+    /// # Errors
+    /// If the store can't be read, or the image's source can't be looked at.
+    pub fn chosen_hash(
+        &self,
+        choice: &TemplateChoice,
+    ) -> Result<Option<TemplateHash>, TemplateError> {
+        Links::of(self.root()).hash_of(&Self::reference(choice)?)
+    }
+
+    pub(crate) fn reference(choice: &TemplateChoice) -> Result<Reference, TemplateError> {
+        Ok(match choice {
+            TemplateChoice::Default => Reference::Default,
+            TemplateChoice::Named(name) => Reference::Name(name.clone()),
+            #[cfg(feature = "oci")]
+            TemplateChoice::Image(source) => Reference::Image(SourceKey::of(source)?),
+        })
     }
 
     /// Loads a template. Its manifest and the sizes of its files are checked, not their content.
@@ -105,10 +145,7 @@ impl TemplateStore {
         if !self.is_ours(hash) {
             return Err(self.not_ours(hash));
         }
-        if self.default_hash()?.as_ref() == Some(hash) {
-            let link = self.root().join(DEFAULT);
-            fs::remove_file(&link).map_err(TemplateError::io("remove", &link))?;
-        }
+        Links::of(self.root()).unlink_all(hash)?;
         self.remove(hash)
     }
 
@@ -164,8 +201,8 @@ impl TemplateStore {
         }
     }
 
-    /// Gives the complete template in `staging` its name and makes it the default. If the store
-    /// has it already, that one stays. The caller holds the lock of builds.
+    /// Gives the complete template in `staging` its name. If the store has it already, that one stays.
+    /// The caller holds the lock of builds.
     pub(crate) fn publish(
         &self,
         staging: Staging<TemplateHash>,
@@ -185,32 +222,7 @@ impl TemplateStore {
             // Nobody pins a template: what is booted from it has its files open.
             drop(staging.publish(hash)?);
         }
-        if self.default_hash()?.as_ref() != Some(&hash) {
-            self.make_default(&hash)?;
-        }
         self.load(&hash)
-    }
-
-    /// Lets the link lead to a template, at once or not at all.
-    fn make_default(&self, hash: &TemplateHash) -> Result<(), TemplateError> {
-        let scratch = self.stage()?;
-        let (new, link) = (scratch.path().join(DEFAULT), self.root().join(DEFAULT));
-        symlink(hash.to_string(), &new).map_err(TemplateError::io("create link", &new))?;
-        fs::rename(&new, &link).map_err(TemplateError::io("replace", &link))?;
-        durable::sync_directory(self.root()).map_err(TemplateError::io("sync", self.root()))
-    }
-
-    /// Returns the hash of the default template, which may not be there.
-    ///
-    /// # Errors
-    /// If that can't be read.
-    pub fn default_hash(&self) -> Result<Option<TemplateHash>, TemplateError> {
-        let link = self.root().join(DEFAULT);
-        match fs::read_link(&link) {
-            Ok(target) => Ok(Some(target.to_string_lossy().parse()?)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(TemplateError::io("read link", &link)(error)),
-        }
     }
 }
 

@@ -14,7 +14,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use ironclaw_orchestrator::template::Template;
+use ironclaw_orchestrator::template::{Template, TemplateChoice};
 use ironclaw_orchestrator::vm::Config;
 use rustix::fs::{FlockOperation, flock};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
@@ -130,6 +130,8 @@ impl Home {
         config.template_path = self.state.join("templates");
         config.snapshot_path = self.state.join("snapshots");
         config.run_path = self.state.join("run");
+        // The only one there.
+        config.template = TemplateChoice::Default;
         let name = template.hash().to_string();
         let copy = config.template_path.join(&name);
         let copied = || -> io::Result<()> {

@@ -5,8 +5,12 @@ use std::path::PathBuf;
 use clap::Args;
 use ironclaw_bench::bench;
 
+use crate::which::TemplateOptions;
+
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
+    #[command(flatten)]
+    pub(crate) template: TemplateOptions,
     /// Measurements of each kind, 1 to 1000; of cold boots 5 at most, 3
     /// of a quick run. The 99th percentile takes
     /// 100 to be more than the slowest one.

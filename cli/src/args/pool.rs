@@ -3,18 +3,25 @@
 use clap::{Subcommand, ValueEnum};
 
 use crate::help;
+use crate::which::TemplateOptions;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PoolTask {
     /// Build the snapshots that are missing, up to IRONCLAW_POOL_SIZE, and replace those that are
     /// older than IRONCLAW_SNAPSHOT_REFRESH_SECS.
     #[command(after_help = help::POOL_EXAMPLES)]
-    Warmup,
+    Warmup {
+        #[command(flatten)]
+        template: TemplateOptions,
+    },
     /// Replace every snapshot by one of a fresh boot; the former are deleted when nothing uses
     /// them any more, and so is whatever else is older than IRONCLAW_SNAPSHOT_REFRESH_SECS and
     /// used by nobody. Checkpoints stay.
     #[command(after_help = help::POOL_EXAMPLES)]
-    Refresh,
+    Refresh {
+        #[command(flatten)]
+        template: TemplateOptions,
+    },
     /// Show the snapshots on disk: kind, age, size, use, and whether they fit this machine; and how many
     /// VMs there is memory for.
     ///
@@ -23,6 +30,8 @@ pub(crate) enum PoolTask {
     /// tiers work here, `ironclaw doctor` tries.
     #[command(after_help = help::POOL_STATS_EXAMPLES)]
     Stats {
+        #[command(flatten)]
+        template: TemplateOptions,
         /// As a table, as one line of JSON (also --json), or in the text format of Prometheus.
         #[arg(long, value_enum, conflicts_with = "json")]
         format: Option<StatsFormat>,

@@ -10,10 +10,13 @@ use ironclaw_orchestrator::vm::config::BackendChoice;
 
 use super::value::{absolute, backend, time_limit, variable};
 use crate::help;
+use crate::which::TemplateOptions;
 
 #[derive(Debug, Args)]
 #[command(after_help = help::RUN_EXAMPLES, after_long_help = help::run())]
 pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) template: TemplateOptions,
     /// Hypervisor. Overrides IRONCLAW_BACKEND.
     #[arg(long, value_parser = backend())]
     pub(crate) backend: Option<BackendChoice>,

@@ -4,12 +4,16 @@ use clap::{Args, Subcommand};
 use ironclaw_orchestrator::vm::snapshot::SnapshotId;
 
 use crate::help;
+use crate::which::TemplateOptions;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SnapshotTask {
     /// Boot the template and take a snapshot of it.
     #[command(after_help = help::SNAPSHOT_CREATE_EXAMPLES)]
-    Create,
+    Create {
+        #[command(flatten)]
+        template: TemplateOptions,
+    },
     /// Show the snapshots on disk.
     #[command(after_help = help::SNAPSHOT_LIST_EXAMPLES)]
     List,

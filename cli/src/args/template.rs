@@ -4,26 +4,34 @@ use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args, Subcommand};
-use ironclaw_orchestrator::template::TemplateHash;
+use ironclaw_orchestrator::template::TemplateName;
 use ironclaw_orchestrator::template::oci::RootSource;
 
 use crate::help;
+use crate::which::Which;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TemplateTask {
-    /// Build a template from Debian's packages and make it the default. With --from its root is what an
-    /// image, an archive or a directory holds, read-only on a disk below what a guest writes.
+    /// Build a template, and give it a name. With --from its root is what an image, an archive or a
+    /// directory holds, read-only on a disk below what a guest writes; without, it is a busybox in memory.
     #[command(after_help = help::TEMPLATE_EXAMPLES)]
     Build {
+        /// Its name, which it takes from the one that was built under it before. Without one it becomes
+        /// the default.
+        #[arg(value_name = "NAME")]
+        name: Option<TemplateName>,
         /// Where the root comes from: oci:DIR:REF, oci-archive:FILE:REF, docker-archive:FILE:REF, where
         /// an only image needs no REF, rootfs:DIR or tar:FILE.
         #[arg(long, value_name = "SOURCE", value_parser = OsStringValueParser::new().try_map(|text| RootSource::parse(&text)))]
         from: Option<RootSource>,
     },
-    /// Make a template from a kernel of your own, whose guest speaks IronClaw's protocol, and make
-    /// it the default.
+    /// Make a template from a kernel of your own, whose guest speaks IronClaw's protocol, and give it a
+    /// name.
     #[command(after_help = help::IMPORT_EXAMPLES)]
     Import {
+        /// Its name; without one it becomes the default.
+        #[arg(value_name = "NAME")]
+        name: Option<TemplateName>,
         /// An ELF kernel image.
         #[arg(long, value_name = "FILE")]
         kernel: PathBuf,
@@ -40,21 +48,47 @@ pub(crate) enum TemplateTask {
     /// Show the templates on disk.
     #[command(after_help = help::TEMPLATE_LIST_EXAMPLES)]
     List,
+    /// Show a template: its names, where its root came from, and what its image says of the programs in
+    /// it.
+    #[command(after_help = help::TEMPLATE_SHOW_EXAMPLES)]
+    Show {
+        /// Its name or hash; without one, the default template.
+        #[arg(value_name = "NAME|HASH")]
+        which: Option<Which>,
+    },
+    /// Show the default template, or make the one with this name the default.
+    #[command(after_help = help::TEMPLATE_DEFAULT_EXAMPLES)]
+    Default {
+        /// The name. The default follows it when another template is built under it.
+        #[arg(value_name = "NAME")]
+        name: Option<TemplateName>,
+    },
+    /// Give a template another name.
+    #[command(after_help = help::TEMPLATE_NAME_EXAMPLES)]
+    Name {
+        /// A name or a hash that it has.
+        #[arg(value_name = "NAME|HASH")]
+        which: Which,
+        /// The new name, which it takes from another template.
+        #[arg(value_name = "NEW")]
+        name: TemplateName,
+    },
     /// Compare the content of templates with what was built. Exits with 1 on a difference.
     #[command(after_help = help::TEMPLATE_VERIFY_EXAMPLES)]
     Verify(Templates),
-    /// Delete templates. Their snapshots stay, and so do VMs that run; a program that uses one can't
-    /// boot it again. Without the default one, the next run builds a template.
-    #[command(after_help = help::TEMPLATE_DELETE_EXAMPLES)]
+    /// Delete templates: by a name, the name, and the template unless another name or the default leads
+    /// to it. Their snapshots stay, and so do VMs that run; a program that uses one can't boot it again.
+    /// Without the default one, the next run builds a template.
+    #[command(visible_alias = "rm", after_help = help::TEMPLATE_DELETE_EXAMPLES)]
     Delete(Templates),
 }
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub(crate) struct Templates {
-    /// Hashes, as `ironclaw template list` shows them.
-    #[arg(value_name = "HASH")]
-    pub(crate) hashes: Vec<TemplateHash>,
+    /// Names or hashes, as `ironclaw template list` shows them.
+    #[arg(value_name = "NAME|HASH")]
+    pub(crate) which: Vec<Which>,
     /// All templates.
     #[arg(long)]
     pub(crate) all: bool,

@@ -172,3 +172,102 @@ fn templates_of_root_serve_another_user_who_may_read_them_and_those_of_a_third_d
         .code(119)
         .stderr(contains("a link of another user"));
 }
+
+#[test]
+fn a_template_is_found_by_its_names_until_the_last_one_is_deleted() {
+    let state = state();
+    let run = |words: &[&str], code: i32| {
+        let mut command = ironclaw(state.path());
+        let done = command.args(["--json", "template"]).args(words);
+        let done = done.assert().code(code);
+        serde_json::from_slice::<serde_json::Value>(&done.get_output().stdout).unwrap()
+    };
+    let import = |name: &str, content: &str| {
+        let kernel = state.path().join("kernel");
+        fs::write(&kernel, content).unwrap();
+        run(&["import", name, "--kernel", kernel.to_str().unwrap()], 0)["hash"].clone()
+    };
+    let none = serde_json::json!({"name": null, "hash": null});
+    let one = import("one", "\x7fELF1");
+    assert_eq!(run(&["default"], 0), none, "a name alone is no default");
+    let set = run(&["default", "one"], 0);
+    assert_eq!(set, serde_json::json!({"name": "one", "hash": one}));
+
+    let two = import("one", "\x7fELF2");
+    assert_ne!(one, two);
+    let shown = run(&["show"], 0);
+    assert_eq!((&shown["hash"], &shown["default"]), (&two, &true.into()));
+    assert_eq!(run(&["show", one.as_str().unwrap()], 0)["hash"], one);
+
+    run(&["name", "one", "another"], 0);
+    assert_eq!(
+        run(&["show", "another"], 0)["names"],
+        serde_json::json!(["another", "one"])
+    );
+    assert_eq!(
+        run(&["rm", "one"], 0),
+        serde_json::json!([
+            {"name": "one", "ok": true, "error": null, "hashed_bytes": null}
+        ])
+    );
+    assert_eq!(run(&["default"], 0), none);
+    let hashes = || -> Vec<_> {
+        let listed = run(&["list"], 0);
+        listed
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| row["hash"].clone())
+            .collect()
+    };
+    assert!(hashes().contains(&two));
+    run(&["verify", "another"], 0);
+    run(&["rm", "another"], 0);
+    assert_eq!(hashes(), [one]);
+}
+
+#[test]
+fn a_name_that_no_template_has_is_an_error_that_lists_those_that_there_are() {
+    let state = state();
+    import_a_kernel(state.path());
+    let words = ["template", "import", "known", "--kernel"];
+    let kernel = state.path().join("kernel");
+    fs::write(&kernel, "\x7fELF..").unwrap();
+    ironclaw(state.path())
+        .args(words)
+        .arg(&kernel)
+        .assert()
+        .success();
+    for words in [
+        &["run", "--template", "unknown", "--", "true"][..],
+        &["pool", "warmup", "--template", "unknown"],
+        &["snapshot", "create", "--template", "unknown"],
+        &["template", "show", "unknown"],
+        &["template", "default", "unknown"],
+        &["template", "rm", "unknown"],
+        &["--set", "template=unknown", "run", "true"],
+    ] {
+        let done = ironclaw(state.path()).args(words).assert().code(125);
+        let output = done.get_output();
+        let said = [&*output.stdout, &*output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert!(
+            said.contains("unknown") && said.contains("known)"),
+            "{words:?}: {said}"
+        );
+    }
+    for name in ["a/b", ".x", ""] {
+        let words = ["template", "build", name, "--from", "tar:/x"];
+        ironclaw(state.path()).args(words).assert().code(2);
+    }
+    ironclaw(state.path())
+        .args(["--set", "template=a/b", "run", "true"])
+        .assert()
+        .code(121)
+        .stderr(contains("IRONCLAW_TEMPLATE").or(contains("--set template")));
+    ironclaw(state.path())
+        .args(["template", "build", "app"])
+        .assert()
+        .code(125)
+        .stderr(contains("--from SOURCE"));
+}

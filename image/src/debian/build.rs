@@ -112,8 +112,8 @@ impl TemplateStore {
         Ok(cache)
     }
 
-    /// Builds a template and makes it the default. Returns an existing one with the same inputs
-    /// unchanged.
+    /// Builds a template with a busybox in memory, names it [`minimal`](crate::TemplateName::MINIMAL), and makes
+    /// that the default. Returns an existing one with the same inputs unchanged.
     ///
     /// Blocks for as long as the downloads and other builds in this store take, and then for some
     /// seconds. Reports each step to `progress` before it begins.
@@ -128,31 +128,12 @@ impl TemplateStore {
         // Read first: the most likely mistake should not cost a download.
         let agent = initramfs::read_program(&spec.agent)?;
         let _lock = self.lock(|| progress(Step::Waiting))?;
-        self.build_with(spec, agent, None, progress)
+        let template = self.build_with(spec, agent, None, progress)?;
+        self.point_minimal(template.hash())?;
+        Ok(template)
     }
 
-    /// Returns the default template if its agent is that of `spec`; otherwise builds one like
-    /// [`build`](Self::build), with the root of the default one if that is on a disk. Of many processes that come at once, one builds.
-    ///
-    /// # Errors
-    /// As for [`build`](Self::build).
-    pub fn build_if_missing(
-        &self,
-        spec: &BuildSpec,
-        progress: &mut dyn FnMut(Step),
-    ) -> Result<Template, TemplateError> {
-        let agent = initramfs::read_program(&spec.agent)?;
-        let _lock = self.lock(|| progress(Step::Waiting))?;
-        if let Ok(Some(template)) = self.default_template()
-            && (template.is_imported() || template.has_agent(&spec.agent)?)
-        {
-            return Ok(template);
-        }
-        let root = self.default_root()?;
-        self.build_with(spec, agent, root, progress)
-    }
-
-    /// Builds while the caller holds the lock.
+    /// Builds while the caller holds the lock, who lets something lead to the template.
     pub(crate) fn build_with(
         &self,
         spec: &BuildSpec,

@@ -238,7 +238,7 @@ impl RootBuilder {
 }
 
 /// An error of what should be an image of some kind, but has no such files.
-fn of_kind(path: &Path, kind: &'static str) -> impl FnOnce(SourceError) -> SourceError {
+pub(super) fn of_kind(path: &Path, kind: &'static str) -> impl FnOnce(SourceError) -> SourceError {
     let path = PathBuf::from(path);
     move |error| match error {
         SourceError::Read { path: file, source }

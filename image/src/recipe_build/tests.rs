@@ -114,13 +114,13 @@ impl Kit {
     /// Builds, and returns the steps that were told, with whether they were cached.
     fn build(&mut self, recipe: &Recipe) -> (Result<Template, TemplateError>, Vec<bool>) {
         let mut told = Vec::new();
-        let built = self
-            .store
-            .build_recipe(&self.spec, recipe, &mut self.guests, &mut |step| {
-                if let Step::Following { is_cached, .. } = step {
-                    told.push(is_cached);
-                }
-            });
+        let built =
+            self.store
+                .build_recipe(None, &self.spec, recipe, &mut self.guests, &mut |step| {
+                    if let Step::Following { is_cached, .. } = step {
+                        told.push(is_cached);
+                    }
+                });
         (built, told)
     }
 
@@ -332,7 +332,10 @@ fn a_template_says_what_makes_its_guests_warm_and_what_that_takes() {
     assert_eq!(kit.listing(), before);
     // What is built for another agent keeps it.
     let spec = fixture::spec(kit.directory.path(), "another agent");
-    let built = kit.store.build_if_missing(&spec, &mut |_| {}).unwrap();
+    let built = kit
+        .store
+        .build_if_missing(&spec, &crate::TemplateChoice::Default, &mut |_| {})
+        .unwrap();
     assert_eq!(built.manifest().warm, Some(found));
 }
 

@@ -1,3 +1,4 @@
+use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::mpsc;
 
@@ -6,6 +7,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::debian::{BuildSpec, CACHE, entries};
 use crate::fixture;
+use crate::links::{DEFAULT, NAMES};
 use crate::step::Step;
 
 struct Bench {
@@ -35,14 +37,14 @@ impl Bench {
         self.store.build(&self.spec(agent), &mut |_| {}).unwrap()
     }
 
-    /// What is in the store, but for the lock and the cache.
+    /// What is in the store, but for the lock, the cache and the directory of names.
     fn names(&self) -> Vec<String> {
         let entries = entries(self.store.root()).unwrap();
         let names = entries
             .iter()
             .map(|entry| entry.file_name().into_string().unwrap());
         let mut names: Vec<_> = names
-            .filter(|name| ![LOCK, CACHE].contains(&&**name))
+            .filter(|name| ![LOCK, CACHE, NAMES].contains(&&**name))
             .collect();
         names.sort();
         names
@@ -83,7 +85,7 @@ fn a_root_from_elsewhere_stays_with_the_default_template_when_its_agent_is_repla
 
     let again = bench
         .store
-        .build_if_missing(&bench.spec("two"), &mut |_| {})
+        .build_if_missing(&bench.spec("two"), &TemplateChoice::Default, &mut |_| {})
         .unwrap();
     assert_ne!(again.hash(), built.hash());
     let (again, built) = (again.manifest(), built.manifest());
@@ -98,6 +100,145 @@ fn a_root_from_elsewhere_stays_with_the_default_template_when_its_agent_is_repla
     bench.store.delete(&again.hash).unwrap();
     bench.store.remove_unused_layers().unwrap();
     assert!(!layer(&origin.layers[0]));
+}
+
+#[cfg(feature = "oci")]
+mod names {
+    use super::*;
+    use crate::TemplateName;
+    use crate::oci::RootSource;
+
+    fn name(text: &str) -> TemplateName {
+        text.parse().unwrap()
+    }
+
+    impl Bench {
+        /// A directory as a source, with a file in it.
+        fn source(&self, directory: &str, content: &str) -> RootSource {
+            let root = self.inputs.join(directory);
+            fs::create_dir_all(root.join("etc")).unwrap();
+            fs::write(root.join("etc/issue"), content).unwrap();
+            RootSource::Directory(root)
+        }
+
+        fn named(&self, text: &str, agent: &str, content: &str) -> Template {
+            let (spec, source) = (self.spec(agent), self.source(text, content));
+            let built = self
+                .store
+                .build_as(Some(&name(text)), &spec, &source, &mut |_| {});
+            built.unwrap()
+        }
+
+        fn wanted(&self, agent: &str, choice: TemplateChoice) -> Result<Template, TemplateError> {
+            let spec = self.spec(agent);
+            self.store.build_if_missing(&spec, &choice, &mut |_| {})
+        }
+    }
+
+    #[test]
+    fn a_name_leads_to_what_was_built_last_under_it_and_leaves_the_default_alone() {
+        let bench = bench();
+        let minimal = bench.build("agent");
+        let first = bench.named("app", "agent", "one");
+        let second = bench.named("app", "agent", "two");
+        assert_ne!(first.hash(), second.hash());
+        let store = &bench.store;
+        assert_eq!(
+            store.named_hash(&name("app")).unwrap(),
+            Some(*second.hash())
+        );
+        assert_eq!(store.default_hash().unwrap(), Some(*minimal.hash()));
+        assert_eq!(store.default_name().unwrap(), Some(TemplateName::minimal()));
+        // Whoever uses the former one still has it.
+        store.load(first.hash()).unwrap().verify().unwrap();
+        let names: Vec<_> = store
+            .names()
+            .unwrap()
+            .into_iter()
+            .map(|(it, _)| it)
+            .collect();
+        assert_eq!(names, [name("app"), TemplateName::minimal()]);
+    }
+
+    #[test]
+    fn a_named_template_keeps_its_root_and_name_when_the_agent_is_replaced() {
+        let bench = bench();
+        let built = bench.named("app", "one", "x");
+        let again = bench.wanted("two", name("app").into()).unwrap();
+        assert_ne!(again.hash(), built.hash());
+        assert_eq!(again.manifest().root_disk, built.manifest().root_disk);
+        let named = bench.store.named_hash(&name("app")).unwrap();
+        assert_eq!(named, Some(*again.hash()));
+        assert!(bench.store.default_hash().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_default_that_has_a_name_moves_with_it() {
+        let bench = bench();
+        bench.named("app", "one", "x");
+        bench.store.set_default(&name("app")).unwrap();
+        let again = bench.wanted("two", TemplateChoice::Default).unwrap();
+        let store = &bench.store;
+        for hash in [store.named_hash(&name("app")), store.default_hash()] {
+            assert_eq!(hash.unwrap(), Some(*again.hash()));
+        }
+        let rebuilt = bench.named("app", "two", "y");
+        assert_eq!(store.default_hash().unwrap(), Some(*rebuilt.hash()));
+        store.remove_name(&name("app")).unwrap();
+        assert!(store.default_hash().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_name_that_nothing_has_is_an_error_with_those_that_there_are_and_minimal_is_built() {
+        let bench = bench();
+        bench.named("app", "agent", "x");
+        for error in [
+            bench.wanted("agent", name("aap").into()).unwrap_err(),
+            bench.store.set_default(&name("aap")).unwrap_err(),
+        ] {
+            let text = error.to_string();
+            assert!(text.contains("aap") && text.contains("app"), "{text}");
+        }
+        let minimal = bench
+            .wanted("agent", TemplateName::minimal().into())
+            .unwrap();
+        assert!(minimal.root_disk().is_none());
+        assert!(bench.store.default_hash().unwrap().is_none());
+    }
+
+    #[test]
+    fn an_image_is_built_once_and_again_when_its_source_has_changed() {
+        let bench = bench();
+        let source = bench.source("root", "one");
+        let choice = TemplateChoice::Image(source);
+        assert!(bench.store.chosen(&choice).unwrap().is_none());
+        let first = bench.wanted("agent", choice.clone()).unwrap();
+        let found = bench.store.chosen(&choice).unwrap().unwrap();
+        assert_eq!(found.hash(), first.hash());
+        let packs = std::cell::Cell::new(0);
+        let count = &mut |_| packs.set(packs.get() + 1);
+        let again = bench
+            .store
+            .build_if_missing(&bench.spec("agent"), &choice, count);
+        assert_eq!((again.unwrap().hash(), packs.get()), (first.hash(), 0));
+        bench.source("root", "two");
+        assert!(bench.store.chosen(&choice).unwrap().is_none());
+        let second = bench.wanted("agent", choice.clone()).unwrap();
+        assert_ne!(second.hash(), first.hash());
+        bench.store.delete(second.hash()).unwrap();
+        assert!(bench.store.chosen(&choice).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_template_that_is_deleted_takes_its_names_along() {
+        let bench = bench();
+        let built = bench.named("app", "agent", "x");
+        bench.store.set_name(&name("other"), built.hash()).unwrap();
+        bench.store.set_default(&name("other")).unwrap();
+        bench.store.delete(built.hash()).unwrap();
+        assert!(bench.store.names().unwrap().is_empty());
+        assert!(bench.store.default_hash().unwrap().is_none());
+    }
 }
 
 #[test]
@@ -308,7 +449,9 @@ fn of_many_that_need_a_template_one_builds_it() {
             let store = TemplateStore::open(bench.store.root()).unwrap();
             scope.spawn(move || {
                 let build = &mut |step| steps.send(step).unwrap();
-                store.build_if_missing(spec, build).unwrap();
+                store
+                    .build_if_missing(spec, &TemplateChoice::Default, build)
+                    .unwrap();
             });
         }
     });
@@ -317,7 +460,10 @@ fn of_many_that_need_a_template_one_builds_it() {
     // Another agent needs another one.
     let other = bench.spec("another agent");
     let build = &mut |step| steps.send(step).unwrap();
-    bench.store.build_if_missing(&other, build).unwrap();
+    bench
+        .store
+        .build_if_missing(&other, &TemplateChoice::Default, build)
+        .unwrap();
     assert_eq!(reported.try_iter().filter(packed).count(), 1);
 }
 

@@ -18,6 +18,7 @@ use std::time::Duration;
 use ironclaw_settings::find_file;
 use serde::Serialize;
 
+use crate::template::{TemplateChoice, TemplateName};
 use crate::vm::backend::Surroundings;
 use crate::vm::backends::{self, Backends};
 use crate::vm::vmm::rundown::Rundown;
@@ -30,7 +31,7 @@ pub use ironclaw_settings::{BadValue, FileError, Setting, UnknownSetting, Values
 pub use schema::{
     BACKEND, BOOT_TIMEOUT_SECS, DISK_MIB, GUEST_AGENT, JAIL, JAIL_USERS, MAX_VMS, MAX_WARM,
     MEMORY_BUDGET_MIB, MEMORY_MIB, MIN_WARM, POOL_SIZE, RUN_PATH, SETTINGS, SNAPSHOT_PATH,
-    SNAPSHOT_REFRESH_SECS, STANDBY, TEMPLATE_PATH, VCPUS,
+    SNAPSHOT_REFRESH_SECS, STANDBY, TEMPLATE, TEMPLATE_PATH, VCPUS,
 };
 
 use state_paths::{resolved, state_path, without_dots};
@@ -65,6 +66,8 @@ pub struct Config {
     pub template_path: PathBuf,
     /// The directory for running VMs, absolute.
     pub run_path: PathBuf,
+    /// The template that VMs boot from.
+    pub template: TemplateChoice,
     /// The choice of the backend.
     pub backend: BackendChoice,
     /// The size of a guest.
@@ -310,6 +313,10 @@ impl Config {
             snapshot_path: state_path(values, &SNAPSHOT_PATH, "snapshots", is_root)?,
             template_path: state_path(values, &TEMPLATE_PATH, "templates", is_root)?,
             run_path: state_path(values, &RUN_PATH, "run", is_root)?,
+            template: values
+                .parse::<TemplateName>(&TEMPLATE)?
+                .map(TemplateChoice::from)
+                .unwrap_or_default(),
             backend: values.parse(&BACKEND)?.unwrap_or_default(),
             machine: Machine {
                 memory_mib: values.number(&MEMORY_MIB)?.unwrap_or_default(),

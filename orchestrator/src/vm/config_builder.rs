@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ironclaw_settings::{BadValue, Setting, UnknownSetting, Values};
 
+use crate::template::TemplateChoice;
 use crate::vm::backend::Backend;
 use crate::vm::config::{
     BACKEND, BOOT_TIMEOUT_SECS, BackendChoice, Config, ConfigError, DISK_MIB, GUEST_AGENT, JAIL,
@@ -46,6 +47,7 @@ pub struct ConfigBuilder {
     refresh: Option<Duration>,
     boot_timeout: Option<Duration>,
     backends: Vec<Arc<dyn Backend>>,
+    template: Option<TemplateChoice>,
 }
 
 impl ConfigBuilder {
@@ -134,6 +136,12 @@ impl ConfigBuilder {
         self.path(&RUN_PATH, directory)
     }
 
+    /// Chooses the template that VMs boot from; the default one of the directory by default.
+    pub fn template(mut self, choice: impl Into<TemplateChoice>) -> Self {
+        self.template = Some(choice.into());
+        self
+    }
+
     /// Chooses the backend; the first that runs the guest by default.
     pub fn backend(self, choice: BackendChoice) -> Self {
         self.with(&BACKEND, String::from(choice))
@@ -203,6 +211,7 @@ impl ConfigBuilder {
         config.snapshot_refresh = self.refresh.unwrap_or(config.snapshot_refresh);
         config.boot_timeout = self.boot_timeout.unwrap_or(config.boot_timeout);
         config.backend = by_name.unwrap_or(config.backend);
+        config.template = self.template.unwrap_or(config.template);
         config.backends.others = self.backends;
         Ok(config)
     }

@@ -80,7 +80,7 @@ pub use pool::{
 };
 pub use shared_pool::{
     close_pool, destroy_vm, get, list, pool_footprint, pool_stats, prometheus_text, refresh_pool,
-    spawn_vm, spawn_vm_on, spawn_vm_with, warmup_pool,
+    spawn_vm, spawn_vm_from, spawn_vm_on, spawn_vm_with, warmup_pool,
 };
 pub use vm_client::{Stopped, VmClient};
 pub use vm_handle::{DestroyError, Origin, Timings, VmHandle};

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::template::{Template, TemplateHash};
+use crate::template::{Template, TemplateChoice, TemplateHash};
 use crate::vm::config::Config;
 use crate::vm::instance::Instance;
 use crate::vm::launcher::{LaunchError, Launcher, Progress};
@@ -38,12 +38,23 @@ pub(crate) struct Node {
 }
 
 /// What the guests of a pool are that the free functions share.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct PoolKey {
-    /// Their template; `None`: the default one, which is known once its pool is opened.
-    pub(crate) template: Option<TemplateHash>,
+    /// Their template, as it was asked for: another one may be built under a name.
+    pub(crate) template: TemplateKey,
     /// Their size; `None`: that of the settings.
     pub(crate) machine: Option<Machine>,
+}
+
+/// The template of a pool that the free functions share.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum TemplateKey {
+    /// That of the settings.
+    OfSettings,
+    /// Whichever is found by this.
+    Chosen(TemplateChoice),
+    /// This one.
+    Is(TemplateHash),
 }
 
 /// A pool, once it is open. Opening one may take long, and blocks nobody who uses another.
@@ -53,8 +64,8 @@ pub(crate) type Entry = Arc<tokio::sync::Mutex<Option<Shared>>>;
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) pool: Pool,
-    /// The store whose default template it is of, if it is.
-    pub(crate) default_in: Option<PathBuf>,
+    /// Where its template was found and by what, unless it was given: another may be there by now.
+    pub(crate) found: Option<(PathBuf, TemplateChoice)>,
     pub(crate) looked: Instant,
 }
 
@@ -70,11 +81,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    pub(crate) fn now(pool: Pool, default_in: Option<PathBuf>) -> Self {
+    pub(crate) fn now(pool: Pool, found: Option<(PathBuf, TemplateChoice)>) -> Self {
         let looked = Instant::now();
         Self {
             pool,
-            default_in,
+            found,
             looked,
         }
     }

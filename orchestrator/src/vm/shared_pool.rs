@@ -1,18 +1,18 @@
 //! The pools behind the free functions: one for each template and machine, opened at the first use,
 //! all within one budget.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::task::spawn_blocking;
 
 use crate::metrics;
-use crate::template::{Template, TemplateStore};
+use crate::template::{Template, TemplateChoice, TemplateStore};
 use crate::vm::causes::with_causes;
 use crate::vm::config::Config;
 use crate::vm::launcher::{Launcher, Progress};
-use crate::vm::node::{Entry, Node, PoolKey, Shared};
+use crate::vm::node::{Entry, Node, PoolKey, Shared, TemplateKey};
 use crate::vm::pool::{
     Footprint, Pool, PoolError, PoolOptions, PoolStats, SpawnError, SpawnOptions,
 };
@@ -28,23 +28,41 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// The pool that a caller asks for.
 #[derive(Debug, Clone, Default)]
 struct Asked {
-    /// `None`: the default template.
-    template: Option<Template>,
+    template: Wanted,
     /// `None`: the machine of the settings.
     machine: Option<Machine>,
+}
+
+/// The template that a caller asks for.
+#[derive(Debug, Clone, Default)]
+enum Wanted {
+    /// That of the settings.
+    #[default]
+    OfSettings,
+    /// Whichever is found by this.
+    Chosen(TemplateChoice),
+    /// This one.
+    Is(Template),
 }
 
 impl Asked {
     fn entry(&self) -> Entry {
         Node::of_process().entry(PoolKey {
-            template: self.template.as_ref().map(|template| *template.hash()),
+            template: match &self.template {
+                Wanted::OfSettings => TemplateKey::OfSettings,
+                Wanted::Chosen(choice) => TemplateKey::Chosen(choice.clone()),
+                Wanted::Is(template) => TemplateKey::Is(*template.hash()),
+            },
             machine: self.machine,
         })
     }
 
     /// Returns the settings for such a pool.
     fn config(&self) -> Result<Config, PoolError> {
-        let config = Config::from_env()?;
+        let mut config = Config::from_env()?;
+        if let Wanted::Chosen(choice) = &self.template {
+            config.template = choice.clone();
+        }
         Ok(match self.machine {
             None => config,
             Some(machine) => config.with_machine(machine)?,
@@ -54,8 +72,8 @@ impl Asked {
     async fn launcher(&self, config: &Config) -> Result<Launcher, PoolError> {
         let progress: Progress = Arc::new(|stage| tracing::info!("{stage}"));
         Ok(match self.template.clone() {
-            None => Launcher::open(config, progress).await?,
-            Some(template) => Launcher::of(template, config, progress).await?,
+            Wanted::OfSettings | Wanted::Chosen(_) => Launcher::open(config, progress).await?,
+            Wanted::Is(template) => Launcher::of(template, config, progress).await?,
         })
     }
 
@@ -69,9 +87,9 @@ impl Asked {
             Some(pool) => pool,
             None => Pool::open(launcher, PoolOptions::from(config)).await?,
         };
-        let is_default = self.template.is_none();
-        let default_in = is_default.then(|| config.template_path.clone());
-        Ok(Shared::now(pool, default_in))
+        let is_given = matches!(self.template, Wanted::Is(_));
+        let found = || (config.template_path.clone(), config.template.clone());
+        Ok(Shared::now(pool, (!is_given).then(found)))
     }
 }
 
@@ -82,8 +100,8 @@ async fn pool(asked: &Asked) -> Result<Pool, PoolError> {
     if let Some(there) = shared.as_mut().filter(|shared| shared.is_alive()) {
         if there.looked.elapsed() >= CHECK_INTERVAL {
             there.looked = Instant::now();
-            let (pool, default_in) = (there.pool.clone(), there.default_in.clone());
-            tokio::spawn(check(Arc::clone(&entry), asked.clone(), pool, default_in));
+            let (pool, found) = (there.pool.clone(), there.found.clone());
+            tokio::spawn(check(Arc::clone(&entry), asked.clone(), pool, found));
         }
         return Ok(there.pool.clone());
     }
@@ -94,10 +112,10 @@ async fn pool(asked: &Asked) -> Result<Pool, PoolError> {
     Ok(pool)
 }
 
-/// Replaces a pool whose hypervisor or default template was replaced.
-async fn check(entry: Entry, asked: Asked, pool: Pool, default_in: Option<PathBuf>) {
+/// Replaces a pool whose hypervisor or template was replaced.
+async fn check(entry: Entry, asked: Asked, pool: Pool, found: Option<(PathBuf, TemplateChoice)>) {
     let launcher = pool.launcher().clone();
-    let looked = spawn_blocking(move || is_current(&launcher, default_in.as_deref())).await;
+    let looked = spawn_blocking(move || is_current(&launcher, found.as_ref())).await;
     // An error means that the runtime shuts down.
     if looked.unwrap_or(true) {
         return;
@@ -107,13 +125,13 @@ async fn check(entry: Entry, asked: Asked, pool: Pool, default_in: Option<PathBu
     }
 }
 
-/// Returns whether the files of the hypervisor are those that it was found with, and the default
-/// template of the store `default_in` is that of `launcher`. Looks at a few files, and starts
+/// Returns whether the files of the hypervisor are those that it was found with, and the template that
+/// is found where that of `launcher` was is the same. Looks at a few files, and starts
 /// nothing.
-fn is_current(launcher: &Launcher, default_in: Option<&Path>) -> bool {
-    let same_template = default_in.is_none_or(|root| {
+fn is_current(launcher: &Launcher, found: Option<&(PathBuf, TemplateChoice)>) -> bool {
+    let same_template = found.is_none_or(|(root, choice)| {
         let store = TemplateStore::open(root);
-        let hash = store.and_then(|store| store.default_hash());
+        let hash = store.and_then(|store| store.chosen_hash(choice));
         hash.is_ok_and(|hash| hash.as_ref() == Some(launcher.template().hash()))
     });
     same_template && launcher.hypervisor().is_current()
@@ -144,6 +162,35 @@ pub async fn spawn_vm(name: &str) -> Result<VmHandle, SpawnError> {
     pool(&Asked::default()).await?.spawn(name).await
 }
 
+/// Spawns a fresh VM of the template that is chosen by its name, or by the image of its root, which is
+/// built where it is not there yet. It has a pool of its own, as large as the default one's and within
+/// the same budget. Once another template is built under the name, a new pool takes over.
+///
+/// ```no_run
+/// # async fn spawn() -> anyhow::Result<()> {
+/// use ironclaw_orchestrator::template::TemplateName;
+/// use ironclaw_orchestrator::vm::{self, SpawnOptions};
+///
+/// let python: TemplateName = "python".parse()?;
+/// let vm = vm::spawn_vm_from(python, SpawnOptions::named("my-task")).await?;
+/// # drop(vm);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// As for [`spawn_vm`]; also if no template has the name, or the image can't be used.
+pub async fn spawn_vm_from(
+    template: impl Into<TemplateChoice>,
+    options: SpawnOptions,
+) -> Result<VmHandle, SpawnError> {
+    let asked = Asked {
+        template: Wanted::Chosen(template.into()),
+        machine: None,
+    };
+    pool(&asked).await?.spawn_with(options).await
+}
+
 /// Spawns a fresh VM of `template`, which has a pool of its own, as large as the default one's and
 /// within the same budget.
 ///
@@ -154,7 +201,7 @@ pub async fn spawn_vm_with(
     options: SpawnOptions,
 ) -> Result<VmHandle, SpawnError> {
     let asked = Asked {
-        template: Some(template.clone()),
+        template: Wanted::Is(template.clone()),
         machine: None,
     };
     pool(&asked).await?.spawn_with(options).await
@@ -171,7 +218,7 @@ pub async fn spawn_vm_on(
     options: SpawnOptions,
 ) -> Result<VmHandle, SpawnError> {
     let asked = Asked {
-        template: Some(template.clone()),
+        template: Wanted::Is(template.clone()),
         machine: Some(machine),
     };
     pool(&asked).await?.spawn_with(options).await

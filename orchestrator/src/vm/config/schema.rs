@@ -71,6 +71,12 @@ pub const TEMPLATE_PATH: Setting = Setting::text(
     Described("/var/lib/ironclaw/templates as root, $XDG_STATE_HOME/ironclaw/templates otherwise"),
     "absolute path of the templates' directory, in UTF-8",
 );
+/// The template that VMs boot from.
+pub const TEMPLATE: Setting = Setting::text(
+    "template",
+    Described("the default one, which `ironclaw template default` sets"),
+    "name of the template that VMs boot from, as `ironclaw template list` shows it",
+);
 /// The directory for running VMs.
 pub const RUN_PATH: Setting = Setting::text(
     "run_path",
@@ -145,6 +151,7 @@ const OF_ALL_BACKENDS: &[Setting] = &[
     SNAPSHOT_PATH,
     TEMPLATE_PATH,
     RUN_PATH,
+    TEMPLATE,
     BACKEND,
     MEMORY_MIB,
     VCPUS,

@@ -297,7 +297,7 @@ fn template(config: &Config, progress: &Progress) -> Result<Template, LaunchErro
         Err(error) if config.guest_agent.is_some() => return Err(error),
         agent => agent,
     };
-    match store.default_template() {
+    match store.chosen(&config.template) {
         Ok(Some(template)) => {
             // Without an agent at hand the template's own is as good as it gets.
             let Ok(agent) = &agent else {
@@ -312,29 +312,35 @@ fn template(config: &Config, progress: &Progress) -> Result<Template, LaunchErro
                 return Ok(template);
             }
         }
-        Ok(None) => {}
+        Ok(None) => store.ensure_buildable(&config.template)?,
         Err(error) if error.needs_rebuild() => {
             tracing::warn!(%error, "the template is built again");
         }
         Err(error) => return Err(error.into()),
     }
-    build(&store, agent?, progress)
+    build(&store, config, agent?, progress)
 }
 
 #[cfg(feature = "debian")]
 fn build(
     store: &TemplateStore,
+    config: &Config,
     agent: PathBuf,
     progress: &Progress,
 ) -> Result<Template, LaunchError> {
     let spec = BuildSpec::new(agent);
     let progress = &mut |step| progress(&Stage::Template(step));
-    Ok(store.build_if_missing(&spec, progress)?)
+    Ok(store.build_if_missing(&spec, &config.template, progress)?)
 }
 
 /// Says that there is nothing to build a template with.
 #[cfg(not(feature = "debian"))]
-fn build(store: &TemplateStore, _: PathBuf, _: &Progress) -> Result<Template, LaunchError> {
+fn build(
+    store: &TemplateStore,
+    _: &Config,
+    _: PathBuf,
+    _: &Progress,
+) -> Result<Template, LaunchError> {
     let root = store.root().to_owned();
     Err(TemplateError::NoBuilder { root }.into())
 }

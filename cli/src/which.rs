@@ -1,0 +1,106 @@
+//! Which template, as people say it at the command line.
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::Result;
+use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
+use ironclaw_orchestrator::template::oci::RootSource;
+use ironclaw_orchestrator::template::{
+    ParseTemplateNameError, TemplateError, TemplateHash, TemplateName, TemplateStore,
+};
+use ironclaw_orchestrator::vm::Config;
+use serde::Serialize;
+
+/// The template that VMs boot from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub(crate) struct TemplateOptions {
+    /// Use this template, by its name; `ironclaw template list` shows them. Overrides
+    /// IRONCLAW_TEMPLATE.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) template: Option<TemplateName>,
+    /// Use a template with a root of this image, archive or directory, which is built the first time and
+    /// when it has changed: sources as for `ironclaw template build --from`.
+    #[arg(long, value_name = "SOURCE", conflicts_with = "template",
+          value_parser = OsStringValueParser::new().try_map(|text| RootSource::parse(&text)))]
+    pub(crate) image: Option<RootSource>,
+}
+
+impl TemplateOptions {
+    /// Returns the settings with the template that these options choose.
+    pub(crate) fn over(&self, mut config: Config) -> Config {
+        if let Some(name) = self.template.clone() {
+            config.template = name.into();
+        }
+        if let Some(source) = self.image.clone() {
+            config.template = source.into();
+        }
+        config
+    }
+}
+
+/// A template that is there, by its name or its hash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Which {
+    /// Its name.
+    Name(TemplateName),
+    /// Its hash.
+    Hash(TemplateHash),
+}
+
+impl Which {
+    /// Returns its hash.
+    pub(crate) fn hash(&self, store: &TemplateStore) -> Result<TemplateHash> {
+        match self {
+            Self::Hash(hash) => Ok(*hash),
+            Self::Name(name) => match store.named_hash(name)? {
+                Some(hash) => Ok(hash),
+                None => Err(store.no_such_name(name).into()),
+            },
+        }
+    }
+}
+
+impl FromStr for Which {
+    type Err = ParseTemplateNameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.parse() {
+            Ok(hash) => Ok(Self::Hash(hash)),
+            Err(_) => text.parse().map(Self::Name),
+        }
+    }
+}
+
+impl fmt::Display for Which {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => name.fmt(f),
+            Self::Hash(hash) => hash.fmt(f),
+        }
+    }
+}
+
+/// Deletes what is named: by a hash, the template with all its names; by a name, that name, and the
+/// template too unless something else leads to it.
+pub(crate) fn delete(store: &TemplateStore, which: &Which) -> Result<()> {
+    match which {
+        Which::Hash(hash) => store.delete(hash)?,
+        Which::Name(name) => {
+            let hash = store.remove_name(name)?;
+            let is_named = store.names()?.iter().any(|(_, of)| *of == hash);
+            if !is_named && store.default_hash()? != Some(hash) {
+                match store.delete(&hash) {
+                    // Somebody removed its directory.
+                    Err(TemplateError::NotFound { .. }) => {}
+                    deleted => deleted?,
+                }
+            }
+        }
+    }
+    // Shared ones stay.
+    store.remove_unused_layers()?;
+    Ok(())
+}
