@@ -11,6 +11,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::system::finit_module;
 
 use crate::console::say;
+use crate::overlay::Overlay;
 use crate::program::Surroundings;
 use crate::root_disk::RootDiskError;
 use crate::scratch::Root;
@@ -94,7 +95,7 @@ const RESOURCE_LIMITS: [(Resource, &str, Rlimit); 2] = [
 ///
 /// # Errors
 /// The guest has a root disk, and can't change to it.
-pub(crate) fn prepare() -> Result<(), RootDiskError> {
+pub(crate) fn prepare() -> Result<Option<Overlay>, RootDiskError> {
     for Mount {
         kind,
         at,
@@ -112,10 +113,10 @@ pub(crate) fn prepare() -> Result<(), RootDiskError> {
         }
     }
     load_modules(Path::new(MODULES));
-    let root = if root_disk::switch()? {
-        Root::Disk
-    } else {
-        Root::Memory
+    let overlay = root_disk::switch()?;
+    let root = match overlay {
+        Some(_) => Root::Disk,
+        None => Root::Memory,
     };
     for (name, target) in DEV_LINKS {
         match symlink(target, name) {
@@ -136,7 +137,7 @@ pub(crate) fn prepare() -> Result<(), RootDiskError> {
     if let Err(error) = loopback::up() {
         say(format_args!("bring the loopback device up: {error}"));
     }
-    Ok(())
+    Ok(overlay)
 }
 
 fn load_modules(directory: &Path) {
@@ -163,7 +164,7 @@ fn load_modules(directory: &Path) {
 
 /// Returns the environment of commands, independent of what the kernel's command line passed to PID
 /// 1.
-pub(crate) fn surroundings() -> Surroundings {
+pub(crate) fn surroundings(overlay: Option<Overlay>) -> Surroundings {
     let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
     let env = [
         ("PATH", path),
@@ -177,5 +178,6 @@ pub(crate) fn surroundings() -> Surroundings {
             .map(|(name, value)| (OsString::from(name), OsString::from(value)))
             .into(),
         cwd: PathBuf::from("/"),
+        overlay,
     }
 }

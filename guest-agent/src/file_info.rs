@@ -44,7 +44,8 @@ pub(crate) fn describe(path: &Path, found: &Metadata, names: &Names) -> io::Resu
     })
 }
 
-fn kind(of: FileType) -> FileKind {
+/// Tells what a file is.
+pub(crate) fn kind(of: FileType) -> FileKind {
     if of.is_dir() {
         FileKind::Directory
     } else if of.is_symlink() {

@@ -13,11 +13,15 @@ use rustix::fs::{XattrFlags, lgetxattr, llistxattr, lremovexattr, lsetxattr};
 use rustix::io::Errno;
 
 use crate::account::{Account, Names};
+use crate::archive::Archive;
+use crate::archive::tree::Tree;
+use crate::changes::{ChangeList, Changes, Layer};
 use crate::credentials::as_user;
 use crate::failure::{failed, refused};
 use crate::file_info::look;
 use crate::listing::Listing;
 use crate::os_str::os;
+use crate::overlay::Overlay;
 use crate::removal::Removal;
 use crate::transfer::Transfer;
 
@@ -31,13 +35,34 @@ pub(crate) enum Answer {
 }
 
 /// Does what a request asks for, as its user.
-pub(crate) fn serve(id: RequestId, request: &FileRequest) -> Answer {
-    start(id, request).unwrap_or_else(Answer::Now)
+pub(crate) fn serve(id: RequestId, request: &FileRequest, overlay: Option<&Overlay>) -> Answer {
+    start(id, request, overlay).unwrap_or_else(Answer::Now)
 }
 
-fn start(id: RequestId, request: &FileRequest) -> Result<Answer, Outcome> {
+fn start(
+    id: RequestId,
+    request: &FileRequest,
+    overlay: Option<&Overlay>,
+) -> Result<Answer, Outcome> {
     let account = Account::of_request(request.user.as_ref())?;
     match &request.operation {
+        FileOperation::ListChanges => {
+            let list = ChangeList::new(id, changes(overlay)?);
+            Ok(Answer::Later(Box::new(list)))
+        }
+        FileOperation::ArchiveChanges => {
+            let layer = Layer::new(changes(overlay)?);
+            Ok(Answer::Later(Box::new(Archive::new(id, layer, None))))
+        }
+        FileOperation::Archive { path } => {
+            let path = Path::new(os(path));
+            let opened = as_user(account.as_ref(), || Tree::open(path)).flatten();
+            let tree = opened.map_err(|error| {
+                let attempt = format_args!("archive {}", path.display());
+                refused(attempt, &error, FailureKind::NotFound)
+            })?;
+            Ok(Answer::Later(Box::new(Archive::new(id, tree, account))))
+        }
         FileOperation::List { path, depth } => {
             let listing = Listing::start(id, Path::new(os(path)), *depth, account)?;
             Ok(Answer::Later(Box::new(listing)))
@@ -56,6 +81,19 @@ fn start(id: RequestId, request: &FileRequest) -> Result<Answer, Outcome> {
             done.map_err(not_that_user)?.map(Answer::Now)
         }
     }
+}
+
+fn changes(overlay: Option<&Overlay>) -> Result<Changes, Outcome> {
+    let Some(overlay) = overlay else {
+        return Err(failed(
+            FailureKind::Unsupported,
+            "tell what differs from the image: the root of this guest is in its memory, and on no disk",
+        ));
+    };
+    Changes::open(overlay.clone()).map_err(|error| {
+        let attempt = "tell what differs from the image";
+        refused(attempt, &error, FailureKind::Io)
+    })
 }
 
 fn at_once(operation: &FileOperation) -> Result<Outcome, Outcome> {
@@ -141,15 +179,14 @@ fn at_once(operation: &FileOperation) -> Result<Outcome, Outcome> {
             });
             set.and_then(|()| changed(1))
         }
-        FileOperation::List { .. }
-        | FileOperation::ListChanges
-        | FileOperation::ArchiveChanges
-        | FileOperation::Archive { .. }
-        | FileOperation::Extract { .. }
-        | FileOperation::Watch { .. } => Err(failed(
+        FileOperation::Extract { .. } | FileOperation::Watch { .. } => Err(failed(
             FailureKind::Unsupported,
             "this agent does not do that",
         )),
+        FileOperation::List { .. }
+        | FileOperation::ListChanges
+        | FileOperation::ArchiveChanges
+        | FileOperation::Archive { .. } => Err(failed(FailureKind::Invalid, "it takes time")),
     }
 }
 

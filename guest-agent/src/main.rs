@@ -12,7 +12,7 @@
 //!      │  └ command ─ account, program, terminal, stdin ─ reader; output, rundown
 //!      ├ link ─ transport              one line
 //!      │  └ session                    one host's open requests
-//!      │     └ transfer ─ upload, download, files ─ listing, removal
+//!      │     └ transfer ─ upload, download, files ─ listing, removal, archive, changes ─ overlay
 //!      └ system ─ random, identity, control_group, oom_score, credentials
 //! ```
 //!
@@ -22,7 +22,9 @@
 
 mod account;
 mod agent;
+mod archive;
 mod boot;
+mod changes;
 mod children;
 mod command;
 mod commands;
@@ -43,6 +45,7 @@ mod oom_score;
 mod os_str;
 mod outflow;
 mod output;
+mod overlay;
 mod port_search;
 mod program;
 mod random;
@@ -121,11 +124,9 @@ fn main() -> ExitCode {
 
 fn be_init() -> ! {
     std::panic::set_hook(Box::new(|panic| die(panic)));
-    if let Err(error) = boot::prepare() {
-        die(with_sources(&error));
-    }
+    let overlay = boot::prepare().unwrap_or_else(|error| die(with_sources(&error)));
     let served = Agent::new(
-        boot::surroundings(),
+        boot::surroundings(overlay),
         Box::new(Guest::set_up()),
         Commands::default(),
         vsock(),
@@ -156,6 +157,7 @@ fn listen(path: &Path) -> Result<(), Box<dyn Error>> {
     let surroundings = Surroundings {
         env: std::env::vars_os().collect(),
         cwd: std::env::current_dir()?,
+        overlay: None,
     };
     Agent::new(
         surroundings,

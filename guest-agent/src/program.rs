@@ -12,6 +12,7 @@ use rustix::fs::{Access, access};
 use crate::account::Account;
 use crate::failure::{failed, refused};
 use crate::os_str::os;
+use crate::overlay::Overlay;
 
 /// The environment of every command; a request's own environment is added.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub(crate) struct Surroundings {
     pub(crate) env: Vec<(OsString, OsString)>,
     /// The working directory of a command that names none.
     pub(crate) cwd: PathBuf,
+    /// The layers of the root, if it is on a disk.
+    pub(crate) overlay: Option<Overlay>,
 }
 
 /// The locale of a command that names none: programs print any name, and translate nothing.

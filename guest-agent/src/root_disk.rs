@@ -17,7 +17,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, openat, statat, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, openat, statat,
+    unlinkat,
+};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_bind, mount_move};
 use rustix::process::{chdir, chroot};
@@ -25,6 +28,7 @@ use thiserror::Error;
 
 use crate::console::say;
 use crate::identity;
+use crate::overlay::Overlay;
 
 /// The argument of the kernel that says that there is a root disk.
 const ARGUMENT: &str = ironclaw_protocol::ROOT_DISK_ARGUMENT;
@@ -65,18 +69,18 @@ fn failed<E: Into<io::Error>>(attempt: impl Into<String>) -> impl FnOnce(E) -> R
     }
 }
 
-/// Switches to the root disk if the guest has one, and returns whether it has. /proc, /sys and /dev are
+/// Switches to the root disk if the guest has one, and returns its layers. /proc, /sys and /dev are
 /// mounted, and move along.
-pub(crate) fn switch() -> Result<bool, RootDiskError> {
+pub(crate) fn switch() -> Result<Option<Overlay>, RootDiskError> {
     let arguments = fs::read_to_string("/proc/cmdline").map_err(failed("read /proc/cmdline"))?;
     if !arguments.split_whitespace().any(|word| word == ARGUMENT) {
-        return Ok(false);
+        return Ok(None);
     }
     let (image, scratch) = find()?;
     let kind = kind(&image)?;
     mount_at(&image, IMAGE, kind, MountFlags::RDONLY)?;
     mount_at(&scratch, SCRATCH, "ext4", MountFlags::NOATIME)?;
-    mount_overlay()?;
+    let overlay = mount_overlay()?;
     let old = openat(
         CWD,
         "/",
@@ -99,7 +103,7 @@ pub(crate) fn switch() -> Result<bool, RootDiskError> {
     {
         say(format_args!("remove the initramfs: {error}"));
     }
-    Ok(true)
+    Ok(Some(overlay))
 }
 
 /// Mounts the files of the guest's identity over those of the image, from memory of their own.
@@ -210,14 +214,18 @@ fn mount_at(
     mount(device, at, kind, flags, None).map_err(failed(attempt))
 }
 
-fn mount_overlay() -> Result<(), RootDiskError> {
+fn mount_overlay() -> Result<Overlay, RootDiskError> {
     make(NEW_ROOT)?;
     let (upper, work) = (format!("{SCRATCH}/upper"), format!("{SCRATCH}/work"));
     make(&upper)?;
     make(&work)?;
-    let options = format!("lowerdir={IMAGE},upperdir={upper},workdir={work}");
+    let overlay = open_layers(&upper)?;
+    let layers = format!("lowerdir={IMAGE},upperdir={upper},workdir={work}");
+    // Whatever the kernel's defaults are: a file that differs is in the upper layer as a whole, under
+    // its own name.
+    let plain = format!("{layers},redirect_dir=off,index=off,metacopy=off");
     // Nothing of it has to survive the guest, so nothing waits for the disk. Since Linux 5.10.
-    for options in [format!("{options},volatile"), options] {
+    for options in [format!("{plain},volatile"), plain, layers] {
         match mount(
             "overlay",
             NEW_ROOT,
@@ -226,10 +234,28 @@ fn mount_overlay() -> Result<(), RootDiskError> {
             Some(&*c_string(options)?),
         ) {
             Err(Errno::INVAL) => {}
-            mounted => return mounted.map_err(failed("mount the overlay")),
+            mounted => {
+                mounted.map_err(failed("mount the overlay"))?;
+                return Ok(overlay);
+            }
         }
     }
     Err(failed("mount the overlay")(Errno::INVAL))
+}
+
+/// Opens both layers, and gives the root that they make the owner and the mode of the image's.
+fn open_layers(upper: &str) -> Result<Overlay, RootDiskError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let open = |path: &str| {
+        openat(CWD, path, flags, Mode::empty()).map_err(failed(format!("open {path}")))
+    };
+    let (upper, lower) = (open(upper)?, open(IMAGE)?);
+    let root = fstat(&lower).map_err(failed(format!("look at {IMAGE}")))?;
+    let (uid, gid) = (Uid::from_raw(root.st_uid), Gid::from_raw(root.st_gid));
+    fchown(&upper, Some(uid), Some(gid))
+        .and_then(|()| fchmod(&upper, Mode::from_raw_mode(root.st_mode)))
+        .map_err(failed("give the root its owner and its mode"))?;
+    Ok(Overlay::new(upper, lower))
 }
 
 fn c_string(text: String) -> Result<std::ffi::CString, RootDiskError> {

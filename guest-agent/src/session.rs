@@ -147,10 +147,12 @@ impl Session {
                 Ok(download) => return self.begin(id, Box::new(download)),
                 Err(outcome) => outcome,
             },
-            Request::File(request) => match files::serve(id, &request) {
-                Answer::Later(transfer) => return self.begin(id, transfer),
-                Answer::Now(outcome) => outcome,
-            },
+            Request::File(request) => {
+                match files::serve(id, &request, context.surroundings.overlay.as_ref()) {
+                    Answer::Later(transfer) => return self.begin(id, transfer),
+                    Answer::Now(outcome) => outcome,
+                }
+            }
             Request::List => Outcome::Commands(commands.list()),
             Request::Signal { exec, signal } => match Signal::from_named_raw(signal) {
                 Some(signal) => commands.signal_any(exec, signal),

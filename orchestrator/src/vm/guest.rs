@@ -4,6 +4,8 @@
 //! the first violation ends the connection, and each request's window bounds the memory.
 
 mod activity;
+mod archive_reader;
+mod changes;
 mod command;
 mod connection;
 #[cfg(test)]
@@ -44,13 +46,15 @@ use crate::vm::exit_reason::ExitReason;
 use crate::vm::vmm::VmmProcess;
 
 pub(crate) use activity::Activity;
+pub use archive_reader::{ArchiveReader, ArchiveSummary};
+pub use changes::{ChangeListing, FileChange};
 pub use command::{Command, ExitStatus, MAX_COLLECTED, Output};
 pub use error::{GuestError, Printed};
 pub use events::Events;
 pub use file_streams::{FileReader, FileWriter};
 pub use files::{FileInfo, Files, Listing, WriteOptions};
 pub use inbox::Position;
-pub use ironclaw_protocol::file::FileKind;
+pub use ironclaw_protocol::file::{ChangeKind, FileKind};
 pub use ironclaw_protocol::frame::FrameError;
 pub use ironclaw_protocol::message::{FailureKind, OutOfBounds, TerminalSize};
 pub use known::{CommandId, KnownCommand};

@@ -62,9 +62,10 @@ pub use config_builder::ConfigBuilder;
 pub use error_kind::ErrorKind;
 pub use exit_reason::ExitReason;
 pub use guest::{
-    Command, CommandId, Events, ExecEvent, ExitStatus, FailureKind, FileInfo, FileKind, FileReader,
-    FileWriter, Files, GuestError, InputStream, KnownCommand, Listing, Output, OutputStream,
-    Position, Printed, Running, StdinWriter, Streams, TerminalSize, WriteOptions,
+    ArchiveReader, ArchiveSummary, ChangeKind, ChangeListing, Command, CommandId, Events,
+    ExecEvent, ExitStatus, FailureKind, FileChange, FileInfo, FileKind, FileReader, FileWriter,
+    Files, GuestError, InputStream, KnownCommand, Listing, Output, OutputStream, Position, Printed,
+    Running, StdinWriter, Streams, TerminalSize, WriteOptions,
 };
 pub use host_limits::raise_open_files;
 pub use identity::BadName;

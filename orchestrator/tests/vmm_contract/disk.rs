@@ -43,13 +43,13 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 /// A launcher whose template has a root disk.
-struct Disks {
-    launcher: Launcher,
+pub(crate) struct Disks {
+    pub(crate) launcher: Launcher,
     image: PathBuf,
 }
 
 impl Disks {
-    fn make(backend: &Backend) -> Self {
+    pub(crate) fn make(backend: &Backend) -> Self {
         let directory = backend.config.run_path.parent().unwrap();
         let image = image(backend.launcher.template(), directory);
         let mut config = backend.config.clone();
@@ -81,15 +81,35 @@ impl Disks {
 fn image(template: &Template, directory: &Path) -> PathBuf {
     let mut tree = initramfs(template.initramfs().unwrap());
     let srv = tree.resolve(b"srv").unwrap();
+    for name in [&b"hidden"[..], b"tree", b"plain"] {
+        let node = Node::directory(Metadata::of_mode(0o755));
+        tree.insert(srv, name, node).unwrap();
+    }
     let file = directory.join("file");
     fs::write(&file, "of the image\n").unwrap();
     let opened = Source::Open(Arc::new(File::open(&file).unwrap()));
     let source = tree.add_source(opened).unwrap();
-    let node = Node {
-        metadata: Metadata::of_mode(0o644),
-        kind: Kind::File(Content::whole(source, 0, 13)),
-    };
-    tree.insert(srv, b"file", node).unwrap();
+    let names: [&[u8]; 8] = [
+        b"file",
+        b"gone",
+        b"touched",
+        b"opened",
+        b"turned",
+        b"hidden/a",
+        b"hidden/b",
+        b"tree/x",
+    ];
+    for name in names {
+        let node = Node {
+            metadata: Metadata::of_mode(0o644),
+            kind: Kind::File(Content::whole(source, 0, 13)),
+        };
+        let (directory, name) = match name.iter().position(|byte| *byte == b'/') {
+            Some(at) => (tree.child(srv, &name[..at]).unwrap(), &name[at + 1..]),
+            None => (srv, name),
+        };
+        tree.insert(directory, name, node).unwrap();
+    }
     let image = directory.join("image");
     let mut out = BufWriter::new(File::create(&image).unwrap());
     erofs::write(&tree, &mut out).unwrap();
@@ -137,7 +157,7 @@ fn initramfs(path: &Path) -> FileTree {
 }
 
 /// Runs a script in the guest; returns what it prints.
-async fn run(vm: &VmHandle, script: &str) -> String {
+pub(crate) async fn run(vm: &VmHandle, script: &str) -> String {
     let output = vm.exec(["sh", "-c", script]).await.unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     assert!(output.status.success(), "{script}: {}", text(output.stderr));

@@ -35,6 +35,7 @@ macro_rules! on_each_vmm {
 }
 
 mod backend;
+mod changes;
 mod checkpoint;
 mod contract;
 mod crash;
@@ -91,6 +92,7 @@ fn main() -> ExitCode {
         crash::trials(),
         damage::trials(),
         devices::trials(),
+        changes::trials(),
         disk::trials(),
         embedding::trials(),
         every_call::trials(),

@@ -12,6 +12,8 @@ use ironclaw_protocol::os_bytes::OsBytes;
 use ironclaw_protocol::records::Records;
 use tokio::time::timeout;
 
+use super::archive_reader::ArchiveReader;
+use super::changes::{ChangeListing, FileChange};
 use super::command::bytes;
 use super::connection::Connection;
 use super::error::GuestError;
@@ -233,6 +235,71 @@ impl<'a> Files<'a> {
             unread: 0,
             over: false,
         })
+    }
+
+    /// Lists what differs from the guest's image, sorted by path; 100,000 files at most. Directories
+    /// that hold differences and are none themselves are not listed; times of directories do not
+    /// count; what is mounted over the image (`/proc`, `/sys`, `/dev`, `/run`, and the files of the
+    /// guest's identity below `/etc`) is not of it.
+    ///
+    /// # Errors
+    /// [`GuestError::Failed`] of kind [`FailureKind::Unsupported`] if the guest's root is in memory: its
+    /// template was built without an image; else as for [`metadata`](Self::metadata), and
+    /// [`GuestError::TooMuchOutput`] if there are more.
+    pub async fn changes(&self) -> Result<Vec<FileChange>, GuestError> {
+        'asked: loop {
+            let mut listing = self.walk_changes().await?;
+            let mut changes = Vec::new();
+            loop {
+                match listing.next().await {
+                    Ok(Some(change)) => changes.push(change),
+                    Ok(None) => break,
+                    Err(GuestError::Interrupted { .. }) => continue 'asked,
+                    Err(error) => return Err(error),
+                }
+                if changes.len() > MAX_COLLECTED_FILES {
+                    return Err(GuestError::TooMuchOutput {
+                        limit: MAX_COLLECTED_FILES as u64,
+                    });
+                }
+            }
+            changes.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+            return Ok(changes);
+        }
+    }
+
+    /// Lists what differs from the guest's image, one after the other, however much that is.
+    ///
+    /// # Errors
+    /// As for [`changes`](Self::changes).
+    pub async fn walk_changes(&self) -> Result<ChangeListing, GuestError> {
+        let pending = self.pending(FileOperation::ListChanges).await?;
+        Ok(ChangeListing::new(pending))
+    }
+
+    /// Archives what differs from the guest's image as a layer over it: a tar stream with the
+    /// whiteouts and opaque markers of OCI images, with owners, modes, times, extended attributes,
+    /// hard links, devices and holes.
+    ///
+    /// Of a guest whose programs go on writing, it has no single moment.
+    ///
+    /// # Errors
+    /// As for [`changes`](Self::changes), as far as they are known when the guest begins.
+    pub async fn archive_changes(&self) -> Result<ArchiveReader, GuestError> {
+        let pending = self.pending(FileOperation::ArchiveChanges).await?;
+        ArchiveReader::open(pending).await
+    }
+
+    /// Archives what is below a directory as a tar stream, whose first entry, `./`, is the directory
+    /// itself. Other file systems that are mounted below are empty directories there.
+    ///
+    /// # Errors
+    /// As for [`metadata`](Self::metadata), as far as they are known when the guest begins. Files that
+    /// the user may not read are counted: [`ArchiveSummary::omitted`](super::ArchiveSummary::omitted).
+    pub async fn archive(&self, path: impl AsRef<Path>) -> Result<ArchiveReader, GuestError> {
+        let path = bytes(path.as_ref());
+        let pending = self.pending(FileOperation::Archive { path }).await?;
+        ArchiveReader::open(pending).await
     }
 
     /// Makes a directory with these permission bits.
