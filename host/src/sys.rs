@@ -14,14 +14,15 @@ pub mod supply;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::Arc;
 
 use rustix::io::FdFlags;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use rustix::process::{Pid, Signal};
-use rustix::thread::{UnshareFlags, unshare_unsafe};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -147,16 +148,60 @@ pub fn refuse_huge_pages(command: &mut Command) {
     unsafe { command.pre_exec(prepare) };
 }
 
-/// Starts the child of `command` in a new, empty network namespace.
-pub fn leave_network(command: &mut Command) {
+/// Starts the child of `command` in a network namespace.
+pub fn join_network(command: &mut Command, namespace: Arc<OwnedFd>) {
     // SAFETY: between fork and exec it makes one system call, and neither allocates nor locks.
-    unsafe { command.pre_exec(enter_empty_network) };
+    unsafe { command.pre_exec(move || enter_network(namespace.as_fd())) };
 }
 
-/// Moves this thread to a new, empty network namespace.
-fn enter_empty_network() -> io::Result<()> {
-    // SAFETY: no descriptor is touched by a new network namespace.
-    Ok(unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?)
+/// Moves this thread to a network namespace.
+fn enter_network(namespace: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(move_into_link_name_space(
+        namespace,
+        Some(LinkNameSpaceType::Network),
+    )?)
+}
+
+/// Creates a new, empty network namespace, which ends with its last process and this handle.
+pub fn new_network() -> io::Result<OwnedFd> {
+    // A thread can't be moved back to where all others are: this one exists for nothing else.
+    on_a_thread(|| {
+        // SAFETY: no descriptor is touched by a new network namespace.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?;
+        Ok(File::open("/proc/thread-self/ns/net")?.into())
+    })
+}
+
+/// Runs `work` on a thread whose descriptors are its own: it has none of this process, and no
+/// program that another thread starts meanwhile has one of those that it opens. The kernel executes no
+/// file that anybody has open for writing, so a program is written there.
+pub fn with_own_descriptors<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    on_a_thread(|| {
+        const FIRST: libc::c_uint = 3;
+        // SAFETY: the descriptors that it closes are this thread's copies, of which nothing on its stack
+        // is an owner: `work` has not begun.
+        let done = unsafe {
+            libc::syscall(
+                libc::SYS_close_range,
+                FIRST,
+                libc::c_uint::MAX,
+                libc::CLOSE_RANGE_UNSHARE,
+            )
+        };
+        if done != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        work()
+    })
+}
+
+/// Runs `work` on a thread that exists for nothing else.
+fn on_a_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, work)?;
+        let panicked = |_| io::Error::other("a thread panicked");
+        thread.join().map_err(panicked)?
+    })
 }
 
 /// Makes the processes that this thread starts from now on members of a new PID namespace.
@@ -230,6 +275,30 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
+
+    #[test]
+    fn a_thread_with_descriptors_of_its_own_shares_none() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let is_open = |directory: &str| {
+            let all = std::fs::read_dir(directory).unwrap();
+            let targets = all.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+            targets.into_iter().any(|target| target == file.path())
+        };
+        let of_process = format!("/proc/{}/fd", std::process::id());
+        assert!(is_open(&of_process));
+        let of_thread = "/proc/thread-self/fd";
+        let has_it = with_own_descriptors(|| {
+            let before = is_open(of_thread);
+            let other = tempfile::NamedTempFile::new()?;
+            let is_shared = std::fs::read_dir(&of_process)?.any(|entry| {
+                let target = entry.and_then(|entry| std::fs::read_link(entry.path()));
+                target.is_ok_and(|target| target == other.path())
+            });
+            Ok((before, is_shared))
+        });
+        assert_eq!(has_it.unwrap(), (false, false));
+        assert!(is_open(&of_process), "it stays open elsewhere");
+    }
 
     #[test]
     fn written_pages_are_in_the_page_cache_and_holes_are_not() {

@@ -13,11 +13,12 @@ use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::ptr::null;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use rustix::io::Errno;
@@ -37,7 +38,7 @@ pub struct Program {
     arguments: Vec<OsString>,
     environment: Vec<OsString>,
     directory: Option<PathBuf>,
-    has_network: bool,
+    network: Option<Arc<OwnedFd>>,
 }
 
 /// What a started program has of this process.
@@ -65,7 +66,7 @@ impl Program {
             arguments: Vec::new(),
             environment: Vec::new(),
             directory: None,
-            has_network: true,
+            network: None,
         }
     }
 
@@ -98,9 +99,9 @@ impl Program {
         self
     }
 
-    /// Starts it in a new, empty network namespace.
-    pub fn leave_network(&mut self) -> &mut Self {
-        self.has_network = false;
+    /// Starts it in another network namespace than ours.
+    pub fn join_network(&mut self, namespace: Arc<OwnedFd>) -> &mut Self {
+        self.network = Some(namespace);
         self
     }
 
@@ -120,8 +121,8 @@ impl Program {
         if let Some(directory) = &self.directory {
             command.current_dir(directory);
         }
-        if !self.has_network {
-            super::leave_network(&mut command);
+        if let Some(namespace) = &self.network {
+            super::join_network(&mut command, Arc::clone(namespace));
         }
         command
     }
@@ -159,7 +160,7 @@ impl Program {
             directory: directory.as_deref(),
             streams,
             inheritance,
-            has_network: self.has_network,
+            network: self.network.as_ref().map(|network| network.as_fd()),
             parent: rustix::process::getpid(),
             failed: AtomicI32::new(0),
         }
@@ -190,7 +191,7 @@ struct Birth<'a> {
     /// The descriptors to become standard input, output and error.
     streams: [RawFd; 3],
     inheritance: Inheritance<'a>,
-    has_network: bool,
+    network: Option<BorrowedFd<'a>>,
     parent: Pid,
     /// The error number of a child that failed.
     failed: AtomicI32,
@@ -248,8 +249,8 @@ impl Birth<'_> {
         for descriptor in descriptors {
             rustix::io::fcntl_setfd(descriptor, rustix::io::FdFlags::empty())?;
         }
-        if !self.has_network {
-            super::enter_empty_network()?;
+        if let Some(namespace) = self.network {
+            super::enter_network(namespace)?;
         }
         if let Some(directory) = self.directory {
             rustix::process::chdir(directory)?;
@@ -400,6 +401,25 @@ mod tests {
         assert_eq!((signals("SigBlk"), signals("SigCgt")), (0, 0), "{text}");
         // What else was ignored when this process was started stays so.
         assert_eq!(signals("SigIgn") >> (libc::SIGPIPE - 1) & 1, 0, "{text}");
+    }
+
+    #[test]
+    fn a_program_joins_the_network_that_it_is_given() {
+        // As an ordinary user.
+        let Ok(network) = super::super::new_network() else {
+            return;
+        };
+        let network = Arc::new(network);
+        let namespace = || {
+            let mut program = shell("readlink /proc/self/ns/net");
+            program.join_network(Arc::clone(&network));
+            let (_, text) = run(program.clone(), &[]).unwrap();
+            let forked = program.command().output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&forked.stdout), text);
+            text
+        };
+        let (_, ours) = run(shell("readlink /proc/self/ns/net"), &[]).unwrap();
+        assert!(namespace() == namespace() && namespace() != ours, "{ours}");
     }
 
     #[test]

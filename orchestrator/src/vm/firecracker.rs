@@ -10,6 +10,7 @@
 pub mod api;
 mod binary;
 mod boot;
+mod cells;
 mod chroot;
 mod confined;
 mod devices;
@@ -20,6 +21,7 @@ mod restore;
 pub mod setting_names;
 pub mod settings;
 mod start;
+mod trampoline;
 mod vm;
 mod vm_dir;
 mod vsock;

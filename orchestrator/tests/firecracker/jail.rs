@@ -1,7 +1,7 @@
 //! Tests jailed VMs, which need root and Firecracker's jailer.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -184,6 +184,65 @@ async fn a_jailed_pool_serves_warm_clones_and_leaves_nothing() {
     assert_eq!(pool.stats().failures, 0);
     pool.close().await;
     assert!(lab.homes().is_empty(), "{:?}", lab.homes());
+}
+
+/// Returns the file that a process executes, by its number, after checking that nobody else may write
+/// to it.
+fn program(pid: u32) -> u64 {
+    let facts = fs::metadata(format!("/proc/{pid}/exe")).unwrap();
+    assert_eq!((facts.uid(), facts.mode() & 0o7777), (0, 0o555));
+    facts.ino()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_jailed_vm_shares_its_program_with_no_other_and_leaves_it_to_the_next() {
+    let Some(lab) = jailed().await else { return };
+    let (launcher, snapshot) = lab.snapshot().await;
+    let one = launcher.restore_vm(&snapshot, "one").await.unwrap();
+    let two = launcher.restore_vm(&snapshot, "two").await.unwrap();
+    let (first, second) = (program(one.pid()), program(two.pid()));
+    assert_ne!(first, second);
+    let its_own = fs::metadata(&lab.binary.path).unwrap().ino();
+    assert!(![first, second].contains(&its_own));
+    let name = fs::read_to_string(format!("/proc/{}/comm", one.pid())).unwrap();
+    assert_eq!(name, "firecracker\n");
+    one.destroy().await.unwrap();
+    let three = launcher.restore_vm(&snapshot, "three").await.unwrap();
+    // Those of the two, or that of the VM which the snapshot was taken of.
+    assert_ne!(program(three.pid()), second);
+    let copies = fs::read_dir(cells(&lab)).unwrap().count();
+    assert!(copies <= 4, "{copies} with the trampoline");
+    for vm in [two, three] {
+        vm.destroy().await.unwrap();
+    }
+    drop(launcher);
+    dropped_vms_ended().await;
+    assert_eq!(list(&lab.config.run_path).len(), 0);
+}
+
+/// Returns the directory of what jails keep for the next VM.
+fn cells(lab: &Lab) -> PathBuf {
+    let owners = list(&lab.config.run_path).into_iter();
+    let mut cells = owners.map(|owner| owner.join(".cells"));
+    cells.find(|cells| cells.is_dir()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_firecracker_that_can_not_be_executed_in_a_jail_is_told() {
+    let Some(mut lab) = jailed().await else {
+        return;
+    };
+    // There is no shell in a jail.
+    let script = lab.path().join("firecracker");
+    let text = format!("#!/bin/sh\nexec {} \"$@\"\n", lab.binary.path.display());
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    lab.config.backends.firecracker.binary = Some(script);
+    let error = words(&lab.launcher().await.cold_boot("script").await.unwrap_err());
+    for part in ["can't be executed in its jail", "exit status: 2"] {
+        assert!(error.contains(part), "{error}");
+    }
+    lab.until_no_home();
 }
 
 /// Returns the first process of the PID namespace of `pid`.

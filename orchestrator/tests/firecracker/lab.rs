@@ -86,10 +86,10 @@ impl Lab {
         owners
             .filter(|owner| !owner.ends_with(".claims"))
             .flat_map(|owner| list(&owner))
-            // Not the records of their processes.
-            .filter(|home| home.is_dir())
-            .flat_map(|home| match home.ends_with("firecracker") {
-                // The jails of one binary share a directory.
+            // Not the records of their processes, and not what jails keep for the next VM.
+            .filter(|home| home.is_dir() && !home.ends_with(".cells"))
+            .flat_map(|home| match home.ends_with("start-firecracker") {
+                // All jails share a directory.
                 true => list(&home),
                 false => vec![home],
             })

@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 use std::process::{Command, Output};
 
+use ironclaw_host::sys::with_own_descriptors;
 use tempfile::TempDir;
 
 /// A mounted file system; unmounted on drop.
@@ -44,13 +45,17 @@ impl SmallDisk {
 
     /// Uses all the space that is left, below `path`.
     pub(crate) fn fill(path: &Path) {
-        let mut file = File::create(path.join("filler")).unwrap();
-        let block = [0; 1 << 16];
-        let error = loop {
-            if let Err(error) = file.write_all(&block) {
-                break error;
+        // A program that another test starts meanwhile would have the file open, and so keep its space.
+        let filled = with_own_descriptors(|| {
+            let mut file = File::create(path.join("filler"))?;
+            let block = [0; 1 << 16];
+            loop {
+                if let Err(error) = file.write_all(&block) {
+                    return Ok(error);
+                }
             }
-        };
+        });
+        let error = filled.unwrap();
         assert_eq!(error.kind(), ErrorKind::StorageFull, "{error}");
     }
 

@@ -153,8 +153,9 @@ impl Backend {
         };
         let owners = list(&self.config.run_path).into_iter();
         let all = owners.flat_map(|owner| list(&owner));
-        // Not the records of their processes.
-        all.filter(|home| home.is_dir()).collect()
+        // Not the records of their processes, and not what jails keep for the next VM.
+        let is_home = |home: &PathBuf| home.is_dir() && !home.ends_with(".cells");
+        all.filter(is_home).collect()
     }
 
     /// Waits until no VM has left a process, a directory or an unfinished snapshot. Polls: a failed

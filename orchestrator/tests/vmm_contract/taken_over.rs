@@ -353,7 +353,7 @@ const READS: [Attempt; 6] = [
 ];
 
 /// Attempts that must fail in every jail.
-const ATTEMPTS: [Attempt; 28] = [
+const ATTEMPTS: [Attempt; 30] = [
     ("create a file", |it| {
         it.open(&it.targets.created, libc::O_WRONLY | libc::O_CREAT)
     }),
@@ -374,6 +374,12 @@ const ATTEMPTS: [Attempt; 28] = [
     }),
     ("replace the memory that it was given", |it| {
         it.path(libc::SYS_unlink, "memory")
+    }),
+    ("write to its own program", |it| {
+        it.open("/firecracker", libc::O_WRONLY)
+    }),
+    ("let its own program be written", |it| {
+        it.path(libc::SYS_chmod, "/firecracker")
     }),
     ("write to its snapshot", |it| {
         it.to_memory(|it, fd| {

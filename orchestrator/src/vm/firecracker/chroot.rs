@@ -192,8 +192,7 @@ impl Chroot {
             Sees::Jail { group, .. } => readable_by(file, group).map_err(failed())?,
             Sees::Directory => {}
         }
-        let target = self.path.join(name);
-        match linkat(CWD, file, CWD, &target, AtFlags::empty()) {
+        match linkat(CWD, file, &self.directory, name, AtFlags::empty()) {
             Ok(()) => Ok(name.into()),
             Err(rustix::io::Errno::XDEV) => Err(VmmError::io(format!(
                 "link {} into {}: set `run_path` to a directory of the same file system",
@@ -202,6 +201,11 @@ impl Chroot {
             ))(rustix::io::Errno::XDEV.into())),
             Err(errno) => Err(failed()(errno.into())),
         }
+    }
+
+    /// Links a file that every process may read and execute into the directory.
+    pub(super) fn link(&self, file: &Path, name: &str) -> io::Result<()> {
+        Ok(linkat(CWD, file, &self.directory, name, AtFlags::empty())?)
     }
 
     /// Exposes a file that every process may read; without a chroot, under its own path.

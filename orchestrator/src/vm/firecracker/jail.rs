@@ -2,7 +2,7 @@
 //! id of its own, with resource limits (Firecracker's docs/jailer.md).
 //!
 //! Beyond what the jailer does, each process gets an empty network namespace of its own, unless its
-//! tap device is in another, and all processes of one owner share a PID namespace that ends with
+//! tap device is in another, a Firecracker that was copied for an earlier VM (see `cells`), and all processes of one owner share a PID namespace that ends with
 //! the owner (see `pid_namespace`). The jailer's `--new-pid-ns` would make the VMM an orphan that
 //! we could neither wait for nor be sure to kill.
 
@@ -17,7 +17,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::process::{Resource, getrlimit};
 
+use super::cells::Cell;
 use super::pid_namespace::PidNamespace;
+use super::trampoline::TRAMPOLINE;
 use crate::sys::program::Program;
 use crate::vm::host_limits;
 use crate::vm::vmm::jail::cgroup::Cgroups;
@@ -99,15 +101,12 @@ impl Jailer {
         user(&self.users, turn, run_path)
     }
 
-    /// Returns the program that runs `firecracker` with `arguments` as the VM `id`, in the jail at
-    /// [`root`] and in the network namespace `network`, or else in an empty one.
-    #[expect(clippy::too_many_arguments, reason = "a command line has as many")]
+    /// Returns the program that runs Firecracker with `arguments` in the jail at [`root`], and in the
+    /// network namespace at `network`, or else in the empty one of the cell.
     pub(super) fn program(
         &self,
-        firecracker: &Path,
+        Jail { id, user, cell, .. }: &Jail,
         base: &Path,
-        id: &str,
-        user: &User,
         machine: Machine,
         network: Option<&Path>,
         arguments: &[&str],
@@ -115,7 +114,7 @@ impl Jailer {
         let mut program = Program::new(&self.program);
         program.current_dir(Path::new("/"));
         program.args(["--id", id]);
-        program.arg("--exec-file").arg(firecracker);
+        program.arg("--exec-file").arg(cell.trampoline());
         program.args(["--uid", &user.id().to_string()]);
         program.args(["--gid", &self.group().to_string()]);
         program.arg("--chroot-base-dir").arg(base);
@@ -134,7 +133,7 @@ impl Jailer {
                 program.arg("--netns").arg(namespace);
             }
             None => {
-                program.leave_network();
+                program.join_network(cell.network());
             }
         }
         program.arg("--").args(arguments);
@@ -155,13 +154,19 @@ pub fn find_jailer(configured: Option<&Path>) -> Result<PathBuf, VmmError> {
     )
 }
 
+/// The resources of a jailed VM on the host, beside its directory.
+#[derive(Debug)]
+pub(super) struct Jail {
+    pub(super) id: String,
+    pub(super) user: User,
+    pub(super) cell: Cell,
+    pub(super) jailer: Arc<Jailer>,
+}
+
 /// Creates the jail of the VM `id` as the jailer would; returns the directory to remove later, and
-/// the one that the VMM sees as its root.
-pub(super) fn root(base: &Path, firecracker: &Path, id: &str) -> io::Result<(PathBuf, PathBuf)> {
-    let name = firecracker
-        .file_name()
-        .ok_or(io::ErrorKind::InvalidFilename)?;
-    let directory = base.join(name).join(id);
+/// the one that the VM sees as its root.
+pub(super) fn root(base: &Path, id: &str) -> io::Result<(PathBuf, PathBuf)> {
+    let directory = base.join(TRAMPOLINE).join(id);
     let root = directory.join("root");
     DirBuilder::new()
         .recursive(true)

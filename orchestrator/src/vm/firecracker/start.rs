@@ -1,6 +1,5 @@
 //! How a Firecracker process is started, in a jail or confined, up to the first answer of its API.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +11,7 @@ use tokio::time::timeout;
 
 use super::api::Client;
 use super::binary::PROGRAM;
+use super::cells::Cells;
 use super::chroot::{Chroot, Sees};
 use super::confined::{Confined, OWN_FILES};
 use super::devices::{Devices, Interface, Tap};
@@ -38,6 +38,7 @@ pub(super) struct Starter {
     binary: PathBuf,
     run: Arc<RunPath>,
     jailer: Option<Arc<Jailer>>,
+    cells: Arc<Cells>,
     confined: Option<Arc<Confined>>,
     devices: Arc<Devices>,
 }
@@ -77,16 +78,11 @@ impl Starter {
         jailer: Option<Jailer>,
         devices: Devices,
     ) -> Result<Self, VmmError> {
-        let binary = match &jailer {
-            None => binary,
-            // The jailer resolves links before it names the jail after the file.
-            Some(_) => {
-                can_jail_below(run_path)?;
-                fs::canonicalize(&binary)
-                    .map_err(VmmError::io(format!("find {}", binary.display())))?
-            }
-        };
+        if jailer.is_some() {
+            can_jail_below(run_path)?;
+        }
         Ok(Self {
+            cells: Arc::new(Cells::new(binary.clone())),
             binary,
             run: Arc::new(RunPath::open(run_path)?),
             jailer: jailer.map(Arc::new),
@@ -97,7 +93,9 @@ impl Starter {
 
     pub(super) fn ending_in(self, rundown: &Rundown) -> Self {
         let run = Arc::new(self.run.ending_in(rundown));
-        Self { run, ..self }
+        // They are below the directory of their owner, which is another one then.
+        let cells = Arc::new(Cells::new(self.binary.clone()));
+        Self { run, cells, ..self }
     }
 
     pub(super) fn confined(self, confined: Confined) -> Self {
@@ -132,6 +130,7 @@ impl Starter {
             binary,
             run,
             jailer,
+            cells: _,
             confined,
             devices: _,
         } = self;
@@ -148,8 +147,8 @@ impl Starter {
     ) -> Result<FirecrackerVm, VmmError> {
         let started = self.start_process(machine, interface, writes).await;
         started.map_err(|error| match error {
-            // The jailer fails to copy the program into the jail, and its message does not tell
-            // that apart.
+            // The jailer fails to make what there is in a jail, and its message does not tell that
+            // apart.
             VmmError::Died { .. } if !self.has_room() => {
                 let root = self.run.root().display();
                 let operation = format!("start a VM in {root}");
@@ -161,14 +160,12 @@ impl Starter {
 
     /// Returns whether the file system has room for the content of a VM directory.
     fn has_room(&self) -> bool {
-        let program = std::fs::metadata(&self.binary).map_or(0, |facts| facts.len());
-        let needed = if self.jailer.is_some() { program } else { 1 };
         let Ok(stat) = rustix::fs::statvfs(self.run.root()) else {
             return true;
         };
         // Some file systems don't count inodes.
         let has_files = stat.f_files == 0 || stat.f_favail > 0;
-        has_files && stat.f_bavail.saturating_mul(stat.f_frsize) >= needed
+        has_files && stat.f_bavail > 0
     }
 
     async fn start_process(
@@ -187,7 +184,7 @@ impl Starter {
         let run = self.run.directory()?;
         let dir = match &self.jailer {
             None => VmDir::new(&run, self.sees()),
-            Some(jailer) => VmDir::in_jail(&run, jailer, &self.binary),
+            Some(jailer) => VmDir::in_jail(&run, jailer, &self.cells).await,
         };
         let dir = dir.map_err(VmmError::io(format!(
             "make a directory for a VM in {}",
@@ -277,11 +274,9 @@ impl Starter {
                 _interface: interface,
             }));
         };
-        let (id, user) = (&jail.id, &jail.user);
-        let base = run.path();
         let tap = interface.as_ref().map(Interface::tap);
         let network = tap.and_then(|tap| tap.namespace.as_deref());
-        let program = jailer.program(&self.binary, base, id, user, machine, network, &arguments);
+        let program = jailer.program(jail, run.path(), machine, network, &arguments);
         Ok(Launch::new(program)
             .in_pid_namespace(jailer.namespace())
             .recorded_in(Arc::clone(&run))

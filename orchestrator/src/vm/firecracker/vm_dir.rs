@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <run directory>/<owner>/<vm>/api.sock, vsock.sock; if it sees nothing else, log and written/
-//!                        firecracker/<owner>-<vm>/root/…    the same in a jail
+//!                        start-firecracker/<owner>-<vm>/root/…    the same in a jail, and Firecracker
 //! ```
 //!
 //! The directory is the process's working directory, or its root directory in a jail, so that it
@@ -14,10 +14,11 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::binary::PROGRAM;
+use super::cells::Cells;
 use super::chroot::{Chroot, LOG, Sees, WRITTEN};
-use super::jail::{self, Jailer};
+use super::jail::{self, Jail, Jailer};
 use crate::vm::tree;
-use crate::vm::vmm::jail::user::User;
 use crate::vm::vmm::run_directory::{self, RunDirectory};
 
 /// A process's own standard error, where it sees the host's files: a pipe in its directory would be one
@@ -32,14 +33,6 @@ pub(super) struct VmDir {
     chroot: Chroot,
     jail: Option<Jail>,
     run: Arc<RunDirectory>,
-}
-
-/// The resources of a jailed VM on the host, beside its directory.
-#[derive(Debug)]
-pub(super) struct Jail {
-    pub(super) id: String,
-    pub(super) user: User,
-    jailer: Arc<Jailer>,
 }
 
 impl VmDir {
@@ -65,16 +58,17 @@ impl VmDir {
         })
     }
 
-    /// Creates the jail of one more VM that will run `firecracker`.
-    pub(super) fn in_jail(
+    /// Creates the jail of one more VM.
+    pub(super) async fn in_jail(
         run: &Arc<RunDirectory>,
         jailer: &Arc<Jailer>,
-        firecracker: &Path,
+        cells: &Arc<Cells>,
     ) -> io::Result<Self> {
         // Must be unique on the host: control groups are named after it.
         let id = format!("{}-{}", run.name(), run.number());
         let user = jailer.user(run.root())?;
-        let (path, root) = jail::root(run.path(), firecracker, &id)?;
+        let cell = cells.take(run.path()).await?;
+        let (path, root) = jail::root(run.path(), &id)?;
         let chroot = Chroot::open(
             &root,
             Sees::Jail {
@@ -83,12 +77,18 @@ impl VmDir {
             },
         );
         let chroot = chroot.inspect_err(|_| take_back(&[&root, &path]))?;
+        if let Err(error) = chroot.link(cell.program(), PROGRAM) {
+            take_back(&[&root, &path]);
+            cell.discard();
+            return Err(error);
+        }
         Ok(Self {
             chroot,
             path,
             jail: Some(Jail {
                 id,
                 user,
+                cell,
                 jailer: Arc::clone(jailer),
             }),
             run: Arc::clone(run),
