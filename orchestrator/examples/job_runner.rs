@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use ironclaw_orchestrator::vm::{
     Budget, Command, Config, ErrorKind, GuestError, Launcher, Limit, Limits, Output, Pool,
-    PoolOptions, SpawnError, SpawnOptions, VMM_MIB, VmId,
+    PoolOptions, SpawnError, SpawnOptions, VmId,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -86,10 +86,7 @@ async fn main() -> anyhow::Result<()> {
     let launcher = Launcher::open(&config, std::sync::Arc::new(|_: &_| {})).await?;
     let options = PoolOptions::new(1)
         .with_warm(vms.min(4))
-        .with_budget(Budget::new(Limit::new(
-            vms,
-            vms as u64 * (u64::from(config.machine.memory_mib) + VMM_MIB),
-        )));
+        .with_budget(Budget::shared(Limit::of_vms(vms)));
     let pool = Pool::open(launcher, options).await?;
     pool.warmup().await?;
 

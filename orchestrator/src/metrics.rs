@@ -2,16 +2,15 @@
 //! recorder of its choice; without one, this costs next to nothing.
 //!
 //! All but the budget's have a label `template`, the first digits of its hash: each template has a
-//! pool of its own. [`prometheus_text`] needs no recorder.
+//! pool of its own. With the feature `prometheus` there is also a text, which needs no recorder.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{
     SharedString, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
-    histogram, with_local_recorder,
+    histogram,
 };
-use metrics_exporter_prometheus::PrometheusBuilder;
 
 use crate::template::TemplateHash;
 use crate::vm::{Footprint, Origin, PoolStats, SNAPSHOT_BUDGET, SpawnStage};
@@ -244,6 +243,7 @@ pub(crate) fn pool(stats: &PoolStats) {
 }
 
 /// Records the earlier counts with a new recorder.
+#[cfg(feature = "prometheus")]
 fn totals(stats: &PoolStats) {
     let pool = Label::of(&stats.template, stats.number);
     let by = |name: &'static str, label: &'static str, value: &'static str| {
@@ -264,10 +264,11 @@ fn totals(stats: &PoolStats) {
 }
 
 /// Formats pools as Prometheus text, each metric with a line of help.
+#[cfg(feature = "prometheus")]
 #[must_use]
 pub fn prometheus_text(pools: &[PoolStats]) -> String {
-    let recorder = PrometheusBuilder::new().build_recorder();
-    with_local_recorder(&recorder, || {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, || {
         describe();
         for stats in pools {
             pool(stats);
@@ -278,4 +279,5 @@ pub fn prometheus_text(pools: &[PoolStats]) -> String {
 }
 
 #[cfg(test)]
+#[cfg(feature = "prometheus")]
 mod tests;

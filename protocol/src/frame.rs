@@ -6,6 +6,7 @@
 //! its guest, whose serial line was never closed, meets a new host.
 
 use alloc::vec::Vec;
+use core::fmt;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -110,7 +111,6 @@ pub enum Event<'a> {
 /// again: a reader may continue, or close its connection.
 ///
 /// The buffer holds at most one frame and what was pushed last.
-#[derive(Debug)]
 pub struct Decoder {
     /// The maximum length of a payload.
     limit: usize,
@@ -118,6 +118,17 @@ pub struct Decoder {
     read: usize,
     in_step: bool,
     skipped: usize,
+}
+
+/// Without the bytes, which may be secret, and are many.
+impl fmt::Debug for Decoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Decoder")
+            .field("buffered", &(self.buffer.len() - self.read))
+            .field("in_step", &self.in_step)
+            .field("skipped", &self.skipped)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for Decoder {

@@ -2,6 +2,7 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::fmt;
 
 use crate::frame::{MAGIC, encode};
 use crate::limits::MAX_CHUNK;
@@ -19,13 +20,23 @@ const HIGH_WATERMARK: usize = 8 * MAX_CHUNK;
 const KEPT_CAPACITY: usize = 4 * 1024;
 
 /// The frames to send to the host, in order.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Outgoing {
     bytes: Vec<u8>,
     /// Number of bytes written of `bytes`.
     sent: usize,
     /// The ends of frames in `bytes`, from the first one not written completely.
     ends: VecDeque<usize>,
+}
+
+/// Without the bytes, which may be secret, and are many.
+impl fmt::Debug for Outgoing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outgoing")
+            .field("queued", &(self.bytes.len() - self.sent))
+            .field("frames", &self.ends.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Outgoing {

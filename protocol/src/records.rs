@@ -2,6 +2,7 @@
 //! many bytes of postcard.
 
 use alloc::vec::Vec;
+use core::fmt;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -32,10 +33,19 @@ pub fn append<T: Serialize>(record: &T, out: &mut Vec<u8>) -> Result<(), FrameEr
 }
 
 /// An incremental reader of records.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Records {
     buffer: Vec<u8>,
     consumed: usize,
+}
+
+/// Without the bytes, which may be secret, and are many.
+impl fmt::Debug for Records {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Records")
+            .field("buffered", &(self.buffer.len() - self.consumed))
+            .finish_non_exhaustive()
+    }
 }
 
 impl Records {

@@ -2,6 +2,7 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,11 +19,21 @@ const KEPT_CAPACITY: usize = MAX_CHUNK;
 ///     taken, or      kept for         not under
 ///     dropped        who comes again  way yet
 /// ```
-#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+#[derive(Default, Clone, Serialize, Deserialize)]
 pub(crate) struct Ring {
     start: u64,
     sent: u64,
     bytes: VecDeque<u8>,
+}
+
+/// Without the bytes, which may be secret, and are many.
+impl fmt::Debug for Ring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ring")
+            .field("kept", &self.kept())
+            .field("sent", &self.sent)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Ring {

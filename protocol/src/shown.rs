@@ -128,8 +128,12 @@ mod tests {
     use alloc::vec::Vec;
 
     use super::*;
+    use crate::frame::Decoder;
     use crate::limits::{ENTROPY, MAX_CHUNK};
     use crate::message::{ExecId, Identity, Request, RequestId, Stderr, Stream, UnixTime};
+    use crate::outgoing::Outgoing;
+    use crate::records::Records;
+    use crate::ring::Ring;
 
     #[test]
     fn a_message_shows_neither_content_nor_a_megabyte() {
@@ -167,6 +171,34 @@ mod tests {
                 text.contains("RequestId(7)") && text.contains("bytes"),
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn what_waits_to_be_read_or_sent_is_counted_and_not_shown() {
+        let bytes = b"s3cret".repeat(1000);
+        let data = ToHost::Data {
+            id: RequestId(7),
+            stream: Stream::Stdout,
+            bytes: bytes.clone(),
+        };
+        let mut ring = Ring::default();
+        ring.push(&bytes);
+        let mut records = Records::default();
+        records.push(&bytes);
+        let mut outgoing = Outgoing::default();
+        outgoing.push(&data);
+        let mut decoder = Decoder::new();
+        decoder.push(&bytes);
+        let shown: Vec<_> = vec![
+            format!("{ring:?}"),
+            format!("{records:?}"),
+            format!("{outgoing:?}"),
+            format!("{decoder:?}"),
+        ];
+        for text in shown {
+            assert!(text.len() < 200 && !text.contains("115, 51"), "{text}");
+            assert!(text.contains("60"), "{text}");
         }
     }
 

@@ -1,6 +1,8 @@
 //! Pins how messages are encoded: guests of one version outlive the host program that was built with
 //! it. A change of any of these bytes takes another version.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use ironclaw_protocol::VERSION;
 use ironclaw_protocol::file::{
     ChangeKind, EventKind, FileChange, FileEvent, FileKind, FileOperation, FileRequest,

@@ -1,6 +1,6 @@
 //! Runs tests and lints, as CI does.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::build::{self, TESTGUEST};
 use crate::workspace::Workspace;
@@ -46,9 +46,22 @@ pub(crate) fn lint(workspace: &Workspace) -> Result<()> {
             .args(deny),
     )?;
     for features in LIBRARY_FEATURES {
-        let library = ["clippy", "-p", LIBRARY, "--no-default-features"];
-        let features = ["--features", features];
-        step::run(workspace.cargo(&library).args(features).args(deny))?;
+        let chosen = [
+            "-p",
+            LIBRARY,
+            "--no-default-features",
+            "--features",
+            features,
+        ];
+        // Its tests, examples and benches, too, as far as they need no other features.
+        step::run(
+            workspace
+                .cargo(&["clippy", "--all-targets"])
+                .args(chosen)
+                .args(deny),
+        )?;
+        let tree = ["tree", "--edges", "normal", "--prefix", "none"];
+        without_compression(&step::output(workspace.cargo(&tree).args(chosen))?)?;
     }
     step::run(
         workspace
@@ -60,4 +73,29 @@ pub(crate) fn lint(workspace: &Workspace) -> Result<()> {
             .cargo(&["doc", "--workspace", "--no-deps"])
             .env("RUSTDOCFLAGS", "-D warnings"),
     )
+}
+
+/// Refuses a tree of dependencies with liblzma: an embedder of prepared templates would have to build
+/// it, or to link it.
+fn without_compression(tree: &str) -> Result<()> {
+    let found = tree.lines().find(|line| line.contains("lzma"));
+    ensure!(
+        found.is_none(),
+        "without the feature `debian`, {LIBRARY} depends on {}",
+        found.unwrap_or_default()
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_with_liblzma_is_refused() {
+        let tree = "ironclaw-orchestrator v0.1.0 (/src)\nlibc v0.2.191\n";
+        assert!(without_compression(tree).is_ok());
+        let error = without_compression(&format!("{tree}liblzma v0.4.4\n")).unwrap_err();
+        assert!(error.to_string().contains("liblzma v0.4.4"), "{error}");
+    }
 }

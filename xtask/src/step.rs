@@ -25,13 +25,21 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 /// [`Failed`] if it does not succeed; another error if it can't be started.
 pub(crate) fn quietly(what: &str, command: &mut Command) -> Result<()> {
     eprintln!("{what}");
+    output(command).map(drop)
+}
+
+/// Runs the command, and returns its standard output.
+///
+/// # Errors
+/// As for [`quietly`].
+pub(crate) fn output(command: &mut Command) -> Result<String> {
     let line = line(command);
     let output = command
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("can't start `{line}`"))?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = [output.stdout, output.stderr].concat();
     Err(Failed {

@@ -155,8 +155,8 @@ fn pools_of_several_templates_or_of_one_are_told_apart() {
 
 #[test]
 fn a_recorder_counts_what_happens_in_a_pool_that_is_opened_anew() {
-    let recorder = PrometheusBuilder::new().build_recorder();
-    with_local_recorder(&recorder, || {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, || {
         let label = Label::of(&named("template"), 1);
         label.served(Origin::Warm);
         drop(label);

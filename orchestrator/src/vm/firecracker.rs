@@ -80,7 +80,9 @@ impl Firecracker {
             accelerator: KVM.to_owned(),
             devices: devices.digest(),
         };
-        let found = FileStamps::of([&*binary.path].into_iter().chain(devices.root_drive()));
+        let jail = jailer.as_ref().map(Jailer::path);
+        let programs = [&*binary.path].into_iter().chain(jail);
+        let found = FileStamps::of(programs.chain(devices.root_drive()));
         let starter = Starter::new(binary.path, run_path, jailer, devices)?;
         Ok(Self {
             starter,
@@ -174,10 +176,11 @@ impl Vmm for Firecracker {
         let Self {
             starter,
             identity,
-            found: _,
+            found,
         } = self;
-        // Its devices are part of its identity.
-        Some(format!("{identity:?} {}", starter.process_kind()))
+        // Its devices are part of its identity; the files, since one that was replaced by another of
+        // the same version is another program.
+        Some(format!("{identity:?} {found:?} {}", starter.process_kind()))
     }
 }
 

@@ -11,6 +11,11 @@
 //! The highest tier that can serves a spawn: [`VmHandle::origin`] tells which one it was, and
 //! [`pool_stats`] counts them. The free functions use one pool per process, configured by the
 //! environment ([`Config`]); [`Launcher`] and [`Pool`] are for several pools, or other settings.
+//!
+//! # Panics
+//! All futures here have to be polled in a Tokio runtime, whose timers and I/O are enabled
+//! (`enable_all`), and panic in another one. What is no future needs none, unless its documentation
+//! says so.
 
 pub mod backend;
 pub mod backends;
@@ -79,9 +84,11 @@ pub use pool::{
     Budget, Footprint, Limit, Pool, PoolError, PoolOptions, PoolStats, ProcessMemory, Quantiles,
     SNAPSHOT_BUDGET, SpawnError, SpawnOptions, SpawnStage, TierOff, Tiers, VMM_MIB,
 };
+#[cfg(feature = "prometheus")]
+pub use shared_pool::prometheus_text;
 pub use shared_pool::{
-    close_pool, destroy_vm, get, list, pool_footprint, pool_stats, prometheus_text, refresh_pool,
-    spawn_vm, spawn_vm_from, spawn_vm_on, spawn_vm_with, warmup_pool,
+    close_pool, destroy_vm, get, list, pool_footprint, pool_stats, refresh_pool, spawn_vm,
+    spawn_vm_from, spawn_vm_on, spawn_vm_with, warmup_pool,
 };
 pub use vm_client::{Stopped, VmClient};
 pub use vm_handle::{DestroyError, Origin, Timings, VmHandle};

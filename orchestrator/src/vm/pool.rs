@@ -34,7 +34,6 @@ mod standby_set;
 mod starts;
 pub(crate) mod state;
 mod stats;
-mod wait_queue;
 mod waiter;
 
 use std::collections::HashSet;
@@ -492,10 +491,7 @@ impl Pool {
         // It ends by itself: its builds and restores are dropped, and its deletions are of files,
         // for which the wait for the root's lock has a limit.
         self.core.closed.cancelled().await;
-        let drained = self.core.drain();
-        // Nobody joins it any more.
-        self.core.wait_queue.close();
-        drop(drained);
+        drop(self.core.drain());
         self.core.launcher.hypervisor().dropped_ended().await;
     }
 
@@ -551,10 +547,7 @@ fn tell_of_few_files(clones: usize) {
 }
 
 /// Adopts the existing snapshots that fit; returns their ids.
-async fn adopt(
-    launcher: &Launcher,
-    state: &mut PoolState<Snapshot, PausedClone>,
-) -> Result<HashSet<SnapshotId>, PoolError> {
+async fn adopt(launcher: &Launcher, state: &mut State) -> Result<HashSet<SnapshotId>, PoolError> {
     let (store, vmm) = (launcher.snapshots().clone(), launcher.hypervisor());
     let listed = blocking(move || -> Result<_, LaunchError> {
         vmm.prepare()?;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::spawn_blocking;
 
+#[cfg(feature = "prometheus")]
 use crate::metrics;
 use crate::template::{Template, TemplateChoice, TemplateStore};
 use crate::vm::causes::with_causes;
@@ -80,10 +81,14 @@ impl Asked {
     async fn open(&self, launcher: Launcher, config: &Config) -> Result<Shared, PoolError> {
         // It may have been opened by the hash of the default template, or the machine of the
         // settings, before.
-        let open = Node::of_process().shared_pools().into_iter();
-        let mut same =
-            open.filter(|pool| pool.launcher().requirements() == launcher.requirements());
-        let pool = match same.next() {
+        let mut same = None;
+        for pool in Node::of_process().shared_pools() {
+            let fits = pool.launcher().requirements() == launcher.requirements();
+            if same.is_none() && fits && hypervisor_is_current(&pool).await {
+                same = Some(pool);
+            }
+        }
+        let pool = match same {
             Some(pool) => pool,
             None => Pool::open(launcher, PoolOptions::from(config)).await?,
         };
@@ -137,12 +142,22 @@ fn is_current(launcher: &Launcher, found: Option<&(PathBuf, TemplateChoice)>) ->
     same_template && launcher.hypervisor().is_current()
 }
 
+/// Returns whether the files of a pool's hypervisor are those that it was found with.
+async fn hypervisor_is_current(pool: &Pool) -> bool {
+    let launcher = pool.launcher().clone();
+    let looked = spawn_blocking(move || launcher.hypervisor().is_current()).await;
+    // An error means that the runtime shuts down.
+    looked.unwrap_or(true)
+}
+
 /// Replaces `old` if it is not up to date. Holders of the old pool, and spawns in its queue, are
 /// still served by it.
 async fn renew(entry: &Entry, asked: &Asked, old: &Pool) -> Result<(), PoolError> {
     let config = asked.config()?;
     let launcher = asked.launcher(&config).await?;
-    if launcher.requirements() == old.launcher().requirements() {
+    let same = launcher.requirements() == old.launcher().requirements();
+    // Another program of the same version is none that stands by already.
+    if same && hypervisor_is_current(old).await {
         return Ok(());
     }
     tracing::info!("the hypervisor or the template was changed: a new pool takes over");
@@ -302,6 +317,7 @@ pub async fn pool_footprint() -> Result<Footprint, PoolError> {
     pool(&Asked::default()).await?.footprint().await
 }
 
+#[cfg(feature = "prometheus")]
 async fn stats(pool: &Pool) -> Result<PoolStats, PoolError> {
     Ok(PoolStats {
         footprint: Some(pool.footprint().await?),
@@ -314,6 +330,7 @@ async fn stats(pool: &Pool) -> Result<PoolStats, PoolError> {
 ///
 /// # Errors
 /// [`PoolError`] if the files of a snapshot can't be inspected.
+#[cfg(feature = "prometheus")]
 pub async fn prometheus_text() -> Result<String, PoolError> {
     let mut all = Vec::new();
     for pool in Node::of_process().open_pools() {

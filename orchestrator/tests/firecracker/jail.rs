@@ -136,6 +136,7 @@ async fn a_jailed_vm_has_a_user_a_root_namespaces_and_limits_of_its_own() {
     let user = |pid| status(pid, "Uid:");
     assert_ne!(user(one.pid()), user(two.pid()));
     for vm in [&one, &two] {
+        assert!(vm.is_jailed());
         let pid = vm.pid();
         assert!(!user(pid).starts_with("0\t"));
         assert_eq!(status(pid, "CapEff:"), "0000000000000000");
@@ -167,6 +168,17 @@ async fn a_jailed_vm_has_a_user_a_root_namespaces_and_limits_of_its_own() {
     assert!(lab.homes().is_empty(), "{:?}", lab.homes());
     let left: Vec<_> = limited.iter().filter(|group| group.exists()).collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_without_a_jail_says_so() {
+    let Some(lab) = Lab::open().await else { return };
+    let (_launcher, vm) = lab.vm("unjailed").await;
+    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).unwrap();
+    assert_eq!(namespace(&vm.pid().to_string()), namespace("self"));
+    assert!(!vm.is_jailed());
+    assert!(!vm.client().is_jailed());
+    vm.destroy().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,6 @@
 //! Tests that pools share their standby processes.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
 use ironclaw_orchestrator::template::{ImportSpec, Template, TemplateStore};
@@ -81,5 +82,44 @@ async fn share_a_set(lab: &Lab) {
     assert!(standby.len() >= STANDBY && standby.iter().all(|pid| is_alive(*pid)));
     last.close().await;
     assert!(!standby.iter().any(|pid| is_alive(*pid)));
+    lab.until_no_home();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_process_of_a_program_that_was_replaced_serves_a_pool_that_found_the_new_one() {
+    let Some(mut lab) = Lab::open().await else {
+        return;
+    };
+    let program = lab.path().join("firecracker");
+    let replace = || {
+        let part = program.with_extension("part");
+        std::fs::copy(&lab.binary.path, &part).unwrap();
+        std::fs::rename(part, &program).unwrap();
+    };
+    replace();
+    lab.config.backends.firecracker.binary = Some(program.clone());
+    let open = async || {
+        let options = PoolOptions::new(1).with_warm(0).with_standby(STANDBY);
+        let pool = Pool::open(lab.launcher().await, options).await.unwrap();
+        pool.warmup().await.unwrap();
+        pool
+    };
+    let old = open().await;
+    let same = open().await;
+    assert_eq!(same.standby_pids(), old.standby_pids());
+    assert!(old.launcher().hypervisor().is_current());
+    replace();
+    assert!(!old.launcher().hypervisor().is_current());
+    let new = open().await;
+    assert_eq!(new.standby_pids().len(), STANDBY);
+    for pid in new.standby_pids() {
+        assert!(!old.standby_pids().contains(&pid), "{pid} runs the old one");
+        let running = std::fs::metadata(format!("/proc/{pid}/exe")).unwrap();
+        let there = std::fs::metadata(&program).unwrap();
+        assert_eq!(running.ino(), there.ino());
+    }
+    for pool in [old, same, new] {
+        pool.close().await;
+    }
     lab.until_no_home();
 }

@@ -1,12 +1,15 @@
 //! Tests the limits of a lease.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use ironclaw_orchestrator::vm::config::{BackendChoice, JailChoice};
 use ironclaw_orchestrator::vm::{
-    Budget, ExitReason, GuestError, Limit, Limits, Pool, PoolOptions, SpawnOptions, VmHandle,
+    Budget, ExitReason, GuestError, Launcher, Limit, Limits, Pool, PoolOptions, SpawnOptions,
+    VmHandle,
 };
 
-use crate::fixture::{is_alive, launcher, sh, snapshot};
+use crate::fixture::{config, is_alive, launcher, sh, snapshot};
 use crate::within::within;
 
 const SHORT_LIMIT: Duration = Duration::from_millis(300);
@@ -80,4 +83,23 @@ async fn a_vm_is_killed_when_its_handle_is_dropped_though_it_has_limits_and_a_co
     assert_eq!(pool.stats().used.vms, 0, "its room is free");
     drop(running);
     pool.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_says_whether_it_is_jailed() {
+    let Some(unchanged) = launcher().await else {
+        return;
+    };
+    let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).unwrap();
+    for choice in [JailChoice::Off, JailChoice::Auto] {
+        let mut config = config();
+        config.backend = BackendChoice::Only(unchanged.vmm().kind.clone());
+        config.jail = choice;
+        let launcher = Launcher::open(&config, Arc::new(|_: &_| {})).await.unwrap();
+        let vm = launcher.cold_boot("jailed").await.unwrap();
+        let has_own = namespace(&vm.pid().to_string()) != namespace("self");
+        assert_eq!(vm.is_jailed(), has_own, "{choice:?}");
+        assert!(choice == JailChoice::Auto || !vm.is_jailed());
+        vm.destroy().await.unwrap();
+    }
 }

@@ -13,7 +13,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::process::{Resource, getrlimit};
 
@@ -23,7 +22,7 @@ use super::trampoline::TRAMPOLINE;
 use crate::sys::program::Program;
 use crate::vm::host_limits;
 use crate::vm::vmm::jail::cgroup::Cgroups;
-use crate::vm::vmm::jail::user::{User, user};
+use crate::vm::vmm::jail::user::{Turn, User, user};
 use crate::vm::vmm::program::find_program;
 use crate::vm::vmm::{Machine, VmmError};
 
@@ -38,7 +37,7 @@ const MAX_FILES: u64 = 2048;
 pub struct Jailer {
     program: PathBuf,
     users: RangeInclusive<u32>,
-    next: AtomicUsize,
+    turn: Turn,
     cgroups: Option<Cgroups>,
     pid_namespace: PidNamespace,
 }
@@ -71,10 +70,14 @@ impl Jailer {
         Ok(Self {
             program,
             users,
-            next: AtomicUsize::new(0),
+            turn: Turn::default(),
             cgroups,
             pid_namespace,
         })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.program
     }
 
     /// Returns everything that distinguishes what it starts from what another one does.
@@ -96,9 +99,7 @@ impl Jailer {
 
     /// Claims a user id that no other VM of this host has.
     pub(super) fn user(&self, run_path: &Path) -> io::Result<User> {
-        // Starts at another id each time: the first ones are probably in use.
-        let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        user(&self.users, turn, run_path)
+        user(&self.users, &self.turn, run_path)
     }
 
     /// Returns the program that runs Firecracker with `arguments` in the jail at [`root`], and in the

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::futures::Notified;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::budget::Budget;
@@ -17,7 +17,6 @@ use super::number::Number;
 use super::standby_set::Member;
 use super::state::{Action, Grant, PoolState};
 use super::stats::{PoolStats, TierOff};
-use super::wait_queue::WaitQueue;
 use crate::vm::causes::with_causes;
 use crate::vm::instance::Instance;
 use crate::vm::launcher::{LaunchError, Launcher, PausedClone};
@@ -27,10 +26,13 @@ use crate::vm::vmm::Standby;
 use crate::vm::vms::PoolVms;
 
 /// The pool's policy, over real snapshots and clones.
-pub(super) type State = PoolState<Snapshot, PausedClone>;
+pub(super) type State = PoolState<Snapshot, PausedClone, Channel>;
 
 /// Room for a spawn, and what serves it.
 pub(super) type Granted = Grant<Snapshot, PausedClone>;
+
+/// The way to a waiting spawn.
+pub(super) type Channel = oneshot::Sender<Granted>;
 
 /// The settings that do not change while a pool lives.
 #[derive(Debug)]
@@ -48,7 +50,6 @@ pub(super) struct Core {
     state: Mutex<State>,
     /// Shared with pools of the same VMM and machine.
     pub(super) standby: Member,
-    pub(super) wait_queue: WaitQueue<Granted>,
     pub(super) clock: Clock,
     wake: Notify,
     /// Changes whenever a build, a restore or a deletion ends.
@@ -73,7 +74,7 @@ pub(super) struct Effects(());
 
 /// The actions that the driver has to take.
 pub(super) struct Steps {
-    pub(super) actions: Vec<Action<Snapshot, PausedClone>>,
+    pub(super) actions: Vec<Action<Snapshot, PausedClone, Channel>>,
     /// Whether a standby process would be of use.
     pub(super) restores: bool,
     /// When the driver is to look again although nothing changed.
@@ -97,7 +98,6 @@ impl Core {
             bounds,
             state: Mutex::new(state),
             standby,
-            wait_queue: WaitQueue::default(),
             clock: Clock::start(),
             wake: Notify::new(),
             progress: watch::Sender::new(Failures::default()),

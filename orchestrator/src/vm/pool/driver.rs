@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::DropGuard;
 
 use super::contained::contained;
-use super::core::{Core, Effects, State, Steps};
+use super::core::{Channel, Core, Effects, State, Steps};
 use super::processor_time::ProcessorTime;
 use super::standby_set::{StandbySteps, Starting};
 use super::starts::Start;
@@ -134,10 +134,10 @@ async fn stand_by(core: Arc<Core>, starting: Starting) {
     report(&core, None);
 }
 
-fn perform(core: &Arc<Core>, work: &mut Work, action: Action<Snapshot, PausedClone>) {
+fn perform(core: &Arc<Core>, work: &mut Work, action: Action<Snapshot, PausedClone, Channel>) {
     let core = Arc::clone(core);
     match action {
-        Action::Grant(waiter, grant) => waiter::grant(&core, waiter, grant),
+        Action::Grant(channel, grant) => waiter::grant(&core, channel, grant),
         Action::Build(slot) => {
             work.fills.spawn(build(core, slot));
         }

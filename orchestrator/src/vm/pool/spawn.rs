@@ -112,10 +112,8 @@ impl Pool {
             if core.closing.is_cancelled() {
                 return Err(SpawnError::Closed);
             }
-            Ok(match state.acquire(now) {
-                Ok(grant) => Ok((Lease::new(grant.lease, grant.share, core), grant.placement)),
-                Err(waiter) => Err(Waiter::join(core, waiter)),
-            })
+            let turn = state.acquire_or(now, |id| Waiter::new(core, id));
+            Ok(turn.map(|grant| (Lease::new(grant.lease, grant.share, core), grant.placement)))
         });
         let mut waiter = match turn? {
             Ok((lease, placement)) => return Ok((lease, placement, Some(effects))),

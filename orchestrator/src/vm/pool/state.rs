@@ -74,15 +74,16 @@ enum Phase {
     Closed,
 }
 
-/// The state machine. `S` is a snapshot, `C` a held clone.
+/// The state machine. `S` is a snapshot, `C` a held clone, `W` the way to tell a waiting spawn.
 #[derive(Debug)]
-pub(crate) struct PoolState<S, C> {
+pub(crate) struct PoolState<S, C, W = WaiterId> {
     rules: Rules,
     slots: Vec<Slot<C>>,
     snapshots: HashMap<Generation, PooledSnapshot<S>>,
     /// The snapshot of each VM that was handed out, unless it was booted.
     leases: HashMap<LeaseId, Option<Generation>>,
-    waiters: VecDeque<(WaiterId, Reservation)>,
+    /// Spawns that wait for room, the longest first.
+    waiters: VecDeque<Waiting<W>>,
     demand: Demand,
     jitter: Jitter,
     warm_tier: Breaker,
@@ -94,7 +95,16 @@ pub(crate) struct PoolState<S, C> {
     numbers: u64,
 }
 
-impl<S: Clone, C> PoolState<S, C> {
+/// A spawn that waits for room.
+#[derive(Debug)]
+struct Waiting<W> {
+    id: WaiterId,
+    /// Its place among those of all pools.
+    reservation: Reservation,
+    channel: W,
+}
+
+impl<S: Clone, C, W> PoolState<S, C, W> {
     pub(crate) fn new(rules: Rules) -> Self {
         Self {
             slots: std::iter::repeat_with(Slot::empty)
@@ -128,14 +138,14 @@ impl<S: Clone, C> PoolState<S, C> {
     }
 
     /// Returns the actions to start now; each is returned once.
-    pub(crate) fn actions(&mut self, now: Now) -> Vec<Action<S, C>> {
+    pub(crate) fn actions(&mut self, now: Now) -> Vec<Action<S, C, W>> {
         let mut actions = Vec::new();
-        while let Some((waiter, reservation)) = self.waiters.pop_front() {
-            let Some(grant) = self.grant(now, || reservation.take()) else {
-                self.waiters.push_front((waiter, reservation));
+        while let Some(waiting) = self.waiters.pop_front() {
+            let Some(grant) = self.grant(now, || waiting.reservation.take()) else {
+                self.waiters.push_front(waiting);
                 break;
             };
-            actions.push(Action::Grant(waiter, grant));
+            actions.push(Action::Grant(waiting.channel, grant));
         }
         self.evict_for_waiters(&mut actions);
         if self.phase == Phase::Filling {
@@ -149,7 +159,7 @@ impl<S: Clone, C> PoolState<S, C> {
         actions
     }
 
-    fn turns(&self) -> impl Iterator<Item = SlotId> + use<S, C> {
+    fn turns(&self) -> impl Iterator<Item = SlotId> + use<S, C, W> {
         let (next, size) = (self.next, self.slots.len());
         (0..size).map(move |step| (next + step) % size)
     }

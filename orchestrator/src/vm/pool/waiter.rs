@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::core::{Core, Granted};
+use super::core::{Channel, Core, Granted};
 use super::lease::Lease;
 use super::state::{Placement, WaiterId};
 use crate::vm::launcher::PausedClone;
@@ -22,13 +22,11 @@ pub(super) struct Waiter {
 }
 
 impl Waiter {
-    /// Joins the queue. Call this while the state is locked, so that the grant can't come before.
-    pub(super) fn join(core: &Arc<Core>, id: WaiterId) -> Self {
-        Self {
-            id,
-            granted: core.wait_queue.join(id),
-            core: Arc::clone(core),
-        }
+    /// Creates a spawn in the queue, and the channel to it.
+    pub(super) fn new(core: &Arc<Core>, id: WaiterId) -> (Channel, Self) {
+        let (channel, granted) = oneshot::channel();
+        let core = Arc::clone(core);
+        (channel, Self { id, granted, core })
     }
 
     /// Resolves when the spawn is granted room; `None` if the pool was closed.
@@ -41,7 +39,6 @@ impl Waiter {
 impl Drop for Waiter {
     fn drop(&mut self) {
         let (_, effects) = self.core.update(|state, _| state.cancel(self.id));
-        self.core.wait_queue.leave(self.id);
         // A grant that comes later is returned to its sender.
         self.granted.close();
         if let Ok(granted) = self.granted.try_recv() {
@@ -52,9 +49,9 @@ impl Drop for Waiter {
 }
 
 /// Passes on a grant of the state.
-pub(super) fn grant(core: &Arc<Core>, waiter: WaiterId, granted: Granted) {
+pub(super) fn grant(core: &Arc<Core>, channel: Channel, granted: Granted) {
     // Without the spawn, the lease is released, and the clone ends.
-    if let Err(granted) = core.wait_queue.grant(waiter, granted) {
+    if let Err(granted) = channel.send(granted) {
         drop(turn(core, granted));
     }
 }

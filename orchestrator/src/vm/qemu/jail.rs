@@ -21,7 +21,6 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ironclaw_host::file_access::FileAccess;
 use ironclaw_host::system_files;
@@ -33,7 +32,7 @@ use crate::disk;
 use crate::sys::confine::{self, Confinement, Namespaces, Root, Step};
 use crate::vm::vmm::jail::cgroup::{Cgroup, Cgroups};
 use crate::vm::vmm::jail::readable_by;
-use crate::vm::vmm::jail::user::{User, user};
+use crate::vm::vmm::jail::user::{Turn, User, user};
 use crate::vm::vmm::run_directory::{self, RunDirectory};
 use crate::vm::vmm::{Machine, VmmError};
 
@@ -82,7 +81,7 @@ pub struct Jail {
     /// The stronger ones that were tried, with the reason why each failed.
     refused: Vec<(Strength, String)>,
     users: RangeInclusive<u32>,
-    next: AtomicUsize,
+    turn: Turn,
     cgroups: Option<Cgroups>,
     /// The existing [`system_files`], and those of a program installed elsewhere.
     system: Vec<PathBuf>,
@@ -128,7 +127,7 @@ impl Jail {
             strength,
             refused: Vec::new(),
             users,
-            next: AtomicUsize::new(0),
+            turn: Turn::default(),
             cgroups: None,
             system: system_files::present(),
         }
@@ -321,11 +320,8 @@ impl Jail {
         role: Role<'_>,
         run: &RunDirectory,
     ) -> io::Result<(Confinement, Cell)> {
-        let own_user = (self.strength == Strength::OwnUser).then(|| {
-            // Starts at another id each time: the first ones are probably in use.
-            let turn = self.next.fetch_add(1, Ordering::Relaxed);
-            user(&self.users, turn, run.root())
-        });
+        let own_user =
+            (self.strength == Strength::OwnUser).then(|| user(&self.users, &self.turn, run.root()));
         let own_user = own_user.transpose()?;
         if own_user.is_some() {
             for file in role.reads {

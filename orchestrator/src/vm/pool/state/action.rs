@@ -14,9 +14,9 @@ pub(crate) struct WaiterId(pub(super) u64);
 /// A task for the pool's driver, which reports its result.
 #[derive(Debug)]
 #[cfg_attr(test, derive(PartialEq, Eq))]
-pub(crate) enum Action<S, C> {
-    /// Give this to the waiting spawn, which stops waiting.
-    Grant(WaiterId, Grant<S, C>),
+pub(crate) enum Action<S, C, W = WaiterId> {
+    /// Give this to the waiting spawn by its channel; it stops waiting.
+    Grant(W, Grant<S, C>),
     /// Build a snapshot, then report [`PoolState::built`].
     Build(SlotId),
     /// Restore and prime a clone of this snapshot, then report [`PoolState::restored`].

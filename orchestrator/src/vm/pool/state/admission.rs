@@ -1,16 +1,21 @@
 //! Admits spawns and chooses what serves each: a warm clone, a restore or a boot.
 
-use super::PoolState;
 use super::action::{Grant, LeaseId, Placement, WaiterId};
 use super::slot::{Generation, Slot, Warm};
+use super::{PoolState, Waiting};
 use crate::vm::pool::breaker::{Breaker, Off};
 use crate::vm::pool::budget::Share;
 use crate::vm::pool::clock::Now;
 use crate::vm::vm_handle::Origin;
 
-impl<S: Clone, C> PoolState<S, C> {
-    /// Admits a spawn: returns its grant, or a place in the wait queue.
-    pub(crate) fn acquire(&mut self, now: Now) -> Result<Grant<S, C>, WaiterId> {
+impl<S: Clone, C, W> PoolState<S, C, W> {
+    /// Admits a spawn: returns its grant, or lets it wait. `wait` creates the channel by which it is
+    /// told of its grant, and what it keeps.
+    pub(crate) fn acquire_or<R>(
+        &mut self,
+        now: Now,
+        wait: impl FnOnce(WaiterId) -> (W, R),
+    ) -> Result<Grant<S, C>, R> {
         self.activate();
         self.demand.arrived(now);
         let (budget, guest_mib) = (self.rules.budget.clone(), self.rules.guest_mib);
@@ -19,15 +24,20 @@ impl<S: Clone, C> PoolState<S, C> {
         {
             return Ok(grant);
         }
-        let waiter = WaiterId(self.number());
-        self.waiters.push_back((waiter, budget.reserve(guest_mib)));
+        let id = WaiterId(self.number());
+        let (channel, waiter) = wait(id);
+        self.waiters.push_back(Waiting {
+            id,
+            reservation: budget.reserve(guest_mib),
+            channel,
+        });
         Err(waiter)
     }
 
     /// Removes a waiting spawn; returns `false` if it was served before.
     pub(crate) fn cancel(&mut self, waiter: WaiterId) -> bool {
         let before = self.waiters.len();
-        self.waiters.retain(|(other, _)| *other != waiter);
+        self.waiters.retain(|waiting| waiting.id != waiter);
         self.waiters.len() < before
     }
 

@@ -6,8 +6,8 @@ use super::{Phase, PoolState, Rules};
 use crate::vm::pool::budget::Share;
 use crate::vm::pool::clock::Now;
 
-impl<S: Clone, C> PoolState<S, C> {
-    pub(super) fn refill(&mut self, now: Now, actions: &mut Vec<Action<S, C>>) {
+impl<S: Clone, C, W> PoolState<S, C, W> {
+    pub(super) fn refill(&mut self, now: Now, actions: &mut Vec<Action<S, C, W>>) {
         // The room belongs to the waiters.
         if !self.waiters.is_empty() {
             return;
@@ -64,7 +64,7 @@ impl<S: Clone, C> PoolState<S, C> {
     }
 
     /// Reserves room for a clone; a snapshot's successor may take that of the former's clone.
-    fn room(&mut self, at: SlotId, actions: &mut Vec<Action<S, C>>) -> Option<Share> {
+    fn room(&mut self, at: SlotId, actions: &mut Vec<Action<S, C, W>>) -> Option<Share> {
         let Rules {
             budget, guest_mib, ..
         } = &self.rules;
@@ -80,7 +80,7 @@ impl<S: Clone, C> PoolState<S, C> {
     }
 
     /// Evicts surplus clones, those of former snapshots first.
-    pub(super) fn evict_surplus(&mut self, now: Now, actions: &mut Vec<Action<S, C>>) {
+    pub(super) fn evict_surplus(&mut self, now: Now, actions: &mut Vec<Action<S, C, W>>) {
         for (at, quota) in self.quotas(now).into_iter().enumerate() {
             while self.slots[at].warm.len() > quota {
                 let slot = &mut self.slots[at];
@@ -93,7 +93,7 @@ impl<S: Clone, C> PoolState<S, C> {
     }
 
     /// Evicts warm clones if spawns of any pool wait for their room.
-    pub(super) fn evict_for_waiters(&mut self, actions: &mut Vec<Action<S, C>>) {
+    pub(super) fn evict_for_waiters(&mut self, actions: &mut Vec<Action<S, C, W>>) {
         while self.rules.budget.is_short() {
             let fullest = self.slots.iter_mut().max_by_key(|slot| slot.warm.len());
             let Some(warm) = fullest.and_then(|slot| slot.warm.pop_front()) else {
@@ -103,7 +103,7 @@ impl<S: Clone, C> PoolState<S, C> {
         }
     }
 
-    fn end(&mut self, warm: Warm<C>, actions: &mut Vec<Action<S, C>>) {
+    fn end(&mut self, warm: Warm<C>, actions: &mut Vec<Action<S, C, W>>) {
         self.clone_ended(warm.of);
         actions.push(Action::End(warm.clone));
     }

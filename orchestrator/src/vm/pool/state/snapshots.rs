@@ -7,7 +7,7 @@ use super::action::Action;
 use super::slot::{Generation, PooledSnapshot, Slot, SlotId};
 use crate::vm::pool::clock::Now;
 
-impl<S: Clone, C> PoolState<S, C> {
+impl<S: Clone, C, W> PoolState<S, C, W> {
     /// Adds an existing snapshot of age `age`; returns `false` if every slot has one.
     pub(crate) fn adopt(&mut self, snapshot: S, age: Duration, now: Now) -> bool {
         let vacant = |slot: &Slot<C>| slot.ready.is_none() && !slot.building;
@@ -33,7 +33,7 @@ impl<S: Clone, C> PoolState<S, C> {
         old.map(|(old, _)| old)
     }
 
-    pub(super) fn build(&mut self, now: Now, actions: &mut Vec<Action<S, C>>) {
+    pub(super) fn build(&mut self, now: Now, actions: &mut Vec<Action<S, C, W>>) {
         let mut building = self.slots.iter().filter(|slot| slot.building).count();
         // Missing snapshots come before old ones, of which one at a time is replaced.
         for at in 0..self.slots.len() {

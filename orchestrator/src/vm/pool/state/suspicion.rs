@@ -6,7 +6,7 @@ use super::PoolState;
 use super::slot::{Generation, Slot, Warm};
 use crate::vm::pool::clock::Now;
 
-impl<S: Clone, C> PoolState<S, C> {
+impl<S: Clone, C, W> PoolState<S, C, W> {
     /// Suspects a snapshot whose restore failed, through its fault or the VMM's: it serves nobody,
     /// and its successor is built like that of a given up one, until the cause is known.
     pub(crate) fn suspect(&mut self, generation: Generation, now: Now) {

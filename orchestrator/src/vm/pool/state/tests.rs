@@ -11,6 +11,13 @@ fn at(seconds: u64) -> Now {
     Duration::from_secs(seconds)
 }
 
+impl<S: Clone, C> PoolState<S, C> {
+    /// Admits a spawn: returns its grant, or a place in the queue.
+    pub(super) fn acquire(&mut self, now: Now) -> Result<Grant<S, C>, WaiterId> {
+        self.acquire_or(now, |waiter| (waiter, waiter))
+    }
+}
+
 fn state(size: usize, warm: usize, vms: usize) -> PoolState<u32, u32> {
     PoolState::new(rules(size, warm..=warm, vms))
 }
