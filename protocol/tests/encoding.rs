@@ -16,7 +16,7 @@ use ironclaw_protocol::records;
 
 fn bytes(message: &impl Message) -> Vec<u8> {
     let mut frame = Vec::new();
-    encode(message, &mut frame).unwrap();
+    assert_eq!(encode(message, &mut frame), Ok(()));
     frame.split_off(4)
 }
 
