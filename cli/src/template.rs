@@ -78,7 +78,10 @@ async fn build(
     let reporter = Reporter::new();
     let (config, watcher) = (config.clone(), reporter.clone());
     let template = blocking(move || -> Result<_> {
-        let spec = BuildSpec::new(find_guest_agent(&config)?);
+        let spec = BuildSpec {
+            max_root_bytes: config.max_root_bytes(),
+            ..BuildSpec::new(find_guest_agent(&config)?)
+        };
         let store = TemplateStore::open(&config.template_path)?;
         let progress = &mut |step| watcher.step(&step);
         Ok(match (from, &name) {

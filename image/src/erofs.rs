@@ -25,6 +25,6 @@ mod tests;
 mod xattrs;
 
 pub use error::ErofsError;
-pub use image::{Written, write};
+pub use image::{Written, write, write_within};
 pub use open::{OpenImageError, open};
 pub use xattrs::is_kept as keeps_xattr;

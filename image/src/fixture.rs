@@ -163,6 +163,7 @@ pub(crate) fn spec(directory: &Path, agent: &str) -> BuildSpec {
             modules_dir: path("modules"),
         },
         busybox: BusyboxSource::File(path("busybox")),
+        max_root_bytes: 1 << 30,
     }
 }
 

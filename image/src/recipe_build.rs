@@ -42,8 +42,6 @@ use crate::tree::{Child, FileTree, Kind, NodeId};
 use crate::warm::Warm;
 use crate::write::{Image, write_boot, write_manifest};
 
-/// Limit of what the program of a step changes, in bytes.
-const MAX_CHANGES: u64 = 64 << 30;
 /// What the guest of a step says about itself, in its own `/etc`: the agent's, and no change of the step.
 const IDENTITY_FILES: [&[u8]; 3] = [b"hostname", b"hosts", b"machine-id"];
 /// The archive of what a program changed, in the directory where a template is made.
@@ -80,6 +78,7 @@ impl TemplateStore {
             directory: staging.path(),
             layers: layers.clone(),
             steps: StepCache::open(&self.root().join(STEPS))?,
+            max_root_bytes: spec.max_root_bytes,
         };
         let made = kitchen.follow(recipe, guests, progress)?;
         let mut warm = (!made.warm.is_empty()).then(|| Warm::new(made.warm));
@@ -126,6 +125,7 @@ struct Kitchen<'a> {
     directory: &'a Path,
     layers: LayerStore,
     steps: StepCache,
+    max_root_bytes: u64,
 }
 
 impl Kitchen<'_> {
@@ -205,7 +205,7 @@ impl Kitchen<'_> {
         progress(Step::Root(RootStep::Writing {
             files: build.tree.len(),
         }));
-        let disk = write_root(&build.tree, &self.directory.join(Template::ROOT_DISK))?;
+        let disk = self.write_root(&build.tree)?;
         let origin = RootOrigin {
             source: untrusted::line(&recipe.base.to_string()),
             digest,
@@ -220,6 +220,22 @@ impl Kitchen<'_> {
             root: Some((disk, origin)),
             warm,
             _pins: pins,
+        })
+    }
+
+    /// Writes the image of a tree, in the place of another one.
+    fn write_root(&self, tree: &FileTree) -> Result<RootDisk, TemplateError> {
+        let path = self.directory.join(Template::ROOT_DISK);
+        remove(&path)?;
+        let mut out = Hashing::new(BufWriter::with_capacity(1 << 20, new_file(&path)?));
+        let written = erofs::write_within(tree, &mut out, self.max_root_bytes);
+        let written = written.map_err(SourceError::Image)?;
+        let (digest, mut file) = out.finish();
+        let flushed = file.flush().map_err(ErofsError::Write);
+        flushed.map_err(SourceError::Image)?;
+        Ok(RootDisk {
+            sha256: digest,
+            size: written.bytes,
         })
     }
 
@@ -241,7 +257,7 @@ impl Kitchen<'_> {
             }
             Base::Template(hash) => self.of_template(hash),
             Base::Source(source) => {
-                let builder = RootBuilder::new(self.layers.clone());
+                let builder = RootBuilder::new(self.layers.clone(), self.max_root_bytes);
                 progress(Step::Root(RootStep::Reading));
                 Ok(builder.open(source, &mut |step| progress(Step::Root(step)))?)
             }
@@ -374,7 +390,11 @@ impl Following<'_> {
             // Equal trees make equal images.
             _ => {
                 let mut hashing = Hashing::new(io::sink());
-                let written = erofs::write(&self.build.tree, &mut hashing);
+                let written = erofs::write_within(
+                    &self.build.tree,
+                    &mut hashing,
+                    self.kitchen.max_root_bytes,
+                );
                 written.map_err(SourceError::Image)?;
                 StepKey::of(&[hashing.digest().as_bytes()])
             }
@@ -420,10 +440,7 @@ impl Following<'_> {
             return self.merge(digest, layer);
         }
         tell(false);
-        let disk = write_root(
-            &self.build.tree,
-            &kitchen.directory.join(Template::ROOT_DISK),
-        )?;
+        let disk = kitchen.write_root(&self.build.tree)?;
         let origin = RootOrigin {
             config: self.build.config.clone(),
             ..RootOrigin::default()
@@ -435,9 +452,12 @@ impl Following<'_> {
         let ran = guests.run(&template, program, &mut changes);
         ran.map_err(|error| Failed::Step(StepFailure::Guest(error)))?;
         changes.rewind().map_err(TemplateError::io("read", &path))?;
-        let put = kitchen
-            .layers
-            .put(changes, "of this step", (None, None), MAX_CHANGES);
+        let put = kitchen.layers.put(
+            changes,
+            "of this step",
+            (None, None),
+            kitchen.max_root_bytes,
+        );
         remove(&path)?;
         let (digest, layer) = put.map_err(|error| match error {
             SourceError::Store(error) => Failed::Other(error.into()),
@@ -453,7 +473,7 @@ impl Following<'_> {
 
     fn merge(&mut self, digest: Sha256Digest, layer: StoredLayer) -> Result<(), Failed> {
         let tree = std::mem::take(&mut self.build.tree);
-        let identity = Identity::of(&tree);
+        let identity = IdentityFiles::of(&tree);
         let mut merge = Merge::onto(tree, Limits::default());
         let applied = merge.apply(&digest.to_string(), Arc::clone(&layer.archive));
         applied.map_err(|error| Failed::Step(StepFailure::Changes(Box::new(error.into()))))?;
@@ -476,9 +496,9 @@ fn run_key(before: Option<StepKey>, program: &Program) -> StepKey {
 }
 
 /// The files of a guest's identity as the image has them.
-struct Identity(Vec<(&'static [u8], Option<Child>)>);
+struct IdentityFiles(Vec<(&'static [u8], Option<Child>)>);
 
-impl Identity {
+impl IdentityFiles {
     fn directory(tree: &FileTree) -> Option<NodeId> {
         let etc = tree.resolve(b"/etc").ok()?;
         tree.children(etc).map(|_| etc)
@@ -512,20 +532,6 @@ impl Identity {
             }
         }
     }
-}
-
-/// Writes the image of a tree, in the place of another one.
-fn write_root(tree: &FileTree, path: &Path) -> Result<RootDisk, TemplateError> {
-    remove(path)?;
-    let mut out = Hashing::new(BufWriter::with_capacity(1 << 20, new_file(path)?));
-    let written = erofs::write(tree, &mut out).map_err(SourceError::Image)?;
-    let (digest, mut file) = out.finish();
-    let flushed = file.flush().map_err(ErofsError::Write);
-    flushed.map_err(SourceError::Image)?;
-    Ok(RootDisk {
-        sha256: digest,
-        size: written.bytes,
-    })
 }
 
 fn new_file(path: &Path) -> Result<File, TemplateError> {

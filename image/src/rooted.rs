@@ -75,7 +75,7 @@ impl TemplateStore {
         let layers = self.layers()?;
         let staging = self.stage()?;
         let image = staging.path().join(IMAGE);
-        let builder = RootBuilder::new(layers.clone());
+        let builder = RootBuilder::new(layers.clone(), spec.max_root_bytes);
         let built = builder.build(source, &image, &mut |step| progress(Step::Root(step)))?;
         let origin = RootOrigin {
             // It is shown on terminals.

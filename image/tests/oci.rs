@@ -81,7 +81,7 @@ fn build(directory: &Path, source: &str) -> (RootImage, Vec<u8>) {
     let store = LayerStore::open(&directory.join("store")).unwrap();
     let (source, out) = (RootSource::parse(OsStr::new(source)), directory.join("out"));
     drop(fs::remove_file(&out));
-    let built = RootBuilder::new(store).build(&source.unwrap(), &out, &mut |_| {});
+    let built = RootBuilder::new(store, 1 << 30).build(&source.unwrap(), &out, &mut |_| {});
     (built.unwrap(), fs::read(out).unwrap())
 }
 

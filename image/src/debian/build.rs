@@ -41,7 +41,13 @@ pub struct BuildSpec {
     pub kernel: KernelSource,
     /// The source of busybox.
     pub busybox: BusyboxSource,
+    /// Most bytes that the root disk may take, if there is one, and that the layers of an image may
+    /// take together once they are unpacked.
+    pub max_root_bytes: u64,
 }
+
+/// Most that a root takes, if nothing else is said.
+const MAX_ROOT_BYTES: u64 = 32 << 30;
 
 impl BuildSpec {
     /// Builds from Debian's packages.
@@ -51,6 +57,7 @@ impl BuildSpec {
             agent: agent.into(),
             kernel: KernelSource::default(),
             busybox: BusyboxSource::default(),
+            max_root_bytes: MAX_ROOT_BYTES,
         }
     }
 }

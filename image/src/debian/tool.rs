@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use ironclaw_host::host_limits;
+use ironclaw_host::{host_limits, untrusted};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
@@ -140,13 +140,8 @@ pub(super) fn run(
             ));
         }
         let skip = message.trim().chars().count().saturating_sub(MAX_MESSAGE);
-        let message = message
-            .trim()
-            .chars()
-            .skip(skip)
-            .collect::<String>()
-            .replace('\n', "; ")
-            .replace(char::is_control, " ");
+        let end: String = message.trim().chars().skip(skip).collect();
+        let message = untrusted::line(&end.replace('\n', "; "));
         return Err(TemplateError::ToolFailed {
             command,
             status: status.to_string(),

@@ -17,6 +17,14 @@ pub enum ErofsError {
     /// The files take more than an image can hold.
     #[error("the files take more than an image can hold (16 TiB)")]
     TooLarge,
+    /// The image takes more than it may.
+    #[error("the image takes {} MiB, and may take {} at most: see `root_disk_mib`", bytes.div_ceil(1 << 20), limit >> 20)]
+    OverLimit {
+        /// The size of the image in bytes.
+        bytes: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
     /// The content of a file can't be read.
     #[error("can't read the content of {path}: {source}")]
     Read {

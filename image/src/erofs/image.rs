@@ -27,7 +27,23 @@ pub struct Written {
 /// # Errors
 /// [`ErofsError`].
 pub fn write(tree: &FileTree, out: &mut impl Write) -> Result<Written, ErofsError> {
+    write_within(tree, out, u64::MAX)
+}
+
+/// Writes the image of a tree, unless it takes more than `limit` bytes: then nothing is written.
+///
+/// # Errors
+/// [`ErofsError`].
+pub fn write_within(
+    tree: &FileTree,
+    out: &mut impl Write,
+    limit: u64,
+) -> Result<Written, ErofsError> {
     let plan = Plan::new(tree)?;
+    let bytes = plan.blocks() * BLOCK;
+    if bytes > limit {
+        return Err(ErofsError::OverLimit { bytes, limit });
+    }
     let mut image = Image {
         tree,
         plan: &plan,
@@ -44,7 +60,6 @@ pub fn write(tree: &FileTree, out: &mut impl Write) -> Result<Written, ErofsErro
     for id in plan.order() {
         image.data(*id)?;
     }
-    let bytes = plan.blocks() * BLOCK;
     image.pad_to(bytes)?;
     image.out.flush().map_err(ErofsError::Write)?;
     let inodes = plan.order().len() as u64;

@@ -6,7 +6,7 @@ use crate::tree::{FileTree, Kind, NodeId, Reader};
 
 /// What a file is, in whatever way it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub(crate) struct FileRead {
     pub(crate) mode: u16,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
@@ -21,7 +21,7 @@ pub(crate) struct Entry {
 }
 
 /// All files by their paths.
-pub(crate) type Entries = BTreeMap<Vec<u8>, Entry>;
+pub(crate) type Entries = BTreeMap<Vec<u8>, FileRead>;
 
 /// What an image of `tree` should hold.
 pub(crate) fn expected(tree: &FileTree) -> Entries {
@@ -61,7 +61,7 @@ pub(crate) fn expected(tree: &FileTree) -> Entries {
             .filter(|(name, _)| super::keeps_xattr(name));
         let first = firsts.entry(id).or_insert_with(|| path.clone());
         *first = first.clone().min(path.clone());
-        let entry = Entry {
+        let entry = FileRead {
             mode: kind | node.metadata.mode,
             uid: node.metadata.uid,
             gid: node.metadata.gid,
@@ -134,7 +134,7 @@ pub(crate) fn read(image: &[u8]) -> Entries {
     entries
 }
 
-fn inode(image: &[u8], at: usize) -> Entry {
+fn inode(image: &[u8], at: usize) -> FileRead {
     let format = u16_at(image, at);
     assert_eq!(format & 1, 1);
     let size = u64::from_le_bytes(image[at + 8..at + 16].try_into().unwrap());
@@ -180,7 +180,7 @@ fn inode(image: &[u8], at: usize) -> Entry {
         }
         other => panic!("layout {other}"),
     };
-    Entry {
+    FileRead {
         mode,
         uid: u32_at(image, at + 24),
         gid: u32_at(image, at + 28),

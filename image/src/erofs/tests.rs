@@ -252,6 +252,17 @@ fn directories_of_many_names_are_read_back() {
 }
 
 #[test]
+fn an_image_over_its_limit_is_refused_before_a_byte_is_written() {
+    let (tree, _) = tree();
+    let bytes = image(&tree).len() as u64;
+    let mut out = Vec::new();
+    let refused = write_within(&tree, &mut out, bytes - 1).unwrap_err();
+    assert!(refused.to_string().contains("`root_disk_mib`"), "{refused}");
+    assert!(out.is_empty());
+    assert_eq!(write_within(&tree, &mut out, bytes).unwrap().bytes, bytes);
+}
+
+#[test]
 fn a_large_file_with_holes_takes_the_room_of_its_data() {
     let (mut tree, source) = tree();
     let (root, size) = (tree.root(), 1 << 40);

@@ -42,7 +42,7 @@ pub enum Refusal {
     BadWhiteout,
     /// Something below, or in the place of, what is no directory.
     #[error("{0}")]
-    Place(#[source] ResolveError),
+    Place(#[from] ResolveError),
     /// An entry for the root that is no directory.
     #[error("the root has to be a directory")]
     Root,

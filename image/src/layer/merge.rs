@@ -128,22 +128,9 @@ impl Merge {
         self.insert(directory, name, node).map(drop)
     }
 
-    /// Counts a name: also one more of a file takes memory, and one that is replaced later.
-    fn count_entry(&mut self) -> Result<(), Refusal> {
-        self.entries += 1;
-        if self.entries > self.limits.entries {
-            let limit = self.limits.entries as u64;
-            return Err(Refusal::TooMuch {
-                what: "files",
-                limit,
-            });
-        }
-        Ok(())
-    }
-
     /// Counts what an entry takes of memory.
     fn count(&mut self, entry: &Entry) -> Result<(), Refusal> {
-        self.count_entry()?;
+        count_entry(&mut self.entries, &self.limits)?;
         let xattrs = entry.metadata.xattrs().map(|(name, value)| {
             // An entry of a map, too.
             name.len() + value.len() + 64
@@ -191,18 +178,17 @@ impl Merge {
 
     /// Finds a directory, through symbolic links of the image, and makes what is missing of it.
     fn directory(&mut self, path: &[u8]) -> Result<NodeId, Refusal> {
-        loop {
-            match self.tree.resolve(path) {
-                Ok(id) if self.tree.children(id).is_some() => return Ok(id),
-                Ok(_) => return Err(Refusal::Place(ResolveError::NotDirectory)),
-                Err(ResolveError::Missing { directory, name }) => {
-                    self.count_entry()?;
-                    let implied = Node::directory(Metadata::of_mode(0o755));
-                    self.insert(directory, &name, implied)?;
-                }
-                Err(error) => return Err(Refusal::Place(error)),
-            }
-        }
+        let Self {
+            tree,
+            limits,
+            layer,
+            entries,
+            ..
+        } = self;
+        tree.make_directory(path, |_, _, _| {
+            count_entry(entries, limits)?;
+            Ok((Metadata::of_mode(0o755), *layer))
+        })
     }
 
     fn insert(&mut self, directory: NodeId, name: &[u8], node: Node) -> Result<NodeId, Refusal> {
@@ -313,4 +299,17 @@ impl Merge {
             self.tree.retain_of(id, self.layer);
         }
     }
+}
+
+/// Counts a name: also one more of a file takes memory, and one that is replaced later.
+fn count_entry(entries: &mut usize, limits: &Limits) -> Result<(), Refusal> {
+    *entries += 1;
+    if *entries > limits.entries {
+        let limit = limits.entries as u64;
+        return Err(Refusal::TooMuch {
+            what: "files",
+            limit,
+        });
+    }
+    Ok(())
 }

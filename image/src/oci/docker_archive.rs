@@ -11,7 +11,7 @@ use super::place::Place;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Entry {
+struct ListedImage {
     config: String,
     repo_tags: Option<Vec<String>>,
     layers: Vec<String>,
@@ -20,7 +20,7 @@ struct Entry {
 /// Finds an image in an archive.
 pub(super) fn find(place: &Place, reference: Option<&str>) -> Result<Image, SourceError> {
     let bytes = blob::bounded("list of images", place.open("manifest.json")?)?;
-    let entries: Vec<Entry> = blob::json("list of images", &bytes)?;
+    let entries: Vec<ListedImage> = blob::json("list of images", &bytes)?;
     let entry = chosen(place, &entries, reference)?;
     let bytes = blob::bounded("config", place.open(&entry.config)?)?;
     let (config, archives) = config::parse(&bytes)?;
@@ -50,10 +50,10 @@ pub(super) fn find(place: &Place, reference: Option<&str>) -> Result<Image, Sour
 
 fn chosen<'a>(
     place: &Place,
-    entries: &'a [Entry],
+    entries: &'a [ListedImage],
     reference: Option<&str>,
-) -> Result<&'a Entry, SourceError> {
-    let tags = |entry: &'a Entry| entry.repo_tags.iter().flatten();
+) -> Result<&'a ListedImage, SourceError> {
+    let tags = |entry: &'a ListedImage| entry.repo_tags.iter().flatten();
     let failed = |what| {
         let known: Vec<_> = entries.iter().flat_map(tags).map(String::as_str).collect();
         SourceError::Reference {
@@ -77,5 +77,5 @@ fn chosen<'a>(
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) fn fuzz(bytes: &[u8]) {
-    drop(blob::json::<Vec<Entry>>("list of images", bytes));
+    drop(blob::json::<Vec<ListedImage>>("list of images", bytes));
 }

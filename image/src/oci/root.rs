@@ -22,9 +22,6 @@ use crate::layer::{Limits, Merge};
 use crate::root_origin::ImageConfig;
 use crate::tree::FileTree;
 
-/// Limit of an image's layers, unpacked, in bytes.
-const MAX_LAYER_BYTES: u64 = 64 << 30;
-
 /// What is done next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -84,6 +81,7 @@ pub struct RootImage {
 pub struct RootBuilder {
     layers: LayerStore,
     limits: Limits,
+    max_bytes: u64,
 }
 
 /// What a source consists of.
@@ -97,11 +95,15 @@ pub(crate) struct Opened {
 }
 
 impl RootBuilder {
-    /// Creates a builder that keeps layers in a store.
+    /// Creates a builder that keeps layers in a store. Neither the image that it makes nor the layers
+    /// of a source together, unpacked, may take more than `max_bytes`.
     #[must_use]
-    pub fn new(layers: LayerStore) -> Self {
-        let limits = Limits::default();
-        Self { layers, limits }
+    pub fn new(layers: LayerStore, max_bytes: u64) -> Self {
+        Self {
+            layers,
+            limits: Limits::default(),
+            max_bytes,
+        }
     }
 
     /// Writes the image of a source's root to a new file, `out`. Reports each step to `progress` before
@@ -120,7 +122,7 @@ impl RootBuilder {
         progress(RootStep::Writing {
             files: opened.tree.len(),
         });
-        let written = write(&opened.tree, out)?;
+        let written = write(&opened.tree, out, self.max_bytes)?;
         Ok(RootImage {
             config: opened.config,
             digest: opened.digest,
@@ -178,7 +180,7 @@ impl RootBuilder {
     ) -> Result<Opened, SourceError> {
         let of = image.layers.len();
         let mut pins = Vec::new();
-        let mut left = MAX_LAYER_BYTES;
+        let mut left = self.max_bytes;
         for (number, layer) in image.layers.iter().enumerate() {
             let stored = match self.layers.get(layer.archive)? {
                 Some(stored) => stored,
@@ -221,9 +223,7 @@ impl RootBuilder {
         })?;
         let name = untrusted::line(&path.display().to_string());
         progress(RootStep::Unpacking { layer: 1, of: 1 });
-        let (digest, stored) = self
-            .layers
-            .put(file, &name, (None, None), MAX_LAYER_BYTES)?;
+        let (digest, stored) = self.layers.put(file, &name, (None, None), self.max_bytes)?;
         progress(RootStep::Merging { layer: 1, of: 1 });
         let mut merge = Merge::new(self.limits.clone());
         merge.apply(&name, Arc::clone(&stored.archive))?;
@@ -255,13 +255,13 @@ pub(super) fn of_kind(path: &Path, kind: &'static str) -> impl FnOnce(SourceErro
     }
 }
 
-fn write(tree: &FileTree, out: &Path) -> Result<Written, SourceError> {
+fn write(tree: &FileTree, out: &Path, max_bytes: u64) -> Result<Written, SourceError> {
     let failed = |error| SourceError::Image(ErofsError::Write(error));
     let mut options = File::options();
     let options = options.read(true).write(true).create_new(true).mode(0o600);
     let file = options.open(out).map_err(failed)?;
     let mut writer = BufWriter::with_capacity(1 << 20, file);
-    let written = erofs::write(tree, &mut writer)?;
+    let written = erofs::write_within(tree, &mut writer, max_bytes)?;
     writer.flush().map_err(failed)?;
     Ok(written)
 }

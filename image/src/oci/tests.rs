@@ -84,7 +84,7 @@ impl Lab {
         let store = LayerStore::open(&directory.path().join("layers")).unwrap();
         fs::create_dir_all(directory.path().join("image/blobs/sha256")).unwrap();
         Self {
-            builder: RootBuilder::new(store.clone()),
+            builder: RootBuilder::new(store.clone(), 1 << 30),
             directory,
             store,
         }

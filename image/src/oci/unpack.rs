@@ -104,7 +104,10 @@ impl<W: Write, F: FnMut(&mut [u8]) -> io::Result<(usize, u64)>> Read for Copying
         output.bytes += read as u64;
         let bomb = |text: String| Err(io::Error::new(io::ErrorKind::InvalidData, text));
         if output.bytes > output.limit {
-            return bomb(format!("it has more than {} bytes", output.limit));
+            return bomb(format!(
+                "it has more than {} bytes, which is what `root_disk_mib` leaves it",
+                output.limit
+            ));
         }
         if ratio_is_absurd(output.bytes, taken) {
             return bomb(format!(

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, memfd_create};
+use thiserror::Error;
 
 use super::Copy;
 use super::context::{Context, ContextError, Selected, SelectedKind};
@@ -109,23 +110,24 @@ pub(super) fn make_directory(
 ) -> Result<NodeId, String> {
     let end = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
     let (parent, last) = (&path[..end], path.get(end + 1..).unwrap_or_default());
-    loop {
-        match tree.resolve(path) {
-            Ok(id) if tree.children(id).is_some() => return Ok(id),
-            Ok(_) => return Err("a file is there that is no directory".to_owned()),
-            Err(ResolveError::Missing { directory, name }) => {
-                let is_last = *name == *last && tree.resolve(parent) == Ok(directory);
-                let metadata = if is_last {
-                    metadata.clone()
-                } else {
-                    Metadata::of_mode(0o755)
-                };
-                tree.insert(directory, &name, Node::directory(metadata))
-                    .map_err(|error| error.to_string())?;
-            }
-            Err(error) => return Err(error.to_string()),
-        }
-    }
+    tree.make_directory(path, |tree, directory, name| {
+        let is_last = name == last && tree.resolve(parent) == Ok(directory);
+        let metadata = if is_last {
+            metadata.clone()
+        } else {
+            Metadata::of_mode(0o755)
+        };
+        Ok((metadata, 0))
+    })
+    .map_err(|error: DirectoryError| error.to_string())
+}
+
+/// The reason why a directory can't be made.
+#[derive(Debug, Error)]
+#[error(transparent)]
+enum DirectoryError {
+    Place(#[from] ResolveError),
+    Tree(#[from] TreeError),
 }
 
 fn in_memory(text: &str) -> std::io::Result<File> {

@@ -30,8 +30,8 @@ pub use error::ConfigError;
 pub use ironclaw_settings::{BadValue, FileError, Setting, UnknownSetting, Values};
 pub use schema::{
     BACKEND, BOOT_TIMEOUT_SECS, DISK_MIB, GUEST_AGENT, JAIL, JAIL_USERS, MAX_VMS, MAX_WARM,
-    MEMORY_BUDGET_MIB, MEMORY_MIB, MIN_WARM, POOL_SIZE, RUN_PATH, SETTINGS, SNAPSHOT_PATH,
-    SNAPSHOT_REFRESH_SECS, STANDBY, TEMPLATE, TEMPLATE_PATH, VCPUS,
+    MEMORY_BUDGET_MIB, MEMORY_MIB, MIN_WARM, POOL_SIZE, ROOT_DISK_MIB, RUN_PATH, SETTINGS,
+    SNAPSHOT_PATH, SNAPSHOT_REFRESH_SECS, STANDBY, TEMPLATE, TEMPLATE_PATH, VCPUS,
 };
 
 use state_paths::{resolved, state_path, without_dots};
@@ -72,6 +72,8 @@ pub struct Config {
     pub backend: BackendChoice,
     /// The size of a guest.
     pub machine: Machine,
+    /// The limit of the root disk of a template, and of the layers that it is built from, in MiB.
+    pub root_disk_mib: u32,
     /// The time that a guest has from the start of its vCPUs until its agent answers, 1 s to 3600 s.
     /// A boot that takes longer is tried again, twice.
     pub boot_timeout: Duration,
@@ -184,6 +186,12 @@ impl Config {
             jail_users: self.jail_users.0.clone(),
             rundown,
         }
+    }
+
+    /// Returns the limit of a template's root disk in bytes.
+    #[must_use]
+    pub fn max_root_bytes(&self) -> u64 {
+        u64::from(self.root_disk_mib) << 20
     }
 
     /// Returns these settings for guests of another size; without a limit of its disk, that of these
@@ -323,6 +331,7 @@ impl Config {
                 vcpus: values.number(&VCPUS)?.unwrap_or_default(),
                 disk_mib: values.number(&DISK_MIB)?,
             },
+            root_disk_mib: values.number(&ROOT_DISK_MIB)?.unwrap_or_default(),
             boot_timeout: Duration::from_secs(
                 values.number(&BOOT_TIMEOUT_SECS)?.unwrap_or_default(),
             ),

@@ -14,7 +14,8 @@ use crate::vm::backend::Backend;
 use crate::vm::config::{
     BACKEND, BOOT_TIMEOUT_SECS, BackendChoice, Config, ConfigError, DISK_MIB, GUEST_AGENT, JAIL,
     JAIL_USERS, JailChoice, MAX_VMS, MAX_WARM, MEMORY_BUDGET_MIB, MEMORY_MIB, MIN_WARM, POOL_SIZE,
-    RUN_PATH, SETTINGS, SNAPSHOT_PATH, SNAPSHOT_REFRESH_SECS, STANDBY, TEMPLATE_PATH, VCPUS,
+    ROOT_DISK_MIB, RUN_PATH, SETTINGS, SNAPSHOT_PATH, SNAPSHOT_REFRESH_SECS, STANDBY,
+    TEMPLATE_PATH, VCPUS,
 };
 
 /// Builds a [`Config`]: what is not set has its default, and neither a file nor a variable sets it.
@@ -167,6 +168,12 @@ impl ConfigBuilder {
     /// Sets the size of the disk that a guest writes to in MiB, where its template has a root disk.
     pub fn disk_mib(self, mib: u32) -> Self {
         self.number(&DISK_MIB, mib)
+    }
+
+    /// Sets the limit of the root disk of a template, and of the layers that it is built from, in MiB;
+    /// 32768 by default.
+    pub fn root_disk_mib(self, mib: u32) -> Self {
+        self.number(&ROOT_DISK_MIB, mib)
     }
 
     /// Sets whether VMMs are jailed; as far as possible by default.
@@ -369,6 +376,7 @@ mod tests {
             (b().memory_mib(95), "memory_mib"),
             (b().vcpus(33), "vcpus"),
             (b().disk_mib(15), "disk_mib"),
+            (b().root_disk_mib(15), "root_disk_mib"),
             (b().jail_users(0..=9), "jail_users"),
             (b().guest_agent(""), "guest_agent"),
             (b().set("backend", "xen"), "backend"),

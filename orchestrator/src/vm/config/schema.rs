@@ -121,6 +121,14 @@ pub const DISK_MIB: Setting = Setting::number(
     Some(262_144),
     "most that a guest whose template has a root disk may write to it, in MiB",
 );
+/// Limit of a template's root disk in MiB.
+pub const ROOT_DISK_MIB: Setting = Setting::number(
+    "root_disk_mib",
+    Is("32768"),
+    16,
+    Some(1 << 24),
+    "most that the root disk of a template may take, and all layers that it is built from, in MiB",
+);
 /// Whether VMMs are jailed.
 pub const JAIL: Setting = Setting::text(
     "jail",
@@ -157,6 +165,7 @@ const OF_ALL_BACKENDS: &[Setting] = &[
     VCPUS,
     BOOT_TIMEOUT_SECS,
     DISK_MIB,
+    ROOT_DISK_MIB,
     JAIL,
     JAIL_USERS,
     GUEST_AGENT,
