@@ -28,7 +28,7 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use fault::{CONSEQUENCES, Fault};
 use guest::Dialect;
 use home::Home;
-use leaks::{Line, Taken};
+use leaks::{Comparison, Taken};
 use report::Report;
 use stop::Stop;
 use tally::{Blame, Tally};
@@ -232,7 +232,7 @@ fn workers(shift: &Arc<Shift>, count: u16, seed: u64) -> JoinSet<()> {
 
 /// The work between warm-up and report.
 struct Load {
-    memory: Option<Line>,
+    memory: Option<Comparison>,
 }
 
 impl Load {
@@ -395,7 +395,7 @@ async fn heal(pool: &Pool) -> Result<(), String> {
 struct Tallied {
     tally: Tally,
     stats: PoolStats,
-    leaks: Vec<Line>,
+    leaks: Vec<Comparison>,
     skipped: Vec<String>,
 }
 

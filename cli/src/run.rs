@@ -1,5 +1,7 @@
 //! The command `ironclaw run`.
 
+mod times;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result};
@@ -21,6 +23,7 @@ use crate::args::Run;
 use crate::exit::{Code, VmEnded};
 use crate::failure;
 use crate::printed::Output;
+use times::Times;
 
 /// Time that the end of a VM may come after the end of its connection.
 const VM_END_TIMEOUT: Duration = Duration::from_secs(1);
@@ -35,32 +38,7 @@ struct Report {
     #[serde(flatten)]
     output: Output,
     origin: Origin,
-    timings_ms: Stages,
-}
-
-/// The times of the stages, in milliseconds.
-#[derive(Debug, Serialize)]
-struct Stages {
-    /// Finding the hypervisor and the template, which may have to be built.
-    open: f64,
-    /// Reading the snapshots' directory, and making a snapshot if there is none.
-    pool: f64,
-    /// The spawn.
-    spawn: f64,
-    /// Part of the spawn: waiting for room, and choosing a tier.
-    queue: f64,
-    /// Part of the spawn: attempts of higher tiers that failed.
-    failed: f64,
-    /// Part of the spawn: starting the hypervisor's process.
-    start: f64,
-    /// Part of the spawn: loading the snapshot.
-    load: f64,
-    /// Part of the spawn: resuming a warm clone.
-    resume: f64,
-    /// Part of the spawn: until the guest confirmed its identity, and a boot before that.
-    hello: f64,
-    /// The command.
-    command: f64,
+    timings_ms: Times,
 }
 
 /// Runs the command; returns its exit code. A signal before its start ends us; later signals are
@@ -68,10 +46,10 @@ struct Stages {
 pub(crate) async fn run(config: Config, run: Run, json: bool) -> Result<u8> {
     let memory = config.machine.memory_mib;
     let mut signals = Signals::terminating()?;
-    let (pool, handle, mut stages) = signals.until_first(provide(config, &run)).await?;
+    let (pool, handle, mut times) = signals.until_first(provide(config, &run)).await?;
     let origin = handle.origin();
     if run.verbose {
-        say_origin(origin, &stages);
+        say_origin(origin, &times);
     }
 
     let mut sink = if json {
@@ -86,7 +64,7 @@ pub(crate) async fn run(config: Config, run: Run, json: bool) -> Result<u8> {
         .then_some(if run.stdin { Input::Typed } else { Input::None });
     let command_line = command(&run, json);
     let result = follow(&handle, command_line, terminal, &mut sink, &mut signals).await;
-    stages.command = milliseconds(start.elapsed());
+    times.command = start.elapsed();
     let result = match result {
         Err(error) => Err(explain(&handle, error, memory).await),
         Ok(ended) => Ok(ended),
@@ -98,7 +76,10 @@ pub(crate) async fn run(config: Config, run: Run, json: bool) -> Result<u8> {
         _ = signals.next() => {}
     }
     if let (true, Ok(Ended { status, .. })) = (run.verbose, &result) {
-        progress::note(&format!("command: {status} after {:.1} ms", stages.command));
+        progress::note(&format!(
+            "command: {status} after {:.1} ms",
+            milliseconds(times.command)
+        ));
     }
     let output = sink.collected().map(|(out, err)| Output::new(out, err));
     let status = match (result, output) {
@@ -121,7 +102,7 @@ pub(crate) async fn run(config: Config, run: Run, json: bool) -> Result<u8> {
                 out_of_memory,
                 output,
                 origin,
-                timings_ms: stages,
+                timings_ms: times,
             })?;
             status
         }
@@ -155,7 +136,7 @@ pub(crate) async fn run(config: Config, run: Run, json: bool) -> Result<u8> {
 }
 
 /// Spawns a VM for the command; returns its pool and the times, too.
-async fn provide(mut config: Config, run: &Run) -> Result<(Pool, VmHandle, Stages)> {
+async fn provide(mut config: Config, run: &Run) -> Result<(Pool, VmHandle, Times)> {
     config = run.template.over(config);
     if let Some(backend) = &run.backend {
         config.backend = backend.clone();
@@ -189,20 +170,13 @@ async fn provide(mut config: Config, run: &Run) -> Result<(Pool, VmHandle, Stage
     let handle = pool.spawn(&format!("run-{}", std::process::id())).await?;
     // The terminal belongs to the command.
     reporter.finish();
-    let timings = handle.timings();
-    let stages = Stages {
-        open: milliseconds(open),
-        pool: milliseconds(ready),
-        spawn: milliseconds(timings.total),
-        queue: milliseconds(timings.queue),
-        failed: milliseconds(timings.failed),
-        start: milliseconds(timings.start),
-        load: milliseconds(timings.load),
-        resume: milliseconds(timings.resume),
-        hello: milliseconds(timings.hello),
-        command: 0.0,
+    let times = Times {
+        open,
+        pool: ready,
+        spawn: handle.timings(),
+        command: Duration::ZERO,
     };
-    Ok((pool, handle, stages))
+    Ok((pool, handle, times))
 }
 
 async fn give_back(handle: VmHandle, pool: Pool) {
@@ -314,34 +288,13 @@ async fn explain(handle: &VmHandle, error: Error, memory: u32) -> Error {
     }
 }
 
-impl Stages {
-    /// Lists the parts of the spawn that took time, for people.
-    fn of_spawn(&self) -> String {
-        /// Shorter times would show as zero.
-        const MIN_SHOWN: f64 = 0.05;
-        let parts = [
-            ("queue", self.queue),
-            ("failed", self.failed),
-            ("start", self.start),
-            ("load", self.load),
-            ("resume", self.resume),
-            ("hello", self.hello),
-        ];
-        let parts = parts.into_iter().filter(|(_, took)| *took >= MIN_SHOWN);
-        let parts: Vec<_> = parts
-            .map(|(part, took)| format!("{part} {took:.1}"))
-            .collect();
-        parts.join(", ")
-    }
-}
-
-fn say_origin(origin: Origin, stages: &Stages) {
+fn say_origin(origin: Origin, times: &Times) {
     progress::note(&format!(
         "VM: {origin} in {:.1} ms ({}); before that: open {:.1} ms, pool {:.1} ms",
-        stages.spawn,
-        stages.of_spawn(),
-        stages.open,
-        stages.pool
+        milliseconds(times.spawn.total),
+        times.of_spawn(),
+        milliseconds(times.open),
+        milliseconds(times.pool)
     ));
 }
 
@@ -368,32 +321,6 @@ mod tests {
         assert_eq!(code(ExitStatus::Code(3)), 3);
         assert_eq!(code(ExitStatus::Signal(9)), 137);
         assert_eq!(code(ExitStatus::TimedOut), 124);
-    }
-
-    #[test]
-    fn each_part_of_a_spawn_that_took_time_is_told() {
-        let mut stages = Stages {
-            open: 1.0,
-            pool: 1.0,
-            spawn: 2604.0,
-            queue: 0.01,
-            failed: 1000.0,
-            start: 4.0,
-            load: 0.0,
-            resume: 0.0,
-            hello: 1600.04,
-            command: 1.0,
-        };
-        assert_eq!(stages.of_spawn(), "failed 1000.0, start 4.0, hello 1600.0");
-        stages = Stages {
-            queue: 20.0,
-            failed: 0.0,
-            start: 0.0,
-            resume: 3.0,
-            hello: 1.0,
-            ..stages
-        };
-        assert_eq!(stages.of_spawn(), "queue 20.0, resume 3.0, hello 1.0");
     }
 
     #[test]

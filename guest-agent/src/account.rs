@@ -107,7 +107,7 @@ impl Names {
 
     fn parse(passwd: &[u8], group: &[u8]) -> Self {
         let mut names = Self::default();
-        for entry in lines(passwd).filter_map(Entry::parse) {
+        for entry in lines(passwd).filter_map(PasswdLine::parse) {
             add(&mut names.users, entry.uid, entry.name);
         }
         for [name, _, gid, _] in lines(group).filter_map(fields::<4>) {
@@ -154,7 +154,7 @@ fn find(user: &[u8], passwd: &[u8], group: &[u8]) -> Result<Account, NoAccount> 
         Some(colon) => (&user[..colon], Some(&user[colon + 1..])),
         None => (user, None),
     };
-    let entries = || lines(passwd).filter_map(Entry::parse);
+    let entries = || lines(passwd).filter_map(PasswdLine::parse);
     let named = entries().find(|entry| entry.name == user);
     let found = named.or_else(|| {
         let uid = number(user)?;
@@ -207,7 +207,7 @@ fn groups_of(user: &[u8], group: &[u8]) -> Vec<u32> {
 }
 
 /// A line of `/etc/passwd`.
-struct Entry<'a> {
+struct PasswdLine<'a> {
     name: &'a [u8],
     uid: u32,
     gid: u32,
@@ -215,7 +215,7 @@ struct Entry<'a> {
     shell: &'a [u8],
 }
 
-impl<'a> Entry<'a> {
+impl<'a> PasswdLine<'a> {
     fn parse(line: &'a [u8]) -> Option<Self> {
         let [name, _, uid, gid, _, home, shell] = fields::<7>(line)?;
         Some(Self {

@@ -15,7 +15,7 @@ use ironclaw_protocol::session::Violation;
 use serde::{Deserialize, Serialize};
 
 use crate::machine::Machine;
-use crate::task::{Progress, Task, Work};
+use crate::task::{Advance, Task, Work};
 
 /// Limit of running commands. Each may hold a window of content, and memory is small.
 const MAX_RUNNING: usize = 128;
@@ -206,15 +206,15 @@ impl Commands {
         let mut over = alloc::vec::Vec::new();
         for (&exec, task) in &mut self.running {
             let progress = task.step(|stream| self.table.room(exec, stream), machine);
-            worked |= progress != Progress::Waiting;
+            worked |= progress != Advance::Waiting;
             match progress {
-                Progress::Waiting | Progress::Worked => {}
-                Progress::Wrote(stream, bytes, taken) => {
+                Advance::Waiting | Advance::Worked => {}
+                Advance::Wrote(stream, bytes, taken) => {
                     self.table.push(exec, stream, &bytes);
                     self.table.consumed(exec, taken);
                 }
-                Progress::WaitsForContent => self.table.reader_waits(exec),
-                Progress::Ended(end) => over.push((exec, end)),
+                Advance::WaitsForContent => self.table.reader_waits(exec),
+                Advance::Ended(end) => over.push((exec, end)),
             }
         }
         for (exec, end) in over {

@@ -72,9 +72,9 @@ pub(crate) struct Task {
     reader_awaited: bool,
 }
 
-/// The result of a task's turn.
+/// How far a turn brought a task.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Progress {
+pub(crate) enum Advance {
     /// It waits for the host or the clock.
     Waiting,
     /// It did something invisible, and may have more to do.
@@ -138,10 +138,10 @@ impl Task {
         &mut self,
         room: impl Fn(Stream) -> usize,
         machine: &mut dyn Machine,
-    ) -> Progress {
+    ) -> Advance {
         let now = machine.uptime();
         if self.deadline.is_some_and(|deadline| deadline <= now) {
-            return Progress::Ended(CommandEnd::TimedOut);
+            return Advance::Ended(CommandEnd::TimedOut);
         }
         let chunk = |left: usize, stream| left.min(MAX_CHUNK).min(room(stream));
         match &mut self.work {
@@ -152,7 +152,7 @@ impl Task {
                 code,
             } => {
                 if *sent == text.len() {
-                    return Progress::Ended(CommandEnd::Exited(*code));
+                    return Advance::Ended(CommandEnd::Exited(*code));
                 }
                 let stream = if *on_stderr {
                     Stream::Stderr
@@ -166,17 +166,17 @@ impl Task {
             }
             Work::Copy { held } => {
                 if held.is_empty() && self.input_ended {
-                    return Progress::Ended(CommandEnd::Exited(0));
+                    return Advance::Ended(CommandEnd::Exited(0));
                 }
                 if held.is_empty() && core::mem::take(&mut self.reader_awaited) {
-                    return Progress::WaitsForContent;
+                    return Advance::WaitsForContent;
                 }
                 let length = chunk(held.len(), Stream::Stdout);
                 wrote(Stream::Stdout, held.drain(..length).collect(), length)
             }
             Work::Flood { sent, total } => {
                 if sent == total {
-                    return Progress::Ended(CommandEnd::Exited(0));
+                    return Advance::Ended(CommandEnd::Exited(0));
                 }
                 let left = usize::try_from(*total - *sent).unwrap_or(usize::MAX);
                 let start = *sent;
@@ -186,30 +186,30 @@ impl Task {
             Work::Count { next, every, due } if *due <= now => {
                 let line = format!("{next}\n").into_bytes();
                 if room(Stream::Stdout) < line.len() {
-                    return Progress::Waiting;
+                    return Advance::Waiting;
                 }
                 *next += 1;
                 *due = now + *every;
                 wrote(Stream::Stdout, line, 0)
             }
-            Work::Sleep { until } if *until <= now => Progress::Ended(CommandEnd::Exited(0)),
-            Work::Sleep { .. } | Work::Count { .. } => Progress::Waiting,
-            Work::Dirty { next, end } if next == end => Progress::Ended(CommandEnd::Exited(0)),
+            Work::Sleep { until } if *until <= now => Advance::Ended(CommandEnd::Exited(0)),
+            Work::Sleep { .. } | Work::Count { .. } => Advance::Waiting,
+            Work::Dirty { next, end } if next == end => Advance::Ended(CommandEnd::Exited(0)),
             Work::Dirty { next, end } => {
                 let stop = next.saturating_add(DIRTY_STEP).min(*end);
                 (*next..stop).for_each(|index| machine.dirty_mebibyte(index));
                 *next = stop;
-                Progress::Worked
+                Advance::Worked
             }
         }
     }
 }
 
-fn wrote(stream: Stream, bytes: Vec<u8>, taken: usize) -> Progress {
+fn wrote(stream: Stream, bytes: Vec<u8>, taken: usize) -> Advance {
     if bytes.is_empty() {
-        Progress::Waiting
+        Advance::Waiting
     } else {
-        Progress::Wrote(stream, bytes, taken)
+        Advance::Wrote(stream, bytes, taken)
     }
 }
 

@@ -24,7 +24,7 @@ use tokio::time::sleep;
 
 use super::bare;
 use super::host::Load;
-use super::load::Served;
+use super::load::ByTier;
 use super::own::Own;
 
 /// Time that clients run before counting: until the pool's stock is used up, and the rate of starts
@@ -54,12 +54,12 @@ struct Level {
     /// Spawns with a command, without a jail.
     unjailed: f64,
     unjailed_cpu_ms: f64,
-    unjailed_served: Served,
+    unjailed_served: ByTier,
     unjailed_of_bare: f64,
     /// Jailed spawns with a command; `None` if the settings or the user's rights allow no jail.
     jailed: Option<f64>,
     jailed_cpu_ms: Option<f64>,
-    jailed_served: Option<Served>,
+    jailed_served: Option<ByTier>,
     jailed_of_unjailed: Option<f64>,
 }
 
@@ -146,7 +146,7 @@ async fn measure(
 async fn in_turns(subjects: &[Subject], clients: usize, phases: usize) -> Result<Level> {
     let mut rates = vec![Vec::new(); subjects.len()];
     let mut cpu_ms = rates.clone();
-    let mut served = vec![Served::default(); subjects.len()];
+    let mut served = vec![ByTier::default(); subjects.len()];
     for _ in 0..phases {
         for (at, subject) in subjects.iter().enumerate() {
             let phase = phase(subject, clients).await?;
@@ -218,7 +218,7 @@ struct Phase {
     /// Processor time of a cycle.
     cpu_ms: f64,
     /// The tiers that served.
-    served: Served,
+    served: ByTier,
 }
 
 /// Returns the processor time of this process and of the children that it has reaped. Kernel
@@ -289,7 +289,7 @@ async fn phase(subject: &Subject, clients: usize) -> Result<Phase> {
         pool.warmup().await?;
     }
     let count = |count: &AtomicUsize| count.load(Ordering::Relaxed);
-    let served = Served {
+    let served = ByTier {
         warm: count(&tally.warm),
         restored: count(&tally.restored),
         cold_boot: count(&tally.cold_boot),
@@ -312,7 +312,7 @@ fn print(report: &Report) -> Result<()> {
          Firecracker alone (bare), and spawn, exec and destroy of the pool",
     )?;
     let served =
-        |served: Served| format!("{}/{}/{}", served.warm, served.restored, served.cold_boot);
+        |served: ByTier| format!("{}/{}/{}", served.warm, served.restored, served.cold_boot);
     let shown = |figure: Option<f64>| figure.map_or("-".to_owned(), |it| format!("{it:.1}"));
     let rows = report.levels.iter().map(|level| {
         [

@@ -10,7 +10,7 @@ use super::crowd::{self, Crowd};
 use super::faults::Faults;
 use super::host::{Host, Load};
 use super::life::Life;
-use super::load::{Concurrency, Served, Spawns};
+use super::load::{ByTier, Concurrency, Spawns};
 use super::ratios::Ratios;
 use super::report::{Cache, Guest, Report};
 use super::snapshots::Snapshots;
@@ -74,7 +74,7 @@ pub(super) fn report() -> Report {
     let spawns = || Spawns {
         per_second: 100.0,
         spawn_ms: Spread::of_times([Duration::from_millis(5)]).unwrap(),
-        served: Served::default(),
+        served: ByTier::default(),
     };
     let tiers = tiers();
     let clones = vec![clones(1, 1, 90), clones(2, 1, 50), clones(2, 2, 80)];

@@ -30,12 +30,12 @@ pub(super) struct Spawns {
     pub(super) per_second: f64,
     /// The time to the agent's confirmation of the guest's identity.
     pub(super) spawn_ms: Spread<f64>,
-    pub(super) served: Served,
+    pub(super) served: ByTier,
 }
 
 /// The number of spawns by tier.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
-pub(super) struct Served {
+pub(super) struct ByTier {
     pub(super) warm: usize,
     pub(super) restored: usize,
     pub(super) cold_boot: usize,
@@ -112,7 +112,7 @@ async fn sustained(pool: &Pool, concurrency: usize, times: usize) -> Result<Spaw
     Spawns::of(&all, start.elapsed())
 }
 
-impl Served {
+impl ByTier {
     pub(super) fn add(&mut self, more: Self) {
         self.warm += more.warm;
         self.restored += more.restored;
@@ -123,7 +123,7 @@ impl Served {
 impl Spawns {
     fn of(all: &[Spawned], elapsed: Duration) -> Result<Self> {
         let spawn_ms = Spread::of_times(all.iter().map(|spawned| spawned.took));
-        let mut served = Served::default();
+        let mut served = ByTier::default();
         for spawned in all {
             match spawned.origin {
                 Origin::Warm => served.warm += 1,
@@ -158,7 +158,7 @@ mod tests {
         let spawns = Spawns::of(&all, Duration::from_millis(500)).unwrap();
         assert!((spawns.per_second - 6.0).abs() < 1e-9);
         assert!((spawns.spawn_ms.p50 - 3.0).abs() < 1e-9);
-        let served = Served {
+        let served = ByTier {
             warm: 2,
             restored: 1,
             cold_boot: 0,

@@ -6,7 +6,7 @@ use ironclaw_console::output::{self, mebibytes};
 use super::clones::Clones;
 use super::comparison::{Comparison, GROSS, Outcome};
 use super::host::Load;
-use super::load::{Served, Spawns};
+use super::load::{ByTier, Spawns};
 use super::ratios::Ratios;
 use super::report::{Report, Warmup};
 use super::snapshots::Snapshots;
@@ -235,7 +235,7 @@ fn spawns(concurrency: usize, what: &str, spawns: &Spawns) -> [String; 8] {
     let Spread {
         p50, p90, p99, max, ..
     } = spawns.spawn_ms;
-    let Served {
+    let ByTier {
         warm,
         restored,
         cold_boot,

@@ -37,9 +37,9 @@ pub(super) struct Taken {
     paths: Vec<PathBuf>,
 }
 
-/// One line of the comparison.
+/// What there was of something, before and after.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Line {
+pub(super) struct Comparison {
     pub(super) what: &'static str,
     pub(super) before: u64,
     pub(super) after: u64,
@@ -51,7 +51,7 @@ pub(super) struct Line {
     pub(super) left: Vec<PathBuf>,
 }
 
-impl Line {
+impl Comparison {
     fn new(what: &'static str, before: u64, after: u64, allowed: u64) -> Self {
         Self {
             what,
@@ -97,13 +97,13 @@ impl Taken {
     }
 
     /// Returns what `after` has beyond `before`.
-    pub(super) fn compare(before: &Self, after: &Self) -> Vec<Line> {
+    pub(super) fn compare(before: &Self, after: &Self) -> Vec<Comparison> {
         let count = |what, of: fn(&Self) -> usize, allowed| {
-            Line::new(what, of(before) as u64, of(after) as u64, allowed)
+            Comparison::new(what, of(before) as u64, of(after) as u64, allowed)
         };
         let left = after.paths.iter();
         let left = left.filter(|path| !before.paths.contains(path));
-        let paths = Line {
+        let paths = Comparison {
             left: left.cloned().collect(),
             ..count("files and directories", |taken| taken.paths.len(), 0)
         };
@@ -118,16 +118,16 @@ impl Taken {
 }
 
 /// Checks that the budget is free again.
-pub(super) fn budget(used: Limit) -> Vec<Line> {
+pub(super) fn budget(used: Limit) -> Vec<Comparison> {
     vec![
-        Line::new("VMs in the budget", 0, used.vms as u64, 0),
-        Line::new("MiB in the budget", 0, used.memory_mib, 0),
+        Comparison::new("VMs in the budget", 0, used.vms as u64, 0),
+        Comparison::new("MiB in the budget", 0, used.memory_mib, 0),
     ]
 }
 
 /// Checks that memory has not grown.
-pub(super) fn memory(first_quarter: u64, end: u64) -> Line {
-    Line::new("bytes of memory", first_quarter, end, MEMORY_ALLOWANCE)
+pub(super) fn memory(first_quarter: u64, end: u64) -> Comparison {
+    Comparison::new("bytes of memory", first_quarter, end, MEMORY_ALLOWANCE)
 }
 
 /// Returns the resident memory of this process in bytes.

@@ -7,8 +7,8 @@ use ironclaw_console::output;
 use ironclaw_orchestrator::vm::vmm::VmmIdentity;
 use serde::Serialize;
 
-use super::leaks::Line;
-use super::tally::{Blame, Failures, Served};
+use super::leaks::Comparison;
+use super::tally::{Blame, Failures, TierTimes};
 
 /// The whole report.
 #[derive(Debug, Serialize)]
@@ -23,7 +23,7 @@ pub(super) struct Report {
     pub(super) spawns: u64,
     pub(super) cancelled: u64,
     pub(super) commands: u64,
-    pub(super) served: Vec<Served>,
+    pub(super) served: Vec<TierTimes>,
     /// Numbers of VMs by the way in which they ended.
     pub(super) endings: BTreeMap<&'static str, u64>,
     pub(super) faults: BTreeMap<&'static str, u64>,
@@ -34,7 +34,7 @@ pub(super) struct Report {
     pub(super) failures: Vec<Failures>,
     pub(super) unexpected_failures: u64,
     /// Comparison after everything was closed.
-    pub(super) leaks: Vec<Line>,
+    pub(super) leaks: Vec<Comparison>,
 }
 
 impl Report {

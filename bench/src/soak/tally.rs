@@ -35,7 +35,7 @@ pub(super) struct Tally {
 
 /// The times of spawns from a tier.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct Served {
+pub(super) struct TierTimes {
     pub(super) origin: Origin,
     pub(super) spawn_ms: Spread<f64>,
 }
@@ -92,10 +92,10 @@ impl Tally {
         self.served.values().map(Histogram::len).sum()
     }
 
-    pub(super) fn by_tier(&self) -> Vec<Served> {
+    pub(super) fn by_tier(&self) -> Vec<TierTimes> {
         let served = self.served.iter();
         served
-            .map(|(origin, times)| Served {
+            .map(|(origin, times)| TierTimes {
                 origin: *origin,
                 spawn_ms: Spread::of_micros(times),
             })

@@ -2,11 +2,11 @@
 
 use thiserror::Error;
 
-use crate::vm::blocking::{self, ShuttingDown};
 use crate::vm::instance::{Instance, Lineage, VmError};
 use crate::vm::lifecycle::Request;
 use crate::vm::snapshot::{Checkpoint, Snapshot, SnapshotError, Timestamp};
 use crate::vm::vmm::DiskId;
+use crate::vm::vmm::blocking::{self, ShuttingDown};
 
 /// The owner of a checkpoint, and its expiry.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -19,7 +19,6 @@
 
 pub mod backend;
 pub mod backends;
-mod blocking;
 mod causes;
 mod checkpoint;
 pub mod config;

@@ -34,7 +34,7 @@ pub(crate) struct Node {
     budgets: Mutex<Budgets>,
     opened: Mutex<Vec<WeakPool>>,
     vms: Arc<Vms<Instance>>,
-    shared: Mutex<HashMap<PoolKey, Entry>>,
+    shared: Mutex<HashMap<PoolKey, SharedEntry>>,
 }
 
 /// What the guests of a pool are that the free functions share.
@@ -58,7 +58,7 @@ pub(crate) enum TemplateKey {
 }
 
 /// A pool, once it is open. Opening one may take long, and blocks nobody who uses another.
-pub(crate) type Entry = Arc<tokio::sync::Mutex<Option<Shared>>>;
+pub(crate) type SharedEntry = Arc<tokio::sync::Mutex<Option<Shared>>>;
 
 /// A pool of the free functions.
 #[derive(Debug)]
@@ -164,7 +164,7 @@ impl Node {
     }
 
     /// Returns the place of the shared pool of `key`.
-    pub(crate) fn entry(&self, key: PoolKey) -> Entry {
+    pub(crate) fn entry(&self, key: PoolKey) -> SharedEntry {
         Arc::clone(lock(&self.shared).entry(key).or_default())
     }
 
@@ -181,7 +181,7 @@ impl Node {
     }
 
     /// Takes out the places of all shared pools.
-    pub(crate) fn take_entries(&self) -> Vec<Entry> {
+    pub(crate) fn take_entries(&self) -> Vec<SharedEntry> {
         let mut entries = lock(&self.shared);
         entries.drain().map(|(_, entry)| entry).collect()
     }

@@ -35,7 +35,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::sys::program::Program;
-use crate::vm::vmm::disks::{OpenDisks, blocking};
+use crate::vm::vmm::blocking::blocking_in_vmm;
+use crate::vm::vmm::disks::OpenDisks;
 use crate::vm::vmm::file_stamps::FileStamps;
 use crate::vm::vmm::process::{Launch, Process, socket_pair};
 use crate::vm::vmm::program::find_program;
@@ -282,7 +283,7 @@ impl Qemu {
         }
         let (images, scratch) = (images.clone(), scratch.clone());
         let run = self.run.directory()?;
-        blocking("open the disks of a VM", move || {
+        blocking_in_vmm("open the disks of a VM", move || {
             Drives::open(&images, &scratch, machine, run.path())
         })
         .await
@@ -531,7 +532,7 @@ impl QemuVm {
             return Ok(());
         }
         let (disks, files, machine) = (Arc::clone(&self.disks), files.clone(), self.machine);
-        blocking("save a disk", move || disks.save(machine, &files)).await
+        blocking_in_vmm("save a disk", move || disks.save(machine, &files)).await
     }
 
     /// Fails unless the process is QEMU itself; waits for the end of another.

@@ -13,7 +13,7 @@ use crate::template::{Template, TemplateChoice, TemplateStore};
 use crate::vm::causes::with_causes;
 use crate::vm::config::Config;
 use crate::vm::launcher::{Launcher, Progress};
-use crate::vm::node::{Entry, Node, PoolKey, Shared, TemplateKey};
+use crate::vm::node::{Node, PoolKey, Shared, SharedEntry, TemplateKey};
 use crate::vm::pool::{
     Footprint, Pool, PoolError, PoolOptions, PoolStats, SpawnError, SpawnOptions,
 };
@@ -47,7 +47,7 @@ enum Wanted {
 }
 
 impl Asked {
-    fn entry(&self) -> Entry {
+    fn entry(&self) -> SharedEntry {
         Node::of_process().entry(PoolKey {
             template: match &self.template {
                 Wanted::OfSettings => TemplateKey::OfSettings,
@@ -118,7 +118,12 @@ async fn pool(asked: &Asked) -> Result<Pool, PoolError> {
 }
 
 /// Replaces a pool whose hypervisor or template was replaced.
-async fn check(entry: Entry, asked: Asked, pool: Pool, found: Option<(PathBuf, TemplateChoice)>) {
+async fn check(
+    entry: SharedEntry,
+    asked: Asked,
+    pool: Pool,
+    found: Option<(PathBuf, TemplateChoice)>,
+) {
     let launcher = pool.launcher().clone();
     let looked = spawn_blocking(move || is_current(&launcher, found.as_ref())).await;
     // An error means that the runtime shuts down.
@@ -152,7 +157,7 @@ async fn hypervisor_is_current(pool: &Pool) -> bool {
 
 /// Replaces `old` if it is not up to date. Holders of the old pool, and spawns in its queue, are
 /// still served by it.
-async fn renew(entry: &Entry, asked: &Asked, old: &Pool) -> Result<(), PoolError> {
+async fn renew(entry: &SharedEntry, asked: &Asked, old: &Pool) -> Result<(), PoolError> {
     let config = asked.config()?;
     let launcher = asked.launcher(&config).await?;
     let same = launcher.requirements() == old.launcher().requirements();

@@ -71,6 +71,21 @@ pub struct Timings {
     pub total: Duration,
 }
 
+impl Timings {
+    /// Returns the stages with their names, in their order. Their sum is the whole spawn.
+    #[must_use]
+    pub fn parts(&self) -> [(&'static str, Duration); 6] {
+        [
+            ("queue", self.queue),
+            ("failed", self.failed),
+            ("start", self.start),
+            ("load", self.load),
+            ("resume", self.resume),
+            ("hello", self.hello),
+        ]
+    }
+}
+
 /// A VM of one's own, which nobody else had before or gets afterwards.
 ///
 /// Dropping it kills the VM, as does the end of this process, for whatever reason;

@@ -16,6 +16,7 @@
 //!   any state ── kill, or the VMM's own death ──▶ gone
 //! ```
 
+pub(in crate::vm) mod blocking;
 mod disk_id;
 pub(in crate::vm) mod disks;
 pub(in crate::vm) mod file_stamps;

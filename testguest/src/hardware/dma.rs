@@ -8,7 +8,7 @@ use core::ptr::NonNull;
 use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
 
 /// The identity mapping.
-pub(crate) struct Identity;
+pub(crate) struct IdentityMapping;
 
 fn layout(pages: usize) -> Option<Layout> {
     Layout::from_size_align(pages.checked_mul(PAGE_SIZE)?, PAGE_SIZE).ok()
@@ -16,7 +16,7 @@ fn layout(pages: usize) -> Option<Layout> {
 
 // SAFETY: the memory comes zeroed and aligned from the allocator, which gives it to nobody else
 // until it is deallocated; physical addresses are virtual ones.
-unsafe impl Hal for Identity {
+unsafe impl Hal for IdentityMapping {
     fn dma_alloc(pages: usize, _: BufferDirection) -> (PhysAddr, NonNull<u8>) {
         let memory = layout(pages)
             .filter(|layout| layout.size() > 0)

@@ -15,7 +15,7 @@ use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
 use virtio_drivers::transport::{DeviceStatus, DeviceType, Transport};
 use virtio_drivers::{Error, Result};
 
-use super::dma::Identity;
+use super::dma::IdentityMapping;
 
 const RECEIVE: u16 = 0;
 const TRANSMIT: u16 = 1;
@@ -42,14 +42,14 @@ const TRANSPORT_RESET: [u8; EVENT_LENGTH] = [0; EVENT_LENGTH];
 /// The device.
 pub(crate) struct Socket {
     transport: MmioTransport<'static>,
-    receive: VirtQueue<Identity, RECEIVE_SLOTS>,
+    receive: VirtQueue<IdentityMapping, RECEIVE_SLOTS>,
     /// Buffers of the receive queue, by the queue's number for each: all are with the device, but
     /// for the one that is being read.
     arrivals: [Box<[u8]>; RECEIVE_SLOTS],
     /// Buffers given back since the device was notified.
     unannounced: usize,
-    event: OwningQueue<Identity, EVENT_SLOTS, EVENT_LENGTH>,
-    transmit: VirtQueue<Identity, TRANSMIT_SLOTS>,
+    event: OwningQueue<IdentityMapping, EVENT_SLOTS, EVENT_LENGTH>,
+    transmit: VirtQueue<IdentityMapping, TRANSMIT_SLOTS>,
     /// Buffers of the transmit queue; one that is in use is with the device.
     packets: [Packet; TRANSMIT_SLOTS],
 }
@@ -201,7 +201,7 @@ impl Socket {
 /// Gives a buffer to the device. The queue numbers buffers by its free descriptors: the first of all
 /// at first, and then the one that was freed last, so that a buffer keeps its number.
 fn lend(
-    queue: &mut VirtQueue<Identity, RECEIVE_SLOTS>,
+    queue: &mut VirtQueue<IdentityMapping, RECEIVE_SLOTS>,
     index: usize,
     buffer: &mut [u8],
 ) -> Result<()> {

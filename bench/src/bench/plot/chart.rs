@@ -14,9 +14,9 @@ const NAME: i32 = 18;
 /// Left edge of the names, above the axis.
 const LEFT: i32 = 60;
 
-/// One line of a chart.
+/// A curve of a chart.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct Curve {
     pub(super) name: String,
     pub(super) color: RGBColor,
     pub(super) points: Vec<(f64, f64)>,
@@ -35,7 +35,7 @@ pub(super) struct Axes<'a, X, Y> {
 }
 
 /// Draws lines.
-pub(super) fn draw<X, Y>(area: &Area<'_>, axes: Axes<'_, X, Y>, lines: Vec<Line>) -> Result<()>
+pub(super) fn draw<X, Y>(area: &Area<'_>, axes: Axes<'_, X, Y>, lines: Vec<Curve>) -> Result<()>
 where
     X: AsRangedCoord<Value = f64>,
     Y: AsRangedCoord<Value = f64>,
@@ -64,7 +64,7 @@ where
         .into_iter()
         .zip((TITLE..).step_by(NAME.unsigned_abs() as usize))
     {
-        let Line {
+        let Curve {
             name,
             color,
             points,

@@ -4,13 +4,13 @@ use anyhow::Result;
 use plotters::prelude::*;
 
 use super::canvas::{Area, BLUE, GREEN, ORANGE, PINK, SKY, VERMILION};
-use super::chart::{self, Axes, Line};
+use super::chart::{self, Axes, Curve};
 use crate::bench::crowd::Crowd;
 use crate::bench::text::in_mebibytes;
 
 pub(super) fn draw(area: &Area<'_>, crowds: &[Crowd]) -> Result<()> {
     let (left, right) = area.split_horizontally(area.relative_to_width(0.6));
-    let of = |color, name: &str, value: fn(&Crowd) -> f64| Line {
+    let of = |color, name: &str, value: fn(&Crowd) -> f64| Curve {
         name: name.to_owned(),
         color,
         points: crowds
@@ -37,7 +37,7 @@ pub(super) fn draw(area: &Area<'_>, crowds: &[Crowd]) -> Result<()> {
         }),
     ];
     let clones = || chart::decades(crowds.iter().map(|crowd| crowd.clones as f64)).log_scale();
-    let values = |lines: &[Line]| {
+    let values = |lines: &[Curve]| {
         let points = lines.iter().flat_map(|line| &line.points);
         points.map(|(_, y)| *y).collect::<Vec<_>>().into_iter()
     };

@@ -8,7 +8,7 @@ use ironclaw_orchestrator::vm::Origin;
 use plotters::prelude::*;
 
 use super::canvas::{Area, BLUE, GREEN, VERMILION};
-use super::chart::{self, Axes, Line};
+use super::chart::{self, Axes, Curve};
 use crate::bench::text;
 use crate::bench::tiers::Tier;
 
@@ -26,10 +26,10 @@ pub(super) fn draw(area: &Area<'_>, tiers: &[Tier]) -> Result<()> {
     chart::draw(area, axes, lines)
 }
 
-fn line(tier: &Tier) -> Line {
+fn line(tier: &Tier) -> Curve {
     let mut times: Vec<_> = tier.lives.iter().map(|life| life.timings.total).collect();
     times.sort_unstable();
-    Line {
+    Curve {
         name: format!(
             "{} (median {} ms, {} spawns)",
             tier.origin,

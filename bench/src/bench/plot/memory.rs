@@ -3,13 +3,13 @@
 use anyhow::Result;
 
 use super::canvas::{Area, BLUE, GREEN, ORANGE, SKY};
-use super::chart::{self, Axes, Line};
+use super::chart::{self, Axes, Curve};
 use crate::bench::clones::Clones;
 use crate::bench::text::in_mebibytes;
 
 pub(super) fn draw(area: &Area<'_>, clones: &[Clones]) -> Result<()> {
     let (left, right) = area.split_horizontally(area.relative_to_width(0.5));
-    let of = |color, name: &str, several: bool, bytes: fn(&Clones) -> u64| Line {
+    let of = |color, name: &str, several: bool, bytes: fn(&Clones) -> u64| Curve {
         name: name.to_owned(),
         color,
         points: clones
@@ -36,7 +36,7 @@ pub(super) fn draw(area: &Area<'_>, clones: &[Clones]) -> Result<()> {
     panel(&right, "One of them (median)", each)
 }
 
-fn panel(area: &Area<'_>, title: &str, mut lines: Vec<Line>) -> Result<()> {
+fn panel(area: &Area<'_>, title: &str, mut lines: Vec<Curve>) -> Result<()> {
     lines.retain(|line| !line.points.is_empty());
     let points = || lines.iter().flat_map(|line| &line.points);
     let axes = Axes {

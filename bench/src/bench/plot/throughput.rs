@@ -4,12 +4,12 @@ use anyhow::Result;
 use plotters::prelude::*;
 
 use super::canvas::{Area, BLUE, GREEN, ORANGE, SKY};
-use super::chart::{self, Axes, Line};
+use super::chart::{self, Axes, Curve};
 use crate::bench::load::Concurrency;
 
 pub(super) fn draw(area: &Area<'_>, levels: &[Concurrency]) -> Result<()> {
     let (left, right) = area.split_horizontally(area.relative_to_width(0.5));
-    let of = |color, name: &str, value: fn(&Concurrency) -> f64| Line {
+    let of = |color, name: &str, value: fn(&Concurrency) -> f64| Curve {
         name: name.to_owned(),
         color,
         points: levels
@@ -30,7 +30,7 @@ pub(super) fn draw(area: &Area<'_>, levels: &[Concurrency]) -> Result<()> {
         of(GREEN, "burst, median", |l| l.burst.spawn_ms.p50),
     ];
     let concurrency = || chart::from_zero(levels.iter().map(|level| level.concurrency as f64));
-    let values = |lines: &[Line]| {
+    let values = |lines: &[Curve]| {
         let points = lines.iter().flat_map(|line| &line.points);
         points.map(|(_, y)| *y).collect::<Vec<_>>().into_iter()
     };

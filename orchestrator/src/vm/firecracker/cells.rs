@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::trampoline::{TRAMPOLINE, trampoline};
 use crate::sys;
-use crate::vm::blocking::blocking;
+use crate::vm::vmm::blocking::blocking;
 use crate::vm::vmm::run_directory;
 
 /// The directory of the copies, below that of their owner.

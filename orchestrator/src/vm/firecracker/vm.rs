@@ -11,13 +11,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ironclaw_protocol::VSOCK_PORT;
 use tokio::net::UnixStream;
-use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::api::{ApiError, Client, Drive, SnapshotCreate, SnapshotType, Vm};
 use super::chroot::{Chroot, disk_path};
 use super::vsock;
-use crate::vm::vmm::disks::{OpenDisks, blocking};
+use crate::vm::vmm::blocking::blocking_in_vmm;
+use crate::vm::vmm::disks::OpenDisks;
 use crate::vm::vmm::process::Process;
 use crate::vm::vmm::{
     DiskId, Exit, Images, Machine, MicroVm, SavedFiles, Scratch, VmmError, VmmProcess,
@@ -144,10 +144,9 @@ impl MicroVm for FirecrackerVm {
         if let Writes::Since(base) = &mut self.writes {
             let before = base.take();
             let written = memory.to_owned();
-            let completed = spawn_blocking(move || completed(&written, before)).await;
-            *base = Some(completed.map_err(|error| {
-                VmmError::io("complete the memory of a snapshot")(error.into())
-            })??);
+            let complete = move || completed(&written, before);
+            let operation = "complete the memory of a snapshot";
+            *base = Some(blocking_in_vmm(operation, complete).await?);
         }
         Ok(())
     }
@@ -264,7 +263,7 @@ impl FirecrackerVm {
             return Ok(drives);
         }
         let (scratch, chroot, machine) = (scratch.clone(), self.chroot.clone(), self.machine);
-        let copied = blocking("copy a disk", move || {
+        let copied = blocking_in_vmm("copy a disk", move || {
             OpenDisks::copied(&scratch, machine, |id| chroot.create_disk(id))
         });
         let disks = copied.await?;
@@ -280,7 +279,7 @@ impl FirecrackerVm {
             return Ok(());
         }
         let (disks, files, machine) = (Arc::clone(&self.disks), files.clone(), self.machine);
-        blocking("save a disk", move || disks.save(machine, &files)).await
+        blocking_in_vmm("save a disk", move || disks.save(machine, &files)).await
     }
 
     /// Returns this VM, or the error of `done`: then kills the process and waits for its cleanup,

@@ -1,4 +1,5 @@
-//! A simulated guest at the other end of the stream.
+//! A simulated guest at the other end of the stream. It frames by itself, and not by the session that
+//! all guests share: it has to say what those never would, in a wrong order or version.
 
 use ironclaw_protocol::frame::{Decoder, Event, MAGIC, decode, encode};
 use ironclaw_protocol::message::{Request, RequestId, ToGuest, ToHost};

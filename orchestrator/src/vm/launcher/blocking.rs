@@ -1,7 +1,7 @@
 //! Blocking work of launches.
 
 use super::error::LaunchError;
-use crate::vm::blocking::{self, ShuttingDown};
+use crate::vm::vmm::blocking::{self, ShuttingDown};
 
 /// Runs blocking work on a thread for it.
 pub(crate) async fn blocking<T, E>(

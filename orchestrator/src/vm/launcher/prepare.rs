@@ -328,7 +328,10 @@ fn build(
     agent: PathBuf,
     progress: &Progress,
 ) -> Result<Template, LaunchError> {
-    let spec = BuildSpec::new(agent);
+    let spec = BuildSpec {
+        max_root_bytes: config.max_root_bytes(),
+        ..BuildSpec::new(agent)
+    };
     let progress = &mut |step| progress(&Stage::Template(step));
     Ok(store.build_if_missing(&spec, &config.template, progress)?)
 }

@@ -43,10 +43,10 @@ impl From<io::Error> for QmpError {
     }
 }
 
-/// One line from QEMU.
+/// A message of QEMU, one line.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-enum Line {
+enum Received {
     Return {
         #[serde(rename = "return")]
         _value: Value,
@@ -199,7 +199,7 @@ impl Qmp {
                 }
             }
             match self.read_line().await? {
-                Line::Event(event) => self.events.push_back(event),
+                Received::Event(event) => self.events.push_back(event),
                 other => return Err(QmpError::Malformed(format!("{other:?} without a command"))),
             }
         }
@@ -209,12 +209,12 @@ impl Qmp {
         loop {
             let line = self.read_line().await?;
             match line {
-                Line::Greeting { .. } => {}
-                Line::Event(event) => self.keep(event),
-                Line::Return { .. } | Line::Error { .. } => {
+                Received::Greeting { .. } => {}
+                Received::Event(event) => self.keep(event),
+                Received::Return { .. } | Received::Error { .. } => {
                     let command = self.pending.pop_front().unwrap_or("nothing");
                     return match line {
-                        Line::Error { error } => Err(QmpError::Refused {
+                        Received::Error { error } => Err(QmpError::Refused {
                             command,
                             message: untrusted::message(&error.desc),
                         }),
@@ -233,7 +233,7 @@ impl Qmp {
         }
     }
 
-    async fn read_line(&mut self) -> Result<Line, QmpError> {
+    async fn read_line(&mut self) -> Result<Received, QmpError> {
         loop {
             if let Some(end) = self.received.iter().position(|byte| *byte == b'\n') {
                 let line = serde_json::from_slice(&self.received[..end]);

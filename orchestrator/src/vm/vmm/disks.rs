@@ -6,7 +6,6 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use ironclaw_store::copy_file;
-use tokio::task::spawn_blocking;
 
 use super::{DiskId, Images, Machine, Scratch, VmmError};
 use ironclaw_host::regular_file;
@@ -60,15 +59,6 @@ impl OpenDisks {
     pub(in crate::vm) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
-}
-
-/// Runs work on disks on a thread for it.
-pub(in crate::vm) async fn blocking<T: Send + 'static>(
-    operation: &'static str,
-    work: impl FnOnce() -> Result<T, VmmError> + Send + 'static,
-) -> Result<T, VmmError> {
-    let done = spawn_blocking(work).await;
-    done.map_err(|error| VmmError::io(operation)(error.into()))?
 }
 
 /// Opens a disk's file for reading. Refuses one of another size than `expected`: the guest knows

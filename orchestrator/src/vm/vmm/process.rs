@@ -78,7 +78,7 @@ impl Process {
         let (started, start) = oneshot::channel();
         let (dead, death) = watch::channel(None);
         let (gone, exit) = watch::channel(None);
-        let rundown = launch.rundown.clone();
+        let rundown = launch.rundown().clone();
         let mut unless_started = Dying {
             rundown: rundown.clone(),
             ending: Some(exit.clone()),

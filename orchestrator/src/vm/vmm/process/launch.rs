@@ -21,15 +21,20 @@ use crate::vm::vmm::rundown::Rundown;
 
 /// A process to be started, with what it has of the host.
 pub(crate) struct Launch<R = ()> {
+    setup: Setup,
+    resources: R,
+}
+
+/// What a process is started with.
+struct Setup {
     way: Way,
     inherited: Vec<OwnedFd>,
     namespace: Option<Arc<OwnedFd>>,
     supply: Option<OwnedFd>,
     cgroups: Vec<File>,
     run: Option<Arc<RunDirectory>>,
-    pub(super) rundown: Rundown,
+    rundown: Rundown,
     log: Option<OwnedFd>,
-    resources: R,
 }
 
 /// The way in which a process is started.
@@ -53,15 +58,13 @@ impl Launch {
         confinement: Confinement,
         supply: Option<OwnedFd>,
     ) -> Self {
-        let way = Way::Forked(command, Box::new(confinement));
-        Self {
-            supply,
-            ..Self::by(way)
-        }
+        let mut launch = Self::by(Way::Forked(command, Box::new(confinement)));
+        launch.setup.supply = supply;
+        launch
     }
 
     fn by(way: Way) -> Self {
-        Self {
+        let setup = Setup {
             way,
             inherited: Vec::new(),
             namespace: None,
@@ -70,6 +73,9 @@ impl Launch {
             run: None,
             rundown: Rundown::default(),
             log: None,
+        };
+        Self {
+            setup,
             resources: (),
         }
     }
@@ -77,26 +83,8 @@ impl Launch {
     /// Drops `resources` when it has ended: after [`VmmProcess::died`](crate::vm::vmm::VmmProcess),
     /// before [`Process::exited`](super::Process::exited).
     pub(crate) fn with<R: Send + 'static>(self, resources: R) -> Launch<R> {
-        let Self {
-            way,
-            inherited,
-            namespace,
-            supply,
-            cgroups,
-            run,
-            rundown,
-            log,
-            resources: (),
-        } = self;
         Launch {
-            way,
-            inherited,
-            namespace,
-            supply,
-            cgroups,
-            run,
-            rundown,
-            log,
+            setup: self.setup,
             resources,
         }
     }
@@ -105,41 +93,46 @@ impl Launch {
 impl<R: Send + 'static> Launch<R> {
     /// Leaves `descriptors` open in it under their present numbers.
     pub(crate) fn inherit(mut self, descriptors: Vec<OwnedFd>) -> Self {
-        self.inherited = descriptors;
+        self.setup.inherited = descriptors;
         self
     }
 
     /// Starts it in a PID namespace, which has to end with us.
     pub(crate) fn in_pid_namespace(mut self, namespace: Arc<OwnedFd>) -> Self {
-        self.namespace = Some(namespace);
+        self.setup.namespace = Some(namespace);
         self
     }
 
     /// Moves it into the control groups with these files as soon as it has started: the kernel
     /// takes 10 ms for the first one, during which the program comes up.
     pub(crate) fn joining(mut self, cgroups: Vec<File>) -> Self {
-        self.cgroups = cgroups;
+        self.setup.cgroups = cgroups;
         self
     }
 
     /// Records it in `run` while it lives, so that a sweep kills it should it outlive us; its end
     /// belongs to that directory's rundown.
     pub(crate) fn recorded_in(mut self, run: Arc<RunDirectory>) -> Self {
-        self.rundown = run.rundown().clone();
-        self.run = Some(run);
+        self.setup.rundown = run.rundown().clone();
+        self.setup.run = Some(run);
         self
     }
 
     /// Collects the output of `log`, the reading end of a pipe, as the VMM's own messages, like its
     /// standard error.
     pub(crate) fn logging_to(mut self, log: OwnedFd) -> Self {
-        self.log = Some(log);
+        self.setup.log = Some(log);
         self
+    }
+
+    pub(super) fn rundown(&self) -> &Rundown {
+        &self.setup.rundown
     }
 
     /// Starts it as a child of this thread, whose last one it is.
     pub(super) fn spawn(self) -> io::Result<Spawned<R>> {
-        let Self {
+        let Self { setup, resources } = self;
+        let Setup {
             way,
             mut inherited,
             namespace,
@@ -148,8 +141,7 @@ impl<R: Send + 'static> Launch<R> {
             run,
             rundown: _,
             log,
-            resources,
-        } = self;
+        } = setup;
         let is_tied = match &way {
             Way::Shared(_) => namespace.is_some(),
             Way::Forked(_, confinement) => confinement.namespaces != Namespaces::Ours,
