@@ -32,6 +32,8 @@ struct Row {
     /// What leads to it.
     names: Vec<TemplateName>,
     default: bool,
+    /// Whether it was deleted, and goes once nothing uses it any more.
+    deleted: bool,
     /// The time of the build, in seconds since 1970.
     created: Option<u64>,
     /// The manifest, if the template is usable.
@@ -160,7 +162,12 @@ async fn list(config: &Config, json: bool) -> Result<()> {
         return output::json(&rows);
     }
     let rows = rows.into_iter().map(|row| {
-        let default = if row.default { "yes" } else { "" }.to_owned();
+        let default = match row {
+            Row { deleted: true, .. } => "deleted",
+            Row { default: true, .. } => "yes",
+            _ => "",
+        };
+        let default = default.to_owned();
         let names: Vec<_> = row.names.iter().map(TemplateName::as_str).collect();
         let [root, size, created] = match row.manifest {
             Some(manifest) => {
@@ -240,6 +247,7 @@ fn rows(store: &TemplateStore) -> Result<Vec<Row>> {
             hash: listed.hash.to_string(),
             names,
             default: default == Some(listed.hash),
+            deleted: listed.is_deleted,
             created: manifest.as_ref().map(|manifest| manifest.created),
             manifest,
             error,

@@ -6,9 +6,10 @@ use std::str::FromStr;
 use anyhow::Result;
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
+use ironclaw_console::progress::note;
 use ironclaw_orchestrator::template::oci::RootSource;
 use ironclaw_orchestrator::template::{
-    ParseTemplateNameError, TemplateError, TemplateHash, TemplateName, TemplateStore,
+    ParseTemplateNameError, Removal, TemplateError, TemplateHash, TemplateName, TemplateStore,
 };
 use ironclaw_orchestrator::vm::Config;
 use serde::Serialize;
@@ -86,19 +87,26 @@ impl fmt::Display for Which {
 /// Deletes what is named: by a hash, the template with all its names; by a name, that name, and the
 /// template too unless something else leads to it.
 pub(crate) fn delete(store: &TemplateStore, which: &Which) -> Result<()> {
-    match which {
+    let removal = match which {
         Which::Hash(hash) => store.delete(hash)?,
         Which::Name(name) => {
             let hash = store.remove_name(name)?;
             let is_named = store.names()?.iter().any(|(_, of)| *of == hash);
-            if !is_named && store.default_hash()? != Some(hash) {
+            if is_named || store.default_hash()? == Some(hash) {
+                Removal::Done
+            } else {
                 match store.delete(&hash) {
                     // Somebody removed its directory.
-                    Err(TemplateError::NotFound { .. }) => {}
+                    Err(TemplateError::NotFound { .. }) => Removal::Done,
                     deleted => deleted?,
                 }
             }
         }
+    };
+    if removal == Removal::WhenUnused {
+        note(&format!(
+            "{which} is kept until the processes and snapshots that need it are gone"
+        ));
     }
     // Shared ones stay.
     store.remove_unused_layers()?;

@@ -55,6 +55,8 @@ pub mod oci;
 pub mod recipe;
 #[cfg(all(feature = "debian", feature = "oci"))]
 mod recipe_build;
+mod references;
+mod removal;
 mod root_origin;
 #[cfg(all(feature = "debian", feature = "oci"))]
 mod rooted;
@@ -85,6 +87,8 @@ pub use ironclaw_store::{Sha256Digest, StoreError};
 pub use kernel::KernelError;
 pub use manifest::{FORMAT, Initramfs, Kernel, Manifest, PackageVersion, RootDisk};
 pub use name::{ParseTemplateNameError, TemplateName};
+pub use references::REFERENCE;
+pub use removal::{Removal, TemplatePin};
 pub use root_origin::{ImageConfig, RootOrigin};
 pub use step::Step;
 pub use store::{Listed, TemplateStore};

@@ -1,8 +1,7 @@
 //! What leads to templates: the default, names, and what images held when they were built.
 //!
 //! Each is a symbolic link, which one rename replaces: whoever follows it finds the former template or the
-//! new one. A template that nothing leads to any more stays until it is deleted, since snapshots may read
-//! its disk.
+//! new one. A template that nothing leads to any more stays until it is deleted.
 
 use std::fs;
 use std::io::ErrorKind;

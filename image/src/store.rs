@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ironclaw_host::flock;
 use ironclaw_host::mark;
-use ironclaw_store::{Artefact as _, Deletion, LockKind, Staging, Store};
+use ironclaw_store::{Artefact as _, LockKind, Staging, Store};
 use uuid::Uuid;
 
 use crate::choice::TemplateChoice;
@@ -20,7 +20,7 @@ use crate::template::Template;
 
 /// Templates on disk. Any number of processes may use one directory at a time.
 #[derive(Debug, Clone)]
-pub struct TemplateStore(Store<TemplateHash>);
+pub struct TemplateStore(pub(crate) Store<TemplateHash>);
 
 /// An entry of [`TemplateStore::list`].
 #[derive(Debug)]
@@ -30,9 +30,11 @@ pub struct Listed {
     pub hash: TemplateHash,
     /// The template, or why it can't be used.
     pub template: Result<Template, TemplateError>,
+    /// Whether it was deleted, and goes once nothing uses it any more.
+    pub is_deleted: bool,
 }
 
-const LOCK: &str = ".lock";
+pub(crate) const LOCK: &str = ".lock";
 
 impl TemplateStore {
     /// Opens the store in `root`, which is created with mode 0700 if it does not exist.
@@ -127,42 +129,10 @@ impl TemplateStore {
                 Err(_) if !self.is_ours(&hash) => Err(self.not_ours(&hash)),
                 loaded => loaded,
             },
+            is_deleted: self.is_deleted(&hash),
             hash,
         });
         Ok(listed.collect())
-    }
-
-    /// Deletes a template. Snapshots made from it stay usable, since they hold all they need, unless it has a
-    /// root disk, whose image they read.
-    ///
-    /// # Errors
-    /// [`TemplateError::NotFound`], [`TemplateError::NotOurs`], or if files can't be removed.
-    pub fn delete(&self, hash: &TemplateHash) -> Result<(), TemplateError> {
-        let _lock = self.lock(|| {})?;
-        if !file::exists(&hash.directory(self.root()))? {
-            return Err(self.not_found(hash));
-        }
-        if !self.is_ours(hash) {
-            return Err(self.not_ours(hash));
-        }
-        Links::of(self.root()).unlink_all(hash)?;
-        self.remove(hash)
-    }
-
-    /// Removes a template. The caller holds the lock of builds.
-    fn remove(&self, hash: &TemplateHash) -> Result<(), TemplateError> {
-        match self.0.delete(*hash, |_| Ok::<_, TemplateError>(true))? {
-            Deletion::Done | Deletion::Denied => Ok(()),
-            Deletion::Missing => Err(self.not_found(hash)),
-            Deletion::NotOurs => Err(self.not_ours(hash)),
-            Deletion::InUse => {
-                let busy = io::Error::from(ErrorKind::ResourceBusy);
-                Err(self
-                    .0
-                    .io("delete", hash.directory(self.root()), busy)
-                    .into())
-            }
-        }
     }
 
     /// Waits until no other process builds or deletes in this store, and removes what dead ones
@@ -172,6 +142,7 @@ impl TemplateStore {
         let file = file::open_lock(&path)?;
         let lock = lock_file(file, waiting).map_err(TemplateError::io("lock", &path))?;
         self.0.sweep(|_, _| Ok::<_, TemplateError>(None))?;
+        self.sweep_deleted()?;
         Ok(lock)
     }
 
@@ -183,18 +154,18 @@ impl TemplateStore {
 
     /// Returns whether we made the directory of the template `hash`, sound or not. One that can't
     /// be looked at is not ours.
-    fn is_ours(&self, hash: &TemplateHash) -> bool {
+    pub(crate) fn is_ours(&self, hash: &TemplateHash) -> bool {
         let directory = mark::open(&hash.directory(self.root()));
         directory.is_ok_and(|directory| hash.is_ours(&directory).unwrap_or(false))
     }
 
-    fn not_ours(&self, hash: &TemplateHash) -> TemplateError {
+    pub(crate) fn not_ours(&self, hash: &TemplateHash) -> TemplateError {
         TemplateError::NotOurs {
             path: hash.directory(self.root()),
         }
     }
 
-    fn not_found(&self, hash: &TemplateHash) -> TemplateError {
+    pub(crate) fn not_found(&self, hash: &TemplateHash) -> TemplateError {
         TemplateError::NotFound {
             hash: *hash,
             root: self.root().to_owned(),
@@ -214,14 +185,14 @@ impl TemplateStore {
             Err(_) if !self.is_ours(&hash) => return Err(self.not_ours(&hash)),
             Err(error) => {
                 tracing::warn!(%error, "a damaged template is replaced");
-                self.remove(&hash)?;
+                self.put_aside(&hash, &staging)?;
                 false
             }
         };
         if !intact {
-            // Nobody pins a template: what is booted from it has its files open.
             drop(staging.publish(hash)?);
         }
+        self.restore_deleted(&hash)?;
         self.load(&hash)
     }
 }

@@ -131,6 +131,18 @@ impl Template {
         &self.manifest().boot_args
     }
 
+    /// Returns its directory.
+    pub(crate) fn directory(&self) -> &Path {
+        // Made by joining a name to that.
+        self.0.kernel.parent().unwrap_or(Path::new("/"))
+    }
+
+    /// Returns the directory of the store that it is in.
+    pub(crate) fn root(&self) -> &Path {
+        let directory = self.directory();
+        directory.parent().unwrap_or(directory)
+    }
+
     /// Returns the manifest.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {

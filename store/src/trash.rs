@@ -64,6 +64,32 @@ impl<A: Artefact> Store<A> {
     }
 }
 
+impl<A: Artefact> Store<A> {
+    /// Takes the name of an artefact of ours away, for another one. It is removed by the next sweep that
+    /// finds nobody using it.
+    ///
+    /// # Errors
+    /// [`StoreError`]; a missing artefact is no error.
+    pub fn put_aside(&self, name: A) -> Result<(), StoreError> {
+        let _root = self.lock()?;
+        let path = name.directory(self.root());
+        let trash = |number: u32| {
+            let name = format!("{TRASH_PREFIX}{}.{number}", name.in_manifest());
+            self.root().join(name)
+        };
+        // Earlier ones may be in use still.
+        let free = (1..).map(trash).find(|trash| !trash.exists());
+        match free.map_or(Ok(()), |trash| fs::rename(&path, trash)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(self.io("put aside", &path, error));
+            }
+            _ => {}
+        }
+        name.forget(self.root())
+            .map_err(|error| self.io("forget", &path, error))
+    }
+}
+
 /// Moves an artefact to the trash, so that it is gone at once, however long the removal of its
 /// files takes. The caller holds the lock of its directory, too.
 pub(crate) fn put_aside<A: Artefact>(

@@ -77,7 +77,7 @@ pub(crate) enum TemplateTask {
     #[command(after_help = help::TEMPLATE_VERIFY_EXAMPLES)]
     Verify(Templates),
     /// Delete templates: by a name, the name, and the template unless another name or the default leads
-    /// to it. Their snapshots stay, and so do VMs that run; a program that uses one can't boot it again.
+    /// to it. One that a program uses, or that snapshots and checkpoints need, is removed when they are gone.
     /// Without the default one, the next run builds a template.
     #[command(visible_alias = "rm", after_help = help::TEMPLATE_DELETE_EXAMPLES)]
     Delete(Templates),

@@ -8,6 +8,7 @@ use super::*;
 use crate::debian::{BuildSpec, CACHE, entries};
 use crate::fixture;
 use crate::links::{DEFAULT, NAMES};
+use crate::removal::Removal;
 use crate::step::Step;
 
 struct Bench {
@@ -382,6 +383,166 @@ fn a_deleted_template_is_gone_and_no_default_any_more() {
     assert!(bench.names().is_empty());
     assert!(bench.store.default_template().unwrap().is_none());
     let error = bench.store.delete(template.hash()).unwrap_err();
+    assert!(matches!(error, TemplateError::NotFound { .. }), "{error}");
+}
+
+/// Makes the directories of a snapshot that is being made and of one that is published.
+fn snapshot(bench: &Bench, name: &str) -> [PathBuf; 2] {
+    let snapshots = bench.inputs.join("snapshots");
+    let staging = snapshots.join(format!(".staging-{name}"));
+    fs::create_dir_all(&staging).unwrap();
+    [staging, snapshots.join(name)]
+}
+
+#[test]
+fn a_template_that_a_process_or_a_snapshot_needs_is_deleted_once_none_does() {
+    let bench = bench();
+    let template = bench.build("agent");
+    let store = &bench.store;
+    let pin = template.pin().unwrap();
+    let [staging, published] = snapshot(&bench, "one");
+    template.keep_for(&staging, &published).unwrap();
+    assert_eq!(store.delete(template.hash()).unwrap(), Removal::WhenUnused);
+    assert!(store.default_template().unwrap().is_none());
+    let kept = || {
+        store.remove_deleted().unwrap();
+        store.load(template.hash()).unwrap().verify().unwrap();
+        let listed = store.list().unwrap();
+        assert!(listed.len() == 1 && listed[0].is_deleted);
+    };
+    kept();
+    drop(pin);
+    kept();
+    fs::rename(&staging, &published).unwrap();
+    kept();
+    // Another process may go on with its snapshots, and somebody may delete it again.
+    let again = store.load(template.hash()).unwrap().pin().unwrap();
+    fs::remove_dir_all(&published).unwrap();
+    assert_eq!(store.delete(template.hash()).unwrap(), Removal::WhenUnused);
+    kept();
+    drop(again);
+    store.remove_deleted().unwrap();
+    assert!(bench.names().is_empty(), "{:?}", bench.names());
+    assert!(matches!(
+        template.pin().unwrap_err(),
+        TemplateError::NotFound { .. }
+    ));
+}
+
+#[test]
+fn a_template_that_is_built_again_after_its_deletion_stays() {
+    let bench = bench();
+    let template = bench.build("agent");
+    let pin = template.pin().unwrap();
+    bench.store.delete(template.hash()).unwrap();
+    bench.build("agent");
+    drop(pin);
+    bench.store.remove_deleted().unwrap();
+    let default = bench.store.default_template().unwrap().unwrap();
+    assert_eq!(default.hash(), template.hash());
+    assert!(!bench.store.list().unwrap()[0].is_deleted);
+}
+
+#[test]
+fn a_damaged_template_is_replaced_while_it_is_used_and_its_snapshots_need_the_other() {
+    let bench = bench();
+    let template = bench.build("agent");
+    let pin = template.pin().unwrap();
+    let [staging, published] = snapshot(&bench, "one");
+    template.keep_for(&staging, &published).unwrap();
+    let open = File::open(template.kernel()).unwrap();
+    damage(template.kernel(), |bytes| bytes[100] ^= 1);
+    bench.build("agent").verify().unwrap();
+    assert_eq!(open.metadata().unwrap().nlink(), 1, "it is kept aside");
+    drop(pin);
+    let deleted = bench.store.delete(template.hash()).unwrap();
+    assert_eq!(deleted, Removal::WhenUnused);
+    assert_eq!(open.metadata().unwrap().nlink(), 0);
+    fs::remove_dir_all(&staging).unwrap();
+    bench.store.remove_deleted().unwrap();
+    assert!(bench.names().is_empty(), "{:?}", bench.names());
+}
+
+/// Set to the number of the round where the test runs in a process of its own.
+const VICTIM: &str = "IRONCLAW_TEST_VICTIM";
+
+/// Builds, uses, deletes and sweeps for ever.
+fn live(store: &TemplateStore, spec: &BuildSpec, snapshots: &Path) -> ! {
+    for number in 0.. {
+        let template = store.build(spec, &mut |_| {}).unwrap();
+        let pin = template.pin().unwrap();
+        let staging = snapshots.join(format!(".staging-{}-{number}", std::process::id()));
+        let published = snapshots.join(format!("{}-{number}", std::process::id()));
+        fs::create_dir(&staging).unwrap();
+        template.keep_for(&staging, &published).unwrap();
+        store.delete(template.hash()).unwrap();
+        fs::rename(&staging, &published).unwrap();
+        drop(pin);
+        store.remove_deleted().unwrap();
+        fs::remove_dir_all(&published).unwrap();
+        store.remove_deleted().unwrap();
+    }
+    unreachable!()
+}
+
+#[test]
+fn a_process_killed_anywhere_takes_no_template_that_is_used_and_leaves_none_that_is_not() {
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+    if let Some(directory) = std::env::var_os(VICTIM).map(PathBuf::from) {
+        let store = TemplateStore::open(directory.join("templates")).unwrap();
+        let spec = fixture::spec(&directory.join("inputs"), "of the victim");
+        live(&store, &spec, &directory.join("snapshots"));
+    }
+    let root = tempfile::tempdir().unwrap();
+    let path = |name| root.path().join(name);
+    let snapshots = path("snapshots");
+    fs::create_dir(&snapshots).unwrap();
+    fs::create_dir(path("inputs")).unwrap();
+    let spec = fixture::spec(&path("inputs"), "of the victim");
+    let store = TemplateStore::open(path("templates")).unwrap();
+    let name = std::thread::current().name().unwrap().to_owned();
+    let mut hash = None;
+    for round in 0..24_u32 {
+        let mut victim = Command::new(std::env::current_exe().unwrap());
+        let victim = victim.args(["--exact", &name]).env(VICTIM, root.path());
+        let mut victim = victim
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // It has done something by then; the moment is another one each time.
+        let begun = Instant::now();
+        while fs::read_dir(&snapshots).unwrap().next().is_none() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "it does nothing");
+            std::thread::yield_now();
+        }
+        std::thread::sleep(Duration::from_micros(700) * round);
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+        // A snapshot of ours, made like those.
+        let template = store.build(&spec, &mut |_| {}).unwrap();
+        let pin = template.pin().unwrap();
+        let ours = snapshots.join("ours");
+        fs::create_dir(&ours).unwrap();
+        template.keep_for(&ours, &ours).unwrap();
+        drop(pin);
+        store.delete(template.hash()).unwrap();
+        store.remove_deleted().unwrap();
+        let loaded = store.load(template.hash()).unwrap();
+        loaded.verify().unwrap();
+        hash = Some(*template.hash());
+        // What the sweep of snapshots does.
+        for entry in fs::read_dir(&snapshots).unwrap() {
+            fs::remove_dir_all(entry.unwrap().path()).unwrap();
+        }
+        store.remove_deleted().unwrap();
+        let left = entries(store.root()).unwrap();
+        let left: Vec<_> = left.iter().map(std::fs::DirEntry::file_name).collect();
+        let of_ours = |name: &std::ffi::OsString| name != LOCK && name != CACHE;
+        assert!(!left.iter().any(of_ours), "{left:?}");
+    }
+    let error = store.load(&hash.unwrap()).unwrap_err();
     assert!(matches!(error, TemplateError::NotFound { .. }), "{error}");
 }
 

@@ -72,13 +72,15 @@ pub(crate) async fn take(
             let Lineage {
                 store,
                 requirements,
-                images: _,
+                template,
+                ..
             } = &*lineage;
             store.ensure_room(requirements.machine.memory_bytes())?;
             let mut staging = store.stage_checkpoint(requirements, checkpoint, parent_id)?;
             if requirements.machine.disk_mib.is_some() {
                 staging.add_disk(DiskId::scratch())?;
             }
+            staging.keep(template)?;
             Ok(staging)
         }
     });

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{Span, field};
 
+use crate::template::{Template, TemplatePin};
 use crate::vm::exit_reason::ExitReason;
 use crate::vm::guest::{Guest, GuestError};
 use crate::vm::lifecycle::{Denied, Request, State};
@@ -63,6 +64,9 @@ pub(crate) struct Lineage {
     pub(crate) requirements: Requirements,
     /// The images of its template.
     pub(crate) images: Images,
+    /// The template, which is kept for it.
+    pub(crate) template: Template,
+    pub(crate) _pin: TemplatePin,
 }
 
 /// The identity under which a VM was handed out, and the time.

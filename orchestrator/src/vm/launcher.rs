@@ -228,9 +228,11 @@ impl Launcher {
         }
         let store = self.0.snapshots.clone();
         let bytes = self.0.machine.memory_bytes();
-        let generation = blocking(move || {
+        let template = self.0.template.clone();
+        let (staging, generation) = blocking(move || -> Result<_, LaunchError> {
             store.ensure_room(bytes)?;
-            store.next_generation()
+            staging.keep(&template)?;
+            Ok((staging, store.next_generation()?))
         })
         .await?;
         let start = Instant::now();

@@ -6,10 +6,10 @@
 //! has more arguments for it. Its initramfs is that of `ironclaw template build`. The tests may
 //! take minutes where a kernel is emulated.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ironclaw_orchestrator::template::{BuildSpec, ImportSpec, TemplateStore};
+use ironclaw_orchestrator::template::{BuildSpec, ImportSpec, Template, TemplateStore};
 use ironclaw_orchestrator::vm::config::JailChoice;
 use ironclaw_orchestrator::vm::{Command, ExitStatus, Origin, VmHandle, find_guest_agent};
 use ironclaw_test_harness::skipped;
@@ -21,6 +21,14 @@ const BOOT_ARGS: &str = "IRONCLAW_TEST_LINUX_BOOT_ARGS";
 
 /// Opens a lab whose default template is Linux; `None` if no kernel is named.
 async fn open() -> Option<Lab> {
+    open_with(|_, _| None).await
+}
+
+/// Does the same for a template with the root disk that `make_root` makes of Debian's template, in a
+/// directory.
+pub(crate) async fn open_with(
+    make_root: impl FnOnce(&Template, &Path) -> Option<PathBuf> + Send + 'static,
+) -> Option<Lab> {
     let Some(kernel) = std::env::var_os(KERNEL).map(PathBuf::from) else {
         skipped(format!(
             "{KERNEL} names no kernel that boots under this host's KVM"
@@ -29,14 +37,14 @@ async fn open() -> Option<Lab> {
     };
     let lab = Lab::open().await?;
     let agent = find_guest_agent(&lab.config).unwrap();
-    let path = lab.config.template_path.clone();
+    let (path, directory) = (lab.config.template_path.clone(), lab.path().to_owned());
     let import = move || {
         let store = TemplateStore::open(path).unwrap();
         let debian = store.build(&BuildSpec::new(agent), &mut |_| {}).unwrap();
         let spec = ImportSpec {
             kernel,
             initramfs: debian.initramfs().map(ToOwned::to_owned),
-            root_disk: None,
+            root_disk: make_root(&debian, &directory),
             boot_args: std::env::var(BOOT_ARGS).unwrap_or_default(),
         };
         store.import(&spec, &mut |_| {}).unwrap();

@@ -19,6 +19,7 @@ extern crate ironclaw_test_harness as tokio;
 mod clones;
 mod commands;
 mod devices;
+mod disks;
 mod endpoints;
 mod faults;
 mod jail;
@@ -35,6 +36,8 @@ mod program;
 mod raw_api;
 #[path = "../shared/real.rs"]
 mod real;
+#[path = "../shared/root_image.rs"]
+mod root_image;
 #[path = "../shared/small_disk.rs"]
 mod small_disk;
 mod standby;

@@ -1,18 +1,15 @@
 //! Disks: an image that all clones share, and one that each writes to for itself.
 //!
-//! The guest of these trials is Linux under QEMU; `tests/firecracker/linux.rs` has it under
+//! The guest of these trials is Linux under QEMU; `tests/firecracker/disks.rs` has it under
 //! Firecracker.
 
-use std::fs::{self, File};
-use std::io::{BufWriter, Write as _};
+use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use ironclaw_orchestrator::template::tree::{
-    Children, Content, FileTree, Kind, Metadata, Node, Source,
-};
-use ironclaw_orchestrator::template::{ImportSpec, Sha256Digest, Template, TemplateStore, erofs};
+use ironclaw_orchestrator::template::{ImportSpec, Removal, Sha256Digest, Template, TemplateStore};
 use ironclaw_orchestrator::vm::snapshot::{FileRole, Snapshot};
 use ironclaw_orchestrator::vm::vmm::DiskId;
 use ironclaw_orchestrator::vm::{CheckpointOptions, Launcher, SpawnOptions, VmHandle};
@@ -21,6 +18,7 @@ use libtest_mimic::Trial;
 use crate::backend::{self, Backend};
 use crate::contract::on;
 use crate::room::{of_vms, pool};
+use crate::root_image::{self, FILE};
 use crate::trial;
 
 /// MiB of each guest's disk.
@@ -34,12 +32,21 @@ pub(crate) fn trials() -> Vec<Trial> {
             }))),*]
         };
     }
-    trials![
+    let mut all = trials![
         clones_write_the_same_file_differently_and_their_image_stays_as_it_was,
         a_full_disk_is_an_error_in_the_guest_and_nothing_else,
         a_checkpoint_has_the_disk_of_its_moment,
         a_damaged_disk_is_noticed,
-    ]
+    ];
+    all.push(trial(
+        "disk::a_deleted_template_serves_its_vms_and_checkpoints_until_they_are_gone".to_owned(),
+        || {
+            on(backend::Kind::Qemu, async |backend| {
+                deleted_template(Disks::make(backend), backend).await;
+            })
+        },
+    ));
+    all
 }
 
 /// A launcher whose template has a root disk.
@@ -51,7 +58,7 @@ pub(crate) struct Disks {
 impl Disks {
     pub(crate) fn make(backend: &Backend) -> Self {
         let directory = backend.config.run_path.parent().unwrap();
-        let image = image(backend.launcher.template(), directory);
+        let image = root_image::make(backend.launcher.template(), directory);
         let mut config = backend.config.clone();
         config.machine.disk_mib = Some(DISK_MIB);
         config.template_path = directory.join("templates");
@@ -72,87 +79,17 @@ impl Disks {
         Self { launcher, image }
     }
 
+    /// Opens a launcher of a template that is in the store, deleted or not.
+    fn again(backend: &Backend, template: Template) -> Launcher {
+        let mut config = backend.config.clone();
+        config.machine.disk_mib = Some(DISK_MIB);
+        let snapshots = backend.launcher.snapshots().clone();
+        let vmm = Arc::clone(&backend.vmm);
+        Launcher::with(vmm, template, &config, snapshots, Arc::new(|_: &_| {})).unwrap()
+    }
+
     fn digest(&self) -> Sha256Digest {
         Sha256Digest::of(fs::read(&self.image).unwrap())
-    }
-}
-
-/// Makes an image with the programs of the template's initramfs.
-fn image(template: &Template, directory: &Path) -> PathBuf {
-    let mut tree = initramfs(template.initramfs().unwrap());
-    let srv = tree.resolve(b"srv").unwrap();
-    for name in [&b"hidden"[..], b"tree", b"plain"] {
-        let node = Node::directory(Metadata::of_mode(0o755));
-        tree.insert(srv, name, node).unwrap();
-    }
-    let file = directory.join("file");
-    fs::write(&file, "of the image\n").unwrap();
-    let opened = Source::Open(Arc::new(File::open(&file).unwrap()));
-    let source = tree.add_source(opened).unwrap();
-    let names: [&[u8]; 8] = [
-        b"file",
-        b"gone",
-        b"touched",
-        b"opened",
-        b"turned",
-        b"hidden/a",
-        b"hidden/b",
-        b"tree/x",
-    ];
-    for name in names {
-        let node = Node {
-            metadata: Metadata::of_mode(0o644),
-            kind: Kind::File(Content::whole(source, 0, 13)),
-        };
-        let (directory, name) = match name.iter().position(|byte| *byte == b'/') {
-            Some(at) => (tree.child(srv, &name[..at]).unwrap(), &name[at + 1..]),
-            None => (srv, name),
-        };
-        tree.insert(directory, name, node).unwrap();
-    }
-    let image = directory.join("image");
-    let mut out = BufWriter::new(File::create(&image).unwrap());
-    erofs::write(&tree, &mut out).unwrap();
-    out.flush().unwrap();
-    image
-}
-
-/// Reads a newc cpio archive, without the agent and the modules.
-fn initramfs(path: &Path) -> FileTree {
-    let bytes = fs::read(path).unwrap();
-    let mut tree = FileTree::new();
-    let source = Source::Open(Arc::new(File::open(path).unwrap()));
-    let source = tree.add_source(source).unwrap();
-    let mut at = 0;
-    loop {
-        let field = |index: usize| {
-            let start = at + 6 + 8 * index;
-            let text = std::str::from_utf8(&bytes[start..start + 8]).unwrap();
-            u64::from_str_radix(text, 16).unwrap()
-        };
-        let (mode, size, name_size) = (field(1), field(6), field(11) as usize);
-        let name = &bytes[at + 110..at + 110 + name_size - 1];
-        let content = (at + 110 + name_size).next_multiple_of(4);
-        let end = content + size as usize;
-        at = end.next_multiple_of(4);
-        if name == b"TRAILER!!!" {
-            return tree;
-        }
-        if name.is_empty() || name == b"." || name == b"init" || name.starts_with(b"lib/modules") {
-            continue;
-        }
-        let cut = name.iter().rposition(|byte| *byte == b'/');
-        let (above, name) = cut.map_or((&b""[..], name), |at| (&name[..at], &name[at + 1..]));
-        let kind = match mode & 0o170_000 {
-            0o040_000 => Kind::Directory(Children::new()),
-            0o100_000 => Kind::File(Content::whole(source, content as u64, size)),
-            0o120_000 => Kind::Symlink(bytes[content..end].into()),
-            _device => continue,
-        };
-        let directory = tree.resolve(above).unwrap();
-        let metadata = Metadata::of_mode((mode & 0o7777) as u16);
-        tree.insert(directory, name, Node { metadata, kind })
-            .unwrap();
     }
 }
 
@@ -180,7 +117,7 @@ async fn clones_write_the_same_file_differently_and_their_image_stays_as_it_was(
     let cold = launcher.cold_boot("cold").await.unwrap();
     let all = [&one, &two, &cold];
     for vm in all {
-        assert_eq!(run(vm, "cat /srv/file").await, "of the image\n");
+        assert_eq!(run(vm, "cat /srv/file").await, FILE);
         let mounted = run(
             vm,
             "grep -c ' / overlay ' /proc/mounts; ls /dev/pts/ptmx /proc/self/exe",
@@ -202,7 +139,7 @@ async fn clones_write_the_same_file_differently_and_their_image_stays_as_it_was(
         vm.destroy().await.unwrap();
     }
     let fresh = launcher.restore_vm(&snapshot, "fresh").await.unwrap();
-    assert_eq!(run(&fresh, "cat /srv/file").await, "of the image\n");
+    assert_eq!(run(&fresh, "cat /srv/file").await, FILE);
     fresh.destroy().await.unwrap();
     launcher.snapshots().verify(snapshot.id()).unwrap();
     assert_eq!(disks.digest(), before);
@@ -298,4 +235,57 @@ async fn a_damaged_disk_is_noticed(disks: &Disks) {
     let store = TemplateStore::open(root).unwrap();
     let error = store.load(launcher.template().hash()).unwrap_err();
     assert!(error.to_string().contains("root-disk"), "{error}");
+}
+
+async fn deleted_template(disks: Disks, backend: &Backend) {
+    let Disks { launcher, image } = disks;
+    let hash = *launcher.template().hash();
+    let store = TemplateStore::open(image.parent().unwrap().parent().unwrap()).unwrap();
+    let opened = pool(&launcher, 0, &of_vms(3)).await;
+    let vm = opened.spawn("original").await.unwrap();
+    let options = CheckpointOptions::owned_by("suite");
+    run(&vm, "echo before > /srv/file").await;
+    let first = vm.checkpoint(options.clone()).await.unwrap();
+    assert_eq!(store.delete(&hash).unwrap(), Removal::WhenUnused);
+    assert!(store.default_template().unwrap().is_none());
+    // Its VMs go on, and have everything done to them that is done to others.
+    run(
+        &vm,
+        "echo 3 > /proc/sys/vm/drop_caches; ls -lR / > /dev/null",
+    )
+    .await;
+    let second = vm.checkpoint(options).await.unwrap();
+    let fork = opened.fork(&second, SpawnOptions::named("fork"));
+    let fork = fork.await.unwrap();
+    assert_eq!(run(&fork, "cat /srv/file").await, "before\n");
+    let spawned = opened.spawn("spawned").await.unwrap();
+    assert_eq!(run(&spawned, "cat /srv/file").await, FILE);
+    for vm in [vm, fork, spawned] {
+        vm.destroy().await.unwrap();
+    }
+    opened.close().await;
+    let ids = [first.id(), second.id()];
+    drop((launcher, first, second));
+
+    // As another process would, later.
+    let snapshots = backend.launcher.snapshots();
+    snapshots.delete_unused(Duration::ZERO).unwrap();
+    store.remove_deleted().unwrap();
+    let launcher = Disks::again(backend, store.load(&hash).unwrap());
+    for id in ids {
+        let needs = launcher.requirements();
+        let checkpoint = snapshots.checkpoint(id, needs).unwrap();
+        let copy = launcher.restore_vm(&checkpoint, "copy").await.unwrap();
+        let script = "echo 3 > /proc/sys/vm/drop_caches; cat /srv/file";
+        assert_eq!(run(&copy, script).await, "before\n");
+        copy.destroy().await.unwrap();
+    }
+    drop(launcher);
+    for id in ids {
+        store.remove_deleted().unwrap();
+        assert!(image.exists());
+        snapshots.delete(id).unwrap();
+    }
+    store.remove_deleted().unwrap();
+    assert!(!image.exists());
 }

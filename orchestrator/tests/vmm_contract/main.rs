@@ -57,6 +57,8 @@ mod reboot;
 #[path = "../shared/required.rs"]
 mod required;
 mod room;
+#[path = "../shared/root_image.rs"]
+mod root_image;
 mod simulator;
 mod taken_over;
 mod victim;

@@ -65,7 +65,8 @@ impl Launcher {
     /// `config` only the machine and the time for a boot count.
     ///
     /// # Errors
-    /// [`LaunchError::Snapshot`] if nothing can be found out about this host.
+    /// [`LaunchError::Template`] if the template is gone; [`LaunchError::Snapshot`] if nothing can be found
+    /// out about this host.
     pub fn with(
         vmm: Arc<dyn Vmm>,
         template: Template,
@@ -85,6 +86,7 @@ impl Launcher {
         progress: Progress,
     ) -> Result<Self, LaunchError> {
         let machine = RootDisk::machine(&template, config.machine);
+        let pin = template.pin()?;
         let root_disk = RootDisk::new(&template, machine)?;
         let requirements = Requirements {
             template: *template.hash(),
@@ -95,13 +97,15 @@ impl Launcher {
         Ok(Self(Arc::new(Inner {
             vmm,
             passed_over,
-            template,
+            template: template.clone(),
             machine,
             boot_timeout: config.boot_timeout,
             lineage: Arc::new(Lineage {
                 store: snapshots.clone(),
                 requirements: requirements.clone(),
                 images: root_disk.as_ref().map(RootDisk::images).unwrap_or_default(),
+                template,
+                _pin: pin,
             }),
             root_disk,
             snapshots,
@@ -293,6 +297,9 @@ fn say_why_not(vmm: &VmmIdentity, reason: &str, known: Known, next: Option<&VmmK
 /// [`LaunchError`].
 fn template(config: &Config, progress: &Progress) -> Result<Template, LaunchError> {
     let store = TemplateStore::open(&config.template_path)?;
+    if let Err(error) = store.remove_deleted() {
+        tracing::warn!(%error, "a template that was deleted stays for now");
+    }
     let agent = match find_guest_agent(config) {
         Err(error) if config.guest_agent.is_some() => return Err(error),
         agent => agent,

@@ -20,6 +20,7 @@ use super::manifest::{Description, Provenance};
 use super::published::Snapshot;
 use super::verified::Boot;
 use crate::mark;
+use crate::template::{REFERENCE, Template};
 use crate::vm::vmm::{Machine, SavedFiles};
 
 /// A private directory for a VMM to write a snapshot into; removed on drop.
@@ -118,6 +119,17 @@ impl Staging {
         Ok(path)
     }
 
+    /// Has `template` kept for as long as the snapshot exists, which can't be restored without it. The
+    /// caller has it pinned.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Store`]
+    pub fn keep(&self, template: &Template) -> Result<(), SnapshotError> {
+        let Provenance { id, kind, .. } = &self.provenance;
+        let published = DirName::of(kind, *id).directory(self.store.root());
+        Ok(template.keep_for(self.inner.path(), &published)?)
+    }
+
     fn file(&self, role: &FileRole) -> PathBuf {
         self.inner.path().join(role.to_string())
     }
@@ -176,7 +188,7 @@ impl Staging {
             let name = entry.file_name();
             let role = name.to_str().and_then(|name| name.parse().ok());
             let belongs = role.is_some_and(|role| self.roles.contains(&role));
-            if !belongs && name != mark::NAME {
+            if !belongs && name != mark::NAME && name != REFERENCE {
                 return Err(SnapshotError::Unpublishable {
                     path: entry.path(),
                     fault: FileFault::Stray,
