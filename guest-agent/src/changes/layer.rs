@@ -4,7 +4,7 @@ use std::io;
 
 use ironclaw_protocol::file::ChangeKind;
 
-use super::{Changes, DifferenceKind, Found};
+use super::search::{Changes, DifferenceKind, Found};
 use crate::archive::{Part, Source};
 
 /// A name that begins so says that a lower layer's file is gone.

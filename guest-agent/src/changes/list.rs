@@ -6,7 +6,7 @@ use ironclaw_protocol::message::{Outcome, RequestId};
 use ironclaw_protocol::records;
 use ironclaw_protocol::session::Outgoing;
 
-use super::{Changes, DifferenceKind, Found};
+use super::search::{Changes, DifferenceKind, Found};
 use crate::outflow::Outflow;
 use crate::transfer::Transfer;
 
