@@ -23,6 +23,7 @@ pub(in crate::vm) mod file_stamps;
 mod identity;
 pub(in crate::vm) mod jail;
 pub(in crate::vm) mod orphan;
+mod parallel;
 pub(in crate::vm) mod process;
 pub(in crate::vm) mod program;
 pub(in crate::vm) mod run_directory;

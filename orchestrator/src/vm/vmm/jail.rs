@@ -6,32 +6,53 @@ pub(in crate::vm) mod claim;
 pub(in crate::vm) mod user;
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cgroup::Cgroups;
 
-/// Removes the control groups of the jails in the directory of a dead owner.
-pub(in crate::vm) fn remove_groups(owner: &Path) -> io::Result<()> {
-    if let Some(cgroups) = Cgroups::find() {
-        ids(owner)?.iter().for_each(|id| cgroups.remove(id));
-    }
-    Ok(())
+use super::parallel;
+use crate::vm::tree;
+
+/// Removes the directories of a dead owner's VMs, some at a time, with the control groups of those
+/// that were jailed: each waits for the disk and the kernel, and there may be a thousand.
+pub(in crate::vm) fn remove_vms(owner: &Path) -> io::Result<()> {
+    let cgroups = Cgroups::find();
+    parallel::for_each(&vms(owner)?, |vm| {
+        // First, because the directory is the mark by which the group is found.
+        if let (Some(cgroups), Some(id)) = (&cgroups, vm.file_name()) {
+            cgroups.remove(&id.to_string_lossy());
+        }
+        match tree::remove(vm) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    })
 }
 
-/// Lists the ids of the jails below `base`, of binaries of any name.
-fn ids(base: &Path) -> io::Result<Vec<String>> {
-    let mut ids = Vec::new();
-    for program in fs::read_dir(base)? {
-        let program = program?;
-        if program.file_type()?.is_dir() {
-            for jail in fs::read_dir(program.path())? {
-                ids.push(jail?.file_name().to_string_lossy().into_owned());
-            }
+/// Lists the directories of VMs below `owner`: jails are in one of their binary, of any name.
+fn vms(owner: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut vms = Vec::new();
+    for directory in directories(owner)? {
+        let jails = directories(&directory)?;
+        match jails.is_empty() {
+            true => vms.push(directory),
+            false => vms.extend(jails),
         }
     }
-    Ok(ids)
+    Ok(vms)
+}
+
+fn directories(parent: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut directories = Vec::new();
+    for entry in fs::read_dir(parent)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            directories.push(entry.path());
+        }
+    }
+    Ok(directories)
 }
 
 /// Lets a group read a file that only its owner may read. The file's directory stays closed to the
@@ -47,4 +68,28 @@ pub(in crate::vm) fn readable_by(file: &Path, group: u32) -> io::Result<()> {
         file.set_permissions(fs::Permissions::from_mode(0o640))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jails_and_directories_without_one_are_removed_and_nothing_else() {
+        let owner = tempfile::tempdir().unwrap();
+        let path = |name: &str| owner.path().join(name);
+        for jail in 0..50 {
+            fs::create_dir_all(path(&format!("firecracker/{jail}/root/dev"))).unwrap();
+            fs::write(path(&format!("firecracker/{jail}/root/firecracker")), "").unwrap();
+            fs::create_dir(path(&format!("{jail}"))).unwrap();
+            fs::write(path(&format!("{jail}/api.sock")), "").unwrap();
+        }
+        fs::write(path(".owner-1"), "").unwrap();
+        remove_vms(owner.path()).unwrap();
+        let left = fs::read_dir(owner.path()).unwrap();
+        let mut left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".owner-1", "firecracker"]);
+        assert!(directories(&path("firecracker")).unwrap().is_empty());
+    }
 }

@@ -413,7 +413,7 @@ impl DeadOwner {
             return Err(ErrorKind::WouldBlock.into());
         }
         orphan::end_all(&self.path)?;
-        jail::remove_groups(&self.path)?;
+        jail::remove_vms(&self.path)?;
         tree::remove(&self.path)
     }
 }
