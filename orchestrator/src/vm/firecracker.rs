@@ -209,7 +209,10 @@ impl Standby for FirecrackerStandby {
     }
 }
 
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(any(
+    all(test, feature = "firecracker", feature = "qemu"),
+    feature = "fuzzing"
+))]
 pub(crate) mod fuzz {
     pub(crate) use super::binary::fuzz as version;
     pub(crate) use crate::vm::vmm::jail::cgroup::fuzz as mounts;

@@ -86,7 +86,7 @@ pub use pool::{
 #[cfg(feature = "prometheus")]
 pub use shared_pool::prometheus_text;
 pub use shared_pool::{
-    close_pool, destroy_vm, get, list, pool_footprint, pool_stats, refresh_pool, spawn_vm,
+    close_pool, destroy_vm, get, list, pool_footprint, pool_stats, pools, refresh_pool, spawn_vm,
     spawn_vm_from, spawn_vm_on, spawn_vm_with, warmup_pool,
 };
 pub use vm_client::{Stopped, VmClient};
@@ -94,7 +94,10 @@ pub use vm_handle::{DestroyError, Origin, Timings, VmHandle};
 pub use vm_id::{ParseVmIdError, VmId};
 pub use vmm::run_directory::check_run_path;
 
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(any(
+    all(test, feature = "firecracker", feature = "qemu"),
+    feature = "fuzzing"
+))]
 pub(crate) mod fuzz {
     /// Parses texts of `/proc` about a process, and names of files in a run directory.
     pub(crate) fn process(bytes: &[u8], text: &str) {

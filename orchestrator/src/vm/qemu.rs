@@ -147,7 +147,10 @@ fn version(printed: &str) -> Option<&str> {
     rest.lines().next().map(str::trim)
 }
 
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(any(
+    all(test, feature = "firecracker", feature = "qemu"),
+    feature = "fuzzing"
+))]
 pub(crate) mod fuzz {
     pub(crate) use super::qmp::fuzz as qmp;
 

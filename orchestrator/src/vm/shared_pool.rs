@@ -260,6 +260,13 @@ pub fn list() -> Vec<VmClient> {
     vms.into_iter().map(VmClient).collect()
 }
 
+/// Lists the open pools of this process, whoever opened them, in the order in which they were opened:
+/// [`Pool::stats`] of each tells what the host does. Opens none.
+#[must_use]
+pub fn pools() -> Vec<Pool> {
+    Node::of_process().open_pools()
+}
+
 /// Returns one of them; `None` if none has this id, or it is gone. To kill a VM by reference, use
 /// [`VmClient::kill`].
 #[must_use]
@@ -338,7 +345,7 @@ async fn stats(pool: &Pool) -> Result<PoolStats, PoolError> {
 #[cfg(feature = "prometheus")]
 pub async fn prometheus_text() -> Result<String, PoolError> {
     let mut all = Vec::new();
-    for pool in Node::of_process().open_pools() {
+    for pool in pools() {
         all.push(stats(&pool).await?);
     }
     Ok(metrics::prometheus_text(&all))

@@ -58,7 +58,10 @@ pub use id::{ParseSnapshotIdError, SnapshotId};
 pub use kind::{Checkpoint, Kind, KindName};
 pub use manifest::{Description, FORMAT, Manifest};
 pub use published::Snapshot;
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(any(
+    all(test, feature = "firecracker", feature = "qemu"),
+    feature = "fuzzing"
+))]
 pub(crate) mod fuzz {
     pub(crate) use super::host::fuzz as cpuinfo;
     pub(crate) use super::manifest::fuzz as manifest;

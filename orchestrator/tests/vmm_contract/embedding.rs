@@ -179,6 +179,7 @@ async fn a_scrape_tells_of_all_pools_and_opens_none() {
         return;
     }
     assert_eq!(vm::prometheus_text().await.unwrap(), "");
+    assert!(vm::pools().is_empty());
     let backend = Kind::Simulator.start().await.unwrap();
     let open = || async {
         let options = PoolOptions::new(1).with_warm(0);
@@ -205,8 +206,14 @@ async fn a_scrape_tells_of_all_pools_and_opens_none() {
     // By default, they share the host's budget.
     assert_eq!(one.stats().used, other.stats().used);
     assert_eq!(other.stats().used.vms, 1);
+    let numbers = || -> Vec<_> {
+        let pools = vm::pools().into_iter();
+        pools.map(|pool| pool.stats().number).collect()
+    };
+    assert_eq!(numbers(), [1, 2]);
     vm.destroy().await.unwrap();
     one.close().await;
+    assert_eq!(numbers(), [2]);
     let text = vm::prometheus_text().await.unwrap();
     assert!(
         !text.contains("pool=\"1\"") && text.contains("pool=\"2\""),

@@ -74,7 +74,10 @@ fn parse(printed: &str) -> Option<Version> {
     Version::parse(text.trim()).ok()
 }
 
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(any(
+    all(test, feature = "firecracker", feature = "qemu"),
+    feature = "fuzzing"
+))]
 /// Parses the output of a program in place of Firecracker.
 pub(crate) fn fuzz(printed: &str) {
     if let Some(version) = parse(printed) {

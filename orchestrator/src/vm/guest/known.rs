@@ -15,8 +15,14 @@ use super::inbox::Position;
 use crate::vm::exit_reason::ExitReason;
 
 /// The id of a command in its guest, and in every copy of that. Its text has 16 hexadecimal digits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CommandId(pub(super) ExecId);
+
+impl fmt::Debug for CommandId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CommandId({self})")
+    }
+}
 
 impl CommandId {
     /// Creates an id that no other command has.

@@ -281,7 +281,10 @@ fn command_line(command: &str, arguments: &Value) -> String {
     line
 }
 
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(any(
+    all(test, feature = "firecracker", feature = "qemu"),
+    feature = "fuzzing"
+))]
 /// Runs a conversation with a peer that has sent everything already.
 pub(crate) async fn fuzz(stream: UnixStream) {
     let mut qmp = Qmp::new(stream);

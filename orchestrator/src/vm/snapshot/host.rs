@@ -92,7 +92,10 @@ fn read_start(path: &Path, limit: u64) -> Result<String, HostError> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(any(
+    all(test, feature = "firecracker", feature = "qemu"),
+    feature = "fuzzing"
+))]
 /// Parses a text of `/proc/cpuinfo`.
 pub(crate) fn fuzz(cpuinfo: &str) {
     let _ = cpu_model(cpuinfo);

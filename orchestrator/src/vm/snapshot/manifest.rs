@@ -258,7 +258,10 @@ fn check_text(field: &str, text: &str) -> Result<(), String> {
     Ok(())
 }
 
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(any(
+    all(test, feature = "firecracker", feature = "qemu"),
+    feature = "fuzzing"
+))]
 /// Parses a file that should be a manifest: an accepted one can be written, and is the same when
 /// read again.
 pub(crate) fn fuzz(json: &[u8]) {

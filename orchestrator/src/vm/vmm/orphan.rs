@@ -291,7 +291,10 @@ fn wait(pid: u32, pidfd: &OwnedFd, patience: Duration) -> io::Result<()> {
     Ok(())
 }
 
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(any(
+    all(test, feature = "firecracker", feature = "qemu"),
+    feature = "fuzzing"
+))]
 /// Parses a file name of a run directory.
 pub(crate) fn fuzz(name: &str) {
     let _ = ProcessIdentity::parse(VMM_PREFIX, name);

@@ -246,7 +246,10 @@ impl Drop for Cgroup {
     }
 }
 
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(any(
+    all(test, feature = "firecracker", feature = "qemu"),
+    feature = "fuzzing"
+))]
 /// Parses a text of `/proc/mounts`, which anybody who mounts something influences.
 pub(crate) fn fuzz(mounts: &str) {
     let _ = Cgroups::among(mounts, |_| "memory cpu pids".to_owned());
