@@ -98,8 +98,8 @@ alone builds `minimal` and makes it the default again.
 
 Examples:
   ironclaw template build
-  skopeo copy docker://debian:12 oci:debian:12 &&
-    ironclaw template build debian --from oci:debian:12 && ironclaw run --template debian -- sh
+  ironclaw template build debian --from docker://debian:12 && ironclaw run --template debian -- sh
+  ironclaw template build app --from docker://127.0.0.1:5000/app@sha256:DIGEST
   docker save app > app.tar && ironclaw template build app --from docker-archive:app.tar
   ironclaw template list --json";
 

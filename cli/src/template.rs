@@ -84,6 +84,7 @@ async fn build(
             max_root_bytes: config.max_root_bytes(),
             ..BuildSpec::new(find_guest_agent(&config)?)
         };
+        let spec = spec.with_registry(config.registry_access());
         let store = TemplateStore::open(&config.template_path)?;
         let progress = &mut |step| watcher.step(&step);
         Ok(match (from, &name) {

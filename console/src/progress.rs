@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use ironclaw_orchestrator::template::Step;
+use ironclaw_orchestrator::template::oci::RootStep;
 use ironclaw_orchestrator::vm::{Progress, Stage};
 
 use crate::error_chain::for_users;
@@ -133,5 +134,6 @@ fn is_long(stage: &Stage) -> bool {
 }
 
 fn is_long_step(step: &Step) -> bool {
-    matches!(step, Step::Waiting | Step::Downloading { .. })
+    let pulls = matches!(step, Step::Root(RootStep::Pulling { bytes: 0, .. }));
+    pulls || matches!(step, Step::Waiting | Step::Downloading { .. })
 }

@@ -164,6 +164,7 @@ pub(crate) fn spec(directory: &Path, agent: &str) -> BuildSpec {
         },
         busybox: BusyboxSource::File(path("busybox")),
         max_root_bytes: 1 << 30,
+        ..BuildSpec::new("")
     }
 }
 

@@ -28,7 +28,9 @@ use crate::layer::{Limits, Merge};
 use crate::links::Reference;
 use crate::manifest::{Manifest, RootDisk};
 use crate::name::TemplateName;
-use crate::oci::{LayerStore, Opened, RootBuilder, RootStep, SourceError, StoredLayer};
+use crate::oci::{
+    Expected, LayerStore, Opened, RegistryAccess, RootBuilder, RootStep, SourceError, StoredLayer,
+};
 use crate::recipe::{
     Action, Base, Build, Left, Planned, Recipe, Step as RecipeStep, StepError, StepFailure,
 };
@@ -79,6 +81,7 @@ impl TemplateStore {
             layers: layers.clone(),
             steps: StepCache::open(&self.root().join(STEPS))?,
             max_root_bytes: spec.max_root_bytes,
+            registry: &spec.registry,
         };
         let made = kitchen.follow(recipe, guests, progress)?;
         let mut warm = (!made.warm.is_empty()).then(|| Warm::new(made.warm));
@@ -126,6 +129,7 @@ struct Kitchen<'a> {
     layers: LayerStore,
     steps: StepCache,
     max_root_bytes: u64,
+    registry: &'a RegistryAccess,
 }
 
 impl Kitchen<'_> {
@@ -257,7 +261,8 @@ impl Kitchen<'_> {
             }
             Base::Template(hash) => self.of_template(hash),
             Base::Source(source) => {
-                let builder = RootBuilder::new(self.layers.clone(), self.max_root_bytes);
+                let builder = RootBuilder::new(self.layers.clone(), self.max_root_bytes)
+                    .with_access(self.registry.clone());
                 progress(Step::Root(RootStep::Reading));
                 Ok(builder.open(source, &mut |step| progress(Step::Root(step)))?)
             }
@@ -455,7 +460,7 @@ impl Following<'_> {
         let put = kitchen.layers.put(
             changes,
             "of this step",
-            (None, None),
+            Expected::default(),
             kitchen.max_root_bytes,
         );
         remove(&path)?;

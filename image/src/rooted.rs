@@ -10,7 +10,7 @@ use crate::error::TemplateError;
 use crate::kept_root::Root;
 use crate::links::Reference;
 use crate::name::TemplateName;
-use crate::oci::{LayerStore, RootBuilder, RootSource};
+use crate::oci::{LayerStore, RootBuilder, RootSource, SourceKey};
 use crate::root_origin::RootOrigin;
 use crate::step::Step;
 use crate::step_cache::StepCache;
@@ -61,6 +61,10 @@ impl TemplateStore {
         let template = self.build_rooted(spec, agent, source, progress)?;
         let reference = name.cloned().map_or(Reference::Default, Reference::Name);
         self.point(&reference, template.hash())?;
+        if let RootSource::Registry(_) = source {
+            // The newest that was pulled by that name.
+            self.point(&Reference::Image(SourceKey::of(source)?), template.hash())?;
+        }
         Ok(template)
     }
 
@@ -75,7 +79,8 @@ impl TemplateStore {
         let layers = self.layers()?;
         let staging = self.stage()?;
         let image = staging.path().join(IMAGE);
-        let builder = RootBuilder::new(layers.clone(), spec.max_root_bytes);
+        let builder = RootBuilder::new(layers.clone(), spec.max_root_bytes)
+            .with_access(spec.registry.clone());
         let built = builder.build(source, &image, &mut |step| progress(Step::Root(step)))?;
         let origin = RootOrigin {
             // It is shown on terminals.

@@ -5,75 +5,19 @@
 #[macro_use]
 extern crate ironclaw_test_harness;
 
+mod container_tools;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use ironclaw_image::oci::{LayerStore, RootBuilder, RootImage, RootSource};
 use ironclaw_test_harness::skipped;
 
+use container_tools::{make, missing, run};
+
 fn main() -> std::process::ExitCode {
     ironclaw_test_harness::main()
-}
-
-/// Runs a program in `directory`, which has to succeed.
-fn run(directory: &Path, program: &str, arguments: &[&str]) {
-    let mut command = Command::new(program);
-    let output = command.args(arguments).current_dir(directory).output();
-    let output = output.unwrap();
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {arguments:?}: {text}");
-}
-
-/// Makes an image of three layers with umoci, the last one with whiteouts.
-fn make(directory: &Path) {
-    let umoci = |arguments: &[&str]| run(directory, "umoci", arguments);
-    let root = directory.join("root");
-    fs::create_dir_all(root.join("etc/old")).unwrap();
-    fs::write(root.join("etc/passwd"), "app:x:1000:1000::/srv:/bin/sh\n").unwrap();
-    fs::write(root.join("etc/old/file"), "old").unwrap();
-    fs::write(root.join("gone"), "gone").unwrap();
-    fs::write(directory.join("new"), "new".repeat(5000)).unwrap();
-    umoci(&["init", "--layout", "layout"]);
-    umoci(&["new", "--image", "layout:app"]);
-    umoci(&["insert", "--rootless", "--image", "layout:app", "root", "/"]);
-    umoci(&[
-        "insert",
-        "--rootless",
-        "--image",
-        "layout:app",
-        "--opaque",
-        "root/etc/passwd",
-        "/etc/old",
-    ]);
-    umoci(&[
-        "insert",
-        "--rootless",
-        "--image",
-        "layout:app",
-        "--whiteout",
-        "/gone",
-    ]);
-    umoci(&[
-        "insert",
-        "--rootless",
-        "--image",
-        "layout:app",
-        "new",
-        "/srv/new",
-    ]);
-    umoci(&[
-        "config",
-        "--image",
-        "layout:app",
-        "--config.env",
-        "A=b=c",
-        "--config.user",
-        "app",
-        "--config.cmd",
-        "sh",
-    ]);
 }
 
 /// Builds a root, and returns its image's bytes, too.
@@ -87,10 +31,8 @@ fn build(directory: &Path, source: &str) -> (RootImage, Vec<u8>) {
 
 #[test]
 fn images_of_umoci_and_skopeo_become_the_same_root() {
-    for tool in ["umoci", "skopeo"] {
-        if which::which(tool).is_err() {
-            return skipped(format!("{tool} is not installed"));
-        }
+    if let Some(reason) = missing(&["umoci", "skopeo"]) {
+        return skipped(reason);
     }
     let directory = tempfile::tempdir().unwrap();
     let here = directory.path();

@@ -20,8 +20,8 @@ pub(crate) enum TemplateTask {
         /// the default.
         #[arg(value_name = "NAME")]
         name: Option<TemplateName>,
-        /// Where the root comes from: oci:DIR:REF, oci-archive:FILE:REF, docker-archive:FILE:REF, where
-        /// an only image needs no REF, rootfs:DIR or tar:FILE.
+        /// Where the root comes from: docker://REGISTRY/REF, oci:DIR:REF, oci-archive:FILE:REF,
+        /// docker-archive:FILE:REF, where an only image needs no REF, rootfs:DIR or tar:FILE.
         #[arg(long, value_name = "SOURCE", value_parser = OsStringValueParser::new().try_map(|text| RootSource::parse(&text)))]
         from: Option<RootSource>,
     },

@@ -16,6 +16,8 @@ use crate::file;
 use crate::kept_root::Root;
 use crate::kernel;
 use crate::manifest::PackageVersion;
+#[cfg(feature = "oci")]
+use crate::oci::RegistryAccess;
 use crate::step::Step;
 use crate::store::TemplateStore;
 use crate::template::Template;
@@ -44,6 +46,9 @@ pub struct BuildSpec {
     /// Most bytes that the root disk may take, if there is one, and that the layers of an image may
     /// take together once they are unpacked.
     pub max_root_bytes: u64,
+    /// How registries are reached, if the root comes from one.
+    #[cfg(feature = "oci")]
+    pub registry: RegistryAccess,
 }
 
 /// Most that a root takes, if nothing else is said.
@@ -58,7 +63,17 @@ impl BuildSpec {
             kernel: KernelSource::default(),
             busybox: BusyboxSource::default(),
             max_root_bytes: MAX_ROOT_BYTES,
+            #[cfg(feature = "oci")]
+            registry: RegistryAccess::default(),
         }
+    }
+
+    /// Reaches registries as `access` says, if the root comes from one.
+    #[cfg(feature = "oci")]
+    #[must_use]
+    pub fn with_registry(mut self, access: RegistryAccess) -> Self {
+        self.registry = access;
+        self
     }
 }
 

@@ -17,6 +17,8 @@ pub(super) const MAX_DOCUMENT: u64 = 4 << 20;
 #[serde(rename_all = "camelCase")]
 pub(super) struct Descriptor {
     pub(super) digest: String,
+    /// In bytes; each has to have one, and some tools forget it.
+    pub(super) size: Option<u64>,
     pub(super) platform: Option<Platform>,
     #[serde(default)]
     pub(super) annotations: std::collections::BTreeMap<String, String>,
@@ -98,11 +100,11 @@ impl<R: Read> Hashing<R> {
         self.bytes
     }
 
-    /// Reads what is left, and returns the digest of all.
-    pub(super) fn finish(mut self) -> io::Result<Sha256Digest> {
+    /// Reads what is left, and returns the digest and the size of all.
+    pub(super) fn finish(mut self) -> io::Result<(Sha256Digest, u64)> {
         io::copy(&mut self, &mut io::sink())?;
         let digest: [u8; 32] = self.hasher.finalize().into();
-        Ok(digest.into())
+        Ok((digest.into(), self.bytes))
     }
 }
 

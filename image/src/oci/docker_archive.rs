@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::blob;
 use super::config;
 use super::error::SourceError;
-use super::layout::{Image, Layer};
+use super::manifest::{Image, Layer};
 use super::place::Place;
 
 #[derive(Debug, Deserialize)]
@@ -38,6 +38,7 @@ pub(super) fn find(place: &Place, reference: Option<&str>) -> Result<Image, Sour
     let layers = layers.map(|(archive, path)| Layer {
         archive,
         blob: None,
+        size: None,
         path: path.clone(),
     });
     Ok(Image {

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use ironclaw_store::{Sha256Digest, StoreError};
 use thiserror::Error;
 
+use super::reference::ImageReference;
+use super::registry_error::RegistryError;
 use crate::erofs::ErofsError;
 use crate::layer::LayerError;
 
@@ -61,6 +63,18 @@ pub enum SourceError {
         /// The digest that it has.
         found: Sha256Digest,
     },
+    /// A blob is longer or shorter than its image says.
+    #[error(
+        "layer {layer} is damaged: it has {found} than the {expected} bytes that its image says"
+    )]
+    Size {
+        /// The layer.
+        layer: String,
+        /// The size that it should have.
+        expected: u64,
+        /// `more` or `less`.
+        found: &'static str,
+    },
     /// A layer's content can't be unpacked.
     #[error("layer {layer} can't be unpacked: {reason}")]
     Unpack {
@@ -77,6 +91,14 @@ pub enum SourceError {
         /// What is wrong with it.
         reason: String,
     },
+    /// An image can't be had from its registry.
+    #[error("{image} can't be pulled: {source}")]
+    Registry {
+        /// The image.
+        image: String,
+        /// The reason.
+        source: RegistryError,
+    },
     /// A layer can't be applied.
     #[error(transparent)]
     Layer(#[from] LayerError),
@@ -86,4 +108,12 @@ pub enum SourceError {
     /// The layer store can't be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl SourceError {
+    /// The error of an image that its registry does not give.
+    pub(super) fn of_registry(image: &ImageReference, source: RegistryError) -> Self {
+        let image = image.to_string();
+        Self::Registry { image, source }
+    }
 }

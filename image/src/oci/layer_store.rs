@@ -65,6 +65,17 @@ struct Manifest {
 #[derive(Debug, Clone)]
 pub struct LayerStore(Store<LayerId>);
 
+/// What a blob is said to be, as far as it is known.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Expected {
+    /// The digest of what it unpacks to.
+    pub(crate) archive: Option<Sha256Digest>,
+    /// Its own digest.
+    pub(crate) blob: Option<Sha256Digest>,
+    /// Its own size.
+    pub(crate) size: Option<u64>,
+}
+
 /// A layer that can't be deleted meanwhile.
 #[derive(Debug)]
 pub(crate) struct StoredLayer {
@@ -110,13 +121,12 @@ impl LayerStore {
         }
     }
 
-    /// Unpacks a blob into the store. Refuses it, and keeps nothing, unless it is `archive` then, and
-    /// was `blob` before, where these are known.
+    /// Unpacks a blob into the store. Refuses it, and keeps nothing, unless it is what is expected.
     pub(crate) fn put(
         &self,
         reader: impl Read,
         name: &str,
-        (archive, blob): (Option<Sha256Digest>, Option<Sha256Digest>),
+        expected: Expected,
         limit: u64,
     ) -> Result<(Sha256Digest, StoredLayer), SourceError> {
         let staging = {
@@ -128,6 +138,9 @@ impl LayerStore {
         let mut options = File::options();
         let options = options.read(true).write(true).create_new(true).mode(0o600);
         let mut file = options.open(&path).map_err(failed)?;
+        let size = expected.size;
+        // One byte more tells a blob that is too long.
+        let reader = reader.take(size.map_or(u64::MAX, |size| size.saturating_add(1)));
         let unpacked = unpack(reader, &mut file, limit).map_err(|error| {
             if ironclaw_host::disk::is_full(&error) {
                 return failed(error).into();
@@ -139,10 +152,22 @@ impl LayerStore {
         })?;
         let Unpacked {
             blob: found_blob,
+            blob_bytes,
             archive: found,
             bytes: size,
         } = unpacked;
-        for (expected, found) in [(blob, found_blob), (archive, found)] {
+        if let Some(expected) = expected.size.filter(|size| *size != blob_bytes) {
+            return Err(SourceError::Size {
+                layer: name.to_owned(),
+                expected,
+                found: if blob_bytes > expected {
+                    "more"
+                } else {
+                    "less"
+                },
+            });
+        }
+        for (expected, found) in [(expected.blob, found_blob), (expected.archive, found)] {
             if let Some(expected) = expected
                 && expected != found
             {

@@ -10,13 +10,21 @@ use std::sync::Arc;
 use ironclaw_host::{regular_file, untrusted};
 use ironclaw_store::Sha256Digest;
 
+use super::access::RegistryAccess;
 use super::docker_archive;
 use super::error::SourceError;
 use super::host_tree;
-use super::layer_store::{LayerStore, StoredLayer};
-use super::layout::{self, Image};
+use super::layer_store::{Expected, LayerStore, StoredLayer};
+use super::layout;
+use super::manifest::{Image, Layer};
 use super::place::Place;
+#[cfg(feature = "registry")]
+use super::registry::Repository;
+#[cfg(not(feature = "registry"))]
+use super::registry_error::RegistryError;
 use super::source::RootSource;
+#[cfg(feature = "registry")]
+use super::watched::Watched;
 use crate::erofs::{self, ErofsError, Written};
 use crate::layer::{Limits, Merge};
 use crate::root_origin::ImageConfig;
@@ -28,6 +36,17 @@ use crate::tree::FileTree;
 pub enum RootStep {
     /// Reads what the source is.
     Reading,
+    /// Pulls a layer from a registry, and unpacks it meanwhile.
+    Pulling {
+        /// Its number, from 1.
+        layer: usize,
+        /// How many there are.
+        of: usize,
+        /// The bytes that came so far.
+        bytes: u64,
+        /// All of its bytes, if the image says how many.
+        size: Option<u64>,
+    },
     /// Unpacks a layer.
     Unpacking {
         /// Its number, from 1.
@@ -53,6 +72,22 @@ impl fmt::Display for RootStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Reading => f.write_str("reading the source"),
+            Self::Pulling {
+                layer,
+                of,
+                bytes,
+                size,
+            } => {
+                write!(f, "pulling layer {layer} of {of}")?;
+                match (bytes, size) {
+                    (0, None) => Ok(()),
+                    (0, Some(size)) => write!(f, ", {} MiB", size >> 20),
+                    (bytes, None) => write!(f, ": {} MiB", bytes >> 20),
+                    (bytes, Some(size)) => {
+                        write!(f, ": {} of {} MiB", bytes >> 20, size.div_ceil(1 << 20))
+                    }
+                }
+            }
             Self::Unpacking { layer, of } => write!(f, "unpacking layer {layer} of {of}"),
             Self::Merging { layer, of } => write!(f, "applying layer {layer} of {of}"),
             Self::Writing { files } => write!(f, "writing an image of {files} files"),
@@ -80,8 +115,16 @@ pub struct RootImage {
 #[derive(Debug)]
 pub struct RootBuilder {
     layers: LayerStore,
+    access: RegistryAccess,
     limits: Limits,
     max_bytes: u64,
+}
+
+/// Where the layers of an image are.
+enum Origin<'a> {
+    Files(&'a Place),
+    #[cfg(feature = "registry")]
+    Registry(&'a Repository),
 }
 
 /// What a source consists of.
@@ -101,9 +144,17 @@ impl RootBuilder {
     pub fn new(layers: LayerStore, max_bytes: u64) -> Self {
         Self {
             layers,
+            access: RegistryAccess::default(),
             limits: Limits::default(),
             max_bytes,
         }
+    }
+
+    /// Reaches registries as `access` says.
+    #[must_use]
+    pub fn with_access(mut self, access: RegistryAccess) -> Self {
+        self.access = access;
+        self
     }
 
     /// Writes the image of a source's root to a new file, `out`. Reports each step to `progress` before
@@ -146,19 +197,30 @@ impl RootBuilder {
                 let place = Place::Directory(directory.clone());
                 let image = layout::find(&place, reference.as_deref());
                 let image = image.map_err(of_kind(directory, "OCI image layout"))?;
-                self.merged(&place, image, progress)
+                self.merged(&Origin::Files(&place), image, progress)
             }
             RootSource::OciArchive { file, reference } => {
                 let place = Place::archive(file)?;
                 let image = layout::find(&place, reference.as_deref());
                 let image = image.map_err(of_kind(file, "archive of an OCI image layout"))?;
-                self.merged(&place, image, progress)
+                self.merged(&Origin::Files(&place), image, progress)
             }
             RootSource::DockerArchive { file, reference } => {
                 let place = Place::archive(file)?;
                 let image = docker_archive::find(&place, reference.as_deref());
                 let image = image.map_err(of_kind(file, "archive of `docker save`"))?;
-                self.merged(&place, image, progress)
+                self.merged(&Origin::Files(&place), image, progress)
+            }
+            #[cfg(feature = "registry")]
+            RootSource::Registry(image) => {
+                let repository = Repository::connect(image, &self.access)
+                    .map_err(|error| SourceError::of_registry(image, error))?;
+                let found = repository.find()?;
+                self.merged(&Origin::Registry(&repository), found, progress)
+            }
+            #[cfg(not(feature = "registry"))]
+            RootSource::Registry(image) => {
+                Err(SourceError::of_registry(image, RegistryError::NotBuilt))
             }
             RootSource::Tar(file) => self.tar(file, progress),
             RootSource::Directory(directory) => Ok(Opened {
@@ -174,7 +236,7 @@ impl RootBuilder {
     /// Unpacks the layers of an image that are not here yet, and merges them.
     fn merged(
         &self,
-        place: &Place,
+        origin: &Origin<'_>,
         image: Image,
         progress: &mut dyn FnMut(RootStep),
     ) -> Result<Opened, SourceError> {
@@ -184,16 +246,7 @@ impl RootBuilder {
         for (number, layer) in image.layers.iter().enumerate() {
             let stored = match self.layers.get(layer.archive)? {
                 Some(stored) => stored,
-                None => {
-                    progress(RootStep::Unpacking {
-                        layer: number + 1,
-                        of,
-                    });
-                    let name = format!("sha256:{}", layer.blob.unwrap_or(layer.archive));
-                    let digests = (Some(layer.archive), layer.blob);
-                    let blob = place.open(&layer.path)?;
-                    self.layers.put(blob, &name, digests, left)?.1
-                }
+                None => self.store(origin, layer, (number + 1, of), left, progress)?,
             };
             left = left.saturating_sub(stored.archive.metadata().map_or(0, |it| it.len()));
             pins.push(stored);
@@ -204,8 +257,7 @@ impl RootBuilder {
                 layer: number + 1,
                 of,
             });
-            let name = format!("sha256:{}", layer.blob.unwrap_or(layer.archive));
-            merge.apply(&name, Arc::clone(&stored.archive))?;
+            merge.apply(&layer.name(), Arc::clone(&stored.archive))?;
         }
         Ok(Opened {
             config: image.config,
@@ -216,6 +268,45 @@ impl RootBuilder {
         })
     }
 
+    /// Unpacks a layer into the store: `left` bytes at most.
+    fn store(
+        &self,
+        origin: &Origin<'_>,
+        layer: &Layer,
+        (number, of): (usize, usize),
+        left: u64,
+        progress: &mut dyn FnMut(RootStep),
+    ) -> Result<StoredLayer, SourceError> {
+        let name = layer.name();
+        let expected = Expected {
+            archive: Some(layer.archive),
+            blob: layer.blob,
+            size: layer.size,
+        };
+        match origin {
+            Origin::Files(place) => {
+                let step = RootStep::Unpacking { layer: number, of };
+                progress(step);
+                let blob = place.open(&layer.path)?;
+                Ok(self.layers.put(blob, &name, expected, left)?.1)
+            }
+            #[cfg(feature = "registry")]
+            Origin::Registry(repository) => {
+                let mut blob = repository.layer(layer);
+                let watched = Watched::new(&mut blob, |bytes| {
+                    progress(RootStep::Pulling {
+                        layer: number,
+                        of,
+                        bytes,
+                        size: layer.size,
+                    });
+                });
+                let put = self.layers.put(watched, &name, expected, left);
+                Ok(put.map_err(|error| repository.failed(&mut blob, error))?.1)
+            }
+        }
+    }
+
     fn tar(&self, path: &Path, progress: &mut dyn FnMut(RootStep)) -> Result<Opened, SourceError> {
         let file = regular_file::open(path).map_err(|source| SourceError::Read {
             path: path.to_owned(),
@@ -223,7 +314,8 @@ impl RootBuilder {
         })?;
         let name = untrusted::line(&path.display().to_string());
         progress(RootStep::Unpacking { layer: 1, of: 1 });
-        let (digest, stored) = self.layers.put(file, &name, (None, None), self.max_bytes)?;
+        let none = Expected::default();
+        let (digest, stored) = self.layers.put(file, &name, none, self.max_bytes)?;
         progress(RootStep::Merging { layer: 1, of: 1 });
         let mut merge = Merge::new(self.limits.clone());
         merge.apply(&name, Arc::clone(&stored.archive))?;

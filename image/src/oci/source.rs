@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::reference::ImageReference;
+
 /// The source of a template's root.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -36,18 +38,23 @@ pub enum RootSource {
     Directory(PathBuf),
     /// A tar archive with a root file system in it.
     Tar(PathBuf),
+    /// An image in a registry.
+    Registry(ImageReference),
 }
 
 /// The text names no source.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error(
-    "{text:?} is no source: it takes oci:DIR[:REF], oci-archive:FILE[:REF], docker-archive:FILE[:REF], \
-     rootfs:DIR or tar:FILE"
-)]
+#[error("{text:?} is no source: {reason}")]
 pub struct ParseSourceError {
     /// What was given.
     pub text: String,
+    /// What is wrong with it.
+    pub reason: String,
 }
+
+/// The forms of a source, for who gave another one.
+const FORMS: &str = "it takes docker://REGISTRY/REF, oci:DIR[:REF], oci-archive:FILE[:REF], \
+                     docker-archive:FILE[:REF], rootfs:DIR or tar:FILE";
 
 impl fmt::Display for RootSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -60,6 +67,7 @@ impl fmt::Display for RootSource {
             Self::DockerArchive { file, reference } => ("docker-archive", file, reference.as_ref()),
             Self::Directory(path) => ("rootfs", path, None),
             Self::Tar(path) => ("tar", path, None),
+            Self::Registry(image) => return write!(f, "docker://{image}"),
         };
         write!(f, "{kind}:{}", path.display())?;
         reference.map_or(Ok(()), |reference| write!(f, ":{reference}"))
@@ -73,9 +81,11 @@ impl RootSource {
     /// [`ParseSourceError`].
     pub fn parse(text: &OsStr) -> Result<Self, ParseSourceError> {
         let bytes = text.as_bytes();
-        let bad = || ParseSourceError {
+        let refused = |reason: String| ParseSourceError {
             text: text.to_string_lossy().into_owned(),
+            reason,
         };
+        let bad = || refused(FORMS.to_owned());
         let colon = bytes
             .iter()
             .position(|byte| *byte == b':')
@@ -111,6 +121,11 @@ impl RootSource {
             b"docker-archive" => {
                 let (file, reference) = image()?;
                 Self::DockerArchive { file, reference }
+            }
+            b"docker" => {
+                let image = rest.strip_prefix(b"//").ok_or_else(bad)?;
+                let image = str::from_utf8(image).map_err(|_| bad())?;
+                Self::Registry(ImageReference::parse(image).map_err(refused)?)
             }
             b"rootfs" => Self::Directory(whole()),
             b"tar" => Self::Tar(whole()),

@@ -17,7 +17,8 @@ use super::place::Place;
 use super::source::RootSource;
 
 /// A digest of what a source holds: of an image in a layout, of the digest of its manifest; of files,
-/// of their stamps, which are another's when anybody has written to them.
+/// of their stamps, which are another's when anybody has written to them. For an image in a registry, of
+/// its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SourceKey(Sha256Digest);
 
@@ -42,6 +43,9 @@ impl SourceKey {
                 let name = reference.as_deref().unwrap_or_default();
                 Self::of_files("archive", name, file)
             }
+            // By its name, so that nobody who has it asks the registry: as docker has it, another build
+            // of the same name brings what the registry has by then.
+            RootSource::Registry(image) => Ok(Self(Sha256Digest::of(format!("registry\n{image}")))),
             RootSource::Tar(file) => Self::of_files("tar", "", file),
             RootSource::Directory(directory) => Self::of_files("rootfs", "", directory),
         }

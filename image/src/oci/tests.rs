@@ -12,6 +12,7 @@ use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::layer_store::Expected;
 use super::*;
 use crate::erofs::reader::{Entries, read};
 
@@ -281,10 +282,30 @@ fn what_is_not_what_its_digest_says_is_refused_and_not_kept() {
         }
         let text = lab.refused("oci:@/image");
         assert!(
-            text.starts_with(what) && text.contains("is damaged: its content has"),
+            text.starts_with(what) && text.contains(" is damaged: it"),
             "{text}"
         );
         assert_eq!(lab.stored(), 0, "{what}");
+    }
+}
+
+#[test]
+fn a_layer_has_the_size_that_its_image_says() {
+    for (change, said) in [(-1, "it has more than the"), (1, "it has less than the")] {
+        let lab = Lab::new();
+        let config = lab.document(&config(&layers()));
+        let blobs = layers().into_iter().map(|(_, blob)| lab.put(&blob));
+        let mut blobs: Vec<_> = blobs.collect();
+        blobs[2]["size"] = json!(blobs[2]["size"].as_i64().unwrap() + change);
+        let manifest = json!({"schemaVersion": 2, "config": config, "layers": blobs});
+        let manifest = lab.document(&manifest);
+        lab.index(&[manifest]);
+        let text = lab.refused("oci:@/image");
+        let layer = format!(
+            "layer {} is damaged: {said}",
+            blobs[2]["digest"].as_str().unwrap()
+        );
+        assert!(text.starts_with(&layer), "{text}");
     }
 }
 
@@ -398,7 +419,9 @@ fn damaged_and_endless_layers_are_refused() {
         (b"\xfd7zXZ\0".to_vec(), "xz"),
     ] {
         let lab = Lab::new();
-        let put = lab.store.put(&blob[..], "one", (None, None), 1_000_000);
+        let put = lab
+            .store
+            .put(&blob[..], "one", Expected::default(), 1_000_000);
         match put {
             Err(error) => assert!(error.to_string().contains(said), "{error}"),
             // Three bytes are an archive that nobody can read, and that says its layer.
@@ -463,8 +486,22 @@ fn sources_are_parsed_as_people_write_them() {
     assert_eq!(parse("oci:a/b"), Ok(layout(None)));
     assert_eq!(parse("oci:a/b:name:tag"), Ok(layout(Some("name:tag"))));
     assert_eq!(parse("tar:a:b"), Ok(RootSource::Tar("a:b".into())));
+    let image = parse("docker://127.0.0.1:5000/a/b:1").unwrap();
+    assert_eq!(image.to_string(), "docker://127.0.0.1:5000/a/b:1");
+    let text = parse("docker://A").unwrap_err().to_string();
+    assert!(text.contains("\"library/A\" is no repository"), "{text}");
     for text in [
-        "", "oci", "oci:", "oci::x", "oci:a:", "tar:", "zip:x", "/a/b",
+        "",
+        "docker:x",
+        "docker://",
+        "docker://a b",
+        "oci",
+        "oci:",
+        "oci::x",
+        "oci:a:",
+        "tar:",
+        "zip:x",
+        "/a/b",
     ] {
         assert!(parse(text).is_err(), "{text}");
     }

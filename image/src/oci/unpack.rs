@@ -21,6 +21,8 @@ const BUFFER: usize = 128 << 10;
 pub(super) struct Unpacked {
     /// The digest of the blob, compressed as it was.
     pub(super) blob: Sha256Digest,
+    /// The size of the blob.
+    pub(super) blob_bytes: u64,
     /// The digest of the archive.
     pub(super) archive: Sha256Digest,
     /// The size of the archive.
@@ -60,9 +62,10 @@ pub(super) fn unpack(blob: impl Read, out: impl Write, limit: u64) -> io::Result
         })?,
     };
     let bytes = output.bytes;
-    let blob = input.into_inner().finish()?;
+    let (blob, blob_bytes) = input.into_inner().finish()?;
     Ok(Unpacked {
         blob,
+        blob_bytes,
         archive,
         bytes,
     })

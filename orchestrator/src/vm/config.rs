@@ -30,8 +30,9 @@ pub use error::ConfigError;
 pub use ironclaw_settings::{BadValue, FileError, Setting, UnknownSetting, Values};
 pub use schema::{
     BACKEND, BOOT_TIMEOUT_SECS, DISK_MIB, GUEST_AGENT, JAIL, JAIL_USERS, MAX_VMS, MAX_WARM,
-    MEMORY_BUDGET_MIB, MEMORY_MIB, MIN_WARM, POOL_SIZE, ROOT_DISK_MIB, RUN_PATH, SETTINGS,
-    SNAPSHOT_PATH, SNAPSHOT_REFRESH_SECS, STANDBY, TEMPLATE, TEMPLATE_PATH, VCPUS,
+    MEMORY_BUDGET_MIB, MEMORY_MIB, MIN_WARM, POOL_SIZE, REGISTRY_CA_FILE, REGISTRY_PLAIN_HTTP,
+    ROOT_DISK_MIB, RUN_PATH, SETTINGS, SNAPSHOT_PATH, SNAPSHOT_REFRESH_SECS, STANDBY, TEMPLATE,
+    TEMPLATE_PATH, VCPUS,
 };
 
 use state_paths::{resolved, state_path, without_dots};
@@ -85,6 +86,10 @@ pub struct Config {
     pub backends: Backends,
     /// The path of the guest agent's binary, if not the one beside the program.
     pub guest_agent: Option<PathBuf>,
+    /// A file with certificates of authorities of registries, beside the system's.
+    pub registry_ca_file: Option<PathBuf>,
+    /// The registries on other machines that are asked in plain HTTP.
+    pub registry_plain_http: Vec<String>,
 }
 
 /// A choice of the backend.
@@ -177,6 +182,16 @@ impl FromStr for Users {
 }
 
 impl Config {
+    /// Returns how registries are reached.
+    #[cfg(feature = "oci")]
+    #[must_use]
+    pub fn registry_access(&self) -> crate::template::oci::RegistryAccess {
+        let mut access = crate::template::oci::RegistryAccess::default();
+        access.ca_file.clone_from(&self.registry_ca_file);
+        access.plain_http.clone_from(&self.registry_plain_http);
+        access
+    }
+
     /// Returns the settings shared by VMs of all backends, which end in `rundown`.
     pub(crate) fn surroundings(&self, rundown: Rundown) -> Surroundings {
         Surroundings {
@@ -339,10 +354,23 @@ impl Config {
             jail_users: values.parse(&JAIL_USERS)?.unwrap_or_default(),
             backends: Backends::new(values)?,
             guest_agent: values.path(&GUEST_AGENT),
+            registry_ca_file: values.path(&REGISTRY_CA_FILE),
+            registry_plain_http: values
+                .parse::<String>(&REGISTRY_PLAIN_HTTP)?
+                .map_or_else(Vec::new, |list| hosts(&list)),
         };
         config.ensure_apart(without_dots)?;
         Ok(config)
     }
+}
+
+/// The hosts in a list with commas between them.
+fn hosts(list: &str) -> Vec<String> {
+    let hosts = list.split(',').map(str::trim);
+    hosts
+        .filter(|it| !it.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 #[cfg(test)]

@@ -147,6 +147,18 @@ pub const GUEST_AGENT: Setting = Setting::text(
     Described("beside the ironclaw binary"),
     "path of the guest agent's binary",
 );
+/// A file with certificates of registries' authorities.
+pub const REGISTRY_CA_FILE: Setting = Setting::text(
+    "registry_ca_file",
+    Described("the system's authorities alone"),
+    "file with the certificates, in PEM, of further authorities of registries",
+);
+/// The registries that are asked in plain HTTP.
+pub const REGISTRY_PLAIN_HTTP: Setting = Setting::text(
+    "registry_plain_http",
+    Described("those on this machine that speak no TLS"),
+    "registries on other machines that are asked in plain HTTP, HOST[:PORT], with commas between them",
+);
 
 const OF_ALL_BACKENDS: &[Setting] = &[
     POOL_SIZE,
@@ -169,6 +181,8 @@ const OF_ALL_BACKENDS: &[Setting] = &[
     JAIL,
     JAIL_USERS,
     GUEST_AGENT,
+    REGISTRY_CA_FILE,
+    REGISTRY_PLAIN_HTTP,
 ];
 
 /// All settings.

@@ -339,6 +339,8 @@ fn build(
         max_root_bytes: config.max_root_bytes(),
         ..BuildSpec::new(agent)
     };
+    #[cfg(feature = "oci")]
+    let spec = spec.with_registry(config.registry_access());
     let progress = &mut |step| progress(&Stage::Template(step));
     Ok(store.build_if_missing(&spec, &config.template, progress)?)
 }
