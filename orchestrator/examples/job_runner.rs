@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use ironclaw_orchestrator::vm::{
-    Budget, Command, Config, ErrorKind, GuestError, Launcher, Limit, Limits, Output, Pool,
-    PoolOptions, SpawnError, SpawnOptions, VmId,
+    self, Budget, Command, Config, ErrorKind, Launcher, Limit, Limits, Output, Pool, PoolOptions,
+    SpawnOptions, VmId,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -19,29 +19,12 @@ const CANCELLED: usize = 0;
 /// Most bytes of a job's output.
 const MAX_OUTPUT: u64 = 64 << 10;
 
-#[derive(Debug, thiserror::Error)]
-enum JobError {
-    #[error("no VM: {0}")]
-    Spawn(#[from] SpawnError),
-    #[error(transparent)]
-    Guest(#[from] GuestError),
-}
-
-impl JobError {
-    fn is_retryable(&self) -> bool {
-        match self {
-            Self::Spawn(error) => error.is_retryable(),
-            Self::Guest(error) => error.is_retryable(),
-        }
-    }
-}
-
 /// Runs a job, and tells `started` which VM it has.
 async fn attempt(
     pool: &Pool,
     job: usize,
     started: &mpsc::UnboundedSender<(usize, VmId)>,
-) -> Result<Output, JobError> {
+) -> anyhow::Result<Output> {
     let options = SpawnOptions::named(format!("job-{job}"))
         // All wait for one of a few VMs.
         .with_patience(Duration::from_secs(600))
@@ -66,11 +49,11 @@ async fn run(
     pool: Pool,
     job: usize,
     started: mpsc::UnboundedSender<(usize, VmId)>,
-) -> Result<Output, JobError> {
+) -> anyhow::Result<Output> {
     let mut attempts = 1;
     loop {
         match attempt(&pool, job, &started).await {
-            Err(error) if error.is_retryable() && attempts < ATTEMPTS => attempts += 1,
+            Err(error) if vm::is_retryable(error.as_ref()) && attempts < ATTEMPTS => attempts += 1,
             result => return result,
         }
     }
@@ -111,9 +94,9 @@ async fn main() -> anyhow::Result<()> {
         let outcome = match result {
             Ok(output) if output.stdout == format!("{}\n", job * job).as_bytes() => "done",
             Ok(_) => "wrong",
-            Err(JobError::Guest(error)) if error.kind() == ErrorKind::VmOver => "cancelled",
+            Err(error) if ErrorKind::of(error.as_ref()) == Some(ErrorKind::VmOver) => "cancelled",
             Err(error) => {
-                eprintln!("job {job}: {error}");
+                eprintln!("job {job}: {error:#}");
                 "failed"
             }
         };

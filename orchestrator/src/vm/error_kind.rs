@@ -138,6 +138,32 @@ impl fmt::Display for ErrorKind {
     }
 }
 
+/// Returns whether another VM may do better after this error: what its own `is_retryable` says, or that
+/// of the first error of the library among its causes; `false` for errors of others. For programs that
+/// put errors of several types into one.
+///
+/// ```
+/// # use ironclaw_orchestrator::vm;
+/// fn tries_again(error: &anyhow::Error) -> bool {
+///     vm::is_retryable(error.as_ref())
+/// }
+/// # assert!(!tries_again(&anyhow::anyhow!("something else")));
+/// ```
+#[must_use]
+pub fn is_retryable(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<GuestError>() {
+            return error.is_retryable();
+        }
+        if let Some(kind) = of_one(error) {
+            return kind.is_retryable();
+        }
+        next = error.source();
+    }
+    false
+}
+
 /// Gives errors their methods, and finds them behind a `dyn Error`.
 macro_rules! errors {
     ($($error:ty: $kind:ident),* $(,)?) => {

@@ -81,6 +81,9 @@ impl Guest {
     ///
     /// # Errors
     /// [`GuestError::Closed`] if the stream is unusable.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime: tasks read and write the stream.
     pub fn open(stream: UnixStream) -> Result<Self, GuestError> {
         Ok(Self {
             connection: Connection::open(stream, None)?,
@@ -129,6 +132,9 @@ impl Guest {
     ///
     /// # Errors
     /// [`GuestError::Closed`] if the VM, or the session, has ended.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime: tasks read and write the stream.
     pub fn reconnect(&self, stream: UnixStream) -> Result<(), GuestError> {
         self.connection.reconnect(stream)
     }

@@ -63,7 +63,7 @@ use ironclaw_host::{flock, host_limits, own_groups, proc, tree};
 pub use checkpoint::{CheckpointError, CheckpointOptions};
 pub use config::{Config, ConfigError};
 pub use config_builder::ConfigBuilder;
-pub use error_kind::ErrorKind;
+pub use error_kind::{ErrorKind, is_retryable};
 pub use exit_reason::ExitReason;
 pub use guest::{
     ArchiveReader, ArchiveSummary, ChangeKind, ChangeListing, Command, CommandId, Events,

@@ -91,3 +91,25 @@ fn errors_caused_by_others_or_the_host_are_retryable() {
     };
     assert!(!panic.is_retryable());
 }
+
+#[test]
+fn an_error_behind_another_says_itself_whether_to_try_again() {
+    let closed = |reason| GuestError::Closed {
+        reason,
+        printed: Printed::default(),
+    };
+    let hung_up = closed(ExitReason::HungUp);
+    let destroyed = closed(ExitReason::Destroyed);
+    for (error, expected) in [(hung_up, true), (destroyed, false)] {
+        assert_eq!(error.is_retryable(), expected);
+        assert_eq!(crate::vm::is_retryable(&error), expected);
+        let wrapped = anyhow::Error::new(error).context("a job failed");
+        assert_eq!(crate::vm::is_retryable(wrapped.as_ref()), expected);
+    }
+    let busy = SpawnError::StartsBusy {
+        waited: Duration::ZERO,
+        starts: 1,
+    };
+    assert!(busy.is_retryable() && crate::vm::is_retryable(&busy));
+    assert!(!crate::vm::is_retryable(&std::io::Error::other("theirs")));
+}
