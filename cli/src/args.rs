@@ -23,7 +23,7 @@ pub(crate) use pool::{PoolTask, StatsFormat};
 pub(crate) use run::Run;
 pub(crate) use snapshot::{SnapshotTask, Snapshots};
 use soak::Soak;
-pub(crate) use template::{TemplateTask, Templates};
+pub(crate) use template::{RegistryFlags, TemplateTask, Templates};
 use value::setting;
 
 /// Runs commands in fresh microVMs, each restored from a snapshot in milliseconds.

@@ -14,7 +14,7 @@ use ironclaw_orchestrator::template::{
 use ironclaw_orchestrator::vm::{Config, find_guest_agent};
 use serde::Serialize;
 
-use crate::args::{TemplateTask, Templates};
+use crate::args::{RegistryFlags, TemplateTask, Templates};
 use crate::each::{self, Done, Name};
 use crate::which::{self, Which};
 
@@ -45,7 +45,11 @@ struct Row {
 /// Builds, imports, lists, verifies or deletes templates.
 pub(crate) async fn perform(config: &Config, task: TemplateTask, json: bool) -> Result<u8> {
     match task {
-        TemplateTask::Build { name, from } => build(config, name, from, json).await?,
+        TemplateTask::Build {
+            name,
+            from,
+            registry,
+        } => build(config, name, from, registry, json).await?,
         TemplateTask::Import {
             name,
             kernel,
@@ -75,6 +79,7 @@ async fn build(
     config: &Config,
     name: Option<TemplateName>,
     from: Option<RootSource>,
+    registry: RegistryFlags,
     json: bool,
 ) -> Result<()> {
     let reporter = Reporter::new();
@@ -84,7 +89,7 @@ async fn build(
             max_root_bytes: config.max_root_bytes(),
             ..BuildSpec::new(find_guest_agent(&config)?)
         };
-        let spec = spec.with_registry(config.registry_access());
+        let spec = spec.with_registry(registry.access(&config, from.as_ref()));
         let store = TemplateStore::open(&config.template_path)?;
         let progress = &mut |step| watcher.step(&step);
         Ok(match (from, &name) {

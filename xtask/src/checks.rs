@@ -13,7 +13,7 @@ const LIBRARY_FEATURES: [&str; 3] = ["", "firecracker", "qemu"];
 
 /// Runs all tests, with the guest agent and the bare-metal guest.
 pub(crate) fn test(workspace: &Workspace) -> Result<()> {
-    packages::ensure_installed(workspace)?;
+    packages::ensure_installed_for_tests(workspace)?;
     let agent = build::agent(workspace)?;
     let mut tests = workspace.cargo(&["test", "--workspace", "--no-fail-fast"]);
     tests

@@ -45,6 +45,31 @@ const PACKAGES: &[Package] = &[
     },
 ];
 
+/// Tools that tests compare with, and that make what tests read. Debian's `docker-registry` is not
+/// among them: to install it starts a server.
+const TEST_PACKAGES: &[Package] = &[
+    Package {
+        name: "erofs-utils",
+        purpose: "checks images of roots",
+        present: || which("fsck.erofs").is_ok(),
+    },
+    Package {
+        name: "openssl",
+        purpose: "makes certificates of registries",
+        present: || which("openssl").is_ok(),
+    },
+    Package {
+        name: "skopeo",
+        purpose: "copies images to registries and archives",
+        present: || which("skopeo").is_ok(),
+    },
+    Package {
+        name: "umoci",
+        purpose: "makes images",
+        present: || which("umoci").is_ok(),
+    },
+];
+
 /// The packages that a guest is made of: downloaded when a template is built, never installed.
 const GUEST_PACKAGES: &[&str] = &["linux-image-cloud-amd64", "busybox-static"];
 
@@ -53,10 +78,19 @@ const GUEST_PACKAGES: &[&str] = &["linux-image-cloud-amd64", "busybox-static"];
 /// # Errors
 /// If something is missing and can't be installed; says what to type.
 pub(crate) fn ensure_installed(workspace: &Workspace) -> Result<()> {
-    let missing: Vec<_> = PACKAGES
-        .iter()
-        .filter(|package| !(package.present)())
-        .collect();
+    ensure(workspace, PACKAGES.iter())
+}
+
+/// Installs missing packages as [`ensure_installed`], and those that tests take.
+///
+/// # Errors
+/// As for [`ensure_installed`].
+pub(crate) fn ensure_installed_for_tests(workspace: &Workspace) -> Result<()> {
+    ensure(workspace, PACKAGES.iter().chain(TEST_PACKAGES))
+}
+
+fn ensure(workspace: &Workspace, packages: impl Iterator<Item = &'static Package>) -> Result<()> {
+    let missing: Vec<_> = packages.filter(|package| !(package.present)()).collect();
     if which("apt-get").is_err() {
         if missing.is_empty() {
             return Ok(());

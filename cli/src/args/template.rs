@@ -5,10 +5,37 @@ use std::path::PathBuf;
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args, Subcommand};
 use ironclaw_orchestrator::template::TemplateName;
-use ironclaw_orchestrator::template::oci::RootSource;
+use ironclaw_orchestrator::template::oci::{RegistryAccess, RootSource};
+use ironclaw_orchestrator::vm::Config;
 
 use crate::help;
 use crate::which::Which;
+
+/// How the registry of a docker:// source is reached.
+#[derive(Debug, Args)]
+pub(crate) struct RegistryFlags {
+    /// Trust the authorities in this file, in PEM, beside the system's and those in
+    /// /etc/docker/certs.d/REGISTRY. Overrides IRONCLAW_REGISTRY_CA_FILE.
+    #[arg(long, value_name = "FILE", requires = "from")]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Ask the source's registry in plain HTTP, also on another machine. One on this machine is wherever it
+    /// speaks no TLS. See IRONCLAW_REGISTRY_PLAIN_HTTP.
+    #[arg(long, requires = "from")]
+    pub(crate) plain_http: bool,
+}
+
+impl RegistryFlags {
+    /// Returns how registries are reached: what the settings say, and these.
+    pub(crate) fn access(self, config: &Config, source: Option<&RootSource>) -> RegistryAccess {
+        let access = config.registry_access().with_ca_file(self.ca_file);
+        match source {
+            Some(RootSource::Registry(image)) if self.plain_http => {
+                access.with_plain_http([image.registry().to_owned()])
+            }
+            _ => access,
+        }
+    }
+}
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TemplateTask {
@@ -24,6 +51,8 @@ pub(crate) enum TemplateTask {
         /// docker-archive:FILE:REF, where an only image needs no REF, rootfs:DIR or tar:FILE.
         #[arg(long, value_name = "SOURCE", value_parser = OsStringValueParser::new().try_map(|text| RootSource::parse(&text)))]
         from: Option<RootSource>,
+        #[command(flatten)]
+        registry: RegistryFlags,
     },
     /// Make a template from a kernel of your own, whose guest speaks IronClaw's protocol, and give it a
     /// name.

@@ -34,6 +34,57 @@ fn a_file_to_import_that_is_not_there_is_named_and_is_no_fault_of_the_store() {
 }
 
 #[test]
+fn a_registry_that_can_not_be_used_is_named_with_what_to_do() {
+    let state = state();
+    // The headers of a static program: nothing runs it before the image is there.
+    let mut program = [0; 64 + 56];
+    program[..6].copy_from_slice(b"\x7fELF\x02\x01");
+    for (at, value) in [
+        (6, 1),
+        (16, 2),
+        (18, 62),
+        (20, 1),
+        (32, 64),
+        (52, 64),
+        (54, 56),
+        (56, 1),
+    ] {
+        program[at] = value;
+    }
+    let agent = state.path().join("agent");
+    fs::write(&agent, program).unwrap();
+    let build = |source: &str, more: &[&str]| {
+        let mut command = ironclaw(state.path());
+        command
+            .env("IRONCLAW_GUEST_AGENT", &agent)
+            .env("HOME", state.path());
+        command.args(["template", "build", "--from", source]);
+        command.args(more).assert()
+    };
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = closed.local_addr().unwrap();
+    drop(closed);
+    let source = format!("docker://{address}/app:1");
+    let said = format!("{address}/app:1 can't be pulled: {address} can't be reached: ");
+    build(&source, &[]).failure().stderr(contains(said.clone()));
+    build(&source, &["--plain-http"])
+        .failure()
+        .stderr(contains(said));
+    let none = state.path().join("none.crt");
+    build(&source, &["--ca-file", none.to_str().unwrap()])
+        .failure()
+        .stderr(contains("none.crt can't be used as certificates: "));
+    build("docker://Bad", &[])
+        .code(2)
+        .stderr(contains("\"library/Bad\" is no repository"));
+    ironclaw(state.path())
+        .args(["template", "build", "--plain-http"])
+        .assert()
+        .code(2)
+        .stderr(contains("--from"));
+}
+
+#[test]
 fn a_bad_kernel_is_not_imported_and_the_default_stays() {
     let state = state();
     let import = |content: &[u8]| {

@@ -2,20 +2,24 @@
 //!
 //! ```text
 //! name ──▶ `session`: scheme, authorization, retries ──▶ manifest, config
-//!              │                                           └─▶ `download`: a layer, resumed where it breaks
-//!              └─▶ `transport`: one exchange, its limits, where it may lead
+//!            │    └─▶ `credentials`, `token`: who asks    └─▶ `download`: a layer, resumed where it breaks
+//!            └─▶ `transport`, `tls`: one exchange, its limits, where it may lead
 //! ```
 //!
 //! A registry is as hostile as an image: each answer has a limit of its size and of its time, and what it
 //! leads to is looked at before it is followed.
 
 mod backoff;
+mod credentials;
 mod download;
 mod endpoint;
+mod failure;
+mod helper;
 mod session;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod token;
 mod transport;
 
 use ironclaw_store::Sha256Digest;

@@ -41,14 +41,22 @@ pub enum RegistryError {
         /// The reason.
         reason: String,
     },
-    /// Certificates or keys can't be used.
+    /// A file with users, certificates or keys can't be used.
     #[error("{path} can't be used as {what}: {reason}", path = .path.display())]
-    Certificate {
+    File {
         /// The file.
         path: PathBuf,
         /// What it should hold.
         what: &'static str,
         /// What is wrong.
+        reason: String,
+    },
+    /// The program that keeps the users of registries does not answer.
+    #[error("{program} has no user to give: {reason}")]
+    Helper {
+        /// The program.
+        program: String,
+        /// The reason.
         reason: String,
     },
     /// It leads to where nobody follows.

@@ -41,15 +41,16 @@ type Built = (RootImage, Vec<u8>);
 
 impl Lab {
     /// `None` where the tools are missing, which it has said then.
-    fn open(http: &str, more: &str) -> Option<Self> {
+    fn open(configure: impl Fn(&Path) -> (String, String)) -> Option<Self> {
         if let Some(reason) = missing(&TOOLS) {
             skipped(reason);
             return None;
         }
         let directory = tempfile::tempdir().unwrap();
         make(directory.path());
+        let (http, more) = configure(directory.path());
         Some(Self {
-            server: Server::start(directory.path(), http, more),
+            server: Server::start(directory.path(), &http, &more),
             directory,
         })
     }
@@ -66,8 +67,12 @@ impl Lab {
     }
 
     fn pull(&self, name: &str) -> Result<Built, SourceError> {
+        self.pull_with(name, RegistryAccess::default())
+    }
+
+    fn pull_with(&self, name: &str, access: RegistryAccess) -> Result<Built, SourceError> {
         let source = format!("docker://{}/{name}", self.server.address);
-        build(self.directory.path(), "pulled", &source)
+        build_with(self.directory.path(), "pulled", &source, access)
     }
 
     fn refused(&self, name: &str) -> String {
@@ -75,24 +80,37 @@ impl Lab {
     }
 }
 
-/// Builds a root with a layer store of its own.
 fn build(directory: &Path, store: &str, source: &str) -> Result<Built, SourceError> {
+    build_with(directory, store, source, RegistryAccess::default())
+}
+
+/// Builds a root with a layer store of its own.
+fn build_with(
+    directory: &Path,
+    store: &str,
+    source: &str,
+    access: RegistryAccess,
+) -> Result<Built, SourceError> {
     let store = LayerStore::open(&directory.join(store))?;
     let (source, out) = (RootSource::parse(OsStr::new(source)), directory.join("out"));
     drop(fs::remove_file(&out));
     let mut pulled = 0;
-    let built = RootBuilder::new(store, 1 << 30).build(&source.unwrap(), &out, &mut |step| {
-        if let RootStep::Pulling { bytes, size, .. } = step {
-            assert!(bytes <= size.unwrap());
-            pulled += 1;
-        }
-    })?;
+    let built = RootBuilder::new(store, 1 << 30).with_access(access).build(
+        &source.unwrap(),
+        &out,
+        &mut |step| {
+            if let RootStep::Pulling { bytes, size, .. } = step {
+                assert!(bytes <= size.unwrap());
+                pulled += 1;
+            }
+        },
+    )?;
     Ok((built, fs::read(out).unwrap()))
 }
 
 #[test]
 fn an_image_in_a_registry_becomes_the_root_that_its_layout_becomes() {
-    let Some(lab) = Lab::open("", "") else { return };
+    let Some(lab) = Lab::open(plain) else { return };
     let layout = format!("oci:{}:app", lab.path("layout").display());
     let expected = build(lab.directory.path(), "local", &layout).unwrap();
     lab.copy(&[], "oci:layout:app", "team/app:1");
@@ -142,6 +160,11 @@ fn an_image_in_a_registry_becomes_the_root_that_its_layout_becomes() {
     );
 }
 
+/// A registry without users and without TLS.
+fn plain(_: &Path) -> (String, String) {
+    (String::new(), String::new())
+}
+
 /// Changes a document of a layout, and returns its new descriptor.
 fn put(layout: &Path, document: &Value, kind: &str) -> Value {
     let bytes = document.to_string();
@@ -166,7 +189,7 @@ fn document(layout: &Path, descriptor: &Value) -> Value {
 
 #[test]
 fn the_variant_for_this_machine_is_pulled_and_no_other() {
-    let Some(lab) = Lab::open("", "") else { return };
+    let Some(lab) = Lab::open(plain) else { return };
     lab.copy(&[], "oci:layout:app", "one");
     let expected = lab.pull("one").unwrap();
     let layout = lab.path("layout");
@@ -197,6 +220,158 @@ fn the_variant_for_this_machine_is_pulled_and_no_other() {
     let text = lab.refused("other");
     assert!(
         text.contains("the image is not for linux/amd64, but for linux/arm64"),
+        "{text}"
+    );
+}
+
+/// A user `user` with the password `secret`, as `htpasswd -B` writes it.
+const USERS: &str = "user:$2b$04$btDBvFmoSMBxnIgbU8i38ubijxIPJdzS6zEzE64989Wan/moT4SGS\n";
+
+/// Writes a file of users as docker does it.
+fn auth_file(lab: &Lab, name: &str, password: &str) -> PathBuf {
+    let auth = match password {
+        "secret" => "dXNlcjpzZWNyZXQ=",
+        _ => "dXNlcjp3cm9uZw==",
+    };
+    let json = json!({"auths": {&lab.server.address: {"auth": auth}}});
+    fs::write(lab.path(name), json.to_string()).unwrap();
+    lab.path(name)
+}
+
+#[test]
+fn a_registry_with_users_is_asked_as_the_one_that_docker_knows() {
+    let users = |directory: &Path| {
+        fs::write(directory.join("users"), USERS).unwrap();
+        let path = directory.join("users").display().to_string();
+        (
+            String::new(),
+            format!("auth: {{htpasswd: {{realm: test, path: {path}}}}}\n"),
+        )
+    };
+    let Some(lab) = Lab::open(users) else { return };
+    lab.copy(&["--dest-creds=user:secret"], "oci:layout:app", "app:1");
+    let pull = |files: Vec<PathBuf>| {
+        let mut access = RegistryAccess::default();
+        access.auth_files = files;
+        lab.pull_with("app:1", access)
+    };
+    let good = auth_file(&lab, "good.json", "secret");
+    pull(vec![lab.path("none"), good.clone()]).unwrap();
+
+    let address = &lab.server.address;
+    let text = pull(vec![lab.path("none")]).unwrap_err().to_string();
+    let said = format!("{address} refuses access to app (UNAUTHORIZED: ");
+    let advice = format!(
+        "log in by `docker login {address}` or `podman login {address}`, since none of {} has a user for it",
+        lab.path("none").display()
+    );
+    assert!(text.contains(&said) && text.ends_with(&advice), "{text}");
+    let bad = auth_file(&lab, "bad.json", "wrong");
+    let text = pull(vec![bad.clone(), good]).unwrap_err().to_string();
+    let advice = format!("since the user in {} may not do it", bad.display());
+    assert!(
+        text.contains("log in again by ") && text.ends_with(&advice),
+        "{text}"
+    );
+    assert!(
+        !text.contains("wrong") && !text.contains("dXNlcjp3cm9uZw"),
+        "{text}"
+    );
+}
+
+/// Makes an authority, and a certificate of 127.0.0.1 that it signed.
+fn certify(directory: &Path) {
+    let openssl = |arguments: &[&str]| run(directory, "openssl", arguments);
+    openssl(&[
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=an authority",
+        "-keyout",
+        "ca.key",
+        "-out",
+        "ca.crt",
+    ]);
+    openssl(&[
+        "req",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-subj",
+        "/CN=registry",
+        "-keyout",
+        "own.key",
+        "-out",
+        "own.csr",
+    ]);
+    fs::write(directory.join("names"), "subjectAltName = IP:127.0.0.1\n").unwrap();
+    openssl(&[
+        "x509",
+        "-req",
+        "-in",
+        "own.csr",
+        "-CA",
+        "ca.crt",
+        "-CAkey",
+        "ca.key",
+        "-CAcreateserial",
+        "-days",
+        "2",
+        "-extfile",
+        "names",
+        "-out",
+        "own.crt",
+    ]);
+}
+
+#[test]
+fn a_registry_with_an_authority_of_its_own_is_trusted_if_that_is_named() {
+    if let Some(reason) = missing(&["openssl"]) {
+        return skipped(reason);
+    }
+    let with_tls = |directory: &Path| {
+        certify(directory);
+        let path = |name: &str| directory.join(name).display().to_string();
+        let (certificate, key) = (path("own.crt"), path("own.key"));
+        let http = format!(", tls: {{certificate: {certificate}, key: {key}}}");
+        (http, String::new())
+    };
+    let Some(lab) = Lab::open(with_tls) else {
+        return;
+    };
+    lab.copy(&[], "oci:layout:app", "app:1");
+    let text = lab.refused("app:1");
+    assert!(
+        text.contains("does not prove to be itself: ") && text.contains("`registry_ca_file`"),
+        "{text}"
+    );
+    let access = RegistryAccess::default().with_ca_file(Some(lab.path("ca.crt")));
+    lab.pull_with("app:1", access).unwrap();
+
+    let mut access = RegistryAccess::default();
+    access.certificate_directories = vec![lab.path("none"), lab.path("certs.d")];
+    let own = lab.path("certs.d").join(&lab.server.address);
+    fs::create_dir_all(&own).unwrap();
+    let text = lab
+        .pull_with("app:1", access.clone())
+        .unwrap_err()
+        .to_string();
+    assert!(text.contains("does not prove to be itself: "), "{text}");
+    fs::copy(lab.path("ca.crt"), own.join("ca.crt")).unwrap();
+    lab.pull_with("app:1", access.clone()).unwrap();
+    fs::write(own.join("ca.crt"), "nothing").unwrap();
+    let text = lab.pull_with("app:1", access).unwrap_err().to_string();
+    assert!(
+        text.contains("ca.crt can't be used as certificates: there is none in PEM in it"),
         "{text}"
     );
 }

@@ -182,14 +182,14 @@ impl FromStr for Users {
 }
 
 impl Config {
-    /// Returns how registries are reached.
+    /// Returns how registries are reached: as these settings say, and as docker and podman do for this
+    /// process's user.
     #[cfg(feature = "oci")]
     #[must_use]
     pub fn registry_access(&self) -> crate::template::oci::RegistryAccess {
-        let mut access = crate::template::oci::RegistryAccess::default();
-        access.ca_file.clone_from(&self.registry_ca_file);
-        access.plain_http.clone_from(&self.registry_plain_http);
-        access
+        crate::template::oci::RegistryAccess::of_user()
+            .with_ca_file(self.registry_ca_file.clone())
+            .with_plain_http(self.registry_plain_http.iter().cloned())
     }
 
     /// Returns the settings shared by VMs of all backends, which end in `rundown`.

@@ -1,43 +1,59 @@
 //! Requests for a repository: scheme, authorization, retries.
 
-use std::io::Read as _;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use ironclaw_host::untrusted;
-use serde::Deserialize;
 use ureq::Body;
 use ureq::http::header::RETRY_AFTER;
-use ureq::http::{Response, StatusCode, Uri};
+use ureq::http::{HeaderMap, Response, StatusCode, Uri};
 
 use super::super::access::RegistryAccess;
 use super::super::reference::ImageReference;
 use super::super::registry_error::RegistryError;
 use super::backoff::Backoff;
+use super::credentials::{self, Credential};
 use super::endpoint;
-use super::transport::{Failure, Request, Transport};
+use super::failure::Failure;
+use super::token::{self, Challenge};
+use super::transport::{Request, Transport};
 
 /// What a document of an image may be.
 const DOCUMENTS: &str = "application/vnd.oci.image.index.v1+json, \
                          application/vnd.oci.image.manifest.v1+json, \
                          application/vnd.docker.distribution.manifest.list.v2+json, \
                          application/vnd.docker.distribution.manifest.v2+json, */*";
-/// Limit of what is read of an error's text, in bytes.
-const MAX_ERROR: u64 = 16 << 10;
-/// Limit of what is shown of it, in characters.
-const MAX_SHOWN: usize = 300;
 
 /// A repository of a registry.
 #[derive(Debug)]
 pub(super) struct Session {
     transport: Transport,
+    access: RegistryAccess,
+    image: ImageReference,
     /// The registry's host, with its port.
     host: String,
     scheme: &'static str,
-    repository: String,
     /// Whether it has answered: it is there, and refuses connections for a while if it does.
     has_answered: AtomicBool,
+    authorization: Mutex<Authorization>,
+}
+
+/// Who asks.
+#[derive(Default)]
+struct Authorization {
+    /// The header that shows it, once the registry wants to see it.
+    header: Option<String>,
+    /// The user and the file that has him, once they are looked for.
+    found: Option<Option<(Credential, PathBuf)>>,
+}
+
+impl std::fmt::Debug for Authorization {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Authorization")
+    }
 }
 
 impl Session {
@@ -49,11 +65,13 @@ impl Session {
         let host = endpoint::host(image.registry());
         let is_plain = access.is_plain(image.registry());
         let mut session = Self {
-            transport: Transport::new(host, access)?,
+            transport: Transport::new(image.registry(), host, access)?,
+            access: access.clone(),
+            image: image.clone(),
             host: host.to_owned(),
             scheme: if is_plain { "http" } else { "https" },
-            repository: image.repository().to_owned(),
             has_answered: AtomicBool::new(false),
+            authorization: Mutex::default(),
         };
         let url = session.url("")?;
         if !is_plain && url.host().is_some_and(endpoint::is_loopback) {
@@ -89,12 +107,14 @@ impl Session {
         from: u64,
         backoff: &mut Backoff,
     ) -> Result<Response<Body>, RegistryError> {
-        let url = self.url(&format!("{}/{part}", self.repository))?;
+        let url = self.url(&format!("{}/{part}", self.image.repository()))?;
+        let mut is_authorized = false;
         loop {
+            let authorization = self.header();
             let asked = self.transport.get(&Request {
                 url: url.clone(),
                 accept: DOCUMENTS,
-                authorization: None,
+                authorization: authorization.as_deref(),
                 from,
             });
             if asked.is_ok() {
@@ -102,9 +122,20 @@ impl Session {
             }
             let (failure, asked_pause) = match asked {
                 Ok(response) if is_content(response.status()) => return Ok(response),
+                // Also a token that was good a minute ago ends.
+                Ok(response) if response.status() == StatusCode::UNAUTHORIZED && !is_authorized => {
+                    match self.authorize(&url, response.headers()) {
+                        Ok(true) => {
+                            is_authorized = true;
+                            continue;
+                        }
+                        Ok(false) => (self.refused(part, response)?, None),
+                        Err(failure) => (failure, None),
+                    }
+                }
                 Ok(response) => {
                     let pause = pause(&response);
-                    (self.refused(part, response), pause)
+                    (self.refused(part, response)?, pause)
                 }
                 Err(failure) => (failure, None),
             };
@@ -130,31 +161,79 @@ impl Session {
         })
     }
 
-    fn refused(&self, part: &str, mut response: Response<Body>) -> Failure {
-        let status = response.status();
-        let host = self.host.clone();
-        let what = format!("{} in {}", untrusted::line(part), self.repository);
-        let said = said(response.body_mut());
-        let is_transient = is_transient(status);
-        let error = match status {
-            StatusCode::NOT_FOUND => RegistryError::NotFound { host, what, said },
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => RegistryError::Denied {
-                host,
-                repository: self.repository.clone(),
-                said,
-                advice: "it takes a user, and none is known".to_owned(),
-            },
-            status => RegistryError::Status {
-                host,
-                status: status.as_u16(),
-                what,
-                said,
-            },
+    fn header(&self) -> Option<String> {
+        let authorization = self.authorization.lock();
+        let authorization = authorization.unwrap_or_else(PoisonError::into_inner);
+        authorization.header.clone()
+    }
+
+    /// Gets what the registry wants to see; whether there is something that it has not seen.
+    fn authorize(&self, url: &Uri, headers: &HeaderMap) -> Result<bool, Failure> {
+        let user = self.user().map_err(Failure::lasting)?;
+        let credential = user.as_ref().map(|(credential, _)| credential);
+        let header = match (Challenge::of(headers), credential) {
+            (_, Some(token @ Credential::RegistryToken(_))) => token.header(),
+            (Some(Challenge::Basic), credential) => credential.and_then(Credential::header),
+            (Some(Challenge::Bearer { realm, service }), credential) => {
+                let repository = (url, self.image.repository());
+                let server = (&*realm, service.as_deref());
+                let token = token::fetch(&self.transport, repository, server, credential);
+                let token = token.map_err(|failure| self.denied_by(failure))?;
+                Some(format!("Bearer {token}"))
+            }
+            (None, _) => None,
         };
-        Failure {
-            error,
-            is_transient,
+        let authorization = self.authorization.lock();
+        let mut authorization = authorization.unwrap_or_else(PoisonError::into_inner);
+        let is_new = header.is_some() && header != authorization.header;
+        authorization.header = header;
+        Ok(is_new)
+    }
+
+    /// Returns the user for the image, and the file that has him.
+    fn user(&self) -> Result<Option<(Credential, PathBuf)>, RegistryError> {
+        let authorization = self.authorization.lock();
+        let mut authorization = authorization.unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = &authorization.found {
+            return Ok(found.clone());
         }
+        let found = credentials::find(&self.image, &self.access)?;
+        authorization.found = Some(found.clone());
+        Ok(found)
+    }
+
+    /// Returns the failure of an answer; an error if that can't be said.
+    fn refused(&self, part: &str, mut response: Response<Body>) -> Result<Failure, RegistryError> {
+        let what = format!("{} in {}", untrusted::line(part), self.image.repository());
+        let answer = (response.status(), response.body_mut());
+        let failure = Failure::of_status(self.host.clone(), answer, &what);
+        let user = self.user()?;
+        Ok(failure.with_advice(self.image.repository(), &self.advice(user.as_ref())))
+    }
+
+    /// What who gives tokens says about the user.
+    fn denied_by(&self, failure: Failure) -> Failure {
+        match self.user() {
+            Ok(user) => failure.with_advice(self.image.repository(), &self.advice(user.as_ref())),
+            Err(error) => Failure::lasting(error),
+        }
+    }
+
+    fn advice(&self, user: Option<&(Credential, PathBuf)>) -> String {
+        let registry = self.image.registry();
+        let log_in = format!("`docker login {registry}` or `podman login {registry}`");
+        if let Some((_, path)) = user {
+            let path = path.display();
+            return format!("log in again by {log_in}, since the user in {path} may not do it");
+        }
+        let files = self.access.auth_files.iter();
+        let files: Vec<_> = files.map(|path| path.display().to_string()).collect();
+        let files = if files.is_empty() {
+            "no file of users is looked at".to_owned()
+        } else {
+            format!("none of {} has a user for it", files.join(", "))
+        };
+        format!("log in by {log_in}, since {files}")
     }
 }
 
@@ -162,39 +241,8 @@ fn is_content(status: StatusCode) -> bool {
     matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT)
 }
 
-fn is_transient(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 408 | 425 | 429 | 500 | 502 | 503 | 504)
-}
-
 /// How long the registry wants to be left alone.
 fn pause(response: &Response<Body>) -> Option<Duration> {
     let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
     seconds.parse().ok().map(Duration::from_secs)
-}
-
-#[derive(Deserialize)]
-struct Errors {
-    errors: Vec<Said>,
-}
-
-#[derive(Deserialize)]
-struct Said {
-    code: String,
-    #[serde(default)]
-    message: Option<String>,
-}
-
-/// Returns what an answer says about the failure, as the end of a sentence.
-fn said(body: &mut Body) -> String {
-    let mut bytes = Vec::new();
-    // What came of it is better than nothing.
-    drop(body.as_reader().take(MAX_ERROR).read_to_end(&mut bytes));
-    let errors = serde_json::from_slice::<Errors>(&bytes);
-    let first = errors.ok().and_then(|it| it.errors.into_iter().next());
-    let Some(Said { code, message }) = first else {
-        return String::new();
-    };
-    let message = message.map_or_else(String::new, |it| format!(": {it}"));
-    let text: String = format!("{code}{message}").chars().take(MAX_SHOWN).collect();
-    format!(" ({})", untrusted::line(&text))
 }

@@ -1,6 +1,6 @@
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -16,7 +16,9 @@ use super::*;
 /// A request: its path, and the first byte that it asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Asked {
+    host: String,
     path: String,
+    form: String,
     from: usize,
     authorization: Option<String>,
 }
@@ -99,7 +101,12 @@ fn serve(stream: TcpStream, answers: &Answers, log: &Mutex<Vec<Asked>>) -> Optio
     };
     let range = header("range");
     let from = range.map_or(0, |it| it[6..it.len() - 1].parse().unwrap());
+    let length = header("content-length").map_or(0, |it| it.parse().unwrap());
+    let mut form = vec![0; length];
+    reader.read_exact(&mut form).ok()?;
     let asked = Asked {
+        host: header("host")?,
+        form: String::from_utf8(form).unwrap(),
         path: lines.first()?.split(' ').nth(1)?.to_owned(),
         from,
         authorization: header("authorization"),
@@ -196,17 +203,21 @@ impl Made {
 }
 
 /// Pulls `app:1` from a server.
-fn pull_of(server: &Server, directory: &TempDir) -> Result<RootImage, SourceError> {
+fn pull_with(
+    server: &Server,
+    directory: &TempDir,
+    access: RegistryAccess,
+) -> Result<RootImage, SourceError> {
     let store = LayerStore::open(&directory.path().join("layers")).unwrap();
     let source = format!("docker://{}/app:1", server.address);
     let source = RootSource::parse(OsStr::new(&source)).unwrap();
-    let builder = RootBuilder::new(store, 1 << 30);
+    let builder = RootBuilder::new(store, 1 << 30).with_access(access);
     builder.build(&source, &directory.path().join("out"), &mut |_| {})
 }
 
 fn pull(server: &Server) -> Result<RootImage, SourceError> {
     let directory = tempfile::tempdir().unwrap();
-    let pulled = pull_of(server, &directory);
+    let pulled = pull_with(server, &directory, RegistryAccess::default());
     if pulled.is_err() {
         let left = fs::read_dir(directory.path().join("layers"))
             .unwrap()
@@ -372,6 +383,149 @@ fn who_is_not_there_is_told_at_once() {
     let text = pull(&Server { address, asked }).unwrap_err().to_string();
     assert!(
         text.contains("can't be reached: Connection refused"),
+        "{text}"
+    );
+}
+
+/// Answers as a registry that wants a token of its own address, which `token` gives.
+fn guarded(
+    made: Made,
+    realm: &'static str,
+    token: impl Fn(&Asked) -> Answer + Send + Sync + 'static,
+) -> Server {
+    Server::start(move |asked| match &*asked.path {
+        path if path.starts_with("/token") => token(asked),
+        "/v2/" => Answer::ok(""),
+        _ if asked.authorization.as_deref() == Some("Bearer good") => made.answer(asked),
+        _ => {
+            let realm = realm.replace('@', &asked.host);
+            let head = "401 Unauthorized\r\nWWW-Authenticate: Bearer realm=";
+            Answer::of(&format!("{head}\"{realm}\",service=\"s p\""), "")
+        }
+    })
+}
+
+/// Pulls as the user in a file of users for the server.
+fn pull_as(server: &Server, entry: &Value) -> Result<RootImage, SourceError> {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("auth.json");
+    let json = json!({"auths": {&server.address: entry}});
+    fs::write(&file, json.to_string()).unwrap();
+    let access = RegistryAccess {
+        auth_files: vec![file],
+        ..RegistryAccess::default()
+    };
+    pull_with(server, &directory, access)
+}
+
+#[test]
+fn a_token_is_fetched_where_the_registry_says_and_as_the_user() {
+    let good = || Answer::ok(r#"{"access_token": "good"}"#);
+    let server = guarded(Made::new(), "http://@/token?x=1", move |asked| {
+        assert_eq!(
+            asked.path,
+            "/token?x=1&scope=repository%3Aapp%3Apull&service=s%20p"
+        );
+        assert_eq!(asked.authorization, None);
+        good()
+    });
+    pull(&server).unwrap();
+    let tokens = server
+        .asked()
+        .into_iter()
+        .filter(|it| it.path.starts_with("/token"));
+    assert_eq!(tokens.count(), 1);
+
+    let server = guarded(Made::new(), "http://@/token", move |asked| {
+        assert_eq!(
+            asked.authorization.as_deref(),
+            Some("Basic dXNlcjpzZWNyZXQ=")
+        );
+        good()
+    });
+    pull_as(&server, &json!({"auth": "dXNlcjpzZWNyZXQ="})).unwrap();
+
+    let server = guarded(Made::new(), "/token", move |asked| {
+        let expected = "grant_type=refresh_token&client_id=ironclaw&refresh_token=a%2Bb&\
+                        scope=repository%3Aapp%3Apull&service=s%20p";
+        assert_eq!((&*asked.path, &*asked.form), ("/token", expected));
+        good()
+    });
+    pull_as(&server, &json!({"identitytoken": "a+b"})).unwrap();
+    let server = guarded(Made::new(), "/token", |_| unreachable!("it has a token"));
+    pull_as(&server, &json!({"registrytoken": "good"})).unwrap();
+}
+
+#[test]
+fn a_token_that_has_ended_is_fetched_anew() {
+    let made = Made::new();
+    let given = Mutex::new(0);
+    let good_for = Mutex::new(0);
+    let server = Server::start(move |asked| {
+        let (mut given, mut good_for) = (given.lock().unwrap(), good_for.lock().unwrap());
+        let expected = format!("Bearer {given}");
+        match &*asked.path {
+            "/v2/" => Answer::ok(""),
+            path if path.starts_with("/token") => {
+                (*given, *good_for) = (*given + 1, 1);
+                Answer::ok(format!("{{\"token\": \"{given}\"}}"))
+            }
+            _ if *good_for > 0 && asked.authorization == Some(expected) => {
+                *good_for -= 1;
+                made.answer(asked)
+            }
+            _ => Answer::of("401 No\r\nWWW-Authenticate: Bearer realm=/token", ""),
+        }
+    });
+    pull(&server).unwrap();
+}
+
+#[test]
+fn users_and_tokens_go_to_nobody_else() {
+    // Where the registry wants to have them sent.
+    let server = guarded(Made::new(), "http://auth.example/token", |_| unreachable!());
+    let text = pull_as(&server, &json!({"auth": "dXNlcjpzZWNyZXQ="}))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.contains("leads to \"http://auth.example/token\": plain HTTP is for"),
+        "{text}"
+    );
+    // Where it redirects to.
+    let made = Arc::new(Made::new());
+    let other = Arc::clone(&made);
+    let elsewhere = Server::start(move |asked| {
+        assert_eq!(asked.authorization, None);
+        other.answer(asked)
+    });
+    let to = format!("http://{}", elsewhere.address);
+    let server = Server::start(move |asked| match &asked.authorization {
+        _ if asked.path == "/v2/" => Answer::ok(""),
+        None => Answer::of("401 No\r\nWWW-Authenticate: Basic realm=x", ""),
+        Some(_) if made.is_layer(asked) => {
+            Answer::of(&format!("307 There\r\nLocation: {to}{}", asked.path), "")
+        }
+        Some(_) => made.answer(asked),
+    });
+    pull_as(&server, &json!({"auth": "dXNlcjpzZWNyZXQ="})).unwrap();
+    assert_eq!(elsewhere.asked().len(), 1);
+}
+
+#[test]
+fn endless_and_senseless_tokens_are_refused() {
+    for (answer, said) in [
+        (vec![b'x'; 300 << 10], "its token is endless, or breaks off"),
+        (b"{}".to_vec(), "it gives no token"),
+        (br#"{"token": "a\r\nb"}"#.to_vec(), "it gives no token"),
+    ] {
+        let server = guarded(Made::new(), "/token", move |_| Answer::ok(answer.clone()));
+        let text = pull(&server).unwrap_err().to_string();
+        assert!(text.ends_with(said), "{text}");
+    }
+    let server = guarded(Made::new(), "/token", |_| Answer::of("403 No", ""));
+    let text = pull(&server).unwrap_err().to_string();
+    assert!(
+        text.contains("refuses access to app: log in by `docker login "),
         "{text}"
     );
 }

@@ -1,16 +1,14 @@
 //! One exchange with a server, its limits, and where it may lead.
 
-use std::io;
 use std::time::Duration;
 
-use ironclaw_host::untrusted;
-use ureq::http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, LOCATION, RANGE};
-use ureq::http::uri::Scheme;
+use ureq::http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, LOCATION, RANGE};
 use ureq::http::{Response, Uri};
-use ureq::{Agent, Body, Error, Proxy};
+use ureq::{Agent, Body, Proxy};
 
 use super::super::access::RegistryAccess;
 use super::super::registry_error::RegistryError;
+use super::failure::Failure;
 use super::{endpoint, tls};
 
 /// Timeout of a look-up of a name, and of a connection with its TLS.
@@ -23,8 +21,6 @@ const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_HEAD: usize = 64 << 10;
 /// Limit of redirections that follow each other.
 const MAX_REDIRECTS: usize = 5;
-/// Longest `Location` that an error shows.
-const MAX_SHOWN: usize = 200;
 
 /// Asks servers.
 #[derive(Debug)]
@@ -34,7 +30,7 @@ pub(super) struct Transport {
 }
 
 /// What is asked for.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Request<'r> {
     pub(super) url: Uri,
     pub(super) accept: &'r str,
@@ -43,20 +39,17 @@ pub(super) struct Request<'r> {
     pub(super) from: u64,
 }
 
-/// An exchange that failed.
-#[derive(Debug)]
-pub(super) struct Failure {
-    pub(super) error: RegistryError,
-    /// Whether it may work the next time.
-    pub(super) is_transient: bool,
-}
-
 impl Transport {
-    pub(super) fn new(host: &str, access: &RegistryAccess) -> Result<Self, RegistryError> {
+    /// Creates that of a registry, by the name that people give it, and its host.
+    pub(super) fn new(
+        registry: &str,
+        host: &str,
+        access: &RegistryAccess,
+    ) -> Result<Self, RegistryError> {
         let name = host.parse::<Uri>().ok();
         let is_here = name.is_some_and(|it| it.host().is_some_and(endpoint::is_loopback));
         let config = Agent::config_builder()
-            .tls_config(tls::config(access)?)
+            .tls_config(tls::config(registry, access)?)
             // A proxy's own machine is another one.
             .proxy(if is_here { None } else { Proxy::try_from_env() })
             .http_status_as_error(false)
@@ -66,6 +59,7 @@ impl Transport {
             .timeout_resolve(Some(CONNECT_TIMEOUT))
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_send_request(Some(ANSWER_TIMEOUT))
+            .timeout_send_body(Some(ANSWER_TIMEOUT))
             .timeout_recv_response(Some(ANSWER_TIMEOUT))
             .timeout_per_read(Some(SILENCE_TIMEOUT))
             .timeout_per_write(Some(SILENCE_TIMEOUT));
@@ -88,15 +82,28 @@ impl Transport {
             }
             let location = response.headers().get(LOCATION);
             let location = location.and_then(|it| it.to_str().ok()).unwrap_or_default();
-            let refused = |reason| Failure::of_redirect(&url, location, reason);
-            let target = endpoint::target(&url, location).ok_or_else(|| refused("it is no URL"))?;
-            if let Some(reason) = endpoint::redirect_refusal(&url, &target, &self.access) {
-                return Err(refused(reason));
-            }
-            url = target;
+            url = self.allowed(&url, location)?;
         }
         let reason = "it is one redirection after the other";
         Err(Failure::of_redirect(&request.url, &url.to_string(), reason))
+    }
+
+    /// Sends a form, and follows nothing.
+    pub(super) fn post(&self, url: &Uri, form: &str) -> Result<Response<Body>, Failure> {
+        let kind = "application/x-www-form-urlencoded";
+        let asked = self.agent.post(url).header(CONTENT_TYPE, kind);
+        let asked = asked.header(ACCEPT, "application/json").send(form);
+        asked.map_err(|error| Failure::of_exchange(url, &error))
+    }
+
+    /// Returns the URL that a server at `from` leads to, if it may be followed.
+    pub(super) fn allowed(&self, from: &Uri, location: &str) -> Result<Uri, Failure> {
+        let refused = |reason| Failure::of_redirect(from, location, reason);
+        let target = endpoint::target(from, location).ok_or_else(|| refused("it is no URL"))?;
+        match endpoint::redirect_refusal(from, &target, &self.access) {
+            Some(reason) => Err(refused(reason)),
+            None => Ok(target),
+        }
     }
 
     fn ask(&self, url: &Uri, request: &Request<'_>) -> Result<Response<Body>, Failure> {
@@ -111,63 +118,8 @@ impl Transport {
         {
             asked = asked.header(AUTHORIZATION, authorization);
         }
-        asked.call().map_err(|error| failure(url, &error))
-    }
-}
-
-/// Returns the host of a URL, with its port.
-pub(super) fn host(url: &Uri) -> String {
-    url.authority()
-        .map_or_else(String::new, ToString::to_string)
-}
-
-impl Failure {
-    fn of_redirect(from: &Uri, target: &str, reason: &'static str) -> Self {
-        let target = untrusted::line(target).chars().take(MAX_SHOWN).collect();
-        Self {
-            error: RegistryError::Redirect {
-                host: host(from),
-                target,
-                reason,
-            },
-            is_transient: false,
-        }
-    }
-}
-
-fn failure(url: &Uri, error: &Error) -> Failure {
-    let host = host(url);
-    let reason = untrusted::message(&match error {
-        Error::Io(error) => error.to_string(),
-        other => other.to_string(),
-    });
-    let by_tls = url.scheme() == Some(&Scheme::HTTPS);
-    let (error, is_transient) = match rustls_error(error) {
-        // What is no record of TLS: an answer in plain HTTP.
-        Some(rustls::Error::InvalidMessage(_)) if by_tls => {
-            (RegistryError::NoTls { host, reason }, false)
-        }
-        Some(_) => (RegistryError::Untrusted { host, reason }, false),
-        None => {
-            let is_transient = match error {
-                Error::Io(error) => error.kind() != io::ErrorKind::ConnectionRefused,
-                Error::Timeout(_) => true,
-                _ => false,
-            };
-            (RegistryError::Unreachable { host, reason }, is_transient)
-        }
-    };
-    Failure {
-        error,
-        is_transient,
-    }
-}
-
-/// Returns the error of TLS that is behind an error.
-fn rustls_error(error: &Error) -> Option<&rustls::Error> {
-    match error {
-        Error::Rustls(error) => Some(error),
-        Error::Io(error) => error.get_ref()?.downcast_ref(),
-        _ => None,
+        asked
+            .call()
+            .map_err(|error| Failure::of_exchange(url, &error))
     }
 }
