@@ -166,6 +166,8 @@ async fn a_jailed_vm_has_a_user_a_root_namespaces_and_limits_of_its_own() {
         vm.destroy().await.unwrap();
     }
     assert!(lab.homes().is_empty(), "{:?}", lab.homes());
+    drop(launcher);
+    dropped_vms_ended().await;
     let left: Vec<_> = limited.iter().filter(|group| group.exists()).collect();
     assert!(left.is_empty(), "{left:?}");
 }

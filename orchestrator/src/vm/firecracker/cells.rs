@@ -1,8 +1,10 @@
-//! What jails keep for the next VM: a copy of Firecracker, and an empty network namespace.
+//! What jails keep for the next VM: a copy of Firecracker, an empty network namespace, and control
+//! groups.
 //!
 //! ```text
 //! <run directory>/<owner>/.cells/start-firecracker    see `trampoline`
-//!                                <number>             Firecracker, which only root may write
+//!                                <owner>-<number>/firecracker    which only root may write; the
+//!                                                     control groups have the directory's name
 //! ```
 //!
 //! The jailer promises that no two Firecrackers share the memory of their program, and copies it into
@@ -17,10 +19,13 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::binary::PROGRAM;
 use super::trampoline::{TRAMPOLINE, trampoline};
 use crate::sys;
-use crate::vm::vmm::blocking::blocking;
-use crate::vm::vmm::run_directory;
+use crate::vm::vmm::blocking::blocking_in_vmm;
+use crate::vm::vmm::jail::cgroup::{Cgroup, Cgroups};
+use crate::vm::vmm::run_directory::{self, RunDirectory};
+use crate::vm::vmm::{Machine, VmmError};
 
 /// The directory of the copies, below that of their owner.
 const CELLS: &str = ".cells";
@@ -31,6 +36,7 @@ const MIN_UNUSED: usize = 8;
 #[derive(Debug)]
 pub(super) struct Cells {
     firecracker: PathBuf,
+    cgroups: Option<Cgroups>,
     kept: Mutex<Kept>,
 }
 
@@ -38,48 +44,60 @@ pub(super) struct Cells {
 struct Kept {
     /// The directory of the copies, once there is one.
     directory: Option<Arc<Path>>,
-    unused: Vec<Parts>,
+    unused: Vec<Arc<Parts>>,
     used: usize,
-    made: u64,
 }
 
-/// What there is of a cell on the host.
-#[derive(Debug, Clone)]
+/// What there is of a cell on the host. Drop removes it.
+#[derive(Debug)]
 struct Parts {
-    program: PathBuf,
+    machine: Machine,
     network: Arc<OwnedFd>,
+    /// None where this host has none.
+    groups: Option<Cgroup>,
+    /// Removed behind the groups: a sweep finds them by its name.
+    directory: CellDir,
+    program: PathBuf,
 }
+
+/// The directory of a cell, with its copy of Firecracker. Drop removes it.
+#[derive(Debug)]
+struct CellDir(PathBuf);
 
 /// A cell in use. Drop leaves it to the next VM: the one in it must have ended.
 #[derive(Debug)]
 pub(super) struct Cell {
     cells: Arc<Cells>,
-    parts: Parts,
+    parts: Arc<Parts>,
     is_sound: bool,
 }
 
 impl Cells {
-    /// The cells of jails that run `firecracker`. There are none yet.
-    pub(super) fn new(firecracker: PathBuf) -> Self {
+    /// The cells of jails that run `firecracker`, limited by `cgroups`. There are none yet.
+    pub(super) fn new(firecracker: PathBuf, cgroups: Option<Cgroups>) -> Self {
         Self {
             firecracker,
+            cgroups,
             kept: Mutex::default(),
         }
     }
 
-    /// Takes a cell, in the directory `owner`, which has to be the same one at each call.
-    pub(super) async fn take(self: &Arc<Self>, owner: &Path) -> io::Result<Cell> {
-        if let Some(parts) = self.unused() {
+    /// Takes a cell for a VM of this size, in the directory `owner`, which has to be the same one at each
+    /// call.
+    pub(super) async fn take(
+        self: &Arc<Self>,
+        owner: &Arc<RunDirectory>,
+        machine: Machine,
+    ) -> Result<Cell, VmmError> {
+        if let Some(parts) = self.unused(machine) {
             return Ok(self.of(parts));
         }
-        let (cells, owner) = (Arc::clone(self), owner.to_owned());
+        let (cells, owner) = (Arc::clone(self), Arc::clone(owner));
         // Takes milliseconds to copy.
-        let made = blocking(move || cells.make(&owner)).await;
-        let shutting_down = |_| io::Error::other("the runtime shuts down");
-        made.map_err(shutting_down)?
+        blocking_in_vmm("make a jail", move || cells.make(&owner, machine)).await
     }
 
-    fn of(self: &Arc<Self>, parts: Parts) -> Cell {
+    fn of(self: &Arc<Self>, parts: Arc<Parts>) -> Cell {
         Cell {
             cells: Arc::clone(self),
             parts,
@@ -87,34 +105,53 @@ impl Cells {
         }
     }
 
-    fn unused(&self) -> Option<Parts> {
+    fn unused(&self, machine: Machine) -> Option<Arc<Parts>> {
         let mut kept = self.kept();
-        let parts = kept.unused.pop()?;
+        let fits = |parts: &Arc<Parts>| parts.machine == machine;
+        let at = kept.unused.iter().rposition(fits)?;
         kept.used += 1;
-        Some(parts)
+        Some(kept.unused.remove(at))
     }
 
-    fn make(self: &Arc<Self>, owner: &Path) -> io::Result<Cell> {
-        let (directory, number) = {
-            let mut kept = self.kept();
-            let directory = match &kept.directory {
-                Some(directory) => Arc::clone(directory),
-                None => {
-                    let made = Arc::from(furnish(owner)?);
-                    Arc::clone(kept.directory.insert(made))
-                }
-            };
-            kept.made += 1;
-            (directory, kept.made)
-        };
-        let program = directory.join(number.to_string());
-        copy(&self.firecracker, &program)?;
-        let network = sys::new_network().inspect_err(|_| remove(&program))?;
+    fn make(self: &Arc<Self>, owner: &RunDirectory, machine: Machine) -> Result<Cell, VmmError> {
+        let directory = self.directory(owner.path());
+        let directory = directory.map_err(VmmError::io(format!(
+            "make a directory for copies of Firecracker in {}",
+            owner.path().display()
+        )))?;
+        // Must be unique on the host: control groups are named after it.
+        let name = format!("{}-{}", owner.name(), owner.number());
+        let directory = CellDir(directory.join(&name));
+        let program = directory.fill(&self.firecracker);
+        let program = program.map_err(VmmError::io(format!(
+            "copy {} to {}",
+            self.firecracker.display(),
+            directory.0.display()
+        )))?;
+        let network = sys::new_network();
+        let network = network.map_err(VmmError::io("make a network namespace for a jail"))?;
+        let groups = self.cgroups.as_ref();
+        let groups = groups.map(|cgroups| cgroups.of_machine(&name, machine));
+        let groups = groups.transpose();
+        let groups = groups.map_err(VmmError::io("make the control groups of a jail"))?;
         self.kept().used += 1;
-        Ok(self.of(Parts {
-            program,
+        Ok(self.of(Arc::new(Parts {
+            machine,
             network: Arc::new(network),
-        }))
+            groups,
+            directory,
+            program,
+        })))
+    }
+
+    /// Returns the directory of the copies; the first call creates it.
+    fn directory(&self, owner: &Path) -> io::Result<Arc<Path>> {
+        let mut kept = self.kept();
+        if let Some(directory) = &kept.directory {
+            return Ok(Arc::clone(directory));
+        }
+        let made = Arc::from(furnish(owner)?);
+        Ok(Arc::clone(kept.directory.insert(made)))
     }
 
     fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
@@ -125,7 +162,7 @@ impl Cells {
 impl Cell {
     /// Returns the path of the trampoline.
     pub(super) fn trampoline(&self) -> PathBuf {
-        self.program().with_file_name(TRAMPOLINE)
+        self.parts.directory.0.with_file_name(TRAMPOLINE)
     }
 
     /// Returns the path of its Firecracker.
@@ -138,6 +175,12 @@ impl Cell {
         Arc::clone(&self.parts.network)
     }
 
+    /// Opens the files by which its VM joins its control groups.
+    pub(super) fn entrances(&self) -> io::Result<Vec<File>> {
+        let groups = self.parts.groups.as_ref();
+        groups.map_or_else(|| Ok(Vec::new()), Cgroup::entrances)
+    }
+
     /// Leaves it to nobody, because something is wrong with it.
     pub(super) fn discard(mut self) {
         self.is_sound = false;
@@ -146,20 +189,44 @@ impl Cell {
 
 impl Drop for Cell {
     fn drop(&mut self) {
-        let surplus = {
+        let is_blank = self.parts.groups.as_ref().is_none_or(Cgroup::is_blank);
+        // Dropped without the lock: control groups take the kernel a moment.
+        let _surplus = {
             let mut kept = self.cells.kept();
             kept.used -= 1;
-            if !self.is_sound {
-                drop(kept);
-                return remove(&self.parts.program);
+            if self.is_sound && is_blank {
+                kept.unused.push(Arc::clone(&self.parts));
             }
-            kept.unused.push(self.parts.clone());
-            let keep = kept.unused.len() - surplus(kept.unused.len(), kept.used);
-            kept.unused.split_off(keep)
+            // Those first that were not used for longest.
+            let surplus = surplus(kept.unused.len(), kept.used);
+            kept.unused.drain(..surplus).collect::<Vec<_>>()
         };
-        for parts in surplus {
-            remove(&parts.program);
-        }
+    }
+}
+
+impl CellDir {
+    /// Copies a program into it, which nobody may write to, and every user may read and execute; returns
+    /// the path of the copy.
+    fn fill(&self, program: &Path) -> io::Result<PathBuf> {
+        run_directory::make(&self.0)?;
+        let path = self.program();
+        sys::with_own_descriptors(|| {
+            let (mut program, mut file) = (File::open(program)?, create(&path)?);
+            io::copy(&mut program, &mut file)?;
+            file.set_permissions(fs::Permissions::from_mode(0o555))
+        })?;
+        Ok(path)
+    }
+
+    fn program(&self) -> PathBuf {
+        self.0.join(PROGRAM)
+    }
+}
+
+impl Drop for CellDir {
+    fn drop(&mut self) {
+        removed(fs::remove_file(self.program()), &self.0);
+        removed(fs::remove_dir(&self.0), &self.0);
     }
 }
 
@@ -187,18 +254,8 @@ fn furnish(owner: &Path) -> io::Result<PathBuf> {
         // The jailer gives its mode to the copies, which belong to the VMs' users.
         file.set_permissions(fs::Permissions::from_mode(0o555))
     });
-    written.inspect_err(|_| remove(&path))?;
+    written.inspect_err(|_| removed(fs::remove_file(&path), &path))?;
     Ok(directory)
-}
-
-/// Copies a program to a new file, which nobody may write to, and every user may read and execute.
-fn copy(program: &Path, path: &Path) -> io::Result<()> {
-    let copied = sys::with_own_descriptors(|| {
-        let (mut program, mut file) = (File::open(program)?, create(path)?);
-        io::copy(&mut program, &mut file)?;
-        file.set_permissions(fs::Permissions::from_mode(0o555))
-    });
-    copied.inspect_err(|_| remove(path))
 }
 
 fn create(path: &Path) -> io::Result<File> {
@@ -206,10 +263,10 @@ fn create(path: &Path) -> io::Result<File> {
     options.write(true).create_new(true).mode(0o600).open(path)
 }
 
-fn remove(path: &Path) {
-    match fs::remove_file(path) {
+fn removed(result: io::Result<()>, path: &Path) {
+    match result {
         Err(error) if error.kind() != ErrorKind::NotFound => {
-            tracing::warn!(path = %path.display(), %error, "a copy of Firecracker stays while this process lives");
+            tracing::warn!(path = %path.display(), %error, "what jails kept stays while this process lives");
         }
         _ => {}
     }
@@ -220,6 +277,7 @@ mod tests {
     use std::os::unix::fs::MetadataExt as _;
 
     use super::*;
+    use crate::vm::vmm::run_directory::RunPath;
 
     #[test]
     fn as_many_unused_cells_are_kept_as_are_in_use() {
@@ -228,27 +286,51 @@ mod tests {
         }
     }
 
-    fn files(directory: &Path) -> usize {
-        fs::read_dir(directory.join(CELLS)).unwrap().count()
+    fn files(owner: &RunDirectory) -> usize {
+        fs::read_dir(owner.path().join(CELLS)).unwrap().count()
     }
 
-    /// Returns the cells of a program, unless this user can make no namespaces.
-    fn cells(directory: &Path) -> Option<Arc<Cells>> {
-        let program = directory.join("program");
-        fs::write(&program, "program").unwrap();
-        sys::new_network().ok()?;
-        Some(Arc::new(Cells::new(program)))
+    const MACHINE: Machine = Machine {
+        memory_mib: 128,
+        vcpus: 1,
+        disk_mib: None,
+    };
+
+    /// A program, the directory of an owner, and cells.
+    struct Lab {
+        owner: Arc<RunDirectory>,
+        cells: Arc<Cells>,
+        directory: tempfile::TempDir,
+    }
+
+    impl Lab {
+        /// Returns `None` if this user can make no namespaces.
+        fn new() -> Option<Self> {
+            sys::new_network().ok()?;
+            let directory = tempfile::tempdir().unwrap();
+            let program = directory.path().join("program");
+            fs::write(&program, "program").unwrap();
+            let run = RunPath::open(&directory.path().join("run")).unwrap();
+            Some(Self {
+                owner: run.directory().unwrap(),
+                cells: Arc::new(Cells::new(program, Cgroups::find())),
+                directory,
+            })
+        }
+
+        async fn take(&self, machine: Machine) -> Result<Cell, VmmError> {
+            self.cells.take(&self.owner, machine).await
+        }
+
+        async fn cell(&self) -> Cell {
+            self.take(MACHINE).await.unwrap()
+        }
     }
 
     #[tokio::test]
-    async fn a_cell_has_one_vm_at_a_time_and_then_the_next() {
-        let directory = tempfile::tempdir().unwrap();
-        let owner = directory.path();
-        let Some(cells) = cells(owner) else { return };
-        let (one, two) = (
-            cells.take(owner).await.unwrap(),
-            cells.take(owner).await.unwrap(),
-        );
+    async fn a_cell_has_one_vm_at_a_time_and_then_the_next_of_its_size() {
+        let Some(lab) = Lab::new() else { return };
+        let (one, two) = (lab.cell().await, lab.cell().await);
         assert_ne!(one.program(), two.program());
         let network = |cell: &Cell| rustix::fs::fstat(cell.network()).unwrap().st_ino;
         assert_ne!(network(&one), network(&two));
@@ -259,42 +341,45 @@ mod tests {
         }
         let first = one.program().to_owned();
         drop(one);
-        let again = cells.take(owner).await.unwrap();
+        let larger = Machine {
+            memory_mib: 256,
+            ..MACHINE
+        };
+        assert_ne!(lab.take(larger).await.unwrap().program(), first);
+        let again = lab.cell().await;
         assert_eq!(again.program(), first);
         again.discard();
         assert!(!first.exists());
-        let third = cells.take(owner).await.unwrap();
+        let third = lab.cell().await;
         assert!(![&*first, two.program()].contains(&third.program()));
     }
 
     #[tokio::test]
     async fn cells_that_many_vms_had_are_given_up_when_these_are_gone() {
-        let directory = tempfile::tempdir().unwrap();
-        let owner = directory.path();
-        let Some(cells) = cells(owner) else { return };
+        let Some(lab) = Lab::new() else { return };
         let mut all = Vec::new();
         for _ in 0..20 {
-            all.push(cells.take(owner).await.unwrap());
+            all.push(lab.cell().await);
         }
         // And the trampoline.
-        assert_eq!(files(owner), 21);
+        assert_eq!(files(&lab.owner), 21);
         all.truncate(10);
-        assert_eq!(files(owner), 21);
+        assert_eq!(files(&lab.owner), 21);
         drop(all);
-        assert_eq!(files(owner), MIN_UNUSED + 1);
+        assert_eq!(files(&lab.owner), MIN_UNUSED + 1);
+        drop(lab.cells);
+        assert_eq!(files(&lab.owner), 1);
     }
 
     #[tokio::test]
     async fn what_can_not_be_copied_leaves_nothing_and_is_tried_again() {
-        let directory = tempfile::tempdir().unwrap();
-        let owner = directory.path();
-        let Some(cells) = cells(owner) else { return };
-        let program = owner.join("program");
+        let Some(lab) = Lab::new() else { return };
+        let program = lab.directory.path().join("program");
         fs::remove_file(&program).unwrap();
-        let error = cells.take(owner).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::NotFound);
-        assert_eq!(files(owner), 1);
+        let error = lab.take(MACHINE).await.unwrap_err();
+        assert!(error.to_string().starts_with("could not copy"), "{error}");
+        assert_eq!(files(&lab.owner), 1);
         fs::write(&program, "program").unwrap();
-        cells.take(owner).await.unwrap();
+        lab.take(MACHINE).await.unwrap();
     }
 }

@@ -126,9 +126,6 @@ impl Jailer {
         let most = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
         let files = most.min(MAX_FILES);
         program.args(["--resource-limit", &format!("no-file={files}")]);
-        if let Some(cgroups) = &self.cgroups {
-            cgroups.limit(machine, &mut program);
-        }
         match network {
             Some(namespace) => {
                 program.arg("--netns").arg(namespace);
@@ -161,7 +158,6 @@ pub(super) struct Jail {
     pub(super) id: String,
     pub(super) user: User,
     pub(super) cell: Cell,
-    pub(super) jailer: Arc<Jailer>,
 }
 
 /// Creates the jail of the VM `id` as the jailer would; returns the directory to remove later, and

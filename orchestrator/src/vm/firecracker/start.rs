@@ -19,6 +19,7 @@ use super::jail::Jailer;
 use super::vm::FirecrackerVm;
 use super::vm_dir::VmDir;
 use crate::sys::program::Program;
+use crate::vm::vmm::jail::cgroup::Cgroups;
 use crate::vm::vmm::process::{Launch, Process};
 use crate::vm::vmm::run_directory::RunPath;
 use crate::vm::vmm::rundown::Rundown;
@@ -82,7 +83,7 @@ impl Starter {
             can_jail_below(run_path)?;
         }
         Ok(Self {
-            cells: Arc::new(Cells::new(binary.clone())),
+            cells: Arc::new(Cells::new(binary.clone(), limits(jailer.as_ref()))),
             binary,
             run: Arc::new(RunPath::open(run_path)?),
             jailer: jailer.map(Arc::new),
@@ -94,7 +95,8 @@ impl Starter {
     pub(super) fn ending_in(self, rundown: &Rundown) -> Self {
         let run = Arc::new(self.run.ending_in(rundown));
         // They are below the directory of their owner, which is another one then.
-        let cells = Arc::new(Cells::new(self.binary.clone()));
+        let limits = limits(self.jailer.as_deref());
+        let cells = Arc::new(Cells::new(self.binary.clone(), limits));
         Self { run, cells, ..self }
     }
 
@@ -184,7 +186,7 @@ impl Starter {
         let run = self.run.directory()?;
         let dir = match &self.jailer {
             None => VmDir::new(&run, self.sees()),
-            Some(jailer) => VmDir::in_jail(&run, jailer, &self.cells).await,
+            Some(jailer) => VmDir::in_jail(&run, jailer, self.cells.take(&run, machine).await?),
         };
         let dir = dir.map_err(VmmError::io(format!(
             "make a directory for a VM in {}",
@@ -279,12 +281,18 @@ impl Starter {
         let program = jailer.program(jail, run.path(), machine, network, &arguments);
         Ok(Launch::new(program)
             .in_pid_namespace(jailer.namespace())
+            .joining(jail.cell.entrances()?)
             .recorded_in(Arc::clone(&run))
             .with(VmResources {
                 _dir: dir,
                 _interface: interface,
             }))
     }
+}
+
+/// Returns the control groups by which a jailer's VMs are limited.
+fn limits(jailer: Option<&Jailer>) -> Option<Cgroups> {
+    jailer.and_then(Jailer::cgroups).cloned()
 }
 
 /// Fails unless a jailed process can run at `run_path`.

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::binary::PROGRAM;
-use super::cells::Cells;
+use super::cells::Cell;
 use super::chroot::{Chroot, LOG, Sees, WRITTEN};
 use super::jail::{self, Jail, Jailer};
 use crate::vm::tree;
@@ -25,8 +25,8 @@ use crate::vm::vmm::run_directory::{self, RunDirectory};
 /// more inode to be made and removed.
 const STANDARD_ERROR: &str = "/proc/self/fd/2";
 
-/// The directory of one VM, with its jail. Drop is the teardown: it removes the directory and the
-/// jail's control groups, so the process must have ended.
+/// The directory of one VM, with its jail. Drop is the teardown: it removes the directory and leaves the
+/// cell to the next VM, so the process must have ended.
 #[derive(Debug)]
 pub(super) struct VmDir {
     path: PathBuf,
@@ -58,16 +58,15 @@ impl VmDir {
         })
     }
 
-    /// Creates the jail of one more VM.
-    pub(super) async fn in_jail(
+    /// Creates the jail of one more VM, in a cell.
+    pub(super) fn in_jail(
         run: &Arc<RunDirectory>,
-        jailer: &Arc<Jailer>,
-        cells: &Arc<Cells>,
+        jailer: &Jailer,
+        cell: Cell,
     ) -> io::Result<Self> {
-        // Must be unique on the host: control groups are named after it.
+        // Unique on the host, as the jailer's documents ask for.
         let id = format!("{}-{}", run.name(), run.number());
         let user = jailer.user(run.root())?;
-        let cell = cells.take(run.path()).await?;
         let (path, root) = jail::root(run.path(), &id)?;
         let chroot = Chroot::open(
             &root,
@@ -85,12 +84,7 @@ impl VmDir {
         Ok(Self {
             chroot,
             path,
-            jail: Some(Jail {
-                id,
-                user,
-                cell,
-                jailer: Arc::clone(jailer),
-            }),
+            jail: Some(Jail { id, user, cell }),
             run: Arc::clone(run),
         })
     }
@@ -136,11 +130,6 @@ impl Drop for VmDir {
     fn drop(&mut self) {
         if let Err(error) = tree::remove(&self.path) {
             stays(&self.path, &error);
-        }
-        if let Some(Jail { id, jailer, .. }) = &self.jail
-            && let Some(cgroups) = jailer.cgroups()
-        {
-            cgroups.remove(id);
         }
     }
 }

@@ -5,7 +5,6 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 
-use crate::sys::program::Program;
 use crate::vm::vmm::Machine;
 
 /// The parent of all VMs' groups.
@@ -13,6 +12,8 @@ const PARENT: &str = "ironclaw";
 /// Memory for Firecracker beyond the guest's: it needs 5 MiB (its SPECIFICATION.md), and the page
 /// cache of files that it reads counts here too, though it can be reclaimed.
 const OVERHEAD_BYTES: u64 = 64 << 20;
+/// Memory that a group may have charged when the next VM joins it.
+const MAX_LEFT_BYTES: u64 = OVERHEAD_BYTES / 4;
 /// Threads beyond the guest's vCPUs: the main one, the API's, and some for devices.
 const EXTRA_THREADS: u32 = 8;
 /// The period of processor time quotas, in microseconds.
@@ -89,21 +90,11 @@ impl Cgroups {
         })
     }
 
-    /// Passes the limits of a VM to the jailer.
-    pub(in crate::vm) fn limit(&self, machine: Machine, jailer: &mut Program) {
+    /// Creates the groups of a VM of this size called `id`. Nothing is removed with them.
+    pub(in crate::vm) fn of_machine(&self, id: &str, machine: Machine) -> io::Result<Cgroup> {
         let memory = machine.memory_bytes() + OVERHEAD_BYTES;
         let processes = u32::from(machine.vcpus) + EXTRA_THREADS;
-        let version = match self.version {
-            Version::V1 => "1",
-            Version::V2 => "2",
-        };
-        if let Err(error) = self.create_parent() {
-            tracing::debug!(%error, "the jailer creates the control group of all VMs");
-        }
-        jailer.args(["--cgroup-version", version, "--parent-cgroup", PARENT]);
-        for (file, value) in self.limits(memory, machine.vcpus, processes) {
-            jailer.arg("--cgroup").arg(format!("{file}={value}"));
-        }
+        self.create(id, PathBuf::new(), memory, machine.vcpus, processes)
     }
 
     fn limits(&self, memory: u64, vcpus: u8, processes: u32) -> Vec<(&'static str, String)> {
@@ -233,6 +224,19 @@ impl Cgroup {
         };
         groups.map(open).collect()
     }
+
+    /// Returns whether hardly anything is charged to them: files that a VM was the first to read or
+    /// write stay charged, whoever else uses them, and count against the limit of the next VM.
+    pub(in crate::vm) fn is_blank(&self) -> bool {
+        let file = match self.cgroups.version {
+            Version::V1 => "memory.usage_in_bytes",
+            Version::V2 => "memory.current",
+        };
+        let directory = self.cgroups.directory(file).join(PARENT).join(&self.id);
+        let read = fs::read_to_string(directory.join(file)).ok();
+        let charged = read.and_then(|text| text.trim().parse::<u64>().ok());
+        charged.is_some_and(|bytes| bytes <= MAX_LEFT_BYTES)
+    }
 }
 
 impl Drop for Cgroup {
@@ -269,14 +273,7 @@ cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0
 ";
 
     fn line(cgroups: &Cgroups) -> String {
-        let mut jailer = Program::new("jailer");
-        let machine = Machine {
-            memory_mib: 128,
-            vcpus: 2,
-            disk_mib: None,
-        };
-        cgroups.limit(machine, &mut jailer);
-        format!("{jailer:?}")
+        format!("{:?}", cgroups.limits(192 << 20, 2, 10))
     }
 
     #[test]
@@ -285,8 +282,9 @@ cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0
         assert_eq!(cgroups.version, Version::V1);
         assert_eq!(cgroups.mounts[1], Path::new("/sys/fs/cgroup/cpu,cpuacct"));
         let line = line(&cgroups);
-        assert!(line.contains("memory.limit_in_bytes=201326592"), "{line}");
-        assert!(line.contains("cpu.cfs_quota_us=200000"), "{line}");
+        let memory = r#"("memory.limit_in_bytes", "201326592")"#;
+        assert!(line.contains(memory), "{line}");
+        assert!(line.contains(r#"("cpu.cfs_quota_us", "200000")"#), "{line}");
     }
 
     #[test]
@@ -312,7 +310,20 @@ cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0
             "7",
             "an administrator's"
         );
-        drop(group);
+        let charged = directory.path().join("ironclaw/id/memory.current");
+        for (bytes, blank) in [("4096\n", true), ("16777217\n", false), ("?", false)] {
+            fs::write(&charged, bytes).unwrap();
+            assert_eq!(group.is_blank(), blank, "{bytes}");
+        }
+        let machine = Machine {
+            memory_mib: 128,
+            vcpus: 2,
+            disk_mib: None,
+        };
+        let of_machine = ordinary.of_machine("vm", machine).unwrap();
+        let limit = directory.path().join("ironclaw/vm/memory.max");
+        assert_eq!(fs::read_to_string(limit).unwrap(), "201326592");
+        drop((group, of_machine));
         assert!(!mark.exists() && !mark.with_file_name("mark").exists());
         let mounts = vec!["/proc".into()];
         Cgroups { version, mounts }.try_out().unwrap_err();
@@ -323,8 +334,8 @@ cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0
         let mounts = "cgroup2 /sys/fs/cgroup cgroup2 rw,nsdelegate 0 0\n";
         let cgroups = Cgroups::among(mounts, |_| "cpuset cpu io memory pids\n".to_owned());
         let line = line(&cgroups.unwrap());
-        assert!(line.contains("memory.max=201326592"), "{line}");
-        assert!(line.contains("pids.max=10"), "{line}");
+        assert!(line.contains(r#"("memory.max", "201326592")"#), "{line}");
+        assert!(line.contains(r#"("pids.max", "10")"#), "{line}");
     }
 
     #[test]
