@@ -10,6 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use ironclaw_protocol::limits::MAX_CHUNK;
+use ironclaw_protocol::message::RequestId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
@@ -52,6 +53,7 @@ enum Token {
     Devices,
     Listener,
     Line(LinkId),
+    Request(LinkId, RequestId),
     Pipe(Pipe),
 }
 
@@ -152,6 +154,9 @@ impl Agent {
         for (&id, link) in &self.links {
             let (fd, flags) = link.waits();
             add(fd, flags, Token::Line(id));
+            link.waits_of_requests(&mut |fd, flags, request| {
+                add(fd, flags, Token::Request(id, request));
+            });
         }
         self.commands
             .waits(&mut |fd, flags, pipe| add(fd, flags, Token::Pipe(pipe)));
@@ -193,6 +198,11 @@ impl Agent {
                 }
                 Token::Listener => self.accept(),
                 Token::Line(id) => self.serve_line(id, flags),
+                Token::Request(id, request) => {
+                    if let Some(link) = self.links.get_mut(&id) {
+                        link.serve_request(request, flags);
+                    }
+                }
                 Token::Pipe(pipe) => ready.push(pipe),
             }
         }

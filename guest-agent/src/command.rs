@@ -83,11 +83,12 @@ impl Streams {
 
     fn of_terminal(exec: &Exec, size: TerminalSize, account: Option<&Account>) -> io::Result<Self> {
         let (ours, theirs) = terminal::open(size, account)?;
+        let name = terminal::name(&ours)?;
         let typed = exec.stdin.then(|| ours.try_clone()).transpose()?;
         let of_command = [theirs.try_clone()?, theirs.try_clone()?, theirs];
         Ok(Self {
             of_command: of_command.map(Stdio::from),
-            stdin: typed.map(Stdin::of_terminal),
+            stdin: typed.map(|typed| Stdin::of_terminal(typed, name)),
             outputs: Outputs::of_terminal(ours.try_clone()?),
             terminal: Some(ours),
         })

@@ -138,7 +138,7 @@ impl Commands {
         let ended = self.table.end_of_content_arrived(by)?;
         let command = ended.and_then(|exec| self.running.get_mut(&exec));
         if let Some(stdin) = command.and_then(|command| command.stdin()) {
-            stdin.close();
+            stdin.close(Instant::now());
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
+use ironclaw_protocol::message::RequestId;
 use ironclaw_protocol::process_table::SessionKey;
 use ironclaw_protocol::session::{self, Heard, Outgoing, Violation};
 use rustix::event::PollFlags;
@@ -57,6 +58,26 @@ impl Link {
             flags |= PollFlags::OUT;
         }
         (self.transport.as_fd(), flags)
+    }
+
+    /// Returns the descriptors of its requests to wait for.
+    pub(crate) fn waits_of_requests<'a>(
+        &'a self,
+        add: &mut dyn FnMut(BorrowedFd<'a>, PollFlags, RequestId),
+    ) {
+        // What they would bring has nowhere to go.
+        if let Some(session) = &self.session
+            && self.end.out.has_room()
+        {
+            session.waits(add);
+        }
+    }
+
+    /// Tells a request of events of its descriptor.
+    pub(crate) fn serve_request(&mut self, id: RequestId, events: PollFlags) {
+        if let Some(session) = &mut self.session {
+            session.serve(id, events);
+        }
     }
 
     /// Returns whether it has something to send without waiting.

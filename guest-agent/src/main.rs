@@ -12,7 +12,7 @@
 //!      │  └ command ─ account, program, terminal, stdin ─ reader; output, rundown
 //!      ├ link ─ transport              one line
 //!      │  └ session                    one host's open requests
-//!      │     └ transfer ─ upload, download, files ─ listing, removal, archive, changes ─ overlay
+//!      │     └ transfer ─ upload, download, files ─ listing, removal, archive, changes ─ overlay; tunnel
 //!      └ system ─ random, identity, control_group, oom_score, credentials
 //! ```
 //!
@@ -61,6 +61,7 @@ mod system;
 mod terminal;
 mod transfer;
 mod transport;
+mod tunnel;
 mod uevents;
 mod upload;
 

@@ -21,11 +21,15 @@ const LONGEST: Duration = Duration::from_millis(64);
 /// be the pipe: most of half a second.
 const UNKNOWN: u32 = 12;
 
+/// The longest time between checks of a terminal, which go on as long as its command.
+const LONGEST_OF_TERMINAL: Duration = Duration::from_secs(1);
+
 /// Checks repeatedly for a waiting reader, until there is one.
 #[derive(Debug)]
 pub(crate) struct ReaderSearch {
     due: Instant,
     pause: Duration,
+    longest: Duration,
     unknown: u32,
 }
 
@@ -45,7 +49,16 @@ impl ReaderSearch {
         Self {
             due: now + FIRST,
             pause: FIRST,
+            longest: LONGEST,
             unknown: 0,
+        }
+    }
+
+    /// Starts the checks of a terminal.
+    pub(crate) fn start_of_terminal(now: Instant) -> Self {
+        Self {
+            longest: LONGEST_OF_TERMINAL,
+            ..Self::start(now)
         }
     }
 
@@ -57,19 +70,35 @@ impl ReaderSearch {
     /// Returns whether somebody waits for the empty pipe with this writing end; checks only if it
     /// is time.
     pub(crate) fn look(&mut self, pipe: impl AsFd, now: Instant) -> bool {
-        if now < self.due {
+        if !self.is_due(now) {
             return false;
         }
-        self.pause = (2 * self.pause).min(LONGEST);
-        self.due = now + self.pause;
         if !matches!(ioctl_fionread(&pipe), Ok(0)) {
             return false;
         }
         let Ok(status) = fstat(&pipe) else {
             return true;
         };
-        let link = PathBuf::from(format!("pipe:[{}]", status.st_ino));
-        match find_reader(Path::new("/proc"), &link) {
+        self.finds(&PathBuf::from(format!("pipe:[{}]", status.st_ino)))
+    }
+
+    /// Returns whether somebody waits for what is typed on the terminal of this name; checks only if
+    /// it is time. Nobody waits where something is there to be read.
+    pub(crate) fn look_at_terminal(&mut self, name: &Path, now: Instant) -> bool {
+        self.is_due(now) && self.finds(name)
+    }
+
+    fn is_due(&mut self, now: Instant) -> bool {
+        let is_due = now >= self.due;
+        if is_due {
+            self.pause = (2 * self.pause).min(self.longest);
+            self.due = now + self.pause;
+        }
+        is_due
+    }
+
+    fn finds(&mut self, link: &Path) -> bool {
+        match find_reader(Path::new("/proc"), link) {
             Some(Reader::Elsewhere) => {
                 self.unknown = 0;
                 false

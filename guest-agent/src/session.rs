@@ -1,11 +1,13 @@
 //! The requests of one session: which messages are valid when, and who may send next.
 
 use std::collections::BTreeMap;
+use std::os::fd::BorrowedFd;
 
-use ironclaw_protocol::limits::MAX_REQUESTS;
+use ironclaw_protocol::limits::{MAX_CONNECTIONS, MAX_REQUESTS};
 use ironclaw_protocol::message::{FailureKind, Outcome, Request, RequestId, ToGuest, ToHost};
 use ironclaw_protocol::process_table::{Listener, SessionKey, Turn};
 use ironclaw_protocol::session::{Outgoing, Violation};
+use rustix::event::PollFlags;
 use rustix::process::Signal;
 
 use crate::commands::Commands;
@@ -15,6 +17,7 @@ use crate::files::{self, Answer};
 use crate::program::Surroundings;
 use crate::system::System;
 use crate::transfer::Transfer;
+use crate::tunnel::Tunnel;
 use crate::upload::Upload;
 
 /// The agent's parts that a session needs to serve a message.
@@ -160,10 +163,10 @@ impl Session {
             },
             Request::Kill { exec } => commands.kill(exec),
             Request::Resize { exec, size } => commands.resize_any(exec, size),
-            Request::Connect { port } => failed(
-                FailureKind::Unsupported,
-                format_args!("connect to port {port}: this agent does not do that"),
-            ),
+            Request::Connect { port } => match self.connect(id, port) {
+                Ok(tunnel) => return self.begin(id, Box::new(tunnel)),
+                Err(outcome) => outcome,
+            },
             Request::Shutdown => {
                 *context.shutdown = true;
                 Outcome::ShuttingDown
@@ -171,6 +174,19 @@ impl Session {
         };
         out.push(&ToHost::Done { id, outcome });
         Ok(())
+    }
+
+    fn connect(&self, id: RequestId, port: u16) -> Result<Tunnel, Outcome> {
+        let connections = self.transfers.values().filter(|it| it.is_connection());
+        if connections.count() >= MAX_CONNECTIONS {
+            return Err(failed(
+                FailureKind::TooMany,
+                format_args!(
+                    "connect to port {port}: there are {MAX_CONNECTIONS} connections already"
+                ),
+            ));
+        }
+        Tunnel::start(id, port)
     }
 
     fn begin(&mut self, id: RequestId, transfer: Box<dyn Transfer>) -> Result<(), Violation> {
@@ -218,6 +234,22 @@ impl Session {
     /// Returns whether a transfer can go on without waiting for anything but room.
     pub(crate) fn has_content(&self) -> bool {
         self.transfers.values().any(|transfer| transfer.is_ready())
+    }
+
+    /// Returns the descriptors of transfers to wait for.
+    pub(crate) fn waits<'a>(&'a self, add: &mut dyn FnMut(BorrowedFd<'a>, PollFlags, RequestId)) {
+        for (&id, transfer) in &self.transfers {
+            if let Some((fd, flags)) = transfer.waits() {
+                add(fd, flags, id);
+            }
+        }
+    }
+
+    /// Tells a transfer of events of its descriptor.
+    pub(crate) fn serve(&mut self, id: RequestId, events: PollFlags) {
+        if let Some(transfer) = self.transfers.get_mut(&id) {
+            transfer.serve(events);
+        }
     }
 
     /// Queues messages of commands and files, a chunk each in turn, while there is room.

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::reader::ReaderSearch;
@@ -22,8 +23,9 @@ pub(crate) struct Stdin {
     /// Bytes written of the first chunk.
     written: usize,
     eof: bool,
-    is_terminal: bool,
-    /// Set while the host wants to know of a waiting reader.
+    /// The name of the terminal that it is typed on.
+    terminal: Option<PathBuf>,
+    /// Set while the host wants to know of a waiting reader, and for the end of what is typed.
     search: Option<ReaderSearch>,
 }
 
@@ -35,15 +37,15 @@ impl Stdin {
             queue,
             written: 0,
             eof: false,
-            is_terminal: false,
+            terminal: None,
             search: None,
         }
     }
 
-    /// Creates one that types.
-    pub(crate) fn of_terminal(terminal: File) -> Self {
+    /// Creates one that types on the terminal of this name.
+    pub(crate) fn of_terminal(terminal: File, name: PathBuf) -> Self {
         Self {
-            is_terminal: true,
+            terminal: Some(name),
             ..Self::new(terminal)
         }
     }
@@ -67,10 +69,13 @@ impl Stdin {
     }
 
     /// Records the end of content.
-    pub(crate) fn close(&mut self) {
-        if self.is_terminal {
-            // A terminal does not end; a program that reads lines takes this for the end.
-            let _ = self.arrive(vec![END_OF_TRANSMISSION]);
+    ///
+    /// A terminal does not end. A program takes what Ctrl-D types for the end when it reads, and only
+    /// then: what is typed before it has set its terminal's modes would be lost, or be read as
+    /// something else. So it is typed whenever somebody waits for more.
+    pub(crate) fn close(&mut self, now: Instant) {
+        if self.terminal.is_some() {
+            self.search = Some(ReaderSearch::start_of_terminal(now));
         }
         self.eof = true;
         self.close_if_done();
@@ -84,7 +89,7 @@ impl Stdin {
     /// Returns when to [`look`](Self::look).
     pub(crate) fn next_look(&self) -> Option<Instant> {
         let search = self.search.as_ref()?;
-        let is_open = self.pipe.is_some() && !self.eof;
+        let is_open = self.pipe.is_some() && (!self.eof || self.terminal.is_some());
         (is_open && self.queue.is_empty()).then(|| search.due())
     }
 
@@ -93,10 +98,16 @@ impl Stdin {
         if self.next_look().is_none_or(|due| now < due) {
             return false;
         }
-        let waits = match (&mut self.search, &self.pipe) {
+        let waits = match (&mut self.search, &self.pipe, &self.terminal) {
+            (Some(search), Some(_), Some(name)) if self.eof => {
+                if search.look_at_terminal(name, now) {
+                    let _ = self.arrive(vec![END_OF_TRANSMISSION]);
+                }
+                return false;
+            }
             // Whatever is typed waits there for the command, and nobody else would read it.
-            (Some(_), Some(_)) if self.is_terminal => true,
-            (Some(search), Some(pipe)) => search.look(pipe, now),
+            (Some(_), Some(_), Some(_)) => true,
+            (Some(search), Some(pipe), None) => search.look(pipe, now),
             _ => false,
         };
         if waits {
@@ -138,7 +149,7 @@ impl Stdin {
     }
 
     fn close_if_done(&mut self) {
-        if self.eof && self.queue.is_empty() {
+        if self.eof && self.queue.is_empty() && self.terminal.is_none() {
             self.pipe = None;
         }
     }

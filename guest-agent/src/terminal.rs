@@ -8,15 +8,16 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use ironclaw_protocol::message::TerminalSize;
 use rustix::fs::{Mode, Uid, fchmod, fchown};
 use rustix::io::ioctl_fionbio;
 use rustix::process::{ioctl_tiocsctty, setsid};
-use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, ptsname, unlockpt};
 use rustix::termios::{InputModes, OptionalActions, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
 
 use crate::account::Account;
@@ -53,6 +54,12 @@ pub(crate) fn open(size: TerminalSize, account: Option<&Account>) -> io::Result<
     let ours = File::from(ours);
     resize(&ours, size)?;
     Ok((ours, theirs))
+}
+
+/// Returns the name by which processes have the command's end open.
+pub(crate) fn name(ours: &File) -> io::Result<PathBuf> {
+    let name = ptsname(ours, Vec::new())?;
+    Ok(OsString::from_vec(name.into_bytes()).into())
 }
 
 /// Sets the size.

@@ -1,9 +1,11 @@
 //! A request that takes time and is no command: what a session asks of all of them alike.
 
 use std::fmt::Debug;
+use std::os::fd::BorrowedFd;
 
 use ironclaw_protocol::message::{Outcome, RequestId};
 use ironclaw_protocol::session::{Outgoing, Violation};
+use rustix::event::PollFlags;
 
 /// Bytes, or work, on their way. Dropping it before its end undoes what is half done.
 pub(crate) trait Transfer: Debug {
@@ -26,6 +28,19 @@ pub(crate) trait Transfer: Debug {
     #[must_use]
     fn taken(&mut self, _offset: u64) -> bool {
         true
+    }
+
+    /// Returns the descriptor to wait for, and the events, of which [`serve`](Self::serve) is told.
+    fn waits(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        None
+    }
+
+    /// Records events of that descriptor.
+    fn serve(&mut self, _events: PollFlags) {}
+
+    /// Returns whether it is a connection to a program of the guest.
+    fn is_connection(&self) -> bool {
+        false
     }
 
     /// Returns whether [`step`](Self::step) would do something, without waiting.

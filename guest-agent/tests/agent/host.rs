@@ -275,6 +275,7 @@ impl Host {
                     }
                 }
                 ToHost::Credit { id: of, bytes } if of == id => credit += bytes as usize,
+                ToHost::Opened { id: of } | ToHost::Eof { id: of } if of == id => {}
                 ToHost::Done { id: of, outcome } if of == id => {
                     finished.outcome = outcome;
                     return finished;

@@ -15,5 +15,6 @@ mod flow;
 mod host;
 mod processes;
 mod terminal;
+mod tunnel;
 mod users;
 mod wire;

@@ -168,3 +168,20 @@ fn another_user_owns_its_terminal() {
     let run = host.run(Request::Exec(command));
     assert_eq!(run.stdout(), "54321:620\r\n54321\r\nx", "{run:?}");
 }
+
+#[test]
+fn what_was_typed_before_a_program_reads_is_not_lost_and_neither_is_its_end() {
+    let agent = Agent::start();
+    let mut host = agent.host();
+    // It sets its terminal's modes before it reads, which would spoil a Ctrl-D that is there.
+    let shell = exec(&["bash", "--norc", "--noprofile", "-i"]);
+    let id = host.start(typed(shell));
+    let end = host.finish(id, b"sleep 0.2; echo hel''lo\n");
+    assert_eq!(end.outcome, Outcome::Exited(0), "{}", end.stdout());
+    assert!(end.stdout().contains("hello"), "{}", end.stdout());
+    // The first Ctrl-D ends the line, and another one the input.
+    let id = host.start(typed(exec(&["cat"])));
+    let end = host.finish(id, b"half a line");
+    assert_eq!(end.outcome, Outcome::Exited(0));
+    assert_eq!(end.stdout(), "half a linehalf a line");
+}
