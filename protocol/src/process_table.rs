@@ -17,6 +17,8 @@
 //! While the session of a command lives, and for some time after it was lost, the command blocks
 //! when nobody takes its output, as at a full pipe.
 
+mod record;
+
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::ops::Bound;
@@ -29,28 +31,12 @@ use crate::limits::{
     MIN_OUTPUT_WINDOW, OUTPUT_WINDOW, UNATTENDED_OUTPUT, UNATTENDED_TICKS, WINDOW,
 };
 use crate::message::{
-    Attach, CommandEnd, CommandInfo, ExecId, FailureKind, Outcome, RequestId, StdinAt, Stream,
-    ToHost,
+    Attach, CommandEnd, CommandInfo, ExecId, FailureKind, Outcome, StdinAt, Stream, ToHost,
 };
 use crate::os_bytes::OsBytes;
 use crate::ring::Ring;
-
-/// The minimum grant of credit, to save frames. The host still never stalls: it has to use up the
-/// whole window, which is more, before it has to wait.
-const CREDIT_PORTION: u64 = WINDOW as u64 / 4;
-
-/// The id of a session, never reused in a guest's life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct SessionKey(pub u64);
-
-/// A request of a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Listener {
-    /// The session.
-    pub session: SessionKey,
-    /// The id of the request.
-    pub request: RequestId,
-}
+use record::{Ear, Inflow, Record};
+pub use record::{Listener, SessionKey};
 
 /// A command that was just started.
 #[derive(Debug)]
@@ -109,111 +95,6 @@ pub enum BadContent {
     Unexpected,
     /// More than was granted.
     OverCredit,
-}
-
-/// The state of standard input.
-#[derive(Debug, Default, Clone, Serialize, Deserialize)]
-struct Inflow {
-    received: u64,
-    taken: u64,
-    /// The part of `taken` that was reported to the host.
-    told: u64,
-    closed: bool,
-}
-
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-enum Ear {
-    Listening(Listener),
-    /// The session has the end, which is lost if the session is.
-    Answered(SessionKey),
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Record {
-    order: u64,
-    pid: u32,
-    program: OsBytes,
-    tag: OsBytes,
-    keep: bool,
-    ear: Option<Ear>,
-    /// Ticks since nobody listens.
-    quiet: u32,
-    stdout: Ring,
-    stderr: Ring,
-    /// The stream sent last.
-    last: Stream,
-    stdin: Option<Inflow>,
-    reader_waits: bool,
-    out_of_memory: bool,
-    end: Option<CommandEnd>,
-}
-
-impl Record {
-    fn ring(&mut self, stream: Stream) -> Option<&mut Ring> {
-        match stream {
-            Stream::Stdout => Some(&mut self.stdout),
-            Stream::Stderr => Some(&mut self.stderr),
-            Stream::File => None,
-        }
-    }
-
-    fn kept(&self) -> usize {
-        self.stdout.len() + self.stderr.len()
-    }
-
-    /// Returns whether nobody has listened for the maximum time.
-    fn is_given_up(&self) -> bool {
-        self.ear.is_none() && self.quiet >= UNATTENDED_TICKS
-    }
-
-    fn is_heard_by(&self, session: SessionKey) -> bool {
-        matches!(self.ear, Some(Ear::Listening(listener)) if listener.session == session)
-    }
-
-    fn answered(&self) -> bool {
-        matches!(self.ear, Some(Ear::Answered(_)))
-    }
-
-    /// Returns the next message for the listener.
-    fn next(&mut self) -> Option<ToHost> {
-        let Some(Ear::Listening(Listener { session, request })) = self.ear else {
-            return None;
-        };
-        let id = request;
-        if let Some(stdin) = &mut self.stdin
-            && stdin.taken - stdin.told >= CREDIT_PORTION
-            && !stdin.closed
-        {
-            let bytes = u32::try_from(stdin.taken - stdin.told).unwrap_or(WINDOW);
-            stdin.told = stdin.taken;
-            return Some(ToHost::Credit { id, bytes });
-        }
-        if core::mem::take(&mut self.reader_waits) {
-            return Some(ToHost::ReaderWaits { id });
-        }
-        let turns = match self.last {
-            Stream::Stdout => [Stream::Stderr, Stream::Stdout],
-            _ => [Stream::Stdout, Stream::Stderr],
-        };
-        for stream in turns {
-            if let Some(ring) = self.ring(stream)
-                && ring.has_unsent()
-            {
-                let bytes = ring.send(MAX_CHUNK);
-                self.last = stream;
-                return Some(ToHost::Data { id, stream, bytes });
-            }
-        }
-        let end = self.end?;
-        if core::mem::take(&mut self.out_of_memory) {
-            return Some(ToHost::OutOfMemory { id });
-        }
-        self.ear = Some(Ear::Answered(session));
-        Some(ToHost::Done {
-            id,
-            outcome: end.outcome(),
-        })
-    }
 }
 
 /// All commands of a guest. Serializable, for guests that are simulated.
