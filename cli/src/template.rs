@@ -48,8 +48,14 @@ pub(crate) async fn perform(config: &Config, task: TemplateTask, json: bool) -> 
         TemplateTask::Build {
             name,
             from,
+            include,
             registry,
-        } => build(config, name, from, registry, json).await?,
+        } => {
+            let from = from
+                .map(|source| source.with_packages(include))
+                .transpose()?;
+            build(config, name, from, registry, json).await?;
+        }
         TemplateTask::Import {
             name,
             kernel,

@@ -134,6 +134,9 @@ fn is_long(stage: &Stage) -> bool {
 }
 
 fn is_long_step(step: &Step) -> bool {
-    let pulls = matches!(step, Step::Root(RootStep::Pulling { bytes: 0, .. }));
+    let pulls = matches!(
+        step,
+        Step::Root(RootStep::Pulling { bytes: 0, .. } | RootStep::Installing { .. })
+    );
     pulls || matches!(step, Step::Waiting | Step::Downloading { .. })
 }

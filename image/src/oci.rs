@@ -10,6 +10,7 @@
 
 mod access;
 mod blob;
+mod child;
 mod config;
 mod docker_archive;
 mod error;
@@ -28,6 +29,7 @@ mod registry_error;
 mod root;
 mod source;
 mod source_key;
+mod suite;
 #[cfg(test)]
 mod tests;
 mod unpack;

@@ -48,9 +48,18 @@ pub(crate) enum TemplateTask {
         #[arg(value_name = "NAME")]
         name: Option<TemplateName>,
         /// Where the root comes from: docker://REGISTRY/REF, oci:DIR:REF, oci-archive:FILE:REF,
-        /// docker-archive:FILE:REF, where an only image needs no REF, rootfs:DIR or tar:FILE.
+        /// docker-archive:FILE:REF, where an only image needs no REF, rootfs:DIR, tar:FILE, or debian:SUITE,
+        /// which mmdebstrap installs.
         #[arg(long, value_name = "SOURCE", value_parser = OsStringValueParser::new().try_map(|text| RootSource::parse(&text)))]
         from: Option<RootSource>,
+        /// Packages that debian:SUITE has beside the required ones.
+        #[arg(
+            long,
+            value_name = "PACKAGES",
+            value_delimiter = ',',
+            requires = "from"
+        )]
+        include: Vec<String>,
         #[command(flatten)]
         registry: RegistryFlags,
     },

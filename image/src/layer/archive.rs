@@ -92,9 +92,24 @@ impl<'a> Archive<'a> {
                         kind,
                     }));
                 }
-                Err(refusal) => return Err((Some(path), refusal)),
+                Err(refusal) => {
+                    let is_extension = matches!(header.kind(), b'x' | b'L' | b'K');
+                    let named = is_extension.then(|| self.next_path(&header, &extensions, at));
+                    return Err((Some(named.flatten().unwrap_or(path)), refusal));
+                }
             }
         }
+    }
+
+    /// Returns the path of the entry that an extended header at `at` is about, if there is one.
+    fn next_path(&self, header: &Header<'_>, extensions: &Extensions, at: u64) -> Option<Vec<u8>> {
+        let size = u64::try_from(header.size().ok()?).ok()?;
+        let end = at.checked_add(BLOCK)?.checked_add(size)?;
+        let next = end.checked_next_multiple_of(BLOCK)?;
+        let mut block = [0; BLOCK_SIZE];
+        self.file.read_exact_at(&mut block, next).ok()?;
+        let header = Header::parse(&block, next).ok().flatten()?;
+        Some(extensions.path(&header))
     }
 
     /// Reads what belongs to a header; `None` if it is about the next one.

@@ -446,6 +446,61 @@ fn what_takes_too_much_is_refused() {
 }
 
 #[test]
+fn each_refusal_names_the_layer_and_the_entry() {
+    let deep = "d/".repeat(300) + "x";
+    let long = "n".repeat(256);
+    let holes = [("GNU.sparse.size", &b"20"[..]), ("GNU.sparse.map", b"19,2")];
+    let large = [
+        ("GNU.sparse.size", &b"1099511627777"[..]),
+        ("GNU.sparse.map", b"0,0"),
+    ];
+    let xattr = [("SCHILY.xattr.user.x", &[0; 65_536][..])];
+    for (layer, entry) in [
+        (Layer::new().file("a/../../x", ""), "a/../../x"),
+        (Layer::new().hard_link("out", "../../etc/passwd"), "out"),
+        (
+            Layer::new().hard_link("absolute", "/etc/passwd"),
+            "absolute",
+        ),
+        (Layer::new().symlink("empty", ""), "empty"),
+        (Layer::new().file("file/below", ""), "file/below"),
+        (Layer::new().file("dir/.wh.", ""), "dir/.wh."),
+        (
+            Layer::new().add(EntryType::new(b'M'), b"kind", b"", b""),
+            "kind",
+        ),
+        (
+            Layer::new().pax(&[("path", deep.as_bytes())]).file("x", ""),
+            &*deep,
+        ),
+        (
+            Layer::new().pax(&[("path", long.as_bytes())]).file("x", ""),
+            &*long,
+        ),
+        (Layer::new().pax(&holes).file("sparse", "abcde"), "sparse"),
+        (Layer::new().pax(&large).file("large", ""), "large"),
+        (Layer::new().pax(&xattr).file("xattr", ""), "xattr"),
+    ] {
+        let existing = Layer::new().directory("dir").file("file", "");
+        let text = refusal([existing, layer]);
+        assert!(
+            text.starts_with(&format!("layer layer-1, entry {entry:?}: ")),
+            "{text}"
+        );
+    }
+    let many = (0..50).fold(Layer::new(), |layer, n| layer.file(&format!("f{n}"), ""));
+    let mut limits = Limits::default();
+    limits.entries = 20;
+    let text = merged_of(vec![many.bytes()], limits)
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        text,
+        "layer layer-0, entry \"f20\": the image has more than 20 files"
+    );
+}
+
+#[test]
 fn an_archive_that_is_cut_off_is_refused_and_one_without_its_end_is_not() {
     let bytes = Layer::new()
         .file("a", &"x".repeat(600))

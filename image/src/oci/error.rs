@@ -91,6 +91,20 @@ pub enum SourceError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The program that installs Debian's packages is not there.
+    #[error(
+        "mmdebstrap is not installed, and debian:SUITE takes it: `apt-get install mmdebstrap`, or begin with an \
+         image, as docker://debian:SUITE"
+    )]
+    NoMmdebstrap,
+    /// A suite of Debian can't be installed.
+    #[error("debian:{suite} can't be installed: {reason}")]
+    Suite {
+        /// The suite.
+        suite: String,
+        /// The reason.
+        reason: String,
+    },
     /// An image can't be had from its registry.
     #[error("{image} can't be pulled: {source}")]
     Registry {

@@ -23,6 +23,7 @@ use super::registry::Repository;
 #[cfg(not(feature = "registry"))]
 use super::registry_error::RegistryError;
 use super::source::RootSource;
+use super::suite::{self, Installation};
 #[cfg(feature = "registry")]
 use super::watched::Watched;
 use crate::erofs::{self, ErofsError, Written};
@@ -46,6 +47,11 @@ pub enum RootStep {
         bytes: u64,
         /// All of its bytes, if the image says how many.
         size: Option<u64>,
+    },
+    /// Installs packages.
+    Installing {
+        /// The suite that they are from.
+        suite: String,
     },
     /// Unpacks a layer.
     Unpacking {
@@ -88,6 +94,7 @@ impl fmt::Display for RootStep {
                     }
                 }
             }
+            Self::Installing { suite } => write!(f, "installing packages of {suite}"),
             Self::Unpacking { layer, of } => write!(f, "unpacking layer {layer} of {of}"),
             Self::Merging { layer, of } => write!(f, "applying layer {layer} of {of}"),
             Self::Writing { files } => write!(f, "writing an image of {files} files"),
@@ -222,6 +229,7 @@ impl RootBuilder {
             RootSource::Registry(image) => {
                 Err(SourceError::of_registry(image, RegistryError::NotBuilt))
             }
+            RootSource::Debian { suite, packages } => self.debian(suite, packages, progress),
             RootSource::Tar(file) => self.tar(file, progress),
             RootSource::Directory(directory) => Ok(Opened {
                 config: ImageConfig::default(),
@@ -316,9 +324,43 @@ impl RootBuilder {
         progress(RootStep::Unpacking { layer: 1, of: 1 });
         let none = Expected::default();
         let (digest, stored) = self.layers.put(file, &name, none, self.max_bytes)?;
+        self.only(&name, digest, stored, progress)
+    }
+
+    fn debian(
+        &self,
+        suite: &str,
+        packages: &[String],
+        progress: &mut dyn FnMut(RootStep),
+    ) -> Result<Opened, SourceError> {
+        progress(RootStep::Installing {
+            suite: suite.to_owned(),
+        });
+        let mut installation = Installation::start(suite::PROGRAM, suite, packages)?;
+        let name = format!("debian:{suite}");
+        let none = Expected::default();
+        let put = self
+            .layers
+            .put(&mut installation, &name, none, self.max_bytes);
+        // Why it failed says more than that its archive is cut off.
+        if put.is_ok() {
+            installation.finish(suite)?;
+        }
+        let (digest, stored) = put?;
+        self.only(&name, digest, stored, progress)
+    }
+
+    /// What consists of one layer, and is no image.
+    fn only(
+        &self,
+        name: &str,
+        digest: Sha256Digest,
+        stored: StoredLayer,
+        progress: &mut dyn FnMut(RootStep),
+    ) -> Result<Opened, SourceError> {
         progress(RootStep::Merging { layer: 1, of: 1 });
         let mut merge = Merge::new(self.limits.clone());
-        merge.apply(&name, Arc::clone(&stored.archive))?;
+        merge.apply(name, Arc::clone(&stored.archive))?;
         Ok(Opened {
             config: ImageConfig::default(),
             digest: None,

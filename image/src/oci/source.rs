@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::reference::ImageReference;
+use super::suite;
 
 /// The source of a template's root.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -40,6 +41,13 @@ pub enum RootSource {
     Tar(PathBuf),
     /// An image in a registry.
     Registry(ImageReference),
+    /// Packages of Debian, which `mmdebstrap` installs.
+    Debian {
+        /// The suite: `bookworm`, `stable`.
+        suite: String,
+        /// Packages beside the required ones.
+        packages: Vec<String>,
+    },
 }
 
 /// The text names no source.
@@ -54,7 +62,7 @@ pub struct ParseSourceError {
 
 /// The forms of a source, for who gave another one.
 const FORMS: &str = "it takes docker://REGISTRY/REF, oci:DIR[:REF], oci-archive:FILE[:REF], \
-                     docker-archive:FILE[:REF], rootfs:DIR or tar:FILE";
+                     docker-archive:FILE[:REF], rootfs:DIR, tar:FILE or debian:SUITE";
 
 impl fmt::Display for RootSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -67,6 +75,13 @@ impl fmt::Display for RootSource {
             Self::DockerArchive { file, reference } => ("docker-archive", file, reference.as_ref()),
             Self::Directory(path) => ("rootfs", path, None),
             Self::Tar(path) => ("tar", path, None),
+            Self::Debian { suite, packages } => {
+                write!(f, "debian:{suite}")?;
+                let mut marks = std::iter::once(" with ").chain(std::iter::repeat(", "));
+                return packages.iter().try_for_each(|package| {
+                    write!(f, "{}{package}", marks.next().unwrap_or_default())
+                });
+            }
             Self::Registry(image) => return write!(f, "docker://{image}"),
         };
         write!(f, "{kind}:{}", path.display())?;
@@ -75,6 +90,34 @@ impl fmt::Display for RootSource {
 }
 
 impl RootSource {
+    /// Has packages beside the required ones installed.
+    ///
+    /// # Errors
+    /// [`ParseSourceError`]: the source installs none, or one has no name of a package.
+    pub fn with_packages(self, more: Vec<String>) -> Result<Self, ParseSourceError> {
+        let refused = |text: &dyn fmt::Display, reason: &str| ParseSourceError {
+            text: text.to_string(),
+            reason: reason.to_owned(),
+        };
+        if let Some(bad) = more.iter().find(|it| !suite::is_package(it)) {
+            return Err(refused(bad, "no package has that name"));
+        }
+        match self {
+            Self::Debian {
+                suite,
+                mut packages,
+            } => {
+                packages.extend(more);
+                Ok(Self::Debian { suite, packages })
+            }
+            other if more.is_empty() => Ok(other),
+            other => Err(refused(
+                &other,
+                "packages are included by debian:SUITE alone",
+            )),
+        }
+    }
+
     /// Parses a source.
     ///
     /// # Errors
@@ -127,6 +170,14 @@ impl RootSource {
                 let image = str::from_utf8(image).map_err(|_| bad())?;
                 Self::Registry(ImageReference::parse(image).map_err(refused)?)
             }
+            b"debian" => Self::Debian {
+                suite: str::from_utf8(rest)
+                    .ok()
+                    .filter(|suite| suite::is_suite(suite))
+                    .ok_or_else(|| refused("debian: takes the name of a suite".to_owned()))?
+                    .to_owned(),
+                packages: Vec::new(),
+            },
             b"rootfs" => Self::Directory(whole()),
             b"tar" => Self::Tar(whole()),
             _ => return Err(bad()),

@@ -17,8 +17,8 @@ use super::place::Place;
 use super::source::RootSource;
 
 /// A digest of what a source holds: of an image in a layout, of the digest of its manifest; of files,
-/// of their stamps, which are another's when anybody has written to them. For an image in a registry, of
-/// its name.
+/// of their stamps, which are another's when anybody has written to them. For an image in a registry
+/// and for packages, of their names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SourceKey(Sha256Digest);
 
@@ -46,6 +46,7 @@ impl SourceKey {
             // By its name, so that nobody who has it asks the registry: as docker has it, another build
             // of the same name brings what the registry has by then.
             RootSource::Registry(image) => Ok(Self(Sha256Digest::of(format!("registry\n{image}")))),
+            RootSource::Debian { .. } => Ok(Self(Sha256Digest::of(format!("packages\n{source}")))),
             RootSource::Tar(file) => Self::of_files("tar", "", file),
             RootSource::Directory(directory) => Self::of_files("rootfs", "", directory),
         }

@@ -1,22 +1,19 @@
 //! Programs that keep the users of registries: `docker-credential-NAME`.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::os::unix::process::CommandExt as _;
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
 
-use ironclaw_host::sys;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use serde::Deserialize;
 
+use super::super::child::Running;
 use super::super::registry_error::RegistryError;
 use super::credentials::{Credential, shown};
 
 /// Time that a program has: it may ask the system's keyring, which may ask a person.
 const HELPER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Limit of its output, in bytes.
-const MAX_OUTPUT: usize = 64 << 10;
+const MAX_OUTPUT: u64 = 64 << 10;
 /// What programs print about a registry that they know no user for.
 const UNKNOWN: &str = "credentials not found";
 /// The user of a secret that is an identity token.
@@ -68,29 +65,15 @@ pub(super) fn get(name: &str, server: &str) -> Result<Option<Credential>, Regist
     }))
 }
 
-/// A child with all that it started, which ends with this.
-struct Group(Child);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(group) = Pid::from_raw(self.0.id().cast_signed()) {
-            // Gone already, or killed by this.
-            let _ = kill_process_group(group, Signal::KILL);
-        }
-        let _ = self.0.wait();
-    }
-}
-
 /// Runs `program get` with a text as its input, for so long.
 fn run(program: &str, input: &str, limit: Duration) -> io::Result<(ExitStatus, Vec<u8>)> {
-    let deadline = Instant::now() + limit;
     let mut command = Command::new(program);
-    // This thread waits for its end.
-    sys::bind_to_parent(&mut command);
-    command.arg("get").process_group(0).stderr(Stdio::null());
-    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut group = Group(child.spawn()?);
-    if let Some(mut stdin) = group.0.stdin.take() {
+    command
+        .arg("get")
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null());
+    let mut running = Running::start(&mut command, limit)?;
+    if let Some(mut stdin) = running.stdin() {
         // Shorter than a pipe: it never waits. A program that ends without reading it answers by that.
         match stdin.write_all(input.as_bytes()) {
             Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(error),
@@ -98,45 +81,13 @@ fn run(program: &str, input: &str, limit: Duration) -> io::Result<(ExitStatus, V
         }
     }
     let mut output = Vec::new();
-    if let Some(stdout) = group.0.stdout.take() {
-        read(stdout, &mut output, deadline)?;
+    let limit = MAX_OUTPUT + 1;
+    running.by_ref().take(limit).read_to_end(&mut output)?;
+    if output.len() as u64 > MAX_OUTPUT {
+        let text = format!("it prints more than {MAX_OUTPUT} bytes");
+        return Err(io::Error::other(text));
     }
-    let pid = Pid::from_child(&group.0);
-    let end = pidfd_open(pid, PidfdFlags::empty())?;
-    wait(PollFd::new(&end, PollFlags::IN), deadline)?;
-    Ok((group.0.wait()?, output))
-}
-
-fn read(mut stdout: ChildStdout, output: &mut Vec<u8>, deadline: Instant) -> io::Result<()> {
-    let mut buffer = [0; 4096];
-    loop {
-        wait(PollFd::new(&stdout, PollFlags::IN), deadline)?;
-        match stdout.read(&mut buffer)? {
-            0 => return Ok(()),
-            read => output.extend_from_slice(buffer.get(..read).unwrap_or_default()),
-        }
-        if output.len() > MAX_OUTPUT {
-            let text = format!("it prints more than {MAX_OUTPUT} bytes");
-            return Err(io::Error::other(text));
-        }
-    }
-}
-
-fn wait(event: PollFd<'_>, deadline: Instant) -> io::Result<()> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    let left = Timespec::try_from(left).map_err(|_| ErrorKind::InvalidInput)?;
-    let mut events = [event];
-    loop {
-        match poll(&mut events, Some(&left)) {
-            Ok(0) => {
-                let text = "it did not answer in time";
-                return Err(io::Error::new(ErrorKind::TimedOut, text));
-            }
-            Ok(_) => return Ok(()),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
+    Ok((running.wait()?, output))
 }
 
 #[cfg(test)]
