@@ -8,6 +8,8 @@
 mod content;
 mod file_tree;
 mod id;
+#[cfg(feature = "oci")]
+mod make_directory;
 mod node;
 mod reader;
 mod resolve;
