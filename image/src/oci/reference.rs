@@ -86,6 +86,7 @@ impl ImageReference {
     }
 
     /// Returns its name among the manifests of the repository: the digest, where it has one.
+    #[cfg(any(test, feature = "registry"))]
     pub(super) fn manifest(&self) -> String {
         match (&self.digest, &self.tag) {
             (Some(digest), _) => format!("sha256:{digest}"),

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! name ──▶ `session`: scheme, authorization, retries ──▶ manifest, config
-//!            │    └─▶ `credentials`, `token`: who asks    └─▶ `download`: a layer, resumed where it breaks
+//!            │    └─▶ `auth_file`, `token`: who asks    └─▶ `download`: a layer, resumed where it breaks
 //!            └─▶ `transport`, `tls`: one exchange, its limits, where it may lead
 //! ```
 //!
 //! A registry is as hostile as an image: each answer has a limit of its size and of its time, and what it
 //! leads to is looked at before it is followed.
 
+mod auth_file;
 mod backoff;
 mod credentials;
 mod download;

@@ -14,8 +14,9 @@ use ureq::http::{HeaderMap, Response, StatusCode, Uri};
 use super::super::access::RegistryAccess;
 use super::super::reference::ImageReference;
 use super::super::registry_error::RegistryError;
+use super::auth_file;
 use super::backoff::Backoff;
-use super::credentials::{self, Credential};
+use super::credentials::Credential;
 use super::endpoint;
 use super::failure::Failure;
 use super::token::{self, Challenge};
@@ -197,7 +198,7 @@ impl Session {
         if let Some(found) = &authorization.found {
             return Ok(found.clone());
         }
-        let found = credentials::find(&self.image, &self.access)?;
+        let found = auth_file::find(&self.image, &self.access)?;
         authorization.found = Some(found.clone());
         Ok(found)
     }
