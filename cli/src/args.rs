@@ -5,6 +5,7 @@ mod pool;
 mod run;
 mod snapshot;
 mod soak;
+mod steps;
 mod template;
 mod usage_error;
 mod value;
@@ -23,7 +24,8 @@ pub(crate) use pool::{PoolTask, StatsFormat};
 pub(crate) use run::Run;
 pub(crate) use snapshot::{SnapshotTask, Snapshots};
 use soak::Soak;
-pub(crate) use template::{RegistryFlags, TemplateTask, Templates};
+pub(crate) use steps::{DockerfileOptions, StepOption};
+pub(crate) use template::{BuildTask, TemplateTask, Templates};
 use value::setting;
 
 /// Runs commands in fresh microVMs, each restored from a snapshot in milliseconds.

@@ -96,6 +96,11 @@ Needs apt-get and dpkg-deb; downloads some 30 MB. `ironclaw run` builds the temp
 itself when there is no default, and `ironclaw run --image SOURCE` whatever it lacks. `template build`
 alone builds `minimal` and makes it the default again.
 
+Each --run and each RUN of a Dockerfile has a VM of its own, without a network, with 1 GiB of memory
+(or IRONCLAW_MEMORY_MIB, if that is more) and 16 GiB of disk. Its result is kept: a later build begins
+with the first step that is another, or that runs on other files. Steps and their output are shown on
+standard error. A step that fails ends the build, and the template is as it was before.
+
 Examples:
   ironclaw template build
   ironclaw template build debian --from docker://debian:12 && ironclaw run --template debian -- sh
@@ -103,6 +108,8 @@ Examples:
   ironclaw template build app --from docker://registry.example/app --ca-file ca.crt
   ironclaw template build python --from debian:bookworm --include python3,git
   docker save app > app.tar && ironclaw template build app --from docker-archive:app.tar
+  ironclaw template build app --file Dockerfile --warm 'cat /etc/os-release'
+  ironclaw template build tool --from minimal --copy tool.sh:/usr/bin/ --run 'chmod +x /usr/bin/tool.sh'
   ironclaw template list --json";
 
 pub(crate) const TEMPLATE_SHOW_EXAMPLES: &str = "\

@@ -2,19 +2,20 @@
 
 mod times;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result};
-use ironclaw_console::causes;
 use ironclaw_console::guest_io::{self, Ended, Input, Sink};
 use ironclaw_console::output::{self, milliseconds};
 use ironclaw_console::progress::{self, Reporter};
 use ironclaw_console::signals::Signals;
 use ironclaw_console::streams;
 use ironclaw_console::terminal;
+use ironclaw_console::{Marked, causes};
 use ironclaw_orchestrator::vm::{
     Command, Config, ExitStatus, GuestError, LaunchError, Launcher, Origin, Pool, PoolError,
-    PoolOptions, VmHandle,
+    PoolOptions, Progress, Stage, VmHandle,
 };
 use serde::Serialize;
 use tokio::time::timeout;
@@ -143,7 +144,7 @@ async fn provide(mut config: Config, run: &Run) -> Result<(Pool, VmHandle, Times
     }
     let reporter = Reporter::new();
     let start = Instant::now();
-    let launcher = Launcher::open(&config, reporter.progress()).await?;
+    let launcher = Launcher::open(&config, told(&reporter, run.verbose)).await?;
     let open = start.elapsed();
 
     let start = Instant::now();
@@ -177,6 +178,18 @@ async fn provide(mut config: Config, run: &Run) -> Result<(Pool, VmHandle, Times
         command: Duration::ZERO,
     };
     Ok((pool, handle, times))
+}
+
+/// Returns a callback that shows progress; if asked to, also what made a template warm printed.
+fn told(reporter: &Reporter, verbose: bool) -> Progress {
+    let (progress, reporter) = (reporter.progress(), reporter.clone());
+    Arc::new(move |stage: &Stage| {
+        progress(stage);
+        if let (true, Stage::WarmedUp(warmed)) = (verbose, stage) {
+            reporter.clear();
+            progress::note(&format!("{stage}{}", Marked("guest", &warmed.printed)));
+        }
+    })
 }
 
 async fn give_back(handle: VmHandle, pool: Pool) {

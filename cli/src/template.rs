@@ -1,12 +1,12 @@
 //! The command `ironclaw template`.
 
+mod recipe;
 mod show;
 
 use anyhow::{Error, Result};
 use ironclaw_console::causes;
 use ironclaw_console::output::{self, blocking, mebibytes};
 use ironclaw_console::progress::Reporter;
-use ironclaw_orchestrator::template::oci::RootSource;
 use ironclaw_orchestrator::template::{
     BuildSpec, ImportSpec, Manifest, StoreError, Template, TemplateError, TemplateName,
     TemplateStore,
@@ -14,9 +14,9 @@ use ironclaw_orchestrator::template::{
 use ironclaw_orchestrator::vm::{Config, find_guest_agent};
 use serde::Serialize;
 
-use crate::args::{RegistryFlags, TemplateTask, Templates};
+use crate::args::{BuildTask, TemplateTask, Templates};
 use crate::each::{self, Done, Name};
-use crate::which::{self, Which};
+use crate::which::{self, Begin, Which};
 
 /// A template of that name can't be built without a source.
 #[derive(Debug, thiserror::Error)]
@@ -45,17 +45,7 @@ struct Row {
 /// Builds, imports, lists, verifies or deletes templates.
 pub(crate) async fn perform(config: &Config, task: TemplateTask, json: bool) -> Result<u8> {
     match task {
-        TemplateTask::Build {
-            name,
-            from,
-            include,
-            registry,
-        } => {
-            let from = from
-                .map(|source| source.with_packages(include))
-                .transpose()?;
-            build(config, name, from, registry, json).await?;
-        }
+        TemplateTask::Build(task) => build(config, task, json).await?,
         TemplateTask::Import {
             name,
             kernel,
@@ -81,13 +71,25 @@ pub(crate) async fn perform(config: &Config, task: TemplateTask, json: bool) -> 
     Ok(0)
 }
 
-async fn build(
-    config: &Config,
-    name: Option<TemplateName>,
-    from: Option<RootSource>,
-    registry: RegistryFlags,
-    json: bool,
-) -> Result<()> {
+async fn build(config: &Config, mut task: BuildTask, json: bool) -> Result<()> {
+    let packages = std::mem::take(&mut task.include);
+    task.from = match task.from {
+        Some(Begin::Source(source)) => Some(Begin::Source(source.with_packages(packages)?)),
+        other => other,
+    };
+    if recipe::is_one(&task) {
+        return built(&recipe::build(config, task).await?, json);
+    }
+    let BuildTask {
+        name,
+        from,
+        registry,
+        ..
+    } = task;
+    let from = match from {
+        Some(Begin::Source(source)) => Some(source),
+        _ => None,
+    };
     let reporter = Reporter::new();
     let (config, watcher) = (config.clone(), reporter.clone());
     let template = blocking(move || -> Result<_> {
@@ -181,18 +183,36 @@ async fn list(config: &Config, json: bool) -> Result<()> {
         };
         let default = default.to_owned();
         let names: Vec<_> = row.names.iter().map(TemplateName::as_str).collect();
-        let [root, size, created] = match row.manifest {
+        let [root, size, warm, created] = match row.manifest {
             Some(manifest) => {
                 let size = mebibytes(show::size(&manifest));
                 let created = output::time(manifest.created);
-                [show::root(&manifest), size, created]
+                // The memory that its warm-up takes.
+                let warm = manifest.warm.as_ref().and_then(|warm| warm.memory);
+                let warm = warm.map(mebibytes).unwrap_or_default();
+                [show::root(&manifest), size, warm, created]
             }
-            None => [row.error.unwrap_or_default(), String::new(), String::new()],
+            None => [
+                row.error.unwrap_or_default(),
+                String::new(),
+                String::new(),
+                String::new(),
+            ],
         };
-        [names.join(", "), row.hash, default, root, size, created]
+        [
+            names.join(", "),
+            row.hash,
+            default,
+            root,
+            size,
+            warm,
+            created,
+        ]
     });
     output::table(
-        ["NAME", "TEMPLATE", "DEFAULT", "ROOT", "SIZE", "BUILT"],
+        [
+            "NAME", "TEMPLATE", "DEFAULT", "ROOT", "SIZE", "WARM", "BUILT",
+        ],
         rows.collect(),
     )
 }

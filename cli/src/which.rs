@@ -1,5 +1,6 @@
 //! Which template, as people say it at the command line.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::str::FromStr;
 
@@ -7,7 +8,8 @@ use anyhow::Result;
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use ironclaw_console::progress::note;
-use ironclaw_orchestrator::template::oci::RootSource;
+use ironclaw_orchestrator::template::oci::{ParseSourceError, RootSource};
+use ironclaw_orchestrator::template::recipe::Base;
 use ironclaw_orchestrator::template::{
     ParseTemplateNameError, Removal, TemplateError, TemplateHash, TemplateName, TemplateStore,
 };
@@ -41,6 +43,9 @@ impl TemplateOptions {
     }
 }
 
+/// The name of no files at all, as in Dockerfiles.
+const SCRATCH: &str = "scratch";
+
 /// A template that is there, by its name or its hash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -61,6 +66,35 @@ impl Which {
                 None => Err(store.no_such_name(name).into()),
             },
         }
+    }
+}
+
+/// What a template begins with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Begin {
+    /// An image, an archive or a directory.
+    Source(RootSource),
+    /// A template, or a name that has a meaning of its own.
+    Which(Which),
+}
+
+impl Begin {
+    /// Parses what people say.
+    pub(crate) fn parse(text: OsString) -> Result<Self, ParseSourceError> {
+        RootSource::parse(&text).map(Self::Source).or_else(|error| {
+            let which = text.to_str().and_then(|text| text.parse().ok());
+            which.map(Self::Which).ok_or(error)
+        })
+    }
+
+    /// Returns the files that it names.
+    pub(crate) fn base(self, store: &TemplateStore) -> Result<Base> {
+        Ok(match self {
+            Self::Source(source) => Base::Source(source),
+            Self::Which(Which::Name(name)) if name.as_str() == SCRATCH => Base::Scratch,
+            Self::Which(Which::Name(name)) if name.is_minimal() => Base::Minimal,
+            Self::Which(which) => Base::Template(which.hash(store)?),
+        })
     }
 }
 

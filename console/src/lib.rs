@@ -16,5 +16,5 @@ pub mod streams;
 pub mod terminal;
 
 pub use error_chain::{causes, for_users};
-pub use ironclaw_host::untrusted::line as untrusted_line;
+pub use ironclaw_host::untrusted::{Marked, line as untrusted_line};
 pub use output_closed::{OutputClosed, written};

@@ -36,7 +36,11 @@ pub enum Removal {
 
 /// Keeps a template's files where they are, until this is dropped or its process ends.
 #[derive(Debug)]
-pub struct TemplatePin(#[expect(dead_code, reason = "its end is what counts")] DirLock);
+pub struct TemplatePin(
+    #[expect(dead_code, reason = "its end is what counts")]
+    // One that is being built is its builder's, who keeps it.
+    Option<DirLock>,
+);
 
 impl Template {
     /// Keeps its files where they are. One that was deleted meanwhile can be used until it is removed.
@@ -44,9 +48,12 @@ impl Template {
     /// # Errors
     /// [`TemplateError::NotFound`] if it is gone, or is being removed.
     pub fn pin(&self) -> Result<TemplatePin, TemplateError> {
+        if !self.is_published() {
+            return Ok(TemplatePin(None));
+        }
         let store = TemplateStore::open(self.root())?;
         match store.0.pin(*self.hash())? {
-            Pin::Held(lock) => Ok(TemplatePin(lock)),
+            Pin::Held(lock) => Ok(TemplatePin(Some(lock))),
             Pin::Busy | Pin::Missing => Err(store.not_found(self.hash())),
         }
     }

@@ -137,6 +137,12 @@ impl Template {
         self.0.kernel.parent().unwrap_or(Path::new("/"))
     }
 
+    /// Returns whether it has its name: one that is being built has not.
+    pub(crate) fn is_published(&self) -> bool {
+        let name = self.hash().to_string();
+        self.directory().file_name().is_some_and(|it| *it == *name)
+    }
+
     /// Returns the directory of the store that it is in.
     pub(crate) fn root(&self) -> &Path {
         let directory = self.directory();

@@ -8,19 +8,20 @@ use ironclaw_orchestrator::template::TemplateName;
 use ironclaw_orchestrator::template::oci::{RegistryAccess, RootSource};
 use ironclaw_orchestrator::vm::Config;
 
+use super::steps::{DockerfileOptions, StepOptions};
 use crate::help;
-use crate::which::Which;
+use crate::which::{Begin, Which};
 
 /// How the registry of a docker:// source is reached.
 #[derive(Debug, Args)]
 pub(crate) struct RegistryFlags {
     /// Trust the authorities in this file, in PEM, beside the system's and those in
     /// /etc/docker/certs.d/REGISTRY. Overrides IRONCLAW_REGISTRY_CA_FILE.
-    #[arg(long, value_name = "FILE", requires = "from")]
+    #[arg(long, value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
     /// Ask the source's registry in plain HTTP, also on another machine. One on this machine is wherever it
     /// speaks no TLS. See IRONCLAW_REGISTRY_PLAIN_HTTP.
-    #[arg(long, requires = "from")]
+    #[arg(long)]
     pub(crate) plain_http: bool,
 }
 
@@ -41,28 +42,9 @@ impl RegistryFlags {
 pub(crate) enum TemplateTask {
     /// Build a template, and give it a name. With --from its root is what an image, an archive or a
     /// directory holds, read-only on a disk below what a guest writes; without, it is a busybox in memory.
+    /// Steps change what it begins with: options in their order, or a Dockerfile.
     #[command(after_help = help::TEMPLATE_EXAMPLES)]
-    Build {
-        /// Its name, which it takes from the one that was built under it before. Without one it becomes
-        /// the default.
-        #[arg(value_name = "NAME")]
-        name: Option<TemplateName>,
-        /// Where the root comes from: docker://REGISTRY/REF, oci:DIR:REF, oci-archive:FILE:REF,
-        /// docker-archive:FILE:REF, where an only image needs no REF, rootfs:DIR, tar:FILE, or debian:SUITE,
-        /// which mmdebstrap installs.
-        #[arg(long, value_name = "SOURCE", value_parser = OsStringValueParser::new().try_map(|text| RootSource::parse(&text)))]
-        from: Option<RootSource>,
-        /// Packages that debian:SUITE has beside the required ones.
-        #[arg(
-            long,
-            value_name = "PACKAGES",
-            value_delimiter = ',',
-            requires = "from"
-        )]
-        include: Vec<String>,
-        #[command(flatten)]
-        registry: RegistryFlags,
-    },
+    Build(BuildTask),
     /// Make a template from a kernel of your own, whose guest speaks IronClaw's protocol, and give it a
     /// name.
     #[command(after_help = help::IMPORT_EXAMPLES)]
@@ -119,6 +101,33 @@ pub(crate) enum TemplateTask {
     /// Without the default one, the next run builds a template.
     #[command(visible_alias = "rm", after_help = help::TEMPLATE_DELETE_EXAMPLES)]
     Delete(Templates),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BuildTask {
+    /// Its name, which it takes from the one that was built under it before. Without one it becomes
+    /// the default.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Option<TemplateName>,
+    /// What it begins with: docker://REGISTRY/REF, oci:DIR:REF, oci-archive:FILE:REF, docker-archive:FILE:REF,
+    /// where an only image needs no REF, rootfs:DIR, tar:FILE, or debian:SUITE, which mmdebstrap installs; or
+    /// the name of a template, minimal or scratch.
+    #[arg(long, value_name = "SOURCE", value_parser = OsStringValueParser::new().try_map(Begin::parse))]
+    pub(crate) from: Option<Begin>,
+    /// Packages that debian:SUITE has beside the required ones.
+    #[arg(
+        long,
+        value_name = "PACKAGES",
+        value_delimiter = ',',
+        requires = "from"
+    )]
+    pub(crate) include: Vec<String>,
+    #[command(flatten)]
+    pub(crate) registry: RegistryFlags,
+    #[command(flatten)]
+    pub(crate) steps: StepOptions,
+    #[command(flatten)]
+    pub(crate) dockerfile: DockerfileOptions,
 }
 
 #[derive(Debug, Args)]

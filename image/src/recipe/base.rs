@@ -33,6 +33,22 @@ impl fmt::Display for Base {
 }
 
 impl Base {
+    /// Parses what stands behind `FROM` in a Dockerfile: also the name of an image alone, which is in
+    /// Docker's registry then.
+    ///
+    /// # Errors
+    /// As for [`parse`](Self::parse).
+    pub fn of_dockerfile(
+        text: &str,
+        find: impl FnOnce(&str) -> Option<TemplateHash>,
+    ) -> Result<Self, NoBase> {
+        Self::parse(OsStr::new(text), find).or_else(|error| {
+            let image = format!("docker://{text}");
+            let source = RootSource::parse(OsStr::new(&image));
+            source.map(Self::Source).map_err(|_| error)
+        })
+    }
+
     /// Parses `scratch`, `minimal` or the text of a source; `find` returns the template with a name.
     ///
     /// # Errors

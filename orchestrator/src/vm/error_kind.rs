@@ -312,6 +312,7 @@ fn of_launch(error: &LaunchError) -> ErrorKind {
         LaunchError::Snapshot(snapshot) => of_snapshot(snapshot),
         LaunchError::Name(name) => of_name(name),
         LaunchError::NotReleased { .. } => ErrorKind::TimedOut,
+        LaunchError::WarmUp { .. } => ErrorKind::Guest,
         LaunchError::NoGuestAgent { .. } => ErrorKind::NotInstalled,
         LaunchError::BackendUnusable { .. } => ErrorKind::Unusable,
         LaunchError::UnknownBackend { .. } | LaunchError::NeedsBackend { .. } => ErrorKind::Setting,

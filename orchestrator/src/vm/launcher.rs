@@ -9,10 +9,12 @@ mod error;
 #[cfg(test)]
 mod fake;
 mod find_or_build;
+mod fresh_guest;
 mod prepare;
 mod probe;
 mod root_disk;
 mod stage;
+mod warm_up;
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,6 +23,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 use crate::template::Template;
+use crate::vm::guest::Guest;
 use crate::vm::identity::{self, VmName};
 use crate::vm::instance::Lineage;
 use crate::vm::snapshot::{Requirements, Snapshot, SnapshotId, SnapshotStore, Staging};
@@ -35,9 +38,12 @@ use clone::IDENTITY_TIMEOUT;
 pub(crate) use clone::{PausedClone, RunningClone};
 pub(crate) use error::Fault;
 pub use error::LaunchError;
+#[cfg(all(feature = "debian", feature = "oci"))]
+pub(crate) use fresh_guest::FreshGuest;
 pub use probe::probe_file;
 use root_disk::RootDisk;
 pub use stage::{Progress, Stage};
+pub use warm_up::Warmed;
 
 /// Everything that VMs are made from: a hypervisor, a template, and a store of snapshots.
 #[derive(Clone)]
@@ -88,7 +94,7 @@ pub struct PassedOver {
 pub struct Created {
     /// The snapshot.
     pub snapshot: Snapshot,
-    /// Booting the template until its agent answered.
+    /// Booting the template until its agent answered, and making it warm.
     pub boot: Duration,
     /// Pausing the VM and writing its state.
     pub write: Duration,
@@ -190,7 +196,7 @@ impl Launcher {
     pub async fn try_tiers(&self, snapshot: &Snapshot) -> Result<(), (Origin, LaunchError)> {
         let clone = self.clone_of(snapshot, None).await;
         let clone = clone.map_err(|error| (Origin::Restored, error))?;
-        clone.try_tiers().await
+        clone.try_tiers(&self.0.template).await
     }
 
     /// Restores a running clone of `snapshot`, in the standby process or in one of its own, without
@@ -241,6 +247,7 @@ impl Launcher {
             Ok(booted) => booted,
             Err(error) => return Err(self.or_full_disk(error).await),
         };
+        self.warm_up(&guest).await?;
         let boot = start.elapsed();
 
         (self.0.progress)(&Stage::WritingSnapshot);
@@ -272,6 +279,29 @@ impl Launcher {
             publish: start.elapsed(),
             disk_bytes,
         })
+    }
+
+    /// Runs the template's warm-up programs in a guest without an identity yet.
+    async fn warm_up(&self, guest: &Guest) -> Result<(), LaunchError> {
+        let Inner {
+            template, progress, ..
+        } = &*self.0;
+        if template.manifest().warm.is_none() {
+            return Ok(());
+        }
+        progress(&Stage::WarmingUp);
+        // Programs may ask for the time and random numbers.
+        let new = identity::fresh(&identity::anonymous())?;
+        guest.set_identity(new, IDENTITY_TIMEOUT).await?;
+        for warmed in warm_up::warm_up(guest, template).await? {
+            progress(&Stage::WarmedUp(warmed));
+        }
+        Ok(())
+    }
+
+    /// Has a running clone held until it is served; see [`RunningClone::prime`].
+    pub(crate) async fn prime(&self, clone: RunningClone) -> Result<PausedClone, LaunchError> {
+        clone.prime(&self.0.template).await
     }
 
     /// Returns that error, unless the disk filled up meanwhile, which a VMM can't report.

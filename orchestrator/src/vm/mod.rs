@@ -31,6 +31,7 @@ mod exit_reason;
 pub mod firecracker;
 pub mod guest;
 mod identity;
+mod image_command;
 mod instance;
 #[cfg(any(feature = "firecracker", feature = "qemu"))]
 mod kvm;
@@ -43,6 +44,8 @@ mod pool;
 pub mod qemu;
 mod shared_pool;
 pub mod snapshot;
+#[cfg(all(feature = "debian", feature = "oci"))]
+mod template_guests;
 mod vm_client;
 mod vm_handle;
 mod vm_id;
@@ -75,7 +78,8 @@ pub use host_limits::raise_open_files;
 pub use identity::BadName;
 pub use instance::VmError;
 pub use launcher::{
-    Created, LaunchError, Launcher, PassedOver, Progress, Stage, find_guest_agent, probe_file,
+    Created, LaunchError, Launcher, PassedOver, Progress, Stage, Warmed, find_guest_agent,
+    probe_file,
 };
 pub use lifecycle::{Denied, STOP_GRACE, State};
 pub use limits::Limits;
@@ -89,6 +93,8 @@ pub use shared_pool::{
     close_pool, destroy_vm, get, list, pool_footprint, pool_stats, pools, refresh_pool, spawn_vm,
     spawn_vm_from, spawn_vm_on, spawn_vm_with, warmup_pool,
 };
+#[cfg(all(feature = "debian", feature = "oci"))]
+pub use template_guests::{EndSteps, ProgramFailed, STEP_TIMEOUT, StepOutput, TemplateGuests};
 pub use vm_client::{Stopped, VmClient};
 pub use vm_handle::{DestroyError, Origin, Timings, VmHandle};
 pub use vm_id::{ParseVmIdError, VmId};

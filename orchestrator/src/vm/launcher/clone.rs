@@ -8,6 +8,8 @@ use tokio::time::timeout;
 
 use super::blocking::blocking;
 use super::error::LaunchError;
+use super::warm_up::{Warmed, warm_up};
+use crate::template::Template;
 use crate::vm::causes::with_causes;
 use crate::vm::guest::{Command, Guest, GuestError};
 use crate::vm::identity::{self, VmName};
@@ -99,15 +101,16 @@ impl RunningClone {
     /// Primes it: runs it through the path of a lease, so that its working set is in memory and its
     /// code translated, then holds it. Tests also whether it answers after a hold, so that no spawn
     /// has to find that out. Entropy, clock and names that it gets here are replaced when it is
-    /// served.
-    pub(crate) async fn prime(self) -> Result<PausedClone, LaunchError> {
+    /// served. What makes guests of the template warm runs once more: its memory is read from the
+    /// snapshot's file, and its own, before anybody waits for that.
+    pub(crate) async fn prime(self, template: &Template) -> Result<PausedClone, LaunchError> {
         let Self(mut clone) = self;
         let died = clone.vm.process().died();
         let primed = tokio::select! {
             // Checked first: it explains the effects of its end on the connection.
             biased;
             _ = died => Err(clone.died("prime a clone").await),
-            primed = clone.prime() => primed,
+            primed = clone.prime(template) => primed,
         };
         let patience = primed?;
         // Nobody waited for it.
@@ -116,7 +119,7 @@ impl RunningClone {
     }
 
     /// Tests whether it would serve: as it is, and after a hold. It is gone then.
-    pub(super) async fn try_tiers(self) -> Result<(), (Origin, LaunchError)> {
+    pub(super) async fn try_tiers(self, template: &Template) -> Result<(), (Origin, LaunchError)> {
         let exited = self.0.vm.process().exited();
         let tried = async {
             let new = identity::fresh(&identity::anonymous()).map_err(LaunchError::from);
@@ -129,7 +132,7 @@ impl RunningClone {
                     .await?)
             };
             restored.await.map_err(|error| (Origin::Restored, error))?;
-            let held = self.prime().await;
+            let held = self.prime(template).await;
             held.map(drop).map_err(|error| (Origin::Warm, error))
         };
         let tried = tried.await;
@@ -243,7 +246,7 @@ impl PausedClone {
 
 impl Clone {
     /// Leaves it held; returns its timeout for an answer after its release.
-    async fn prime(&mut self) -> Result<Duration, LaunchError> {
+    async fn prime(&mut self, template: &Template) -> Result<Duration, LaunchError> {
         let (guest, name) = (self.vm.guest(), identity::anonymous());
         let mut took = Duration::ZERO;
         for _ in 0..PRIMING_ROUNDS {
@@ -261,6 +264,14 @@ impl Clone {
                 Err(error) => return Err(error.into()),
             }
             guest.ping(PRIMING_TIMEOUT).await?;
+        }
+        for warmed in warm_up(guest, template).await? {
+            let Warmed {
+                command,
+                took,
+                printed,
+            } = warmed;
+            tracing::debug!(command, ?took, printed, "a clone is warmed up");
         }
         let patience = patience(took);
         self.vm.hold().await?;

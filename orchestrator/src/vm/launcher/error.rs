@@ -7,6 +7,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::template::TemplateError;
+use crate::untrusted::Marked;
 use crate::vm::guest::GuestError;
 use crate::vm::identity::{BadName, NoRandomness};
 use crate::vm::snapshot::SnapshotError;
@@ -47,6 +48,16 @@ pub enum LaunchError {
     NotReleased {
         /// How long it was given.
         after: Duration,
+    },
+    /// A program that should make guests of the template warm failed.
+    #[error("the warm-up `{command}` failed: {reason}{}", Marked("guest", printed))]
+    WarmUp {
+        /// The program and its arguments.
+        command: String,
+        /// How it ended.
+        reason: String,
+        /// The end of what it printed, without control characters.
+        printed: String,
     },
     /// The guest's kernel panicked.
     #[error("the guest's kernel panicked while it booted; {exit}")]
@@ -141,6 +152,7 @@ impl LaunchError {
             },
             Self::Guest(_) | Self::NoBoot { .. } | Self::KernelPanic { .. } => "guest",
             Self::NotReleased { .. } => "not_released",
+            Self::WarmUp { .. } => "warm_up",
             Self::Snapshot(_) => "snapshot",
             Self::Name(_) => "name",
             Self::NoGuestAgent { .. }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::template::{Template, TemplateHash};
+use crate::template::{Sha256Digest, Template};
 use crate::vm::config::Config;
 use crate::vm::launcher::LaunchError;
 use crate::vm::launcher::boot::{self, boot_once};
@@ -32,7 +32,9 @@ struct ProbeKey {
     cpu_model: String,
     kernel_release: String,
     vmm: VmmIdentity,
-    template: TemplateHash,
+    /// What boots: templates that differ in their roots alone are alike in this.
+    kernel: Sha256Digest,
+    initramfs: Option<Sha256Digest>,
     machine: Machine,
 }
 
@@ -94,11 +96,13 @@ pub(super) async fn boots(
         Err(error) => return fails(in_a_line(&SnapshotError::from(error).into()), Known::Not),
     };
     let machine = RootDisk::machine(template, config.machine);
+    let manifest = template.manifest();
     let key = ProbeKey {
         cpu_model: host.cpu_model,
         kernel_release: host.kernel_release,
         vmm: vmm.identity().clone(),
-        template: *template.hash(),
+        kernel: manifest.kernel.sha256,
+        initramfs: manifest.initramfs.as_ref().map(|it| it.sha256),
         machine,
     };
     let path = config.template_path.join(probe_file(&key.vmm.kind));
@@ -268,7 +272,8 @@ mod tests {
                 accelerator: "kvm".to_owned(),
                 devices: None,
             },
-            template: "ab".repeat(32).parse().unwrap(),
+            kernel: Sha256Digest::of("kernel"),
+            initramfs: None,
             machine: Machine {
                 memory_mib: 128,
                 vcpus: 1,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::warm_up::Warmed;
 use crate::template::Step;
 use crate::vm::snapshot::Owners;
 
@@ -29,6 +30,10 @@ pub enum Stage {
         /// The number of this attempt, from 1.
         attempt: u32,
     },
+    /// Running the template's warm-up programs.
+    WarmingUp,
+    /// One of them has run.
+    WarmedUp(Warmed),
     /// Writing the state of the booted template.
     WritingSnapshot,
     /// Hashing the snapshot, punching holes, and publishing it.
@@ -51,6 +56,10 @@ impl fmt::Display for Stage {
                     1 => Ok(()),
                     _ => write!(f, " of attempt {attempt}"),
                 }
+            }
+            Self::WarmingUp => f.write_str("warming the template up"),
+            Self::WarmedUp(Warmed { command, took, .. }) => {
+                write!(f, "warmed up by `{command}` in {:.1} s", took.as_secs_f64())
             }
             Self::WritingSnapshot => f.write_str("writing the snapshot"),
             Self::PublishingSnapshot => f.write_str("publishing the snapshot"),

@@ -224,7 +224,7 @@ async fn restore(core: Arc<Core>, slot: SlotId, generation: Generation, snapshot
         core.host
             .starts
             .measured(begun.elapsed(), ProcessorTime::of(clone.pid()));
-        clone.prime().await
+        core.launcher.prime(clone).await
     };
     let (clone, failure) = split(contained(primed).await);
     // All other failures of a restore have backoffs of their own.
