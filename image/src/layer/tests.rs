@@ -489,8 +489,10 @@ fn each_refusal_names_the_layer_and_the_entry() {
         );
     }
     let many = (0..50).fold(Layer::new(), |layer, n| layer.file(&format!("f{n}"), ""));
-    let mut limits = Limits::default();
-    limits.entries = 20;
+    let limits = Limits {
+        entries: 20,
+        ..Limits::default()
+    };
     let text = merged_of(vec![many.bytes()], limits)
         .unwrap_err()
         .to_string();

@@ -36,6 +36,7 @@ impl Running {
     }
 
     /// Returns its standard input, if that is a pipe.
+    #[cfg(feature = "registry")]
     pub(super) fn stdin(&mut self) -> Option<std::process::ChildStdin> {
         self.child.stdin.take()
     }
