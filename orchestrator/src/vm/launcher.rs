@@ -9,7 +9,8 @@ mod error;
 #[cfg(test)]
 mod fake;
 mod find_or_build;
-mod fresh_guest;
+#[cfg(all(feature = "debian", feature = "oci"))]
+pub(in crate::vm) mod fresh_guest;
 mod prepare;
 mod probe;
 mod root_disk;
@@ -38,8 +39,6 @@ use clone::IDENTITY_TIMEOUT;
 pub(crate) use clone::{PausedClone, RunningClone};
 pub(crate) use error::Fault;
 pub use error::LaunchError;
-#[cfg(all(feature = "debian", feature = "oci"))]
-pub(crate) use fresh_guest::FreshGuest;
 pub use probe::probe_file;
 use root_disk::RootDisk;
 pub use stage::{Progress, Stage};

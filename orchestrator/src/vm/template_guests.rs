@@ -17,7 +17,8 @@ use crate::untrusted;
 use crate::vm::config::Config;
 use crate::vm::guest::{Command, ExecEvent, ExitStatus, Guest, GuestError};
 use crate::vm::image_command::image_command;
-use crate::vm::launcher::{FreshGuest, LaunchError, Launcher, Progress, Warmed, blocking};
+use crate::vm::launcher::fresh_guest::FreshGuest;
+use crate::vm::launcher::{LaunchError, Launcher, Progress, Warmed, blocking};
 use crate::vm::snapshot::SnapshotStore;
 use crate::vm::vmm::{Machine, Vmm};
 
