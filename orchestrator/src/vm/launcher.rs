@@ -15,6 +15,7 @@ mod prepare;
 mod probe;
 mod root_disk;
 mod stage;
+mod trial;
 mod warm_up;
 
 use std::fmt;

@@ -112,7 +112,6 @@ impl TemplateGuests {
 
     /// Returns what ends the VM of the step under way, and with it the build, when it is dropped: for
     /// callers that may not wait for the thread that builds.
-    #[must_use]
     pub fn ended_on_drop(&self) -> EndSteps {
         EndSteps(self.cancelled.clone().drop_guard())
     }
