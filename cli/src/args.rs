@@ -26,6 +26,7 @@ pub(crate) use snapshot::{SnapshotTask, Snapshots};
 use soak::Soak;
 pub(crate) use steps::{DockerfileOptions, StepOption};
 pub(crate) use template::{BuildTask, TemplateTask, Templates};
+pub(crate) use value::Port;
 use value::setting;
 
 /// Runs commands in fresh microVMs, each restored from a snapshot in milliseconds.

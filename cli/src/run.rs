@@ -1,5 +1,7 @@
 //! The command `ironclaw run`.
 
+mod changes;
+mod forward;
 mod times;
 
 use std::sync::Arc;
@@ -19,6 +21,9 @@ use ironclaw_orchestrator::vm::{
 };
 use serde::Serialize;
 use tokio::time::timeout;
+
+use changes::ChangesFile;
+use forward::Listeners;
 
 use crate::args::Run;
 use crate::exit::{Code, VmEnded};
@@ -47,7 +52,14 @@ struct Report {
 pub(crate) async fn run(config: Config, run: Run, json: bool) -> Result<u8> {
     let memory = config.machine.memory_mib;
     let mut signals = Signals::terminating()?;
-    let (pool, handle, mut times) = signals.until_first(provide(config, &run)).await?;
+    let provided = signals.until_first(provide(config, &run)).await?;
+    let Provided {
+        pool,
+        handle,
+        mut times,
+        changes,
+        listeners,
+    } = provided;
     let origin = handle.origin();
     if run.verbose {
         say_origin(origin, &times);
@@ -59,6 +71,7 @@ pub(crate) async fn run(config: Config, run: Run, json: bool) -> Result<u8> {
         Sink::streams()?
     };
     signals.add_forwarded()?;
+    let forwarding = listeners.forward(&handle.client());
     let start = Instant::now();
     let terminal = run
         .tty
@@ -68,8 +81,15 @@ pub(crate) async fn run(config: Config, run: Run, json: bool) -> Result<u8> {
     times.command = start.elapsed();
     let result = match result {
         Err(error) => Err(explain(&handle, error, memory).await),
-        Ok(ended) => Ok(ended),
+        Ok(ended) => match changes {
+            Some(file) => {
+                let written = signals.until_first(file.write(&handle));
+                written.await.map(|()| ended)
+            }
+            None => Ok(ended),
+        },
     };
+    drop(forwarding);
     // The result of the command is known: a signal now only cuts the cleanup short, and dropping
     // the VM kills it anyway.
     tokio::select! {
@@ -136,8 +156,18 @@ pub(crate) async fn run(config: Config, run: Run, json: bool) -> Result<u8> {
     Ok(code(status))
 }
 
-/// Spawns a VM for the command; returns its pool and the times, too.
-async fn provide(mut config: Config, run: &Run) -> Result<(Pool, VmHandle, Times)> {
+/// A VM for the command, and what has to be there before it.
+struct Provided {
+    pool: Pool,
+    handle: VmHandle,
+    times: Times,
+    changes: Option<ChangesFile>,
+    listeners: Listeners,
+}
+
+/// Spawns a VM for the command.
+async fn provide(mut config: Config, run: &Run) -> Result<Provided> {
+    let listeners = Listeners::open(&run.ports).await?;
     config = run.template.over(config);
     if let Some(backend) = &run.backend {
         config.backend = backend.clone();
@@ -146,6 +176,10 @@ async fn provide(mut config: Config, run: &Run) -> Result<(Pool, VmHandle, Times
     let start = Instant::now();
     let launcher = Launcher::open(&config, told(&reporter, run.verbose)).await?;
     let open = start.elapsed();
+    let changes = run.changes.as_ref();
+    let changes = changes
+        .map(|path| ChangesFile::create(path, &launcher))
+        .transpose()?;
 
     let start = Instant::now();
     // One command needs one VM: prepared clones would be killed unused. An old snapshot serves as
@@ -177,7 +211,13 @@ async fn provide(mut config: Config, run: &Run) -> Result<(Pool, VmHandle, Times
         spawn: handle.timings(),
         command: Duration::ZERO,
     };
-    Ok((pool, handle, times))
+    Ok(Provided {
+        pool,
+        handle,
+        times,
+        changes,
+        listeners,
+    })
 }
 
 /// Returns a callback that shows progress; if asked to, also what made a template warm printed.

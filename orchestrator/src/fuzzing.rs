@@ -134,6 +134,16 @@ pub fn guest_to_host(bytes: &[u8]) {
             if let Some(mut reader) = told(files.reader("/tmp/a", 1, Some(9)).await) {
                 let _ = reader.read_to_end(&mut Vec::new()).await;
             }
+            let files = guest.files();
+            told(files.changes().await);
+            if let Some(mut archive) = told(files.archive_changes().await) {
+                let _ = archive.read_to_end(&mut Vec::new()).await;
+                let _ = archive.summary();
+            }
+            if let Some(mut stream) = told(guest.connect(80).await) {
+                let _ = stream.write_all(&[9; 2000]).await;
+                let _ = stream.read_to_end(&mut Vec::new()).await;
+            }
         };
         // Polled in this order, so that their ids are always the same.
         tokio::join!(

@@ -8,7 +8,7 @@ use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use ironclaw_orchestrator::vm::config::BackendChoice;
 
-use super::value::{absolute, backend, time_limit, variable};
+use super::value::{Port, absolute, backend, port, time_limit, variable};
 use crate::help;
 use crate::which::TemplateOptions;
 
@@ -40,6 +40,15 @@ pub(crate) struct Run {
     /// typed there.
     #[arg(short, long, conflicts_with = "json")]
     pub(crate) tty: bool,
+    /// Let connections to a port of this host reach a port of the guest, where it needs no network for
+    /// that: on 127.0.0.1, unless ADDR is another address of this host; port 0 is any that is free. May
+    /// be given more than once.
+    #[arg(short = 'p', long = "publish", value_name = "[ADDR:]PORT:PORT", value_parser = port)]
+    pub(crate) ports: Vec<Port>,
+    /// Write what differs from the template's image when the command has ended to this file, as a
+    /// layer for it: a tar archive with the whiteouts of OCI images.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) changes: Option<PathBuf>,
     /// Say on standard error how the VM came to be, and how long each stage took.
     #[arg(short, long)]
     pub(crate) verbose: bool,

@@ -17,6 +17,7 @@ mod apart;
 mod command;
 mod ends;
 mod on_terminal;
+mod ports;
 mod qemu;
 mod run;
 mod snapshots;

@@ -7,7 +7,9 @@
 use std::fs;
 use std::path::Path;
 
-use ironclaw_protocol::file::{FileInfo, FileKind, FileOperation, FileRequest, FileTime};
+use ironclaw_protocol::file::{
+    ChangeKind, FileChange, FileInfo, FileKind, FileOperation, FileRequest, FileTime,
+};
 use ironclaw_protocol::frame::encode;
 use ironclaw_protocol::message::{
     Attach, CommandEnd, CommandInfo, Exec, ExecId, Existing, Failure, FailureKind, GetFile,
@@ -58,7 +60,15 @@ fn of_files() -> Vec<ToHost> {
     for path in ["/tmp/a", "/tmp/a/b"] {
         records::append(&info(path), &mut listed).unwrap();
     }
-    let (files, unread) = (2, 1);
+    let mut changes = Vec::new();
+    let change = FileChange {
+        path: "/tmp/a".into(),
+        kind: ChangeKind::Removed,
+        file: FileKind::File,
+    };
+    records::append(&change, &mut changes).unwrap();
+    let (files, unread, omitted) = (2, 1, 1);
+    let end_of_list = Outcome::Listed { files: 1, unread };
     vec![
         done(8, Outcome::FileInfo(Box::new(info("/tmp/a")))),
         done(9, Outcome::Attributes(vec![("user.a".into(), "b".into())])),
@@ -68,6 +78,14 @@ fn of_files() -> Vec<ToHost> {
         done(11, Outcome::Changed { files }),
         data(12, b"content"),
         done(12, Outcome::FileRead { mode: 0, bytes: 7 }),
+        data(13, &changes),
+        done(13, end_of_list),
+        data(14, &[0; 1024]),
+        done(14, Outcome::Archived { files, omitted }),
+        ToHost::Opened { id: RequestId(15) },
+        data(15, b"hello"),
+        ToHost::Eof { id: RequestId(15) },
+        done(15, Outcome::Disconnected),
     ]
 }
 
@@ -157,6 +175,10 @@ fn of_hosts() -> [Vec<ToGuest>; 4] {
         id: RequestId(id),
         request,
     };
+    let of_files = |id, operation| {
+        let user = None;
+        request(id, Request::File(FileRequest { user, operation }))
+    };
     let exec = |id: u32, argv: &[&str], stdin| {
         let argv = argv.iter().map(|&word| word.into()).collect();
         let exec = Exec {
@@ -227,6 +249,16 @@ fn of_hosts() -> [Vec<ToGuest>; 4] {
                         depth: 2,
                     },
                 }),
+            ),
+            request(3, Request::Connect { port: 80 }),
+            of_files(4, FileOperation::ListChanges),
+            of_files(5, FileOperation::ArchiveChanges),
+            of_files(
+                6,
+                FileOperation::Watch {
+                    path: "/tmp".into(),
+                    recursive: true,
+                },
             ),
         ],
         vec![

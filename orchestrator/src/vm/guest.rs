@@ -27,6 +27,7 @@ mod open;
 mod pace;
 #[cfg(test)]
 pub(crate) mod peer;
+mod port_stream;
 #[cfg(test)]
 mod reconnect_tests;
 mod running;
@@ -58,6 +59,7 @@ pub use ironclaw_protocol::file::{ChangeKind, FileKind};
 pub use ironclaw_protocol::frame::FrameError;
 pub use ironclaw_protocol::message::{FailureKind, OutOfBounds, TerminalSize};
 pub use known::{CommandId, KnownCommand};
+pub use port_stream::PortStream;
 pub use running::{ExecEvent, Running, StdinWriter};
 pub use streams::{InputStream, OutputStream, Streams};
 
@@ -453,6 +455,18 @@ impl Guest {
             parents: false,
         };
         self.files().writer(path, options).await
+    }
+
+    /// Connects to a TCP port on the guest's own loopback address, IPv4 or else IPv6. The guest needs
+    /// no network for that, and its programs can't tell the connection from one of their own.
+    ///
+    /// # Errors
+    /// [`GuestError::Failed`] of kind [`FailureKind::Refused`] if no program listens there, of kind
+    /// [`FailureKind::TooMany`] if there are 128 connections already, and [`FailureKind::Unsupported`]
+    /// of a guest without TCP; [`GuestError::NoAnswer`] if it takes longer than 10 seconds; else as for
+    /// [`ping`](Self::ping).
+    pub async fn connect(&self, port: u16) -> Result<PortStream, GuestError> {
+        PortStream::connect(&self.connection.connector(), port).await
     }
 
     /// Returns access to its files.

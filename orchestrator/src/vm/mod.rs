@@ -71,8 +71,8 @@ pub use exit_reason::ExitReason;
 pub use guest::{
     ArchiveReader, ArchiveSummary, ChangeKind, ChangeListing, Command, CommandId, Events,
     ExecEvent, ExitStatus, FailureKind, FileChange, FileInfo, FileKind, FileReader, FileWriter,
-    Files, GuestError, InputStream, KnownCommand, Listing, Output, OutputStream, Position, Printed,
-    Running, StdinWriter, Streams, TerminalSize, WriteOptions,
+    Files, GuestError, InputStream, KnownCommand, Listing, Output, OutputStream, PortStream,
+    Position, Printed, Running, StdinWriter, Streams, TerminalSize, WriteOptions,
 };
 pub use host_limits::raise_open_files;
 pub use identity::BadName;

@@ -12,8 +12,8 @@ use tracing::instrument::Instrumented;
 use crate::vm::checkpoint::{self, CheckpointError, CheckpointOptions};
 use crate::vm::exit_reason::ExitReason;
 use crate::vm::guest::{
-    Command, CommandId, FileReader, FileWriter, Files, GuestError, KnownCommand, Output, Position,
-    Running, TerminalSize,
+    Command, CommandId, FileReader, FileWriter, Files, GuestError, KnownCommand, Output,
+    PortStream, Position, Running, TerminalSize,
 };
 use crate::vm::instance::{Instance, VmError};
 use crate::vm::lifecycle::{Request, State};
@@ -254,6 +254,16 @@ impl VmClient {
         mode: u32,
     ) -> Result<FileWriter, GuestError> {
         self.within(self.0.guest.rewrite_file(path, mode)).await
+    }
+
+    /// Connects to a TCP port on the guest's own loopback address, `AsyncRead` and `AsyncWrite`; see
+    /// [`Guest::connect`](super::guest::Guest::connect).
+    ///
+    /// # Errors
+    /// As for [`Guest::connect`](super::guest::Guest::connect): no program listens there, or the VM has
+    /// ended.
+    pub async fn connect(&self, port: u16) -> Result<PortStream, GuestError> {
+        self.within(self.0.guest.connect(port)).await
     }
 
     /// Returns access to the guest's files: to list, look at, make, move and remove them, and to read

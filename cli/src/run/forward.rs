@@ -1,0 +1,104 @@
+//! Ports of this host that lead to ports of the guest.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use ironclaw_console::{causes, progress};
+use ironclaw_orchestrator::vm::{FailureKind, GuestError, VmClient};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::args::Port;
+
+/// Limit of the connections to one port at a time, so that commands and other ports have room in the
+/// guest; more wait to be accepted.
+const MAX_CONNECTIONS: usize = 64;
+
+/// Ports on which connections are accepted, or wait until they are.
+#[derive(Debug)]
+pub(crate) struct Listeners(Vec<(TcpListener, u16)>);
+
+impl Listeners {
+    /// Listens on all ports, before there is a VM that it would be too late for.
+    pub(crate) async fn open(ports: &[Port]) -> Result<Self> {
+        let mut listeners = Vec::new();
+        for port in ports {
+            let listener = TcpListener::bind(port.host).await.with_context(|| {
+                format!(
+                    "listen on {} for the guest's port {}: choose another port or address with -p",
+                    port.host, port.guest
+                )
+            })?;
+            if port.host.port() == 0 {
+                let at = listener.local_addr().context("look at a new port")?;
+                progress::note(&format!("{at} leads to the guest's port {}", port.guest));
+            }
+            listeners.push((listener, port.guest));
+        }
+        Ok(Self(listeners))
+    }
+
+    /// Forwards connections to the VM, until the returned set is dropped.
+    pub(crate) fn forward(self, vm: &VmClient) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        for (listener, port) in self.0 {
+            tasks.spawn(accept(listener, port, vm.clone()));
+        }
+        tasks
+    }
+}
+
+async fn accept(listener: TcpListener, port: u16, vm: VmClient) {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        // Never closed.
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
+            return;
+        };
+        let accepted = loop {
+            tokio::select! {
+                accepted = listener.accept() => break accepted,
+                Some(_) = connections.join_next() => {}
+            }
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let vm = vm.clone();
+                connections.spawn(async move {
+                    serve(stream, peer, port, &vm).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                progress::note(&format!("warning: accept a connection: {error}"));
+                // Without descriptors, for one: the next one that ends makes room.
+                if connections.join_next().await.is_none() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Forwards one connection to its end. One that the guest refuses is closed, as a server would.
+async fn serve(mut stream: TcpStream, peer: SocketAddr, port: u16, vm: &VmClient) {
+    let _ = stream.set_nodelay(true);
+    match vm.connect(port).await {
+        Ok(mut guest) => {
+            // Either side may leave at any time.
+            let _ = copy_bidirectional(&mut stream, &mut guest).await;
+        }
+        Err(GuestError::Failed {
+            kind: FailureKind::Refused,
+            ..
+        }) => tracing::debug!(%peer, port, "no program of the guest listens on the port"),
+        Err(error) => progress::note(&format!(
+            "warning: {peer} can't be connected to the guest's port {port}: {}",
+            causes(&error)
+        )),
+    }
+}
