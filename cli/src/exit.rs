@@ -96,6 +96,13 @@ pub(crate) fn name(error: &Error) -> Option<&'static str> {
     ErrorKind::of(error.as_ref()).map(ErrorKind::name)
 }
 
+/// Neither the image nor the command line says what to run.
+#[derive(Debug, ThisError)]
+#[error(
+    "the image says nothing of what to run: give a command, as in `ironclaw run --image SOURCE -- sh`"
+)]
+pub(crate) struct NothingToRun;
+
 /// What to say about `error`, with all its causes; nothing about what the user did himself.
 pub(crate) fn text(error: &Error) -> Option<String> {
     let quiet = error.is::<OutputClosed>() || error.is::<Interrupted>();
@@ -105,6 +112,9 @@ pub(crate) fn text(error: &Error) -> Option<String> {
 fn kind(error: &Error) -> Code {
     if error.is::<OutputClosed>() {
         return Code::OutputClosed;
+    }
+    if error.is::<NothingToRun>() {
+        return Code::Usage;
     }
     // Said of the command itself; below another error, it was said while a VM was made.
     if let Some(guest) = error.downcast_ref::<GuestError>() {

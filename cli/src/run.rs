@@ -15,6 +15,7 @@ use ironclaw_console::signals::Signals;
 use ironclaw_console::streams;
 use ironclaw_console::terminal;
 use ironclaw_console::{Marked, causes};
+use ironclaw_orchestrator::template::Template;
 use ironclaw_orchestrator::vm::{
     Command, Config, ExitStatus, GuestError, LaunchError, Launcher, Origin, Pool, PoolError,
     PoolOptions, Progress, Stage, VmHandle,
@@ -26,7 +27,7 @@ use changes::ChangesFile;
 use forward::Listeners;
 
 use crate::args::Run;
-use crate::exit::{Code, VmEnded};
+use crate::exit::{Code, NothingToRun, VmEnded};
 use crate::failure;
 use crate::printed::Output;
 use times::Times;
@@ -50,12 +51,13 @@ struct Report {
 /// Runs the command; returns its exit code. A signal before its start ends us; later signals are
 /// forwarded to the command.
 pub(crate) async fn run(config: Config, run: Run, json: bool) -> Result<u8> {
-    let memory = config.machine.memory_mib;
+    let memory = run.memory.unwrap_or(config.machine.memory_mib);
     let mut signals = Signals::terminating()?;
-    let provided = signals.until_first(provide(config, &run)).await?;
+    let provided = signals.until_first(provide(config, &run, json)).await?;
     let Provided {
         pool,
         handle,
+        command,
         mut times,
         changes,
         listeners,
@@ -76,8 +78,7 @@ pub(crate) async fn run(config: Config, run: Run, json: bool) -> Result<u8> {
     let terminal = run
         .tty
         .then_some(if run.stdin { Input::Typed } else { Input::None });
-    let command_line = command(&run, json);
-    let result = follow(&handle, command_line, terminal, &mut sink, &mut signals).await;
+    let result = follow(&handle, command, terminal, &mut sink, &mut signals).await;
     times.command = start.elapsed();
     let result = match result {
         Err(error) => Err(explain(&handle, error, memory).await),
@@ -160,15 +161,21 @@ pub(crate) async fn run(config: Config, run: Run, json: bool) -> Result<u8> {
 struct Provided {
     pool: Pool,
     handle: VmHandle,
+    command: Command,
     times: Times,
     changes: Option<ChangesFile>,
     listeners: Listeners,
 }
 
 /// Spawns a VM for the command.
-async fn provide(mut config: Config, run: &Run) -> Result<Provided> {
+async fn provide(mut config: Config, run: &Run, json: bool) -> Result<Provided> {
     let listeners = Listeners::open(&run.ports).await?;
     config = run.template.over(config);
+    let machine = &mut config.machine;
+    machine.disk_mib = run.disk.or(machine.disk_mib);
+    machine.memory_mib = run.memory.unwrap_or(machine.memory_mib);
+    let machine = *machine;
+    config = config.with_machine(machine)?;
     if let Some(backend) = &run.backend {
         config.backend = backend.clone();
     }
@@ -180,6 +187,7 @@ async fn provide(mut config: Config, run: &Run) -> Result<Provided> {
     let changes = changes
         .map(|path| ChangesFile::create(path, &launcher))
         .transpose()?;
+    let command = command(run, launcher.template(), json).ok_or(NothingToRun)?;
 
     let start = Instant::now();
     // One command needs one VM: prepared clones would be killed unused. An old snapshot serves as
@@ -214,6 +222,7 @@ async fn provide(mut config: Config, run: &Run) -> Result<Provided> {
     Ok(Provided {
         pool,
         handle,
+        command,
         times,
         changes,
         listeners,
@@ -277,8 +286,24 @@ fn out_of(memory_mib: u32) -> String {
     format!("the guest ran out of its {memory_mib} MiB of memory (IRONCLAW_MEMORY_MIB)")
 }
 
-fn command(run: &Run, json: bool) -> Command {
-    let mut command = Command::from(run.command.as_slice());
+/// Returns the command, unless nobody says which.
+fn command(run: &Run, template: &Template, json: bool) -> Option<Command> {
+    let origin = template.manifest().root_origin.as_ref();
+    let config = origin.map(|origin| origin.config.clone());
+    let entrypoint = run
+        .entrypoint
+        .clone()
+        .map(|program| match program.is_empty() {
+            true => Vec::new(),
+            false => vec![program],
+        });
+    let argv = config
+        .unwrap_or_default()
+        .argv(entrypoint, run.command.clone());
+    if argv.is_empty() {
+        return None;
+    }
+    let mut command = Command::from(argv);
     if run.tty {
         command = command.pty(terminal::size());
         if let Some(kind) = std::env::var_os("TERM") {
@@ -299,11 +324,11 @@ fn command(run: &Run, json: bool) -> Command {
     if let Some(limit) = run.timeout {
         command = command.timeout(limit);
     }
-    if run.stdin {
+    Some(if run.stdin {
         command.stdin_piped()
     } else {
         command
-    }
+    })
 }
 
 async fn follow(

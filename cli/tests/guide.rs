@@ -195,7 +195,7 @@ fn every_example_of_every_help_works_as_written() {
     };
     let templates = vm::state().join("templates");
     let prepared = bash(&format!(
-        "mkdir -m 700 templates && cp -a '{0}/default' \"$(readlink -f '{0}/default')\" templates && \
+        "mkdir -m 700 templates && cp -a '{0}/.' templates && \
          cp templates/default/vmlinux vmlinux && cp vmlinux unikernel.elf && \
          cp templates/default/initramfs initrd.img && mkdir -p .local/share/bash-completion/completions \
          && ironclaw snapshot create",

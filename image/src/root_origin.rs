@@ -1,6 +1,7 @@
 //! Where the root of a template came from.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 
 use ironclaw_store::Sha256Digest;
 use serde::{Deserialize, Serialize};
@@ -66,6 +67,21 @@ pub struct ImageConfig {
 }
 
 impl ImageConfig {
+    /// Returns the words of the program that runs where these are asked for, as container runtimes have
+    /// it: what is asked for takes the place of the image's `Cmd`, behind its `Entrypoint`. Another
+    /// entrypoint takes the place of both. Empty if neither the image nor the caller says what to run.
+    #[must_use]
+    pub fn argv(&self, entrypoint: Option<Vec<OsString>>, words: Vec<OsString>) -> Vec<OsString> {
+        let own = |words: &[String]| -> Vec<_> { words.iter().map(OsString::from).collect() };
+        let words = match &entrypoint {
+            None if words.is_empty() => own(&self.cmd),
+            _ => words,
+        };
+        let mut argv = entrypoint.unwrap_or_else(|| own(&self.entrypoint));
+        argv.extend(words);
+        argv
+    }
+
     /// Returns all texts that a program may get.
     #[cfg(feature = "oci")]
     pub(crate) fn texts(&self) -> impl Iterator<Item = &String> {
@@ -73,5 +89,38 @@ impl ImageConfig {
         let labels = self.labels.iter().flat_map(|(name, value)| [name, value]);
         let single = [&self.user, &self.working_dir, &self.stop_signal];
         lists.into_iter().flatten().chain(labels).chain(single)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_replaces_the_command_and_another_entrypoint_both() {
+        let list =
+            |text: &str| -> Vec<String> { text.split_whitespace().map(Into::into).collect() };
+        let config = |entrypoint: &str, cmd: &str| ImageConfig {
+            entrypoint: list(entrypoint),
+            cmd: list(cmd),
+            ..ImageConfig::default()
+        };
+        let words =
+            |text: &str| -> Vec<OsString> { text.split_whitespace().map(Into::into).collect() };
+        let both = config("python3 -u", "app.py");
+        let cases = [
+            (&both, None, "", "python3 -u app.py"),
+            (&both, None, "-c 1", "python3 -u -c 1"),
+            (&both, Some("sh"), "", "sh"),
+            (&both, Some("sh"), "-x", "sh -x"),
+            (&both, Some(""), "ls /", "ls /"),
+            (&config("", "bash"), None, "", "bash"),
+            (&config("", "bash"), None, "ls", "ls"),
+            (&config("", ""), None, "", ""),
+        ];
+        for (config, entrypoint, asked, expected) in cases {
+            let argv = config.argv(entrypoint.map(words), words(asked));
+            assert_eq!(argv, words(expected), "{entrypoint:?} {asked}");
+        }
     }
 }

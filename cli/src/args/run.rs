@@ -8,7 +8,7 @@ use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use ironclaw_orchestrator::vm::config::BackendChoice;
 
-use super::value::{Port, absolute, backend, port, time_limit, variable};
+use super::value::{Port, absolute, backend, mebibytes, port, time_limit, variable};
 use crate::help;
 use crate::which::TemplateOptions;
 
@@ -24,15 +24,26 @@ pub(crate) struct Run {
     #[arg(long, value_name = "TIME", value_parser = time_limit)]
     pub(crate) timeout: Option<Duration>,
     /// Set an environment variable of the command; may be given more than once.
-    #[arg(long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(variable))]
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(variable))]
     pub(crate) env: Vec<(OsString, OsString)>,
-    /// Run the command in this directory of the guest.
-    #[arg(long, value_name = "DIR", value_parser = OsStringValueParser::new().try_map(absolute))]
+    /// Run the command in this directory of the guest. Otherwise it is the image's, or the home of the user
+    /// who is asked for.
+    #[arg(short = 'w', long, visible_alias = "workdir", value_name = "DIR", value_parser = OsStringValueParser::new().try_map(absolute))]
     pub(crate) cwd: Option<PathBuf>,
     /// Run the command as this user of the guest, with a login's environment, in its home: a name in
-    /// the guest's /etc/passwd or a uid, either with :GROUP. As root otherwise.
-    #[arg(long, value_name = "USER[:GROUP]", value_parser = OsStringValueParser::new())]
+    /// the guest's /etc/passwd or a uid, either with :GROUP. Otherwise as the image's user, or root.
+    #[arg(short, long, value_name = "USER[:GROUP]", value_parser = OsStringValueParser::new())]
     pub(crate) user: Option<OsString>,
+    /// Run this program in place of the image's entrypoint and command; empty to run the command alone.
+    #[arg(long, value_name = "PROGRAM", value_parser = OsStringValueParser::new())]
+    pub(crate) entrypoint: Option<OsString>,
+    /// Most that the guest may write to its disk, where its template has a root disk: 4GiB, 512MiB.
+    /// Overrides IRONCLAW_DISK_MIB.
+    #[arg(long, value_name = "SIZE", value_parser = mebibytes)]
+    pub(crate) disk: Option<u32>,
+    /// Memory of the guest: 512MiB, 2GiB. Overrides IRONCLAW_MEMORY_MIB.
+    #[arg(long, value_name = "SIZE", value_parser = mebibytes)]
+    pub(crate) memory: Option<u32>,
     /// Forward standard input to the command; it is empty otherwise.
     #[arg(short = 'i', long, visible_alias = "interactive")]
     pub(crate) stdin: bool,
@@ -52,7 +63,9 @@ pub(crate) struct Run {
     /// Say on standard error how the VM came to be, and how long each stage took.
     #[arg(short, long)]
     pub(crate) verbose: bool,
-    /// The command and its arguments.
-    #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
+    /// The command and its arguments: in place of the image's command, behind its entrypoint. Without one,
+    /// what the image runs.
+    #[arg(value_name = "CMD", required_unless_present_any = ["template", "image", "entrypoint"],
+          trailing_var_arg = true)]
     pub(crate) command: Vec<OsString>,
 }

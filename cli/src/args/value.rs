@@ -29,6 +29,21 @@ pub(super) fn time_limit(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A size in whole MiB: `4GiB`, `512M`, or a number of MiB.
+pub(super) fn mebibytes(text: &str) -> Result<u32, &'static str> {
+    const EXPECTED: &str = "it takes a size such as 512MiB or 4GiB";
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let number: u32 = number.parse().map_err(|_| EXPECTED)?;
+    let factor = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "m" | "mib" => 1,
+        "g" | "gib" => 1 << 10,
+        "t" | "tib" => 1 << 20,
+        _ => return Err(EXPECTED),
+    };
+    number.checked_mul(factor).ok_or(EXPECTED)
+}
+
 pub(super) fn variable(text: OsString) -> Result<(OsString, OsString), &'static str> {
     let bytes = text.as_bytes();
     match bytes.iter().position(|byte| *byte == b'=') {
@@ -116,6 +131,23 @@ mod tests {
             "[1.2.3.4]:80:80",
         ] {
             assert!(port(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_size_has_a_unit_and_is_in_mebibytes() {
+        let taken = [
+            ("4GiB", 4096),
+            ("512MiB", 512),
+            ("512", 512),
+            ("1 g", 1024),
+            ("2T", 2 << 20),
+        ];
+        for (text, expected) in taken {
+            assert_eq!(mebibytes(text), Ok(expected), "{text}");
+        }
+        for text in ["", "GiB", "-1GiB", "4KB", "1.5GiB", "9999999T", "4GiB4"] {
+            assert!(mebibytes(text).is_err(), "{text} is taken");
         }
     }
 }

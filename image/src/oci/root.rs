@@ -1,8 +1,10 @@
 //! From a source to the image of a root.
 
+use std::error::Error;
 use std::fmt;
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,7 +31,7 @@ use super::watched::Watched;
 use crate::erofs::{self, ErofsError, Written};
 use crate::layer::{Limits, Merge};
 use crate::root_origin::ImageConfig;
-use crate::tree::FileTree;
+use crate::tree::{FileTree, Metadata};
 
 /// What is done next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -190,8 +192,26 @@ impl RootBuilder {
         })
     }
 
-    /// Finds the files of a source.
+    /// Finds the files of a source. An image's working directory is there, as container runtimes have it.
     pub(crate) fn open(
+        &self,
+        source: &RootSource,
+        progress: &mut dyn FnMut(RootStep),
+    ) -> Result<Opened, SourceError> {
+        let mut opened = self.open_source(source, progress)?;
+        let directory = Path::new("/").join(&opened.config.working_dir);
+        let path = directory.as_os_str().as_bytes();
+        // Whatever is in the way, who begins there is told so.
+        let made: Result<_, Box<dyn Error>> = opened
+            .tree
+            .make_directory(path, |_, _, _| Ok((Metadata::of_mode(0o755), 0)));
+        if let Err(error) = made {
+            tracing::debug!(error, "an image has no working directory");
+        }
+        Ok(opened)
+    }
+
+    fn open_source(
         &self,
         source: &RootSource,
         progress: &mut dyn FnMut(RootStep),

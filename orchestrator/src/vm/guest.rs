@@ -10,6 +10,7 @@ mod command;
 mod connection;
 #[cfg(test)]
 mod debug_tests;
+pub(crate) mod defaults;
 mod dispatch;
 mod error;
 mod events;
@@ -36,12 +37,13 @@ mod streams;
 mod tests;
 mod wire;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
 use ironclaw_protocol::message::{Attach, Existing, Outcome, Request, SetIdentity};
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::vm::exit_reason::ExitReason;
 use crate::vm::vmm::VmmProcess;
@@ -65,6 +67,7 @@ pub use streams::{InputStream, OutputStream, Streams};
 
 use command::Stdin;
 use connection::Connection;
+use defaults::Defaults;
 use file_transfer::wrong;
 use running::{Deadline, Pending, within};
 
@@ -76,6 +79,7 @@ const COMMANDS_TIMEOUT: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub struct Guest {
     connection: Connection,
+    defaults: Defaults,
 }
 
 impl Guest {
@@ -89,6 +93,7 @@ impl Guest {
     pub fn open(stream: UnixStream) -> Result<Self, GuestError> {
         Ok(Self {
             connection: Connection::open(stream, None)?,
+            defaults: Defaults::default(),
         })
     }
 
@@ -97,7 +102,40 @@ impl Guest {
     pub(crate) fn of(process: &dyn VmmProcess, stream: UnixStream) -> Result<Self, GuestError> {
         Ok(Self {
             connection: Connection::open(stream, Some(process.died()))?,
+            defaults: Defaults::default(),
         })
+    }
+
+    /// Sets what its template says of commands that do not say otherwise.
+    pub(crate) fn with_defaults(mut self, defaults: Defaults) -> Self {
+        self.defaults = defaults;
+        self
+    }
+
+    /// Asks all commands that run to end, by the signal that their template has for it; returns when none
+    /// runs any more. Does nothing where a template has none.
+    pub(crate) async fn end_commands(&self) -> Result<(), GuestError> {
+        /// A guest tells the ends of commands to their listeners alone, so it is asked again.
+        const INTERVAL: Duration = Duration::from_millis(20);
+        let Some(signal) = self.defaults.stop_signal else {
+            return Ok(());
+        };
+        let mut asked = BTreeSet::new();
+        loop {
+            let known = self.list().await?.into_iter();
+            let running: Vec<_> = known
+                .filter(|it| it.end.is_none())
+                .map(|it| it.id)
+                .collect();
+            if running.is_empty() {
+                return Ok(());
+            }
+            for id in running.into_iter().filter(|id| asked.insert(*id)) {
+                // It may have ended meanwhile.
+                let _ = self.signal(id, signal).await;
+            }
+            sleep(INTERVAL).await;
+        }
     }
 
     /// Asks the guest to power off; returns when it is about to.
@@ -209,7 +247,7 @@ impl Guest {
     /// [`GuestError::NoAnswer`] if the guest has as many requests as it can take and ends none of
     /// them within a second of the time limit. A missing program is reported by [`Running::next`].
     pub async fn start(&self, command: impl Into<Command>) -> Result<Running, GuestError> {
-        let mut command: Command = command.into();
+        let mut command = command.into().or(&self.defaults);
         let limit = command.time_limit();
         // Waits if the guest has as many requests as it can take, and it may end none of them.
         let id = CommandId::draw()?;

@@ -15,6 +15,7 @@ use tracing::{Span, field};
 
 use crate::template::{Template, TemplatePin};
 use crate::vm::exit_reason::ExitReason;
+use crate::vm::guest::defaults::Defaults;
 use crate::vm::guest::{Guest, GuestError};
 use crate::vm::lifecycle::{Denied, Request, State};
 use crate::vm::snapshot::{Requirements, Snapshot, SnapshotStore};
@@ -67,6 +68,8 @@ pub(crate) struct Lineage {
     /// The template, which is kept for it.
     pub(crate) template: Template,
     pub(crate) _pin: TemplatePin,
+    /// What its template says of commands.
+    pub(crate) defaults: Defaults,
 }
 
 /// The identity under which a VM was handed out, and the time.
@@ -117,7 +120,7 @@ impl Instance {
             span: tracing::info_span!(parent: None, "vm", %id, name = field::Empty),
             process: machine.process(),
             is_jailed: machine.is_jailed(),
-            guest,
+            guest: guest.with_defaults(lineage.defaults.clone()),
             resources: Mutex::new(Resources {
                 machine: Some(machine),
                 snapshot,

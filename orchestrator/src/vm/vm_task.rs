@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::vm::exit_reason::ExitReason;
 use crate::vm::identity;
 use crate::vm::instance::{Instance, Message, Reply, VmError};
-use crate::vm::lifecycle::{Denied, Effect, Request, RequestQueue, State, Verdict};
+use crate::vm::lifecycle::{Denied, Effect, Request, RequestQueue, STOP_GRACE, State, Verdict};
 use crate::vm::vmm::{MicroVm, SavedFiles, VmmError};
 
 /// Timeout of setting a released guest's clock, which takes milliseconds on an idle machine.
@@ -177,12 +177,17 @@ impl VmTask {
             Effect::Checkpoint { .. } => instance.set_state(State::Checkpointing),
             _ => {}
         }
+        // Commands have half of the grace, and the guest the rest.
+        let grace = self.kill_at.map_or(STOP_GRACE, |at| {
+            at.saturating_duration_since(Instant::now())
+        });
+        let patience = grace / 2;
         self.work = Some(Box::pin(async move {
             let (result, then) = match effect {
                 Effect::Hold => (machine.hold().await.map_err(VmError::from), State::Paused),
                 Effect::Release => (release(&instance, &mut *machine).await, State::Running),
                 Effect::ShutDown { held } => (
-                    shut_down(&instance, &mut *machine, held).await,
+                    shut_down(&instance, &mut *machine, held, patience).await,
                     State::Stopping,
                 ),
                 Effect::Checkpoint { files, held } => (
@@ -278,9 +283,14 @@ async fn shut_down(
     instance: &Instance,
     machine: &mut dyn MicroVm,
     held: bool,
+    patience: Duration,
 ) -> Result<(), VmError> {
     if held {
         machine.release().await?;
+    }
+    // Those that do not end, end with the guest.
+    if let Ok(Err(error)) = timeout(patience, instance.guest.end_commands()).await {
+        tracing::debug!(%error, "commands were asked to end");
     }
     if let Err(error) = instance.guest.shut_down().await {
         tracing::debug!(%error, "a guest was asked to power off");

@@ -11,6 +11,8 @@ use ironclaw_protocol::message::{Exec, ExecId, Inherited, Stderr, TerminalSize};
 use ironclaw_protocol::os_bytes::OsBytes;
 use serde::Serialize;
 
+use super::defaults::Defaults;
+
 /// Limit of the output that [`Guest::exec`](super::Guest::exec) collects if a command has no
 /// [other](Command::max_output), in bytes.
 pub const MAX_COLLECTED: u64 = 64 * 1024 * 1024;
@@ -256,6 +258,28 @@ impl Command {
     #[must_use]
     pub fn keep(mut self) -> Self {
         self.keep = true;
+        self
+    }
+
+    /// Fills in what the command does not say.
+    pub(super) fn or(mut self, defaults: &Defaults) -> Self {
+        if self.inherits {
+            for (name, value) in &defaults.env {
+                if !self.env.contains_key(name) && !self.removed.contains(name) {
+                    self.env.insert(name.clone(), value.clone());
+                }
+            }
+        }
+        if self.cwd.is_none() {
+            let of_user = defaults
+                .cwd_of_user
+                .as_ref()
+                .filter(|_| self.user.is_none());
+            self.cwd = defaults.cwd.as_ref().or(of_user).cloned();
+        }
+        if self.user.is_none() {
+            self.user.clone_from(&defaults.user);
+        }
         self
     }
 
@@ -565,6 +589,51 @@ mod tests {
         let exec = command.to_exec(ExecId(0));
         assert_eq!(exec.program, Some("busybox".into()));
         assert_eq!(exec.argv, ["ash", "-l"].map(Into::into));
+    }
+
+    #[test]
+    fn what_a_command_says_comes_before_what_its_template_says() {
+        let env = [
+            "A=image".to_owned(),
+            "B=image".to_owned(),
+            "C=image".to_owned(),
+        ];
+        let defaults = Defaults::of_image(&env, "app", "/srv", "");
+        let plain = Command::new("x").or(&defaults).to_exec(ExecId(0));
+        assert_eq!(plain.env.len(), 3);
+        assert_eq!(
+            plain.user.as_ref().map(OsBytes::as_bytes),
+            Some(&b"app"[..])
+        );
+        assert_eq!(
+            plain.cwd.as_ref().map(OsBytes::as_bytes),
+            Some(&b"/srv"[..])
+        );
+        let own = Command::new("x")
+            .env("A", "own")
+            .env_remove("B")
+            .user("root")
+            .current_dir("/tmp")
+            .or(&defaults)
+            .to_exec(ExecId(0));
+        let env: Vec<_> = own
+            .env
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        assert_eq!(env, ["A=own", "C=image"]);
+        assert_eq!(own.user.as_ref().map(OsBytes::as_bytes), Some(&b"root"[..]));
+        assert_eq!(own.cwd.as_ref().map(OsBytes::as_bytes), Some(&b"/tmp"[..]));
+        let bare = Command::new("x")
+            .env_clear()
+            .or(&defaults)
+            .to_exec(ExecId(0));
+        assert!(bare.env.is_empty());
+        let unsaid = Defaults::of_image(&[], "", "", "");
+        let root = Command::new("x").or(&unsaid).to_exec(ExecId(0));
+        assert_eq!(root.cwd.as_ref().map(OsBytes::as_bytes), Some(&b"/"[..]));
+        let other = Command::new("x").user("app").or(&unsaid).to_exec(ExecId(0));
+        assert!(other.cwd.is_none(), "it begins in the user's home");
     }
 
     #[test]

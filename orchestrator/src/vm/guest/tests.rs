@@ -27,6 +27,7 @@ fn vm() -> (Guest, Peer, oneshot::Sender<Exit>) {
     let exited = Box::pin(async { ended.await.unwrap() });
     let guest = Guest {
         connection: Connection::open(ours, Some(exited)).unwrap(),
+        defaults: Defaults::default(),
     };
     (guest, Peer::new(theirs), end)
 }

@@ -13,10 +13,11 @@ use super::{
 use crate::template::BuildSpec;
 #[cfg(not(feature = "debian"))]
 use crate::template::TemplateError;
-use crate::template::{Template, TemplateStore};
+use crate::template::{ImageConfig, Template, TemplateStore};
 use crate::vm::backend::select::{self, Listed, OutOfOrder, Step};
 use crate::vm::backend::{Absence, Backend, Candidate, Installed, Surroundings};
 use crate::vm::config::Config;
+use crate::vm::guest::defaults::Defaults;
 use crate::vm::instance::Lineage;
 use crate::vm::snapshot::{Host, Requirements, SnapshotError, SnapshotStore};
 use crate::vm::vmm::rundown::Rundown;
@@ -97,22 +98,32 @@ impl Launcher {
         Ok(Self(Arc::new(Inner {
             vmm,
             passed_over,
-            template: template.clone(),
             machine,
             boot_timeout: config.boot_timeout,
             lineage: Arc::new(Lineage {
                 store: snapshots.clone(),
                 requirements: requirements.clone(),
                 images: root_disk.as_ref().map(RootDisk::images).unwrap_or_default(),
-                template,
+                defaults: defaults(&template),
+                template: template.clone(),
                 _pin: pin,
             }),
+            template,
             root_disk,
             snapshots,
             requirements,
             progress,
         })))
     }
+}
+
+/// What an image says of the commands in it; nothing, if the root is none of one.
+fn defaults(template: &Template) -> Defaults {
+    let origin = template.manifest().root_origin.as_ref();
+    let config = origin.map(|origin| &origin.config);
+    let of_config =
+        |it: &ImageConfig| Defaults::of_image(&it.env, &it.user, &it.working_dir, &it.stop_signal);
+    config.map(of_config).unwrap_or_default()
 }
 
 impl Launcher {
