@@ -18,6 +18,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use ironclaw_orchestrator::template::Sha256Digest;
 use ironclaw_orchestrator::vm::config::SETTINGS;
 use ironclaw_settings::with_variables;
 use proc_macro2::{TokenStream, TokenTree};
@@ -313,6 +314,80 @@ fn the_code_in_the_guide_and_in_the_readme_is_that_of_the_examples() {
         let block = block.split("```").next().unwrap();
         assert!(source.ends_with(block), "{example} differs");
     }
+}
+
+/// The image of the guide to templates, made with the tools that a template is built with.
+fn busybox_image(directory: &Path) {
+    let root = directory.join("root");
+    let made = bash_in(
+        directory,
+        &format!(
+            "mkdir -p root/bin root/etc root/app && dpkg-deb -x '{}'/.cache/busybox-static*.deb deb && \
+             cp deb/bin/busybox root/bin/ && for applet in sh id pwd echo env; do \
+             ln -s busybox root/bin/$applet; done && \
+             printf '%s\\n' root:x:0:0::/root:/bin/sh app:x:1000:1000::/app:/bin/sh > root/etc/passwd && \
+             tar --numeric-owner --owner=0 --group=0 -cf layer.tar -C '{}' .",
+            vm::state().join("templates").display(),
+            root.display(),
+        ),
+    );
+    assert!(made.status.success(), "{made:?}");
+    let blobs = directory.join("busybox/blobs/sha256");
+    fs::create_dir_all(&blobs).unwrap();
+    let add = |content: &[u8]| {
+        let digest = Sha256Digest::of(content);
+        fs::write(blobs.join(digest.to_string()), content).unwrap();
+        let size = content.len();
+        serde_json::json!({"digest": format!("sha256:{digest}"), "size": size})
+    };
+    let layer = add(&fs::read(directory.join("layer.tar")).unwrap());
+    let config = serde_json::json!({
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {
+            "Env": ["PATH=/bin", "GREETING=hello"],
+            "User": "app",
+            "WorkingDir": "/srv/data",
+            "Entrypoint": ["sh", "-c"],
+            "Cmd": ["echo $GREETING from $(id -un) in $(pwd)"],
+            "StopSignal": "SIGUSR1",
+            "Labels": {"maker": "us"},
+        },
+        "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
+    });
+    let config = add(config.to_string().as_bytes());
+    let manifest = serde_json::json!({"schemaVersion": 2, "config": config, "layers": [layer]});
+    let manifest = add(manifest.to_string().as_bytes());
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": [manifest]});
+    fs::write(directory.join("busybox/index.json"), index.to_string()).unwrap();
+    let version = "{\"imageLayoutVersion\": \"1.0.0\"}";
+    fs::write(directory.join("busybox/oci-layout"), version).unwrap();
+}
+
+fn bash_in(directory: &Path, script: &str) -> std::process::Output {
+    let mut command = Command::new("bash");
+    command.arg("-ec").arg(script).current_dir(directory);
+    command.output().unwrap()
+}
+
+#[test]
+fn the_commands_of_the_guide_to_templates_print_what_it_says() {
+    if !vm::runs() {
+        return;
+    }
+    // Its kernel's packages, and busybox, are there then.
+    let mut build = vm::ironclaw("templates-guide", &["template", "build", "minimal"]);
+    let built = build.output().unwrap();
+    assert!(built.status.success(), "{built:?}");
+    let directory = tempfile::tempdir().unwrap();
+    busybox_image(directory.path());
+    let copy = directory.path().join("templates.md");
+    fs::copy(repository().join("docs/templates.md"), &copy).unwrap();
+    let commands = trycmd::TestCases::new();
+    for (name, path) in vm::settings("templates-guide") {
+        commands.env(name, path.to_str().unwrap());
+    }
+    commands.case(&copy);
 }
 
 #[test]
