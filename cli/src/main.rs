@@ -10,9 +10,11 @@ mod each;
 mod exit;
 mod failure;
 mod help;
+mod key;
 mod pool;
 mod printed;
 mod run;
+mod serve;
 mod snapshot;
 mod template;
 mod which;
@@ -94,6 +96,8 @@ async fn perform(task: Task, set: &[(String, OsString)], json: bool) -> Result<u
         }
         Task::Run(task) => run::run(config()?, task, json).await,
         Task::Soak(task) => found(soak::run(&config()?, &task.into(), json).await?),
+        Task::Serve(task) => serve::run(config()?, task, json).await,
+        Task::Key(task) => key::perform(&config()?, task, json),
         Task::Template(task) => until_first(template::perform(&config()?, task, json)).await,
         Task::Snapshot(task) => until_first(snapshot::perform(&config()?, task, json)).await,
         Task::Pool(task) => until_first(pool::perform(config()?, task, json)).await,

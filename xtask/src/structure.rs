@@ -14,7 +14,7 @@ use arrows::arrows;
 use modules::Package;
 
 /// The directories of the checked packages, relative to the root of the repository.
-const PACKAGES: [&str; 15] = [
+const PACKAGES: [&str; 16] = [
     "bench",
     "cli",
     "console",
@@ -24,6 +24,7 @@ const PACKAGES: [&str; 15] = [
     "image",
     "orchestrator",
     "protocol",
+    "serve",
     "settings",
     "store",
     "test-harness",

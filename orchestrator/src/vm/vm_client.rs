@@ -373,10 +373,14 @@ impl VmClient {
     pub async fn wait(&self) -> ExitReason {
         let mut states = self.0.watch();
         let gone = states.wait_for(|state| matches!(state, State::Gone(_)));
-        // The sender lives in the instance.
-        match gone.await.as_deref() {
-            Ok(State::Gone(reason)) => reason.clone(),
-            _ => std::future::pending().await,
+        let reason = match gone.await.as_deref() {
+            Ok(State::Gone(reason)) => Some(reason.clone()),
+            _ => None,
+        };
+        match reason {
+            Some(reason) => reason,
+            // Never: the sender lives in the instance.
+            None => std::future::pending().await,
         }
     }
 

@@ -1,0 +1,33 @@
+//! The command line of `ironclaw key`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use crate::help;
+
+#[derive(Debug, Args)]
+#[command(after_help = help::KEY_EXAMPLES)]
+pub(crate) struct KeyArgs {
+    /// The directory of the daemon's database; by default `daemon`, beside that of the snapshots.
+    #[arg(long, value_name = "DIR", global = true)]
+    pub(crate) state: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) task: KeyTask,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyTask {
+    /// Make an API key and print it, once: only its hash is kept.
+    Create {
+        /// Its name, by which it is listed and revoked.
+        name: String,
+    },
+    /// List the API keys.
+    List,
+    /// Revoke an API key: the next request with it is refused. Exits with 1 if there is none.
+    Revoke {
+        /// Its name.
+        name: String,
+    },
+}

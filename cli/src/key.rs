@@ -1,0 +1,69 @@
+//! The command `ironclaw key`.
+
+use anyhow::Result;
+use ironclaw_console::output;
+use ironclaw_orchestrator::vm::Config;
+use ironclaw_serve::{Database, Key, Keys};
+use serde::Serialize;
+
+use crate::args::{KeyArgs, KeyTask};
+use crate::exit::Code;
+use crate::serve;
+
+#[derive(Debug, Serialize)]
+struct Created<'a> {
+    name: &'a str,
+    key: &'a str,
+}
+
+#[derive(Debug, Serialize)]
+struct Revoked {
+    revoked: bool,
+}
+
+/// Makes, lists and revokes keys; a daemon that runs sees it at once.
+pub(crate) fn perform(config: &Config, args: KeyArgs, json: bool) -> Result<u8> {
+    let KeyArgs { state, task } = args;
+    let keys = Keys::of(&Database::open(&serve::state(config, state))?);
+    match task {
+        KeyTask::Create { name } => {
+            let Key { text, info, .. } = keys.create(&name)?;
+            if json {
+                output::json(&Created {
+                    name: &info.name,
+                    key: &text,
+                })?;
+            } else {
+                output::line(&text)?;
+            }
+        }
+        KeyTask::List => {
+            let all = keys.list()?;
+            if json {
+                output::json(&all)?;
+            } else {
+                let rows = all.into_iter();
+                let rows = rows.map(|key| {
+                    [
+                        key.name,
+                        format!("{}...", key.hint),
+                        output::time(key.created),
+                    ]
+                });
+                output::table(["NAME", "KEY", "CREATED"], rows.collect())?;
+            }
+        }
+        KeyTask::Revoke { name } => {
+            let revoked = keys.revoke(&name)?;
+            if json {
+                output::json(&Revoked { revoked })?;
+            } else if !revoked {
+                output::line(&format!("there is no key {name:?}"))?;
+            }
+            if !revoked {
+                return Ok(Code::Found as u8);
+            }
+        }
+    }
+    Ok(0)
+}

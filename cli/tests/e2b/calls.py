@@ -1,0 +1,155 @@
+"""Calls of the newest SDK of E2B for Python, one after the other."""
+
+import time
+import urllib.error
+import urllib.request
+
+from e2b import (
+    AuthenticationException,
+    CommandExitException,
+    FileType,
+    InvalidArgumentException,
+    NotFoundException,
+    PtySize,
+    Sandbox,
+    SandboxException,
+    SandboxNotFoundException,
+    SandboxState,
+    TimeoutException,
+)
+from e2b import SandboxQuery
+
+
+def raises(kind, call):
+    try:
+        call()
+    except kind as error:
+        return error
+    raise AssertionError(f"{kind.__name__} was expected")
+
+
+raises(AuthenticationException, lambda: Sandbox.create(api_key="e2b_0000"))
+raises(SandboxException, lambda: Sandbox.create("no-such-template"))
+raises(SandboxException, lambda: Sandbox.create(network={"allow_out": ["1.1.1.1"]}))
+
+sandbox = Sandbox.create(metadata={"for": "a test"}, envs={"OF_ALL": "1"}, timeout=300)
+run = sandbox.commands.run
+
+# Commands
+result = run("echo out; echo err >&2; echo $OF_ALL $OWN", envs={"OWN": "2"})
+assert (result.stdout, result.stderr, result.exit_code) == ("out\n1 2\n", "err\n", 0), result
+error = raises(CommandExitException, lambda: run("echo before; exit 7"))
+assert (error.exit_code, error.stdout) == (7, "before\n"), error
+error = raises(CommandExitException, lambda: run("kill -9 $$"))
+assert error.exit_code != 0
+assert run("pwd", cwd="/tmp").stdout == "/tmp\n"
+raises(InvalidArgumentException, lambda: run("true", cwd="/nowhere"))
+assert run("id -un", user="root").stdout == "root\n"
+live = []
+run("for i in 1 2 3; do echo $i; done", on_stdout=live.append)
+assert "".join(live) == "1\n2\n3\n", live
+assert len(run("head -c 1000000 /dev/zero | tr '\\0' x").stdout) == 1_000_000
+raises(TimeoutException, lambda: run("sleep 100", timeout=1))
+
+cat = run("cat", background=True, stdin=True)
+assert [p.pid for p in sandbox.commands.list()] == [cat.pid]
+sandbox.commands.send_stdin(cat.pid, "typed\n")
+sandbox.commands.stream_input(cat.pid, ["one ", "two\n"])
+sandbox.commands.close_stdin(cat.pid)
+assert cat.wait().stdout == "typed\none two\n"
+assert sandbox.commands.list() == []
+
+sleeper = run("sleep 1000", background=True)
+assert run(f"kill -0 {sleeper.pid}").exit_code == 0
+sleeper.disconnect()
+again = sandbox.commands.connect(sleeper.pid)
+assert sandbox.commands.kill(sleeper.pid)
+assert not sandbox.commands.kill(sleeper.pid)
+raises(CommandExitException, again.wait)
+raises(CommandExitException, lambda: run(f"kill -0 {sleeper.pid}"))
+raises(NotFoundException, lambda: sandbox.commands.connect(999999))
+
+# A terminal
+printed = []
+terminal = sandbox.pty.create(PtySize(rows=24, cols=80))
+sandbox.pty.send_stdin(terminal.pid, b"stty size; exit 3\n")
+error = raises(CommandExitException, lambda: terminal.wait(on_pty=printed.append))
+assert error.exit_code == 3
+assert b"24 80" in b"".join(printed), printed
+
+# Files
+files = sandbox.files
+assert files.write("/tmp/a/b.txt", "text").path == "/tmp/a/b.txt"
+assert files.read("/tmp/a/b.txt") == "text"
+everything = bytes(range(256)) * 5000
+files.write("/tmp/bytes", everything)
+assert bytes(files.read("/tmp/bytes", format="bytes")) == everything
+assert b"".join(files.read("/tmp/bytes", format="stream")) == everything
+written = files.write_files([{"path": f"/tmp/many/{i}", "data": str(i)} for i in range(3)])
+assert [one.name for one in written] == ["0", "1", "2"]
+raises(NotFoundException, lambda: files.read("/tmp/nothing"))
+raises(InvalidArgumentException, lambda: files.read("/tmp"))
+raises(InvalidArgumentException, lambda: files.write("/tmp/a", "a directory"))
+assert files.exists("/tmp/a/b.txt") and not files.exists("/tmp/nothing")
+info = files.get_info("/tmp/a/b.txt")
+assert (info.name, info.type, info.size, info.permissions) == ("b.txt", FileType.FILE, 4, "-rw-r--r--"), info
+assert files.make_dir("/tmp/d/e") and not files.make_dir("/tmp/d/e")
+assert [e.name for e in files.list("/tmp/d")] == ["e"]
+files.rename("/tmp/a/b.txt", "/tmp/d/e/f.txt")
+assert [e.path for e in files.list("/tmp/d", depth=3)] == ["/tmp/d/e", "/tmp/d/e/f.txt"]
+raises(NotFoundException, lambda: files.list("/tmp/nothing"))
+raises(InvalidArgumentException, lambda: files.list("/tmp/d/e/f.txt"))
+files.remove("/tmp/d")
+assert not files.exists("/tmp/d")
+files.write("relative.txt", "at home")
+home = run("echo -n ~").stdout
+assert files.read(f"{home}/relative.txt") == "at home"
+
+# URLs without the sandbox's token
+signed = sandbox.download_url("/tmp/bytes", use_signature_expiration=60)
+assert urllib.request.urlopen(signed).read() == everything
+error = raises(urllib.error.HTTPError, lambda: urllib.request.urlopen(signed.replace("=v1_", "=v1_x")))
+assert error.code == 401
+
+# The life of a sandbox
+info = sandbox.get_info()
+assert (info.state, info.metadata) == (SandboxState.RUNNING, {"for": "a test"}), info
+other = Sandbox.create(metadata={"for": "another"})
+listed = Sandbox.list(query=SandboxQuery(metadata={"for": "a test"})).next_items()
+assert [one.sandbox_id for one in listed] == [sandbox.sandbox_id]
+first_page = Sandbox.list(limit=1)
+assert [one.sandbox_id for one in first_page.next_items()] == [other.sandbox_id]
+assert [one.sandbox_id for one in first_page.next_items()] == [sandbox.sandbox_id]
+assert not first_page.has_next
+assert other.kill() and not other.kill()
+raises(SandboxNotFoundException, lambda: Sandbox.connect(other.sandbox_id))
+
+run("echo kept > /tmp/kept")
+counter = run("i=0; while true; do i=$((i+1)); echo $i > /tmp/count; sleep 0.1; done", background=True)
+before = time.monotonic()
+while not files.exists("/tmp/count") and time.monotonic() - before < 60:
+    pass
+sandbox.pause()
+assert sandbox.get_info().state == SandboxState.PAUSED
+assert not sandbox.is_running()
+resumed = Sandbox.connect(sandbox.sandbox_id)
+assert resumed.is_running()
+assert resumed.files.read("/tmp/kept") == "kept\n"
+count = int(resumed.files.read("/tmp/count") or 0)
+while int(resumed.files.read("/tmp/count") or 0) <= count and time.monotonic() - before < 120:
+    pass
+assert int(resumed.files.read("/tmp/count")) > count, "its commands go on"
+assert counter.pid in [p.pid for p in resumed.commands.list()]
+resumed.set_timeout(0)
+while resumed.is_running() and time.monotonic() - before < 120:
+    pass
+assert not resumed.is_running(), "it ends at its deadline"
+
+automatic = Sandbox.create(timeout=300, lifecycle={"on_timeout": "pause", "auto_resume": True})
+automatic.files.write("/tmp/here", "still")
+automatic.set_timeout(0)
+while automatic.get_info().state != SandboxState.PAUSED and time.monotonic() - before < 240:
+    pass
+assert automatic.files.read("/tmp/here") == "still", "a request resumes it"
+assert automatic.kill()
+print("all calls are served")

@@ -1,0 +1,212 @@
+//! The daemon's database: keys, and sandboxes that outlive the process.
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rusqlite::Connection;
+use thiserror::Error;
+
+/// Time that another process may hold the database's lock: a transaction takes milliseconds.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What brings a database of one version to the next; `user_version` counts them.
+const MIGRATIONS: [&str; 1] = ["CREATE TABLE key (
+        id INTEGER PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        hash TEXT NOT NULL UNIQUE,
+        hint TEXT NOT NULL,
+        created INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE paused_sandbox (
+        id TEXT PRIMARY KEY,
+        checkpoint TEXT NOT NULL,
+        record TEXT NOT NULL
+    ) STRICT;"];
+
+/// The database of a daemon, in SQLite. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Database {
+    connection: Arc<Mutex<Connection>>,
+    path: PathBuf,
+}
+
+/// The reason why the database can't be used. What is in it stays.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum DatabaseError {
+    /// Its file or directory can't be made.
+    #[error("can't make {path}")]
+    Create {
+        /// The file or directory.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// SQLite can't do it: the file is locked, damaged or no database, or the disk is full.
+    #[error("can't {operation} the database {path}")]
+    Sqlite {
+        /// What was to be done.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: rusqlite::Error,
+    },
+    /// A newer version of the program wrote it.
+    #[error("the database {path} has version {found}, and this program knows those up to {known}")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: usize,
+        /// The newest version that is known.
+        known: usize,
+    },
+}
+
+impl Database {
+    /// Opens the database of a state directory, and makes it (0600) if there is none.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub fn open(directory: &Path) -> Result<Self, DatabaseError> {
+        let path = directory.join("daemon.db");
+        let create = |source| DatabaseError::Create {
+            path: path.clone(),
+            source,
+        };
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(directory).map_err(create)?;
+        // SQLite gives its other files the mode of this one.
+        let mut options = OpenOptions::new();
+        options.create(true).append(true).mode(0o600);
+        options.open(&path).map_err(create)?;
+        let opened = connect(&path).map_err(|source| DatabaseError::Sqlite {
+            operation: "open",
+            path: path.clone(),
+            source,
+        })?;
+        let database = Self {
+            connection: Arc::new(Mutex::new(opened)),
+            path,
+        };
+        database.migrate()?;
+        Ok(database)
+    }
+
+    fn migrate(&self) -> Result<(), DatabaseError> {
+        let known = MIGRATIONS.len();
+        let found = self.run("bring up to date", |connection| {
+            let transaction = connection.transaction()?;
+            let found: usize =
+                transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+            if let Some(missing) = MIGRATIONS.get(found..).filter(|all| !all.is_empty()) {
+                for migration in missing {
+                    transaction.execute_batch(migration)?;
+                }
+                transaction.pragma_update(None, "user_version", known)?;
+            }
+            transaction.commit()?;
+            Ok(found)
+        })?;
+        if found > known {
+            return Err(DatabaseError::Newer {
+                path: self.path.clone(),
+                found,
+                known,
+            });
+        }
+        Ok(())
+    }
+
+    /// Runs something on the connection.
+    pub(crate) fn run<T>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, DatabaseError> {
+        work(&mut self.lock()).map_err(|source| DatabaseError::Sqlite {
+            operation,
+            path: self.path.clone(),
+            source,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        // A panic rolls its transaction back.
+        self.connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // A commit is on the disk when it returns.
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    Ok(connection)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_database_is_private_and_opened_again() {
+        let home = tempfile::tempdir().unwrap();
+        let directory = home.path().join("state");
+        drop(Database::open(&directory).unwrap());
+        Database::open(&directory).unwrap();
+        for (path, mode) in [
+            (directory.clone(), 0o700),
+            (directory.join("daemon.db"), 0o600),
+        ] {
+            let found = fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(found & 0o777, mode, "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn a_database_of_a_newer_program_stays_as_it_is() {
+        let home = tempfile::tempdir().unwrap();
+        let database = Database::open(home.path()).unwrap();
+        let newer = MIGRATIONS.len() + 1;
+        let write =
+            |connection: &mut Connection| connection.pragma_update(None, "user_version", newer);
+        database.run("change", write).unwrap();
+        drop(database);
+        let error = Database::open(home.path()).unwrap_err();
+        assert!(
+            matches!(error, DatabaseError::Newer { found, .. } if found == newer),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_damaged_database_is_told_by_name_and_kept() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("daemon.db");
+        fs::write(
+            &path,
+            "no database at all, but long enough for a header of one",
+        )
+        .unwrap();
+        let error = Database::open(home.path()).unwrap_err();
+        assert!(error.to_string().contains("daemon.db"), "{error}");
+        assert!(
+            fs::read_to_string(&path)
+                .unwrap()
+                .starts_with("no database")
+        );
+    }
+}

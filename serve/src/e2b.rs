@@ -1,0 +1,78 @@
+//! E2B's API, as its SDKs speak it: a control plane of JSON over HTTP, and in each sandbox RPCs of the
+//! Connect protocol (<https://connectrpc.com/docs/protocol>) and transfers of files.
+//!
+//! The facts are those of the official SDKs (`e2b` on PyPI and npm) and of
+//! <https://github.com/e2b-dev/infra>: `spec/openapi.yml`, `packages/envd/spec`.
+
+mod access;
+mod control;
+mod envelope;
+mod failure;
+mod files;
+mod filesystem;
+mod listing;
+mod process;
+mod process_events;
+mod rpc;
+mod shapes;
+mod signature;
+
+use std::sync::Arc;
+
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{any, delete, get, post};
+use axum::{Router, middleware};
+
+use crate::keys::Keys;
+use crate::sandboxes::Sandboxes;
+use failure::Failure;
+
+/// The version of E2B's own agent whose calls are served, by which SDKs choose what they ask for:
+/// <https://github.com/e2b-dev/E2B/blob/main/packages/python-sdk/e2b/envd/versions.py>.
+const ENVD_VERSION: &str = "0.5.7";
+
+/// Limit of a request's body where it is no file, in bytes: what a command may have of arguments, as
+/// base64 or JSON.
+const MAX_BODY: usize = 8 * 1024 * 1024;
+
+/// What requests are served by.
+#[derive(Debug, Clone)]
+struct Api(Arc<Served>);
+
+#[derive(Debug)]
+struct Served {
+    sandboxes: Sandboxes,
+    keys: Keys,
+}
+
+/// Creates the routes.
+pub(crate) fn router(sandboxes: Sandboxes, keys: Keys) -> Router {
+    let api = Api(Arc::new(Served { sandboxes, keys }));
+    let control = Router::new()
+        .route("/sandboxes", post(control::create_v1).get(listing::list))
+        .route("/v2/sandboxes", post(control::create).get(listing::list))
+        .route("/sandboxes/{id}", get(control::info))
+        .route("/sandboxes/{id}", delete(control::kill))
+        .route("/sandboxes/{id}/timeout", post(control::set_timeout))
+        .route("/sandboxes/{id}/refreshes", post(control::refresh))
+        .route("/sandboxes/{id}/pause", post(control::pause))
+        .route("/sandboxes/{id}/resume", post(control::connect))
+        .route("/sandboxes/{id}/connect", post(control::connect))
+        .route("/v2/sandboxes/{id}/connect", post(control::connect))
+        .layer(middleware::from_fn_with_state(api.clone(), access::by_key));
+    let guest = Router::new()
+        .route("/health", get(access::health))
+        .route("/process.Process/{call}", post(process::call))
+        .route("/filesystem.Filesystem/{call}", post(filesystem::call))
+        .layer(DefaultBodyLimit::max(MAX_BODY));
+    // Bounded by the guest's disk.
+    let files = Router::new()
+        .route("/files", get(files::download).post(files::upload))
+        .layer(DefaultBodyLimit::disable());
+    control
+        .merge(guest)
+        .merge(files)
+        .fallback(any(|| async { Failure::no_route() }))
+        .method_not_allowed_fallback(|| async { Failure::no_method() })
+        .with_state(api)
+}

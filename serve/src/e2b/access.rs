@@ -1,0 +1,306 @@
+//! Who may ask for what: the holder of a key for everything, and the holder of a sandbox's token for
+//! what is in it.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::json;
+
+use super::Api;
+use super::failure::{Code, Failure, RpcFailure};
+use crate::listen::Peer;
+use crate::sandbox::{Live, Sandbox, SandboxError, State as SandboxState};
+use crate::sandbox_id::SandboxId;
+
+/// The port of E2B's own agent, under which a sandbox's calls are known.
+const AGENT_PORT: u16 = 49983;
+
+/// The header with an API key.
+const API_KEY: &str = "x-api-key";
+
+/// The header with a sandbox's token.
+const TOKEN: &str = "x-access-token";
+
+/// The headers that name a sandbox and a port where the host name does not.
+const SANDBOX: &str = "e2b-sandbox-id";
+const PORT: &str = "e2b-sandbox-port";
+
+/// The name under which those are known who come over the Unix socket without a key.
+const LOCAL: &str = "local";
+
+/// Who asks: the name of a key.
+#[derive(Debug, Clone)]
+pub(super) struct Caller(pub(super) String);
+
+/// Lets in who has a key, or comes over the Unix socket.
+pub(super) async fn by_key(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+    match caller(&api, request.extensions().get().copied(), request.headers()) {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(failure) => failure.into_response(),
+    }
+}
+
+fn caller(api: &Api, peer: Option<Peer>, headers: &HeaderMap) -> Result<Caller, Failure> {
+    let key = text(headers, API_KEY)
+        .or_else(|| text(headers, header::AUTHORIZATION.as_str())?.strip_prefix("Bearer "));
+    let Some(key) = key else {
+        return match peer {
+            Some(Peer::Local) => Ok(Caller(LOCAL.to_owned())),
+            _ => Err(Failure::unauthorized(
+                "an API key is needed, in the header X-API-Key; `ironclaw key create` makes one",
+            )),
+        };
+    };
+    match api.0.keys.holder(key) {
+        Ok(Some(name)) => Ok(Caller(name)),
+        Ok(None) => Err(Failure::unauthorized(
+            "this API key is none, or was revoked",
+        )),
+        Err(error) => {
+            tracing::error!(%error, "keys can't be looked up");
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            Err(Failure::new(status, "keys can't be looked up now"))
+        }
+    }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// Which sandbox and port a request is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Target {
+    pub(super) id: SandboxId,
+    pub(super) port: u16,
+}
+
+impl Target {
+    /// Reads it from the host name, `PORT-ID.DOMAIN`, or from headers.
+    pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
+        let by_host = || {
+            let label = text(headers, header::HOST.as_str())?.split('.').next()?;
+            let (port, id) = label.split_once('-')?;
+            Some(Self {
+                id: id.parse().ok()?,
+                port: port.parse().ok()?,
+            })
+        };
+        let by_headers = || {
+            Some(Self {
+                id: text(headers, SANDBOX)?.parse().ok()?,
+                port: match text(headers, PORT) {
+                    Some(port) => port.parse().ok()?,
+                    None => AGENT_PORT,
+                },
+            })
+        };
+        by_host().or_else(by_headers)
+    }
+}
+
+/// A refusal of a request to a sandbox.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// It is not there, or can't be reached.
+    Unreachable {
+        id: String,
+        reason: &'static str,
+    },
+    Failed(RpcFailure),
+}
+
+impl Refused {
+    fn gone(id: impl Into<String>) -> Self {
+        Self::Unreachable {
+            id: id.into(),
+            // The SDKs know a sandbox that is gone by these words.
+            reason: "The sandbox was not found",
+        }
+    }
+
+    fn of(error: &SandboxError, id: &SandboxId) -> Self {
+        match error {
+            SandboxError::Gone | SandboxError::Paused => Self::gone(id.as_str()),
+            other => {
+                let failure = Failure::of(other, Some(id));
+                Self::Failed(RpcFailure::new(Code::Unavailable, failure.message))
+            }
+        }
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Unreachable { id, reason } => {
+                let status = StatusCode::BAD_GATEWAY;
+                let body = json!({ "sandboxId": id, "message": reason, "code": status.as_u16() });
+                (status, Json(body)).into_response()
+            }
+            Self::Failed(failure) => failure.into_response(),
+        }
+    }
+}
+
+impl From<RpcFailure> for Refused {
+    fn from(failure: RpcFailure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// A sandbox that a request has access to.
+#[derive(Debug)]
+pub(super) struct Entered {
+    pub(super) sandbox: Arc<Sandbox>,
+    pub(super) live: Live,
+    /// The user that it names, if it does.
+    pub(super) user: Option<String>,
+}
+
+impl Entered {
+    /// Returns the user that the request acts as.
+    pub(super) async fn user(&self) -> Result<String, RpcFailure> {
+        match &self.user {
+            Some(user) => Ok(user.clone()),
+            None => {
+                let user = self.sandbox.template.user(&self.live.vm).await?;
+                Ok(user.to_owned())
+            }
+        }
+    }
+}
+
+/// Finds the sandbox that a request is for.
+pub(super) fn find(api: &Api, headers: &HeaderMap) -> Result<Arc<Sandbox>, Refused> {
+    let Some(target) = Target::of(headers) else {
+        return Err(RpcFailure::invalid(
+            "no sandbox is named, by the host name PORT-ID.DOMAIN or the header E2b-Sandbox-Id",
+        )
+        .into());
+    };
+    let id = target.id.as_str();
+    let sandbox = api
+        .0
+        .sandboxes
+        .get(&target.id)
+        .map_err(|_| Refused::gone(id))?;
+    if target.port != AGENT_PORT {
+        return Err(Refused::Unreachable {
+            id: id.to_owned(),
+            reason: "The sandbox is running but port is not open",
+        });
+    }
+    Ok(sandbox)
+}
+
+/// Lets a request into a sandbox whose token it has.
+pub(super) async fn enter(api: &Api, headers: &HeaderMap) -> Result<Entered, Refused> {
+    let sandbox = find(api, headers)?;
+    let presented = text(headers, TOKEN).unwrap_or_default();
+    if !sandbox.record.token.is(presented) {
+        let failure = RpcFailure::new(
+            Code::Unauthenticated,
+            "the header X-Access-Token has not this sandbox's token",
+        );
+        return Err(failure.into());
+    }
+    let_in(api, sandbox, user(headers)?).await
+}
+
+/// Lets a request into a sandbox that it has proved its right to.
+pub(super) async fn let_in(
+    api: &Api,
+    sandbox: Arc<Sandbox>,
+    user: Option<String>,
+) -> Result<Entered, Refused> {
+    let live = api.0.sandboxes.live(&sandbox).await;
+    let live = live.map_err(|error| Refused::of(&error, &sandbox.id))?;
+    Ok(Entered {
+        sandbox,
+        live,
+        user,
+    })
+}
+
+/// Reads the user out of `Authorization: Basic base64("USER:")`.
+pub(super) fn user(headers: &HeaderMap) -> Result<Option<String>, RpcFailure> {
+    let Some(value) = text(headers, header::AUTHORIZATION.as_str()) else {
+        return Ok(None);
+    };
+    let Some(encoded) = value.strip_prefix("Basic ") else {
+        return Ok(None);
+    };
+    let bad = || RpcFailure::invalid("the header Authorization is not one of a user");
+    let decoded = STANDARD.decode(encoded).map_err(|_| bad())?;
+    let decoded = String::from_utf8(decoded).map_err(|_| bad())?;
+    let user = decoded.split(':').next().unwrap_or_default();
+    Ok(Some(user.to_owned()).filter(|user| !user.is_empty()))
+}
+
+/// Answers whether a sandbox runs; without one, that the daemon does.
+pub(super) async fn health(State(api): State<Api>, headers: HeaderMap) -> Response {
+    if Target::of(&headers).is_none() {
+        return StatusCode::NO_CONTENT.into_response();
+    }
+    match find(&api, &headers) {
+        Ok(sandbox) if sandbox.status().state == SandboxState::Running => {
+            StatusCode::NO_CONTENT.into_response()
+        }
+        Ok(sandbox) => Refused::gone(sandbox.id.as_str()).into_response(),
+        Err(refused) => refused.into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "iabcdefghij2345678901";
+
+    fn headers(all: &[(&'static str, &str)]) -> HeaderMap {
+        all.iter()
+            .map(|(name, value)| {
+                (
+                    header::HeaderName::from_static(name),
+                    value.parse().unwrap(),
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_sandbox_is_named_by_the_host_or_by_headers() {
+        let host = format!("8080-{ID}.example.com:3000");
+        let target = Target::of(&headers(&[("host", &host)])).unwrap();
+        assert_eq!((target.id.as_str(), target.port), (ID, 8080));
+        let by_headers = [("host", "127.0.0.1:3000"), (SANDBOX, ID), (PORT, "49983")];
+        let target = Target::of(&headers(&by_headers)).unwrap();
+        assert_eq!((target.id.as_str(), target.port), (ID, AGENT_PORT));
+        assert_eq!(Target::of(&headers(&[("host", "localhost:3000")])), None);
+        assert_eq!(Target::of(&headers(&[(SANDBOX, "../x")])), None);
+        assert_eq!(
+            Target::of(&headers(&[(SANDBOX, ID), (PORT, "99999")])),
+            None
+        );
+    }
+
+    #[test]
+    fn a_user_is_read_from_basic_authorization() {
+        let of = |value: &str| user(&headers(&[("authorization", value)]));
+        // base64 of `root:`.
+        assert_eq!(of("Basic cm9vdDo=").unwrap().as_deref(), Some("root"));
+        assert_eq!(of("Bearer x").unwrap(), None);
+        assert!(of("Basic !").is_err());
+        assert_eq!(user(&HeaderMap::new()).unwrap(), None);
+    }
+}

@@ -1,0 +1,156 @@
+//! Lists sandboxes, in pages.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use axum::Json;
+use axum::extract::{RawQuery, State};
+use axum::http::{HeaderName, HeaderValue};
+use axum::response::{IntoResponse, Response};
+
+use super::Api;
+use super::failure::Failure;
+use super::shapes::{Info, state_name};
+use crate::sandbox::Sandbox;
+
+/// Sandboxes on a page, at most and by default.
+const PAGE: usize = 100;
+
+/// The header that has the place where the next page begins.
+const NEXT: HeaderName = HeaderName::from_static("x-next-token");
+
+/// What is asked for.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Asked {
+    metadata: BTreeMap<String, String>,
+    states: Vec<String>,
+    limit: Option<usize>,
+    after: Option<Place>,
+}
+
+/// The place of a sandbox in the list: when it was started, in microseconds since 1970, and its id.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Place(u128, String);
+
+impl Place {
+    fn of(sandbox: &Sandbox) -> Self {
+        let since = sandbox.record.started.duration_since(UNIX_EPOCH);
+        let since = since.unwrap_or(Duration::ZERO);
+        Self(since.as_micros(), sandbox.id.to_string())
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (since, id) = text.split_once('-')?;
+        Some(Self(since.parse().ok()?, id.to_owned()))
+    }
+
+    fn token(&self) -> String {
+        format!("{}-{}", self.0, self.1)
+    }
+}
+
+impl Asked {
+    fn parse(query: &str) -> Result<Self, Failure> {
+        let mut asked = Self::default();
+        for (name, value) in pairs(query) {
+            match name.as_str() {
+                "metadata" => asked.metadata = pairs(&value).collect(),
+                "state" => asked.states.extend(value.split(',').map(str::to_owned)),
+                "limit" => {
+                    let limit = value
+                        .parse()
+                        .ok()
+                        .filter(|limit| (1..=PAGE).contains(limit));
+                    let bad =
+                        || Failure::bad_request(format!("limit is a number from 1 to {PAGE}"));
+                    asked.limit = Some(limit.ok_or_else(bad)?);
+                }
+                "nextToken" => {
+                    let bad = || Failure::bad_request("nextToken is not one of these lists");
+                    asked.after = Some(Place::parse(&value).ok_or_else(bad)?);
+                }
+                _ => {}
+            }
+        }
+        Ok(asked)
+    }
+
+    fn wants(&self, sandbox: &Sandbox) -> bool {
+        let state = state_name(sandbox.status().state);
+        let is_state = self.states.is_empty() || self.states.iter().any(|asked| asked == state);
+        is_state
+            && self
+                .metadata
+                .iter()
+                .all(|(name, value)| sandbox.record.metadata.get(name) == Some(value))
+            && self
+                .after
+                .as_ref()
+                .is_none_or(|after| Place::of(sandbox) < *after)
+    }
+}
+
+/// Reads `name=value` pairs that are percent-encoded.
+fn pairs(query: &str) -> impl Iterator<Item = (String, String)> + '_ {
+    query
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (decode(name), decode(value))
+        })
+}
+
+fn decode(text: &str) -> String {
+    let spaced = text.replace('+', " ");
+    percent_encoding::percent_decode_str(&spaced)
+        .decode_utf8_lossy()
+        .into_owned()
+}
+
+pub(super) async fn list(
+    State(api): State<Api>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Failure> {
+    let asked = Asked::parse(&query.unwrap_or_default())?;
+    let mut found: Vec<Arc<Sandbox>> = api.0.sandboxes.list();
+    found.retain(|sandbox| asked.wants(sandbox));
+    let limit = asked.limit.unwrap_or(PAGE);
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let page: Vec<_> = found.iter().map(|sandbox| Info::of(sandbox)).collect();
+    let mut response = Json(page).into_response();
+    if let (true, Some(last)) = (more, found.last()) {
+        let token = HeaderValue::try_from(Place::of(last).token());
+        if let Ok(token) = token {
+            response.headers_mut().insert(NEXT, token);
+        }
+    }
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_are_read_from_the_query() {
+        let asked =
+            Asked::parse("metadata=user%3Da%2520b%26x%3Dy&state=running&state=paused&limit=2");
+        let asked = asked.unwrap();
+        let metadata = [("user", "a b"), ("x", "y")];
+        let metadata = metadata.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(asked.metadata, BTreeMap::from(metadata));
+        assert_eq!(asked.states, ["running", "paused"]);
+        assert_eq!(asked.limit, Some(2));
+        assert!(Asked::parse("limit=0").is_err() && Asked::parse("limit=101").is_err());
+        assert!(Asked::parse("nextToken=x").is_err());
+    }
+
+    #[test]
+    fn a_place_is_read_as_it_is_written() {
+        let place = Place(12, "iabc".to_owned());
+        assert_eq!(Place::parse(&place.token()), Some(place));
+    }
+}

@@ -1,0 +1,35 @@
+//! The daemon: hands out microVMs over HTTP.
+//!
+//! ```text
+//!  E2B's SDKs ──▶ e2b ──▶ sandboxes ──▶ templates ──▶ ironclaw_orchestrator::vm
+//!                  │          │
+//!                  ▼          ▼
+//!                keys      database
+//! ```
+//!
+//! [`Server`] listens; a [`Sandboxes`] has the VMs under the ids that clients know, with their deadlines.
+//! Each API translates: what it asks for is done by the library's own calls, and no foreign agent runs in
+//! a guest.
+
+#![forbid(unsafe_code)]
+
+mod accounts;
+mod database;
+mod e2b;
+mod fan_out;
+mod keys;
+mod listen;
+mod process;
+mod sandbox;
+mod sandbox_id;
+mod sandboxes;
+mod secret;
+mod templates;
+
+pub use database::{Database, DatabaseError};
+pub use keys::{BadKeyName, Key, KeyInfo, Keys, NewKeyError};
+pub use listen::{Bounds, ListenError, Server};
+pub use sandbox::{Expiry, NewSandbox, SandboxError};
+pub use sandbox_id::SandboxId;
+pub use sandboxes::Sandboxes;
+pub use templates::{TemplateError, Templates};

@@ -1,0 +1,419 @@
+//! A sandbox: a VM under an id that its clients keep, whether it runs or is paused.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use ironclaw_orchestrator::template::TemplateHash;
+use ironclaw_orchestrator::vm::snapshot::{Snapshot, SnapshotError};
+use ironclaw_orchestrator::vm::{
+    CheckpointError, CheckpointOptions, ErrorKind, GuestError, SpawnError, SpawnOptions, VmClient,
+    VmHandle,
+};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::database::DatabaseError;
+use crate::process::Processes;
+use crate::sandbox_id::SandboxId;
+use crate::secret::Secret;
+use crate::templates::{TemplateError, TemplatePool};
+
+/// What becomes of a sandbox at its deadline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Expiry {
+    /// It is killed.
+    Kill,
+    /// It is paused, and can be resumed.
+    Pause,
+}
+
+/// What a client asks of a new sandbox.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct NewSandbox {
+    /// The name of its template.
+    pub template: String,
+    /// Time until its deadline.
+    pub lifetime: Duration,
+    /// What becomes of it then.
+    pub expiry: Expiry,
+    /// Whether a request to it resumes it when it is paused.
+    pub resume_on_use: bool,
+    /// What its client wants to find it by.
+    pub metadata: BTreeMap<String, String>,
+    /// Variables of each of its commands.
+    pub env: BTreeMap<String, String>,
+}
+
+impl NewSandbox {
+    /// Asks for a sandbox of a template with a lifetime, which is killed after it.
+    #[must_use]
+    pub fn of(template: impl Into<String>, lifetime: Duration) -> Self {
+        Self {
+            template: template.into(),
+            lifetime,
+            expiry: Expiry::Kill,
+            resume_on_use: false,
+            metadata: BTreeMap::new(),
+            env: BTreeMap::new(),
+        }
+    }
+}
+
+/// The reason why a sandbox does not do what it is asked.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SandboxError {
+    /// There is none of that id, or no more.
+    #[error("the sandbox was not found")]
+    Gone,
+    /// It is paused.
+    #[error("the sandbox is paused")]
+    Paused,
+    /// There are as many as there may be.
+    #[error("there are {0} sandboxes, as many as there may be")]
+    TooMany(usize),
+    /// The daemon is ending.
+    #[error("the daemon is ending")]
+    Draining,
+    /// Its template can't be used.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// No VM could be spawned.
+    #[error("no VM could be had")]
+    Spawn(#[from] SpawnError),
+    /// It could not be paused. It runs on, or is gone if its VM failed.
+    #[error("the sandbox can't be paused")]
+    Pause(#[from] CheckpointError),
+    /// Its memory can't be read any more, or not be deleted.
+    #[error("the memory of a paused sandbox can't be used")]
+    Memory(#[from] SnapshotError),
+    /// Its guest did not do what was asked.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// The kernel gives no random numbers.
+    #[error("the kernel gives no random numbers: {0}")]
+    Random(String),
+}
+
+impl SandboxError {
+    /// Returns whether there is no room now and may be later.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        match self {
+            Self::Spawn(error) => matches!(error.kind(), ErrorKind::NoRoom | ErrorKind::Busy),
+            Self::TooMany(_) | Self::Draining => true,
+            _ => false,
+        }
+    }
+}
+
+/// What is kept of a sandbox that is paused.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// The name that its maker asked for.
+    pub(crate) template: String,
+    /// Where that led.
+    pub(crate) template_hash: TemplateHash,
+    pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) env: BTreeMap<String, String>,
+    pub(crate) expiry: Expiry,
+    pub(crate) resume_on_use: bool,
+    /// Who made it: the name of a key.
+    pub(crate) owner: String,
+    pub(crate) started: SystemTime,
+    #[serde(with = "secret_text")]
+    pub(crate) token: Secret,
+}
+
+mod secret_text {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    use crate::secret::Secret;
+
+    pub(super) fn serialize<S: Serializer>(secret: &Secret, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(secret.reveal())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Secret, D::Error> {
+        String::deserialize(from).map(Secret::known)
+    }
+}
+
+/// Whether a sandbox runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum State {
+    Running,
+    Paused,
+}
+
+/// What can be told of a sandbox at once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Status {
+    pub(crate) state: State,
+    /// The deadline; when it was paused, if it is.
+    pub(crate) end: SystemTime,
+    deadline: Option<Instant>,
+}
+
+/// A sandbox.
+#[derive(Debug)]
+pub(crate) struct Sandbox {
+    pub(crate) id: SandboxId,
+    pub(crate) record: Record,
+    pub(crate) template: Arc<TemplatePool>,
+    /// One change at a time; requests wait for it.
+    phase: tokio::sync::Mutex<Phase>,
+    status: Mutex<Status>,
+    pub(crate) changed: Notify,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Running(Box<Ran>),
+    Paused(Snapshot),
+    Gone,
+}
+
+#[derive(Debug)]
+struct Ran {
+    vm: VmHandle,
+    processes: Arc<Processes>,
+    /// The checkpoint that it was resumed from, whose files it may still read.
+    from: Option<Snapshot>,
+}
+
+/// A sandbox that runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Live {
+    pub(crate) vm: VmClient,
+    pub(crate) processes: Arc<Processes>,
+}
+
+/// What a pause left.
+#[derive(Debug)]
+pub(crate) enum Paused {
+    /// A checkpoint of it.
+    Now(Snapshot),
+    /// It was paused before.
+    Before,
+}
+
+impl Sandbox {
+    /// Makes a sandbox of a VM.
+    pub(crate) fn running(
+        id: SandboxId,
+        record: Record,
+        template: Arc<TemplatePool>,
+        vm: VmHandle,
+        lifetime: Duration,
+    ) -> Self {
+        let ran = Ran {
+            vm,
+            processes: Arc::default(),
+            from: None,
+        };
+        Self {
+            id,
+            record,
+            template,
+            phase: tokio::sync::Mutex::new(Phase::Running(Box::new(ran))),
+            status: Mutex::new(Status::until(lifetime)),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Makes a sandbox of a checkpoint.
+    pub(crate) fn paused(
+        id: SandboxId,
+        record: Record,
+        template: Arc<TemplatePool>,
+        checkpoint: Snapshot,
+        since: SystemTime,
+    ) -> Self {
+        Self {
+            id,
+            record,
+            template,
+            phase: tokio::sync::Mutex::new(Phase::Paused(checkpoint)),
+            status: Mutex::new(Status::paused(since)),
+            changed: Notify::new(),
+        }
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        *self.lock()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets the deadline, counted from now.
+    pub(crate) async fn set_lifetime(&self, lifetime: Duration) -> Result<(), SandboxError> {
+        match &*self.phase.lock().await {
+            Phase::Running(_) => {}
+            Phase::Paused(_) => return Err(SandboxError::Paused),
+            Phase::Gone => return Err(SandboxError::Gone),
+        }
+        *self.lock() = Status::until(lifetime);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// Moves the deadline to a later time, never to an earlier one.
+    pub(crate) fn extend(&self, lifetime: Duration) {
+        let extended = Status::until(lifetime);
+        let mut status = self.lock();
+        if status.state == State::Running && extended.deadline > status.deadline {
+            *status = extended;
+            self.changed.notify_one();
+        }
+    }
+
+    /// Returns it if it runs.
+    pub(crate) async fn live(&self) -> Result<Live, SandboxError> {
+        match &*self.phase.lock().await {
+            Phase::Running(ran) => Ok(ran.live()),
+            Phase::Paused(_) => Err(SandboxError::Paused),
+            Phase::Gone => Err(SandboxError::Gone),
+        }
+    }
+
+    /// Writes its memory and ends its VM.
+    pub(crate) async fn pause(&self) -> Result<Paused, SandboxError> {
+        let mut phase = self.phase.lock().await;
+        let ran = match &*phase {
+            Phase::Running(ran) => ran,
+            Phase::Paused(_) => return Ok(Paused::Before),
+            Phase::Gone => return Err(SandboxError::Gone),
+        };
+        let options = CheckpointOptions::owned_by(owner(&self.id));
+        let checkpoint = ran.vm.checkpoint(options).await?;
+        let before = std::mem::replace(&mut *phase, Phase::Paused(checkpoint.clone()));
+        *self.lock() = Status::paused(SystemTime::now());
+        self.changed.notify_one();
+        if let Phase::Running(ran) = before {
+            self.end(*ran).await;
+        }
+        Ok(Paused::Now(checkpoint))
+    }
+
+    /// Goes on with a paused one; returns whether it was paused.
+    pub(crate) async fn resume(&self, lifetime: Duration) -> Result<bool, SandboxError> {
+        let mut phase = self.phase.lock().await;
+        let checkpoint = match &*phase {
+            Phase::Running(_) => return Ok(false),
+            Phase::Paused(checkpoint) => checkpoint.clone(),
+            Phase::Gone => return Err(SandboxError::Gone),
+        };
+        let options = SpawnOptions::named(self.id.as_str());
+        let vm = self.template.pool.fork(&checkpoint, options).await?;
+        *phase = Phase::Running(Box::new(Ran {
+            vm,
+            processes: Arc::default(),
+            from: Some(checkpoint),
+        }));
+        *self.lock() = Status::until(lifetime);
+        self.changed.notify_one();
+        Ok(true)
+    }
+
+    /// Ends it for good; returns whether it was there.
+    pub(crate) async fn kill(&self) -> bool {
+        let mut phase = self.phase.lock().await;
+        let before = std::mem::replace(&mut *phase, Phase::Gone);
+        self.changed.notify_one();
+        match before {
+            Phase::Running(ran) => self.end(*ran).await,
+            Phase::Paused(checkpoint) => self.forget(checkpoint).await,
+            Phase::Gone => return false,
+        }
+        true
+    }
+
+    /// Resolves when its VM has ended, if it runs.
+    pub(crate) async fn ended(&self) {
+        let vm = match &*self.phase.lock().await {
+            Phase::Running(ran) => Some(ran.vm.client()),
+            Phase::Paused(_) | Phase::Gone => None,
+        };
+        match vm {
+            Some(vm) => drop(vm.wait().await),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Returns the time of its deadline, if it runs.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.lock().deadline
+    }
+
+    async fn end(&self, ran: Ran) {
+        let Ran { vm, from, .. } = ran;
+        if let Err(error) = vm.destroy().await {
+            tracing::warn!(sandbox = %self.id, %error, "a VM has not ended in time");
+        }
+        if let Some(checkpoint) = from {
+            self.forget(checkpoint).await;
+        }
+    }
+
+    /// Deletes a checkpoint that nobody goes on from any more.
+    async fn forget(&self, checkpoint: Snapshot) {
+        let (store, id) = (
+            self.template.pool.launcher().snapshots().clone(),
+            checkpoint.id(),
+        );
+        let owner = owner(&self.id);
+        drop(checkpoint);
+        let deleted = tokio::task::spawn_blocking(move || store.delete_checkpoint(id, &owner));
+        match deleted.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(sandbox = %self.id, %error, "a checkpoint stays on the disk");
+            }
+            // The runtime shuts down.
+            Err(_) => {}
+        }
+    }
+}
+
+impl Ran {
+    fn live(&self) -> Live {
+        Live {
+            vm: self.vm.client(),
+            processes: Arc::clone(&self.processes),
+        }
+    }
+}
+
+/// Returns the owner under which a sandbox's checkpoints are kept.
+fn owner(id: &SandboxId) -> String {
+    format!("sandbox {id}")
+}
+
+impl Status {
+    fn until(lifetime: Duration) -> Self {
+        Self {
+            state: State::Running,
+            end: SystemTime::now() + lifetime,
+            deadline: Some(Instant::now() + lifetime),
+        }
+    }
+
+    fn paused(since: SystemTime) -> Self {
+        Self {
+            state: State::Paused,
+            end: since,
+            deadline: None,
+        }
+    }
+}
