@@ -110,8 +110,10 @@ async fn perform(
         let config = config.clone();
         blocking(move || Home::create(&config)).await?
     };
+    let image = template.manifest().root_disk.as_ref();
+    let image = image.map_or(0, |image| image.size);
     if options.faults
-        && let Err(error) = home.own_disk(config)
+        && let Err(error) = home.own_disk(config, image)
     {
         skipped.push(format!(
             "{}: no file system of its own can be mounted, which takes root: {error}",
@@ -134,6 +136,7 @@ async fn perform(
 
     let launcher = Launcher::open(&config, reporter.progress()).await?;
     let vmm = launcher.vmm().clone();
+    let template = launcher.template().clone();
     let (pool, budget) = pool(launcher, &config).await?;
     let dialect = match stop.or(filled(&pool)).await {
         Ok(dialect) => dialect,
@@ -163,6 +166,8 @@ async fn perform(
     let mut leaks = Taken::compare(&before, &after);
     leaks.extend(leaks::budget(budget.used()));
     leaks.extend(load.memory);
+    reporter.stage("comparing the template with what was built", true);
+    leaks.push(blocking(move || leaks::changes(&template)).await?);
     drop(home);
     Ok(Tallied {
         tally,

@@ -91,11 +91,13 @@ impl Home {
 
     /// Moves the state to a file system of its own, so that it can be filled.
     ///
+    /// It has room for the image of a root disk of `image` bytes.
+    ///
     /// # Errors
     /// The reason why that is not possible here.
-    pub(super) fn own_disk(&mut self, config: &Config) -> io::Result<()> {
+    pub(super) fn own_disk(&mut self, config: &Config, image: u64) -> io::Result<()> {
         let snapshots = config.pool_size as u64 * 2 + 2;
-        let bytes = config.machine.memory_bytes() * snapshots + OVERHEAD_BYTES;
+        let bytes = config.machine.memory_bytes() * snapshots + OVERHEAD_BYTES + image;
         let options = std::ffi::CString::new(format!("mode=0700,size={bytes}"))?;
         mount(
             "ironclaw-soak",
@@ -142,7 +144,10 @@ impl Home {
             let from = template.kernel().parent().unwrap_or(Path::new("/"));
             for entry in fs::read_dir(from)? {
                 let entry = entry?;
-                fs::copy(entry.path(), copy.join(entry.file_name()))?;
+                // What leads to a snapshot that needs the template does not need its copy.
+                if entry.file_type()?.is_file() {
+                    fs::copy(entry.path(), copy.join(entry.file_name()))?;
+                }
             }
             symlink(&name, config.template_path.join("default"))
         };
@@ -367,7 +372,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let config = config(parent.path());
         let mut home = Home::create(&config).unwrap();
-        if let Err(error) = home.own_disk(&config) {
+        if let Err(error) = home.own_disk(&config, 0) {
             // A user who may not mount is told so, and soaks without that fault.
             assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{error}");
             assert!(home.disk().is_none() && home.aside().starts_with(parent.path()));

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use ironclaw_console::output::blocking;
+use ironclaw_orchestrator::template::{Template, TemplateError};
 use ironclaw_orchestrator::vm::{Config, Limit};
 use procfs::process::{FDTarget, Process};
 use serde::Serialize;
@@ -125,6 +126,17 @@ pub(super) fn budget(used: Limit) -> Vec<Comparison> {
     ]
 }
 
+/// Checks that no guest has changed the files that all of a template share, like the image of its root.
+pub(super) fn changes(template: &Template) -> Result<Comparison> {
+    let changed = match template.verify() {
+        Ok(()) => 0,
+        Err(TemplateError::WrongContent { .. }) => 1,
+        Err(error) => return Err(error.into()),
+    };
+    let what = "changed files of the template";
+    Ok(Comparison::new(what, 0, changed, 0))
+}
+
 /// Checks that memory has not grown.
 pub(super) fn memory(first_quarter: u64, end: u64) -> Comparison {
     Comparison::new("bytes of memory", first_quarter, end, MEMORY_ALLOWANCE)
@@ -237,6 +249,26 @@ mod tests {
         ];
         assert_eq!(leaked(&none, &more), all);
         assert!(leaked(&more, &none).is_empty(), "less is no leak");
+    }
+
+    #[test]
+    fn a_change_of_the_image_that_all_guests_share_is_found() {
+        use ironclaw_orchestrator::template::{ImportSpec, TemplateStore};
+        let directory = tempfile::tempdir().unwrap();
+        let [kernel, image] = ["kernel", "image"].map(|name| directory.path().join(name));
+        fs::write(&kernel, "\x7fELF").unwrap();
+        fs::write(&image, [7; 1024]).unwrap();
+        let spec = ImportSpec {
+            kernel,
+            initramfs: None,
+            root_disk: Some(image),
+            boot_args: String::new(),
+        };
+        let store = TemplateStore::open(directory.path().join("templates")).unwrap();
+        let template = store.import(&spec, &mut |_| {}).unwrap();
+        assert!(!changes(&template).unwrap().leaked);
+        fs::write(template.root_disk().unwrap(), [8; 1024]).unwrap();
+        assert!(changes(&template).unwrap().leaked);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::time::Duration;
 use ironclaw_orchestrator::template::{ImportSpec, Removal, Sha256Digest, Template, TemplateStore};
 use ironclaw_orchestrator::vm::snapshot::{FileRole, Snapshot};
 use ironclaw_orchestrator::vm::vmm::DiskId;
-use ironclaw_orchestrator::vm::{CheckpointOptions, Launcher, SpawnOptions, VmHandle};
+use ironclaw_orchestrator::vm::{CheckpointOptions, Config, Launcher, SpawnOptions, VmHandle};
 use libtest_mimic::Trial;
 
 use crate::backend::{self, Backend};
@@ -52,11 +52,22 @@ pub(crate) fn trials() -> Vec<Trial> {
 /// A launcher whose template has a root disk.
 pub(crate) struct Disks {
     pub(crate) launcher: Launcher,
-    image: PathBuf,
+    pub(crate) image: PathBuf,
 }
 
 impl Disks {
     pub(crate) fn make(backend: &Backend) -> Self {
+        let (config, template) = Self::template(backend);
+        let snapshots = backend.launcher.snapshots().clone();
+        let progress = Arc::new(|_: &_| {});
+        let vmm = Arc::clone(&backend.vmm);
+        let image = template.root_disk().unwrap().to_owned();
+        let launcher = Launcher::with(vmm, template, &config, snapshots, progress).unwrap();
+        Self { launcher, image }
+    }
+
+    /// Makes a template with a root disk, and settings for its guests.
+    pub(crate) fn template(backend: &Backend) -> (Config, Template) {
         let directory = backend.config.run_path.parent().unwrap();
         let image = root_image::make(backend.launcher.template(), directory);
         let mut config = backend.config.clone();
@@ -71,12 +82,7 @@ impl Disks {
             boot_args: base.boot_args().to_owned(),
         };
         let template = store.import(&spec, &mut |_| {}).unwrap();
-        let image = template.root_disk().unwrap().to_owned();
-        let snapshots = backend.launcher.snapshots().clone();
-        let progress = Arc::new(|_: &_| {});
-        let vmm = Arc::clone(&backend.vmm);
-        let launcher = Launcher::with(vmm, template, &config, snapshots, progress).unwrap();
-        Self { launcher, image }
+        (config, template)
     }
 
     /// Opens a launcher of a template that is in the store, deleted or not.

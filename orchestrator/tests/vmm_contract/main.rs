@@ -45,6 +45,7 @@ mod disk;
 mod embedding;
 mod every_call;
 mod faults;
+mod full_disk;
 mod honesty;
 mod inject;
 mod life;
@@ -60,6 +61,8 @@ mod room;
 #[path = "../shared/root_image.rs"]
 mod root_image;
 mod simulator;
+#[path = "../shared/small_disk.rs"]
+mod small_disk;
 mod taken_over;
 mod victim;
 #[path = "../shared/within.rs"]
@@ -99,6 +102,7 @@ fn main() -> ExitCode {
         embedding::trials(),
         every_call::trials(),
         faults::trials(),
+        full_disk::trials(),
         honesty::trials(),
         life::trials(),
         maker::trials(),
