@@ -57,7 +57,9 @@ impl Daemon {
         command.arg("--state").arg(state.path());
         command.arg("--socket").arg(&socket);
         // A first boot may take longer than a client waits.
-        command.args(["--warm", "base"]).env("IRONCLAW_POOL_SIZE", "1");
+        command
+            .args(["--warm", "base"])
+            .env("IRONCLAW_POOL_SIZE", "1");
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut told = String::new();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
@@ -114,7 +116,10 @@ impl Daemon {
         kill_process(pid, Signal::TERM).unwrap();
         let status = self.child.wait().unwrap();
         assert!(status.success(), "{status}");
-        assert!(self.apart.processes().is_empty(), "VMs outlive their daemon");
+        assert!(
+            self.apart.processes().is_empty(),
+            "VMs outlive their daemon"
+        );
         self.parts()
     }
 

@@ -67,7 +67,9 @@ async fn share_a_set(lab: &Lab) {
         vm.destroy().await.unwrap();
         // It is replaced.
         pool.warmup().await.unwrap();
-        assert_eq!(pool.stats().standby, STANDBY);
+        // Spawns within two seconds are one burst, for which as many stand by.
+        let burst = STANDBY.max(number + 1);
+        assert!((STANDBY..=burst).contains(&pool.stats().standby));
     }
     // The set lasts as long as one of the pools.
     let last = pools.pop().unwrap();
