@@ -5,6 +5,7 @@
 //! <https://github.com/e2b-dev/infra>: `spec/openapi.yml`, `packages/envd/spec`.
 
 mod access;
+mod api;
 mod control;
 mod envelope;
 mod failure;
@@ -25,25 +26,8 @@ use axum::{Router, middleware};
 
 use crate::keys::Keys;
 use crate::sandboxes::Sandboxes;
+use api::{Api, MAX_BODY, Served};
 use failure::Failure;
-
-/// The version of E2B's own agent whose calls are served, by which SDKs choose what they ask for:
-/// <https://github.com/e2b-dev/E2B/blob/main/packages/python-sdk/e2b/envd/versions.py>.
-const ENVD_VERSION: &str = "0.5.7";
-
-/// Limit of a request's body where it is no file, in bytes: what a command may have of arguments, as
-/// base64 or JSON.
-const MAX_BODY: usize = 8 * 1024 * 1024;
-
-/// What requests are served by.
-#[derive(Debug, Clone)]
-struct Api(Arc<Served>);
-
-#[derive(Debug)]
-struct Served {
-    sandboxes: Sandboxes,
-    keys: Keys,
-}
 
 /// Creates the routes.
 pub(crate) fn router(sandboxes: Sandboxes, keys: Keys) -> Router {

@@ -176,7 +176,7 @@ mod tests {
         let key = keys.create("ci").unwrap();
         assert_eq!(keys.holder(&key.text).unwrap().as_deref(), Some("ci"));
         assert_eq!(keys.holder("e2b_0").unwrap(), None);
-        assert_eq!(keys.list().unwrap(), [key.info.clone()]);
+        assert_eq!(keys.list().unwrap(), std::slice::from_ref(&key.info));
         for entry in std::fs::read_dir(home.path()).unwrap() {
             let content = std::fs::read(entry.unwrap().path()).unwrap();
             let found = content

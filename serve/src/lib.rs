@@ -19,6 +19,7 @@ mod e2b;
 mod fan_out;
 mod keys;
 mod listen;
+mod peer;
 mod process;
 mod sandbox;
 mod sandbox_id;

@@ -26,6 +26,7 @@ use tower_service::Service as _;
 
 use crate::e2b;
 use crate::keys::Keys;
+use crate::peer::Peer;
 use crate::sandboxes::Sandboxes;
 
 /// Wait after a failure to accept: there are too many open files, which only time can change.
@@ -83,15 +84,6 @@ pub enum ListenError {
     /// Another daemon listens there.
     #[error("another daemon listens on {0}")]
     Taken(PathBuf),
-}
-
-/// Who is at the other end of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Peer {
-    /// Who may open the socket's file, whom its mode lets in.
-    Local,
-    /// Anybody who can reach the address.
-    Network,
 }
 
 /// The daemon's listeners.

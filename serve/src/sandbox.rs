@@ -82,7 +82,7 @@ pub enum SandboxError {
     Draining,
     /// Its template can't be used.
     #[error(transparent)]
-    Template(#[from] TemplateError),
+    Template(Box<TemplateError>),
     /// No VM could be spawned.
     #[error("no VM could be had")]
     Spawn(#[from] SpawnError),
@@ -101,6 +101,12 @@ pub enum SandboxError {
     /// The kernel gives no random numbers.
     #[error("the kernel gives no random numbers: {0}")]
     Random(String),
+}
+
+impl From<TemplateError> for SandboxError {
+    fn from(error: TemplateError) -> Self {
+        Self::Template(Box::new(error))
+    }
 }
 
 impl SandboxError {

@@ -15,6 +15,7 @@ mod prepare;
 mod probe;
 mod root_disk;
 mod stage;
+#[cfg(all(feature = "debian", feature = "oci"))]
 mod trial;
 mod warm_up;
 

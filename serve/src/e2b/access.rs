@@ -12,9 +12,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
-use super::Api;
+use super::api::Api;
 use super::failure::{Code, Failure, RpcFailure};
-use crate::listen::Peer;
+use crate::peer::Peer;
 use crate::sandbox::{Live, Sandbox, SandboxError, State as SandboxState};
 use crate::sandbox_id::SandboxId;
 

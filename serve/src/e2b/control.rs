@@ -11,8 +11,8 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::Api;
 use super::access::Caller;
+use super::api::Api;
 use super::failure::Failure;
 use super::shapes::{Create, Created, Info, lifetime};
 use crate::sandbox::{Sandbox, SandboxError, State as SandboxState};

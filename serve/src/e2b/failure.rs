@@ -63,10 +63,9 @@ impl Failure {
             SandboxError::Paused => {
                 Self::new(StatusCode::CONFLICT, format!("sandbox {name:?} is paused"))
             }
-            SandboxError::Template(TemplateError::Unknown(template)) => Self::new(
-                StatusCode::NOT_FOUND,
-                format!("template {template:?} was not found"),
-            ),
+            SandboxError::Template(error) if matches!(**error, TemplateError::Unknown(_)) => {
+                Self::new(StatusCode::NOT_FOUND, error.to_string())
+            }
             SandboxError::TooMany(_) => Self::new(StatusCode::TOO_MANY_REQUESTS, error.to_string()),
             busy if busy.is_busy() => {
                 tracing::warn!(error = causes(busy), "a sandbox is refused");

@@ -17,9 +17,10 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::access::{self, Entered, Refused, Target, enter, let_in};
+use super::api::Api;
 use super::failure::{Code, Failure, RpcFailure};
+use super::rpc;
 use super::signature::Signed;
-use super::{Api, rpc};
 use crate::sandbox::Sandbox;
 
 /// Bytes of a file that are sent at a time.

@@ -12,9 +12,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::access::{Entered, enter};
+use super::api::{Api, MAX_BODY};
 use super::failure::{Code, RpcFailure};
+use super::rpc;
 use super::shapes::rfc3339;
-use super::{Api, MAX_BODY, rpc};
 
 /// Permission bits of a directory that is made.
 const DIRECTORY_MODE: u32 = 0o755;

@@ -9,7 +9,7 @@ use axum::extract::{RawQuery, State};
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 
-use super::Api;
+use super::api::Api;
 use super::failure::Failure;
 use super::shapes::{Info, state_name};
 use crate::sandbox::Sandbox;

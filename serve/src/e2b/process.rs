@@ -19,9 +19,10 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
 use super::access::{Entered, enter};
+use super::api::{Api, MAX_BODY};
 use super::envelope::Unwrapper;
 use super::failure::{Code, RpcFailure};
-use super::{Api, MAX_BODY, process_events, rpc};
+use super::{process_events, rpc};
 use crate::process::{Described, Process};
 
 /// The shell that SDKs run commands with.

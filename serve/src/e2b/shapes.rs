@@ -7,7 +7,7 @@ use ironclaw_orchestrator::vm::vmm::Machine;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::ENVD_VERSION;
+use super::api::ENVD_VERSION;
 use super::failure::Failure;
 use crate::sandbox::{Expiry, NewSandbox, Sandbox, State};
 
