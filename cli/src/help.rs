@@ -94,10 +94,18 @@ Examples:
   ironclaw serve
   ironclaw serve --listen 127.0.0.1:8080 --socket /run/ironclaw.sock --warm base";
 
-pub(crate) const KEY_EXAMPLES: &str = "\
+pub(crate) const KEY_CREATE_EXAMPLES: &str = "\
 Examples:
   export E2B_API_KEY=$(ironclaw key create laptop)
+  ironclaw key create ci --json";
+
+pub(crate) const KEY_LIST_EXAMPLES: &str = "\
+Examples:
   ironclaw key list
+  ironclaw key list --json";
+
+pub(crate) const KEY_REVOKE_EXAMPLES: &str = "\
+Examples:
   ironclaw key revoke laptop";
 
 pub(crate) const IMPORT_EXAMPLES: &str = "\

@@ -13,7 +13,7 @@ except CommandExitException as error:
 sandbox.files.write("/tmp/a.txt", "text")
 assert sandbox.files.read("/tmp/a.txt") == "text"
 assert "a.txt" in [entry.name for entry in sandbox.files.list("/tmp")]
-cat = sandbox.commands.run("head -n 1", background=True)
+cat = sandbox.commands.run("head -n 1", background=True, stdin=True)
 sandbox.commands.send_stdin(cat.pid, "typed\n")
 assert cat.wait().stdout == "typed\n"
 assert sandbox.is_running()

@@ -77,11 +77,6 @@ fn a_registry_that_can_not_be_used_is_named_with_what_to_do() {
     build("docker://Bad", &[])
         .code(2)
         .stderr(contains("\"library/Bad\" is no repository"));
-    ironclaw(state.path())
-        .args(["template", "build", "--plain-http"])
-        .assert()
-        .code(2)
-        .stderr(contains("--from"));
 }
 
 #[test]

@@ -162,7 +162,10 @@ fn an_image_in_the_oci_layout_becomes_a_root() {
     let lab = Lab::new();
     lab.whole();
     let (image, entries, _) = lab.build("oci:@/image").unwrap();
-    assert_eq!(paths(&entries), SHAPE);
+    let mut shape = SHAPE.to_vec();
+    // The working directory of its programs.
+    shape.insert(5, "/srv");
+    assert_eq!(paths(&entries), shape);
     assert_eq!(entries[&b"/etc/a"[..]].content, b"middle");
     let config = &image.config;
     assert_eq!((&*config.user, &*config.working_dir), ("app:100", "/srv"));

@@ -55,7 +55,13 @@ impl Asked {
         let mut asked = Self::default();
         for (name, value) in pairs(query) {
             match name.as_str() {
-                "metadata" => asked.metadata = pairs(&value).collect(),
+                // The SDKs encode each name and value once more.
+                "metadata" => {
+                    let all = pairs(&value);
+                    asked.metadata = all
+                        .map(|(name, value)| (decode(&name), decode(&value)))
+                        .collect();
+                }
                 "state" => asked.states.extend(value.split(',').map(str::to_owned)),
                 "limit" => {
                     let limit = value
@@ -137,7 +143,7 @@ mod tests {
     #[test]
     fn filters_are_read_from_the_query() {
         let asked =
-            Asked::parse("metadata=user%3Da%2520b%26x%3Dy&state=running&state=paused&limit=2");
+            Asked::parse("metadata=user%3Da%252520b%26x%3Dy&state=running&state=paused&limit=2");
         let asked = asked.unwrap();
         let metadata = [("user", "a b"), ("x", "y")];
         let metadata = metadata.map(|(name, value)| (name.to_owned(), value.to_owned()));
