@@ -126,7 +126,7 @@ standard error. A step that fails ends the build, and the template is as it was 
 Examples:
   ironclaw template build
   ironclaw template build debian --from docker://debian:12 && ironclaw run --template debian -- sh
-  ironclaw template build app --from docker://127.0.0.1:5000/app@sha256:DIGEST
+  ironclaw template build app --from docker://127.0.0.1:5000/app:1
   ironclaw template build app --from docker://registry.example/app --ca-file ca.crt
   ironclaw template build python --from debian:bookworm --include python3,git
   docker save app > app.tar && ironclaw template build app --from docker-archive:app.tar

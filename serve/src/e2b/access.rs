@@ -203,10 +203,19 @@ pub(super) fn find(api: &Api, headers: &HeaderMap) -> Result<Arc<Sandbox>, Refus
     Ok(sandbox)
 }
 
-/// Lets a request into a sandbox whose token it has.
+/// Lets a request into a sandbox whose token it has. The token alone names one, too: SDKs before 2.11
+/// send nothing else to a sandbox that they have connected to.
 pub(super) async fn enter(api: &Api, headers: &HeaderMap) -> Result<Entered, Refused> {
-    let sandbox = find(api, headers)?;
     let presented = text(headers, TOKEN).unwrap_or_default();
+    let by_token = || {
+        let mut all = api.0.sandboxes.list().into_iter();
+        all.find(|sandbox| sandbox.record.token.is(presented))
+    };
+    let named = Target::of(headers).is_some();
+    let sandbox = match (!named).then(by_token).flatten() {
+        Some(sandbox) => sandbox,
+        None => find(api, headers)?,
+    };
     if !sandbox.record.token.is(presented) {
         let failure = RpcFailure::new(
             Code::Unauthenticated,
