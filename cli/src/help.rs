@@ -131,7 +131,7 @@ Examples:
   ironclaw template build python --from debian:bookworm --include python3,git
   docker save app > app.tar && ironclaw template build app --from docker-archive:app.tar
   ironclaw template build app --file Dockerfile --warm 'cat /etc/os-release'
-  ironclaw template build tool --from minimal --copy tool.sh:/usr/bin/ --run 'chmod +x /usr/bin/tool.sh'
+  ironclaw template build tool --from minimal --copy t.sh:/usr/bin/ --run 'chmod +x /usr/bin/t.sh'
   ironclaw template list --json";
 
 pub(crate) const TEMPLATE_SHOW_EXAMPLES: &str = "\
