@@ -6,6 +6,7 @@
 mod activity;
 mod archive_reader;
 mod changes;
+mod chunk;
 mod command;
 mod connection;
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use ironclaw_protocol::message::Outcome;
 use tokio::io::{AsyncRead, ReadBuf};
 
+use super::chunk::Chunk;
 use super::error::GuestError;
 use super::file_transfer::{no_file, unless_stalled};
 use super::inbox::Arrival;
@@ -27,9 +28,7 @@ const READ: &str = "go on with an archive";
 pub struct ArchiveReader {
     pending: Option<Pending>,
     step: Option<Pin<Box<dyn Future<Output = Stepped> + Send>>>,
-    chunk: Vec<u8>,
-    /// Bytes of the chunk that were read.
-    used: usize,
+    chunk: Chunk,
     summary: Option<ArchiveSummary>,
 }
 
@@ -64,8 +63,7 @@ impl ArchiveReader {
         let mut reader = Self {
             pending: None,
             step: None,
-            chunk: Vec::new(),
-            used: 0,
+            chunk: Chunk::default(),
             summary: None,
         };
         reader.took(next(pending).await?);
@@ -81,7 +79,7 @@ impl ArchiveReader {
     fn took(&mut self, next: Result<(Pending, Vec<u8>), ArchiveSummary>) {
         match next {
             Ok((pending, chunk)) => {
-                (self.pending, self.chunk, self.used) = (Some(pending), chunk, 0);
+                (self.pending, self.chunk) = (Some(pending), chunk.into());
             }
             Err(summary) => self.summary = Some(summary),
         }
@@ -91,7 +89,7 @@ impl ArchiveReader {
 impl fmt::Debug for ArchiveReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ArchiveReader")
-            .field("unread_bytes", &(self.chunk.len() - self.used))
+            .field("unread_bytes", &self.chunk.unread())
             .field("summary", &self.summary)
             .finish_non_exhaustive()
     }
@@ -103,7 +101,7 @@ impl AsyncRead for ArchiveReader {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        while self.used == self.chunk.len() {
+        while self.chunk.unread() == 0 {
             if let Some(pending) = self.pending.take() {
                 self.step = Some(Box::pin(next(pending)));
             }
@@ -114,10 +112,7 @@ impl AsyncRead for ArchiveReader {
             self.step = None;
             self.took(stepped?);
         }
-        let unread = &self.chunk[self.used..];
-        let count = unread.len().min(buffer.remaining());
-        buffer.put_slice(&unread[..count]);
-        self.used += count;
+        self.chunk.read_into(buffer);
         Poll::Ready(Ok(()))
     }
 }

@@ -9,6 +9,7 @@ use ironclaw_protocol::limits::MAX_CHUNK;
 use ironclaw_protocol::message::{FailureKind, GetFile, Outcome, PutFile, Request};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::chunk::Chunk;
 use super::connection::Connector;
 use super::error::GuestError;
 use super::file_transfer::{no_file, unless_stalled};
@@ -50,9 +51,7 @@ impl From<GuestError> for io::Error {
 pub struct FileReader {
     source: Option<Source>,
     step: Option<Step<Stepped>>,
-    chunk: Vec<u8>,
-    /// Bytes of the chunk that were read.
-    used: usize,
+    chunk: Chunk,
 }
 
 async fn asked(connector: &Connector, request: Request) -> Result<Pending, GuestError> {
@@ -121,8 +120,7 @@ impl FileReader {
         Ok(Self {
             source,
             step: None,
-            chunk,
-            used: 0,
+            chunk: chunk.into(),
         })
     }
 }
@@ -130,7 +128,7 @@ impl FileReader {
 impl fmt::Debug for FileReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FileReader")
-            .field("unread_bytes", &(self.chunk.len() - self.used))
+            .field("unread_bytes", &self.chunk.unread())
             .finish_non_exhaustive()
     }
 }
@@ -141,7 +139,7 @@ impl AsyncRead for FileReader {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        while self.used == self.chunk.len() {
+        while self.chunk.unread() == 0 {
             if let Some(source) = self.source.take() {
                 self.step = Some(Box::pin(source.next()));
             }
@@ -151,13 +149,10 @@ impl AsyncRead for FileReader {
             let stepped = ready!(step.as_mut().poll(context));
             self.step = None;
             if let Some((source, chunk)) = stepped? {
-                (self.source, self.chunk, self.used) = (Some(source), chunk, 0);
+                (self.source, self.chunk) = (Some(source), chunk.into());
             }
         }
-        let unread = &self.chunk[self.used..];
-        let count = unread.len().min(buffer.remaining());
-        buffer.put_slice(&unread[..count]);
-        self.used += count;
+        self.chunk.read_into(buffer);
         Poll::Ready(Ok(()))
     }
 }

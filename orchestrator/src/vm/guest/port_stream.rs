@@ -11,6 +11,7 @@ use ironclaw_protocol::message::{Outcome, Request};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 
+use super::chunk::Chunk;
 use super::connection::Connector;
 use super::error::GuestError;
 use super::file_transfer::no_file;
@@ -37,9 +38,7 @@ pub struct PortStream {
     // Dropped before the writer, whose own drop would end the other direction in good order.
     pending: Option<Pending>,
     reading: Option<Step<Received>>,
-    chunk: Vec<u8>,
-    /// Bytes of the chunk that were read.
-    used: usize,
+    chunk: Chunk,
     has_ended: bool,
     writer: Option<StdinWriter>,
     sending: Option<Step<(StdinWriter, Result<(), GuestError>)>>,
@@ -79,8 +78,7 @@ impl PortStream {
             writer: Some(pending.writer()),
             pending: Some(pending),
             reading: None,
-            chunk: Vec::new(),
-            used: 0,
+            chunk: Chunk::default(),
             has_ended: false,
             sending: None,
         })
@@ -101,7 +99,7 @@ impl PortStream {
 impl fmt::Debug for PortStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PortStream")
-            .field("unread_bytes", &(self.chunk.len() - self.used))
+            .field("unread_bytes", &self.chunk.unread())
             .field("has_ended", &self.has_ended)
             .finish_non_exhaustive()
     }
@@ -113,7 +111,7 @@ impl AsyncRead for PortStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        while self.used == self.chunk.len() && !self.has_ended {
+        while self.chunk.unread() == 0 && !self.has_ended {
             if let Some(pending) = self.pending.take() {
                 self.reading = Some(Box::pin(receive(pending)));
             }
@@ -125,14 +123,11 @@ impl AsyncRead for PortStream {
             let (pending, bytes) = received?;
             self.pending = Some(pending);
             match bytes {
-                Some(bytes) => (self.chunk, self.used) = (bytes, 0),
+                Some(bytes) => self.chunk = bytes.into(),
                 None => self.has_ended = true,
             }
         }
-        let unread = &self.chunk[self.used..];
-        let count = unread.len().min(buffer.remaining());
-        buffer.put_slice(&unread[..count]);
-        self.used += count;
+        self.chunk.read_into(buffer);
         Poll::Ready(Ok(()))
     }
 }
