@@ -149,13 +149,16 @@ impl Sandboxes {
         found.ok_or(SandboxError::Gone)
     }
 
+    /// Finds a sandbox by what it has.
+    pub(crate) fn find(&self, has: impl Fn(&Sandbox) -> bool) -> Option<Arc<Sandbox>> {
+        let table = self.0.lock();
+        table.by_id.values().find(|sandbox| has(sandbox)).cloned()
+    }
+
     /// Lists all, the newest first.
     pub(crate) fn list(&self) -> Vec<Arc<Sandbox>> {
         let mut all: Vec<_> = self.0.lock().by_id.values().cloned().collect();
-        all.sort_by(|a, b| {
-            let key = |sandbox: &Sandbox| (sandbox.record.started, sandbox.id.clone());
-            key(b).cmp(&key(a))
-        });
+        all.sort_by(|a, b| (b.record.started, &b.id).cmp(&(a.record.started, &a.id)));
         all
     }
 

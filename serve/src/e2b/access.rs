@@ -207,16 +207,16 @@ pub(super) fn find(api: &Api, headers: &HeaderMap) -> Result<Arc<Sandbox>, Refus
 /// send nothing else to a sandbox that they have connected to.
 pub(super) async fn enter(api: &Api, headers: &HeaderMap) -> Result<Entered, Refused> {
     let presented = text(headers, TOKEN).unwrap_or_default();
-    let by_token = || {
-        let mut all = api.0.sandboxes.list().into_iter();
-        all.find(|sandbox| sandbox.record.token.is(presented))
+    let has_it = |sandbox: &Sandbox| sandbox.record.token.is(presented);
+    let by_token = match Target::of(headers) {
+        Some(_) => None,
+        None => api.0.sandboxes.find(has_it),
     };
-    let named = Target::of(headers).is_some();
-    let sandbox = match (!named).then(by_token).flatten() {
+    let sandbox = match by_token {
         Some(sandbox) => sandbox,
         None => find(api, headers)?,
     };
-    if !sandbox.record.token.is(presented) {
+    if !has_it(&sandbox) {
         let failure = RpcFailure::new(
             Code::Unauthenticated,
             "the header X-Access-Token has not this sandbox's token",

@@ -1,6 +1,5 @@
 //! Transfers of files: `GET /files?path=` and `POST /files?path=`.
 
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Json;
@@ -109,11 +108,11 @@ async fn admit(
         user: asked.username.as_deref().unwrap_or_default(),
         expiration: asked.signature_expiration,
     };
-    let signs = |sandbox: &Arc<Sandbox>| signed.is_signed_by(&sandbox.record.token, signature);
+    let signs = |sandbox: &Sandbox| signed.is_signed_by(&sandbox.record.token, signature);
     let found = match Target::of(headers) {
-        Some(_) => Some(access::find(api, headers)?).filter(signs),
+        Some(_) => Some(access::find(api, headers)?).filter(|sandbox| signs(sandbox)),
         // A URL of a single host has no sandbox's id: the token tells it.
-        None => api.0.sandboxes.list().into_iter().find(signs),
+        None => api.0.sandboxes.find(signs),
     };
     let none = || RpcFailure::new(Code::Unauthenticated, "the signature is none of this file");
     let user = asked.username.clone();

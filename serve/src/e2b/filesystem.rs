@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::access::{Entered, enter};
-use super::api::{Api, MAX_BODY};
+use super::api::Api;
 use super::failure::{Code, RpcFailure};
 use super::rpc;
 use super::shapes::rfc3339;
@@ -31,9 +31,7 @@ pub(super) async fn call(
         Err(refused) => return refused.into_response(),
     };
     let answer = async {
-        let message = axum::body::to_bytes(body, MAX_BODY).await;
-        let message = message
-            .map_err(|error| RpcFailure::invalid(format!("the request can't be read: {error}")))?;
+        let message = rpc::whole(body).await?;
         answer(&call, &entered, &parts.headers, &message).await
     };
     match answer.await {
@@ -62,7 +60,7 @@ async fn answer(
     headers: &HeaderMap,
     message: &Bytes,
 ) -> Result<Value, RpcFailure> {
-    rpc::check_content(headers, "application/json")?;
+    rpc::check_content(headers, rpc::UNARY)?;
     let user = entered.user().await?;
     let files = entered.live.vm.files().as_user(&user);
     if call == "Move" {

@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout};
 
 use super::access::{Entered, enter};
 use super::api::{Api, MAX_BODY};
-use super::envelope::Unwrapper;
+use super::envelope::{self, Unwrapper};
 use super::failure::{Code, RpcFailure};
 use super::{process_events, rpc};
 use crate::process::{Described, Process};
@@ -30,9 +30,6 @@ const BASH: &str = "/bin/bash";
 
 /// What takes its place in a template without it: it knows `-l` and `-c`, too.
 const SH: &str = "/bin/sh";
-
-/// The content of a call with one message and one answer.
-const UNARY: &str = "application/json";
 
 /// Time that a killed command may take to end: its output until then has to be taken.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -57,12 +54,7 @@ pub(super) async fn call(
             answered.unwrap_or_else(|failure| process_events::refuse(&failure))
         }
         "StreamInput" => match stream_input(&entered, headers, body).await {
-            Ok(()) => [
-                super::envelope::message(&json!({})),
-                super::envelope::end(None),
-            ]
-            .concat()
-            .into_response_as_stream(),
+            Ok(()) => rpc::stream([envelope::message(&json!({})), envelope::end(None)].concat()),
             Err(failure) => process_events::refuse(&failure),
         },
         _ => match unary(&call, &entered, headers, body).await {
@@ -70,21 +62,6 @@ pub(super) async fn call(
             Err(failure) => failure.into_response(),
         },
     }
-}
-
-trait IntoStream {
-    fn into_response_as_stream(self) -> Response;
-}
-
-impl IntoStream for Vec<u8> {
-    fn into_response_as_stream(self) -> Response {
-        ([("content-type", rpc::STREAM)], self).into_response()
-    }
-}
-
-async fn whole(body: Body) -> Result<Bytes, RpcFailure> {
-    let bytes = axum::body::to_bytes(body, MAX_BODY).await;
-    bytes.map_err(|error| RpcFailure::invalid(format!("the request can't be read: {error}")))
 }
 
 async fn stream(
@@ -95,7 +72,7 @@ async fn stream(
 ) -> Result<Response, RpcFailure> {
     rpc::check_content(headers, rpc::STREAM)?;
     let mut unwrapper = Unwrapper::new(MAX_BODY);
-    unwrapper.push(&whole(body).await?);
+    unwrapper.push(&rpc::whole(body).await?);
     let message = unwrapper.next()?;
     let message = message.ok_or_else(|| RpcFailure::invalid("the request has no message"))?;
     match call {
@@ -316,8 +293,8 @@ async fn unary(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Value, RpcFailure> {
-    rpc::check_content(headers, UNARY)?;
-    let message = whole(body).await?;
+    rpc::check_content(headers, rpc::UNARY)?;
+    let message = rpc::whole(body).await?;
     let vm = &entered.live.vm;
     match call {
         "List" => {
@@ -406,9 +383,7 @@ async fn stream_input(
     let mut pieces = body.into_data_stream();
     let mut process = None;
     while let Some(piece) = pieces.next().await {
-        let piece = piece
-            .map_err(|error| RpcFailure::invalid(format!("the request can't be read: {error}")))?;
-        unwrapper.push(&piece);
+        unwrapper.push(&piece.map_err(rpc::unreadable)?);
         while let Some(message) = unwrapper.next()? {
             let Streamed { start, data } = rpc::read(&message)?;
             if let Some(Selected { process: selector }) = start {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderValue, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::HeaderMap;
+use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use super::envelope;
 use super::failure::{Code, RpcFailure};
-use super::rpc::STREAM;
+use super::rpc;
 use crate::process::{Event, Process};
 
 /// The header with the seconds of silence after which a client wants to hear something.
@@ -51,18 +51,12 @@ pub(super) fn answer(
         let message = state.next().await?;
         Some((Ok::<_, std::convert::Infallible>(message), state))
     });
-    let mut response = Body::from_stream(messages).into_response();
-    let content = HeaderValue::from_static(STREAM);
-    response.headers_mut().insert(header::CONTENT_TYPE, content);
-    response
+    rpc::stream(Body::from_stream(messages))
 }
 
 /// Answers with a failure and nothing else: streams tell it in their last message.
 pub(super) fn refuse(failure: &RpcFailure) -> Response {
-    let mut response = Body::from(envelope::end(Some(failure))).into_response();
-    let content = HeaderValue::from_static(STREAM);
-    response.headers_mut().insert(header::CONTENT_TYPE, content);
-    response
+    rpc::stream(envelope::end(Some(failure)))
 }
 
 struct Answering {

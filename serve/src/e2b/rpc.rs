@@ -2,22 +2,44 @@
 
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::access::Entered;
+use super::api::MAX_BODY;
 use super::failure::RpcFailure;
 use crate::accounts;
 use crate::templates::account;
-
-use super::access::Entered;
 
 /// The header with the time that a call may take, in milliseconds.
 const TIMEOUT: &str = "connect-timeout-ms";
 
 /// The content of a stream of messages.
 pub(super) const STREAM: &str = "application/connect+json";
+
+/// The content of a call with one message and one answer.
+pub(super) const UNARY: &str = "application/json";
+
+/// Answers with a stream of messages.
+pub(super) fn stream(messages: impl Into<Body>) -> Response {
+    ([(header::CONTENT_TYPE, STREAM)], messages.into()).into_response()
+}
+
+/// Takes all of a request.
+pub(super) async fn whole(body: Body) -> Result<Bytes, RpcFailure> {
+    axum::body::to_bytes(body, MAX_BODY)
+        .await
+        .map_err(unreadable)
+}
+
+/// The failure of a request that does not come as a whole.
+pub(super) fn unreadable(error: axum::Error) -> RpcFailure {
+    RpcFailure::invalid(format!("the request can't be read: {error}"))
+}
 
 /// Returns the time that a call may take; `None`: any.
 pub(super) fn time_limit(headers: &HeaderMap) -> Result<Option<Duration>, RpcFailure> {
