@@ -10,6 +10,7 @@ mod deny;
 mod documents;
 mod fuzz;
 mod packages;
+mod pull;
 mod setting_names;
 mod step;
 mod structure;
@@ -49,6 +50,9 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Set up, then time an image's way from a registry to a template, beside `skopeo copy` and
+    /// `umoci unpack` of the same.
+    BenchPull(pull::Options),
     /// All tests, those with real VMs included.
     Test,
     /// Which module uses which, formatting, clippy and documentation; every warning is an error.
@@ -78,6 +82,7 @@ fn perform(task: Task) -> Result<()> {
         Task::Setup => build::set_up(&workspace).map(drop),
         Task::Run { arguments } => build::run(&workspace, &arguments),
         Task::Bench { arguments } => bench::run(&workspace, &arguments),
+        Task::BenchPull(options) => pull::run(&workspace, &options),
         Task::Test => checks::test(&workspace),
         Task::Lint => checks::lint(&workspace),
         Task::Deny => deny::run(&workspace),

@@ -26,6 +26,8 @@ mod host_memory;
 mod lease;
 mod memory;
 mod number;
+mod open;
+mod options;
 mod processor_time;
 
 mod spawn;
@@ -36,7 +38,6 @@ pub(crate) mod state;
 mod stats;
 mod waiter;
 
-use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -44,199 +45,24 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::vm::config::{Config, DEFAULT_REFRESH, DEFAULT_STANDBY};
 use crate::vm::exit_reason::ExitReason;
-use crate::vm::host_limits;
-use crate::vm::instance::Instance;
-use crate::vm::launcher::{LaunchError, Launcher, PausedClone, blocking};
-use crate::vm::limits::Limits;
-use crate::vm::snapshot::{Kind, Snapshot, SnapshotId};
+use crate::vm::launcher::{Launcher, PausedClone, blocking};
+use crate::vm::snapshot::{Snapshot, SnapshotId};
 use crate::vm::vm_client::VmClient;
 use crate::vm::vm_id::VmId;
 use crate::vm::vmm::process;
-use crate::vm::vms::PoolVms;
 use clock::Now;
-use core::{Bounds, Core, State};
-use state::{PoolState, Rules};
+use core::{Core, State};
+use state::PoolState;
 
 pub(crate) use budget::WeakBudget;
 pub use budget::{Budget, Limit, VMM_MIB};
 pub use error::{PoolError, SpawnError, Tiers};
 pub use footprint::{Footprint, SNAPSHOT_BUDGET};
 pub use memory::ProcessMemory;
-pub(crate) use number::{Number, Numbers};
+pub(crate) use number::Numbers;
+pub use options::{PoolOptions, SpawnOptions};
 pub use stats::{PoolStats, Quantiles, SpawnStage, TierOff};
-
-/// Open files of this process that a VM takes, about.
-const FILES_PER_VM: u64 = 8;
-
-/// How many VMs a pool keeps ready, and its limits.
-///
-/// ```
-/// # use ironclaw_orchestrator::vm::{Budget, Limit, PoolOptions};
-/// let options = PoolOptions::new(2)
-///     .with_min_warm(4)
-///     .with_max_warm(16)
-///     .with_budget(Budget::shared(Limit::of_vms(32)));
-/// # let _ = options;
-/// ```
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct PoolOptions {
-    /// Snapshots, at least 1.
-    pub size: usize,
-    /// Minimum of warm clones, spread over the snapshots.
-    pub min_warm: usize,
-    /// Maximum of warm clones. If it exceeds `min_warm`, the pool keeps as many as the largest
-    /// burst of the last three hours needed.
-    pub max_warm: usize,
-    /// Number of started VMM processes on standby, for spawns that find no warm clone, if the
-    /// hypervisor supports them ([`Vmm::stand_by`](crate::vm::vmm::Vmm::stand_by)). The budget does
-    /// not count them.
-    pub standby: usize,
-    /// Age at which a snapshot gets a successor; up to a fifth of it less, by jitter, so that not
-    /// all are replaced at a time. [`Duration::MAX`]: never by this pool, for a process that ends
-    /// before a successor would serve anybody.
-    pub refresh: Duration,
-    /// Limits this pool's VMs together with those of other pools that share the budget: all of this
-    /// process share the host's, except those with a [`Budget::new`].
-    pub budget: Budget,
-}
-
-impl PoolOptions {
-    /// Returns options for `size` snapshots with a warm clone of each and one process on standby,
-    /// within [`Budget::of_host`], which all pools of this process share.
-    #[must_use]
-    pub fn new(size: usize) -> Self {
-        Self {
-            size,
-            min_warm: size,
-            max_warm: size,
-            standby: DEFAULT_STANDBY,
-            refresh: DEFAULT_REFRESH,
-            budget: Budget::of_host(),
-        }
-    }
-
-    /// Returns these options with a fixed number of warm clones.
-    #[must_use]
-    pub fn with_warm(self, warm: usize) -> Self {
-        self.with_min_warm(warm).with_max_warm(warm)
-    }
-
-    /// Returns these options with another number of [snapshots](Self::size).
-    #[must_use]
-    pub fn with_size(self, size: usize) -> Self {
-        Self { size, ..self }
-    }
-
-    /// Returns these options with another [minimum](Self::min_warm) of warm clones.
-    #[must_use]
-    pub fn with_min_warm(self, min_warm: usize) -> Self {
-        Self { min_warm, ..self }
-    }
-
-    /// Returns these options with another [maximum](Self::max_warm) of warm clones.
-    #[must_use]
-    pub fn with_max_warm(self, max_warm: usize) -> Self {
-        Self { max_warm, ..self }
-    }
-
-    /// Returns these options with another number of processes on [standby](Self::standby).
-    #[must_use]
-    pub fn with_standby(self, standby: usize) -> Self {
-        Self { standby, ..self }
-    }
-
-    /// Returns these options with another age at which snapshots are [replaced](Self::refresh).
-    #[must_use]
-    pub fn with_refresh(self, refresh: Duration) -> Self {
-        Self { refresh, ..self }
-    }
-
-    /// Returns these options with another [budget](Self::budget).
-    #[must_use]
-    pub fn with_budget(self, budget: Budget) -> Self {
-        Self { budget, ..self }
-    }
-}
-
-impl From<&Config> for PoolOptions {
-    fn from(config: &Config) -> Self {
-        Self {
-            size: config.pool_size,
-            min_warm: config.min_warm,
-            max_warm: config.max_warm,
-            standby: config.standby,
-            refresh: config.snapshot_refresh,
-            budget: Budget::shared(Limit {
-                vms: config.max_vms.unwrap_or(usize::MAX),
-                memory_mib: config
-                    .memory_budget_mib
-                    .unwrap_or_else(|| Budget::of_host().limit().memory_mib),
-            }),
-        }
-    }
-}
-
-/// How a VM is spawned, and how long it may live.
-///
-/// ```
-/// # use std::time::Duration;
-/// # use ironclaw_orchestrator::vm::{Limits, SpawnOptions};
-/// let options = SpawnOptions::named("job-7")
-///     .with_patience(Duration::from_secs(600))
-///     .with_timeout(None)
-///     .with_limits(Limits::default().with_max_lifetime(Duration::from_secs(60)));
-/// # let _ = options;
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SpawnOptions {
-    /// The VM's name, 1 to 64 bytes; also its host name.
-    pub name: String,
-    /// Timeout of the wait for room when the budget is used up, and for other starts. The time that
-    /// the VM then takes to start does not count.
-    pub patience: Duration,
-    /// Timeout of the whole spawn, whatever it waits for; `None`: as long as the attempts of all
-    /// tiers take, each of which has a limit of its own.
-    pub timeout: Option<Duration>,
-    /// Limits of the VM's life: when it is killed.
-    pub limits: Limits,
-}
-
-impl SpawnOptions {
-    /// Returns options that wait for room for 30 s, take five minutes at most, which is more than
-    /// all tiers take one after the other, and set no limits for the VM.
-    #[must_use]
-    pub fn named(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            patience: Duration::from_secs(30),
-            timeout: Some(Duration::from_secs(300)),
-            limits: Limits::default(),
-        }
-    }
-
-    /// Returns these options with another timeout of the wait for [room](Self::patience).
-    #[must_use]
-    pub fn with_patience(self, patience: Duration) -> Self {
-        Self { patience, ..self }
-    }
-
-    /// Returns these options with another timeout of the [whole spawn](Self::timeout).
-    #[must_use]
-    pub fn with_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
-        let timeout = timeout.into();
-        Self { timeout, ..self }
-    }
-
-    /// Returns these options with other limits of the VM's [life](Self::limits).
-    #[must_use]
-    pub fn with_limits(self, limits: Limits) -> Self {
-        Self { limits, ..self }
-    }
-}
 
 /// A snapshot pool; cheap to clone. It lives until its last handle is dropped, in the async runtime
 /// that opened it. Once that runtime has ended, every call of the pool fails at once.
@@ -255,10 +81,6 @@ impl fmt::Debug for Pool {
             .finish_non_exhaustive()
     }
 }
-
-/// Minimum age of a snapshot that garbage collection deletes: it may be for other settings, whose
-/// pool shares the directory and runs now and then.
-const MIN_GC_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A pool that may be gone.
 #[derive(Debug, Clone)]
@@ -291,73 +113,6 @@ impl Drop for Driver {
 }
 
 impl Pool {
-    /// Opens a pool with a number of its own, and lists its VMs in `vms`; see [`Pool::open`].
-    pub(crate) async fn open_as(
-        number: Number,
-        vms: PoolVms<Instance>,
-        launcher: Launcher,
-        options: PoolOptions,
-    ) -> Result<Self, PoolError> {
-        let PoolOptions {
-            size,
-            min_warm,
-            max_warm,
-            standby,
-            refresh,
-            budget,
-        } = options;
-        if size == 0 {
-            return Err(PoolError::NoPlaces);
-        }
-        if min_warm > max_warm {
-            return Err(PoolError::WarmRange { min_warm, max_warm });
-        }
-        let guest_mib = u64::from(launcher.machine().memory_mib);
-        if !budget.could_hold(guest_mib) {
-            let limit = budget.limit();
-            return Err(PoolError::NoRoom { guest_mib, limit });
-        }
-        tell_of_few_files(max_warm.min(budget.holds(launcher.machine().memory_mib)));
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let seed = getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id()));
-        let mut state = PoolState::new(Rules {
-            size,
-            min_warm,
-            max_warm,
-            refresh,
-            builds: processors,
-            guest_mib,
-            budget: budget.clone(),
-            seed,
-        });
-        let seen = adopt(&launcher, &mut state).await?;
-        let (vmm, machine) = (launcher.hypervisor(), launcher.machine());
-        let standby = budget.host().standby.join(&vmm, machine, standby, seed);
-        let core = Arc::new(Core::new(
-            number,
-            vms,
-            launcher,
-            Bounds {
-                size,
-                budget,
-                gc_after: match refresh {
-                    // Never replaced by this pool, but still garbage when nobody uses it.
-                    Duration::MAX => MIN_GC_AGE,
-                    refresh => refresh.max(MIN_GC_AGE),
-                },
-            },
-            state,
-            standby,
-            seen,
-        ));
-        let closed = core.closed.clone().drop_guard();
-        let driver = Driver(tokio::spawn(driver::run(Arc::clone(&core), closed)));
-        Ok(Self {
-            core,
-            driver: Arc::new(driver),
-        })
-    }
-
     pub(crate) fn downgrade(&self) -> WeakPool {
         WeakPool {
             core: Arc::downgrade(&self.core),
@@ -532,51 +287,4 @@ impl Pool {
     pub(crate) fn is_alive(&self) -> bool {
         !self.driver.0.is_finished() && !self.core.closing.is_cancelled()
     }
-}
-
-/// Warns if this process may not have the open files that so many warm clones take: spawns would fail
-/// for that before they fail for lack of room.
-fn tell_of_few_files(clones: usize) {
-    let takes = FILES_PER_VM.saturating_mul(u64::try_from(clones).unwrap_or(u64::MAX));
-    if let Some(limit) = host_limits::open_files().filter(|limit| *limit < takes) {
-        tracing::warn!(
-            "{clones} warm clones take some {takes} open files of this process, which may have \
-             {limit} (ulimit -n): raise that, as `vm::raise_open_files` does, or keep fewer"
-        );
-    }
-}
-
-/// Adopts the existing snapshots that fit; returns their ids.
-async fn adopt(launcher: &Launcher, state: &mut State) -> Result<HashSet<SnapshotId>, PoolError> {
-    let (store, vmm) = (launcher.snapshots().clone(), launcher.hypervisor());
-    let listed = blocking(move || -> Result<_, LaunchError> {
-        vmm.prepare()?;
-        if store.is_read_only() {
-            tracing::warn!("{}", store.read_only());
-        } else {
-            store.sweep()?;
-        }
-        Ok(store.list()?)
-    })
-    .await?;
-    let mut adopted = HashSet::new();
-    // The youngest first: they have the longest to live.
-    for entry in listed.iter().rev() {
-        let Ok(manifest) = &entry.state else { continue };
-        // A checkpoint is a user's, with whatever was done in its VM.
-        if manifest.kind != Kind::Base || launcher.requirements().check(manifest).is_err() {
-            continue;
-        }
-        match launcher.load(entry.id).await {
-            Ok(snapshot) => {
-                if !state.adopt(snapshot, manifest.created.age_or_overdue(), Duration::ZERO) {
-                    break;
-                }
-                adopted.insert(entry.id);
-            }
-            // Another process is deleting it.
-            Err(error) => tracing::debug!(id = %entry.id, %error, "not adopted"),
-        }
-    }
-    Ok(adopted)
 }

@@ -11,13 +11,15 @@
 //! drop capabilities, set no_new_privs, use the filters of QEMU's sandbox and ours (see `filter`),
 //! and get a read-only descriptor of the snapshot's memory (see `sys::supply`).
 
-use std::collections::BTreeSet;
-use std::ffi::CString;
-use std::fmt;
+mod limits;
+mod report;
+mod role;
+mod root;
+mod strength;
+
 use std::fs::{self, File};
 use std::io;
 use std::ops::RangeInclusive;
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,54 +27,34 @@ use std::sync::Arc;
 use ironclaw_host::file_access::FileAccess;
 use ironclaw_host::system_files;
 use rustix::fs::{Gid, Uid};
-use rustix::process::{Resource, getegid, geteuid};
+use rustix::process::{getegid, geteuid};
+
+use limits::{limits, threads};
+use role::KVM;
+use root::root;
 
 use super::filter::filter;
 use crate::disk;
-use crate::sys::confine::{self, Confinement, Namespaces, Root, Step};
+use crate::sys::confine::{self, Confinement, Namespaces};
 use crate::vm::vmm::jail::cgroup::{Cgroup, Cgroups};
 use crate::vm::vmm::jail::readable_by;
 use crate::vm::vmm::jail::user::{Turn, User, user};
 use crate::vm::vmm::run_directory::{self, RunDirectory};
 use crate::vm::vmm::{Machine, VmmError};
 
-const KVM: &str = "/dev/kvm";
+pub(super) use role::Role;
+pub use strength::Strength;
+
 /// Mount point of a trial's root directory, in a mount namespace of its own: a directory that each
 /// host has, and that nothing of a root directory is taken from.
 const TRIED_OVER: &str = "/proc";
 
-/// Bytes that a VM which makes a snapshot may write to a file, beyond its memory.
-const EXTRA_FILE: u64 = 64 << 20;
-/// Address space beyond the guest's memory: QEMU uses some 600 MB, most of it libraries and stacks
-/// of threads that are never touched.
-const EXTRA_ADDRESSES: u64 = 4 << 30;
 /// Memory beyond the guest's, for the translation cache, QEMU itself, and the page cache of files
 /// that it reads, which counts here too.
 const OVERHEAD: u64 = 256 << 20;
 /// Processors beyond the guest's: devices and QEMU's own start run on other threads. With only as
 /// many as the guest has, a guest that keeps all of its own busy would be throttled in each period.
 const OWN_PROCESSORS: u8 = 1;
-/// Threads beyond the guest's vCPUs. QEMU exits when it can't start one.
-const THREADS: u32 = 32;
-/// Threads that read and write a guest's disks (THREAD_POOL_MAX_THREADS_DEFAULT of QEMU).
-const DISK_THREADS: u32 = 64;
-const DESCRIPTORS: u64 = 1024;
-
-/// The strength of a jail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Strength {
-    /// Namespaces, a root directory and a user id of its own.
-    OwnUser,
-    /// Namespaces and a root directory of its own, as this user.
-    UserNamespace,
-    /// As this user, with access to a few files only.
-    Landlock,
-    /// As this user, with filtered system calls only.
-    Filters,
-    /// No jail (`jail=off`): only the filters of QEMU's own sandbox.
-    Off,
-}
 
 /// A jail for QEMU processes.
 #[derive(Debug)]
@@ -85,18 +67,6 @@ pub struct Jail {
     cgroups: Option<Cgroups>,
     /// The existing [`system_files`], and those of a program installed elsewhere.
     system: Vec<PathBuf>,
-}
-
-/// The needs of a QEMU process.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Role<'a> {
-    pub(super) machine: Machine,
-    /// Files that it opens by path.
-    pub(super) reads: &'a [&'a Path],
-    /// Whether it writes a snapshot.
-    pub(super) writes: bool,
-    pub(super) has_ram_file: bool,
-    pub(super) has_kvm: bool,
 }
 
 /// The resources of a jailed process on the host, until it has ended.
@@ -239,64 +209,6 @@ impl Jail {
         matches!(self.strength, Strength::OwnUser | Strength::UserNamespace)
     }
 
-    /// Lists the enforced restrictions.
-    #[must_use]
-    pub fn in_force(&self) -> Vec<&'static str> {
-        let mut all = match self.strength {
-            Strength::OwnUser => vec![
-                "a user id of its own",
-                "a root directory, PID, mount, network, IPC and UTS namespaces of its own",
-            ],
-            Strength::UserNamespace => vec![
-                "a root directory, user, PID, mount, network, IPC and UTS namespaces of its own",
-            ],
-            Strength::Landlock => {
-                let mut all = vec!["Landlock: files to read are listed, none can be written"];
-                if confine::landlock_version() >= 4 {
-                    all.push("no TCP");
-                }
-                if confine::landlock_version() >= 6 {
-                    all.push("no signals to others");
-                }
-                all
-            }
-            Strength::Filters | Strength::Off => Vec::new(),
-        };
-        if self.strength != Strength::Off {
-            all.extend([
-                "no capabilities",
-                "filtered system calls (QEMU's sandbox and ours)",
-                "limits",
-            ]);
-        } else {
-            all.push("QEMU's own sandbox");
-        }
-        if self.cgroups.is_some() {
-            all.push("a control group");
-        }
-        all.push("its snapshot's memory read-only");
-        all
-    }
-
-    /// Lists the restrictions that a stronger jail would have.
-    #[must_use]
-    pub fn missing(&self) -> Vec<&'static str> {
-        let mut all = Vec::new();
-        if self.strength != Strength::OwnUser {
-            all.push("a user id of its own");
-        }
-        if !self.strength.has_namespaces() {
-            all.push("namespaces and a root directory of its own");
-        }
-        if self.strength == Strength::Off {
-            all.extend(["our filters of system calls", "limits"]);
-        }
-        if self.cgroups.is_none() {
-            all.push("a control group (memory, processor time, processes)");
-        }
-        all
-    }
-
     /// Returns why no stronger jail is possible for this user; `None` if there is none, or none is
     /// wanted.
     #[must_use]
@@ -401,32 +313,6 @@ impl Jail {
     }
 }
 
-impl Strength {
-    /// From the strongest to the weakest.
-    const TRIED: [Self; 4] = [
-        Self::OwnUser,
-        Self::UserNamespace,
-        Self::Landlock,
-        Self::Filters,
-    ];
-
-    fn has_namespaces(self) -> bool {
-        matches!(self, Self::OwnUser | Self::UserNamespace)
-    }
-}
-
-impl fmt::Display for Strength {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::OwnUser => "no user id of its own",
-            Self::UserNamespace => "no user namespace",
-            Self::Landlock => "no Landlock",
-            Self::Filters => "no filters",
-            Self::Off => "no jail",
-        })
-    }
-}
-
 /// Returns whether any user may execute `program`; checks the directories that the jail takes over
 /// unchanged.
 fn is_for_all(program: &Path) -> bool {
@@ -438,93 +324,6 @@ fn is_for_all(program: &Path) -> bool {
     let is_brought = |path: &&Path| brought.iter().any(|it| path.starts_with(it));
     let mut parents = program.ancestors().skip(1).take_while(is_brought);
     allows(&program, 0o005) && parents.all(|parent| allows(parent, 0o001))
-}
-
-/// Returns the limit of a process's threads.
-fn threads(machine: Machine) -> u32 {
-    let of_disks = machine.disk_mib.map_or(0, |_| DISK_THREADS);
-    u32::from(machine.vcpus) + THREADS + of_disks
-}
-
-fn limits(role: Role<'_>, has_own_user: bool) -> Vec<(Resource, u64)> {
-    let memory = role.machine.memory_bytes();
-    let file = if role.writes { memory + EXTRA_FILE } else { 0 };
-    let file = file.max(role.machine.disk_bytes());
-    let mut limits = vec![
-        (Resource::Core, 0),
-        (Resource::Fsize, file),
-        (Resource::Nofile, DESCRIPTORS),
-        (Resource::As, memory + EXTRA_ADDRESSES),
-    ];
-    // The limit counts all processes of the user.
-    if has_own_user {
-        limits.push((Resource::Nproc, threads(role.machine).into()));
-    }
-    limits
-}
-
-/// Builds a root directory with `files`, under their paths on the host. `kvm` is set if it has
-/// /dev/kvm, and says whether that device is created anew.
-fn root(over: &Path, files: &[&Path], kvm: Option<bool>) -> io::Result<Root> {
-    let text = |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other);
-    let inside = |path: &Path| {
-        let below = path.strip_prefix("/").unwrap_or(path);
-        text(&over.join(below))
-    };
-    let mut made = BTreeSet::new();
-    let mut steps = Vec::new();
-    let mut above = |path: &Path, steps: &mut Vec<Step>| -> io::Result<()> {
-        let mut parents: Vec<&Path> = path.ancestors().skip(1).collect();
-        parents.pop();
-        for parent in parents.into_iter().rev() {
-            if made.insert(parent.to_owned()) {
-                steps.push(Step::Directory {
-                    at: inside(parent)?,
-                });
-            }
-        }
-        Ok(())
-    };
-    let mut bound: Vec<&Path> = Vec::new();
-    for path in files {
-        // Included in the bind mount of its directory.
-        if bound.iter().any(|directory| path.starts_with(directory)) {
-            continue;
-        }
-        let at = inside(path)?;
-        above(path, &mut steps)?;
-        let facts = path.symlink_metadata()?;
-        if facts.is_symlink() {
-            let target = text(&fs::read_link(path)?)?;
-            steps.push(Step::Link { at, target });
-            continue;
-        }
-        steps.push(if facts.is_dir() {
-            bound.push(path);
-            Step::Directory { at: at.clone() }
-        } else {
-            Step::File { at: at.clone() }
-        });
-        let from = text(path)?;
-        steps.push(Step::Bind { from, at });
-    }
-    if let Some(is_made) = kvm {
-        let path = Path::new(KVM);
-        let at = inside(path)?;
-        above(path, &mut steps)?;
-        if is_made {
-            let device = fs::metadata(path)?.rdev();
-            steps.push(Step::Device { at, device });
-        } else {
-            steps.push(Step::File { at: at.clone() });
-            let from = text(path)?;
-            steps.push(Step::BindDevice { from, at });
-        }
-    }
-    Ok(Root {
-        over: text(over)?,
-        steps,
-    })
 }
 
 #[cfg(test)]
@@ -574,21 +373,5 @@ mod tests {
         }
         assert_eq!(found, [true, true, false]);
         assert!(is_for_all(Path::new("/usr/bin/true")));
-    }
-
-    #[test]
-    fn a_root_has_each_file_by_its_name_and_each_directory_once() {
-        let over = Path::new("/over");
-        let files = ["/usr", "/usr/bin/env", "/etc/passwd", "/etc/group"].map(Path::new);
-        let steps = root(over, &files, None).unwrap().steps;
-        let made = |name: &str| {
-            let name = CString::new(name).unwrap();
-            let made = |step: &&Step| matches!(step, Step::Directory { at } if *at == name);
-            steps.iter().filter(made).count()
-        };
-        assert_eq!(
-            (made("/over/etc"), made("/over/usr"), made("/over")),
-            (1, 1, 0)
-        );
     }
 }
