@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use ironclaw_console::output;
@@ -48,6 +49,7 @@ pub(crate) async fn run(config: Config, serve: Serve, json: bool) -> Result<u8> 
         let text = "the daemon can start";
         return output::line(text).map(|()| 0);
     }
+    let _claim = database.claim()?;
     let reporter = Reporter::new();
     let templates = Templates::new(config, reporter.progress());
     let sandboxes = Sandboxes::new(templates.clone(), database, usize::from(serve.limit));
@@ -77,7 +79,9 @@ pub(crate) async fn run(config: Config, serve: Serve, json: bool) -> Result<u8> 
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     };
     server.serve(sandboxes.clone(), keys, end).await;
-    sandboxes.drain().await;
+    sandboxes
+        .drain(Duration::from_secs(serve.drain_timeout.into()))
+        .await;
     Ok(0)
 }
 

@@ -1,6 +1,6 @@
 //! The daemon's database: keys, and sandboxes that outlive the process.
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,8 @@ use thiserror::Error;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What brings a database of one version to the next; `user_version` counts them.
-const MIGRATIONS: [&str; 1] = ["CREATE TABLE key (
+const MIGRATIONS: [&str; 2] = [
+    "CREATE TABLE key (
         id INTEGER PRIMARY KEY,
         name TEXT NOT NULL UNIQUE,
         hash TEXT NOT NULL UNIQUE,
@@ -25,13 +26,30 @@ const MIGRATIONS: [&str; 1] = ["CREATE TABLE key (
         id TEXT PRIMARY KEY,
         checkpoint TEXT NOT NULL,
         record TEXT NOT NULL
-    ) STRICT;"];
+    ) STRICT;",
+    // The rowid tells which one is newer.
+    "CREATE TABLE sandbox_checkpoint (
+        id TEXT NOT NULL UNIQUE,
+        snapshot TEXT NOT NULL,
+        record TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE daemon (id TEXT NOT NULL) STRICT;
+    INSERT INTO daemon (id) VALUES (lower(hex(randomblob(16))));",
+];
 
 /// The database of a daemon, in SQLite. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Database {
     connection: Arc<Mutex<Connection>>,
     path: PathBuf,
+    owner: Arc<str>,
+}
+
+/// A database that is claimed by a daemon.
+#[derive(Debug)]
+#[must_use = "dropping it lets another daemon claim the database"]
+pub struct Claim {
+    _file: File,
 }
 
 /// The reason why the database can't be used. What is in it stays.
@@ -56,6 +74,9 @@ pub enum DatabaseError {
         /// The reason.
         source: rusqlite::Error,
     },
+    /// Another daemon uses it.
+    #[error("another daemon uses the database {0}")]
+    Taken(PathBuf),
     /// A newer version of the program wrote it.
     #[error("the database {path} has version {found}, and this program knows those up to {known}")]
     Newer {
@@ -91,12 +112,44 @@ impl Database {
             path: path.clone(),
             source,
         })?;
-        let database = Self {
+        let mut database = Self {
             connection: Arc::new(Mutex::new(opened)),
             path,
+            owner: Arc::default(),
         };
         database.migrate()?;
+        let id: String = database.run("read the id of", |connection| {
+            connection.query_row("SELECT id FROM daemon", [], |row| row.get(0))
+        })?;
+        database.owner = format!("ironclaw serve {id}").into();
         Ok(database)
+    }
+
+    /// Returns the name under which the checkpoints of this database's daemon are kept in the store of
+    /// snapshots, which other daemons may share.
+    pub(crate) fn owner(&self) -> &Arc<str> {
+        &self.owner
+    }
+
+    /// Claims the database for a daemon, until what is returned is dropped: no other may take up its
+    /// sandboxes meanwhile.
+    ///
+    /// # Errors
+    /// [`DatabaseError::Taken`] if another daemon has it.
+    pub fn claim(&self) -> Result<Claim, DatabaseError> {
+        let path = self.path.with_extension("lock");
+        let create = |source| DatabaseError::Create {
+            path: path.clone(),
+            source,
+        };
+        let mut options = OpenOptions::new();
+        options.create(true).append(true).mode(0o600);
+        let file = options.open(&path).map_err(create)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Claim { _file: file }),
+            Err(TryLockError::WouldBlock) => Err(DatabaseError::Taken(self.path.clone())),
+            Err(TryLockError::Error(source)) => Err(create(source)),
+        }
     }
 
     fn migrate(&self) -> Result<(), DatabaseError> {
@@ -190,6 +243,22 @@ mod tests {
             matches!(error, DatabaseError::Newer { found, .. } if found == newer),
             "{error}"
         );
+    }
+
+    #[test]
+    fn one_daemon_alone_claims_a_database_whose_id_stays() {
+        let home = tempfile::tempdir().unwrap();
+        let database = Database::open(home.path()).unwrap();
+        let claim = database.claim().unwrap();
+        let again = Database::open(home.path()).unwrap();
+        assert_eq!(database.owner(), again.owner());
+        let refused = again.claim().unwrap_err();
+        assert!(matches!(refused, DatabaseError::Taken(_)), "{refused}");
+        drop(claim);
+        drop(again.claim().unwrap());
+        let other = tempfile::tempdir().unwrap();
+        let other = Database::open(other.path()).unwrap();
+        assert_ne!(database.owner(), other.owner());
     }
 
     #[test]

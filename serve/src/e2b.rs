@@ -12,16 +12,21 @@ mod failure;
 mod files;
 mod filesystem;
 mod listing;
+mod metrics;
+mod network;
+mod paging;
+mod ports;
 mod process;
 mod process_events;
 mod rpc;
 mod shapes;
 mod signature;
+mod snapshots;
 
 use std::sync::Arc;
 
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{any, delete, get, post};
+use axum::routing::{any, delete, get, post, put};
 use axum::{Router, middleware};
 
 use crate::keys::Keys;
@@ -38,7 +43,13 @@ pub(crate) fn router(sandboxes: Sandboxes, keys: Keys) -> Router {
         .route("/sandboxes/{id}", get(control::info))
         .route("/sandboxes/{id}", delete(control::kill))
         .route("/sandboxes/{id}/timeout", post(control::set_timeout))
+        .route("/sandboxes/{id}/metrics", get(metrics::metrics))
+        .route("/sandboxes/{id}/network", put(control::set_network))
         .route("/sandboxes/{id}/refreshes", post(control::refresh))
+        .route("/sandboxes/{id}/snapshots", post(snapshots::create))
+        .route("/sandboxes/{id}/fork", post(snapshots::fork))
+        .route("/snapshots", get(snapshots::list))
+        .route("/templates/{id}", delete(snapshots::delete))
         .route("/sandboxes/{id}/pause", post(control::pause))
         .route("/sandboxes/{id}/resume", post(control::connect))
         .route("/sandboxes/{id}/connect", post(control::connect))
@@ -58,5 +69,9 @@ pub(crate) fn router(sandboxes: Sandboxes, keys: Keys) -> Router {
         .merge(files)
         .fallback(any(|| async { Failure::no_route() }))
         .method_not_allowed_fallback(|| async { Failure::no_method() })
+        .layer(middleware::from_fn_with_state(
+            api.clone(),
+            ports::by_target,
+        ))
         .with_state(api)
 }

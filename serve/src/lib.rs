@@ -14,20 +14,27 @@
 #![forbid(unsafe_code)]
 
 mod accounts;
+mod checkpoints;
 mod database;
 mod e2b;
 mod fan_out;
+mod idempotency;
 mod keys;
+mod leftovers;
 mod listen;
+mod memory;
 mod peer;
+mod port_access;
+mod ports;
 mod process;
 mod sandbox;
 mod sandbox_id;
 mod sandboxes;
 mod secret;
 mod templates;
+mod usage;
 
-pub use database::{Database, DatabaseError};
+pub use database::{Claim, Database, DatabaseError};
 pub use keys::{BadKeyName, Key, KeyInfo, Keys, NewKeyError};
 pub use listen::{Bounds, ListenError, Server};
 pub use sandbox::{Expiry, NewSandbox, SandboxError};

@@ -292,7 +292,8 @@ impl Accept {
             .timer(TokioTimer::new())
             .header_read_timeout(self.bounds.head_timeout)
             .max_buf_size(self.bounds.head_bytes)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
         let mut ended = self.ended.clone();
         async move {
             tokio::pin!(connection);

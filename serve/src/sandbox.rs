@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use ironclaw_orchestrator::template::TemplateHash;
-use ironclaw_orchestrator::vm::snapshot::{Snapshot, SnapshotError};
+use ironclaw_orchestrator::vm::snapshot::{SnapshotError, SnapshotId};
 use ironclaw_orchestrator::vm::{
     CheckpointError, CheckpointOptions, ErrorKind, GuestError, SpawnError, SpawnOptions, VmClient,
     VmHandle,
@@ -16,10 +16,14 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::database::DatabaseError;
+use crate::memory::Memory;
+use crate::port_access::PortAccess;
+use crate::ports::Ports;
 use crate::process::Processes;
 use crate::sandbox_id::SandboxId;
 use crate::secret::Secret;
 use crate::templates::{TemplateError, TemplatePool};
+use crate::usage::UsageHistory;
 
 /// What becomes of a sandbox at its deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +51,12 @@ pub struct NewSandbox {
     pub metadata: BTreeMap<String, String>,
     /// Variables of each of its commands.
     pub env: BTreeMap<String, String>,
+    /// Whether its ports ask for a token.
+    pub private_ports: bool,
+    /// The host name that programs on its ports are told, in which `${PORT}` stands for the port.
+    pub told_host: Option<String>,
+    /// What its maker sends again with the same request: the same sandbox is the answer then.
+    pub idempotency_key: Option<String>,
 }
 
 impl NewSandbox {
@@ -60,6 +70,9 @@ impl NewSandbox {
             resume_on_use: false,
             metadata: BTreeMap::new(),
             env: BTreeMap::new(),
+            private_ports: false,
+            told_host: None,
+            idempotency_key: None,
         }
     }
 }
@@ -135,6 +148,10 @@ pub(crate) struct Record {
     /// Who made it: the name of a key.
     pub(crate) owner: String,
     pub(crate) started: SystemTime,
+    #[serde(default)]
+    pub(crate) idempotency_key: Option<String>,
+    #[serde(default)]
+    pub(crate) ports: PortAccess,
     #[serde(with = "secret_text")]
     pub(crate) token: Secret,
 }
@@ -179,12 +196,13 @@ pub(crate) struct Sandbox {
     phase: tokio::sync::Mutex<Phase>,
     status: Mutex<Status>,
     pub(crate) changed: Notify,
+    pub(crate) usage: UsageHistory,
 }
 
 #[derive(Debug)]
 enum Phase {
     Running(Box<Ran>),
-    Paused(Snapshot),
+    Paused(Memory),
     Gone,
 }
 
@@ -192,8 +210,9 @@ enum Phase {
 struct Ran {
     vm: VmHandle,
     processes: Arc<Processes>,
-    /// The checkpoint that it was resumed from, whose files it may still read.
-    from: Option<Snapshot>,
+    ports: Arc<Ports>,
+    /// What it goes on from, whose files it may still read.
+    from: Option<Memory>,
 }
 
 /// A sandbox that runs.
@@ -201,13 +220,14 @@ struct Ran {
 pub(crate) struct Live {
     pub(crate) vm: VmClient,
     pub(crate) processes: Arc<Processes>,
+    pub(crate) ports: Arc<Ports>,
 }
 
 /// What a pause left.
 #[derive(Debug)]
 pub(crate) enum Paused {
-    /// A checkpoint of it.
-    Now(Snapshot),
+    /// Its memory, in the store of snapshots.
+    Now(SnapshotId),
     /// It was paused before.
     Before,
 }
@@ -219,12 +239,14 @@ impl Sandbox {
         record: Record,
         template: Arc<TemplatePool>,
         vm: VmHandle,
+        from: Option<Memory>,
         lifetime: Duration,
     ) -> Self {
         let ran = Ran {
             vm,
             processes: Arc::default(),
-            from: None,
+            ports: Arc::default(),
+            from,
         };
         Self {
             id,
@@ -233,24 +255,26 @@ impl Sandbox {
             phase: tokio::sync::Mutex::new(Phase::Running(Box::new(ran))),
             status: Mutex::new(Status::until(lifetime)),
             changed: Notify::new(),
+            usage: UsageHistory::default(),
         }
     }
 
-    /// Makes a sandbox of a checkpoint.
+    /// Makes a sandbox that is paused.
     pub(crate) fn paused(
         id: SandboxId,
         record: Record,
         template: Arc<TemplatePool>,
-        checkpoint: Snapshot,
+        memory: Memory,
         since: SystemTime,
     ) -> Self {
         Self {
             id,
             record,
             template,
-            phase: tokio::sync::Mutex::new(Phase::Paused(checkpoint)),
+            phase: tokio::sync::Mutex::new(Phase::Paused(memory)),
             status: Mutex::new(Status::paused(since)),
             changed: Notify::new(),
+            usage: UsageHistory::default(),
         }
     }
 
@@ -293,39 +317,57 @@ impl Sandbox {
         }
     }
 
+    /// Writes its memory, and goes on.
+    pub(crate) async fn checkpoint(&self, owner: &Arc<str>) -> Result<Memory, SandboxError> {
+        match &*self.phase.lock().await {
+            Phase::Running(ran) => self.written(ran, owner).await,
+            Phase::Paused(_) => Err(SandboxError::Paused),
+            Phase::Gone => Err(SandboxError::Gone),
+        }
+    }
+
+    async fn written(&self, ran: &Ran, owner: &Arc<str>) -> Result<Memory, SandboxError> {
+        let options = CheckpointOptions::owned_by(owner.to_string());
+        let snapshot = ran.vm.checkpoint(options).await?;
+        let store = self.template.pool.launcher().snapshots().clone();
+        Ok(Memory::new(snapshot, store, Arc::clone(owner)))
+    }
+
     /// Writes its memory and ends its VM.
-    pub(crate) async fn pause(&self) -> Result<Paused, SandboxError> {
+    pub(crate) async fn pause(&self, owner: &Arc<str>) -> Result<Paused, SandboxError> {
         let mut phase = self.phase.lock().await;
         let ran = match &*phase {
             Phase::Running(ran) => ran,
             Phase::Paused(_) => return Ok(Paused::Before),
             Phase::Gone => return Err(SandboxError::Gone),
         };
-        let options = CheckpointOptions::owned_by(owner(&self.id));
-        let checkpoint = ran.vm.checkpoint(options).await?;
-        let before = std::mem::replace(&mut *phase, Phase::Paused(checkpoint.clone()));
+        let memory = self.written(ran, owner).await?;
+        let id = memory.id();
+        let before = std::mem::replace(&mut *phase, Phase::Paused(memory));
         *self.lock() = Status::paused(SystemTime::now());
         self.changed.notify_one();
         if let Phase::Running(ran) = before {
             self.end(*ran).await;
         }
-        Ok(Paused::Now(checkpoint))
+        Ok(Paused::Now(id))
     }
 
-    /// Goes on with a paused one; returns whether it was paused.
+    /// Goes on with a paused one; returns whether it was paused. Its memory on disk goes with its VM.
     pub(crate) async fn resume(&self, lifetime: Duration) -> Result<bool, SandboxError> {
         let mut phase = self.phase.lock().await;
-        let checkpoint = match &*phase {
+        let memory = match &*phase {
             Phase::Running(_) => return Ok(false),
-            Phase::Paused(checkpoint) => checkpoint.clone(),
+            Phase::Paused(memory) => memory.clone(),
             Phase::Gone => return Err(SandboxError::Gone),
         };
         let options = SpawnOptions::named(self.id.as_str());
-        let vm = self.template.pool.fork(&checkpoint, options).await?;
+        let vm = self.template.pool.fork(memory.snapshot(), options).await?;
+        memory.give_up();
         *phase = Phase::Running(Box::new(Ran {
             vm,
             processes: Arc::default(),
-            from: Some(checkpoint),
+            ports: Arc::default(),
+            from: Some(memory),
         }));
         *self.lock() = Status::until(lifetime);
         self.changed.notify_one();
@@ -339,7 +381,10 @@ impl Sandbox {
         self.changed.notify_one();
         match before {
             Phase::Running(ran) => self.end(*ran).await,
-            Phase::Paused(checkpoint) => self.forget(checkpoint).await,
+            Phase::Paused(memory) => {
+                memory.give_up();
+                memory.leave().await;
+            }
             Phase::Gone => return false,
         }
         true
@@ -367,27 +412,8 @@ impl Sandbox {
         if let Err(error) = vm.destroy().await {
             tracing::warn!(sandbox = %self.id, %error, "a VM has not ended in time");
         }
-        if let Some(checkpoint) = from {
-            self.forget(checkpoint).await;
-        }
-    }
-
-    /// Deletes a checkpoint that nobody goes on from any more.
-    async fn forget(&self, checkpoint: Snapshot) {
-        let (store, id) = (
-            self.template.pool.launcher().snapshots().clone(),
-            checkpoint.id(),
-        );
-        let owner = owner(&self.id);
-        drop(checkpoint);
-        let deleted = tokio::task::spawn_blocking(move || store.delete_checkpoint(id, &owner));
-        match deleted.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::warn!(sandbox = %self.id, %error, "a checkpoint stays on the disk");
-            }
-            // The runtime shuts down.
-            Err(_) => {}
+        if let Some(memory) = from {
+            memory.leave().await;
         }
     }
 }
@@ -397,13 +423,9 @@ impl Ran {
         Live {
             vm: self.vm.client(),
             processes: Arc::clone(&self.processes),
+            ports: Arc::clone(&self.ports),
         }
     }
-}
-
-/// Returns the owner under which a sandbox's checkpoints are kept.
-fn owner(id: &SandboxId) -> String {
-    format!("sandbox {id}")
 }
 
 impl Status {

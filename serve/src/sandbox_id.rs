@@ -21,13 +21,7 @@ impl SandboxId {
     /// # Errors
     /// If the kernel gives no random numbers.
     pub(crate) fn draw() -> Result<Self, getrandom::Error> {
-        let mut bytes = [0; DRAWN];
-        getrandom::fill(&mut bytes)?;
-        let letters = bytes.iter().map(|byte| {
-            let index = usize::from(byte % 32);
-            char::from(ALPHABET[index])
-        });
-        Ok(Self(std::iter::once('i').chain(letters).collect()))
+        draw_text('i').map(Self)
     }
 
     /// Returns its text.
@@ -35,6 +29,20 @@ impl SandboxId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Draws the text of an id, which begins with `prefix`.
+///
+/// # Errors
+/// If the kernel gives no random numbers.
+pub(crate) fn draw_text(prefix: char) -> Result<String, getrandom::Error> {
+    let mut bytes = [0; DRAWN];
+    getrandom::fill(&mut bytes)?;
+    let letters = bytes.iter().map(|byte| {
+        let index = usize::from(byte % 32);
+        char::from(ALPHABET[index])
+    });
+    Ok(std::iter::once(prefix).chain(letters).collect())
 }
 
 impl fmt::Display for SandboxId {

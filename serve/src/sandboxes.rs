@@ -5,20 +5,30 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use ironclaw_orchestrator::vm::snapshot::{Snapshot, SnapshotId};
+use futures_util::future::join_all;
+use futures_util::{StreamExt as _, stream};
+use ironclaw_orchestrator::vm::snapshot::SnapshotId;
 use ironclaw_orchestrator::vm::{SpawnOptions, dropped_vms_ended};
 use rusqlite::params;
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
+use crate::checkpoints::Checkpoints;
 use crate::database::{Database, DatabaseError};
+use crate::idempotency::IdempotencyKeys;
+use crate::leftovers;
+use crate::memory::Memory;
+use crate::port_access::PortAccess;
 use crate::sandbox::{Expiry, Live, NewSandbox, Paused, Record, Sandbox, SandboxError, State};
 use crate::sandbox_id::SandboxId;
 use crate::secret::Secret;
-use crate::templates::Templates;
+use crate::templates::{TemplatePool, Templates};
 
 /// Time that a request which resumes a sandbox adds to its deadline.
 const LIFETIME_ON_USE: Duration = Duration::from_secs(300);
+
+/// Sandboxes that are paused at the same time when the daemon ends: each writes its memory.
+const PAUSES_AT_A_TIME: usize = 4;
 
 /// The sandboxes of a daemon. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -27,9 +37,11 @@ pub struct Sandboxes(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     templates: Templates,
+    checkpoints: Checkpoints,
     database: Database,
     limit: usize,
     table: Mutex<Table>,
+    repeated: IdempotencyKeys,
 }
 
 #[derive(Debug, Default)]
@@ -71,9 +83,11 @@ impl Sandboxes {
     pub fn new(templates: Templates, database: Database, limit: usize) -> Self {
         Self(Arc::new(Inner {
             templates,
+            checkpoints: Checkpoints::new(database.clone()),
             database,
             limit,
             table: Mutex::default(),
+            repeated: IdempotencyKeys::default(),
         }))
     }
 
@@ -83,34 +97,120 @@ impl Sandboxes {
         &self.0.templates
     }
 
-    /// Makes a sandbox for the holder of a key.
+    /// Returns the states of sandboxes that were kept for others.
+    pub(crate) fn checkpoints(&self) -> &Checkpoints {
+        &self.0.checkpoints
+    }
+
+    /// Makes a sandbox for the holder of a key, of a template or a checkpoint. The same request again,
+    /// as its key tells, gets the same sandbox while that is there.
     pub(crate) async fn create(
         &self,
         new: NewSandbox,
         by: &str,
     ) -> Result<Arc<Sandbox>, SandboxError> {
+        let Some(key) = new.idempotency_key.clone() else {
+            return self.make(new, by).await;
+        };
+        let _alone = self.0.repeated.lock(by, &key).await;
+        let made = |sandbox: &Sandbox| {
+            let record = &sandbox.record;
+            record.owner == by && record.idempotency_key.as_deref() == Some(&key)
+        };
+        match self.find(made) {
+            Some(sandbox) => Ok(sandbox),
+            None => self.make(new, by).await,
+        }
+    }
+
+    async fn make(&self, new: NewSandbox, by: &str) -> Result<Arc<Sandbox>, SandboxError> {
         let inner = &*self.0;
         let _coming = self.make_room()?;
-        let random = |error: getrandom::Error| SandboxError::Random(error.to_string());
-        let id = SandboxId::draw().map_err(random)?;
-        let template = inner.templates.named(&new.template).await?;
+        let mut env = new.env;
+        let (template, from) = match inner.checkpoints.find(&new.template) {
+            Some(checkpoint) => {
+                for (name, value) in &checkpoint.record.env {
+                    env.entry(name.clone()).or_insert_with(|| value.clone());
+                }
+                let template = Arc::clone(&checkpoint.template);
+                (template, Some(checkpoint.memory.clone()))
+            }
+            None => (inner.templates.named(&new.template).await?, None),
+        };
         let record = Record {
             template: new.template,
             template_hash: *template.pool.launcher().template().hash(),
             metadata: new.metadata,
-            env: new.env,
+            env,
             expiry: new.expiry,
             resume_on_use: new.resume_on_use,
             owner: by.to_owned(),
             started: SystemTime::now(),
-            token: Secret::draw().map_err(random)?,
+            idempotency_key: new.idempotency_key,
+            ports: PortAccess {
+                token: new.private_ports.then(draw).transpose()?,
+                host: new.told_host,
+            },
+            token: draw()?,
         };
-        let vm = template
-            .pool
-            .spawn_with(SpawnOptions::named(id.as_str()))
-            .await?;
-        let sandbox = Sandbox::running(id, record, template, vm, new.lifetime);
-        self.add(sandbox)
+        self.begin(record, template, from, new.lifetime).await
+    }
+
+    /// Makes copies of a sandbox that runs, each with what runs in it, an id and secrets of its own.
+    pub(crate) async fn fork(
+        &self,
+        sandbox: &Sandbox,
+        count: usize,
+        lifetime: Duration,
+        by: &str,
+    ) -> Result<Vec<Result<Arc<Sandbox>, SandboxError>>, SandboxError> {
+        let memory = sandbox.checkpoint(self.0.database.owner()).await?;
+        memory.give_up();
+        let one = async || {
+            let _coming = self.make_room()?;
+            let before = &sandbox.record;
+            let record = Record {
+                owner: by.to_owned(),
+                started: SystemTime::now(),
+                idempotency_key: None,
+                ports: PortAccess {
+                    token: before.ports.token.as_ref().map(|_| draw()).transpose()?,
+                    host: before.ports.host.clone(),
+                },
+                token: draw()?,
+                ..before.clone()
+            };
+            let template = Arc::clone(&sandbox.template);
+            self.begin(record, template, Some(memory.clone()), lifetime)
+                .await
+        };
+        let forks = join_all((0..count).map(|_| one())).await;
+        memory.leave().await;
+        Ok(forks)
+    }
+
+    async fn begin(
+        &self,
+        record: Record,
+        template: Arc<TemplatePool>,
+        from: Option<Memory>,
+        lifetime: Duration,
+    ) -> Result<Arc<Sandbox>, SandboxError> {
+        let id = SandboxId::draw().map_err(random)?;
+        let options = SpawnOptions::named(id.as_str());
+        let spawned = match &from {
+            Some(memory) => template.pool.fork(memory.snapshot(), options).await,
+            None => template.pool.spawn_with(options).await,
+        };
+        match spawned {
+            Ok(vm) => self.add(Sandbox::running(id, record, template, vm, from, lifetime)),
+            Err(error) => {
+                if let Some(memory) = from {
+                    memory.leave().await;
+                }
+                Err(error.into())
+            }
+        }
     }
 
     fn make_room(&self) -> Result<Coming<'_>, SandboxError> {
@@ -183,10 +283,10 @@ impl Sandboxes {
         sandbox: &Sandbox,
         left: Option<Duration>,
     ) -> Result<bool, SandboxError> {
-        match sandbox.pause().await? {
+        match sandbox.pause(self.0.database.owner()).await? {
             Paused::Before => Ok(false),
-            Paused::Now(checkpoint) => {
-                self.keep(sandbox, &checkpoint, left)?;
+            Paused::Now(memory) => {
+                self.keep(sandbox, memory, left)?;
                 Ok(true)
             }
         }
@@ -256,7 +356,7 @@ impl Sandboxes {
     fn keep(
         &self,
         sandbox: &Sandbox,
-        checkpoint: &Snapshot,
+        memory: SnapshotId,
         left: Option<Duration>,
     ) -> Result<(), DatabaseError> {
         let kept = Kept {
@@ -266,7 +366,7 @@ impl Sandboxes {
         };
         // Maps with texts as keys, numbers and texts: they have a JSON.
         let record = serde_json::to_string(&kept).unwrap_or_default();
-        let (id, checkpoint) = (sandbox.id.as_str(), checkpoint.id().to_string());
+        let (id, checkpoint) = (sandbox.id.as_str(), memory.to_string());
         let write = |connection: &mut rusqlite::Connection| {
             connection.execute(
                 "INSERT OR REPLACE INTO paused_sandbox (id, checkpoint, record) VALUES (?1, ?2, ?3)",
@@ -290,6 +390,8 @@ impl Sandboxes {
     /// # Errors
     /// [`DatabaseError`].
     pub async fn take_up(&self) -> Result<usize, DatabaseError> {
+        self.sweep().await;
+        self.0.checkpoints.take_up(&self.0.templates).await?;
         let rows = self.0.database.run("list the sandboxes of", |connection| {
             let mut query =
                 connection.prepare("SELECT id, checkpoint, record FROM paused_sandbox")?;
@@ -312,26 +414,15 @@ impl Sandboxes {
         let text = |error: &dyn std::error::Error| error.to_string();
         let id: SandboxId = id.parse().map_err(|error| text(&error))?;
         let kept: Kept = serde_json::from_str(record).map_err(|error| text(&error))?;
-        let checkpoint: SnapshotId = checkpoint
-            .parse()
-            .map_err(|_| format!("{checkpoint:?} is no id of a checkpoint"))?;
         let template = self.0.templates.hashed(&kept.record.template_hash);
         let template = template.await.map_err(|error| text(&error))?;
-        let launcher = template.pool.launcher().clone();
-        let found = tokio::task::spawn_blocking(move || {
-            let requirements = launcher.requirements();
-            launcher.snapshots().checkpoint(checkpoint, requirements)
-        });
-        let checkpoint = found
-            .await
-            .map_err(|error| text(&error))?
-            .map_err(|error| text(&error))?;
+        let memory = template.memory(checkpoint, self.0.database.owner()).await?;
         let Kept {
             record,
             since,
             left,
         } = kept;
-        let sandbox = Sandbox::paused(id, record, template, checkpoint, since);
+        let sandbox = Sandbox::paused(id, record, template, memory, since);
         let sandbox = self.add(sandbox).map_err(|error| text(&error))?;
         if let Some(left) = left {
             let resumed = self.resume(&sandbox, left).await;
@@ -340,28 +431,63 @@ impl Sandboxes {
         Ok(())
     }
 
-    /// Pauses all that runs, so that the next daemon goes on with it; takes no more.
-    pub async fn drain(&self) {
+    /// Deletes the memory that a daemon left that was killed: what no sandbox and no checkpoint of the
+    /// database needs.
+    async fn sweep(&self) {
+        let (path, owner) = (
+            self.0.templates.config().snapshot_path.clone(),
+            Arc::clone(self.0.database.owner()),
+        );
+        let database = self.0.database.clone();
+        let swept = tokio::task::spawn_blocking(move || leftovers::sweep(path, &database, &owner));
+        match swept.await {
+            Ok(Ok(())) => {}
+            Ok(Err(reason)) => {
+                tracing::warn!(reason, "what a former daemon left stays on the disk")
+            }
+            // The runtime shuts down.
+            Err(_) => {}
+        }
+    }
+
+    /// Pauses all that runs, several at a time, so that the next daemon goes on with it; takes no more.
+    /// What is not paused within `limit` is lost, and told.
+    pub async fn drain(&self, limit: Duration) {
         let all = {
             let mut table = self.0.lock();
             table.draining = true;
             table.by_id.values().cloned().collect::<Vec<_>>()
         };
-        for sandbox in all {
-            let status = sandbox.status();
-            if status.state == State::Paused {
-                continue;
-            }
-            let left = status.end.duration_since(SystemTime::now());
-            let left = left.unwrap_or(Duration::ZERO);
-            match self.pause_with(&sandbox, Some(left)).await {
-                Ok(_) => tracing::info!(sandbox = %sandbox.id, "kept for the next daemon"),
-                Err(error) => {
-                    tracing::error!(sandbox = %sandbox.id, %error, "a sandbox is lost");
-                }
-            }
-        }
+        let until = Instant::now() + limit;
+        stream::iter(&all)
+            .for_each_concurrent(PAUSES_AT_A_TIME, |sandbox| self.hand_over(sandbox, until))
+            .await;
         self.0.templates.close().await;
         dropped_vms_ended().await;
     }
+
+    /// Pauses a sandbox for the next daemon.
+    async fn hand_over(&self, sandbox: &Sandbox, until: Instant) {
+        let status = sandbox.status();
+        if status.state == State::Paused {
+            return;
+        }
+        let left = status.end.duration_since(SystemTime::now());
+        let left = left.unwrap_or(Duration::ZERO);
+        match timeout_at(until, self.pause_with(sandbox, Some(left))).await {
+            Ok(Ok(_)) => tracing::info!(sandbox = %sandbox.id, "kept for the next daemon"),
+            Ok(Err(error)) => tracing::error!(sandbox = %sandbox.id, %error, "a sandbox is lost"),
+            Err(_) => {
+                tracing::error!(sandbox = %sandbox.id, "a sandbox is lost: there was no time")
+            }
+        }
+    }
+}
+
+fn draw() -> Result<Secret, SandboxError> {
+    Secret::draw().map_err(random)
+}
+
+fn random(error: getrandom::Error) -> SandboxError {
+    SandboxError::Random(error.to_string())
 }

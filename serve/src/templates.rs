@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use ironclaw_orchestrator::template::{TemplateChoice, TemplateHash, TemplateName, TemplateStore};
+use ironclaw_orchestrator::vm::snapshot::SnapshotId;
 use ironclaw_orchestrator::vm::{
     Config, GuestError, LaunchError, Launcher, Pool, PoolError, PoolOptions, Progress, VmClient,
 };
@@ -11,6 +12,7 @@ use thiserror::Error;
 use tokio::sync::{Mutex, OnceCell};
 
 use crate::accounts::{self, Account};
+use crate::memory::Memory;
 
 /// Limit of a guest's `/etc/passwd`, in bytes.
 const MAX_PASSWD: u64 = 1024 * 1024;
@@ -184,6 +186,22 @@ impl Templates {
 }
 
 impl TemplatePool {
+    /// Finds the checkpoint of one of its VMs, that was kept under `owner`.
+    pub(crate) async fn memory(&self, id: &str, owner: &Arc<str>) -> Result<Memory, String> {
+        let parsed: SnapshotId = id
+            .parse()
+            .map_err(|_| format!("{id:?} is no id of a checkpoint"))?;
+        let launcher = self.pool.launcher().clone();
+        let found = tokio::task::spawn_blocking(move || {
+            let (store, requirements) = (launcher.snapshots(), launcher.requirements());
+            let found = store.checkpoint(parsed, requirements);
+            found.map(|snapshot| (snapshot, store.clone()))
+        });
+        let found = found.await.map_err(|error| error.to_string())?;
+        let (snapshot, store) = found.map_err(|error| error.to_string())?;
+        Ok(Memory::new(snapshot, store, Arc::clone(owner)))
+    }
+
     /// Returns the user that commands run as if their client names none.
     pub(crate) async fn user(&self, vm: &VmClient) -> Result<&'static str, GuestError> {
         let find = || async {

@@ -10,6 +10,9 @@ use crate::help;
 /// The port that the daemon listens on by default: that of E2B's API in its SDKs' debug mode.
 const PORT: u16 = 3000;
 
+/// Seconds that sandboxes have to be paused in: less than the 90 that systemd waits by default.
+const DRAIN_TIMEOUT: u16 = 75;
+
 #[derive(Debug, Args)]
 #[command(after_help = help::SERVE_EXAMPLES)]
 pub(crate) struct Serve {
@@ -28,6 +31,9 @@ pub(crate) struct Serve {
     /// Have warm clones of these templates ready before listening; may be given more than once.
     #[arg(long, value_name = "TEMPLATE")]
     pub(crate) warm: Vec<String>,
+    /// When the daemon ends, the time that sandboxes which run may take to be paused; what is not is lost.
+    #[arg(long, value_name = "SECONDS", default_value_t = DRAIN_TIMEOUT)]
+    pub(crate) drain_timeout: u16,
     /// Check that the daemon could start, and start nothing.
     #[arg(long)]
     pub(crate) check: bool,

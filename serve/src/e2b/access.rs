@@ -28,8 +28,8 @@ const API_KEY: &str = "x-api-key";
 const TOKEN: &str = "x-access-token";
 
 /// The headers that name a sandbox and a port where the host name does not.
-const SANDBOX: &str = "e2b-sandbox-id";
-const PORT: &str = "e2b-sandbox-port";
+pub(super) const SANDBOX: &str = "e2b-sandbox-id";
+pub(super) const PORT: &str = "e2b-sandbox-port";
 
 /// The name under which those are known who come over the Unix socket without a key.
 const LOCAL: &str = "local";
@@ -106,6 +106,11 @@ impl Target {
         };
         by_host().or_else(by_headers)
     }
+
+    /// Returns whether it is for the calls that E2B's own agent has, and not for a program.
+    pub(super) fn is_agent(&self) -> bool {
+        self.port == AGENT_PORT
+    }
 }
 
 /// A refusal of a request to a sandbox.
@@ -120,7 +125,7 @@ pub(super) enum Refused {
 }
 
 impl Refused {
-    fn gone(id: impl Into<String>) -> Self {
+    pub(super) fn gone(id: impl Into<String>) -> Self {
         Self::Unreachable {
             id: id.into(),
             // The SDKs know a sandbox that is gone by these words.
@@ -128,7 +133,7 @@ impl Refused {
         }
     }
 
-    fn of(error: &SandboxError, id: &SandboxId) -> Self {
+    pub(super) fn of(error: &SandboxError, id: &SandboxId) -> Self {
         match error {
             SandboxError::Gone | SandboxError::Paused => Self::gone(id.as_str()),
             other => {
@@ -189,18 +194,8 @@ pub(super) fn find(api: &Api, headers: &HeaderMap) -> Result<Arc<Sandbox>, Refus
         .into());
     };
     let id = target.id.as_str();
-    let sandbox = api
-        .0
-        .sandboxes
-        .get(&target.id)
-        .map_err(|_| Refused::gone(id))?;
-    if target.port != AGENT_PORT {
-        return Err(Refused::Unreachable {
-            id: id.to_owned(),
-            reason: "The sandbox is running but port is not open",
-        });
-    }
-    Ok(sandbox)
+    let found = api.0.sandboxes.get(&target.id);
+    found.map_err(|_| Refused::gone(id))
 }
 
 /// Lets a request into a sandbox whose token it has. The token alone names one, too: SDKs before 2.11

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use super::access::Caller;
 use super::api::Api;
 use super::failure::Failure;
+use super::network::Network;
 use super::shapes::{Create, Created, Info, lifetime};
 use crate::sandbox::{Sandbox, SandboxError, State as SandboxState};
 use crate::sandbox_id::SandboxId;
@@ -23,6 +24,12 @@ const LIFETIME: Duration = Duration::from_secs(300);
 
 /// The same, in the first version of the API.
 const LIFETIME_V1: Duration = Duration::from_secs(15);
+
+/// The header by which a request that is sent again is known.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// Limit of its value, in bytes.
+const MAX_IDEMPOTENCY_KEY: usize = 255;
 
 type Answer = Result<Response, Failure>;
 
@@ -40,28 +47,51 @@ pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
 pub(super) async fn create(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
     body: Bytes,
 ) -> Answer {
-    make(&api, &caller, &body, LIFETIME).await
+    make(&api, &caller, &headers, &body, LIFETIME).await
 }
 
 pub(super) async fn create_v1(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
     body: Bytes,
 ) -> Answer {
-    make(&api, &caller, &body, LIFETIME_V1).await
+    make(&api, &caller, &headers, &body, LIFETIME_V1).await
 }
 
-async fn make(api: &Api, caller: &Caller, body: &[u8], default: Duration) -> Answer {
-    let new = json::<Create>(body)?.accept(default)?;
+async fn make(
+    api: &Api,
+    caller: &Caller,
+    headers: &HeaderMap,
+    body: &[u8],
+    default: Duration,
+) -> Answer {
+    let mut new = json::<Create>(body)?.accept(default)?;
+    new.idempotency_key = idempotency_key(headers)?;
     let made = api.0.sandboxes.create(new, &caller.0).await;
     let sandbox = made.map_err(|error| Failure::of(&error, None))?;
     tracing::info!(sandbox = %sandbox.id, by = caller.0, "a sandbox is made");
     Ok((StatusCode::CREATED, Json(Created::of(&sandbox))).into_response())
 }
 
-fn find(api: &Api, id: &str) -> Result<Arc<Sandbox>, Failure> {
+/// Reads the key by which a request that is sent again is known.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Failure> {
+    let Some(key) = headers.get(IDEMPOTENCY_KEY) else {
+        return Ok(None);
+    };
+    let key = key.to_str().ok();
+    let key = key.filter(|key| (1..=MAX_IDEMPOTENCY_KEY).contains(&key.len()));
+    let bad = || {
+        let text = format!("the header Idempotency-Key has 1 to {MAX_IDEMPOTENCY_KEY} characters");
+        Failure::bad_request(text)
+    };
+    key.map(|key| Some(key.to_owned())).ok_or_else(bad)
+}
+
+pub(super) fn find(api: &Api, id: &str) -> Result<Arc<Sandbox>, Failure> {
     let id: SandboxId = id.parse().map_err(|_| {
         Failure::new(
             StatusCode::NOT_FOUND,
@@ -153,6 +183,17 @@ pub(super) async fn pause(
         return Err(Failure::of(&SandboxError::Paused, Some(&sandbox.id)));
     }
     tracing::info!(sandbox = %sandbox.id, by = caller.0, "a sandbox is paused");
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Changes what a sandbox may reach: nothing outside, whatever is denied.
+pub(super) async fn set_network(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Answer {
+    json::<Network>(&body)?.accept_update()?;
+    find(&api, &id)?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

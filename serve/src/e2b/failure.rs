@@ -5,7 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use ironclaw_orchestrator::vm::{FailureKind, GuestError};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::sandbox::SandboxError;
 use crate::sandbox_id::SandboxId;
@@ -33,6 +33,13 @@ impl Failure {
         Self::new(StatusCode::BAD_REQUEST, message)
     }
 
+    /// A field that can't be served, and would change what a sandbox may do.
+    pub(super) fn refused(field: &str) -> Self {
+        Self::bad_request(format!(
+            "the field {field:?} can't be served, and would change what the sandbox may do"
+        ))
+    }
+
     pub(super) fn no_route() -> Self {
         Self::new(StatusCode::NOT_FOUND, "there is no such call")
     }
@@ -46,7 +53,7 @@ impl Failure {
     }
 
     /// Logs what clients are not told, since it may have paths of the host.
-    fn internal(error: &dyn std::error::Error, message: &str) -> Self {
+    pub(super) fn internal(error: &dyn std::error::Error, message: &str) -> Self {
         tracing::error!(error = causes(error), "{message}");
         let message = format!("{message}; the daemon's log has the reason");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
@@ -79,10 +86,16 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// Returns it as clients read it.
+    pub(super) fn body(&self) -> Value {
+        json!({ "code": self.status.as_u16(), "message": self.message })
+    }
+}
+
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let Self { status, message } = self;
-        let body = Json(json!({ "code": status.as_u16(), "message": message }));
+        let (status, body) = (self.status, Json(self.body()));
         let mut response = (status, body).into_response();
         if matches!(
             status,

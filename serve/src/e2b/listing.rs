@@ -6,19 +6,13 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
-use axum::http::{HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 
 use super::api::Api;
 use super::failure::Failure;
+use super::paging::{self, PAGE, decode, pairs};
 use super::shapes::{Info, state_name};
 use crate::sandbox::Sandbox;
-
-/// Sandboxes on a page, at most and by default.
-const PAGE: usize = 100;
-
-/// The header that has the place where the next page begins.
-const NEXT: HeaderName = HeaderName::from_static("x-next-token");
 
 /// What is asked for.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -63,15 +57,7 @@ impl Asked {
                         .collect();
                 }
                 "state" => asked.states.extend(value.split(',').map(str::to_owned)),
-                "limit" => {
-                    let limit = value
-                        .parse()
-                        .ok()
-                        .filter(|limit| (1..=PAGE).contains(limit));
-                    let bad =
-                        || Failure::bad_request(format!("limit is a number from 1 to {PAGE}"));
-                    asked.limit = Some(limit.ok_or_else(bad)?);
-                }
+                "limit" => asked.limit = Some(paging::limit(&value)?),
                 "nextToken" => {
                     let bad = || Failure::bad_request("nextToken is not one of these lists");
                     asked.after = Some(Place::parse(&value).ok_or_else(bad)?);
@@ -97,24 +83,6 @@ impl Asked {
     }
 }
 
-/// Reads `name=value` pairs that are percent-encoded.
-fn pairs(query: &str) -> impl Iterator<Item = (String, String)> + '_ {
-    query
-        .split('&')
-        .filter(|pair| !pair.is_empty())
-        .map(|pair| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (decode(name), decode(value))
-        })
-}
-
-fn decode(text: &str) -> String {
-    let spaced = text.replace('+', " ");
-    percent_encoding::percent_decode_str(&spaced)
-        .decode_utf8_lossy()
-        .into_owned()
-}
-
 pub(super) async fn list(
     State(api): State<Api>,
     RawQuery(query): RawQuery,
@@ -128,10 +96,7 @@ pub(super) async fn list(
     let page: Vec<_> = found.iter().map(|sandbox| Info::of(sandbox)).collect();
     let mut response = Json(page).into_response();
     if let (true, Some(last)) = (more, found.last()) {
-        let token = HeaderValue::try_from(Place::of(last).token());
-        if let Ok(token) = token {
-            response.headers_mut().insert(NEXT, token);
-        }
+        paging::next(&mut response, &Place::of(last).token());
     }
     Ok(response)
 }

@@ -9,7 +9,9 @@ use serde_json::Value;
 
 use super::api::ENVD_VERSION;
 use super::failure::Failure;
+use super::network::{Network, asks_for_something};
 use crate::sandbox::{Expiry, NewSandbox, Sandbox, State};
+use crate::secret::Secret;
 
 /// Bounds of a lifetime: a day at most.
 const MAX_LIFETIME: u64 = 24 * 60 * 60;
@@ -19,6 +21,14 @@ const MAX_TEXTS: usize = 256 * 1024;
 
 /// Which node runs a sandbox: there is one.
 const CLIENT: &str = "ironclaw";
+
+/// What E2B adds to the names of templates and snapshots, and its clients with them.
+const TAG: &str = ":default";
+
+/// Returns a name without the tag that each has.
+pub(super) fn untagged(name: &str) -> &str {
+    name.strip_suffix(TAG).unwrap_or(name)
+}
 
 /// A request for a sandbox; fields that are not here change nothing that is unsafe.
 #[derive(Debug, Default, Deserialize)]
@@ -35,7 +45,7 @@ pub(super) struct Create {
     /// Guests have no network, so that this holds whatever it says.
     #[serde(rename = "allow_internet_access")]
     _allow_internet_access: Option<bool>,
-    network: Option<Value>,
+    network: Option<Network>,
     mcp: Option<Value>,
     iam: Option<Value>,
     volume_mounts: Option<Value>,
@@ -50,18 +60,16 @@ impl Create {
     /// Returns what it asks for; refuses what can't be had.
     pub(super) fn accept(self, default_lifetime: Duration) -> Result<NewSandbox, Failure> {
         let refused = [
-            ("network", &self.network),
             ("mcp", &self.mcp),
             ("iam", &self.iam),
             ("volumeMounts", &self.volume_mounts),
         ];
         for (name, value) in refused {
             if value.as_ref().is_some_and(asks_for_something) {
-                return Err(Failure::bad_request(format!(
-                    "the field {name:?} can't be served, and would change what the sandbox may do"
-                )));
+                return Err(Failure::refused(name));
             }
         }
+        let network = self.network.unwrap_or_default().accept()?;
         let pauses = self.auto_pause.unwrap_or(false);
         if pauses && self.auto_pause_memory == Some(false) {
             return Err(Failure::bad_request(
@@ -71,7 +79,10 @@ impl Create {
         let metadata = self.metadata.unwrap_or_default();
         let env = self.env_vars.unwrap_or_default();
         check_texts(&metadata, &env)?;
-        let mut new = NewSandbox::of(self.template, lifetime(self.timeout, default_lifetime)?);
+        let mut new = NewSandbox::of(
+            untagged(&self.template),
+            lifetime(self.timeout, default_lifetime)?,
+        );
         new.expiry = match pauses {
             true => Expiry::Pause,
             false => Expiry::Kill,
@@ -79,19 +90,9 @@ impl Create {
         new.resume_on_use = self.auto_resume.is_some_and(|resume| resume.enabled);
         new.metadata = metadata;
         new.env = env;
+        new.private_ports = network.is_private;
+        new.told_host = network.host;
         Ok(new)
-    }
-}
-
-/// Returns whether a field that can't be served has something in it.
-fn asks_for_something(value: &Value) -> bool {
-    match value {
-        Value::Null => false,
-        Value::Array(all) => all.iter().any(asks_for_something),
-        Value::Object(all) => all.values().any(asks_for_something),
-        // What a client writes that asks for the default.
-        Value::Bool(value) => !value,
-        Value::Number(_) | Value::String(_) => true,
     }
 }
 
@@ -138,6 +139,8 @@ pub(super) struct Created<'a> {
     client: &'a str,
     envd_version: &'a str,
     envd_access_token: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traffic_access_token: Option<&'a str>,
 }
 
 impl<'a> Created<'a> {
@@ -149,6 +152,7 @@ impl<'a> Created<'a> {
             client: CLIENT,
             envd_version: ENVD_VERSION,
             envd_access_token: sandbox.record.token.reveal(),
+            traffic_access_token: sandbox.record.ports.token.as_ref().map(Secret::reveal),
         }
     }
 }
@@ -246,7 +250,6 @@ mod tests {
     fn what_would_change_what_a_sandbox_may_do_is_refused_by_name() {
         for (field, value) in [
             ("network", r#"{"allowOut":["1.1.1.1"]}"#),
-            ("network", r#"{"allowPublicTraffic":false}"#),
             ("mcp", r#"{"server":{"key":"x"}}"#),
             ("iam", r#"{"tokens":{"a":"b"}}"#),
             ("volumeMounts", r#"[{"name":"v","path":"/v"}]"#),
