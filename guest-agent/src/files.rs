@@ -17,6 +17,7 @@ use crate::archive::Archive;
 use crate::archive::tree::Tree;
 use crate::changes::{ChangeList, Changes, Layer};
 use crate::credentials::as_user;
+use crate::extract::Extract;
 use crate::failure::{failed, refused};
 use crate::file_info::look;
 use crate::listing::Listing;
@@ -24,6 +25,7 @@ use crate::os_str::os;
 use crate::overlay::Overlay;
 use crate::removal::Removal;
 use crate::transfer::Transfer;
+use crate::watch::Watch;
 
 /// Mode of parents that are made on the way.
 const PARENT_MODE: u32 = 0o755;
@@ -66,6 +68,14 @@ fn start(
         FileOperation::List { path, depth } => {
             let listing = Listing::start(id, Path::new(os(path)), *depth, account)?;
             Ok(Answer::Later(Box::new(listing)))
+        }
+        FileOperation::Extract { path, owners } => {
+            let extract = Extract::start(id, path, *owners, account)?;
+            Ok(Answer::Later(Box::new(extract)))
+        }
+        FileOperation::Watch { path, recursive } => {
+            let watch = Watch::start(id, path, *recursive, account)?;
+            Ok(Answer::Later(Box::new(watch)))
         }
         FileOperation::Remove {
             path,
@@ -179,14 +189,12 @@ fn at_once(operation: &FileOperation) -> Result<Outcome, Outcome> {
             });
             set.and_then(|()| changed(1))
         }
-        FileOperation::Extract { .. } | FileOperation::Watch { .. } => Err(failed(
-            FailureKind::Unsupported,
-            "this agent does not do that",
-        )),
         FileOperation::List { .. }
         | FileOperation::ListChanges
         | FileOperation::ArchiveChanges
-        | FileOperation::Archive { .. } => Err(failed(FailureKind::Invalid, "it takes time")),
+        | FileOperation::Archive { .. }
+        | FileOperation::Extract { .. }
+        | FileOperation::Watch { .. } => Err(failed(FailureKind::Invalid, "it takes time")),
     }
 }
 

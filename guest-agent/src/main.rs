@@ -32,6 +32,7 @@ mod console;
 mod control_group;
 mod credentials;
 mod download;
+mod extract;
 mod failure;
 mod fate;
 mod file_info;
@@ -64,6 +65,7 @@ mod transport;
 mod tunnel;
 mod uevents;
 mod upload;
+mod watch;
 
 use std::error::Error;
 use std::ffi::OsString;

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 
-use ironclaw_protocol::limits::{MAX_CONNECTIONS, MAX_REQUESTS};
+use ironclaw_protocol::file::{FileOperation, FileRequest};
+use ironclaw_protocol::limits::{MAX_CONNECTIONS, MAX_REQUESTS, MAX_WATCHES};
 use ironclaw_protocol::message::{FailureKind, Outcome, Request, RequestId, ToGuest, ToHost};
 use ironclaw_protocol::process_table::{Listener, SessionKey, Turn};
 use ironclaw_protocol::session::{Outgoing, Violation};
@@ -77,7 +78,10 @@ impl Session {
         let commands = &mut *context.commands;
         match message {
             ToGuest::Hello { .. } => return Err(Violation::SecondHello),
-            ToGuest::Request { id, request } => return self.start(id, request, context, out),
+            ToGuest::Request { id, request } => {
+                self.catch_up(out);
+                return self.start(id, request, context, out);
+            }
             ToGuest::Data { id, bytes } => return self.content(id, bytes, commands, out),
             ToGuest::Eof { id } => return self.end_of_content(id, commands, out),
             ToGuest::Taken { id, stream, offset } => match self.transfers.get_mut(&id) {
@@ -150,12 +154,10 @@ impl Session {
                 Ok(download) => return self.begin(id, Box::new(download)),
                 Err(outcome) => outcome,
             },
-            Request::File(request) => {
-                match files::serve(id, &request, context.surroundings.overlay.as_ref()) {
-                    Answer::Later(transfer) => return self.begin(id, transfer),
-                    Answer::Now(outcome) => outcome,
-                }
-            }
+            Request::File(request) => match self.file(id, &request, context.surroundings) {
+                Answer::Later(transfer) => return self.begin(id, transfer),
+                Answer::Now(outcome) => outcome,
+            },
             Request::List => Outcome::Commands(commands.list()),
             Request::Signal { exec, signal } => match Signal::from_named_raw(signal) {
                 Some(signal) => commands.signal_any(exec, signal),
@@ -187,6 +189,35 @@ impl Session {
             ));
         }
         Tunnel::start(id, port)
+    }
+
+    fn file(&self, id: RequestId, request: &FileRequest, surroundings: &Surroundings) -> Answer {
+        let watches = self.transfers.values().filter(|it| it.is_watch());
+        if let FileOperation::Watch { path, .. } = &request.operation
+            && watches.count() >= MAX_WATCHES
+        {
+            return Answer::Now(failed(
+                FailureKind::TooMany,
+                format_args!("watch {path}: there are {MAX_WATCHES} watches already"),
+            ));
+        }
+        files::serve(id, request, surroundings.overlay.as_ref())
+    }
+
+    /// Tells of what was watched until now, so that it comes before the answer to a request.
+    fn catch_up(&mut self, out: &mut Outgoing) {
+        let all = self.transfers.iter();
+        let watches = all.filter_map(|(&id, transfer)| transfer.is_watch().then_some(id));
+        for id in watches.collect::<Vec<_>>() {
+            let transfer = self.transfers.get_mut(&id).filter(|_| out.has_room());
+            let Some(transfer) = transfer else {
+                return;
+            };
+            transfer.serve(PollFlags::IN);
+            if let Some(outcome) = transfer.step(&mut [], out) {
+                self.finish(id, outcome, out);
+            }
+        }
     }
 
     fn begin(&mut self, id: RequestId, transfer: Box<dyn Transfer>) -> Result<(), Violation> {

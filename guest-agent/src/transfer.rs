@@ -43,6 +43,11 @@ pub(crate) trait Transfer: Debug {
         false
     }
 
+    /// Returns whether it is a watch, which tells of what happened before a request before the answer.
+    fn is_watch(&self) -> bool {
+        false
+    }
+
     /// Returns whether [`step`](Self::step) would do something, without waiting.
     fn is_ready(&self) -> bool {
         false

@@ -105,11 +105,13 @@ pub enum FileOperation {
         /// The directory, or a symbolic link to one.
         path: OsBytes,
     },
-    /// Unpacks a tar stream, which follows as `Data` and `Eof`, in a directory. No entry leads out
-    /// of it.
+    /// Unpacks a tar stream, which follows as `Data` and `Eof`, in a directory, and replaces what has
+    /// the names of its files. No entry leads out of it, also not by a link.
     Extract {
         /// The directory, or a symbolic link to one.
         path: OsBytes,
+        /// Whose the files are.
+        owners: Owners,
     },
     /// Watches a file or directory: tells what happens to it from [`Opened`] on, as
     /// [records](crate::records) of [`FileEvent`], until it is cancelled or is gone.
@@ -121,6 +123,17 @@ pub enum FileOperation {
         /// Whether to watch directories below, too. Symbolic links are not followed.
         recursive: bool,
     },
+}
+
+/// Whose the files of an archive are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Owners {
+    /// The user's who asks. No file gets the bits by which it runs as its owner, or attributes but the
+    /// user's own, and devices are left out.
+    #[default]
+    OfUser,
+    /// As the archive says, by numbers, with all attributes: for root.
+    OfArchive,
 }
 
 /// A difference from the guest's image.
@@ -246,7 +259,7 @@ impl FileRequest {
             | FileOperation::Remove { path, .. }
             | FileOperation::Attributes { path }
             | FileOperation::Archive { path }
-            | FileOperation::Extract { path }
+            | FileOperation::Extract { path, .. }
             | FileOperation::Watch { path, .. } => check_path(path),
             FileOperation::ListChanges | FileOperation::ArchiveChanges => check(
                 self.user.is_none(),

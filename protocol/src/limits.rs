@@ -104,6 +104,10 @@ pub const MAX_ATTRIBUTES: usize = 64 * 1024;
 /// numbers.
 pub const MAX_RECORD: usize = 2 * MAX_PATH + 2 * MAX_USER + 128;
 
+/// Limit of the watches of a session: each takes one of the kernel's, which the guest's own programs
+/// need, too.
+pub const MAX_WATCHES: usize = 64;
+
 /// Limit of the directories that one watch has its eyes on.
 pub const MAX_WATCHED: usize = 8192;
 

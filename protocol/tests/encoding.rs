@@ -5,7 +5,7 @@
 
 use ironclaw_protocol::VERSION;
 use ironclaw_protocol::file::{
-    ChangeKind, EventKind, FileChange, FileEvent, FileKind, FileOperation, FileRequest,
+    ChangeKind, EventKind, FileChange, FileEvent, FileKind, FileOperation, FileRequest, Owners,
 };
 use ironclaw_protocol::frame::{Message, encode};
 use ironclaw_protocol::message::{
@@ -52,8 +52,11 @@ fn requests_are_encoded_as_ever() {
     let path = || "/a".into();
     let archive = FileOperation::Archive { path: path() };
     assert_eq!(of_files(archive), [12, 2, b'/', b'a']);
-    let extract = FileOperation::Extract { path: path() };
-    assert_eq!(of_files(extract), [13, 2, b'/', b'a']);
+    let extract = FileOperation::Extract {
+        path: path(),
+        owners: Owners::OfArchive,
+    };
+    assert_eq!(of_files(extract), [13, 2, b'/', b'a', 1]);
     let watch = FileOperation::Watch {
         path: path(),
         recursive: true,

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::entry::{Extent, Properties};
 
 /// Attributes of overlays that are about them, and not about files.
-const OVERLAYS_OWN: &[u8] = b"trusted.overlay.";
+pub(crate) const OVERLAYS_OWN: &[u8] = b"trusted.overlay.";
 
 /// Limit of the extents that are told of one file; what is behind the last of them has no holes.
 const MAX_EXTENTS: usize = 4096;

@@ -9,6 +9,7 @@
 
 mod attach;
 mod exec;
+mod extract;
 mod file_requests;
 mod files;
 mod flow;
@@ -17,4 +18,5 @@ mod processes;
 mod terminal;
 mod tunnel;
 mod users;
+mod watch;
 mod wire;

@@ -8,7 +8,8 @@ use std::fs;
 use std::path::Path;
 
 use ironclaw_protocol::file::{
-    ChangeKind, FileChange, FileInfo, FileKind, FileOperation, FileRequest, FileTime,
+    ChangeKind, EventKind, FileChange, FileEvent, FileInfo, FileKind, FileOperation, FileRequest,
+    FileTime, Owners,
 };
 use ironclaw_protocol::frame::encode;
 use ironclaw_protocol::message::{
@@ -67,6 +68,14 @@ fn of_files() -> Vec<ToHost> {
         file: FileKind::File,
     };
     records::append(&change, &mut changes).unwrap();
+    let mut events = Vec::new();
+    let event = FileEvent {
+        kind: EventKind::Renamed,
+        path: "/tmp/b".into(),
+        from: Some("/tmp/a".into()),
+        is_directory: true,
+    };
+    records::append(&event, &mut events).unwrap();
     let (files, unread, omitted) = (2, 1, 1);
     let end_of_list = Outcome::Listed { files: 1, unread };
     vec![
@@ -86,6 +95,10 @@ fn of_files() -> Vec<ToHost> {
         data(15, b"hello"),
         ToHost::Eof { id: RequestId(15) },
         done(15, Outcome::Disconnected),
+        ToHost::Opened { id: RequestId(16) },
+        data(16, &events),
+        done(16, Outcome::Unwatched),
+        done(17, Outcome::Extracted { files, omitted }),
     ]
 }
 
@@ -260,6 +273,18 @@ fn of_hosts() -> [Vec<ToGuest>; 4] {
                     recursive: true,
                 },
             ),
+            of_files(
+                7,
+                FileOperation::Extract {
+                    path: "/tmp".into(),
+                    owners: Owners::OfArchive,
+                },
+            ),
+            ToGuest::Data {
+                id: RequestId(7),
+                bytes: vec![0; 1024],
+            },
+            ToGuest::Eof { id: RequestId(7) },
         ],
         vec![
             exec(0, &["sleep", "1000"], false),

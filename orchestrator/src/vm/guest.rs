@@ -5,6 +5,7 @@
 
 mod activity;
 mod archive_reader;
+mod archive_writer;
 mod changes;
 mod chunk;
 mod command;
@@ -21,6 +22,9 @@ mod file_streams;
 #[cfg(test)]
 mod file_streams_tests;
 mod file_transfer;
+mod file_watch;
+#[cfg(test)]
+mod file_watch_tests;
 mod files;
 mod inbox;
 mod known;
@@ -36,6 +40,7 @@ mod running;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod upload;
 mod wire;
 
 use std::collections::BTreeSet;
@@ -51,14 +56,16 @@ use crate::vm::vmm::VmmProcess;
 
 pub(crate) use activity::Activity;
 pub use archive_reader::{ArchiveReader, ArchiveSummary};
+pub use archive_writer::{ArchiveWriter, ExtractSummary};
 pub use changes::{ChangeListing, FileChange};
 pub use command::{Command, ExitStatus, MAX_COLLECTED, Output};
 pub use error::{GuestError, Printed};
 pub use events::Events;
 pub use file_streams::{FileReader, FileWriter};
+pub use file_watch::{FileEvent, FileEvents, FileWatch};
 pub use files::{FileInfo, Files, Listing, WriteOptions};
 pub use inbox::Position;
-pub use ironclaw_protocol::file::{ChangeKind, FileKind};
+pub use ironclaw_protocol::file::{ChangeKind, EventKind as FileEventKind, FileKind, Owners};
 pub use ironclaw_protocol::frame::FrameError;
 pub use ironclaw_protocol::message::{FailureKind, OutOfBounds, TerminalSize};
 pub use known::{CommandId, KnownCommand};

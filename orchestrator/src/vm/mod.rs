@@ -69,9 +69,10 @@ pub use config_builder::ConfigBuilder;
 pub use error_kind::{ErrorKind, is_retryable};
 pub use exit_reason::ExitReason;
 pub use guest::{
-    ArchiveReader, ArchiveSummary, ChangeKind, ChangeListing, Command, CommandId, Events,
-    ExecEvent, ExitStatus, FailureKind, FileChange, FileInfo, FileKind, FileReader, FileWriter,
-    Files, GuestError, InputStream, KnownCommand, Listing, Output, OutputStream, PortStream,
+    ArchiveReader, ArchiveSummary, ArchiveWriter, ChangeKind, ChangeListing, Command, CommandId,
+    Events, ExecEvent, ExitStatus, ExtractSummary, FailureKind, FileChange, FileEvent,
+    FileEventKind, FileEvents, FileInfo, FileKind, FileReader, FileWatch, FileWriter, Files,
+    GuestError, InputStream, KnownCommand, Listing, Output, OutputStream, Owners, PortStream,
     Position, Printed, Running, StdinWriter, Streams, TerminalSize, WriteOptions,
 };
 pub use host_limits::raise_open_files;

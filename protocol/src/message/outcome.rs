@@ -74,6 +74,13 @@ pub enum Outcome {
     Disconnected,
     /// What was watched is gone.
     Unwatched,
+    /// The archive is unpacked.
+    Extracted {
+        /// The number of entries.
+        files: u64,
+        /// The number of entries that were left out: devices, for users who may not make any.
+        omitted: u64,
+    },
 }
 
 /// The reason why a request failed.

@@ -5,7 +5,6 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use ironclaw_protocol::limits::MAX_CHUNK;
 use ironclaw_protocol::message::{FailureKind, GetFile, Outcome, PutFile, Request};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -14,12 +13,11 @@ use super::connection::Connector;
 use super::error::GuestError;
 use super::file_transfer::{no_file, unless_stalled};
 use super::inbox::Arrival;
-use super::running::{Pending, StdinWriter};
+use super::running::Pending;
+use super::upload::{Step, Upload};
 
 const READ: &str = "go on reading a file";
 const WRITE: &str = "go on writing a file";
-
-type Step<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// The kind of the error for callers that know files, with the error itself as its source.
 impl From<GuestError> for io::Error {
@@ -165,78 +163,32 @@ impl AsyncRead for FileReader {
 /// sent as fast as the guest takes them; one that takes none for half a minute is given up. A stream
 /// can't be sent again: if the connection to the guest is lost meanwhile, as with a checkpoint, this
 /// fails with [`GuestError::Interrupted`].
-pub struct FileWriter {
-    // Dropped before the writer, whose own drop would complete the file.
-    pending: Option<Pending>,
-    writer: Option<StdinWriter>,
-    sending: Option<Step<(StdinWriter, Result<(), GuestError>)>>,
-    ending: Option<Step<Result<(), GuestError>>>,
-    written: u64,
-}
-
-impl fmt::Debug for FileWriter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FileWriter")
-            .field("written", &self.written)
-            .finish_non_exhaustive()
-    }
-}
+#[derive(Debug)]
+pub struct FileWriter(Upload<u64>);
 
 impl FileWriter {
     pub(super) async fn open(connector: &Connector, put: PutFile) -> Result<Self, GuestError> {
-        let request = asked(connector, Request::PutFile(put));
-        let pending = unless_stalled(WRITE, request).await?;
-        Ok(Self {
-            writer: Some(pending.writer()),
-            pending: Some(pending),
-            sending: None,
-            ending: None,
-            written: 0,
-        })
+        let request = Request::PutFile(put);
+        Ok(Self(Upload::open(connector, request, WRITE, answer).await?))
     }
 
     /// Completes the file; returns its size in bytes.
     ///
     /// # Errors
     /// As for [`Guest::put_file`](super::Guest::put_file), and [`GuestError::Interrupted`].
-    pub async fn finish(mut self) -> Result<u64, GuestError> {
-        std::future::poll_fn(|context| self.poll_end(context)).await?;
-        Ok(self.written)
-    }
-
-    /// Polls until everything is with the connection that was written.
-    fn poll_sent(&mut self, context: &mut Context<'_>) -> Poll<Result<(), GuestError>> {
-        if let Some(sending) = &mut self.sending {
-            let (writer, sent) = ready!(sending.as_mut().poll(context));
-            self.sending = None;
-            self.writer = Some(writer);
-            sent?;
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Polls until the guest has answered.
-    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<Result<(), GuestError>> {
-        ready!(self.poll_sent(context))?;
-        drop(self.writer.take());
-        if let Some(pending) = self.pending.take() {
-            self.ending = Some(Box::pin(answer(pending, self.written)));
-        }
-        let Some(ending) = &mut self.ending else {
-            return Poll::Ready(Ok(()));
-        };
-        let ended = ready!(ending.as_mut().poll(context));
-        self.ending = None;
-        Poll::Ready(ended)
+    pub async fn finish(self) -> Result<u64, GuestError> {
+        self.0.finish().await
     }
 }
 
-async fn answer(mut pending: Pending, written: u64) -> Result<(), GuestError> {
-    match unless_stalled(WRITE, pending.next()).await? {
-        Arrival::Done(Outcome::FileWritten { bytes }) if bytes == written => Ok(()),
-        Arrival::Interrupted => Err(GuestError::Interrupted { operation: WRITE }),
-        other => Err(no_file("a file to write", other)),
-    }
+fn answer(mut pending: Pending, written: u64) -> Step<Result<u64, GuestError>> {
+    Box::pin(async move {
+        match unless_stalled(WRITE, pending.next()).await? {
+            Arrival::Done(Outcome::FileWritten { bytes }) if bytes == written => Ok(written),
+            Arrival::Interrupted => Err(GuestError::Interrupted { operation: WRITE }),
+            other => Err(no_file("a file to write", other)),
+        }
+    })
 }
 
 impl AsyncWrite for FileWriter {
@@ -245,32 +197,14 @@ impl AsyncWrite for FileWriter {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_sent(context))?;
-        match self.writer.take() {
-            Some(mut writer) if writer.is_open() => {
-                let chunk = bytes[..bytes.len().min(MAX_CHUNK)].to_vec();
-                let count = chunk.len();
-                self.written += count as u64;
-                self.sending = Some(Box::pin(async move {
-                    let sent = unless_stalled(WRITE, writer.write_all(&chunk)).await;
-                    (writer, sent)
-                }));
-                Poll::Ready(Ok(count))
-            }
-            // The guest takes no more, and has said why.
-            writer => {
-                self.writer = writer;
-                ready!(self.poll_end(context))?;
-                Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
-            }
-        }
+        self.0.poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_sent(context).map_err(Into::into)
+        self.0.poll_sent(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_end(context).map_err(Into::into)
+        self.0.poll_end(context).map_ok(drop).map_err(Into::into)
     }
 }

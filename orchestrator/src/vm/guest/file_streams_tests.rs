@@ -270,3 +270,41 @@ async fn events_come_as_a_stream_that_ends_behind_the_command() {
     ];
     assert_eq!(all, expected);
 }
+
+#[tokio::test]
+async fn an_archive_is_unpacked_when_the_guest_says_so_and_a_refusal_has_its_reason() {
+    let (guest, mut peer) = pair();
+    let files = guest.files();
+    let serve = async {
+        peer.greet(VERSION).await;
+        let (id, _) = peer.request().await;
+        let content = take(&mut peer, id).await;
+        let (files, omitted) = (2, 1);
+        done(&mut peer, id, Outcome::Extracted { files, omitted }).await;
+        let (id, _) = peer.request().await;
+        let failure = Failure {
+            kind: FailureKind::Invalid,
+            message: "unpack ../x: its path leads out of the directory".to_owned(),
+        };
+        done(&mut peer, id, Outcome::Failed(failure)).await;
+        content
+    };
+    let unpack = async {
+        let mut archive = files.extract("/d", Owners::OfUser).await.unwrap();
+        archive.write_all(&[7; 3 * MAX_CHUNK]).await.unwrap();
+        let unpacked = archive.finish().await.unwrap();
+        assert_eq!((unpacked.files, unpacked.omitted), (2, 1));
+        let mut archive = files.extract("/d", Owners::OfUser).await.unwrap();
+        let error = loop {
+            if let Err(error) = archive.write_all(&[7; MAX_CHUNK]).await {
+                break error;
+            }
+        };
+        assert_eq!(kind(&error), io::ErrorKind::InvalidInput);
+        // The same again.
+        archive.finish().await.unwrap_err()
+    };
+    let (error, content) = tokio::join!(unpack, serve);
+    assert!(error.to_string().contains("leads out"), "{error}");
+    assert_eq!(content.len(), 3 * MAX_CHUNK);
+}

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use ironclaw_protocol::file::{self, FileKind, FileOperation, FileRequest};
+use ironclaw_protocol::file::{self, FileKind, FileOperation, FileRequest, Owners};
 use ironclaw_protocol::limits::{MAX_CHUNK, MAX_DEPTH};
 use ironclaw_protocol::message::{Existing, FailureKind, GetFile, Outcome, PutFile, Request};
 use ironclaw_protocol::os_bytes::OsBytes;
@@ -13,12 +13,14 @@ use ironclaw_protocol::records::Records;
 use tokio::time::timeout;
 
 use super::archive_reader::ArchiveReader;
+use super::archive_writer::ArchiveWriter;
 use super::changes::{ChangeListing, FileChange};
 use super::command::bytes;
 use super::connection::Connection;
 use super::error::GuestError;
 use super::file_streams::{FileReader, FileWriter};
 use super::file_transfer::{FILE_STALL_TIMEOUT, no_file, unless_stalled};
+use super::file_watch::FileWatch;
 use super::inbox::Arrival;
 use super::running::Pending;
 use crate::untrusted;
@@ -300,6 +302,74 @@ impl<'a> Files<'a> {
         let path = bytes(path.as_ref());
         let pending = self.pending(FileOperation::Archive { path }).await?;
         ArchiveReader::open(pending).await
+    }
+
+    /// Unpacks a tar stream in a directory, and replaces what has the names of its files: a directory by
+    /// nothing but a directory. Missing parents are made. Nothing outside of the directory is touched,
+    /// whatever the archive says: a path with `..` is an error, an absolute one begins in the directory,
+    /// and so do the symbolic links on the way. The directory itself keeps its mode and owner. POSIX and
+    /// GNU archives are read, with extended attributes, hard links and holes; no compressed ones.
+    ///
+    /// ```no_run
+    /// # async fn example(vm: &ironclaw_orchestrator::vm::VmHandle) -> Result<(), Box<dyn std::error::Error>> {
+    /// use ironclaw_orchestrator::vm::Owners;
+    ///
+    /// let mut tar = tokio::fs::File::open("work.tar").await?;
+    /// let files = vm.files().as_user("nobody");
+    /// let mut archive = files.extract("/tmp", Owners::OfUser).await?;
+    /// tokio::io::copy(&mut tar, &mut archive).await?;
+    /// println!("{} files", archive.finish().await?.files);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`metadata`](Self::metadata); what the guest says of the directory, or of an entry, comes
+    /// with the first bytes that it does not take, or with
+    /// [`ArchiveWriter::finish`](super::ArchiveWriter::finish).
+    pub async fn extract(
+        &self,
+        directory: impl AsRef<Path>,
+        owners: Owners,
+    ) -> Result<ArchiveWriter, GuestError> {
+        let path = bytes(directory.as_ref());
+        let operation = FileOperation::Extract { path, owners };
+        let user = self.user();
+        let request = Request::File(FileRequest { user, operation });
+        ArchiveWriter::open(&self.connection.connector(), request).await
+    }
+
+    /// Watches a file, or a directory with what is directly in it: whatever happens from the return of
+    /// this on is told by [`FileWatch::next`].
+    ///
+    /// ```no_run
+    /// # async fn example(vm: &ironclaw_orchestrator::vm::VmHandle) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut watch = vm.files().watch_recursive("/tmp/work").await?;
+    /// while let Some(event) = watch.next().await? {
+    ///     println!("{:?} {:?}", event.kind, event.path);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`metadata`](Self::metadata), also of kind [`FailureKind::TooMany`] if there are 64 watches
+    /// already.
+    pub async fn watch(&self, path: impl AsRef<Path>) -> Result<FileWatch, GuestError> {
+        let connector = self.connection.connector();
+        FileWatch::open(connector, bytes(path.as_ref()), false, self.user()).await
+    }
+
+    /// The same with all directories below, also those that come to be, 128 directories deep: what is in
+    /// them by then is told, too. Symbolic links are not followed, and other file systems that are mounted
+    /// below are not watched.
+    ///
+    /// # Errors
+    /// As for [`watch`](Self::watch), and of kind [`FailureKind::TooMany`] if there are more than 8192
+    /// directories.
+    pub async fn watch_recursive(&self, path: impl AsRef<Path>) -> Result<FileWatch, GuestError> {
+        let connector = self.connection.connector();
+        FileWatch::open(connector, bytes(path.as_ref()), true, self.user()).await
     }
 
     /// Makes a directory with these permission bits.

@@ -6,7 +6,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use ironclaw_protocol::limits::MAX_CHUNK;
 use ironclaw_protocol::message::{Outcome, Request};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
@@ -16,15 +15,14 @@ use super::connection::Connector;
 use super::error::GuestError;
 use super::file_transfer::no_file;
 use super::inbox::Arrival;
-use super::running::{Pending, StdinWriter};
+use super::running::Pending;
+use super::upload::{Content, Step};
 
 /// Timeout of a guest to connect to a program of its own.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 const CONNECT: &str = "connect to a port of its own";
 const EXCHANGE: &str = "exchange bytes with a port of its own";
-
-type Step<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// A connection to a TCP port of a guest, whether the guest has a network or not. Dropping it closes
 /// the connection.
@@ -35,13 +33,12 @@ type Step<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// the other one does not take, however long that takes. If the connection to the guest is lost, as
 /// with a checkpoint, this fails with [`GuestError::Interrupted`].
 pub struct PortStream {
-    // Dropped before the writer, whose own drop would end the other direction in good order.
+    // Dropped before the content, whose own drop would end the other direction in good order.
     pending: Option<Pending>,
     reading: Option<Step<Received>>,
     chunk: Chunk,
     has_ended: bool,
-    writer: Option<StdinWriter>,
-    sending: Option<Step<(StdinWriter, Result<(), GuestError>)>>,
+    content: Content,
 }
 
 /// The request again, while there is one, and what came.
@@ -75,24 +72,12 @@ impl PortStream {
         };
         let pending = timeout(CONNECT_TIMEOUT, connect).await.map_err(late)??;
         Ok(Self {
-            writer: Some(pending.writer()),
+            content: Content::patient(pending.writer()),
             pending: Some(pending),
             reading: None,
             chunk: Chunk::default(),
             has_ended: false,
-            sending: None,
         })
-    }
-
-    /// Polls until everything is with the connection that was written.
-    fn poll_sent(&mut self, context: &mut Context<'_>) -> Poll<Result<(), GuestError>> {
-        if let Some(sending) = &mut self.sending {
-            let (writer, sent) = ready!(sending.as_mut().poll(context));
-            self.sending = None;
-            self.writer = Some(writer);
-            sent?;
-        }
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -138,32 +123,17 @@ impl AsyncWrite for PortStream {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_sent(context))?;
-        match self.writer.take() {
-            Some(mut writer) if writer.is_open() => {
-                let chunk = bytes[..bytes.len().min(MAX_CHUNK)].to_vec();
-                let count = chunk.len();
-                self.sending = Some(Box::pin(async move {
-                    let sent = writer.write_all(&chunk).await;
-                    (writer, sent)
-                }));
-                Poll::Ready(Ok(count))
-            }
-            // It is over, or was shut down.
-            writer => {
-                self.writer = writer;
-                Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
-            }
-        }
+        // It is over, or was shut down.
+        let over = || io::Error::from(io::ErrorKind::BrokenPipe);
+        let written = ready!(self.content.poll_write(context, bytes))?;
+        Poll::Ready(written.ok_or_else(over))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_sent(context).map_err(Into::into)
+        self.content.poll_sent(context).map_err(Into::into)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_sent(context))?;
-        drop(self.writer.take());
-        Poll::Ready(Ok(()))
+        self.content.poll_end(context).map_err(Into::into)
     }
 }
