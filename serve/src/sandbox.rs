@@ -8,7 +8,7 @@ use ironclaw_orchestrator::template::TemplateHash;
 use ironclaw_orchestrator::vm::snapshot::{SnapshotError, SnapshotId};
 use ironclaw_orchestrator::vm::{
     CheckpointError, CheckpointOptions, ErrorKind, GuestError, SpawnError, SpawnOptions, VmClient,
-    VmHandle,
+    VmHandle, VmIdentity,
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -202,7 +202,7 @@ pub(crate) struct Sandbox {
 #[derive(Debug)]
 enum Phase {
     Running(Box<Ran>),
-    Paused(Memory),
+    Paused(Memory, Option<VmIdentity>),
     Gone,
 }
 
@@ -227,7 +227,7 @@ pub(crate) struct Live {
 #[derive(Debug)]
 pub(crate) enum Paused {
     /// Its memory, in the store of snapshots.
-    Now(SnapshotId),
+    Now(SnapshotId, Option<VmIdentity>),
     /// It was paused before.
     Before,
 }
@@ -265,13 +265,14 @@ impl Sandbox {
         record: Record,
         template: Arc<TemplatePool>,
         memory: Memory,
+        identity: Option<VmIdentity>,
         since: SystemTime,
     ) -> Self {
         Self {
             id,
             record,
             template,
-            phase: tokio::sync::Mutex::new(Phase::Paused(memory)),
+            phase: tokio::sync::Mutex::new(Phase::Paused(memory, identity)),
             status: Mutex::new(Status::paused(since)),
             changed: Notify::new(),
             usage: UsageHistory::default(),
@@ -290,7 +291,7 @@ impl Sandbox {
     pub(crate) async fn set_lifetime(&self, lifetime: Duration) -> Result<(), SandboxError> {
         match &*self.phase.lock().await {
             Phase::Running(_) => {}
-            Phase::Paused(_) => return Err(SandboxError::Paused),
+            Phase::Paused(..) => return Err(SandboxError::Paused),
             Phase::Gone => return Err(SandboxError::Gone),
         }
         *self.lock() = Status::until(lifetime);
@@ -312,7 +313,7 @@ impl Sandbox {
     pub(crate) async fn live(&self) -> Result<Live, SandboxError> {
         match &*self.phase.lock().await {
             Phase::Running(ran) => Ok(ran.live()),
-            Phase::Paused(_) => Err(SandboxError::Paused),
+            Phase::Paused(..) => Err(SandboxError::Paused),
             Phase::Gone => Err(SandboxError::Gone),
         }
     }
@@ -321,7 +322,7 @@ impl Sandbox {
     pub(crate) async fn checkpoint(&self, owner: &Arc<str>) -> Result<Memory, SandboxError> {
         match &*self.phase.lock().await {
             Phase::Running(ran) => self.written(ran, owner).await,
-            Phase::Paused(_) => Err(SandboxError::Paused),
+            Phase::Paused(..) => Err(SandboxError::Paused),
             Phase::Gone => Err(SandboxError::Gone),
         }
     }
@@ -338,30 +339,35 @@ impl Sandbox {
         let mut phase = self.phase.lock().await;
         let ran = match &*phase {
             Phase::Running(ran) => ran,
-            Phase::Paused(_) => return Ok(Paused::Before),
+            Phase::Paused(..) => return Ok(Paused::Before),
             Phase::Gone => return Err(SandboxError::Gone),
         };
         let memory = self.written(ran, owner).await?;
-        let id = memory.id();
-        let before = std::mem::replace(&mut *phase, Phase::Paused(memory));
+        let (id, identity) = (memory.id(), ran.vm.identity());
+        let paused = Phase::Paused(memory, identity.clone());
+        let before = std::mem::replace(&mut *phase, paused);
         *self.lock() = Status::paused(SystemTime::now());
         self.changed.notify_one();
         if let Phase::Running(ran) = before {
             self.end(*ran).await;
         }
-        Ok(Paused::Now(id))
+        Ok(Paused::Now(id, identity))
     }
 
     /// Goes on with a paused one; returns whether it was paused. Its memory on disk goes with its VM.
     pub(crate) async fn resume(&self, lifetime: Duration) -> Result<bool, SandboxError> {
         let mut phase = self.phase.lock().await;
-        let memory = match &*phase {
+        let (memory, identity) = match &*phase {
             Phase::Running(_) => return Ok(false),
-            Phase::Paused(memory) => memory.clone(),
+            Phase::Paused(memory, identity) => (memory.clone(), identity),
             Phase::Gone => return Err(SandboxError::Gone),
         };
         let options = SpawnOptions::named(self.id.as_str());
-        let vm = self.template.pool.fork(memory.snapshot(), options).await?;
+        let pool = &self.template.pool;
+        let vm = match identity {
+            Some(identity) => pool.resume(memory.snapshot(), identity, options).await?,
+            None => pool.fork(memory.snapshot(), options).await?,
+        };
         memory.give_up();
         *phase = Phase::Running(Box::new(Ran {
             vm,
@@ -381,7 +387,7 @@ impl Sandbox {
         self.changed.notify_one();
         match before {
             Phase::Running(ran) => self.end(*ran).await,
-            Phase::Paused(memory) => {
+            Phase::Paused(memory, _) => {
                 memory.give_up();
                 memory.leave().await;
             }
@@ -390,16 +396,20 @@ impl Sandbox {
         true
     }
 
-    /// Resolves when its VM has ended, if it runs.
+    /// Resolves when its VM has ended by itself. One that is paused or killed ends its VM, too.
     pub(crate) async fn ended(&self) {
-        let vm = match &*self.phase.lock().await {
+        let running = async || match &*self.phase.lock().await {
             Phase::Running(ran) => Some(ran.vm.client()),
-            Phase::Paused(_) | Phase::Gone => None,
+            Phase::Paused(..) | Phase::Gone => None,
         };
-        match vm {
-            Some(vm) => drop(vm.wait().await),
-            None => std::future::pending().await,
+        if let Some(vm) = running().await {
+            vm.wait().await;
+            if running().await.is_some_and(|now| now.id() == vm.id()) {
+                return;
+            }
         }
+        // The next change tells what to wait for.
+        std::future::pending().await
     }
 
     /// Returns the time of its deadline, if it runs.

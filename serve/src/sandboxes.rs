@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use futures_util::future::join_all;
 use futures_util::{StreamExt as _, stream};
 use ironclaw_orchestrator::vm::snapshot::SnapshotId;
-use ironclaw_orchestrator::vm::{SpawnOptions, dropped_vms_ended};
+use ironclaw_orchestrator::vm::{SpawnOptions, VmIdentity, dropped_vms_ended};
 use rusqlite::params;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -60,6 +60,8 @@ struct Kept {
     since: SystemTime,
     /// The time that it had left when the daemon ended, if it ran then.
     left: Option<Duration>,
+    /// By what its guest knows itself.
+    identity: Option<VmIdentity>,
 }
 
 /// Room for a sandbox that is being made.
@@ -285,8 +287,8 @@ impl Sandboxes {
     ) -> Result<bool, SandboxError> {
         match sandbox.pause(self.0.database.owner()).await? {
             Paused::Before => Ok(false),
-            Paused::Now(memory) => {
-                self.keep(sandbox, memory, left)?;
+            Paused::Now(memory, identity) => {
+                self.keep(sandbox, memory, identity, left)?;
                 Ok(true)
             }
         }
@@ -357,12 +359,14 @@ impl Sandboxes {
         &self,
         sandbox: &Sandbox,
         memory: SnapshotId,
+        identity: Option<VmIdentity>,
         left: Option<Duration>,
     ) -> Result<(), DatabaseError> {
         let kept = Kept {
             record: sandbox.record.clone(),
             since: sandbox.status().end,
             left,
+            identity,
         };
         // Maps with texts as keys, numbers and texts: they have a JSON.
         let record = serde_json::to_string(&kept).unwrap_or_default();
@@ -421,8 +425,9 @@ impl Sandboxes {
             record,
             since,
             left,
+            identity,
         } = kept;
-        let sandbox = Sandbox::paused(id, record, template, memory, since);
+        let sandbox = Sandbox::paused(id, record, template, memory, identity, since);
         let sandbox = self.add(sandbox).map_err(|error| text(&error))?;
         if let Some(left) = left {
             let resumed = self.resume(&sandbox, left).await;

@@ -52,7 +52,10 @@ assert len(run("head -c 1000000 /dev/zero | tr '\\0' x").stdout) == 1_000_000
 raises(TimeoutException, lambda: run("sleep 100", timeout=1))
 
 cat = run("cat", background=True, stdin=True)
-assert [p.pid for p in sandbox.commands.list()] == [cat.pid]
+before = time.monotonic()
+# The one whose time was over may take a moment to end.
+while [p.pid for p in sandbox.commands.list()] != [cat.pid]:
+    assert time.monotonic() - before < 60
 sandbox.commands.send_stdin(cat.pid, "typed\n")
 sandbox.commands.stream_input(cat.pid, ["one ", "two\n"])
 sandbox.commands.close_stdin(cat.pid)
@@ -121,7 +124,15 @@ first_page = Sandbox.list(limit=1)
 assert [one.sandbox_id for one in first_page.next_items()] == [other.sandbox_id]
 assert [one.sandbox_id for one in first_page.next_items()] == [sandbox.sandbox_id]
 assert not first_page.has_next
+def found(order=None, **query):
+    return [one.sandbox_id for one in Sandbox.list(query=SandboxQuery(**query), order=order).next_items()]
+assert found(order="asc") == [sandbox.sandbox_id, other.sandbox_id]
+assert found(template="no-such-template") == [] and len(found(template="base")) == 2
+assert found(started_after=other.get_info().started_at) == [other.sandbox_id]
+interrupted = other.commands.run("sleep 1000", background=True)
 assert other.kill() and not other.kill()
+error = raises(TimeoutException, interrupted.wait)
+assert "killed or reached its end of life" in str(error), error
 raises(SandboxNotFoundException, lambda: Sandbox.connect(other.sandbox_id))
 
 run("echo kept > /tmp/kept")
@@ -129,12 +140,14 @@ counter = run("i=0; while true; do i=$((i+1)); echo $i > /tmp/count; sleep 0.1; 
 before = time.monotonic()
 while not files.exists("/tmp/count") and time.monotonic() - before < 60:
     pass
+identity = run("cat /etc/machine-id /proc/sys/kernel/random/boot_id").stdout
 sandbox.pause()
 assert sandbox.get_info().state == SandboxState.PAUSED
 assert not sandbox.is_running()
 resumed = Sandbox.connect(sandbox.sandbox_id)
 assert resumed.is_running()
 assert resumed.files.read("/tmp/kept") == "kept\n"
+assert resumed.commands.run("cat /etc/machine-id /proc/sys/kernel/random/boot_id").stdout == identity
 count = int(resumed.files.read("/tmp/count") or 0)
 while int(resumed.files.read("/tmp/count") or 0) <= count and time.monotonic() - before < 120:
     pass

@@ -58,6 +58,8 @@ assert len({one.sandbox_id for one in forks} | {sandbox.sandbox_id}) == 4, forks
 for fork in forks:
     assert fork.files.read("/tmp/state") == "after"
     assert fork.get_info().metadata == {"for": "a test"}
+identities = {one.files.read("/etc/machine-id") for one in [sandbox, *forks, *begun]}
+assert len(identities) == 7, "a copy is not what it is a copy of"
 raises(SandboxException, lambda: sandbox.fork(count=21))
 
 # What it uses

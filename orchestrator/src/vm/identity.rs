@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use ironclaw_protocol::limits::{ENTROPY, MAX_HOSTNAME};
 use ironclaw_protocol::message::{Identity, SetIdentity, UnixTime};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
 
@@ -42,6 +43,34 @@ impl VmName {
             }
         };
         self.0.chars().map(allowed).collect()
+    }
+}
+
+/// By what a guest knows itself: the ids of its machine and of its boot, and its host name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmIdentity {
+    machine_id: Uuid,
+    boot_id: Uuid,
+    hostname: String,
+}
+
+impl From<&Identity> for VmIdentity {
+    fn from(identity: &Identity) -> Self {
+        Self {
+            machine_id: Uuid::from_bytes(identity.machine_id),
+            boot_id: Uuid::from_bytes(identity.boot_id),
+            hostname: identity.hostname.clone(),
+        }
+    }
+}
+
+impl From<&VmIdentity> for Identity {
+    fn from(identity: &VmIdentity) -> Self {
+        Self {
+            machine_id: *identity.machine_id.as_bytes(),
+            boot_id: *identity.boot_id.as_bytes(),
+            hostname: identity.hostname.clone(),
+        }
     }
 }
 

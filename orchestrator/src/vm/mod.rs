@@ -76,7 +76,7 @@ pub use guest::{
     Position, Printed, Running, StdinWriter, Streams, TerminalSize, WriteOptions,
 };
 pub use host_limits::raise_open_files;
-pub use identity::BadName;
+pub use identity::{BadName, VmIdentity};
 pub use instance::VmError;
 pub use launcher::{
     Created, LaunchError, Launcher, PassedOver, Progress, Stage, Warmed, find_guest_agent,

@@ -15,6 +15,7 @@ use crate::vm::guest::{
     Command, CommandId, FileReader, FileWriter, Files, GuestError, KnownCommand, Output,
     PortStream, Position, Running, TerminalSize,
 };
+use crate::vm::identity::VmIdentity;
 use crate::vm::instance::{Instance, VmError};
 use crate::vm::lifecycle::{Request, State};
 use crate::vm::snapshot::Snapshot;
@@ -64,6 +65,13 @@ impl VmClient {
     #[must_use]
     pub fn name(&self) -> &str {
         self.0.leased().map_or("", |lease| &lease.name)
+    }
+
+    /// Returns by what its guest knows itself, for [`Pool::resume`](super::Pool::resume); `None` of a VM
+    /// that was not handed out.
+    #[must_use]
+    pub fn identity(&self) -> Option<VmIdentity> {
+        Some((&self.0.leased()?.identity).into())
     }
 
     /// Returns the process id of its VMM.

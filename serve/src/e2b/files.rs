@@ -99,7 +99,7 @@ async fn admit(
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let now = now.map(|since| since.as_secs()).unwrap_or_default();
     if asked.signature_expiration.is_some_and(|until| until < now) {
-        let text = "the signature has expired";
+        let text = "signature is already expired";
         return Err(RpcFailure::new(Code::Unauthenticated, text).into());
     }
     let signed = Signed {

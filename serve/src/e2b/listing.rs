@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use super::api::Api;
 use super::failure::Failure;
 use super::paging::{self, PAGE, decode, pairs};
-use super::shapes::{Info, state_name};
+use super::shapes::{Info, state_name, untagged};
 use crate::sandbox::Sandbox;
 
 /// What is asked for.
@@ -19,6 +19,9 @@ use crate::sandbox::Sandbox;
 struct Asked {
     metadata: BTreeMap<String, String>,
     states: Vec<String>,
+    template: Option<String>,
+    started_after: Option<SystemTime>,
+    oldest_first: bool,
     limit: Option<usize>,
     after: Option<Place>,
 }
@@ -57,6 +60,15 @@ impl Asked {
                         .collect();
                 }
                 "state" => asked.states.extend(value.split(',').map(str::to_owned)),
+                "template" => asked.template = Some(untagged(&value).to_owned()),
+                "startedAfter" => asked.started_after = Some(time(&value)?),
+                "order" => {
+                    asked.oldest_first = match value.as_str() {
+                        "asc" => true,
+                        "desc" => false,
+                        _ => return Err(Failure::bad_request("order is asc or desc")),
+                    };
+                }
                 "limit" => asked.limit = Some(paging::limit(&value)?),
                 "nextToken" => {
                     let bad = || Failure::bad_request("nextToken is not one of these lists");
@@ -77,10 +89,28 @@ impl Asked {
                 .iter()
                 .all(|(name, value)| sandbox.record.metadata.get(name) == Some(value))
             && self
-                .after
+                .template
                 .as_ref()
-                .is_none_or(|after| Place::of(sandbox) < *after)
+                .is_none_or(|name| sandbox.record.template == *name)
+            && self
+                .started_after
+                .is_none_or(|time| sandbox.record.started >= time)
+            && self.after.as_ref().is_none_or(|after| {
+                let place = Place::of(sandbox);
+                match self.oldest_first {
+                    true => place > *after,
+                    false => place < *after,
+                }
+            })
     }
+}
+
+/// Reads a time, in UTC.
+fn time(text: &str) -> Result<SystemTime, Failure> {
+    // A `+` of a query is a space where it is not encoded.
+    let utc = text.trim_end_matches("+00:00").trim_end_matches(" 00:00");
+    let time = humantime::parse_rfc3339_weak(utc.trim_end_matches('Z'));
+    time.map_err(|_| Failure::bad_request(format!("{text:?} is no time of RFC 3339 in UTC")))
 }
 
 pub(super) async fn list(
@@ -90,6 +120,9 @@ pub(super) async fn list(
     let asked = Asked::parse(&query.unwrap_or_default())?;
     let mut found: Vec<Arc<Sandbox>> = api.0.sandboxes.list();
     found.retain(|sandbox| asked.wants(sandbox));
+    if asked.oldest_first {
+        found.reverse();
+    }
     let limit = asked.limit.unwrap_or(PAGE);
     let more = found.len() > limit;
     found.truncate(limit);
@@ -115,6 +148,18 @@ mod tests {
         assert_eq!(asked.metadata, BTreeMap::from(metadata));
         assert_eq!(asked.states, ["running", "paused"]);
         assert_eq!(asked.limit, Some(2));
+        let asked =
+            Asked::parse("order=asc&template=x:default&startedAfter=1970-01-01T00:00:01%2B00:00");
+        let asked = asked.unwrap();
+        assert!(asked.oldest_first);
+        assert_eq!(asked.template.as_deref(), Some("x"));
+        let second = UNIX_EPOCH + Duration::from_secs(1);
+        assert_eq!(asked.started_after, Some(second));
+        for time in ["1970-01-01T00:00:01.000Z", "1970-01-01T00:00:01"] {
+            assert_eq!(super::time(time).unwrap(), second);
+        }
+        assert!(super::time("1970-01-01T00:00:01+02:00").is_err());
+        assert!(Asked::parse("order=up").is_err());
         assert!(Asked::parse("limit=0").is_err() && Asked::parse("limit=101").is_err());
         assert!(Asked::parse("nextToken=x").is_err());
     }

@@ -170,7 +170,9 @@ async fn start(
     };
     let started = live.processes.start(&live.vm, command, described).await;
     let (process, listener) = started?;
-    Ok(process_events::answer(headers, &process, listener, None))
+    Ok(process_events::answer(
+        headers, sandbox, &process, listener, None,
+    ))
 }
 
 #[derive(Debug, Deserialize)]
@@ -216,7 +218,13 @@ async fn connect(
     let listener = process.listen().ok_or_else(ended)?;
     let limit = rpc::time_limit(headers)?;
     let until = limit.and_then(|limit| Instant::now().checked_add(limit));
-    Ok(process_events::answer(headers, &process, listener, until))
+    Ok(process_events::answer(
+        headers,
+        &entered.sandbox,
+        &process,
+        listener,
+        until,
+    ))
 }
 
 #[derive(Debug, Deserialize)]

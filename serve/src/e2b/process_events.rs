@@ -1,5 +1,6 @@
 //! The events of a command as a stream of messages.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -9,8 +10,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::stream;
-use ironclaw_orchestrator::vm::ExitStatus;
+use ironclaw_orchestrator::vm::{ExitStatus, GuestError};
 use serde_json::{Value, json};
+use thiserror::Error;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
@@ -18,6 +20,7 @@ use super::envelope;
 use super::failure::{Code, RpcFailure};
 use super::rpc;
 use crate::process::{Event, Process};
+use crate::sandbox::{Sandbox, State};
 
 /// The header with the seconds of silence after which a client wants to hear something.
 const PING: &str = "keepalive-ping-interval";
@@ -28,6 +31,7 @@ const PING_SECONDS: u64 = 50;
 /// Answers with the events of a command: that it has started, then what `listener` gets.
 pub(super) fn answer(
     headers: &HeaderMap,
+    sandbox: &Arc<Sandbox>,
     process: &Process,
     listener: Receiver<Event>,
     until: Option<Instant>,
@@ -40,6 +44,7 @@ pub(super) fn answer(
     let mut ping = interval_at(Instant::now() + every, every);
     ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let state = Answering {
+        sandbox: Arc::clone(sandbox),
         listener,
         terminal: process.described.terminal,
         ping,
@@ -49,7 +54,7 @@ pub(super) fn answer(
     };
     let messages = stream::unfold(state, |mut state| async move {
         let message = state.next().await?;
-        Some((Ok::<_, std::convert::Infallible>(message), state))
+        Some((message, state))
     });
     rpc::stream(Body::from_stream(messages))
 }
@@ -59,7 +64,16 @@ pub(super) fn refuse(failure: &RpcFailure) -> Response {
     rpc::stream(envelope::end(Some(failure)))
 }
 
+/// The sandbox was killed, or its VM failed: the connection breaks off, by which SDKs know that they have
+/// to look whether the sandbox is there.
+#[derive(Debug, Error)]
+#[error("the sandbox is gone")]
+struct SandboxGone;
+
+type Message = Result<Bytes, SandboxGone>;
+
 struct Answering {
+    sandbox: Arc<Sandbox>,
     listener: Receiver<Event>,
     terminal: bool,
     ping: tokio::time::Interval,
@@ -69,9 +83,9 @@ struct Answering {
 }
 
 impl Answering {
-    async fn next(&mut self) -> Option<Bytes> {
+    async fn next(&mut self) -> Option<Message> {
         if let Some(first) = self.first.take() {
-            return Some(first);
+            return Some(Ok(first));
         }
         if self.over {
             return None;
@@ -88,21 +102,21 @@ impl Answering {
             () = late => {
                 self.over = true;
                 let failure = RpcFailure::new(Code::DeadlineExceeded, "the call's time is over");
-                Some(envelope::end(Some(&failure)))
+                Some(Ok(envelope::end(Some(&failure))))
             }
             _ = self.ping.tick() => {
-                Some(envelope::message(&json!({ "event": { "keepalive": {} } })))
+                Some(Ok(envelope::message(&json!({ "event": { "keepalive": {} } }))))
             }
         }
     }
 
-    fn event(&mut self, event: Option<Event>) -> Bytes {
+    fn event(&mut self, event: Option<Event>) -> Message {
         self.ping.reset();
         let data = |kind: &str, bytes: &Bytes| {
             let text = STANDARD.encode(bytes);
             envelope::message(&json!({ "event": { "data": { kind: text } } }))
         };
-        match event {
+        Ok(match event {
             Some(Event::Stdout(bytes)) if self.terminal => data("pty", &bytes),
             Some(Event::Stdout(bytes)) => data("stdout", &bytes),
             Some(Event::Stderr(bytes)) => data("stderr", &bytes),
@@ -118,6 +132,12 @@ impl Answering {
                     .concat()
                     .into()
             }
+            Some(Event::Ended(Err(GuestError::Closed { .. })))
+                if self.sandbox.status().state == State::Running =>
+            {
+                self.over = true;
+                return Err(SandboxGone);
+            }
             Some(Event::Ended(Err(error))) => {
                 self.over = true;
                 envelope::end(Some(&error.into()))
@@ -128,7 +148,7 @@ impl Answering {
                     RpcFailure::new(Code::Unavailable, "the command is not followed any more");
                 envelope::end(Some(&failure))
             }
-        }
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ironclaw_protocol::message::Identity;
+use ironclaw_protocol::message::{Identity, SetIdentity};
 use tokio::time::timeout;
 
 use super::blocking::blocking;
@@ -151,8 +151,17 @@ impl RunningClone {
         name: &VmName,
         origin: Origin,
     ) -> Result<VmHandle, LaunchError> {
+        self.serve_as(identity::fresh(name)?, name, origin).await
+    }
+
+    /// Gives it this identity.
+    pub(crate) async fn serve_as(
+        self,
+        new: SetIdentity,
+        name: &VmName,
+        origin: Origin,
+    ) -> Result<VmHandle, LaunchError> {
         let Self(mut clone) = self;
-        let new = identity::fresh(name)?;
         let identity = new.identity.clone();
         tokio::select! {
             biased;

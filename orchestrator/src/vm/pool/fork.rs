@@ -10,7 +10,7 @@ use super::error::Tiers;
 use super::lease::Lease;
 use super::starts::Start;
 use super::{Pool, SpawnError, SpawnOptions};
-use crate::vm::identity::VmName;
+use crate::vm::identity::{self, VmIdentity, VmName};
 use crate::vm::launcher::LaunchError;
 use crate::vm::snapshot::{Snapshot, SnapshotError};
 use crate::vm::vm_handle::{Origin, Timings, VmHandle};
@@ -29,6 +29,31 @@ impl Pool {
         checkpoint: &Snapshot,
         options: SpawnOptions,
     ) -> Result<VmHandle, SpawnError> {
+        self.restore(checkpoint, None, options).await
+    }
+
+    /// Goes on with the VM of `checkpoint`, as what it was: as [`fork`](Self::fork) does, but with the
+    /// ids of its machine and boot and the host name that [`VmClient::identity`](super::VmClient::identity)
+    /// told of it. Entropy and clock are new. The VM itself has to be over, and this be called once: two
+    /// VMs that take themselves for the same one are what an identity is there against.
+    ///
+    /// # Errors
+    /// As for [`fork`](Self::fork).
+    pub async fn resume(
+        &self,
+        checkpoint: &Snapshot,
+        identity: &VmIdentity,
+        options: SpawnOptions,
+    ) -> Result<VmHandle, SpawnError> {
+        self.restore(checkpoint, Some(identity), options).await
+    }
+
+    async fn restore(
+        &self,
+        checkpoint: &Snapshot,
+        identity: Option<&VmIdentity>,
+        options: SpawnOptions,
+    ) -> Result<VmHandle, SpawnError> {
         let core = &self.core;
         if core.has_no_runtime() {
             return Err(SpawnError::RuntimeEnded);
@@ -39,7 +64,7 @@ impl Pool {
         let limit = options.timeout.unwrap_or(Duration::MAX);
         let forked = async {
             tokio::select! {
-                forked = fork(core, checkpoint, &name, options.patience) => forked,
+                forked = fork(core, checkpoint, &name, identity, options.patience) => forked,
                 () = core.closing.cancelled() => Err(SpawnError::Closed),
                 () = core.runtime_ended() => Err(SpawnError::RuntimeEnded),
             }
@@ -70,6 +95,7 @@ async fn fork(
     core: &Arc<Core>,
     checkpoint: &Snapshot,
     name: &VmName,
+    identity: Option<&VmIdentity>,
     patience: Duration,
 ) -> Result<VmHandle, SpawnError> {
     let begun = Instant::now();
@@ -103,7 +129,13 @@ async fn fork(
     let queue = begun.elapsed();
     let clone = core.launcher.clone_of(checkpoint, None).await;
     drop(permit);
-    let handle = clone.map_err(failed)?.serve(name, Origin::Restored).await;
+    let new = match identity {
+        Some(identity) => identity::again(&identity.into()),
+        None => identity::fresh(name),
+    };
+    let new = new.map_err(|error| failed(error.into()))?;
+    let clone = clone.map_err(failed)?;
+    let handle = clone.serve_as(new, name, Origin::Restored).await;
     let handle = handle.map_err(failed)?;
     let timings = Timings {
         queue,
