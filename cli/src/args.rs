@@ -1,10 +1,8 @@
 //! The command line.
 
 mod bench;
-mod key;
 mod pool;
 mod run;
-mod serve;
 mod snapshot;
 mod soak;
 mod steps;
@@ -22,10 +20,8 @@ use clap_complete::Shell;
 
 use crate::help;
 use bench::Bench;
-pub(crate) use key::{KeyArgs, KeyTask};
 pub(crate) use pool::{PoolTask, StatsFormat};
 pub(crate) use run::Run;
-pub(crate) use serve::Serve;
 pub(crate) use snapshot::{SnapshotTask, Snapshots};
 use soak::Soak;
 pub(crate) use steps::{DockerfileOptions, StepOption};
@@ -112,9 +108,11 @@ pub(crate) enum Task {
     #[command(after_help = help::SOAK_EXAMPLES)]
     Soak(Soak),
     /// Hand out microVMs over HTTP, to E2B's SDKs among others.
-    Serve(Serve),
+    Serve(ironclaw_daemon::Serve),
     /// The keys of those who may ask the daemon.
-    Key(KeyArgs),
+    Key(ironclaw_daemon::KeyArgs),
+    #[command(flatten)]
+    Ask(ironclaw_client::commands::Task),
     /// Print a completion script for a shell.
     #[command(after_help = help::COMPLETIONS_EXAMPLES)]
     Completions {

@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 
 use anyhow::Error;
+use ironclaw_client::{ClientError, Refusal};
 use ironclaw_console::logging::BadFilter;
 use ironclaw_console::signals::{self, Interrupted, NotEnded};
 use ironclaw_console::{OutputClosed, causes};
@@ -135,10 +136,25 @@ fn of_cause(cause: &(dyn StdError + 'static)) -> Option<Code> {
         Some(of_snapshot(snapshot))
     } else if let Some(template) = cause.downcast_ref() {
         Some(of_template(template))
+    } else if let Some(ClientError::Refused(refusal)) = cause.downcast_ref() {
+        Some(of_refusal(refusal))
+    } else if let Some(refusal) = cause.downcast_ref() {
+        Some(of_refusal(refusal))
     } else if cause.is::<ConfigError>() || cause.is::<BadFilter>() {
         Some(Code::Setting)
     } else {
         (cause.is::<VmEnded>() || cause.is::<VmmError>()).then_some(Code::VmDied)
+    }
+}
+
+/// As the library's errors have it, of which the daemon tells the kind.
+fn of_refusal(refusal: &Refusal) -> Code {
+    match refusal.kind.as_str() {
+        "no_file" => Code::NotFound,
+        "no_directory" => Code::NoSuchDirectory,
+        "forbidden" => Code::CannotRun,
+        "guest_lost" => Code::VmDied,
+        _ => Code::Failed,
     }
 }
 

@@ -10,11 +10,9 @@ mod each;
 mod exit;
 mod failure;
 mod help;
-mod key;
 mod pool;
 mod printed;
 mod run;
-mod serve;
 mod snapshot;
 mod template;
 mod which;
@@ -25,6 +23,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use ironclaw_bench::{bench, soak};
+use ironclaw_client::commands;
 use ironclaw_console::signals::{outlive_file_limit, until_first};
 use ironclaw_console::{logging, runtime};
 use ironclaw_orchestrator::vm::config::SETTINGS;
@@ -64,7 +63,12 @@ fn with_runtime(task: Task, set: &[(String, OsString)], json: bool) -> Result<u8
 /// Warns of variables that were meant to set something.
 fn warn_of_strays() {
     let names = std::env::vars_os().map(|(name, _)| name);
-    for name in names.filter(|name| is_stray(name, SETTINGS)) {
+    let is_ours = |name: &OsString| {
+        [commands::HOST, commands::KEY]
+            .iter()
+            .any(|ours| name == ours)
+    };
+    for name in names.filter(|name| is_stray(name, SETTINGS) && !is_ours(name)) {
         tracing::warn!(
             "{} is no setting and changes nothing; `ironclaw run --help` lists the settings",
             name.display()
@@ -96,8 +100,12 @@ async fn perform(task: Task, set: &[(String, OsString)], json: bool) -> Result<u
         }
         Task::Run(task) => run::run(config()?, task, json).await,
         Task::Soak(task) => found(soak::run(&config()?, &task.into(), json).await?),
-        Task::Serve(task) => serve::run(config()?, task, json).await,
-        Task::Key(task) => key::perform(&config()?, task, json),
+        Task::Serve(task) => ironclaw_daemon::serve(config()?, task, json).await,
+        Task::Key(task) => found(ironclaw_daemon::key(&config()?, task, json)?),
+        Task::Ask(task) => {
+            let socket = ironclaw_daemon::socket(&config()?);
+            commands::perform(&socket, task, json).await
+        }
         Task::Template(task) => until_first(template::perform(&config()?, task, json)).await,
         Task::Snapshot(task) => until_first(snapshot::perform(&config()?, task, json)).await,
         Task::Pool(task) => until_first(pool::perform(config()?, task, json)).await,

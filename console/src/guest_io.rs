@@ -250,13 +250,17 @@ async fn feed(writer: Option<StdinWriter>) -> Result<()> {
 /// Reads standard input on a thread of its own: a read from a terminal can't be cancelled, and must
 /// not delay the program's end.
 #[derive(Debug)]
-struct StdinReader {
+pub struct StdinReader {
     asks: std::sync::mpsc::Sender<usize>,
     chunks: mpsc::UnboundedReceiver<io::Result<Vec<u8>>>,
 }
 
 impl StdinReader {
-    fn start() -> Result<Self> {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// If it can't be started.
+    pub fn start() -> Result<Self> {
         let (asks, asked) = std::sync::mpsc::channel();
         let (sender, chunks) = mpsc::unbounded_channel();
         let read = move || {
@@ -274,8 +278,12 @@ impl StdinReader {
         Ok(Self { asks, chunks })
     }
 
-    /// Reads up to `most` bytes; none at the end.
-    async fn read(&mut self, most: usize) -> io::Result<Vec<u8>> {
+    /// Reads up to `most` bytes; none at the end. Dropped before its end, it has asked for bytes that the next
+    /// call gets.
+    ///
+    /// # Errors
+    /// The stream's.
+    pub async fn read(&mut self, most: usize) -> io::Result<Vec<u8>> {
         let ended = || io::Error::other("its thread ended");
         self.asks.send(most).map_err(|_| ended())?;
         self.chunks.recv().await.ok_or_else(ended)?

@@ -26,6 +26,7 @@ mod snapshots;
 use std::sync::Arc;
 
 use axum::extract::DefaultBodyLimit;
+use axum::http::HeaderMap;
 use axum::routing::{any, delete, get, post, put};
 use axum::{Router, middleware};
 
@@ -33,6 +34,11 @@ use crate::keys::Keys;
 use crate::sandboxes::Sandboxes;
 use api::{Api, MAX_BODY, Served};
 use failure::Failure;
+
+/// Returns whether a request is for a program on a port of a sandbox, whatever its path is.
+pub(crate) fn is_for_port(headers: &HeaderMap) -> bool {
+    access::Target::of(headers).is_some_and(|target| !target.is_agent())
+}
 
 /// Creates the routes.
 pub(crate) fn router(sandboxes: Sandboxes, keys: Keys) -> Router {

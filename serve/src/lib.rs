@@ -1,10 +1,10 @@
 //! The daemon: hands out microVMs over HTTP.
 //!
 //! ```text
-//!  E2B's SDKs ──▶ e2b ──▶ sandboxes ──▶ templates ──▶ ironclaw_orchestrator::vm
-//!                  │          │
-//!                  ▼          ▼
-//!                keys      database
+//!  E2B's SDKs ──▶ e2b ──┬──▶ sandboxes ──▶ templates ──▶ ironclaw_orchestrator::vm
+//!  others ───────▶ v1 ──┤        │
+//!                       ▼        ▼
+//!                     keys    database
 //! ```
 //!
 //! [`Server`] listens; a [`Sandboxes`] has the VMs under the ids that clients know, with their deadlines.
@@ -14,6 +14,8 @@
 #![forbid(unsafe_code)]
 
 mod accounts;
+mod api;
+mod caller;
 mod checkpoints;
 mod database;
 mod e2b;
@@ -24,6 +26,7 @@ mod leftovers;
 mod listen;
 mod memory;
 mod peer;
+mod place;
 mod port_access;
 mod ports;
 mod process;
@@ -33,6 +36,7 @@ mod sandboxes;
 mod secret;
 mod templates;
 mod usage;
+mod v1;
 
 pub use database::{Claim, Database, DatabaseError};
 pub use keys::{BadKeyName, Key, KeyInfo, Keys, NewKeyError};

@@ -24,9 +24,9 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tower_service::Service as _;
 
-use crate::e2b;
+use crate::api;
 use crate::keys::Keys;
-use crate::peer::Peer;
+use crate::peer::{Connection, Peer};
 use crate::sandboxes::Sandboxes;
 
 /// Wait after a failure to accept: there are too many open files, which only time can change.
@@ -169,7 +169,7 @@ impl Server {
     pub async fn serve(self, sandboxes: Sandboxes, keys: Keys, end: impl Future<Output = ()>) {
         let bounds = self.bounds;
         let room = Arc::new(Semaphore::new(bounds.connections));
-        let router = e2b::router(sandboxes, keys);
+        let router = api::router(&sandboxes, &keys);
         let (ending, ended) = tokio::sync::watch::channel(false);
         let mut listeners = JoinSet::new();
         for listener in self.tcp {
@@ -282,10 +282,12 @@ impl Accept {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let (router, peer) = (self.router.clone(), self.peer);
+        let counted = Connection::new(room);
         let service = service_fn(move |request: Request<Incoming>| {
             let mut router = router.clone();
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(counted.clone());
             async move { Ok::<_, Infallible>(serve(&mut router, request).await) }
         });
         let connection = http1::Builder::new()
@@ -307,7 +309,6 @@ impl Accept {
             if let Err(error) = served {
                 tracing::debug!(%error, "a connection ended");
             }
-            drop(room);
         }
     }
 }

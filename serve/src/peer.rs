@@ -1,5 +1,9 @@
 //! Who asks.
 
+use std::sync::Arc;
+
+use tokio::sync::OwnedSemaphorePermit;
+
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Peer {
@@ -7,4 +11,16 @@ pub(crate) enum Peer {
     Local,
     /// Anybody who can reach the address.
     Network,
+}
+
+/// A connection among those that there may be. Who takes one over, as by an upgrade, keeps this as long.
+#[derive(Debug, Clone)]
+pub(crate) struct Connection(
+    #[expect(dead_code, reason = "its end is what counts")] Option<Arc<OwnedSemaphorePermit>>,
+);
+
+impl Connection {
+    pub(crate) fn new(permit: Option<OwnedSemaphorePermit>) -> Self {
+        Self(permit.map(Arc::new))
+    }
 }

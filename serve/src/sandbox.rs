@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 use ironclaw_orchestrator::template::TemplateHash;
 use ironclaw_orchestrator::vm::snapshot::{SnapshotError, SnapshotId};
 use ironclaw_orchestrator::vm::{
-    CheckpointError, CheckpointOptions, ErrorKind, GuestError, SpawnError, SpawnOptions, VmClient,
-    VmHandle, VmIdentity,
+    CheckpointError, CheckpointOptions, ErrorKind, GuestError, Limits, SpawnError, SpawnOptions,
+    VmClient, VmHandle, VmIdentity,
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -57,6 +57,14 @@ pub struct NewSandbox {
     pub told_host: Option<String>,
     /// What its maker sends again with the same request: the same sandbox is the answer then.
     pub idempotency_key: Option<String>,
+    /// The hash of what its maker asked for by that key: another request by it is refused then.
+    pub request_hash: Option<String>,
+    /// Its name, for people and lists.
+    pub name: Option<String>,
+    /// The user that its commands run as; `None`: what its template has.
+    pub user: Option<String>,
+    /// Time without a request to its guest after which it is killed.
+    pub idle_limit: Option<Duration>,
 }
 
 impl NewSandbox {
@@ -73,6 +81,10 @@ impl NewSandbox {
             private_ports: false,
             told_host: None,
             idempotency_key: None,
+            request_hash: None,
+            name: None,
+            user: None,
+            idle_limit: None,
         }
     }
 }
@@ -93,6 +105,12 @@ pub enum SandboxError {
     /// The daemon is ending.
     #[error("the daemon is ending")]
     Draining,
+    /// An operator wants no new ones on this node.
+    #[error("the node is draining: it takes no new sandboxes")]
+    Refused,
+    /// A request with the same Idempotency-Key made another one.
+    #[error("the Idempotency-Key made sandbox {0}, by another request")]
+    KeyReused(SandboxId),
     /// Its template can't be used.
     #[error(transparent)]
     Template(Box<TemplateError>),
@@ -128,7 +146,7 @@ impl SandboxError {
     pub fn is_busy(&self) -> bool {
         match self {
             Self::Spawn(error) => matches!(error.kind(), ErrorKind::NoRoom | ErrorKind::Busy),
-            Self::TooMany(_) | Self::Draining => true,
+            Self::TooMany(_) | Self::Draining | Self::Refused => true,
             _ => false,
         }
     }
@@ -154,6 +172,14 @@ pub(crate) struct Record {
     pub(crate) ports: PortAccess,
     #[serde(with = "secret_text")]
     pub(crate) token: Secret,
+    #[serde(default)]
+    pub(crate) name: Option<String>,
+    #[serde(default)]
+    pub(crate) user: Option<String>,
+    #[serde(default)]
+    pub(crate) idle_limit: Option<Duration>,
+    #[serde(default)]
+    pub(crate) request_hash: Option<String>,
 }
 
 mod secret_text {
@@ -279,6 +305,14 @@ impl Sandbox {
         }
     }
 
+    /// Returns the user that its commands run as if nobody names one.
+    pub(crate) async fn user(&self, vm: &VmClient) -> Result<String, GuestError> {
+        match &self.record.user {
+            Some(user) => Ok(user.clone()),
+            None => Ok(self.template.user(vm).await?.to_owned()),
+        }
+    }
+
     pub(crate) fn status(&self) -> Status {
         *self.lock()
     }
@@ -362,7 +396,7 @@ impl Sandbox {
             Phase::Paused(memory, identity) => (memory.clone(), identity),
             Phase::Gone => return Err(SandboxError::Gone),
         };
-        let options = SpawnOptions::named(self.id.as_str());
+        let options = spawn_options(&self.id, &self.record);
         let pool = &self.template.pool;
         let vm = match identity {
             Some(identity) => pool.resume(memory.snapshot(), identity, options).await?,
@@ -436,6 +470,12 @@ impl Ran {
             ports: Arc::clone(&self.ports),
         }
     }
+}
+
+/// Returns what the VM of a sandbox is spawned with.
+pub(crate) fn spawn_options(id: &SandboxId, record: &Record) -> SpawnOptions {
+    let limits = Limits::default().with_idle(record.idle_limit);
+    SpawnOptions::named(id.as_str()).with_limits(limits)
 }
 
 impl Status {

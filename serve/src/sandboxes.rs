@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use futures_util::future::join_all;
 use futures_util::{StreamExt as _, stream};
 use ironclaw_orchestrator::vm::snapshot::SnapshotId;
-use ironclaw_orchestrator::vm::{SpawnOptions, VmIdentity, dropped_vms_ended};
+use ironclaw_orchestrator::vm::{VmIdentity, dropped_vms_ended};
 use rusqlite::params;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -19,7 +19,9 @@ use crate::idempotency::IdempotencyKeys;
 use crate::leftovers;
 use crate::memory::Memory;
 use crate::port_access::PortAccess;
-use crate::sandbox::{Expiry, Live, NewSandbox, Paused, Record, Sandbox, SandboxError, State};
+use crate::sandbox::{
+    Expiry, Live, NewSandbox, Paused, Record, Sandbox, SandboxError, State, spawn_options,
+};
 use crate::sandbox_id::SandboxId;
 use crate::secret::Secret;
 use crate::templates::{TemplatePool, Templates};
@@ -49,7 +51,10 @@ struct Table {
     by_id: HashMap<SandboxId, Arc<Sandbox>>,
     /// Those that are being made.
     coming: usize,
+    /// The daemon is ending.
     draining: bool,
+    /// An operator wants no new ones.
+    refusing: bool,
 }
 
 /// What the database has of a paused sandbox.
@@ -99,6 +104,27 @@ impl Sandboxes {
         &self.0.templates
     }
 
+    /// Returns how many there may be.
+    pub(crate) fn limit(&self) -> usize {
+        self.0.limit
+    }
+
+    /// Returns whether new ones are refused.
+    pub(crate) fn is_draining(&self) -> bool {
+        let table = self.0.lock();
+        table.draining || table.refusing
+    }
+
+    /// Makes no more of them, until [`take_new`](Self::take_new).
+    pub(crate) fn refuse_new(&self) {
+        self.0.lock().refusing = true;
+    }
+
+    /// Makes them again.
+    pub(crate) fn take_new(&self) {
+        self.0.lock().refusing = false;
+    }
+
     /// Returns the states of sandboxes that were kept for others.
     pub(crate) fn checkpoints(&self) -> &Checkpoints {
         &self.0.checkpoints
@@ -120,6 +146,9 @@ impl Sandboxes {
             record.owner == by && record.idempotency_key.as_deref() == Some(&key)
         };
         match self.find(made) {
+            Some(sandbox) if sandbox.record.request_hash != new.request_hash => {
+                Err(SandboxError::KeyReused(sandbox.id.clone()))
+            }
             Some(sandbox) => Ok(sandbox),
             None => self.make(new, by).await,
         }
@@ -149,6 +178,10 @@ impl Sandboxes {
             owner: by.to_owned(),
             started: SystemTime::now(),
             idempotency_key: new.idempotency_key,
+            request_hash: new.request_hash,
+            name: new.name,
+            user: new.user,
+            idle_limit: new.idle_limit,
             ports: PortAccess {
                 token: new.private_ports.then(draw).transpose()?,
                 host: new.told_host,
@@ -175,6 +208,7 @@ impl Sandboxes {
                 owner: by.to_owned(),
                 started: SystemTime::now(),
                 idempotency_key: None,
+                request_hash: None,
                 ports: PortAccess {
                     token: before.ports.token.as_ref().map(|_| draw()).transpose()?,
                     host: before.ports.host.clone(),
@@ -199,7 +233,7 @@ impl Sandboxes {
         lifetime: Duration,
     ) -> Result<Arc<Sandbox>, SandboxError> {
         let id = SandboxId::draw().map_err(random)?;
-        let options = SpawnOptions::named(id.as_str());
+        let options = spawn_options(&id, &record);
         let spawned = match &from {
             Some(memory) => template.pool.fork(memory.snapshot(), options).await,
             None => template.pool.spawn_with(options).await,
@@ -219,6 +253,9 @@ impl Sandboxes {
         let mut table = self.0.lock();
         if table.draining {
             return Err(SandboxError::Draining);
+        }
+        if table.refusing {
+            return Err(SandboxError::Refused);
         }
         if table.by_id.len() + table.coming >= self.0.limit {
             return Err(SandboxError::TooMany(self.0.limit));

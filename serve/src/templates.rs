@@ -121,6 +121,18 @@ impl Templates {
         Ok(pool)
     }
 
+    /// Returns the pools that are open, each with the names that led to it last.
+    pub(crate) async fn open(&self) -> Vec<(Vec<String>, Arc<TemplatePool>)> {
+        let open = self.open.lock().await;
+        let pools = open.pools.iter().map(|(hash, pool)| {
+            let names = open.names.iter().filter(|(_, led)| *led == hash);
+            let mut names: Vec<_> = names.map(|(name, _)| name.clone()).collect();
+            names.sort();
+            (names, Arc::clone(pool))
+        });
+        pools.collect()
+    }
+
     /// Returns the template with this hash, whatever its names are by now.
     pub(crate) async fn hashed(
         &self,

@@ -14,10 +14,12 @@ use arrows::arrows;
 use modules::Package;
 
 /// The directories of the checked packages, relative to the root of the repository.
-const PACKAGES: [&str; 16] = [
+const PACKAGES: [&str; 18] = [
     "bench",
     "cli",
+    "client",
     "console",
+    "daemon",
     "doctor",
     "guest-agent",
     "host",

@@ -13,9 +13,12 @@ extern crate ironclaw_test_harness;
 #[allow(dead_code, reason = "others use the rest")]
 #[path = "../apart/mod.rs"]
 mod apart;
+mod client;
 mod javascript;
 mod ports;
+mod readme;
 mod snapshots;
+mod v1;
 #[path = "../vm/mod.rs"]
 mod vm;
 

@@ -14,15 +14,12 @@ use serde_json::json;
 
 use super::api::Api;
 use super::failure::{Code, Failure, RpcFailure};
-use crate::peer::Peer;
+use crate::caller::{Caller, Stranger};
 use crate::sandbox::{Live, Sandbox, SandboxError, State as SandboxState};
 use crate::sandbox_id::SandboxId;
 
 /// The port of E2B's own agent, under which a sandbox's calls are known.
 const AGENT_PORT: u16 = 49983;
-
-/// The header with an API key.
-const API_KEY: &str = "x-api-key";
 
 /// The header with a sandbox's token.
 const TOKEN: &str = "x-access-token";
@@ -31,44 +28,25 @@ const TOKEN: &str = "x-access-token";
 pub(super) const SANDBOX: &str = "e2b-sandbox-id";
 pub(super) const PORT: &str = "e2b-sandbox-port";
 
-/// The name under which those are known who come over the Unix socket without a key.
-const LOCAL: &str = "local";
-
-/// Who asks: the name of a key.
-#[derive(Debug, Clone)]
-pub(super) struct Caller(pub(super) String);
-
 /// Lets in who has a key, or comes over the Unix socket.
 pub(super) async fn by_key(State(api): State<Api>, mut request: Request, next: Next) -> Response {
-    match caller(&api, request.extensions().get().copied(), request.headers()) {
+    let peer = request.extensions().get().copied();
+    match Caller::of(&api.0.keys, peer, request.headers()) {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
-        Err(failure) => failure.into_response(),
+        Err(stranger) => Failure::from(stranger).into_response(),
     }
 }
 
-fn caller(api: &Api, peer: Option<Peer>, headers: &HeaderMap) -> Result<Caller, Failure> {
-    let key = text(headers, API_KEY)
-        .or_else(|| text(headers, header::AUTHORIZATION.as_str())?.strip_prefix("Bearer "));
-    let Some(key) = key else {
-        return match peer {
-            Some(Peer::Local) => Ok(Caller(LOCAL.to_owned())),
-            _ => Err(Failure::unauthorized(
-                "an API key is needed, in the header X-API-Key; `ironclaw key create` makes one",
-            )),
-        };
-    };
-    match api.0.keys.holder(key) {
-        Ok(Some(name)) => Ok(Caller(name)),
-        Ok(None) => Err(Failure::unauthorized(
-            "this API key is none, or was revoked",
-        )),
-        Err(error) => {
-            tracing::error!(%error, "keys can't be looked up");
-            let status = StatusCode::SERVICE_UNAVAILABLE;
-            Err(Failure::new(status, "keys can't be looked up now"))
+impl From<Stranger> for Failure {
+    fn from(stranger: Stranger) -> Self {
+        match stranger {
+            Stranger::Unknown(_) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, stranger.to_string())
+            }
+            _ => Self::unauthorized(stranger.to_string()),
         }
     }
 }
@@ -177,10 +155,7 @@ impl Entered {
     pub(super) async fn user(&self) -> Result<String, RpcFailure> {
         match &self.user {
             Some(user) => Ok(user.clone()),
-            None => {
-                let user = self.sandbox.template.user(&self.live.vm).await?;
-                Ok(user.to_owned())
-            }
+            None => Ok(self.sandbox.user(&self.live.vm).await?),
         }
     }
 }

@@ -11,11 +11,11 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::access::Caller;
 use super::api::Api;
 use super::failure::Failure;
 use super::network::Network;
 use super::shapes::{Create, Created, Info, lifetime};
+use crate::caller::Caller;
 use crate::sandbox::{Sandbox, SandboxError, State as SandboxState};
 use crate::sandbox_id::SandboxId;
 

@@ -73,6 +73,7 @@ impl Failure {
             SandboxError::Template(error) if matches!(**error, TemplateError::Unknown(_)) => {
                 Self::new(StatusCode::NOT_FOUND, error.to_string())
             }
+            SandboxError::KeyReused(_) => Self::new(StatusCode::CONFLICT, error.to_string()),
             SandboxError::TooMany(_) => Self::new(StatusCode::TOO_MANY_REQUESTS, error.to_string()),
             busy if busy.is_busy() => {
                 tracing::warn!(error = causes(busy), "a sandbox is refused");

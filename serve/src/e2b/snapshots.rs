@@ -11,12 +11,12 @@ use ironclaw_orchestrator::template::TemplateName;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::access::Caller;
 use super::api::Api;
 use super::control::{find, json as read};
 use super::failure::Failure;
 use super::paging::{self, PAGE, pairs};
 use super::shapes::{Created, lifetime, untagged};
+use crate::caller::Caller;
 use crate::checkpoints::SandboxCheckpoint;
 
 /// Lifetime of a fork whose maker names none.

@@ -13,13 +13,15 @@ const PORT: u16 = 3000;
 /// Seconds that sandboxes have to be paused in: less than the 90 that systemd waits by default.
 const DRAIN_TIMEOUT: u16 = 75;
 
+/// How the daemon serves.
 #[derive(Debug, Args)]
 #[command(after_help = help::SERVE_EXAMPLES)]
-pub(crate) struct Serve {
+pub struct Serve {
     /// Listen on this loopback address; port 0 takes a free one, which is printed.
     #[arg(long, value_name = "ADDRESS:PORT", default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)))]
     pub(crate) listen: SocketAddr,
-    /// Also listen on this Unix socket, which its user and group may open without a key.
+    /// Listen on this Unix socket, which its user and group may open without a key; by default `socket`, in the
+    /// directory of the database, where `ironclaw ls` and the like find it.
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
     /// The directory of the daemon's database; by default `daemon`, beside that of the snapshots.

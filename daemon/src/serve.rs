@@ -12,12 +12,12 @@ use ironclaw_orchestrator::vm::Config;
 use ironclaw_serve::{Bounds, Database, Keys, Sandboxes, Server, Templates};
 use serde::Serialize;
 
-use crate::args::Serve;
+use crate::serve_args::Serve;
 
 #[derive(Debug, Serialize)]
 struct Listening {
     address: SocketAddr,
-    socket: Option<PathBuf>,
+    socket: PathBuf,
     /// Number of API keys; without one, only the socket lets anybody in.
     keys: usize,
     /// Number of sandboxes taken up from the last daemon.
@@ -33,17 +33,25 @@ pub(crate) fn state(config: &Config, set: Option<PathBuf>) -> PathBuf {
     set.unwrap_or_else(beside)
 }
 
+/// Returns where the daemon of these settings listens for commands of its own machine.
+#[must_use]
+pub fn socket(config: &Config) -> PathBuf {
+    state(config, None).join("socket")
+}
+
 /// Serves until a signal ends it.
-pub(crate) async fn run(config: Config, serve: Serve, json: bool) -> Result<u8> {
+///
+/// # Errors
+/// If it can't start.
+pub async fn run(config: Config, serve: Serve, json: bool) -> Result<u8> {
     let directory = state(&config, serve.state);
     let database = Database::open(&directory)?;
     let keys = Keys::of(&database);
     let mut signals = Signals::terminating()?;
     let mut server = Server::new(Bounds::default());
     let address = server.listen_tcp(serve.listen).await?;
-    if let Some(path) = &serve.socket {
-        server.listen_unix(path).await?;
-    }
+    let path = serve.socket.unwrap_or_else(|| directory.join("socket"));
+    server.listen_unix(&path).await?;
     let number = keys.list()?.len();
     if serve.check {
         let text = "the daemon can start";
@@ -64,7 +72,7 @@ pub(crate) async fn run(config: Config, serve: Serve, json: bool) -> Result<u8> 
     reporter.clear();
     let listening = Listening {
         address,
-        socket: serve.socket,
+        socket: path,
         keys: number,
         sandboxes: taken_up,
     };
@@ -90,9 +98,7 @@ fn tell(listening: &Listening, json: bool) -> Result<()> {
         return output::json(listening);
     }
     output::line(&format!("listening on http://{}", listening.address))?;
-    if let Some(path) = &listening.socket {
-        output::line(&format!("and on {}", path.display()))?;
-    }
+    output::line(&format!("and on {}", listening.socket.display()))?;
     if listening.sandboxes > 0 {
         output::line(&format!("sandboxes taken up: {}", listening.sandboxes))?;
     }

@@ -6,8 +6,7 @@ use ironclaw_orchestrator::vm::Config;
 use ironclaw_serve::{Database, Key, Keys};
 use serde::Serialize;
 
-use crate::args::{KeyArgs, KeyTask};
-use crate::exit::Code;
+use crate::key_args::{KeyArgs, KeyTask};
 use crate::serve;
 
 #[derive(Debug, Serialize)]
@@ -21,8 +20,12 @@ struct Revoked {
     revoked: bool,
 }
 
-/// Makes, lists and revokes keys; a daemon that runs sees it at once.
-pub(crate) fn perform(config: &Config, args: KeyArgs, json: bool) -> Result<u8> {
+/// Makes, lists and revokes keys; a daemon that runs sees it at once. Returns whether there was what is to be
+/// revoked.
+///
+/// # Errors
+/// The database's, those of names, and those of standard output.
+pub fn perform(config: &Config, args: KeyArgs, json: bool) -> Result<bool> {
     let KeyArgs { state, task } = args;
     let keys = Keys::of(&Database::open(&serve::state(config, state))?);
     match task {
@@ -60,10 +63,8 @@ pub(crate) fn perform(config: &Config, args: KeyArgs, json: bool) -> Result<u8> 
             } else if !revoked {
                 output::line(&format!("there is no key {name:?}"))?;
             }
-            if !revoked {
-                return Ok(Code::Found as u8);
-            }
+            return Ok(revoked);
         }
     }
-    Ok(0)
+    Ok(true)
 }

@@ -6,8 +6,9 @@ use clap::{Args, Subcommand};
 
 use crate::help;
 
+/// Which keys are made, listed or revoked.
 #[derive(Debug, Args)]
-pub(crate) struct KeyArgs {
+pub struct KeyArgs {
     /// The directory of the daemon's database; by default `daemon`, beside that of the snapshots.
     #[arg(long, value_name = "DIR", global = true)]
     pub(crate) state: Option<PathBuf>,

@@ -1,0 +1,150 @@
+//! Tests the commands that ask a daemon.
+
+use std::io::Write as _;
+use std::process::{Output, Stdio};
+
+use crate::Daemon;
+use crate::apart::Apart;
+use crate::vm::runs;
+
+/// Runs a command with a daemon's socket, and gives it this input.
+fn ask(daemon: &Daemon, arguments: &[&str], input: &[u8]) -> Output {
+    let mut command = daemon.apart.ironclaw(arguments);
+    let socket = daemon.state.path().join("socket");
+    command.env("IRONCLAW_HOST", format!("unix:{}", socket.display()));
+    let streams = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = streams.stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    let writing = std::thread::spawn(move || {
+        // A command may read nothing.
+        let _ = stdin.write_all(&input);
+    });
+    let output = child.wait_with_output().unwrap();
+    writing.join().unwrap();
+    output
+}
+
+/// Runs a command that succeeds; returns what it printed.
+fn told(daemon: &Daemon, arguments: &[&str]) -> String {
+    let output = ask(daemon, arguments, b"");
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+fn a_sandbox_lives_by_the_commands_that_ask_its_daemon() {
+    if !runs() {
+        return;
+    }
+    let daemon = Daemon::start();
+    let label = ["create", "--name", "one", "--label", "a=b", "--env", "X=1"];
+    let id = told(&daemon, &label);
+    let listed = told(&daemon, &["ls", "--json"]);
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(listed[0]["id"], id.as_str());
+    assert_eq!(listed[0]["metadata"]["a"], "b");
+    assert!(told(&daemon, &["ls"]).contains(&id));
+
+    // By its name, with the variables that it was made with.
+    let said = told(
+        &daemon,
+        &[
+            "exec",
+            "one",
+            "--",
+            "sh",
+            "-c",
+            "echo $X; echo y > /tmp/kept",
+        ],
+    );
+    assert_eq!(said, "1");
+    let both = ask(
+        &daemon,
+        &["exec", &id, "sh", "-c", "echo out; echo err >&2; exit 7"],
+        b"",
+    );
+    assert_eq!(both.status.code(), Some(7), "{both:?}");
+    assert_eq!(
+        (&both.stdout[..], &both.stderr[..]),
+        (&b"out\n"[..], &b"err\n"[..])
+    );
+    for (arguments, code) in [
+        (&["exec", "one", "no-such-program"][..], 127),
+        (&["exec", "-w", "/no/such", "one", "true"], 123),
+        (&["exec", "one", "sh", "-c", "kill -9 $$"], 137),
+        (&["exec", "--timeout", "300ms", "one", "sleep", "100"], 124),
+        (&["exec", "none", "true"], 125),
+    ] {
+        let output = ask(&daemon, arguments, b"");
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{arguments:?}: {output:?}"
+        );
+    }
+    // More than all buffers on its way hold, both ways at once.
+    let input: Vec<u8> = (0..4_000_000_u32).map(|n| n.to_le_bytes()[1]).collect();
+    let output = ask(&daemon, &["exec", "-i", "one", "cat"], &input);
+    assert!(
+        output.status.success() && output.stdout == input,
+        "{:?}",
+        output.status
+    );
+    let json = told(&daemon, &["exec", "one", "--json", "--", "echo", "hello"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        (&json["stdout"], &json["exit_code"]),
+        (&"hello\n".into(), &0.into())
+    );
+
+    assert_eq!(told(&daemon, &["pause", "one"]), id);
+    let paused = ask(&daemon, &["exec", "one", "true"], b"");
+    let why = String::from_utf8_lossy(&paused.stderr);
+    assert!(
+        paused.status.code() == Some(125) && why.contains("paused"),
+        "{paused:?}"
+    );
+    told(&daemon, &["resume", "one", "--lifetime", "1h"]);
+    assert_eq!(told(&daemon, &["exec", "one", "cat", "/tmp/kept"]), "y");
+    told(&daemon, &["create", "--name", "two"]);
+    told(&daemon, &["rm", "one"]);
+    told(&daemon, &["rm", "--all"]);
+    assert_eq!(told(&daemon, &["ls", "-q"]), "");
+    daemon.end();
+}
+
+#[test]
+fn a_command_that_is_interrupted_ends_in_its_sandbox() {
+    use rustix::process::{Pid, Signal, kill_process};
+    use std::io::{BufRead as _, BufReader};
+    if !runs() {
+        return;
+    }
+    let daemon = Daemon::start();
+    told(&daemon, &["create", "--name", "one"]);
+    let script = "trap 'echo bye; exit 5' INT; echo ready; while :; do sleep 0.1; done";
+    let mut command = daemon.apart.ironclaw(&["exec", "one", "sh", "-c", script]);
+    let socket = daemon.state.path().join("socket");
+    command.env("IRONCLAW_HOST", &socket).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(stdout.next().unwrap().unwrap(), "ready");
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    assert_eq!(stdout.next().unwrap().unwrap(), "bye");
+    assert_eq!(child.wait().unwrap().code(), Some(5));
+    daemon.end();
+}
+
+#[test]
+fn without_a_daemon_it_is_said_how_to_have_one() {
+    let apart = Apart::new();
+    let mut ls = apart.ironclaw(&["ls"]);
+    let output = ls.env_remove("IRONCLAW_HOST").output().unwrap();
+    let why = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(125));
+    assert!(
+        why.contains("no daemon listens") && why.contains("`ironclaw serve`"),
+        "{why}"
+    );
+}

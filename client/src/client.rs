@@ -1,0 +1,300 @@
+//! Requests to a daemon.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::{Request, Response, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+
+use crate::address::Address;
+use crate::refusal::{ClientError, Refusal};
+
+pub use hyper::Method;
+
+/// Limit of an answer that is read as a whole, in bytes: the output of a command in JSON, base64 besides.
+const MAX_ANSWER: usize = 512 * 1024 * 1024;
+
+/// A connection of one of two kinds.
+#[derive(Debug)]
+pub enum Stream {
+    /// Over a Unix socket.
+    Unix(UnixStream),
+    /// Over TCP.
+    Tcp(TcpStream),
+}
+
+/// A WebSocket to a daemon.
+pub type Socket = WebSocketStream<Stream>;
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        match self.get_mut() {
+            Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        match self.get_mut() {
+            Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        match self.get_mut() {
+            Self::Unix(stream) => Pin::new(stream).poll_flush(context),
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        match self.get_mut() {
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}
+
+/// A daemon, with the key that it is asked by.
+#[derive(Clone)]
+pub struct Client {
+    address: Address,
+    key: Option<String>,
+}
+
+/// Without the key.
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A connection to a daemon, for one request after the other.
+#[derive(Debug)]
+pub struct Channel<'a> {
+    client: &'a Client,
+    sender: SendRequest<Full<Bytes>>,
+}
+
+impl Client {
+    /// Creates a client; nothing is asked yet.
+    #[must_use]
+    pub fn new(address: Address, key: Option<String>) -> Self {
+        Self { address, key }
+    }
+
+    /// Returns where its daemon listens.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    async fn stream(&self) -> Result<Stream, ClientError> {
+        let connected = match &self.address {
+            Address::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+            Address::Tcp(host) => TcpStream::connect(host).await.map(Stream::Tcp),
+        };
+        let stream = connected.map_err(|source| ClientError::NoDaemon {
+            address: self.address.clone(),
+            source,
+        })?;
+        if let Stream::Tcp(stream) = &stream {
+            // Requests are small, and wait for nothing. It is as well without.
+            let _ = stream.set_nodelay(true);
+        }
+        Ok(stream)
+    }
+
+    fn lost<E: Into<Box<dyn std::error::Error + Send + Sync>>>(&self, error: E) -> ClientError {
+        ClientError::Lost {
+            address: self.address.clone(),
+            source: error.into(),
+        }
+    }
+
+    fn host(&self) -> &str {
+        match &self.address {
+            Address::Unix(_) => "localhost",
+            Address::Tcp(host) => host,
+        }
+    }
+
+    /// Opens a connection.
+    ///
+    /// # Errors
+    /// [`ClientError::NoDaemon`], [`ClientError::Lost`].
+    pub async fn connect(&self) -> Result<Channel<'_>, ClientError> {
+        let stream = TokioIo::new(self.stream().await?);
+        let (sender, connection) = handshake(stream).await.map_err(|error| self.lost(error))?;
+        // Ends with its sender; its failure is that of the request, too.
+        tokio::spawn(connection);
+        Ok(Channel {
+            client: self,
+            sender,
+        })
+    }
+
+    /// Asks, over a connection of its own, and reads the answer.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&(impl Serialize + Sync)>,
+    ) -> Result<T, ClientError> {
+        self.connect().await?.call(method, path, body).await
+    }
+
+    /// Asks for something that has no answer but its success.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn perform(&self, method: Method, path: &str) -> Result<(), ClientError> {
+        let mut channel = self.connect().await?;
+        channel.ask(method, path, Bytes::new()).await.map(drop)
+    }
+
+    /// Asks, and returns the answer with its body to be read.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn open(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, ClientError> {
+        self.connect().await?.ask(method, path, body).await
+    }
+
+    /// Opens a WebSocket.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn socket(&self, path: &str) -> Result<Socket, ClientError> {
+        let uri = format!("ws://{}{path}", self.host());
+        let mut request = uri
+            .into_client_request()
+            .map_err(|error| self.lost(error))?;
+        if let Some(key) = &self.key {
+            let value = key.parse().map_err(|_| self.bad_key())?;
+            request.headers_mut().insert("x-api-key", value);
+        }
+        let stream = self.stream().await?;
+        match tokio_tungstenite::client_async(request, stream).await {
+            Ok((socket, _)) => Ok(socket),
+            Err(tungstenite::Error::Http(answer)) => {
+                let body = answer.body().clone().unwrap_or_default();
+                Err(self.refusal(answer.status(), &body))
+            }
+            Err(error) => Err(self.lost(error)),
+        }
+    }
+
+    fn bad_key(&self) -> ClientError {
+        self.lost("the API key has characters that no key has")
+    }
+
+    fn refusal(&self, status: StatusCode, body: &[u8]) -> ClientError {
+        match serde_json::from_slice::<Refusal>(body) {
+            Ok(refusal) => refusal.into(),
+            Err(_) => ClientError::NotOurs {
+                address: self.address.clone(),
+                what: status.to_string(),
+            },
+        }
+    }
+}
+
+impl Channel<'_> {
+    /// Asks, and returns the answer with its body to be read.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn ask(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let client = self.client;
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, client.host());
+        if let Some(key) = &client.key {
+            request = request.header("x-api-key", key);
+        }
+        if !body.is_empty() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let request = request
+            .body(Full::new(body))
+            .map_err(|error| client.lost(error))?;
+        let answer = async {
+            self.sender.ready().await?;
+            self.sender.send_request(request).await
+        };
+        let answer = answer.await.map_err(|error| client.lost(error))?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(answer);
+        }
+        let body = answer.into_body().collect().await;
+        let body = body.map_err(|error| client.lost(error))?.to_bytes();
+        Err(client.refusal(status, &body))
+    }
+
+    /// Asks, and reads the answer.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn call<T: DeserializeOwned>(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<&(impl Serialize + Sync)>,
+    ) -> Result<T, ClientError> {
+        let client = self.client;
+        let body = match body {
+            Some(body) => serde_json::to_vec(body).map_err(|error| client.lost(error))?,
+            None => Vec::new(),
+        };
+        let answer = self.ask(method, path, body.into()).await?;
+        let content = http_body_util::Limited::new(answer.into_body(), MAX_ANSWER);
+        let content = content
+            .collect()
+            .await
+            .map_err(|error| client.lost(error))?;
+        serde_json::from_slice(&content.to_bytes()).map_err(|error| ClientError::NotOurs {
+            address: client.address.clone(),
+            what: error.to_string(),
+        })
+    }
+}

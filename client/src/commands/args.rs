@@ -1,0 +1,164 @@
+//! The command lines.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use super::help;
+use crate::address::Address;
+
+/// A command that asks a daemon.
+#[derive(Debug, Subcommand)]
+#[non_exhaustive]
+pub enum Task {
+    /// Make a sandbox: a microVM of the daemon, which stays until its deadline. Prints its id.
+    Create(Create),
+    /// List the daemon's sandboxes.
+    #[command(visible_alias = "ps")]
+    Ls(Ls),
+    /// Run a command in a sandbox.
+    Exec(Exec),
+    /// Write the memory of sandboxes to disk and end their VMs: their commands go on when they are resumed.
+    Pause(Pause),
+    /// Go on with paused sandboxes.
+    Resume(Resume),
+    /// End sandboxes for good.
+    Rm(Rm),
+}
+
+impl Task {
+    /// Returns the daemon that is named.
+    pub(super) fn host(&self) -> Option<&Address> {
+        let daemon = match self {
+            Self::Create(task) => &task.daemon,
+            Self::Ls(task) => &task.daemon,
+            Self::Exec(task) => &task.daemon,
+            Self::Pause(task) => &task.daemon,
+            Self::Resume(task) => &task.daemon,
+            Self::Rm(task) => &task.daemon,
+        };
+        daemon.host.as_ref()
+    }
+}
+
+/// Which daemon is asked.
+#[derive(Debug, Args)]
+pub(super) struct Daemon {
+    /// The daemon: unix:PATH or http://HOST:PORT. Otherwise IRONCLAW_HOST, or the socket of the daemon of these
+    /// settings. IRONCLAW_API_KEY has the key, which none needs who may open its socket.
+    #[arg(long, value_name = "ADDRESS")]
+    host: Option<Address>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = help::CREATE_EXAMPLES)]
+pub struct Create {
+    #[command(flatten)]
+    daemon: Daemon,
+    /// The template; by default the daemon's.
+    #[arg(default_value = "base", value_name = "TEMPLATE")]
+    pub(super) template: String,
+    /// A name, by which commands find it, too.
+    #[arg(long, value_name = "NAME")]
+    pub(super) name: Option<String>,
+    /// What to find it by; may be given more than once.
+    #[arg(short, long = "label", value_name = "NAME=VALUE", value_parser = pair)]
+    pub(super) metadata: Vec<(String, String)>,
+    /// Set an environment variable of its commands; may be given more than once.
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = pair)]
+    pub(super) env: Vec<(String, String)>,
+    /// Run its commands as this user of the guest.
+    #[arg(short, long, value_name = "USER")]
+    pub(super) user: Option<String>,
+    /// Time until its deadline: 5m, 12h.
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = humantime::parse_duration)]
+    pub(super) lifetime: Duration,
+    /// Pause it at its deadline instead of ending it.
+    #[arg(long)]
+    pub(super) pause_at_deadline: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = help::LS_EXAMPLES)]
+pub struct Ls {
+    #[command(flatten)]
+    daemon: Daemon,
+    /// Print ids alone.
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = help::EXEC_EXAMPLES)]
+pub struct Exec {
+    #[command(flatten)]
+    daemon: Daemon,
+    /// Forward standard input to the command; it is empty otherwise.
+    #[arg(short = 'i', long, visible_alias = "interactive")]
+    pub(super) stdin: bool,
+    /// Run the command on a terminal of its own, as large as this one; with -i, what is typed here is
+    /// typed there.
+    #[arg(short, long, conflicts_with = "json")]
+    pub(super) tty: bool,
+    /// Set an environment variable of the command; may be given more than once.
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = pair)]
+    pub(super) env: Vec<(String, String)>,
+    /// Run the command in this directory of the guest.
+    #[arg(short = 'w', long, visible_alias = "workdir", value_name = "DIR")]
+    pub(super) cwd: Option<String>,
+    /// Run the command as this user of the guest.
+    #[arg(short, long, value_name = "USER")]
+    pub(super) user: Option<String>,
+    /// Kill the command after this time and exit with 124: 30s, 1m30s, 500ms.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(super) timeout: Option<Duration>,
+    /// The sandbox: its id or name.
+    #[arg(value_name = "SANDBOX")]
+    pub(super) sandbox: String,
+    /// The command and its arguments.
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
+    pub(super) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = help::PAUSE_EXAMPLES)]
+pub struct Pause {
+    #[command(flatten)]
+    daemon: Daemon,
+    /// The sandboxes: their ids or names.
+    #[arg(value_name = "SANDBOX", required = true)]
+    pub(super) sandboxes: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = help::RESUME_EXAMPLES)]
+pub struct Resume {
+    #[command(flatten)]
+    daemon: Daemon,
+    /// Time until the deadline: 5m, 12h.
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = humantime::parse_duration)]
+    pub(super) lifetime: Duration,
+    /// The sandboxes: their ids or names.
+    #[arg(value_name = "SANDBOX", required = true)]
+    pub(super) sandboxes: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = help::RM_EXAMPLES)]
+pub struct Rm {
+    #[command(flatten)]
+    daemon: Daemon,
+    /// End all that there are.
+    #[arg(long, conflicts_with = "sandboxes")]
+    pub(super) all: bool,
+    /// The sandboxes: their ids or names.
+    #[arg(value_name = "SANDBOX", required_unless_present = "all")]
+    pub(super) sandboxes: Vec<String>,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("it is no NAME=VALUE".to_owned()),
+    }
+}

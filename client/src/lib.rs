@@ -1,0 +1,25 @@
+//! A client of the daemon, and the commands of `ironclaw` that ask one.
+//!
+//! ```text
+//!  commands ──▶ client ──▶ address
+//!      │           │
+//!      ▼           ▼
+//!   shapes      refusal
+//! ```
+//!
+//! [`Client`] speaks the daemon's API (`/v1`) over its Unix socket or over TCP. It knows nothing of how VMs are
+//! made: what a daemon does is told by its answers.
+
+#![forbid(unsafe_code)]
+
+mod address;
+mod client;
+pub mod commands;
+mod follow;
+mod refusal;
+mod shapes;
+
+pub use address::{Address, BadAddress};
+pub use client::{Channel, Client, Method, Socket};
+pub use refusal::{ClientError, Refusal};
+pub use shapes::{Done, Exec, NewSandbox, Page, Sandbox};

@@ -1,0 +1,57 @@
+//! What a daemon says when it does not do what it is asked.
+
+use std::io;
+
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::address::Address;
+
+/// A failure as the daemon tells it (RFC 9457).
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Error)]
+#[error("{title}: {detail}")]
+pub struct Refusal {
+    /// The kind, for people.
+    pub title: String,
+    /// What happened this time.
+    pub detail: String,
+    /// The kind, for programs.
+    pub kind: String,
+    /// The status of the answer.
+    pub status: u16,
+}
+
+/// The reason why a daemon did not do what it was asked.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// Nobody listens there.
+    #[error(
+        "no daemon listens on {address}: `ironclaw serve` starts one, and --host names one elsewhere"
+    )]
+    NoDaemon {
+        /// Where.
+        address: Address,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The connection was lost, or what came over it is no HTTP.
+    #[error("the connection to the daemon on {address} is lost")]
+    Lost {
+        /// Where.
+        address: Address,
+        /// The reason.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// What listens there is no such daemon.
+    #[error("what listens on {address} is no daemon of IronClaw: {what}")]
+    NotOurs {
+        /// Where.
+        address: Address,
+        /// What it said.
+        what: String,
+    },
+    /// It refused, or failed.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}

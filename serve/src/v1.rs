@@ -1,0 +1,159 @@
+//! IronClaw's own API. What it does is told by its OpenAPI document, which is made of this code.
+
+mod api;
+mod ask;
+mod commands;
+mod exec;
+mod files;
+mod listing;
+mod node;
+mod pools;
+mod problem;
+mod sandboxes;
+mod shapes;
+mod snapshots;
+mod socket;
+mod templates;
+
+use axum::extract::DefaultBodyLimit;
+use axum::routing::get;
+use axum::{Json, Router, middleware};
+use utoipa::OpenApi as _;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::keys::Keys;
+use crate::sandboxes::Sandboxes;
+use api::{Api, MAX_BODY};
+use problem::{Kind, Problem};
+
+/// What the document says beside the calls.
+#[derive(Debug, utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "IronClaw",
+        description = "Fresh, isolated microVMs in milliseconds. A key (`ironclaw key create`) is sent as \
+                       `X-API-Key`, or as `Authorization: Bearer`; over the daemon's Unix socket none is needed. \
+                       Failures are those of RFC 9457, with a `kind` for programs."
+    ),
+    tags(
+        (name = "sandboxes", description = "MicroVMs under ids that their clients keep"),
+        (name = "commands", description = "What runs in them"),
+        (name = "files", description = "What is on their disks"),
+        (name = "templates", description = "What they are made of"),
+        (name = "snapshots", description = "Memory on disk"),
+        (name = "pools", description = "What has them ready"),
+        (name = "node", description = "The machine"),
+    ),
+)]
+struct Document;
+
+/// The calls that need a key.
+fn guarded() -> OpenApiRouter<Api> {
+    let small = OpenApiRouter::new()
+        .routes(routes!(sandboxes::create, listing::list))
+        .routes(routes!(sandboxes::show, sandboxes::delete))
+        .routes(routes!(sandboxes::extend))
+        .routes(routes!(sandboxes::pause))
+        .routes(routes!(sandboxes::resume))
+        .routes(routes!(commands::exec))
+        .routes(routes!(commands::start, commands::list))
+        .routes(routes!(commands::attach))
+        .routes(routes!(commands::signal))
+        .routes(routes!(commands::resize))
+        .routes(routes!(commands::stdin))
+        .routes(routes!(socket::open))
+        .routes(routes!(files::list, files::remove))
+        .routes(routes!(files::info))
+        .routes(routes!(files::archive))
+        .routes(routes!(files::make_directory))
+        .routes(routes!(files::rename))
+        .routes(routes!(templates::list))
+        .routes(routes!(templates::delete))
+        .routes(routes!(snapshots::list))
+        .routes(routes!(pools::list))
+        .routes(routes!(pools::warm_up))
+        .routes(routes!(pools::refresh))
+        .routes(routes!(node::show))
+        .routes(routes!(node::drain, node::undrain))
+        .layer(DefaultBodyLimit::max(MAX_BODY));
+    // Bounded by the guest's disk.
+    let large = OpenApiRouter::new()
+        .routes(routes!(files::read, files::write))
+        .layer(DefaultBodyLimit::disable());
+    small.merge(large)
+}
+
+/// The calls that need none.
+fn open() -> OpenApiRouter<Api> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(node::health))
+        .routes(routes!(node::ready))
+        .routes(routes!(node::version))
+}
+
+/// Returns what the API is, as it is served.
+fn document() -> OpenApi {
+    open().merge(guarded()).into_openapi()
+}
+
+/// Creates the routes.
+pub(crate) fn router(sandboxes: &Sandboxes, keys: &Keys) -> Router {
+    let api = Api::new(sandboxes, keys);
+    let by_key = middleware::from_fn_with_state(api.clone(), api::by_key);
+    let (router, _) = open().merge(guarded().layer(by_key)).split_for_parts();
+    let document = document();
+    router
+        .route("/v1/openapi.json", get(|| async move { Json(document) }))
+        .fallback(|| async { Problem::new(Kind::NoCall, "there is no such call in /v1") })
+        .method_not_allowed_fallback(|| async {
+            Problem::new(Kind::NoMethod, "the call is not made by this method")
+        })
+        .with_state(api)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn committed() -> PathBuf {
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/openapi.json")
+    }
+
+    fn text() -> String {
+        format!("{}\n", document().to_pretty_json().unwrap())
+    }
+
+    #[test]
+    fn the_committed_document_is_that_of_the_code() {
+        let known = fs::read_to_string(committed()).unwrap();
+        assert!(
+            known == text(),
+            "docs/openapi.json is another: `cargo test -p ironclaw-serve --lib -- --ignored openapi` writes it"
+        );
+    }
+
+    #[test]
+    #[ignore = "writes docs/openapi.json"]
+    fn openapi_is_written() {
+        fs::write(committed(), text()).unwrap();
+    }
+
+    #[test]
+    fn every_call_tells_its_failures() {
+        let document = serde_json::to_value(document()).unwrap();
+        let open = ["/v1/health", "/v1/version"];
+        for (path, methods) in document["paths"].as_object().unwrap() {
+            for (method, call) in methods.as_object().unwrap() {
+                let failure = &call["responses"]["default"]["content"];
+                let tells = failure.get("application/problem+json").is_some();
+                assert!(tells || open.contains(&path.as_str()), "{method} {path}");
+                assert!(call.get("summary").is_some(), "{method} {path}");
+            }
+        }
+    }
+}

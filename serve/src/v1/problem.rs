@@ -1,0 +1,283 @@
+//! Failures as RFC 9457 has them: `application/problem+json`, with a kind for programs.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use ironclaw_orchestrator::vm::{FailureKind, GuestError};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::caller::Stranger;
+use crate::database::DatabaseError;
+use crate::sandbox::SandboxError;
+use crate::templates::TemplateError;
+
+/// Seconds after which a client may ask again when there was no room.
+const RETRY_AFTER: &str = "1";
+
+const CONTENT: HeaderValue = HeaderValue::from_static("application/problem+json");
+
+/// The kind of a failure. More may come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Kind {
+    /// The request is not one that is served.
+    Invalid,
+    /// No key, or none that is known.
+    Unauthorized,
+    /// There is no such call.
+    NoCall,
+    /// The call exists, and not by this method.
+    NoMethod,
+    /// There is no such sandbox, template, snapshot or command.
+    NotFound,
+    /// The sandbox is paused: resume it first.
+    Paused,
+    /// Something of that name is there already, or in use.
+    Conflict,
+    /// A request with the same Idempotency-Key asked for something else.
+    KeyReused,
+    /// There are as many sandboxes as there may be.
+    TooMany,
+    /// There is no room on this node now.
+    NoRoom,
+    /// The node takes no new sandboxes.
+    Draining,
+    /// More bytes than may be sent or collected.
+    TooLarge,
+    /// There is no such file in the guest.
+    NoFile,
+    /// There is no such working directory in the guest.
+    NoDirectory,
+    /// The guest's user may not do that.
+    Forbidden,
+    /// The guest's disk or one of its tables is full.
+    GuestFull,
+    /// The guest did not answer in time.
+    GuestSilent,
+    /// The guest is gone, or its connection was lost meanwhile.
+    GuestLost,
+    /// The guest can't do that.
+    Guest,
+    /// This daemon, or the guest's agent, can't do that.
+    Unsupported,
+    /// A failure of the host; its log has the reason.
+    Internal,
+}
+
+impl Kind {
+    fn status(self) -> StatusCode {
+        match self {
+            Self::Invalid => StatusCode::BAD_REQUEST,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::NoCall | Self::NotFound | Self::NoFile => StatusCode::NOT_FOUND,
+            Self::NoMethod => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Paused | Self::Conflict => StatusCode::CONFLICT,
+            Self::KeyReused | Self::NoDirectory | Self::Guest => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
+            Self::NoRoom | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::GuestFull => StatusCode::INSUFFICIENT_STORAGE,
+            Self::GuestSilent => StatusCode::GATEWAY_TIMEOUT,
+            Self::GuestLost => StatusCode::BAD_GATEWAY,
+            Self::Unsupported => StatusCode::NOT_IMPLEMENTED,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Invalid => "The request is not valid",
+            Self::Unauthorized => "An API key is needed",
+            Self::NoCall => "There is no such call",
+            Self::NoMethod => "The call has another method",
+            Self::NotFound => "Not found",
+            Self::Paused => "The sandbox is paused",
+            Self::Conflict => "Something is in the way",
+            Self::KeyReused => "The Idempotency-Key was used for another request",
+            Self::TooMany => "There are as many sandboxes as there may be",
+            Self::NoRoom => "There is no room now",
+            Self::Draining => "The node takes no new sandboxes",
+            Self::TooLarge => "Too large",
+            Self::NoFile => "There is no such file",
+            Self::NoDirectory => "There is no such working directory",
+            Self::Forbidden => "The guest's user may not do that",
+            Self::GuestFull => "The guest is full",
+            Self::GuestSilent => "The guest did not answer in time",
+            Self::GuestLost => "The guest is gone",
+            Self::Guest => "The guest can't do that",
+            Self::Unsupported => "Not supported",
+            Self::Internal => "A failure of the host",
+        }
+    }
+}
+
+/// A failure (RFC 9457). No path of the host is in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub(super) struct Problem {
+    /// A URI that names the kind.
+    #[serde(rename = "type")]
+    #[schema(example = "urn:ironclaw:problem:not_found")]
+    uri: String,
+    /// The kind, for people.
+    title: String,
+    /// The status of the answer.
+    #[schema(example = 404)]
+    status: u16,
+    /// What happened this time.
+    pub(super) detail: String,
+    /// The kind, for programs.
+    pub(super) kind: Kind,
+}
+
+impl Problem {
+    pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        let name = serde_json::to_value(kind).ok();
+        let name = name.as_ref().and_then(|name| name.as_str());
+        Self {
+            uri: format!("urn:ironclaw:problem:{}", name.unwrap_or_default()),
+            title: kind.title().to_owned(),
+            status: kind.status().as_u16(),
+            detail: detail.into(),
+            kind,
+        }
+    }
+
+    pub(super) fn invalid(detail: impl Into<String>) -> Self {
+        Self::new(Kind::Invalid, detail)
+    }
+
+    pub(super) fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(Kind::NotFound, detail)
+    }
+
+    /// Logs what clients are not told, since it may have paths of the host.
+    pub(super) fn internal(error: &dyn std::error::Error) -> Self {
+        tracing::error!(error = causes(error), "a request has failed");
+        Self::new(Kind::Internal, "the daemon's log has the reason")
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let kind = self.kind;
+        let mut response = (kind.status(), Json(self)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, CONTENT);
+        if matches!(kind, Kind::TooMany | Kind::NoRoom | Kind::Draining) {
+            let value = HeaderValue::from_static(RETRY_AFTER);
+            headers.insert(header::RETRY_AFTER, value);
+        }
+        response.extensions_mut().insert(kind);
+        response
+    }
+}
+
+impl From<Stranger> for Problem {
+    fn from(stranger: Stranger) -> Self {
+        let kind = match stranger {
+            Stranger::Unknown(_) => Kind::Internal,
+            _ => Kind::Unauthorized,
+        };
+        Self::new(kind, stranger.to_string())
+    }
+}
+
+impl From<DatabaseError> for Problem {
+    fn from(error: DatabaseError) -> Self {
+        Self::internal(&error)
+    }
+}
+
+impl From<TemplateError> for Problem {
+    fn from(error: TemplateError) -> Self {
+        match &error {
+            TemplateError::Unknown(_) => Self::not_found(error.to_string()),
+            _ => Self::internal(&error),
+        }
+    }
+}
+
+impl From<SandboxError> for Problem {
+    fn from(error: SandboxError) -> Self {
+        match error {
+            SandboxError::Gone => Self::not_found(error.to_string()),
+            SandboxError::Paused => Self::new(Kind::Paused, error.to_string()),
+            SandboxError::TooMany(_) => Self::new(Kind::TooMany, error.to_string()),
+            SandboxError::Draining | SandboxError::Refused => {
+                Self::new(Kind::Draining, error.to_string())
+            }
+            SandboxError::KeyReused(_) => Self::new(Kind::KeyReused, error.to_string()),
+            SandboxError::Template(error) => (*error).into(),
+            SandboxError::Guest(error) => error.into(),
+            busy if busy.is_busy() => {
+                tracing::warn!(error = causes(&busy), "a sandbox is refused");
+                Self::new(Kind::NoRoom, "there is no room for this sandbox now")
+            }
+            other => Self::internal(&other),
+        }
+    }
+}
+
+impl From<GuestError> for Problem {
+    fn from(error: GuestError) -> Self {
+        let kind = match &error {
+            GuestError::Failed { kind, .. } => match kind {
+                FailureKind::NotFound | FailureKind::Forgotten => Kind::NoFile,
+                FailureKind::NoSuchDirectory => Kind::NoDirectory,
+                FailureKind::NoSuchUser | FailureKind::Invalid => Kind::Invalid,
+                FailureKind::PermissionDenied => Kind::Forbidden,
+                FailureKind::NoSpace | FailureKind::TooMany => Kind::GuestFull,
+                FailureKind::Exists | FailureKind::NotEmpty => Kind::Conflict,
+                FailureKind::Unsupported => Kind::Unsupported,
+                _ => Kind::Guest,
+            },
+            GuestError::Invalid(_) => Kind::Invalid,
+            GuestError::TooLarge(_) | GuestError::TooMuchOutput { .. } => Kind::TooLarge,
+            GuestError::NoAnswer { .. } => Kind::GuestSilent,
+            GuestError::Closed { .. } | GuestError::TakenOver | GuestError::Interrupted { .. } => {
+                Kind::GuestLost
+            }
+            _ => Kind::Internal,
+        };
+        let detail = match &error {
+            // May tell of the host: the last lines of its VMM.
+            GuestError::Closed { .. } => "the connection to the guest is over".to_owned(),
+            GuestError::Failed { message, .. } => message.clone(),
+            GuestError::TooMuchOutput { limit } => {
+                format!("there are more than {limit} bytes; take them as a stream")
+            }
+            other => causes(other),
+        };
+        Self::new(kind, detail)
+    }
+}
+
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_has_its_kind_thrice_and_nothing_of_the_host() {
+        let error = SandboxError::Random("/dev/urandom is a lie".to_owned());
+        let problem = Problem::from(error);
+        assert_eq!(problem.kind, Kind::Internal);
+        assert!(!problem.detail.contains("/dev"), "{}", problem.detail);
+        let json = serde_json::to_value(Problem::from(SandboxError::Paused)).unwrap();
+        assert_eq!(json["kind"], "paused");
+        assert_eq!(json["type"], "urn:ironclaw:problem:paused");
+        assert_eq!(json["status"], 409);
+    }
+}
