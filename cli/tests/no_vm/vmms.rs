@@ -103,12 +103,12 @@ fn a_required_firecracker_s_own_error_is_shown() {
         "firecracker",
         "[ \"$1\" = --version ] && exec echo Firecracker v1.17.0\necho none today; exit 3",
     );
-    let drive = state.path().join("drive");
-    fs::write(&drive, "drive").unwrap();
+    let cpu = state.path().join("cpu.json");
+    fs::write(&cpu, "{}").unwrap();
     ironclaw(state.path())
         .env("IRONCLAW_FIRECRACKER", &program)
         .env("IRONCLAW_JAIL", "off")
-        .env("IRONCLAW_ROOT_DRIVE", &drive)
+        .env("IRONCLAW_CPU_TEMPLATE", &cpu)
         .args(["run", "--", "true"])
         .assert()
         .code(122)

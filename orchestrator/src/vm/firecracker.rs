@@ -82,7 +82,7 @@ impl Firecracker {
         };
         let jail = jailer.as_ref().map(Jailer::path);
         let programs = [&*binary.path].into_iter().chain(jail);
-        let found = FileStamps::of(programs.chain(devices.root_drive()));
+        let found = FileStamps::of(programs);
         let starter = Starter::new(binary.path, run_path, jailer, devices)?;
         Ok(Self {
             starter,
@@ -147,7 +147,7 @@ impl Vmm for Firecracker {
         let (interface, tap) = self.starter.interface()?;
         let writes = Snapshot::where_possible(spec.machine);
         let mut vm = self.starter.start(spec.machine, interface, writes).await?;
-        let restored = vm.restore(spec, self.starter.devices(), tap.as_ref()).await;
+        let restored = vm.restore(spec, tap.as_ref()).await;
         vm.kill_on_error(restored).await
     }
 
@@ -168,8 +168,7 @@ impl Vmm for Firecracker {
         }
         let writes = Snapshot::where_possible(machine);
         let vm = self.starter.start(machine, None, writes).await?;
-        let starter = self.starter.clone();
-        Ok(Some(Box::new(FirecrackerStandby { starter, vm })))
+        Ok(Some(Box::new(FirecrackerStandby { vm })))
     }
 
     fn standby_kind(&self) -> Option<String> {
@@ -187,16 +186,15 @@ impl Vmm for Firecracker {
 /// A Firecracker process whose API answers, without a VM.
 #[derive(Debug)]
 struct FirecrackerStandby {
-    starter: Starter,
     vm: FirecrackerVm,
 }
 
 #[async_trait]
 impl Standby for FirecrackerStandby {
     async fn restore(self: Box<Self>, spec: &RestoreSpec) -> Result<Box<dyn MicroVm>, VmmError> {
-        let Self { starter, vm } = *self;
+        let Self { vm } = *self;
         let mut vm = vm.started_before();
-        let restored = vm.restore(spec, starter.devices(), None).await;
+        let restored = vm.restore(spec, None).await;
         vm.kill_on_error(restored).await
     }
 

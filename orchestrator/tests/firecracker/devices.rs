@@ -1,7 +1,6 @@
-//! Tests drives, network interfaces and CPU templates with a real Firecracker.
+//! Tests network interfaces and CPU templates with a real Firecracker.
 
 use std::fs;
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
@@ -13,13 +12,6 @@ use ironclaw_test_harness::skipped;
 use crate::jail::may_jail;
 use crate::lab::{Lab, pool, run};
 use crate::real::unless_required;
-
-fn with_drive(lab: &mut Lab) -> PathBuf {
-    let drive = lab.path().join("drive.img");
-    fs::write(&drive, vec![1; 1 << 20]).unwrap();
-    lab.config.backends.firecracker.root_drive = Some(drive.clone());
-    drive
-}
 
 /// Checks that a VM of each tier answers.
 async fn serves(launcher: &Launcher) {
@@ -41,38 +33,6 @@ fn has_open(pid: u32, path: &std::path::Path) -> bool {
     files
         .filter_map(|file| fs::read_link(file.unwrap().path()).ok())
         .any(|open| open == path)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn all_vms_have_the_root_drive() {
-    let Some(mut lab) = Lab::open().await else {
-        return;
-    };
-    let drive = with_drive(&mut lab);
-    let (launcher, vm) = lab.vm("with-a-drive").await;
-    let drive = drive.canonicalize().unwrap();
-    assert!(has_open(vm.pid(), &drive));
-    vm.destroy().await.unwrap();
-    serves(&launcher).await;
-    // Another drive makes another machine.
-    fs::write(&drive, vec![2; 1 << 20]).unwrap();
-    let changed = lab.launcher().await;
-    let entry = launcher.snapshots().list().unwrap().remove(0);
-    let mismatch = changed.requirements().check(&entry.state.unwrap());
-    assert!(mismatch.unwrap_err().to_string().contains("devices"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn jailed_vms_have_the_root_drive_too() {
-    let Some(mut lab) = Lab::open().await else {
-        return;
-    };
-    if !may_jail(&lab) {
-        return;
-    }
-    with_drive(&mut lab);
-    lab.config.jail = JailChoice::On;
-    serves(&lab.launcher().await).await;
 }
 
 /// Network devices of this host, removed with the test.

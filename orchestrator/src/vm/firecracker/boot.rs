@@ -37,7 +37,6 @@ impl FirecrackerVm {
         }
         let boot_source = boot_source(spec, &self.chroot)?;
         let drives = self.attach(&spec.images, &spec.scratch).await?;
-        let drive = devices.expose_drive(&self.chroot)?;
 
         self.converse("configure the VM", async |api| {
             api.call(&MachineConfiguration {
@@ -47,7 +46,7 @@ impl FirecrackerVm {
             })
             .await?;
             api.call(&boot_source).await?;
-            devices.configure(api, drive, tap).await?;
+            devices.configure(api, tap).await?;
             for drive in drives {
                 api.call(&drive).await?;
             }

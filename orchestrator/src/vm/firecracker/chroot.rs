@@ -208,14 +208,6 @@ impl Chroot {
         Ok(linkat(CWD, file, &self.directory, name, AtFlags::empty())?)
     }
 
-    /// Exposes a file that every process may read; without a chroot, under its own path.
-    pub(super) fn expose_to_all(&self, file: &Path, name: &str) -> Result<PathBuf, VmmError> {
-        match self.sees {
-            Sees::Host | Sees::Directory => Ok(file.to_owned()),
-            Sees::Jail { .. } => self.expose_read_only(file, name),
-        }
-    }
-
     /// Prepares a file for the process to write, which [`retrieve`](Self::retrieve) moves to
     /// `target`; returns the path for the process to open.
     pub(super) fn prepare_output(&self, target: &Path, name: &str) -> Result<PathBuf, VmmError> {

@@ -158,7 +158,6 @@ fn access(
     let (log, written, disks) = (dir.join(LOG), dir.join(WRITTEN), dir.join(DISKS));
     let mut read: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
     read.push(dir);
-    read.extend(devices.root_drive());
     let mut used = vec![Path::new(KVM), &log];
     if devices.has_network() {
         used.push(Path::new(TUN));

@@ -1,25 +1,22 @@
-//! The optional devices of a VM: a root drive, a network interface, and a CPU template.
+//! The optional devices of a VM: a network interface, and a CPU template.
 
 use std::error::Error;
 use std::fs;
-use std::io;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use ironclaw_settings::Setting;
 use serde::Serialize;
 
-use super::api::{ApiError, Client, CpuConfig, Drive, NetworkInterface, NetworkOverride};
-use super::chroot::Chroot;
+use super::api::{ApiError, Client, CpuConfig, NetworkInterface, NetworkOverride};
 use super::setting_names::{self, CPU_TEMPLATE};
 use crate::vm::vmm::VmmError;
 use crate::vm::vmm::jail::claim::{self, Claim};
 use ironclaw_host::regular_file;
 use ironclaw_store::Sha256Digest;
 
-/// Their names in Firecracker's API and in snapshots.
-const ROOT_DRIVE: &str = "root";
+/// Its name in Firecracker's API and in snapshots.
 const INTERFACE: &str = "eth0";
 /// Limit of the bytes of a CPU template; those that come with Firecracker have about 10 kB.
 const MAX_CPU_TEMPLATE: u64 = 1 << 20;
@@ -31,7 +28,6 @@ const MAX_DEVICE: usize = 15;
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Devices {
-    root_drive: Option<PathBuf>,
     cpu_template: Option<CpuConfig>,
     taps: Vec<Tap>,
     digest: Option<Sha256Digest>,
@@ -77,60 +73,40 @@ impl FromStr for Tap {
 /// The properties of the devices that a snapshot depends on.
 #[derive(Debug, Serialize)]
 struct Properties<'a> {
-    root_drive: Option<FileIdentity>,
     cpu_template: Option<&'a CpuConfig>,
     network: bool,
-    /// A snapshot contains the path of its drive, which is another one in a jail.
-    jailed: bool,
-}
-
-/// The identity of an unmodified file, without its content: hashing a large image would take too
-/// long at start-up.
-#[derive(Debug, Serialize)]
-struct FileIdentity {
-    device: u64,
-    inode: u64,
-    bytes: u64,
-    modified: (i64, i64),
 }
 
 impl Devices {
-    /// Combines a read-only `root_drive` that all VMs share, which must not be written to while
-    /// they live; the CPU template in the JSON file `cpu_template` (Firecracker's
-    /// docs/cpu_templates/cpu-templates.md); and a network interface for each VM on one of `taps`,
+    /// Combines the CPU template in the JSON file `cpu_template` (Firecracker's
+    /// docs/cpu_templates/cpu-templates.md) and a network interface for each VM on one of `taps`,
     /// if there are any. `jailed` says whether the VMs will be jailed.
     ///
     /// # Errors
-    /// [`VmmError::Unusable`] if a file can't be read, the drive is no image, the template not
-    /// JSON, or a tap device not reachable for the VMs.
+    /// [`VmmError::Unusable`] if the template can't be read or is not JSON, or a tap device is not
+    /// reachable for the VMs.
     pub fn new(
-        root_drive: Option<&Path>,
         cpu_template: Option<&Path>,
         taps: Vec<Tap>,
         jailed: bool,
     ) -> Result<Self, VmmError> {
-        let root_drive = root_drive.map(find_image).transpose()?;
         let cpu_template = cpu_template.map(read_template).transpose()?;
         for tap in &taps {
             check_reachable(tap, jailed)?;
         }
         let mut devices = Self {
-            root_drive,
             cpu_template,
             taps,
             digest: None,
         };
-        if devices.root_drive.is_some() || devices.cpu_template.is_some() || devices.has_network() {
-            devices.digest = Some(devices.identify(jailed)?);
+        if devices.cpu_template.is_some() || devices.has_network() {
+            devices.digest = Some(devices.identify()?);
         }
         Ok(devices)
     }
 
-    fn identify(&self, jailed: bool) -> Result<Sha256Digest, VmmError> {
-        let root_drive = self.root_drive.as_deref().map(identify).transpose()?;
+    fn identify(&self) -> Result<Sha256Digest, VmmError> {
         let identity = Properties {
-            jailed: jailed && root_drive.is_some(),
-            root_drive,
             cpu_template: self.cpu_template.as_ref(),
             network: self.has_network(),
         };
@@ -182,35 +158,14 @@ impl Devices {
         )))
     }
 
-    /// Returns the image of the root drive.
-    pub(super) fn root_drive(&self) -> Option<&Path> {
-        self.root_drive.as_deref()
-    }
-
-    /// Exposes the root drive in a VM's chroot; returns its path there.
-    pub(super) fn expose_drive(&self, chroot: &Chroot) -> Result<Option<PathBuf>, VmmError> {
-        let expose = |path: &PathBuf| chroot.expose_to_all(path, ROOT_DRIVE);
-        self.root_drive.as_ref().map(expose).transpose()
-    }
-
     /// Configures the devices of a VM before its boot.
     pub(super) async fn configure(
         &self,
         api: &mut Client,
-        drive: Option<PathBuf>,
         interface: Option<&Tap>,
     ) -> Result<(), ApiError> {
         if let Some(template) = &self.cpu_template {
             api.call(template).await?;
-        }
-        if let Some(path_on_host) = drive {
-            api.call(&Drive {
-                drive_id: ROOT_DRIVE.to_owned(),
-                path_on_host,
-                is_root_device: true,
-                is_read_only: true,
-            })
-            .await?;
         }
         if let Some(tap) = interface {
             api.call(&NetworkInterface {
@@ -253,18 +208,6 @@ fn read_template(path: &Path) -> Result<CpuConfig, VmmError> {
     CpuConfig::from_json(&text).map_err(|error| unusable(&error))
 }
 
-/// Resolves the path of a root drive's image.
-fn find_image(path: &Path) -> Result<PathBuf, VmmError> {
-    let unusable =
-        |error: io::Error| unusable("root drive", path, &setting_names::ROOT_DRIVE, &error);
-    let kind = fs::metadata(path).map_err(unusable)?.file_type();
-    if !kind.is_file() && !kind.is_block_device() {
-        let neither = "it is neither a file nor a block device";
-        return Err(unusable(io::Error::other(neither)));
-    }
-    fs::canonicalize(path).map_err(unusable)
-}
-
 /// Creates the error about a path from a setting.
 fn unusable(program: &'static str, path: &Path, setting: &Setting, error: &dyn Error) -> VmmError {
     VmmError::Unusable {
@@ -272,17 +215,6 @@ fn unusable(program: &'static str, path: &Path, setting: &Setting, error: &dyn E
         path: path.to_owned(),
         reason: format!("{error} (it is what `{}` names)", setting.key),
     }
-}
-
-fn identify(path: &Path) -> Result<FileIdentity, VmmError> {
-    let failed = VmmError::io(format!("inspect the root drive {}", path.display()));
-    let facts = fs::metadata(path).map_err(failed)?;
-    Ok(FileIdentity {
-        device: facts.dev(),
-        inode: facts.ino(),
-        bytes: facts.len(),
-        modified: (facts.mtime(), facts.mtime_nsec()),
-    })
 }
 
 /// # Errors

@@ -6,16 +6,15 @@ use std::path::Path;
 use ironclaw_host::regular_file;
 
 use super::api::{MemBackend, MemBackendType, SnapshotLoad, VsockOverride};
-use super::devices::{Devices, Tap};
+use super::devices::Tap;
 use super::vm::{FirecrackerVm, MEMORY, VMSTATE, VSOCK};
 use crate::vm::vmm::{RestoreSpec, SavedFiles, VmmError};
 
 impl FirecrackerVm {
-    /// Restores what `spec` names with the `devices` and this tap.
+    /// Restores what `spec` names with this tap.
     pub(super) async fn restore(
         &mut self,
         spec: &RestoreSpec,
-        devices: &Devices,
         tap: Option<&Tap>,
     ) -> Result<(), VmmError> {
         let SavedFiles {
@@ -28,8 +27,6 @@ impl FirecrackerVm {
         }
         // By the paths that are stored in the snapshot.
         self.attach(&spec.images, disks).await?;
-        // By the path that is stored in the snapshot.
-        devices.expose_drive(&self.chroot)?;
         let load = SnapshotLoad {
             snapshot_path: self.chroot.expose_read_only(vmstate, VMSTATE)?,
             mem_backend: MemBackend {

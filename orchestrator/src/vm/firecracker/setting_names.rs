@@ -15,12 +15,6 @@ pub const JAILER_BINARY: Setting = Setting::text(
     Described("jailer on PATH"),
     "path of Firecracker's jailer",
 );
-/// A drive that guests find as their root.
-pub const ROOT_DRIVE: Setting = Setting::text(
-    "root_drive",
-    Described("none"),
-    "path of an image that guests get as a read-only root drive (Firecracker)",
-);
 /// Tap devices, one for each VM.
 pub const TAPS: Setting = Setting::text(
     "taps",

@@ -11,15 +11,14 @@ use serde::Serialize;
 use tokio::task::spawn_blocking;
 
 use super::jail::Jailer;
-use super::setting_names::{BINARY, CPU_TEMPLATE, JAILER_BINARY, ROOT_DRIVE, TAPS};
+use super::setting_names::{BINARY, CPU_TEMPLATE, JAILER_BINARY, TAPS};
 use super::{Confined, Devices, Firecracker, FirecrackerBinary, JAILER, KIND, KVM, PROGRAM, Tap};
 use crate::vm::backend::{Absence, Backend, Candidate, Installed, JailChoice, Surroundings, Trust};
 use crate::vm::kvm;
 use crate::vm::vmm::{VmmError, VmmKind};
 
 /// All settings of this backend.
-pub(in crate::vm) const SETTINGS: &[Setting] =
-    &[BINARY, JAILER_BINARY, ROOT_DRIVE, TAPS, CPU_TEMPLATE];
+pub(in crate::vm) const SETTINGS: &[Setting] = &[BINARY, JAILER_BINARY, TAPS, CPU_TEMPLATE];
 
 /// The prefixes of its process names.
 pub(in crate::vm) const PROCESS_NAMES: &[&str] = &[PROGRAM, JAILER];
@@ -35,8 +34,6 @@ pub struct FirecrackerSettings {
     pub binary: Option<PathBuf>,
     /// The path of the jailer, if not the one on PATH.
     pub jailer: Option<PathBuf>,
-    /// The image of a read-only root drive.
-    pub root_drive: Option<PathBuf>,
     /// The tap devices, one for each VM; without any, VMs have no network.
     pub taps: Taps,
     /// The file of a CPU template.
@@ -65,7 +62,6 @@ impl FirecrackerSettings {
         Ok(Self {
             binary: values.path(&BINARY),
             jailer: values.path(&JAILER_BINARY),
-            root_drive: values.path(&ROOT_DRIVE),
             taps: values.parse(&TAPS)?.unwrap_or_default(),
             cpu_template: values.path(&CPU_TEMPLATE),
         })
@@ -74,12 +70,7 @@ impl FirecrackerSettings {
     /// Opens the backend. Blocks.
     fn open(self, binary: FirecrackerBinary, of: &Surroundings) -> Result<Firecracker, VmmError> {
         let jailer = self.find_jailer(of)?;
-        let devices = Devices::new(
-            self.root_drive.as_deref(),
-            self.cpu_template.as_deref(),
-            self.taps.0,
-            jailer.is_some(),
-        )?;
+        let devices = Devices::new(self.cpu_template.as_deref(), self.taps.0, jailer.is_some())?;
         let confined = (jailer.is_none() && of.jail != JailChoice::Off)
             .then(|| Confined::find(&binary.path, &of.run_path, &of.read_paths));
         let firecracker =
@@ -138,7 +129,6 @@ impl Backend for FirecrackerSettings {
 
     fn insists(&self) -> Option<&'static str> {
         let set = [
-            (ROOT_DRIVE, self.root_drive.is_some()),
             (TAPS, !self.taps.0.is_empty()),
             (CPU_TEMPLATE, self.cpu_template.is_some()),
         ];

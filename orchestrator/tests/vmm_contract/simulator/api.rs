@@ -13,7 +13,7 @@ pub(super) enum Request {
     MachineConfig(MachineConfig),
     BootSource(BootSource),
     Vsock(Vsock),
-    Drive(Drive),
+    Drive,
     Interface(Interface),
     CpuConfig(Value),
     /// A device that is not simulated further.
@@ -47,15 +47,6 @@ pub(super) struct BootSource {
 pub(super) struct Vsock {
     pub(super) guest_cid: u32,
     pub(super) uds_path: PathBuf,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Drive {
-    pub(super) drive_id: String,
-    pub(super) path_on_host: PathBuf,
-    pub(super) is_root_device: bool,
-    pub(super) is_read_only: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -142,7 +133,7 @@ pub(super) fn parse(
         ("PUT", "/machine-config", _) => Request::MachineConfig(json(body)?),
         ("PUT", "/boot-source", _) => Request::BootSource(json(body)?),
         ("PUT", "/vsock", _) => Request::Vsock(json(body)?),
-        ("PUT", _, Some("drives")) => Request::Drive(json(body)?),
+        ("PUT", _, Some("drives")) => Request::Drive,
         ("PUT", _, Some("network-interfaces")) => Request::Interface(json(body)?),
         ("PUT", "/cpu-config", _) => Request::CpuConfig(json(body)?),
         ("PUT", "/entropy", _) => {

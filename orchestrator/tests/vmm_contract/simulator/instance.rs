@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::api::{
-    BackendType, Create, Drive, Interface, Load, MachineConfig, Request, State, Type, Vsock,
+    BackendType, Create, Interface, Load, MachineConfig, Request, State, Type, Vsock,
 };
 use super::guest::{Memory, Running};
 use super::http::Answer;
@@ -39,7 +39,6 @@ pub(super) struct Configuration {
 /// Devices by id, with their resources on the host.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Devices {
-    drives: BTreeMap<String, PathBuf>,
     interfaces: BTreeMap<String, String>,
 }
 
@@ -156,7 +155,6 @@ impl Configuration {
         self.machine.is_none()
             && !self.kernel
             && self.vsock.is_none()
-            && self.devices.drives.is_empty()
             && self.devices.interfaces.is_empty()
     }
 
@@ -176,7 +174,7 @@ impl Configuration {
                 self.kernel = true;
             }
             Request::Vsock(vsock) => self.vsock = Some(vsock),
-            Request::Drive(drive) => self.devices.attach(drive)?,
+            Request::Drive => return Err("drives are not simulated".to_owned()),
             Request::Interface(interface) => {
                 let Interface {
                     iface_id,
@@ -208,25 +206,9 @@ impl Configuration {
 }
 
 impl Devices {
-    fn attach(&mut self, drive: Drive) -> Result<(), String> {
-        if !(drive.is_root_device && drive.is_read_only) {
-            return Err("only read-only root drives are simulated".to_owned());
-        }
-        self.drives.insert(drive.drive_id, drive.path_on_host);
-        self.open()
-    }
-
-    fn open(&self) -> Result<(), String> {
-        match self.drives.values().find(|path| !path.is_file()) {
-            Some(path) => Err(format!("Unable to open the drive {}", path.display())),
-            None => Ok(()),
-        }
-    }
-
     /// Checks tap devices: each has one user at a time, so a clone needs another one than its
     /// snapshot had.
     fn restore(&mut self, overrides: &[Interface]) -> Result<(), String> {
-        self.open()?;
         for Interface {
             iface_id,
             host_dev_name,

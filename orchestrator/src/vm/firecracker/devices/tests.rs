@@ -25,17 +25,17 @@ fn tap_devices_that_vms_can_not_reach_are_refused_when_it_is_set_up() {
         ("/run/netns/vm0:tap0", false, "tap0"),
         ("/nonexistent/vm0:tap0", true, "/nonexistent/vm0"),
     ] {
-        let error = Devices::new(None, None, vec![tap(text)], jailed).unwrap_err();
+        let error = Devices::new(None, vec![tap(text)], jailed).unwrap_err();
         assert!(error.to_string().contains(said), "{error}");
     }
     // Any existing file will do.
-    Devices::new(None, None, vec![tap("/proc/self/ns/net:tap0")], true).unwrap();
+    Devices::new(None, vec![tap("/proc/self/ns/net:tap0")], true).unwrap();
 }
 
 #[test]
 fn each_vm_gets_a_tap_device_of_its_own_until_there_is_none() {
     let run = tempfile::tempdir().unwrap();
-    let devices = Devices::new(None, None, vec![tap("tap0"), tap("tap1")], false).unwrap();
+    let devices = Devices::new(None, vec![tap("tap0"), tap("tap1")], false).unwrap();
     let first = devices.interface(run.path()).unwrap().unwrap();
     let second = devices.interface(run.path()).unwrap().unwrap();
     assert_eq!((first.tap(), second.tap()), (&tap("tap0"), &tap("tap1")));
@@ -48,26 +48,24 @@ fn each_vm_gets_a_tap_device_of_its_own_until_there_is_none() {
 }
 
 #[test]
-fn a_drive_that_was_written_to_and_another_template_are_other_devices() {
+fn another_cpu_template_and_an_interface_are_other_devices() {
     let directory = tempfile::tempdir().unwrap();
-    let (drive, template) = (directory.path().join("d"), directory.path().join("t"));
-    fs::write(&drive, "a drive").unwrap();
+    let template = directory.path().join("t");
     fs::write(&template, "{}").unwrap();
-    let digest = |drive, template| {
-        let devices = Devices::new(drive, template, Vec::new(), false).unwrap();
+    let digest = |template, taps| {
+        let devices = Devices::new(template, taps, false).unwrap();
         devices.digest()
     };
-    assert_eq!(digest(None, None), None);
+    assert_eq!(digest(None, Vec::new()), None);
+    let tap = || vec![tap("tap0")];
     let mut digests = vec![
-        digest(Some(&drive), None),
-        digest(None, Some(&template)),
-        digest(Some(&drive), Some(&template)),
+        digest(Some(&template), Vec::new()),
+        digest(None, tap()),
+        digest(Some(&template), tap()),
     ];
-    assert_eq!(digest(Some(&drive), None), digests[0]);
-    fs::write(&drive, "another drive").unwrap();
-    digests.push(digest(Some(&drive), None));
+    assert_eq!(digest(Some(&template), Vec::new()), digests[0]);
     fs::write(&template, r#"{"msr_modifiers": []}"#).unwrap();
-    digests.push(digest(None, Some(&template)));
+    digests.push(digest(Some(&template), Vec::new()));
     let different: std::collections::HashSet<_> = digests
         .iter()
         .map(|digest| digest.unwrap().to_string())
@@ -76,23 +74,17 @@ fn a_drive_that_was_written_to_and_another_template_are_other_devices() {
 }
 
 #[test]
-fn a_missing_or_malformed_entry_is_an_error_that_names_the_file() {
+fn a_missing_or_malformed_cpu_template_is_an_error_that_names_the_file() {
     let temporary = tempfile::tempdir().unwrap();
     let directory = temporary.path().to_owned();
     let (missing, text) = (directory.join("none"), directory.join("text"));
     fs::write(&text, "not JSON").unwrap();
-    for (drive, template) in [
-        (Some(&missing), None),
-        (Some(&directory), None),
-        (None, Some(&missing)),
-        (None, Some(&text)),
-    ] {
-        let variable = drive.map_or("`cpu_template`", |_| "`root_drive`");
-        let drive = drive.map(PathBuf::as_path);
-        let template = template.map(PathBuf::as_path);
-        let error = Devices::new(drive, template, Vec::new(), false).unwrap_err();
-        let path = drive.or(template).unwrap().display().to_string();
-        let text = error.to_string();
-        assert!(text.contains(&path) && text.contains(variable), "{error}");
+    for template in [&missing, &directory, &text] {
+        let error = Devices::new(Some(template), Vec::new(), false).unwrap_err();
+        let (said, path) = (error.to_string(), template.display().to_string());
+        assert!(
+            said.contains(&path) && said.contains("`cpu_template`"),
+            "{error}"
+        );
     }
 }
