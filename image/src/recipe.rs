@@ -3,6 +3,7 @@
 //! Nothing here runs: a step says what to do, and all variables are expanded in it.
 //! [`TemplateStore::build_recipe`](crate::TemplateStore::build_recipe) follows the steps of a [`Recipe`].
 
+mod absolute;
 mod apply;
 mod base;
 mod context;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::context::Context;
-use super::dockerfile::absolute;
+use super::absolute::absolute;
 use super::{Action, Base, Dockerfile, DockerfileError, Step};
 use crate::root_origin::ImageConfig;
 

@@ -1,13 +1,19 @@
 use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use ironclaw_store::Artefact as _;
+use ironclaw_store::Sha256Digest;
 
 use super::*;
 use crate::erofs::reader;
 use crate::guest_failure::GuestFailure;
-use crate::recipe::{Context, Copy, DockerfileSteps};
+use crate::guests::Program;
+use crate::recipe::{Action, Base, Context, Copy, DockerfileSteps, Planned, Step as RecipeStep};
+use crate::step_cache::StepKey;
 use crate::{TemplateStore, fixture};
+use ironclaw_store::Artefact as _;
 
 /// A guest that has no kernel: what programs change is given beforehand.
 #[derive(Default)]

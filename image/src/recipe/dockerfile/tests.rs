@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::recipe::Copy;
 
 fn steps(text: &str) -> Result<Vec<Step>, DockerfileError> {
     steps_with(text, &[])
