@@ -330,7 +330,7 @@ impl Launcher {
         boot::spec(template, *machine, root_disk.as_ref(), ram)
     }
 
-    /// Boots a VM, and waits until its agent answers.
+    /// Boots a VM, and waits until its agent answers. Commands have what its template says of them.
     async fn boot(&self, ram: Ram) -> Result<Booted, LaunchError> {
         let Inner {
             vmm,
@@ -338,6 +338,7 @@ impl Launcher {
             progress,
             ..
         } = &*self.0;
-        boot::boot(&**vmm, &self.spec(ram), *boot_timeout, progress).await
+        let (vm, guest) = boot::boot(&**vmm, &self.spec(ram), *boot_timeout, progress).await?;
+        Ok((vm, guest.with_defaults(self.0.lineage.defaults.clone())))
     }
 }

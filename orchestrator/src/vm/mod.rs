@@ -31,7 +31,6 @@ mod exit_reason;
 pub mod firecracker;
 pub mod guest;
 mod identity;
-mod image_command;
 mod instance;
 #[cfg(any(feature = "firecracker", feature = "qemu"))]
 mod kvm;

@@ -16,7 +16,6 @@ use crate::template::{GuestFailure, Guests, Program, Template};
 use crate::untrusted;
 use crate::vm::config::Config;
 use crate::vm::guest::{Command, ExecEvent, ExitStatus, Guest, GuestError};
-use crate::vm::image_command::image_command;
 use crate::vm::launcher::fresh_guest::FreshGuest;
 use crate::vm::launcher::{LaunchError, Launcher, Progress, Warmed, blocking};
 use crate::vm::snapshot::SnapshotStore;
@@ -228,12 +227,13 @@ impl TemplateGuests {
     }
 }
 
-/// Returns the command of a step: as the image's user, in `/` unless the image says another directory.
+/// Returns the command of a step: in `/` unless the image so far, whose guest it runs in, says another
+/// directory.
 fn command(program: &Program) -> Command {
     let Program {
         argv, env, config, ..
     } = program;
-    let mut command = image_command(config, argv);
+    let mut command = Command::from(argv.as_slice());
     if config.working_dir.is_empty() {
         command = command.current_dir("/");
     }

@@ -34,6 +34,7 @@ mod small_disk;
 mod templates;
 #[path = "../shared/warm_successor.rs"]
 mod warm_successor;
+mod warm_up;
 #[path = "../shared/within.rs"]
 mod within;
 
