@@ -21,6 +21,11 @@ impl Apart {
         Self(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap())
     }
 
+    #[allow(dead_code, reason = "not every test has more state")]
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
     fn run_path(&self) -> PathBuf {
         self.0.path().join("run")
     }

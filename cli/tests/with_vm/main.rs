@@ -22,6 +22,7 @@ mod qemu;
 mod run;
 mod snapshots;
 mod soak;
+mod steps;
 #[path = "../vm/mod.rs"]
 mod vm;
 

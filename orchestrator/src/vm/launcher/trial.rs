@@ -1,5 +1,8 @@
 //! What a launcher does with a guest that no pool has a part in.
 
+use std::sync::Arc;
+
+use super::blocking::blocking;
 use super::clone::IDENTITY_TIMEOUT;
 use super::fresh_guest::FreshGuest;
 use super::warm_up::{Warmed, warm_up};
@@ -13,8 +16,10 @@ const MEMORY: &str = "/proc/meminfo";
 const MAX_MEMORY_TEXT: u64 = 64 << 10;
 
 impl Launcher {
-    /// Boots a guest of the template.
+    /// Boots a guest of the template. Removes what processes that were killed have left of theirs before.
     pub(crate) async fn fresh_guest(&self) -> Result<FreshGuest, LaunchError> {
+        let vmm = Arc::clone(&self.0.vmm);
+        blocking(move || vmm.prepare()).await?;
         let (vm, guest): Booted = self.boot(Ram::Private).await?;
         let new = identity::fresh(&identity::anonymous())?;
         guest.set_identity(new, IDENTITY_TIMEOUT).await?;
