@@ -8,12 +8,15 @@ use ironclaw_console::logging::BadFilter;
 use ironclaw_console::signals::{self, Interrupted, NotEnded};
 use ironclaw_console::{OutputClosed, causes};
 use ironclaw_orchestrator::template::TemplateError;
+use ironclaw_orchestrator::template::oci::ParseSourceError;
 use ironclaw_orchestrator::vm::FailureKind;
 use ironclaw_orchestrator::vm::config::ConfigError;
 use ironclaw_orchestrator::vm::snapshot::SnapshotError;
 use ironclaw_orchestrator::vm::vmm::{self, VmmError};
 use ironclaw_orchestrator::vm::{ErrorKind, GuestError, LaunchError, PoolError, SpawnError};
 use thiserror::Error as ThisError;
+
+use crate::misuse::Misuse;
 
 /// Exit codes of our own; any other is the guest command's.
 ///
@@ -97,13 +100,6 @@ pub(crate) fn name(error: &Error) -> Option<&'static str> {
     ErrorKind::of(error.as_ref()).map(ErrorKind::name)
 }
 
-/// Neither the image nor the command line says what to run.
-#[derive(Debug, ThisError)]
-#[error(
-    "the image says nothing of what to run: give a command, as in `ironclaw run --image SOURCE -- sh`"
-)]
-pub(crate) struct NothingToRun;
-
 /// What to say about `error`, with all its causes; nothing about what the user did himself.
 pub(crate) fn text(error: &Error) -> Option<String> {
     let quiet = error.is::<OutputClosed>() || error.is::<Interrupted>();
@@ -114,7 +110,8 @@ fn kind(error: &Error) -> Code {
     if error.is::<OutputClosed>() {
         return Code::OutputClosed;
     }
-    if error.is::<NothingToRun>() {
+    // An error of a source is one of its packages: all else was parsed.
+    if error.is::<Misuse>() || error.is::<ParseSourceError>() {
         return Code::Usage;
     }
     // Said of the command itself; below another error, it was said while a VM was made.
@@ -349,14 +346,14 @@ mod tests {
             limit,
         };
         let agent = LaunchError::NoGuestAgent { looked: vec![] };
-        let drive = LaunchError::NeedsBackend {
-            variable: "IRONCLAW_ROOT_DRIVE",
+        let taps = LaunchError::NeedsBackend {
+            variable: "IRONCLAW_TAPS",
             needed: VmmKind::new("Firecracker"),
         };
         assert_eq!(code(&no_room().into()), 121);
         assert_eq!(code(&SpawnError::from(no_room()).into()), 121);
         assert_eq!(code(&agent.into()), 121);
-        assert_eq!(code(&drive.into()), 121);
+        assert_eq!(code(&taps.into()), 121);
         let exhausted = SpawnError::PoolExhausted {
             waited: Duration::from_secs(1),
             limit,

@@ -94,7 +94,9 @@ Examples:
 pub(crate) const TEMPLATE_EXAMPLES: &str = "\
 Needs apt-get and dpkg-deb; downloads some 30 MB. `ironclaw run` builds the template `minimal` by
 itself when there is no default, and `ironclaw run --image SOURCE` whatever it lacks. `template build`
-alone builds `minimal` and makes it the default again.
+alone builds `minimal` and makes it the default again. `template build base` needs no source either: it
+has mmdebstrap install a Debian with bash, Python, pip, Node, git, curl and sudo, for the user `user`,
+which is what programs written for E2B expect.
 
 Each --run and each RUN of a Dockerfile has a VM of its own, without a network, with 1 GiB of memory
 (or IRONCLAW_MEMORY_MIB, if that is more) and 16 GiB of disk. Its result is kept: a later build begins
@@ -103,6 +105,8 @@ standard error. A step that fails ends the build, and the template is as it was 
 
 Examples:
   ironclaw template build
+  ironclaw template build base && ironclaw run --template base -- python3 -c 'print(1)'
+  ironclaw template build base --include vim --copy lib:/srv/lib
   ironclaw template build debian --from docker://debian:12 && ironclaw run --template debian -- sh
   ironclaw template build app --from docker://127.0.0.1:5000/app:1
   ironclaw template build app --from docker://registry.example/app --ca-file ca.crt

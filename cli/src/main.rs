@@ -10,6 +10,7 @@ mod each;
 mod exit;
 mod failure;
 mod help;
+mod misuse;
 mod pool;
 mod printed;
 mod run;

@@ -27,8 +27,9 @@ use changes::ChangesFile;
 use forward::Listeners;
 
 use crate::args::Run;
-use crate::exit::{Code, NothingToRun, VmEnded};
+use crate::exit::{Code, VmEnded};
 use crate::failure;
+use crate::misuse::Misuse;
 use crate::printed::Output;
 use times::Times;
 
@@ -187,7 +188,7 @@ async fn provide(mut config: Config, run: &Run, json: bool) -> Result<Provided> 
     let changes = changes
         .map(|path| ChangesFile::create(path, &launcher))
         .transpose()?;
-    let command = command(run, launcher.template(), json).ok_or(NothingToRun)?;
+    let command = command(run, launcher.template(), json).ok_or(Misuse::NothingToRun)?;
 
     let start = Instant::now();
     // One command needs one VM: prepared clones would be killed unused. An old snapshot serves as

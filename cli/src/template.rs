@@ -7,6 +7,7 @@ use anyhow::{Error, Result};
 use ironclaw_console::causes;
 use ironclaw_console::output::{self, blocking, mebibytes};
 use ironclaw_console::progress::Reporter;
+use ironclaw_orchestrator::template::oci::RootSource;
 use ironclaw_orchestrator::template::{
     BuildSpec, ImportSpec, Manifest, StoreError, Template, TemplateError, TemplateName,
     TemplateStore,
@@ -16,15 +17,8 @@ use serde::Serialize;
 
 use crate::args::{BuildTask, TemplateTask, Templates};
 use crate::each::{self, Done, Name};
+use crate::misuse::Misuse;
 use crate::which::{self, Begin, Which};
-
-/// A template of that name can't be built without a source.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "a template named {0} needs a source: `ironclaw template build {0} --from SOURCE`, where SOURCE is an \
-     image, an archive or a directory"
-)]
-pub(crate) struct NoSource(TemplateName);
 
 #[derive(Debug, Serialize)]
 struct Row {
@@ -71,23 +65,22 @@ pub(crate) async fn perform(config: &Config, task: TemplateTask, json: bool) -> 
     Ok(0)
 }
 
-async fn build(config: &Config, mut task: BuildTask, json: bool) -> Result<()> {
-    let packages = std::mem::take(&mut task.include);
-    task.from = match task.from {
-        Some(Begin::Source(source)) => Some(Begin::Source(source.with_packages(packages)?)),
-        other => other,
-    };
+async fn build(config: &Config, task: BuildTask, json: bool) -> Result<()> {
+    if !task.include.is_empty() && !installs_packages(&task) {
+        return Err(Misuse::NothingToInclude.into());
+    }
     if recipe::is_one(&task) {
         return built(&recipe::build(config, task).await?, json);
     }
     let BuildTask {
         name,
         from,
+        include,
         registry,
         ..
     } = task;
     let from = match from {
-        Some(Begin::Source(source)) => Some(source),
+        Some(Begin::Source(source)) => Some(source.with_packages(include)?),
         _ => None,
     };
     let reporter = Reporter::new();
@@ -106,12 +99,21 @@ async fn build(config: &Config, mut task: BuildTask, json: bool) -> Result<()> {
             (None, Some(name)) if name.is_minimal() => {
                 store.build_if_missing(&spec, &name.clone().into(), progress)?
             }
-            (None, Some(name)) => return Err(NoSource(name.clone()).into()),
+            (None, Some(name)) => return Err(Misuse::NoSource(name.clone()).into()),
         })
     })
     .await?;
     reporter.clear();
     built(&template, json)
+}
+
+/// Returns whether what a template begins with installs packages.
+fn installs_packages(task: &BuildTask) -> bool {
+    match &task.from {
+        Some(Begin::Source(source)) => matches!(source, RootSource::Debian { .. }),
+        Some(Begin::Which(_)) => false,
+        None => recipe::built_in(task).is_some(),
+    }
 }
 
 async fn import(

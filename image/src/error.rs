@@ -95,7 +95,7 @@ pub enum TemplateError {
     /// No template has that name.
     #[error(
         "there is no template named {name} (there is: {known}): build it by `ironclaw template build {name}{}`",
-        if name.is_minimal() { "" } else { " --from SOURCE" }
+        if name.is_minimal() || name.is_base() { "" } else { " --from SOURCE" }
     )]
     NoSuchName {
         /// The name.

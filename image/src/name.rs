@@ -30,6 +30,9 @@ impl TemplateName {
     /// The template with a busybox in memory, which is built where nothing else is asked for.
     pub const MINIMAL: &str = "minimal";
 
+    /// The template that IronClaw has a recipe for: a Debian as clients of E2B expect it.
+    pub const BASE: &str = "base";
+
     /// Returns that of the template with a busybox in memory.
     #[must_use]
     pub fn minimal() -> Self {
@@ -40,6 +43,12 @@ impl TemplateName {
     #[must_use]
     pub fn is_minimal(&self) -> bool {
         self.0 == Self::MINIMAL
+    }
+
+    /// Returns whether it is that of the template that IronClaw has a recipe for.
+    #[must_use]
+    pub fn is_base(&self) -> bool {
+        self.0 == Self::BASE
     }
 
     /// Returns the text.

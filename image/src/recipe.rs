@@ -6,6 +6,7 @@
 mod absolute;
 mod apply;
 mod base;
+mod built_in;
 mod context;
 mod copied;
 mod copy_into;

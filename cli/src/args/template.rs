@@ -41,8 +41,9 @@ impl RegistryFlags {
 #[derive(Debug, Subcommand)]
 pub(crate) enum TemplateTask {
     /// Build a template, and give it a name. With --from its root is what an image, an archive or a
-    /// directory holds, read-only on a disk below what a guest writes; without, it is a busybox in memory.
-    /// Steps change what it begins with: options in their order, or a Dockerfile.
+    /// directory holds, read-only on a disk below what a guest writes; without, it is a busybox in memory,
+    /// or for the name `base` a Debian with Python, Node and git. Steps change what it begins with: options
+    /// in their order, or a Dockerfile.
     #[command(after_help = help::TEMPLATE_EXAMPLES)]
     Build(BuildTask),
     /// Make a template from a kernel of your own, whose guest speaks IronClaw's protocol, and give it a
@@ -111,16 +112,12 @@ pub(crate) struct BuildTask {
     pub(crate) name: Option<TemplateName>,
     /// What it begins with: docker://REGISTRY/REF, oci:DIR:REF, oci-archive:FILE:REF, docker-archive:FILE:REF,
     /// where an only image needs no REF, rootfs:DIR, tar:FILE, or debian:SUITE, which mmdebstrap installs; or
-    /// the name of a template, minimal or scratch.
+    /// the name of a template, minimal or scratch. Without it the template `base` begins with a recipe of
+    /// IronClaw's own, and others with `minimal`.
     #[arg(long, value_name = "SOURCE", value_parser = OsStringValueParser::new().try_map(Begin::parse))]
     pub(crate) from: Option<Begin>,
-    /// Packages that debian:SUITE has beside the required ones.
-    #[arg(
-        long,
-        value_name = "PACKAGES",
-        value_delimiter = ',',
-        requires = "from"
-    )]
+    /// Packages that debian:SUITE has beside the required ones, or `base` beside its own.
+    #[arg(long, value_name = "PACKAGES", value_delimiter = ',')]
     pub(crate) include: Vec<String>,
     #[command(flatten)]
     pub(crate) registry: RegistryFlags,

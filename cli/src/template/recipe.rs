@@ -13,10 +13,11 @@ use ironclaw_console::streams::Stderr;
 use ironclaw_orchestrator::template::recipe::{
     Action, Base, Context, Copy, Dockerfile, DockerfileSteps, Planned, Recipe, Step as RecipeStep,
 };
-use ironclaw_orchestrator::template::{BuildSpec, Step, Template, TemplateName, TemplateStore};
+use ironclaw_orchestrator::template::{BuildSpec, Step, Template, TemplateStore};
 use ironclaw_orchestrator::vm::{Config, TemplateGuests, find_guest_agent};
 
 use crate::args::{BuildTask, DockerfileOptions, StepOption};
+use crate::misuse::Misuse;
 use crate::which::{Begin, Which};
 
 /// The shell of a step that is given as an option.
@@ -26,21 +27,26 @@ const DOCKERFILE: &str = "Dockerfile";
 /// Characters of a file's name that a pattern has another meaning for.
 const SPECIAL: [char; 4] = ['*', '?', '[', '\\'];
 
-/// The template that is built where nothing is asked for keeps what it has.
-#[derive(Debug, thiserror::Error)]
-#[error("{0} is the template with a busybox in memory alone: give one with steps another name")]
-pub(crate) struct Taken(TemplateName);
-
 /// Returns whether the options are a recipe, and not a source alone.
 pub(super) fn is_one(task: &BuildTask) -> bool {
     let begins_with_template = matches!(task.from, Some(Begin::Which(_)));
-    begins_with_template || !task.steps.0.is_empty() || task.dockerfile.file.is_some()
+    begins_with_template
+        || !task.steps.0.is_empty()
+        || task.dockerfile.file.is_some()
+        || built_in(task).is_some()
+}
+
+/// Returns the recipe that IronClaw has for a template of that name, unless something else is asked for.
+pub(super) fn built_in(task: &BuildTask) -> Option<Recipe> {
+    let is_asked = task.from.is_some() || task.dockerfile.file.is_some();
+    let name = task.name.as_ref().filter(|_| !is_asked)?;
+    Recipe::built_in(name)
 }
 
 /// Follows the steps, and shows them and what their programs print on standard error.
 pub(super) async fn build(config: &Config, task: BuildTask) -> Result<Template> {
     if let Some(name) = task.name.as_ref().filter(|name| name.is_minimal()) {
-        return Err(Taken(name.clone()).into());
+        return Err(Misuse::Taken(name.clone()).into());
     }
     let reporter = Reporter::new();
     let shown = reporter.clone();
@@ -56,15 +62,23 @@ pub(super) async fn build(config: &Config, task: BuildTask) -> Result<Template> 
     let (config, watcher) = (config.clone(), reporter.clone());
     let template = blocking(move || -> Result<_> {
         let store = TemplateStore::open(&config.template_path)?;
+        let built_in = built_in(&task);
         let BuildTask {
             name,
             from,
+            include,
             steps,
             dockerfile,
             registry,
-            ..
         } = task;
-        let recipe = recipe(from, steps.0, &dockerfile, &store)?;
+        let mut recipe = match built_in {
+            Some(recipe) => recipe,
+            None => recipe_of(from, &dockerfile, &store)?,
+        };
+        recipe = recipe.with_packages(include)?;
+        for step in steps.0 {
+            recipe.steps.push(planned(step)?);
+        }
         let source = match &recipe.base {
             Base::Source(source) => Some(source),
             _ => None,
@@ -88,23 +102,19 @@ pub(super) async fn build(config: &Config, task: BuildTask) -> Result<Template> 
     Ok(template)
 }
 
-fn recipe(
+/// Returns what the steps follow that are given one by one.
+fn recipe_of(
     from: Option<Begin>,
-    steps: Vec<StepOption>,
     dockerfile: &DockerfileOptions,
     store: &TemplateStore,
 ) -> Result<Recipe> {
-    let mut recipe = match &dockerfile.file {
-        Some(file) => of_dockerfile(file, dockerfile, store)?,
-        None => Recipe::new(match from {
+    match &dockerfile.file {
+        Some(file) => of_dockerfile(file, dockerfile, store),
+        None => Ok(Recipe::new(match from {
             Some(begin) => begin.base(store)?,
             None => Base::Minimal,
-        }),
-    };
-    for step in steps {
-        recipe.steps.push(planned(step)?);
+        })),
     }
-    Ok(recipe)
 }
 
 fn of_dockerfile(

@@ -314,6 +314,46 @@ fn a_name_that_no_template_has_is_an_error_that_lists_those_that_there_are() {
     ironclaw(state.path())
         .args(["template", "build", "app"])
         .assert()
-        .code(125)
+        .code(2)
         .stderr(contains("--from SOURCE"));
+    ironclaw(state.path())
+        .args(["run", "--template", "base", "--", "true"])
+        .assert()
+        .code(125)
+        .stderr(contains("`ironclaw template build base`"));
+}
+
+#[test]
+fn packages_where_nothing_installs_them_are_a_wrong_command_line() {
+    let state = state();
+    import_a_kernel(state.path());
+    let dockerfile = state.path().join("Dockerfile");
+    fs::write(&dockerfile, "FROM scratch\n").unwrap();
+    let dockerfile = dockerfile.to_str().unwrap();
+    let build = |words: &[&str]| {
+        let mut command = ironclaw(state.path());
+        command.env("IRONCLAW_GUEST_AGENT", "/nonexistent");
+        command.args(["template", "build"]).args(words);
+        command.arg("--include=git").assert()
+    };
+    for words in [
+        &["app", "--from", "tar:x.tar"][..],
+        &["app", "--from", "oci:x", "--run", "true"],
+        &["app", "--from", "minimal"],
+        &["app", "--from", "unknown"],
+        &["app", "--run", "true"],
+        &["app", "--file", dockerfile],
+        &["base", "--from", "scratch"],
+        &["base", "--file", dockerfile],
+        &["minimal"],
+        &[],
+    ] {
+        build(words).code(2).stderr(contains("--include"));
+    }
+    for words in [&["app", "--from", "debian:bookworm"][..], &["base"]] {
+        build(words).code(121).stderr(contains("/nonexistent"));
+        build(&[words, &["--include=a b"]].concat())
+            .code(2)
+            .stderr(contains("\"a b\""));
+    }
 }

@@ -89,6 +89,16 @@ impl fmt::Display for RootSource {
     }
 }
 
+impl ParseSourceError {
+    /// Nothing installs packages there.
+    pub(crate) fn no_packages(text: &dyn fmt::Display) -> Self {
+        Self {
+            text: text.to_string(),
+            reason: "packages are included in debian:SUITE alone".to_owned(),
+        }
+    }
+}
+
 impl RootSource {
     /// Has packages beside the required ones installed.
     ///
@@ -111,10 +121,7 @@ impl RootSource {
                 Ok(Self::Debian { suite, packages })
             }
             other if more.is_empty() => Ok(other),
-            other => Err(refused(
-                &other,
-                "packages are included by debian:SUITE alone",
-            )),
+            other => Err(ParseSourceError::no_packages(&other)),
         }
     }
 

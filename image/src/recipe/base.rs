@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fmt;
 
 use crate::hash::TemplateHash;
-use crate::oci::RootSource;
+use crate::oci::{ParseSourceError, RootSource};
 
 /// The files that steps begin with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +33,18 @@ impl fmt::Display for Base {
 }
 
 impl Base {
+    /// Has a source install packages beside the required ones.
+    ///
+    /// # Errors
+    /// As for [`RootSource::with_packages`], of whatever this is.
+    pub fn with_packages(self, packages: Vec<String>) -> Result<Self, ParseSourceError> {
+        match self {
+            Self::Source(source) => source.with_packages(packages).map(Self::Source),
+            other if packages.is_empty() => Ok(other),
+            other => Err(ParseSourceError::no_packages(&other)),
+        }
+    }
+
     /// Parses what stands behind `FROM` in a Dockerfile: also the name of an image alone, which is in
     /// Docker's registry then.
     ///
@@ -42,11 +54,13 @@ impl Base {
         text: &str,
         find: impl FnOnce(&str) -> Option<TemplateHash>,
     ) -> Result<Self, NoBase> {
-        Self::parse(OsStr::new(text), find).or_else(|error| {
-            let image = format!("docker://{text}");
-            let source = RootSource::parse(OsStr::new(&image));
-            source.map(Self::Source).map_err(|_| error)
-        })
+        let parsed = Self::parse(OsStr::new(text), find);
+        // To whoever writes Dockerfiles `debian:12` is an image, too.
+        let is_image = matches!(parsed, Err(_) | Ok(Self::Source(RootSource::Debian { .. })));
+        match RootSource::parse(OsStr::new(&format!("docker://{text}"))) {
+            Ok(image) if is_image => Ok(Self::Source(image)),
+            _ => parsed,
+        }
     }
 
     /// Parses `scratch`, `minimal` or the text of a source; `find` returns the template with a name.
@@ -82,5 +96,32 @@ pub struct NoBase {
     pub text: String,
     /// Why it is no source.
     #[source]
-    pub source: crate::oci::ParseSourceError,
+    pub source: ParseSourceError,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dockerfile_begins_with_an_image_where_its_words_could_be_one() {
+        let begins = |text: &str| {
+            let base = Base::of_dockerfile(text, |_| None);
+            base.map(|base| base.to_string()).ok()
+        };
+        for (text, source) in [
+            ("debian:12", Some("docker://docker.io/library/debian:12")),
+            ("python", Some("docker://docker.io/library/python:latest")),
+            (
+                "docker://localhost:5000/a",
+                Some("docker://localhost:5000/a:latest"),
+            ),
+            ("tar:/srv/root.tar", Some("tar:/srv/root.tar")),
+            ("scratch", Some("scratch")),
+            ("minimal", Some("minimal")),
+            ("No Image", None),
+        ] {
+            assert_eq!(begins(text).as_deref(), source, "{text}");
+        }
+    }
 }

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::context::Context;
 use super::absolute::absolute;
+use super::context::Context;
 use super::{Action, Base, Dockerfile, DockerfileError, Step};
+use crate::oci::ParseSourceError;
 use crate::root_origin::ImageConfig;
 
 /// Steps that make a template of something else.
@@ -51,6 +52,15 @@ impl Recipe {
             dockerfile: None,
             steps: Vec::new(),
         }
+    }
+
+    /// Has what it begins with install further packages.
+    ///
+    /// # Errors
+    /// [`ParseSourceError`]: it begins with what installs none, or one has no name of a package.
+    pub fn with_packages(self, packages: Vec<String>) -> Result<Self, ParseSourceError> {
+        let base = self.base.with_packages(packages)?;
+        Ok(Self { base, ..self })
     }
 
     /// Returns whether it has steps that need more than a manifest.
