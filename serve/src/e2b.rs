@@ -7,11 +7,14 @@
 mod access;
 mod api;
 mod control;
+mod entries;
 mod envelope;
 mod failure;
 mod files;
 mod filesystem;
+mod gunzip;
 mod listing;
+mod metadata;
 mod metrics;
 mod network;
 mod paging;
@@ -22,6 +25,7 @@ mod rpc;
 mod shapes;
 mod signature;
 mod snapshots;
+mod watch;
 
 use std::sync::Arc;
 

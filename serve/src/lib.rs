@@ -37,6 +37,7 @@ mod secret;
 mod templates;
 mod usage;
 mod v1;
+mod watchers;
 
 pub use database::{Claim, Database, DatabaseError};
 pub use keys::{BadKeyName, Key, KeyInfo, Keys, NewKeyError};

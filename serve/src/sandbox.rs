@@ -24,6 +24,7 @@ use crate::sandbox_id::SandboxId;
 use crate::secret::Secret;
 use crate::templates::{TemplateError, TemplatePool};
 use crate::usage::UsageHistory;
+use crate::watchers::Watchers;
 
 /// What becomes of a sandbox at its deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -237,6 +238,7 @@ struct Ran {
     vm: VmHandle,
     processes: Arc<Processes>,
     ports: Arc<Ports>,
+    watchers: Arc<Watchers>,
     /// What it goes on from, whose files it may still read.
     from: Option<Memory>,
 }
@@ -247,6 +249,7 @@ pub(crate) struct Live {
     pub(crate) vm: VmClient,
     pub(crate) processes: Arc<Processes>,
     pub(crate) ports: Arc<Ports>,
+    pub(crate) watchers: Arc<Watchers>,
 }
 
 /// What a pause left.
@@ -272,6 +275,7 @@ impl Sandbox {
             vm,
             processes: Arc::default(),
             ports: Arc::default(),
+            watchers: Arc::default(),
             from,
         };
         Self {
@@ -407,6 +411,7 @@ impl Sandbox {
             vm,
             processes: Arc::default(),
             ports: Arc::default(),
+            watchers: Arc::default(),
             from: Some(memory),
         }));
         *self.lock() = Status::until(lifetime);
@@ -468,6 +473,7 @@ impl Ran {
             vm: self.vm.client(),
             processes: Arc::clone(&self.processes),
             ports: Arc::clone(&self.ports),
+            watchers: Arc::clone(&self.watchers),
         }
     }
 }

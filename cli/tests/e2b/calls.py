@@ -1,5 +1,6 @@
 """Calls of the newest SDK of E2B for Python, one after the other."""
 
+import io
 import time
 import urllib.error
 import urllib.request
@@ -107,6 +108,62 @@ assert not files.exists("/tmp/d")
 files.write("relative.txt", "at home")
 home = run("echo -n ~").stdout
 assert files.read(f"{home}/relative.txt") == "at home"
+
+# What is compressed, streamed, or described on its way
+text = "compressible " * 100_000
+files.write("/tmp/gzip", text, gzip=True)
+assert files.read("/tmp/gzip", gzip=True) == text
+files.write("/tmp/stream", io.BytesIO(everything), gzip=True)
+assert bytes(files.read("/tmp/stream", format="bytes")) == everything
+files.write("/tmp/iterated", (b"%d " % i for i in range(1000)))
+assert files.read("/tmp/iterated").split() == [str(i) for i in range(1000)]
+request = urllib.request.Request(
+    sandbox.upload_url("/tmp/broken"), b"no gzip", {"Content-Encoding": "gzip", "Content-Type": "application/octet-stream"}
+)
+error = raises(urllib.error.HTTPError, lambda: urllib.request.urlopen(request))
+assert error.code == 400, error
+keeps_attributes = files.write("/tmp/described", "1", metadata={"Author": "me", "of": "a test"}).metadata is not None
+if keeps_attributes:
+    described = {"author": "me", "of": "a test"}
+    assert files.get_info("/tmp/described").metadata == described
+    assert [e.metadata for e in files.list("/tmp") if e.name == "described"] == [described]
+    assert files.write("/tmp/described", "2").metadata is None
+assert files.get_info("/tmp/described").metadata is None
+run("echo 'echo ran' > /tmp/program; chmod 755 /tmp/program; ln -s program /tmp/link")
+files.write("/tmp/program", "echo ran again")
+assert run("/bin/sh /tmp/program; test -x /tmp/program").stdout == "ran again\n", "it keeps its mode"
+link = files.get_info("/tmp/link")
+assert (link.symlink_target, link.type, link.mode) == ("/tmp/program", FileType.FILE, 0o755), link
+
+
+# What happens in a directory
+def events(watch):
+    return [(event.type.name, event.name) for event in watch.get_new_events()]
+
+
+files.make_dir("/tmp/watched/deep")
+watch = files.watch_dir("/tmp/watched")
+deep = files.watch_dir("/tmp/watched", recursive=True, include_entry=True)
+assert events(watch) == []
+files.write("/tmp/watched/a", "1")
+assert events(watch) == [("CREATE", "a"), ("CHMOD", "a"), ("WRITE", "a")]
+assert events(watch) == []
+files.rename("/tmp/watched/a", "/tmp/watched/b")
+files.make_dir("/tmp/watched/new")
+files.write("/tmp/watched/new/c", "1234")
+files.remove("/tmp/watched/b")
+told = [event for event in events(watch) if event[0] != "CHMOD"]
+assert told == [("RENAME", "a"), ("CREATE", "b"), ("CREATE", "new"), ("REMOVE", "b")], told
+got = deep.get_new_events()
+assert ("WRITE", "new/c") in [(event.type.name, event.name) for event in got], got
+entries = [event.entry for event in got if event.name == "new/c" and event.type.name == "WRITE"]
+assert (entries[0].path, entries[0].size) == ("/tmp/watched/new/c", 4), entries
+assert all(event.entry is None for event in got if event.type.name in ("REMOVE", "RENAME"))
+watch.stop()
+raises(SandboxException, watch.get_new_events)
+raises(NotFoundException, lambda: files.watch_dir("/tmp/nothing"))
+raises(InvalidArgumentException, lambda: files.watch_dir("/tmp/gzip"))
+files.watch_dir("/tmp/watched", allow_network_mounts=True).stop()
 
 # URLs without the sandbox's token
 signed = sandbox.download_url("/tmp/bytes", use_signature_expiration=60)

@@ -7,7 +7,7 @@ use crate::sandboxes::Sandboxes;
 
 /// The version of E2B's own agent whose calls are served, by which SDKs choose what they ask for:
 /// <https://github.com/e2b-dev/E2B/blob/main/packages/python-sdk/e2b/envd/versions.py>.
-pub(super) const ENVD_VERSION: &str = "0.5.7";
+pub(super) const ENVD_VERSION: &str = "0.6.4";
 
 /// Limit of a request's body where it is no file, in bytes: what a command may have of arguments, as
 /// base64 or JSON.

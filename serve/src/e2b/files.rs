@@ -18,6 +18,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::access::{self, Entered, Refused, Target, enter, let_in};
 use super::api::Api;
 use super::failure::{Code, Failure, RpcFailure};
+use super::gunzip::gunzip;
+use super::metadata::{self, Metadata};
 use super::rpc;
 use super::signature::Signed;
 use crate::sandbox::Sandbox;
@@ -168,12 +170,22 @@ pub(super) async fn upload(
     let content = content
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default();
-    if headers
-        .get(header::CONTENT_ENCODING)
-        .is_some_and(|encoding| encoding != "identity")
-    {
-        return Err(RpcFailure::invalid("compressed files are not taken").into());
-    }
+    let request = match headers.get(header::CONTENT_ENCODING) {
+        None => request,
+        Some(encoding) if encoding.as_bytes().eq_ignore_ascii_case(b"identity") => request,
+        Some(encoding) if encoding.as_bytes().eq_ignore_ascii_case(b"gzip") => {
+            request.map(|body| Body::from_stream(gunzip(body.into_data_stream())))
+        }
+        Some(_) => {
+            let text = "of all compressed content, only that of gzip is taken";
+            return Err(RpcFailure::invalid(text).into());
+        }
+    };
+    let upload = Upload {
+        entered: &entered,
+        user: &user,
+        metadata: metadata::of_upload(&headers)?,
+    };
     let mut written = Vec::new();
     if content.starts_with("multipart/form-data") {
         let bad = |error: &dyn std::fmt::Display| {
@@ -194,44 +206,57 @@ pub(super) async fn upload(
                 (None, Some(name)) => name.to_owned(),
                 (None, None) => return Err(RpcFailure::invalid("a file has no path").into()),
             };
-            written.push(write(&entered, &user, &path, field).await?);
+            written.push(upload.write(&path, field).await?);
         }
     } else {
         let none = || RpcFailure::invalid("no path is given");
         let path = asked.path.clone().ok_or_else(none)?;
         let body = request.into_body().into_data_stream();
-        written.push(write(&entered, &user, &path, body).await?);
+        written.push(upload.write(&path, body).await?);
     }
     Ok(Json(written).into_response())
 }
 
-/// Writes a file; it gets its name when all of it is there.
-async fn write<E: std::fmt::Display>(
-    entered: &Entered,
-    user: &str,
-    path: &str,
-    content: impl Stream<Item = Result<Bytes, E>>,
-) -> Result<Value, Refusal> {
-    let path = rpc::path(entered, user, path).await?;
-    let files = entered.live.vm.files().as_user(user);
-    if let Ok(info) = files.metadata(&path).await
-        && info.kind == FileKind::Directory
-    {
-        let text = format!("path is a directory: {path}");
-        return Err(RpcFailure::invalid(text).into());
-    }
-    let options = WriteOptions::new().mode(FILE_MODE).parents();
-    let mut writer = files.writer(&path, options).await?;
-    let mut content = std::pin::pin!(content);
-    while let Some(piece) = content.next().await {
-        let piece = piece
-            .map_err(|error| RpcFailure::invalid(format!("the file can't be read: {error}")))?;
-        if writer.write_all(&piece).await.is_err() {
-            // The guest's reason comes with the end.
-            break;
+/// An upload of files that have a user and metadata in common.
+struct Upload<'a> {
+    entered: &'a Entered,
+    user: &'a str,
+    metadata: Metadata,
+}
+
+impl Upload<'_> {
+    /// Writes a file. One that is there keeps its mode and other names, as at E2B.
+    async fn write<E: std::fmt::Display>(
+        &self,
+        path: &str,
+        content: impl Stream<Item = Result<Bytes, E>>,
+    ) -> Result<Value, Refusal> {
+        let path = rpc::path(self.entered, self.user, path).await?;
+        let files = self.entered.live.vm.files().as_user(self.user);
+        if let Ok(info) = files.metadata(&path).await
+            && info.kind == FileKind::Directory
+        {
+            let text = format!("path is a directory: {path}");
+            return Err(RpcFailure::invalid(text).into());
         }
+        let options = WriteOptions::new().mode(FILE_MODE).parents().overwrite();
+        let mut writer = files.writer(&path, options).await?;
+        let mut content = std::pin::pin!(content);
+        while let Some(piece) = content.next().await {
+            let piece = piece
+                .map_err(|error| RpcFailure::invalid(format!("the file can't be read: {error}")))?;
+            if writer.write_all(&piece).await.is_err() {
+                // The guest's reason comes with the end.
+                break;
+            }
+        }
+        writer.finish().await?;
+        let metadata = metadata::write(&files, &path, &self.metadata).await?;
+        let name = path.rsplit('/').next().unwrap_or_default();
+        let mut written = json!({ "path": path, "name": name, "type": "file" });
+        if !metadata.is_empty() {
+            written["metadata"] = json!(metadata);
+        }
+        Ok(written)
     }
-    writer.finish().await?;
-    let name = path.rsplit('/').next().unwrap_or_default();
-    Ok(json!({ "path": path, "name": name, "type": "file" }))
 }

@@ -1,21 +1,20 @@
 //! The service `filesystem.Filesystem`: the files of a sandbox.
 
-use std::time::SystemTime;
-
 use axum::Json;
+use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use ironclaw_orchestrator::vm::{FailureKind, FileInfo, FileKind, Files, GuestError};
+use ironclaw_orchestrator::vm::{FailureKind, FileKind, Files, GuestError};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::access::{Entered, enter};
-use super::api::Api;
+use super::api::{Api, MAX_BODY};
+use super::envelope::{self, Unwrapper};
 use super::failure::{Code, RpcFailure};
-use super::rpc;
-use super::shapes::rfc3339;
+use super::{entries, rpc, watch};
 
 /// Permission bits of a directory that is made.
 const DIRECTORY_MODE: u32 = 0o755;
@@ -30,6 +29,10 @@ pub(super) async fn call(
         Ok(entered) => entered,
         Err(refused) => return refused.into_response(),
     };
+    if call == "WatchDir" {
+        let watched = watch_dir(&entered, &parts.headers, body).await;
+        return watched.unwrap_or_else(|failure| rpc::stream(envelope::end(Some(&failure))));
+    }
     let answer = async {
         let message = rpc::whole(body).await?;
         answer(&call, &entered, &parts.headers, &message).await
@@ -38,6 +41,19 @@ pub(super) async fn call(
         Ok(answer) => Json(answer).into_response(),
         Err(failure) => failure.into_response(),
     }
+}
+
+async fn watch_dir(
+    entered: &Entered,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, RpcFailure> {
+    rpc::check_content(headers, rpc::STREAM)?;
+    let mut unwrapper = Unwrapper::new(MAX_BODY);
+    unwrapper.push(&rpc::whole(body).await?);
+    let message = unwrapper.next()?;
+    let message = message.ok_or_else(|| RpcFailure::invalid("the request has no message"))?;
+    watch::stream(entered, headers, &message).await
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -61,6 +77,12 @@ async fn answer(
     message: &Bytes,
 ) -> Result<Value, RpcFailure> {
     rpc::check_content(headers, rpc::UNARY)?;
+    match call {
+        "CreateWatcher" => return watch::create(entered, message).await,
+        "GetWatcherEvents" => return watch::events(entered, message).await,
+        "RemoveWatcher" => return watch::remove(entered, message),
+        _ => {}
+    }
     let user = entered.user().await?;
     let files = entered.live.vm.files().as_user(&user);
     if call == "Move" {
@@ -114,7 +136,7 @@ async fn make_parent(files: &Files<'_>, path: &str) -> Result<(), RpcFailure> {
 
 async fn entry(files: &Files<'_>, path: &str) -> Result<Value, RpcFailure> {
     let info = files.symlink_metadata(path).await?;
-    Ok(json!({ "entry": shown(files, &info).await }))
+    Ok(json!({ "entry": entries::entry(files, &info).await }))
 }
 
 async fn list(files: &Files<'_>, path: &str, depth: u32) -> Result<Value, RpcFailure> {
@@ -124,68 +146,9 @@ async fn list(files: &Files<'_>, path: &str, depth: u32) -> Result<Value, RpcFai
         return Err(RpcFailure::invalid(text));
     }
     let found = files.list_deep(path, depth.max(1)).await?;
-    let mut entries = Vec::with_capacity(found.len());
-    for info in &found {
-        entries.push(shown(files, info).await);
-    }
+    let entries = entries::all(files, &found).await;
     Ok(match entries.is_empty() {
         true => json!({}),
         false => json!({ "entries": entries }),
     })
-}
-
-/// Writes a file's properties; those of what a link refers to, as its kind.
-async fn shown(files: &Files<'_>, info: &FileInfo) -> Value {
-    let kind = match (&info.target, info.kind) {
-        (Some(_), _) => match files.metadata(&info.path).await {
-            Ok(target) => target.kind,
-            Err(_) => info.kind,
-        },
-        (None, kind) => kind,
-    };
-    let name = info.path.file_name().unwrap_or(info.path.as_os_str());
-    let mut shown = json!({
-        "name": name.to_string_lossy(),
-        "type": match kind {
-            FileKind::File => "FILE_TYPE_FILE",
-            FileKind::Directory => "FILE_TYPE_DIRECTORY",
-            _ => "FILE_TYPE_UNSPECIFIED",
-        },
-        "path": info.path.to_string_lossy(),
-        // 64 bits are texts in the JSON of protobuf.
-        "size": info.size.to_string(),
-        "mode": info.mode,
-        "permissions": permissions(info),
-        "owner": owner(&info.owner, info.uid),
-        "group": owner(&info.group, info.gid),
-        "modifiedTime": rfc3339(info.modified.max(SystemTime::UNIX_EPOCH)),
-    });
-    if let Some(target) = &info.target {
-        shown["symlinkTarget"] = json!(target.to_string_lossy());
-    }
-    shown
-}
-
-fn owner(name: &std::ffi::OsStr, number: u32) -> String {
-    match name.is_empty() {
-        true => number.to_string(),
-        false => name.to_string_lossy().into_owned(),
-    }
-}
-
-/// Writes a mode as Go's `fs.FileMode` does.
-fn permissions(info: &FileInfo) -> String {
-    let kind = match info.kind {
-        FileKind::Directory => 'd',
-        FileKind::Link => 'L',
-        FileKind::Fifo => 'p',
-        FileKind::Socket => 'S',
-        FileKind::BlockDevice | FileKind::CharacterDevice => 'D',
-        _ => '-',
-    };
-    let bits = (0..9).rev().map(|bit| match info.mode >> bit & 1 {
-        0 => '-',
-        _ => ['x', 'w', 'r'][bit % 3],
-    });
-    std::iter::once(kind).chain(bits).collect()
 }

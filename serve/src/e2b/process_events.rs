@@ -1,7 +1,6 @@
 //! The events of a command as a stream of messages.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::HeaderMap;
@@ -14,19 +13,13 @@ use ironclaw_orchestrator::vm::{ExitStatus, GuestError};
 use serde_json::{Value, json};
 use thiserror::Error;
 use tokio::sync::mpsc::Receiver;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use super::envelope;
 use super::failure::{Code, RpcFailure};
 use super::rpc;
 use crate::process::{Event, Process};
 use crate::sandbox::{Sandbox, State};
-
-/// The header with the seconds of silence after which a client wants to hear something.
-const PING: &str = "keepalive-ping-interval";
-
-/// The same, if a client says nothing: proxies give up after a minute.
-const PING_SECONDS: u64 = 50;
 
 /// Answers with the events of a command: that it has started, then what `listener` gets.
 pub(super) fn answer(
@@ -37,17 +30,11 @@ pub(super) fn answer(
     until: Option<Instant>,
 ) -> Response {
     let start = json!({ "event": { "start": { "pid": process.pid } } });
-    let seconds = headers
-        .get(PING)
-        .and_then(|value| value.to_str().ok()?.parse().ok());
-    let every = Duration::from_secs(seconds.unwrap_or(PING_SECONDS).max(1));
-    let mut ping = interval_at(Instant::now() + every, every);
-    ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let state = Answering {
         sandbox: Arc::clone(sandbox),
         listener,
         terminal: process.described.terminal,
-        ping,
+        ping: rpc::ping(headers),
         until,
         first: Some(envelope::message(&start)),
         over: false,

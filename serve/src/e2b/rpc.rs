@@ -9,6 +9,8 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+
 use super::access::Entered;
 use super::api::MAX_BODY;
 use super::failure::RpcFailure;
@@ -23,6 +25,23 @@ pub(super) const STREAM: &str = "application/connect+json";
 
 /// The content of a call with one message and one answer.
 pub(super) const UNARY: &str = "application/json";
+
+/// The header with the seconds of silence after which a client wants to hear something.
+const PING: &str = "keepalive-ping-interval";
+
+/// The same, if a client says nothing: proxies give up after a minute.
+const PING_SECONDS: u64 = 50;
+
+/// Returns what ticks when a client has to hear something, whatever happened.
+pub(super) fn ping(headers: &HeaderMap) -> Interval {
+    let seconds = headers
+        .get(PING)
+        .and_then(|value| value.to_str().ok()?.parse().ok());
+    let every = Duration::from_secs(seconds.unwrap_or(PING_SECONDS).clamp(1, PING_SECONDS));
+    let mut ping = interval_at(Instant::now() + every, every);
+    ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ping
+}
 
 /// Answers with a stream of messages.
 pub(super) fn stream(messages: impl Into<Body>) -> Response {
