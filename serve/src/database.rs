@@ -131,6 +131,12 @@ impl Database {
         &self.owner
     }
 
+    /// Returns the directory of its file.
+    pub(crate) fn directory(&self) -> &Path {
+        // It was joined.
+        self.path.parent().unwrap_or(&self.path)
+    }
+
     /// Claims the database for a daemon, until what is returned is dropped: no other may take up its
     /// sandboxes meanwhile.
     ///

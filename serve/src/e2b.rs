@@ -6,6 +6,7 @@
 
 mod access;
 mod api;
+mod build_request;
 mod control;
 mod entries;
 mod envelope;
@@ -25,6 +26,7 @@ mod rpc;
 mod shapes;
 mod signature;
 mod snapshots;
+mod templates;
 mod watch;
 
 use std::sync::Arc;
@@ -34,8 +36,10 @@ use axum::http::HeaderMap;
 use axum::routing::{any, delete, get, post, put};
 use axum::{Router, middleware};
 
+use crate::builds::Builds;
 use crate::keys::Keys;
 use crate::sandboxes::Sandboxes;
+use crate::uploads::Uploads;
 use api::{Api, MAX_BODY, Served};
 use failure::Failure;
 
@@ -46,7 +50,14 @@ pub(crate) fn is_for_port(headers: &HeaderMap) -> bool {
 
 /// Creates the routes.
 pub(crate) fn router(sandboxes: Sandboxes, keys: Keys) -> Router {
-    let api = Api(Arc::new(Served { sandboxes, keys }));
+    let served = sandboxes.templates().clone();
+    let uploads = sandboxes.state_directory().join("uploads");
+    let api = Api(Arc::new(Served {
+        builds: Builds::new(served.clone()),
+        uploads: Uploads::new(uploads, served.config().max_root_bytes()),
+        sandboxes,
+        keys,
+    }));
     let control = Router::new()
         .route("/sandboxes", post(control::create_v1).get(listing::list))
         .route("/v2/sandboxes", post(control::create).get(listing::list))
@@ -60,6 +71,14 @@ pub(crate) fn router(sandboxes: Sandboxes, keys: Keys) -> Router {
         .route("/sandboxes/{id}/fork", post(snapshots::fork))
         .route("/snapshots", get(snapshots::list))
         .route("/templates/{id}", delete(snapshots::delete))
+        .route("/templates/aliases/{alias}", get(templates::alias))
+        .route("/v3/templates", post(templates::ask))
+        .route("/templates/{id}/files/{hash}", get(templates::upload_place))
+        .route("/v2/templates/{id}/builds/{build}", post(templates::begin))
+        .route(
+            "/templates/{id}/builds/{build}/status",
+            get(templates::status),
+        )
         .route("/sandboxes/{id}/pause", post(control::pause))
         .route("/sandboxes/{id}/resume", post(control::connect))
         .route("/sandboxes/{id}/connect", post(control::connect))
@@ -70,8 +89,9 @@ pub(crate) fn router(sandboxes: Sandboxes, keys: Keys) -> Router {
         .route("/process.Process/{call}", post(process::call))
         .route("/filesystem.Filesystem/{call}", post(filesystem::call))
         .layer(DefaultBodyLimit::max(MAX_BODY));
-    // Bounded by the guest's disk.
+    // Bounded by the guest's disk, and by the size of a template.
     let files = Router::new()
+        .route("/uploads", put(templates::upload))
         .route("/files", get(files::download).post(files::upload))
         .layer(DefaultBodyLimit::disable());
     control

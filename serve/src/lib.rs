@@ -15,6 +15,7 @@
 
 mod accounts;
 mod api;
+mod builds;
 mod caller;
 mod checkpoints;
 mod database;
@@ -35,6 +36,7 @@ mod sandbox_id;
 mod sandboxes;
 mod secret;
 mod templates;
+mod uploads;
 mod usage;
 mod v1;
 mod watchers;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -123,6 +124,11 @@ impl Sandboxes {
     /// Makes them again.
     pub(crate) fn take_new(&self) {
         self.0.lock().refusing = false;
+    }
+
+    /// Returns the directory where the daemon keeps what is its own.
+    pub(crate) fn state_directory(&self) -> &Path {
+        self.0.database.directory()
     }
 
     /// Returns the states of sandboxes that were kept for others.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use ironclaw_orchestrator::template::recipe::Base;
 use ironclaw_orchestrator::template::{TemplateChoice, TemplateHash, TemplateName, TemplateStore};
 use ironclaw_orchestrator::vm::snapshot::SnapshotId;
 use ironclaw_orchestrator::vm::{
@@ -187,6 +188,19 @@ impl Templates {
             _ => None,
         };
         Ok((choice, hash))
+    }
+
+    /// Returns what a template of this name is, to be gone on from.
+    pub(crate) fn base(&self, name: &str) -> Result<Base, TemplateError> {
+        let (_, hash) = self.find(name)?;
+        let Some(hash) = hash else {
+            return Ok(Base::Minimal);
+        };
+        let template = TemplateStore::open(&self.config.template_path)?.load(&hash)?;
+        Ok(match template.manifest().root_disk {
+            Some(_) => Base::Template(hash),
+            None => Base::Minimal,
+        })
     }
 
     /// Closes the pools, with every VM of theirs.

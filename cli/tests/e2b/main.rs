@@ -18,6 +18,7 @@ mod javascript;
 mod ports;
 mod readme;
 mod snapshots;
+mod template_build;
 mod v1;
 #[path = "../vm/mod.rs"]
 mod vm;

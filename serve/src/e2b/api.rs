@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use crate::builds::Builds;
 use crate::keys::Keys;
 use crate::sandboxes::Sandboxes;
+use crate::uploads::Uploads;
 
 /// The version of E2B's own agent whose calls are served, by which SDKs choose what they ask for:
 /// <https://github.com/e2b-dev/E2B/blob/main/packages/python-sdk/e2b/envd/versions.py>.
@@ -21,4 +23,6 @@ pub(super) struct Api(pub(super) Arc<Served>);
 pub(super) struct Served {
     pub(super) sandboxes: Sandboxes,
     pub(super) keys: Keys,
+    pub(super) builds: Builds,
+    pub(super) uploads: Uploads,
 }

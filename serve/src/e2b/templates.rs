@@ -1,0 +1,258 @@
+//! Templates that the SDKs build: `Template.build`.
+
+use axum::extract::{Path, Query, RawQuery, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Json};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use ironclaw_orchestrator::template::TemplateName;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+
+use super::api::Api;
+use super::build_request::BuildRequest;
+use super::control::json as read;
+use super::failure::Failure;
+use super::paging::pairs;
+use super::shapes::{rfc3339, untagged};
+use crate::builds::{Build, BuildState, LogLine};
+use crate::caller::Caller;
+use crate::sandbox_id::draw_text;
+use crate::templates::TemplateError;
+use crate::uploads::Files;
+
+/// Begins the id of a build.
+const PREFIX: char = 'b';
+
+/// Lines of a log in one answer, as in E2B's API.
+const MAX_LINES: usize = 100;
+
+type Answer = Result<Response, Failure>;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct NewTemplate {
+    name: Option<String>,
+    alias: Option<String>,
+    tags: Vec<String>,
+}
+
+/// Asks for a template, whose files may come then.
+pub(super) async fn ask(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    body: Bytes,
+) -> Answer {
+    let NewTemplate { name, alias, tags } = read(&body)?;
+    let name = name.or(alias).unwrap_or_default();
+    if tags.iter().any(|tag| tag != "default") || untagged(&name).contains(':') {
+        return Err(Failure::bad_request(
+            "tags of templates can't be served: give each its own name",
+        ));
+    }
+    let name = untagged(&name).parse::<TemplateName>();
+    let name = name.map_err(|error| Failure::bad_request(error.to_string()))?;
+    if name.is_minimal() {
+        return Err(Failure::bad_request(
+            "the template \"minimal\" is what others begin with: give this one another name",
+        ));
+    }
+    let id = draw_text(PREFIX);
+    let id = id.map_err(|error| Failure::internal(&error, "no build can be made"))?;
+    let Some(build) = api.0.builds.ask(id, name) else {
+        return Err(Failure::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too many templates are being built",
+        ));
+    };
+    let name = build.template.as_str();
+    tracing::info!(
+        template = name,
+        build = build.id,
+        by = caller.0,
+        "a build is asked for"
+    );
+    let answer = json!({
+        "templateID": name,
+        "buildID": build.id,
+        "public": false,
+        "names": [name],
+        "tags": ["default"],
+        "aliases": [name],
+    });
+    Ok((StatusCode::ACCEPTED, Json(answer)).into_response())
+}
+
+/// Tells whether files are there, and where they may be sent.
+pub(super) async fn upload_place(
+    State(api): State<Api>,
+    Path((_, hash)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Answer {
+    let bad = || Failure::bad_request("files are known by their SHA-256");
+    let files = Files::parse(&hash).ok_or_else(bad)?;
+    let uploads = &api.0.uploads;
+    let present = uploads.has(&files);
+    let secret = uploads.expect(files);
+    let secret = secret.map_err(|error| Failure::internal(&error, "no upload can be made"))?;
+    let Some(secret) = secret else {
+        return Err(Failure::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too many uploads are waited for",
+        ));
+    };
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
+    let host = host.ok_or_else(|| Failure::bad_request("the request has no header Host"))?;
+    let scheme = headers.get("x-forwarded-proto");
+    let scheme = match scheme.and_then(|scheme| scheme.to_str().ok()) {
+        Some("https") => "https",
+        _ => "http",
+    };
+    let url = format!("{scheme}://{host}/uploads?secret={}", secret.reveal());
+    let answer = json!({ "present": present, "url": url });
+    Ok((StatusCode::CREATED, Json(answer)).into_response())
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Presented {
+    secret: String,
+}
+
+/// Takes files from who has the secret for it.
+pub(super) async fn upload(
+    State(api): State<Api>,
+    Query(Presented { secret }): Query<Presented>,
+    request: Request,
+) -> Answer {
+    let uploads = &api.0.uploads;
+    let unknown = || Failure::new(StatusCode::FORBIDDEN, "nothing is waited for here");
+    let files = uploads.expected(&secret).ok_or_else(unknown)?;
+    let failed = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::StorageFull => Failure::new(
+            StatusCode::INSUFFICIENT_STORAGE,
+            "there is no space for the files",
+        ),
+        _ => Failure::internal(&error, "the files can't be kept"),
+    };
+    let archive = uploads.begin().map_err(failed)?;
+    let mut file = tokio::fs::File::from_std(archive.reopen().map_err(failed)?);
+    let (mut body, mut size) = (request.into_body().into_data_stream(), 0_u64);
+    while let Some(piece) = body.next().await {
+        let piece = piece.map_err(|error| Failure::bad_request(error.to_string()))?;
+        size = size.saturating_add(piece.len() as u64);
+        if size > uploads.limit() {
+            return Err(Failure::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "the files are larger than a template may be",
+            ));
+        }
+        file.write_all(&piece).await.map_err(failed)?;
+    }
+    file.flush().await.map_err(failed)?;
+    uploads.keep(&files, archive).map_err(failed)?;
+    Ok(StatusCode::OK.into_response())
+}
+
+fn find(api: &Api, template: &str, id: &str) -> Result<std::sync::Arc<Build>, Failure> {
+    let found = api.0.builds.find(untagged(template), id);
+    found.ok_or_else(|| {
+        let text = format!("template {template:?} has no build {id:?}");
+        Failure::new(StatusCode::NOT_FOUND, text)
+    })
+}
+
+/// Begins a build.
+pub(super) async fn begin(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path((template, id)): Path<(String, String)>,
+    body: Bytes,
+) -> Answer {
+    let request: BuildRequest = read(&body)?;
+    let build = find(&api, &template, &id)?;
+    let served = api.clone();
+    let planned = tokio::task::spawn_blocking(move || {
+        let served = &served.0;
+        request.plan(&id, served.sandboxes.templates(), &served.uploads)
+    });
+    let planned = planned.await;
+    let planned = planned.map_err(|error| Failure::internal(&error, "the daemon ends"))??;
+    tracing::info!(
+        template,
+        build = build.id,
+        by = caller.0,
+        "a template is built"
+    );
+    match api.0.builds.begin(build, planned) {
+        true => Ok(StatusCode::ACCEPTED.into_response()),
+        false => Err(Failure::new(
+            StatusCode::CONFLICT,
+            "the build was begun before",
+        )),
+    }
+}
+
+/// Tells how far a build is, with what its log has from some line on.
+pub(super) async fn status(
+    State(api): State<Api>,
+    Path((template, id)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+) -> Answer {
+    let (mut offset, mut limit) = (0, MAX_LINES);
+    for (name, value) in pairs(&query.unwrap_or_default()) {
+        let number = || {
+            let bad = |_| Failure::bad_request(format!("{name} is a number"));
+            value.parse::<usize>().map_err(bad)
+        };
+        match name.as_str() {
+            "logsOffset" => offset = number()?,
+            "limit" => limit = number()?.min(MAX_LINES),
+            _ => {}
+        }
+    }
+    let build = find(&api, &template, &id)?;
+    // Before the log, so that a build that is over has all of it.
+    let state = build.state();
+    let lines = build.log(offset, limit);
+    let status = match &state {
+        BuildState::Asked | BuildState::Waiting => "waiting",
+        BuildState::Building => "building",
+        BuildState::Ready => "ready",
+        BuildState::Failed(_) => "error",
+    };
+    let mut answer = json!({
+        "templateID": build.template.as_str(),
+        "buildID": build.id,
+        "status": status,
+        "logs": lines.iter().map(|line| line.text.as_str()).collect::<Vec<_>>(),
+        "logEntries": lines.iter().map(entry).collect::<Vec<_>>(),
+    });
+    if let BuildState::Failed(failure) = &state {
+        answer["reason"] = json!({
+            "message": failure.message,
+            "step": failure.step.map_or("base".to_owned(), |step| step.to_string()),
+            "logEntries": [],
+        });
+    }
+    Ok(Json(answer).into_response())
+}
+
+fn entry(line: &LogLine) -> Value {
+    json!({ "timestamp": rfc3339(line.at), "level": "info", "message": line.text })
+}
+
+/// Tells whether there is a template of this name.
+pub(super) async fn alias(State(api): State<Api>, Path(alias): Path<String>) -> Answer {
+    let name = untagged(&alias);
+    match api.0.sandboxes.templates().base(name) {
+        Ok(_) => Ok(Json(json!({ "templateID": name, "public": false })).into_response()),
+        Err(error @ TemplateError::Unknown(_)) => {
+            Err(Failure::new(StatusCode::NOT_FOUND, error.to_string()))
+        }
+        Err(error) => Err(Failure::internal(&error, "the template can't be looked up")),
+    }
+}
