@@ -217,6 +217,7 @@ fn every_example_of_every_help_works_as_written() {
             "ironclaw exec",
             "ironclaw pause",
             "ironclaw resume",
+            "ironclaw fork",
             "ironclaw rm",
             "docker:",
             "zsh",

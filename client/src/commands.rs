@@ -35,6 +35,7 @@ pub async fn perform(socket: &Path, task: Task, json: bool) -> Result<u8> {
         Task::Exec(task) => return exec::exec(&client, task, json).await,
         Task::Pause(task) => life::pause(&client, task, json).await?,
         Task::Resume(task) => life::resume(&client, task, json).await?,
+        Task::Fork(task) => life::fork(&client, task, json).await?,
         Task::Rm(task) => life::remove(&client, task, json).await?,
     }
     Ok(0)

@@ -38,6 +38,7 @@ use axum::{Router, middleware};
 
 use crate::builds::Builds;
 use crate::keys::Keys;
+use crate::sandbox_id::SandboxId;
 use crate::sandboxes::Sandboxes;
 use crate::uploads::Uploads;
 use api::{Api, MAX_BODY, Served};
@@ -46,6 +47,11 @@ use failure::Failure;
 /// Returns whether a request is for a program on a port of a sandbox, whatever its path is.
 pub(crate) fn is_for_port(headers: &HeaderMap) -> bool {
     access::Target::of(headers).is_some_and(|target| !target.is_agent())
+}
+
+/// Returns the sandbox that a request names by its host or by headers.
+pub(crate) fn named(headers: &HeaderMap) -> Option<SandboxId> {
+    access::Target::of(headers).map(|target| target.id)
 }
 
 /// Creates the routes.

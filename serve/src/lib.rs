@@ -15,6 +15,7 @@
 
 mod accounts;
 mod api;
+mod audit;
 mod builds;
 mod caller;
 mod checkpoints;
@@ -26,6 +27,7 @@ mod keys;
 mod leftovers;
 mod listen;
 mod memory;
+mod observe;
 mod peer;
 mod place;
 mod port_access;
@@ -40,10 +42,12 @@ mod uploads;
 mod usage;
 mod v1;
 mod watchers;
+mod whole_body;
 
+pub use audit::Audit;
 pub use database::{Claim, Database, DatabaseError};
 pub use keys::{BadKeyName, Key, KeyInfo, Keys, NewKeyError};
-pub use listen::{Bounds, ListenError, Server};
+pub use listen::{Bounds, ListenError, Passed, Reach, Server, Tls, TlsError};
 pub use sandbox::{Expiry, NewSandbox, SandboxError};
 pub use sandbox_id::SandboxId;
 pub use sandboxes::Sandboxes;

@@ -2,6 +2,7 @@
 
 mod api;
 mod ask;
+mod checkpoints;
 mod commands;
 mod exec;
 mod files;
@@ -25,7 +26,7 @@ use utoipa_axum::routes;
 
 use crate::keys::Keys;
 use crate::sandboxes::Sandboxes;
-use api::{Api, MAX_BODY};
+use api::Api;
 use problem::{Kind, Problem};
 
 /// What the document says beside the calls.
@@ -71,13 +72,19 @@ fn guarded() -> OpenApiRouter<Api> {
         .routes(routes!(files::rename))
         .routes(routes!(templates::list))
         .routes(routes!(templates::delete))
+        .routes(routes!(checkpoints::create))
+        .routes(routes!(checkpoints::fork))
+        .routes(routes!(checkpoints::list))
+        .routes(routes!(checkpoints::delete))
         .routes(routes!(snapshots::list))
         .routes(routes!(pools::list))
         .routes(routes!(pools::warm_up))
         .routes(routes!(pools::refresh))
         .routes(routes!(node::show))
         .routes(routes!(node::drain, node::undrain))
-        .layer(DefaultBodyLimit::max(MAX_BODY));
+        // Bounded already.
+        .layer(DefaultBodyLimit::disable())
+        .layer(middleware::from_fn(api::whole));
     // Bounded by the guest's disk.
     let large = OpenApiRouter::new()
         .routes(routes!(files::read, files::write))

@@ -107,8 +107,11 @@ fn a_sandbox_lives_by_the_commands_that_ask_its_daemon() {
     );
     told(&daemon, &["resume", "one", "--lifetime", "1h"]);
     assert_eq!(told(&daemon, &["exec", "one", "cat", "/tmp/kept"]), "y");
-    told(&daemon, &["create", "--name", "two"]);
-    told(&daemon, &["rm", "one"]);
+    let copies = told(&daemon, &["fork", "one", "-n", "2"]);
+    let copies: Vec<_> = copies.lines().collect();
+    assert_eq!(copies.len(), 2, "{copies:?}");
+    assert_eq!(told(&daemon, &["exec", copies[1], "cat", "/tmp/kept"]), "y");
+    told(&daemon, &["rm", &id]);
     told(&daemon, &["rm", "--all"]);
     assert_eq!(told(&daemon, &["ls", "-q"]), "");
     daemon.end();

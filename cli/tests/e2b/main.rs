@@ -15,6 +15,7 @@ extern crate ironclaw_test_harness;
 mod apart;
 mod client;
 mod javascript;
+mod listening;
 mod ports;
 mod readme;
 mod snapshots;

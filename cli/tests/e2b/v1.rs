@@ -299,6 +299,52 @@ fn commands_and_files_of_a_sandbox_are_served() {
 }
 
 #[test]
+fn sandboxes_begin_from_checkpoints_of_others_and_checkpoints_are_deleted() {
+    if !runs() {
+        return;
+    }
+    let daemon = Daemon::start();
+    let id = create(&daemon, &json!({}));
+    let exec = |id: &str, script: &str| {
+        let argv = json!({ "argv": ["sh", "-c", script] });
+        post(&daemon, &format!("/v1/sandboxes/{id}/exec"), &argv).json()["stdout"].clone()
+    };
+    exec(&id, "echo then > /tmp/when");
+    let at = format!("/v1/sandboxes/{id}");
+    let made = post(
+        &daemon,
+        &format!("{at}/checkpoints"),
+        &json!({ "name": "then" }),
+    );
+    assert_eq!(made.status, 201, "{}", made.json());
+    exec(&id, "echo now > /tmp/when");
+    let later = create(&daemon, &json!({ "template": "then" }));
+    assert_eq!(exec(&later, "cat /tmp/when"), "then\n");
+    let copies = post(&daemon, &format!("{at}/fork"), &json!({ "count": 2 })).json();
+    let copy = copies[1]["sandbox"]["id"].as_str().unwrap();
+    assert_eq!(exec(copy, "cat /tmp/when"), "now\n");
+    refused(
+        &post(&daemon, &format!("{at}/fork"), &json!({ "count": 21 })),
+        400,
+        "invalid",
+    );
+    let listed = get(&daemon, "/v1/checkpoints").json();
+    assert_eq!(
+        (&listed[0]["name"], &listed[0]["sandbox"]),
+        (&json!("then"), &json!(id))
+    );
+    let deleted = || ask(&daemon, "DELETE /v1/checkpoints/then", "", b"");
+    assert_eq!(deleted().status, 204);
+    refused(&deleted(), 404, "not_found");
+    refused(
+        &post(&daemon, "/v1/sandboxes", &json!({ "template": "then" })),
+        404,
+        "not_found",
+    );
+    daemon.end();
+}
+
+#[test]
 fn a_node_tells_what_it_has_and_takes_no_more_when_it_drains() {
     if !runs() {
         return;

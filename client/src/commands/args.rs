@@ -22,6 +22,8 @@ pub enum Task {
     Pause(Pause),
     /// Go on with paused sandboxes.
     Resume(Resume),
+    /// Copy a sandbox that runs, with what runs in it. Prints the id of each copy.
+    Fork(Fork),
     /// End sandboxes for good.
     Rm(Rm),
 }
@@ -35,6 +37,7 @@ impl Task {
             Self::Exec(task) => &task.daemon,
             Self::Pause(task) => &task.daemon,
             Self::Resume(task) => &task.daemon,
+            Self::Fork(task) => &task.daemon,
             Self::Rm(task) => &task.daemon,
         };
         daemon.host.as_ref()
@@ -141,6 +144,22 @@ pub struct Resume {
     /// The sandboxes: their ids or names.
     #[arg(value_name = "SANDBOX", required = true)]
     pub(super) sandboxes: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = help::FORK_EXAMPLES)]
+pub struct Fork {
+    #[command(flatten)]
+    daemon: Daemon,
+    /// How many copies: 20 at most.
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 1)]
+    pub(super) count: usize,
+    /// Time until the deadline of each: 5m, 12h.
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = humantime::parse_duration)]
+    pub(super) lifetime: Duration,
+    /// The sandbox: its id or name.
+    #[arg(value_name = "SANDBOX")]
+    pub(super) sandbox: String,
 }
 
 #[derive(Debug, Args)]

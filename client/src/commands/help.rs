@@ -30,6 +30,11 @@ pub(super) const RESUME_EXAMPLES: &str = "\
 Examples:
   ironclaw resume build --lifetime 1h";
 
+pub(super) const FORK_EXAMPLES: &str = "\
+Examples:
+  ironclaw fork build
+  ironclaw fork build -n 5 --lifetime 1h";
+
 pub(super) const RM_EXAMPLES: &str = "\
 Examples:
   ironclaw rm build

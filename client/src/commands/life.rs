@@ -5,9 +5,10 @@ use ironclaw_console::output;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::args::{Create, Ls, Pause, Resume, Rm};
+use super::args::{Create, Fork, Ls, Pause, Resume, Rm};
 use super::which::{self, quoted};
 use crate::client::{Client, Method};
+use crate::refusal::Refusal;
 use crate::shapes::{NewSandbox, Sandbox};
 
 pub(super) async fn create(client: &Client, task: Create, json: bool) -> Result<()> {
@@ -101,6 +102,36 @@ pub(super) async fn pause(client: &Client, task: Pause, json: bool) -> Result<()
 pub(super) async fn resume(client: &Client, task: Resume, json: bool) -> Result<()> {
     let body = json!({ "lifetime_seconds": task.lifetime.as_secs() });
     change(client, &task.sandboxes, "resume", Some(&body), json).await
+}
+
+/// A copy, or why there is none.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Copied {
+    Sandbox(Sandbox),
+    Problem(Refusal),
+}
+
+/// Prints the copies that were made, also if others could not be.
+pub(super) async fn fork(client: &Client, task: Fork, json: bool) -> Result<()> {
+    let id = which::id(client, &task.sandbox).await?;
+    let path = format!("/v1/sandboxes/{}/fork", quoted(&id));
+    let body = json!({ "count": task.count, "lifetime_seconds": task.lifetime.as_secs() });
+    let all: Vec<Copied> = client.call(Method::POST, &path, Some(&body)).await?;
+    let (mut made, mut failed) = (Vec::new(), None);
+    for copy in all {
+        match copy {
+            Copied::Sandbox(sandbox) => made.push(sandbox),
+            Copied::Problem(problem) => failed = Some(problem),
+        }
+    }
+    match json {
+        true => output::json(&made)?,
+        false => made
+            .iter()
+            .try_for_each(|sandbox| output::line(&sandbox.id))?,
+    }
+    failed.map_or(Ok(()), |problem| Err(problem.into()))
 }
 
 pub(super) async fn remove(client: &Client, task: Rm, json: bool) -> Result<()> {

@@ -12,11 +12,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
-use super::api::Api;
+use super::api::{Api, MAX_BODY};
 use super::failure::{Code, Failure, RpcFailure};
 use crate::caller::{Caller, Stranger};
 use crate::sandbox::{Live, Sandbox, SandboxError, State as SandboxState};
 use crate::sandbox_id::SandboxId;
+use crate::whole_body;
 
 /// The port of E2B's own agent, under which a sandbox's calls are known.
 const AGENT_PORT: u16 = 49983;
@@ -29,12 +30,20 @@ pub(super) const SANDBOX: &str = "e2b-sandbox-id";
 pub(super) const PORT: &str = "e2b-sandbox-port";
 
 /// Lets in who has a key, or comes over the Unix socket.
-pub(super) async fn by_key(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+pub(super) async fn by_key(State(api): State<Api>, request: Request, next: Next) -> Response {
     let peer = request.extensions().get().copied();
     match Caller::of(&api.0.keys, peer, request.headers()) {
         Ok(caller) => {
-            request.extensions_mut().insert(caller);
-            next.run(request).await
+            let (mut parts, body) = request.into_parts();
+            parts.extensions.insert(caller.clone());
+            let body = match whole_body::read(body, MAX_BODY).await {
+                Ok(body) => body,
+                Err(error) => return Failure::from(error).into_response(),
+            };
+            let request = Request::from_parts(parts, body.into());
+            let mut response = next.run(request).await;
+            response.extensions_mut().insert(caller);
+            response
         }
         Err(stranger) => Failure::from(stranger).into_response(),
     }

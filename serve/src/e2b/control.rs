@@ -74,7 +74,8 @@ async fn make(
     let made = api.0.sandboxes.create(new, &caller.0).await;
     let sandbox = made.map_err(|error| Failure::of(&error, None))?;
     tracing::info!(sandbox = %sandbox.id, by = caller.0, "a sandbox is made");
-    Ok((StatusCode::CREATED, Json(Created::of(&sandbox))).into_response())
+    let made = Extension(sandbox.id.clone());
+    Ok((StatusCode::CREATED, made, Json(Created::of(&sandbox))).into_response())
 }
 
 /// Reads the key by which a request that is sent again is known.

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::sandbox::SandboxError;
 use crate::sandbox_id::SandboxId;
 use crate::templates::TemplateError;
+use crate::whole_body::BodyError;
 
 /// Seconds after which a client may ask again when there was no room.
 const RETRY_AFTER: &str = "1";
@@ -91,6 +92,17 @@ impl Failure {
     /// Returns it as clients read it.
     pub(super) fn body(&self) -> Value {
         json!({ "code": self.status.as_u16(), "message": self.message })
+    }
+}
+
+impl From<BodyError> for Failure {
+    fn from(error: BodyError) -> Self {
+        let status = match error {
+            BodyError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            BodyError::Slow => StatusCode::REQUEST_TIMEOUT,
+            BodyError::Broken(_) => StatusCode::BAD_REQUEST,
+        };
+        Self::new(status, error.to_string())
     }
 }
 

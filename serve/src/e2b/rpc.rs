@@ -16,6 +16,7 @@ use super::api::MAX_BODY;
 use super::failure::RpcFailure;
 use crate::accounts;
 use crate::templates::account;
+use crate::whole_body;
 
 /// The header with the time that a call may take, in milliseconds.
 const TIMEOUT: &str = "connect-timeout-ms";
@@ -50,9 +51,8 @@ pub(super) fn stream(messages: impl Into<Body>) -> Response {
 
 /// Takes all of a request.
 pub(super) async fn whole(body: Body) -> Result<Bytes, RpcFailure> {
-    axum::body::to_bytes(body, MAX_BODY)
-        .await
-        .map_err(unreadable)
+    let whole = whole_body::read(body, MAX_BODY).await;
+    whole.map_err(|error| RpcFailure::invalid(error.to_string()))
 }
 
 /// The failure of a request that does not come as a whole.

@@ -12,6 +12,7 @@ use crate::keys::Keys;
 use crate::sandbox::{Live, Sandbox};
 use crate::sandbox_id::SandboxId;
 use crate::sandboxes::Sandboxes;
+use crate::whole_body;
 
 /// Limit of a request's body where it is no file, in bytes: what a command may have of arguments and
 /// input, as JSON.
@@ -56,6 +57,15 @@ impl Api {
     /// Returns whether the database answers.
     pub(super) fn is_sound(&self) -> bool {
         self.0.keys.list().is_ok()
+    }
+}
+
+/// Reads the body of a request as a whole, which is small, before it is served.
+pub(super) async fn whole(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    match whole_body::read(body, MAX_BODY).await {
+        Ok(body) => next.run(Request::from_parts(parts, body.into())).await,
+        Err(error) => Problem::from(error).into_response(),
     }
 }
 

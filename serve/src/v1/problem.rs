@@ -3,14 +3,16 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use ironclaw_orchestrator::vm::{FailureKind, GuestError};
+use ironclaw_orchestrator::vm::{FailureKind as GuestFailure, GuestError};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::caller::Stranger;
 use crate::database::DatabaseError;
+use crate::observe::FailureKind;
 use crate::sandbox::SandboxError;
 use crate::templates::TemplateError;
+use crate::whole_body::BodyError;
 
 /// Seconds after which a client may ask again when there was no room.
 const RETRY_AFTER: &str = "1";
@@ -45,6 +47,8 @@ pub(super) enum Kind {
     Draining,
     /// More bytes than may be sent or collected.
     TooLarge,
+    /// The request took too long to come.
+    Slow,
     /// There is no such file in the guest.
     NoFile,
     /// There is no such working directory in the guest.
@@ -76,6 +80,7 @@ impl Kind {
             Self::KeyReused | Self::NoDirectory | Self::Guest => StatusCode::UNPROCESSABLE_ENTITY,
             Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
             Self::NoRoom | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Slow => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::GuestFull => StatusCode::INSUFFICIENT_STORAGE,
@@ -100,6 +105,7 @@ impl Kind {
             Self::NoRoom => "There is no room now",
             Self::Draining => "The node takes no new sandboxes",
             Self::TooLarge => "Too large",
+            Self::Slow => "The request took too long",
             Self::NoFile => "There is no such file",
             Self::NoDirectory => "There is no such working directory",
             Self::Forbidden => "The guest's user may not do that",
@@ -162,6 +168,7 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let kind = self.kind;
+        let name = self.uri.rsplit(':').next().unwrap_or_default().to_owned();
         let mut response = (kind.status(), Json(self)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, CONTENT);
@@ -169,7 +176,7 @@ impl IntoResponse for Problem {
             let value = HeaderValue::from_static(RETRY_AFTER);
             headers.insert(header::RETRY_AFTER, value);
         }
-        response.extensions_mut().insert(kind);
+        response.extensions_mut().insert(FailureKind(name));
         response
     }
 }
@@ -181,6 +188,17 @@ impl From<Stranger> for Problem {
             _ => Kind::Unauthorized,
         };
         Self::new(kind, stranger.to_string())
+    }
+}
+
+impl From<BodyError> for Problem {
+    fn from(error: BodyError) -> Self {
+        let kind = match error {
+            BodyError::TooLarge(_) => Kind::TooLarge,
+            BodyError::Slow => Kind::Slow,
+            BodyError::Broken(_) => Kind::Invalid,
+        };
+        Self::new(kind, error.to_string())
     }
 }
 
@@ -224,13 +242,13 @@ impl From<GuestError> for Problem {
     fn from(error: GuestError) -> Self {
         let kind = match &error {
             GuestError::Failed { kind, .. } => match kind {
-                FailureKind::NotFound | FailureKind::Forgotten => Kind::NoFile,
-                FailureKind::NoSuchDirectory => Kind::NoDirectory,
-                FailureKind::NoSuchUser | FailureKind::Invalid => Kind::Invalid,
-                FailureKind::PermissionDenied => Kind::Forbidden,
-                FailureKind::NoSpace | FailureKind::TooMany => Kind::GuestFull,
-                FailureKind::Exists | FailureKind::NotEmpty => Kind::Conflict,
-                FailureKind::Unsupported => Kind::Unsupported,
+                GuestFailure::NotFound | GuestFailure::Forgotten => Kind::NoFile,
+                GuestFailure::NoSuchDirectory => Kind::NoDirectory,
+                GuestFailure::NoSuchUser | GuestFailure::Invalid => Kind::Invalid,
+                GuestFailure::PermissionDenied => Kind::Forbidden,
+                GuestFailure::NoSpace | GuestFailure::TooMany => Kind::GuestFull,
+                GuestFailure::Exists | GuestFailure::NotEmpty => Kind::Conflict,
+                GuestFailure::Unsupported => Kind::Unsupported,
                 _ => Kind::Guest,
             },
             GuestError::Invalid(_) => Kind::Invalid,

@@ -15,6 +15,7 @@ use super::problem::Problem;
 use super::shapes::{Create, Info, lifetime};
 use crate::caller::Caller;
 use crate::sandbox::Sandbox;
+use crate::sandbox_id::SandboxId;
 use crate::secret;
 
 /// Limit of an Idempotency-Key, in bytes.
@@ -57,14 +58,15 @@ pub(super) async fn create(
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: Bytes,
-) -> Answer<(StatusCode, Json<Info>)> {
+) -> Answer<(StatusCode, Extension<SandboxId>, Json<Info>)> {
     let mut new = read::<Create>(&body)?.accept()?;
     if let Some(key) = idempotency_key(&headers)? {
         new.idempotency_key = Some(key.to_owned());
         new.request_hash = Some(secret::hash(&String::from_utf8_lossy(&body)));
     }
     let sandbox = api.sandboxes().create(new, &caller.0).await?;
-    Ok((StatusCode::CREATED, Json(Info::of(&sandbox))))
+    let made = Extension(sandbox.id.clone());
+    Ok((StatusCode::CREATED, made, Json(Info::of(&sandbox))))
 }
 
 /// Looks at a sandbox.
