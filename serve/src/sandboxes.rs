@@ -332,6 +332,11 @@ impl Sandboxes {
             Paused::Before => Ok(false),
             Paused::Now(memory, identity) => {
                 self.keep(sandbox, memory, identity, left)?;
+                // It may have been killed since, and its memory be gone.
+                if self.get(&sandbox.id).is_err() {
+                    self.forget(&sandbox.id)?;
+                    return Err(SandboxError::Gone);
+                }
                 Ok(true)
             }
         }
@@ -353,8 +358,11 @@ impl Sandboxes {
     /// Ends a sandbox; returns whether it was there.
     pub(crate) async fn kill(&self, sandbox: &Sandbox) -> Result<bool, SandboxError> {
         let there = self.0.lock().by_id.remove(&sandbox.id).is_some();
+        // Before its memory goes, so that it never comes back without, and again for one that was being
+        // paused.
         self.forget(&sandbox.id)?;
         sandbox.kill().await;
+        self.forget(&sandbox.id)?;
         Ok(there)
     }
 

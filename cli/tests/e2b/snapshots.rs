@@ -32,6 +32,20 @@ fn sandboxes_begin_from_snapshots_and_forks_whose_memory_goes_with_the_last_of_t
 }
 
 #[test]
+fn a_sandbox_that_is_killed_while_it_is_paused_leaves_nothing() {
+    let Some(python) = runs().then(|| python(NEWEST)).flatten() else {
+        return;
+    };
+    let daemon = Daemon::start();
+    let key = daemon.new_key("test");
+    let database = daemon.state.path().join("daemon.db");
+    let database = database.to_str().unwrap();
+    daemon.script(&python, "kill_while_paused.py", &key, &[database]);
+    assert_eq!(daemon.checkpoints(), 0);
+    daemon.end();
+}
+
+#[test]
 fn a_daemon_that_is_killed_leaves_no_memory_that_nobody_needs() {
     let Some(python) = runs().then(|| python(NEWEST)).flatten() else {
         return;
