@@ -1,12 +1,8 @@
 //! The command line.
 
 mod bench;
-mod pool;
 mod run;
-mod snapshot;
 mod soak;
-mod steps;
-mod template;
 mod usage_error;
 mod value;
 
@@ -17,15 +13,12 @@ use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
+use ironclaw_inventory::{PoolTask, SnapshotTask, TemplateTask};
 
 use crate::help;
 use bench::Bench;
-pub(crate) use pool::{PoolTask, StatsFormat};
 pub(crate) use run::Run;
-pub(crate) use snapshot::{SnapshotTask, Snapshots};
 use soak::Soak;
-pub(crate) use steps::{DockerfileOptions, StepOption};
-pub(crate) use template::{BuildTask, TemplateTask, Templates};
 pub(crate) use value::Port;
 use value::setting;
 
@@ -54,12 +47,8 @@ impl Cli {
 
     fn from_words(words: &[OsString]) -> Result<Self, clap::Error> {
         let mut cli = Self::try_parse_from(words)?;
-        if let Task::Pool(PoolTask::Stats {
-            format: Some(StatsFormat::Json),
-            ..
-        }) = cli.task
-        {
-            cli.json = true;
+        if let Task::Pool(task) = &cli.task {
+            cli.json |= task.prints_json();
         }
         if cli.json && matches!(cli.task, Task::Completions { .. }) {
             let text = "--json can't be used with `completions`, which prints a script";

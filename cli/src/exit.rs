@@ -111,7 +111,8 @@ fn kind(error: &Error) -> Code {
         return Code::OutputClosed;
     }
     // An error of a source is one of its packages: all else was parsed.
-    if error.is::<Misuse>() || error.is::<ParseSourceError>() {
+    let is_misuse = error.is::<Misuse>() || error.is::<ironclaw_inventory::Misuse>();
+    if is_misuse || error.is::<ParseSourceError>() {
         return Code::Usage;
     }
     // Said of the command itself; below another error, it was said while a VM was made.

@@ -6,17 +6,12 @@ mod args;
 mod completions;
 mod config;
 mod doctor;
-mod each;
 mod exit;
 mod failure;
 mod help;
 mod misuse;
-mod pool;
 mod printed;
 mod run;
-mod snapshot;
-mod template;
-mod which;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -27,6 +22,8 @@ use ironclaw_bench::{bench, soak};
 use ironclaw_client::commands;
 use ironclaw_console::signals::{outlive_file_limit, until_first};
 use ironclaw_console::{logging, runtime};
+use ironclaw_inventory as inventory;
+use ironclaw_inventory::Outcome;
 use ironclaw_orchestrator::vm::config::SETTINGS;
 use ironclaw_orchestrator::vm::{dropped_vms_ended, raise_open_files};
 use ironclaw_settings::is_stray;
@@ -107,11 +104,23 @@ async fn perform(task: Task, set: &[(String, OsString)], json: bool) -> Result<u
             let socket = ironclaw_daemon::socket(&config()?);
             commands::perform(&socket, task, json).await
         }
-        Task::Template(task) => until_first(template::perform(&config()?, task, json)).await,
-        Task::Snapshot(task) => until_first(snapshot::perform(&config()?, task, json)).await,
-        Task::Pool(task) => until_first(pool::perform(config()?, task, json)).await,
+        Task::Template(task) => ended(inventory::template(&config()?, task, json)).await,
+        Task::Snapshot(task) => ended(inventory::snapshot(&config()?, task, json)).await,
+        Task::Pool(task) => ended(inventory::pool(config()?, task, json)).await,
         Task::Doctor => until_first(doctor::run(&config()?, json)).await,
     }
+}
+
+/// Returns the exit code of a command that a signal ends.
+async fn ended(work: impl Future<Output = Result<Outcome>>) -> Result<u8> {
+    until_first(async {
+        Ok(match work.await? {
+            Outcome::Done => 0,
+            Outcome::Found => Code::Found as u8,
+            Outcome::Failed => Code::Failed as u8,
+        })
+    })
+    .await
 }
 
 /// Returns the exit code of a command that checks something.

@@ -14,6 +14,7 @@ pub mod runtime;
 pub mod signals;
 pub mod streams;
 pub mod terminal;
+pub mod value;
 
 pub use error_chain::{causes, for_users};
 pub use ironclaw_host::untrusted::{Marked, line as untrusted_line};

@@ -14,7 +14,7 @@ use arrows::arrows;
 use modules::Package;
 
 /// The directories of the checked packages, relative to the root of the repository.
-const PACKAGES: [&str; 18] = [
+const PACKAGES: [&str; 19] = [
     "bench",
     "cli",
     "client",
@@ -24,6 +24,7 @@ const PACKAGES: [&str; 18] = [
     "guest-agent",
     "host",
     "image",
+    "inventory",
     "orchestrator",
     "protocol",
     "serve",

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use ironclaw_bench::bench;
 
-use crate::which::TemplateOptions;
+use ironclaw_inventory::TemplateOptions;
 
 #[derive(Debug, Args)]
 pub(crate) struct Bench {

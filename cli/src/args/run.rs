@@ -8,9 +8,11 @@ use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use ironclaw_orchestrator::vm::config::BackendChoice;
 
-use super::value::{Port, absolute, backend, mebibytes, port, time_limit, variable};
+use ironclaw_console::value::{time_limit, variable};
+
+use super::value::{Port, absolute, backend, mebibytes, port};
 use crate::help;
-use crate::which::TemplateOptions;
+use ironclaw_inventory::TemplateOptions;
 
 #[derive(Debug, Args)]
 #[command(after_help = help::RUN_EXAMPLES, after_long_help = help::run())]

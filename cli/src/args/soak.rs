@@ -5,8 +5,8 @@ use std::time::Duration;
 use clap::Args;
 use ironclaw_bench::soak;
 
-use super::value::time_limit;
 use crate::help;
+use ironclaw_console::value::time_limit;
 
 #[derive(Debug, Args)]
 #[command(after_help = help::SOAK_EXAMPLES)]

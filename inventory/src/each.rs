@@ -9,7 +9,7 @@ use ironclaw_console::progress;
 use ironclaw_orchestrator::vm::snapshot::SnapshotId;
 use serde::Serialize;
 
-use crate::exit::Code;
+use crate::outcome::Outcome;
 use crate::which::Which;
 
 /// The name of an item; in JSON as in the list of its kind.
@@ -77,30 +77,30 @@ pub(crate) fn each<T: fmt::Display>(
     done.collect()
 }
 
-/// Prints the verified items; the exit code tells whether all match what was published.
-pub(crate) fn verified(done: &[Done], json: bool) -> Result<u8> {
+/// Prints the verified items; the outcome tells whether all match what was published.
+pub(crate) fn verified(done: &[Done], json: bool) -> Result<Outcome> {
     print(done, "intact", json)?;
     Ok(if done.iter().all(|done| done.ok) {
-        0
+        Outcome::Done
     } else {
-        Code::Found as u8
+        Outcome::Found
     })
 }
 
-/// Prints the deleted items, which are of the kind `what`; the exit code tells whether all are
+/// Prints the deleted items, which are of the kind `what`; the outcome tells whether all are
 /// deleted.
-pub(crate) fn deleted(done: &[Done], what: &str, json: bool) -> Result<u8> {
+pub(crate) fn deleted(done: &[Done], what: &str, json: bool) -> Result<Outcome> {
     print(done, "deleted", json)?;
     let failed = done.iter().filter(|done| !done.ok).count();
     if failed == 0 {
-        return Ok(0);
+        return Ok(Outcome::Done);
     }
     // Not an error: that would be printed as a second JSON value.
     progress::note(&format!(
         "error: {failed} of {} {what} could not be deleted",
         done.len()
     ));
-    Ok(Code::Failed as u8)
+    Ok(Outcome::Failed)
 }
 
 fn print(done: &[Done], success: &str, json: bool) -> Result<()> {

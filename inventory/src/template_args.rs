@@ -8,26 +8,26 @@ use ironclaw_orchestrator::template::TemplateName;
 use ironclaw_orchestrator::template::oci::{RegistryAccess, RootSource};
 use ironclaw_orchestrator::vm::Config;
 
-use super::steps::{DockerfileOptions, StepOptions};
 use crate::help;
+use crate::steps::{DockerfileOptions, StepOptions};
 use crate::which::{Begin, Which};
 
 /// How the registry of a docker:// source is reached.
 #[derive(Debug, Args)]
-pub(crate) struct RegistryFlags {
+pub struct RegistryFlags {
     /// Trust the authorities in this file, in PEM, beside the system's and those in
     /// /etc/docker/certs.d/REGISTRY. Overrides IRONCLAW_REGISTRY_CA_FILE.
     #[arg(long, value_name = "FILE")]
-    pub(crate) ca_file: Option<PathBuf>,
+    pub ca_file: Option<PathBuf>,
     /// Ask the source's registry in plain HTTP, also on another machine. One on this machine is wherever it
     /// speaks no TLS. See IRONCLAW_REGISTRY_PLAIN_HTTP.
     #[arg(long)]
-    pub(crate) plain_http: bool,
+    pub plain_http: bool,
 }
 
 impl RegistryFlags {
     /// Returns how registries are reached: what the settings say, and these.
-    pub(crate) fn access(self, config: &Config, source: Option<&RootSource>) -> RegistryAccess {
+    pub fn access(self, config: &Config, source: Option<&RootSource>) -> RegistryAccess {
         let access = config.registry_access().with_ca_file(self.ca_file);
         match source {
             Some(RootSource::Registry(image)) if self.plain_http => {
@@ -38,8 +38,9 @@ impl RegistryFlags {
     }
 }
 
+/// A command of `ironclaw template`.
 #[derive(Debug, Subcommand)]
-pub(crate) enum TemplateTask {
+pub enum TemplateTask {
     /// Build a template, and give it a name. With --from its root is what an image, an archive or a
     /// directory holds, read-only on a disk below what a guest writes; without, it is a busybox in memory,
     /// or for the name `base` a Debian with Python, Node and git. Steps change what it begins with: options
@@ -105,35 +106,35 @@ pub(crate) enum TemplateTask {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct BuildTask {
+pub struct BuildTask {
     /// Its name, which it takes from the one that was built under it before. Without one it becomes
     /// the default.
     #[arg(value_name = "NAME")]
-    pub(crate) name: Option<TemplateName>,
+    pub name: Option<TemplateName>,
     /// What it begins with: docker://REGISTRY/REF, oci:DIR:REF, oci-archive:FILE:REF, docker-archive:FILE:REF,
     /// where an only image needs no REF, rootfs:DIR, tar:FILE, or debian:SUITE, which mmdebstrap installs; or
     /// the name of a template, minimal or scratch. Without it the template `base` begins with a recipe of
     /// IronClaw's own, and others with `minimal`.
     #[arg(long, value_name = "SOURCE", value_parser = OsStringValueParser::new().try_map(Begin::parse))]
-    pub(crate) from: Option<Begin>,
+    pub from: Option<Begin>,
     /// Packages that debian:SUITE has beside the required ones, or `base` beside its own.
     #[arg(long, value_name = "PACKAGES", value_delimiter = ',')]
-    pub(crate) include: Vec<String>,
+    pub include: Vec<String>,
     #[command(flatten)]
-    pub(crate) registry: RegistryFlags,
+    pub registry: RegistryFlags,
     #[command(flatten)]
-    pub(crate) steps: StepOptions,
+    pub steps: StepOptions,
     #[command(flatten)]
-    pub(crate) dockerfile: DockerfileOptions,
+    pub dockerfile: DockerfileOptions,
 }
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
-pub(crate) struct Templates {
+pub struct Templates {
     /// Names or hashes, as `ironclaw template list` shows them.
     #[arg(value_name = "NAME|HASH")]
-    pub(crate) which: Vec<Which>,
+    pub which: Vec<Which>,
     /// All templates.
     #[arg(long)]
-    pub(crate) all: bool,
+    pub all: bool,
 }

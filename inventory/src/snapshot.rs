@@ -9,8 +9,9 @@ use ironclaw_orchestrator::vm::snapshot::{
 use ironclaw_orchestrator::vm::{Config, Launcher};
 use serde::Serialize;
 
-use crate::args::{SnapshotTask, Snapshots};
 use crate::each::{self, Done, Name};
+use crate::outcome::Outcome;
+use crate::snapshot_args::{SnapshotTask, Snapshots};
 
 #[derive(Debug, Serialize)]
 struct Made {
@@ -42,14 +43,14 @@ struct Row {
 }
 
 /// Makes, lists, verifies or deletes snapshots.
-pub(crate) async fn perform(config: &Config, task: SnapshotTask, json: bool) -> Result<u8> {
+pub async fn perform(config: &Config, task: SnapshotTask, json: bool) -> Result<Outcome> {
     match task {
         SnapshotTask::Create { template } => create(&template.over(config.clone()), json).await?,
         SnapshotTask::List => list(config, json).await?,
         SnapshotTask::Verify(selection) => return verify(config, selection, json).await,
         SnapshotTask::Delete(selection) => return delete(config, selection, json).await,
     }
-    Ok(0)
+    Ok(Outcome::Done)
 }
 
 async fn create(config: &Config, json: bool) -> Result<()> {
@@ -167,7 +168,7 @@ pub(crate) async fn owned(config: &Config) -> Result<Vec<(Entry, Owners)>> {
     .await
 }
 
-async fn verify(config: &Config, selection: Snapshots, json: bool) -> Result<u8> {
+async fn verify(config: &Config, selection: Snapshots, json: bool) -> Result<Outcome> {
     let done = for_each(
         config,
         selection,
@@ -179,7 +180,7 @@ async fn verify(config: &Config, selection: Snapshots, json: bool) -> Result<u8>
     each::verified(&done, json)
 }
 
-async fn delete(config: &Config, selection: Snapshots, json: bool) -> Result<u8> {
+async fn delete(config: &Config, selection: Snapshots, json: bool) -> Result<Outcome> {
     let done = for_each(
         config,
         selection,

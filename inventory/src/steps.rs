@@ -7,11 +7,11 @@ use std::time::Duration;
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
 
-use super::value::{time_limit, variable};
+use ironclaw_console::value::{time_limit, variable};
 
 /// A step as it was given.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum StepOption {
+pub enum StepOption {
     /// A script for the image's shell.
     Run(String),
     /// Files of the host, and their place.
@@ -28,7 +28,7 @@ pub(crate) enum StepOption {
 
 /// The steps, in the order in which they were given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct StepOptions(pub(crate) Vec<StepOption>);
+pub struct StepOptions(pub Vec<StepOption>);
 
 /// The options with the kinds of their values, their help, and what makes steps of them.
 const OPTIONS: [(&str, &str, &str, Parse); 6] = [
@@ -134,21 +134,21 @@ impl FromArgMatches for StepOptions {
 
 /// A Dockerfile and what it needs.
 #[derive(Debug, Args)]
-pub(crate) struct DockerfileOptions {
+pub struct DockerfileOptions {
     /// Follow the steps of a Dockerfile, and those given as options after them. What is not supported is
     /// refused, with its line.
     #[arg(long, value_name = "DOCKERFILE", conflicts_with = "from")]
-    pub(crate) file: Option<PathBuf>,
+    pub file: Option<PathBuf>,
     /// The directory whose files it may copy; by default the one that it is in.
     #[arg(long, value_name = "DIR", requires = "file")]
-    pub(crate) context: Option<PathBuf>,
+    pub context: Option<PathBuf>,
     /// The value of one of its ARGs.
     #[arg(long = "build-arg", value_name = "NAME=VALUE", requires = "file",
           value_parser = OsStringValueParser::new().try_map(build_arg))]
-    pub(crate) build_args: Vec<(String, String)>,
+    pub build_args: Vec<(String, String)>,
     /// Kill the command of a step after this time: 90s, 30m, 2h.
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = time_limit)]
-    pub(crate) step_timeout: Duration,
+    pub step_timeout: Duration,
 }
 
 fn build_arg(text: OsString) -> Result<(String, String), &'static str> {

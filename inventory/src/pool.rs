@@ -13,7 +13,8 @@ use ironclaw_orchestrator::vm::snapshot::SnapshotStore;
 use ironclaw_orchestrator::vm::{Config, Launcher, Pool, PoolError, PoolOptions};
 use serde::Serialize;
 
-use crate::args::{PoolTask, StatsFormat};
+use crate::outcome::Outcome;
+use crate::pool_args::{PoolTask, StatsFormat};
 use stats::Stats;
 
 #[derive(Debug, Serialize)]
@@ -34,7 +35,7 @@ struct Refreshed {
 }
 
 /// Fills the pool or shows its state.
-pub(crate) async fn perform(config: Config, task: PoolTask, json: bool) -> Result<u8> {
+pub async fn perform(config: Config, task: PoolTask, json: bool) -> Result<Outcome> {
     match task {
         PoolTask::Warmup { template } => warm_up(&template.over(config), json).await?,
         PoolTask::Refresh { template } => refresh(&template.over(config), json).await?,
@@ -52,7 +53,7 @@ pub(crate) async fn perform(config: Config, task: PoolTask, json: bool) -> Resul
             }
         }
     }
-    Ok(0)
+    Ok(Outcome::Done)
 }
 
 async fn warm_up(config: &Config, json: bool) -> Result<()> {

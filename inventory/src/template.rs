@@ -15,9 +15,10 @@ use ironclaw_orchestrator::template::{
 use ironclaw_orchestrator::vm::{Config, find_guest_agent};
 use serde::Serialize;
 
-use crate::args::{BuildTask, TemplateTask, Templates};
 use crate::each::{self, Done, Name};
 use crate::misuse::Misuse;
+use crate::outcome::Outcome;
+use crate::template_args::{BuildTask, TemplateTask, Templates};
 use crate::which::{self, Begin, Which};
 
 #[derive(Debug, Serialize)]
@@ -37,7 +38,7 @@ struct Row {
 }
 
 /// Builds, imports, lists, verifies or deletes templates.
-pub(crate) async fn perform(config: &Config, task: TemplateTask, json: bool) -> Result<u8> {
+pub async fn perform(config: &Config, task: TemplateTask, json: bool) -> Result<Outcome> {
     match task {
         TemplateTask::Build(task) => build(config, task, json).await?,
         TemplateTask::Import {
@@ -62,7 +63,7 @@ pub(crate) async fn perform(config: &Config, task: TemplateTask, json: bool) -> 
         TemplateTask::Verify(selection) => return verify(config, selection, json).await,
         TemplateTask::Delete(selection) => return delete(config, selection, json).await,
     }
-    Ok(0)
+    Ok(Outcome::Done)
 }
 
 async fn build(config: &Config, task: BuildTask, json: bool) -> Result<()> {
@@ -290,7 +291,7 @@ fn rows(store: &TemplateStore) -> Result<Vec<Row>> {
     Ok(rows.collect())
 }
 
-async fn verify(config: &Config, selection: Templates, json: bool) -> Result<u8> {
+async fn verify(config: &Config, selection: Templates, json: bool) -> Result<Outcome> {
     let done = for_each(config, selection, "verifying", |store, which| {
         let template = store.load(&which.hash(store)?)?;
         template.verify()?;
@@ -299,7 +300,7 @@ async fn verify(config: &Config, selection: Templates, json: bool) -> Result<u8>
     each::verified(&done.await?, json)
 }
 
-async fn delete(config: &Config, selection: Templates, json: bool) -> Result<u8> {
+async fn delete(config: &Config, selection: Templates, json: bool) -> Result<Outcome> {
     let done = for_each(config, selection, "deleting", |store, which| {
         which::delete(store, which)?;
         Ok(None)

@@ -18,21 +18,21 @@ use serde::Serialize;
 
 /// The template that VMs boot from.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
-pub(crate) struct TemplateOptions {
+pub struct TemplateOptions {
     /// Use this template, by its name; `ironclaw template list` shows them. Overrides
     /// IRONCLAW_TEMPLATE.
     #[arg(long, value_name = "NAME")]
-    pub(crate) template: Option<TemplateName>,
+    pub template: Option<TemplateName>,
     /// Use a template with a root of this image, archive or directory, which is built the first time and
     /// when it has changed: sources as for `ironclaw template build --from`.
     #[arg(long, value_name = "SOURCE", conflicts_with = "template",
           value_parser = OsStringValueParser::new().try_map(|text| RootSource::parse(&text)))]
-    pub(crate) image: Option<RootSource>,
+    pub image: Option<RootSource>,
 }
 
 impl TemplateOptions {
     /// Returns the settings with the template that these options choose.
-    pub(crate) fn over(&self, mut config: Config) -> Config {
+    pub fn over(&self, mut config: Config) -> Config {
         if let Some(name) = self.template.clone() {
             config.template = name.into();
         }
@@ -49,7 +49,7 @@ const SCRATCH: &str = "scratch";
 /// A template that is there, by its name or its hash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Which {
+pub enum Which {
     /// Its name.
     Name(TemplateName),
     /// Its hash.
@@ -71,7 +71,7 @@ impl Which {
 
 /// What a template begins with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Begin {
+pub enum Begin {
     /// An image, an archive or a directory.
     Source(RootSource),
     /// A template, or a name that has a meaning of its own.
@@ -80,7 +80,7 @@ pub(crate) enum Begin {
 
 impl Begin {
     /// Parses what people say.
-    pub(crate) fn parse(text: OsString) -> Result<Self, ParseSourceError> {
+    pub fn parse(text: OsString) -> Result<Self, ParseSourceError> {
         RootSource::parse(&text).map(Self::Source).or_else(|error| {
             let which = text.to_str().and_then(|text| text.parse().ok());
             which.map(Self::Which).ok_or(error)

@@ -16,8 +16,9 @@ use ironclaw_orchestrator::template::recipe::{
 use ironclaw_orchestrator::template::{BuildSpec, Step, Template, TemplateStore};
 use ironclaw_orchestrator::vm::{Config, TemplateGuests, find_guest_agent};
 
-use crate::args::{BuildTask, DockerfileOptions, StepOption};
 use crate::misuse::Misuse;
+use crate::steps::{DockerfileOptions, StepOption};
+use crate::template_args::BuildTask;
 use crate::which::{Begin, Which};
 
 /// The shell of a step that is given as an option.
@@ -212,17 +213,17 @@ fn of_host(path: &Path) -> Result<(PathBuf, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::Cli;
-    use crate::args::{Task, TemplateTask};
-    use clap::Parser as _;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        task: BuildTask,
+    }
 
     fn steps(words: &[&str]) -> Vec<StepOption> {
-        let words = ["ironclaw", "template", "build", "x"].iter().chain(words);
-        let cli = Cli::try_parse_from(words).unwrap();
-        let Task::Template(TemplateTask::Build(task)) = cli.task else {
-            panic!();
-        };
-        task.steps.0
+        let words = ["build", "x"].iter().chain(words);
+        Line::try_parse_from(words).unwrap().task.steps.0
     }
 
     #[test]

@@ -6,11 +6,13 @@ use ironclaw_orchestrator::vm::snapshot::SnapshotId;
 use crate::help;
 use crate::which::TemplateOptions;
 
+/// A command of `ironclaw snapshot`.
 #[derive(Debug, Subcommand)]
-pub(crate) enum SnapshotTask {
+pub enum SnapshotTask {
     /// Boot the template and take a snapshot of it.
     #[command(after_help = help::SNAPSHOT_CREATE_EXAMPLES)]
     Create {
+        /// What its VM boots from.
         #[command(flatten)]
         template: TemplateOptions,
     },
@@ -27,11 +29,11 @@ pub(crate) enum SnapshotTask {
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
-pub(crate) struct Snapshots {
+pub struct Snapshots {
     /// Ids, as `ironclaw snapshot list` shows them.
     #[arg(value_name = "ID")]
-    pub(crate) ids: Vec<SnapshotId>,
+    pub ids: Vec<SnapshotId>,
     /// All snapshots; of what is deleted, those that a pool can make again.
     #[arg(long)]
-    pub(crate) all: bool,
+    pub all: bool,
 }

@@ -5,12 +5,14 @@ use clap::{Subcommand, ValueEnum};
 use crate::help;
 use crate::which::TemplateOptions;
 
+/// A command of `ironclaw pool`.
 #[derive(Debug, Subcommand)]
-pub(crate) enum PoolTask {
+pub enum PoolTask {
     /// Build the snapshots that are missing, up to IRONCLAW_POOL_SIZE, and replace those that are
     /// older than IRONCLAW_SNAPSHOT_REFRESH_SECS.
     #[command(after_help = help::POOL_EXAMPLES)]
     Warmup {
+        /// What its VMs boot from.
         #[command(flatten)]
         template: TemplateOptions,
     },
@@ -19,6 +21,7 @@ pub(crate) enum PoolTask {
     /// used by nobody. Checkpoints stay.
     #[command(after_help = help::POOL_EXAMPLES)]
     Refresh {
+        /// What its VMs boot from.
         #[command(flatten)]
         template: TemplateOptions,
     },
@@ -30,6 +33,7 @@ pub(crate) enum PoolTask {
     /// tiers work here, `ironclaw doctor` tries.
     #[command(after_help = help::POOL_STATS_EXAMPLES)]
     Stats {
+        /// What its VMs boot from.
         #[command(flatten)]
         template: TemplateOptions,
         /// As a table, as one line of JSON (also --json), or in the text format of Prometheus.
@@ -38,9 +42,18 @@ pub(crate) enum PoolTask {
     },
 }
 
+impl PoolTask {
+    /// Returns whether it was asked for JSON by an option of its own.
+    #[must_use]
+    pub fn prints_json(&self) -> bool {
+        let json = Some(StatsFormat::Json);
+        matches!(self, Self::Stats { format, .. } if *format == json)
+    }
+}
+
 /// How figures are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum StatsFormat {
+pub enum StatsFormat {
     Table,
     Json,
     Prometheus,
