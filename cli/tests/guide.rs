@@ -219,6 +219,7 @@ fn every_example_of_every_help_works_as_written() {
             "ironclaw resume",
             "ironclaw fork",
             "ironclaw rm",
+            "ironclaw cp",
             "docker:",
             "zsh",
         ];

@@ -19,6 +19,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use crate::address::Address;
 use crate::refusal::{ClientError, Refusal};
+use crate::transfer::Body;
 
 pub use hyper::Method;
 
@@ -193,6 +194,63 @@ impl Client {
         self.connect().await?.ask(method, path, body).await
     }
 
+    /// Sends content as it comes, and reads the answer.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn send<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        kind: &str,
+        body: Body,
+    ) -> Result<T, ClientError> {
+        let stream = TokioIo::new(self.stream().await?);
+        let (mut sender, connection) = handshake(stream).await.map_err(|error| self.lost(error))?;
+        tokio::spawn(connection);
+        let request = self.request(Method::PUT, path);
+        let request = request.header(header::CONTENT_TYPE, kind).body(body);
+        let request = request.map_err(|error| self.lost(error))?;
+        let answer = sender.send_request(request).await;
+        let answer = answer.map_err(|error| self.lost(error))?;
+        let answer = self.checked(answer).await?;
+        self.whole(answer).await
+    }
+
+    fn request(&self, method: Method, path: &str) -> hyper::http::request::Builder {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, self.host());
+        match &self.key {
+            Some(key) => request.header("x-api-key", key),
+            None => request,
+        }
+    }
+
+    /// Returns an answer if it is none of a failure.
+    async fn checked(&self, answer: Response<Incoming>) -> Result<Response<Incoming>, ClientError> {
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(answer);
+        }
+        let body = answer.into_body().collect().await;
+        let body = body.map_err(|error| self.lost(error))?.to_bytes();
+        Err(self.refusal(status, &body))
+    }
+
+    /// Reads all of an answer.
+    async fn whole<T: DeserializeOwned>(
+        &self,
+        answer: Response<Incoming>,
+    ) -> Result<T, ClientError> {
+        let content = http_body_util::Limited::new(answer.into_body(), MAX_ANSWER);
+        let content = content.collect().await.map_err(|error| self.lost(error))?;
+        serde_json::from_slice(&content.to_bytes()).map_err(|error| ClientError::NotOurs {
+            address: self.address.clone(),
+            what: error.to_string(),
+        })
+    }
+
     /// Opens a WebSocket.
     ///
     /// # Errors
@@ -244,13 +302,7 @@ impl Channel<'_> {
         body: Bytes,
     ) -> Result<Response<Incoming>, ClientError> {
         let client = self.client;
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, client.host());
-        if let Some(key) = &client.key {
-            request = request.header("x-api-key", key);
-        }
+        let mut request = client.request(method, path);
         if !body.is_empty() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
@@ -262,13 +314,7 @@ impl Channel<'_> {
             self.sender.send_request(request).await
         };
         let answer = answer.await.map_err(|error| client.lost(error))?;
-        let status = answer.status();
-        if status.is_success() {
-            return Ok(answer);
-        }
-        let body = answer.into_body().collect().await;
-        let body = body.map_err(|error| client.lost(error))?.to_bytes();
-        Err(client.refusal(status, &body))
+        client.checked(answer).await
     }
 
     /// Asks, and reads the answer.
@@ -287,14 +333,6 @@ impl Channel<'_> {
             None => Vec::new(),
         };
         let answer = self.ask(method, path, body.into()).await?;
-        let content = http_body_util::Limited::new(answer.into_body(), MAX_ANSWER);
-        let content = content
-            .collect()
-            .await
-            .map_err(|error| client.lost(error))?;
-        serde_json::from_slice(&content.to_bytes()).map_err(|error| ClientError::NotOurs {
-            address: client.address.clone(),
-            what: error.to_string(),
-        })
+        client.whole(answer).await
     }
 }

@@ -1,6 +1,7 @@
 //! The commands of `ironclaw` that ask a daemon.
 
 mod args;
+mod cp;
 mod exec;
 mod help;
 mod life;
@@ -37,6 +38,7 @@ pub async fn perform(socket: &Path, task: Task, json: bool) -> Result<u8> {
         Task::Resume(task) => life::resume(&client, task, json).await?,
         Task::Fork(task) => life::fork(&client, task, json).await?,
         Task::Rm(task) => life::remove(&client, task, json).await?,
+        Task::Cp(task) => cp::copy(&client, task, json).await?,
     }
     Ok(0)
 }

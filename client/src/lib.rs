@@ -18,8 +18,10 @@ pub mod commands;
 mod follow;
 mod refusal;
 mod shapes;
+mod transfer;
 
 pub use address::{Address, BadAddress};
 pub use client::{Channel, Client, Method, Socket};
 pub use refusal::{ClientError, Refusal};
 pub use shapes::{Done, Exec, NewSandbox, Page, Sandbox};
+pub use transfer::Body;

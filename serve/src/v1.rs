@@ -67,7 +67,6 @@ fn guarded() -> OpenApiRouter<Api> {
         .routes(routes!(socket::open))
         .routes(routes!(files::list, files::remove))
         .routes(routes!(files::info))
-        .routes(routes!(files::archive))
         .routes(routes!(files::make_directory))
         .routes(routes!(files::rename))
         .routes(routes!(templates::list))
@@ -88,6 +87,7 @@ fn guarded() -> OpenApiRouter<Api> {
     // Bounded by the guest's disk.
     let large = OpenApiRouter::new()
         .routes(routes!(files::read, files::write))
+        .routes(routes!(files::archive, files::extract))
         .layer(DefaultBodyLimit::disable());
     small.merge(large)
 }

@@ -151,3 +151,94 @@ fn without_a_daemon_it_is_said_how_to_have_one() {
         "{why}"
     );
 }
+
+#[test]
+fn files_are_copied_between_here_and_a_sandbox() {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    if !runs() {
+        return;
+    }
+    let daemon = Daemon::start();
+    told(&daemon, &["create", "--name", "one"]);
+    let here = tempfile::tempdir().unwrap();
+    let path = |name: &str| here.path().join(name).display().to_string();
+    fs::create_dir_all(here.path().join("tree/sub")).unwrap();
+    fs::write(here.path().join("tree/sub/file"), "content").unwrap();
+    fs::write(here.path().join("tree/program"), vec![7; 3_000_000]).unwrap();
+    let mode = |mode| fs::Permissions::from_mode(mode);
+    fs::set_permissions(here.path().join("tree/program"), mode(0o750)).unwrap();
+    symlink("program", here.path().join("tree/link")).unwrap();
+
+    // In, under its own name and another one, and what is in it.
+    told(&daemon, &["cp", &path("tree"), "one:/tmp"]);
+    told(&daemon, &["cp", &path("tree"), "one:/tmp/other"]);
+    told(&daemon, &["exec", "one", "mkdir", "/tmp/into"]);
+    told(&daemon, &["cp", &path("tree/."), "one:/tmp/into"]);
+    told(
+        &daemon,
+        &["cp", &path("tree/program"), "one:/tmp/into/sub/renamed"],
+    );
+    let script = "cd /tmp && cat tree/sub/file other/sub/file into/sub/file && stat -c %a tree/program \
+         into/sub/renamed . && cat other/link into/sub/renamed | wc -c";
+    let found = told(&daemon, &["exec", "one", "sh", "-c", script]);
+    assert_eq!(found, "contentcontentcontent750\n750\n1777\n6000000");
+
+    // And out again.
+    told(&daemon, &["cp", "one:/tmp/other", &path("copy")]);
+    let copied = fs::read(here.path().join("copy/link")).unwrap();
+    assert!(copied == [7; 3_000_000]);
+    let found = fs::metadata(here.path().join("copy/program")).unwrap();
+    assert_eq!(found.permissions().mode() & 0o7777, 0o750);
+    told(&daemon, &["cp", "one:/tmp/other/sub/file", &path("copy")]);
+    assert_eq!(fs::read(here.path().join("copy/file")).unwrap(), b"content");
+    let tar = ask(&daemon, &["cp", "one:/tmp/other/sub", "-"], b"");
+    assert!(tar.status.success(), "{tar:?}");
+    told(&daemon, &["exec", "one", "mkdir", "/tmp/unpacked"]);
+    let unpacked = ask(
+        &daemon,
+        &["cp", "--json", "-", "one:/tmp/unpacked"],
+        &tar.stdout,
+    );
+    let unpacked: serde_json::Value = serde_json::from_slice(&unpacked.stdout).unwrap();
+    assert_eq!(unpacked["files"], 1);
+
+    // What a sandbox holds is hostile.
+    let script = "mkdir /tmp/evil && cd /tmp/evil && ln -s / root && mkdir -p d && chmod 4777 d && \
+         touch d/x && chmod 6777 d/x && chmod 500 d";
+    told(&daemon, &["exec", "one", "sh", "-c", script]);
+    told(&daemon, &["cp", "one:/tmp/evil", &path("evil")]);
+    let found = fs::metadata(here.path().join("evil/d/x")).unwrap();
+    assert_eq!(
+        found.permissions().mode() & 0o7000,
+        0,
+        "no rights come out of it"
+    );
+
+    for (arguments, why) in [
+        (&["cp", &path("missing"), "one:/tmp"][..], "missing"),
+        (&["cp", "one:/tmp/missing", &path("x")], "/tmp/missing"),
+        (
+            &["cp", &path("tree"), "one:/tmp/tree/program"],
+            "no directory",
+        ),
+        (
+            &["cp", &path("tree/program"), "one:/tmp/no/"],
+            "no directory",
+        ),
+        (&["cp", &path("tree"), &path("x")], "in a sandbox"),
+        (&["cp", "one:relative", &path("x")], "absolute"),
+        (&["cp", "none:/tmp", &path("x")], "none"),
+    ] {
+        let output = ask(&daemon, arguments, b"");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && said.contains(why),
+            "{arguments:?}: {output:?}"
+        );
+    }
+    let broken = ask(&daemon, &["cp", "-", "one:/tmp"], &vec![b'x'; 2_000_000]);
+    let said = String::from_utf8_lossy(&broken.stderr);
+    assert!(said.contains("no tar archive"), "{said}");
+    daemon.end();
+}

@@ -1,5 +1,7 @@
 //! The command lines.
 
+use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -26,6 +28,8 @@ pub enum Task {
     Fork(Fork),
     /// End sandboxes for good.
     Rm(Rm),
+    /// Copy files and directories between here and a sandbox.
+    Cp(Cp),
 }
 
 impl Task {
@@ -39,6 +43,7 @@ impl Task {
             Self::Resume(task) => &task.daemon,
             Self::Fork(task) => &task.daemon,
             Self::Rm(task) => &task.daemon,
+            Self::Cp(task) => &task.daemon,
         };
         daemon.host.as_ref()
     }
@@ -175,9 +180,83 @@ pub struct Rm {
     pub(super) sandboxes: Vec<String>,
 }
 
+#[derive(Debug, Args)]
+#[command(after_help = help::CP_EXAMPLES)]
+pub struct Cp {
+    #[command(flatten)]
+    daemon: Daemon,
+    /// Read and write as this user of the guest, whose the files are there.
+    #[arg(short, long, value_name = "USER")]
+    pub(super) user: Option<String>,
+    /// Give the files there the owners that they have here, by number; with -u root.
+    #[arg(short = 'a', long)]
+    pub(super) keep_owners: bool,
+    /// What to copy: a path here, SANDBOX:PATH, or - for a tar archive on standard input.
+    #[arg(value_name = "SOURCE")]
+    pub(super) source: Place,
+    /// Where to: a path here, SANDBOX:PATH, or - for a tar archive on standard output. A directory gets what is
+    /// copied under its own name.
+    #[arg(value_name = "DESTINATION")]
+    pub(super) destination: Place,
+}
+
+/// One end of a copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// A path of this machine.
+    Here(PathBuf),
+    /// An absolute path in a sandbox.
+    There { sandbox: String, path: String },
+    /// A standard stream.
+    Stream,
+}
+
+impl FromStr for Place {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "-" {
+            return Ok(Self::Stream);
+        }
+        // A path with a colon is told apart by a slash before it, as by `./`.
+        match text.split_once(':') {
+            Some((sandbox, path)) if !sandbox.is_empty() && !sandbox.contains('/') => {
+                if !path.starts_with('/') {
+                    return Err(format!(
+                        "{path:?} is no absolute path of the sandbox {sandbox:?}"
+                    ));
+                }
+                let (sandbox, path) = (sandbox.to_owned(), path.to_owned());
+                Ok(Self::There { sandbox, path })
+            }
+            _ if text.is_empty() => Err("a path has a name".to_owned()),
+            _ => Ok(Self::Here(text.into())),
+        }
+    }
+}
+
 fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("it is no NAME=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_a_sandboxes_if_a_name_and_a_colon_begin_it() {
+        let of = |text: &str| text.parse::<Place>();
+        let there = Place::There {
+            sandbox: "one".to_owned(),
+            path: "/a:b".to_owned(),
+        };
+        assert_eq!(of("one:/a:b"), Ok(there));
+        assert_eq!(of("./one:/a"), Ok(Place::Here("./one:/a".into())));
+        assert_eq!(of(":/a"), Ok(Place::Here(":/a".into())));
+        assert_eq!(of("-"), Ok(Place::Stream));
+        assert!(of("one:a").is_err() && of("one:").is_err() && of("").is_err());
     }
 }

@@ -39,3 +39,14 @@ pub(super) const RM_EXAMPLES: &str = "\
 Examples:
   ironclaw rm build
   ironclaw rm --all";
+
+pub(super) const CP_EXAMPLES: &str = "\
+A file keeps its mode and time. What is there is replaced, a directory by nothing but a directory. What comes out
+of a sandbox was written there: its links are not followed while it is copied.
+
+Examples:
+  ironclaw cp data.csv build:/tmp
+  ironclaw cp -u root site build:/srv/www
+  ironclaw cp build:/tmp/out ./out
+  ironclaw cp build:/home/user/. backup
+  ironclaw cp build:/tmp/out - | tar -t";

@@ -61,6 +61,8 @@ pub(crate) fn append(path: &[u8], properties: &Properties, kind: Kind<'_>, out: 
     }
     let mut records = Vec::new();
     let mut header = Header::new_ustar();
+    // Some readers take no blank number.
+    header.set_size(0);
     let mut map = Vec::new();
     match kind {
         Kind::Directory => header.set_entry_type(EntryType::Directory),

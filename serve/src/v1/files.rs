@@ -1,6 +1,7 @@
 //! The files of a sandbox. Paths are absolute, and the guest's.
 
 use std::path::Path;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body as Content;
@@ -9,9 +10,10 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
-use ironclaw_orchestrator::vm::{FileInfo, FileKind, WriteOptions};
+use ironclaw_orchestrator::vm::{ExtractSummary, FileInfo, FileKind, Owners, WriteOptions};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::timeout;
 use utoipa::{IntoParams, ToSchema};
 
 use super::api::Api;
@@ -23,6 +25,9 @@ use crate::sandbox::Live;
 
 /// Bytes of a file that are sent at a time.
 const CHUNK: usize = 64 * 1024;
+
+/// Timeout of the rest of a body that nobody wants: a client that still sends it does not hear why.
+const REST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Files of a list, at most: more are to be taken as an archive.
 const MAX_FILES: usize = 10_000;
@@ -304,6 +309,71 @@ pub(super) async fn archive(
     let reader = files.archive(absolute(&path)?).await?;
     let kind = [(header::CONTENT_TYPE, "application/x-tar")];
     Ok((kind, stream_of(reader)).into_response())
+}
+
+/// Where an archive is unpacked.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Unpacked {
+    /// The absolute path of a directory.
+    path: String,
+    /// The user of the guest whose permissions hold, and whose the files are; by default the sandbox's.
+    user: Option<String>,
+    /// Give files the owners of the archive, by number: for root.
+    #[serde(default)]
+    keep_owners: bool,
+}
+
+/// An archive that was unpacked.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Extracted {
+    /// Entries that were made.
+    files: u64,
+    /// Entries that were left out: devices, if owners are not kept.
+    omitted: u64,
+}
+
+/// Unpacks a tar stream in a directory, and replaces what has the names of its files. Nothing outside of the
+/// directory is touched.
+#[utoipa::path(
+    put, path = "/v1/sandboxes/{id}/files/archive", tag = "files",
+    params(("id" = String, Path, description = "The sandbox's id"), Unpacked),
+    request_body(content = Vec<u8>, content_type = "application/x-tar"),
+    responses(
+        (status = 200, body = Extracted),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn extract(
+    State(api): State<Api>,
+    Named(id): Named<String>,
+    Asked(unpacked): Asked<Unpacked>,
+    content: Content,
+) -> Answer<Json<Extracted>> {
+    let Unpacked {
+        path,
+        user,
+        keep_owners,
+    } = unpacked;
+    let owners = match keep_owners {
+        true => Owners::OfArchive,
+        false => Owners::OfUser,
+    };
+    let (live, user) = enter(&api, &id, user).await?;
+    let files = live.vm.files().as_user(user);
+    let mut archive = files.extract(absolute(&path)?, owners).await?;
+    let mut pieces = std::pin::pin!(whole(content));
+    while let Some(piece) = pieces.next().await {
+        if archive.write_all(&piece?).await.is_err() {
+            // The guest's reason comes with the end, and is heard by who may stop to speak.
+            let rest = async { while let Some(Ok(_)) = pieces.next().await {} };
+            let _ = timeout(REST_TIMEOUT, rest).await;
+            break;
+        }
+    }
+    let ExtractSummary { files, omitted, .. } = archive.finish().await?;
+    Ok(Json(Extracted { files, omitted }))
 }
 
 /// Makes a directory, and those above it that are missing.
