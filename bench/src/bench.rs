@@ -6,6 +6,7 @@ mod clones;
 mod comparison;
 mod crowd;
 mod faults;
+mod first_command;
 #[cfg(test)]
 mod fixture;
 mod host;
@@ -28,6 +29,8 @@ use ironclaw_console::output::{self, blocking, milliseconds};
 use ironclaw_console::progress::Reporter;
 use ironclaw_orchestrator::vm::snapshot::Snapshot;
 use ironclaw_orchestrator::vm::{Config, Launcher, PoolOptions};
+
+pub use first_command::FirstCommand;
 
 use clones::{Clones, FEW};
 use comparison::{Committed, Compared, Comparison};
@@ -64,6 +67,8 @@ pub struct Options {
     pub clones: Vec<usize>,
     /// Number of warm clones to hold until this process is killed, as a part of that.
     pub hold: Option<usize>,
+    /// A command: only what its first run in a warm clone costs is measured.
+    pub first: Option<FirstCommand>,
 }
 
 /// Measures and prints; returns whether no ratio exceeds its committed one grossly. A signal ends
@@ -79,6 +84,11 @@ pub async fn run(config: &Config, options: &Options, json: bool) -> Result<bool>
     }
     if let Some(clones) = options.hold {
         orphans::hold(config, crowd::options(config, clones), clones).await?;
+        return Ok(true);
+    }
+    if let Some(first) = &options.first {
+        let rounds = usize::from(options.rounds);
+        first_command::run(config, first, rounds, &Own::default(), json).await?;
         return Ok(true);
     }
     // What can fail before minutes of measuring does.

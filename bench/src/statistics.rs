@@ -14,6 +14,7 @@ pub(crate) struct Spread<T> {
     pub(crate) min: T,
     pub(crate) p50: T,
     pub(crate) p90: T,
+    pub(crate) p95: T,
     pub(crate) p99: T,
     pub(crate) max: T,
 }
@@ -30,6 +31,7 @@ impl<T: Ord + Copy> Spread<T> {
             min,
             p50: percentile(50),
             p90: percentile(90),
+            p95: percentile(95),
             p99: percentile(99),
             max,
         })
@@ -46,6 +48,7 @@ impl Spread<f64> {
             min: milliseconds(times.min()),
             p50: percentile(0.5),
             p90: percentile(0.9),
+            p95: percentile(0.95),
             p99: percentile(0.99),
             max: milliseconds(times.max()),
         }
@@ -59,6 +62,7 @@ impl Spread<f64> {
             min: milliseconds(times.min),
             p50: milliseconds(times.p50),
             p90: milliseconds(times.p90),
+            p95: milliseconds(times.p95),
             p99: milliseconds(times.p99),
             max: milliseconds(times.max),
         })
@@ -82,6 +86,7 @@ mod tests {
             min: 1,
             p50: 100,
             p90: 180,
+            p95: 190,
             p99: 198,
             max: 200,
         };

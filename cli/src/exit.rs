@@ -8,7 +8,7 @@ use ironclaw_console::logging::BadFilter;
 use ironclaw_console::signals::{self, Interrupted, NotEnded};
 use ironclaw_console::{OutputClosed, causes};
 use ironclaw_orchestrator::template::TemplateError;
-use ironclaw_orchestrator::template::oci::ParseSourceError;
+use ironclaw_orchestrator::template::oci::IncludeError;
 use ironclaw_orchestrator::vm::FailureKind;
 use ironclaw_orchestrator::vm::config::ConfigError;
 use ironclaw_orchestrator::vm::snapshot::SnapshotError;
@@ -110,9 +110,8 @@ fn kind(error: &Error) -> Code {
     if error.is::<OutputClosed>() {
         return Code::OutputClosed;
     }
-    // An error of a source is one of its packages: all else was parsed.
     let is_misuse = error.is::<Misuse>() || error.is::<ironclaw_inventory::Misuse>();
-    if is_misuse || error.is::<ParseSourceError>() {
+    if is_misuse || error.is::<IncludeError>() {
         return Code::Usage;
     }
     // Said of the command itself; below another error, it was said while a VM was made.

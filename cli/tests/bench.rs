@@ -152,6 +152,52 @@ fn a_bench_draws_all_that_it_measured() {
 }
 
 #[test]
+fn the_first_command_of_warm_clones_is_compared_with_the_second_and_a_failure_is_told() {
+    if !vm::runs() {
+        return;
+    }
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let snapshots = directory.path().join("snapshots");
+    let first = |script: &str| {
+        let words = [
+            "bench",
+            "--rounds=2",
+            "--at-once=2",
+            "--json",
+            "--",
+            "sh",
+            "-c",
+            script,
+        ];
+        let mut bench = vm::ironclaw("bench", &words);
+        bench.env("IRONCLAW_SNAPSHOT_PATH", &snapshots);
+        bench.output().unwrap()
+    };
+    // Takes longer the first time in each clone.
+    let output = first("[ -e /tmp/ran ] || { sleep 1; touch /tmp/ran; }");
+    assert!(output.status.success(), "{output:?}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    for runs in [&report["alone"], &report["at_once"]] {
+        assert_eq!(runs["first_ms"]["samples"], 2, "{report}");
+        assert!(runs["first_ms"]["min"].as_f64() >= Some(1000.0), "{report}");
+        assert!(runs["first_of_second_p50"].as_f64() > Some(1.0), "{report}");
+    }
+    assert_eq!(report["at_once"]["clones"], 2);
+    assert_eq!(
+        report["spawn_ms"]["samples"],
+        report["minimal_spawn_ms"]["samples"]
+    );
+    let output = first("echo of its own accord >&2; exit 3");
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        told.contains("exit code 3") && told.contains("of its own accord"),
+        "{told}"
+    );
+    assert_eq!(list(&snapshots), Vec::<PathBuf>::new());
+}
+
+#[test]
 fn a_bench_that_is_interrupted_leaves_nothing() {
     if !vm::runs() {
         return;

@@ -49,5 +49,5 @@ pub use registry_error::RegistryError;
 #[cfg(feature = "debian")]
 pub(crate) use root::Opened;
 pub use root::{RootBuilder, RootImage, RootStep};
-pub use source::{ParseSourceError, RootSource};
+pub use source::{IncludeError, ParseSourceError, RootSource};
 pub(crate) use source_key::SourceKey;

@@ -13,13 +13,13 @@ use ironclaw_orchestrator::vm::snapshot::{SnapshotId, SnapshotStore};
 use ironclaw_orchestrator::vm::{Created, Launcher, Pool, PoolOptions, dropped_vms_ended};
 use serde::Serialize;
 
-/// The bench's own snapshot, and the open pool.
+/// The bench's own snapshots, and the open pools.
 #[derive(Default)]
 pub(super) struct Own {
-    snapshot: Mutex<Option<(SnapshotStore, SnapshotId)>>,
-    /// The snapshot is being made: a thread that continues by itself publishes it.
+    snapshots: Mutex<Vec<(SnapshotStore, SnapshotId)>>,
+    /// A snapshot is being made: a thread that continues by itself publishes it.
     making: AtomicBool,
-    pool: Mutex<Option<Pool>>,
+    pools: Mutex<Vec<Pool>>,
     /// No further pool is opened.
     stopped: AtomicBool,
 }
@@ -48,11 +48,11 @@ impl Own {
         let result = tokio::select! {
             result = &mut work => result,
             signal = first => {
-                if self.making.load(Ordering::Relaxed) || lock(&self.snapshot).is_some() {
-                    // Its tasks make the snapshot, or have VMs of it: they end when the pool is
+                if self.making.load(Ordering::Relaxed) || !lock(&self.snapshots).is_empty() {
+                    // Its tasks make the snapshot, or have VMs of it: they end when the pools are
                     // gone.
                     self.stopped.store(true, Ordering::Relaxed);
-                    let stop = async { Ok(tokio::join!(self.close_pool(), work)) };
+                    let stop = async { Ok(tokio::join!(self.close_pools(), work)) };
                     // A closed pool is no news.
                     drop(signals::until_first(stop).await?);
                 }
@@ -67,13 +67,13 @@ impl Own {
         result
     }
 
-    /// Makes the snapshot.
+    /// Makes a snapshot.
     pub(super) async fn create_snapshot(&self, launcher: &Launcher) -> Result<Created> {
         self.making.store(true, Ordering::Relaxed);
         let created = launcher.create_snapshot().await;
         if let Ok(created) = &created {
             let store = launcher.snapshots().clone();
-            *lock(&self.snapshot) = Some((store, created.snapshot.id()));
+            lock(&self.snapshots).push((store, created.snapshot.id()));
         }
         self.making.store(false, Ordering::Relaxed);
         Ok(created?)
@@ -87,33 +87,42 @@ impl Own {
         work: impl AsyncFnOnce(&Pool) -> Result<T>,
     ) -> Result<T> {
         let pool = Pool::open(launcher.clone(), options).await?;
-        *lock(&self.pool) = Some(pool.clone());
+        lock(&self.pools).push(pool.clone());
         if self.stopped.load(Ordering::Relaxed) {
-            self.close_pool().await;
+            self.close_pools().await;
             bail!("no pool is opened any more");
         }
         let result = work(&pool).await;
-        self.close_pool().await;
+        // The youngest: one that is opened in the work of another is closed there.
+        let own = lock(&self.pools).pop();
+        if let Some(pool) = own {
+            pool.close().await;
+        }
         result
     }
 
-    /// Deletes the snapshot. One that another process uses meanwhile stays: it is as good as any,
+    /// Deletes the snapshots. One that another process uses meanwhile stays: it is as good as any,
     /// and is deleted when old.
     pub(super) async fn end(&self) {
-        let Some((store, id)) = lock(&self.snapshot).take() else {
+        let own = std::mem::take(&mut *lock(&self.snapshots));
+        if own.is_empty() {
             return;
-        };
-        // Their processes hold it until they are reaped.
+        }
+        // Their processes hold them until they are reaped.
         dropped_vms_ended().await;
-        if let Err(error) = blocking(move || store.delete(id)).await {
-            let why = causes(error.as_ref());
-            progress::note(&format!("warning: the bench's snapshot stays: {why}"));
+        for (store, id) in own {
+            if let Err(error) = blocking(move || store.delete(id)).await {
+                let why = causes(error.as_ref());
+                progress::note(&format!(
+                    "warning: a snapshot of the bench's own stays: {why}"
+                ));
+            }
         }
     }
 
-    async fn close_pool(&self) {
-        let pool = lock(&self.pool).take();
-        if let Some(pool) = pool {
+    async fn close_pools(&self) {
+        let pools = std::mem::take(&mut *lock(&self.pools));
+        for pool in pools {
             pool.close().await;
         }
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use ironclaw_bench::bench;
+use ironclaw_bench::bench::{self, FirstCommand};
 
 use ironclaw_inventory::TemplateOptions;
 
@@ -41,6 +41,16 @@ pub(crate) struct Bench {
     /// Hold so many warm clones until this process is killed: `--clones` starts it with that.
     #[arg(long, hide = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub(crate) hold: Option<u16>,
+    /// Number of clones that run CMD at the same time, after one alone.
+    #[arg(long, value_name = "CLONES", default_value_t = 20, requires = "command",
+          value_parser = clap::value_parser!(u8).range(1..=200))]
+    pub(crate) at_once: u8,
+    /// Measure only this command: its first run in warm clones that nobody touched before, beside its second
+    /// run there, in one at a time and in several at once; and a warm spawn of the template, beside one of
+    /// the minimal template.
+    #[arg(last = true, value_name = "CMD",
+          conflicts_with_all = ["quick", "plot", "compare", "churn", "clones", "hold"])]
+    pub(crate) command: Vec<String>,
 }
 
 impl From<Bench> for bench::Options {
@@ -53,6 +63,10 @@ impl From<Bench> for bench::Options {
             churn: task.churn.into_iter().map(usize::from).collect(),
             clones: task.clones.into_iter().map(usize::from).collect(),
             hold: task.hold.map(usize::from),
+            first: (!task.command.is_empty()).then(|| FirstCommand {
+                argv: task.command,
+                at_once: task.at_once.into(),
+            }),
         }
     }
 }

@@ -89,28 +89,26 @@ impl fmt::Display for RootSource {
     }
 }
 
-impl ParseSourceError {
+/// Packages can't be included.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum IncludeError {
     /// Nothing installs packages there.
-    pub(crate) fn no_packages(text: &dyn fmt::Display) -> Self {
-        Self {
-            text: text.to_string(),
-            reason: "packages are included in debian:SUITE alone".to_owned(),
-        }
-    }
+    #[error("{0} installs no packages: debian:SUITE alone does")]
+    NotInstalled(String),
+    /// No package has such a name.
+    #[error("{0:?} is no name of a package")]
+    NoName(String),
 }
 
 impl RootSource {
     /// Has packages beside the required ones installed.
     ///
     /// # Errors
-    /// [`ParseSourceError`]: the source installs none, or one has no name of a package.
-    pub fn with_packages(self, more: Vec<String>) -> Result<Self, ParseSourceError> {
-        let refused = |text: &dyn fmt::Display, reason: &str| ParseSourceError {
-            text: text.to_string(),
-            reason: reason.to_owned(),
-        };
+    /// [`IncludeError`]: the source installs none, or one has no name of a package.
+    pub fn with_packages(self, more: Vec<String>) -> Result<Self, IncludeError> {
         if let Some(bad) = more.iter().find(|it| !suite::is_package(it)) {
-            return Err(refused(bad, "no package has that name"));
+            return Err(IncludeError::NoName(bad.clone()));
         }
         match self {
             Self::Debian {
@@ -121,7 +119,7 @@ impl RootSource {
                 Ok(Self::Debian { suite, packages })
             }
             other if more.is_empty() => Ok(other),
-            other => Err(ParseSourceError::no_packages(&other)),
+            other => Err(IncludeError::NotInstalled(other.to_string())),
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ironclaw_host::untrusted;
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::geteuid;
 
 use super::child::Running;
 use super::error::SourceError;
@@ -18,6 +19,12 @@ const INSTALL_TIMEOUT: Duration = Duration::from_secs(3600);
 /// What is read of the end of its messages, in bytes.
 const MAX_MESSAGES: u64 = 2000;
 
+/// What the program's messages have where its user may make no namespace.
+const NAMESPACE_WORDS: [&str; 3] = ["subuid", "unshare", "newuidmap"];
+/// What to do about that.
+const NAMESPACE_HINT: &str = " (without root it takes user namespaces, the package uidmap, and ranges of ids in \
+    /etc/subuid and /etc/subgid: `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER`)";
+
 /// An installation under way: reads the archive of the root.
 pub(super) struct Installation {
     running: Running,
@@ -25,8 +32,9 @@ pub(super) struct Installation {
 }
 
 impl Installation {
-    /// Starts to install a suite with packages beside the required ones. As root in a directory, as another
-    /// user in a user namespace, which the program finds out by itself.
+    /// Starts to install a suite with packages beside the required ones: as root in a directory, as another
+    /// user in a user namespace. Left to itself the program would try without one, too, where it runs
+    /// programs of the suite with libraries of the host.
     pub(super) fn start(
         program: &str,
         suite: &str,
@@ -40,7 +48,7 @@ impl Installation {
             memfd_create(PROGRAM, MemfdFlags::CLOEXEC).map_err(|error| failed(error.into()))?,
         );
         let mut command = Command::new(program);
-        command.args(["--variant=minbase", "--format=tar"]);
+        command.args([mode(), "--variant=minbase", "--format=tar"]);
         if !packages.is_empty() {
             command.arg(format!("--include={}", packages.join(",")));
         }
@@ -76,7 +84,21 @@ impl Installation {
         } else {
             errors.join("; ")
         };
-        Err(refused(suite, &format!("{status}: {}", text.trim())))
+        let hint = if NAMESPACE_WORDS.iter().any(|word| text.contains(word)) {
+            NAMESPACE_HINT
+        } else {
+            ""
+        };
+        Err(refused(suite, &format!("{status}: {}{hint}", text.trim())))
+    }
+}
+
+/// Returns how the program makes the suite's files.
+fn mode() -> &'static str {
+    if geteuid().is_root() {
+        "--mode=root"
+    } else {
+        "--mode=unshare"
     }
 }
 
@@ -124,7 +146,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("program");
         let script = "#!/bin/sh\necho \"$@\"\necho 'I: working' >&2\necho 'E: no such suite' >&2\n\
-                      [ \"$4\" != bad ]\n";
+                      [ \"$5\" != none ] || echo 'E: failed to parse /etc/subuid' >&2\n\
+                      [ \"$5\" != bad ] && [ \"$5\" != none ]\n";
         fs::write(&path, script).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
         let program = path.to_str().unwrap();
@@ -132,8 +155,8 @@ mod tests {
         let mut installation = Installation::start(program, "sid", &packages).unwrap();
         let mut said = String::new();
         installation.read_to_string(&mut said).unwrap();
-        let expected = "--variant=minbase --format=tar --include=git,python3 -- sid -\n";
-        assert_eq!(said, expected);
+        let expected = "--variant=minbase --format=tar --include=git,python3 -- sid -";
+        assert_eq!(said, format!("{} {expected}\n", mode()));
         installation.finish("sid").unwrap();
         let mut installation = Installation::start(program, "bad", &[]).unwrap();
         installation.read_to_string(&mut said).unwrap();
@@ -143,6 +166,10 @@ mod tests {
             "{text}"
         );
         assert!(text.ends_with("E: no such suite"), "{text}");
+        let mut installation = Installation::start(program, "none", &[]).unwrap();
+        installation.read_to_string(&mut said).unwrap();
+        let text = installation.finish("none").unwrap_err().to_string();
+        assert!(text.contains("--add-subuids"), "{text}");
         let missing = Installation::start("/nowhere/mmdebstrap", "sid", &[]);
         let text = missing.err().unwrap().to_string();
         assert!(text.contains("apt-get install mmdebstrap"), "{text}");

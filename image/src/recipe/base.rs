@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fmt;
 
 use crate::hash::TemplateHash;
-use crate::oci::{ParseSourceError, RootSource};
+use crate::oci::{IncludeError, ParseSourceError, RootSource};
 
 /// The files that steps begin with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,11 +37,11 @@ impl Base {
     ///
     /// # Errors
     /// As for [`RootSource::with_packages`], of whatever this is.
-    pub fn with_packages(self, packages: Vec<String>) -> Result<Self, ParseSourceError> {
+    pub fn with_packages(self, packages: Vec<String>) -> Result<Self, IncludeError> {
         match self {
             Self::Source(source) => source.with_packages(packages).map(Self::Source),
             other if packages.is_empty() => Ok(other),
-            other => Err(ParseSourceError::no_packages(&other)),
+            other => Err(IncludeError::NotInstalled(other.to_string())),
         }
     }
 

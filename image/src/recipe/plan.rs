@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::absolute::absolute;
 use super::context::Context;
 use super::{Action, Base, Dockerfile, DockerfileError, Step};
-use crate::oci::ParseSourceError;
+use crate::oci::IncludeError;
 use crate::root_origin::ImageConfig;
 
 /// Steps that make a template of something else.
@@ -57,8 +57,8 @@ impl Recipe {
     /// Has what it begins with install further packages.
     ///
     /// # Errors
-    /// [`ParseSourceError`]: it begins with what installs none, or one has no name of a package.
-    pub fn with_packages(self, packages: Vec<String>) -> Result<Self, ParseSourceError> {
+    /// [`IncludeError`]: it begins with what installs none, or one has no name of a package.
+    pub fn with_packages(self, packages: Vec<String>) -> Result<Self, IncludeError> {
         let base = self.base.with_packages(packages)?;
         Ok(Self { base, ..self })
     }
