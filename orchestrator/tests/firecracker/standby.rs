@@ -77,7 +77,9 @@ async fn share_a_set(lab: &Lab) {
         pool.close().await;
     }
     let standby = last.standby_pids();
-    assert!(standby.len() >= STANDBY && standby.iter().all(|pid| is_alive(*pid)));
+    // What stood by for the burst besides may be ending just now.
+    let alive = standby.iter().filter(|pid| is_alive(**pid)).count();
+    assert!(alive >= STANDBY, "{standby:?}");
     last.close().await;
     assert!(!standby.iter().any(|pid| is_alive(*pid)));
     lab.until_no_home();
