@@ -16,6 +16,9 @@ pub(crate) mod defaults;
 mod dispatch;
 mod error;
 mod events;
+mod file_attributes;
+mod file_content;
+mod file_info;
 #[cfg(test)]
 mod file_requests_tests;
 mod file_streams;
@@ -29,6 +32,7 @@ mod files;
 mod inbox;
 mod known;
 mod line;
+mod listing;
 mod open;
 mod pace;
 #[cfg(test)]
@@ -42,6 +46,7 @@ mod streams;
 mod tests;
 mod upload;
 mod wire;
+mod write_options;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -61,17 +66,20 @@ pub use changes::{ChangeListing, FileChange};
 pub use command::{Command, ExitStatus, MAX_COLLECTED, Output};
 pub use error::{GuestError, Printed};
 pub use events::Events;
+pub use file_info::FileInfo;
 pub use file_streams::{FileReader, FileWriter};
 pub use file_watch::{FileEvent, FileEvents, FileWatch};
-pub use files::{FileInfo, Files, Listing, WriteOptions};
+pub use files::Files;
 pub use inbox::Position;
 pub use ironclaw_protocol::file::{ChangeKind, EventKind as FileEventKind, FileKind, Owners};
 pub use ironclaw_protocol::frame::FrameError;
 pub use ironclaw_protocol::message::{FailureKind, OutOfBounds, TerminalSize};
 pub use known::{CommandId, KnownCommand};
+pub use listing::Listing;
 pub use port_stream::PortStream;
 pub use running::{ExecEvent, Running, StdinWriter};
 pub use streams::{InputStream, OutputStream, Streams};
+pub use write_options::WriteOptions;
 
 use command::Stdin;
 use connection::Connection;
