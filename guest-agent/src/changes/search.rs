@@ -324,7 +324,8 @@ fn is_same_directory(one: &File, other: &File) -> io::Result<bool> {
     Ok(without_time(one)? == without_time(other)?)
 }
 
-/// Compares a file with the one of the image: it may have been opened only to write.
+/// Compares a file with the one of the image: it may have been opened only to write. One that has got
+/// another name differs: what has that name would be another file without it.
 fn is_same_file(
     upper: BorrowedFd<'_>,
     name: &CStr,
@@ -333,7 +334,8 @@ fn is_same_file(
     level: &Level,
 ) -> io::Result<bool> {
     let known = before.metadata()?;
-    let is_alike = found.file_type() == known.file_type()
+    let is_alike = found.nlink() == 1
+        && found.file_type() == known.file_type()
         && found.len() == known.len()
         && found.rdev() == known.rdev()
         && found.len() <= MAX_COMPARED

@@ -25,9 +25,10 @@ pub(crate) fn make(template: &Template, directory: &Path) -> PathBuf {
     fs::write(&file, FILE).unwrap();
     let opened = Source::Open(Arc::new(File::open(&file).unwrap()));
     let source = tree.add_source(opened).unwrap();
-    let names: [&[u8]; 8] = [
+    let names: [&[u8]; 9] = [
         b"file",
         b"gone",
+        b"linked",
         b"touched",
         b"opened",
         b"turned",

@@ -67,6 +67,7 @@ echo latin > "/new/$(printf 'caf\351')"
 chown 3000000:3000001 /new/deep
 chmod 1777 /new
 echo changed >> /srv/file
+ln /srv/linked /srv/another
 rm /srv/gone
 chmod 600 /srv/touched
 cat /srv/opened > /tmp/same && : >> /srv/opened
@@ -79,7 +80,7 @@ mkdir -p /run/x /dev/shm/y
 sync
 "#;
 
-const LISTED: [(&str, ChangeKind, FileKind); 22] = {
+const LISTED: [(&str, ChangeKind, FileKind); 24] = {
     use ChangeKind::{Added, Modified, Removed};
     use FileKind as Kind;
     [
@@ -95,12 +96,14 @@ const LISTED: [(&str, ChangeKind, FileKind); 22] = {
         ("/null2", Added, Kind::CharacterDevice),
         ("/pipe", Added, Kind::Fifo),
         ("/srv/.wh.odd", Added, Kind::File),
+        ("/srv/another", Added, Kind::File),
         ("/srv/file", Modified, Kind::File),
         ("/srv/gone", Removed, Kind::File),
         ("/srv/hidden", Modified, Kind::Directory),
         ("/srv/hidden/a", Modified, Kind::File),
         ("/srv/hidden/b", Removed, Kind::File),
         ("/srv/hidden/c", Added, Kind::File),
+        ("/srv/linked", Modified, Kind::File),
         ("/srv/touched", Modified, Kind::File),
         ("/srv/tree", Modified, Kind::File),
         ("/srv/turned", Modified, Kind::Directory),
@@ -222,8 +225,12 @@ fn understood_by_others(layer: &Path) {
     assert!(line("srv/hidden/.wh..wh..opq").starts_with("----------"));
     assert!(line("srv/.wh.gone").starts_with("----------"));
     // Which of the two is the first depends on the directory.
-    let linked = text.lines().find(|line| line.contains(" link to "));
-    assert!(linked.is_some_and(|line| line.starts_with('h')), "{text}");
+    let linked = text.lines().filter(|line| line.contains(" link to "));
+    let linked: Vec<_> = linked.collect();
+    assert!(linked.iter().all(|line| line.starts_with('h')), "{text}");
+    // Also one to a file of the image.
+    let of_image = linked.iter().filter(|line| line.contains(" link to srv/"));
+    assert_eq!((linked.len(), of_image.count()), (2, 1), "{text}");
 }
 
 /// An archive that nobody reads to its end is given up by the guest, too.
