@@ -1,6 +1,7 @@
 //! Files that clients send for a template that is to be built: archives, until they are used.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, BufReader, Read, Seek as _};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
@@ -9,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use flate2::read::MultiGzDecoder;
+use ironclaw_host::mark::{self, Mark};
 use tokio::time::Instant;
 
 use crate::secret::{self, Secret};
@@ -55,10 +57,8 @@ impl Files {
 impl Uploads {
     /// Keeps uploads in a directory of their own; what a former daemon left there goes.
     pub(crate) fn new(directory: PathBuf, limit: u64) -> Self {
-        match fs::remove_dir_all(&directory) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => tracing::warn!(%error, "what a former daemon was sent stays on the disk"),
+        if let Err(error) = remove_former(&directory) {
+            tracing::warn!(%error, "what a former daemon was sent stays on the disk");
         }
         Self {
             directory,
@@ -124,7 +124,8 @@ impl Uploads {
         for entry in fs::read_dir(&self.directory)? {
             let (path, found) = entry.and_then(|entry| Ok((entry.path(), entry.metadata()?)))?;
             let age = now.duration_since(found.modified()?).unwrap_or_default();
-            if found.is_file() && age > UPLOAD_TIMEOUT {
+            let is_mark = path.file_name() == Some(OsStr::new(mark::NAME));
+            if found.is_file() && !is_mark && age > UPLOAD_TIMEOUT {
                 fs::remove_file(path)?;
             }
         }
@@ -135,10 +136,38 @@ impl Uploads {
         self.directory.join(format!("{}.tar", files.0))
     }
 
+    /// Makes the directory, and marks it as ours: nothing is removed from one of somebody else.
     fn make_directory(&self) -> io::Result<()> {
-        let mut builder = DirBuilder::new();
-        builder.recursive(true).mode(0o700).create(&self.directory)
+        match DirBuilder::new().mode(0o700).create(&self.directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let directory = mark::open(&self.directory)?;
+        match mark::read(&directory)? {
+            Mark::Ours => Ok(()),
+            Mark::Bare => mark::replace(&directory),
+            Mark::Foreign => Err(foreign(&self.directory)),
+        }
     }
+}
+
+/// Removes the directory of a former daemon, if it is one.
+fn remove_former(path: &Path) -> io::Result<()> {
+    let directory = match mark::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened?,
+    };
+    match mark::read(&directory)? {
+        Mark::Ours | Mark::Bare => fs::remove_dir_all(path),
+        Mark::Foreign => Err(foreign(path)),
+    }
+}
+
+fn foreign(path: &Path) -> io::Error {
+    io::Error::other(format!(
+        "{} is not IronClaw's: the daemon needs a directory of its own (--state)",
+        path.display()
+    ))
 }
 
 fn unpack(mut archive: File, to: &Path, limit: u64) -> io::Result<()> {
@@ -286,9 +315,22 @@ mod tests {
         }
         assert!(!home.path().join("out").exists());
         let left = fs::read_dir(home.path().join("uploads")).unwrap();
-        assert_eq!(left.count(), 0);
+        let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, [mark::NAME]);
         for text in ["", "../../x", &"g".repeat(HASH), &"a".repeat(HASH + 1)] {
             assert_eq!(Files::parse(text), None);
         }
+    }
+
+    #[test]
+    fn a_directory_of_somebody_else_keeps_what_is_in_it_and_takes_nothing() {
+        let home = tempfile::tempdir().unwrap();
+        let theirs = home.path().join("uploads");
+        fs::create_dir(&theirs).unwrap();
+        fs::write(theirs.join("thesis"), "").unwrap();
+        let uploads = Uploads::new(theirs.clone(), 1000);
+        let error = uploads.begin().unwrap_err().to_string();
+        assert!(error.contains("--state"), "{error}");
+        assert!(theirs.join("thesis").exists());
     }
 }
