@@ -11,6 +11,7 @@ use ironclaw_orchestrator::template::{
 };
 use ironclaw_orchestrator::vm::{Config, Progress, TemplateGuests, find_guest_agent};
 
+use crate::causes::causes;
 use crate::templates::Templates;
 
 /// Builds that are known, of which the oldest ones that are over are forgotten.
@@ -315,17 +316,6 @@ fn told(error: &TemplateError, numbers: &[(String, usize)]) -> Option<BuildFailu
         }),
         _ => None,
     }
-}
-
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

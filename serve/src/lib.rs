@@ -18,6 +18,7 @@ mod api;
 mod audit;
 mod builds;
 mod caller;
+mod causes;
 mod checkpoints;
 mod database;
 mod e2b;

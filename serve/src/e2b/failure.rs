@@ -7,6 +7,7 @@ use ironclaw_orchestrator::vm::{FailureKind, GuestError};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::causes::causes;
 use crate::sandbox::SandboxError;
 use crate::sandbox_id::SandboxId;
 use crate::templates::TemplateError;
@@ -227,17 +228,6 @@ impl From<RpcFailure> for Failure {
         };
         Self::new(status, failure.message)
     }
-}
-
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

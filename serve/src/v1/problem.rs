@@ -8,6 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::caller::Stranger;
+use crate::causes::causes;
 use crate::database::DatabaseError;
 use crate::observe::FailureKind;
 use crate::sandbox::SandboxError;
@@ -270,17 +271,6 @@ impl From<GuestError> for Problem {
         };
         Self::new(kind, detail)
     }
-}
-
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]
