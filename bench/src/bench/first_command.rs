@@ -129,6 +129,9 @@ async fn measure(
                 vm.destroy().await?;
                 let (vm, took) = spawn(pool).await?;
                 spawns.push(took);
+                // Both pools have their next clones before anything is timed.
+                minimal.warmup().await?;
+                pool.warmup().await?;
                 alone.push([
                     execute(&vm, &first.argv).await?,
                     execute(&vm, &first.argv).await?,

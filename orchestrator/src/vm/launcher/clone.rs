@@ -101,8 +101,9 @@ impl RunningClone {
     /// Primes it: runs it through the path of a lease, so that its working set is in memory and its
     /// code translated, then holds it. Tests also whether it answers after a hold, so that no spawn
     /// has to find that out. Entropy, clock and names that it gets here are replaced when it is
-    /// served. What makes guests of the template warm runs once more: its memory is read from the
-    /// snapshot's file, and its own, before anybody waits for that.
+    /// served. What makes guests of the template warm runs once more, before that path: its memory is
+    /// read from the snapshot's file, and its own, before anybody waits for that. It may fill a
+    /// translator's cache, which is emptied then: the path of a lease has to be in it.
     pub(crate) async fn prime(self, template: &Template) -> Result<PausedClone, LaunchError> {
         let Self(mut clone) = self;
         let died = clone.vm.process().died();
@@ -256,6 +257,7 @@ impl PausedClone {
 impl Clone {
     /// Leaves it held; returns its timeout for an answer after its release.
     async fn prime(&mut self, template: &Template) -> Result<Duration, LaunchError> {
+        self.warm_up(template).await?;
         let (guest, name) = (self.vm.guest(), identity::anonymous());
         let mut took = Duration::ZERO;
         for _ in 0..PRIMING_ROUNDS {
@@ -274,6 +276,24 @@ impl Clone {
             }
             guest.ping(PRIMING_TIMEOUT).await?;
         }
+        let patience = patience(took);
+        self.vm.hold().await?;
+        self.vm.release().await?;
+        let confirmed = guest.set_identity(identity::fresh(&name)?, patience).await;
+        confirmed.map_err(not_released)?;
+        self.vm.hold().await?;
+        Ok(patience)
+    }
+
+    /// Runs what makes guests of the template warm, with an identity of its own: what it draws from the
+    /// entropy is no other clone's.
+    async fn warm_up(&self, template: &Template) -> Result<(), LaunchError> {
+        if template.manifest().warm.is_none() {
+            return Ok(());
+        }
+        let guest = self.vm.guest();
+        let new = identity::fresh(&identity::anonymous())?;
+        guest.set_identity(new, PRIMING_TIMEOUT).await?;
         for warmed in warm_up(guest, template).await? {
             let Warmed {
                 command,
@@ -282,13 +302,7 @@ impl Clone {
             } = warmed;
             tracing::debug!(command, ?took, printed, "a clone is warmed up");
         }
-        let patience = patience(took);
-        self.vm.hold().await?;
-        self.vm.release().await?;
-        let confirmed = guest.set_identity(identity::fresh(&name)?, patience).await;
-        confirmed.map_err(not_released)?;
-        self.vm.hold().await?;
-        Ok(patience)
+        Ok(())
     }
 
     /// Reported after its cleanup, which the next attempt may need.
