@@ -1,5 +1,6 @@
 //! `ironclaw bench`: measures how long each part of a spawn takes on this machine.
 
+mod api;
 mod bare;
 mod churn;
 mod clones;
@@ -30,6 +31,7 @@ use ironclaw_console::progress::Reporter;
 use ironclaw_orchestrator::vm::snapshot::Snapshot;
 use ironclaw_orchestrator::vm::{Config, Launcher, PoolOptions};
 
+pub use api::OfApi;
 pub use first_command::FirstCommand;
 
 use clones::{Clones, FEW};
@@ -69,6 +71,8 @@ pub struct Options {
     pub hold: Option<usize>,
     /// A command: only what its first run in a warm clone costs is measured.
     pub first: Option<FirstCommand>,
+    /// What a daemon's API costs beside the library: only that is measured.
+    pub api: Option<OfApi>,
 }
 
 /// Measures and prints; returns whether no ratio exceeds its committed one grossly. A signal ends
@@ -89,6 +93,11 @@ pub async fn run(config: &Config, options: &Options, json: bool) -> Result<bool>
     if let Some(first) = &options.first {
         let rounds = usize::from(options.rounds);
         first_command::run(config, first, rounds, &Own::default(), json).await?;
+        return Ok(true);
+    }
+    if let Some(api) = &options.api {
+        let rounds = usize::from(options.rounds);
+        api::run(config, api, rounds, &Own::default(), json).await?;
         return Ok(true);
     }
     // What can fail before minutes of measuring does.

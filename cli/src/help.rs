@@ -66,7 +66,8 @@ Examples:
   ironclaw bench --quick --compare docs/bench-ratios.toml
   ironclaw bench --churn 10,20 --rounds 5
   ironclaw bench --clones 10,100,1000 --rounds 50 --plot plots
-  ironclaw bench --template base --at-once 20 -- python3 -c 'print(1)'";
+  ironclaw bench --template base --at-once 20 -- python3 -c 'print(1)'
+  ironclaw bench --api --at-once 100 --warm 20 --rounds 50";
 
 pub(crate) const SOAK_EXAMPLES: &str = "\
 Works in a directory of its own beside the snapshots' directory, with the default template and the

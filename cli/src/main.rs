@@ -94,7 +94,7 @@ async fn perform(task: Task, set: &[(String, OsString)], json: bool) -> Result<u
         // These handle signals themselves, because they clean up.
         Task::Bench(task) => {
             let config = task.template.over(config()?);
-            found(bench::run(&config, &task.into(), json).await?)
+            found(bench::run(&config, &task.options(set), json).await?)
         }
         Task::Run(task) => run::run(config()?, task, json).await,
         Task::Soak(task) => found(soak::run(&config()?, &task.into(), json).await?),

@@ -264,3 +264,37 @@ fn a_bench_whose_snapshot_another_process_uses_tells_its_figures_all_the_same() 
     assert!(rest.contains("in use by"), "{rest}");
     assert_eq!(list(&snapshots), [snapshot]);
 }
+
+#[test]
+fn a_bench_of_the_api_compares_a_daemon_of_its_own_with_the_library_and_ends_it() {
+    if !vm::runs() {
+        return;
+    }
+    let arguments = [
+        "bench",
+        "--api",
+        "--rounds=1",
+        "--at-once=2",
+        "--warm=1",
+        "--json",
+    ];
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut command = vm::ironclaw("bench", &arguments);
+    command.env("IRONCLAW_SNAPSHOT_PATH", directory.path().join("snapshots"));
+    command.env("TMPDIR", directory.path());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    for (way, count) in [("one_by_one", 1), ("staggered", 1), ("at_once", 2)] {
+        for side in ["library", "api"] {
+            let times = &report[way][side];
+            let [create, first] = ["create_ms", "first_command_ms"].map(|time| &times[time]);
+            assert_eq!(create["samples"], count, "{report}");
+            assert!(create["p50"].as_f64() < first["p50"].as_f64(), "{report}");
+        }
+    }
+    assert_eq!(report["listed"], 2);
+    assert!(report["daemon"]["rss_bytes"].as_u64() > Some(0), "{report}");
+    // The daemon's directory is gone.
+    assert_eq!(list(directory.path()), [directory.path().join("snapshots")]);
+}

@@ -22,7 +22,7 @@ use crate::ports::Ports;
 use crate::process::Processes;
 use crate::sandbox_id::SandboxId;
 use crate::secret::Secret;
-use crate::templates::{TemplateError, TemplatePool};
+use crate::templates::{ROOT, TemplateError, TemplatePool};
 use crate::usage::UsageHistory;
 use crate::watchers::Watchers;
 
@@ -309,12 +309,18 @@ impl Sandbox {
         }
     }
 
-    /// Returns the user that its commands run as if nobody names one.
-    pub(crate) async fn user(&self, vm: &VmClient) -> Result<String, GuestError> {
+    /// Returns the user that its commands run as if nobody names one; `None` if its guest has no users.
+    pub(crate) async fn command_user(&self, vm: &VmClient) -> Result<Option<String>, GuestError> {
         match &self.record.user {
-            Some(user) => Ok(user.clone()),
-            None => Ok(self.template.user(vm).await?.to_owned()),
+            Some(user) => Ok(Some(user.clone())),
+            None => Ok(self.template.user(vm).await?.map(str::to_owned)),
         }
+    }
+
+    /// Returns the user that requests act as if they name none.
+    pub(crate) async fn user(&self, vm: &VmClient) -> Result<String, GuestError> {
+        let user = self.command_user(vm).await?;
+        Ok(user.unwrap_or_else(|| ROOT.to_owned()))
     }
 
     pub(crate) fn status(&self) -> Status {

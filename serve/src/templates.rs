@@ -22,7 +22,7 @@ const MAX_PASSWD: u64 = 1024 * 1024;
 const USER: &str = "user";
 
 /// The user of templates without that one.
-const ROOT: &str = "root";
+pub(crate) const ROOT: &str = "root";
 
 /// The template that E2B's clients take without a choice: the default one, unless one has this name.
 const BASE: &str = "base";
@@ -71,7 +71,7 @@ pub enum TemplateError {
 pub(crate) struct TemplatePool {
     pub(crate) pool: Pool,
     /// Found in the first guest.
-    user: OnceCell<&'static str>,
+    user: OnceCell<Option<&'static str>>,
     /// Whether it has bash, found likewise.
     bash: OnceCell<bool>,
 }
@@ -228,13 +228,15 @@ impl TemplatePool {
         Ok(Memory::new(snapshot, store, Arc::clone(owner)))
     }
 
-    /// Returns the user that commands run as if their client names none.
-    pub(crate) async fn user(&self, vm: &VmClient) -> Result<&'static str, GuestError> {
+    /// Returns the user that commands run as if their client names none; `None` where guests have no users,
+    /// as those of a kernel that was imported may.
+    pub(crate) async fn user(&self, vm: &VmClient) -> Result<Option<&'static str>, GuestError> {
         let find = || async {
             let passwd = passwd(vm).await?;
             Ok(match accounts::find(&passwd, USER) {
-                Some(_) => USER,
-                None => ROOT,
+                Some(_) => Some(USER),
+                None if passwd.is_empty() => None,
+                None => Some(ROOT),
             })
         };
         self.user.get_or_try_init(find).await.copied()

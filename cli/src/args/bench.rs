@@ -1,9 +1,10 @@
 //! The options of `ironclaw bench`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
-use ironclaw_bench::bench::{self, FirstCommand};
+use ironclaw_bench::bench::{self, FirstCommand, OfApi};
 
 use ironclaw_inventory::TemplateOptions;
 
@@ -41,32 +42,62 @@ pub(crate) struct Bench {
     /// Hold so many warm clones until this process is killed: `--clones` starts it with that.
     #[arg(long, hide = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub(crate) hold: Option<u16>,
-    /// Number of clones that run CMD at the same time, after one alone.
-    #[arg(long, value_name = "CLONES", default_value_t = 20, requires = "command",
-          value_parser = clap::value_parser!(u8).range(1..=200))]
-    pub(crate) at_once: u8,
+    /// Measure only what the daemon's API costs: sandboxes and their first commands, through HTTP and by the
+    /// library in turns, one by one, one begun every 200 ms, and many at once. Starts a daemon of its own.
+    #[arg(long, group = "crowd", conflicts_with_all = ["quick", "plot", "compare", "churn", "clones", "hold"])]
+    pub(crate) api: bool,
+    /// Warm clones of the daemon, and as many of the library.
+    #[arg(long, value_name = "CLONES", default_value_t = 20, requires = "api",
+          value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) warm: u16,
+    /// Number of clones that run CMD at the same time, after one alone, 20 by default; of sandboxes that
+    /// are asked for at the same time, 100 by default.
+    #[arg(long, value_name = "CLONES", requires = "crowd",
+          value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) at_once: Option<u16>,
     /// Measure only this command: its first run in warm clones that nobody touched before, beside its second
     /// run there, in one at a time and in several at once; and a warm spawn of the template, beside one of
     /// the minimal template.
-    #[arg(last = true, value_name = "CMD",
+    #[arg(last = true, value_name = "CMD", group = "crowd",
           conflicts_with_all = ["quick", "plot", "compare", "churn", "clones", "hold"])]
     pub(crate) command: Vec<String>,
 }
 
-impl From<Bench> for bench::Options {
-    fn from(task: Bench) -> Self {
-        Self {
-            rounds: task.rounds,
-            quick: task.quick,
-            plot: task.plot,
-            compare: task.compare,
-            churn: task.churn.into_iter().map(usize::from).collect(),
-            clones: task.clones.into_iter().map(usize::from).collect(),
-            hold: task.hold.map(usize::from),
-            first: (!task.command.is_empty()).then(|| FirstCommand {
-                argv: task.command,
-                at_once: task.at_once.into(),
-            }),
+/// Clones that run a command at the same time by default, and sandboxes that are asked for.
+const CLONES_AT_ONCE: u16 = 20;
+const SANDBOXES_AT_ONCE: u16 = 100;
+
+impl Bench {
+    /// Returns what to measure; `set` are the settings of the command line.
+    pub(crate) fn options(self, set: &[(String, OsString)]) -> bench::Options {
+        let at_once = |default| self.at_once.unwrap_or(default).into();
+        let first = (!self.command.is_empty()).then(|| FirstCommand {
+            argv: self.command.clone(),
+            at_once: at_once(CLONES_AT_ONCE),
+        });
+        let api = self.api.then(|| OfApi {
+            settings: set.iter().map(word).collect(),
+            warm: self.warm.into(),
+            at_once: at_once(SANDBOXES_AT_ONCE),
+        });
+        bench::Options {
+            rounds: self.rounds,
+            quick: self.quick,
+            plot: self.plot,
+            compare: self.compare,
+            churn: self.churn.into_iter().map(usize::from).collect(),
+            clones: self.clones.into_iter().map(usize::from).collect(),
+            hold: self.hold.map(usize::from),
+            first,
+            api,
         }
     }
+}
+
+/// Returns a setting as `--set` takes it.
+fn word((key, value): &(String, OsString)) -> OsString {
+    let mut word = OsString::from(key);
+    word.push("=");
+    word.push(value);
+    word
 }

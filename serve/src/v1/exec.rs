@@ -71,16 +71,18 @@ impl Exec {
         };
         check_env(&self.env)?;
         let user = match &self.user {
-            Some(user) => user.clone(),
-            None => sandbox.user(&live.vm).await?,
+            Some(user) => Some(user.clone()),
+            None => sandbox.command_user(&live.vm).await?,
         };
         let limit = self.max_output_bytes.unwrap_or(MAX_COLLECTED);
         let mut command = Command::new(program)
             .args(arguments)
             .envs(&sandbox.record.env)
             .envs(&self.env)
-            .user(&user)
             .max_output(limit.min(MAX_COLLECTED));
+        if let Some(user) = &user {
+            command = command.user(user);
+        }
         if let Some(cwd) = &self.cwd {
             command = command.current_dir(absolute(cwd)?);
         }
