@@ -8,7 +8,7 @@ use axum::{Extension, Router, middleware};
 use tower_service::Service as _;
 
 use crate::audit::Audit;
-use crate::caller::Caller;
+use crate::caller::{Caller, Stranger};
 use crate::keys::Keys;
 use crate::observe::{Observer, observe};
 use crate::peer::Peer;
@@ -69,6 +69,12 @@ async fn figures(
     let peer = peer.map(|Extension(peer)| peer);
     match Caller::of(&keys, peer, request.headers()) {
         Ok(_) => ([(header::CONTENT_TYPE, TEXT)], observer.text().await).into_response(),
-        Err(stranger) => (StatusCode::UNAUTHORIZED, format!("{stranger}\n")).into_response(),
+        Err(stranger) => {
+            let status = match stranger {
+                Stranger::Unknown(_) => StatusCode::SERVICE_UNAVAILABLE,
+                Stranger::NoKey | Stranger::BadKey => StatusCode::UNAUTHORIZED,
+            };
+            (status, format!("{stranger}\n")).into_response()
+        }
     }
 }

@@ -25,8 +25,9 @@ struct Log {
     file: File,
     bytes: u64,
     most: u64,
-    /// Whether the last line could not be written, which is told once.
-    is_broken: bool,
+    /// Lines that could not be written since the last one that was: the first one is told, and their number
+    /// when it is over.
+    missed: u64,
 }
 
 /// A request and its outcome.
@@ -60,7 +61,7 @@ impl Audit {
             file,
             bytes,
             most,
-            is_broken: false,
+            missed: 0,
         }))))
     }
 
@@ -70,11 +71,19 @@ impl Audit {
         let mut line = serde_json::to_vec(entry).unwrap_or_default();
         line.push(b'\n');
         let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = log.write(&line);
-        if let (Err(error), false) = (&written, log.is_broken) {
-            tracing::error!(%error, "requests are not recorded");
+        match (log.write(&line), log.missed) {
+            (Ok(()), 0) => {}
+            (Ok(()), missed) => {
+                tracing::warn!(missed, "requests are recorded again");
+                log.missed = 0;
+            }
+            (Err(error), missed) => {
+                if missed == 0 {
+                    tracing::error!(%error, "requests are not recorded");
+                }
+                log.missed = missed.saturating_add(1);
+            }
         }
-        log.is_broken = written.is_err();
     }
 }
 
@@ -91,7 +100,11 @@ impl Log {
         if self.bytes > 0 && self.bytes + line.len() as u64 > self.most {
             self.set_aside()?;
         }
-        self.file.write_all(line)?;
+        if let Err(error) = self.file.write_all(line) {
+            // A part of a line would spoil the next one. A disk that is full lets a file shrink.
+            self.file.set_len(self.bytes)?;
+            return Err(error);
+        }
         self.bytes += line.len() as u64;
         Ok(())
     }

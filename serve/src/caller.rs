@@ -46,10 +46,7 @@ impl Caller {
         match keys.holder(key) {
             Ok(Some(name)) => Ok(Self(name)),
             Ok(None) => Err(Stranger::BadKey),
-            Err(error) => {
-                tracing::error!(%error, "keys can't be looked up");
-                Err(Stranger::Unknown(error))
-            }
+            Err(error) => Err(Stranger::Unknown(error)),
         }
     }
 }

@@ -5,10 +5,14 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, TransactionBehavior};
 use thiserror::Error;
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::block_in_place;
+
+use crate::host_fault::HostFault;
 
 /// Time that another process may hold the database's lock: a transaction takes milliseconds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,6 +45,8 @@ const MIGRATIONS: [&str; 2] = [
 #[derive(Debug, Clone)]
 pub struct Database {
     connection: Arc<Mutex<Connection>>,
+    /// Reads while the other one waits for its turn to write.
+    reader: Arc<Mutex<Connection>>,
     path: PathBuf,
     owner: Arc<str>,
 }
@@ -107,13 +113,17 @@ impl Database {
         let mut options = OpenOptions::new();
         options.create(true).append(true).mode(0o600);
         options.open(&path).map_err(create)?;
-        let opened = connect(&path).map_err(|source| DatabaseError::Sqlite {
-            operation: "open",
-            path: path.clone(),
-            source,
-        })?;
+        let connected = || {
+            let connection = connect(&path).map_err(|source| DatabaseError::Sqlite {
+                operation: "open",
+                path: path.clone(),
+                source,
+            })?;
+            Ok::<_, DatabaseError>(Arc::new(Mutex::new(connection)))
+        };
         let mut database = Self {
-            connection: Arc::new(Mutex::new(opened)),
+            connection: connected()?,
+            reader: connected()?,
             path,
             owner: Arc::default(),
         };
@@ -161,9 +171,18 @@ impl Database {
     fn migrate(&self) -> Result<(), DatabaseError> {
         let known = MIGRATIONS.len();
         let found = self.run("bring up to date", |connection| {
-            let transaction = connection.transaction()?;
-            let found: usize =
-                transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+            let version = |on: &Connection| -> rusqlite::Result<usize> {
+                on.pragma_query_value(None, "user_version", |row| row.get(0))
+            };
+            // Who has nothing to do waits for nobody who writes.
+            let found = version(connection)?;
+            if found >= known {
+                return Ok(found);
+            }
+            let behavior = TransactionBehavior::Immediate;
+            let transaction = connection.transaction_with_behavior(behavior)?;
+            // Another process may have done it by now.
+            let found = version(&transaction)?;
             if let Some(missing) = MIGRATIONS.get(found..).filter(|all| !all.is_empty()) {
                 for migration in missing {
                     transaction.execute_batch(migration)?;
@@ -183,24 +202,66 @@ impl Database {
         Ok(())
     }
 
-    /// Runs something on the connection.
+    /// Runs something on the connection, which may have to wait for others that write, here and in
+    /// other processes: [`BUSY_TIMEOUT`] together, in which the runtime does other things.
     pub(crate) fn run<T>(
         &self,
         operation: &'static str,
         work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>,
     ) -> Result<T, DatabaseError> {
-        work(&mut self.lock()).map_err(|source| DatabaseError::Sqlite {
+        let done = off_the_runtime(|| {
+            let start = Instant::now();
+            let mut connection = lock(&self.connection);
+            connection.busy_timeout(BUSY_TIMEOUT.saturating_sub(start.elapsed()))?;
+            let done = work(&mut connection);
+            read_anew_if_damaged(&connection, &done);
+            done
+        });
+        done.map_err(|source| self.failed(operation, source))
+    }
+
+    /// Looks something up, which waits for nobody who writes.
+    pub(crate) fn look_up<T>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, DatabaseError> {
+        let connection = lock(&self.reader);
+        let found = work(&connection);
+        read_anew_if_damaged(&connection, &found);
+        found.map_err(|source| self.failed(operation, source))
+    }
+
+    fn failed(&self, operation: &'static str, source: rusqlite::Error) -> DatabaseError {
+        DatabaseError::Sqlite {
             operation,
             path: self.path.clone(),
             source,
-        })
+        }
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, Connection> {
-        // A panic rolls its transaction back.
-        self.connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
+    // A panic rolls its transaction back.
+    connection.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Drops what a connection has in memory of a damaged file, so that one that is mended serves again.
+fn read_anew_if_damaged<T>(connection: &Connection, done: &rusqlite::Result<T>) {
+    let fault = done.as_ref().err().and_then(|error| HostFault::of(error));
+    if fault == Some(HostFault::DatabaseDamaged)
+        && let Err(error) = connection.execute_batch("PRAGMA shrink_memory")
+    {
+        tracing::warn!(%error, "what is in memory of a damaged database stays");
+    }
+}
+
+/// Does what may block. The runtime's other tasks go on meanwhile, where it has threads for them.
+fn off_the_runtime<T>(work: impl FnOnce() -> T) -> T {
+    let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
+    match flavor {
+        Ok(RuntimeFlavor::MultiThread) => block_in_place(work),
+        _ => work(),
     }
 }
 
@@ -216,9 +277,12 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 
     use super::*;
+
+    /// Bytes of a page of SQLite.
+    const PAGE: usize = 4096;
 
     #[test]
     fn a_database_is_private_and_opened_again() {
@@ -265,6 +329,69 @@ mod tests {
         let other = tempfile::tempdir().unwrap();
         let other = Database::open(other.path()).unwrap();
         assert_ne!(database.owner(), other.owner());
+    }
+
+    /// Has another connection, as another process would, hold the lock of a database.
+    fn locked(home: &Path) -> Connection {
+        let other = Connection::open(home.join("daemon.db")).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        other
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn who_waits_for_a_locked_database_holds_up_nobody_else() {
+        let home = tempfile::tempdir().unwrap();
+        let database = Database::open(home.path()).unwrap();
+        let other = locked(home.path());
+        let (began, begun) = tokio::sync::oneshot::channel::<()>();
+        let writer = tokio::spawn({
+            let database = database.clone();
+            async move {
+                // The next task of this one worker is the test.
+                tokio::task::yield_now().await;
+                drop(began);
+                let delete = |on: &mut Connection| on.execute("DELETE FROM key", []);
+                database.run("write", delete)
+            }
+        });
+        drop(begun.await);
+        let count: i64 = database
+            .look_up("read", |on| {
+                on.query_row("SELECT count(*) FROM key", [], |row| row.get(0))
+            })
+            .unwrap();
+        assert_eq!(count, 0);
+        // Opened again, as `ironclaw key list` does.
+        Database::open(home.path()).unwrap();
+        other.execute_batch("ROLLBACK").unwrap();
+        assert_eq!(writer.await.unwrap().unwrap(), 0);
+    }
+
+    #[test]
+    fn a_database_that_is_mended_serves_again() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("daemon.db");
+        // Closed once, so that all of it is in this file.
+        drop(Database::open(home.path()).unwrap());
+        let sound = fs::read(&path).unwrap();
+        let database = Database::open(home.path()).unwrap();
+        let count =
+            |on: &Connection| on.query_row("SELECT count(*) FROM key", [], |row| row.get(0));
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        // All but the page with the schema, which is in memory.
+        file.write_all_at(&vec![0xff; sound.len() - PAGE], PAGE as u64)
+            .unwrap();
+        let looked_up = || database.look_up("read", |on| count(on));
+        let error = looked_up().map(|found: i64| found).unwrap_err();
+        assert_eq!(HostFault::of(&error), Some(HostFault::DatabaseDamaged));
+        let error = database.run("read", |on| count(on)).map(|found: i64| found);
+        assert_eq!(
+            HostFault::of(&error.unwrap_err()),
+            Some(HostFault::DatabaseDamaged)
+        );
+        file.write_all_at(&sound, 0).unwrap();
+        assert_eq!(looked_up().unwrap(), 0);
+        assert_eq!(database.run("read", |on| count(on)).unwrap(), 0);
     }
 
     #[test]

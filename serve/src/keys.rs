@@ -127,7 +127,7 @@ impl Keys {
     /// # Errors
     /// [`DatabaseError`].
     pub fn list(&self) -> Result<Vec<KeyInfo>, DatabaseError> {
-        self.database.run("list the keys of", |connection| {
+        self.database.look_up("list the keys of", |connection| {
             let mut query =
                 connection.prepare("SELECT name, hint, created FROM key ORDER BY name")?;
             let rows = query.query_map([], |row| {
@@ -158,7 +158,7 @@ impl Keys {
     /// [`DatabaseError`].
     pub fn holder(&self, presented: &str) -> Result<Option<String>, DatabaseError> {
         let hash = secret::hash(presented);
-        self.database.run("look for a key in", |connection| {
+        self.database.look_up("look for a key in", |connection| {
             let mut query = connection.prepare_cached("SELECT name FROM key WHERE hash = ?1")?;
             query.query_row([hash], |row| row.get(0)).optional()
         })

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use ironclaw_orchestrator::template::TemplateHash;
-use ironclaw_orchestrator::vm::snapshot::{SnapshotError, SnapshotId};
+use ironclaw_orchestrator::vm::snapshot::SnapshotError;
 use ironclaw_orchestrator::vm::{
     CheckpointError, CheckpointOptions, ErrorKind, GuestError, Limits, SpawnError, SpawnOptions,
     VmClient, VmHandle, VmIdentity,
@@ -16,7 +16,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::database::DatabaseError;
+use crate::host_fault::HostFault;
 use crate::memory::Memory;
+use crate::paused_sandboxes::{Kept, PausedSandboxes};
 use crate::port_access::PortAccess;
 use crate::ports::Ports;
 use crate::process::Processes;
@@ -252,15 +254,6 @@ pub(crate) struct Live {
     pub(crate) watchers: Arc<Watchers>,
 }
 
-/// What a pause left.
-#[derive(Debug)]
-pub(crate) enum Paused {
-    /// Its memory, in the store of snapshots.
-    Now(SnapshotId, Option<VmIdentity>),
-    /// It was paused before.
-    Before,
-}
-
 impl Sandbox {
     /// Makes a sandbox of a VM.
     pub(crate) fn running(
@@ -344,10 +337,20 @@ impl Sandbox {
     }
 
     /// Moves the deadline to a later time, never to an earlier one.
-    pub(crate) fn extend(&self, lifetime: Duration) {
+    pub(crate) async fn extend(&self, lifetime: Duration) -> Result<(), SandboxError> {
+        match &*self.phase.lock().await {
+            Phase::Running(_) => self.move_deadline(lifetime),
+            Phase::Paused(..) => return Err(SandboxError::Paused),
+            Phase::Gone => return Err(SandboxError::Gone),
+        }
+        Ok(())
+    }
+
+    /// Moves the deadline of one that runs, as the lock of its phase ensures.
+    fn move_deadline(&self, lifetime: Duration) {
         let extended = Status::until(lifetime);
         let mut status = self.lock();
-        if status.state == State::Running && extended.deadline > status.deadline {
+        if extended.deadline > status.deadline {
             *status = extended;
             self.changed.notify_one();
         }
@@ -378,31 +381,63 @@ impl Sandbox {
         Ok(Memory::new(snapshot, store, Arc::clone(owner)))
     }
 
-    /// Writes its memory and ends its VM.
-    pub(crate) async fn pause(&self, owner: &Arc<str>) -> Result<Paused, SandboxError> {
+    /// Writes its memory and ends its VM; returns whether it ran. One that can't be kept runs on.
+    pub(crate) async fn pause(
+        &self,
+        kept: &PausedSandboxes,
+        left: Option<Duration>,
+    ) -> Result<bool, SandboxError> {
         let mut phase = self.phase.lock().await;
+        self.pause_from(&mut phase, kept, left).await
+    }
+
+    async fn pause_from(
+        &self,
+        phase: &mut Phase,
+        kept: &PausedSandboxes,
+        left: Option<Duration>,
+    ) -> Result<bool, SandboxError> {
         let ran = match &*phase {
             Phase::Running(ran) => ran,
-            Phase::Paused(..) => return Ok(Paused::Before),
+            Phase::Paused(..) => return Ok(false),
             Phase::Gone => return Err(SandboxError::Gone),
         };
-        let memory = self.written(ran, owner).await?;
-        let (id, identity) = (memory.id(), ran.vm.identity());
-        let paused = Phase::Paused(memory, identity.clone());
-        let before = std::mem::replace(&mut *phase, paused);
-        *self.lock() = Status::paused(SystemTime::now());
+        let memory = self.written(ran, kept.owner()).await?;
+        let (identity, since) = (ran.vm.identity(), SystemTime::now());
+        let row = Kept {
+            record: self.record.clone(),
+            since,
+            left,
+            identity: identity.clone(),
+        };
+        // Before its VM ends: whatever happens then, it is there.
+        if let Err(error) = kept.keep(&self.id, memory.id(), &row) {
+            memory.give_up();
+            memory.leave().await;
+            return Err(error.into());
+        }
+        let before = std::mem::replace(phase, Phase::Paused(memory, identity));
+        *self.lock() = Status::paused(since);
         self.changed.notify_one();
         if let Phase::Running(ran) = before {
             self.end(*ran).await;
         }
-        Ok(Paused::Now(id, identity))
+        Ok(true)
     }
 
-    /// Goes on with a paused one; returns whether it was paused. Its memory on disk goes with its VM.
-    pub(crate) async fn resume(&self, lifetime: Duration) -> Result<bool, SandboxError> {
+    /// Goes on with a paused one; returns whether it was paused. One that runs gets a later deadline. Its
+    /// memory on disk goes with its VM.
+    pub(crate) async fn resume(
+        &self,
+        kept: &PausedSandboxes,
+        lifetime: Duration,
+    ) -> Result<bool, SandboxError> {
         let mut phase = self.phase.lock().await;
         let (memory, identity) = match &*phase {
-            Phase::Running(_) => return Ok(false),
+            Phase::Running(_) => {
+                self.move_deadline(lifetime);
+                return Ok(false);
+            }
             Phase::Paused(memory, identity) => (memory.clone(), identity),
             Phase::Gone => return Err(SandboxError::Gone),
         };
@@ -412,23 +447,53 @@ impl Sandbox {
             Some(identity) => pool.resume(memory.snapshot(), identity, options).await?,
             None => pool.fork(memory.snapshot(), options).await?,
         };
-        memory.give_up();
-        *phase = Phase::Running(Box::new(Ran {
+        let ran = Ran {
             vm,
             processes: Arc::default(),
             ports: Arc::default(),
             watchers: Arc::default(),
-            from: Some(memory),
-        }));
+            from: Some(memory.clone()),
+        };
+        // What the database still has would come back as it was then, beside what has gone on.
+        if let Err(error) = kept.forget(&self.id) {
+            self.end(ran).await;
+            return Err(error.into());
+        }
+        memory.give_up();
+        *phase = Phase::Running(Box::new(ran));
         *self.lock() = Status::until(lifetime);
         self.changed.notify_one();
         Ok(true)
     }
 
-    /// Ends it for good; returns whether it was there.
-    pub(crate) async fn kill(&self) -> bool {
+    /// Ends it for good, and tells as soon as that is certain; returns whether it was there. One that the
+    /// database can't forget stays.
+    pub(crate) async fn kill(
+        &self,
+        kept: &PausedSandboxes,
+        is_gone: impl FnOnce(),
+    ) -> Result<bool, SandboxError> {
         let mut phase = self.phase.lock().await;
-        let before = std::mem::replace(&mut *phase, Phase::Gone);
+        self.kill_from(&mut phase, kept, is_gone).await
+    }
+
+    async fn kill_from(
+        &self,
+        phase: &mut Phase,
+        kept: &PausedSandboxes,
+        is_gone: impl FnOnce(),
+    ) -> Result<bool, SandboxError> {
+        // Before its memory goes, so that it never comes back without. On a full disk, that makes the room.
+        let is_kept_on = match phase {
+            Phase::Paused(..) => match kept.forget(&self.id) {
+                Ok(()) => false,
+                Err(error) if HostFault::of(&error) == Some(HostFault::DiskFull) => true,
+                Err(error) => return Err(error.into()),
+            },
+            Phase::Running(_) | Phase::Gone => false,
+        };
+        let before = std::mem::replace(phase, Phase::Gone);
+        is_gone();
         self.changed.notify_one();
         match before {
             Phase::Running(ran) => self.end(*ran).await,
@@ -436,9 +501,29 @@ impl Sandbox {
                 memory.give_up();
                 memory.leave().await;
             }
-            Phase::Gone => return false,
+            Phase::Gone => return Ok(false),
         }
-        true
+        if is_kept_on {
+            kept.forget_later(self.id.clone());
+        }
+        Ok(true)
+    }
+
+    /// Ends or pauses it if its deadline is past, which may have moved meanwhile.
+    pub(crate) async fn expire(
+        &self,
+        kept: &PausedSandboxes,
+        is_gone: impl FnOnce(),
+    ) -> Result<(), SandboxError> {
+        let mut phase = self.phase.lock().await;
+        if self.deadline().is_none_or(|at| at > Instant::now()) {
+            return Ok(());
+        }
+        let done = match self.record.expiry {
+            Expiry::Kill => self.kill_from(&mut phase, kept, is_gone).await,
+            Expiry::Pause => self.pause_from(&mut phase, kept, None).await,
+        };
+        done.map(drop)
     }
 
     /// Resolves when its VM has ended by itself. One that is paused or killed ends its VM, too.

@@ -8,27 +8,28 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
 use futures_util::{StreamExt as _, stream};
-use ironclaw_orchestrator::vm::snapshot::SnapshotId;
-use ironclaw_orchestrator::vm::{VmIdentity, dropped_vms_ended};
-use rusqlite::params;
-use serde::{Deserialize, Serialize};
+use ironclaw_orchestrator::vm::dropped_vms_ended;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use crate::causes::causes;
 use crate::checkpoints::Checkpoints;
 use crate::database::{Database, DatabaseError};
+use crate::host_fault::HostFault;
 use crate::idempotency::IdempotencyKeys;
 use crate::leftovers;
 use crate::memory::Memory;
+use crate::paused_sandboxes::{Kept, PausedSandboxes, Row};
 use crate::port_access::PortAccess;
-use crate::sandbox::{
-    Expiry, Live, NewSandbox, Paused, Record, Sandbox, SandboxError, State, spawn_options,
-};
+use crate::sandbox::{Live, NewSandbox, Record, Sandbox, SandboxError, State, spawn_options};
 use crate::sandbox_id::SandboxId;
 use crate::secret::Secret;
 use crate::templates::{TemplatePool, Templates};
 
 /// Time that a request which resumes a sandbox adds to its deadline.
 const LIFETIME_ON_USE: Duration = Duration::from_secs(300);
+
+/// Time until a sandbox is ended or paused again that could not be at its deadline.
+const EXPIRY_RETRY: Duration = Duration::from_secs(5);
 
 /// Sandboxes that are paused at the same time when the daemon ends: each writes its memory.
 const PAUSES_AT_A_TIME: usize = 4;
@@ -41,6 +42,7 @@ pub struct Sandboxes(Arc<Inner>);
 struct Inner {
     templates: Templates,
     checkpoints: Checkpoints,
+    paused: PausedSandboxes,
     database: Database,
     limit: usize,
     table: Mutex<Table>,
@@ -56,18 +58,6 @@ struct Table {
     draining: bool,
     /// An operator wants no new ones.
     refusing: bool,
-}
-
-/// What the database has of a paused sandbox.
-#[derive(Debug, Serialize, Deserialize)]
-struct Kept {
-    #[serde(flatten)]
-    record: Record,
-    since: SystemTime,
-    /// The time that it had left when the daemon ended, if it ran then.
-    left: Option<Duration>,
-    /// By what its guest knows itself.
-    identity: Option<VmIdentity>,
 }
 
 /// Room for a sandbox that is being made.
@@ -92,6 +82,7 @@ impl Sandboxes {
         Self(Arc::new(Inner {
             templates,
             checkpoints: Checkpoints::new(database.clone()),
+            paused: PausedSandboxes::of(&database),
             database,
             limit,
             table: Mutex::default(),
@@ -308,7 +299,7 @@ impl Sandboxes {
     }
 
     /// Returns a sandbox that runs, for a request to its guest; resumes it if it wants that.
-    pub(crate) async fn live(&self, sandbox: &Sandbox) -> Result<Live, SandboxError> {
+    pub(crate) async fn live(&self, sandbox: &Arc<Sandbox>) -> Result<Live, SandboxError> {
         match sandbox.live().await {
             Err(SandboxError::Paused) if sandbox.record.resume_on_use => {
                 self.resume(sandbox, LIFETIME_ON_USE).await?;
@@ -319,124 +310,73 @@ impl Sandboxes {
     }
 
     /// Pauses a sandbox; returns whether it ran.
-    pub(crate) async fn pause(&self, sandbox: &Sandbox) -> Result<bool, SandboxError> {
-        self.pause_with(sandbox, None).await
+    pub(crate) async fn pause(&self, sandbox: &Arc<Sandbox>) -> Result<bool, SandboxError> {
+        let (paused, sandbox) = (self.0.paused.clone(), Arc::clone(sandbox));
+        to_the_end(async move { sandbox.pause(&paused, None).await }).await
     }
 
-    async fn pause_with(
-        &self,
-        sandbox: &Sandbox,
-        left: Option<Duration>,
-    ) -> Result<bool, SandboxError> {
-        match sandbox.pause(self.0.database.owner()).await? {
-            Paused::Before => Ok(false),
-            Paused::Now(memory, identity) => {
-                self.keep(sandbox, memory, identity, left)?;
-                // It may have been killed since, and its memory be gone.
-                if self.get(&sandbox.id).is_err() {
-                    self.forget(&sandbox.id)?;
-                    return Err(SandboxError::Gone);
-                }
-                Ok(true)
-            }
-        }
-    }
-
-    /// Goes on with a paused sandbox; returns whether it was paused.
+    /// Goes on with a paused sandbox; returns whether it was paused. One that runs gets a later deadline.
     pub(crate) async fn resume(
         &self,
-        sandbox: &Sandbox,
+        sandbox: &Arc<Sandbox>,
         lifetime: Duration,
     ) -> Result<bool, SandboxError> {
-        let resumed = sandbox.resume(lifetime).await?;
-        if resumed {
-            self.forget(&sandbox.id)?;
-        }
-        Ok(resumed)
+        let (paused, sandbox) = (self.0.paused.clone(), Arc::clone(sandbox));
+        to_the_end(async move { sandbox.resume(&paused, lifetime).await }).await
     }
 
     /// Ends a sandbox; returns whether it was there.
-    pub(crate) async fn kill(&self, sandbox: &Sandbox) -> Result<bool, SandboxError> {
-        let there = self.0.lock().by_id.remove(&sandbox.id).is_some();
-        // Before its memory goes, so that it never comes back without, and again for one that was being
-        // paused.
-        self.forget(&sandbox.id)?;
-        sandbox.kill().await;
-        self.forget(&sandbox.id)?;
-        Ok(there)
+    pub(crate) async fn kill(&self, sandbox: &Arc<Sandbox>) -> Result<bool, SandboxError> {
+        let (this, sandbox) = (self.clone(), Arc::clone(sandbox));
+        to_the_end(async move {
+            let is_gone = || this.remove(&sandbox.id);
+            sandbox.kill(&this.0.paused, is_gone).await
+        })
+        .await
     }
 
-    /// Ends a sandbox or pauses it at its deadline, and forgets it when its VM ended.
+    fn remove(&self, id: &SandboxId) {
+        self.0.lock().by_id.remove(id);
+    }
+
+    /// Ends a sandbox or pauses it at its deadline, and forgets it when its VM ended. While the host is at
+    /// fault, it tries again.
     async fn watch(self, sandbox: Arc<Sandbox>) {
+        let mut not_before = Instant::now();
         loop {
             let expires = async {
                 match sandbox.deadline() {
-                    Some(at) => sleep_until(at).await,
+                    Some(at) => sleep_until(at.max(not_before)).await,
                     None => std::future::pending().await,
                 }
             };
+            let is_gone = || self.remove(&sandbox.id);
             let done = tokio::select! {
                 () = sandbox.changed.notified() => Ok(()),
-                () = expires => self.expire(&sandbox).await,
+                () = expires => sandbox.expire(&self.0.paused, is_gone).await,
                 () = sandbox.ended() => {
                     tracing::info!(sandbox = %sandbox.id, "the VM of a sandbox has ended");
                     self.kill(&sandbox).await.map(drop)
                 }
             };
-            if let Err(error) = done {
-                tracing::warn!(sandbox = %sandbox.id, %error, "a sandbox is killed");
-                if let Err(error) = self.kill(&sandbox).await {
-                    tracing::error!(sandbox = %sandbox.id, %error, "a sandbox may come back");
+            match done {
+                Ok(()) | Err(SandboxError::Gone) => {}
+                Err(error) if HostFault::of(&error).is_some() => {
+                    tracing::error!(sandbox = %sandbox.id, error = causes(&error), "a sandbox outlives its deadline");
+                    not_before = Instant::now() + EXPIRY_RETRY;
+                }
+                Err(error) => {
+                    tracing::warn!(sandbox = %sandbox.id, error = causes(&error), "a sandbox is killed");
+                    if let Err(error) = self.kill(&sandbox).await {
+                        tracing::error!(sandbox = %sandbox.id, error = causes(&error), "a sandbox can't be killed");
+                        not_before = Instant::now() + EXPIRY_RETRY;
+                    }
                 }
             }
             if self.get(&sandbox.id).is_err() {
                 return;
             }
         }
-    }
-
-    async fn expire(&self, sandbox: &Sandbox) -> Result<(), SandboxError> {
-        // It may have got more time meanwhile.
-        if sandbox.deadline().is_none_or(|at| at > Instant::now()) {
-            return Ok(());
-        }
-        match sandbox.record.expiry {
-            Expiry::Kill => self.kill(sandbox).await.map(drop),
-            Expiry::Pause => self.pause(sandbox).await.map(drop),
-        }
-    }
-
-    fn keep(
-        &self,
-        sandbox: &Sandbox,
-        memory: SnapshotId,
-        identity: Option<VmIdentity>,
-        left: Option<Duration>,
-    ) -> Result<(), DatabaseError> {
-        let kept = Kept {
-            record: sandbox.record.clone(),
-            since: sandbox.status().end,
-            left,
-            identity,
-        };
-        // Maps with texts as keys, numbers and texts: they have a JSON.
-        let record = serde_json::to_string(&kept).unwrap_or_default();
-        let (id, checkpoint) = (sandbox.id.as_str(), memory.to_string());
-        let write = |connection: &mut rusqlite::Connection| {
-            connection.execute(
-                "INSERT OR REPLACE INTO paused_sandbox (id, checkpoint, record) VALUES (?1, ?2, ?3)",
-                params![id, checkpoint, record],
-            )
-        };
-        self.0.database.run("keep a sandbox in", write).map(drop)
-    }
-
-    fn forget(&self, id: &SandboxId) -> Result<(), DatabaseError> {
-        let delete = |connection: &mut rusqlite::Connection| {
-            connection.execute("DELETE FROM paused_sandbox WHERE id = ?1", [id.as_str()])
-        };
-        let deleted = self.0.database.run("remove a sandbox from", delete);
-        deleted.map(drop)
     }
 
     /// Takes up the sandboxes that were paused when the last daemon ended, and goes on with those that
@@ -447,31 +387,32 @@ impl Sandboxes {
     pub async fn take_up(&self) -> Result<usize, DatabaseError> {
         self.sweep().await;
         self.0.checkpoints.take_up(&self.0.templates).await?;
-        let rows = self.0.database.run("list the sandboxes of", |connection| {
-            let mut query =
-                connection.prepare("SELECT id, checkpoint, record FROM paused_sandbox")?;
-            let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-            rows.collect::<rusqlite::Result<Vec<(String, String, String)>>>()
-        })?;
+        let rows = self.0.paused.list()?;
         let mut count = 0;
-        for (id, checkpoint, record) in rows {
-            match self.take_up_one(&id, &checkpoint, &record).await {
+        for row in rows {
+            match self.take_up_one(&row).await {
                 Ok(()) => count += 1,
                 Err(reason) => {
-                    tracing::error!(sandbox = id, reason, "a paused sandbox can't be taken up");
+                    tracing::error!(
+                        sandbox = row.id,
+                        reason,
+                        "a paused sandbox can't be taken up"
+                    );
                 }
             }
         }
         Ok(count)
     }
 
-    async fn take_up_one(&self, id: &str, checkpoint: &str, record: &str) -> Result<(), String> {
+    async fn take_up_one(&self, row: &Row) -> Result<(), String> {
         let text = |error: &dyn std::error::Error| error.to_string();
-        let id: SandboxId = id.parse().map_err(|error| text(&error))?;
-        let kept: Kept = serde_json::from_str(record).map_err(|error| text(&error))?;
+        let id: SandboxId = row.id.parse().map_err(|error| text(&error))?;
+        let kept: Kept = serde_json::from_str(&row.record).map_err(|error| text(&error))?;
         let template = self.0.templates.hashed(&kept.record.template_hash);
         let template = template.await.map_err(|error| text(&error))?;
-        let memory = template.memory(checkpoint, self.0.database.owner()).await?;
+        let memory = template
+            .memory(&row.checkpoint, self.0.database.owner())
+            .await?;
         let Kept {
             record,
             since,
@@ -518,6 +459,7 @@ impl Sandboxes {
         stream::iter(&all)
             .for_each_concurrent(PAUSES_AT_A_TIME, |sandbox| self.hand_over(sandbox, until))
             .await;
+        self.0.paused.forget_the_gone();
         self.0.templates.close().await;
         dropped_vms_ended().await;
     }
@@ -530,13 +472,27 @@ impl Sandboxes {
         }
         let left = status.end.duration_since(SystemTime::now());
         let left = left.unwrap_or(Duration::ZERO);
-        match timeout_at(until, self.pause_with(sandbox, Some(left))).await {
+        match timeout_at(until, sandbox.pause(&self.0.paused, Some(left))).await {
             Ok(Ok(_)) => tracing::info!(sandbox = %sandbox.id, "kept for the next daemon"),
-            Ok(Err(error)) => tracing::error!(sandbox = %sandbox.id, %error, "a sandbox is lost"),
+            Ok(Err(error)) => {
+                tracing::error!(sandbox = %sandbox.id, error = causes(&error), "a sandbox is lost")
+            }
             Err(_) => {
                 tracing::error!(sandbox = %sandbox.id, "a sandbox is lost: there was no time")
             }
         }
+    }
+}
+
+/// Does all of a change, also when the client that asked for it goes away in its middle.
+async fn to_the_end<T: Send + 'static>(
+    change: impl Future<Output = Result<T, SandboxError>> + Send + 'static,
+) -> Result<T, SandboxError> {
+    match tokio::spawn(change).await {
+        Ok(done) => done,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime shuts down.
+        Err(_) => Err(SandboxError::Draining),
     }
 }
 

@@ -14,9 +14,11 @@ extern crate ironclaw_test_harness;
 #[path = "../apart/mod.rs"]
 mod apart;
 mod client;
+mod faults;
 mod javascript;
 mod listening;
 mod ports;
+mod races;
 mod readme;
 mod snapshots;
 mod template_build;
@@ -60,6 +62,11 @@ impl Daemon {
     }
 
     fn start_in(apart: Apart, state: TempDir) -> Self {
+        Self::start_by(apart, state, |command| command)
+    }
+
+    /// Starts one by a command that runs the daemon's.
+    fn start_by(apart: Apart, state: TempDir, command_of: impl FnOnce(Command) -> Command) -> Self {
         let socket = state.path().join("socket");
         let mut command = apart.ironclaw(&["--json", "serve", "--listen", "127.0.0.1:0"]);
         command.arg("--state").arg(state.path());
@@ -68,6 +75,7 @@ impl Daemon {
         command
             .args(["--warm", "base"])
             .env("IRONCLAW_POOL_SIZE", "1");
+        let mut command = command_of(command);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut told = String::new();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());

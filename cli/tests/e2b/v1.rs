@@ -10,14 +10,14 @@ use crate::Daemon;
 use crate::vm::runs;
 
 /// An answer: its status, its head and its body.
-struct Answer {
-    status: u16,
+pub(super) struct Answer {
+    pub(super) status: u16,
     head: String,
     body: Vec<u8>,
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| {
             panic!(
                 "{error}: {} {}",
@@ -29,7 +29,7 @@ impl Answer {
 }
 
 /// Sends a request over the Unix socket; returns the answer when all of it is there.
-fn ask(daemon: &Daemon, call: &str, headers: &str, body: &[u8]) -> Answer {
+pub(super) fn ask(daemon: &Daemon, call: &str, headers: &str, body: &[u8]) -> Answer {
     let mut stream = UnixStream::connect(daemon.state.path().join("socket")).unwrap();
     let length = body.len();
     write!(
@@ -41,7 +41,7 @@ fn ask(daemon: &Daemon, call: &str, headers: &str, body: &[u8]) -> Answer {
     read(stream)
 }
 
-fn read(mut stream: impl std::io::Read) -> Answer {
+pub(super) fn read(mut stream: impl std::io::Read) -> Answer {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
     let end = bytes
@@ -70,7 +70,7 @@ fn unchunked(mut rest: &[u8]) -> Vec<u8> {
     }
 }
 
-fn post(daemon: &Daemon, path: &str, body: &Value) -> Answer {
+pub(super) fn post(daemon: &Daemon, path: &str, body: &Value) -> Answer {
     ask(
         daemon,
         &format!("POST {path}"),
@@ -79,18 +79,18 @@ fn post(daemon: &Daemon, path: &str, body: &Value) -> Answer {
     )
 }
 
-fn get(daemon: &Daemon, path: &str) -> Answer {
+pub(super) fn get(daemon: &Daemon, path: &str) -> Answer {
     ask(daemon, &format!("GET {path}"), "", b"")
 }
 
-fn create(daemon: &Daemon, body: &Value) -> String {
+pub(super) fn create(daemon: &Daemon, body: &Value) -> String {
     let made = post(daemon, "/v1/sandboxes", body);
     assert_eq!(made.status, 201, "{}", made.json());
     made.json()["id"].as_str().unwrap().to_owned()
 }
 
 /// Asserts that a call fails in this way, and tells nothing of the host.
-fn refused(answer: &Answer, status: u16, kind: &str) {
+pub(super) fn refused(answer: &Answer, status: u16, kind: &str) {
     let json = answer.json();
     assert_eq!(
         (answer.status, json["kind"].as_str()),

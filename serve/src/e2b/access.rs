@@ -52,10 +52,8 @@ pub(super) async fn by_key(State(api): State<Api>, request: Request, next: Next)
 impl From<Stranger> for Failure {
     fn from(stranger: Stranger) -> Self {
         match stranger {
-            Stranger::Unknown(_) => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, stranger.to_string())
-            }
-            _ => Self::unauthorized(stranger.to_string()),
+            Stranger::Unknown(error) => Self::internal(&error, "keys can't be looked up now"),
+            known => Self::unauthorized(known.to_string()),
         }
     }
 }

@@ -16,7 +16,7 @@ use super::failure::Failure;
 use super::network::Network;
 use super::shapes::{Create, Created, Info, lifetime};
 use crate::caller::Caller;
-use crate::sandbox::{Sandbox, SandboxError, State as SandboxState};
+use crate::sandbox::{Sandbox, SandboxError};
 use crate::sandbox_id::SandboxId;
 
 /// Lifetime of a sandbox whose maker names none.
@@ -157,7 +157,9 @@ struct Refresh {
 pub(super) async fn refresh(State(api): State<Api>, Path(id): Path<String>, body: Bytes) -> Answer {
     let Refresh { duration } = json(&body)?;
     let lifetime = lifetime(duration, LIFETIME_V1)?;
-    find(&api, &id)?.extend(lifetime);
+    let sandbox = find(&api, &id)?;
+    let extended = sandbox.extend(lifetime).await;
+    extended.map_err(failure(&sandbox))?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -208,18 +210,10 @@ pub(super) async fn connect(State(api): State<Api>, Path(id): Path<String>, body
     let Connect { timeout } = json(&body)?;
     let lifetime = lifetime(timeout, LIFETIME)?;
     let sandbox = find(&api, &id)?;
-    let status = match sandbox.status().state {
-        SandboxState::Running => {
-            sandbox.extend(lifetime);
-            StatusCode::OK
-        }
-        SandboxState::Paused => {
-            let resumed = api.0.sandboxes.resume(&sandbox, lifetime).await;
-            match resumed.map_err(failure(&sandbox))? {
-                true => StatusCode::CREATED,
-                false => StatusCode::OK,
-            }
-        }
+    let resumed = api.0.sandboxes.resume(&sandbox, lifetime).await;
+    let status = match resumed.map_err(failure(&sandbox))? {
+        true => StatusCode::CREATED,
+        false => StatusCode::OK,
     };
     Ok((status, Json(Created::of(&sandbox))).into_response())
 }

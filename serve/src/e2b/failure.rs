@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::causes::causes;
+use crate::host_fault::HostFault;
 use crate::sandbox::SandboxError;
 use crate::sandbox_id::SandboxId;
 use crate::templates::TemplateError;
@@ -55,8 +56,16 @@ impl Failure {
     }
 
     /// Logs what clients are not told, since it may have paths of the host.
-    pub(super) fn internal(error: &dyn std::error::Error, message: &str) -> Self {
+    pub(super) fn internal(error: &(dyn std::error::Error + 'static), message: &str) -> Self {
         tracing::error!(error = causes(error), "{message}");
+        if let Some(fault) = HostFault::of(error) {
+            let status = match fault {
+                HostFault::DatabaseLocked => StatusCode::SERVICE_UNAVAILABLE,
+                HostFault::DatabaseDamaged => StatusCode::INTERNAL_SERVER_ERROR,
+                HostFault::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
+            };
+            return Self::new(status, fault.text());
+        }
         let message = format!("{message}; the daemon's log has the reason");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
     }

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use crate::caller::Stranger;
 use crate::causes::causes;
 use crate::database::DatabaseError;
+use crate::host_fault::HostFault;
 use crate::observe::FailureKind;
 use crate::sandbox::SandboxError;
 use crate::templates::TemplateError;
@@ -66,6 +67,12 @@ pub(super) enum Kind {
     Guest,
     /// This daemon, or the guest's agent, can't do that.
     Unsupported,
+    /// Another process holds the lock of the daemon's database: nothing is changed.
+    DatabaseLocked,
+    /// The daemon's database can't be read or written: nothing is changed.
+    DatabaseDamaged,
+    /// A disk of the host is full: nothing is changed.
+    HostFull,
     /// A failure of the host; its log has the reason.
     Internal,
 }
@@ -80,16 +87,24 @@ impl Kind {
             Self::Paused | Self::Conflict => StatusCode::CONFLICT,
             Self::KeyReused | Self::NoDirectory | Self::Guest => StatusCode::UNPROCESSABLE_ENTITY,
             Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
-            Self::NoRoom | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoRoom | Self::Draining | Self::DatabaseLocked => StatusCode::SERVICE_UNAVAILABLE,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Forbidden => StatusCode::FORBIDDEN,
-            Self::GuestFull => StatusCode::INSUFFICIENT_STORAGE,
+            Self::GuestFull | Self::HostFull => StatusCode::INSUFFICIENT_STORAGE,
             Self::GuestSilent => StatusCode::GATEWAY_TIMEOUT,
             Self::GuestLost => StatusCode::BAD_GATEWAY,
             Self::Unsupported => StatusCode::NOT_IMPLEMENTED,
-            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::DatabaseDamaged | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
+    }
+
+    /// Returns whether the same request may succeed in a moment though nobody changes anything.
+    fn may_pass(self) -> bool {
+        matches!(
+            self,
+            Self::TooMany | Self::NoRoom | Self::Draining | Self::DatabaseLocked
+        )
     }
 
     fn title(self) -> &'static str {
@@ -115,6 +130,9 @@ impl Kind {
             Self::GuestLost => "The guest is gone",
             Self::Guest => "The guest can't do that",
             Self::Unsupported => "Not supported",
+            Self::DatabaseLocked => "The daemon's database is locked",
+            Self::DatabaseDamaged => "The daemon's database can't be used",
+            Self::HostFull => "A disk of the host is full",
             Self::Internal => "A failure of the host",
         }
     }
@@ -160,9 +178,17 @@ impl Problem {
     }
 
     /// Logs what clients are not told, since it may have paths of the host.
-    pub(super) fn internal(error: &dyn std::error::Error) -> Self {
+    pub(super) fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
         tracing::error!(error = causes(error), "a request has failed");
-        Self::new(Kind::Internal, "the daemon's log has the reason")
+        let Some(fault) = HostFault::of(error) else {
+            return Self::new(Kind::Internal, "the daemon's log has the reason");
+        };
+        let kind = match fault {
+            HostFault::DatabaseLocked => Kind::DatabaseLocked,
+            HostFault::DatabaseDamaged => Kind::DatabaseDamaged,
+            HostFault::DiskFull => Kind::HostFull,
+        };
+        Self::new(kind, fault.text())
     }
 }
 
@@ -173,7 +199,7 @@ impl IntoResponse for Problem {
         let mut response = (kind.status(), Json(self)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, CONTENT);
-        if matches!(kind, Kind::TooMany | Kind::NoRoom | Kind::Draining) {
+        if kind.may_pass() {
             let value = HeaderValue::from_static(RETRY_AFTER);
             headers.insert(header::RETRY_AFTER, value);
         }
@@ -184,11 +210,10 @@ impl IntoResponse for Problem {
 
 impl From<Stranger> for Problem {
     fn from(stranger: Stranger) -> Self {
-        let kind = match stranger {
-            Stranger::Unknown(_) => Kind::Internal,
-            _ => Kind::Unauthorized,
-        };
-        Self::new(kind, stranger.to_string())
+        match stranger {
+            Stranger::Unknown(error) => Self::internal(&error),
+            known => Self::new(Kind::Unauthorized, known.to_string()),
+        }
     }
 }
 

@@ -128,7 +128,7 @@ pub(super) async fn extend(
     let sandbox = api.sandbox(&id)?;
     let lifetime = lifetime(asked.lifetime_seconds)?;
     match asked.later_only {
-        true => sandbox.extend(lifetime),
+        true => sandbox.extend(lifetime).await?,
         false => sandbox.set_lifetime(lifetime).await?,
     }
     Ok(Json(Info::of(&sandbox)))
@@ -185,9 +185,5 @@ pub(super) async fn resume(
     let sandbox = api.sandbox(&id)?;
     let lifetime = lifetime(asked.lifetime_seconds)?;
     let changed = api.sandboxes().resume(&sandbox, lifetime).await?;
-    if !changed {
-        // It runs: its use is over later, never sooner.
-        sandbox.extend(lifetime);
-    }
     Ok(Changed::of(&sandbox, changed))
 }
