@@ -220,6 +220,8 @@ fn every_example_of_every_help_works_as_written() {
             "ironclaw fork",
             "ironclaw rm",
             "ironclaw cp",
+            "ironclaw logs",
+            "ironclaw port",
             "docker:",
             "zsh",
         ];

@@ -35,6 +35,9 @@ pub enum Stream {
     Tcp(TcpStream),
 }
 
+/// A connection to a program in a sandbox.
+pub type Tunnel = TokioIo<hyper::upgrade::Upgraded>;
+
 /// A WebSocket to a daemon.
 pub type Socket = WebSocketStream<Stream>;
 
@@ -273,6 +276,32 @@ impl Client {
             }
             Err(error) => Err(self.lost(error)),
         }
+    }
+
+    /// Opens a raw connection to a port of a sandbox.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn tunnel(&self, path: &str) -> Result<Tunnel, ClientError> {
+        let stream = TokioIo::new(self.stream().await?);
+        let (mut sender, connection) = handshake(stream).await.map_err(|error| self.lost(error))?;
+        tokio::spawn(connection.with_upgrades());
+        let request = self.request(Method::GET, path);
+        let request = request
+            .header(header::CONNECTION, "upgrade")
+            .header(header::UPGRADE, "tcp")
+            .body(Full::new(Bytes::new()));
+        let request = request.map_err(|error| self.lost(error))?;
+        let answer = sender.send_request(request).await;
+        let answer = answer.map_err(|error| self.lost(error))?;
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let answer = self.checked(answer).await?;
+            let what = answer.status().to_string();
+            let address = self.address.clone();
+            return Err(ClientError::NotOurs { address, what });
+        }
+        let upgraded = hyper::upgrade::on(answer).await;
+        Ok(TokioIo::new(upgraded.map_err(|error| self.lost(error))?))
     }
 
     fn bad_key(&self) -> ClientError {

@@ -5,6 +5,8 @@ mod cp;
 mod exec;
 mod help;
 mod life;
+mod logs;
+mod port;
 mod which;
 
 use std::path::Path;
@@ -39,6 +41,8 @@ pub async fn perform(socket: &Path, task: Task, json: bool) -> Result<u8> {
         Task::Fork(task) => life::fork(&client, task, json).await?,
         Task::Rm(task) => life::remove(&client, task, json).await?,
         Task::Cp(task) => cp::copy(&client, task, json).await?,
+        Task::Logs(task) => logs::logs(&client, task, json).await?,
+        Task::Port(task) => port::forward(&client, task, json).await?,
     }
     Ok(0)
 }

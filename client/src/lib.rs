@@ -21,7 +21,7 @@ mod shapes;
 mod transfer;
 
 pub use address::{Address, BadAddress};
-pub use client::{Channel, Client, Method, Socket};
+pub use client::{Channel, Client, Method, Socket, Tunnel};
 pub use refusal::{ClientError, Refusal};
 pub use shapes::{Done, Exec, NewSandbox, Page, Sandbox};
 pub use transfer::Body;

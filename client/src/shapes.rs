@@ -1,7 +1,10 @@
 //! The JSON of the daemon's API, as far as it is used here.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 /// A request for a sandbox.
@@ -125,6 +128,70 @@ pub(crate) enum Told {
     /// Of a later daemon.
     #[serde(other)]
     Other,
+}
+
+/// A line of a log.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub(crate) enum Logged {
+    Start {
+        #[serde(flatten)]
+        of: Of,
+        argv: Vec<String>,
+    },
+    Stdout(Printed),
+    Stderr(Printed),
+    End {
+        #[serde(flatten)]
+        of: Of,
+        #[serde(flatten)]
+        end: End,
+    },
+    Lost {
+        #[serde(flatten)]
+        of: Of,
+    },
+    Missed {
+        bytes: u64,
+    },
+    /// Of a later daemon.
+    #[serde(other)]
+    Other,
+}
+
+/// When, and of which command.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Of {
+    pub(crate) at: String,
+    pub(crate) pid: Option<u32>,
+}
+
+/// Output.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Printed {
+    text: String,
+    base64: Option<String>,
+}
+
+impl Printed {
+    /// Returns the output as it was.
+    pub(crate) fn bytes(self) -> Result<Vec<u8>, base64::DecodeError> {
+        match self.base64 {
+            Some(text) => STANDARD.decode(text),
+            None => Ok(self.text.into_bytes()),
+        }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.timed_out, self.exit_code, self.signal) {
+            (true, _, _) => f.write_str("timed out"),
+            (_, Some(code), _) => write!(f, "exit code {code}"),
+            (_, None, Some(signal)) => write!(f, "signal {signal}"),
+            (_, None, None) => f.write_str("ended"),
+        }
+    }
 }
 
 /// The end of a command.

@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod connections;
 mod error_chain;
 pub mod guest_io;
 pub mod logging;

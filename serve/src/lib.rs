@@ -28,6 +28,7 @@ mod idempotency;
 mod keys;
 mod leftovers;
 mod listen;
+mod log;
 mod memory;
 mod observe;
 mod paused_sandboxes;

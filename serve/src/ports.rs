@@ -10,7 +10,7 @@ use hyper::client::conn::http1;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::TokioIo;
-use ironclaw_orchestrator::vm::{FailureKind, GuestError, VmClient};
+use ironclaw_orchestrator::vm::{FailureKind, GuestError, PortStream, VmClient};
 use thiserror::Error;
 use tokio::io::copy_bidirectional;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -78,15 +78,8 @@ impl Ports {
         port: u16,
         mut request: Request<Body>,
     ) -> Result<Response<Body>, PortError> {
-        let room = self.room().await?;
         let upgrade = prepare(&mut request)?;
-        let stream = vm.connect(port).await.map_err(|error| match error {
-            GuestError::Failed {
-                kind: FailureKind::Refused,
-                ..
-            } => PortError::NotOpen,
-            error => PortError::Guest(error),
-        })?;
+        let (stream, room) = self.connect(vm, port).await?;
         let mut client = http1::Builder::new();
         client.max_buf_size(MAX_HEAD);
         let shaken = client.handshake(TokioIo::new(stream)).await;
@@ -116,6 +109,23 @@ impl Ports {
             });
         }
         Ok(answer.map(|_| Body::empty()))
+    }
+
+    /// Connects with the program that listens on `port`; the connection counts until its permit is dropped.
+    pub(crate) async fn connect(
+        &self,
+        vm: &VmClient,
+        port: u16,
+    ) -> Result<(PortStream, OwnedSemaphorePermit), PortError> {
+        let room = self.room().await?;
+        match vm.connect(port).await {
+            Ok(stream) => Ok((stream, room)),
+            Err(GuestError::Failed {
+                kind: FailureKind::Refused,
+                ..
+            }) => Err(PortError::NotOpen),
+            Err(error) => Err(PortError::Guest(error)),
+        }
     }
 
     async fn room(&self) -> Result<OwnedSemaphorePermit, PortError> {

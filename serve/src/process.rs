@@ -10,6 +10,7 @@ use ironclaw_orchestrator::vm::{
 use tokio::sync::mpsc::Receiver;
 
 use crate::fan_out::FanOut;
+use crate::log::{Happened, Log};
 
 /// What a client started, for those who list it.
 #[derive(Debug, Clone, Default)]
@@ -43,9 +44,10 @@ pub(crate) struct Process {
 }
 
 /// The commands of a sandbox that runs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Processes {
     by_pid: Mutex<BTreeMap<u32, Arc<Process>>>,
+    log: Arc<Log>,
 }
 
 impl Process {
@@ -68,7 +70,27 @@ impl Process {
     }
 }
 
+impl Event {
+    /// Returns what a log has of it.
+    fn happened(&self) -> Happened {
+        match self {
+            Self::Stdout(bytes) => Happened::Stdout(bytes.clone()),
+            Self::Stderr(bytes) => Happened::Stderr(bytes.clone()),
+            Self::Ended(Ok(status)) => Happened::End(*status),
+            Self::Ended(Err(_)) => Happened::Lost,
+        }
+    }
+}
+
 impl Processes {
+    /// Creates an empty table, whose commands are recorded in this log.
+    pub(crate) fn new(log: &Arc<Log>) -> Arc<Self> {
+        Arc::new(Self {
+            by_pid: Mutex::default(),
+            log: Arc::clone(log),
+        })
+    }
+
     /// Starts a command, which goes on without a listener.
     pub(crate) async fn start(
         self: &Arc<Self>,
@@ -155,6 +177,8 @@ impl Processes {
         described: Described,
         first: Option<ExecEvent>,
     ) -> (Arc<Process>, Receiver<Event>) {
+        let argv = std::iter::once(&described.cmd).chain(&described.args);
+        self.log.add(Some(pid), Happened::start(argv));
         let (output, listener) = FanOut::new();
         let process = Arc::new(Process {
             pid,
@@ -205,6 +229,7 @@ async fn forward(
             Ok(_) => continue,
             Err(error) => Event::Ended(Err(error)),
         };
+        processes.log.add(Some(process.pid), event.happened());
         let is_end = matches!(event, Event::Ended(_));
         if is_end {
             // Who is told of the end does not find it any more.

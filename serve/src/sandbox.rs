@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::database::DatabaseError;
 use crate::host_fault::HostFault;
+use crate::log::Log;
 use crate::memory::Memory;
 use crate::paused_sandboxes::{Kept, PausedSandboxes};
 use crate::port_access::PortAccess;
@@ -226,6 +227,7 @@ pub(crate) struct Sandbox {
     status: Mutex<Status>,
     pub(crate) changed: Notify,
     pub(crate) usage: UsageHistory,
+    pub(crate) log: Arc<Log>,
 }
 
 #[derive(Debug)]
@@ -264,9 +266,10 @@ impl Sandbox {
         from: Option<Memory>,
         lifetime: Duration,
     ) -> Self {
+        let log = Arc::default();
         let ran = Ran {
             vm,
-            processes: Arc::default(),
+            processes: Processes::new(&log),
             ports: Arc::default(),
             watchers: Arc::default(),
             from,
@@ -279,6 +282,7 @@ impl Sandbox {
             status: Mutex::new(Status::until(lifetime)),
             changed: Notify::new(),
             usage: UsageHistory::default(),
+            log,
         }
     }
 
@@ -291,6 +295,7 @@ impl Sandbox {
         identity: Option<VmIdentity>,
         since: SystemTime,
     ) -> Self {
+        let log = Arc::default();
         Self {
             id,
             record,
@@ -299,6 +304,7 @@ impl Sandbox {
             status: Mutex::new(Status::paused(since)),
             changed: Notify::new(),
             usage: UsageHistory::default(),
+            log,
         }
     }
 
@@ -449,7 +455,7 @@ impl Sandbox {
         };
         let ran = Ran {
             vm,
-            processes: Arc::default(),
+            processes: Processes::new(&self.log),
             ports: Arc::default(),
             watchers: Arc::default(),
             from: Some(memory.clone()),
@@ -503,6 +509,7 @@ impl Sandbox {
             }
             Phase::Gone => return Ok(false),
         }
+        self.log.close();
         if is_kept_on {
             kept.forget_later(self.id.clone());
         }

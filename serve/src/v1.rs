@@ -7,8 +7,10 @@ mod commands;
 mod exec;
 mod files;
 mod listing;
+mod logs;
 mod node;
 mod pools;
+mod ports;
 mod problem;
 mod sandboxes;
 mod shapes;
@@ -42,6 +44,7 @@ use problem::{Kind, Problem};
         (name = "sandboxes", description = "MicroVMs under ids that their clients keep"),
         (name = "commands", description = "What runs in them"),
         (name = "files", description = "What is on their disks"),
+        (name = "ports", description = "Programs that listen in them"),
         (name = "templates", description = "What they are made of"),
         (name = "snapshots", description = "Memory on disk"),
         (name = "pools", description = "What has them ready"),
@@ -61,10 +64,12 @@ fn guarded() -> OpenApiRouter<Api> {
         .routes(routes!(commands::exec))
         .routes(routes!(commands::start, commands::list))
         .routes(routes!(commands::attach))
+        .routes(routes!(logs::read))
         .routes(routes!(commands::signal))
         .routes(routes!(commands::resize))
         .routes(routes!(commands::stdin))
         .routes(routes!(socket::open))
+        .routes(routes!(ports::connect))
         .routes(routes!(files::list, files::remove))
         .routes(routes!(files::info))
         .routes(routes!(files::make_directory))

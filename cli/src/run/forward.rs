@@ -1,14 +1,13 @@
 //! Ports of this host that lead to ports of the guest.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use ironclaw_console::connections::accept;
 use ironclaw_console::{causes, progress};
 use ironclaw_orchestrator::vm::{FailureKind, GuestError, VmClient};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::args::Port;
@@ -45,47 +44,16 @@ impl Listeners {
     pub(crate) fn forward(self, vm: &VmClient) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
         for (listener, port) in self.0 {
-            tasks.spawn(accept(listener, port, vm.clone()));
+            let vm = vm.clone();
+            let serve = move |stream, peer| serve(stream, peer, port, vm.clone());
+            tasks.spawn(accept(listener, MAX_CONNECTIONS, serve));
         }
         tasks
     }
 }
 
-async fn accept(listener: TcpListener, port: u16, vm: VmClient) {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut connections = JoinSet::new();
-    loop {
-        // Never closed.
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
-            return;
-        };
-        let accepted = loop {
-            tokio::select! {
-                accepted = listener.accept() => break accepted,
-                Some(_) = connections.join_next() => {}
-            }
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                let vm = vm.clone();
-                connections.spawn(async move {
-                    serve(stream, peer, port, &vm).await;
-                    drop(permit);
-                });
-            }
-            Err(error) => {
-                progress::note(&format!("warning: accept a connection: {error}"));
-                // Without descriptors, for one: the next one that ends makes room.
-                if connections.join_next().await.is_none() {
-                    return;
-                }
-            }
-        }
-    }
-}
-
 /// Forwards one connection to its end. One that the guest refuses is closed, as a server would.
-async fn serve(mut stream: TcpStream, peer: SocketAddr, port: u16, vm: &VmClient) {
+async fn serve(mut stream: TcpStream, peer: SocketAddr, port: u16, vm: VmClient) {
     let _ = stream.set_nodelay(true);
     match vm.connect(port).await {
         Ok(mut guest) => {

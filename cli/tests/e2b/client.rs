@@ -1,7 +1,7 @@
 //! Tests the commands that ask a daemon.
 
-use std::io::Write as _;
-use std::process::{Output, Stdio};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, Output, Stdio};
 
 use crate::Daemon;
 use crate::apart::Apart;
@@ -112,15 +112,156 @@ fn a_sandbox_lives_by_the_commands_that_ask_its_daemon() {
     assert_eq!(copies.len(), 2, "{copies:?}");
     assert_eq!(told(&daemon, &["exec", copies[1], "cat", "/tmp/kept"]), "y");
     told(&daemon, &["rm", &id]);
+    its_log_is_kept(&daemon);
+    its_ports_are_reached(&daemon);
     told(&daemon, &["rm", "--all"]);
     assert_eq!(told(&daemon, &["ls", "-q"]), "");
     daemon.end();
 }
 
+/// Starts a command that goes on.
+fn started(daemon: &Daemon, arguments: &[&str]) -> Child {
+    let mut command = daemon.apart.ironclaw(arguments);
+    command.env("IRONCLAW_HOST", daemon.state.path().join("socket"));
+    let streams = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    streams.stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn its_log_is_kept(daemon: &Daemon) {
+    told(daemon, &["create", "--name", "log"]);
+    assert_eq!(told(daemon, &["logs", "log"]), "");
+    let script = "echo out; echo err >&2; exit 3";
+    let failed = ask(daemon, &["exec", "log", "sh", "-c", script], b"");
+    assert_eq!(failed.status.code(), Some(3), "{failed:?}");
+    told(
+        daemon,
+        &["exec", "log", "--json", "--", "printf", "\\377\\n"],
+    );
+    let all = || {
+        let all = ask(daemon, &["logs", "log"], b"");
+        (all.status.code(), all.stdout, all.stderr)
+    };
+    let kept = (Some(0), b"out\n\xff\n".to_vec(), b"err\n".to_vec());
+    assert_eq!(all(), kept);
+
+    let commands = told(daemon, &["logs", "log", "--commands", "--json"]);
+    let commands: serde_json::Value = serde_json::from_str(&commands).unwrap();
+    assert_eq!(commands[0]["state"], "exit code 3");
+    assert_eq!(commands[0]["argv"], serde_json::json!(["sh", "-c", script]));
+    assert_eq!(commands[1]["pid"], serde_json::Value::Null);
+    let pid = commands[0]["pid"].to_string();
+    assert_eq!(told(daemon, &["logs", "-f", "log", &pid]), "out");
+    let lines = told(daemon, &["logs", "log", &pid, "--json"]);
+    let mut events: Vec<_> = lines
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .map(|line| line["event"].as_str().unwrap().to_owned())
+        .collect();
+    events[1..3].sort();
+    assert_eq!(events, ["start", "stderr", "stdout", "end"]);
+    let unknown = ask(daemon, &["logs", "log", "4000000"], b"");
+    let why = String::from_utf8_lossy(&unknown.stderr);
+    assert!(
+        !unknown.status.success() && why.contains("4000000"),
+        "{why}"
+    );
+
+    // A pause keeps it, and who reads it resumes nothing.
+    told(daemon, &["pause", "log"]);
+    assert_eq!(all(), kept);
+    let mut follower = started(daemon, &["logs", "--follow", "log"]);
+    let mut stdout = BufReader::new(follower.stdout.take().unwrap());
+    let mut line = || {
+        let mut line = Vec::new();
+        stdout.read_until(b'\n', &mut line).unwrap();
+        line
+    };
+    assert_eq!((line(), line()), (b"out\n".to_vec(), b"\xff\n".to_vec()));
+    assert!(told(daemon, &["ls"]).contains("paused"));
+    told(daemon, &["resume", "log"]);
+    told(daemon, &["exec", "log", "echo", "later"]);
+    assert_eq!(line(), b"later\n");
+    let much = "yes 0123456 | head -c 800000";
+    told(daemon, &["exec", "log", "sh", "-c", much]);
+    let (_, stdout, stderr) = all();
+    assert!(
+        (100_000..=256 * 1024).contains(&stdout.len()),
+        "{}",
+        stdout.len()
+    );
+    let why = String::from_utf8_lossy(&stderr);
+    assert!(why.contains("not kept"), "{why}");
+    // Its end is that of who follows it.
+    told(daemon, &["rm", "log"]);
+    while !line().is_empty() {}
+    assert_eq!(follower.wait().unwrap().code(), Some(0));
+}
+
+fn its_ports_are_reached(daemon: &Daemon) {
+    use std::io::Read as _;
+    use std::net::{Shutdown, TcpStream};
+    told(daemon, &["create", "--name", "web"]);
+    let serve =
+        "mkdir /tmp/web && seq 100000 > /tmp/web/file && httpd -p 127.0.0.1:8080 -h /tmp/web";
+    told(daemon, &["exec", "web", "sh", "-c", serve]);
+    let mut port = started(daemon, &["port", "web", "0:8080", "0:8081", "0:9000"]);
+    let mut lines = BufReader::new(port.stdout.take().unwrap()).lines();
+    let [open, closed, raw] = [8080, 8081, 9000].map(|guest: u16| {
+        let line = lines.next().unwrap().unwrap();
+        let (address, to) = line.split_once(" -> ").unwrap();
+        assert_eq!(to, guest.to_string());
+        address.to_owned()
+    });
+    // More at once than the daemon lets to a sandbox.
+    let numbers: String = (1..=100_000).map(|n| format!("{n}\n")).collect();
+    let asking: Vec<_> = (0..70)
+        .map(|_| {
+            let (open, numbers) = (open.clone(), numbers.clone());
+            std::thread::spawn(move || {
+                let mut stream = TcpStream::connect(open).unwrap();
+                write!(stream, "GET /file HTTP/1.0\r\n\r\n").unwrap();
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer).unwrap();
+                let end = answer.get(..100.min(answer.len()));
+                assert!(answer.ends_with(&numbers), "{end:?}");
+            })
+        })
+        .collect();
+    for one in asking {
+        one.join().unwrap();
+    }
+    let mut nothing = Vec::new();
+    let mut stream = TcpStream::connect(closed).unwrap();
+    // A reset is an end, too.
+    let _ = stream.read_to_end(&mut nothing);
+    assert_eq!(nothing, b"");
+
+    // Bytes as they are, and the end of one direction alone.
+    let count = "nc -l -p 9000 | wc -c";
+    let mut counting = started(daemon, &["exec", "-i", "web", "sh", "-c", count]);
+    // It ends with its standard input, too.
+    let _input = counting.stdin.take();
+    let listens = "until grep -q ':2328 .* 0A ' /proc/net/tcp /proc/net/tcp6; do sleep 0.1; done";
+    told(daemon, &["exec", "web", "sh", "-c", listens]);
+    let mut stream = TcpStream::connect(raw).unwrap();
+    stream.write_all(&vec![0; 3_000_000]).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let counted = counting.wait_with_output().unwrap();
+    assert_eq!(counted.stdout.trim_ascii(), b"3000000", "{counted:?}");
+
+    told(daemon, &["rm", "web"]);
+    let _ = TcpStream::connect(open).unwrap().read_to_end(&mut nothing);
+    let ended = port.wait_with_output().unwrap();
+    assert_eq!(
+        (ended.status.code(), nothing),
+        (Some(125), Vec::new()),
+        "{ended:?}"
+    );
+}
+
 #[test]
 fn a_command_that_is_interrupted_ends_in_its_sandbox() {
     use rustix::process::{Pid, Signal, kill_process};
-    use std::io::{BufRead as _, BufReader};
     if !runs() {
         return;
     }

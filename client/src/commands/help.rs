@@ -22,6 +22,25 @@ Examples:
   echo 'b a' | ironclaw exec -i build -- tr ' ' '\\n'
   ironclaw exec -it build -- sh";
 
+pub(super) const LOGS_EXAMPLES: &str = "\
+The daemon keeps the last 256 KiB of a sandbox, also of commands that have ended and while it is paused, and as long
+as it runs itself. Standard output is printed there, and standard error there. With --json there is an object a line
+for each piece, and for the start and end of each command.
+
+Examples:
+  ironclaw logs build
+  ironclaw logs build --commands
+  ironclaw logs -f build 215
+  ironclaw logs build --json | jq -r 'select(.event == \"end\") | .exit_code'";
+
+pub(super) const PORT_EXAMPLES: &str = "\
+Prints where it listens. A connection is closed if no program of the sandbox listens on its port; 64 may be open.
+
+Examples:
+  ironclaw port build 8000
+  ironclaw port build 8080:80 0:5432
+  ironclaw port build 0.0.0.0:8080:80";
+
 pub(super) const PAUSE_EXAMPLES: &str = "\
 Examples:
   ironclaw pause build";

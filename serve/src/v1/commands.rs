@@ -21,7 +21,7 @@ use crate::process::{Event, Process};
 use crate::sandbox::Live;
 
 /// The content of a stream of events: a JSON object a line.
-const EVENTS: &str = "application/x-ndjson";
+pub(super) const EVENTS: &str = "application/x-ndjson";
 
 /// Signals of Linux that have a name.
 const SIGNALS: std::ops::RangeInclusive<i32> = 1..=31;
@@ -49,6 +49,7 @@ pub(super) async fn exec(
     let (sandbox, live) = api.live(&id).await?;
     let command = exec.command(&sandbox, &live).await?;
     let output = live.vm.exec(command).await?;
+    sandbox.log.add_run(&exec.argv, &output);
     Ok(Json(output.into()))
 }
 

@@ -55,6 +55,8 @@ pub(super) enum Kind {
     NoFile,
     /// There is no such working directory in the guest.
     NoDirectory,
+    /// No program of the guest listens on the port.
+    PortClosed,
     /// The guest's user may not do that.
     Forbidden,
     /// The guest's disk or one of its tables is full.
@@ -93,7 +95,7 @@ impl Kind {
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::GuestFull | Self::HostFull => StatusCode::INSUFFICIENT_STORAGE,
             Self::GuestSilent => StatusCode::GATEWAY_TIMEOUT,
-            Self::GuestLost => StatusCode::BAD_GATEWAY,
+            Self::GuestLost | Self::PortClosed => StatusCode::BAD_GATEWAY,
             Self::Unsupported => StatusCode::NOT_IMPLEMENTED,
             Self::DatabaseDamaged | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -124,6 +126,7 @@ impl Kind {
             Self::Slow => "The request took too long",
             Self::NoFile => "There is no such file",
             Self::NoDirectory => "There is no such working directory",
+            Self::PortClosed => "The port is closed",
             Self::Forbidden => "The guest's user may not do that",
             Self::GuestFull => "The guest is full",
             Self::GuestSilent => "The guest did not answer in time",
