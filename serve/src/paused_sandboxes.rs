@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::causes::causes;
 use crate::database::{Database, DatabaseError};
-use crate::sandbox::Record;
+use crate::record::Record;
 use crate::sandbox_id::SandboxId;
 
 /// What is kept of a paused sandbox.

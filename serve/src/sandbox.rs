@@ -4,13 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use ironclaw_orchestrator::template::TemplateHash;
 use ironclaw_orchestrator::vm::snapshot::SnapshotError;
 use ironclaw_orchestrator::vm::{
     CheckpointError, CheckpointOptions, ErrorKind, GuestError, Limits, SpawnError, SpawnOptions,
     VmClient, VmHandle, VmIdentity,
 };
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -20,24 +18,13 @@ use crate::host_fault::HostFault;
 use crate::log::Log;
 use crate::memory::Memory;
 use crate::paused_sandboxes::{Kept, PausedSandboxes};
-use crate::port_access::PortAccess;
 use crate::ports::Ports;
 use crate::process::Processes;
+use crate::record::{Expiry, Record};
 use crate::sandbox_id::SandboxId;
-use crate::secret::Secret;
 use crate::templates::{ROOT, TemplateError, TemplatePool};
 use crate::usage::UsageHistory;
 use crate::watchers::Watchers;
-
-/// What becomes of a sandbox at its deadline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Expiry {
-    /// It is killed.
-    Kill,
-    /// It is paused, and can be resumed.
-    Pause,
-}
 
 /// What a client asks of a new sandbox.
 #[derive(Debug, Clone)]
@@ -153,50 +140,6 @@ impl SandboxError {
             Self::TooMany(_) | Self::Draining | Self::Refused => true,
             _ => false,
         }
-    }
-}
-
-/// What is kept of a sandbox that is paused.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Record {
-    /// The name that its maker asked for.
-    pub(crate) template: String,
-    /// Where that led.
-    pub(crate) template_hash: TemplateHash,
-    pub(crate) metadata: BTreeMap<String, String>,
-    pub(crate) env: BTreeMap<String, String>,
-    pub(crate) expiry: Expiry,
-    pub(crate) resume_on_use: bool,
-    /// Who made it: the name of a key.
-    pub(crate) owner: String,
-    pub(crate) started: SystemTime,
-    #[serde(default)]
-    pub(crate) idempotency_key: Option<String>,
-    #[serde(default)]
-    pub(crate) ports: PortAccess,
-    #[serde(with = "secret_text")]
-    pub(crate) token: Secret,
-    #[serde(default)]
-    pub(crate) name: Option<String>,
-    #[serde(default)]
-    pub(crate) user: Option<String>,
-    #[serde(default)]
-    pub(crate) idle_limit: Option<Duration>,
-    #[serde(default)]
-    pub(crate) request_hash: Option<String>,
-}
-
-mod secret_text {
-    use serde::{Deserialize as _, Deserializer, Serializer};
-
-    use crate::secret::Secret;
-
-    pub(super) fn serialize<S: Serializer>(secret: &Secret, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(secret.reveal())
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Secret, D::Error> {
-        String::deserialize(from).map(Secret::known)
     }
 }
 

@@ -10,7 +10,8 @@ use serde_json::Value;
 use super::api::ENVD_VERSION;
 use super::failure::Failure;
 use super::network::{Network, asks_for_something};
-use crate::sandbox::{Expiry, NewSandbox, Sandbox, State};
+use crate::record::Expiry;
+use crate::sandbox::{NewSandbox, Sandbox, State};
 use crate::secret::Secret;
 
 /// Bounds of a lifetime: a day at most.

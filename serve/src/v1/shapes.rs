@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::problem::{Kind, Problem};
-use crate::sandbox::{Expiry, NewSandbox, Sandbox, State};
+use crate::record::Expiry;
+use crate::sandbox::{NewSandbox, Sandbox, State};
 
 /// Bounds of a lifetime: a day at most.
 const MAX_LIFETIME: u64 = 24 * 60 * 60;
