@@ -12,6 +12,7 @@ mod node;
 mod pools;
 mod ports;
 mod problem;
+mod rest;
 mod sandboxes;
 mod shapes;
 mod snapshots;
@@ -114,7 +115,10 @@ fn document() -> OpenApi {
 pub(crate) fn router(sandboxes: &Sandboxes, keys: &Keys) -> Router {
     let api = Api::new(sandboxes, keys);
     let by_key = middleware::from_fn_with_state(api.clone(), api::by_key);
-    let (router, _) = open().merge(guarded().layer(by_key)).split_for_parts();
+    let guarded = guarded()
+        .layer(by_key)
+        .layer(middleware::from_fn(rest::take_in));
+    let (router, _) = open().merge(guarded).split_for_parts();
     let document = document();
     router
         .route("/v1/openapi.json", get(|| async move { Json(document) }))

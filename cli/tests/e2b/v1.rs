@@ -400,3 +400,42 @@ fn a_node_tells_what_it_has_and_takes_no_more_when_it_drains() {
     assert_eq!(spec, serde_json::from_str::<Value>(committed).unwrap());
     daemon.end();
 }
+
+#[test]
+fn who_sends_a_file_that_is_refused_hears_why() {
+    if !runs() {
+        return;
+    }
+    let daemon = Daemon::start();
+    let id = create(&daemon, &json!({}));
+    // More than the sockets hold on their way.
+    let body = vec![b'x'; 8 << 20];
+    for (path, status, kind) in [
+        (
+            format!("{id}/files/content?path=/no/such/file"),
+            422,
+            "no_directory",
+        ),
+        (
+            format!("{id}/files/content?path=/tmp/a&mode=9"),
+            400,
+            "invalid",
+        ),
+        (format!("{id}/files/archive?path=/tmp"), 400, "invalid"),
+        (
+            "none/files/content?path=/tmp/a".to_owned(),
+            404,
+            "not_found",
+        ),
+    ] {
+        let call = format!("PUT /v1/sandboxes/{path}");
+        let answer = ask(&daemon, &call, "", &body);
+        let told = answer.json();
+        assert_eq!(
+            (answer.status, &told["kind"]),
+            (status, &json!(kind)),
+            "{path}: {told}"
+        );
+    }
+    daemon.end();
+}

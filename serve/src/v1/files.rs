@@ -1,7 +1,6 @@
 //! The files of a sandbox. Paths are absolute, and the guest's.
 
 use std::path::Path;
-use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body as Content;
@@ -13,7 +12,6 @@ use futures_util::{Stream, StreamExt as _, stream};
 use ironclaw_orchestrator::vm::{ExtractSummary, FileInfo, FileKind, Owners, WriteOptions};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::timeout;
 use utoipa::{IntoParams, ToSchema};
 
 use super::api::Api;
@@ -25,9 +23,6 @@ use crate::sandbox::Live;
 
 /// Bytes of a file that are sent at a time.
 const CHUNK: usize = 64 * 1024;
-
-/// Timeout of the rest of a body that nobody wants: a client that still sends it does not hear why.
-const REST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Files of a list, at most: more are to be taken as an archive.
 const MAX_FILES: usize = 10_000;
@@ -366,9 +361,7 @@ pub(super) async fn extract(
     let mut pieces = std::pin::pin!(whole(content));
     while let Some(piece) = pieces.next().await {
         if archive.write_all(&piece?).await.is_err() {
-            // The guest's reason comes with the end, and is heard by who may stop to speak.
-            let rest = async { while let Some(Ok(_)) = pieces.next().await {} };
-            let _ = timeout(REST_TIMEOUT, rest).await;
+            // The guest's reason comes with the end.
             break;
         }
     }
