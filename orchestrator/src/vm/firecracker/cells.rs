@@ -131,7 +131,7 @@ impl Cells {
         let network = sys::new_network();
         let network = network.map_err(VmmError::io("make a network namespace for a jail"))?;
         let groups = self.cgroups.as_ref();
-        let groups = groups.map(|cgroups| cgroups.of_machine(&name, machine));
+        let groups = groups.map(|cgroups| cgroups.of_machine(&name, machine, owner.path()));
         let groups = groups.transpose();
         let groups = groups.map_err(VmmError::io("make the control groups of a jail"))?;
         self.kept().used += 1;

@@ -36,7 +36,7 @@ use root::root;
 use super::filter::filter;
 use crate::disk;
 use crate::sys::confine::{self, Confinement, Namespaces};
-use crate::vm::vmm::jail::cgroup::{Cgroup, Cgroups};
+use crate::vm::vmm::jail::cgroup::{self, Cgroup, Cgroups};
 use crate::vm::vmm::jail::readable_by;
 use crate::vm::vmm::jail::user::{Turn, User, user};
 use crate::vm::vmm::run_directory::{self, RunDirectory};
@@ -246,6 +246,7 @@ impl Jail {
             (Some(cgroups), Some(_)) => {
                 let name = format!("{}-{}", run.name(), run.number());
                 let memory = role.machine.memory_bytes() + OVERHEAD;
+                let memory = memory + cgroup::written_in_memory(run.path(), role.machine)?;
                 let processors = role.machine.vcpus.saturating_add(OWN_PROCESSORS);
                 let processes = threads(role.machine);
                 // The name by which a sweep finds and removes it if we are killed.

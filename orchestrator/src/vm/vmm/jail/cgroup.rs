@@ -5,6 +5,8 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 
+use ironclaw_host::disk;
+
 use crate::vm::vmm::Machine;
 
 /// The parent of all VMs' groups.
@@ -37,6 +39,15 @@ enum Version {
 }
 
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
+
+/// Returns the memory that a snapshot takes beside that of its guest: all of that once more where the files of
+/// `directory` are in memory, or the kernel would kill the VMM that writes it.
+pub(in crate::vm) fn written_in_memory(directory: &Path, machine: Machine) -> io::Result<u64> {
+    Ok(match disk::is_in_memory(directory)? {
+        true => machine.memory_bytes(),
+        false => 0,
+    })
+}
 
 impl Cgroups {
     /// Finds the hierarchies of this host; `None` if a controller is missing.
@@ -90,9 +101,16 @@ impl Cgroups {
         })
     }
 
-    /// Creates the groups of a VM of this size called `id`. Nothing is removed with them.
-    pub(in crate::vm) fn of_machine(&self, id: &str, machine: Machine) -> io::Result<Cgroup> {
-        let memory = machine.memory_bytes() + OVERHEAD_BYTES;
+    /// Creates the groups of a VM of this size called `id`, whose files are in `directory`. Nothing is
+    /// removed with them.
+    pub(in crate::vm) fn of_machine(
+        &self,
+        id: &str,
+        machine: Machine,
+        directory: &Path,
+    ) -> io::Result<Cgroup> {
+        let memory = machine.memory_bytes() + written_in_memory(directory, machine)?;
+        let memory = memory + OVERHEAD_BYTES;
         let processes = u32::from(machine.vcpus) + EXTRA_THREADS;
         self.create(id, PathBuf::new(), memory, machine.vcpus, processes)
     }
@@ -320,10 +338,14 @@ cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0
             vcpus: 2,
             disk_mib: None,
         };
-        let of_machine = ordinary.of_machine("vm", machine).unwrap();
-        let limit = directory.path().join("ironclaw/vm/memory.max");
-        assert_eq!(fs::read_to_string(limit).unwrap(), "201326592");
-        drop((group, of_machine));
+        // A snapshot that is written to a tmpfs counts once more.
+        for (files, bytes) in [("/proc", "201326592"), ("/dev/shm", "335544320")] {
+            let of_machine = ordinary.of_machine("vm", machine, Path::new(files));
+            let limit = directory.path().join("ironclaw/vm/memory.max");
+            assert_eq!(fs::read_to_string(limit).unwrap(), bytes, "{files}");
+            drop(of_machine.unwrap());
+        }
+        drop(group);
         assert!(!mark.exists() && !mark.with_file_name("mark").exists());
         let mounts = vec!["/proc".into()];
         Cgroups { version, mounts }.try_out().unwrap_err();
