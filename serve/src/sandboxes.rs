@@ -475,6 +475,8 @@ impl Sandboxes {
         let left = left.unwrap_or(Duration::ZERO);
         match timeout_at(until, sandbox.pause(&self.0.paused, Some(left))).await {
             Ok(Ok(_)) => tracing::info!(sandbox = %sandbox.id, "kept for the next daemon"),
+            // Somebody has ended it meanwhile.
+            Ok(Err(SandboxError::Gone)) => {}
             Ok(Err(error)) => {
                 tracing::error!(sandbox = %sandbox.id, error = causes(&error), "a sandbox is lost")
             }
