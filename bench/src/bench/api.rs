@@ -56,7 +56,10 @@ struct Report {
     /// Number of sandboxes that ran when they were listed, in one answer.
     listed: usize,
     list_ms: Spread<f64>,
+    /// The daemon with its warm clones, before anybody asked for a sandbox.
     daemon: Idle,
+    /// The same after all of that.
+    daemon_after: Idle,
 }
 
 /// Sandboxes of both sides, made in one way.
@@ -141,6 +144,9 @@ async fn measure(
     reporter.stage("starting a daemon", true);
     let limit = options.at_once.max(rounds);
     let daemon = Daemon::start(&options.settings, &template, options.warm, limit).await?;
+    let watched = rounds.try_into()?;
+    reporter.stage("the daemon idles", true);
+    let fresh = daemon.idle(watched).await?;
     let pool = PoolOptions::from(&config)
         .with_size(1)
         .with_refresh(Duration::MAX)
@@ -180,7 +186,7 @@ async fn measure(
         daemon.emptied().await?;
         daemon.warm_up(&template).await?;
         reporter.stage("the daemon idles", true);
-        let idle = daemon.idle(rounds.try_into()?).await?;
+        let idle = daemon.idle(watched).await?;
         Ok::<_, anyhow::Error>((ways, list, idle))
     };
     let listed = listed.await;
@@ -198,7 +204,8 @@ async fn measure(
         at_once,
         listed: options.at_once,
         list_ms: Spread::of_times(list).context("nothing was measured")?,
-        daemon: idle,
+        daemon: fresh,
+        daemon_after: idle,
     })
 }
 
@@ -314,10 +321,11 @@ fn print(report: &Report) -> Result<()> {
     output::line("\nthe API's medians without the library's, and its slowest of the library's:")?;
     output::table(["WAY", "CREATE", "FIRST COMMAND", "SLOWEST"], rows.into())?;
     output::line(&format!(
-        "\n{} sandboxes listed in {} ms (median); {}",
+        "\n{} sandboxes listed in {} ms (median)\na daemon that idles: {}; after all of that: {}",
         report.listed,
         text::milliseconds(report.list_ms.p50),
-        report.daemon
+        report.daemon,
+        report.daemon_after
     ))
 }
 

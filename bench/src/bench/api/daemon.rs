@@ -226,7 +226,7 @@ impl fmt::Display for Idle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "the daemon that idles has {:.1} MiB, and woke up {} times in {:.0} s",
+            "{:.1} MiB, {} wake-ups in {:.0} s",
             text::in_mebibytes(self.rss_bytes),
             self.wake_ups,
             self.seconds
