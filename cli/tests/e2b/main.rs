@@ -26,7 +26,7 @@ mod v1;
 #[path = "../vm/mod.rs"]
 mod vm;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -35,6 +35,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use apart::Apart;
 use ironclaw_test_harness::skipped;
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use vm::runs;
@@ -58,7 +59,7 @@ struct Daemon {
 impl Daemon {
     fn start() -> Self {
         let state = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        Self::start_in(Apart::new(), state)
+        Self::start_in(with_snapshot(), state)
     }
 
     fn start_in(apart: Apart, state: TempDir) -> Self {
@@ -165,6 +166,26 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Returns directories with a snapshot for a daemon, copied from one that is kept between runs: a boot takes
+/// seconds.
+fn with_snapshot() -> Apart {
+    let apart = Apart::new();
+    let home = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let kept = home.join("e2b-snapshots");
+    let turn = File::create(home.join("e2b-snapshots.lock")).unwrap();
+    flock(&turn, FlockOperation::LockExclusive).unwrap();
+    // Makes what is missing, and replaces what another build has made.
+    let mut make = apart.ironclaw(&["run", "--", "true"]);
+    make.env("IRONCLAW_SNAPSHOT_PATH", &kept);
+    let made = make.env("IRONCLAW_POOL_SIZE", "1").output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let mut copy = Command::new("cp");
+    copy.args(["-a", "--reflink=auto"]).arg(&kept);
+    let copied = copy.arg(apart.snapshots()).output().unwrap();
+    assert!(copied.status.success(), "{copied:?}");
+    apart
 }
 
 /// Returns a Python with an SDK of E2B; ignores the test if there is none to be had.
