@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io;
 
+use ironclaw_host::disk;
 use ironclaw_orchestrator::vm::ErrorKind;
 use rusqlite::ErrorCode;
 use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
@@ -46,11 +47,8 @@ impl HostFault {
                 _ => None,
             };
         }
-        let is_full = match error.downcast_ref::<io::Error>().map(io::Error::kind) {
-            Some(kind) => matches!(
-                kind,
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-            ),
+        let is_full = match error.downcast_ref::<io::Error>() {
+            Some(error) => disk::is_full(error),
             None => ErrorKind::of(error) == Some(ErrorKind::NoSpace),
         };
         is_full.then_some(Self::DiskFull)

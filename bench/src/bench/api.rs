@@ -260,18 +260,12 @@ async fn all(mut serving: JoinSet<Result<Served>>) -> Result<Vec<Served>> {
 }
 
 fn print(report: &Report) -> Result<()> {
-    let Host {
-        load_before,
-        load_after,
-        ..
-    } = report.host;
     output::line(&format!(
-        "{}; {}; {} warm clones of each side; load average {:.2} before, {:.2} after",
+        "{}; {}; {} warm clones of each side; {}",
         report.guest.line(&report.vmm),
         report.template,
         report.warm,
-        load_before.one,
-        load_after.one
+        report.host.load()
     ))?;
     output::line("milliseconds to a sandbox, and to the end of its first command:")?;
     let ways = [

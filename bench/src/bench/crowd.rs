@@ -159,16 +159,10 @@ async fn of_pool(pool: &Pool, clones: usize, rounds: usize) -> Result<Crowd> {
 }
 
 fn print(report: &Report) -> Result<()> {
-    let Host {
-        load_before,
-        load_after,
-        ..
-    } = report.host;
     output::line(&format!(
-        "{}; load average {:.2} before, {:.2} after",
+        "{}; {}",
         report.guest.line(&report.vmm),
-        load_before.one,
-        load_after.one
+        report.host.load()
     ))?;
     output::line(
         "milliseconds, and MiB of a clone; medians; a spawn beside that among the fewest; the sweep \

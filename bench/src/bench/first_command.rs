@@ -250,17 +250,11 @@ async fn at_once(pool: &Pool, first: &FirstCommand) -> Result<Vec<[Duration; 2]>
 }
 
 fn print(report: &Report) -> Result<()> {
-    let Host {
-        load_before,
-        load_after,
-        ..
-    } = report.host;
     output::line(&format!(
-        "{}; {}; load average {:.2} before, {:.2} after",
+        "{}; {}; {}",
         report.guest.line(&report.vmm),
         report.template,
-        load_before.one,
-        load_after.one
+        report.host.load()
     ))?;
     output::line(&format!(
         "warm spawn: {} ms, {:.2} of the minimal template's {} ms (medians); an idle clone takes {:.1} MiB \

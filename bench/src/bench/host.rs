@@ -50,6 +50,14 @@ impl Host {
         })
     }
 
+    /// `load average 0.50 before, 1.20 after`
+    pub(super) fn load(&self) -> String {
+        format!(
+            "load average {:.2} before, {:.2} after",
+            self.load_before.one, self.load_after.one
+        )
+    }
+
     /// `Some CPU, 2 processors, 15.6 GiB, Linux 6.1.0`
     pub(super) fn line(&self) -> String {
         let Self {
