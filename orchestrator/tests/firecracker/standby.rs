@@ -25,6 +25,40 @@ async fn three_templates_that_idle_have_one_set_of_jailed_standby_processes() {
     share_a_set(&lab).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn standby_processes_outlive_the_pool_that_started_them() {
+    let Some(lab) = Lab::open().await else { return };
+    outlive_their_pool(&lab).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jailed_standby_processes_outlive_the_pool_that_started_them() {
+    let Some(lab) = jailed().await else { return };
+    outlive_their_pool(&lab).await;
+}
+
+async fn outlive_their_pool(lab: &Lab) {
+    let options = || PoolOptions::new(1).with_warm(0).with_standby(STANDBY);
+    let first = Pool::open(lab.launcher().await, options()).await.unwrap();
+    first.warmup().await.unwrap();
+    let started = first.standby_pids();
+    assert_eq!(started.len(), STANDBY);
+    let second = Pool::open(lab.launcher().await, options()).await.unwrap();
+    second.warmup().await.unwrap();
+    assert_eq!(second.standby_pids(), started);
+    // Its hypervisor goes with it.
+    first.close().await;
+    assert_eq!(second.standby_pids(), started);
+    assert!(started.iter().all(|pid| is_alive(*pid)), "{started:?}");
+    let vm = second.spawn("restored").await.unwrap();
+    assert!(started.contains(&vm.pid()), "one of the set serves");
+    assert_eq!(run(&vm, ["echo", "served"]).await, "served\n");
+    vm.destroy().await.unwrap();
+    second.close().await;
+    assert!(!started.iter().any(|pid| is_alive(*pid)));
+    lab.until_no_home();
+}
+
 /// Copies the lab's template, with other boot arguments.
 fn copy(lab: &Lab, boot_args: &str) -> Template {
     let store = TemplateStore::open(&lab.config.template_path).unwrap();
@@ -77,9 +111,8 @@ async fn share_a_set(lab: &Lab) {
         pool.close().await;
     }
     let standby = last.standby_pids();
-    // What stood by for the burst besides may be ending just now.
-    let alive = standby.iter().filter(|pid| is_alive(**pid)).count();
-    assert!(alive >= STANDBY, "{standby:?}");
+    assert!(standby.len() >= STANDBY, "{standby:?}");
+    assert!(standby.iter().all(|pid| is_alive(*pid)), "{standby:?}");
     last.close().await;
     assert!(!standby.iter().any(|pid| is_alive(*pid)));
     lab.until_no_home();

@@ -9,7 +9,6 @@
 use std::fs::DirBuilder;
 use std::io;
 use std::ops::RangeInclusive;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +16,7 @@ use std::sync::Arc;
 use rustix::process::{Resource, getrlimit};
 
 use super::cells::Cell;
-use super::pid_namespace::PidNamespace;
+use super::pid_namespace::{PidNamespace, PidNamespaces};
 use super::trampoline::TRAMPOLINE;
 use crate::sys::program::Program;
 use crate::vm::host_limits;
@@ -39,7 +38,7 @@ pub struct Jailer {
     users: RangeInclusive<u32>,
     turn: Turn,
     cgroups: Option<Cgroups>,
-    pid_namespace: PidNamespace,
+    pid_namespaces: PidNamespaces,
 }
 
 impl Jailer {
@@ -51,8 +50,8 @@ impl Jailer {
     /// without root.
     pub fn find(configured: Option<&Path>, users: RangeInclusive<u32>) -> Result<Self, VmmError> {
         let program = find_jailer(configured)?;
-        let pid_namespace = PidNamespace::start().map_err(host_limits::of_start);
-        let pid_namespace = pid_namespace.map_err(|error| VmmError::Unusable {
+        let pid_namespaces = PidNamespaces::start().map_err(host_limits::of_start);
+        let pid_namespaces = pid_namespaces.map_err(|error| VmmError::Unusable {
             program: PROGRAM,
             path: program.clone(),
             reason: format!(
@@ -72,7 +71,7 @@ impl Jailer {
             users,
             turn: Turn::default(),
             cgroups,
-            pid_namespace,
+            pid_namespaces,
         })
     }
 
@@ -89,8 +88,9 @@ impl Jailer {
         *self.users.start()
     }
 
-    pub(super) fn namespace(&self) -> Arc<OwnedFd> {
-        self.pid_namespace.namespace()
+    /// Returns the PID namespace for one more VM, which has to keep it while its process lives.
+    pub(super) fn pid_namespace(&self) -> Arc<PidNamespace> {
+        self.pid_namespaces.current()
     }
 
     pub(super) fn cgroups(&self) -> Option<&Cgroups> {

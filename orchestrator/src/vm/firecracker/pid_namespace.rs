@@ -14,37 +14,44 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::sys;
 
-/// A handle of a PID namespace; dropping it kills all processes there.
+/// The PID namespace that processes are started in.
 #[derive(Debug)]
-pub(super) struct PidNamespace(Mutex<Namespace>);
+pub(super) struct PidNamespaces(Mutex<Arc<PidNamespace>>);
 
+/// A PID namespace; dropping it kills all processes there, so each of them has a reference: a standby
+/// process serves other pools when the one that started it is closed.
 #[derive(Debug)]
-struct Namespace {
+pub(super) struct PidNamespace {
     first: Child,
     itself: Arc<OwnedFd>,
 }
 
-impl PidNamespace {
+impl PidNamespaces {
     /// Creates a namespace. Needs CAP_SYS_ADMIN.
     pub(super) fn start() -> io::Result<Self> {
-        Ok(Self(Mutex::new(Namespace::start()?)))
+        Ok(Self(Mutex::new(Arc::new(PidNamespace::start()?))))
     }
 
     /// Returns the namespace to start processes in. Creates a new one if the first process of the
     /// last was killed: that namespace is dead, and accepts no more processes.
-    pub(super) fn namespace(&self) -> Arc<OwnedFd> {
+    pub(super) fn current(&self) -> Arc<PidNamespace> {
         let mut namespace = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !namespace.is_alive() {
-            match Namespace::start() {
-                Ok(next) => *namespace = next,
+            match PidNamespace::start() {
+                Ok(next) => *namespace = Arc::new(next),
                 Err(error) => tracing::warn!(%error, "no PID namespace can be made for jailed VMs"),
             }
         }
-        Arc::clone(&namespace.itself)
+        Arc::clone(&namespace)
     }
 }
 
-impl Namespace {
+impl PidNamespace {
+    /// Returns its descriptor, for setns(2).
+    pub(super) fn descriptor(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.itself)
+    }
+
     fn start() -> io::Result<Self> {
         // A thread can't change back the namespace of its future children: this one exists for
         // nothing else.
@@ -80,20 +87,20 @@ impl Namespace {
     }
 }
 
-impl Namespace {
+impl PidNamespace {
     /// Returns whether processes can be started in it. Its first process can't be reaped before all
-    /// others were, and is without its program from before the kernel kills these.
-    fn is_alive(&mut self) -> bool {
+    /// others were, and is without its program from before the kernel kills these. Nobody but us reaps
+    /// it, so that its number is not another process's.
+    fn is_alive(&self) -> bool {
         let program = format!("/proc/{}/exe", self.first.id());
-        let has_program = match std::fs::read_link(program) {
+        match std::fs::read_link(program) {
             Ok(_) => true,
             Err(error) => error.kind() != io::ErrorKind::NotFound,
-        };
-        has_program && matches!(self.first.try_wait(), Ok(None))
+        }
     }
 }
 
-impl Drop for Namespace {
+impl Drop for PidNamespace {
     fn drop(&mut self) {
         end(&mut self.first);
     }
@@ -114,7 +121,7 @@ mod tests {
         if !rustix::process::geteuid().is_root() {
             return;
         }
-        let mut namespace = Namespace::start().unwrap();
+        let mut namespace = PidNamespace::start().unwrap();
         assert!(namespace.is_alive());
         namespace.first.kill().unwrap();
         let pidfd = rustix::process::pidfd_open(
@@ -138,7 +145,7 @@ mod tests {
         }
         let stray = tempfile::NamedTempFile::new().unwrap();
         let open = rustix::io::dup(stray.as_file()).unwrap();
-        let namespace = Namespace::start().unwrap();
+        let namespace = PidNamespace::start().unwrap();
         let directory = format!("/proc/{}/fd", namespace.first.id());
         let descriptors = std::fs::read_dir(directory).unwrap();
         let files: Vec<_> = descriptors

@@ -16,6 +16,7 @@ use super::chroot::{Chroot, Sees};
 use super::confined::{Confined, OWN_FILES};
 use super::devices::{Devices, Interface, Tap};
 use super::jail::Jailer;
+use super::pid_namespace::PidNamespace;
 use super::vm::FirecrackerVm;
 use super::vm_dir::VmDir;
 use crate::sys::program::Program;
@@ -66,6 +67,7 @@ impl Snapshot {
 struct VmResources {
     _dir: VmDir,
     _interface: Option<Interface>,
+    _pid_namespace: Option<Arc<PidNamespace>>,
 }
 
 impl Starter {
@@ -274,18 +276,21 @@ impl Starter {
             return Ok(launch.recorded_in(run).with(VmResources {
                 _dir: dir,
                 _interface: interface,
+                _pid_namespace: None,
             }));
         };
         let tap = interface.as_ref().map(Interface::tap);
         let network = tap.and_then(|tap| tap.namespace.as_deref());
         let program = jailer.program(jail, run.path(), machine, network, &arguments);
+        let pid_namespace = jailer.pid_namespace();
         Ok(Launch::new(program)
-            .in_pid_namespace(jailer.namespace())
+            .in_pid_namespace(pid_namespace.descriptor())
             .joining(jail.cell.entrances()?)
             .recorded_in(Arc::clone(&run))
             .with(VmResources {
                 _dir: dir,
                 _interface: interface,
+                _pid_namespace: Some(pid_namespace),
             }))
     }
 }
