@@ -1,6 +1,5 @@
 //! A sandbox: a VM under an id that its clients keep, whether it runs or is paused.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -17,6 +16,7 @@ use crate::database::DatabaseError;
 use crate::host_fault::HostFault;
 use crate::log::Log;
 use crate::memory::Memory;
+use crate::new_sandbox::InvalidSandbox;
 use crate::paused_sandboxes::{Kept, PausedSandboxes};
 use crate::ports::Ports;
 use crate::process::Processes;
@@ -25,60 +25,6 @@ use crate::sandbox_id::SandboxId;
 use crate::templates::{ROOT, TemplateError, TemplatePool};
 use crate::usage::UsageHistory;
 use crate::watchers::Watchers;
-
-/// What a client asks of a new sandbox.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct NewSandbox {
-    /// The name of its template.
-    pub template: String,
-    /// Time until its deadline.
-    pub lifetime: Duration,
-    /// What becomes of it then.
-    pub expiry: Expiry,
-    /// Whether a request to it resumes it when it is paused.
-    pub resume_on_use: bool,
-    /// What its client wants to find it by.
-    pub metadata: BTreeMap<String, String>,
-    /// Variables of each of its commands.
-    pub env: BTreeMap<String, String>,
-    /// Whether its ports ask for a token.
-    pub private_ports: bool,
-    /// The host name that programs on its ports are told, in which `${PORT}` stands for the port.
-    pub told_host: Option<String>,
-    /// What its maker sends again with the same request: the same sandbox is the answer then.
-    pub idempotency_key: Option<String>,
-    /// The hash of what its maker asked for by that key: another request by it is refused then.
-    pub request_hash: Option<String>,
-    /// Its name, for people and lists.
-    pub name: Option<String>,
-    /// The user that its commands run as; `None`: what its template has.
-    pub user: Option<String>,
-    /// Time without a request to its guest after which it is killed.
-    pub idle_limit: Option<Duration>,
-}
-
-impl NewSandbox {
-    /// Asks for a sandbox of a template with a lifetime, which is killed after it.
-    #[must_use]
-    pub fn of(template: impl Into<String>, lifetime: Duration) -> Self {
-        Self {
-            template: template.into(),
-            lifetime,
-            expiry: Expiry::Kill,
-            resume_on_use: false,
-            metadata: BTreeMap::new(),
-            env: BTreeMap::new(),
-            private_ports: false,
-            told_host: None,
-            idempotency_key: None,
-            request_hash: None,
-            name: None,
-            user: None,
-            idle_limit: None,
-        }
-    }
-}
 
 /// The reason why a sandbox does not do what it is asked.
 #[derive(Debug, Error)]
@@ -102,6 +48,9 @@ pub enum SandboxError {
     /// A request with the same Idempotency-Key made another one.
     #[error("the Idempotency-Key made sandbox {0}, by another request")]
     KeyReused(SandboxId),
+    /// It is not one that there may be.
+    #[error(transparent)]
+    Invalid(#[from] InvalidSandbox),
     /// Its template can't be used.
     #[error(transparent)]
     Template(Box<TemplateError>),

@@ -18,10 +18,11 @@ use crate::host_fault::HostFault;
 use crate::idempotency::IdempotencyKeys;
 use crate::leftovers;
 use crate::memory::Memory;
+use crate::new_sandbox::NewSandbox;
 use crate::paused_sandboxes::{Kept, PausedSandboxes, Row};
 use crate::port_access::PortAccess;
 use crate::record::Record;
-use crate::sandbox::{Live, NewSandbox, Sandbox, SandboxError, State, spawn_options};
+use crate::sandbox::{Live, Sandbox, SandboxError, State, spawn_options};
 use crate::sandbox_id::SandboxId;
 use crate::secret::Secret;
 use crate::templates::{TemplatePool, Templates};
@@ -135,6 +136,7 @@ impl Sandboxes {
         new: NewSandbox,
         by: &str,
     ) -> Result<Arc<Sandbox>, SandboxError> {
+        new.check()?;
         let Some(key) = new.idempotency_key.clone() else {
             return self.make(new, by).await;
         };

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::causes::causes;
 use crate::host_fault::HostFault;
+use crate::new_sandbox::InvalidSandbox;
 use crate::sandbox::SandboxError;
 use crate::sandbox_id::SandboxId;
 use crate::templates::TemplateError;
@@ -84,6 +85,7 @@ impl Failure {
             SandboxError::Template(error) if matches!(**error, TemplateError::Unknown(_)) => {
                 Self::new(StatusCode::NOT_FOUND, error.to_string())
             }
+            SandboxError::Invalid(error) => error.clone().into(),
             SandboxError::KeyReused(_) => Self::new(StatusCode::CONFLICT, error.to_string()),
             SandboxError::TooMany(_) => Self::new(StatusCode::TOO_MANY_REQUESTS, error.to_string()),
             busy if busy.is_busy() => {
@@ -102,6 +104,12 @@ impl Failure {
     /// Returns it as clients read it.
     pub(super) fn body(&self) -> Value {
         json!({ "code": self.status.as_u16(), "message": self.message })
+    }
+}
+
+impl From<InvalidSandbox> for Failure {
+    fn from(error: InvalidSandbox) -> Self {
+        Self::bad_request(error.to_string())
     }
 }
 

@@ -10,15 +10,11 @@ use serde_json::Value;
 use super::api::ENVD_VERSION;
 use super::failure::Failure;
 use super::network::{Network, asks_for_something};
+use crate::new_sandbox::NewSandbox;
+pub(super) use crate::new_sandbox::lifetime;
 use crate::record::Expiry;
-use crate::sandbox::{NewSandbox, Sandbox, State};
+use crate::sandbox::{Sandbox, State};
 use crate::secret::Secret;
-
-/// Bounds of a lifetime: a day at most.
-const MAX_LIFETIME: u64 = 24 * 60 * 60;
-
-/// Limit of a sandbox's metadata and variables together, in bytes.
-const MAX_TEXTS: usize = 256 * 1024;
 
 /// Which node runs a sandbox: there is one.
 const CLIENT: &str = "ironclaw";
@@ -79,7 +75,6 @@ impl Create {
         }
         let metadata = self.metadata.unwrap_or_default();
         let env = self.env_vars.unwrap_or_default();
-        check_texts(&metadata, &env)?;
         let mut new = NewSandbox::of(
             untagged(&self.template),
             lifetime(self.timeout, default_lifetime)?,
@@ -94,36 +89,6 @@ impl Create {
         new.private_ports = network.is_private;
         new.told_host = network.host;
         Ok(new)
-    }
-}
-
-fn check_texts(
-    metadata: &BTreeMap<String, String>,
-    env: &BTreeMap<String, String>,
-) -> Result<(), Failure> {
-    let all = metadata.iter().chain(env);
-    let bytes: usize = all.map(|(name, value)| name.len() + value.len()).sum();
-    if bytes > MAX_TEXTS {
-        let text = format!("metadata and variables have {bytes} bytes, and may have {MAX_TEXTS}");
-        return Err(Failure::bad_request(text));
-    }
-    let bad = |name: &&String| name.is_empty() || name.contains(['=', '\0']);
-    if let Some(name) = env.keys().find(bad) {
-        return Err(Failure::bad_request(format!(
-            "{name:?} is no name of a variable"
-        )));
-    }
-    Ok(())
-}
-
-/// Returns the lifetime that a number of seconds stands for.
-pub(super) fn lifetime(seconds: Option<u64>, default: Duration) -> Result<Duration, Failure> {
-    match seconds {
-        None => Ok(default),
-        Some(seconds) if seconds <= MAX_LIFETIME => Ok(Duration::from_secs(seconds)),
-        Some(seconds) => Err(Failure::bad_request(format!(
-            "a timeout of {seconds} s is longer than {MAX_LIFETIME} s"
-        ))),
     }
 }
 
@@ -259,19 +224,6 @@ mod tests {
             let failure = parse(&json).unwrap_err();
             assert!(failure.message.contains(field), "{}", failure.message);
         }
-    }
-
-    #[test]
-    fn bounds_hold() {
-        assert!(parse(r#"{"templateID":"x","timeout":86401}"#).is_err());
-        assert!(parse(r#"{"templateID":"x","envVars":{"A=B":"1"}}"#).is_err());
-        let long = "x".repeat(MAX_TEXTS);
-        assert!(
-            parse(&format!(
-                r#"{{"templateID":"x","metadata":{{"a":"{long}"}}}}"#
-            ))
-            .is_err()
-        );
     }
 
     #[test]

@@ -10,9 +10,10 @@ use utoipa::ToSchema;
 use super::api::Api;
 use super::ask::{Body, Named};
 use super::problem::Problem;
-use super::shapes::{Info, lifetime, rfc3339};
+use super::shapes::{Info, LIFETIME, rfc3339};
 use crate::caller::Caller;
 use crate::checkpoints::SandboxCheckpoint;
+use crate::new_sandbox::lifetime;
 
 /// Copies that are made at a time, at most.
 const MAX_FORKS: usize = 20;
@@ -155,7 +156,7 @@ pub(super) async fn fork(
         let text = format!("count is a number from 1 to {MAX_FORKS}");
         return Err(Problem::invalid(text));
     }
-    let lifetime = lifetime(copies.lifetime_seconds)?;
+    let lifetime = lifetime(copies.lifetime_seconds, LIFETIME)?;
     let sandbox = api.sandbox(&id)?;
     let sandboxes = api.sandboxes();
     let made = sandboxes

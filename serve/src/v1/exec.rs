@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::problem::Problem;
-use super::shapes::check_env;
+use crate::new_sandbox::check_env;
 use crate::process::Described;
 use crate::sandbox::{Live, Sandbox};
 

@@ -11,6 +11,7 @@ use crate::caller::Stranger;
 use crate::causes::causes;
 use crate::database::DatabaseError;
 use crate::host_fault::HostFault;
+use crate::new_sandbox::InvalidSandbox;
 use crate::observe::FailureKind;
 use crate::sandbox::SandboxError;
 use crate::templates::TemplateError;
@@ -256,6 +257,7 @@ impl From<SandboxError> for Problem {
                 Self::new(Kind::Draining, error.to_string())
             }
             SandboxError::KeyReused(_) => Self::new(Kind::KeyReused, error.to_string()),
+            SandboxError::Invalid(error) => error.into(),
             SandboxError::Template(error) => (*error).into(),
             SandboxError::Guest(error) => error.into(),
             busy if busy.is_busy() => {
@@ -264,6 +266,16 @@ impl From<SandboxError> for Problem {
             }
             other => Self::internal(&other),
         }
+    }
+}
+
+impl From<InvalidSandbox> for Problem {
+    fn from(error: InvalidSandbox) -> Self {
+        let kind = match error {
+            InvalidSandbox::Texts(_) => Kind::TooLarge,
+            _ => Kind::Invalid,
+        };
+        Self::new(kind, error.to_string())
     }
 }
 

@@ -12,8 +12,9 @@ use utoipa::ToSchema;
 use super::api::Api;
 use super::ask::{Body, Named, read};
 use super::problem::Problem;
-use super::shapes::{Create, Info, lifetime};
+use super::shapes::{Create, Info, LIFETIME};
 use crate::caller::Caller;
+use crate::new_sandbox::lifetime;
 use crate::sandbox::Sandbox;
 use crate::sandbox_id::SandboxId;
 use crate::secret;
@@ -126,7 +127,7 @@ pub(super) async fn extend(
     Body(asked): Body<Lifetime>,
 ) -> Answer<Json<Info>> {
     let sandbox = api.sandbox(&id)?;
-    let lifetime = lifetime(asked.lifetime_seconds)?;
+    let lifetime = lifetime(asked.lifetime_seconds, LIFETIME)?;
     match asked.later_only {
         true => sandbox.extend(lifetime).await?,
         false => sandbox.set_lifetime(lifetime).await?,
@@ -183,7 +184,7 @@ pub(super) async fn resume(
     Body(asked): Body<Lifetime>,
 ) -> Answer<Json<Changed>> {
     let sandbox = api.sandbox(&id)?;
-    let lifetime = lifetime(asked.lifetime_seconds)?;
+    let lifetime = lifetime(asked.lifetime_seconds, LIFETIME)?;
     let changed = api.sandboxes().resume(&sandbox, lifetime).await?;
     Ok(Changed::of(&sandbox, changed))
 }

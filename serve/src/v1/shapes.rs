@@ -8,20 +8,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::problem::{Kind, Problem};
+use crate::new_sandbox::{NewSandbox, lifetime};
 use crate::record::Expiry;
-use crate::sandbox::{NewSandbox, Sandbox, State};
-
-/// Bounds of a lifetime: a day at most.
-const MAX_LIFETIME: u64 = 24 * 60 * 60;
+use crate::sandbox::{Sandbox, State};
 
 /// Lifetime of a sandbox whose maker names none.
 pub(super) const LIFETIME: Duration = Duration::from_secs(300);
-
-/// Limit of a sandbox's metadata and variables together, in bytes.
-const MAX_TEXTS: usize = 256 * 1024;
-
-/// Limit of a sandbox's name, in bytes.
-const MAX_NAME: usize = 64;
 
 /// A request for a sandbox.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -95,15 +87,7 @@ impl Create {
                 "sandboxes have no network yet: \"network\" can be null, false or \"none\"",
             ));
         }
-        check_texts(&self.metadata, &self.env)?;
-        if let Some(name) = &self.name
-            && (name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control))
-        {
-            return Err(Problem::invalid(format!(
-                "a name has 1 to {MAX_NAME} bytes of printable text"
-            )));
-        }
-        let mut new = NewSandbox::of(self.template, lifetime(self.lifetime_seconds)?);
+        let mut new = NewSandbox::of(self.template, lifetime(self.lifetime_seconds, LIFETIME)?);
         new.name = self.name;
         new.user = self.user;
         new.metadata = self.metadata;
@@ -113,46 +97,8 @@ impl Create {
             OnDeadline::Pause => Expiry::Pause,
         };
         new.resume_on_use = self.resume_on_use;
-        new.idle_limit = match self.limits.idle_seconds {
-            Some(0) => return Err(Problem::invalid("idle_seconds is at least 1")),
-            limit => limit.map(Duration::from_secs),
-        };
+        new.idle_limit = self.limits.idle_seconds.map(Duration::from_secs);
         Ok(new)
-    }
-}
-
-fn check_texts(
-    metadata: &BTreeMap<String, String>,
-    env: &BTreeMap<String, String>,
-) -> Result<(), Problem> {
-    let all = metadata.iter().chain(env);
-    let bytes: usize = all.map(|(name, value)| name.len() + value.len()).sum();
-    if bytes > MAX_TEXTS {
-        let text = format!("metadata and variables have {bytes} bytes, and may have {MAX_TEXTS}");
-        return Err(Problem::new(Kind::TooLarge, text));
-    }
-    check_env(env)
-}
-
-/// Refuses names that no variable has.
-pub(super) fn check_env(env: &BTreeMap<String, String>) -> Result<(), Problem> {
-    let bad = |(name, value): &(&String, &String)| {
-        name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')
-    };
-    match env.iter().find(bad) {
-        Some((name, _)) => Err(Problem::invalid(format!("{name:?} is no variable"))),
-        None => Ok(()),
-    }
-}
-
-/// Returns the lifetime that a number of seconds stands for.
-pub(super) fn lifetime(seconds: Option<u64>) -> Result<Duration, Problem> {
-    match seconds {
-        None => Ok(LIFETIME),
-        Some(seconds) if seconds <= MAX_LIFETIME => Ok(Duration::from_secs(seconds)),
-        Some(seconds) => Err(Problem::invalid(format!(
-            "a lifetime of {seconds} s is longer than {MAX_LIFETIME} s"
-        ))),
     }
 }
 
@@ -246,7 +192,9 @@ mod tests {
     use crate::v1::ask::read;
 
     fn parse(json: &str) -> Result<NewSandbox, Problem> {
-        read::<Create>(json.as_bytes())?.accept()
+        let new = read::<Create>(json.as_bytes())?.accept()?;
+        new.check().map_err(Problem::from)?;
+        Ok(new)
     }
 
     #[test]
@@ -284,7 +232,7 @@ mod tests {
             let problem = parse(json).unwrap_err();
             assert_eq!(problem.kind, Kind::Invalid, "{json}");
         }
-        let long = "x".repeat(MAX_TEXTS);
+        let long = "x".repeat(256 * 1024);
         let problem = parse(&format!(r#"{{"metadata":{{"a":"{long}"}}}}"#)).unwrap_err();
         assert_eq!(problem.kind, Kind::TooLarge);
     }
