@@ -4,17 +4,23 @@
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use ironclaw_orchestrator::vm::{ExitStatus, Output};
 use tokio::sync::watch;
 
-/// Bytes that the log of a sandbox takes at most; the oldest records make room.
+/// Bytes of output and of command lines in the log of a sandbox, at most; the oldest records make room.
 const MAX_SIZE: usize = 256 * 1024;
 
-/// Bytes that a record takes beside its content.
-const RECORD_SIZE: usize = 128;
+/// Records of a log, at most: each takes memory beside its content.
+const MAX_RECORDS: usize = 4096;
+
+/// Bytes of output that are joined to one record, at most: few enough to be copied for each piece.
+const MAX_JOINED: usize = 4 * 1024;
+
+/// Time after a record's first piece of output in which others are joined to it.
+const JOINED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Bytes of a command line that are kept.
 const MAX_ARGV: usize = 4 * 1024;
@@ -37,6 +43,7 @@ pub(crate) enum Happened {
 /// A record.
 #[derive(Debug, Clone)]
 pub(crate) struct Record {
+    /// When it came; of output that is joined, the first piece.
     pub(crate) at: SystemTime,
     /// The PID of the command; none of one that was run to its end in one call.
     pub(crate) pid: Option<u32>,
@@ -58,7 +65,7 @@ struct Kept {
     records: VecDeque<Record>,
     /// How many records there were before those.
     dropped: u64,
-    /// Bytes that the records take.
+    /// Bytes of what is in the records.
     size: usize,
     /// Bytes that were printed.
     printed: u64,
@@ -92,11 +99,35 @@ impl Happened {
     }
 
     fn size(&self) -> usize {
-        RECORD_SIZE
-            + match self {
-                Self::Start(argv) => argv.iter().map(|it| it.len() + size_of::<String>()).sum(),
-                other => other.output(),
+        match self {
+            Self::Start(argv) => argv.iter().map(|it| it.len() + size_of::<String>()).sum(),
+            other => other.output(),
+        }
+    }
+
+    /// Returns both as one, if they are small pieces of the same stream.
+    fn joined(&self, next: &Self) -> Option<Self> {
+        if self.output() + next.output() > MAX_JOINED {
+            return None;
+        }
+        match (self, next) {
+            (Self::Stdout(one), Self::Stdout(two)) => {
+                Some(Self::Stdout([&one[..], two].concat().into()))
             }
+            (Self::Stderr(one), Self::Stderr(two)) => {
+                Some(Self::Stderr([&one[..], two].concat().into()))
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns output without its first bytes.
+    fn after(&self, bytes: usize) -> Self {
+        match self {
+            Self::Stdout(output) => Self::Stdout(output.slice(bytes.min(output.len())..)),
+            Self::Stderr(output) => Self::Stderr(output.slice(bytes.min(output.len())..)),
+            other => other.clone(),
+        }
     }
 
     /// Lets go of memory that is shared with more than what is kept.
@@ -111,8 +142,38 @@ impl Happened {
 
 /// Copies as much of the end of an output as a log has room for.
 fn last(output: &[u8]) -> Bytes {
-    let from = output.len().saturating_sub(MAX_SIZE - RECORD_SIZE);
+    let from = output.len().saturating_sub(MAX_SIZE);
     Bytes::copy_from_slice(&output[from..])
+}
+
+impl Record {
+    /// Bytes that were printed until its end.
+    fn end(&self) -> u64 {
+        self.printed + self.happened.output() as u64
+    }
+
+    /// Joins what the same command printed next, if it came soon; returns whether it did.
+    fn join(&mut self, at: SystemTime, pid: Option<u32>, next: &Happened) -> bool {
+        let soon = at
+            .duration_since(self.at)
+            .is_ok_and(|since| since < JOINED_WITHIN);
+        if !soon || self.pid != pid {
+            return false;
+        }
+        let joined = self.happened.joined(next);
+        joined.map(|joined| self.happened = joined).is_some()
+    }
+
+    /// Returns the output in it that a reader of so many bytes has not had; `None` if it has had all.
+    fn after(&self, read: u64) -> Option<Self> {
+        let from = read.max(self.printed);
+        let had = usize::try_from(from - self.printed).unwrap_or(usize::MAX);
+        (from < self.end()).then(|| Self {
+            happened: self.happened.after(had),
+            printed: from,
+            ..*self
+        })
+    }
 }
 
 impl Log {
@@ -136,26 +197,7 @@ impl Log {
     }
 
     fn push(&self, pid: Option<u32>, happened: Happened, printed: usize) {
-        {
-            let mut kept = self.lock();
-            kept.printed += printed as u64;
-            kept.size += happened.size();
-            // Behind what there was no room for.
-            let printed = kept.printed - happened.output() as u64;
-            kept.records.push_back(Record {
-                at: SystemTime::now(),
-                pid,
-                happened,
-                printed,
-            });
-            while kept.size > MAX_SIZE {
-                let Some(oldest) = kept.records.pop_front() else {
-                    break;
-                };
-                kept.size -= oldest.happened.size();
-                kept.dropped += 1;
-            }
-        }
+        self.lock().push(SystemTime::now(), pid, happened, printed);
         self.news.send_modify(|_| {});
     }
 
@@ -184,12 +226,60 @@ impl Log {
     }
 }
 
+impl Kept {
+    fn push(&mut self, at: SystemTime, pid: Option<u32>, happened: Happened, printed: usize) {
+        self.printed += printed as u64;
+        self.size += happened.size();
+        let last = self.records.back_mut();
+        if !last.is_some_and(|last| last.join(at, pid, &happened)) {
+            // Behind what there was no room for.
+            let printed = self.printed - happened.output() as u64;
+            self.records.push_back(Record {
+                at,
+                pid,
+                happened,
+                printed,
+            });
+        }
+        self.make_room();
+    }
+
+    /// Takes as much of the oldest records as there is too much.
+    fn make_room(&mut self) {
+        loop {
+            let surplus = self.size.saturating_sub(MAX_SIZE);
+            let too_many = self.records.len() > MAX_RECORDS;
+            let Some(oldest) = self.records.front_mut() else {
+                return;
+            };
+            if surplus == 0 && !too_many {
+                return;
+            }
+            if too_many || oldest.happened.output() <= surplus {
+                self.size -= oldest.happened.size();
+                self.records.pop_front();
+                self.dropped += 1;
+            } else {
+                oldest.happened = oldest.happened.after(surplus);
+                oldest.printed += surplus as u64;
+                self.size -= surplus;
+            }
+        }
+    }
+
+    /// Returns the record with this number, if it is kept.
+    fn get(&self, number: u64) -> Option<&Record> {
+        let index = number.checked_sub(self.dropped)?;
+        self.records.get(usize::try_from(index).ok()?)
+    }
+}
+
 /// Reads a log.
 #[derive(Debug)]
 pub(crate) struct Reader {
     /// The number of the next record.
     next: u64,
-    /// Bytes that were printed before it.
+    /// Bytes that it has read, or missed.
     printed: u64,
     news: watch::Receiver<bool>,
 }
@@ -208,17 +298,18 @@ impl Reader {
         let kept = log.lock();
         let skipped = self.next.saturating_sub(kept.dropped);
         let skipped = usize::try_from(skipped).unwrap_or(usize::MAX);
-        let records: Vec<_> = kept
-            .records
-            .iter()
-            .skip(skipped)
-            .take(MAX_BATCH)
-            .cloned()
-            .collect();
+        let new = kept.records.iter().skip(skipped).take(MAX_BATCH).cloned();
+        let mut records: Vec<_> = new.collect();
+        let count = records.len() as u64;
+        let before = self.next.checked_sub(1).and_then(|last| kept.get(last));
+        // It may have grown since.
+        if let Some(rest) = before.and_then(|before| before.after(self.printed)) {
+            records.insert(0, rest);
+        }
         let (first, last) = (records.first()?, records.last()?);
         let missed = first.printed.saturating_sub(self.printed);
-        self.next = self.next.max(kept.dropped) + records.len() as u64;
-        self.printed = last.printed + last.happened.output() as u64;
+        self.next = self.next.max(kept.dropped) + count;
+        self.printed = last.end();
         Some(Batch { missed, records })
     }
 
@@ -272,11 +363,10 @@ mod tests {
         for _ in 0..100 {
             log.add(Some(1), stdout(&piece));
         }
-        let kept = log.lock().records.len();
-        assert!(kept < 100 && log.lock().size <= MAX_SIZE);
         let batch = slow.next(&log).unwrap();
-        assert_eq!(batch.missed, (100 - kept as u64) * 10_000);
-        assert_eq!(batch.records.len(), kept);
+        let output = batch.records.iter().map(|it| it.happened.output());
+        assert_eq!(output.sum::<usize>(), MAX_SIZE);
+        assert_eq!(batch.missed, 1_000_000 - MAX_SIZE as u64);
         assert_eq!(log.reader().next(&log).unwrap().missed, batch.missed + 5);
     }
 
@@ -298,6 +388,74 @@ mod tests {
         let long = vec!["a".repeat(MAX_ARGV * 2); 3];
         assert_eq!(Happened::start(&long), Happened::Start(Vec::new()));
         let many = vec![String::new(); MAX_ARGV];
-        assert!(Happened::start(&many).size() <= MAX_ARGV + RECORD_SIZE);
+        assert!(Happened::start(&many).size() <= MAX_ARGV);
+    }
+
+    #[test]
+    fn a_log_keeps_as_much_of_small_pieces_as_of_large_ones_and_a_reader_gets_each_byte_once() {
+        let log = Log::default();
+        let mut follower = log.reader();
+        let (mut read, mut written) = (Vec::new(), Vec::new());
+        let mut follow = |log: &Log| {
+            while let Some(batch) = follower.next(log) {
+                assert_eq!(batch.missed, 0);
+                for record in batch.records {
+                    let Happened::Stdout(bytes) = record.happened else {
+                        panic!("{record:?}")
+                    };
+                    read.extend_from_slice(&bytes);
+                }
+            }
+        };
+        for number in 0..100_000 {
+            let piece = format!("{number}\n");
+            log.add(Some(1), stdout(&piece));
+            written.extend_from_slice(piece.as_bytes());
+            if number % 7 == 0 {
+                follow(&log);
+            }
+        }
+        follow(&log);
+        assert_eq!(read, written);
+        assert_eq!(log.lock().size, MAX_SIZE);
+        // One that has had a part of what was joined is told what it missed of the rest.
+        let mut slow = log.reader();
+        while slow.next(&log).is_some() {}
+        let read = slow.printed;
+        for _ in 0..10 {
+            log.add(Some(1), stdout(&"x".repeat(MAX_SIZE / 2)));
+        }
+        let (mut missed, mut got) = (0, 0);
+        while let Some(batch) = slow.next(&log) {
+            missed += batch.missed;
+            got += batch
+                .records
+                .iter()
+                .map(|it| it.happened.output())
+                .sum::<usize>();
+        }
+        assert_eq!((got, missed), (MAX_SIZE, 4 * MAX_SIZE as u64));
+        assert_eq!(slow.printed, read + 5 * MAX_SIZE as u64);
+    }
+
+    #[test]
+    fn pieces_of_other_commands_streams_and_times_stay_apart() {
+        let mut kept = Kept::default();
+        let began = SystemTime::UNIX_EPOCH;
+        let stderr = || Happened::Stderr(Bytes::from_static(b"e"));
+        kept.push(began, Some(1), stdout("a"), 1);
+        kept.push(began, Some(1), stdout("b"), 1);
+        assert_eq!(kept.records[0].happened, stdout("ab"));
+        kept.push(began, Some(2), stdout("c"), 1);
+        kept.push(began, Some(2), stderr(), 1);
+        kept.push(began + JOINED_WITHIN, Some(2), stderr(), 1);
+        assert_eq!(kept.records.len(), 4);
+        let ends: Vec<_> = kept.records.iter().map(Record::end).collect();
+        assert_eq!(ends, [2, 3, 4, 5]);
+        // Alternating ones take no memory without end.
+        for pid in 0..2 * MAX_RECORDS {
+            kept.push(began, u32::try_from(pid).ok(), stdout("x"), 1);
+        }
+        assert_eq!(kept.records.len(), MAX_RECORDS);
     }
 }

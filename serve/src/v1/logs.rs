@@ -120,8 +120,9 @@ impl Logged {
 
 /// Reads what the commands of a sandbox printed last, a JSON object a line.
 ///
-/// The daemon keeps 256 KiB of a sandbox as long as it runs itself, also of commands that have ended and while the
-/// sandbox is paused; reading resumes none.
+/// The daemon keeps the last 256 KiB of a sandbox as long as it runs itself, also of commands that have ended and
+/// while the sandbox is paused; reading resumes none. What a command prints on one stream within a second is one
+/// record, up to 4 KiB; of more than 4,096 records the oldest ones go, too.
 #[utoipa::path(
     get, path = "/v1/sandboxes/{id}/logs", tag = "commands",
     params(("id" = String, Path, description = "The sandbox's id"), Range),
