@@ -23,6 +23,7 @@ mod checkpoints;
 mod database;
 mod e2b;
 mod fan_out;
+mod file_watch;
 mod host_fault;
 mod idempotency;
 mod keys;

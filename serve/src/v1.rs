@@ -4,6 +4,7 @@ mod api;
 mod ask;
 mod checkpoints;
 mod commands;
+mod events;
 mod exec;
 mod files;
 mod listing;
@@ -18,6 +19,7 @@ mod shapes;
 mod snapshots;
 mod socket;
 mod templates;
+mod watch;
 
 use axum::extract::DefaultBodyLimit;
 use axum::routing::get;
@@ -75,6 +77,7 @@ fn guarded() -> OpenApiRouter<Api> {
         .routes(routes!(files::info))
         .routes(routes!(files::make_directory))
         .routes(routes!(files::rename))
+        .routes(routes!(watch::watch))
         .routes(routes!(templates::list))
         .routes(routes!(templates::delete))
         .routes(routes!(checkpoints::create))

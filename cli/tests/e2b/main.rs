@@ -25,6 +25,7 @@ mod template_build;
 mod v1;
 #[path = "../vm/mod.rs"]
 mod vm;
+mod watch;
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};

@@ -1,7 +1,6 @@
 //! Watches over directories: the calls `WatchDir`, whose client listens, and `CreateWatcher`,
 //! `GetWatcherEvents` and `RemoveWatcher`, whose client asks.
 
-use std::path::Path;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -19,17 +18,15 @@ use super::entries;
 use super::envelope;
 use super::failure::{Code, RpcFailure};
 use super::rpc;
+use crate::file_watch::{self, WatchError, Watched};
 use crate::watchers::Wanted;
 
 /// Timeout of a guest to tell what happened until it was asked.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Bytes that are read of a guest's table of mounts.
-const MAX_MOUNTS: u64 = 1024 * 1024;
-
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Watched {
+struct Asked {
     path: String,
     recursive: bool,
     include_entry: bool,
@@ -44,7 +41,7 @@ struct Selected {
 
 /// Begins to watch a directory.
 async fn open(entered: &Entered, message: &Bytes) -> Result<(FileWatch, Wanted), RpcFailure> {
-    let asked: Watched = rpc::read(message)?;
+    let asked: Asked = rpc::read(message)?;
     let user = entered.user().await?;
     let path = rpc::path(entered, &user, &asked.path).await?;
     let files = entered.live.vm.files().as_user(&user);
@@ -52,46 +49,28 @@ async fn open(entered: &Entered, message: &Bytes) -> Result<(FileWatch, Wanted),
         let text = format!("path is not a directory: {path}");
         return Err(RpcFailure::invalid(text));
     }
-    if !asked.allow_network_mounts && is_on_network(entered, &path).await? {
-        let text = format!("cannot watch path on network filesystem: {path}");
-        return Err(RpcFailure::invalid(text));
-    }
-    let watch = match asked.recursive {
-        true => files.watch_recursive(&path).await?,
-        false => files.watch(&path).await?,
-    };
-    let root = path.into();
-    let with_entries = asked.include_entry;
-    let wanted = Wanted {
-        root,
+    let watched = Watched {
+        path,
         user,
-        with_entries,
+        recursive: asked.recursive,
+        allow_network_mounts: asked.allow_network_mounts,
+    };
+    let watch = file_watch::open(&entered.live.vm, &watched).await?;
+    let wanted = Wanted {
+        root: watched.path.into(),
+        user: watched.user,
+        with_entries: asked.include_entry,
     };
     Ok((watch, wanted))
 }
 
-/// Returns whether a path is on a file system whose changes others may make, of which nobody here is
-/// told.
-async fn is_on_network(entered: &Entered, path: &str) -> Result<bool, RpcFailure> {
-    let mounts = entered.live.vm.get_file("/proc/mounts", MAX_MOUNTS).await?;
-    Ok(is_network(
-        &String::from_utf8_lossy(&mounts),
-        Path::new(path),
-    ))
-}
-
-/// Finds the last mount that a path is below, in a table as `/proc/mounts` has it.
-fn is_network(mounts: &str, path: &Path) -> bool {
-    let below = mounts.lines().filter_map(|line| {
-        let mut fields = line.split(' ').skip(1);
-        let (at, kind) = (fields.next()?, fields.next()?);
-        path.starts_with(at).then_some((at.len(), kind))
-    });
-    // Of two at the same place, the later one is seen.
-    let found = below.max_by_key(|(length, _)| *length);
-    found.is_some_and(|(_, kind)| {
-        matches!(kind, "nfs" | "nfs4" | "cifs" | "smb3" | "9p") || kind.starts_with("fuse")
-    })
+impl From<WatchError> for RpcFailure {
+    fn from(error: WatchError) -> Self {
+        match error {
+            WatchError::OnNetwork(_) => Self::invalid(error.to_string()),
+            WatchError::Guest(error) => error.into(),
+        }
+    }
 }
 
 /// The failure of a watch that could not keep up.
@@ -262,27 +241,5 @@ impl Telling {
     fn end(&mut self, failure: Option<&RpcFailure>) -> Bytes {
         self.is_over = true;
         envelope::end(failure)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mount_of_the_network_is_told_from_the_disk_around_it() {
-        let mounts = "overlay / overlay rw 0 0\nproc /proc proc rw 0 0\n\
-            s:/x /mnt/nfs nfs4 rw 0 0\nf /home/user/f fuse.sshfs rw 0 0\ntmpfs /mnt/nfs/t tmpfs rw 0 0\n";
-        for (path, network) in [
-            ("/", false),
-            ("/mnt", false),
-            ("/mnt/nfs", true),
-            ("/mnt/nfs/a/b", true),
-            ("/mnt/nfs2", false),
-            ("/mnt/nfs/t/a", false),
-            ("/home/user/f/g", true),
-        ] {
-            assert_eq!(is_network(mounts, Path::new(path)), network, "{path}");
-        }
     }
 }

@@ -15,13 +15,11 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::api::Api;
 use super::ask::{Asked, Body, Named};
+use super::events::{EVENTS, line};
 use super::exec::{Done, End, Exec, Size, told};
 use super::problem::{Kind, Problem};
 use crate::process::{Event, Process};
 use crate::sandbox::Live;
-
-/// The content of a stream of events: a JSON object a line.
-pub(super) const EVENTS: &str = "application/x-ndjson";
 
 /// Signals of Linux that have a name.
 const SIGNALS: std::ops::RangeInclusive<i32> = 1..=31;
@@ -108,24 +106,15 @@ impl From<Event> for Told {
     }
 }
 
-impl Told {
-    fn line(&self) -> Bytes {
-        // Texts and numbers: they have a JSON.
-        let mut line = serde_json::to_vec(self).unwrap_or_default();
-        line.push(b'\n');
-        line.into()
-    }
-}
-
 /// Answers with the events of a command.
 fn events(process: &Process, listener: Receiver<Event>, status: StatusCode) -> Response {
-    let start = Told::Start { pid: process.pid }.line();
+    let start = line(&Told::Start { pid: process.pid });
     let events = stream::unfold((Some(start), listener), |(start, mut listener)| async {
-        let line = match start {
+        let event = match start {
             Some(start) => start,
-            None => Told::from(listener.recv().await?).line(),
+            None => line(&Told::from(listener.recv().await?)),
         };
-        Some((Ok::<_, std::convert::Infallible>(line), (None, listener)))
+        Some((Ok::<_, std::convert::Infallible>(event), (None, listener)))
     });
     let content = Content::from_stream(events);
     (status, [(header::CONTENT_TYPE, EVENTS)], content).into_response()
@@ -154,8 +143,8 @@ pub(super) async fn start(
     let started = live.processes.start(&live.vm, command, exec.described());
     let (process, listener) = started.await?;
     if asked.detach {
-        let line = Told::Start { pid: process.pid };
-        return Ok((StatusCode::CREATED, Json(line)).into_response());
+        let start = Told::Start { pid: process.pid };
+        return Ok((StatusCode::CREATED, Json(start)).into_response());
     }
     Ok(events(&process, listener, StatusCode::CREATED))
 }

@@ -90,7 +90,7 @@ pub(super) struct Which {
 }
 
 /// Finds the guest, and the user that a request acts as.
-async fn enter(api: &Api, id: &str, user: Option<String>) -> Answer<(Live, String)> {
+pub(super) async fn enter(api: &Api, id: &str, user: Option<String>) -> Answer<(Live, String)> {
     let (sandbox, live) = api.live(id).await?;
     let user = match user {
         Some(user) => user,

@@ -15,7 +15,8 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::api::Api;
 use super::ask::{Asked, Named};
-use super::commands::{EVENTS, Text};
+use super::commands::Text;
+use super::events::{EVENTS, line};
 use super::exec::End;
 use super::problem::Problem;
 use super::shapes::rfc3339;
@@ -109,15 +110,6 @@ impl From<Record> for Logged {
     }
 }
 
-impl Logged {
-    fn line(&self) -> Bytes {
-        // Texts and numbers: they have a JSON.
-        let mut line = serde_json::to_vec(self).unwrap_or_default();
-        line.push(b'\n');
-        line.into()
-    }
-}
-
 /// Reads what the commands of a sandbox printed last, a JSON object a line.
 ///
 /// The daemon keeps the last 256 KiB of a sandbox as long as it runs itself, also of commands that have ended and
@@ -176,8 +168,8 @@ struct Lines {
 impl Lines {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
-            if let Some(line) = self.ready.pop_front() {
-                return Some(line.line());
+            if let Some(logged) = self.ready.pop_front() {
+                return Some(line(&logged));
             }
             match self.reader.next(&self.log) {
                 Some(batch) => self.take(batch),
