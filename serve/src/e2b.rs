@@ -65,7 +65,7 @@ pub(crate) fn router(sandboxes: Sandboxes, keys: Keys) -> Router {
         keys,
     }));
     let control = Router::new()
-        .route("/sandboxes", post(control::create_v1).get(listing::list))
+        .route("/sandboxes", post(control::create_v1).get(listing::running))
         .route("/v2/sandboxes", post(control::create).get(listing::list))
         .route("/sandboxes/{id}", get(control::info))
         .route("/sandboxes/{id}", delete(control::kill))

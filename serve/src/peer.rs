@@ -13,6 +13,15 @@ pub(crate) enum Peer {
     Network,
 }
 
+/// By which scheme a connection's requests came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scheme {
+    /// As they are.
+    Http,
+    /// Encrypted by the daemon itself.
+    Https,
+}
+
 /// A connection among those that there may be. Who takes one over, as by an upgrade, keeps this as long.
 #[derive(Debug, Clone)]
 pub(crate) struct Connection(

@@ -19,7 +19,7 @@ use crate::memory::Memory;
 const MAX_PASSWD: u64 = 1024 * 1024;
 
 /// The user that commands run as if a template has it, as in E2B's own templates.
-const USER: &str = "user";
+pub(crate) const USER: &str = "user";
 
 /// The user of templates without that one.
 pub(crate) const ROOT: &str = "root";

@@ -1,6 +1,8 @@
 """Calls of the newest SDK of E2B for Python, one after the other."""
 
 import io
+import json
+import os
 import time
 import urllib.error
 import urllib.request
@@ -200,6 +202,9 @@ while not files.exists("/tmp/count") and time.monotonic() - before < 60:
 identity = run("cat /etc/machine-id /proc/sys/kernel/random/boot_id").stdout
 sandbox.pause()
 assert sandbox.get_info().state == SandboxState.PAUSED
+assert found(state=[SandboxState.PAUSED]) == [sandbox.sandbox_id]
+request = urllib.request.Request(f"{os.environ['E2B_API_URL']}/sandboxes", headers={"X-API-Key": os.environ["E2B_API_KEY"]})
+assert json.load(urllib.request.urlopen(request)) == [], "the first version of the API lists what runs"
 assert not sandbox.is_running()
 resumed = Sandbox.connect(sandbox.sandbox_id)
 assert resumed.is_running()
@@ -216,6 +221,7 @@ while resumed.is_running() and time.monotonic() - before < 120:
 assert not resumed.is_running(), "it ends at its deadline"
 
 automatic = Sandbox.create(timeout=300, lifecycle={"on_timeout": "pause", "auto_resume": True})
+assert automatic.get_info().lifecycle == {"on_timeout": "pause", "auto_resume": True}
 automatic.files.write("/tmp/here", "still")
 automatic.set_timeout(0)
 while automatic.get_info().state != SandboxState.PAUSED and time.monotonic() - before < 240:

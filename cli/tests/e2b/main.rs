@@ -14,6 +14,7 @@ extern crate ironclaw_test_harness;
 #[path = "../apart/mod.rs"]
 mod apart;
 mod client;
+mod domain;
 mod faults;
 mod javascript;
 mod listening;
@@ -42,6 +43,7 @@ use tempfile::TempDir;
 use vm::runs;
 
 /// The SDKs that have to work: the newest one, and one of the first that know `E2B_SANDBOX_URL`, with the older API.
+/// Those of the first major version know a domain alone.
 const NEWEST: &str = "e2b";
 const OLD: [&str; 1] = ["e2b==2.10.0"];
 

@@ -12,11 +12,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
-use super::api::{Api, MAX_BODY};
+use super::api::{Api, MAX_BODY, sandbox_id};
 use super::failure::{Code, Failure, RpcFailure};
 use crate::caller::{Caller, Stranger};
 use crate::sandbox::{Live, Sandbox, SandboxError, State as SandboxState};
 use crate::sandbox_id::SandboxId;
+use crate::templates::{USER, account};
 use crate::whole_body;
 
 /// The port of E2B's own agent, under which a sandbox's calls are known.
@@ -76,13 +77,13 @@ impl Target {
             let label = text(headers, header::HOST.as_str())?.split('.').next()?;
             let (port, id) = label.split_once('-')?;
             Some(Self {
-                id: id.parse().ok()?,
+                id: sandbox_id(id).ok()?,
                 port: port.parse().ok()?,
             })
         };
         let by_headers = || {
             Some(Self {
-                id: text(headers, SANDBOX)?.parse().ok()?,
+                id: sandbox_id(text(headers, SANDBOX)?).ok()?,
                 port: match text(headers, PORT) {
                     Some(port) => port.parse().ok()?,
                     None => AGENT_PORT,
@@ -160,10 +161,20 @@ pub(super) struct Entered {
 impl Entered {
     /// Returns the user that the request acts as.
     pub(super) async fn user(&self) -> Result<String, RpcFailure> {
+        let vm = &self.live.vm;
         match &self.user {
-            Some(user) => Ok(user.clone()),
-            None => Ok(self.sandbox.user(&self.live.vm).await?),
+            // SDKs before 2 name this one where their callers name none, whatever the template is.
+            Some(user) if user == USER && !self.has_user().await? => {}
+            Some(user) => return Ok(user.clone()),
+            None => {}
         }
+        Ok(self.sandbox.user(vm).await?)
+    }
+
+    async fn has_user(&self) -> Result<bool, RpcFailure> {
+        let vm = &self.live.vm;
+        let of_template = self.sandbox.template.user(vm).await?;
+        Ok(of_template == Some(USER) || account(vm, USER).await?.is_some())
     }
 }
 
@@ -269,6 +280,10 @@ mod tests {
         let host = format!("8080-{ID}.example.com:3000");
         let target = Target::of(&headers(&[("host", &host)])).unwrap();
         assert_eq!((target.id.as_str(), target.port), (ID, 8080));
+        let of_old = format!("49983-{ID}-ironclaw.example.com");
+        let target = Target::of(&headers(&[("host", &of_old)])).unwrap();
+        assert_eq!((target.id.as_str(), target.port), (ID, AGENT_PORT));
+        assert_eq!(Target::of(&headers(&[(SANDBOX, &format!("{ID}-x"))])), None);
         let by_headers = [("host", "127.0.0.1:3000"), (SANDBOX, ID), (PORT, "49983")];
         let target = Target::of(&headers(&by_headers)).unwrap();
         assert_eq!((target.id.as_str(), target.port), (ID, AGENT_PORT));

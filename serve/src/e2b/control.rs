@@ -11,13 +11,12 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::api::Api;
+use super::api::{Api, sandbox_id};
 use super::failure::Failure;
 use super::network::Network;
-use super::shapes::{Create, Created, Info, lifetime};
+use super::shapes::{Create, Created, Detail, lifetime};
 use crate::caller::Caller;
 use crate::sandbox::{Sandbox, SandboxError};
-use crate::sandbox_id::SandboxId;
 
 /// Lifetime of a sandbox whose maker names none.
 const LIFETIME: Duration = Duration::from_secs(300);
@@ -93,7 +92,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Failure> {
 }
 
 pub(super) fn find(api: &Api, id: &str) -> Result<Arc<Sandbox>, Failure> {
-    let id: SandboxId = id.parse().map_err(|_| {
+    let id = sandbox_id(id).map_err(|_| {
         Failure::new(
             StatusCode::NOT_FOUND,
             format!("sandbox {id:?} was not found"),
@@ -109,7 +108,7 @@ fn failure(sandbox: &Sandbox) -> impl Fn(SandboxError) -> Failure {
 
 pub(super) async fn info(State(api): State<Api>, Path(id): Path<String>) -> Answer {
     let sandbox = find(&api, &id)?;
-    Ok(Json(Info::of(&sandbox)).into_response())
+    Ok(Json(Detail::of(&sandbox)).into_response())
 }
 
 pub(super) async fn kill(

@@ -13,7 +13,7 @@ use super::failure::Failure;
 use super::paging::{self, PAGE, decode, pairs};
 use super::shapes::{Info, state_name, untagged};
 use crate::place::Place;
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Sandbox, State as SandboxState};
 
 /// What is asked for.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -97,7 +97,20 @@ pub(super) async fn list(
     State(api): State<Api>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Failure> {
-    let asked = Asked::parse(&query.unwrap_or_default())?;
+    page(&api, &Asked::parse(&query.unwrap_or_default())?)
+}
+
+/// Lists what runs, as the first version of the API does.
+pub(super) async fn running(
+    State(api): State<Api>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Failure> {
+    let mut asked = Asked::parse(&query.unwrap_or_default())?;
+    asked.states = vec![state_name(SandboxState::Running).to_owned()];
+    page(&api, &asked)
+}
+
+fn page(api: &Api, asked: &Asked) -> Result<Response, Failure> {
     let mut found: Vec<Arc<Sandbox>> = api.0.sandboxes.list();
     found.retain(|sandbox| asked.wants(sandbox));
     if asked.oldest_first {

@@ -7,7 +7,7 @@ use ironclaw_orchestrator::vm::vmm::Machine;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::api::ENVD_VERSION;
+use super::api::{CLIENT, ENVD_VERSION};
 use super::failure::Failure;
 use super::network::{Network, asks_for_something};
 use crate::new_sandbox::NewSandbox;
@@ -15,9 +15,6 @@ pub(super) use crate::new_sandbox::lifetime;
 use crate::record::Expiry;
 use crate::sandbox::{Sandbox, State};
 use crate::secret::Secret;
-
-/// Which node runs a sandbox: there is one.
-const CLIENT: &str = "ironclaw";
 
 /// What E2B adds to the names of templates and snapshots, and its clients with them.
 const TAG: &str = ":default";
@@ -169,6 +166,40 @@ impl<'a> Info<'a> {
             state: state_name(status.state),
             envd_version: ENVD_VERSION,
             metadata: &sandbox.record.metadata,
+        }
+    }
+}
+
+/// A sandbox that is looked at by itself.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Detail<'a> {
+    #[serde(flatten)]
+    info: Info<'a>,
+    /// SDKs before 2 connect to a sandbox by this.
+    envd_access_token: &'a str,
+    lifecycle: Lifecycle,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Lifecycle {
+    auto_resume: bool,
+    on_timeout: &'static str,
+}
+
+impl<'a> Detail<'a> {
+    pub(super) fn of(sandbox: &'a Sandbox) -> Self {
+        Self {
+            info: Info::of(sandbox),
+            envd_access_token: sandbox.record.token.reveal(),
+            lifecycle: Lifecycle {
+                auto_resume: sandbox.record.resume_on_use,
+                on_timeout: match sandbox.record.expiry {
+                    Expiry::Kill => "kill",
+                    Expiry::Pause => "pause",
+                },
+            },
         }
     }
 }

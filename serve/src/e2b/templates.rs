@@ -19,6 +19,7 @@ use super::paging::pairs;
 use super::shapes::{rfc3339, untagged};
 use crate::builds::{Build, BuildState, LogLine};
 use crate::caller::Caller;
+use crate::peer::Scheme;
 use crate::sandbox_id::draw_text;
 use crate::templates::TemplateError;
 use crate::uploads::Files;
@@ -89,6 +90,7 @@ pub(super) async fn ask(
 pub(super) async fn upload_place(
     State(api): State<Api>,
     Path((_, hash)): Path<(String, String)>,
+    scheme: Option<Extension<Scheme>>,
     headers: HeaderMap,
 ) -> Answer {
     let bad = || Failure::bad_request("files are known by their SHA-256");
@@ -107,14 +109,23 @@ pub(super) async fn upload_place(
         .get(header::HOST)
         .and_then(|host| host.to_str().ok());
     let host = host.ok_or_else(|| Failure::bad_request("the request has no header Host"))?;
-    let scheme = headers.get("x-forwarded-proto");
-    let scheme = match scheme.and_then(|scheme| scheme.to_str().ok()) {
-        Some("https") => "https",
+    let scheme = match scheme {
+        Some(Extension(Scheme::Https)) => "https",
+        _ if is_forwarded_encrypted(&headers) => "https",
         _ => "http",
     };
     let url = format!("{scheme}://{host}/uploads?secret={}", secret.reveal());
     let answer = json!({ "present": present, "url": url });
     Ok((StatusCode::CREATED, Json(answer)).into_response())
+}
+
+/// Returns whether a request came encrypted to who passed it on. Anybody may say so: of the answer, which its client
+/// alone gets, it changes nothing but the scheme of a URL to the same host.
+fn is_forwarded_encrypted(headers: &HeaderMap) -> bool {
+    let of_client = |value: &str| value.split(',').next().map(|first| first.trim().to_owned());
+    let scheme = headers.get("x-forwarded-proto");
+    let scheme = scheme.and_then(|value| of_client(value.to_str().ok()?));
+    scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"))
 }
 
 #[derive(Debug, Deserialize)]

@@ -24,7 +24,7 @@ use tower_service::Service as _;
 
 use super::bounds::Bounds;
 use super::unix::SocketFile;
-use crate::peer::{Connection, Peer};
+use crate::peer::{Connection, Peer, Scheme};
 
 /// Wait after a failure to accept: there are too many open files, which only time can change.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -141,7 +141,7 @@ impl Accept {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let limit = self.bounds.head_timeout;
-        let serve = self.service();
+        let serve = self.service(Scheme::Https);
         async move {
             match timeout(limit, tls.accept(stream)).await {
                 Ok(Ok(stream)) => serve.run(stream, room).await,
@@ -159,13 +159,14 @@ impl Accept {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        self.service().run(stream, room)
+        self.service(Scheme::Http).run(stream, room)
     }
 
-    fn service(&self) -> Serve {
+    fn service(&self, scheme: Scheme) -> Serve {
         Serve {
             router: self.router.clone(),
             peer: self.peer,
+            scheme,
             bounds: self.bounds,
             ended: self.ended.clone(),
         }
@@ -176,6 +177,7 @@ impl Accept {
 struct Serve {
     router: Router,
     peer: Peer,
+    scheme: Scheme,
     bounds: Bounds,
     ended: watch::Receiver<bool>,
 }
@@ -185,12 +187,13 @@ impl Serve {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (router, peer) = (self.router, self.peer);
+        let (router, peer, scheme) = (self.router, self.peer, self.scheme);
         let counted = Connection::new(room);
         let service = service_fn(move |request: Request<Incoming>| {
             let mut router = router.clone();
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(scheme);
             request.extensions_mut().insert(counted.clone());
             async move { Ok::<_, Infallible>(answer(&mut router, request).await) }
         });
