@@ -19,7 +19,6 @@ use crate::help;
 use bench::Bench;
 pub(crate) use run::Run;
 use soak::Soak;
-pub(crate) use value::Port;
 use value::setting;
 
 /// Runs commands in fresh microVMs, each restored from a snapshot in milliseconds.

@@ -18,7 +18,12 @@ const FLAG: &str = "--set";
 
 /// Reads the settings of this process, including those of its command line.
 pub(crate) fn read(set: &[(String, OsString)]) -> Result<Config, ConfigError> {
-    Config::new(&values(set, &environment)?)
+    Config::new(&of_process(set)?)
+}
+
+/// Returns the settings of this process with what set each.
+pub(crate) fn of_process(set: &[(String, OsString)]) -> Result<Values<'static>, ConfigError> {
+    values(set, &environment)
 }
 
 fn environment(name: &str) -> Option<OsString> {

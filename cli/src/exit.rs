@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 
 use anyhow::Error;
-use ironclaw_client::{ClientError, Refusal};
+use ironclaw_client::{ClientError, CommandFailed, Refusal};
 use ironclaw_console::logging::BadFilter;
 use ironclaw_console::signals::{self, Interrupted, NotEnded};
 use ironclaw_console::{OutputClosed, causes};
@@ -135,6 +135,8 @@ fn of_cause(cause: &(dyn StdError + 'static)) -> Option<Code> {
         Some(of_template(template))
     } else if let Some(ClientError::Refused(refusal)) = cause.downcast_ref() {
         Some(of_refusal(refusal))
+    } else if let Some(CommandFailed(refusal)) = cause.downcast_ref() {
+        Some(of_command(refusal))
     } else if let Some(refusal) = cause.downcast_ref() {
         Some(of_refusal(refusal))
     } else if cause.is::<ConfigError>() || cause.is::<BadFilter>() {
@@ -152,6 +154,25 @@ fn of_refusal(refusal: &Refusal) -> Code {
         "forbidden" => Code::CannotRun,
         "guest_lost" => Code::VmDied,
         _ => Code::Failed,
+    }
+}
+
+/// Of the command itself, which a guest could not start.
+fn of_command(refusal: &Refusal) -> Code {
+    match refusal.kind.as_str() {
+        "invalid" | "unsupported" | "too_large" => Code::CannotRun,
+        "guest_silent" => Code::TimedOut,
+        _ => of_refusal(refusal),
+    }
+}
+
+/// Returns the failure of a run that a daemon refused as it would be here.
+pub(crate) fn of_run(error: ClientError) -> Error {
+    match error {
+        ClientError::Refused(refusal) if refusal.kind == "no_command" => {
+            Misuse::NothingToRun.into()
+        }
+        error => error.into(),
     }
 }
 

@@ -22,6 +22,12 @@ const _: () = assert!(
 );
 
 pub(crate) const RUN_EXAMPLES: &str = "\
+Where a daemon runs (`ironclaw serve`), it makes the VM, by its own settings and with its warm clones, and ends
+it with the command or the connection. --memory, --disk, --backend and the settings of a machine that
+variables set are those of the daemon, too, or this process makes the VM; so it does with --image,
+--changes, other settings by --set, and words that are not UTF-8. With a daemon that --host or
+IRONCLAW_HOST names, what only this process can do is refused; --host none asks no daemon.
+
 With --json the output is printed when the command has ended, 64 MiB of it at most: as text, and in
 base64 besides where it is not UTF-8. Of a failure there is {\"error\", \"exit_code\"}, with the output
 until then.
@@ -46,7 +52,9 @@ Examples:
   timeout 1m ironclaw run -- sh -c 'trap \"echo bye; exit 5\" TERM; sleep 100 & wait'
   ironclaw run --env LANG=C --cwd /tmp --json -- ls -la
   ironclaw run --user nobody -- id
-  ironclaw run -it -- sh";
+  ironclaw run -it -- sh
+  ironclaw run -p 8080:80 -- httpd -f -h /etc
+  ironclaw run --host none -v -- uname -a";
 
 pub(crate) const DOCTOR_EXAMPLES: &str = "\
 Exits with 1 if `ironclaw run` would not work.

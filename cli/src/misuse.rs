@@ -1,5 +1,6 @@
 //! Command lines that can be parsed, and ask for what nobody can do.
 
+use ironclaw_client::Address;
 use thiserror::Error;
 
 /// What is wrong with the words.
@@ -10,4 +11,14 @@ pub(crate) enum Misuse {
         "the image says nothing of what to run: give a command, as in `ironclaw run --image SOURCE -- sh`"
     )]
     NothingToRun,
+    /// A daemon is named, and something asked for that only this process can do.
+    #[error(
+        "{what} takes a VM of this process, and not of the daemon on {address}: say --host none, or leave it out"
+    )]
+    NotByDaemon {
+        /// What is asked for.
+        what: String,
+        /// The daemon.
+        address: Address,
+    },
 }

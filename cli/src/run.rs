@@ -1,15 +1,18 @@
 //! The command `ironclaw run`.
 
+mod by_daemon;
 mod changes;
 mod forward;
+mod report;
 mod times;
 
+use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result};
 use ironclaw_console::guest_io::{self, Ended, Input, Sink};
-use ironclaw_console::output::{self, milliseconds};
+use ironclaw_console::output::milliseconds;
 use ironclaw_console::progress::{self, Reporter};
 use ironclaw_console::signals::Signals;
 use ironclaw_console::streams;
@@ -17,72 +20,75 @@ use ironclaw_console::terminal;
 use ironclaw_console::{Marked, causes};
 use ironclaw_orchestrator::template::Template;
 use ironclaw_orchestrator::vm::{
-    Command, Config, ExitStatus, GuestError, LaunchError, Launcher, Origin, Pool, PoolError,
-    PoolOptions, Progress, Stage, VmHandle,
+    Command, Config, GuestError, LaunchError, Launcher, Origin, Pool, PoolError, PoolOptions,
+    Progress, Stage, VmHandle,
 };
-use serde::Serialize;
 use tokio::time::timeout;
 
 use changes::ChangesFile;
 use forward::Listeners;
+use report::{Done, out_of, sink};
+use times::Times;
 
 use crate::args::Run;
-use crate::exit::{Code, VmEnded};
-use crate::failure;
+use crate::exit::VmEnded;
 use crate::misuse::Misuse;
-use crate::printed::Output;
-use times::Times;
 
 /// Time that the end of a VM may come after the end of its connection.
 const VM_END_TIMEOUT: Duration = Duration::from_secs(1);
 
-#[derive(Debug, Serialize)]
-struct Report {
-    exit_code: u8,
-    signal: Option<i32>,
-    timed_out: bool,
-    /// Whether the guest ran out of memory and its kernel killed a process of the command for that.
-    out_of_memory: bool,
-    #[serde(flatten)]
-    output: Output,
-    origin: Origin,
-    timings_ms: Times,
+/// Runs the command, in a sandbox of the daemon if one runs; returns its exit code. A signal before its start ends
+/// us; later signals are forwarded to the command.
+pub(crate) async fn run(
+    config: Config,
+    set: &[(String, OsString)],
+    run: Run,
+    json: bool,
+) -> Result<u8> {
+    let mut signals = Signals::terminating()?;
+    // Before there is a VM that it would be too late for.
+    let listeners = signals.until_first(Listeners::open(&run.ports)).await?;
+    let begin = by_daemon::begin(&config, set, &run, json);
+    let done = match signals.until_first(begin).await? {
+        Some(begun) => begun.follow(listeners, &run, json, &mut signals).await?,
+        None => by_itself(config, listeners, &run, json, &mut signals).await?,
+    };
+    done.tell(&run)
 }
 
-/// Runs the command; returns its exit code. A signal before its start ends us; later signals are
-/// forwarded to the command.
-pub(crate) async fn run(config: Config, run: Run, json: bool) -> Result<u8> {
-    let memory = run.memory.unwrap_or(config.machine.memory_mib);
-    let mut signals = Signals::terminating()?;
-    let provided = signals.until_first(provide(config, &run, json)).await?;
+/// Runs the command in a VM of this process.
+async fn by_itself(
+    config: Config,
+    listeners: Listeners,
+    run: &Run,
+    json: bool,
+    signals: &mut Signals,
+) -> Result<Done> {
+    let memory_mib = run.memory.unwrap_or(config.machine.memory_mib);
+    let provided = signals.until_first(provide(config, run, json)).await?;
     let Provided {
         pool,
         handle,
         command,
         mut times,
         changes,
-        listeners,
     } = provided;
     let origin = handle.origin();
     if run.verbose {
         say_origin(origin, &times);
     }
 
-    let mut sink = if json {
-        Sink::memory()
-    } else {
-        Sink::streams()?
-    };
+    let mut sink = sink(json)?;
     signals.add_forwarded()?;
     let forwarding = listeners.forward(&handle.client());
     let start = Instant::now();
     let terminal = run
         .tty
         .then_some(if run.stdin { Input::Typed } else { Input::None });
-    let result = follow(&handle, command, terminal, &mut sink, &mut signals).await;
+    let result = follow(&handle, command, terminal, &mut sink, signals).await;
     times.command = start.elapsed();
     let result = match result {
-        Err(error) => Err(explain(&handle, error, memory).await),
+        Err(error) => Err(explain(&handle, error, memory_mib).await),
         Ok(ended) => match changes {
             Some(file) => {
                 let written = signals.until_first(file.write(&handle));
@@ -98,64 +104,13 @@ pub(crate) async fn run(config: Config, run: Run, json: bool) -> Result<u8> {
         () = give_back(handle, pool) => {}
         _ = signals.next() => {}
     }
-    if let (true, Ok(Ended { status, .. })) = (run.verbose, &result) {
-        progress::note(&format!(
-            "command: {status} after {:.1} ms",
-            milliseconds(times.command)
-        ));
-    }
-    let output = sink.collected().map(|(out, err)| Output::new(out, err));
-    let status = match (result, output) {
-        (Err(error), Some(output)) => return Ok(failure::tell_beside(output, &error)),
-        (Err(error), None) => return Err(error),
-        (Ok(ended), Some(output)) => {
-            let Ended {
-                status,
-                out_of_memory,
-                ..
-            } = ended;
-            output::json(&Report {
-                exit_code: code(status),
-                signal: if let ExitStatus::Signal(signal) = status {
-                    Some(signal)
-                } else {
-                    None
-                },
-                timed_out: status == ExitStatus::TimedOut,
-                out_of_memory,
-                output,
-                origin,
-                timings_ms: times,
-            })?;
-            status
-        }
-        (Ok(ended), None) => {
-            let Ended {
-                status,
-                out_of_memory,
-                unconfirmed,
-            } = ended;
-            if out_of_memory {
-                progress::note(&format!(
-                    "{}: its kernel killed a process of the command",
-                    out_of(memory)
-                ));
-            }
-            if let (ExitStatus::TimedOut, Some(limit)) = (status, run.timeout) {
-                let limit = humantime::format_duration(limit);
-                progress::note(&if unconfirmed {
-                    format!(
-                        "the command's time limit of {limit} was over, and the guest did not end \
-                         it within a second more: its VM was killed"
-                    )
-                } else {
-                    format!("the command was killed after its time limit of {limit}")
-                });
-            }
-            status
-        }
-    };
-    Ok(code(status))
+    Ok(Done {
+        result,
+        sink,
+        origin,
+        times,
+        memory_mib,
+    })
 }
 
 /// A VM for the command, and what has to be there before it.
@@ -165,12 +120,10 @@ struct Provided {
     command: Command,
     times: Times,
     changes: Option<ChangesFile>,
-    listeners: Listeners,
 }
 
 /// Spawns a VM for the command.
 async fn provide(mut config: Config, run: &Run, json: bool) -> Result<Provided> {
-    let listeners = Listeners::open(&run.ports).await?;
     config = run.template.over(config);
     let machine = &mut config.machine;
     machine.disk_mib = run.disk.or(machine.disk_mib);
@@ -226,7 +179,6 @@ async fn provide(mut config: Config, run: &Run, json: bool) -> Result<Provided> 
         command,
         times,
         changes,
-        listeners,
     })
 }
 
@@ -280,11 +232,6 @@ async fn fill(pool: &Pool, reporter: &Reporter) -> Result<()> {
         }
         Err(error) => Err(error.into()),
     }
-}
-
-/// Returns the text about a guest's lack of memory, with the setting.
-fn out_of(memory_mib: u32) -> String {
-    format!("the guest ran out of its {memory_mib} MiB of memory (IRONCLAW_MEMORY_MIB)")
 }
 
 /// Returns the command, unless nobody says which.
@@ -375,37 +322,4 @@ fn say_origin(origin: Origin, times: &Times) {
         milliseconds(times.open),
         milliseconds(times.pool)
     ));
-}
-
-/// Returns the exit code for a command's end, as in shells; 255 for a signal that does not exist.
-fn code(status: ExitStatus) -> u8 {
-    match status {
-        ExitStatus::Code(code) => code,
-        // Linux has 64 signals; a guest may report any number.
-        ExitStatus::Signal(signal) => u8::try_from(signal)
-            .ok()
-            .and_then(|n| n.checked_add(128))
-            .unwrap_or(u8::MAX),
-        ExitStatus::TimedOut => Code::TimedOut as u8,
-        _ => Code::Failed as u8,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn codes_are_those_of_a_shell() {
-        assert_eq!(code(ExitStatus::Code(3)), 3);
-        assert_eq!(code(ExitStatus::Signal(9)), 137);
-        assert_eq!(code(ExitStatus::TimedOut), 124);
-    }
-
-    #[test]
-    fn a_signal_that_does_not_exist_is_still_a_failure() {
-        for signal in [-1, 128, 1000, i32::MIN] {
-            assert_eq!(code(ExitStatus::Signal(signal)), 255);
-        }
-    }
 }

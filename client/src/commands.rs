@@ -11,15 +11,15 @@ mod which;
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 pub use args::Task;
 
 use crate::address::Address;
+use crate::choice::HostChoice;
 use crate::client::Client;
 
-/// The variable that names a daemon where `--host` does not.
-pub const HOST: &str = "IRONCLAW_HOST";
+pub use crate::choice::HOST;
 
 /// The variable with the key by which a daemon is asked.
 pub const KEY: &str = "IRONCLAW_API_KEY";
@@ -47,13 +47,20 @@ pub async fn perform(socket: &Path, task: Task, json: bool) -> Result<u8> {
     Ok(0)
 }
 
+/// Returns a client of the daemon that is named, or of that at this socket.
 fn client(socket: &Path, host: Option<&Address>) -> Result<Client> {
-    let named = std::env::var(HOST).ok().filter(|text| !text.is_empty());
-    let address = match (host, named) {
-        (Some(address), _) => address.clone(),
-        (None, Some(text)) => text.parse()?,
-        (None, None) => Address::Unix(socket.to_owned()),
+    let host = host.cloned().map(HostChoice::At);
+    let address = match HostChoice::of(host)? {
+        Some(HostChoice::At(address)) => address,
+        Some(HostChoice::Nobody) => bail!("{HOST} names no daemon, and this command asks one"),
+        None => Address::Unix(socket.to_owned()),
     };
+    Ok(client_of(address))
+}
+
+/// Returns a client of a daemon, with the key that the environment has.
+#[must_use]
+pub fn client_of(address: Address) -> Client {
     let key = std::env::var(KEY).ok().filter(|key| !key.is_empty());
-    Ok(Client::new(address, key))
+    Client::new(address, key)
 }

@@ -13,15 +13,21 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod choice;
 mod client;
 pub mod commands;
 mod follow;
+mod port_way;
 mod refusal;
+mod run;
 mod shapes;
 mod transfer;
 
 pub use address::{Address, BadAddress};
+pub use choice::HostChoice;
 pub use client::{Channel, Client, Method, Socket, Tunnel};
-pub use refusal::{ClientError, Refusal};
-pub use shapes::{Done, Exec, NewSandbox, Page, Sandbox};
+pub use port_way::PortWay;
+pub use refusal::{ClientError, CommandFailed, Refusal};
+pub use run::{Begun, Run, RunSandbox, WantedMachine};
+pub use shapes::{Done, Exec, NewSandbox, Page, Sandbox, Size};
 pub use transfer::Body;

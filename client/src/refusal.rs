@@ -55,3 +55,18 @@ pub enum ClientError {
     #[error(transparent)]
     Refused(#[from] Refusal),
 }
+
+/// The error of a command that could not be started, or whose end is not known: as the guest told it.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{}", text(.0))]
+pub struct CommandFailed(pub Refusal);
+
+/// Says it as it is said of a VM of one's own.
+fn text(refusal: &Refusal) -> String {
+    match refusal.kind.as_str() {
+        "guest_lost" => "the VM ended while the command ran".to_owned(),
+        "no_file" | "no_directory" | "forbidden" | "invalid" | "unsupported" | "guest"
+        | "guest_full" | "conflict" => format!("the guest says: {}", refusal.detail),
+        _ => refusal.detail.clone(),
+    }
+}

@@ -56,7 +56,10 @@ impl Sink {
     }
 
     /// Accepts output, unless it is [busy](Self::is_busy).
-    fn take(&mut self, target: Target, bytes: Vec<u8>) -> Result<()> {
+    ///
+    /// # Errors
+    /// If it collects more than it may.
+    pub fn take(&mut self, target: Target, bytes: Vec<u8>) -> Result<()> {
         match (self, target) {
             (Self::Streams(writer), _) => {
                 writer.begin(target, bytes);
@@ -68,12 +71,16 @@ impl Sink {
     }
 
     /// Returns whether it accepts no more for now.
-    fn is_busy(&self) -> bool {
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
         matches!(self, Self::Streams(writer) if writer.is_busy())
     }
 
     /// Resolves when it is no longer busy, or a write has failed.
-    async fn ready(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// The stream's.
+    pub async fn ready(&mut self) -> Result<()> {
         match self {
             Self::Streams(writer) => writer.written().await,
             Self::Memory(..) => Ok(()),
@@ -228,15 +235,12 @@ async fn feed(writer: Option<StdinWriter>) -> Result<()> {
         return Ok(());
     };
     let mut stdin = StdinReader::start()?;
-    let mut most = MIN_READ;
     // If the connection is closed, the output's side reports why.
     while writer.wanted().await.is_ok_and(|wanted| wanted) {
         let chunk = stdin
-            .read(most)
+            .read_wanted()
             .await
             .context("can't read standard input")?;
-        // A command that keeps requesting reads a lot: saves it round trips.
-        most = (2 * most).min(MAX_READ);
         if chunk.is_empty() {
             return Ok(());
         }
@@ -253,6 +257,8 @@ async fn feed(writer: Option<StdinWriter>) -> Result<()> {
 pub struct StdinReader {
     asks: std::sync::mpsc::Sender<usize>,
     chunks: mpsc::UnboundedReceiver<io::Result<Vec<u8>>>,
+    /// Limit of the next read that a command has asked for.
+    wanted: usize,
 }
 
 impl StdinReader {
@@ -275,7 +281,11 @@ impl StdinReader {
             .spawn(read)
             .map_err(host_limits::of_start)
             .context("can't start a thread for standard input")?;
-        Ok(Self { asks, chunks })
+        Ok(Self {
+            asks,
+            chunks,
+            wanted: MIN_READ,
+        })
     }
 
     /// Reads up to `most` bytes; none at the end. Dropped before its end, it has asked for bytes that the next
@@ -287,6 +297,17 @@ impl StdinReader {
         let ended = || io::Error::other("its thread ended");
         self.asks.send(most).map_err(|_| ended())?;
         self.chunks.recv().await.ok_or_else(ended)?
+    }
+
+    /// Reads what a command has asked for, of which the size is not known.
+    ///
+    /// # Errors
+    /// The stream's.
+    pub async fn read_wanted(&mut self) -> io::Result<Vec<u8>> {
+        let most = self.wanted;
+        // A command that keeps requesting reads a lot: saves it round trips.
+        self.wanted = (2 * most).min(MAX_READ);
+        self.read(most).await
     }
 }
 

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use ironclaw_orchestrator::vm::snapshot::SnapshotError;
 use ironclaw_orchestrator::vm::{
-    CheckpointError, CheckpointOptions, ErrorKind, GuestError, Limits, SpawnError, SpawnOptions,
-    VmClient, VmHandle, VmIdentity,
+    CheckpointError, CheckpointOptions, ErrorKind, GuestError, Limits, Origin, SpawnError,
+    SpawnOptions, Timings, VmClient, VmHandle, VmIdentity,
 };
 use thiserror::Error;
 use tokio::sync::Notify;
@@ -260,6 +260,14 @@ impl Sandbox {
             Phase::Running(ran) => Ok(ran.live()),
             Phase::Paused(..) => Err(SandboxError::Paused),
             Phase::Gone => Err(SandboxError::Gone),
+        }
+    }
+
+    /// Returns how its VM came to be, if it runs.
+    pub(crate) async fn spawned(&self) -> Option<(Origin, Timings)> {
+        match &*self.phase.lock().await {
+            Phase::Running(ran) => Some((ran.vm.origin(), ran.vm.timings())),
+            Phase::Paused(..) | Phase::Gone => None,
         }
     }
 

@@ -27,6 +27,9 @@ pub(crate) const ROOT: &str = "root";
 /// The template that E2B's clients take without a choice: the default one, unless one has this name.
 const BASE: &str = "base";
 
+/// What is asked for where no template is named: the default one, whatever its name is.
+const DEFAULT: &str = "";
+
 /// The templates of a daemon. Cheap to clone.
 #[derive(Clone)]
 pub struct Templates {
@@ -171,15 +174,17 @@ impl Templates {
     fn find(&self, text: &str) -> Result<(TemplateChoice, Option<TemplateHash>), TemplateError> {
         let store = TemplateStore::open(&self.config.template_path)?;
         let unknown = || TemplateError::Unknown(text.to_owned());
-        let name: TemplateName = text.parse().map_err(|_| unknown())?;
-        if let Some(hash) = store.named_hash(&name)? {
-            return Ok((name.into(), Some(hash)));
-        }
-        if name.is_minimal() {
-            return Ok((name.into(), None));
-        }
-        if text != BASE {
-            return Err(unknown());
+        if text != DEFAULT {
+            let name: TemplateName = text.parse().map_err(|_| unknown())?;
+            if let Some(hash) = store.named_hash(&name)? {
+                return Ok((name.into(), Some(hash)));
+            }
+            if name.is_minimal() {
+                return Ok((name.into(), None));
+            }
+            if text != BASE {
+                return Err(unknown());
+            }
         }
         let choice = self.config.template.clone();
         let hash = match &choice {

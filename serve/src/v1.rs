@@ -14,6 +14,7 @@ mod pools;
 mod ports;
 mod problem;
 mod rest;
+mod run;
 mod sandboxes;
 mod shapes;
 mod snapshots;
@@ -43,6 +44,7 @@ use problem::{Kind, Problem};
                        `X-API-Key`, or as `Authorization: Bearer`; over the daemon's Unix socket none is needed. \
                        Failures are those of RFC 9457, with a `kind` for programs."
     ),
+    components(schemas(run::Run, run::Said)),
     tags(
         (name = "sandboxes", description = "MicroVMs under ids that their clients keep"),
         (name = "commands", description = "What runs in them"),
@@ -72,6 +74,7 @@ fn guarded() -> OpenApiRouter<Api> {
         .routes(routes!(commands::resize))
         .routes(routes!(commands::stdin))
         .routes(routes!(socket::open))
+        .routes(routes!(run::open))
         .routes(routes!(ports::connect))
         .routes(routes!(files::list, files::remove))
         .routes(routes!(files::info))

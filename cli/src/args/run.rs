@@ -8,15 +8,20 @@ use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use ironclaw_orchestrator::vm::config::BackendChoice;
 
-use ironclaw_console::value::{time_limit, variable};
+use ironclaw_client::HostChoice;
+use ironclaw_console::value::{Port, time_limit, variable};
 
-use super::value::{Port, absolute, backend, mebibytes, port};
+use super::value::{absolute, backend, mebibytes};
 use crate::help;
 use ironclaw_inventory::TemplateOptions;
 
 #[derive(Debug, Args)]
 #[command(after_help = help::RUN_EXAMPLES, after_long_help = help::run())]
 pub(crate) struct Run {
+    /// Ask this daemon: unix:PATH or http://HOST:PORT; `none` is no daemon. Otherwise IRONCLAW_HOST, or the daemon of
+    /// these settings if it runs. IRONCLAW_API_KEY has the key.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) host: Option<HostChoice>,
     #[command(flatten)]
     pub(crate) template: TemplateOptions,
     /// Hypervisor. Overrides IRONCLAW_BACKEND.
@@ -54,9 +59,9 @@ pub(crate) struct Run {
     #[arg(short, long, conflicts_with = "json")]
     pub(crate) tty: bool,
     /// Let connections to a port of this host reach a port of the guest, where it needs no network for
-    /// that: on 127.0.0.1, unless ADDR is another address of this host; port 0 is any that is free. May
-    /// be given more than once.
-    #[arg(short = 'p', long = "publish", value_name = "[ADDR:]PORT:PORT", value_parser = port)]
+    /// that: the same one unless two are named, on 127.0.0.1, unless ADDR is another address of this host;
+    /// port 0 is any that is free. May be given more than once.
+    #[arg(short = 'p', long = "publish", value_name = "[[ADDR:]PORT:]PORT")]
     pub(crate) ports: Vec<Port>,
     /// Write what differs from the template's image when the command has ended to this file, as a
     /// layer for it: a tar archive with the whiteouts of OCI images.

@@ -1,7 +1,6 @@
 //! What an option takes.
 
 use std::ffi::OsString;
-use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -37,37 +36,6 @@ pub(super) fn setting(text: OsString) -> Result<(String, OsString), &'static str
     Ok((key, value))
 }
 
-/// A port of this host that leads to one of the guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Port {
-    pub(crate) host: SocketAddr,
-    pub(crate) guest: u16,
-}
-
-/// Reads `[ADDR:]PORT:PORT`; an IPv6 address is in brackets.
-pub(super) fn port(text: &str) -> Result<Port, String> {
-    let usage = || {
-        "it takes [ADDR:]PORT:PORT, this host's and the guest's, like 8080:80 or 0.0.0.0:8080:80"
-            .to_owned()
-    };
-    let (host, guest) = text.rsplit_once(':').ok_or_else(usage)?;
-    let guest = guest.parse().ok().filter(|port| *port != 0);
-    let (address, port) = host.rsplit_once(':').unwrap_or(("127.0.0.1", host));
-    let is_v6 = address.starts_with('[') && address.ends_with(']');
-    let address: IpAddr = address
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .parse()
-        .ok()
-        .filter(|address: &IpAddr| address.is_ipv6() == is_v6)
-        .ok_or_else(usage)?;
-    let port = port.parse().map_err(|_| usage())?;
-    Ok(Port {
-        host: SocketAddr::new(address, port),
-        guest: guest.ok_or_else(usage)?,
-    })
-}
-
 pub(super) fn absolute(text: OsString) -> Result<PathBuf, &'static str> {
     let path = PathBuf::from(text);
     if path.is_absolute() {
@@ -80,35 +48,6 @@ pub(super) fn absolute(text: OsString) -> Result<PathBuf, &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_port_is_on_loopback_unless_an_address_is_named() {
-        for (text, host, guest) in [
-            ("8080:80", "127.0.0.1:8080", 80),
-            ("0:80", "127.0.0.1:0", 80),
-            ("0.0.0.0:8080:80", "0.0.0.0:8080", 80),
-            ("[::1]:8080:80", "[::1]:8080", 80),
-        ] {
-            let host = host.parse().unwrap();
-            assert_eq!(port(text), Ok(Port { host, guest }), "{text}");
-        }
-        for wrong in [
-            "",
-            "80",
-            ":80",
-            "80:",
-            "8080:0",
-            "70000:80",
-            "80:70000",
-            "::1:8080:80",
-            "[::1]80:80",
-            "localhost:80:80",
-            "1.2.3.4:80",
-            "[1.2.3.4]:80:80",
-        ] {
-            assert!(port(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn a_size_has_a_unit_and_is_in_mebibytes() {

@@ -3,14 +3,14 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result};
+use ironclaw_client::{Client, PortWay};
 use ironclaw_console::connections::accept;
+use ironclaw_console::value::Port;
 use ironclaw_console::{causes, progress};
 use ironclaw_orchestrator::vm::{FailureKind, GuestError, VmClient};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-
-use crate::args::Port;
 
 /// Limit of the connections to one port at a time, so that commands and other ports have room in the
 /// guest; more wait to be accepted.
@@ -21,7 +21,7 @@ const MAX_CONNECTIONS: usize = 64;
 pub(crate) struct Listeners(Vec<(TcpListener, u16)>);
 
 impl Listeners {
-    /// Listens on all ports, before there is a VM that it would be too late for.
+    /// Listens on all ports.
     pub(crate) async fn open(ports: &[Port]) -> Result<Self> {
         let mut listeners = Vec::new();
         for port in ports {
@@ -42,11 +42,32 @@ impl Listeners {
 
     /// Forwards connections to the VM, until the returned set is dropped.
     pub(crate) fn forward(self, vm: &VmClient) -> JoinSet<()> {
+        self.each(|port| {
+            let vm = vm.clone();
+            move |stream, peer| serve(stream, peer, port, vm.clone())
+        })
+    }
+
+    /// Forwards connections to a sandbox of a daemon, until the returned set is dropped.
+    pub(crate) fn forward_by(self, daemon: &Client, sandbox: &str) -> JoinSet<()> {
+        self.each(|port| {
+            let way = PortWay::new(daemon, sandbox, port);
+            move |stream, peer| {
+                let way = way.clone();
+                // A sandbox that is gone shows in its command.
+                async move { drop(way.serve(stream, peer).await) }
+            }
+        })
+    }
+
+    fn each<S, F>(self, serve: impl Fn(u16) -> S) -> JoinSet<()>
+    where
+        S: Fn(TcpStream, SocketAddr) -> F + Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
         let mut tasks = JoinSet::new();
         for (listener, port) in self.0 {
-            let vm = vm.clone();
-            let serve = move |stream, peer| serve(stream, peer, port, vm.clone());
-            tasks.spawn(accept(listener, MAX_CONNECTIONS, serve));
+            tasks.spawn(accept(listener, MAX_CONNECTIONS, serve(port)));
         }
         tasks
     }

@@ -21,6 +21,7 @@ mod listening;
 mod ports;
 mod races;
 mod readme;
+mod run;
 mod snapshots;
 mod template_build;
 mod v1;

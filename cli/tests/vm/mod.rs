@@ -51,7 +51,7 @@ pub(crate) fn ironclaw(snapshots: &str, arguments: &[&str]) -> Command {
             command.env_remove(name);
         }
     }
-    command.env_remove("RUST_LOG");
+    command.env_remove("RUST_LOG").env_remove("IRONCLAW_HOST");
     // Snapshots are kept between runs: an old one would be replaced in the middle of a test.
     command.env("IRONCLAW_SNAPSHOT_REFRESH_SECS", "1000000000");
     command.args(arguments).envs(settings(snapshots));

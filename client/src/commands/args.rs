@@ -1,11 +1,11 @@
 //! The command lines.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use ironclaw_console::value;
 
 use super::help;
 use crate::address::Address;
@@ -237,32 +237,7 @@ pub struct Port {
     /// A port of the sandbox, behind the port of this host that leads to it, which is the same by default: on
     /// 127.0.0.1, unless ADDR is another address of this host; port 0 is any that is free.
     #[arg(value_name = "[[ADDR:]PORT:]PORT", required = true)]
-    pub(super) ports: Vec<PortPair>,
-}
-
-/// A port of this host that leads to one of a sandbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct PortPair {
-    pub(super) host: SocketAddr,
-    pub(super) guest: u16,
-}
-
-impl FromStr for PortPair {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, &'static str> {
-        const USAGE: &str = "it takes [[ADDR:]PORT:]PORT, this host's and the sandbox's, like 80, 8080:80 or 0.0.0.0:8080:80";
-        let (host, guest) = text.rsplit_once(':').unwrap_or((text, text));
-        let guest = guest.parse().map_err(|_| USAGE)?;
-        let host = match host.parse() {
-            Ok(port) => (Ipv4Addr::LOCALHOST, port).into(),
-            Err(_) => host.parse().map_err(|_| USAGE)?,
-        };
-        match guest {
-            0 => Err("no program listens on port 0"),
-            guest => Ok(Self { host, guest }),
-        }
-    }
+    pub(super) ports: Vec<value::Port>,
 }
 
 /// One end of a copy.
@@ -310,31 +285,6 @@ fn pair(text: &str) -> Result<(String, String), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_port_of_the_host_is_the_sandboxes_unless_it_is_named() {
-        let of = |text: &str| {
-            let pair = text.parse::<PortPair>().ok()?;
-            Some((pair.host.to_string(), pair.guest))
-        };
-        let some = |host: &str, guest| Some((host.to_owned(), guest));
-        assert_eq!(of("80"), some("127.0.0.1:80", 80));
-        assert_eq!(of("0:80"), some("127.0.0.1:0", 80));
-        assert_eq!(of("10.0.0.1:8080:80"), some("10.0.0.1:8080", 80));
-        assert_eq!(of("[::1]:8080:80"), some("[::1]:8080", 80));
-        for text in [
-            "",
-            "0",
-            "8080:",
-            ":80",
-            "8080:0",
-            "localhost:80:80",
-            "::1:80:80",
-            "70000",
-        ] {
-            assert_eq!(of(text), None, "{text}");
-        }
-    }
 
     #[test]
     fn a_place_is_a_sandboxes_if_a_name_and_a_colon_begin_it() {

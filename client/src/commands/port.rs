@@ -4,21 +4,17 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result};
 use ironclaw_console::connections::accept;
+use ironclaw_console::output;
 use ironclaw_console::signals::until_first;
-use ironclaw_console::{causes, output, progress};
 use serde::Serialize;
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc::{Sender, channel};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc::channel;
 use tokio::task::JoinSet;
 
 use super::args::Port as Args;
-use super::which::{self, quoted};
+use super::which;
 use crate::client::Client;
-use crate::refusal::ClientError;
-
-/// Connections to one port at a time, as many as the daemon lets to a sandbox; more wait to be accepted.
-const MAX_CONNECTIONS: usize = 64;
+use crate::port_way::{MAX_CONNECTIONS, PortWay};
 
 /// A port that is forwarded.
 #[derive(Debug, Serialize)]
@@ -50,13 +46,16 @@ async fn run(client: &Client, args: Args, json: bool) -> Result<()> {
     let (over, mut gone) = channel(1);
     let mut tasks = JoinSet::new();
     for (listener, port) in listeners {
-        let way = Way {
-            client: client.clone(),
-            path: format!("/v1/sandboxes/{}/ports/{port}", quoted(&id)),
-            port,
-            over: over.clone(),
+        let (way, over) = (PortWay::new(client, &id, port), over.clone());
+        let serve = move |stream, peer| {
+            let (way, over) = (way.clone(), over.clone());
+            async move {
+                if let Err(gone) = way.serve(stream, peer).await {
+                    // Another connection may have said so first.
+                    let _ = over.try_send(gone);
+                }
+            }
         };
-        let serve = move |stream, peer| way.clone().serve(stream, peer);
         tasks.spawn(accept(listener, MAX_CONNECTIONS, serve));
     }
     // They are there for who reads this.
@@ -70,38 +69,5 @@ async fn run(client: &Client, args: Args, json: bool) -> Result<()> {
         Some(error) => Err(error.into()),
         // We have a sender ourselves.
         None => Ok(()),
-    }
-}
-
-/// The way to a port of a sandbox.
-#[derive(Debug, Clone)]
-struct Way {
-    client: Client,
-    path: String,
-    port: u16,
-    /// Takes the reason why no connection leads there any more.
-    over: Sender<ClientError>,
-}
-
-impl Way {
-    /// Forwards one connection to its end. One that the guest refuses is closed, as a server would.
-    async fn serve(self, mut stream: TcpStream, peer: SocketAddr) {
-        // It is as well without.
-        let _ = stream.set_nodelay(true);
-        match self.client.tunnel(&self.path).await {
-            Ok(mut program) => {
-                // Either side may leave at any time.
-                let _ = copy_bidirectional(&mut stream, &mut program).await;
-            }
-            Err(ClientError::Refused(refusal)) if refusal.kind == "not_found" => {
-                // Another connection may have said so first.
-                let _ = self.over.try_send(refusal.into());
-            }
-            Err(error) => progress::note(&format!(
-                "warning: {peer} can't be connected to port {} of the sandbox: {}",
-                self.port,
-                causes(&error)
-            )),
-        }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ironclaw_protocol::message::Identity;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::time::timeout;
 use tracing::Instrument as _;
@@ -26,7 +26,7 @@ use crate::vm::vmm::{MicroVm, VmmError, VmmProcess};
 use crate::vm::vms::PoolVms;
 
 /// The tier that served a spawn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Origin {

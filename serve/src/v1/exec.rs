@@ -24,11 +24,11 @@ pub(super) struct Exec {
     pub(super) argv: Vec<String>,
     /// Variables, beside those of the sandbox.
     #[serde(default)]
-    env: BTreeMap<String, String>,
+    pub(super) env: BTreeMap<String, String>,
     /// The working directory, an absolute path; by default the image's or the user's home.
     cwd: Option<String>,
     /// The user; by default the sandbox's.
-    user: Option<String>,
+    pub(super) user: Option<String>,
     /// Kill it after so many milliseconds.
     timeout_ms: Option<u64>,
     /// What it reads on standard input, as text. Otherwise that is empty.
@@ -66,21 +66,31 @@ impl From<Size> for TerminalSize {
 impl Exec {
     /// Returns the command, to be started in a sandbox.
     pub(super) async fn command(&self, sandbox: &Sandbox, live: &Live) -> Result<Command, Problem> {
-        let Some((program, arguments)) = self.argv.split_first() else {
-            return Err(Problem::invalid("argv has at least the program"));
-        };
-        check_env(&self.env)?;
         let user = match &self.user {
             Some(user) => Some(user.clone()),
             None => sandbox.command_user(&live.vm).await?,
         };
+        self.command_of(&self.argv, &sandbox.record.env, user.as_deref())
+    }
+
+    /// Returns the command with another argv, with these variables below its own, as a user if one is named.
+    pub(super) fn command_of(
+        &self,
+        argv: &[String],
+        env: &BTreeMap<String, String>,
+        user: Option<&str>,
+    ) -> Result<Command, Problem> {
+        let Some((program, arguments)) = argv.split_first() else {
+            return Err(Problem::invalid("argv has at least the program"));
+        };
+        check_env(&self.env)?;
         let limit = self.max_output_bytes.unwrap_or(MAX_COLLECTED);
         let mut command = Command::new(program)
             .args(arguments)
-            .envs(&sandbox.record.env)
+            .envs(env)
             .envs(&self.env)
             .max_output(limit.min(MAX_COLLECTED));
-        if let Some(user) = &user {
+        if let Some(user) = user {
             command = command.user(user);
         }
         if let Some(cwd) = &self.cwd {

@@ -70,6 +70,10 @@ pub(super) enum Kind {
     Guest,
     /// This daemon, or the guest's agent, can't do that.
     Unsupported,
+    /// The template's machine is not the one that is asked for.
+    OtherMachine,
+    /// Neither the image nor the request says what to run.
+    NoCommand,
     /// Another process holds the lock of the daemon's database: nothing is changed.
     DatabaseLocked,
     /// The daemon's database can't be read or written: nothing is changed.
@@ -83,11 +87,11 @@ pub(super) enum Kind {
 impl Kind {
     fn status(self) -> StatusCode {
         match self {
-            Self::Invalid => StatusCode::BAD_REQUEST,
+            Self::Invalid | Self::NoCommand => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::NoCall | Self::NotFound | Self::NoFile => StatusCode::NOT_FOUND,
             Self::NoMethod => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Paused | Self::Conflict => StatusCode::CONFLICT,
+            Self::Paused | Self::Conflict | Self::OtherMachine => StatusCode::CONFLICT,
             Self::KeyReused | Self::NoDirectory | Self::Guest => StatusCode::UNPROCESSABLE_ENTITY,
             Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
             Self::NoRoom | Self::Draining | Self::DatabaseLocked => StatusCode::SERVICE_UNAVAILABLE,
@@ -134,6 +138,8 @@ impl Kind {
             Self::GuestLost => "The guest is gone",
             Self::Guest => "The guest can't do that",
             Self::Unsupported => "Not supported",
+            Self::OtherMachine => "The machine is another",
+            Self::NoCommand => "There is nothing to run",
             Self::DatabaseLocked => "The daemon's database is locked",
             Self::DatabaseDamaged => "The daemon's database can't be used",
             Self::HostFull => "A disk of the host is full",

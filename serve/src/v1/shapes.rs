@@ -19,7 +19,7 @@ pub(super) const LIFETIME: Duration = Duration::from_secs(300);
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Create {
-    /// The name of a template; `base` is the default one, unless a template has this name.
+    /// The name of a template; `base` is the default one, unless a template has this name; so is an empty text.
     #[serde(default = "base")]
     #[schema(default = "base")]
     template: String,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::extract::ws::{Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
 use axum::response::Response;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
@@ -30,14 +30,14 @@ use crate::sandbox::{Live, Sandbox};
 const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Time between two pings.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
+pub(super) const PING_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Pings without an answer after which a client is given up.
 const MAX_PINGS: u32 = 3;
 
 /// What begins a message with output: which stream it is of.
-const STDOUT: u8 = 1;
-const STDERR: u8 = 2;
+pub(super) const STDOUT: u8 = 1;
+pub(super) const STDERR: u8 = 2;
 
 /// What a socket is for.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -131,6 +131,17 @@ async fn start(
     sandbox: &Arc<Sandbox>,
     live: &Live,
 ) -> Result<Option<(Arc<Process>, Receiver<Event>)>, Problem> {
+    let Some(first) = first_message(socket).await? else {
+        return Ok(None);
+    };
+    let exec: Exec = read(first.as_bytes())?;
+    let command = exec.command(sandbox, live).await?;
+    let started = live.processes.start(&live.vm, command, exec.described());
+    Ok(Some(started.await?))
+}
+
+/// Waits for the text that tells what is to be run; `None` if the client goes away.
+pub(super) async fn first_message(socket: &mut WebSocket) -> Result<Option<Utf8Bytes>, Problem> {
     let first = async {
         loop {
             match socket.recv().await {
@@ -140,16 +151,8 @@ async fn start(
             }
         }
     };
-    let Ok(first) = timeout(FIRST_MESSAGE_TIMEOUT, first).await else {
-        return Err(Problem::invalid("no command came in time"));
-    };
-    let Some(first) = first else {
-        return Ok(None);
-    };
-    let exec: Exec = read(first.as_bytes())?;
-    let command = exec.command(sandbox, live).await?;
-    let started = live.processes.start(&live.vm, command, exec.described());
-    Ok(Some(started.await?))
+    let first = timeout(FIRST_MESSAGE_TIMEOUT, first).await;
+    first.map_err(|_| Problem::invalid("no command came in time"))
 }
 
 /// Passes on what a command and its client say; returns whether the command has ended.
@@ -178,19 +181,24 @@ async fn follow(
 
 /// For how long a client has said nothing.
 #[derive(Debug, Default)]
-struct Silence {
+pub(super) struct Silence {
     pings: AtomicU32,
     /// Whether it could not have been heard: its last message waits for the command.
     deaf: AtomicBool,
 }
 
 impl Silence {
-    fn heard(&self) {
+    pub(super) fn heard(&self) {
         self.pings.store(0, Relaxed);
     }
 
+    /// Begins or ends to wait for what takes the last message.
+    pub(super) fn wait(&self, waits: bool) {
+        self.deaf.store(waits, Relaxed);
+    }
+
     /// Counts a ping; returns whether the client is given up.
-    fn is_too_long(&self) -> bool {
+    pub(super) fn is_too_long(&self) -> bool {
         match self.deaf.load(Relaxed) {
             true => false,
             false => self.pings.fetch_add(1, Relaxed) >= MAX_PINGS,
@@ -242,7 +250,7 @@ async fn listen(
 ) {
     while let Some(Ok(message)) = client.next().await {
         silence.heard();
-        silence.deaf.store(true, Relaxed);
+        silence.wait(true);
         let done = match message {
             Message::Binary(bytes) => process.write(&bytes).await.map(drop),
             Message::Text(control) => match serde_json::from_str(control.as_str()) {
@@ -255,14 +263,14 @@ async fn listen(
             Message::Close(_) => return,
             Message::Ping(_) | Message::Pong(_) => Ok(()),
         };
-        silence.deaf.store(false, Relaxed);
+        silence.wait(false);
         if let Err(error) = done {
             tracing::debug!(%error, "a message to a command has no effect");
         }
     }
 }
 
-fn output(stream: u8, bytes: &Bytes) -> Message {
+pub(super) fn output(stream: u8, bytes: &Bytes) -> Message {
     let mut message = BytesMut::with_capacity(bytes.len() + 1);
     message.put_u8(stream);
     message.extend_from_slice(bytes);
