@@ -15,6 +15,7 @@ mod files;
 mod filesystem;
 mod gunzip;
 mod listing;
+mod logs;
 mod metadata;
 mod metrics;
 mod network;
@@ -71,6 +72,8 @@ pub(crate) fn router(sandboxes: Sandboxes, keys: Keys) -> Router {
         .route("/sandboxes/{id}", delete(control::kill))
         .route("/sandboxes/{id}/timeout", post(control::set_timeout))
         .route("/sandboxes/{id}/metrics", get(metrics::metrics))
+        .route("/sandboxes/{id}/logs", get(logs::logs_v1))
+        .route("/v2/sandboxes/{id}/logs", get(logs::logs))
         .route("/sandboxes/{id}/network", put(control::set_network))
         .route("/sandboxes/{id}/refreshes", post(control::refresh))
         .route("/sandboxes/{id}/snapshots", post(snapshots::create))

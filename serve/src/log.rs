@@ -212,6 +212,18 @@ impl Log {
         kept.records.iter().any(|record| record.pid == Some(pid))
     }
 
+    /// Returns the records that are kept and that nothing is joined to any more, the oldest one first.
+    pub(crate) fn settled(&self) -> Vec<Record> {
+        let mut records: Vec<_> = self.lock().records.iter().cloned().collect();
+        let grows = |last: &Record| {
+            last.happened.output() > 0 && last.at.elapsed().is_ok_and(|since| since < JOINED_WITHIN)
+        };
+        if records.last().is_some_and(grows) {
+            records.pop();
+        }
+        records
+    }
+
     /// Reads it from its beginning.
     pub(crate) fn reader(&self) -> Reader {
         Reader {
@@ -329,6 +341,18 @@ mod tests {
 
     fn stdout(text: &str) -> Happened {
         Happened::Stdout(Bytes::copy_from_slice(text.as_bytes()))
+    }
+
+    #[test]
+    fn output_that_others_are_joined_to_is_not_settled_until_something_else_follows() {
+        let log = Log::default();
+        log.add(Some(1), stdout("one "));
+        assert!(log.settled().is_empty());
+        log.add(Some(1), stdout("two"));
+        log.add(Some(1), Happened::Lost);
+        let settled = log.settled();
+        assert_eq!(settled[0].happened, stdout("one two"));
+        assert_eq!(settled.len(), 2);
     }
 
     #[tokio::test]

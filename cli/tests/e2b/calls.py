@@ -173,6 +173,23 @@ assert urllib.request.urlopen(signed).read() == everything
 error = raises(urllib.error.HTTPError, lambda: urllib.request.urlopen(signed.replace("=v1_", "=v1_x")))
 assert error.code == 401
 
+# What commands printed
+def asked(path):
+    request = urllib.request.Request(f"{os.environ['E2B_API_URL']}{path}", headers={"X-API-Key": os.environ["E2B_API_KEY"]})
+    return json.load(urllib.request.urlopen(request))
+
+
+raises(CommandExitException, lambda: run("echo to be found >&2; exit 3"))
+path = f"sandboxes/{sandbox.sandbox_id}/logs"
+[ended, said] = asked(f"/v2/{path}?direction=backward&limit=2&level=warn")["logs"]
+assert (said["message"], said["fields"]["event"], ended["message"]) == ("to be found\n", "stderr", "exit code 3"), (said, ended)
+[found_again] = asked(f"/v2/{path}?search=be+found%0A")["logs"]
+assert found_again == said
+line = json.loads(asked(f"/{path}")["logs"][-1]["line"])
+assert (line["level"], line["message"]) == ("warn", "exit code 3"), line
+error = raises(urllib.error.HTTPError, lambda: asked(f"/v2/{path}?limit=1001"))
+assert error.code == 400
+
 # The life of a sandbox
 info = sandbox.get_info()
 assert (info.state, info.metadata) == (SandboxState.RUNNING, {"for": "a test"}), info
@@ -203,8 +220,7 @@ identity = run("cat /etc/machine-id /proc/sys/kernel/random/boot_id").stdout
 sandbox.pause()
 assert sandbox.get_info().state == SandboxState.PAUSED
 assert found(state=[SandboxState.PAUSED]) == [sandbox.sandbox_id]
-request = urllib.request.Request(f"{os.environ['E2B_API_URL']}/sandboxes", headers={"X-API-Key": os.environ["E2B_API_KEY"]})
-assert json.load(urllib.request.urlopen(request)) == [], "the first version of the API lists what runs"
+assert asked("/sandboxes") == [], "the first version of the API lists what runs"
 assert not sandbox.is_running()
 resumed = Sandbox.connect(sandbox.sandbox_id)
 assert resumed.is_running()
