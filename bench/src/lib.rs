@@ -4,5 +4,6 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+mod daemon;
 pub mod soak;
 mod statistics;

@@ -1,5 +1,6 @@
-//! `ironclaw soak`: uses a pool for long, injects faults, and checks for leaks.
+//! `ironclaw soak`: uses a pool or a daemon for long, injects faults, and checks for leaks.
 
+mod api;
 mod children;
 mod fault;
 mod guest;
@@ -10,6 +11,7 @@ mod stop;
 mod tally;
 mod work;
 
+use std::ffi::OsString;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,6 +62,9 @@ pub struct Options {
     pub faults: bool,
     /// The seed of random choices, to repeat those of an earlier run.
     pub seed: Option<u64>,
+    /// A daemon is soaked, by its API, instead of a pool of this process: with the settings of this
+    /// process's command line, `KEY=VALUE`.
+    pub daemon: Option<Vec<OsString>>,
 }
 
 /// Soaks and prints; returns whether nothing leaked, and nothing failed unexpectedly.
@@ -74,7 +79,7 @@ pub async fn run(config: &Config, options: &Options, json: bool) -> Result<bool>
     let reporter = Reporter::new();
     let first = signals::first()?;
     let report = {
-        let mut soaked = pin!(perform(config, options, &stop, &reporter));
+        let mut soaked = pin!(soaked(config, options, &stop, &reporter));
         tokio::select! {
             report = &mut soaked => report?,
             signal = first => {
@@ -89,8 +94,36 @@ pub async fn run(config: &Config, options: &Options, json: bool) -> Result<bool>
         }
     };
     reporter.clear();
-    report.print(json)?;
-    Ok(report.ok)
+    match report {
+        Soaked::Pool(report) => {
+            report.print(json)?;
+            Ok(report.ok)
+        }
+        Soaked::Daemon(report) => {
+            report.print(json)?;
+            Ok(report.is_ok())
+        }
+    }
+}
+
+/// The report of what was soaked.
+enum Soaked {
+    Pool(Report),
+    Daemon(api::Report),
+}
+
+async fn soaked(
+    config: &Config,
+    options: &Options,
+    stop: &Stop,
+    reporter: &Reporter,
+) -> Result<Soaked> {
+    Ok(match &options.daemon {
+        None => Soaked::Pool(perform(config, options, stop, reporter).await?),
+        Some(settings) => {
+            Soaked::Daemon(api::perform(config, options, settings, stop, reporter).await?)
+        }
+    })
 }
 
 async fn perform(
@@ -113,7 +146,7 @@ async fn perform(
     let image = template.manifest().root_disk.as_ref();
     let image = image.map_or(0, |image| image.size);
     if options.faults
-        && let Err(error) = home.own_disk(config, image)
+        && let Err(error) = home.own_disk(room(config) + image)
     {
         skipped.push(format!(
             "{}: no file system of its own can be mounted, which takes root: {error}",
@@ -176,6 +209,12 @@ async fn perform(
         skipped,
     }
     .report(vmm, seed, seconds, options.faults, stop))
+}
+
+/// Returns the bytes of a pool's snapshots, half of them about to be replaced.
+fn room(config: &Config) -> u64 {
+    let snapshots = config.pool_size as u64 * 2 + 2;
+    config.machine.memory_bytes() * snapshots
 }
 
 fn until(options: &Options) -> Until {

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod assignment;
 mod bench;
 mod run;
 mod soak;

@@ -83,11 +83,16 @@ settings of the environment; no snapshot but its own is touched. As root it moun
 there, which --faults fills up. Ctrl-C ends it early, with a report once it has begun; a second one
 at once.
 
-Exits with 1 if anything leaked (processes, descriptors, sockets, files, memory, room in the pool),
-or failed without an injected fault that explains it.
+With --api a daemon is soaked, by as many clients, which make, use, pause, resume, fork and delete
+sandboxes. A daemon that is restarted has to keep all of them, and one that is killed the paused
+ones; a sandbox that is missed, or has another one's content, is a failure.
+
+Exits with 1 if anything leaked (processes, descriptors, sockets, files, memory, room in the pool,
+sandboxes, checkpoints), or failed without an injected fault that explains it.
 
 Examples:
   ironclaw soak --for 10m --concurrency 20 --faults
+  ironclaw soak --api --for 10m --faults
   ironclaw soak --spawns 2000 --json | jq '.leaks[] | select(.leaked)'
   IRONCLAW_POOL_SIZE=2 ironclaw soak --for 8h --faults --seed 7";
 

@@ -97,7 +97,7 @@ async fn perform(task: Task, set: &[(String, OsString)], json: bool) -> Result<u
             found(bench::run(&config, &task.options(set), json).await?)
         }
         Task::Run(task) => run::run(config()?, set, task, json).await,
-        Task::Soak(task) => found(soak::run(&config()?, &task.into(), json).await?),
+        Task::Soak(task) => found(soak::run(&config()?, &task.options(set), json).await?),
         Task::Serve(task) => ironclaw_daemon::serve(config()?, task, json).await,
         Task::Key(task) => found(ironclaw_daemon::key(&config()?, task, json)?),
         Task::Ask(task) => {

@@ -125,13 +125,19 @@ impl<A: Artefact> Store<A> {
         let stat = rustix::fs::statvfs(self.root())
             .map_err(|error| self.io("inspect", self.root(), error))?;
         if stat.f_bavail.saturating_mul(stat.f_frsize) < bytes {
-            return Err(StoreError::NoSpace {
-                store: A::STORE,
-                operation,
-                path: self.root().to_owned(),
-            });
+            return Err(self.no_space(operation));
         }
         Ok(())
+    }
+
+    /// Returns the error of a full disk, for whoever was told of it by another program.
+    #[must_use]
+    pub fn no_space(&self, operation: &'static str) -> StoreError {
+        StoreError::NoSpace {
+            store: A::STORE,
+            operation,
+            path: self.root().to_owned(),
+        }
     }
 
     /// Creates the store's directory again if it was removed.

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use procfs::process::{Process, Stat};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::time::Instant;
 
-use super::children::children;
+use super::children::children_of;
 
 /// Number of killed VMMs that are remembered: a VM's user learns of its end at once.
 const MAX_REMEMBERED: usize = 1000;
@@ -82,17 +83,29 @@ pub(super) const CONSEQUENCES: [&str; 7] = [
 pub(super) struct Strikes {
     /// The time when a VMM was last killed that a spawn may have waited for.
     killed: Mutex<Option<Instant>>,
-    disk: Mutex<Disk>,
+    disk: Mutex<Episode>,
     victims: Mutex<VecDeque<u32>>,
 }
 
+/// When a fault lasts.
 #[derive(Debug, Default, Clone, Copy)]
-enum Disk {
+pub(super) enum Episode {
     #[default]
-    HasRoom,
-    IsFull,
-    /// It was full until then.
-    HasRoomSince(Instant),
+    Never,
+    Lasts,
+    /// It was over then.
+    Over(Instant),
+}
+
+impl Episode {
+    /// Returns whether it explains a failure at `now` of something begun at `then`.
+    pub(super) fn explains(self, then: Instant, now: Instant) -> bool {
+        match self {
+            Self::Never => false,
+            Self::Lasts => true,
+            Self::Over(end) => explains(end, then, now),
+        }
+    }
 }
 
 impl Strikes {
@@ -103,9 +116,9 @@ impl Strikes {
 
     pub(super) fn disk_is_full(&self, full: bool) {
         *lock(&self.disk) = if full {
-            Disk::IsFull
+            Episode::Lasts
         } else {
-            Disk::HasRoomSince(Instant::now())
+            Episode::Over(Instant::now())
         };
     }
 
@@ -133,25 +146,14 @@ impl Strikes {
     }
 
     fn disk_was_full_in(&self, then: Instant, now: Instant) -> bool {
-        match *lock(&self.disk) {
-            Disk::HasRoom => false,
-            Disk::IsFull => true,
-            Disk::HasRoomSince(end) => explains(end, then, now),
-        }
+        lock(&self.disk).explains(then, now)
     }
 
     /// Kills a VMM of ours; returns `false` if none has that PID.
     pub(super) fn kill(&self, pid: u32) -> bool {
-        let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+        let Some(vmm) = child(std::process::id(), pid) else {
             return false;
         };
-        let Ok(process) = pidfd_open(number, PidfdFlags::empty()) else {
-            return false;
-        };
-        // Checked after opening the pidfd: the PID may be another process's by now.
-        if parent(pid) != Some(std::process::id()) {
-            return false;
-        }
         {
             let mut victims = lock(&self.victims);
             victims.push_back(pid);
@@ -159,7 +161,7 @@ impl Strikes {
                 victims.pop_front();
             }
         }
-        pidfd_send_signal(&process, Signal::KILL).is_ok()
+        pidfd_send_signal(&vmm, Signal::KILL).is_ok()
     }
 
     /// Returns whether this VMM was killed here.
@@ -172,6 +174,19 @@ impl Strikes {
 /// `then`.
 fn explains(end: Instant, then: Instant, now: Instant) -> bool {
     then <= end && now.saturating_duration_since(end) <= ATTRIBUTION_TIME
+}
+
+/// Kills a child of a process; returns `false` if that has none with this PID.
+pub(super) fn kill_child(of: u32, pid: u32) -> bool {
+    child(of, pid).is_some_and(|child| pidfd_send_signal(&child, Signal::KILL).is_ok())
+}
+
+/// Returns a handle of a process's child.
+fn child(of: u32, pid: u32) -> Option<OwnedFd> {
+    let number = Pid::from_raw(i32::try_from(pid).ok()?)?;
+    let process = pidfd_open(number, PidfdFlags::empty()).ok()?;
+    // Checked after opening the pidfd: the PID may be another process's by now.
+    (parent(pid) == Some(of)).then_some(process)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -187,14 +202,21 @@ fn parent(pid: u32) -> Option<u32> {
     u32::try_from(stat(pid)?.ppid).ok()
 }
 
-/// Lists the VMMs of this process: all children but the first process of the jails' PID namespace,
-/// which is no VMM, and whose end would end all of them.
+/// Lists the VMMs of this process.
 pub(super) fn vmms() -> Vec<u32> {
+    Process::myself()
+        .map(|own| vmms_of(&own))
+        .unwrap_or_default()
+}
+
+/// Lists the VMMs of a process: all children but the first process of the jails' PID namespace, which is
+/// no VMM, and whose end would end all of them.
+pub(super) fn vmms_of(process: &Process) -> Vec<u32> {
     let is_vmm = |pid: &u32| {
         let name = stat(*pid).map(|stat| stat.comm).unwrap_or_default();
         backends::process_names().any(|vmm| name.starts_with(vmm))
     };
-    let pids = children().unwrap_or_default();
+    let pids = children_of(process).unwrap_or_default();
     pids.into_iter().filter(is_vmm).collect()
 }
 

@@ -91,13 +91,12 @@ impl Home {
 
     /// Moves the state to a file system of its own, so that it can be filled.
     ///
-    /// It has room for the image of a root disk of `image` bytes.
+    /// It has room for so many bytes of snapshots and images, and for small files.
     ///
     /// # Errors
     /// The reason why that is not possible here.
-    pub(super) fn own_disk(&mut self, config: &Config, image: u64) -> io::Result<()> {
-        let snapshots = config.pool_size as u64 * 2 + 2;
-        let bytes = config.machine.memory_bytes() * snapshots + OVERHEAD_BYTES + image;
+    pub(super) fn own_disk(&mut self, bytes: u64) -> io::Result<()> {
+        let bytes = bytes + OVERHEAD_BYTES;
         let options = std::ffi::CString::new(format!("mode=0700,size={bytes}"))?;
         mount(
             "ironclaw-soak",
@@ -111,6 +110,11 @@ impl Home {
             bytes,
         });
         Ok(())
+    }
+
+    /// Returns the directory of all state.
+    pub(super) fn state(&self) -> &Path {
+        &self.state
     }
 
     pub(super) fn disk(&self) -> Option<&Disk> {
@@ -372,7 +376,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let config = config(parent.path());
         let mut home = Home::create(&config).unwrap();
-        if let Err(error) = home.own_disk(&config, 0) {
+        if let Err(error) = home.own_disk(0) {
             // A user who may not mount is told so, and soaks without that fault.
             assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{error}");
             assert!(home.disk().is_none() && home.aside().starts_with(parent.path()));

@@ -53,7 +53,7 @@ pub(super) struct Comparison {
 }
 
 impl Comparison {
-    fn new(what: &'static str, before: u64, after: u64, allowed: u64) -> Self {
+    pub(super) fn new(what: &'static str, before: u64, after: u64, allowed: u64) -> Self {
         Self {
             what,
             before,

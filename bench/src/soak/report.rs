@@ -78,59 +78,83 @@ impl Report {
         counted("VMS ENDED", &self.endings)?;
         counted("FAULTS INJECTED", &self.faults)?;
         counted("FELL BACK TO ANOTHER TIER", &self.fallbacks)?;
-        if !self.failures.is_empty() {
-            let rows = self.failures.iter().map(|failures| {
-                let blame = match failures.blame {
-                    Blame::Injected => "injected",
-                    Blame::Unexpected => "UNEXPECTED",
-                };
-                [
-                    failures.what.to_owned(),
-                    blame.to_owned(),
-                    failures.count.to_string(),
-                    failures.first.replace('\n', " "),
-                ]
-            });
-            output::table(
-                ["\nFAILURE", "\nCAUSE", "\nTIMES", "\nTHE FIRST"],
-                rows.collect(),
-            )?;
-        }
-        let rows = self.leaks.iter().map(|line| {
-            let verdict = if line.leaked { "LEAKED" } else { "ok" };
-            [
-                line.what.to_owned(),
-                line.before.to_string(),
-                line.after.to_string(),
-                line.allowed.to_string(),
-                verdict.to_owned(),
-            ]
-        });
-        output::table(
-            [
-                "\nLEFT OVER",
-                "\nBEFORE",
-                "\nAFTER",
-                "\nALLOWED MORE",
-                "\nVERDICT",
-            ],
-            rows.collect(),
-        )?;
-        for path in self.leaks.iter().flat_map(|line| &line.left) {
-            output::line(&format!("  {}", path.display()))?;
-        }
-        for skipped in &self.skipped {
-            output::line(&format!("skipped: {skipped}"))?;
-        }
-        output::line(if self.ok {
-            "\nnothing leaked, and nothing failed that should not"
-        } else {
-            "\nFAILED: something leaked, or failed unexpectedly"
-        })
+        failed(&self.failures)?;
+        left_over(&self.leaks)?;
+        skipped(&self.skipped)?;
+        verdict(self.ok)
     }
 }
 
-fn counted(title: &str, counts: &BTreeMap<&'static str, u64>) -> Result<()> {
+/// Prints failures, if there are any.
+pub(super) fn failed(failures: &[Failures]) -> Result<()> {
+    if failures.is_empty() {
+        return Ok(());
+    }
+    let rows = failures.iter().map(|failures| {
+        let blame = match failures.blame {
+            Blame::Injected => "injected",
+            Blame::Unexpected => "UNEXPECTED",
+        };
+        [
+            failures.what.to_owned(),
+            blame.to_owned(),
+            failures.count.to_string(),
+            failures.first.replace('\n', " "),
+        ]
+    });
+    output::table(
+        ["\nFAILURE", "\nCAUSE", "\nTIMES", "\nTHE FIRST"],
+        rows.collect(),
+    )
+}
+
+/// Prints what there was before and after.
+pub(super) fn left_over(leaks: &[Comparison]) -> Result<()> {
+    let rows = leaks.iter().map(|line| {
+        let verdict = if line.leaked { "LEAKED" } else { "ok" };
+        [
+            line.what.to_owned(),
+            line.before.to_string(),
+            line.after.to_string(),
+            line.allowed.to_string(),
+            verdict.to_owned(),
+        ]
+    });
+    output::table(
+        [
+            "\nLEFT OVER",
+            "\nBEFORE",
+            "\nAFTER",
+            "\nALLOWED MORE",
+            "\nVERDICT",
+        ],
+        rows.collect(),
+    )?;
+    for path in leaks.iter().flat_map(|line| &line.left) {
+        output::line(&format!("  {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Prints what could not be done here.
+pub(super) fn skipped(skipped: &[String]) -> Result<()> {
+    for skipped in skipped {
+        output::line(&format!("skipped: {skipped}"))?;
+    }
+    Ok(())
+}
+
+/// Prints the last line.
+pub(super) fn verdict(ok: bool) -> Result<()> {
+    output::line(if ok {
+        "\nnothing leaked, and nothing failed that should not"
+    } else {
+        "\nFAILED: something leaked, or failed unexpectedly"
+    })
+}
+
+/// Prints how often there was what, if there was anything.
+pub(super) fn counted(title: &str, counts: &BTreeMap<&'static str, u64>) -> Result<()> {
     if counts.is_empty() {
         return Ok(());
     }

@@ -30,6 +30,25 @@ pub(super) struct Until {
     pub(super) spawns: Option<u64>,
 }
 
+impl Until {
+    /// Returns the part that is over of what begun at `begun` and has made so many, from 0 to 1, by time or
+    /// by number, whichever is greater.
+    pub(super) fn progress(&self, begun: Instant, made: u64) -> f64 {
+        let part = |done: f64, all: f64| if all > 0.0 { done / all } else { 1.0 };
+        let time = self.deadline.map(|deadline| {
+            let all = deadline.saturating_duration_since(begun);
+            part(begun.elapsed().as_secs_f64(), all.as_secs_f64())
+        });
+        let number = self.spawns.map(|spawns| {
+            // Precise enough for display and comparison with a quarter.
+            #[expect(clippy::cast_precision_loss, reason = "a share, for people")]
+            let share = part(made as f64, spawns as f64);
+            share
+        });
+        time.unwrap_or(0.0).max(number.unwrap_or(0.0)).min(1.0)
+    }
+}
+
 /// The state shared by the workers.
 #[derive(Debug)]
 pub(super) struct Shift {
@@ -78,21 +97,10 @@ impl Shift {
         self.stop.is_asked()
     }
 
-    /// Returns the part that is over, from 0 to 1, by time or by number, whichever is greater.
+    /// Returns the part that is over, see [`Until::progress`].
     pub(super) fn progress(&self) -> f64 {
-        let part = |done: f64, all: f64| if all > 0.0 { done / all } else { 1.0 };
-        let time = self.until.deadline.map(|deadline| {
-            let all = deadline.saturating_duration_since(self.begun);
-            part(self.elapsed().as_secs_f64(), all.as_secs_f64())
-        });
-        let number = self.until.spawns.map(|spawns| {
-            let done = self.numbers.load(Ordering::Relaxed);
-            // Precise enough for display and comparison with a quarter.
-            #[expect(clippy::cast_precision_loss, reason = "a share, for people")]
-            let share = part(done as f64, spawns as f64);
-            share
-        });
-        time.unwrap_or(0.0).max(number.unwrap_or(0.0)).min(1.0)
+        self.until
+            .progress(self.begun, self.numbers.load(Ordering::Relaxed))
     }
 
     /// Returns the number of the next spawn; `None` when it is time to stop.

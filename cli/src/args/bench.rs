@@ -8,6 +8,8 @@ use ironclaw_bench::bench::{self, FirstCommand, OfApi};
 
 use ironclaw_inventory::TemplateOptions;
 
+use super::assignment::assignments;
+
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
     #[command(flatten)]
@@ -76,7 +78,7 @@ impl Bench {
             at_once: at_once(CLONES_AT_ONCE),
         });
         let api = self.api.then(|| OfApi {
-            settings: set.iter().map(word).collect(),
+            settings: assignments(set),
             warm: self.warm.into(),
             at_once: at_once(SANDBOXES_AT_ONCE),
         });
@@ -92,12 +94,4 @@ impl Bench {
             api,
         }
     }
-}
-
-/// Returns a setting as `--set` takes it.
-fn word((key, value): &(String, OsString)) -> OsString {
-    let mut word = OsString::from(key);
-    word.push("=");
-    word.push(value);
-    word
 }

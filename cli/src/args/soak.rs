@@ -1,10 +1,12 @@
 //! The options of `ironclaw soak`.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::Args;
 use ironclaw_bench::soak;
 
+use super::assignment::assignments;
 use crate::help;
 use ironclaw_console::value::time_limit;
 
@@ -23,20 +25,26 @@ pub(crate) struct Soak {
     /// Kill VMMs, damage snapshots, fill the disk and let the pool's clock jump meanwhile.
     #[arg(long)]
     pub(crate) faults: bool,
+    /// Use a daemon of its own, by its API, instead of a pool: with --faults, it is restarted and killed,
+    /// its VMMs are, its database is locked and its disk filled.
+    #[arg(long)]
+    pub(crate) api: bool,
     /// Choose as the run did that printed this seed. What happens at the same time as what still
     /// differs.
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
 }
 
-impl From<Soak> for soak::Options {
-    fn from(task: Soak) -> Self {
-        Self {
-            time: task.time,
-            spawns: task.spawns,
-            concurrency: task.concurrency,
-            faults: task.faults,
-            seed: task.seed,
+impl Soak {
+    /// Returns the options, with these settings of the command line for a daemon.
+    pub(crate) fn options(self, set: &[(String, OsString)]) -> soak::Options {
+        soak::Options {
+            time: self.time,
+            spawns: self.spawns,
+            concurrency: self.concurrency,
+            faults: self.faults,
+            seed: self.seed,
+            daemon: self.api.then(|| assignments(set)),
         }
     }
 }

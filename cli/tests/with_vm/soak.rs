@@ -43,6 +43,35 @@ fn a_signal_ends_a_soak_whatever_it_does_and_leaves_nothing() {
 }
 
 #[test]
+fn a_daemon_that_is_restarted_and_killed_loses_nothing_that_it_must_keep() {
+    if !runs() {
+        return;
+    }
+    let output = ironclaw(&[
+        "soak",
+        "--api",
+        "--for=15s",
+        "--concurrency=3",
+        "--faults",
+        "--json",
+    ])
+    .env("IRONCLAW_POOL_SIZE", "1")
+    .output()
+    .unwrap();
+    assert!(output.status.success(), "{output:#?}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["ok"], true, "{report:#}");
+    assert!(
+        report["requests"]["create"].as_u64() > Some(0),
+        "{report:#}"
+    );
+    let faults = report["faults"].as_object().unwrap();
+    assert!(!faults.is_empty(), "{report:#}");
+    let left = fs::read_dir(state().join(".ironclaw-soak")).unwrap();
+    assert_eq!(left.count(), 0);
+}
+
+#[test]
 fn a_short_soak_with_faults_ends_with_nothing_left() {
     if !runs() {
         return;

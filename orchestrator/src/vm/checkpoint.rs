@@ -85,7 +85,20 @@ pub(crate) async fn take(
         }
     });
     let staging = staging.await?;
-    instance.ask(Request::Checkpoint(staging.files())).await?;
+    if let Err(error) = instance.ask(Request::Checkpoint(staging.files())).await {
+        // Looked at before the part that was written is removed.
+        let look = move || {
+            let full = match &error {
+                VmError::Vmm(vmm) | VmError::NoCheckpoint(vmm) => {
+                    lineage.store.full_disk(Some(vmm))
+                }
+                _ => None,
+            };
+            Ok((full, error, staging))
+        };
+        let (full, error, _staging) = blocking(look).await?;
+        return Err(full.map_or(error.into(), CheckpointError::from));
+    }
     let requirements = lineage.requirements.clone();
     let description =
         requirements.describe(parent.map_or(0, |parent| parent.manifest().generation));

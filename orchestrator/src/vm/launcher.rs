@@ -308,8 +308,14 @@ impl Launcher {
     /// Returns that error, unless the disk filled up meanwhile, which a VMM can't report.
     async fn or_full_disk(&self, error: LaunchError) -> LaunchError {
         let store = self.0.snapshots.clone();
-        let room = blocking(move || store.ensure_room(1 << 20)).await;
-        room.err().unwrap_or(error)
+        let look = move || {
+            let failed = match &error {
+                LaunchError::Vmm(vmm) => Some(vmm),
+                _ => None,
+            };
+            Ok::<_, LaunchError>(store.full_disk(failed).map_or(error, LaunchError::from))
+        };
+        blocking(look).await.unwrap_or_else(|error| error)
     }
 
     /// Loads a snapshot if it fits.

@@ -38,6 +38,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::net::UnixStream;
@@ -422,6 +423,24 @@ impl VmmError {
         }
     }
 
+    /// Returns whether a disk is full for the VMM, by its own words: they have those of the system.
+    pub(crate) fn tells_full_disk(&self) -> bool {
+        let is_said = |message: &str, errno: Errno| {
+            let text = io::Error::from(errno).to_string();
+            // Some leave out the number: `No space left on device (os error 28)`.
+            text.split(" (")
+                .next()
+                .is_some_and(|text| message.contains(text))
+        };
+        match self {
+            Self::NoSpace { .. } => true,
+            Self::Refused { message, .. } => {
+                is_said(message, Errno::NOSPC) || is_said(message, Errno::DQUOT)
+            }
+            _ => false,
+        }
+    }
+
     pub(crate) fn io(operation: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let operation = operation.into();
         move |source| {
@@ -439,6 +458,22 @@ impl VmmError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_full_disk_is_known_by_the_words_of_either_vmm() {
+        let refused = |message: &str| VmmError::Refused {
+            operation: "write".to_owned(),
+            message: message.to_owned(),
+        };
+        for message in [
+            "Cannot dump memory: Guest memory error: No space left on device (os error 28)",
+            "Unable to write to file: No space left on device",
+            "Disk quota exceeded (os error 122)",
+        ] {
+            assert!(refused(message).tells_full_disk(), "{message}");
+        }
+        assert!(!refused("Bad address (os error 14)").tells_full_disk());
+    }
 
     #[test]
     fn the_reason_of_a_panic_is_shown_before_its_long_call_trace() {

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use ironclaw_orchestrator::vm::snapshot::{Snapshot, SnapshotError, StoreError};
 use ironclaw_orchestrator::vm::vmm::VmmError;
-use ironclaw_orchestrator::vm::{LaunchError, Launcher, Origin, Pool, SpawnError, Stage};
+use ironclaw_orchestrator::vm::{
+    CheckpointOptions, ErrorKind, LaunchError, Launcher, Origin, Pool, SpawnError, Stage,
+};
 use ironclaw_test_harness::skipped;
 
 use crate::jail::jailed;
@@ -219,6 +221,32 @@ async fn a_disk_that_fills_up_before_a_snapshot_is_written_is_one_clear_error_an
     disk.free();
     let left = list(&lab.config.snapshot_path);
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_fills_up_while_a_checkpoint_is_written_is_told_as_such_and_the_vm_goes_on() {
+    let Some(mut lab) = Lab::open().await else {
+        return;
+    };
+    let Some(disk) = small_disk() else { return };
+    lab.config.snapshot_path = disk.path().join("snapshots");
+    lab.config.machine.memory_mib = 128;
+    let vm = lab.launcher().await.cold_boot("runs on").await.unwrap();
+    // Room for its memory, as is checked before, and for nothing besides.
+    let filler = File::create(disk.path().join("filler")).unwrap();
+    let free = rustix::fs::statvfs(disk.path()).unwrap();
+    let room = free.f_bavail * free.f_frsize - lab.config.machine.memory_bytes();
+    rustix::fs::fallocate(&filler, rustix::fs::FallocateFlags::empty(), 0, room).unwrap();
+    drop(filler);
+    let options = || CheckpointOptions::owned_by("test");
+    let error = vm.checkpoint(options()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoSpace, "{}", words(&error));
+    assert_eq!(run(&vm, ["echo", "runs on"]).await, "runs on\n");
+    disk.free();
+    let left = list(&lab.config.snapshot_path);
+    assert!(left.is_empty(), "{left:?}");
+    vm.checkpoint(options()).await.unwrap();
+    vm.destroy().await.unwrap();
 }
 
 fn small_disk() -> Option<SmallDisk> {

@@ -1,27 +1,22 @@
-//! A daemon of the bench's own: this program once more, which ends with the bench, whatever ends that.
+//! The bench's daemon, its sandboxes in number, and what it takes of the host while it idles.
 
 use std::ffi::OsString;
 use std::fmt;
-use std::net::SocketAddr;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
-use ironclaw_client::{Address, Client, Method, Page};
-use ironclaw_host::sys;
+use ironclaw_client::{Client, Method, Page};
 use ironclaw_orchestrator::vm::config::{MAX_WARM, MIN_WARM, POOL_SIZE};
 use procfs::process::Process;
-use rustix::process::{Pid, Signal, kill_process};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::side;
 use crate::bench::text;
+use crate::daemon::{self, Start};
 
 /// Sandboxes that are made at a time to be listed.
 const MAKERS: usize = 10;
@@ -29,18 +24,8 @@ const MAKERS: usize = 10;
 /// How long it is watched while it idles: a second for each round, but no more.
 const MAX_IDLE: Duration = Duration::from_secs(10);
 
-/// Limit of its end, in which it destroys its VMs.
-const END_TIMEOUT: Duration = Duration::from_secs(90);
-
-/// What it prints when it listens.
-#[derive(Debug, Deserialize)]
-struct Listening {
-    address: Option<SocketAddr>,
-}
-
 pub(super) struct Daemon {
-    child: Child,
-    client: Client,
+    daemon: daemon::Daemon,
     /// What it keeps.
     _state: TempDir,
 }
@@ -64,55 +49,16 @@ impl Daemon {
         limit: usize,
     ) -> Result<Self> {
         let state = tempfile::tempdir().context("can't make a directory for a daemon")?;
-        let own = std::env::current_exe().context("can't find this program")?;
-        let program = || {
-            let mut command = Command::new(&own);
-            for setting in settings {
-                command.arg("--set").arg(setting);
-            }
-            command
-        };
-        let mut create = program();
-        create.args(["key", "create", "bench", "--state"]);
-        let made = create.arg(state.path()).output().await;
-        let made = made.context("can't start this program once more")?;
-        ensure!(
-            made.status.success(),
-            "no key was made: {}",
-            String::from_utf8_lossy(&made.stderr).trim()
-        );
-        let key = String::from_utf8(made.stdout).context("no key")?;
-
-        let mut serve = program();
-        for setting in [&MIN_WARM, &MAX_WARM] {
-            serve.arg("--set").arg(format!("{}={warm}", setting.key));
-        }
-        serve.arg("--set").arg(format!("{}=1", POOL_SIZE.key));
-        serve.args(["--json", "serve", "--listen", "127.0.0.1:0"]);
-        serve.args(["--warm", template, "--limit", &limit.to_string()]);
-        serve.arg("--state").arg(state.path());
-        sys::bind_to_parent(serve.as_std_mut());
-        let mut child = serve
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .context("can't start a daemon")?;
-        let mut told = BufReader::new(child.stdout.take().context("no output")?).lines();
-        let mut text = String::new();
-        let Listening { address } = loop {
-            let Some(line) = told.next_line().await? else {
-                bail!("the daemon ended early: {}", child.wait().await?);
-            };
-            text += &line;
-            if let Ok(listening) = serde_json::from_str(&text) {
-                break listening;
-            }
-        };
-        let address = address.context("the daemon listens nowhere")?;
-        let address = Address::Tcp(address.to_string());
+        let warm = warm.to_string();
+        let start = Start::new(settings, state.path().to_owned())
+            .set(MIN_WARM.key, &warm)
+            .set(MAX_WARM.key, &warm)
+            .set(POOL_SIZE.key, "1")
+            .with("--warm", template)
+            .with("--limit", limit.to_string());
+        let key = start.create_key("bench").await?;
         let daemon = Self {
-            child,
-            client: Client::new(address, Some(key.trim().to_owned())),
+            daemon: start.start(&key).await?,
             _state: state,
         };
         daemon.warm_up(template).await?;
@@ -120,11 +66,11 @@ impl Daemon {
     }
 
     pub(super) fn client(&self) -> &Client {
-        &self.client
+        self.daemon.client()
     }
 
     pub(super) async fn warm_up(&self, template: &str) -> Result<()> {
-        side::warm_up(&self.client, template).await
+        side::warm_up(self.client(), template).await
     }
 
     /// Makes so many sandboxes, and lists them so often, in one answer; they end with the daemon.
@@ -136,7 +82,7 @@ impl Daemon {
     ) -> Result<Vec<Duration>> {
         let mut making = JoinSet::new();
         for maker in 0..MAKERS.min(count) {
-            let (client, template) = (self.client.clone(), template.to_owned());
+            let (client, template) = (self.client().clone(), template.to_owned());
             let own = count / MAKERS + usize::from(maker < count % MAKERS);
             making.spawn(async move {
                 let mut channel = client.connect().await?;
@@ -149,7 +95,7 @@ impl Daemon {
         while let Some(made) = making.join_next().await {
             made.context("a task failed")??;
         }
-        let mut channel = self.client.connect().await?;
+        let mut channel = self.client().connect().await?;
         let path = format!("/v1/sandboxes?limit={count}");
         let mut times = Vec::with_capacity(rounds);
         for _ in 0..rounds {
@@ -164,7 +110,7 @@ impl Daemon {
 
     /// Ends all sandboxes.
     pub(super) async fn emptied(&self) -> Result<()> {
-        let mut channel = self.client.connect().await?;
+        let mut channel = self.client().connect().await?;
         let page: Page = channel
             .call(Method::GET, "/v1/sandboxes?limit=1000", None::<&()>)
             .await?;
@@ -177,8 +123,7 @@ impl Daemon {
 
     /// Watches it while nobody asks it anything.
     pub(super) async fn idle(&self, rounds: u64) -> Result<Idle> {
-        let pid = self.child.id().context("the daemon has ended")?;
-        let process = Process::new(pid.try_into()?)?;
+        let process = self.daemon.process()?;
         let begin = Instant::now();
         let before = wake_ups(&process)?;
         sleep(MAX_IDLE.min(Duration::from_secs(rounds))).await;
@@ -196,17 +141,8 @@ impl Daemon {
     }
 
     /// Ends it in order.
-    pub(super) async fn end(mut self) -> Result<()> {
-        let pid = self
-            .child
-            .id()
-            .and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
-        let pid = pid.context("the daemon has ended")?;
-        kill_process(pid, Signal::TERM).context("can't end the daemon")?;
-        let status = timeout(END_TIMEOUT, self.child.wait()).await;
-        let status = status.context("the daemon does not end")??;
-        ensure!(status.success(), "the daemon ended with {status}");
-        Ok(())
+    pub(super) async fn end(self) -> Result<()> {
+        self.daemon.end().await
     }
 }
 

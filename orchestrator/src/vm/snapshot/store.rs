@@ -21,6 +21,13 @@ use super::retention::{Cause, Subject, may_be_deleted};
 use super::staging::Staging;
 use super::verified::{self, Boot};
 use crate::mark;
+use crate::vm::vmm::VmmError;
+
+/// The operation that a full disk prevents.
+const WRITE: &str = "write a snapshot to";
+
+/// A disk with fewer free bytes is full: others write to it, too.
+const LEAST_ROOM: u64 = 1 << 20;
 
 /// Snapshots in one directory; cheap to clone. Any number of processes may use it at a time.
 #[derive(Debug, Clone)]
@@ -91,7 +98,16 @@ impl SnapshotStore {
     /// # Errors
     /// [`SnapshotError::Store`] if it has not.
     pub fn ensure_room(&self, bytes: u64) -> Result<(), SnapshotError> {
-        Ok(self.0.ensure_room("write a snapshot to", bytes)?)
+        Ok(self.0.ensure_room(WRITE, bytes)?)
+    }
+
+    /// Returns the error of a full disk if that is why a VMM, which failed so, could not write there: it says
+    /// that in words of its own, or dies.
+    pub(crate) fn full_disk(&self, failed: Option<&VmmError>) -> Option<SnapshotError> {
+        match failed.is_some_and(VmmError::tells_full_disk) {
+            true => Some(self.0.no_space(WRITE).into()),
+            false => self.ensure_room(LEAST_ROOM).err(),
+        }
     }
 
     /// Creates a private directory to make a base in that will meet `requirements`; a snapshot of a
