@@ -6,12 +6,12 @@ mod fault;
 mod guest;
 mod home;
 mod leaks;
+mod options;
 mod report;
 mod stop;
 mod tally;
 mod work;
 
-use std::ffi::OsString;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,47 +25,28 @@ use ironclaw_console::signals;
 use ironclaw_orchestrator::vm::vmm::VmmIdentity;
 use ironclaw_orchestrator::vm::{Budget, Config, Launcher, Origin, Pool, PoolOptions, PoolStats};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval, sleep, timeout};
+use tokio::time::{interval, sleep, timeout};
 
 use fault::{CONSEQUENCES, Fault};
 use guest::Dialect;
 use home::Home;
 use leaks::{Comparison, Taken};
+use options::PROGRESS_INTERVAL;
 use report::Report;
 use stop::Stop;
 use tally::{Blame, Tally};
 use work::{Shift, Until};
 
-/// The default duration.
-const DEFAULT_TIME: Duration = Duration::from_secs(60);
+pub use options::Options;
+
 /// Pause between two faults, in milliseconds.
 const FAULT_PAUSE_MILLIS: std::ops::Range<u64> = 200..1500;
 /// Time for which the disk is full, in milliseconds.
 const DISK_FULL_MILLIS: std::ops::Range<u64> = 100..2000;
-/// Interval of progress on a terminal.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 /// Timeout of a pool's recovery after the last fault: it boots every snapshot anew.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(300);
 /// Longer than the longest backoff of a pool.
 const BEYOND_BACKOFF: Duration = Duration::from_secs(60);
-
-/// The options of a soak.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The duration; a minute if neither this nor `spawns` is given.
-    pub time: Option<Duration>,
-    /// Number of spawns after which it ends, if not before.
-    pub spawns: Option<u64>,
-    /// Spawns at a time.
-    pub concurrency: u16,
-    /// Whether to inject faults.
-    pub faults: bool,
-    /// The seed of random choices, to repeat those of an earlier run.
-    pub seed: Option<u64>,
-    /// A daemon is soaked, by its API, instead of a pool of this process: with the settings of this
-    /// process's command line, `KEY=VALUE`.
-    pub daemon: Option<Vec<OsString>>,
-}
 
 /// Soaks and prints; returns whether nothing leaked, and nothing failed unexpectedly.
 ///
@@ -178,7 +159,7 @@ async fn perform(
             return Err(error);
         }
     };
-    let until = until(options);
+    let until = options.until();
     let shift = Shift::new(pool.clone(), dialect, options.faults, until, stop.clone());
     let shift = Arc::new(shift);
     let load = Load::put(&shift, options.concurrency, seed, &home, reporter).await?;
@@ -215,17 +196,6 @@ async fn perform(
 fn room(config: &Config) -> u64 {
     let snapshots = config.pool_size as u64 * 2 + 2;
     config.machine.memory_bytes() * snapshots
-}
-
-fn until(options: &Options) -> Until {
-    let time = match (options.time, options.spawns) {
-        (None, None) => Some(DEFAULT_TIME),
-        (time, _) => time,
-    };
-    Until {
-        deadline: time.map(|time| Instant::now() + time),
-        spawns: options.spawns,
-    }
 }
 
 async fn pool(launcher: Launcher, config: &Config) -> Result<(Pool, Budget)> {

@@ -34,10 +34,10 @@ use tokio::time::{interval, sleep};
 
 use super::home::Home;
 use super::leaks::{self, Comparison, Taken};
+use super::options::{Options, PROGRESS_INTERVAL};
 use super::stop::Stop;
 use super::tally::Blame;
 use super::work::Until;
-use super::{Options, PROGRESS_INTERVAL, until};
 use crate::daemon::{Daemon, Start};
 use clients::Shift;
 use fault::{Fault, Target};
@@ -124,7 +124,7 @@ pub(super) async fn perform(
     let fresh = emptied(&daemon).await?;
     let files = names(&state)?;
 
-    let shift = self::shift(&daemon, options, until(options), stop);
+    let shift = self::shift(&daemon, options, options.until(), stop);
     let target = Target {
         start: &start,
         key: &key,
