@@ -10,8 +10,8 @@ use crate::hash::TemplateHash;
 /// Limit of a name in bytes.
 const MAX_NAME: usize = 64;
 
-/// A template's name: 1 to 64 letters, digits, dots, hyphens and underscores, beginning with a letter or
-/// a digit. It leads to the template that was built last under it.
+/// A template's name, which may have a tag behind a colon: 1 to 64 letters, digits, dots, hyphens and
+/// underscores, each part beginning with a letter or a digit. It leads to the template that was built last under it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TemplateName(String);
 
@@ -19,7 +19,7 @@ pub struct TemplateName(String);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{text:?} can't be the name of a template: it takes 1 to {MAX_NAME} letters, digits, dots, hyphens and \
-     underscores, beginning with a letter or a digit, and no hash"
+     underscores, beginning with a letter or a digit, and no hash; a tag may follow behind a colon"
 )]
 pub struct ParseTemplateNameError {
     /// What was given.
@@ -51,6 +51,15 @@ impl TemplateName {
         self.0 == Self::BASE
     }
 
+    /// Returns the name without its tag, and the tag.
+    #[must_use]
+    pub fn parts(&self) -> (&str, Option<&str>) {
+        match self.0.split_once(':') {
+            Some((name, tag)) => (name, Some(tag)),
+            None => (&self.0, None),
+        }
+    }
+
     /// Returns the text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -63,13 +72,17 @@ impl FromStr for TemplateName {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let may_follow = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        let begins = text
-            .bytes()
-            .next()
-            .is_some_and(|byte| byte.is_ascii_alphanumeric());
-        let is_name = begins
-            && text.len() <= MAX_NAME
-            && text.bytes().all(may_follow)
+        let is_part = |part: &str| {
+            let first = part.bytes().next();
+            first.is_some_and(|byte| byte.is_ascii_alphanumeric()) && part.bytes().all(may_follow)
+        };
+        let (name, tag) = match text.split_once(':') {
+            Some((name, tag)) => (name, Some(tag)),
+            None => (text, None),
+        };
+        let is_name = text.len() <= MAX_NAME
+            && is_part(name)
+            && tag.is_none_or(is_part)
             // It would be taken for one.
             && text.parse::<TemplateHash>().is_err();
         is_name
@@ -98,12 +111,13 @@ mod tests {
 
     #[test]
     fn a_name_is_one_component_of_a_path_and_no_hash() {
-        for good in ["a", "python-3.12", "A_b", "9", &"x".repeat(64)] {
+        for good in ["a", "python-3.12", "A_b", "9", "a:v1.0", &"x".repeat(64)] {
             assert_eq!(good.parse::<TemplateName>().unwrap().as_str(), good);
         }
         let (hash, long) = ("0a".repeat(32), "x".repeat(65));
         for bad in [
-            "", ".", "..", ".hidden", "-x", "a/b", "a b", "é", &hash, &long,
+            "", ".", "..", ".hidden", "-x", "a/b", "a b", "é", ":", "a:", ":v1", "a:b:c", "a:.b",
+            &hash, &long,
         ] {
             assert!(bad.parse::<TemplateName>().is_err(), "{bad:?} is taken");
         }

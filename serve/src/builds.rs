@@ -52,7 +52,10 @@ pub(crate) struct LogLine {
 #[derive(Debug)]
 pub(crate) struct Build {
     pub(crate) id: String,
-    pub(crate) template: TemplateName,
+    /// The name without a tag.
+    pub(crate) template: String,
+    /// The names that lead to what is built.
+    pub(crate) names: Vec<TemplateName>,
     state: Mutex<BuildState>,
     log: Mutex<Log>,
 }
@@ -165,10 +168,16 @@ impl Builds {
     }
 
     /// Makes a build that is begun later; `None` if too many are there that are not over.
-    pub(crate) fn ask(&self, id: String, template: TemplateName) -> Option<Arc<Build>> {
+    pub(crate) fn ask(
+        &self,
+        id: String,
+        template: String,
+        names: Vec<TemplateName>,
+    ) -> Option<Arc<Build>> {
         let build = Arc::new(Build {
             id,
             template,
+            names,
             state: Mutex::new(BuildState::Asked),
             log: Mutex::default(),
         });
@@ -186,7 +195,7 @@ impl Builds {
     }
 
     pub(crate) fn find(&self, template: &str, id: &str) -> Option<Arc<Build>> {
-        let is_it = |build: &&Arc<Build>| build.id == id && build.template.as_str() == template;
+        let is_it = |build: &&Arc<Build>| build.id == id && build.template == template;
         self.lock().iter().find(is_it).cloned()
     }
 
@@ -275,9 +284,18 @@ fn follow(
             }
             step => build.tell(&step.to_string()),
         };
-        let name = Some(&build.template);
-        match store.build_recipe(name, &spec, &recipe, &mut guests, tell) {
-            Ok(_) => Ok(()),
+        let (first, others) = match build.names.split_first() {
+            Some((first, others)) => (Some(first), others),
+            None => (None, [].as_slice()),
+        };
+        match store.build_recipe(first, &spec, &recipe, &mut guests, tell) {
+            Ok(built) => {
+                let named = |name| store.set_name(name, built.hash());
+                others
+                    .iter()
+                    .try_for_each(named)
+                    .map_err(|error| hidden(&error))
+            }
             Err(error) => match told(&error, &numbers) {
                 Some(failure) => Err(failure),
                 None => Err(hidden(&error)),

@@ -27,6 +27,7 @@ mod rpc;
 mod shapes;
 mod signature;
 mod snapshots;
+mod tags;
 mod templates;
 mod watch;
 
@@ -80,6 +81,8 @@ pub(crate) fn router(sandboxes: Sandboxes, keys: Keys) -> Router {
         .route("/sandboxes/{id}/fork", post(snapshots::fork))
         .route("/snapshots", get(snapshots::list))
         .route("/templates/{id}", delete(snapshots::delete))
+        .route("/templates/tags", post(tags::assign).delete(tags::remove))
+        .route("/templates/{id}/tags", get(tags::list))
         .route("/templates/aliases/{alias}", get(templates::alias))
         .route("/v3/templates", post(templates::ask))
         .route("/templates/{id}/files/{hash}", get(templates::upload_place))

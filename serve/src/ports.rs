@@ -81,6 +81,8 @@ impl Ports {
         let upgrade = prepare(&mut request)?;
         let (stream, room) = self.connect(vm, port).await?;
         let mut client = http1::Builder::new();
+        // There are programs that know headers by one way of writing alone: that of most clients and proxies.
+        client.title_case_headers(true);
         client.max_buf_size(MAX_HEAD);
         let shaken = client.handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = shaken.map_err(PortError::Http)?;

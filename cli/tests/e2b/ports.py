@@ -101,7 +101,7 @@ with socket.create_connection((DAEMON.hostname, DAEMON.port), timeout=UP) as str
         f"E2b-Traffic-Access-Token: {private.traffic_access_token}\r\n\r\n".encode()
     )
     before = time.monotonic()
-    while "host: inside.test:9001" not in private.files.read("/tmp/head").lower():
+    while "Host: inside.test:9001" not in private.files.read("/tmp/head"):
         assert time.monotonic() - before < UP
 private.update_network({"deny_out": ["8.8.8.8"]})
 

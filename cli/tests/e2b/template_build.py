@@ -76,7 +76,30 @@ for refused, name in (
 ):
     error = raises(BuildException, lambda: Template.build(refused, "refused"))
     assert name in str(error), error
-raises(BuildException, lambda: Template.build(built, "x:v1"))
+raises(BuildException, lambda: Template.build(built, "x:y:z"))
 raises(BuildException, lambda: Template.build(built, "minimal"))
 raises(SandboxException, lambda: Sandbox.create("refused"))
+
+# Tags lead to what was built, and can be moved and taken away
+tagged = Template.build(template().from_template("of-the-sdk").run_cmd("true"), "tagged:v1", tags=["stable"])
+assert tagged.template_id == "tagged", tagged
+assert Template.exists("tagged:v1") and not Template.exists("tagged"), "it has no default"
+given = Template.assign_tags("tagged:v1", ["latest", "default"])
+assert given.tags == ["latest", "default"], given
+found = Template.get_tags("tagged")
+assert sorted(one.tag for one in found) == ["default", "latest", "stable", "v1"], found
+assert {one.build_id for one in found} == {given.build_id}
+for name in ("tagged", "tagged:latest"):
+    sandbox = Sandbox.create(name)
+    assert sandbox.files.read("/srv/made") == "a b\n"
+    assert sandbox.kill()
+Template.remove_tags("tagged", ["latest", "stable"])
+assert sorted(one.tag for one in Template.get_tags("tagged")) == ["default", "v1"]
+raises(SandboxException, lambda: Sandbox.create("tagged:latest"))
+for bad in (":v2", "tagged:", "a:b:c"):
+    raises(Exception, lambda: Template.assign_tags("tagged:v1", bad))
+raises(Exception, lambda: Template.assign_tags("no-such-template:v1", "v2"))
+raises(Exception, lambda: Template.get_tags("no-such-template"))
+raises(Exception, lambda: Template.remove_tags("tagged", "never-there"))
+raises(Exception, lambda: Template.remove_tags("tagged", "default"))
 print("all calls are served")

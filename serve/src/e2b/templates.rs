@@ -17,6 +17,7 @@ use super::control::json as read;
 use super::failure::Failure;
 use super::paging::pairs;
 use super::shapes::{rfc3339, untagged};
+use super::tags;
 use crate::builds::{Build, BuildState, LogLine};
 use crate::caller::Caller;
 use crate::peer::Scheme;
@@ -47,28 +48,33 @@ pub(super) async fn ask(
     body: Bytes,
 ) -> Answer {
     let NewTemplate { name, alias, tags } = read(&body)?;
-    let name = name.or(alias).unwrap_or_default();
-    if tags.iter().any(|tag| tag != "default") || untagged(&name).contains(':') {
-        return Err(Failure::bad_request(
-            "tags of templates can't be served: give each its own name",
-        ));
+    let asked = tags::name(&name.or(alias).unwrap_or_default())?;
+    let (name, tag) = asked.parts();
+    let mut names = match (tag, tags.is_empty()) {
+        (None, false) => Vec::new(),
+        _ => vec![asked.clone()],
+    };
+    for tag in &tags {
+        let name = tags::tagged(name, tag)?;
+        if !names.contains(&name) {
+            names.push(name);
+        }
     }
-    let name = untagged(&name).parse::<TemplateName>();
-    let name = name.map_err(|error| Failure::bad_request(error.to_string()))?;
-    if name.is_minimal() {
-        return Err(Failure::bad_request(
-            "the template \"minimal\" is what others begin with: give this one another name",
-        ));
+    if names.iter().any(TemplateName::is_minimal) {
+        return Err(tags::minimal());
     }
     let id = draw_text(PREFIX);
     let id = id.map_err(|error| Failure::internal(&error, "no build can be made"))?;
-    let Some(build) = api.0.builds.ask(id, name) else {
+    let shown: Vec<_> = names
+        .iter()
+        .map(|name| tags::tag(name).to_owned())
+        .collect();
+    let Some(build) = api.0.builds.ask(id, name.to_owned(), names) else {
         return Err(Failure::new(
             StatusCode::TOO_MANY_REQUESTS,
             "too many templates are being built",
         ));
     };
-    let name = build.template.as_str();
     tracing::info!(
         template = name,
         build = build.id,
@@ -80,7 +86,7 @@ pub(super) async fn ask(
         "buildID": build.id,
         "public": false,
         "names": [name],
-        "tags": ["default"],
+        "tags": shown,
         "aliases": [name],
     });
     Ok((StatusCode::ACCEPTED, Json(answer)).into_response())
@@ -236,7 +242,7 @@ pub(super) async fn status(
         BuildState::Failed(_) => "error",
     };
     let mut answer = json!({
-        "templateID": build.template.as_str(),
+        "templateID": build.template,
         "buildID": build.id,
         "status": status,
         "logs": lines.iter().map(|line| line.text.as_str()).collect::<Vec<_>>(),
