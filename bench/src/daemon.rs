@@ -113,7 +113,7 @@ impl Start {
         };
         let address = address.context("the daemon listens nowhere")?;
         let address = Address::Tcp(address.to_string());
-        let client = Client::new(address, Some(key.to_owned()));
+        let client = Client::new(address, Some(key.to_owned()), None)?;
         Ok(Daemon { child, client })
     }
 }

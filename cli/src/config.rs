@@ -8,7 +8,8 @@ use anyhow::Result;
 use ironclaw_console::{for_users, output};
 use ironclaw_orchestrator::vm::Config;
 use ironclaw_orchestrator::vm::config::{
-    ConfigError, MAX_WARM, MIN_WARM, RUN_PATH, SETTINGS, SNAPSHOT_PATH, TEMPLATE_PATH,
+    ConfigError, DAEMON_CA_FILE, MAX_WARM, MIN_WARM, RUN_PATH, SETTINGS, SNAPSHOT_PATH,
+    TEMPLATE_PATH,
 };
 use ironclaw_settings::{DefaultValue, SetBy, Setting, Values, find_file};
 use serde::Serialize;
@@ -24,6 +25,11 @@ pub(crate) fn read(set: &[(String, OsString)]) -> Result<Config, ConfigError> {
 /// Returns the settings of this process with what set each.
 pub(crate) fn of_process(set: &[(String, OsString)]) -> Result<Values<'static>, ConfigError> {
     values(set, &environment)
+}
+
+/// Returns the file with authorities of daemons, if one is set.
+pub(crate) fn daemon_ca_file(set: &[(String, OsString)]) -> Result<Option<PathBuf>, ConfigError> {
+    Ok(of_process(set)?.path(&DAEMON_CA_FILE))
 }
 
 fn environment(name: &str) -> Option<OsString> {

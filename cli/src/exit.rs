@@ -133,8 +133,12 @@ fn of_cause(cause: &(dyn StdError + 'static)) -> Option<Code> {
         Some(of_snapshot(snapshot))
     } else if let Some(template) = cause.downcast_ref() {
         Some(of_template(template))
-    } else if let Some(ClientError::Refused(refusal)) = cause.downcast_ref() {
-        Some(of_refusal(refusal))
+    } else if let Some(error) = cause.downcast_ref::<ClientError>() {
+        match error {
+            ClientError::Refused(refusal) => Some(of_refusal(refusal)),
+            ClientError::BadAuthority { .. } => Some(Code::Setting),
+            _ => None,
+        }
     } else if let Some(CommandFailed(refusal)) = cause.downcast_ref() {
         Some(of_command(refusal))
     } else if let Some(refusal) = cause.downcast_ref() {

@@ -102,7 +102,8 @@ async fn perform(task: Task, set: &[(String, OsString)], json: bool) -> Result<u
         Task::Key(task) => found(ironclaw_daemon::key(&config()?, task, json)?),
         Task::Ask(task) => {
             let socket = ironclaw_daemon::socket(&config()?);
-            commands::perform(&socket, task, json).await
+            let ca = config::daemon_ca_file(set)?;
+            commands::perform(&socket, ca.as_deref(), task, json).await
         }
         Task::Template(task) => ended(inventory::template(&config()?, task, json)).await,
         Task::Snapshot(task) => ended(inventory::snapshot(&config()?, task, json)).await,

@@ -11,11 +11,16 @@ pub enum Address {
     Unix(PathBuf),
     /// A host name or address with a port: `http://HOST:PORT`, or `HOST:PORT`.
     Tcp(String),
+    /// The same, encrypted: `https://NAME`, by port 443, or `https://NAME:PORT`.
+    Tls(String),
 }
+
+/// The port of HTTP over TLS.
+const HTTPS_PORT: u16 = 443;
 
 /// The error of a text that is no address of a daemon.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no daemon's address: unix:PATH or http://HOST:PORT")]
+#[error("{0:?} is no daemon's address: unix:PATH, http://HOST:PORT or https://NAME[:PORT]")]
 pub struct BadAddress(String);
 
 impl FromStr for Address {
@@ -33,6 +38,16 @@ impl FromStr for Address {
         if let Some(rest) = text.strip_prefix("http://") {
             let host = rest.strip_suffix('/').unwrap_or(rest);
             return host_and_port(host).map(Self::Tcp).ok_or_else(bad);
+        }
+        if let Some(rest) = text.strip_prefix("https://") {
+            let host = rest.strip_suffix('/').unwrap_or(rest);
+            // An IPv6 address has colons of its own, in brackets.
+            let with_port = match host.rsplit_once(':') {
+                Some((_, port)) if !port.ends_with(']') => host.to_owned(),
+                _ if host.is_empty() => return Err(bad()),
+                _ => format!("{host}:{HTTPS_PORT}"),
+            };
+            return host_and_port(&with_port).map(Self::Tls).ok_or_else(bad);
         }
         if text.starts_with(['/', '.']) {
             return Ok(Self::Unix(text.into()));
@@ -52,6 +67,7 @@ impl fmt::Display for Address {
         match self {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Tcp(host) => write!(f, "http://{host}"),
+            Self::Tls(host) => write!(f, "https://{host}"),
         }
     }
 }
@@ -71,6 +87,10 @@ mod tests {
                 Address::Tcp("127.0.0.1:3000".into()),
             ),
             ("[::1]:80", Address::Tcp("[::1]:80".into())),
+            ("https://a.b", Address::Tls("a.b:443".into())),
+            ("https://a.b:8443/", Address::Tls("a.b:8443".into())),
+            ("https://[::1]", Address::Tls("[::1]:443".into())),
+            ("https://[::1]:8443", Address::Tls("[::1]:8443".into())),
         ] {
             assert_eq!(text.parse(), Ok(expected.clone()), "{text}");
             assert_eq!(expected.to_string().parse(), Ok(expected));
@@ -79,7 +99,11 @@ mod tests {
             "",
             "unix:",
             "localhost",
-            "https://a:1",
+            "https://",
+            "https://:1",
+            "https://a:x",
+            "https://a/x",
+            "https://u@a",
             "http://a:1/x",
             "http://a",
             "a:99999",

@@ -1,7 +1,6 @@
 //! Requests to a daemon.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::path::Path;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
@@ -11,14 +10,14 @@ use hyper::{Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use crate::address::Address;
 use crate::refusal::{ClientError, Refusal};
+use crate::stream::Stream;
+use crate::tls::Tls;
 use crate::transfer::Body;
 
 pub use hyper::Method;
@@ -26,66 +25,18 @@ pub use hyper::Method;
 /// Limit of an answer that is read as a whole, in bytes: the output of a command in JSON, base64 besides.
 const MAX_ANSWER: usize = 512 * 1024 * 1024;
 
-/// A connection of one of two kinds.
-#[derive(Debug)]
-pub enum Stream {
-    /// Over a Unix socket.
-    Unix(UnixStream),
-    /// Over TCP.
-    Tcp(TcpStream),
-}
-
 /// A connection to a program in a sandbox.
 pub type Tunnel = TokioIo<hyper::upgrade::Upgraded>;
 
 /// A WebSocket to a daemon.
 pub type Socket = WebSocketStream<Stream>;
 
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        match self.get_mut() {
-            Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
-            Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        match self.get_mut() {
-            Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        match self.get_mut() {
-            Self::Unix(stream) => Pin::new(stream).poll_flush(context),
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        match self.get_mut() {
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
-        }
-    }
-}
-
 /// A daemon, with the key that it is asked by.
 #[derive(Clone)]
 pub struct Client {
     address: Address,
     key: Option<String>,
+    tls: Option<Tls>,
 }
 
 /// Without the key.
@@ -105,10 +56,21 @@ pub struct Channel<'a> {
 }
 
 impl Client {
-    /// Creates a client; nothing is asked yet.
-    #[must_use]
-    pub fn new(address: Address, key: Option<String>) -> Self {
-        Self { address, key }
+    /// Creates a client; nothing is asked yet. An address that is encrypted is that of a daemon whose certificate the
+    /// system trusts, or one in this file.
+    ///
+    /// # Errors
+    /// [`ClientError::BadAuthority`], [`ClientError::NoTls`].
+    pub fn new(
+        address: Address,
+        key: Option<String>,
+        ca: Option<&Path>,
+    ) -> Result<Self, ClientError> {
+        let tls = match &address {
+            Address::Tls(_) => Some(Tls::new(ca)?),
+            Address::Unix(_) | Address::Tcp(_) => None,
+        };
+        Ok(Self { address, key, tls })
     }
 
     /// Returns where its daemon listens.
@@ -118,19 +80,20 @@ impl Client {
     }
 
     async fn stream(&self) -> Result<Stream, ClientError> {
-        let connected = match &self.address {
-            Address::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
-            Address::Tcp(host) => TcpStream::connect(host).await.map(Stream::Tcp),
-        };
-        let stream = connected.map_err(|source| ClientError::NoDaemon {
-            address: self.address.clone(),
-            source,
-        })?;
-        if let Stream::Tcp(stream) = &stream {
-            // Requests are small, and wait for nothing. It is as well without.
-            let _ = stream.set_nodelay(true);
-        }
-        Ok(stream)
+        Stream::open(&self.address, self.tls.as_ref()).await
+    }
+
+    /// Opens a connection for requests, which may also become something else.
+    async fn sender<B>(&self) -> Result<SendRequest<B>, ClientError>
+    where
+        B: hyper::body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let stream = TokioIo::new(self.stream().await?);
+        let (sender, connection) = handshake(stream).await.map_err(|error| self.lost(error))?;
+        // Ends with its sender; its failure is that of the request, too.
+        tokio::spawn(connection.with_upgrades());
+        Ok(sender)
     }
 
     fn lost<E: Into<Box<dyn std::error::Error + Send + Sync>>>(&self, error: E) -> ClientError {
@@ -143,7 +106,7 @@ impl Client {
     fn host(&self) -> &str {
         match &self.address {
             Address::Unix(_) => "localhost",
-            Address::Tcp(host) => host,
+            Address::Tcp(host) | Address::Tls(host) => host,
         }
     }
 
@@ -152,13 +115,9 @@ impl Client {
     /// # Errors
     /// [`ClientError::NoDaemon`], [`ClientError::Lost`].
     pub async fn connect(&self) -> Result<Channel<'_>, ClientError> {
-        let stream = TokioIo::new(self.stream().await?);
-        let (sender, connection) = handshake(stream).await.map_err(|error| self.lost(error))?;
-        // Ends with its sender; its failure is that of the request, too.
-        tokio::spawn(connection);
         Ok(Channel {
             client: self,
-            sender,
+            sender: self.sender().await?,
         })
     }
 
@@ -207,9 +166,7 @@ impl Client {
         kind: &str,
         body: Body,
     ) -> Result<T, ClientError> {
-        let stream = TokioIo::new(self.stream().await?);
-        let (mut sender, connection) = handshake(stream).await.map_err(|error| self.lost(error))?;
-        tokio::spawn(connection);
+        let mut sender = self.sender().await?;
         let request = self.request(Method::PUT, path);
         let request = request.header(header::CONTENT_TYPE, kind).body(body);
         let request = request.map_err(|error| self.lost(error))?;
@@ -283,9 +240,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn tunnel(&self, path: &str) -> Result<Tunnel, ClientError> {
-        let stream = TokioIo::new(self.stream().await?);
-        let (mut sender, connection) = handshake(stream).await.map_err(|error| self.lost(error))?;
-        tokio::spawn(connection.with_upgrades());
+        let mut sender = self.sender().await?;
         let request = self.request(Method::GET, path);
         let request = request
             .header(header::CONNECTION, "upgrade")

@@ -13,11 +13,13 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
+use args::Daemon;
 pub use args::Task;
 
 use crate::address::Address;
 use crate::choice::HostChoice;
 use crate::client::Client;
+use crate::refusal::ClientError;
 
 pub use crate::choice::HOST;
 
@@ -26,12 +28,13 @@ pub const KEY: &str = "IRONCLAW_API_KEY";
 
 /// Does what is asked for; returns the exit code.
 ///
-/// `socket` is where a daemon of these settings listens if nobody says otherwise.
+/// `socket` is where a daemon of these settings listens if nobody says otherwise, and `ca` a file with authorities
+/// that are trusted beside the system's.
 ///
 /// # Errors
 /// [`ClientError`](crate::ClientError), and those of the standard streams.
-pub async fn perform(socket: &Path, task: Task, json: bool) -> Result<u8> {
-    let client = client(socket, task.host())?;
+pub async fn perform(socket: &Path, ca: Option<&Path>, task: Task, json: bool) -> Result<u8> {
+    let client = client(socket, ca, task.daemon())?;
     match task {
         Task::Create(task) => life::create(&client, task, json).await?,
         Task::Ls(task) => life::list(&client, task, json).await?,
@@ -48,19 +51,21 @@ pub async fn perform(socket: &Path, task: Task, json: bool) -> Result<u8> {
 }
 
 /// Returns a client of the daemon that is named, or of that at this socket.
-fn client(socket: &Path, host: Option<&Address>) -> Result<Client> {
-    let host = host.cloned().map(HostChoice::At);
+fn client(socket: &Path, ca: Option<&Path>, daemon: &Daemon) -> Result<Client> {
+    let host = daemon.host.clone().map(HostChoice::At);
     let address = match HostChoice::of(host)? {
         Some(HostChoice::At(address)) => address,
         Some(HostChoice::Nobody) => bail!("{HOST} names no daemon, and this command asks one"),
         None => Address::Unix(socket.to_owned()),
     };
-    Ok(client_of(address))
+    Ok(client_of(address, daemon.ca.as_deref().or(ca))?)
 }
 
 /// Returns a client of a daemon, with the key that the environment has.
-#[must_use]
-pub fn client_of(address: Address) -> Client {
+///
+/// # Errors
+/// [`ClientError`].
+pub fn client_of(address: Address, ca: Option<&Path>) -> Result<Client, ClientError> {
     let key = std::env::var(KEY).ok().filter(|key| !key.is_empty());
-    Client::new(address, key)
+    Client::new(address, key, ca)
 }

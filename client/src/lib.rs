@@ -7,7 +7,7 @@
 //!   shapes      refusal
 //! ```
 //!
-//! [`Client`] speaks the daemon's API (`/v1`) over its Unix socket or over TCP. It knows nothing of how VMs are
+//! [`Client`] speaks the daemon's API (`/v1`) over its Unix socket, over TCP or over TLS. It knows nothing of how VMs are
 //! made: what a daemon does is told by its answers.
 
 #![forbid(unsafe_code)]
@@ -21,6 +21,8 @@ mod port_way;
 mod refusal;
 mod run;
 mod shapes;
+mod stream;
+mod tls;
 mod transfer;
 
 pub use address::{Address, BadAddress};

@@ -1,6 +1,7 @@
 //! What a daemon says when it does not do what it is asked.
 
 use std::io;
+use std::path::PathBuf;
 
 use serde::Deserialize;
 use thiserror::Error;
@@ -35,6 +36,27 @@ pub enum ClientError {
         /// The reason.
         source: io::Error,
     },
+    /// It could not be encrypted: who is at its other end is not known.
+    #[error("the connection to {address} can't be trusted{advice}")]
+    NotEncrypted {
+        /// Where.
+        address: Address,
+        /// What to do about it, behind a colon.
+        advice: &'static str,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The file of authorities can't be used.
+    #[error("the certificates of {path} (--ca) can't be used: {what}")]
+    BadAuthority {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        what: String,
+    },
+    /// Nothing can be encrypted here.
+    #[error("connections can't be encrypted: {0}")]
+    NoTls(String),
     /// The connection was lost, or what came over it is no HTTP.
     #[error("the connection to the daemon on {address} is lost")]
     Lost {

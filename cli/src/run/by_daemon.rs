@@ -16,8 +16,10 @@ use ironclaw_console::output::milliseconds;
 use ironclaw_console::signals::Signals;
 use ironclaw_console::{progress, streams, terminal};
 use ironclaw_orchestrator::template::TemplateChoice;
-use ironclaw_orchestrator::vm::config::{BACKEND, DISK_MIB, MEMORY_MIB, TEMPLATE, VCPUS};
-use ironclaw_orchestrator::vm::config::{RUN_PATH, SNAPSHOT_PATH, TEMPLATE_PATH};
+use ironclaw_orchestrator::vm::config::{
+    BACKEND, DAEMON_CA_FILE, DISK_MIB, MEMORY_MIB, RUN_PATH, SNAPSHOT_PATH, TEMPLATE,
+    TEMPLATE_PATH, VCPUS,
+};
 use ironclaw_orchestrator::vm::vmm::VmmKind;
 use ironclaw_orchestrator::vm::{Config, Origin};
 use ironclaw_settings::{SetBy, Setting};
@@ -31,8 +33,9 @@ use crate::exit;
 use crate::misuse::Misuse;
 
 /// Settings which a daemon is told, or found by: it has its own of all others.
-const OF_A_RUN: [&Setting; 8] = [
+const OF_A_RUN: [&Setting; 9] = [
     &BACKEND,
+    &DAEMON_CA_FILE,
     &DISK_MIB,
     &MEMORY_MIB,
     &TEMPLATE,
@@ -68,7 +71,11 @@ pub(super) async fn begin(
         Err(what) if is_named => return Err(Misuse::NotByDaemon { what, address }.into()),
         Err(_) => return Ok(None),
     };
-    let client = client_of(address);
+    let ca = match &run.ca {
+        Some(path) => Some(path.clone()),
+        None => config::daemon_ca_file(set)?,
+    };
+    let client = client_of(address, ca.as_deref())?;
     let start = Instant::now();
     match asked.begin(&client, run.stdin).await {
         Ok(begun) => {

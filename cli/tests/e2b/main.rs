@@ -15,6 +15,7 @@ extern crate ironclaw_test_harness;
 mod apart;
 mod client;
 mod domain;
+mod encrypted;
 mod faults;
 mod javascript;
 mod listening;
@@ -24,6 +25,9 @@ mod readme;
 mod run;
 mod snapshots;
 mod template_build;
+#[allow(dead_code, reason = "others use the rest")]
+#[path = "../terminal/mod.rs"]
+mod terminal;
 mod v1;
 #[path = "../vm/mod.rs"]
 mod vm;

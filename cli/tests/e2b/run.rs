@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::Daemon;
+use crate::terminal::talk_to_a_shell;
 use crate::vm::{TIMEOUT, runs};
 
 /// Returns a command that asks this daemon, and no other.
@@ -21,7 +22,7 @@ fn by(daemon: &Daemon, arguments: &[&str]) -> Command {
 }
 
 /// Runs a command to its end, with this input.
-fn done(mut command: Command, input: &[u8]) -> Output {
+pub(crate) fn done(mut command: Command, input: &[u8]) -> Output {
     let streams = command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = streams.stderr(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
@@ -40,7 +41,7 @@ fn started(mut command: Command) -> Child {
     streams.stderr(Stdio::piped()).spawn().unwrap()
 }
 
-fn said(bytes: &[u8]) -> String {
+pub(crate) fn said(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
@@ -199,33 +200,38 @@ fn ports_lead_to_the_sandbox_of_a_run() {
     }
     let daemon = Daemon::start();
     let script = "cd /tmp && echo hello > file && httpd -p 127.0.0.1:80 && echo up && sleep 1000";
-    let ports = ["run", "-p", "0:80", "-p", "0:81", "--", "sh", "-c", script];
-    let mut child = started(by(&daemon, &ports));
-    let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
-    let [web, nobody] = [(), ()].map(|()| {
-        let line = stderr.next().unwrap().unwrap();
-        let mut words = line.split_whitespace();
-        words
-            .find_map(|word| word.parse::<SocketAddr>().ok())
-            .unwrap()
+    let run = ["run", "-p", "0:80", "--", "sh", "-c", script];
+    web_of(by(&daemon, &run), |get| {
+        assert!(get("/file").ends_with("\r\n\r\nhello\n"));
     });
+    let script = "echo up; sleep 1000";
+    let run = ["run", "-p", "0:80", "--", "sh", "-c", script];
+    web_of(by(&daemon, &run), |get| assert_eq!(get("/"), ""));
+    nothing_left(&daemon);
+    daemon.end();
+}
+
+/// Starts a run with a port of which any is free, waits until it says that it is up, gives what gets a page by
+/// the port, and ends it.
+pub(crate) fn web_of(command: Command, check: impl FnOnce(&dyn Fn(&str) -> String)) {
+    let mut child = started(command);
+    let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
+    let line = stderr.next().unwrap().unwrap();
+    let address = line.split_whitespace().find_map(|word| word.parse().ok());
+    let address: SocketAddr = address.unwrap_or_else(|| panic!("{line}"));
     let mut stdout = BufReader::new(child.stdout.take().unwrap()).lines();
     assert_eq!(stdout.next().unwrap().unwrap(), "up");
-    let get = |at| {
-        let mut stream = TcpStream::connect(at).unwrap();
+    check(&|path| {
+        let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(TIMEOUT)).unwrap();
-        let _ = stream.write_all(b"GET /file HTTP/1.0\r\n\r\n");
+        let _ = write!(stream, "GET {path} HTTP/1.0\r\n\r\n");
         let mut answer = Vec::new();
         // A reset is an end, too.
         let _ = stream.read_to_end(&mut answer);
         said(&answer)
-    };
-    assert!(get(web).ends_with("\r\n\r\nhello\n"));
-    assert_eq!(get(nobody), "");
+    });
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(143));
-    nothing_left(&daemon);
-    daemon.end();
 }
 
 #[test]
@@ -277,5 +283,22 @@ fn a_daemon_is_asked_where_one_runs_for_what_it_can_do() {
         assert!(told.contains(why), "{arguments:?}: {told}");
     }
     nothing_left(&daemon);
+    daemon.end();
+}
+
+#[test]
+fn a_terminal_is_the_same_by_a_daemon() {
+    if !runs() {
+        return;
+    }
+    let daemon = Daemon::start();
+    talk_to_a_shell(by(&daemon, &["run", "-it", "--", "sh"]));
+    nothing_left(&daemon);
+    assert!(
+        done(by(&daemon, &["create", "--name", "one"]), b"")
+            .status
+            .success()
+    );
+    talk_to_a_shell(by(&daemon, &["exec", "-it", "one", "--", "sh"]));
     daemon.end();
 }

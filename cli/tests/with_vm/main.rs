@@ -23,6 +23,8 @@ mod run;
 mod snapshots;
 mod soak;
 mod steps;
+#[path = "../terminal/mod.rs"]
+mod terminal;
 #[path = "../vm/mod.rs"]
 mod vm;
 

@@ -38,9 +38,9 @@ pub enum Task {
 }
 
 impl Task {
-    /// Returns the daemon that is named.
-    pub(super) fn host(&self) -> Option<&Address> {
-        let daemon = match self {
+    /// Returns which daemon is asked.
+    pub(super) fn daemon(&self) -> &Daemon {
+        match self {
             Self::Create(task) => &task.daemon,
             Self::Ls(task) => &task.daemon,
             Self::Exec(task) => &task.daemon,
@@ -51,18 +51,21 @@ impl Task {
             Self::Cp(task) => &task.daemon,
             Self::Logs(task) => &task.daemon,
             Self::Port(task) => &task.daemon,
-        };
-        daemon.host.as_ref()
+        }
     }
 }
 
 /// Which daemon is asked.
 #[derive(Debug, Args)]
 pub(super) struct Daemon {
-    /// The daemon: unix:PATH or http://HOST:PORT. Otherwise IRONCLAW_HOST, or the socket of the daemon of these
-    /// settings. IRONCLAW_API_KEY has the key, which none needs who may open its socket.
+    /// The daemon: unix:PATH, http://HOST:PORT or https://NAME[:PORT]. Otherwise IRONCLAW_HOST, or the socket of the
+    /// daemon of these settings. IRONCLAW_API_KEY has the key, which none needs who may open its socket.
     #[arg(long, value_name = "ADDRESS")]
-    host: Option<Address>,
+    pub(super) host: Option<Address>,
+    /// Trust the certificates in this file, in PEM, beside the system's, as authorities of a daemon. Overrides
+    /// IRONCLAW_DAEMON_CA_FILE.
+    #[arg(long, value_name = "FILE")]
+    pub(super) ca: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -11,6 +11,7 @@ Examples:
 pub(super) const LS_EXAMPLES: &str = "\
 Examples:
   ironclaw ls
+  ironclaw ls --host https://node.example --ca ca.pem
   ironclaw ls --json | jq -r '.[] | select(.state == \"paused\") | .id'";
 
 pub(super) const EXEC_EXAMPLES: &str = "\

@@ -196,7 +196,7 @@ mod tests {
 
     #[tokio::test]
     async fn faults_explain_their_own_consequences_for_a_while() {
-        let client = Client::new(Address::Tcp("127.0.0.1:1".to_owned()), None);
+        let client = Client::new(Address::Tcp("127.0.0.1:1".to_owned()), None, None).unwrap();
         let up = Up::new(client.clone());
         let asking = up.ask().await;
         let locked = refused("database_locked");
@@ -213,7 +213,7 @@ mod tests {
 
     #[tokio::test]
     async fn requests_wait_while_the_daemon_is_away_and_it_waits_for_those_on_their_way() {
-        let client = Client::new(Address::Tcp("127.0.0.1:1".to_owned()), None);
+        let client = Client::new(Address::Tcp("127.0.0.1:1".to_owned()), None, None).unwrap();
         let up = Up::new(client.clone());
         let asking = up.ask().await;
         up.goes_away();

@@ -159,6 +159,12 @@ pub const REGISTRY_PLAIN_HTTP: Setting = Setting::text(
     Described("those on this machine that speak no TLS"),
     "registries on other machines that are asked in plain HTTP, HOST[:PORT], with commas between them",
 );
+/// A file with certificates of daemons' authorities.
+pub const DAEMON_CA_FILE: Setting = Setting::text(
+    "daemon_ca_file",
+    Described("the system's authorities alone"),
+    "file with the certificates, in PEM, of further authorities of daemons that are asked by https",
+);
 
 const OF_ALL_BACKENDS: &[Setting] = &[
     POOL_SIZE,
@@ -183,6 +189,7 @@ const OF_ALL_BACKENDS: &[Setting] = &[
     GUEST_AGENT,
     REGISTRY_CA_FILE,
     REGISTRY_PLAIN_HTTP,
+    DAEMON_CA_FILE,
 ];
 
 /// All settings.
