@@ -75,6 +75,7 @@ Examples:
   ironclaw bench --churn 10,20 --rounds 5
   ironclaw bench --clones 10,100,1000 --rounds 50 --plot plots
   ironclaw bench --template base --at-once 20 -- python3 -c 'print(1)'
+  ironclaw bench --api --template base --sdk ~/venv/bin/python --rounds 50
   ironclaw bench --api --at-once 100 --warm 20 --rounds 50";
 
 pub(crate) const SOAK_EXAMPLES: &str = "\

@@ -5,9 +5,11 @@
 //! The library and the daemon take turns, each with as many warm clones.
 
 mod daemon;
+mod sdk;
 mod side;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -26,6 +28,7 @@ use super::report::Guest;
 use super::text;
 use crate::statistics::Spread;
 use daemon::{Daemon, Idle};
+use sdk::Commands;
 use side::{Served, Side};
 
 /// The time from one to the next that are staggered.
@@ -40,6 +43,8 @@ pub struct OfApi {
     pub warm: usize,
     /// Number of sandboxes that are asked for at the same time, and listed then.
     pub at_once: usize,
+    /// A Python with the official SDK, by which a command is run, too.
+    pub sdk: Option<PathBuf>,
 }
 
 /// The figures.
@@ -53,6 +58,8 @@ struct Report {
     one_by_one: Way,
     staggered: Way,
     at_once: Way,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    commands: Option<Commands>,
     /// Number of sandboxes that ran when they were listed, in one answer.
     listed: usize,
     list_ms: Spread<f64>,
@@ -164,6 +171,13 @@ async fn measure(
                 served.push(side.serve().await?);
             }
         }
+        let commands = match &options.sdk {
+            None => None,
+            Some(python) => {
+                let measured = sdk::measure(python, pool, &daemon, &template, rounds, reporter);
+                Some(measured.await?)
+            }
+        };
         let (mut staggered, mut at_once) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
         for (side, served) in sides.iter().zip(&mut staggered) {
             reporter.stage("staggered by 200 ms", true);
@@ -175,11 +189,11 @@ async fn measure(
             warm_up(&sides).await?;
             *served = begun_together(side, options.at_once).await?;
         }
-        Ok((one_by_one, staggered, at_once))
+        Ok((one_by_one, commands, staggered, at_once))
     });
     let measured = measured.await;
     let listed = async {
-        let ([a, b], [c, d], [e, f]) = measured?;
+        let ([a, b], commands, [c, d], [e, f]) = measured?;
         let ways = (Way::of(&a, &b)?, Way::of(&c, &d)?, Way::of(&e, &f)?);
         reporter.stage(&format!("listing {} sandboxes", options.at_once), true);
         let list = daemon.listed(&template, options.at_once, rounds).await?;
@@ -187,11 +201,11 @@ async fn measure(
         daemon.warm_up(&template).await?;
         reporter.stage("the daemon idles", true);
         let idle = daemon.idle(watched).await?;
-        Ok::<_, anyhow::Error>((ways, list, idle))
+        Ok::<_, anyhow::Error>((ways, commands, list, idle))
     };
     let listed = listed.await;
     let ended = daemon.end().await;
-    let ((one_by_one, staggered, at_once), list, idle) = listed?;
+    let ((one_by_one, staggered, at_once), commands, list, idle) = listed?;
     ended?;
     Ok(Report {
         host: Host::new(&launcher.requirements().host, load_before)?,
@@ -202,6 +216,7 @@ async fn measure(
         one_by_one,
         staggered,
         at_once,
+        commands,
         listed: options.at_once,
         list_ms: Spread::of_times(list).context("nothing was measured")?,
         daemon: fresh,
@@ -314,6 +329,9 @@ fn print(report: &Report) -> Result<()> {
     });
     output::line("\nthe API's medians without the library's, and its slowest of the library's:")?;
     output::table(["WAY", "CREATE", "FIRST COMMAND", "SLOWEST"], rows.into())?;
+    if let Some(commands) = &report.commands {
+        commands.print()?;
+    }
     output::line(&format!(
         "\n{} sandboxes listed in {} ms (median)\na daemon that idles: {}; after all of that: {}",
         report.listed,

@@ -52,6 +52,10 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "CLONES", default_value_t = 20, requires = "api",
           value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub(crate) warm: u16,
+    /// With --api: also a command in a sandbox that runs, by the library, through HTTP and by the official
+    /// Python SDK, in turns. PYTHON has the package `e2b`, and the template has bash.
+    #[arg(long, value_name = "PYTHON", requires = "api")]
+    pub(crate) sdk: Option<PathBuf>,
     /// Number of clones that run CMD at the same time, after one alone, 20 by default; of sandboxes that
     /// are asked for at the same time, 100 by default.
     #[arg(long, value_name = "CLONES", requires = "crowd",
@@ -81,6 +85,7 @@ impl Bench {
             settings: assignments(set),
             warm: self.warm.into(),
             at_once: at_once(SANDBOXES_AT_ONCE),
+            sdk: self.sdk.clone(),
         });
         bench::Options {
             rounds: self.rounds,

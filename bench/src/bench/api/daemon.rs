@@ -26,6 +26,7 @@ const MAX_IDLE: Duration = Duration::from_secs(10);
 
 pub(super) struct Daemon {
     daemon: daemon::Daemon,
+    key: String,
     /// What it keeps.
     _state: TempDir,
 }
@@ -59,6 +60,7 @@ impl Daemon {
         let key = start.create_key("bench").await?;
         let daemon = Self {
             daemon: start.start(&key).await?,
+            key,
             _state: state,
         };
         daemon.warm_up(template).await?;
@@ -67,6 +69,11 @@ impl Daemon {
 
     pub(super) fn client(&self) -> &Client {
         self.daemon.client()
+    }
+
+    /// Returns the key of its API.
+    pub(super) fn key(&self) -> &str {
+        &self.key
     }
 
     pub(super) async fn warm_up(&self, template: &str) -> Result<()> {

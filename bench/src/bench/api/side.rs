@@ -10,7 +10,7 @@ use ironclaw_orchestrator::vm::{Command, Pool, VmHandle};
 const COMMAND: [&str; 2] = ["echo", "bench"];
 
 /// Limit of the command's run, under a translator on a busy machine.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
+pub(super) const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Whom sandboxes are asked of.
 #[derive(Debug, Clone)]
