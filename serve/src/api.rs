@@ -8,11 +8,13 @@ use axum::{Extension, Router, middleware};
 use tower_service::Service as _;
 
 use crate::audit::Audit;
+use crate::builds::Builds;
 use crate::caller::{Caller, Stranger};
 use crate::keys::Keys;
 use crate::observe::{Observer, observe};
 use crate::peer::Peer;
 use crate::sandboxes::Sandboxes;
+use crate::uploads::Uploads;
 use crate::{e2b, v1};
 
 /// Begins the paths of our own API.
@@ -20,6 +22,9 @@ const OURS: &str = "/v1/";
 
 /// The path of the figures.
 const METRICS: &str = "/metrics";
+
+/// The directory for what clients send for templates, in that of the daemon.
+const UPLOADS: &str = "uploads";
 
 /// The content of Prometheus text.
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -38,10 +43,14 @@ pub(crate) fn router(sandboxes: &Sandboxes, keys: &Keys, audit: Audit) -> Router
     let figures = Router::new()
         .route(METRICS, get(figures))
         .with_state((observer, keys.clone()));
+    let (templates, state) = (sandboxes.templates(), sandboxes.state_directory());
+    let limit = templates.config().max_root_bytes();
+    let uploads = Uploads::new(state.join(UPLOADS), limit);
+    let builds = Builds::new(templates.clone(), uploads);
     let routers = Routers {
-        ours: v1::router(sandboxes, keys).layer(observed.clone()),
+        ours: v1::router(sandboxes, keys, &builds).layer(observed.clone()),
         figures: figures.layer(observed.clone()),
-        e2b: e2b::router(sandboxes.clone(), keys.clone()).layer(observed),
+        e2b: e2b::router(sandboxes.clone(), keys.clone(), builds).layer(observed),
     };
     Router::new().fallback(choose).with_state(routers)
 }

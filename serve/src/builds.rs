@@ -2,24 +2,25 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use ironclaw_orchestrator::template::recipe::{ContextError, Recipe, StepFailure};
 use ironclaw_orchestrator::template::{
-    BuildSpec, Step, TemplateError, TemplateName, TemplateStore,
+    BuildSpec, Step, TemplateError, TemplateHash, TemplateName, TemplateStore,
 };
-use ironclaw_orchestrator::vm::{Config, Progress, TemplateGuests, find_guest_agent};
+use ironclaw_orchestrator::vm::{
+    Config, GuestError, ProgramFailed, Progress, TemplateGuests, find_guest_agent,
+};
+use tokio::sync::watch;
 
+use crate::build_log::{BuildLog, LogLine};
 use crate::causes::causes;
 use crate::templates::Templates;
+use crate::uploads::Uploads;
 
 /// Builds that are known, of which the oldest ones that are over are forgotten.
 const MAX_BUILDS: usize = 100;
-
-/// Lines that are kept of a build's log, and the bytes of one.
-const MAX_LINES: usize = 10_000;
-const MAX_LINE: usize = 4096;
 
 /// How far a build is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,13 +40,32 @@ pub(crate) struct BuildFailure {
     /// The step that failed, counted from 1; `None`: what it begins with.
     pub(crate) step: Option<usize>,
     pub(crate) message: String,
+    /// Whether somebody wanted it.
+    pub(crate) is_cancelled: bool,
 }
 
-/// A line of a build's log.
-#[derive(Debug, Clone)]
-pub(crate) struct LogLine {
-    pub(crate) at: SystemTime,
-    pub(crate) text: String,
+impl BuildFailure {
+    fn new(message: impl Into<String>) -> Self {
+        Self {
+            step: None,
+            message: message.into(),
+            is_cancelled: false,
+        }
+    }
+
+    fn cancelled() -> Self {
+        Self {
+            is_cancelled: true,
+            ..Self::new("the build was cancelled")
+        }
+    }
+}
+
+impl BuildState {
+    /// Returns whether it stays as it is.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self, Self::Ready | Self::Failed(_))
+    }
 }
 
 /// A build.
@@ -56,15 +76,13 @@ pub(crate) struct Build {
     pub(crate) template: String,
     /// The names that lead to what is built.
     pub(crate) names: Vec<TemplateName>,
+    pub(crate) asked: SystemTime,
+    /// Where its name leads, once it is ready.
+    pub(crate) made: OnceLock<TemplateHash>,
     state: Mutex<BuildState>,
-    log: Mutex<Log>,
-}
-
-#[derive(Debug, Default)]
-struct Log {
-    lines: Vec<LogLine>,
-    /// What came since the last end of a line.
-    begun: String,
+    log: Mutex<BuildLog>,
+    /// Whether it is to end; changes with the state and the log, too.
+    news: watch::Sender<bool>,
 }
 
 /// What a build does.
@@ -84,6 +102,7 @@ pub(crate) struct Builds(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     templates: Templates,
+    uploads: Uploads,
     table: Mutex<VecDeque<Arc<Build>>>,
     one_at_a_time: tokio::sync::Mutex<()>,
 }
@@ -95,8 +114,37 @@ impl Build {
 
     /// Returns up to `limit` lines of its log, from `offset` on.
     pub(crate) fn log(&self, offset: usize, limit: usize) -> Vec<LogLine> {
-        let log = self.lock_log();
-        log.lines.iter().skip(offset).take(limit).cloned().collect()
+        self.lock_log().lines(offset, limit)
+    }
+
+    /// Returns what changes whenever there is something new to read.
+    pub(crate) fn news(&self) -> watch::Receiver<bool> {
+        self.news.subscribe()
+    }
+
+    /// Has it end; returns false if it is over. What is under way is ended, but for what is fetched or
+    /// written at the moment.
+    pub(crate) fn cancel(&self) -> bool {
+        let mut state = self.lock_state();
+        match *state {
+            BuildState::Ready | BuildState::Failed(_) => return false,
+            BuildState::Asked => *state = BuildState::Failed(BuildFailure::cancelled()),
+            BuildState::Waiting | BuildState::Building => {}
+        }
+        drop(state);
+        self.news.send_replace(true);
+        true
+    }
+
+    /// Resolves when it is to end.
+    async fn cancelled(&self) {
+        let mut news = self.news();
+        // Its sender lives as long as it does.
+        let _ = news.wait_for(|is_cancelled| *is_cancelled).await;
+    }
+
+    fn is_cancelled(&self) -> bool {
+        *self.news.borrow()
     }
 
     /// Begins, if it was only asked for so far.
@@ -111,60 +159,41 @@ impl Build {
 
     fn set(&self, state: BuildState) {
         *self.lock_state() = state;
+        self.news.send_modify(|_| {});
     }
 
     fn print(&self, bytes: &[u8]) {
         self.lock_log().print(&String::from_utf8_lossy(bytes));
+        self.news.send_modify(|_| {});
     }
 
     fn tell(&self, text: &str) {
-        let mut log = self.lock_log();
-        log.end_line();
-        log.print(text);
-        log.end_line();
+        self.lock_log().tell(text);
+        self.news.send_modify(|_| {});
     }
 
     fn lock_state(&self) -> MutexGuard<'_, BuildState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock_log(&self) -> MutexGuard<'_, Log> {
+    fn lock_log(&self) -> MutexGuard<'_, BuildLog> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Log {
-    /// Adds what a program prints, which may be anything: without what would drive a terminal.
-    fn print(&mut self, text: &str) {
-        for c in text.chars() {
-            match c {
-                '\n' => self.end_line(),
-                '\t' => self.begun.push(c),
-                c if c.is_control() => {}
-                c => self.begun.push(c),
-            }
-            if self.begun.len() >= MAX_LINE {
-                self.end_line();
-            }
-        }
-    }
-
-    fn end_line(&mut self) {
-        let text = std::mem::take(&mut self.begun);
-        if !text.is_empty() && self.lines.len() < MAX_LINES {
-            let at = SystemTime::now();
-            self.lines.push(LogLine { at, text });
-        }
-    }
-}
-
 impl Builds {
-    pub(crate) fn new(templates: Templates) -> Self {
+    pub(crate) fn new(templates: Templates, uploads: Uploads) -> Self {
         Self(Arc::new(Inner {
             templates,
+            uploads,
             table: Mutex::default(),
             one_at_a_time: tokio::sync::Mutex::default(),
         }))
+    }
+
+    /// Returns what clients have sent for builds.
+    pub(crate) fn uploads(&self) -> &Uploads {
+        &self.0.uploads
     }
 
     /// Makes a build that is begun later; `None` if too many are there that are not over.
@@ -178,14 +207,17 @@ impl Builds {
             id,
             template,
             names,
+            asked: SystemTime::now(),
+            made: OnceLock::new(),
             state: Mutex::new(BuildState::Asked),
             log: Mutex::default(),
+            news: watch::Sender::new(false),
         });
         let mut table = self.lock();
         if table.len() >= MAX_BUILDS {
             let over = |build: &Arc<Build>| {
                 let state = build.state();
-                !matches!(state, BuildState::Waiting | BuildState::Building)
+                state.is_over() || state == BuildState::Asked
             };
             let oldest = table.iter().position(over)?;
             table.remove(oldest);
@@ -194,9 +226,35 @@ impl Builds {
         Some(build)
     }
 
+    /// Makes a build, and begins it; `None` if too many are there that are not over.
+    pub(crate) fn begin_new(
+        &self,
+        id: String,
+        name: TemplateName,
+        planned: Planned,
+    ) -> Option<Arc<Build>> {
+        let template = name.parts().0.to_owned();
+        let Some(build) = self.ask(id, template, vec![name]) else {
+            remove_unused(planned);
+            return None;
+        };
+        self.begin(Arc::clone(&build), planned);
+        Some(build)
+    }
+
     pub(crate) fn find(&self, template: &str, id: &str) -> Option<Arc<Build>> {
         let is_it = |build: &&Arc<Build>| build.id == id && build.template == template;
         self.lock().iter().find(is_it).cloned()
+    }
+
+    /// Finds a build by its id alone.
+    pub(crate) fn get(&self, id: &str) -> Option<Arc<Build>> {
+        self.lock().iter().find(|build| build.id == id).cloned()
+    }
+
+    /// Lists those that are known, the newest first.
+    pub(crate) fn list(&self) -> Vec<Arc<Build>> {
+        self.lock().iter().rev().cloned().collect()
     }
 
     /// Begins a build in the background; `false` if it was begun before.
@@ -206,9 +264,23 @@ impl Builds {
         }
         let builds = self.clone();
         tokio::spawn(async move {
-            let _alone = builds.0.one_at_a_time.lock().await;
-            build.set(BuildState::Building);
-            let state = builds.run(&build, planned).await;
+            let turn = tokio::select! {
+                biased;
+                () = build.cancelled() => None,
+                turn = builds.0.one_at_a_time.lock() => Some(turn),
+            };
+            let state = match turn {
+                Some(_turn) => {
+                    build.set(BuildState::Building);
+                    builds.run(&build, planned).await
+                }
+                None => {
+                    remove_unused(planned);
+                    let failure = BuildFailure::cancelled();
+                    build.tell(&failure.message);
+                    BuildState::Failed(failure)
+                }
+            };
             build.set(state);
         });
         true
@@ -221,12 +293,22 @@ impl Builds {
         let output = Box::new(move |bytes: &[u8]| printed.print(bytes));
         let guests = TemplateGuests::new(&config, quiet, output);
         // If the daemon ends, the VM ends, and so does the thread, which removes its files.
-        let _end = guests.ended_on_drop();
+        let end = guests.ended_on_drop();
         let told = Arc::clone(build);
-        let built = tokio::task::spawn_blocking(move || follow(&config, &told, planned, guests));
-        match built.await {
-            Ok(Ok(())) => {
+        let mut building =
+            tokio::task::spawn_blocking(move || follow(&config, &told, planned, guests));
+        let built = tokio::select! {
+            biased;
+            built = &mut building => built,
+            () = build.cancelled() => {
+                drop(end);
+                building.await
+            }
+        };
+        match built {
+            Ok(Ok(hash)) => {
                 tracing::info!(template = %build.template, build = build.id, "a template is built");
+                let _ = build.made.set(hash);
                 BuildState::Ready
             }
             Ok(Err(failure)) => {
@@ -234,10 +316,7 @@ impl Builds {
                 BuildState::Failed(failure)
             }
             // The runtime shuts down.
-            Err(_) => BuildState::Failed(BuildFailure {
-                step: None,
-                message: "the daemon ended".to_owned(),
-            }),
+            Err(_) => BuildState::Failed(BuildFailure::new("the daemon ended")),
         }
     }
 
@@ -251,22 +330,22 @@ fn follow(
     build: &Build,
     planned: Planned,
     mut guests: TemplateGuests,
-) -> Result<(), BuildFailure> {
+) -> Result<TemplateHash, BuildFailure> {
     let Planned {
         recipe,
         numbers,
         files,
     } = planned;
-    let mut build_it = || -> Result<(), BuildFailure> {
+    let mut build_it = || -> Result<TemplateHash, BuildFailure> {
         let hidden = |error: &dyn std::error::Error| {
-            tracing::error!(%error, template = %build.template, "a template can't be built");
-            BuildFailure {
-                step: None,
-                message: "the template can't be built; the daemon's log has the reason".to_owned(),
-            }
+            let error = causes(error);
+            tracing::error!(error, template = %build.template, "a template can't be built");
+            BuildFailure::new("the template can't be built; the daemon's log has the reason")
         };
         let agent = find_guest_agent(config).map_err(|error| hidden(&error))?;
-        let mut spec = BuildSpec::new(agent).with_registry(config.registry_access());
+        // Clients reach the daemon's machine by what it serves, and not by what it asks.
+        let registry = config.registry_access().without_this_machine();
+        let mut spec = BuildSpec::new(agent).with_registry(registry);
         spec.max_root_bytes = config.max_root_bytes();
         let store = TemplateStore::open(&config.template_path).map_err(|error| hidden(&error))?;
         let mut last = String::new();
@@ -291,11 +370,11 @@ fn follow(
         match store.build_recipe(first, &spec, &recipe, &mut guests, tell) {
             Ok(built) => {
                 let named = |name| store.set_name(name, built.hash());
-                others
-                    .iter()
-                    .try_for_each(named)
-                    .map_err(|error| hidden(&error))
+                let named = others.iter().try_for_each(named);
+                named.map_err(|error| hidden(&error))?;
+                Ok(*built.hash())
             }
+            Err(_) if build.is_cancelled() => Err(BuildFailure::cancelled()),
             Err(error) => match told(&error, &numbers) {
                 Some(failure) => Err(failure),
                 None => Err(hidden(&error)),
@@ -303,12 +382,22 @@ fn follow(
         }
     };
     let built = build_it();
+    remove(files);
+    built
+}
+
+/// Removes the files of a build that is not begun, in the background.
+fn remove_unused(planned: Planned) {
+    drop(tokio::task::spawn_blocking(move || remove(planned.files)));
+}
+
+/// Removes what came of a client's files.
+fn remove(files: Vec<PathBuf>) {
     for path in files {
         if let Err(error) = std::fs::remove_dir_all(&path) {
             tracing::warn!(%error, path = %path.display(), "a client's files stay on the disk");
         }
     }
-    built
 }
 
 /// Returns what a client is told of a failure: nothing of the host's files.
@@ -321,38 +410,27 @@ fn told(error: &TemplateError, numbers: &[(String, usize)]) -> Option<BuildFailu
                     format!("there is no {source_path} among the files that were uploaded")
                 }
                 StepFailure::Context(_) => "its files can't be copied".to_owned(),
+                StepFailure::Guest(failure) => of_guest(&**failure)?,
                 other => causes(other),
             };
             Some(BuildFailure {
                 step: number.map(|(_, number)| *number),
-                message: format!("{}: {reason}", step.text),
+                ..BuildFailure::new(format!("{step}: {reason}"))
             })
         }
-        TemplateError::Source(_) | TemplateError::Base { .. } => Some(BuildFailure {
-            step: None,
-            message: causes(error),
-        }),
+        TemplateError::Warm(failure) => {
+            let reason = of_guest(&**failure)?;
+            Some(BuildFailure::new(format!("{error}: {reason}")))
+        }
+        TemplateError::Source(_)
+        | TemplateError::Base { .. }
+        | TemplateError::Dockerfile { .. } => Some(BuildFailure::new(causes(error))),
         _ => None,
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_log_has_whole_lines_without_what_drives_a_terminal() {
-        let mut log = Log::default();
-        log.print("on");
-        log.print("e\u{1b}[31m\r\ntwo\n\n");
-        log.print(&"x".repeat(2 * MAX_LINE + 1));
-        log.end_line();
-        let lines: Vec<_> = log.lines.iter().map(|line| line.text.len()).collect();
-        assert_eq!(log.lines[0].text, "one[31m");
-        assert_eq!(lines, [7, 3, MAX_LINE, MAX_LINE, 1]);
-        for _ in 0..2 * MAX_LINES {
-            log.print("x\n");
-        }
-        assert_eq!(log.lines.len(), MAX_LINES);
-    }
+/// Returns what the guest itself did; `None` for why there was none, which is the host's affair.
+fn of_guest(failure: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let is_told = failure.is::<ProgramFailed>() || failure.is::<GuestError>();
+    is_told.then(|| causes(failure))
 }

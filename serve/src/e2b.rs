@@ -42,7 +42,6 @@ use crate::builds::Builds;
 use crate::keys::Keys;
 use crate::sandbox_id::SandboxId;
 use crate::sandboxes::Sandboxes;
-use crate::uploads::Uploads;
 use api::{Api, MAX_BODY, Served};
 use failure::Failure;
 
@@ -57,12 +56,10 @@ pub(crate) fn named(headers: &HeaderMap) -> Option<SandboxId> {
 }
 
 /// Creates the routes.
-pub(crate) fn router(sandboxes: Sandboxes, keys: Keys) -> Router {
-    let served = sandboxes.templates().clone();
-    let uploads = sandboxes.state_directory().join("uploads");
+pub(crate) fn router(sandboxes: Sandboxes, keys: Keys, builds: Builds) -> Router {
     let api = Api(Arc::new(Served {
-        builds: Builds::new(served.clone()),
-        uploads: Uploads::new(uploads, served.config().max_root_bytes()),
+        uploads: builds.uploads().clone(),
+        builds,
         sandboxes,
         keys,
     }));

@@ -16,6 +16,7 @@
 mod accounts;
 mod api;
 mod audit;
+mod build_log;
 mod builds;
 mod caller;
 mod causes;

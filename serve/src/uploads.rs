@@ -9,8 +9,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
+use futures_util::{Stream, StreamExt as _};
 use ironclaw_host::mark::{self, Mark};
+use sha2::{Digest as _, Sha256};
+use thiserror::Error;
+use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 
 use crate::secret::{self, Secret};
@@ -47,7 +52,22 @@ pub(crate) struct Uploads {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Files(String);
 
+/// The reason why an archive was not taken.
+#[derive(Debug, Error)]
+pub(crate) enum UploadError {
+    #[error("it broke off: {0}")]
+    Broken(String),
+    #[error("the files have more than {0} bytes, which a template may have")]
+    TooLarge(u64),
+    #[error("the files can't be kept")]
+    Io(#[from] io::Error),
+}
+
 impl Files {
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let is_hash = text.len() == HASH && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         is_hash.then(|| Self(text.to_ascii_lowercase()))
@@ -65,10 +85,6 @@ impl Uploads {
             limit,
             places: Arc::default(),
         }
-    }
-
-    pub(crate) fn limit(&self) -> u64 {
-        self.limit
     }
 
     /// Returns whether files are there.
@@ -106,6 +122,35 @@ impl Uploads {
     pub(crate) fn keep(&self, files: &Files, archive: tempfile::NamedTempFile) -> io::Result<()> {
         archive.persist(self.archive(files))?;
         Ok(())
+    }
+
+    /// Takes an archive as it comes; returns it, to be [kept](Self::keep), with what its bytes are known by,
+    /// and how many they are.
+    pub(crate) async fn receive<E: std::fmt::Display>(
+        &self,
+        pieces: impl Stream<Item = Result<Bytes, E>>,
+    ) -> Result<(tempfile::NamedTempFile, Files, u64), UploadError> {
+        let archive = self.begin()?;
+        let mut file = tokio::fs::File::from_std(archive.reopen()?);
+        let (mut hash, mut size) = (Sha256::new(), 0_u64);
+        let mut pieces = std::pin::pin!(pieces);
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(|error| UploadError::Broken(error.to_string()))?;
+            size = size.saturating_add(piece.len() as u64);
+            if size > self.limit {
+                return Err(UploadError::TooLarge(self.limit));
+            }
+            hash.update(&piece);
+            file.write_all(&piece).await?;
+        }
+        file.flush().await?;
+        Ok((archive, Files(secret::hex(&hash.finalize())), size))
+    }
+
+    /// Makes a directory without files.
+    pub(crate) fn empty(&self) -> io::Result<PathBuf> {
+        self.make_directory()?;
+        Ok(tempfile::tempdir_in(&self.directory)?.keep())
     }
 
     /// Unpacks an archive, and removes it; returns the directory with its files.

@@ -2,6 +2,8 @@
 
 mod api;
 mod ask;
+mod build_request;
+mod builds;
 mod checkpoints;
 mod commands;
 mod events;
@@ -30,6 +32,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::builds::Builds;
 use crate::keys::Keys;
 use crate::sandboxes::Sandboxes;
 use api::Api;
@@ -83,6 +86,10 @@ fn guarded() -> OpenApiRouter<Api> {
         .routes(routes!(watch::watch))
         .routes(routes!(templates::list))
         .routes(routes!(templates::delete))
+        .routes(routes!(builds::begin, builds::list))
+        .routes(routes!(builds::show))
+        .routes(routes!(builds::cancel))
+        .routes(routes!(builds::log))
         .routes(routes!(checkpoints::create))
         .routes(routes!(checkpoints::fork))
         .routes(routes!(checkpoints::list))
@@ -96,10 +103,11 @@ fn guarded() -> OpenApiRouter<Api> {
         // Bounded already.
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn(api::whole));
-    // Bounded by the guest's disk.
+    // Bounded by the guest's disk, and by the size of a template.
     let large = OpenApiRouter::new()
         .routes(routes!(files::read, files::write))
         .routes(routes!(files::archive, files::extract))
+        .routes(routes!(builds::upload))
         .layer(DefaultBodyLimit::disable());
     small.merge(large)
 }
@@ -118,8 +126,8 @@ fn document() -> OpenApi {
 }
 
 /// Creates the routes.
-pub(crate) fn router(sandboxes: &Sandboxes, keys: &Keys) -> Router {
-    let api = Api::new(sandboxes, keys);
+pub(crate) fn router(sandboxes: &Sandboxes, keys: &Keys, builds: &Builds) -> Router {
+    let api = Api::new(sandboxes, keys, builds);
     let by_key = middleware::from_fn_with_state(api.clone(), api::by_key);
     let guarded = guarded()
         .layer(by_key)

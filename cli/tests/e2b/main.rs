@@ -13,6 +13,7 @@ extern crate ironclaw_test_harness;
 #[allow(dead_code, reason = "others use the rest")]
 #[path = "../apart/mod.rs"]
 mod apart;
+mod builds;
 mod client;
 mod domain;
 mod encrypted;

@@ -18,6 +18,9 @@ pub struct RegistryAccess {
     /// Directories with one for each registry, named `HOST` or `HOST:PORT`: in that `*.crt` are certificates of
     /// its authorities, and `*.cert` and `*.key` those of who asks.
     pub certificate_directories: Vec<PathBuf>,
+    /// Whether nothing on this machine is asked but what `plain_http` names: for requests of others, who
+    /// are not to reach its services by us.
+    pub without_this_machine: bool,
 }
 
 impl RegistryAccess {
@@ -69,6 +72,13 @@ impl RegistryAccess {
     #[must_use]
     pub fn with_plain_http(mut self, registries: impl IntoIterator<Item = String>) -> Self {
         self.plain_http.extend(registries);
+        self
+    }
+
+    /// Asks nothing on this machine but what [`plain_http`](Self::plain_http) names.
+    #[must_use]
+    pub fn without_this_machine(mut self) -> Self {
+        self.without_this_machine = true;
         self
     }
 

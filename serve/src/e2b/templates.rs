@@ -5,11 +5,9 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use ironclaw_orchestrator::template::TemplateName;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt as _;
 
 use super::api::Api;
 use super::build_request::BuildRequest;
@@ -18,12 +16,13 @@ use super::failure::Failure;
 use super::paging::pairs;
 use super::shapes::{rfc3339, untagged};
 use super::tags;
-use crate::builds::{Build, BuildState, LogLine};
+use crate::build_log::LogLine;
+use crate::builds::{Build, BuildState};
 use crate::caller::Caller;
 use crate::peer::Scheme;
 use crate::sandbox_id::draw_text;
 use crate::templates::TemplateError;
-use crate::uploads::Files;
+use crate::uploads::{Files, UploadError};
 
 /// Begins the id of a build.
 const PREFIX: char = 'b';
@@ -148,29 +147,15 @@ pub(super) async fn upload(
     let uploads = &api.0.uploads;
     let unknown = || Failure::new(StatusCode::FORBIDDEN, "nothing is waited for here");
     let files = uploads.expected(&secret).ok_or_else(unknown)?;
-    let failed = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::StorageFull => Failure::new(
-            StatusCode::INSUFFICIENT_STORAGE,
-            "there is no space for the files",
-        ),
-        _ => Failure::internal(&error, "the files can't be kept"),
+    let failed = |error: UploadError| match &error {
+        UploadError::Broken(reason) => Failure::bad_request(reason),
+        UploadError::TooLarge(_) => Failure::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string()),
+        UploadError::Io(_) => Failure::internal(&error, "the files can't be kept"),
     };
-    let archive = uploads.begin().map_err(failed)?;
-    let mut file = tokio::fs::File::from_std(archive.reopen().map_err(failed)?);
-    let (mut body, mut size) = (request.into_body().into_data_stream(), 0_u64);
-    while let Some(piece) = body.next().await {
-        let piece = piece.map_err(|error| Failure::bad_request(error.to_string()))?;
-        size = size.saturating_add(piece.len() as u64);
-        if size > uploads.limit() {
-            return Err(Failure::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "the files are larger than a template may be",
-            ));
-        }
-        file.write_all(&piece).await.map_err(failed)?;
-    }
-    file.flush().await.map_err(failed)?;
-    uploads.keep(&files, archive).map_err(failed)?;
+    let received = uploads.receive(request.into_body().into_data_stream());
+    let (archive, _, _) = received.await.map_err(failed)?;
+    let kept = uploads.keep(&files, archive);
+    kept.map_err(|error| failed(error.into()))?;
     Ok(StatusCode::OK.into_response())
 }
 

@@ -7,6 +7,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::problem::Problem;
+use crate::builds::Builds;
 use crate::caller::Caller;
 use crate::keys::Keys;
 use crate::sandbox::{Live, Sandbox};
@@ -26,18 +27,24 @@ pub(super) struct Api(Arc<Served>);
 struct Served {
     sandboxes: Sandboxes,
     keys: Keys,
+    builds: Builds,
 }
 
 impl Api {
-    pub(super) fn new(sandboxes: &Sandboxes, keys: &Keys) -> Self {
+    pub(super) fn new(sandboxes: &Sandboxes, keys: &Keys, builds: &Builds) -> Self {
         Self(Arc::new(Served {
             sandboxes: sandboxes.clone(),
             keys: keys.clone(),
+            builds: builds.clone(),
         }))
     }
 
     pub(super) fn sandboxes(&self) -> &Sandboxes {
         &self.0.sandboxes
+    }
+
+    pub(super) fn builds(&self) -> &Builds {
+        &self.0.builds
     }
 
     /// Finds a sandbox by the text of its id.

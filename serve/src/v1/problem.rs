@@ -44,6 +44,8 @@ pub(super) enum Kind {
     KeyReused,
     /// There are as many sandboxes as there may be.
     TooMany,
+    /// There are as many builds as there may be.
+    TooManyBuilds,
     /// There is no room on this node now.
     NoRoom,
     /// The node takes no new sandboxes.
@@ -58,7 +60,7 @@ pub(super) enum Kind {
     NoDirectory,
     /// No program of the guest listens on the port.
     PortClosed,
-    /// The guest's user may not do that.
+    /// The guest's user, or the client, may not do that.
     Forbidden,
     /// The guest's disk or one of its tables is full.
     GuestFull,
@@ -93,7 +95,7 @@ impl Kind {
             Self::NoMethod => StatusCode::METHOD_NOT_ALLOWED,
             Self::Paused | Self::Conflict | Self::OtherMachine => StatusCode::CONFLICT,
             Self::KeyReused | Self::NoDirectory | Self::Guest => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooMany | Self::TooManyBuilds => StatusCode::TOO_MANY_REQUESTS,
             Self::NoRoom | Self::Draining | Self::DatabaseLocked => StatusCode::SERVICE_UNAVAILABLE,
             Self::Slow => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -110,7 +112,11 @@ impl Kind {
     fn may_pass(self) -> bool {
         matches!(
             self,
-            Self::TooMany | Self::NoRoom | Self::Draining | Self::DatabaseLocked
+            Self::TooMany
+                | Self::TooManyBuilds
+                | Self::NoRoom
+                | Self::Draining
+                | Self::DatabaseLocked
         )
     }
 
@@ -125,6 +131,7 @@ impl Kind {
             Self::Conflict => "Something is in the way",
             Self::KeyReused => "The Idempotency-Key was used for another request",
             Self::TooMany => "There are as many sandboxes as there may be",
+            Self::TooManyBuilds => "There are as many builds as there may be",
             Self::NoRoom => "There is no room now",
             Self::Draining => "The node takes no new sandboxes",
             Self::TooLarge => "Too large",
@@ -132,7 +139,7 @@ impl Kind {
             Self::NoFile => "There is no such file",
             Self::NoDirectory => "There is no such working directory",
             Self::PortClosed => "The port is closed",
-            Self::Forbidden => "The guest's user may not do that",
+            Self::Forbidden => "That may not be done",
             Self::GuestFull => "The guest is full",
             Self::GuestSilent => "The guest did not answer in time",
             Self::GuestLost => "The guest is gone",

@@ -22,17 +22,35 @@ pub(super) fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|it| it.is_loopback())
 }
 
+/// Returns whether a host, as it is written, leads to this machine: also in forms that are no loopback
+/// address by their text.
+fn is_here(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let name = host.trim_end_matches('.').to_ascii_lowercase();
+    let is_address = |it: IpAddr| it.is_loopback() || it.is_unspecified();
+    name == "localhost"
+        || name.ends_with(".localhost")
+        || host
+            .parse::<IpAddr>()
+            .is_ok_and(|it| is_address(it.to_canonical()))
+}
+
 /// Returns why a URL is not asked for; `None` if it is.
 pub(super) fn refusal(url: &Uri, access: &RegistryAccess) -> Option<&'static str> {
     let Some(host) = url.host().filter(|host| !host.is_empty()) else {
         return Some("it names no host");
     };
+    let is_plain = url
+        .authority()
+        .is_some_and(|it| access.is_plain(it.as_str()));
+    if access.without_this_machine && is_here(host) && !is_plain {
+        return Some(
+            "a registry on this machine is for its own users, and in `registry_plain_http`",
+        );
+    }
     match url.scheme() {
         Some(scheme) if *scheme == Scheme::HTTPS => None,
         Some(scheme) if *scheme == Scheme::HTTP => {
-            let is_plain = url
-                .authority()
-                .is_some_and(|it| access.is_plain(it.as_str()));
             let refusal = "plain HTTP is for this machine, and for those in `registry_plain_http`";
             (!is_plain && !is_loopback(host)).then_some(refusal)
         }
@@ -110,6 +128,26 @@ mod tests {
         let plain = uri("http://127.0.0.1:1/v2/a");
         assert!(redirect_refusal(&secure, &plain, &access).is_some());
         assert!(redirect_refusal(&plain, &secure, &none).is_none());
+    }
+
+    #[test]
+    fn requests_of_others_do_not_reach_this_machine() {
+        let mut access = RegistryAccess::default().without_this_machine();
+        access.plain_http = vec!["localhost:5000".to_owned()];
+        for (url, allowed) in [
+            ("https://registry.example/v2/", true),
+            ("https://localhost/v2/", false),
+            ("https://LOCALHOST./v2/", false),
+            ("https://a.localhost/v2/", false),
+            ("https://0.0.0.0/v2/", false),
+            ("https://[::ffff:127.0.0.1]/v2/", false),
+            ("https://[::1]:8443/v2/", false),
+            ("http://127.0.0.1:5000/v2/", false),
+            ("http://localhost:5000/v2/", true),
+            ("http://localhost:5001/v2/", false),
+        ] {
+            assert_eq!(refusal(&uri(url), &access).is_none(), allowed, "{url}");
+        }
     }
 
     #[test]
