@@ -197,7 +197,8 @@ fn of_pool(error: &PoolError) -> Code {
         PoolError::Config(_)
         | PoolError::NoPlaces
         | PoolError::NoRoom { .. }
-        | PoolError::WarmRange { .. } => Code::Setting,
+        | PoolError::WarmRange { .. }
+        | PoolError::TooManyWarm { .. } => Code::Setting,
         PoolError::Launch(launch) => of_launch(launch),
         PoolError::WarmUp(launch) => of_launch(launch),
         _ => Code::Failed,

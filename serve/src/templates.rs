@@ -1,6 +1,7 @@
 //! The templates that sandboxes are made of, each with a pool of its own.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use ironclaw_orchestrator::template::recipe::Base;
@@ -43,6 +44,8 @@ struct Open {
     pools: HashMap<TemplateHash, Arc<TemplatePool>>,
     /// Where each name led to last.
     names: HashMap<String, TemplateHash>,
+    /// How many warm clones the pools of some names keep, in place of what the settings say.
+    warm: HashMap<String, RangeInclusive<usize>>,
 }
 
 impl std::fmt::Debug for Templates {
@@ -117,12 +120,31 @@ impl Templates {
         let launcher = Launcher::open(&config, Arc::clone(&self.progress)).await?;
         let hash = *launcher.template().hash();
         let pool = self.add(&mut open, launcher).await?;
+        if let Some(warm) = open.warm.get(name)
+            && let Err(error) = pool.pool.set_warm(warm.clone())
+        {
+            // Its guests are larger than those of the one before.
+            tracing::warn!(%error, name, "the pool of a template keeps what the settings say");
+        }
         if let Some(before) = open.names.insert(name.to_owned(), hash)
             && !open.names.values().any(|led| *led == before)
         {
             open.pools.remove(&before);
         }
         Ok(pool)
+    }
+
+    /// Has the pool of a template keep another number of warm clones, also that of the template which the
+    /// name leads to later, until the daemon ends.
+    pub(crate) async fn set_warm(
+        &self,
+        name: &str,
+        warm: RangeInclusive<usize>,
+    ) -> Result<Arc<TemplatePool>, TemplateError> {
+        let template = self.named(name).await?;
+        template.pool.set_warm(warm.clone())?;
+        self.open.lock().await.warm.insert(name.to_owned(), warm);
+        Ok(template)
     }
 
     /// Returns the pools that are open, each with the names that led to it last.

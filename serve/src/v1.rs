@@ -96,6 +96,7 @@ fn guarded() -> OpenApiRouter<Api> {
         .routes(routes!(checkpoints::delete))
         .routes(routes!(snapshots::list))
         .routes(routes!(pools::list))
+        .routes(routes!(pools::resize))
         .routes(routes!(pools::warm_up))
         .routes(routes!(pools::refresh))
         .routes(routes!(node::show))

@@ -20,6 +20,7 @@ mod encrypted;
 mod faults;
 mod javascript;
 mod listening;
+mod pools;
 mod ports;
 mod races;
 mod readme;

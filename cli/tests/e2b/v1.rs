@@ -359,6 +359,7 @@ fn a_node_tells_what_it_has_and_takes_no_more_when_it_drains() {
     let pools = get(&daemon, "/v1/pools").json();
     assert_eq!(pools[0]["names"], json!(["base"]));
     assert_eq!(pools[0]["stats"]["leased"], 1);
+    assert_eq!(pools[0]["warm"]["wanted"], 1);
     let templates = get(&daemon, "/v1/templates").json();
     let is_default = |it: &Value| it["default"] == true && it["usable"] == true;
     assert!(

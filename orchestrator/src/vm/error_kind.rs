@@ -327,9 +327,10 @@ fn of_pool(error: &PoolError) -> ErrorKind {
         PoolError::Config(config) => of_config(config),
         PoolError::Launch(launch) => of_launch(launch),
         PoolError::WarmUp(launch) => of_launch(launch),
-        PoolError::NoPlaces | PoolError::NoRoom { .. } | PoolError::WarmRange { .. } => {
-            ErrorKind::Setting
-        }
+        PoolError::NoPlaces
+        | PoolError::NoRoom { .. }
+        | PoolError::WarmRange { .. }
+        | PoolError::TooManyWarm { .. } => ErrorKind::Setting,
         PoolError::Closed | PoolError::RuntimeEnded => ErrorKind::Closed,
     }
 }

@@ -29,6 +29,7 @@ mod number;
 mod open;
 mod options;
 mod processor_time;
+mod resize;
 
 mod spawn;
 mod standby;

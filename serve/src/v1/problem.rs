@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use ironclaw_orchestrator::vm::{FailureKind as GuestFailure, GuestError};
+use ironclaw_orchestrator::vm::{FailureKind as GuestFailure, GuestError, PoolError};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -255,6 +255,9 @@ impl From<TemplateError> for Problem {
     fn from(error: TemplateError) -> Self {
         match &error {
             TemplateError::Unknown(_) => Self::not_found(error.to_string()),
+            TemplateError::Pool(
+                pool @ (PoolError::WarmRange { .. } | PoolError::TooManyWarm { .. }),
+            ) => Self::invalid(pool.to_string()),
             _ => Self::internal(&error),
         }
     }

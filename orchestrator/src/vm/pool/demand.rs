@@ -40,6 +40,13 @@ impl Demand {
         }
     }
 
+    /// Counts up to another number from now on.
+    pub(super) fn set_most(&mut self, most: usize) {
+        self.most = most;
+        let surplus = self.recent.len().saturating_sub(most);
+        self.recent.drain(..surplus);
+    }
+
     /// Records a spawn.
     pub(super) fn arrived(&mut self, now: Now) {
         if self.most == 0 {

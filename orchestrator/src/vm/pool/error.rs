@@ -134,6 +134,16 @@ pub enum PoolError {
         /// The maximum.
         max_warm: usize,
     },
+    /// The budget has never room for so many warm clones.
+    #[error(
+        "at most {holds} VMs of this size fit into the host's limit, fewer than {max_warm} warm clones"
+    )]
+    TooManyWarm {
+        /// The maximum of warm clones.
+        max_warm: usize,
+        /// How many there is room for.
+        holds: usize,
+    },
     /// The pool was closed.
     #[error("the pool is closed")]
     Closed,

@@ -94,7 +94,7 @@ impl Pool {
 
 /// Warns if this process may not have the open files that so many warm clones take: spawns would fail
 /// for that before they fail for lack of room.
-fn tell_of_few_files(clones: usize) {
+pub(super) fn tell_of_few_files(clones: usize) {
     let takes = FILES_PER_VM.saturating_mul(u64::try_from(clones).unwrap_or(u64::MAX));
     if let Some(limit) = host_limits::open_files().filter(|limit| *limit < takes) {
         tracing::warn!(

@@ -34,6 +34,7 @@ mod snapshots;
 mod suspicion;
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::backoff::Jitter;
@@ -46,7 +47,7 @@ pub(crate) use action::{Action, Counts, Grant, LeaseId, Placement, Restored, Wai
 pub(crate) use slot::{Generation, SlotId};
 use slot::{PooledSnapshot, Slot};
 
-/// The constant rules of a pool.
+/// The rules of a pool, which are constant but for the number of warm clones.
 #[derive(Debug, Clone)]
 pub(crate) struct Rules {
     /// Number of slots, each with a snapshot.
@@ -128,6 +129,17 @@ impl<S: Clone, C, W> PoolState<S, C, W> {
     fn number(&mut self) -> u64 {
         self.numbers += 1;
         self.numbers
+    }
+
+    /// Keeps at least `min` and at most `max` warm clones from now on.
+    pub(crate) fn set_warm(&mut self, min: usize, max: usize) {
+        (self.rules.min_warm, self.rules.max_warm) = (min, max);
+        self.demand.set_most(max);
+    }
+
+    /// Returns the minimum and the maximum of warm clones.
+    pub(crate) fn warm_range(&self) -> RangeInclusive<usize> {
+        self.rules.min_warm..=self.rules.max_warm
     }
 
     /// Starts to fill the slots.

@@ -39,25 +39,27 @@ impl<S: Clone, C, W> PoolState<S, C, W> {
         }
     }
 
-    /// Returns the intended number of warm clones in each slot.
-    fn quotas(&self, now: Now) -> Vec<usize> {
+    /// Returns the intended number of warm clones.
+    pub(crate) fn wanted_warm(&self, now: Now) -> usize {
         let Rules {
-            size,
-            min_warm,
-            max_warm,
-            ..
+            min_warm, max_warm, ..
         } = self.rules;
         let target = if min_warm < max_warm {
             self.demand.peak(now).clamp(min_warm, max_warm)
         } else {
             max_warm
         };
-        let target = match (self.warm_tier.is_used(), self.warm_tier.admits(now)) {
+        match (self.warm_tier.is_used(), self.warm_tier.admits(now)) {
             (true, _) => target,
             // A single one, to try whether the tier works again.
             (false, true) => target.min(1),
             (false, false) => 0,
-        };
+        }
+    }
+
+    /// Returns the intended number of warm clones in each slot.
+    fn quotas(&self, now: Now) -> Vec<usize> {
+        let (size, target) = (self.rules.size, self.wanted_warm(now));
         (0..size)
             .map(|at| target / size + usize::from(at < target % size))
             .collect()

@@ -62,6 +62,36 @@ fn a_pool_does_nothing_before_it_is_asked_for_anything() {
 }
 
 #[test]
+fn the_number_of_warm_clones_changes_while_the_pool_is_open() {
+    let mut state = state(2, 2, 9);
+    for snapshot in [10, 20] {
+        assert!(state.adopt(snapshot, at(0), at(0)));
+    }
+    state.activate();
+    let next = restore_all(&mut state, 100, at(0));
+    assert_eq!((state.counts().warm, state.is_full(at(0))), (2, true));
+    state.set_warm(5, 5);
+    assert_eq!((state.wanted_warm(at(0)), state.is_full(at(0))), (5, false));
+    let next = restore_all(&mut state, next, at(0));
+    assert_eq!((state.counts().warm, state.is_full(at(0))), (5, true));
+    state.set_warm(1, 1);
+    let ended = state.actions(at(0)).into_iter();
+    let ended = ended.filter(|action| matches!(action, Action::End(_)));
+    assert_eq!((ended.count(), state.counts().warm), (4, 1));
+    // Bursts are counted up to the new number.
+    state.set_warm(0, 4);
+    for _ in 0..3 {
+        assert!(state.acquire(at(0)).is_ok());
+    }
+    assert_eq!(state.wanted_warm(at(0)), 3);
+    restore_all(&mut state, next, at(0));
+    assert_eq!((state.counts().warm, state.warm_range()), (3, 0..=4));
+    state.set_warm(0, 0);
+    state.actions(at(0));
+    assert_eq!((state.counts().warm, state.wanted_warm(at(0))), (0, 0));
+}
+
+#[test]
 fn places_take_turns_and_a_clone_is_handed_out_once() {
     let mut state = state(3, 3, 9);
     for snapshot in [10, 20, 30] {
