@@ -8,6 +8,7 @@ mod checkpoints;
 mod commands;
 mod events;
 mod exec;
+mod file_content;
 mod files;
 mod listing;
 mod logs;
@@ -106,8 +107,8 @@ fn guarded() -> OpenApiRouter<Api> {
         .layer(middleware::from_fn(api::whole));
     // Bounded by the guest's disk, and by the size of a template.
     let large = OpenApiRouter::new()
-        .routes(routes!(files::read, files::write))
-        .routes(routes!(files::archive, files::extract))
+        .routes(routes!(file_content::read, file_content::write))
+        .routes(routes!(file_content::archive, file_content::extract))
         .routes(routes!(builds::upload))
         .layer(DefaultBodyLimit::disable());
     small.merge(large)
@@ -146,6 +147,7 @@ pub(crate) fn router(sandboxes: &Sandboxes, keys: &Keys, builds: &Builds) -> Rou
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::fs;
     use std::path::PathBuf;
 
@@ -172,6 +174,30 @@ mod tests {
     #[ignore = "writes docs/openapi.json"]
     fn openapi_is_written() {
         fs::write(committed(), text()).unwrap();
+    }
+
+    /// Two of a name would be one in the document, without a word.
+    #[test]
+    fn no_two_shapes_have_one_name() {
+        let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/v1");
+        let mut known = BTreeMap::new();
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let text = fs::read_to_string(&path).unwrap();
+            for derived in text.split("ToSchema)]\n").skip(1) {
+                let words = derived.lines().find_map(|line| {
+                    let words = line.trim_start_matches("pub(super) ");
+                    words
+                        .strip_prefix("struct ")
+                        .or(words.strip_prefix("enum "))
+                });
+                let end = |c: char| !c.is_alphanumeric();
+                let name = words.unwrap().split(end).next().unwrap().to_owned();
+                let other = known.insert(name.clone(), path.clone());
+                assert_eq!(other, None, "{name} is in {}, too", path.display());
+            }
+        }
+        assert!(known.len() > 40, "{known:?}");
     }
 
     #[test]

@@ -63,10 +63,10 @@ fn a_template_is_built_by_steps_and_by_a_dockerfile_and_its_log_is_followed() {
         return;
     }
     let daemon = Daemon::start();
-    let files = [
-        ("a", "from the context\n"),
-        ("b", "#!/bin/sh\necho a script\n"),
-    ];
+    // Others of the store have not done the same before.
+    let unique = daemon.state.path().file_name().unwrap().to_str().unwrap();
+    let content = format!("from the context of {unique}\n");
+    let files = [("a", content.as_str()), ("b", "#!/bin/sh\necho a script\n")];
     let context = upload(&daemon, &files);
     let steps = json!([
         { "copy": { "from": "a", "to": "/srv/" } },
@@ -84,7 +84,7 @@ fn a_template_is_built_by_steps_and_by_a_dockerfile_and_its_log_is_followed() {
         (&json!("ready"), &Value::Null),
         "{lines:?}"
     );
-    for line in ["from the context", "a script", "step 4 of 6: workdir /srv"] {
+    for line in [content.trim(), "a script", "step 4 of 6: workdir /srv"] {
         assert!(lines.iter().any(|it| it == line), "{line}: {lines:?}");
     }
     assert_eq!(get(&daemon, &path).json(), built);
@@ -113,6 +113,11 @@ fn a_template_is_built_by_steps_and_by_a_dockerfile_and_its_log_is_followed() {
     // An upload is used up; a Dockerfile goes on from a template of that name.
     let again = build(&daemon, &body);
     refused(&again, 404, "not_found");
+    let mut again = body;
+    again["context"] = upload(&daemon, &files).into();
+    let (lines, built) = end(&daemon, &begun(&daemon, &again));
+    assert_eq!(built["state"], "ready", "{lines:?}");
+    assert!(lines.iter().any(|it| it.contains("(cached)")), "{lines:?}");
     let context = upload(&daemon, &files);
     let dockerfile =
         "ARG OF=app\nFROM $OF\nARG X\nUSER root\nCOPY a /c\nRUN cat /c > /d; echo $X >> /d\n";
@@ -123,7 +128,7 @@ fn a_template_is_built_by_steps_and_by_a_dockerfile_and_its_log_is_followed() {
     let (lines, built) = end(&daemon, &begun(&daemon, &body));
     assert_eq!(built["state"], "ready", "{lines:?}");
     let id = create(&daemon, &json!({ "template": "top" }));
-    assert_eq!(exec(&id, "cat /d"), "from the context\nx\nmore\n");
+    assert_eq!(exec(&id, "cat /d"), format!("{content}x\nmore\n"));
 
     // What fails says which step it was, and leaves no template.
     let body =

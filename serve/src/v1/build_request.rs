@@ -49,17 +49,17 @@ pub(super) struct BuildRequest {
     context: Option<String>,
     /// Steps, 1,000 at most.
     #[serde(default)]
-    steps: Vec<Step>,
+    steps: Vec<BuildStep>,
 }
 
 /// A step.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-enum Step {
+enum BuildStep {
     /// A command for `/bin/sh`, in a VM of the image so far: what it changes is kept.
     Run(String),
     /// Copies files of the context.
-    Copy(CopyStep),
+    Copy(BuildCopy),
     /// Variables of later steps, and of commands in VMs of the template.
     Env(BTreeMap<String, String>),
     /// The user of later steps and of commands: `USER[:GROUP]`, names or numbers.
@@ -73,7 +73,7 @@ enum Step {
 /// Files to be copied.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct CopyStep {
+struct BuildCopy {
     /// A path or a pattern in the context.
     from: String,
     /// Where they go; a directory, if it ends in `/`.
@@ -84,7 +84,7 @@ struct CopyStep {
     mode: Option<String>,
 }
 
-impl Step {
+impl BuildStep {
     /// Returns it as it is shown.
     fn text(&self) -> String {
         let text = match self {
@@ -128,7 +128,7 @@ impl Step {
                 argv: in_shell(script),
                 env: Vec::new(),
             },
-            Self::Copy(CopyStep {
+            Self::Copy(BuildCopy {
                 from,
                 to,
                 owner,

@@ -37,7 +37,7 @@ type Answer<T> = Result<T, Problem>;
 /// How far a build is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-enum Stage {
+enum BuildStage {
     /// It was asked for, and is not begun yet: of E2B's API, whose files come then.
     Asked,
     /// Another one is being built.
@@ -53,7 +53,7 @@ enum Stage {
 
 /// The reason why there is no template.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-struct Reason {
+struct BuildReason {
     /// The step of the request that failed, counted from 1.
     step: Option<usize>,
     message: String,
@@ -61,39 +61,39 @@ struct Reason {
 
 /// A build.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Info {
+pub(super) struct BuildInfo {
     #[schema(example = "babcdefghij2345678901")]
     id: String,
     /// The name that the template gets.
     name: String,
-    state: Stage,
+    state: BuildStage,
     /// When it was asked for (RFC 3339).
     asked: String,
     /// What its name leads to, once it is ready.
     template_hash: Option<String>,
-    failure: Option<Reason>,
+    failure: Option<BuildReason>,
 }
 
-impl Info {
+impl BuildInfo {
     fn of(build: &Build) -> Self {
         Self::at(build, build.state())
     }
 
     fn at(build: &Build, state: BuildState) -> Self {
         let (stage, failure) = match state {
-            BuildState::Asked => (Stage::Asked, None),
-            BuildState::Waiting => (Stage::Waiting, None),
-            BuildState::Building => (Stage::Building, None),
-            BuildState::Ready => (Stage::Ready, None),
-            BuildState::Failed(failure) if failure.is_cancelled => (Stage::Cancelled, None),
+            BuildState::Asked => (BuildStage::Asked, None),
+            BuildState::Waiting => (BuildStage::Waiting, None),
+            BuildState::Building => (BuildStage::Building, None),
+            BuildState::Ready => (BuildStage::Ready, None),
+            BuildState::Failed(failure) if failure.is_cancelled => (BuildStage::Cancelled, None),
             BuildState::Failed(failure) => {
                 let (step, message) = (failure.step, failure.message);
-                (Stage::Failed, Some(Reason { step, message }))
+                (BuildStage::Failed, Some(BuildReason { step, message }))
             }
         };
         Self {
             id: build.id.clone(),
-            name: build.template.to_string(),
+            name: build.template.clone(),
             state: stage,
             asked: rfc3339(build.asked),
             template_hash: build.made.get().map(ToString::to_string),
@@ -115,15 +115,15 @@ fn find(api: &Api, id: &str) -> Answer<Arc<Build>> {
     post, path = "/v1/builds", tag = "templates",
     request_body = BuildRequest,
     responses(
-        (status = 202, body = Info),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        (status = 202, body = BuildInfo),
+        Problem,
     )
 )]
 pub(super) async fn begin(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     Body(request): Body<BuildRequest>,
-) -> Answer<(StatusCode, Json<Info>)> {
+) -> Answer<(StatusCode, Json<BuildInfo>)> {
     let name = request.name()?;
     let id = draw_text(PREFIX).map_err(|error| Problem::internal(&error))?;
     let served = api.clone();
@@ -140,20 +140,20 @@ pub(super) async fn begin(
     };
     let (template, by) = (build.template.as_str(), &caller.0);
     tracing::info!(template, build = build.id, by, "a template is built");
-    Ok((StatusCode::ACCEPTED, Json(Info::of(&build))))
+    Ok((StatusCode::ACCEPTED, Json(BuildInfo::of(&build))))
 }
 
 /// Lists builds, the newest first: the daemon knows the last 100 since it has started.
 #[utoipa::path(
     get, path = "/v1/builds", tag = "templates",
     responses(
-        (status = 200, body = Vec<Info>),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        (status = 200, body = Vec<BuildInfo>),
+        Problem,
     )
 )]
-pub(super) async fn list(State(api): State<Api>) -> Json<Vec<Info>> {
+pub(super) async fn list(State(api): State<Api>) -> Json<Vec<BuildInfo>> {
     let builds = api.builds().list();
-    Json(builds.iter().map(|build| Info::of(build)).collect())
+    Json(builds.iter().map(|build| BuildInfo::of(build)).collect())
 }
 
 /// Looks at a build.
@@ -161,12 +161,15 @@ pub(super) async fn list(State(api): State<Api>) -> Json<Vec<Info>> {
     get, path = "/v1/builds/{id}", tag = "templates",
     params(("id" = String, Path, description = "The build's id")),
     responses(
-        (status = 200, body = Info),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        (status = 200, body = BuildInfo),
+        Problem,
     )
 )]
-pub(super) async fn show(State(api): State<Api>, Named(id): Named<String>) -> Answer<Json<Info>> {
-    Ok(Json(Info::of(&*find(&api, &id)?)))
+pub(super) async fn show(
+    State(api): State<Api>,
+    Named(id): Named<String>,
+) -> Answer<Json<BuildInfo>> {
+    Ok(Json(BuildInfo::of(&*find(&api, &id)?)))
 }
 
 /// Has a build end that is not over. A command of a step is killed at once; what is fetched from a registry, or
@@ -175,17 +178,17 @@ pub(super) async fn show(State(api): State<Api>, Named(id): Named<String>) -> An
     post, path = "/v1/builds/{id}/cancel", tag = "templates",
     params(("id" = String, Path, description = "The build's id")),
     responses(
-        (status = 202, body = Info),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        (status = 202, body = BuildInfo),
+        Problem,
     )
 )]
 pub(super) async fn cancel(
     State(api): State<Api>,
     Named(id): Named<String>,
-) -> Answer<(StatusCode, Json<Info>)> {
+) -> Answer<(StatusCode, Json<BuildInfo>)> {
     let build = find(&api, &id)?;
     match build.cancel() {
-        true => Ok((StatusCode::ACCEPTED, Json(Info::of(&build)))),
+        true => Ok((StatusCode::ACCEPTED, Json(BuildInfo::of(&build)))),
         false => Err(Problem::new(Kind::Conflict, "the build is over")),
     }
 }
@@ -206,7 +209,7 @@ pub(super) struct Range {
 /// A line of the answer.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(tag = "event", rename_all = "snake_case")]
-pub(super) enum Logged {
+pub(super) enum BuildLogged {
     /// A step that begins, or what its command prints, without control characters.
     Line {
         /// When it came (RFC 3339).
@@ -214,7 +217,7 @@ pub(super) enum Logged {
         text: String,
     },
     /// The last one, if the build is over.
-    End { build: Info },
+    End { build: BuildInfo },
 }
 
 /// Reads the log of a build, a JSON object a line.
@@ -224,8 +227,8 @@ pub(super) enum Logged {
     get, path = "/v1/builds/{id}/log", tag = "templates",
     params(("id" = String, Path, description = "The build's id"), Range),
     responses(
-        (status = 200, body = Logged, content_type = "application/x-ndjson"),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        (status = 200, body = BuildLogged, content_type = "application/x-ndjson"),
+        Problem,
     )
 )]
 pub(super) async fn log(
@@ -254,12 +257,12 @@ struct Lines {
     build: Arc<Build>,
     news: watch::Receiver<bool>,
     range: Range,
-    ready: VecDeque<Logged>,
+    ready: VecDeque<BuildLogged>,
     is_over: bool,
 }
 
 impl Lines {
-    async fn next(&mut self) -> Option<Logged> {
+    async fn next(&mut self) -> Option<BuildLogged> {
         loop {
             if let Some(logged) = self.ready.pop_front() {
                 return Some(logged);
@@ -274,7 +277,7 @@ impl Lines {
             self.range.offset = self.range.offset.saturating_add(lines.len());
             let has_all = lines.is_empty();
             self.ready
-                .extend(lines.into_iter().map(|line| Logged::Line {
+                .extend(lines.into_iter().map(|line| BuildLogged::Line {
                     at: rfc3339(line.at),
                     text: line.text,
                 }));
@@ -283,8 +286,8 @@ impl Lines {
             }
             self.is_over = state.is_over() || !self.range.follow;
             if state.is_over() {
-                let build = Info::at(&self.build, state);
-                self.ready.push_back(Logged::End { build });
+                let build = BuildInfo::at(&self.build, state);
+                self.ready.push_back(BuildLogged::End { build });
             } else if self.range.follow && self.news.changed().await.is_err() {
                 return None;
             }
@@ -317,7 +320,7 @@ impl From<UploadError> for Problem {
     request_body(content = Vec<u8>, content_type = "application/x-tar"),
     responses(
         (status = 201, body = Upload),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn upload(

@@ -61,7 +61,7 @@ pub(super) struct Kept {
     request_body = Kept,
     responses(
         (status = 201, body = Checkpoint),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn create(
@@ -85,7 +85,7 @@ pub(super) async fn create(
     get, path = "/v1/checkpoints", tag = "snapshots",
     responses(
         (status = 200, body = Vec<Checkpoint>),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn list(State(api): State<Api>) -> Json<Vec<Checkpoint>> {
@@ -100,7 +100,7 @@ pub(super) async fn list(State(api): State<Api>) -> Json<Vec<Checkpoint>> {
     params(("id" = String, Path, description = "The checkpoint's id or name")),
     responses(
         (status = 204),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn delete(State(api): State<Api>, Named(id): Named<String>) -> Answer<StatusCode> {
@@ -143,7 +143,7 @@ pub(super) enum Copied {
     request_body = Copies,
     responses(
         (status = 201, body = Vec<Copied>),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn fork(

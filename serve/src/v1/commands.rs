@@ -35,7 +35,7 @@ type Answer<T> = Result<T, Problem>;
     request_body = Exec,
     responses(
         (status = 200, body = Done, description = "However it ended: a code that is not 0 is no failure of the call."),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn exec(
@@ -129,7 +129,7 @@ fn events(process: &Process, listener: Receiver<Event>, status: StatusCode) -> R
     request_body = Exec,
     responses(
         (status = 201, body = Told, content_type = "application/x-ndjson"),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn start(
@@ -166,7 +166,7 @@ pub(super) struct Known {
     params(("id" = String, Path, description = "The sandbox's id")),
     responses(
         (status = 200, body = Vec<Known>),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn list(
@@ -203,7 +203,7 @@ async fn find(live: &Live, pid: u32) -> Answer<Arc<Process>> {
     ),
     responses(
         (status = 200, body = Told, content_type = "application/x-ndjson"),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn attach(
@@ -236,7 +236,7 @@ pub(super) struct Signal {
     request_body = Signal,
     responses(
         (status = 204),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn signal(
@@ -268,7 +268,7 @@ pub(super) async fn signal(
     request_body = Size,
     responses(
         (status = 204),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn resize(
@@ -303,7 +303,7 @@ pub(super) struct Goes {
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses(
         (status = 204),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn stdin(

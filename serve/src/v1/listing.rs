@@ -91,7 +91,7 @@ impl Filter {
     params(Filter),
     responses(
         (status = 200, body = Page),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn list(

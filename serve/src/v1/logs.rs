@@ -120,7 +120,7 @@ impl From<Record> for Logged {
     params(("id" = String, Path, description = "The sandbox's id"), Range),
     responses(
         (status = 200, body = Logged, content_type = "application/x-ndjson"),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn read(

@@ -32,7 +32,7 @@ pub(super) async fn health() -> Json<Health> {
     get, path = "/v1/ready", tag = "node",
     responses(
         (status = 200, body = Health),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn ready(State(api): State<Api>) -> Result<Json<Health>, Problem> {
@@ -128,7 +128,7 @@ impl Node {
     get, path = "/v1/node", tag = "node",
     responses(
         (status = 200, body = Node),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn show(State(api): State<Api>) -> Json<Node> {
@@ -140,7 +140,7 @@ pub(super) async fn show(State(api): State<Api>) -> Json<Node> {
     post, path = "/v1/node/drain", tag = "node",
     responses(
         (status = 202, body = Node),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn drain(State(api): State<Api>) -> (StatusCode, Json<Node>) {
@@ -153,7 +153,7 @@ pub(super) async fn drain(State(api): State<Api>) -> (StatusCode, Json<Node>) {
     delete, path = "/v1/node/drain", tag = "node",
     responses(
         (status = 200, body = Node),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn undrain(State(api): State<Api>) -> Json<Node> {

@@ -15,7 +15,7 @@ type Answer<T> = Result<T, Problem>;
 
 /// How many warm clones a pool keeps.
 #[derive(Debug, Serialize, ToSchema)]
-struct Warm {
+struct WarmClones {
     /// At least so many.
     min: usize,
     /// At most so many. If that is more, as many as the largest burst of the last three hours needed.
@@ -35,7 +35,7 @@ pub(super) struct Pool {
     template_hash: String,
     /// By which names it was asked for.
     names: Vec<String>,
-    warm: Warm,
+    warm: WarmClones,
     /// Its figures, as `ironclaw_orchestrator::vm::PoolStats` has them: snapshots, warm clones, VMs that
     /// were handed out, spawns that wait, what served, times.
     #[schema(value_type = Object)]
@@ -50,7 +50,7 @@ impl Pool {
         Self {
             template_hash: pool.launcher().template().hash().to_string(),
             names,
-            warm: Warm {
+            warm: WarmClones {
                 min,
                 max,
                 wanted: pool.wanted_warm(),
@@ -68,7 +68,7 @@ impl Pool {
     get, path = "/v1/pools", tag = "pools",
     responses(
         (status = 200, body = Vec<Pool>),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn list(State(api): State<Api>) -> Json<Vec<Pool>> {
@@ -92,7 +92,7 @@ async fn with_pool(
 /// A number of warm clones.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Size {
+pub(super) struct PoolSize {
     /// At least so many are kept.
     min_warm: usize,
     /// At most so many; `min_warm` by default. If it is more, the pool keeps as many as the largest burst of the last
@@ -108,16 +108,16 @@ pub(super) struct Size {
 #[utoipa::path(
     put, path = "/v1/pools/{template}", tag = "pools",
     params(("template" = String, Path, description = "The template's name")),
-    request_body = Size,
+    request_body = PoolSize,
     responses(
         (status = 200, body = Pool),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn resize(
     State(api): State<Api>,
     Named(name): Named<String>,
-    Body(size): Body<Size>,
+    Body(size): Body<PoolSize>,
 ) -> Answer<Json<Pool>> {
     let warm = size.min_warm..=size.max_warm.unwrap_or(size.min_warm);
     let template = api.sandboxes().templates().set_warm(&name, warm).await?;
@@ -130,7 +130,7 @@ pub(super) async fn resize(
     params(("template" = String, Path, description = "The template's name")),
     responses(
         (status = 200, body = Pool),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn warm_up(
@@ -146,7 +146,7 @@ pub(super) async fn warm_up(
     params(("template" = String, Path, description = "The template's name")),
     responses(
         (status = 200, body = Pool),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn refresh(

@@ -29,7 +29,7 @@ const TCP: &str = "tcp";
     ),
     responses(
         (status = 101, description = "The connection is open."),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn connect(

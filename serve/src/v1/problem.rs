@@ -1,11 +1,14 @@
 //! Failures as RFC 9457 has them: `application/problem+json`, with a kind for programs.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use ironclaw_orchestrator::vm::{FailureKind as GuestFailure, GuestError, PoolError};
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::openapi::{self, ContentBuilder, Ref, RefOr, ResponseBuilder};
+use utoipa::{IntoResponses, ToSchema};
 
 use crate::caller::Stranger;
 use crate::causes::causes;
@@ -206,6 +209,16 @@ impl Problem {
             HostFault::DiskFull => Kind::HostFull,
         };
         Self::new(kind, fault.text())
+    }
+}
+
+/// Any call may fail, in this form.
+impl IntoResponses for Problem {
+    fn responses() -> BTreeMap<String, RefOr<openapi::Response>> {
+        let schema = Ref::from_schema_name(Self::name());
+        let content = ContentBuilder::new().schema(Some(schema)).build();
+        let response = ResponseBuilder::new().content("application/problem+json", content);
+        BTreeMap::from([("default".to_owned(), response.build().into())])
     }
 }
 

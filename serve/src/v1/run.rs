@@ -187,7 +187,7 @@ impl Ran {
     get, path = "/v1/run", tag = "commands",
     responses(
         (status = 101, description = "The WebSocket is open.", body = Ran),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn open(

@@ -51,7 +51,7 @@ fn idempotency_key(headers: &HeaderMap) -> Answer<Option<&str>> {
     request_body = Create,
     responses(
         (status = 201, body = Info),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn create(
@@ -76,7 +76,7 @@ pub(super) async fn create(
     params(("id" = String, Path, description = "The sandbox's id")),
     responses(
         (status = 200, body = Info),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn show(State(api): State<Api>, Named(id): Named<String>) -> Answer<Json<Info>> {
@@ -89,7 +89,7 @@ pub(super) async fn show(State(api): State<Api>, Named(id): Named<String>) -> An
     params(("id" = String, Path, description = "The sandbox's id")),
     responses(
         (status = 204),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn delete(State(api): State<Api>, Named(id): Named<String>) -> Answer<StatusCode> {
@@ -118,7 +118,7 @@ pub(super) struct Lifetime {
     request_body = Lifetime,
     responses(
         (status = 200, body = Info),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn extend(
@@ -156,7 +156,7 @@ impl Changed {
     params(("id" = String, Path, description = "The sandbox's id")),
     responses(
         (status = 200, body = Changed),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn pause(
@@ -175,7 +175,7 @@ pub(super) async fn pause(
     request_body = Lifetime,
     responses(
         (status = 200, body = Changed),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn resume(

@@ -60,7 +60,7 @@ impl From<Entry> for Snapshot {
     get, path = "/v1/snapshots", tag = "snapshots",
     responses(
         (status = 200, body = Vec<Snapshot>),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn list(State(api): State<Api>) -> Result<Json<Vec<Snapshot>>, Problem> {

@@ -75,7 +75,7 @@ pub(super) enum Control {
     params(("id" = String, Path, description = "The sandbox's id"), Purpose),
     responses(
         (status = 101, description = "The WebSocket is open.", body = Control),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn open(

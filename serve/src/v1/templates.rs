@@ -45,7 +45,7 @@ async fn on_disk<T: Send + 'static>(
     get, path = "/v1/templates", tag = "templates",
     responses(
         (status = 200, body = Vec<Template>),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn list(State(api): State<Api>) -> Answer<Json<Vec<Template>>> {
@@ -86,7 +86,7 @@ pub(super) async fn list(State(api): State<Api>) -> Answer<Json<Vec<Template>>> 
     params(("name" = String, Path, description = "The template's name")),
     responses(
         (status = 204),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        Problem,
     )
 )]
 pub(super) async fn delete(

@@ -40,26 +40,26 @@ pub(super) struct Watch {
 /// Something that happened.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(tag = "event", rename_all = "snake_case")]
-pub(super) enum Happened {
+pub(super) enum FileChange {
     /// The first one: what happens from now on is told.
     Start,
     /// It was made, or came from elsewhere.
-    Created(Told),
+    Created(ChangedFile),
     /// Its content was written to.
-    Modified(Told),
+    Modified(ChangedFile),
     /// Who wrote to it has closed it.
-    Written(Told),
+    Written(ChangedFile),
     /// Its mode, its owner or another property was changed.
-    Attributes(Told),
+    Attributes(ChangedFile),
     /// It was renamed within what is watched.
     Renamed {
         #[serde(flatten)]
-        told: Told,
+        told: ChangedFile,
         /// The path that it had.
         from: String,
     },
     /// It was removed, or went elsewhere.
-    Removed(Told),
+    Removed(ChangedFile),
     /// More happened than could be told, since the client was slow, say: look at what is there. What
     /// happens from then on is told again.
     Missed,
@@ -71,7 +71,7 @@ pub(super) enum Happened {
 
 /// What it happened to.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Told {
+pub(super) struct ChangedFile {
     /// Its absolute path. A name that is not UTF-8 has U+FFFD in place of invalid bytes.
     path: String,
     is_directory: bool,
@@ -81,10 +81,10 @@ fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-impl Happened {
+impl FileChange {
     /// Returns `None` for what this API has no word for.
     fn of(event: FileEvent) -> Option<Self> {
-        let told = Told {
+        let told = ChangedFile {
             path: text(&event.path),
             is_directory: event.is_directory,
         };
@@ -125,8 +125,8 @@ impl From<WatchError> for Problem {
     get, path = "/v1/sandboxes/{id}/files/watch", tag = "files",
     params(("id" = String, Path, description = "The sandbox's id"), Watch),
     responses(
-        (status = 200, body = Happened, content_type = "application/x-ndjson"),
-        (status = "default", body = Problem, content_type = "application/problem+json"),
+        (status = 200, body = FileChange, content_type = "application/x-ndjson"),
+        Problem,
     )
 )]
 pub(super) async fn watch(
@@ -149,7 +149,7 @@ pub(super) async fn watch(
         allow_network_mounts,
     };
     let watch = file_watch::open(&live.vm, &watched).await?;
-    let start = (Some(Happened::Start), Some(watch));
+    let start = (Some(FileChange::Start), Some(watch));
     let lines = stream::unfold(start, |(begun, watch)| async {
         let mut watch = watch?;
         let happened = match begun {
@@ -163,17 +163,17 @@ pub(super) async fn watch(
     Ok(([(header::CONTENT_TYPE, EVENTS)], content).into_response())
 }
 
-async fn next(watch: &mut FileWatch) -> Happened {
+async fn next(watch: &mut FileWatch) -> FileChange {
     loop {
         match watch.next().await {
             Ok(Some(event)) => {
-                if let Some(happened) = Happened::of(event) {
+                if let Some(happened) = FileChange::of(event) {
                     return happened;
                 }
             }
-            Ok(None) => return Happened::End,
+            Ok(None) => return FileChange::End,
             Err(error) => {
-                return Happened::Lost {
+                return FileChange::Lost {
                     problem: error.into(),
                 };
             }
