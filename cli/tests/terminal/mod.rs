@@ -90,7 +90,9 @@ pub(crate) fn talk_to_a_shell(command: Command) {
     terminal.types("echo $((6 * 7)) $(stty size)\n");
     terminal.wait_for("42 31 99");
     // The shell edits its lines itself: Ctrl-C is a signal only while a command runs.
-    terminal.types("echo run''s; sleep 1000\n");
+    // One that says that it listens for it: between two commands, a shell may take no notice.
+    let script = "trap 'exit 130' INT; echo run''s; while :; do sleep 0.1; done";
+    terminal.types(&format!("sh -c \"{script}\"\n"));
     terminal.wait_for("runs");
     terminal.types("\u{3}");
     terminal.types("echo interrupted $?\n");
