@@ -22,7 +22,7 @@ pub enum TemplateError {
     /// The source of a root can't be used.
     #[cfg(feature = "oci")]
     #[error(transparent)]
-    Source(#[from] crate::oci::SourceError),
+    Source(crate::oci::SourceError),
     /// A step of a recipe failed.
     #[cfg(feature = "oci")]
     #[error("{}{step}", .file.as_ref().map(|file| format!("{file}, ")).unwrap_or_default())]
@@ -260,6 +260,17 @@ pub enum TemplateError {
         /// The unexpected entry.
         applet: String,
     },
+}
+
+#[cfg(feature = "oci")]
+impl From<crate::oci::SourceError> for TemplateError {
+    fn from(error: crate::oci::SourceError) -> Self {
+        match error {
+            // What the store lacks is no fault of the source.
+            crate::oci::SourceError::Store(error) => Self::Store(error),
+            error => Self::Source(error),
+        }
+    }
 }
 
 impl TemplateError {

@@ -1,14 +1,15 @@
 //! Errors of sources.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use ironclaw_store::{Sha256Digest, StoreError};
+use ironclaw_store::{Artefact as _, Sha256Digest, StoreError};
 use thiserror::Error;
 
 use super::reference::ImageReference;
 use super::registry_error::RegistryError;
 use crate::erofs::ErofsError;
+use crate::hash::TemplateHash;
 use crate::layer::LayerError;
 
 /// The reason why a source did not become a root image.
@@ -125,9 +126,41 @@ pub enum SourceError {
 }
 
 impl SourceError {
+    /// The error of an image that can't be written to `path`.
+    pub(crate) fn of_image(path: &Path) -> impl Fn(ErofsError) -> Self {
+        move |error| match error {
+            ErofsError::Write(source) => {
+                StoreError::io(TemplateHash::STORE, "write", path, source).into()
+            }
+            error => Self::Image(error),
+        }
+    }
+
     /// The error of an image that its registry does not give.
     pub(super) fn of_registry(image: &ImageReference, source: RegistryError) -> Self {
         let image = image.to_string();
         Self::Registry { image, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::TemplateError;
+
+    #[test]
+    fn a_disk_that_is_too_small_for_an_image_is_told_with_its_path_and_what_to_do() {
+        let full = ErofsError::Write(io::ErrorKind::StorageFull.into());
+        let error = SourceError::of_image(Path::new("/templates/x"))(full);
+        let error = TemplateError::from(error);
+        assert!(
+            matches!(error, TemplateError::Store(StoreError::NoSpace { .. })),
+            "{error:?}"
+        );
+        let text = error.to_string();
+        assert!(
+            text.contains("/templates/x") && text.contains("`template_path`"),
+            "{text}"
+        );
     }
 }

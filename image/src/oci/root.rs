@@ -410,12 +410,12 @@ pub(super) fn of_kind(path: &Path, kind: &'static str) -> impl FnOnce(SourceErro
 }
 
 fn write(tree: &FileTree, out: &Path, max_bytes: u64) -> Result<Written, SourceError> {
-    let failed = |error| SourceError::Image(ErofsError::Write(error));
+    let failed = SourceError::of_image(out);
     let mut options = File::options();
     let options = options.read(true).write(true).create_new(true).mode(0o600);
-    let file = options.open(out).map_err(failed)?;
-    let mut writer = BufWriter::with_capacity(1 << 20, file);
-    let written = erofs::write_within(tree, &mut writer, max_bytes)?;
-    writer.flush().map_err(failed)?;
+    let file = options.open(out).map_err(ErofsError::Write);
+    let mut writer = BufWriter::with_capacity(1 << 20, file.map_err(&failed)?);
+    let written = erofs::write_within(tree, &mut writer, max_bytes).map_err(&failed)?;
+    writer.flush().map_err(ErofsError::Write).map_err(failed)?;
     Ok(written)
 }

@@ -47,10 +47,11 @@ impl Kitchen<'_> {
         remove(&path)?;
         let mut out = Hashing::new(BufWriter::with_capacity(1 << 20, new_file(&path)?));
         let written = erofs::write_within(tree, &mut out, self.max_root_bytes);
-        let written = written.map_err(SourceError::Image)?;
+        let failed = SourceError::of_image(&path);
+        let written = written.map_err(&failed)?;
         let (digest, mut file) = out.finish();
         let flushed = file.flush().map_err(ErofsError::Write);
-        flushed.map_err(SourceError::Image)?;
+        flushed.map_err(failed)?;
         Ok(RootDisk {
             sha256: digest,
             size: written.bytes,
