@@ -6,15 +6,19 @@ pub(crate) struct Account {
     pub(crate) home: String,
 }
 
-/// Finds a user by name in a `passwd(5)`, which the guest may have filled with anything.
-pub(crate) fn find(passwd: &str, name: &str) -> Option<Account> {
+/// Finds a user in a `passwd(5)`, which the guest may have filled with anything: by name or number, as images
+/// name theirs, whose group may follow behind a colon.
+pub(crate) fn find(passwd: &str, user: &str) -> Option<Account> {
+    let user = user.split(':').next()?;
+    let is_number = !user.is_empty() && user.bytes().all(|byte| byte.is_ascii_digit());
     passwd.lines().find_map(|line| {
         let mut fields = line.split(':');
-        if fields.next() != Some(name) {
+        let (name, number) = (fields.next()?, fields.nth(1)?);
+        if name != user && !(is_number && number == user) {
             return None;
         }
-        // Password, uid, gid, gecos.
-        let home = fields.nth(4)?;
+        // Gid, gecos.
+        let home = fields.nth(2)?;
         home.starts_with('/').then(|| Account {
             home: home.to_owned(),
         })
@@ -51,6 +55,9 @@ mod tests {
         assert_eq!(home("user").as_deref(), Some("/home/user"));
         assert_eq!(home("root").as_deref(), Some("/root"));
         assert_eq!(home("use"), None);
+        assert_eq!(home("1000:50").as_deref(), Some("/home/user"));
+        assert_eq!(home("root:user").as_deref(), Some("/root"));
+        assert_eq!((home("1001"), home("")), (None, None));
         assert_eq!(home("broken"), None);
     }
 

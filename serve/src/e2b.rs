@@ -29,6 +29,7 @@ mod signature;
 mod snapshots;
 mod tags;
 mod templates;
+mod user_files;
 mod watch;
 
 use std::sync::Arc;

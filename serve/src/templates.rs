@@ -77,7 +77,7 @@ pub enum TemplateError {
 pub(crate) struct TemplatePool {
     pub(crate) pool: Pool,
     /// Found in the first guest.
-    user: OnceCell<Option<&'static str>>,
+    user: OnceCell<Option<String>>,
     /// Whether it has bash, found likewise.
     bash: OnceCell<bool>,
 }
@@ -255,18 +255,31 @@ impl TemplatePool {
         Ok(Memory::new(snapshot, store, Arc::clone(owner)))
     }
 
-    /// Returns the user that commands run as if their client names none; `None` where guests have no users,
-    /// as those of a kernel that was imported may.
-    pub(crate) async fn user(&self, vm: &VmClient) -> Result<Option<&'static str>, GuestError> {
+    /// Returns the user that commands run as if their client names none: the image's, or else the one that
+    /// E2B's images have, or root. `None` where guests have no users, as those of a kernel that was imported
+    /// may.
+    pub(crate) async fn user(&self, vm: &VmClient) -> Result<Option<&str>, GuestError> {
         let find = || async {
+            let origin = self
+                .pool
+                .launcher()
+                .template()
+                .manifest()
+                .root_origin
+                .as_ref();
+            let of_image = origin.map(|origin| origin.config.user.as_str());
+            if let Some(user) = of_image.filter(|user| !user.is_empty()) {
+                return Ok::<_, GuestError>(Some(user.to_owned()));
+            }
             let passwd = passwd(vm).await?;
-            Ok(match accounts::find(&passwd, USER) {
+            let user = match accounts::find(&passwd, USER) {
                 Some(_) => Some(USER),
                 None if passwd.is_empty() => None,
                 None => Some(ROOT),
-            })
+            };
+            Ok(user.map(str::to_owned))
         };
-        self.user.get_or_try_init(find).await.copied()
+        Ok(self.user.get_or_try_init(find).await?.as_deref())
     }
 
     /// Returns whether its guests have bash.

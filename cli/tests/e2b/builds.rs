@@ -128,7 +128,9 @@ fn a_template_is_built_by_steps_and_by_a_dockerfile_and_its_log_is_followed() {
     let (lines, built) = end(&daemon, &begun(&daemon, &body));
     assert_eq!(built["state"], "ready", "{lines:?}");
     let id = create(&daemon, &json!({ "template": "top" }));
-    assert_eq!(exec(&id, "cat /d"), format!("{content}x\nmore\n"));
+    // As its image says, though it has the user that E2B's images have.
+    let expected = format!("{content}x\nmore\nroot\nuser\n");
+    assert_eq!(exec(&id, "cat /d; id -un; id -un user"), expected);
 
     // What fails says which step it was, and leaves no template.
     let body =

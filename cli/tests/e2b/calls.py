@@ -108,6 +108,20 @@ raises(InvalidArgumentException, lambda: files.list("/tmp/d/e/f.txt"))
 files.remove("/tmp/d")
 assert not files.exists("/tmp/d")
 files.write("relative.txt", "at home")
+
+# No permission of the guest's stands in the way, and what is made belongs to the user.
+files.write("/owned/by/file", "1", user="nobody")
+assert files.make_dir("/owned/made", user="nobody")
+owners = run("stat -c %U /owned /owned/by /owned/by/file /owned/made").stdout.split()
+assert owners == ["nobody"] * 4, owners
+run("echo secret > /owned/of-root && chmod 600 /owned/of-root")
+assert files.read("/owned/of-root", user="nobody") == "secret\n"
+files.write("/owned/of-root", "given", user="nobody")
+assert run("stat -c '%U %a' /owned/of-root").stdout == "nobody 600\n"
+files.rename("/owned/of-root", "/owned/new/name", user="nobody")
+assert run("stat -c %U /owned/new").stdout == "nobody\n"
+files.remove("/owned", user="nobody")
+assert not files.exists("/owned")
 home = run("echo -n ~").stdout
 assert files.read(f"{home}/relative.txt") == "at home"
 

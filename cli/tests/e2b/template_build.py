@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from uuid import uuid4
 
 from e2b import BuildException, Sandbox, SandboxException, Template, wait_for_timeout
 
@@ -80,26 +81,27 @@ raises(BuildException, lambda: Template.build(built, "x:y:z"))
 raises(BuildException, lambda: Template.build(built, "minimal"))
 raises(SandboxException, lambda: Sandbox.create("refused"))
 
-# Tags lead to what was built, and can be moved and taken away
-tagged = Template.build(template().from_template("of-the-sdk").run_cmd("true"), "tagged:v1", tags=["stable"])
-assert tagged.template_id == "tagged", tagged
-assert Template.exists("tagged:v1") and not Template.exists("tagged"), "it has no default"
-given = Template.assign_tags("tagged:v1", ["latest", "default"])
+# Tags lead to what was built, and can be moved and taken away. Others may have the same templates.
+tagged_as = f"tagged-{uuid4().hex[:8]}"
+tagged = Template.build(template().from_template("of-the-sdk").run_cmd("true"), f"{tagged_as}:v1", tags=["stable"])
+assert tagged.template_id == tagged_as, tagged
+assert Template.exists(f"{tagged_as}:v1") and not Template.exists(tagged_as), "it has no default"
+given = Template.assign_tags(f"{tagged_as}:v1", ["latest", "default"])
 assert given.tags == ["latest", "default"], given
-found = Template.get_tags("tagged")
+found = Template.get_tags(tagged_as)
 assert sorted(one.tag for one in found) == ["default", "latest", "stable", "v1"], found
 assert {one.build_id for one in found} == {given.build_id}
-for name in ("tagged", "tagged:latest"):
+for name in (tagged_as, f"{tagged_as}:latest"):
     sandbox = Sandbox.create(name)
     assert sandbox.files.read("/srv/made") == "a b\n"
     assert sandbox.kill()
-Template.remove_tags("tagged", ["latest", "stable"])
-assert sorted(one.tag for one in Template.get_tags("tagged")) == ["default", "v1"]
-raises(SandboxException, lambda: Sandbox.create("tagged:latest"))
-for bad in (":v2", "tagged:", "a:b:c"):
-    raises(Exception, lambda: Template.assign_tags("tagged:v1", bad))
+Template.remove_tags(tagged_as, ["latest", "stable"])
+assert sorted(one.tag for one in Template.get_tags(tagged_as)) == ["default", "v1"]
+raises(SandboxException, lambda: Sandbox.create(f"{tagged_as}:latest"))
+for bad in (":v2", f"{tagged_as}:", "a:b:c"):
+    raises(Exception, lambda: Template.assign_tags(f"{tagged_as}:v1", bad))
 raises(Exception, lambda: Template.assign_tags("no-such-template:v1", "v2"))
 raises(Exception, lambda: Template.get_tags("no-such-template"))
-raises(Exception, lambda: Template.remove_tags("tagged", "never-there"))
-raises(Exception, lambda: Template.remove_tags("tagged", "default"))
+raises(Exception, lambda: Template.remove_tags(tagged_as, "never-there"))
+raises(Exception, lambda: Template.remove_tags(tagged_as, "default"))
 print("all calls are served")

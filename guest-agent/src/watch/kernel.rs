@@ -18,9 +18,9 @@ use super::directories::Descriptor;
 /// Bytes of events that are read at a time.
 const BUFFER: usize = 16 * 1024;
 
-/// Timeout of the second half of a rename, which the kernel writes right behind the first one. There
-/// is none if the file went elsewhere.
-const RENAME_TIMEOUT: Duration = Duration::from_millis(1);
+/// Timeout of the second half of a rename, which the kernel writes right behind the first one, unless its
+/// processor is taken away in between. There is none if the file went elsewhere.
+const RENAME_TIMEOUT: Duration = Duration::from_millis(20);
 
 const EVENTS: WatchFlags = WatchFlags::CREATE
     .union(WatchFlags::MODIFY)

@@ -22,6 +22,7 @@ use super::gunzip::gunzip;
 use super::metadata::{self, Metadata};
 use super::rpc;
 use super::signature::Signed;
+use super::user_files::UserFiles;
 use crate::sandbox::Sandbox;
 
 /// Bytes of a file that are sent at a time.
@@ -131,7 +132,7 @@ pub(super) async fn download(
     let user = entered.user().await?;
     let path = asked.path.unwrap_or_default();
     let path = rpc::path(&entered, &user, &path).await?;
-    let files = entered.live.vm.files().as_user(&user);
+    let files = UserFiles::of(&entered, &user);
     let info = files.metadata(&path).await?;
     if info.kind != FileKind::File {
         let text = format!("path {path:?} is not a regular file");
@@ -225,21 +226,23 @@ struct Upload<'a> {
 }
 
 impl Upload<'_> {
-    /// Writes a file. One that is there keeps its mode and other names, as at E2B.
+    /// Writes a file, which belongs to the user then. One that is there keeps its mode and other names, as at
+    /// E2B.
     async fn write<E: std::fmt::Display>(
         &self,
         path: &str,
         content: impl Stream<Item = Result<Bytes, E>>,
     ) -> Result<Value, Refusal> {
         let path = rpc::path(self.entered, self.user, path).await?;
-        let files = self.entered.live.vm.files().as_user(self.user);
+        let files = UserFiles::of(self.entered, self.user);
         if let Ok(info) = files.metadata(&path).await
             && info.kind == FileKind::Directory
         {
             let text = format!("path is a directory: {path}");
             return Err(RpcFailure::invalid(text).into());
         }
-        let options = WriteOptions::new().mode(FILE_MODE).parents().overwrite();
+        files.make_parent(&path).await?;
+        let options = WriteOptions::new().mode(FILE_MODE).overwrite();
         let mut writer = files.writer(&path, options).await?;
         let mut content = std::pin::pin!(content);
         while let Some(piece) = content.next().await {
@@ -251,6 +254,7 @@ impl Upload<'_> {
             }
         }
         writer.finish().await?;
+        files.give(&path).await?;
         let metadata = metadata::write(&files, &path, &self.metadata).await?;
         let name = path.rsplit('/').next().unwrap_or_default();
         let mut written = json!({ "path": path, "name": name, "type": "file" });

@@ -14,10 +14,8 @@ use super::access::{Entered, enter};
 use super::api::{Api, MAX_BODY};
 use super::envelope::{self, Unwrapper};
 use super::failure::{Code, RpcFailure};
+use super::user_files::UserFiles;
 use super::{entries, rpc, watch};
-
-/// Permission bits of a directory that is made.
-const DIRECTORY_MODE: u32 = 0o755;
 
 pub(super) async fn call(
     State(api): State<Api>,
@@ -84,7 +82,7 @@ async fn answer(
         _ => {}
     }
     let user = entered.user().await?;
-    let files = entered.live.vm.files().as_user(&user);
+    let files = UserFiles::of(entered, &user);
     if call == "Move" {
         let Move {
             source,
@@ -92,7 +90,7 @@ async fn answer(
         } = rpc::read(message)?;
         let source = rpc::path(entered, &user, &source).await?;
         let destination = rpc::path(entered, &user, &destination).await?;
-        make_parent(&files, &destination).await?;
+        files.make_parent(&destination).await?;
         files.rename(&source, &destination).await?;
         return entry(&files, &destination).await;
     }
@@ -100,7 +98,7 @@ async fn answer(
     let path = rpc::path(entered, &user, &path).await?;
     match call {
         "Stat" => entry(&files, &path).await,
-        "MakeDir" => match files.create_dir_all(&path, DIRECTORY_MODE).await? {
+        "MakeDir" => match files.make_directories(&path).await? {
             0 => Err(RpcFailure::new(
                 Code::AlreadyExists,
                 format!("directory already exists: {path}"),
@@ -122,16 +120,6 @@ async fn answer(
             format!("filesystem.Filesystem has no call {call:?} here"),
         )),
     }
-}
-
-async fn make_parent(files: &Files<'_>, path: &str) -> Result<(), RpcFailure> {
-    if let Some((parent, _)) = path
-        .rsplit_once('/')
-        .filter(|(parent, _)| !parent.is_empty())
-    {
-        files.create_dir_all(parent, DIRECTORY_MODE).await?;
-    }
-    Ok(())
 }
 
 async fn entry(files: &Files<'_>, path: &str) -> Result<Value, RpcFailure> {
