@@ -222,6 +222,8 @@ fn every_example_of_every_help_works_as_written() {
             "ironclaw cp",
             "ironclaw logs",
             "ironclaw port",
+            // It serves until it is ended, and tests of its own reach it.
+            "ironclaw run -p",
             "docker:",
             "zsh",
         ];
