@@ -47,6 +47,8 @@ fn a_daemon_that_is_restarted_and_killed_loses_nothing_that_it_must_keep() {
     if !runs() {
         return;
     }
+    // Other soaks run beside the other tests' snapshots.
+    let own = state().join("soaked-daemon");
     let output = ironclaw(&[
         "soak",
         "--api",
@@ -56,6 +58,7 @@ fn a_daemon_that_is_restarted_and_killed_loses_nothing_that_it_must_keep() {
         "--json",
     ])
     .env("IRONCLAW_POOL_SIZE", "1")
+    .env("IRONCLAW_SNAPSHOT_PATH", own.join("snapshots"))
     .output()
     .unwrap();
     assert!(output.status.success(), "{output:#?}");
@@ -67,7 +70,7 @@ fn a_daemon_that_is_restarted_and_killed_loses_nothing_that_it_must_keep() {
     );
     let faults = report["faults"].as_object().unwrap();
     assert!(!faults.is_empty(), "{report:#}");
-    let left = fs::read_dir(state().join(".ironclaw-soak")).unwrap();
+    let left = fs::read_dir(own.join(".ironclaw-soak")).unwrap();
     assert_eq!(left.count(), 0);
 }
 
