@@ -160,8 +160,6 @@ fn the_newest_sdk_works_unmodified_by_a_domain() {
     let key = daemon.new_key("test");
     let here = domain.home.path();
     domain.run(&daemon, &key, &python, "old_calls.py", here);
-    // Its files are sent to a URL that the daemon tells.
-    domain.run(&daemon, &key, &python, "template_build.py", here);
     if let Some(home) = with_sdk(NEWEST) {
         domain.run(&daemon, &key, Path::new("node"), "calls.mjs", &home);
     }
