@@ -32,7 +32,7 @@ pub const KEY: &str = "IRONCLAW_API_KEY";
 /// that are trusted beside the system's.
 ///
 /// # Errors
-/// [`ClientError`](crate::ClientError), and those of the standard streams.
+/// [`ClientError`], and those of the standard streams.
 pub async fn perform(socket: &Path, ca: Option<&Path>, task: Task, json: bool) -> Result<u8> {
     let client = client(socket, ca, task.daemon())?;
     match task {

@@ -18,8 +18,8 @@ use ironclaw_inventory::TemplateOptions;
 #[derive(Debug, Args)]
 #[command(after_help = help::RUN_EXAMPLES, after_long_help = help::run())]
 pub(crate) struct Run {
-    /// Ask this daemon: unix:PATH, http://HOST:PORT or https://NAME[:PORT]; `none` is no daemon. Otherwise
-    /// IRONCLAW_HOST, or the daemon of these settings if it runs. IRONCLAW_API_KEY has the key.
+    /// Ask this daemon: unix:PATH, http://HOST:PORT, https://NAME or https://NAME:PORT; `none` is no daemon.
+    /// Otherwise IRONCLAW_HOST, or the daemon of these settings if it runs. IRONCLAW_API_KEY has the key.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) host: Option<HostChoice>,
     /// Trust the certificates in this file, in PEM, beside the system's, as authorities of a daemon. Overrides

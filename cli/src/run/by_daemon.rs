@@ -1,7 +1,7 @@
 //! Runs the command in a sandbox of a daemon, whose clones are warm.
 //!
 //! Where nobody names a daemon, that of these settings is asked if it runs, and otherwise the process does all
-//! itself, as it does what no daemon can: [`Reason`].
+//! itself, as it does what no daemon can.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};

@@ -58,8 +58,8 @@ impl Task {
 /// Which daemon is asked.
 #[derive(Debug, Args)]
 pub(super) struct Daemon {
-    /// The daemon: unix:PATH, http://HOST:PORT or https://NAME[:PORT]. Otherwise IRONCLAW_HOST, or the socket of the
-    /// daemon of these settings. IRONCLAW_API_KEY has the key, which none needs who may open its socket.
+    /// The daemon: unix:PATH, http://HOST:PORT, https://NAME or https://NAME:PORT. Otherwise IRONCLAW_HOST, or the
+    /// socket of the daemon of these settings. IRONCLAW_API_KEY has the key, which none needs who may open its socket.
     #[arg(long, value_name = "ADDRESS")]
     pub(super) host: Option<Address>,
     /// Trust the certificates in this file, in PEM, beside the system's, as authorities of a daemon. Overrides

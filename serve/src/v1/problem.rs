@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use ironclaw_orchestrator::vm::{FailureKind as GuestFailure, GuestError, PoolError};
+use ironclaw_orchestrator::vm::{ErrorKind, FailureKind as GuestFailure, GuestError, PoolError};
 use serde::Serialize;
 use utoipa::openapi::{self, ContentBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{IntoResponses, ToSchema};
@@ -289,6 +289,11 @@ impl From<SandboxError> for Problem {
             SandboxError::Invalid(error) => error.into(),
             SandboxError::Template(error) => (*error).into(),
             SandboxError::Guest(error) => error.into(),
+            // Its VMM was killed, or its guest has ended by itself.
+            SandboxError::Pause(error) if error.kind() == ErrorKind::VmOver => {
+                tracing::warn!(error = causes(&error), "a sandbox can't be paused");
+                Self::new(Kind::GuestLost, "the sandbox's VM is over")
+            }
             busy if busy.is_busy() => {
                 tracing::warn!(error = causes(&busy), "a sandbox is refused");
                 Self::new(Kind::NoRoom, "there is no room for this sandbox now")
