@@ -45,6 +45,7 @@ mod sandbox;
 mod sandbox_id;
 mod sandboxes;
 mod secret;
+mod streamed_body;
 mod templates;
 mod uploads;
 mod usage;

@@ -9,11 +9,11 @@ use axum::extract::{FromRequest as _, Multipart, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _};
 use ironclaw_orchestrator::vm::{FileKind, GuestError, WriteOptions};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 
 use super::access::{self, Entered, Refused, Target, enter, let_in};
 use super::api::Api;
@@ -24,9 +24,7 @@ use super::rpc;
 use super::signature::Signed;
 use super::user_files::UserFiles;
 use crate::sandbox::Sandbox;
-
-/// Bytes of a file that are sent at a time.
-const CHUNK: usize = 64 * 1024;
+use crate::streamed_body;
 
 /// Files of one upload, at most.
 const MAX_FILES: usize = 1000;
@@ -139,20 +137,7 @@ pub(super) async fn download(
         return Err(RpcFailure::invalid(text).into());
     }
     let reader = files.reader(&path, 0, None).await?;
-    let content = stream::unfold(Some(reader), |reader| async move {
-        let mut reader = reader?;
-        let mut chunk = vec![0; CHUNK];
-        match reader.read(&mut chunk).await {
-            Ok(0) => None,
-            Ok(count) => {
-                chunk.truncate(count);
-                Some((Ok(Bytes::from(chunk)), Some(reader)))
-            }
-            // Ends the connection, so that half a file is not taken for all of it.
-            Err(error) => Some((Err(error), None)),
-        }
-    });
-    let mut response = Body::from_stream(content).into_response();
+    let mut response = streamed_body::of_reader(reader).into_response();
     let binary = HeaderValue::from_static("application/octet-stream");
     response.headers_mut().insert(header::CONTENT_TYPE, binary);
     Ok(response)

@@ -6,10 +6,10 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _};
 use ironclaw_orchestrator::vm::{ExtractSummary, FileKind, Owners, WriteOptions};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use utoipa::{IntoParams, ToSchema};
 
 use super::api::Api;
@@ -17,29 +17,9 @@ use super::ask::{Asked, Named};
 use super::exec::absolute;
 use super::files::{Which, enter};
 use super::problem::Problem;
-
-/// Bytes of a file that are sent at a time.
-const CHUNK: usize = 64 * 1024;
+use crate::streamed_body;
 
 type Answer<T> = Result<T, Problem>;
-
-/// Sends what a reader has.
-fn stream_of(reader: impl AsyncRead + Unpin + Send + 'static) -> Content {
-    let pieces = stream::unfold(Some(reader), |reader| async move {
-        let mut reader = reader?;
-        let mut chunk = vec![0; CHUNK];
-        match reader.read(&mut chunk).await {
-            Ok(0) => None,
-            Ok(count) => {
-                chunk.truncate(count);
-                Some((Ok(Bytes::from(chunk)), Some(reader)))
-            }
-            // Ends the connection, so that a part is not taken for all of it.
-            Err(error) => Some((Err(error), None)),
-        }
-    });
-    Content::from_stream(pieces)
-}
 
 /// Reads a file.
 #[utoipa::path(
@@ -63,7 +43,7 @@ pub(super) async fn read(
     }
     let reader = files.reader(path, 0, None).await?;
     let kind = [(header::CONTENT_TYPE, "application/octet-stream")];
-    Ok((kind, stream_of(reader)).into_response())
+    Ok((kind, streamed_body::of_reader(reader)).into_response())
 }
 
 /// How a file is written.
@@ -161,7 +141,7 @@ pub(super) async fn archive(
     let files = live.vm.files().as_user(user);
     let reader = files.archive(absolute(&path)?).await?;
     let kind = [(header::CONTENT_TYPE, "application/x-tar")];
-    Ok((kind, stream_of(reader)).into_response())
+    Ok((kind, streamed_body::of_reader(reader)).into_response())
 }
 
 /// Where an archive is unpacked.
